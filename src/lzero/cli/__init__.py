@@ -1,0 +1,30 @@
+"""The `lzero` command. One module per command; each loads what it needs when it runs, so that `--help` is quick."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from lzero.errors import LzeroError
+
+app = typer.Typer(
+    name="lzero",
+    help="Train language models, by reinforcement learning with verifiable rewards, to act as general agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Our own errors print as one message and exit with 1, Ctrl-C with 130; anything else is a bug and keeps its traceback."""
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except LzeroError as error:
+        print(f"lzero: {error}", file=sys.stderr)
+        sys.exit(1)

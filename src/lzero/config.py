@@ -1,0 +1,247 @@
+"""Every knob, once: its type, its default and its sentence.
+
+The defaults are the demo: reinforcement learning of the bundled nano model on the built-in world. A run's configuration is
+the defaults, changed by a TOML file, changed by dotted overrides (`algo.kl_coef=0.01`). Loads no torch.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from lzero.errors import ConfigError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class RunConfig(Section):
+    dir: str = Field(
+        "", description="Run directory; empty: runs/<name>-<date>-<time>. An existing one is only touched by --resume."
+    )
+    name: str = Field("world", description="First part of the run directory's name.")
+    seed: int = Field(0, ge=0, description="Everything random in the run follows from it.")
+    deterministic: bool = Field(
+        False,
+        description="Identical episodes, metrics and weights for one seed on CPU, whatever the timing; slower (see README).",
+    )
+
+
+class ModelConfig(Section):
+    path: str = Field("nano", description='"nano" (bundled), or a Hugging Face model directory with its tokenizer.')
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Type of the weights that are trained and sampled."
+    )
+    device: str = Field("auto", description='"auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", …')
+
+
+class TasksConfig(Section):
+    train: str = Field("world", description='"world" (built in), or a .jsonl/.jsonl.gz/.parquet file of tasks.')
+    eval: str = Field(
+        "world", description="Where held-out tasks come from; as `train`. The world's splits never overlap."
+    )
+    hops: tuple[int, ...] = Field((1, 2, 3), description="Hop counts of the world's questions, in equal parts.")
+    corpus: str = Field(
+        "",
+        description="A .jsonl/.jsonl.gz/.parquet file of passages (title, text) that `search` looks in; empty: each task's own.",
+    )
+    search_results: Count = Field(1, description="Passages that one `search` returns.")
+    snippet_chars: Count = Field(1000, description="Characters of a passage that `search` returns.")
+
+
+class AgentConfig(Section):
+    prompt: str = Field(
+        "brief", description='Prompt template: "brief" (the question alone), "full" (NB-Agent\'s sections), or a file.'
+    )
+    max_steps: Count = Field(6, description="Steps an episode may take.")
+    max_tokens: Count = Field(640, description="Tokens that a step's prompt and reply may hold together.")
+    response_tokens: Count = Field(64, description="Tokens a reply may hold.")
+    output_chars: Count = Field(
+        2000, description="Characters of a cell's output that the model is shown; head and tail are kept."
+    )
+    cell_s: Positive = Field(10.0, description="Seconds a cell may run before it is interrupted.")
+    question_prefix: str = Field(
+        "", description="Put before a question; exact match depends on it (an ask for a direct answer, say)."
+    )
+    question_suffix: str = Field("", description="Put after a question.")
+
+
+class ReplConfig(Section):
+    packages: tuple[str, ...] = Field(
+        (), description="Packages of the kernel environment beside IPython, numpy and pandas, as pip takes them."
+    )
+    environment: str = Field(
+        "",
+        description="Directory of the kernel environment; empty: made once, inside the Python environment lzero runs in.",
+    )
+    python: str = Field(
+        "", description="Interpreter the kernel environment is made from; empty: the one lzero runs in."
+    )
+
+
+class RolloutConfig(Section):
+    tasks_per_update: Count = Field(64, description="Groups that one update trains on.")
+    episodes_per_task: Count = Field(4, description="Episodes of a group.")
+    concurrency: Count = Field(128, description="Episodes that run at once.")
+    temperature: Positive = Field(1.0, description="Sampling temperature of training episodes.")
+    drop_uniform: Fraction = Field(
+        0.5, description="Dynamic sampling: probability of dropping a group whose core scores are all 0 or all 1."
+    )
+    max_refills: Annotated[int, Field(ge=0)] = Field(
+        4, description="Rounds that may refill what dynamic sampling dropped; then the last drops are taken back."
+    )
+    episode_timeout_s: Positive = Field(
+        240.0, description="Seconds after which an episode counts as our failure (kind lost), never as the agent's."
+    )
+    request_timeout_s: Positive = Field(120.0, description="Seconds the engine has to answer one request.")
+    max_failure_rate: Fraction = Field(
+        0.5, description="Share of failed episodes among the last 64 above which the run stops and says why."
+    )
+
+
+class RewardConfig(Section):
+    qa: float = Field(0.8, ge=0.0, description="Weight of the answer's exact match, on the last step.")
+    format: float = Field(0.1, ge=0.0, description="Weight of the format reward: 1/T for each well-formed step.")
+    execution: float = Field(
+        0.1, ge=0.0, description="Weight of the execution reward: 1/T for each cell that finished without error."
+    )
+    has_answer: Fraction = Field(
+        0.0, description="Share of `qa` that is paid for any answer, right or wrong (0.1 in L0)."
+    )
+    f1: Fraction = Field(0.0, description="Share of `qa` that is token F1 rather than exact match.")
+    execution_rule: Literal["clean", "l0"] = Field(
+        "clean", description='"clean": a cell without error earns it; "l0": 1 − errors/outputs, 0 for a silent cell.'
+    )
+
+
+class AlgoConfig(Section):
+    gamma: Fraction = Field(0.95, description="Discount of the return over steps.")
+    kl_coef: float = Field(
+        0.001, ge=0.0, description="Coefficient of the k3 KL penalty to the initial policy, in the loss."
+    )
+    shuffle_rewards: bool = Field(
+        False, description="Control experiment: rewards change places among the episodes of a batch."
+    )
+
+
+class TrainConfig(Section):
+    updates: Count = Field(24, description="Optimiser steps; one per batch (strictly on-policy).")
+    lr: Positive = Field(1e-3, description="Learning rate, constant.")
+    weight_decay: float = Field(0.01, ge=0.0, description="AdamW's decoupled weight decay.")
+    grad_clip: Positive = Field(1.0, description="Largest gradient norm.")
+    micro_batch_tokens: Count = Field(
+        16384, description="Tokens (padding included) of one forward and backward pass; never changes the gradient."
+    )
+    checkpoint_every: Count = Field(10, description="Updates between checkpoints; the last is always kept.")
+    keep_checkpoints: Count = Field(2, description="Checkpoints that stay on disk.")
+
+
+class EvalConfig(Section):
+    num_tasks: Count = Field(300, description="Held-out tasks.")
+    every: Annotated[int, Field(ge=0)] = Field(
+        0, description="Updates between evaluations in training; 0: before and after only."
+    )
+    sampled_episodes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Episodes a task, sampled at rollout.temperature, for sampled EM and pass@k beside the greedy score; 0: none.",
+    )
+
+
+class SftConfig(Section):
+    episodes: tuple[str, ...] = Field((), description="Run directories whose recorded episodes are learned from.")
+    weights: tuple[float, ...] = Field((), description="Share of each of `episodes` in the mix; empty: by their sizes.")
+    tokens: Count = Field(1_000_000, description="Tokens to train on.")
+    batch_size: Count = Field(32, description="Sequences of one optimiser step.")
+    lr: Positive = Field(0.02, description="Learning rate of Muon on matrices (or of AdamW on everything).")
+    embedding_lr: Positive = Field(0.01, description="Learning rate of AdamW on embeddings and norms, beside Muon.")
+    optimizer: Literal["muon", "adamw"] = Field(
+        "adamw", description="Muon on matrices with AdamW on the rest, or AdamW alone."
+    )
+    warmup: Fraction = Field(0.02, description="Share of the steps over which the learning rate rises.")
+    decay: Fraction = Field(0.2, description="Share of the steps, at the end, over which it falls to zero.")
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    tasks: TasksConfig = TasksConfig()
+    agent: AgentConfig = AgentConfig()
+    repl: ReplConfig = ReplConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    algo: AlgoConfig = AlgoConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    sft: SftConfig = SftConfig()
+
+
+def load_config(file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The defaults, changed by `file`, changed by `overrides` ("section.key=value"; the value is TOML, or a bare string).
+
+    Raises ConfigError, which suggests the nearest key for an unknown one.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read_toml(file)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Config.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from None
+
+
+def keys() -> list[str]:
+    """Every "section.key"."""
+    return [f"{name}.{key}" for name, section in _sections() for key in section.model_fields]
+
+
+def _sections() -> Iterable[tuple[str, type[Section]]]:
+    for name, field in Config.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, Section)
+        yield name, field.annotation
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    section, dot, key = path.partition(".")
+    if not (equals and dot and section and key) or "." in key:
+        raise ConfigError(f"{override!r} is not an override: write section.key=value, as in algo.kl_coef=0.01")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word or path
+    table = values.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{section!r} is not a section of keys in the configuration file")
+    table[key] = value
+
+
+def _explain(detail: Any) -> str:
+    location = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(location, [*keys(), *Config.model_fields], n=1, cutoff=0.0)
+        return f"unknown key {location!r}; did you mean {nearest[0]!r}?"
+    return f"{location} = {detail['input']!r}: {detail['msg']}"

@@ -1,0 +1,76 @@
+"""Every exception lzero raises on purpose.
+
+    LzeroError
+    ├── ConfigError        a key, value or combination in the configuration; raised before work starts
+    ├── DataError          a task file or a task: names file, line and field
+    ├── ModelError         a model directory: missing, broken, cut short, without a chat template
+    ├── StoreError         a run directory or the episodes in it
+    ├── ReplError          the sandbox, never the agent's code
+    │   ├── SandboxError       this machine cannot give the isolation asked for; says how to mend it
+    │   ├── ProtocolError      a frame that breaks the protocol
+    │   └── ReplDied           a live REPL is gone (killed by us, or by itself): no more cells
+    ├── EngineError        sampling failed or was not answered within its deadline
+    ├── ToolError          a tool did not answer; `fault` says whether the agent or the tool is to blame
+    ├── RewardError        a scorer failed
+    └── TrainError         training cannot go on (too many failures, a sync that does not hold, NaN)
+
+A message names the offending value and what to do about it: the command line prints it without a traceback.
+"""
+
+from typing import Literal
+
+
+class LzeroError(Exception):
+    """Base of all errors above."""
+
+
+class ConfigError(LzeroError):
+    pass
+
+
+class DataError(LzeroError):
+    pass
+
+
+class ModelError(LzeroError):
+    pass
+
+
+class StoreError(LzeroError):
+    pass
+
+
+class ReplError(LzeroError):
+    pass
+
+
+class SandboxError(ReplError):
+    pass
+
+
+class ProtocolError(ReplError):
+    pass
+
+
+class ReplDied(ReplError):
+    pass
+
+
+class EngineError(LzeroError):
+    pass
+
+
+class ToolError(LzeroError):
+    """`fault` is "agent" (wrong name, wrong arguments) or "tool" (its own failure, a timeout)."""
+
+    def __init__(self, message: str, *, fault: Literal["agent", "tool"]) -> None:
+        super().__init__(message)
+        self.fault: Literal["agent", "tool"] = fault
+
+
+class RewardError(LzeroError):
+    pass
+
+
+class TrainError(LzeroError):
+    pass

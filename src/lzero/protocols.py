@@ -1,0 +1,107 @@
+"""The seams. Everything behind one of these can be replaced without touching what is in front of it."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from lzero.types import Completion, Episode, Execution, Json, Passage, Reward, Sampling, Task
+
+OnCall = Callable[[str, dict[str, Json]], Awaitable[Json]]
+"""How a tool call leaves a kernel: (name, arguments) → value. Raises ToolError; its message is what the agent sees."""
+
+
+class Repl(Protocol):
+    """A live Python session in a jail. Single use: one episode, then `close()`."""
+
+    async def run(self, code: str, *, deadline_s: float) -> Execution:
+        """Run one cell. What ignores the deadline is interrupted, then killed. Raises ReplDied if the REPL was already
+        gone, or went without the cell's doing."""
+
+    async def close(self) -> None:
+        """Kill the session and everything it started. Safe to call twice."""
+
+
+class ToolSpec(Protocol):
+    """What a kernel needs to know of a tool to make its stub."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters, in order; the stub accepts them by position or by keyword."""
+
+    @property
+    def description(self) -> str:
+        """Signature and purpose, as the model and `help()` read them."""
+
+
+class Tool(ToolSpec, Protocol):
+    """What an agent may call. The kernel gets a stub; the host runs it."""
+
+    async def call(self, arguments: dict[str, Json], context: "ToolContext") -> Json:
+        """Raises ToolError, with whose fault it is."""
+
+
+class ToolContext(Protocol):
+    """What a tool may know of the episode that calls it."""
+
+    @property
+    def task(self) -> Task: ...
+
+
+class ReplPool(Protocol):
+    """Hands out REPLs."""
+
+    async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> Repl:
+        """A fresh REPL with a stub for every tool. Raises ReplError (ours to retry)."""
+
+    async def close(self) -> None:
+        """Close every REPL and what serves them; nothing is left behind."""
+
+    def stats(self) -> Mapping[str, float]: ...
+
+
+class Engine(Protocol):
+    """Samples tokens from a policy."""
+
+    @property
+    def version(self) -> int:
+        """The policy version whose weights are in use."""
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
+    ) -> Completion:
+        """Continue `ids`. Requests of one `affinity` (an episode) share a prefix that the engine may keep.
+        Raises EngineError, also when `deadline_s` seconds have passed."""
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
+        """Log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
+
+    async def forget(self, affinity: str) -> None:
+        """The episode is over: what was kept for it may go."""
+
+    async def close(self) -> None: ...
+
+
+class SearchIndex(Protocol):
+    """Ranked passages for a query."""
+
+    def search(self, query: str, *, limit: int) -> list[Passage]: ...
+
+
+class TaskSource(Protocol):
+    """Tasks by position: the same seed and index give the same task, so that a source resumes at any index."""
+
+    def __len__(self) -> int:
+        """Number of tasks; `sys.maxsize` for one without end."""
+
+    def task(self, index: int) -> Task: ...
+
+
+RewardFn = Callable[[Task, Episode], Reward]
+"""A pure scorer. Never sees a failed episode. Raises RewardError."""
+
+Policy = Callable[[str, int], str]
+"""A scripted policy: (the whole decoded transcript, seed) → the assistant's reply."""
+
+AdvantageFn = Callable[[Sequence[Sequence[float]]], list[tuple[float, ...]]]
+"""Rewards per step of each episode of a batch → advantages per step of each episode."""

@@ -1,0 +1,279 @@
+"""The vocabulary: what flows through the system, from a task to an update.
+
+    Task ──run_episode──▶ Episode[Step] ──reward──▶ Reward ─┐
+                                                          Group ──to_samples──▶ Sample ──▶ … ──▶ Update
+
+Every type is frozen and keyword-only; a stage returns a new object. `msgspec` validates on decoding, so a file or a wire
+that holds one of these needs no checks of its own.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+class Passage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One searchable text: `Passage(title="Liri", text="Liri: founder Titu; rival Kato")`."""
+
+    title: str
+    text: str
+
+
+class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question with its gold answers.
+
+    Task(id="world-7-12", question="Who is the rival of the founder of Liri?", answers=("Kato",), source="world",
+         split="eval", hops=2, passages=(Passage(title="Liri", text="…"), …))
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    """The gold answer, then its aliases; never empty."""
+    ability: str = "qa"
+    source: str = ""
+    split: str = ""
+    difficulty: float | None = None
+    hops: int | None = None
+    passages: tuple[Passage, ...] = ()
+    """What `search` sees for this task; empty when the run has a corpus of its own."""
+    files: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}
+
+
+class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How tokens are drawn. `Sampling(temperature=1.0, max_tokens=64, stop=("</code>",), seed=7)`.
+
+    `temperature` 0 is greedy. A completion that ends with one of the `stop` strings keeps the tokens that spell it.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 3072
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+StopReason = Literal["eos", "stop", "length"]
+
+
+class Completion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sampled tokens. `Completion(token_ids=(5, 9, 2), logprobs=(-0.1, -1.2, 0.0), text="…", stop_reason="eos",
+    versions=((3, 3),))`: three tokens, all drawn under policy version 3.
+
+    `logprobs` are natural logs under the sampling temperature (before top-p), one a token.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    stop_reason: StopReason
+    versions: tuple[tuple[int, int], ...]
+    """Runs of (policy version, number of tokens), in order."""
+
+    def __post_init__(self) -> None:
+        num_tokens = len(self.token_ids)
+        if len(self.logprobs) != num_tokens or sum(count for _, count in self.versions) != num_tokens:
+            raise ValueError(
+                f"Completion of {num_tokens} tokens: {len(self.logprobs)} logprobs, versions {self.versions}"
+            )
+
+
+class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stream", tag_field="output_type"):
+    """Text written to stdout or stderr."""
+
+    name: Literal["stdout", "stderr"]
+    text: str
+
+
+class Result(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="execute_result", tag_field="output_type"
+):
+    """The value of a cell's last expression, by MIME type: `Result(data={"text/plain": "3"})`."""
+
+    data: dict[str, str]
+
+
+class Display(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="display_data", tag_field="output_type"
+):
+    """What `display(...)` showed, by MIME type."""
+
+    data: dict[str, str]
+
+
+class Error(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="error", tag_field="output_type"):
+    """An exception that ended a cell."""
+
+    ename: str
+    evalue: str
+    traceback: tuple[str, ...]
+
+
+Output = Stream | Result | Display | Error
+
+
+class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one cell did. `Execution(outputs=(Stream(name="stdout", text="3\\n"),), status="ok", duration_s=0.002)`.
+
+    `timed_out`: the cell was interrupted and the REPL lives on. `killed`: the REPL is gone, with its state; `reason` says why.
+    """
+
+    outputs: tuple[Output, ...]
+    status: Literal["ok", "error", "timed_out", "killed"]
+    duration_s: float
+    reason: str = ""
+
+
+class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A call that left the kernel. `ToolCall(name="search", arguments={"query": "Liri"}, result="…", duration_s=0.001)`."""
+
+    name: str
+    arguments: dict[str, Json]
+    duration_s: float
+    result: Json = None
+    error: str | None = None
+    fault: Literal["agent", "tool"] | None = None
+    """Whose fault `error` is; None when there is none."""
+
+
+class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A step's prompt, as a change of the last sequence (last prompt + last completion).
+
+    `Prompt(keep=0, new_ids=(1, 2, 3))` starts a sequence; if 2 ids are then sampled, `Prompt(keep=5, new_ids=(9, 9))` is
+    the next prompt, of 7 ids. A `keep` below the last sequence's length means the context was rendered afresh.
+    """
+
+    keep: int
+    new_ids: tuple[int, ...]
+
+
+class Parsed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a reply says. `well_formed` is the format reward's condition: exactly one think and one closed code block, each
+    of the length that the reward asks for. `problem` is the sentence the agent is told when there is no code to run."""
+
+    think: str
+    code: str | None
+    well_formed: bool
+    problem: str = ""
+
+
+class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One think + code + output."""
+
+    kind: Literal["act", "summarise"] = "act"
+    prompt: Prompt
+    completion: Completion
+    parsed: Parsed
+    execution: Execution | None
+    """None when there was no code to run."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    notepad: str = ""
+    trimmed: bool = False
+    timings: dict[str, float] = {}
+    """Seconds by phase ("engine", "repl"); the one field that two runs of a seed may differ in."""
+
+
+Status = Literal["finished", "out_of_steps", "out_of_tokens", "failed"]
+"""The first three are the agent's doing and are scored; `failed` is ours and is never trained on."""
+
+
+class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What we broke. `Failure(kind="repl", what="zygote died", where="step 2")`."""
+
+    kind: Literal["engine", "repl", "tool", "reward", "lost"]
+    what: str
+    where: str
+
+
+class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an agent may use: `Budgets(max_steps=6, max_tokens=512, cell_s=10.0)`. No wall clock: a slow engine is not its doing.
+
+    `max_tokens` bounds prompt + completion of every step.
+    """
+
+    max_steps: int
+    max_tokens: int
+    cell_s: float
+
+
+class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One attempt at a task: its steps, how it ended (`status`), and the first answer submitted, if any."""
+
+    id: str
+    task_id: str
+    index: int
+    """Which of its group's episodes, from 0."""
+    seed: int
+    sampling: Sampling
+    budgets: Budgets
+    steps: tuple[Step, ...]
+    status: Status
+    answer: str | None = None
+    failure: Failure | None = None
+    branch_of: tuple[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.status == "failed") != (self.failure is not None):
+            raise ValueError(f"Episode {self.id}: status {self.status!r} with failure {self.failure!r}")
+
+
+class Reward(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`Reward(score=1.0, per_step=(0.1, 0.9), parts={"qa": (0.0, 0.8), "format": (0.05, 0.05), …})`.
+
+    `score` is the core score (exact match, 0 to 1), what `eval` reports; `per_step` is what the trainer gets, the weighted sum of `parts`.
+    """
+
+    score: float
+    per_step: tuple[float, ...]
+    parts: dict[str, tuple[float, ...]]
+
+
+class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The episodes of one task and their rewards, one reward value a step."""
+
+    task: Task
+    episodes: tuple[Episode, ...]
+    rewards: tuple[Reward, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.episodes) != len(self.rewards):
+            raise ValueError(f"Group {self.task.id}: {len(self.episodes)} episodes, {len(self.rewards)} rewards")
+        for episode, reward in zip(self.episodes, self.rewards, strict=True):
+            if len(reward.per_step) != len(episode.steps):
+                raise ValueError(f"Episode {episode.id}: {len(episode.steps)} steps, {len(reward.per_step)} rewards")
+
+
+class Sample(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A token sequence ready to train on: one or more whole steps whose prompts extend each other.
+
+    Two steps merged, prompt `1 2`, action `3 4`, output turn `5`, action `6`:
+
+        token_ids   1  2  3  4  5  6
+        mask        0  0  1  1  0  1      1 = sampled by the policy
+        step_index -1 -1  0  0 -1  1      the step of the episode an action token belongs to
+        logprobs    0  0 -.1 -2 0 -.5     of the sampler, under `temperature`
+        versions   -1 -1  7  7 -1  7      the policy version that drew the token
+    """
+
+    episode_id: str
+    token_ids: tuple[int, ...]
+    mask: tuple[int, ...]
+    step_index: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    temperature: float
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.token_ids), len(self.mask), len(self.step_index), len(self.logprobs), len(self.versions)}
+        if len(lengths) != 1:
+            raise ValueError(f"Sample of episode {self.episode_id}: fields of different lengths {sorted(lengths)}")
+
+
+class Update(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One optimiser step: the version of the policy it made, and what was measured (`"train/loss"`, `"rollout/score"`, …)."""
+
+    policy_version: int
+    metrics: dict[str, float]

@@ -1,0 +1,98 @@
+"""The layout is the architecture: a package imports only from rows below its own, or itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import lzero
+
+SOURCE = Path(lzero.__file__).parent
+ROWS = {
+    "cli": 6,
+    "train": 5,
+    "eval": 4,
+    "rollout": 3,
+    "agent": 2,
+    **dict.fromkeys(("repl", "engine", "tools", "rewards", "algo", "data", "view"), 1),
+    **dict.fromkeys(("types", "protocols", "errors", "config", "store", "models", "__init__", "__main__"), 0),
+}
+MAY_IMPORT_TORCH = ("models.py", "algo/losses.py", "algo/batches.py", "engine/local", "train/")
+IN_THE_JAIL = SOURCE / "repl" / "inside"
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in SOURCE.rglob("*.py") if IN_THE_JAIL not in path.parents)
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_a_row() -> None:
+    assert {room(path) for path in modules()} <= set(ROWS)
+
+
+def test_a_package_imports_only_from_rows_below_or_itself() -> None:
+    wrong = []
+    for path in modules():
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] != "lzero" or len(parts) < 2 or parts[1] == "__version__":
+                continue
+            own, other = room(path), parts[1]
+            if own != other and not ROWS[other] < ROWS[own] and not (ROWS[own] == ROWS[other] == 0):
+                wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_torch_stays_in_its_rooms() -> None:
+    wrong = [
+        str(path.relative_to(SOURCE))
+        for path in modules()
+        if any(name.split(".")[0] == "torch" for name in imports(path))
+        and not str(path.relative_to(SOURCE)).startswith(MAY_IMPORT_TORCH)
+    ]
+    assert not wrong, wrong
+
+
+def test_the_jail_imports_nothing_of_the_host() -> None:
+    wrong = [
+        f"{path}: {name}"
+        for path in IN_THE_JAIL.rglob("*.py")
+        for name in imports(path)
+        if name.split(".")[0] == "lzero"
+    ]
+    assert not wrong, wrong
+
+
+def test_nothing_unpickles_or_evaluates_on_the_host() -> None:
+    wrong = []
+    for path in modules():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        if calls & {"eval", "exec"} or any(
+            name.split(".")[0] in {"pickle", "dill", "marshal"} for name in imports(path)
+        ):
+            wrong.append(str(path))
+    assert not wrong, wrong
+
+
+def test_help_loads_no_torch() -> None:
+    code = "import sys; from lzero.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
