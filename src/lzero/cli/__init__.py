@@ -28,3 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LzeroError as error:
         print(f"lzero: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+# Registered here, one line each:  app.command(name="eval")(evaluate)  with  from lzero.cli.eval import evaluate  above.
+# A command takes `arguments: Arguments = None` and begins with `config = read_config(arguments)` (lzero.cli.arguments).

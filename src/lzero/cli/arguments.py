@@ -1,0 +1,27 @@
+"""What every command takes: an optional TOML file, then `section.key=value` overrides."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lzero.config import Config, load_config
+from lzero.errors import ConfigError
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG.toml] [SECTION.KEY=VALUE]...",
+        help="A configuration file, then changes to it. Without a file: the bundled nano model on the built-in world.",
+        show_default=False,
+    ),
+]
+
+
+def read_config(arguments: list[str] | None) -> Config:
+    """The configuration that a command line asks for. Raises ConfigError."""
+    files = [argument for argument in arguments or () if "=" not in argument]
+    overrides = [argument for argument in arguments or () if "=" in argument]
+    if len(files) > 1:
+        raise ConfigError(f"more than one configuration file: {', '.join(files)}; give one, then section.key=value changes")
+    return load_config(Path(files[0]) if files else None, overrides)
