@@ -1,0 +1,77 @@
+"""The configuration: every knob typed, documented and strict."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lzero.config import Config, keys, load_config
+from lzero.errors import ConfigError
+
+
+def test_a_file_changes_defaults_and_overrides_change_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text("[algo]\nkl_coef = 0.5\ngamma = 0.9\n", encoding="utf-8")
+    config = load_config(file, ["algo.kl_coef=0.01", "model.path=/some/where", "tasks.hops=[1, 2]"])
+    assert (config.algo.kl_coef, config.algo.gamma) == (0.01, 0.9)
+    assert config.model.path == "/some/where"
+    assert config.tasks.hops == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("algo.kl_coeff=1", r"unknown key 'algo.kl_coeff'; did you mean 'algo.kl_coef'\?"),
+        ("aglo.kl_coef=1", r"unknown key 'aglo'; did you mean 'algo'\?"),
+        ("train.lr=-1", "train.lr = -1: .*greater than 0"),
+        ("train.lr=fast", "train.lr = 'fast'"),
+        ("rollout.drop_uniform=1.5", "rollout.drop_uniform = 1.5"),
+        ("train.lr", "not an override"),
+        ("lr=1", "not an override"),
+        ("a.b.c=1", "not an override"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_the_reason(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [override])
+
+
+def test_every_error_of_a_file_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text("[algo]\ngama = 1\n[train]\nlr = 0\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"(?s)algo\.gama.*train\.lr|train\.lr.*algo\.gama"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("content", [b"not toml", b"\xff\xfe"])
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"broken\.toml is not valid TOML"):
+        load_config(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml"):
+        load_config(tmp_path / "nowhere.toml")
+
+
+def test_every_knob_has_its_sentence() -> None:
+    for name, section in Config.model_fields.items():
+        assert section.annotation is not None
+        for key, field in section.annotation.model_fields.items():
+            assert field.description, f"{name}.{key}"
+            assert field.description.endswith((".", ")")), f"{name}.{key}"
+
+
+def test_every_knob_is_read_somewhere() -> None:
+    source = Path(sys.modules["lzero"].__file__ or "").parent
+    text = "\n".join(path.read_text(encoding="utf-8") for path in source.rglob("*.py") if path.name != "config.py")
+    unread = [key for key in keys() if f".{key.split('.')[1]}" not in text]
+    assert not unread, f"nobody reads {unread}"
+
+
+def test_a_configuration_loads_without_torch() -> None:
+    code = "import sys, lzero.config; lzero.config.load_config(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
