@@ -1,0 +1,324 @@
+"""Model directories in and out: Hugging Face format, local, safetensors only; tokenizers; fresh models.
+
+A directory is checked before anything is loaded, and whatever is wrong with it is one ModelError with the reason and the
+fix. Nothing is ever downloaded. Importing this module loads neither torch nor transformers.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lzero.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+ASSETS = Path(__file__).parent / "assets"
+PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_LARGEST_HEADER = 100_000_000
+"""Bytes; the bound that safetensors itself puts on a header."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Shape of a fresh Qwen3 model; the defaults are the nano model's (about 0.35M parameters)."""
+
+    hidden_size: int = 96
+    num_layers: int = 3
+    num_heads: int = 3
+    num_kv_heads: int = 3
+    head_dim: int = 32
+    mlp_size: int = 256
+    max_tokens: int = 4096
+    tied_embeddings: bool = True
+    init_std: float = 0.02
+    rope_theta: float = 10_000.0
+
+
+def resolve(path: str) -> Path:
+    """The checked directory behind `path`: "nano" is the bundled model, everything else a local directory.
+
+    Raises ModelError when it is missing, incomplete, cut short, or has no tokenizer or chat template.
+    """
+    directory = ASSETS / "nano" if path == "nano" else Path(path).expanduser()
+    if not directory.is_dir():
+        raise ModelError(_not_a_directory(path, directory))
+    _read_json(directory, "config.json", needed_for="a model directory in Hugging Face format")
+    for file in _weight_files(directory):
+        _check_safetensors(file)
+    _check_tokenizer(directory)
+    return directory
+
+
+def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer of a model directory, with its chat template and an end-of-turn token. Raises ModelError."""
+    directory = Path(path)
+    if not directory.is_dir():
+        raise ModelError(_not_a_directory(str(path), directory))
+    _check_tokenizer(directory)
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False, clean_up_tokenization_spaces=False
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(f"{directory}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{directory}: lzero needs a fast tokenizer (a tokenizer.json); this one is {type(tokenizer)}")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{directory}: the tokenizer has no eos_token; name one in tokenizer_config.json")
+    return tokenizer
+
+
+def load_model(path: str | Path, *, dtype: str, device: str) -> "PreTrainedModel":
+    """The causal language model of a checked directory (see `resolve`), in evaluation mode.
+
+    `dtype` is "float32" or "bfloat16", `device` as torch names them ("auto" picks one). Raises ModelError, also when
+    the file lacks a weight that the architecture has: it would be random.
+    """
+    directory = resolve(str(path))
+    target = select_device(device)
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _no_progress_bars():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=getattr(torch, dtype),
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(f"{directory}: the model cannot be loaded: {_first_line(error)}") from error
+    if info["missing_keys"] or info["mismatched_keys"]:
+        wrong = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
+        raise ModelError(
+            f"{directory}: {len(wrong)} weights are missing or of another shape than config.json says ({wrong[0]}, …)"
+        )
+    return model.to(target).eval()
+
+
+def new_model(architecture: Architecture, tokenizer: "PreTrainedTokenizerFast", *, seed: int) -> "PreTrainedModel":
+    """A fresh float32 Qwen3 model on the CPU for `tokenizer`; the same seed gives the same weights."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=architecture.hidden_size,
+        num_hidden_layers=architecture.num_layers,
+        num_attention_heads=architecture.num_heads,
+        num_key_value_heads=architecture.num_kv_heads,
+        head_dim=architecture.head_dim,
+        intermediate_size=architecture.mlp_size,
+        max_position_embeddings=architecture.max_tokens,
+        tie_word_embeddings=architecture.tied_embeddings,
+        initializer_range=architecture.init_std,
+        rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config).eval()
+
+
+def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", directory: Path) -> None:
+    """Write both in Hugging Face format. The directory appears whole or not at all; one that is there is replaced
+    only once its successor is complete. Raises ModelError (a full disk, say)."""
+    from safetensors import SafetensorError
+
+    directory = Path(directory).absolute()
+    temporary: Path | None = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        new = temporary / "new"
+        with _no_progress_bars():
+            model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        _flush(new)
+        if directory.exists():
+            directory.rename(temporary / "old")
+        new.rename(directory)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot save the model to {directory}: {_first_line(error)}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def build_tokenizer(words: Sequence[str] = ()) -> "PreTrainedTokenizerFast":
+    """A lossless tokenizer of 3 specials, the 256 bytes, and `words` (pieces of text, one token each).
+
+    Unigram over byte-level characters, every piece of one cost, so that a text takes the fewest tokens; without words
+    a token is a byte. `decode(encode(text, split_special_tokens=True)) == text` for every text. ChatML template, `<|im_end|>` ends a turn.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    alphabet = _byte_alphabet()
+    pieces = dict.fromkeys([*alphabet, *("".join(alphabet[byte] for byte in word.encode()) for word in words)])
+    pieces.pop("", None)
+    specials = [PAD, TURN_START, TURN_END]
+    vocabulary = [*((special, -1e6) for special in specials), *((piece, -1.0) for piece in pieces)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=False))
+    tokenizer.pre_tokenizer = byte_level
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(special, special=True, normalized=False) for special in specials])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=TURN_END,
+        pad_token=PAD,
+        additional_special_tokens=[TURN_START],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def select_device(device: str = "auto") -> str:
+    """ "auto" → "cuda" if there is one, else "cpu". Raises ModelError for a device that is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device!r} cannot be used: {_first_line(error)}") from error
+    return device
+
+
+def _byte_alphabet() -> list[str]:
+    """The printable character that stands for each byte in byte-level tokenizers (GPT-2's table)."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+def _not_a_directory(path: str, directory: Path) -> str:
+    if path == "nano":
+        return f"the bundled model is missing ({directory}): install lzero again"
+    if directory.exists():
+        return f"model {path!r} is a file: give the directory that holds config.json and the weights"
+    message = f"model {path!r}: no such directory"
+    if path.count("/") == 1 and not path.startswith((".", "/", "~")):
+        message += (
+            f". If it is a name on the Hugging Face Hub, download it first: hf download {path} --local-dir "
+            f"{path.partition('/')[2]}, and give that directory; lzero downloads nothing by itself"
+        )
+    return message
+
+
+def _read_json(directory: Path, name: str, *, needed_for: str) -> dict[str, Any]:
+    file = directory / name
+    if not file.is_file():
+        raise ModelError(f"{directory} has no {name}: it is not {needed_for}")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{file} is broken or cut short: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{file} is broken: expected an object, found {type(value).__name__}")
+    return value
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        shards = _read_json(directory, index.name, needed_for="a sharded model").get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise ModelError(f"{index} is broken: it has no weight_map of file names")
+        files = [directory / name for name in sorted(set(shards.values()))]
+    else:
+        files = [directory / "model.safetensors"]
+    for file in files:
+        if not file.is_file():
+            pickled = sorted(found.name for found in directory.glob("*.bin"))
+            reason = (
+                f"; {pickled[0]} is a pickle, which lzero never reads: convert it to safetensors" if pickled else ""
+            )
+            raise ModelError(f"{directory} has no weights: {file.name} is missing{reason}")
+    return files
+
+
+def _check_safetensors(file: Path) -> None:
+    """Compare the file's size with what its header announces: a download or copy that was cut short shows here."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        header_size = int.from_bytes(stream.read(8), "little")
+        if size < 8 or header_size > min(size - 8, _LARGEST_HEADER):
+            raise ModelError(f"{file} is broken or cut short ({size} bytes): copy or download it again")
+        try:
+            header = json.loads(stream.read(header_size))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            expected = 8 + header_size + max(ends, default=0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ModelError(f"{file} is not a safetensors file (its header is unreadable): {error}") from None
+    if size != expected:
+        raise ModelError(f"{file} is cut short or broken: {size} bytes, its header announces {expected}")
+
+
+def _check_tokenizer(directory: Path) -> None:
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"{directory} has no tokenizer ({' or '.join(_TOKENIZER_FILES)}): save it beside the weights")
+    if (directory / "tokenizer.json").is_file():
+        parts = _read_json(directory, "tokenizer.json", needed_for="a tokenizer")
+        if not isinstance(parts.get("model"), dict):
+            raise ModelError(f"{directory / 'tokenizer.json'} is broken: it has no model")
+    settings = {}
+    if (directory / "tokenizer_config.json").is_file():
+        settings = _read_json(directory, "tokenizer_config.json", needed_for="a tokenizer")
+    if not ((directory / "chat_template.jinja").is_file() or settings.get("chat_template")):
+        raise ModelError(
+            f"{directory}: the tokenizer has no chat template, which tells where a turn starts and ends. Base models often "
+            "lack one: take the chat_template.jinja of its instruct version, or ChatML, and put it beside tokenizer.json"
+        )
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws a bar for every file; the terminal belongs to lzero's own display."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _flush(directory: Path) -> None:
+    """Have every file on disk before the rename that makes them count."""
+    for file in directory.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
