@@ -1,0 +1,78 @@
+"""The words of the world: names, kinds of things, relations between them, and the tokens that a small model reads them in."""
+
+from typing import Final, Literal
+
+Kind = Literal["person", "place", "work"]
+
+_NAMES = (
+    "Bada Basu Bili Bomu Bono Bufi Buri Buro Buta Buzu Dafu Dapa Diba Doli Duta Fala "
+    "Fazo Fivo Foga Fusa Gapa Gazo Gilu Gipo Goru Gosu Guba Kato Guko Gupu Kadu Kazo "
+    "Liri Kopo Kuda Kuru Lalu Liku Lofu Lopo Mafa Migi Miku Mopo Mufo Muna Muzu Naza "
+    "Nido Nosu Nubo Nusa Nutu Pibo Pibu Rivo Puli Rasu Ribo Riki Rila Ropu Rubo Safa "
+    "Salo Saro Sogo Soro Suko Suro Suvo Tavu Tiru Tiso Topa Titu Tuva Vabi Vali Vami "
+    "Vani Vima Viza Vomu Vori Vozo Zaba Zavi Zola Zopo Zori Zoro Zudo Zuki Zusa Zuta"
+)
+NAMES: Final = tuple(_NAMES.split())
+"""What anything may be called. A name says nothing of what it names: Liri is a painter in one task and a town in the next."""
+
+RELATIONS: Final[dict[Kind, dict[str, Kind]]] = {
+    "person": {"rival": "person", "mentor": "person", "home": "place", "debut": "work"},
+    "place": {"founder": "person", "ruler": "person", "twin": "place", "anthem": "work"},
+    "work": {"author": "person", "hero": "person", "setting": "place", "sequel": "work"},
+}
+"""What an entry of each kind tells, and what kind of thing the value is. No relation belongs to two kinds."""
+
+QUESTION_OPENINGS: Final[dict[Kind, str]] = {
+    "person": "Who is the ",
+    "place": "Which place is the ",
+    "work": "Which work is the ",
+}
+
+
+def kind_with(relation: str) -> Kind:
+    """The kind of thing that has `relation`. Raises KeyError for a word that is no relation."""
+    for kind, relations in RELATIONS.items():
+        if relation in relations:
+            return kind
+    raise KeyError(relation)
+
+
+def vocabulary() -> tuple[str, ...]:
+    """The pieces of a tokenizer for this world, for `models.build_tokenizer`.
+
+    A name is one piece wherever it stands (spaces belong to its neighbours), and so is a relation together with the space
+    after it, so that in an entry the key is the token right before its value, and is the same token as in a question.
+    """
+    relations = [f"{relation} " for kind in RELATIONS for relation in RELATIONS[kind]]
+    return (*NAMES, *relations, *QUESTION_OPENINGS.values(), *_ENTRY, *_REPLY, *_TURN)
+
+
+_ENTRY: Final = ("of ", "of the ", ": a person; ", ": a place; ", ": a work; ", "; ", "\n", "\nRecall: ", "?")
+_REPLY: Final = (
+    "<think>",
+    "I need the ",
+    ". I need the ",
+    ". That is the answer",
+    "</think>\n<code>\n",
+    ".</think>\n<code>\n",
+    'print(search("',
+    '"))\n</code>',
+    ")\n</code>",
+    'submit_final_answer("',
+    '")\n</code>',
+    "\n</code>",
+)
+_TURN: Final = (
+    "user\n",
+    "assistant\n",
+    "<output>\n",
+    "\n</output>\n[",
+    "?\n[",
+    "\n[",
+    *"0123456789",
+    " steps and ",
+    " step and ",
+    " tokens left]",
+    "no results",
+    "(no output)",
+)

@@ -1,0 +1,158 @@
+"""Scripted policies for the world: pure functions (transcript, seed) → reply that look at nothing but the text.
+
+They differ in what they decide; the words are the same. A reply names the fact just found and what is needed next, then acts:
+
+    <think>founder Titu. I need the rival of Titu.</think>
+    <code>
+    print(search("Titu"))
+    </code>
+"""
+
+import random
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from lzero.data.world.lexicon import NAMES, QUESTION_OPENINGS, RELATIONS, kind_with
+from lzero.protocols import Policy
+
+Decision = Literal["follow", "stray", "answer"]
+"""What to do with a fact in hand: look up the next relation asked for, look up one nobody asked for, or submit the fact."""
+
+_QUESTION: Final = re.compile(rf"(?:{'|'.join(QUESTION_OPENINGS.values())})([a-z ]+?) of ([A-Z][a-z]+)\?")
+_NEED: Final = re.compile(r"I need the ([a-z]+) of ([A-Z][a-z]+)\.")
+_ENTRY: Final = re.compile(r"([A-Z][a-z]+): a [a-z]+; ([^\n]+)")
+_FACT: Final = re.compile(r"([a-z]+) ([A-Z][a-z]+)")
+_RECALL: Final = re.compile(r"\nRecall: ([a-z ]+?) \?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What a transcript says so far: `Situation(relations=("founder", "rival"), start="Liri", needs=(("founder", "Liri"),),
+    found="Titu")` once the question's first fact has been looked up."""
+
+    relations: tuple[str, ...]
+    """As asked for, in the order to follow them."""
+    start: str
+    needs: tuple[tuple[str, str], ...]
+    """(relation, name) of each look-up the agent has announced."""
+    found: str | None
+    """The value of the last need; None before the first, or when the last look-up showed nothing."""
+
+    @property
+    def num_found(self) -> int:
+        """Facts looked up, repeated attempts counted once."""
+        return len(dict.fromkeys(self.needs)) - (self.found is None and bool(self.needs))
+
+
+def read(transcript: str) -> Situation:
+    """Understand a transcript of a question. Raises ValueError for one without a question of this world."""
+    question = _QUESTION.search(transcript)
+    if question is None:
+        raise ValueError(f"no question of the world in the transcript {transcript[:200]!r}")
+    needs = tuple((relation, name) for relation, name in _NEED.findall(transcript))
+    entries = {name: dict(_FACT.findall(facts)) for name, facts in _ENTRY.findall(transcript)}
+    found = entries.get(needs[-1][1], {}).get(needs[-1][0]) if needs else None
+    relations = tuple(reversed(question.group(1).split(" of the ")))
+    return Situation(relations=relations, start=question.group(2), needs=needs, found=found)
+
+
+def look_up(situation: Situation, relation: str) -> str:
+    """The reply that announces and searches the next need."""
+    name = situation.found or situation.start
+    said = f"{situation.needs[-1][0]} {situation.found}. " if situation.found else ""
+    return f'<think>{said}I need the {relation} of {name}.</think>\n<code>\nprint(search("{name}"))\n</code>'
+
+
+def submit(situation: Situation) -> str:
+    """The reply that submits the fact in hand."""
+    said = f"{situation.needs[-1][0]} {situation.found}. That is the answer."
+    return f'<think>{said}</think>\n<code>\nsubmit_final_answer("{situation.found}")\n</code>'
+
+
+def _act(situation: Situation, decision: Decision, rng: random.Random) -> str:
+    """Carry a decision out; one that makes no sense here becomes the nearest that does."""
+    if situation.needs and situation.found is None:  # the last cell showed nothing: the same again
+        relation, name = situation.needs[-1]
+        return f'<think>I need the {relation} of {name}.</think>\n<code>\nprint(search("{name}"))\n</code>'
+    if decision == "answer" and situation.found:
+        return submit(situation)
+    if decision == "stray" or situation.num_found >= len(situation.relations):
+        return look_up(situation, _stray_relation(situation, rng))
+    return look_up(situation, situation.relations[situation.num_found])
+
+
+def _stray_relation(situation: Situation, rng: random.Random) -> str:
+    """A relation that the thing in hand has and that is not the one to follow."""
+    if situation.needs:
+        relation = situation.needs[-1][0]
+        kind = RELATIONS[kind_with(relation)][relation]
+    else:
+        kind = kind_with(situation.relations[0])
+    due = situation.relations[situation.num_found : situation.num_found + 1]
+    return rng.choice([relation for relation in RELATIONS[kind] if relation not in due])
+
+
+def expert(transcript: str, seed: int) -> str:
+    """Follows every relation, then answers."""
+    situation = read(transcript)
+    done = situation.num_found >= len(situation.relations)
+    return _act(situation, "answer" if done else "follow", random.Random(seed))
+
+
+def early(transcript: str, seed: int) -> str:
+    """Answers with the first fact it finds: right for one hop, too early for more."""
+    return _act(read(transcript), "answer", random.Random(seed))
+
+
+def wrong_hop(transcript: str, seed: int) -> str:
+    """Follows as many relations as asked for, the first of them one that nobody asked for."""
+    situation = read(transcript)
+    rng = random.Random(seed)
+    if not situation.needs:
+        return _act(situation, "stray", rng)
+    if situation.num_found >= len(situation.relations):
+        return _act(situation, "answer", rng)
+    relation = situation.needs[-1][0]
+    asked = situation.relations[situation.num_found]
+    reachable = situation.found is not None and asked in RELATIONS[RELATIONS[kind_with(relation)][relation]]
+    return _act(situation, "follow" if reachable else "stray", rng)
+
+
+def syntax_error(transcript: str, seed: int) -> str:
+    """The expert, but half of its cells do not parse."""
+    reply = expert(transcript, seed)
+    return reply.replace('"))\n</code>', ")\n</code>") if random.Random(seed).random() < 0.5 else reply
+
+
+def never_submits(transcript: str, seed: int) -> str:
+    """Looks one thing up after the other until a budget ends it."""
+    situation = read(transcript)
+    return _act(situation, "follow" if situation.num_found < len(situation.relations) else "stray", random.Random(seed))
+
+
+def never_searches(transcript: str, seed: int) -> str:
+    """Guesses a name at once."""
+    situation = read(transcript)
+    guess = random.Random(seed).choice([name for name in NAMES if name != situation.start])
+    return f'<think>That is the answer.</think>\n<code>\nsubmit_final_answer("{guess}")\n</code>'
+
+
+def recall(transcript: str, seed: int) -> str:
+    """For tasks of the split "recall": repeats each fact asked for and submits the last."""
+    del seed
+    asked = _RECALL.search(transcript)
+    entry = _ENTRY.search(transcript)
+    if asked is None or entry is None:
+        raise ValueError(f"no recall task in the transcript {transcript[:200]!r}")
+    facts = dict(_FACT.findall(entry.group(2)))
+    values = [(relation, facts[relation]) for relation in asked.group(1).split()]
+    thought = "; ".join(f"{relation} {value}" for relation, value in values)
+    return f'<think>{thought}. That is the answer.</think>\n<code>\nsubmit_final_answer("{values[-1][1]}")\n</code>'
+
+
+POLICIES: Final[dict[str, Policy]] = {
+    policy.__name__: policy
+    for policy in (expert, early, wrong_hop, syntax_error, never_submits, never_searches, recall)
+}
+"""By the name that `model.path = "policy:<name>"` takes."""
