@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from lzero.algo.batches import Scored, collate, pad, plan_rows, step_advantages, unscored
+from lzero.types import Sample
+
+
+def sample(token_ids: tuple[int, ...], mask: tuple[int, ...], *, temperature: float = 1.0) -> Sample:
+    return Sample(
+        episode_id="e",
+        token_ids=token_ids,
+        mask=mask,
+        step_index=tuple(on - 1 for on in mask),
+        logprobs=tuple(-0.5 * on for on in mask),
+        versions=tuple(on - 1 for on in mask),
+        temperature=temperature,
+    )
+
+
+def scored(token_ids: tuple[int, ...], mask: tuple[int, ...], *, temperature: float = 1.0) -> Scored:
+    return Scored(
+        sample=sample(token_ids, mask, temperature=temperature),
+        advantages=tuple(0.25 * on * token for on, token in zip(mask, token_ids, strict=True)),
+        reference_logprobs=tuple(-1.0 * on * token for on, token in zip(mask, token_ids, strict=True)),
+    )
+
+
+def test_a_row_is_padded_on_the_right_and_its_action_tokens_are_found() -> None:
+    micro = pad([scored((1, 2, 3, 4), (0, 1, 0, 1)), scored((5, 6), (0, 1), temperature=0.5)])
+    assert micro.token_ids.tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
+    assert micro.targets.tolist() == [2, 4, 6]
+    assert micro.predictors.tolist() == [0, 2, 4]
+    assert micro.token_ids.flatten()[micro.predictors].tolist() == [1, 3, 5]
+    assert micro.advantages.tolist() == [0.5, 1.0, 1.5]
+    assert micro.reference_logprobs.tolist() == [-2.0, -4.0, -6.0]
+    assert micro.logprobs.tolist() == [-0.5, -0.5, -0.5]
+    assert micro.temperatures.tolist() == [1.0, 1.0, 0.5]
+
+
+def test_every_action_token_carries_its_steps_advantage() -> None:
+    merged = Sample(
+        episode_id="e",
+        token_ids=(1, 2, 3, 4, 5, 6),
+        mask=(0, 0, 1, 1, 0, 1),
+        step_index=(-1, -1, 1, 1, -1, 2),
+        logprobs=(0.0,) * 6,
+        versions=(0,) * 6,
+        temperature=1.0,
+    )
+    assert step_advantages(merged, (9.0, 0.7, -0.7)) == (0.0, 0.0, 0.7, 0.7, 0.0, -0.7)
+
+
+def test_micro_batches_hold_every_row_once_within_their_tokens_longest_first() -> None:
+    plan = plan_rows([3, 10, 4, 4, 9, 1], max_tokens=20)
+    assert plan == [[1, 4], [2, 3, 0, 5]]
+    assert plan_rows([30, 5], max_tokens=20) == [[0], [1]]
+    assert plan_rows([], max_tokens=20) == []
+
+
+def test_a_batch_counts_the_action_tokens_of_the_whole_update() -> None:
+    rows = [scored((1, 2, 3), (0, 1, 1)), scored((4, 5), (0, 1)), scored((6, 7, 8, 9), (0, 0, 0, 1))]
+    for max_tokens in (1, 4, 6, 100):
+        batch = collate(rows, max_tokens=max_tokens)
+        assert batch.num_action_tokens == 4
+        assert sum(len(micro.targets) for micro in batch.micro_batches) == 4
+        assert batch.num_tokens == 9
+        assert batch.num_padded == sum(micro.token_ids.numel() for micro in batch.micro_batches)
+    assert collate(rows, max_tokens=1).num_padded == 9
+    assert collate(rows, max_tokens=100).num_padded == 12
+
+
+def test_a_sample_that_cannot_be_trained_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="begins with an action token"):
+        collate([unscored(sample((1, 2), (1, 0)))], max_tokens=10)
+    with pytest.raises(ValueError, match="temperature"):
+        collate([unscored(sample((1, 2), (0, 1), temperature=0.0))], max_tokens=10)
+    with pytest.raises(ValueError, match="no action token"):
+        collate([unscored(sample((1, 2), (0, 0)))], max_tokens=10)
+    with pytest.raises(ValueError, match="different lengths"):
+        Scored(sample=sample((1, 2), (0, 1)), advantages=(0.0,), reference_logprobs=(0.0, 0.0))
+
+
+def test_a_row_to_imitate_has_one_advantage_where_the_policy_acted() -> None:
+    row = unscored(sample((1, 2, 3), (0, 1, 1)), advantage=1.0)
+    assert row.advantages == (0.0, 1.0, 1.0)
+    assert row.reference_logprobs == (0.0, 0.0, 0.0)
+
+
+def test_a_micro_batch_keeps_its_types_on_a_device() -> None:
+    micro = pad([scored((1, 2), (0, 1))]).to(torch.device("cpu"))
+    assert micro.token_ids.dtype == micro.targets.dtype == micro.predictors.dtype == torch.int64
+    assert micro.advantages.dtype == torch.float64
