@@ -1,0 +1,36 @@
+"""Text as search and scoring compare it: without case, without accents, as words. Any language; no dependencies."""
+
+import re
+import unicodedata
+
+_ACCENTS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")
+# Letters that carry a stroke or a ligature and that Unicode does not decompose.
+_LETTERS = str.maketrans(
+    {"ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ł": "l", "ŧ": "t", "æ": "ae", "œ": "oe", "þ": "th"}
+)
+# Scripts written without spaces (Han, kana, Thai, Lao, Khmer, Myanmar): each character is a word, with the marks it carries.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_MARKS = "".join(
+    character for character in map(chr, range(0x0300, 0xFE30)) if unicodedata.category(character) in ("Mn", "Mc")
+)
+_WORD = re.compile(rf"[{_UNSPACED}][{_MARKS}]*|(?:[^\W_{_UNSPACED}][{_MARKS}]*)+")
+
+
+def fold(text: str) -> str:
+    """Case, width and accents removed, letters kept: `fold("Beyoncé") == fold("BEYONCE")`, `fold("北京") != fold("東京")`.
+
+    Only accents of the Latin, Greek and Cyrillic scripts go: the vowel signs of Hindi or the voicing marks of kana make
+    other words, and stay.
+    """
+    if text.isascii():
+        return text.lower()
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    return unicodedata.normalize("NFKC", _ACCENTS.sub("", decomposed).translate(_LETTERS))
+
+
+def words(text: str) -> list[str]:
+    """The folded text's words, in order: `words("The “Łódź” of 北京") == ["the", "lodz", "of", "北", "京"]`.
+
+    A word is a run of letters, digits and their marks; in scripts without spaces, each character is one.
+    """
+    return _WORD.findall(fold(text))

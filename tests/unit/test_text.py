@@ -1,0 +1,41 @@
+"""Folding and words, in any script."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lzero.text import fold, words
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Beyoncé", "BEYONCE"),
+        ("Straße", "STRASSE"),
+        ("Łódź", "lodz"),
+        ("Ｌｉｒｉ", "liri"),
+        ("Ærøskøbing", "aeroskobing"),
+        ("Beyonce\u0301", "Beyonc\u00e9"),
+    ],
+)
+def test_case_width_and_accents_fold_away(one: str, other: str) -> None:
+    assert fold(one) == fold(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("北京", "東京"), ("かき", "がき"), ("सुत", "सूत"), ("서울", "부산"), ("Ω", "Ψ")]
+)
+def test_letters_and_vowel_signs_stay(one: str, other: str) -> None:
+    assert fold(one) != fold(other)
+
+
+def test_words_split_at_all_that_is_no_letter_digit_or_mark() -> None:
+    assert words("The “Łódź” of 北京, don't_x!") == ["the", "lodz", "of", "北", "京", "don", "t", "x"]
+    assert words("हिन्दी 서울") == ["हिन्दी", "서울"]
+    assert words(" \0?!") == []
+
+
+@given(st.text())
+def test_words_of_any_text_are_their_own_words(text: str) -> None:
+    found = words(text)
+    assert words(" ".join(found)) == found
