@@ -1,0 +1,58 @@
+"""L0's reward, with its faults mended: 0.8·qa + 0.1·format + 0.1·execution (arXiv 2506.23667 and its code).
+
+For an episode of T steps, the terms of a step are
+
+    qa         on the last step only: exact match of the first submitted answer (shares may go to F1 and to any answer)
+    format     1/T when the reply is well formed
+    execution  1/T when the cell finished without error ("clean"); L0's own: (1 − errors/outputs)/T, 0 for a silent cell
+
+so that an episode without a flaw earns the sum of the weights.
+"""
+
+from lzero.config import RewardConfig
+from lzero.errors import ConfigError
+from lzero.protocols import RewardFn
+from lzero.rewards.answers import exact_match, f1
+from lzero.types import Episode, Error, Execution, Reward, Step, Task
+
+
+def make_reward(config: RewardConfig) -> RewardFn:
+    """The reward that `config` asks for. Raises ConfigError when the shares of `qa` exceed the whole."""
+    if config.has_answer + config.f1 > 1:
+        raise ConfigError(
+            f"reward.has_answer = {config.has_answer} and reward.f1 = {config.f1} are shares of reward.qa: their sum must be at most 1"
+        )
+
+    def reward(task: Task, episode: Episode) -> Reward:
+        num_steps = len(episode.steps)
+        score = float(episode.answer is not None and exact_match(episode.answer, task.answers))
+        qa = config.qa * _qa_share(task, episode.answer, score, config)
+        parts = {
+            "qa": tuple(qa if index == num_steps - 1 else 0.0 for index in range(num_steps)),
+            "format": tuple(config.format * step.parsed.well_formed / num_steps for step in episode.steps),
+            "execution": tuple(config.execution * _execution_share(step, config) / num_steps for step in episode.steps),
+        }
+        per_step = tuple(sum(terms) for terms in zip(*parts.values(), strict=True))
+        return Reward(score=score, per_step=per_step, parts=parts)
+
+    return reward
+
+
+def _qa_share(task: Task, answer: str | None, score: float, config: RewardConfig) -> float:
+    if answer is None or not answer.strip():
+        return 0.0
+    overlap = f1(answer, task.answers) if config.f1 else 0.0
+    return (1 - config.f1 - config.has_answer) * score + config.f1 * overlap + config.has_answer
+
+
+def _execution_share(step: Step, config: RewardConfig) -> float:
+    if step.execution is None:
+        return 0.0
+    if config.execution_rule == "clean":
+        return float(step.execution.status == "ok")
+    return _share_of_clean_outputs(step.execution)
+
+
+def _share_of_clean_outputs(execution: Execution) -> float:
+    num_errors = sum(isinstance(output, Error) for output in execution.outputs)
+    return 1 - num_errors / len(execution.outputs) if execution.outputs else 0.0
