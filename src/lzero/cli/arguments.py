@@ -23,5 +23,7 @@ def read_config(arguments: list[str] | None) -> Config:
     files = [argument for argument in arguments or () if "=" not in argument]
     overrides = [argument for argument in arguments or () if "=" in argument]
     if len(files) > 1:
-        raise ConfigError(f"more than one configuration file: {', '.join(files)}; give one, then section.key=value changes")
+        raise ConfigError(
+            f"more than one configuration file: {', '.join(files)}; give one, then section.key=value changes"
+        )
     return load_config(Path(files[0]) if files else None, overrides)

@@ -1,0 +1,135 @@
+"""What training shows while it runs: a live table in a terminal, one plain line an update elsewhere."""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lzero.types import Update
+
+SHOWN_UPDATES = 12
+BARS = "▁▂▃▄▅▆▇█"
+COLUMNS = (
+    "update",
+    "score",
+    "reward",
+    "answer",
+    "format",
+    "execution",
+    "episodes",
+    "steps",
+    "tokens/s",
+    "failures",
+    "seconds",
+    "left",
+)
+
+
+def minutes(seconds: float) -> str:
+    """`minutes(75)` is "1:15"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def sparkline(values: list[float]) -> str:
+    """One block a value, 0 to 1."""
+    return "".join(BARS[min(len(BARS) - 1, max(0, int(value * len(BARS))))] for value in values)
+
+
+def failures_by_kind(metrics: Mapping[str, float]) -> str:
+    """`"repl 2, engine 1"`, or "0"."""
+    counts = {
+        name.removeprefix("failures/"): int(count) for name, count in metrics.items() if name.startswith("failures/")
+    }
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()) if count) or "0"
+
+
+def cells(update: Update, *, num_updates: int, left_s: float) -> tuple[str, ...]:
+    """One row of the table, in the order of COLUMNS."""
+    metrics = update.metrics
+
+    def number(name: str, form: str) -> str:
+        return format(metrics[name], form) if name in metrics else "–"
+
+    return (
+        f"{update.policy_version}/{num_updates}",
+        number("rollout/score", ".3f"),
+        number("reward/total", ".3f"),
+        number("reward/qa", ".3f"),
+        number("reward/format", ".3f"),
+        number("reward/execution", ".3f"),
+        number("rollout/episodes", ".0f"),
+        number("rollout/steps_per_episode", ".2f"),
+        number("rollout/tokens_per_s", ",.0f"),
+        failures_by_kind(metrics),
+        number("time/update_s", ".1f"),
+        minutes(left_s),
+    )
+
+
+class TrainingDisplay:
+    """A context manager; `updated` is called after each update, `say` for anything in between."""
+
+    def __init__(self, console: Console, *, num_updates: int) -> None:
+        self._console = console
+        self._num_updates = num_updates
+        self._updates: deque[Update] = deque(maxlen=num_updates)
+        self._doing = "setting up"
+        self._live = (
+            Live(console=console, get_renderable=self._render, refresh_per_second=4) if console.is_terminal else None
+        )
+        self._durations: list[float] = []
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "TrainingDisplay":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, sentence: str) -> None:
+        """What is being done now."""
+        self._doing = sentence
+        self._last = time.monotonic()
+        if self._live is None:
+            self._console.print(sentence, highlight=False, soft_wrap=True)
+
+    def updated(self, update: Update) -> None:
+        now = time.monotonic()
+        self._durations.append(now - self._last)
+        self._last = now
+        if self._live is None and not self._updates:
+            self._console.print(self._line(COLUMNS), highlight=False, soft_wrap=True)
+        self._updates.append(update)
+        self._doing = f"update {update.policy_version + 1} of {self._num_updates}: episodes are running"
+        if self._live is None:
+            row = cells(update, num_updates=self._num_updates, left_s=self._left_s())
+            self._console.print(self._line(row), highlight=False, soft_wrap=True)
+
+    def _left_s(self) -> float:
+        recent = sorted(self._durations[-5:])
+        done = self._updates[-1].policy_version if self._updates else 0
+        return recent[len(recent) // 2] * (self._num_updates - done) if recent else 0.0
+
+    @staticmethod
+    def _line(row: tuple[str, ...]) -> str:
+        return "  ".join(f"{cell:>9}" for cell in row)
+
+    def _render(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in COLUMNS:
+            table.add_column(column, justify="right")
+        for update in list(self._updates)[-SHOWN_UPDATES:]:
+            table.add_row(*cells(update, num_updates=self._num_updates, left_s=self._left_s()))
+        scores = [update.metrics.get("rollout/score", 0.0) for update in self._updates]
+        curve = Text(sparkline(scores), style="green") if scores else Text("")
+        return Group(table, curve, Text(f"… {self._doing}", style="dim"))
