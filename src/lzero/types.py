@@ -7,11 +7,14 @@ Every type is frozen and keyword-only; a stage returns a new object. `msgspec` v
 that holds one of these needs no checks of its own.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+if TYPE_CHECKING:
+    Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+else:
+    Json = Any  # msgspec decodes any JSON, but does not know recursive aliases
 
 
 class Passage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
