@@ -1,0 +1,15 @@
+"""What a run leaves on disk: its directory, and the episodes in it as Parquet tables."""
+
+from lzero.store.record import DROP_FAILED, Phase, Record
+from lzero.store.run_directory import RunDirectory, default_path, read_episodes, read_groups, read_records
+
+__all__ = [
+    "DROP_FAILED",
+    "Phase",
+    "Record",
+    "RunDirectory",
+    "default_path",
+    "read_episodes",
+    "read_groups",
+    "read_records",
+]

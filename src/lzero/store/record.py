@@ -1,0 +1,50 @@
+"""What became of one task: every episode that was run for it, trained on or not."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from lzero.types import Episode, Group, Reward, Task
+
+Phase = Literal["train", "eval", "sampled"]
+"""Why episodes were run: training, greedy evaluation, sampled evaluation."""
+
+DROP_FAILED = "failed"
+"""Drop reason of a single episode that we, not the agent, ended."""
+
+
+class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A task with all its episodes: `Record(task=…, episodes=(a, b), rewards=(Reward(…), None), dropped="")`, where `b` failed.
+
+    `rewards` holds None for failed episodes and for nothing else. `dropped` says why the whole group is not trained on
+    ("all_zero", "all_one", "too_few"); empty when it is.
+    """
+
+    task: Task
+    episodes: tuple[Episode, ...]
+    rewards: tuple[Reward | None, ...]
+    dropped: str = ""
+
+    def __post_init__(self) -> None:
+        for episode, reward in zip(self.episodes, self.rewards, strict=True):
+            if (reward is None) != (episode.status == "failed"):
+                raise ValueError(f"Episode {episode.id}: status {episode.status!r} with reward {reward!r}")
+
+    @property
+    def scored(self) -> tuple[tuple[Episode, Reward], ...]:
+        """The episodes that did not fail, each with its reward."""
+        pairs = zip(self.episodes, self.rewards, strict=True)
+        return tuple((episode, reward) for episode, reward in pairs if reward is not None)
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Core scores of the episodes that did not fail."""
+        return tuple(reward.score for _, reward in self.scored)
+
+    def group(self) -> Group:
+        """What is left when the failed episodes are taken out."""
+        return Group(
+            task=self.task,
+            episodes=tuple(episode for episode, _ in self.scored),
+            rewards=tuple(reward for _, reward in self.scored),
+        )

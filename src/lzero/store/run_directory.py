@@ -1,0 +1,246 @@
+"""The directory of a run.
+
+    config.toml       the resolved configuration; `lzero train RUN/config.toml` repeats the run
+    versions.json     of Python, the platform and the libraries that results depend on
+    metrics.jsonl     a line an update or evaluation
+    run.log           what happened, with times
+    episodes/<table>/<phase>-<update>.parquet
+    checkpoints/
+
+Every file but the last two is written beside its place and renamed: it is whole or absent. `update` counts from 0; what
+belongs to update u was sampled by policy version u, in training and in evaluation.
+"""
+
+import importlib.metadata
+import io
+import itertools
+import logging
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tomli_w
+
+import lzero
+from lzero.config import Config, load_config
+from lzero.errors import ConfigError, StoreError
+from lzero.store.record import Phase, Record
+from lzero.store.tables import RECORD_TABLES, SCHEMAS, to_episodes, to_records, to_table, to_tables
+from lzero.types import Episode, Group, Json
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec", "pydantic")
+"""Whose versions a run records."""
+
+
+class RunDirectory:
+    """A run's files. Made by `create`, found again by `open`."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+        self.checkpoints = path / "checkpoints"
+
+    @classmethod
+    def create(cls, config: Config) -> Self:
+        """A new directory at `run.dir`, or at a default path that no other run has. Raises StoreError if it exists."""
+        path = _make_directory(config)
+        run = cls(path, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(path)})}))
+        with _told(path):
+            run.checkpoints.mkdir()
+            (path / "episodes").mkdir()
+        _write(path / "config.toml", tomli_w.dumps(run.config.model_dump(mode="json")).encode())
+        _write(path / "versions.json", msgspec.json.format(msgspec.json.encode(versions())))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The run at `path`. Raises StoreError if there is none."""
+        file = path / "config.toml"
+        if not file.is_file():
+            raise StoreError(f"{path} is not a run directory: it holds no config.toml")
+        try:
+            return cls(path, load_config(file))
+        except ConfigError as error:
+            raise StoreError(f"the configuration of the run in {path} cannot be used: {error}") from None
+
+    def write_records(self, records: Sequence[Record], *, phase: Phase, update: int) -> None:
+        """All tables of these records; files of an earlier attempt at the same update are replaced. Raises StoreError."""
+        tables = to_tables(records, phase=phase, update=update)
+        for name in RECORD_TABLES:
+            self._write_table(name, tables[name], phase=phase, update=update)
+
+    def write_advantages(self, advantages: Mapping[str, Sequence[float]], *, update: int) -> None:
+        """A side table: episode id → an advantage a step. Raises StoreError."""
+        rows = [
+            {"episode_id": episode_id, "step": step, "advantage": value}
+            for episode_id, values in advantages.items()
+            for step, value in enumerate(values)
+        ]
+        self._write_table("advantages", to_table("advantages", rows), phase="train", update=update)
+
+    def append_metrics(self, metrics: Mapping[str, Json], *, phase: Phase, update: int) -> None:
+        """One line of metrics.jsonl: `{"phase": …, "update": …, **metrics}`. Raises StoreError; then no part of it is written."""
+        line = msgspec.json.encode({"phase": phase, "update": update, **metrics}) + b"\n"
+        file = self.path / "metrics.jsonl"
+        with _told(file), file.open("ab", buffering=0) as stream:
+            end = stream.tell()
+            try:
+                written = stream.write(line)
+                if written != len(line):  # a full disk takes what still fits
+                    raise OSError(f"wrote {written} of {len(line)} bytes: the disk is full")
+            except OSError:
+                stream.truncate(end)
+                raise
+
+    def read_metrics(self) -> list[dict[str, Json]]:
+        """The lines of metrics.jsonl; a last one that was cut short by a crash is left out. Raises StoreError."""
+        file = self.path / "metrics.jsonl"
+        with _told(file):
+            text = file.read_bytes() if file.exists() else b""
+        try:
+            return [msgspec.json.decode(line, type=dict[str, Json]) for line in text.split(b"\n")[:-1]]
+        except msgspec.DecodeError as error:
+            raise StoreError(f"{file} holds a line that is no JSON object: {error}") from None
+
+    def rewind(self, update: int) -> None:
+        """Forget what a run that resumes with policy version `update` will do again, so that nothing counts twice:
+        training of updates ≥ `update`, evaluations of later versions. Raises StoreError."""
+
+        def is_ahead(phase: object, number: object) -> bool:
+            assert isinstance(number, int)
+            return number >= update if phase == "train" else number > update
+
+        for file in sorted((self.path / "episodes").glob("*/*.parquet")):
+            phase, number = file.stem.split("-")
+            if is_ahead(phase, int(number)):
+                with _told(file):
+                    file.unlink()
+        lines = [line for line in self.read_metrics() if not is_ahead(line["phase"], line["update"])]
+        _write(self.path / "metrics.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """While it lasts, what the loggers below "lzero" say goes to run.log."""
+        with _told(self.path):
+            handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger = logging.getLogger("lzero")
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            logger.removeHandler(handler)
+            handler.close()
+
+    def _write_table(self, name: str, table: pa.Table, *, phase: Phase, update: int) -> None:
+        file = self.path / "episodes" / name / f"{phase}-{update:06d}.parquet"
+        with _told(file):
+            file.parent.mkdir(exist_ok=True)
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        _write(file, buffer.getvalue())
+
+
+def read_records(path: Path, *, phase: Phase | None = None) -> Iterator[Record]:
+    """Every record of a run, by phase ("eval", "sampled", "train") and update. Raises StoreError."""
+    for file in _episode_files(path, phase):
+        yield from to_records({name: _read_table(path, name, file) for name in RECORD_TABLES})
+
+
+def read_episodes(path: Path, *, phase: Phase | None = None) -> Iterator[Episode]:
+    """Every episode of a run, in the same order, the failed and the dropped ones too. Raises StoreError."""
+    for file in _episode_files(path, phase):
+        yield from to_episodes({name: _read_table(path, name, file) for name in ("episodes", "steps")})
+
+
+def read_groups(path: Path, *, phase: Phase | None = None) -> Iterator[Group]:
+    """What was trained on: groups that were not dropped, without their failed episodes. Raises StoreError."""
+    for record in read_records(path, phase=phase):
+        if not record.dropped and record.scored:
+            yield record.group()
+
+
+def default_path(name: str) -> Path:
+    """`runs/world-20260131-174501`."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a result may depend on; no library is imported for it."""
+    found = {"lzero": lzero.__version__, "python": platform.python_version(), "platform": platform.platform()}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found[library] = "not installed"
+    return found
+
+
+def _make_directory(config: Config) -> Path:
+    if config.run.dir:
+        path = Path(config.run.dir)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise StoreError(
+                f"the run directory {path} exists: name another one (run.dir=…), or continue its run with --resume {path}"
+            )
+        with _told(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+    first = default_path(config.run.name)
+    for number in itertools.count(1):
+        path = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        with _told(path):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+        return path
+    raise AssertionError("counting does not end")
+
+
+def _episode_files(path: Path, phase: Phase | None) -> list[str]:
+    if not (path / "config.toml").is_file():
+        raise StoreError(f"{path} is not a run directory: it holds no config.toml")
+    return sorted(file.name for file in (path / "episodes" / "episodes").glob(f"{phase or '*'}-*.parquet"))
+
+
+def _read_table(path: Path, name: str, file: str) -> pa.Table:
+    whole = path / "episodes" / name / file
+    try:
+        return pq.read_table(whole, schema=SCHEMAS[name], partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"cannot read the episodes in {whole}: {error}") from None
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Whole or not at all. Raises StoreError."""
+    with _told(file):
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+            Path(name).chmod(0o644)
+            Path(name).replace(file)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the operating system refuses becomes a StoreError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; what was written before is whole") from error

@@ -1,0 +1,364 @@
+"""The run directory and the episodes in it."""
+
+import logging
+import resource
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import duckdb
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from lzero.config import Config, load_config
+from lzero.errors import StoreError
+from lzero.store import Record, RunDirectory, read_episodes, read_groups, read_records
+from lzero.types import (
+    Budgets,
+    Completion,
+    Display,
+    Episode,
+    Error,
+    Execution,
+    Failure,
+    Parsed,
+    Passage,
+    Prompt,
+    Result,
+    Reward,
+    Sampling,
+    Status,
+    Step,
+    Stream,
+    Task,
+    ToolCall,
+)
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+token_ids = st.integers(0, 2**31 - 1)
+seeds = st.integers(0, 2**63 - 1)
+small = st.integers(0, 2**31 - 1)
+texts = st.text(max_size=12)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | finite | texts, st.lists, max_leaves=3
+)
+outputs = st.one_of(
+    st.builds(Stream, name=st.sampled_from(["stdout", "stderr"]), text=texts),
+    st.builds(Result, data=st.dictionaries(texts, texts, max_size=2)),
+    st.builds(Display, data=st.dictionaries(texts, texts, max_size=2)),
+    st.builds(Error, ename=texts, evalue=texts, traceback=st.lists(texts, max_size=2).map(tuple)),
+)
+
+
+def tuples(values: st.SearchStrategy[Any], max_size: int = 4) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(values, max_size=max_size).map(tuple)
+
+
+@st.composite
+def completions(draw: st.DrawFn) -> Completion:
+    runs = draw(st.lists(st.tuples(seeds, st.integers(0, 4)), max_size=2))
+    count = sum(number for _, number in runs)
+    return Completion(
+        token_ids=tuple(draw(st.lists(token_ids, min_size=count, max_size=count))),
+        logprobs=tuple(draw(st.lists(finite, min_size=count, max_size=count))),
+        text=draw(texts),
+        stop_reason=draw(st.sampled_from(["eos", "stop", "length"])),
+        versions=tuple(runs),
+    )
+
+
+steps = st.builds(
+    Step,
+    kind=st.sampled_from(["act", "summarise"]),
+    prompt=st.builds(Prompt, keep=small, new_ids=tuples(token_ids)),
+    completion=completions(),
+    parsed=st.builds(Parsed, think=texts, code=st.none() | texts, well_formed=st.booleans(), problem=texts),
+    execution=st.none()
+    | st.builds(
+        Execution,
+        outputs=tuples(outputs, 2),
+        status=st.sampled_from(["ok", "error", "timed_out", "killed"]),
+        duration_s=finite,
+        reason=texts,
+    ),
+    tool_calls=tuples(
+        st.builds(
+            ToolCall,
+            name=texts,
+            arguments=st.dictionaries(texts, json_values, max_size=2),
+            duration_s=finite,
+            result=json_values,
+            error=st.none() | texts,
+            fault=st.sampled_from([None, "agent", "tool"]),
+        ),
+        1,
+    ),
+    notepad=texts,
+    trimmed=st.booleans(),
+    timings=st.dictionaries(texts, finite, max_size=2),
+)
+tasks = st.builds(
+    Task,
+    id=texts,
+    question=texts,
+    answers=st.lists(texts, min_size=1, max_size=2).map(tuple),
+    ability=texts,
+    source=texts,
+    split=texts,
+    difficulty=st.none() | finite,
+    hops=st.none() | small,
+    passages=tuples(st.builds(Passage, title=texts, text=texts), 2),
+    files=tuples(texts, 2),
+    metadata=st.dictionaries(texts, texts, max_size=2),
+)
+
+
+@st.composite
+def episodes(draw: st.DrawFn, episode_id: str, task_id: str, index: int) -> Episode:
+    status = draw(st.sampled_from(get_args(Status)))
+    failures = st.builds(
+        Failure, kind=st.sampled_from(["engine", "repl", "tool", "reward", "lost"]), what=texts, where=texts
+    )
+    return Episode(
+        id=episode_id,
+        task_id=task_id,
+        index=index,
+        seed=draw(seeds),
+        sampling=draw(
+            st.builds(Sampling, temperature=finite, top_p=finite, max_tokens=small, stop=tuples(texts, 2), seed=seeds)
+        ),
+        budgets=draw(st.builds(Budgets, max_steps=small, max_tokens=small, cell_s=finite)),
+        steps=draw(tuples(steps, 3)),
+        status=status,
+        answer=draw(st.none() | texts),
+        failure=draw(failures) if status == "failed" else None,
+        branch_of=draw(st.none() | st.tuples(texts, small)),
+    )
+
+
+@st.composite
+def rewards(draw: st.DrawFn, num_steps: int) -> Reward:
+    lists = st.lists(finite, min_size=num_steps, max_size=num_steps).map(tuple)
+    return Reward(score=draw(finite), per_step=draw(lists), parts=draw(st.dictionaries(texts, lists, max_size=2)))
+
+
+@st.composite
+def records(draw: st.DrawFn) -> list[Record]:
+    found = []
+    for number in range(draw(st.integers(0, 3))):
+        task = draw(tasks)
+        own = [draw(episodes(f"train-3/{number}/{index}", task.id, index)) for index in range(draw(st.integers(0, 2)))]
+        found.append(
+            Record(
+                task=task,
+                episodes=tuple(own),
+                rewards=tuple(
+                    None if episode.status == "failed" else draw(rewards(len(episode.steps))) for episode in own
+                ),
+                dropped=draw(st.sampled_from(["", "all_zero"])),
+            )
+        )
+    return found
+
+
+def make_record(number: int = 0, *, scores: tuple[float | None, ...] = (1.0, 0.0), dropped: str = "") -> Record:
+    """One task; None is a failed episode."""
+    step = Step(
+        prompt=Prompt(keep=0, new_ids=(1, 2)),
+        completion=Completion(token_ids=(3,), logprobs=(-0.5,), text="x", stop_reason="eos", versions=((0, 1),)),
+        parsed=Parsed(think="", code=None, well_formed=False),
+        execution=None,
+    )
+    return Record(
+        task=Task(id=f"task-{number}", question="?", answers=("yes",)),
+        episodes=tuple(
+            Episode(
+                id=f"train-0/{number}/{index}",
+                task_id=f"task-{number}",
+                index=index,
+                seed=index,
+                sampling=Sampling(),
+                budgets=Budgets(max_steps=1, max_tokens=10, cell_s=1.0),
+                steps=(step,),
+                status="finished" if score is not None else "failed",
+                failure=None if score is not None else Failure(kind="repl", what="gone", where="step 0"),
+            )
+            for index, score in enumerate(scores)
+        ),
+        rewards=tuple(
+            None if score is None else Reward(score=score, per_step=(score,), parts={"qa": (score,)})
+            for score in scores
+        ),
+        dropped=dropped,
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+
+
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """The operating system refuses to let any file grow beyond this: a disk that is full, without needing one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@settings(max_examples=30, deadline=None, phases=[Phase.generate])
+@given(written=records())
+def test_records_come_back_exactly(written: list[Record], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("store") / "run"
+    run = RunDirectory.create(load_config(None, [f'run.dir="{path}"']))
+    run.write_records(written, phase="train", update=3)
+    assert list(read_records(path)) == written
+    assert list(read_episodes(path)) == [episode for record in written for episode in record.episodes]
+
+
+def test_groups_are_what_is_trained_on(run: RunDirectory) -> None:
+    kept = make_record(0, scores=(1.0, None, 0.0))
+    run.write_records(
+        [kept, make_record(1, dropped="all_zero"), make_record(2, scores=(None,))], phase="train", update=0
+    )
+    (group,) = read_groups(run.path)
+    assert [episode.index for episode in group.episodes] == [0, 2]
+    assert [reward.score for reward in group.rewards] == [1.0, 0.0]
+
+
+def test_records_are_read_by_phase_in_order_of_update(run: RunDirectory) -> None:
+    for update in (2, 0, 1):
+        run.write_records([make_record(update)], phase="train", update=update)
+    run.write_records([make_record(9)], phase="eval", update=0)
+    assert [record.task.id for record in read_records(run.path, phase="train")] == ["task-0", "task-1", "task-2"]
+    assert [record.task.id for record in read_records(run.path)] == ["task-9", "task-0", "task-1", "task-2"]
+
+
+def test_duckdb_reads_the_tables_as_they_are(run: RunDirectory) -> None:
+    run.write_records([make_record(0), make_record(1, scores=(None, 1.0))], phase="train", update=4)
+    root = run.path / "episodes"
+    episodes, scores, steps = (
+        duckdb.read_parquet(f"{root}/{name}/*.parquet") for name in ("episodes", "scores", "steps")
+    )
+    rows = (
+        episodes.join(scores, "episode_id")
+        .join(steps, "episode_id")
+        .aggregate('"update", count(*), avg(score), sum(len(token_ids))')
+        .fetchall()
+    )
+    assert rows == [(4, 3, pytest.approx(2 / 3), 3)]
+    assert duckdb.read_parquet(f"{root}/drops/*.parquet").project("reason").fetchall() == [("failed",)]
+
+
+def test_advantages_are_a_side_table(run: RunDirectory) -> None:
+    run.write_advantages({"train-0/0/0": (0.5, -0.5)}, update=0)
+    rows = duckdb.read_parquet(f"{run.path}/episodes/advantages/*.parquet").fetchall()
+    assert rows == [("train-0/0/0", 0, 0.5), ("train-0/0/0", 1, -0.5)]
+
+
+def test_the_resolved_configuration_repeats_the_run(run: RunDirectory) -> None:
+    assert load_config(run.path / "config.toml") == run.config
+    assert RunDirectory.open(run.path).config == run.config
+    assert tomllib.loads((run.path / "config.toml").read_text())["run"]["dir"] == str(run.path)
+
+
+def test_versions_are_recorded(run: RunDirectory) -> None:
+    assert {'"python"', '"torch"', '"lzero"'} <= set((run.path / "versions.json").read_text().replace(":", " ").split())
+
+
+def test_an_existing_run_directory_is_refused(run: RunDirectory) -> None:
+    with pytest.raises(StoreError, match=r"exists: name another one \(run.dir=…\), or continue its run with --resume"):
+        RunDirectory.create(run.config)
+
+
+def test_an_empty_directory_may_become_a_run(tmp_path: Path) -> None:
+    RunDirectory.create(load_config(None, [f'run.dir="{tmp_path}"']))
+    assert (tmp_path / "config.toml").is_file()
+
+
+def test_default_directories_are_unique(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = {RunDirectory.create(Config()).path for _ in range(3)}
+    assert len(paths) == 3
+    assert all(str(path).startswith("runs/world-") for path in paths)
+
+
+def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is not a run directory"):
+        RunDirectory.open(tmp_path)
+    with pytest.raises(StoreError, match="is not a run directory"):
+        list(read_episodes(tmp_path))
+
+
+def test_metrics_come_back(run: RunDirectory) -> None:
+    run.append_metrics({"rollout/score": 0.25}, phase="train", update=0)
+    run.append_metrics({"score": 0.5, "hops": {"1": 0.75}}, phase="eval", update=1)
+    assert run.read_metrics() == [
+        {"phase": "train", "update": 0, "rollout/score": 0.25},
+        {"phase": "eval", "update": 1, "score": 0.5, "hops": {"1": 0.75}},
+    ]
+
+
+def test_a_line_of_metrics_cut_short_by_a_crash_is_left_out(run: RunDirectory) -> None:
+    run.append_metrics({"a": 1}, phase="train", update=0)
+    with (run.path / "metrics.jsonl").open("ab") as stream:
+        stream.write(b'{"phase": "tr')
+    assert len(run.read_metrics()) == 1
+
+
+def test_rewinding_counts_nothing_twice(run: RunDirectory) -> None:
+    for update in range(4):
+        run.write_records([make_record(update)], phase="train", update=update)
+        run.append_metrics({}, phase="train", update=update)
+        run.write_records([make_record(10 + update)], phase="eval", update=update)
+        run.append_metrics({}, phase="eval", update=update)
+    run.rewind(2)
+    assert [record.task.id for record in read_records(run.path, phase="train")] == ["task-0", "task-1"]
+    assert [record.task.id for record in read_records(run.path, phase="eval")] == ["task-10", "task-11", "task-12"]
+    assert [(line["phase"], line["update"]) for line in run.read_metrics()] == [
+        ("train", 0),
+        ("eval", 0),
+        ("train", 1),
+        ("eval", 1),
+        ("eval", 2),
+    ]
+
+
+def test_writing_an_update_again_replaces_it(run: RunDirectory) -> None:
+    run.write_records([make_record(0), make_record(1)], phase="train", update=0)
+    run.write_records([make_record(7)], phase="train", update=0)
+    assert [record.task.id for record in read_records(run.path)] == ["task-7"]
+
+
+def test_a_full_disk_is_a_store_error_and_harms_nothing(run: RunDirectory) -> None:
+    run.write_records([make_record(0)], phase="train", update=0)
+    run.append_metrics({"a": 1}, phase="train", update=0)
+    size = (run.path / "metrics.jsonl").stat().st_size
+    with largest_file(size + 4):
+        with pytest.raises(StoreError, match=r"train-000001\.parquet: File too large"):
+            run.write_records([make_record(1)], phase="train", update=1)
+        with pytest.raises(StoreError, match=r"metrics\.jsonl"):
+            run.append_metrics({"b": 1}, phase="train", update=1)
+    assert [record.task.id for record in read_records(run.path)] == ["task-0"]
+    assert run.read_metrics() == [{"phase": "train", "update": 0, "a": 1}]
+    assert not list(run.path.rglob(".*")), "a temporary file was left behind"
+
+
+def test_a_broken_table_is_a_store_error_with_its_path(run: RunDirectory) -> None:
+    run.write_records([make_record(0)], phase="train", update=0)
+    file = run.path / "episodes" / "steps" / "train-000000.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"steps/train-000000\.parquet"):
+        list(read_episodes(run.path))
+
+
+def test_the_log_takes_what_the_loggers_say(run: RunDirectory) -> None:
+    with run.logged():
+        logging.getLogger("lzero.rollout").info("42 episodes")
+    assert "INFO lzero.rollout: 42 episodes" in (run.path / "run.log").read_text()
