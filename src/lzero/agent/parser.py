@@ -1,0 +1,74 @@
+"""What a reply says: its thought, its code, and whether it keeps to the format.
+
+Two readings of the same text. The *strict* one earns the format reward. The *kind* one runs what can be run, because an
+agent learns more from a cell's output than from a refusal:
+
+    no thought, or one that is not closed      the code runs
+    text around the blocks                     the code runs
+    several code blocks                        the first closed one runs, the others are ignored
+    a ```python fence inside the code block    it is taken off (the format allows it)
+    a code tag inside a closed thought         it is part of the thought
+    no closed code block, or an empty one      nothing runs, and `problem` says why
+"""
+
+import re
+
+from lzero.types import Parsed
+
+MIN_THINK = 10
+MIN_CODE = 5
+"""A block must hold more characters than this, surrounding whitespace apart, to be well formed (L0's format reward)."""
+
+_TAGS = ("<think>", "</think>", "<code>", "</code>")
+_STRICT = re.compile(r"\s*<think>(.*)</think>\s*<code>(.*)</code>\s*", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*)```", re.DOTALL | re.IGNORECASE)
+
+
+def parse(text: str) -> Parsed:
+    """Read a reply. Never raises.
+
+    >>> parse("<think>Look up the rival.</think>\\n<code>\\nprint(search('Liri'))\\n</code>").code
+    "print(search('Liri'))"
+    """
+    think, rest = _split_think(text)
+    _, opened, after = rest.partition("<code>")
+    block, closed, _ = after.partition("</code>")
+    code = _unfence(block)
+    problem = ""
+    if not opened:
+        problem = "nothing ran: there is no <code> block"
+    elif not closed:
+        problem = "nothing ran: <code> is not closed by </code>"
+    elif not code:
+        problem = "nothing ran: the <code> block is empty"
+    return Parsed(
+        think=think.strip(), code=None if problem else code, well_formed=_is_well_formed(text), problem=problem
+    )
+
+
+def _split_think(text: str) -> tuple[str, str]:
+    """The thought, and the text in which code is looked for. A thought that is not closed ends where code begins."""
+    before, opened, after = text.partition("<think>")
+    if not opened:
+        return "", text
+    think, closed, rest = after.partition("</think>")
+    if not closed:
+        return after.partition("<code>")[0], text
+    return think, before + rest
+
+
+def _is_well_formed(text: str) -> bool:
+    match = _STRICT.fullmatch(text)
+    if match is None or any(text.count(tag) != 1 for tag in _TAGS):
+        return False
+    think, block = match.groups()
+    return len(think.strip()) > MIN_THINK and len(block.strip()) > MIN_CODE and bool(_unfence(block))
+
+
+def _unfence(block: str) -> str:
+    """The code itself: no fence, no blank lines around it. The first line keeps its indentation, which IPython removes."""
+    fenced = _FENCE.fullmatch(block.strip())
+    lines = (fenced.group(1) if fenced else block).rstrip().split("\n")
+    while lines and not lines[0].strip():
+        lines.pop(0)
+    return "\n".join(lines)
