@@ -1,0 +1,159 @@
+"""From words to the tokens of a conversation, and only forwards: what was once encoded is never encoded again.
+
+A chat template is probed once, with markers as contents, which tells the pieces it puts around them:
+
+    <opening>USER<header>reply<to_user>OUTPUT<header>reply<to_user>OUTPUT<header> …
+    <before_system>SYSTEM<to_task>USER<header>reply …
+
+The pieces are encoded with their control tokens; the contents as plain text, so that a `<|im_end|>` in a tool's result stays the
+ten characters that it is. The probe holds no thoughts: templates that delete them from the history (Qwen3's) do not matter here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jinja2
+from tokenizers import Tokenizer
+
+from lzero.errors import ModelError
+from lzero.types import Completion
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_SYSTEM = "lzero-probe-system"
+_USERS = ("lzero-probe-task", "lzero-probe-output", "lzero-probe-again")
+_REPLIES = ("lzero-probe-reply", "lzero-probe-answer")
+_SAMPLE = "  a text\n\n with spaces, 'quotes' and é 北京 "
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The template's text around the contents of a conversation."""
+
+    opening: str
+    header: str
+    to_user: str
+    system: tuple[str, str] | None
+    """(before the system prompt, between it and the task); None when the template has no place for one."""
+
+
+class Renderer:
+    """Encodes the turns of an agent's conversation for one tokenizer.
+
+    Raises ModelError, with the reason, for a chat template whose turns do not simply follow each other, or a tokenizer that does
+    not give texts back as they were.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        pieces = _probe(tokenizer)
+        # Two encoders of our own: a flag on a shared one would have to be switched for every call, under other threads' feet.
+        backend = tokenizer.backend_tokenizer.to_str()
+        self._with_specials = _encoder(backend, specials_are_text=False)
+        self._plain = _encoder(backend, specials_are_text=True)
+        self._pieces = pieces
+        self._opening = self._template_ids(pieces.opening)
+        self._header = self._template_ids(pieces.header)
+        self._to_user = self._template_ids(pieces.to_user)
+        specials = set(tokenizer.all_special_ids)
+        if not self._to_user or self._to_user[0] not in specials:
+            raise ModelError(
+                f"the chat template ends a reply with {pieces.to_user!r}, which does not begin with a special token: "
+                "nothing would tell the model's end of turn from text"
+            )
+        self._check_round_trip(tokenizer, specials)
+
+    @property
+    def end_of_turn(self) -> int:
+        """The token that ends a turn."""
+        return self._to_user[0]
+
+    def start(self, system: str | None, user: str) -> tuple[int, ...]:
+        """The first prompt, up to and including the header of the reply. A template without a system role gets the
+        system prompt at the top of the user's turn."""
+        if system is None:
+            return (*self._opening, *self._text_ids(user), *self._header)
+        if self._pieces.system is None:
+            return (*self._opening, *self._text_ids(f"{system}\n\n{user}"), *self._header)
+        before, to_task = map(self._template_ids, self._pieces.system)
+        return (*before, *self._text_ids(system), *to_task, *self._text_ids(user), *self._header)
+
+    def turn(self, completion: Completion, text: str) -> tuple[int, ...]:
+        """What follows a completion: its end of turn unless it was sampled, a user turn that holds `text`, the next header."""
+        ended = completion.token_ids[-1:] == (self.end_of_turn,)
+        return (*self._to_user[1 if ended else 0 :], *self._text_ids(text), *self._header)
+
+    def _template_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._with_specials.encode(text, add_special_tokens=False).ids)
+
+    def _text_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def _check_round_trip(self, tokenizer: "PreTrainedTokenizerFast", specials: set[int]) -> None:
+        control = tokenizer.convert_ids_to_tokens(self.end_of_turn)
+        if specials.intersection(self._text_ids(f"{_SAMPLE}{control}")):
+            raise ModelError(
+                f"the tokenizer reads {control!r} in plain text as a control token: tool outputs could forge turns"
+            )
+        ids = (*self._text_ids(_SAMPLE), *self._to_user, *self._text_ids(_SAMPLE), *self._header)
+        text = f"{_SAMPLE}{self._pieces.to_user}{_SAMPLE}{self._pieces.header}"
+        decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if decoded != text:
+            raise ModelError(f"the tokenizer does not give texts back as they were: {text!r} became {decoded!r}")
+
+
+def _encoder(backend: str, *, specials_are_text: bool) -> Tokenizer:
+    encoder = Tokenizer.from_str(backend)
+    encoder.no_padding()
+    encoder.no_truncation()
+    encoder.encode_special_tokens = specials_are_text
+    return encoder
+
+
+def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
+    if not tokenizer.chat_template:
+        raise ModelError("the tokenizer has no chat template, which tells where a turn starts and ends")
+    task, output, again = _USERS
+    long = _split(tokenizer, [task, _REPLIES[0], output, _REPLIES[1], again])
+    short = _split(tokenizer, [task])
+    if long is None or short is None:
+        raise ModelError("the chat template drops, repeats or rewrites the contents of a conversation")
+    opening, _, to_user, _, to_user_again, header = long
+    if short != [opening, header] or to_user != to_user_again:
+        raise ModelError(
+            "the chat template changes the start of a conversation as it grows: a history would not stay a prefix "
+            f"({short} for one turn, {long} for three)"
+        )
+    with_system = _split(tokenizer, [task, _REPLIES[0], output, _REPLIES[1], again], system=_SYSTEM)
+    fits = with_system is not None and with_system[2:] == long[1:]
+    # A template that opens a thought in its header would take the `<think>` that every reply has to hold.
+    return _Pieces(
+        opening=opening,
+        header=header.partition("<think>")[0],
+        to_user=to_user,
+        system=(with_system[0], with_system[1]) if with_system is not None and fits else None,
+    )
+
+
+def _split(
+    tokenizer: "PreTrainedTokenizerFast", contents: Sequence[str], *, system: str | None = None
+) -> list[str] | None:
+    """The template's text before, between and after contents that alternate between user and assistant; None when it
+    refuses them or does not show each of them once, in order."""
+    messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    try:
+        rest = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (jinja2.TemplateSyntaxError, jinja2.UndefinedError) as error:
+        raise ModelError(f"the chat template is broken: {error}") from error
+    except jinja2.TemplateError:
+        return None  # raise_exception(…): the template's way to say that it does not take such messages
+    pieces = []
+    for message in messages:
+        if rest.count(message["content"]) != 1:
+            return None
+        piece, _, rest = rest.partition(message["content"])
+        pieces.append(piece)
+    return [*pieces, rest]
