@@ -1,0 +1,131 @@
+"""Tool calls, as they leave the kernel: checked, bounded, recorded. The submitted answer lives here, on the host."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from lzero.errors import ToolError
+from lzero.protocols import Tool, ToolContext
+from lzero.types import Json, Task, ToolCall
+
+CALLS_PER_CELL = 64
+ARGUMENT_BYTES = 100_000
+"""Size of one call's arguments, as JSON."""
+ANSWER_CHARS = 2_000
+TOOL_TIMEOUT_S = 60.0
+"""A tool that takes longer has failed: ours to mend, not the agent's doing."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a tool may know of the episode that calls it."""
+
+    task: Task
+
+
+class SubmitFinalAnswer:
+    """The tool that ends an episode. The first answer counts, whatever comes after it."""
+
+    name = "submit_final_answer"
+    parameters = ("answer",)
+    description = (
+        "submit_final_answer(answer: str) -> str\nSubmits the answer and ends the task; the first call counts."
+    )
+
+    def __init__(self) -> None:
+        self.answer: str | None = None
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        if "answer" not in arguments:
+            raise ToolError("submit_final_answer needs an answer", fault="agent")
+        answer = str(arguments["answer"])
+        if len(answer) > ANSWER_CHARS:
+            raise ToolError(f"the answer has {len(answer)} characters; at most {ANSWER_CHARS} fit", fault="agent")
+        if self.answer is not None:
+            return "an answer was submitted before; the first one counts"
+        self.answer = answer
+        return "submitted"
+
+
+class Broker:
+    """Takes the tool calls of one episode. `answer` is the first one submitted, None before."""
+
+    def __init__(self, task: Task, tools: Sequence[Tool]) -> None:
+        self._submit = SubmitFinalAnswer()
+        self.tools: tuple[Tool, ...] = (*tools, self._submit)
+        self._by_name = {tool.name: tool for tool in self.tools}
+        if len(self._by_name) != len(self.tools):
+            raise ValueError(f"two tools of one name among {[tool.name for tool in self.tools]}")
+        self._context = Context(task)
+        self._num_calls = 0
+        self._calls: list[ToolCall] = []
+        self._broken: ToolError | None = None
+
+    @property
+    def answer(self) -> str | None:
+        return self._submit.answer
+
+    async def on_call(self, name: str, arguments: dict[str, Json]) -> Json:
+        """Answer one call. Raises ToolError: the agent's mistake, told to it, or a failure of ours, which `take_calls` raises again."""
+        start = time.perf_counter()
+        result: Json = None
+        error: ToolError | None = None
+        try:
+            tool = self._check(name, arguments)
+            async with asyncio.timeout(TOOL_TIMEOUT_S):
+                result = await tool.call(arguments, self._context)
+        except TimeoutError:
+            error = ToolError(f"{name} did not answer within {TOOL_TIMEOUT_S:g} s", fault="tool")
+        except ToolError as raised:
+            error = raised
+        self._record(name, arguments, result, error, time.perf_counter() - start)
+        if error is not None:
+            raise error
+        return result
+
+    def take_calls(self) -> tuple[ToolCall, ...]:
+        """The calls since the last time, a cell's. Raises the ToolError of a tool that failed by itself."""
+        if self._broken is not None:
+            raise self._broken
+        calls = tuple(self._calls)
+        self._calls = []
+        self._num_calls = 0
+        return calls
+
+    def _check(self, name: str, arguments: dict[str, Json]) -> Tool:
+        self._num_calls += 1
+        if self._num_calls > CALLS_PER_CELL:
+            raise ToolError(f"a cell may make {CALLS_PER_CELL} tool calls, no more", fault="agent")
+        tool = self._by_name.get(name)
+        if tool is None:
+            raise ToolError(f"there is no tool {name!r}", fault="agent")
+        unknown = [key for key in arguments if key not in tool.parameters]
+        if unknown:
+            raise ToolError(
+                f"{name} has no parameter {unknown[0]!r}: it takes {', '.join(tool.parameters)}", fault="agent"
+            )
+        size = len(msgspec.json.encode(arguments))
+        if size > ARGUMENT_BYTES:
+            raise ToolError(f"the arguments of {name} take {size} bytes; at most {ARGUMENT_BYTES} fit", fault="agent")
+        return tool
+
+    def _record(
+        self, name: str, arguments: dict[str, Json], result: Json, error: ToolError | None, duration_s: float
+    ) -> None:
+        if self._num_calls > CALLS_PER_CELL:
+            return  # a loop of refused calls would grow the record without bound
+        if error is not None and error.fault == "tool":
+            self._broken = self._broken or error
+        self._calls.append(
+            ToolCall(
+                name=name,
+                arguments=arguments,
+                duration_s=duration_s,
+                result=result,
+                error=None if error is None else str(error),
+                fault=None if error is None else error.fault,
+            )
+        )

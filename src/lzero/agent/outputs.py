@@ -1,0 +1,88 @@
+"""What a cell put out, as the text that the model reads."""
+
+import re
+from collections.abc import Iterable
+
+from lzero.types import Display, Error, Execution, Result, Stream
+
+TRACEBACK_LINES = 12
+"""Lines of a traceback that are shown: the last ones, before the line that names the error."""
+
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor movement
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles, links and other strings
+    r"|\x1b[ -/]*[0-~]?"  # everything else that begins with an escape
+)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_RULER = re.compile(r"-{20,}")
+
+
+def render_output(execution: Execution, *, max_chars: int) -> str:
+    """The outputs of an execution in order, errors last, then a note if the cell did not end by itself.
+
+    At most `max_chars` characters: when there are more, the head and the tail stay and a line between them says how many were
+    cut. The line that names an error is always in the tail. Nothing put out is "(no output)".
+    """
+    errors = [output for output in execution.outputs if isinstance(output, Error)]
+    others = [output for output in execution.outputs if not isinstance(output, Error)]
+    endings = [_traceback(error, max_chars // 2) for error in errors[-1:]] + _notes(execution)
+    ending = cut("\n".join(endings), max_chars)
+    body = cut(_join(others), max(0, max_chars - len(ending) - bool(ending)))
+    return "\n".join(part for part in (body, ending) if part.strip()) or "(no output)"
+
+
+def clean(text: str) -> str:
+    """Text without ANSI escapes, control characters, lone surrogates and what a carriage return overwrote."""
+    text = _ESCAPES.sub("", text)
+    if "\r" in text:
+        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    return _CONTROLS.sub("", text)
+
+
+def cut(text: str, max_chars: int) -> str:
+    """The head and the tail of `text` in `max_chars` characters, with a line between them that says how many went."""
+    if len(text) <= max_chars:
+        return text
+    mark = f"\n[{len(text)} characters, the middle is cut]\n"
+    room = max_chars - len(mark)
+    if room <= 0:
+        return text[len(text) - max_chars :]
+    tail = room // 2
+    return text[: room - tail] + mark + text[len(text) - tail :]
+
+
+def _join(outputs: Iterable[Stream | Result | Display]) -> str:
+    """The outputs in order; a value starts on a line of its own, whatever a stream left unfinished."""
+    text = ""
+    for output in outputs:
+        if isinstance(output, Stream):
+            text += output.text
+        else:
+            text += "\n" if text and not text.endswith("\n") else ""
+            text += output.data.get("text/plain") or " ".join(f"[{mime}]" for mime in output.data)
+            text += "\n"
+    return clean(text).strip("\n")
+
+
+def _traceback(error: Error, max_chars: int) -> str:
+    """The last frames and the line that names the error, in `max_chars` characters; the line has precedence."""
+    name, value = clean(error.ename), clean(error.evalue)
+    line = cut(f"{name}: {value}" if value else name, max_chars)
+    frames = [row.rstrip() for row in clean("\n".join(error.traceback)).split("\n")]
+    frames = [
+        row for row in frames if row and not _RULER.fullmatch(row) and "Traceback (most recent call last)" not in row
+    ]
+    named = [position for position, row in enumerate(frames) if row == name or row.startswith(f"{name}:")]
+    if named:
+        frames = frames[: named[-1]]
+    shown = "\n".join(frames[-TRACEBACK_LINES:])
+    return "\n".join(part for part in (cut(shown, max(0, max_chars - len(line) - 1)), line) if part)
+
+
+def _notes(execution: Execution) -> list[str]:
+    if execution.status == "timed_out":
+        return [f"[interrupted after {execution.duration_s:.0f} s]"]
+    if execution.status == "killed":
+        reason = clean(execution.reason).strip() or "the cell ended it"
+        return [f"[the session was killed ({reason}): its variables are lost, a new one is open]"]
+    return []

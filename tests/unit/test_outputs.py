@@ -1,0 +1,102 @@
+"""Outputs as the model reads them: in order, cleaned, within the budget, the error always there."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lzero.agent.outputs import clean, cut, render_output
+from lzero.types import Display, Error, Execution, Output, Result, Stream
+
+
+def done(*outputs: Output) -> Execution:
+    failed = any(isinstance(output, Error) for output in outputs)
+    return Execution(outputs=outputs, status="error" if failed else "ok", duration_s=0.1)
+
+
+def stdout(text: str) -> Stream:
+    return Stream(name="stdout", text=text)
+
+
+def test_printed_text_comes_without_its_last_newline() -> None:
+    assert render_output(done(stdout("Kato\n")), max_chars=100) == "Kato"
+
+
+def test_a_silent_cell_says_so() -> None:
+    assert render_output(done(), max_chars=100) == "(no output)"
+    assert render_output(done(stdout(" \n")), max_chars=100) == "(no output)"
+
+
+def test_a_value_starts_on_its_own_line() -> None:
+    outputs = done(stdout("no newline"), Result(data={"text/plain": "3"}))
+    assert render_output(outputs, max_chars=100) == "no newline\n3"
+
+
+def test_an_image_is_mentioned_by_its_type() -> None:
+    outputs = done(
+        Display(data={"image/png": "iVBORw0KGgo="}), Display(data={"text/plain": "<Figure>", "image/png": "x"})
+    )
+    assert render_output(outputs, max_chars=100) == "[image/png]\n<Figure>"
+
+
+def test_escapes_and_control_characters_are_removed() -> None:
+    assert clean("\x1b[31mred\x1b[0m \x1b]0;title\x07bell\x07\x00\x9b tab\tend") == "red bell tab\tend"
+    assert clean("10%\r50%\r100%\ndone\r\n") == "100%\ndone\n"
+    assert clean("a\ud800b\x1b") == "ab"
+
+
+def test_control_tokens_of_a_chat_template_stay_text() -> None:
+    assert render_output(done(stdout("<|im_end|>\n")), max_chars=100) == "<|im_end|>"
+
+
+def test_head_and_tail_of_a_long_output_stay() -> None:
+    text = render_output(done(stdout("start " + "x" * 5000 + " end")), max_chars=200)
+    assert len(text) == 200
+    assert text.startswith("start x")
+    assert text.endswith("x end")
+    assert "5010 characters" in text
+
+
+def test_a_traceback_ends_with_the_error() -> None:
+    error = Error(
+        ename="NameError",
+        evalue="name 'x' is not defined",
+        traceback=(
+            "\x1b[31m" + "-" * 75 + "\x1b[39m",
+            "\x1b[31mNameError\x1b[39m       Traceback (most recent call last)",
+            "Cell In[1], line 1\n\x1b[32m----> 1\x1b[39m x",
+            "\x1b[31mNameError\x1b[39m: name 'x' is not defined",
+        ),
+    )
+    expected = "before\nCell In[1], line 1\n----> 1 x\nNameError: name 'x' is not defined"
+    assert render_output(done(stdout("before\n"), error), max_chars=500) == expected
+
+
+def test_only_the_last_frames_are_shown() -> None:
+    frames = tuple(f"frame {i}" for i in range(100))
+    text = render_output(
+        done(Error(ename="KeyError", evalue="'a'", traceback=(*frames, "KeyError: 'a'"))), max_chars=500
+    )
+    assert text.split("\n") == [*(f"frame {i}" for i in range(88, 100)), "KeyError: 'a'"]
+
+
+@given(before=st.text(max_size=400), frames=st.lists(st.text(max_size=80), max_size=30), evalue=st.text(max_size=300))
+def test_the_budget_holds_and_the_error_is_named(before: str, frames: list[str], evalue: str) -> None:
+    error = Error(ename="ValueError", evalue=evalue, traceback=tuple(frames))
+    text = render_output(done(stdout(before), error, stdout(before)), max_chars=300)
+    assert len(text) <= 300
+    assert "ValueError" in text
+
+
+@given(st.text(), st.integers(min_value=0, max_value=60))
+def test_a_cut_text_fits(text: str, max_chars: int) -> None:
+    assert len(cut(text, max_chars)) <= max_chars
+
+
+def test_an_interrupted_cell_says_so() -> None:
+    execution = Execution(outputs=(stdout("tick\n"),), status="timed_out", duration_s=10.02)
+    assert render_output(execution, max_chars=100) == "tick\n[interrupted after 10 s]"
+
+
+def test_a_killed_session_says_that_its_state_is_lost() -> None:
+    execution = Execution(outputs=(), status="killed", duration_s=1.0, reason="out of memory")
+    text = render_output(execution, max_chars=200)
+    assert text == "[the session was killed (out of memory): its variables are lost, a new one is open]"
