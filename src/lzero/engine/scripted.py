@@ -1,0 +1,64 @@
+"""An engine without a model: a plain function of the transcript decides. It carries experts, weak policies and tests."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lzero.errors import EngineError
+from lzero.protocols import Policy
+from lzero.types import Completion, Sampling, StopReason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class ScriptedEngine:
+    """Samples from `policy`, which reads the whole decoded transcript and the request's seed, and answers with a reply.
+
+    A reply is cut after the first stop string, else ended by the end-of-turn token, and never longer than `max_tokens`. Its
+    log-probabilities are 0: a script is sure of itself, so temperature and top-p have nothing to act on.
+    """
+
+    def __init__(self, policy: Policy, tokenizer: "PreTrainedTokenizerFast") -> None:
+        self._policy = policy
+        self._tokenizer = tokenizer
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
+    ) -> Completion:
+        reply, stop_reason = _stopped(self._policy(self._decode(ids), sampling.seed), sampling.stop)
+        token_ids = self._tokenizer.encode(reply, add_special_tokens=False, split_special_tokens=True)
+        if stop_reason == "eos":
+            token_ids.append(self._tokenizer.eos_token_id)
+        if len(token_ids) > sampling.max_tokens:
+            token_ids, stop_reason = token_ids[: sampling.max_tokens], "length"
+        text = self._decode(token_ids[:-1] if stop_reason == "eos" else token_ids)
+        return Completion(
+            token_ids=tuple(token_ids),
+            logprobs=(0.0,) * len(token_ids),
+            text=text,
+            stop_reason=stop_reason,
+            versions=((self.version, len(token_ids)),),
+        )
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
+        """Raises EngineError: a script has no probabilities for texts that it did not write."""
+        raise EngineError("a scripted policy cannot score tokens; a model can")
+
+    async def forget(self, affinity: str) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _stopped(reply: str, stop: Sequence[str]) -> tuple[str, StopReason]:
+    """The reply up to and including the stop string that is complete first."""
+    ends = [reply.index(text) + len(text) for text in stop if text in reply]
+    return (reply[: min(ends)], "stop") if ends else (reply, "eos")
