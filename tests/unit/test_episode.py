@@ -183,7 +183,7 @@ async def test_prompts_hold_outputs_and_budgets_to_the_letter() -> None:
     )
     tokens_left = 4000 - len(first.replace("<|im_start|>", "S").replace("<|im_end|>", "E")) - len(reply("look up"))
     assert second == (
-        f"{first}{reply('look')}<|im_end|>\n<|im_start|>user\n<output>\nLiri: rival Kato\n</output>\n"
+        f"{first}{reply('look up')}<|im_end|>\n<|im_start|>user\n<output>\nLiri: rival Kato\n</output>\n"
         f"[3 steps and {tokens_left} tokens left]<|im_end|>\n<|im_start|>assistant\n"
     )
     assert episode.budgets.max_tokens == 4000
