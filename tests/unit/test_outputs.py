@@ -70,6 +70,16 @@ def test_a_traceback_ends_with_the_error() -> None:
     assert render_output(done(stdout("before\n"), error), max_chars=500) == expected
 
 
+def test_an_error_is_named_once_however_its_traceback_spells_it() -> None:
+    traceback = (
+        "Traceback (most recent call last):",
+        '  File "<cell 1>", line 1',
+        "json.decoder.JSONDecodeError: no value",
+    )
+    text = render_output(done(Error(ename="JSONDecodeError", evalue="no value", traceback=traceback)), max_chars=500)
+    assert text == '  File "<cell 1>", line 1\nJSONDecodeError: no value'
+
+
 def test_only_the_last_frames_are_shown() -> None:
     frames = tuple(f"frame {i}" for i in range(100))
     text = render_output(

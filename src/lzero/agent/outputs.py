@@ -72,7 +72,7 @@ def _traceback(error: Error, max_chars: int) -> str:
     frames = [
         row for row in frames if row and not _RULER.fullmatch(row) and "Traceback (most recent call last)" not in row
     ]
-    named = [position for position, row in enumerate(frames) if row == name or row.startswith(f"{name}:")]
+    named = [position for position, row in enumerate(frames) if row.partition(":")[0].rpartition(".")[2] == name]
     if named:
         frames = frames[: named[-1]]
     shown = "\n".join(frames[-TRACEBACK_LINES:])
