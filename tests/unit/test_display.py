@@ -1,0 +1,70 @@
+"""What training shows: a live table in a terminal, plain lines elsewhere."""
+
+import io
+
+from rich.console import Console
+
+from lzero.cli.display import COLUMNS, TrainingDisplay, cells, failures_by_kind, minutes, sparkline
+from lzero.types import Update
+
+METRICS = {
+    "rollout/score": 0.5,
+    "reward/total": 0.61,
+    "reward/qa": 0.4,
+    "reward/format": 0.1,
+    "reward/execution": 0.11,
+    "rollout/episodes": 256.0,
+    "rollout/steps_per_episode": 3.25,
+    "rollout/tokens_per_s": 4321.0,
+    "failures/repl": 2.0,
+    "failures/engine": 0.0,
+    "time/update_s": 8.26,
+}
+
+
+def update(version: int) -> Update:
+    return Update(policy_version=version, metrics=METRICS)
+
+
+def test_a_row_shows_every_column() -> None:
+    row = cells(update(3), num_updates=24, left_s=75.0)
+    assert row == ("3/24", "0.500", "0.610", "0.400", "0.100", "0.110", "256", "3.25", "4,321", "repl 2", "8.3", "1:15")
+    assert len(row) == len(COLUMNS)
+
+
+def test_a_metric_that_was_not_measured_is_a_dash() -> None:
+    assert cells(Update(policy_version=1, metrics={}), num_updates=2, left_s=0.0)[1] == "–"
+
+
+def test_failures_are_told_by_kind() -> None:
+    assert failures_by_kind({"failures/repl": 1.0, "failures/engine": 3.0}) == "engine 3, repl 1"
+    assert failures_by_kind({"failures/repl": 0.0}) == "0"
+
+
+def test_a_sparkline_has_a_block_for_every_value() -> None:
+    assert sparkline([0.0, 0.5, 1.0, 1.5, -1.0]) == "▁▅██▁"
+
+
+def test_minutes() -> None:
+    assert minutes(125.9) == "2:05"
+
+
+def test_a_pipe_gets_one_plain_line_an_update() -> None:
+    stream = io.StringIO()
+    with TrainingDisplay(Console(file=stream, width=200), num_updates=2) as display:
+        display.say("measuring the base model")
+        display.updated(update(1))
+        display.updated(update(2))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "measuring the base model"
+    assert lines[1].split() == list(COLUMNS)
+    assert [line.split()[0] for line in lines[2:]] == ["1/2", "2/2"]
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_terminal_gets_a_live_table() -> None:
+    stream = io.StringIO()
+    with TrainingDisplay(Console(file=stream, width=200, force_terminal=True), num_updates=2) as display:
+        display.updated(update(1))
+    assert "\x1b[" in stream.getvalue()
+    assert "1/2" in stream.getvalue()
