@@ -1,0 +1,72 @@
+"""Frames over a socket, on the host's side. Nothing is read that was not asked for, so a flood waits in the kernel's buffer."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from lzero.repl import wire
+
+_READ_BYTES = 1 << 16
+
+
+class Connection:
+    """Our end of a REPL's socket. Times are those of the event loop's clock; every wait raises TimeoutError at its end."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._socket = end
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray()
+
+    async def send(self, message: wire.Open | wire.Run | wire.Reply, *, until: float) -> None:
+        """Raises ConnectionError where the other end is gone, ProtocolError where the message is too long."""
+        rest = memoryview(wire.encode(message))
+        while rest:
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except BlockingIOError:
+                await self._ready(self._loop.add_writer, self._loop.remove_writer, until)
+
+    async def receive(self, *, until: float) -> wire.FromKernel:
+        """Raises ConnectionError at the end of the stream, ProtocolError for what is no frame. Cancelling it loses nothing."""
+        header = wire.HEADER.size
+        needed = header
+        while True:
+            if needed == header and len(self._buffer) >= header:
+                needed = header + wire.body_length(self._buffer[:header])
+            if needed > header and len(self._buffer) >= needed:
+                body = bytes(self._buffer[header:needed])
+                del self._buffer[:needed]
+                return wire.decode(body)
+            await self._read(until)
+
+    async def _read(self, until: float) -> None:
+        while True:
+            try:
+                data = self._socket.recv(_READ_BYTES)
+            except BlockingIOError:
+                await self._ready(self._loop.add_reader, self._loop.remove_reader, until)
+                continue
+            if not data:
+                raise ConnectionResetError("end of stream")
+            self._buffer += data
+            return
+
+    async def _ready(self, add: Callable[..., object], remove: Callable[[int], object], until: float) -> None:
+        woken: asyncio.Future[bool] = self._loop.create_future()
+        timer = self._loop.call_at(until, _settle, woken, False)
+        add(self._socket.fileno(), _settle, woken, True)
+        try:
+            if not await woken:
+                raise TimeoutError
+        finally:
+            timer.cancel()
+            remove(self._socket.fileno())
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _settle(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)

@@ -1,0 +1,134 @@
+"""The kernel environment: a virtual environment of its own, so that a jail never sees the one lzero runs in."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lzero.config import ReplConfig
+from lzero.errors import SandboxError
+
+REQUIREMENTS = ("ipython>=8.20,<10", "numpy>=1.26,<3", "pandas>=2.2,<4")
+_BUILD_TIMEOUT_S = 1800
+_QUESTION = "import json, os, sys; print(json.dumps([sys.base_prefix, os.path.realpath(sys.executable), os.__file__, sys.version]))"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A kernel environment on disk, and what it needs beside itself."""
+
+    directory: Path
+    base_prefix: Path
+    """The Python installation that it was made from."""
+    interpreter: Path
+    """The real file behind bin/python."""
+    os_file: str
+    """Where its `os` module comes from; inside the jail it must be the same."""
+
+    @property
+    def python(self) -> Path:
+        return self.directory / "bin" / "python"
+
+
+def find(config: ReplConfig) -> Environment:
+    """The environment that `config` asks for. Raises SandboxError, with what to run, where it is not built yet."""
+    directory = _directory(config)
+    if not (directory / "bin" / "python").exists():
+        raise SandboxError(f"no kernel environment in {directory}; make it with: {sys.executable} -m lzero.repl.setup")
+    os_file, base_prefix, interpreter = _ask(directory / "bin" / "python")
+    return Environment(directory, Path(base_prefix), Path(interpreter), os_file)
+
+
+def build(config: ReplConfig, *, say: Callable[[str], None] = lambda _: None) -> Environment:
+    """Make the environment unless it is there; two processes may try at once. Raises SandboxError."""
+    directory = _directory(config)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(directory.with_name(directory.name + ".lock")):
+        if not (directory / "bin" / "python").exists():
+            say(f"making the kernel environment in {directory} (about half a minute, 250 MB)")
+            _build_at(directory, config)
+    return find(config)
+
+
+def _directory(config: ReplConfig) -> Path:
+    if config.environment:
+        return Path(config.environment).expanduser().absolute()
+    python = config.python or sys.executable
+    key = json.dumps([sys.version if not config.python else python, requirements(config)])
+    return Path(sys.prefix) / "lzero-kernels" / hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+def requirements(config: ReplConfig) -> tuple[str, ...]:
+    return (*REQUIREMENTS, *config.packages)
+
+
+def _build_at(directory: Path, config: ReplConfig) -> None:
+    """Build beside `directory`, then rename: what has the final name is complete. (A virtual environment's own scripts do
+    not survive that; the kernel uses none.)"""
+    if directory.exists() and any(directory.iterdir()):
+        raise SandboxError(f"{directory} exists and is no kernel environment: remove it, or set repl.environment")
+    partial = directory.with_name(f"{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    python = str(partial / "bin" / "python")
+    try:
+        _command([config.python or _base_python(), "-m", "venv", str(partial)], "make a virtual environment")
+        _command([python, "-m", "pip", "install", "--quiet", *requirements(config)], "install the kernel's packages")
+        # The jail has no network: without pip, `%pip install` fails at once instead of trying for a minute.
+        _command([python, "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools", "pip"], "remove pip")
+        if directory.exists():
+            directory.rmdir()
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _base_python() -> str:
+    """The interpreter behind the virtual environment that we may run in."""
+    return getattr(sys, "_base_executable", "") or sys.executable
+
+
+def _command(arguments: Sequence[str], purpose: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    try:
+        done = subprocess.run(
+            arguments,
+            env=environment | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"},
+            umask=0o022,  # the jail's user must be able to read it
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_BUILD_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SandboxError(f"cannot {purpose}: {error}") from None
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        raise SandboxError(f"cannot {purpose}: {' '.join(arguments)} ended with code {done.returncode}\n{tail}")
+
+
+def _ask(python: Path) -> tuple[str, str, str]:
+    try:
+        done = subprocess.run(
+            [str(python), "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=60, check=True
+        )
+        base_prefix, interpreter, os_file, _ = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise SandboxError(
+            f"{python} does not run ({error}); remove {python.parent.parent} and make it again"
+        ) from None
+    return os_file, base_prefix, interpreter
+
+
+@contextmanager
+def _lock(file: Path) -> Iterator[None]:
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

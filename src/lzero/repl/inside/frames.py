@@ -1,0 +1,52 @@
+"""The wire, from inside: length-prefixed JSON over a stream socket, one reader at a time."""
+
+import json
+import socket
+import struct
+from typing import Any
+
+MAX_FRAME = 8 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+
+
+class Closed(Exception):
+    """The host is gone, or has closed this REPL."""
+
+
+class Channel:
+    """Frames over a connected socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Raises ValueError or TypeError for what JSON cannot hold, before anything is written."""
+        text = json.dumps(message, ensure_ascii=False, allow_nan=False, default=_plain, separators=(",", ":"))
+        body = text.encode("utf-8", "replace")  # lone surrogates have no UTF-8
+        if len(body) > MAX_FRAME:
+            raise ValueError(f"{len(body)} bytes are more than a message may hold ({MAX_FRAME})")
+        self._socket.sendall(_LENGTH.pack(len(body)) + body)
+
+    def receive(self) -> dict[str, Any]:
+        """Raises Closed."""
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        message: dict[str, Any] = json.loads(self._exactly(length))
+        return message
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            chunk = self._socket.recv(count - len(data))
+            if not chunk:
+                raise Closed
+            data += chunk
+        return data
+
+
+def _plain(value: object) -> object:
+    """Arrays, scalars and series of numpy and pandas as the lists and numbers they hold; sets as lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    raise TypeError(f"{type(value).__name__} is not text, a number, a list or a dict")

@@ -1,0 +1,148 @@
+"""What a forked child does to itself before it runs a line of anybody's code.
+
+The zygote is root of a user namespace that means nothing outside, so a child may make its mounts first and only then enter a
+user namespace of its own. That one owns nothing: not the mounts, not the pids, not the network. Then the way back is closed.
+"""
+
+import ctypes
+import os
+import resource
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME = "/workspace"
+UID = 1000
+
+_NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
+    0x00020000,
+    0x04000000,
+    0x08000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one REPL may use."""
+
+    memory_bytes: int
+    """Address space of one process; not yet of all of them together."""
+    disk_bytes: int
+    """Size of the private workspace, and of the largest file."""
+    files: int
+    processes: int
+    """Processes and threads together."""
+    open_files: int
+
+
+def _call(name: str, *arguments: object) -> None:
+    if getattr(_libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def enter_network_namespace() -> None:
+    """For the zygote: a network whose loopback device is down, so that REPLs cannot even reach each other."""
+    _call("unshare", _NEWNET)
+
+
+def fork(own_pid_namespace: int) -> int:
+    """For the zygote: `os.fork()` whose child is pid 1 of a new pid namespace, without an extra process in between.
+
+    `own_pid_namespace` is a descriptor of the caller's own, to which later forks return.
+    """
+    _call("unshare", _NEWPID)
+    pid = os.fork()
+    if pid != 0:
+        _call("setns", own_pid_namespace, _NEWPID)
+    return pid
+
+
+def enter(limits: Limits) -> None:
+    """Everything below, in the order that works. Raises OSError; the caller must then exit."""
+    _call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
+    _call("unshare", _NEWNS | _NEWIPC | _NEWUTS)
+    _make_mounts(limits)
+    _enter_user_namespace()
+    _set_limits(limits)  # the process count is kept per user namespace: after entering it, siblings do not share it
+    _drop_privileges()
+    # Landlock, then seccomp, belong here: last, when nothing above is needed any more.
+
+
+def _make_mounts(limits: Limits) -> None:
+    """A /proc of its own pids, and one private tmpfs that is the workspace, /tmp and /dev/shm."""
+    _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
+    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "")
+    options = f"mode=755,size={limits.disk_bytes},nr_inodes={limits.files}"
+    _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)  # noqa: S108 - private to this child
+    for name, target, mode in (("shm", "/dev/shm", 0o1777), ("workspace", HOME, 0o755), ("tmp", "/tmp", 0o1777)):  # noqa: S108
+        source = f"/tmp/{name}"  # noqa: S108
+        os.mkdir(source)
+        os.chmod(source, mode)
+        _mount(source, target, "", _MS_BIND, "")
+    socket.sethostname("repl")
+    os.chdir(HOME)
+
+
+def _mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
+    if _libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode()) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"mount {kind or source} on {target}: {os.strerror(number)}")
+
+
+def _enter_user_namespace() -> None:
+    owner, group = os.geteuid(), os.getegid()
+    _call("unshare", _NEWUSER)
+    for file, text in (
+        ("uid_map", f"{UID} {owner} 1"),
+        ("setgroups", "deny"),
+        ("gid_map", f"{UID} {group} 1"),
+    ):
+        _write(f"/proc/self/{file}", text)
+    _write("/proc/sys/user/max_user_namespaces", "0")
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _set_limits(limits: Limits) -> None:
+    for kind, value in (
+        (resource.RLIMIT_NPROC, limits.processes),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_FSIZE, limits.disk_bytes),
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+    ):
+        resource.setrlimit(kind, (value, value))
+
+
+def _drop_privileges() -> None:
+    for capability in range(_last_capability() + 1):
+        _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+    _call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    _call("capset", header, (ctypes.c_uint32 * 6)())
+    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    # Dropping capabilities clears the death signal and the dumpable flag (which owns /proc/self).
+    _call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
+    _call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
+
+
+def _last_capability() -> int:
+    return int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))

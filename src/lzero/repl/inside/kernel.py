@@ -1,0 +1,160 @@
+"""A live Python session: runs cells, answers with their outputs, asks the host to run tools.
+
+Nothing here is trusted by the host: the cells share this process and may forge any frame.
+"""
+
+import gc
+import inspect
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy
+from capture import Outputs, Stream
+from frames import Channel, Closed
+from shell import Shell
+
+
+class ToolError(Exception):
+    """A tool did not answer; the message says why."""
+
+
+ToolError.__module__ = "builtins"  # tracebacks then say "ToolError", as the cell names it
+
+
+class Interrupts:
+    """SIGINT becomes KeyboardInterrupt in a cell, waits while a frame is on the wire, and is nothing between cells."""
+
+    def __init__(self) -> None:
+        self._in_cell = False
+        self._held = False
+        self._pending = False
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        if self._held:
+            self._pending = True
+        elif self._in_cell:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def cell(self) -> Iterator[None]:
+        self._pending, self._in_cell = False, True
+        try:
+            yield
+        finally:
+            self._in_cell = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            if self._pending:
+                self._pending = False
+                signal.raise_signal(signal.SIGINT)
+
+
+class Tools:
+    """Stubs: plain functions that ask the host and return its value, or raise ToolError."""
+
+    def __init__(self, channel: Channel, interrupts: Interrupts) -> None:
+        self._channel = channel
+        self._interrupts = interrupts
+        self._calls = 0
+        self.lock = threading.Lock()
+        """Held by whoever waits for a frame."""
+
+    def stub(self, name: str, parameters: list[str], description: str) -> Callable[..., Any]:
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        signature = inspect.Signature([inspect.Parameter(parameter, kind) for parameter in parameters])
+
+        def call(*positional: Any, **named: Any) -> Any:
+            try:
+                arguments = signature.bind_partial(*positional, **named).arguments
+            except TypeError as error:
+                raise TypeError(f"{name}{signature}: {error}") from None
+            return self._ask(name, arguments)
+
+        call.__name__ = call.__qualname__ = name
+        call.__doc__ = description
+        call.__module__ = "builtins"
+        call.__signature__ = signature  # type: ignore[attr-defined] # how functions say it
+        return call
+
+    def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
+        with self.lock, self._interrupts.held():
+            self._calls += 1
+            self._channel.send({"type": "call", "id": self._calls, "name": name, "arguments": arguments})
+            reply = self._channel.receive()
+        if reply["error"] is not None:
+            raise ToolError(reply["error"])
+        return reply["value"]
+
+
+class Kernel:
+    """One session over one socket."""
+
+    def __init__(self, shell: Shell, connection: socket.socket) -> None:
+        self._shell = shell
+        self._channel = Channel(connection)
+        self._interrupts = Interrupts()
+        self._tools = Tools(self._channel, self._interrupts)
+        self._streams = self._capture()
+
+    def serve(self) -> None:
+        """Until the host closes the socket."""
+        try:
+            self._open(self._channel.receive())
+            while True:
+                with self._tools.lock:
+                    message = self._channel.receive()
+                status = self._run(message["code"])
+                self._finish(message["id"], status)
+        except (Closed, ConnectionError):
+            pass
+
+    def _open(self, message: dict[str, Any]) -> None:
+        random.seed(message["seed"])
+        numpy.random.seed(message["seed"] % 2**32)
+        tools = {tool["name"]: self._tools.stub(**tool) for tool in message["tools"]}
+        self._shell.push({"ToolError": ToolError, **tools}, interactive=False)
+        gc.enable()
+        self._channel.send({"type": "ready"})
+
+    def _run(self, code: str) -> str:
+        sys.stdout, sys.stderr = self._streams
+        try:
+            with self._interrupts.cell():
+                result = self._shell.run_cell(code, store_history=True)
+        except KeyboardInterrupt as interrupt:  # outside of the user's code, but in its time
+            self._shell.outputs.error("KeyboardInterrupt", "", ["KeyboardInterrupt"])
+            del interrupt
+            return "error"
+        return "ok" if result.success else "error"
+
+    def _finish(self, number: int, status: str) -> None:
+        outputs = self._shell.outputs.take()
+        with self._tools.lock:
+            self._channel.send({"type": "done", "id": number, "status": status, "outputs": outputs})
+
+    def _capture(self) -> tuple[Stream, Stream]:
+        """Descriptors 1 and 2 become files in memory; what Python writes goes straight to the outputs."""
+        descriptors = {}
+        for name, number in (("stdout", 1), ("stderr", 2)):
+            file = os.memfd_create(name)
+            writer = os.open(f"/proc/self/fd/{file}", os.O_WRONLY | os.O_APPEND)
+            os.dup2(writer, number)
+            os.close(writer)
+            descriptors[name] = file
+        outputs = Outputs(descriptors)
+        self._shell.outputs = outputs
+        return Stream("stdout", outputs, 1), Stream("stderr", outputs, 2)

@@ -1,0 +1,138 @@
+"""The IPython shell of a kernel: results, displays and tracebacks go to `Outputs`, as plain text."""
+
+import asyncio
+import subprocess
+import traceback
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from capture import Outputs
+from IPython.core import async_helpers
+from IPython.core.compilerop import CachingCompiler
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import UsageError
+from IPython.core.history import HistoryManager
+from IPython.core.interactiveshell import InteractiveShell
+
+HERE = str(Path(__file__).parent)
+FRAMES = 24
+_WARM_UP = (
+    "import numpy, pandas\npandas.DataFrame({'a': numpy.arange(3) / 2}).describe()",
+    "def f(n):\n    return n / 0\nf(1)",
+    "x = = 1",
+    "%who",
+    "import asyncio\nawait asyncio.sleep(0)",
+    "print({'a': [1, 2]})",
+)
+
+
+class _Compiler(CachingCompiler):
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        return f"<cell {number}>"
+
+
+class _Results(DisplayHook):
+    def write_output_prompt(self) -> None:
+        pass
+
+    def write_format_data(self, format_dict: dict[str, str], md_dict: object = None) -> None:
+        self.shell.outputs.show("execute_result", _texts(format_dict))
+
+    def finish_displayhook(self) -> None:
+        self._is_active = False
+
+
+class _Displays(DisplayPublisher):
+    def publish(self, data: dict[str, Any], *_: object, **__: object) -> None:
+        self.shell.outputs.show("display_data", _texts(data))
+
+    def clear_output(self, wait: bool = False) -> None:
+        pass
+
+
+class Shell(InteractiveShell):
+    """IPython without a terminal, history, colours or threads."""
+
+    outputs: Outputs
+
+    def __init__(self, **settings: Any) -> None:
+        HistoryManager.enabled = False  # its thread would make forking unsafe
+        super().__init__(
+            displayhook_class=_Results,
+            display_pub_class=_Displays,
+            compiler_class=_Compiler,
+            colors="nocolor",
+            **settings,
+        )
+        self.display_formatter.active_types = ["text/plain"]
+        self.system = self._run_in_shell
+        warnings.filterwarnings("ignore", message="To exit: use", module="IPython")
+
+    def warm_up(self, outputs: Outputs) -> None:
+        """Run what cells usually do once, so that its imports and caches are there before the first fork."""
+        self.outputs = outputs
+        for code in _WARM_UP:
+            self.run_cell(code, store_history=True)
+        outputs.take()
+        async_helpers.get_asyncio_loop().close()  # each session makes its own at its first `await`
+        async_helpers._asyncio_event_loop = None
+        asyncio.set_event_loop(None)
+        self.reset(new_session=True)
+        self.execution_count = 1
+
+    def showtraceback(self, exc_tuple: Any = None, *_: object, **__: object) -> None:
+        kind, value, trace = self._get_exc_info(exc_tuple)
+        self.outputs.error(kind.__name__, _text(value), _format(value, trace))
+
+    def showsyntaxerror(self, *_: object, **__: object) -> None:
+        self.showtraceback()
+
+    def _run_in_shell(self, command: str) -> None:
+        """`!command`: what it writes is captured at the descriptors."""
+        code = subprocess.call(self.var_expand(command, depth=1), shell=True)  # noqa: S602 - the agent's own shell
+        self.user_ns["_exit_code"] = code
+
+
+def _texts(data: dict[str, Any]) -> dict[str, str]:
+    """Of every MIME type, only the plain text: it is what a policy can read."""
+    return {"text/plain": str(data.get("text/plain", ""))}
+
+
+def _text(value: BaseException) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__} whose text cannot be made>"
+
+
+def _format(value: BaseException, trace: TracebackType | None) -> list[str]:
+    """The traceback, from the cell on, as Python prints it."""
+    if isinstance(value, UsageError):
+        return [f"UsageError: {value}"]
+    try:
+        report = traceback.TracebackException(type(value), value, trace, compact=True)
+        _keep_cell_frames(report)
+        lines = report.format() if report.stack else report.format_exception_only()
+        return "".join(lines).rstrip("\n").split("\n")
+    except Exception:  # an exception whose own methods fail
+        return [f"{type(value).__name__}: {_text(value)}"]
+
+
+def _keep_cell_frames(report: traceback.TracebackException) -> None:
+    """Leave out the frames of IPython above the cell, our own, and the middle of what is very deep."""
+    pending, seen = [report], set()
+    while pending:
+        one = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        frames = list(one.stack)
+        first = next((place for place, frame in enumerate(frames) if frame.filename.startswith("<cell ")), len(frames))
+        if first < len(frames) or (isinstance(one.exc_type, type) and issubclass(one.exc_type, SyntaxError)):
+            frames = frames[first:]
+        frames = [frame for frame in frames if not frame.filename.startswith(HERE)]
+        one.stack[:] = frames if len(frames) <= FRAMES else frames[: FRAMES // 2] + frames[-FRAMES // 2 :]
+        pending += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other is not None]

@@ -1,0 +1,129 @@
+"""The warm process that REPLs are forked from: everything imported, one thread, no secrets.
+
+    python zygote.py CONTROL_FD LIMITS_JSON
+
+Control messages are JSON, one a packet. The host sends `open` (with the REPL's end of a socket pair) and `signal`; the
+zygote answers `hello`, `signalled` and `exited`. It ends when the host's end is closed.
+"""
+
+import gc
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import isolate
+from capture import Outputs
+from frames import Channel
+from kernel import Kernel
+from shell import Shell
+
+_MESSAGE_BYTES = 4096
+
+
+class Zygote:
+    def __init__(self, control: socket.socket, limits: isolate.Limits) -> None:
+        self._control = control
+        self._limits = limits
+        self._pids: dict[int, int] = {}
+        """REPL's number → pid."""
+        self._numbers: dict[int, int] = {}
+        self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._shell = Shell(ipython_dir="/tmp/ipython")  # noqa: S108 - the jail's own
+        self._shell.warm_up(Outputs({}))
+
+    def serve(self) -> None:
+        wake_up, wake_up_write = socket.socketpair()
+        wake_up_write.setblocking(False)
+        signal.set_wakeup_fd(wake_up_write.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        selector = selectors.DefaultSelector()
+        selector.register(self._control, selectors.EVENT_READ)
+        selector.register(wake_up, selectors.EVENT_READ)
+        gc.collect()
+        gc.disable()
+        gc.freeze()  # children then share these pages: the collector never writes to them
+        self._say({"type": "hello", "os": os.__file__, "prefix": sys.prefix, "pid": os.getpid()})
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is self._control:
+                    if not self._obey():
+                        return
+                else:
+                    wake_up.recv(4096)
+                    self._reap()
+
+    def _obey(self) -> bool:
+        packet, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1)
+        if not packet:
+            return False
+        message = json.loads(packet)
+        number = message["id"]
+        if message["type"] == "open":
+            self._open(number, descriptors[0])
+        elif message["type"] == "signal":
+            if number in self._pids:
+                os.kill(self._pids[number], message["signal"])
+            self._say({"type": "signalled", "id": number})
+        return True
+
+    def _open(self, number: int, descriptor: int) -> None:
+        assert len(os.listdir("/proc/self/task")) == 1, "forking with threads is unsafe"
+        pid = isolate.fork(self._own_pid_namespace)
+        if pid == 0:
+            self._be_a_repl(descriptor)
+        os.close(descriptor)
+        self._pids[number], self._numbers[pid] = pid, number
+
+    def _be_a_repl(self, descriptor: int) -> None:
+        """In the child. Never returns."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(descriptor, 3)
+            os.closerange(4, 1 << 20)
+            connection = socket.socket(fileno=3)
+            connection.set_inheritable(False)
+            try:
+                isolate.enter(self._limits)
+                kernel = Kernel(self._shell, connection)
+            except Exception as error:  # fail closed: nothing runs in a jail that is not shut
+                Channel(connection).send({"type": "failed", "reason": f"{type(error).__name__}: {error}"})
+            else:
+                kernel.serve()
+                code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(code)
+
+    def _reap(self) -> None:
+        while self._numbers:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            number = self._numbers.pop(pid, None)
+            if number is not None:
+                del self._pids[number]
+                self._say({"type": "exited", "id": number, "code": os.waitstatus_to_exitcode(status)})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._control.send(json.dumps(message).encode())
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    limits = isolate.Limits(**json.loads(sys.argv[2]))
+    isolate.enter_network_namespace()
+    sys.path.remove(isolate.__file__.rsplit("/", 1)[0])
+    Zygote(control, limits).serve()
+
+
+if __name__ == "__main__":
+    main()

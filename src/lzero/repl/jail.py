@@ -1,0 +1,169 @@
+"""The jail around the zygote: bubblewrap's command line, and how root gets there.
+
+bubblewrap gives every namespace (no network among them), a file system of read-only system directories, and nothing of the host's
+environment, homes or descriptors. It runs as an ordinary user even when we are root: otherwise /proc comes out half covered,
+and REPLs could not have one of their own.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from lzero.errors import SandboxError
+from lzero.repl.environment import Environment
+
+INSIDE = Path(__file__).parent / "inside"
+INSTALL_HINT = "install it: apt-get install bubblewrap (Debian, Ubuntu), dnf install bubblewrap (Fedora), pacman -S bubblewrap (Arch)"
+_MOUNTED = "/opt/lzero"
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_NOBODY = "65534"
+_STAGING = "/mnt"
+# Binds every argument before "--" at /mnt/<number>, in a mount namespace of its own, and runs the rest. The first is copied, so
+# that its files are readable whatever the umask of the checkout was.
+_STAGE = f"""
+set -eu
+mount -t tmpfs -o mode=755,size=64m tmpfs {_STAGING}
+cp -R "$1" {_STAGING}/0
+chmod -R a+rX {_STAGING}/0
+shift
+number=1
+while [ "$1" != -- ]; do
+  mkdir {_STAGING}/$number
+  mount --bind "$1" {_STAGING}/$number
+  number=$((number + 1))
+  shift
+done
+shift
+exec "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one REPL may use. The jail's `isolate.Limits` is the same."""
+
+    memory_bytes: int = 4 << 30
+    disk_bytes: int = 256 << 20
+    files: int = 16_384
+    processes: int = 64
+    open_files: int = 256
+
+
+def start(
+    environment: Environment, control: socket.socket, limits: Limits, errors: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start a zygote whose end of the control socket is `control`; what goes wrong is written to `errors`. Raises SandboxError.
+
+    It dies with the thread that calls this: call it from one that lives as long as the pool.
+    """
+    descriptor = control.fileno()
+    inner = (str(environment.python), "-s", "-B", f"{_MOUNTED}/zygote.py", str(descriptor), json.dumps(asdict(limits)))
+    try:
+        return subprocess.Popen(
+            command(environment, inner),
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            pass_fds=(descriptor,),  # and no other descriptor: close_fds is the default
+            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
+            cwd="/",
+        )
+    except OSError as error:
+        raise SandboxError(f"cannot start the sandbox: {error}") from None
+
+
+def command(environment: Environment, inner: Sequence[str]) -> list[str]:
+    """The command line that runs `inner` in the jail. Raises SandboxError where a program for it is missing."""
+    sources = _bound_directories(environment)
+    if os.geteuid() != 0:
+        return [*_bwrap([(source, target) for source, target in sources]), "--", *inner]
+    staged = [(f"{_STAGING}/{number}", target) for number, (_, target) in enumerate(sources)]
+    return [
+        *(_program("unshare"), "--mount", "--propagation", "private", "--"),
+        *("/bin/sh", "-c", _STAGE, "sh", *(source for source, _ in sources), "--"),
+        *(_program("setpriv"), f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"),
+        *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"),
+        *_bwrap(staged),
+        "--",
+        *inner,
+    ]
+
+
+def _bwrap(binds: Sequence[tuple[str, str]]) -> list[str]:
+    arguments = [
+        *(_program("bwrap"), "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"),
+        # Root of a user namespace that means nothing outside: what the zygote needs to shut each REPL in.
+        *("--uid", "0", "--gid", "0", "--cap-add", "ALL"),
+        "--clearenv",
+    ]
+    for name, value in _VARIABLES.items():
+        arguments += ["--setenv", name, value]
+    for directory in _SYSTEM:
+        if os.path.islink(directory):
+            arguments += ["--symlink", os.readlink(directory), directory]
+        elif os.path.isdir(directory):
+            arguments += ["--ro-bind", directory, directory]
+    if os.path.exists("/etc/ld.so.cache"):
+        arguments += ["--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+    # tmpfs before the binds beneath it: an environment may lie under /tmp.
+    arguments += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev", "--dir", "/workspace"]  # noqa: S108
+    for source, target in binds:
+        arguments += ["--ro-bind", source, target]
+    return [*arguments, "--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/"]
+
+
+_VARIABLES = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/workspace",
+    "USER": "agent",
+    "LOGNAME": "agent",
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "TERM": "dumb",
+    "NO_COLOR": "1",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONNOUSERSITE": "1",
+    # One thread: the zygote must be single when it forks, and a thousand REPLs share the machine.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+}
+
+
+def _bound_directories(environment: Environment) -> list[tuple[str, str]]:
+    """(source, place in the jail), our in-jail modules first; a system Python needs no bind of its own."""
+    directories = [(str(INSIDE), _MOUNTED)]
+    roots = [environment.base_prefix, environment.interpreter.parent.parent, environment.directory]
+    for root in dict.fromkeys(str(path) for path in roots):
+        if not any(root == system or root.startswith(f"{system}/") for system in _SYSTEM):
+            directories.append((root, root))
+    return directories
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        hint = INSTALL_HINT if name == "bwrap" else "it is part of util-linux"
+        raise SandboxError(f"the sandbox needs {name}, which is not on PATH; {hint}")
+    return path
+
+
+def explain(complaint: str) -> str:
+    """What to add to "the sandbox did not start": the cause, and the way out where we know it."""
+    hint = ""
+    if "namespace" in complaint or "Operation not permitted" in complaint or "uid map" in complaint:
+        hint = (
+            "\nThis kernel or container forbids user namespaces. On Ubuntu 24.04 and later: "
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0. In Docker: --security-opt seccomp=unconfined "
+            "--security-opt systempaths=unconfined, with --cap-add SYS_ADMIN for root. "
+            "There is no mode without isolation."
+        )
+    return f": {complaint or 'it said nothing'}{hint}"

@@ -1,0 +1,129 @@
+"""REPLs of this machine: one jail, one warm zygote in it, one fork for every REPL."""
+
+import asyncio
+import socket
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from lzero.config import ReplConfig
+from lzero.errors import ReplDied, ReplError, SandboxError
+from lzero.protocols import OnCall, ToolSpec
+from lzero.repl import environment, wire
+from lzero.repl.connection import Connection
+from lzero.repl.jail import Limits
+from lzero.repl.session import LocalRepl
+from lzero.repl.zygote import Zygote
+
+_OPENING_AT_ONCE = 8
+_PROBE = """
+import os
+status = {line.partition(":")[0]: line.partition(":")[2].strip() for line in open("/proc/self/status")}
+assert os.getpid() == 1 and [name for name in os.listdir("/proc") if name.isdigit()] == ["1"], "pids of others are visible"
+assert os.getuid() != 0 and int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0, "capabilities are left"
+assert status["NoNewPrivs"] == "1" and open("/proc/sys/user/max_user_namespaces").read().strip() == "0"
+assert len(open("/proc/net/dev").read().splitlines()) == 3, "there is a network device beside loopback"
+"""
+
+
+class LocalPool:
+    """Implements `ReplPool`: `async with LocalPool(config.repl) as pool: repl = await pool.open(tools, on_call, seed=7)`.
+
+    `on_call(name, arguments)` is awaited on the host for every tool call of that REPL.
+    """
+
+    def __init__(self, config: ReplConfig | None = None, *, limits: Limits | None = None) -> None:
+        self._config = config or ReplConfig()
+        self._limits = limits or Limits()
+        self._zygote: Zygote | None = None
+        self._starting = asyncio.Lock()
+        self._opening = asyncio.Semaphore(_OPENING_AT_ONCE)
+        self._repls: set[LocalRepl] = set()
+        self._opened = 0
+        self._zygotes = 0
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Start the jail and prove, in a first REPL, that it holds. Raises SandboxError."""
+        ready = False
+        try:
+            repl = await self.open((), _no_tools, seed=0)
+            proof = await repl.run(_PROBE, deadline_s=30.0)
+            await repl.close()
+            if proof.status != "ok":
+                raise SandboxError(f"the sandbox does not isolate: {proof.outputs or proof.reason}")
+            ready = True
+        except ReplDied as error:
+            raise SandboxError(f"the sandbox does not work: {error}") from None
+        finally:
+            if not ready:
+                await self.close()
+
+    async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> LocalRepl:
+        """A fresh REPL: a stub for every tool, `random` and numpy seeded. Raises ReplError; a dead zygote is started anew."""
+        stubs = tuple(
+            wire.ToolStub(name=tool.name, parameters=tuple(tool.parameters), description=tool.description)
+            for tool in tools
+        )
+        async with self._opening:
+            repl = await self._fork(on_call)
+            ready = False
+            try:
+                await repl.become(stubs, seed)
+                ready = True
+            finally:
+                if not ready:
+                    await repl.close()
+        self._opened += 1
+        return repl
+
+    async def close(self) -> None:
+        """Close every REPL and the jail. Nothing is left behind."""
+        self._closed = True
+        async with self._starting:
+            zygote, self._zygote = self._zygote, None
+            if zygote is not None:
+                await zygote.stop()
+        for repl in list(self._repls):
+            await repl.close()
+
+    def stats(self) -> Mapping[str, float]:
+        """`open` now, `opened` in all, `zygotes` started in all."""
+        return {"open": len(self._repls), "opened": self._opened, "zygotes": self._zygotes}
+
+    async def _fork(self, on_call: OnCall) -> LocalRepl:
+        zygote = await self._warm_zygote()
+        ours, theirs = socket.socketpair()
+        try:
+            child = await zygote.fork(theirs)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        repl = LocalRepl(zygote, child, Connection(ours), on_call)
+        self._repls.add(repl)
+        repl.on_close = lambda: self._repls.discard(repl)
+        return repl
+
+    async def _warm_zygote(self) -> Zygote:
+        async with self._starting:
+            if self._closed:
+                raise ReplError("the pool is closed")
+            if self._zygote is None or not self._zygote.alive:
+                if self._zygote is not None:
+                    await self._zygote.stop()
+                self._zygote = await Zygote.start(environment.find(self._config), self._limits)
+                self._zygotes += 1
+            return self._zygote
+
+
+async def _no_tools(name: str, arguments: object) -> None:
+    raise AssertionError(f"{name}({arguments}) in a REPL without tools")

@@ -1,0 +1,175 @@
+"""One live REPL, from the host."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+import msgspec
+
+from lzero.errors import ProtocolError, ReplDied, SandboxError, ToolError
+from lzero.protocols import OnCall
+from lzero.repl import wire
+from lzero.repl.connection import Connection
+from lzero.repl.zygote import Child, Zygote
+from lzero.types import Execution
+
+GRACE_S = 1.0
+"""What a cell has, after the interrupt, to come to its end."""
+_OPEN_TIMEOUT_S = 60.0
+_SEND_TIMEOUT_S = 10.0
+_END_TIMEOUT_S = 10.0
+
+
+class LocalRepl:
+    """A REPL in a zygote's jail. Made by `LocalPool.open`."""
+
+    def __init__(self, zygote: Zygote, child: Child, connection: Connection, on_call: OnCall) -> None:
+        self._zygote = zygote
+        self._child = child
+        self._connection = connection
+        self._on_call = on_call
+        self._loop = asyncio.get_running_loop()
+        self._cells = 0
+        self._calls = 0
+        self._ended = ""
+        self._closed = False
+        self.on_close: Callable[[], None] = lambda: None
+
+    async def become(self, tools: tuple[wire.ToolStub, ...], seed: int) -> None:
+        """Turn the fresh fork into a session. Raises ReplError."""
+        until = self._loop.time() + _OPEN_TIMEOUT_S
+        try:
+            await self._connection.send(wire.Open(tools=tools, seed=seed), until=until)
+            answer = await self._connection.receive(until=until)
+        except TimeoutError:
+            raise ReplDied(f"a REPL did not start within {_OPEN_TIMEOUT_S:.0f} s") from None
+        except ConnectionError:
+            raise ReplDied(f"a REPL did not start: {await self._why_gone()}") from None
+        if isinstance(answer, wire.Failed):
+            raise SandboxError(f"a REPL could not be shut in: {answer.reason}")
+        if not isinstance(answer, wire.Ready):
+            raise ProtocolError(f"a REPL began with {type(answer).__name__}")
+
+    async def run(self, code: str, *, deadline_s: float) -> Execution:
+        """Run one cell. The time that the host's tools take counts neither against `deadline_s` nor in the duration.
+
+        Raises ReplDied if the REPL was already gone, or went without the cell's doing.
+        """
+        if self._ended:
+            raise ReplDied(f"this REPL has ended: {self._ended}")
+        self._ended = "its last cell was abandoned"  # unless this one comes to an end
+        self._cells += 1
+        clock = _Clock(self._loop.time())
+        message = wire.Run(id=self._cells, code=code.encode("utf-8", "replace").decode())
+        try:
+            execution = await self._converse(message, clock, deadline_s)
+        except TimeoutError:
+            reason = f"the cell ignored its deadline of {deadline_s:g} s and the interrupt"
+        except ProtocolError as error:
+            reason = f"the session broke the protocol: {error}"
+        except ConnectionError:
+            reason = f"the session {await self._why_gone()}"
+        else:
+            self._ended = ""
+            return execution
+        self._ended = reason
+        await self._kill()
+        return Execution(outputs=(), status="killed", reason=reason, duration_s=clock.duration(self._loop.time()))
+
+    async def close(self) -> None:
+        """Kill the session and everything it started. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ended = self._ended or "it was closed"
+        try:
+            await self._kill()
+        finally:
+            self._connection.close()
+            self.on_close()
+
+    async def _converse(self, message: wire.Run, clock: "_Clock", deadline_s: float) -> Execution:
+        """Send the cell, answer its calls, return when it is done. Past the deadline it is interrupted, once."""
+        await self._connection.send(message, until=self._loop.time() + _SEND_TIMEOUT_S)
+        allowed, interrupted = deadline_s, False
+        while True:
+            try:
+                answer = await self._connection.receive(until=clock.until(allowed))
+            except TimeoutError:
+                if interrupted:
+                    raise
+                interrupted, allowed = True, clock.duration(self._loop.time()) + GRACE_S
+                await self._zygote.signal(self._child, signal.SIGINT)
+                continue
+            match answer:
+                case wire.Call():
+                    await self._answer(answer, clock)
+                case wire.Done() if answer.id == message.id:
+                    return Execution(
+                        outputs=answer.outputs,
+                        status="timed_out" if interrupted else answer.status,
+                        duration_s=clock.duration(self._loop.time()),
+                        reason=f"interrupted after {deadline_s:g} s" if interrupted else "",
+                    )
+                case _:
+                    raise ProtocolError(f"{type(answer).__name__} in the middle of cell {message.id}")
+
+    async def _answer(self, call: wire.Call, clock: "_Clock") -> None:
+        self._calls += 1
+        if call.id != self._calls:
+            raise ProtocolError(f"call {call.id} where {self._calls} was due")
+        asked = self._loop.time()
+        try:
+            reply = wire.Reply(value=await self._on_call(call.name, call.arguments))
+        except ToolError as error:
+            reply = wire.Reply(error=str(error))
+        clock.waited += self._loop.time() - asked
+        until = self._loop.time() + _SEND_TIMEOUT_S
+        try:
+            await self._connection.send(reply, until=until)
+        except (ProtocolError, TypeError, OverflowError, UnicodeEncodeError, msgspec.EncodeError) as error:
+            await self._connection.send(wire.Reply(error=f"the answer cannot be sent: {error}"), until=until)
+
+    async def _why_gone(self) -> str:
+        """How the session ended, in words. Raises ReplDied where the zygote ended, and so not by the cell's doing."""
+        try:
+            code = await asyncio.wait_for(asyncio.shield(self._child.ended), _END_TIMEOUT_S)
+        except TimeoutError:
+            return "closed its connection"
+        if code is None:
+            self._ended = "the sandbox's zygote died"
+            raise ReplDied(self._ended)
+        return f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+
+    async def _kill(self) -> None:
+        """Returns when the session's init is reaped, and with it everything in its pid namespace."""
+        if self._child.ended.done():
+            return
+        try:
+            await self._zygote.signal(self._child, signal.SIGKILL)
+            await asyncio.wait_for(asyncio.shield(self._child.ended), _END_TIMEOUT_S)
+        except ReplDied:
+            return  # with its zygote
+        except TimeoutError:
+            await self._zygote.stop()
+
+
+class _Clock:
+    """Time that is the cell's own."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self.waited = 0.0
+
+    def until(self, allowed_s: float) -> float:
+        return self._started + self.waited + allowed_s
+
+    def duration(self, now: float) -> float:
+        return now - self._started - self.waited
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,197 @@
+"""The host's end of a zygote: start it, have it fork REPLs, signal them, learn how they ended."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import tempfile
+from typing import IO, Any
+
+from lzero.errors import ProtocolError, ReplDied, SandboxError
+from lzero.repl import jail, wire
+from lzero.repl.environment import Environment
+from lzero.repl.jail import Limits
+
+_START_TIMEOUT_S = 120.0
+_ANSWER_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 10.0
+_PACKET_BYTES = 4096
+
+
+class Child:
+    """A forked REPL as its zygote knows it."""
+
+    def __init__(self, number: int, ended: "asyncio.Future[int | None]") -> None:
+        self.number = number
+        self.ended = ended
+        """Its exit code, a negative signal, or None when the zygote died and took it along."""
+
+
+class Zygote:
+    """One warm process in one jail. It dies with the thread that started it, and takes every REPL with it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, errors: IO[bytes]) -> None:
+        self._process = process
+        self._control = control
+        self._errors = errors
+        self._loop = asyncio.get_running_loop()
+        self._hello: asyncio.Future[wire.Hello | None] = self._loop.create_future()
+        self._children: dict[int, Child] = {}
+        self._signalled: dict[int, list[asyncio.Future[None]]] = {}
+        self._last_number = 0
+        self._sending = asyncio.Lock()
+        self.alive = True
+        control.setblocking(False)
+        self._loop.add_reader(control.fileno(), self._on_packets)
+
+    @classmethod
+    async def start(cls, environment: Environment, limits: Limits) -> "Zygote":
+        """Raises SandboxError where the machine, or the environment, does not allow it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        try:
+            process = jail.start(environment, theirs, limits, errors)
+        except SandboxError:
+            ours.close()
+            errors.close()
+            raise
+        finally:
+            theirs.close()
+        zygote = cls(process, ours, errors)
+        ready = False
+        try:
+            await zygote._greet(environment)
+            ready = True
+        finally:
+            if not ready:
+                await zygote.stop()
+        return zygote
+
+    async def fork(self, connection: socket.socket) -> Child:
+        """A new REPL at the other end of `connection`. Raises ReplDied."""
+        self._last_number += 1
+        child = Child(self._last_number, self._loop.create_future())
+        self._children[child.number] = child
+        await self._send({"type": "open", "id": child.number}, connection.fileno())
+        return child
+
+    async def signal(self, child: Child, number: int) -> None:
+        """Returns when the signal is on its way, or the child is gone. Raises TimeoutError where the zygote does not answer."""
+        if child.ended.done():
+            return
+        answer = self._loop.create_future()
+        self._signalled.setdefault(child.number, []).append(answer)
+        await self._send({"type": "signal", "id": child.number, "signal": number})
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            await answer
+
+    async def stop(self) -> None:
+        """End the zygote and everything in it; returns when all is gone."""
+        self._lost()
+        try:
+            await asyncio.wait_for(_end_of(self._process.pid), _STOP_TIMEOUT_S)  # the zygote is pid 1: all end with it
+        except TimeoutError:
+            self._process.kill()
+            await _end_of(self._process.pid)
+        self._process.wait()
+        self._errors.close()
+
+    async def _greet(self, environment: Environment) -> None:
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                hello = await self._hello
+        except TimeoutError:
+            raise SandboxError(
+                f"the sandbox did not start within {_START_TIMEOUT_S:.0f} s{self._complaint()}"
+            ) from None
+        if hello is None:
+            raise SandboxError(f"the sandbox did not start{self._complaint()}")
+        if hello.os != environment.os_file:
+            raise SandboxError(
+                f"inside the sandbox Python's library is {hello.os}, outside {environment.os_file}: "
+                f"the kernel environment {environment.directory} cannot be read in full by an ordinary user"
+            )
+
+    def _complaint(self) -> str:
+        size = os.fstat(self._errors.fileno()).st_size
+        text = os.pread(self._errors.fileno(), 4000, max(0, size - 4000)).decode("utf-8", "replace").strip()
+        return jail.explain(text)
+
+    async def _send(self, message: dict[str, object], *descriptors: int) -> None:
+        packet = json.dumps(message).encode()
+        async with self._sending:
+            while self.alive:
+                try:
+                    socket.send_fds(self._control, [packet], descriptors)
+                    return
+                except BlockingIOError:
+                    writable = self._loop.create_future()
+                    self._loop.add_writer(self._control.fileno(), _settle, writable)
+                    try:
+                        await writable
+                    finally:
+                        if self.alive:
+                            self._loop.remove_writer(self._control.fileno())
+                except OSError:
+                    self._lost()
+        raise ReplDied("the sandbox's zygote died")
+
+    def _on_packets(self) -> None:
+        try:
+            while packet := self._control.recv(_PACKET_BYTES):
+                self._on_message(wire.decode_zygote(packet))
+                if not self.alive:
+                    return
+        except BlockingIOError:
+            return
+        except (OSError, ProtocolError):
+            pass
+        self._lost()
+
+    def _on_message(self, message: wire.FromZygote) -> None:
+        match message:
+            case wire.Hello():
+                _settle(self._hello, message)
+            case wire.Signalled():
+                for answer in self._signalled.pop(message.id, []):
+                    _settle(answer)
+            case wire.Exited():
+                child = self._children.pop(message.id, None)
+                if child is not None:
+                    _settle(child.ended, message.code)
+
+    def _lost(self) -> None:
+        """The zygote is gone, or will be as it sees our end closed."""
+        if not self.alive:
+            return
+        self.alive = False
+        self._loop.remove_reader(self._control.fileno())
+        self._loop.remove_writer(self._control.fileno())
+        self._control.close()
+        _settle(self._hello, None)
+        for child in self._children.values():
+            _settle(child.ended, None)
+        for answers in self._signalled.values():
+            for answer in answers:
+                _settle(answer)
+        self._children.clear()
+        self._signalled.clear()
+
+
+def _settle(future: "asyncio.Future[Any]", value: object = None) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+async def _end_of(pid: int) -> None:
+    """Wait until a child process of ours has ended, without reaping it."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    descriptor = os.pidfd_open(pid)
+    loop.add_reader(descriptor, _settle, ended)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
