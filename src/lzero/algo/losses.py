@@ -37,17 +37,17 @@ def policy_gradient(inputs: LossInputs, *, kl_coef: float) -> tuple[Tensor, dict
 
     Its gradient is that of expected advantage, with a penalty for leaving the initial policy. k3 (Schulman, "Approximating KL
     divergence") is `exp(d) − 1 − d` with `d = log π_ref − log π`: never negative, an unbiased estimate of KL(π ‖ π_ref).
+    With a coefficient of 0 the reference log-probabilities are not looked at. `train/entropy` is −log π of what was sampled.
     """
     policy, micro = inputs.policy_logprobs, inputs.micro_batch
-    gain = (policy * micro.advantages.to(policy.dtype)).sum() / inputs.num_action_tokens
-    difference = micro.reference_logprobs.to(policy.dtype) - policy
-    kl = (torch.expm1(difference) - difference).sum() / inputs.num_action_tokens
-    loss = -gain + kl_coef * kl
-    return loss, {
-        "train/loss": loss.detach(),
-        "train/kl": kl.detach(),
-        "train/entropy": -policy.detach().sum() / inputs.num_action_tokens,
-    }
+    loss = -(policy * micro.advantages.to(policy.dtype)).sum() / inputs.num_action_tokens
+    metrics = {"train/entropy": -policy.detach().sum() / inputs.num_action_tokens}
+    if kl_coef > 0:
+        difference = micro.reference_logprobs.to(policy.dtype) - policy
+        kl = (torch.expm1(difference) - difference).sum() / inputs.num_action_tokens
+        loss = loss + kl_coef * kl
+        metrics["train/kl"] = kl.detach()
+    return loss, metrics | {"train/loss": loss.detach()}
 
 
 def likelihood(inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,0 +1,72 @@
+"""Weights from the trainer to the engine, and the probe that shows they arrived.
+
+A weight sync can answer "done" and be wrong: a layer keeps a packed copy, a name does not match. So after each one the same
+token ids are scored on both sides, and a gap stops the run with both numbers.
+"""
+
+import random
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from lzero.errors import TrainError
+from lzero.types import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+from lzero.train.score import reference_logprobs
+
+PROBE_TOKENS = 32
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
+"""Largest gap of a log-probability (nats) that rounding explains, by the type of the weights."""
+
+
+class LoadingEngine(Protocol):
+    """What a transfer needs of an engine."""
+
+    def load(self, state_dict: Mapping[str, Tensor], version: int) -> Awaitable[None]:
+        """Copy these weights between two forward passes; what is sampled from then on carries `version`."""
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]: ...
+
+
+def probe_ids(vocabulary_size: int) -> tuple[int, ...]:
+    """The fixed prompt that both sides score: ids spread over the vocabulary, the same ones in every run."""
+    generator = random.Random(0)
+    return tuple(generator.randrange(vocabulary_size) for _ in range(PROBE_TOKENS))
+
+
+async def transfer(model: "PreTrainedModel", engine: LoadingEngine, *, version: int) -> float:
+    """Have `engine` sample from the weights of `model`, as policy `version`; returns the probe's largest gap (nats).
+
+    Raises TrainError if the two sides disagree on the probe. A sync that changes nothing is found once the policy has moved
+    by more than the tolerance, which is at the first update for all but the smallest learning rates.
+    """
+    await engine.load(model.state_dict(), version)
+    ids = probe_ids(model.config.vocab_size)
+    ours, theirs = _score(model, ids), await engine.score(ids)
+    gap, position = max((abs(own - other), index) for index, (own, other) in enumerate(zip(ours, theirs, strict=True)))
+    if not gap <= TOLERANCE[model.dtype]:
+        raise TrainError(
+            f"the engine does not hold the trainer's weights: after the transfer of version {version} token {position} of the "
+            f"probe has log-probability {ours[position]:.6f} in the trainer and {theirs[position]:.6f} in the engine "
+            f"(tolerance {TOLERANCE[model.dtype]})"
+        )
+    return gap
+
+
+def _score(model: "PreTrainedModel", ids: tuple[int, ...]) -> tuple[float, ...]:
+    rest = len(ids) - 1
+    sample = Sample(
+        episode_id="probe",
+        token_ids=ids,
+        mask=(0,) + (1,) * rest,
+        step_index=(-1,) + (0,) * rest,
+        logprobs=(0.0,) * len(ids),
+        versions=(-1,) * len(ids),
+        temperature=1.0,
+    )
+    return reference_logprobs(model, [sample], max_tokens=len(ids))[0]

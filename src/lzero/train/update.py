@@ -1,0 +1,72 @@
+"""One optimiser step: a whole batch in, new weights and what was measured out."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW, Optimizer
+
+from lzero.algo.batches import Batch
+from lzero.algo.losses import LossFn, LossInputs
+from lzero.errors import TrainError
+from lzero.train.score import policy_logprobs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def make_adamw(model: "PreTrainedModel", *, lr: float, weight_decay: float) -> AdamW:
+    """AdamW, with decay on matrices (embeddings included) only: pulling the gains of norms towards zero helps nobody."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return AdamW(
+        [
+            {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=lr,
+        fused=True,
+    )
+
+
+def update_policy(
+    model: "PreTrainedModel", optimizers: Sequence[Optimizer], batch: Batch, *, loss_fn: LossFn, grad_clip: float
+) -> dict[str, float]:
+    """One optimiser step on the whole batch: gradients add up over micro-batches, are clipped together, and applied once.
+
+    Metrics are means over the batch's action tokens. `train/logprob_gap` is the mean of |log π_trainer − log π_sampler|: on
+    policy and in one precision it is rounding error, and anything else means that the two are not the same policy.
+    Raises TrainError, with the weights as they were, if the loss or the gradient is not finite.
+    """
+    totals: dict[str, float] = {}
+    largest_gap = 0.0
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    for micro in batch.micro_batches:
+        micro = micro.to(model.device)
+        logprobs = policy_logprobs(model, micro)
+        inputs = LossInputs(policy_logprobs=logprobs, micro_batch=micro, num_action_tokens=batch.num_action_tokens)
+        loss, metrics = loss_fn(inputs)
+        torch.autograd.backward(loss)
+        gaps = (logprobs.detach() - micro.logprobs).abs()
+        metrics["train/logprob_gap"] = gaps.sum() / batch.num_action_tokens
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, 0.0) + value.item()
+        largest_gap = max(largest_gap, gaps.max().item() if len(gaps) else 0.0)
+    norm = clip_grad_norm_(model.parameters(), grad_clip).item()
+    if not (math.isfinite(totals["train/loss"]) and math.isfinite(norm)):
+        raise TrainError(
+            f"the update was not applied: loss {totals['train/loss']}, gradient norm {norm}. "
+            "Lower train.lr or train.grad_clip, and go on from the last checkpoint with --resume"
+        )
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return totals | {
+        "train/logprob_gap_max": largest_gap,
+        "train/grad_norm": norm,
+        "train/action_tokens": float(batch.num_action_tokens),
+        "train/tokens": float(batch.num_tokens),
+        "train/padding": 1.0 - batch.num_tokens / batch.num_padded,
+    }
