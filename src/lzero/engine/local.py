@@ -1,0 +1,143 @@
+"""The in-process engine: any transformers decoder, batching continuously, with per-request seeds.
+
+    engine = LocalEngine(model, tokenizer, max_tokens=640, num_slots=128)
+    completion = await engine.sample(ids, sampling, request_id="a/0", affinity="a", deadline_s=60.0)
+
+What a request gets depends on its ids, its sampling and the weights. Batches of another shape may round differently in the
+last bits, which can change a draw that lies on the edge; `deterministic=True` rules that out: every request is then computed
+alone, from its first token, one after the other, which costs the speed that batching and prefix reuse give.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+
+from lzero.engine.local_cache import Forward, Ints
+from lzero.engine.local_rows import Request, Rows
+from lzero.engine.local_stops import Ending
+from lzero.engine.local_worker import Worker
+from lzero.errors import EngineError
+from lzero.types import Completion, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Answer = TypeVar("Answer")
+T = TypeVar("T")
+CLOSE_S = 30.0
+"""How long `close` waits for the forward pass under way."""
+
+
+class LocalEngine:
+    """`protocols.Engine` on a model in this process, whose weights it owns from now on. Needs no running event loop to be made.
+
+    At most `num_slots` requests run at once, the others queue; a prompt and its completion fit into `max_tokens`. Keys and
+    values take `cache_bytes`, allocated at once. Raises EngineError for a model it cannot serve or a cache that cannot fit.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerFast",
+        *,
+        max_tokens: int,
+        num_slots: int,
+        deterministic: bool = False,
+    ) -> None:
+        if deterministic:
+            num_slots = 1
+        self._max_tokens = max_tokens
+        self._vocab_size: int = model.config.get_text_config().vocab_size
+        forward = Forward(model, num_slots=num_slots, max_tokens=max_tokens)
+        self.cache_bytes = forward.cache.num_bytes
+        ending = Ending(tokenizer, self._vocab_size, _eos_ids(model, tokenizer))
+        self._worker = Worker(forward, ending, Rows(num_slots, max_tokens), reuse=not deterministic)
+
+    @property
+    def version(self) -> int:
+        return self._worker.version
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
+    ) -> Completion:
+        """Continue `ids`. The last sequence of an `affinity` is remembered, so that a prompt which extends it is fed only
+        what is new. Raises EngineError: a request that does not fit, a missed deadline, an engine that has stopped."""
+        if sampling.max_tokens < 1 or sampling.temperature < 0.0 or not 0.0 < sampling.top_p <= 1.0:
+            raise EngineError(f"request {request_id}: impossible sampling {sampling}")
+        prompt = self._checked(ids, f"request {request_id}", max_new=sampling.max_tokens)
+        future, succeed, fail = _answer(Completion)
+        request = Request(ids=prompt, sampling=sampling, affinity=affinity, succeed=succeed, fail=fail)
+        self._worker.submit(request)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await future
+        except TimeoutError:
+            raise EngineError(f"request {request_id}: no answer within {deadline_s:g} s") from None
+        finally:
+            if future.cancelled():
+                self._worker.drop(request)
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
+        """Log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
+        tokens = self._checked(ids, "score", max_new=0)
+        future, succeed, fail = _answer(tuple[float, ...])
+        self._worker.ask(partial(self._worker.score, tokens), succeed, fail)
+        return await future
+
+    async def load(self, state_dict: Mapping[str, torch.Tensor], version: int) -> None:
+        """Use these weights, under this policy version, from the next forward pass on; returns once they are in. Requests
+        under way go on with them, from keys computed anew. Raises EngineError, and changes nothing, when they do not fit."""
+        future, succeed, fail = _answer(type(None))
+        self._worker.ask(partial(self._worker.load, state_dict, version), succeed, fail)
+        await future
+
+    async def forget(self, affinity: str) -> None:
+        self._worker.forget(affinity)
+
+    async def close(self) -> None:
+        """Fail what is waiting and end the thread. Raises EngineError when a forward pass takes longer than 30 s."""
+        if not await asyncio.to_thread(self._worker.stop, CLOSE_S):
+            raise EngineError(f"the engine's thread did not end within {CLOSE_S:g} s")
+
+    def _checked(self, ids: Sequence[int], what: str, *, max_new: int) -> Ints:
+        """The ids as an array, if the model can take them."""
+        tokens = np.array(ids, dtype=np.int64)
+        if len(tokens) == 0:
+            raise EngineError(f"{what}: no ids")
+        if tokens.min() < 0 or tokens.max() >= self._vocab_size:
+            raise EngineError(f"{what}: ids beyond the model's vocabulary of {self._vocab_size}")
+        if len(tokens) + max_new > self._max_tokens:
+            raise EngineError(
+                f"{what}: {len(tokens)} ids + {max_new} new ones do not fit into the engine's {self._max_tokens} tokens"
+            )
+        return tokens
+
+
+def _answer(
+    kind: type[Answer],
+) -> tuple["asyncio.Future[Answer]", Callable[[Answer], None], Callable[[EngineError], None]]:
+    """A future of the running loop, and how another thread fulfils or fails it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Answer] = loop.create_future()
+
+    def settle(set_outcome: Callable[[T], None], outcome: T) -> None:
+        if not future.done():
+            set_outcome(outcome)
+
+    def hand_over(set_outcome: Callable[[T], None], outcome: T) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            loop.call_soon_threadsafe(settle, set_outcome, outcome)
+
+    return future, partial(hand_over, future.set_result), partial(hand_over, future.set_exception)
+
+
+def _eos_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> list[int]:
+    """Of the tokenizer and of the model's generation settings, which may name several."""
+    named = model.generation_config.eos_token_id if model.generation_config is not None else None
+    several = named if isinstance(named, list) else [named]
+    return sorted({int(token) for token in (*several, tokenizer.eos_token_id) if token is not None})

@@ -1,0 +1,146 @@
+"""Keys and values of many sequences in preallocated slots, and forward passes over any of them.
+
+The first rows of the storage are read in place (views, no copies): that is how tokens are decoded, all rows at once. A
+prefill names its rows, whose keys are gathered once. Position `max_tokens` of every slot is a scratch column: padding and
+rows that sit out write there.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers.cache_utils import Cache, DynamicCache
+
+from lzero.errors import EngineError
+
+Ints = npt.NDArray[np.int64]
+
+
+class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
+    """A transformers cache of `num_slots` sequences; `aim` says where the next forward pass reads and writes."""
+
+    def __init__(
+        self, shapes: list[tuple[torch.Size, torch.Size]], like: torch.Tensor, *, slots: int, tokens: int
+    ) -> None:
+        """`shapes`: (heads, ·, head size) of each layer's keys and values, as [1, heads, 1, size]."""
+        super().__init__(layers=[])
+        self._keys = [like.new_zeros(slots, key[1], tokens, key[3]) for key, _ in shapes]
+        self._values = [like.new_zeros(slots, value[1], tokens, value[3]) for _, value in shapes]
+        self._rows: torch.Tensor | None = None
+        self._write_rows = self._write_positions = torch.empty(0)
+        self._count = self._kv_length = 0
+
+    def aim(self, rows: torch.Tensor | None, positions: torch.Tensor, kv_length: int) -> None:
+        """The next pass writes at `positions` [batch, queries] of `rows` [batch] (None: the first ones) and reads
+        their first `kv_length` positions."""
+        self._rows, self._count, self._kv_length = rows, len(positions), kv_length
+        every = torch.arange(len(positions), device=positions.device) if rows is None else rows
+        self._write_rows, self._write_positions = every[:, None], positions
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store [batch, heads, queries, size]; return what the queries may look at, [batch, heads, kv_length, size]."""
+        found = []
+        for storage, new in ((self._keys[layer_idx], key_states), (self._values[layer_idx], value_states)):
+            storage[self._write_rows, :, self._write_positions] = new.transpose(1, 2)
+            if self._rows is None:
+                found.append(storage[: self._count, :, : self._kv_length])
+            else:
+                found.append(storage[:, :, : self._kv_length].index_select(0, self._rows))
+        return found[0], found[1]
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Two slots change places, in their first `length` positions."""
+        pair, reverse = [one, other], [other, one]
+        for storage in (*self._keys, *self._values):
+            storage[pair, :, :length] = storage[reverse, :, :length]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._kv_length - self._write_positions.shape[-1]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(storage.nbytes for storage in (*self._keys, *self._values))
+
+
+class Forward:
+    """Forward passes of one model over the slots of its cache. Raises EngineError for a model that it cannot serve."""
+
+    def __init__(self, model: Any, *, num_slots: int, max_tokens: int) -> None:
+        self.model = model.eval()
+        self.scratch = max_tokens
+        self.device: torch.device = model.device
+        shapes = _cache_shapes(model, max_tokens)
+        like: torch.Tensor = next(model.parameters())
+        _check_memory(like, shapes, num_slots, max_tokens)
+        with torch.inference_mode():
+            self.cache = SlotCache(shapes, like, slots=num_slots, tokens=max_tokens + 1)
+        self._forbidden = torch.finfo(like.dtype).min
+        self._dtype = like.dtype
+        self._columns = torch.arange(max_tokens + 1, device=self.device)
+
+    def __call__(self, tokens: Ints, positions: Ints, *, rows: Ints | None, kv_length: int) -> torch.Tensor:
+        """Feed `tokens` [batch, queries] at `positions` (-1: padding) of `rows` (None: the first ones).
+
+        Returns the logits after the last query, [batch, vocabulary]; a query sees the keys up to its own position.
+        """
+        padding = positions < 0
+        write = self._tensor(np.where(padding, self.scratch, positions))
+        seen = self._tensor(np.where(padding, 0, positions))
+        hidden = self._columns[:kv_length] > seen[:, None, :, None]
+        mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self.device).masked_fill_(hidden, self._forbidden)
+        self.cache.aim(None if rows is None else self._tensor(rows), write, kv_length)
+        result = self.model(
+            input_ids=self._tensor(tokens),
+            attention_mask=mask,
+            position_ids=seen,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = result.logits[:, -1]
+        return logits
+
+    def score(self, ids: Ints) -> tuple[float, ...]:
+        """Log-probability of each token given those before it; 0.0 for the first. A plain pass, without the cache."""
+        tokens = self._tensor(ids)[None]
+        logprobs = torch.log_softmax(self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float(), dim=-1)
+        return (0.0, *logprobs.gather(1, tokens[0, 1:, None])[:, 0].tolist())
+
+    def _tensor(self, values: Ints) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+
+def _cache_shapes(model: Any, max_tokens: int) -> list[tuple[torch.Size, torch.Size]]:
+    """Ask the model itself, with one token."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None)
+    if "sliding_attention" in kinds and window is not None and window >= max_tokens:
+        kinds.discard("sliding_attention")
+        kinds.add("full_attention")
+    if kinds != {"full_attention"}:
+        raise EngineError(
+            f"the local engine serves models with full attention; {type(model).__name__} has {', '.join(sorted(kinds))}"
+        )
+    cache = DynamicCache()
+    with torch.inference_mode():
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+    return [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
+
+
+def _check_memory(like: torch.Tensor, shapes: list[tuple[torch.Size, torch.Size]], slots: int, tokens: int) -> None:
+    """Refuse a cache that cannot fit before the machine has to."""
+    import psutil
+
+    per_token = sum(key.numel() + value.numel() for key, value in shapes) * like.element_size()
+    needed = per_token * slots * (tokens + 1)
+    on_gpu = like.device.type == "cuda"
+    free = torch.cuda.mem_get_info(like.device)[0] if on_gpu else psutil.virtual_memory().available
+    if needed > free:
+        raise EngineError(
+            f"the cache of {slots} slots × {tokens} tokens × {per_token} bytes needs {needed / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free on {like.device}: lower rollout.concurrency or agent.max_tokens"
+        )

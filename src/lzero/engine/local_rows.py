@@ -1,0 +1,153 @@
+"""Who sits in which slot: the sequences of the running and of the remembered requests, as plain arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lzero.engine.local_sampling import Floats, uniforms
+from lzero.errors import EngineError
+from lzero.types import Completion, Sampling, StopReason
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(eq=False, kw_only=True)
+class Request:
+    """What is asked, and how it is answered: once, through one of the two callbacks."""
+
+    ids: Ints
+    sampling: Sampling
+    affinity: str
+    succeed: Callable[[Completion], None]
+    fail: Callable[[EngineError], None]
+    versions: list[tuple[int, int]] = field(default_factory=list)
+    """Runs of (policy version, number of tokens) drawn so far."""
+
+    def drew(self, version: int) -> None:
+        """Count a token drawn under `version`."""
+        last, count = self.versions[-1] if self.versions else (None, 0)
+        if last == version:
+            self.versions[-1] = (version, count + 1)
+        else:
+            self.versions.append((version, 1))
+
+
+class Rows:
+    """State of `num_slots` slots, one array element or row each.
+
+    A slot is active (a request runs in it), idle (its affinity's tokens are kept for the next request) or free. `length`
+    counts the tokens of its sequence, `cached` those whose keys are in the cache; the rest is still to be fed.
+    """
+
+    def __init__(self, num_slots: int, max_tokens: int) -> None:
+        self.tokens: Ints = np.zeros((num_slots, max_tokens), dtype=np.int64)
+        self.logprobs: Floats = np.zeros((num_slots, max_tokens))
+        self.noise: Floats = np.zeros((num_slots, max_tokens))
+        self.length, self.cached, self.prompt, self.limit, self.used = np.zeros((5, num_slots), dtype=np.int64)
+        self.temperature, self.top_p = np.ones((2, num_slots))
+        self.active = np.zeros(num_slots, dtype=np.bool_)
+        self.requests: list[Request | None] = [None] * num_slots
+        self.affinities: list[str | None] = [None] * num_slots
+        self._slot_of: dict[str, int] = {}
+        self._clock = 0
+
+    def seat(self, request: Request) -> int | None:
+        """Give a request a slot: its affinity's own, a free one, or the one that was idle longest; None when all are active."""
+        slot = self._slot_of.get(request.affinity)
+        if slot is None or self.active[slot]:
+            slot = self._vacant()
+            if slot is None:
+                return None
+            self._release(slot)
+            if request.affinity not in self._slot_of:
+                self.affinities[slot] = request.affinity
+                self._slot_of[request.affinity] = slot
+        ids, known = request.ids, int(self.cached[slot])
+        # The last token is always fed: its logits draw the first new one.
+        self.cached[slot] = min(_common_prefix(self.tokens[slot, :known], ids), len(ids) - 1)
+        self.tokens[slot, : len(ids)] = ids
+        self.length[slot] = self.prompt[slot] = len(ids)
+        self.limit[slot] = len(ids) + request.sampling.max_tokens
+        self.temperature[slot], self.top_p[slot] = request.sampling.temperature, request.sampling.top_p
+        new = request.sampling.max_tokens
+        self.noise[slot, :new] = uniforms(request.sampling.seed, new)
+        self.requests[slot], self.active[slot] = request, True
+        return slot
+
+    def append(self, slots: Ints, tokens: Ints, logprobs: Floats) -> None:
+        """One drawn token for each of `slots`."""
+        self.tokens[slots, self.length[slots]] = tokens
+        self.logprobs[slots, self.length[slots]] = logprobs
+        self.length[slots] += 1
+
+    def next_noise(self, slots: Ints) -> Floats:
+        return self.noise[slots, self.length[slots] - self.prompt[slots]]
+
+    def completion(self, slot: int) -> Ints:
+        """Ids drawn so far."""
+        return self.tokens[slot, self.prompt[slot] : self.length[slot]]
+
+    def finish(self, slot: int, reason: StopReason, text: str) -> Completion:
+        """The request's result; its slot goes idle."""
+        request = self.requests[slot]
+        assert request is not None
+        completion = Completion(
+            token_ids=tuple(self.completion(slot).tolist()),
+            logprobs=tuple(self.logprobs[slot, self.prompt[slot] : self.length[slot]].tolist()),
+            text=text,
+            stop_reason=reason,
+            versions=tuple(request.versions),
+        )
+        self.leave(slot)
+        return completion
+
+    def leave(self, slot: int) -> None:
+        """The slot's request is over; what is cached stays for its affinity."""
+        self._clock += 1
+        self.used[slot] = self._clock
+        self.requests[slot], self.active[slot] = None, False
+
+    def forget(self, affinity: str) -> None:
+        """Free the affinity's slot; one with a running request keeps it until then, as nobody's."""
+        slot = self._slot_of.pop(affinity, None)
+        if slot is not None:
+            self.affinities[slot] = None
+
+    def invalidate(self) -> None:
+        """The weights changed: nothing in the cache holds any more."""
+        self.cached[:] = 0
+
+    def swap(self, one: int, other: int) -> None:
+        """Two slots change places (the cache's rows are the caller's to swap)."""
+        pair, reverse = [one, other], [other, one]
+        arrays = (self.tokens, self.logprobs, self.noise, self.length, self.cached, self.prompt, self.limit, self.used)
+        for array in (*arrays, self.temperature, self.top_p, self.active):
+            array[pair] = array[reverse]
+        self.requests[one], self.requests[other] = self.requests[other], self.requests[one]
+        self.affinities[one], self.affinities[other] = self.affinities[other], self.affinities[one]
+        for slot in pair:
+            affinity = self.affinities[slot]
+            if affinity is not None:
+                self._slot_of[affinity] = slot
+
+    def _vacant(self) -> int | None:
+        """The first free slot, else the idle one that was used longest ago."""
+        idle = np.flatnonzero(~self.active)
+        if len(idle) == 0:
+            return None
+        free = [slot for slot in idle.tolist() if self.affinities[slot] is None]
+        return free[0] if free else int(idle[self.used[idle].argmin()])
+
+    def _release(self, slot: int) -> None:
+        affinity, self.affinities[slot] = self.affinities[slot], None
+        if affinity is not None:
+            del self._slot_of[affinity]
+        self.cached[slot] = 0
+
+
+def _common_prefix(known: Ints, ids: Ints) -> int:
+    shared = min(len(known), len(ids))
+    different = np.flatnonzero(known[:shared] != ids[:shared])
+    return int(different[0]) if len(different) else shared

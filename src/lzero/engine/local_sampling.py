@@ -1,0 +1,46 @@
+"""Draw tokens: a pure function of logits and of noise that belongs to a request, never to its neighbours in the batch."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Floats = npt.NDArray[np.float64]
+
+
+def uniforms(seed: int, count: int) -> Floats:
+    """The noise of a request: element i, in [0, 1), decides token i. Counter-based (Philox keyed by the seed); 32 bits each,
+    so that a share of a float64 total stays below the total."""
+    bits = np.random.Generator(np.random.Philox(key=seed % 2**64)).integers(0, 2**32, size=count, dtype=np.uint32)
+    return bits.astype(np.float64) / 2**32
+
+
+def draw(logits: torch.Tensor, temperature: Floats, top_p: Floats, noise: Floats) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token for each row of `logits` [rows, vocabulary]: (ids [rows], log-probs [rows]).
+
+    `temperature` 0 is greedy, with log-probs at temperature 1. Log-probs are under the temperature, before top-p.
+    Inverse transform sampling: the token whose slice of the cumulative distribution holds the row's noise.
+    """
+    device = logits.device
+    greedy = temperature == 0.0
+    scale = torch.from_numpy(np.where(greedy, 1.0, temperature)).to(device, torch.float32)
+    logprobs = torch.log_softmax(logits.float() / scale[:, None], dim=-1)
+    if greedy.all():
+        ids = logprobs.argmax(dim=-1)
+    else:
+        weights = logprobs.exp()
+        if (top_p < 1.0).any():
+            weights = _nucleus(weights, torch.from_numpy(top_p).to(device, torch.float32))
+        cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+        targets = torch.from_numpy(noise).to(device)[:, None] * cumulative[:, -1:]
+        ids = torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+        if greedy.any():
+            ids = torch.where(torch.from_numpy(greedy).to(device), logprobs.argmax(dim=-1), ids)
+    return ids, logprobs.gather(1, ids[:, None])[:, 0]
+
+
+def _nucleus(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Zero all but the likeliest tokens of each row whose probabilities first reach `top_p`; the likeliest always stays."""
+    ordered, order = weights.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered
+    ordered = ordered.masked_fill((before >= top_p[:, None]) & (before > 0.0), 0.0)
+    return torch.zeros_like(weights).scatter_(1, order, ordered)

@@ -1,0 +1,57 @@
+"""When a completion ends, and what it says."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+Bools = npt.NDArray[np.bool_]
+
+
+class Ending:
+    """End-of-sequence ids and stop strings of one tokenizer. Not thread-safe; keeps a tokenizer of its own, because
+    encoding with another's would change it under our feet."""
+
+    def __init__(self, tokenizer: Any, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        self._tokenizer: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._vocab_size = vocab_size
+        self._pieces: list[str] | None = None
+        self._rules: dict[tuple[str, ...], Bools] = {}
+        self.is_eos: Bools = np.zeros(vocab_size, dtype=np.bool_)
+        self.is_eos[list(eos_ids)] = True
+
+    def may_stop(self, stop: tuple[str, ...]) -> Bools:
+        """For each token of the vocabulary: could a stop string end within it? False is certain, so that text is decoded
+        for few tokens only."""
+        if stop not in self._rules:
+            self._rules[stop] = self._candidates({text[-1] for text in stop if text})
+        return self._rules[stop]
+
+    def has_stopped(self, ids: Sequence[int], stop: tuple[str, ...]) -> bool:
+        """Whether the text of a whole completion holds a stop string."""
+        text = self._decode(ids)
+        return any(string in text for string in stop if string)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The completion's text, without the end-of-sequence token that closed it."""
+        return self._decode(ids[:-1] if len(ids) and self.is_eos[ids[-1]] else ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def _candidates(self, last_characters: set[str]) -> Bools:
+        if not last_characters:
+            return np.zeros(self._vocab_size, dtype=np.bool_)
+        if self._pieces is None:
+            self._pieces = self._tokenizer.decode_batch(
+                [[token] for token in range(self._vocab_size)], skip_special_tokens=False
+            )
+        # A token may decode to nothing or to a replacement character on its own, and to text beside others.
+        wanted = (*last_characters, "\ufffd")
+        return np.fromiter(
+            (not piece or any(character in piece for character in wanted) for piece in self._pieces),
+            dtype=np.bool_,
+            count=self._vocab_size,
+        )

@@ -1,0 +1,258 @@
+"""The loop that feeds a model: continuous batching, in one thread of its own.
+
+    inbox ──▶ waiting ──seat──▶ slots ──prefill (new prompt ids)──▶ decode (one token a pass, all rows at once) ──▶ results
+
+Between two forward passes everything may change: requests join and leave, weights are replaced. A row whose request ended
+stays where it is, because its episode will soon be back; rows are compacted when too many of those in reach sit idle.
+"""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from lzero.engine.local_cache import Forward, Ints
+from lzero.engine.local_rows import Request, Rows
+from lzero.engine.local_sampling import draw
+from lzero.engine.local_stops import Bools, Ending
+from lzero.errors import EngineError
+from lzero.types import StopReason
+
+Command = Callable[[], None]
+Answer = TypeVar("Answer")
+
+PREFILL_CHUNK = 512
+"""Most ids of one row that a pass feeds."""
+PREFILL_TOKENS = 4096
+"""Most ids, padding included, of one prefill pass."""
+MOST_IDLE = 0.3
+"""Share of the rows in reach of a decode pass that may sit idle before they are compacted."""
+
+
+class Worker:
+    """Owns the model, its cache and the rows; only its thread touches them. Commands reach it through the inbox."""
+
+    def __init__(self, forward: Forward, ending: Ending, rows: Rows, *, reuse: bool) -> None:
+        self.version = 0
+        self._forward, self._ending, self._rows = forward, ending, rows
+        self._reuse = reuse
+        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._waiting: deque[Request] = deque()
+        self._open: dict[object, Callable[[EngineError], None]] = {}
+        """Whoever waits for an answer, and how it is told of a failure."""
+        self._lock = threading.Lock()
+        self._stopped: EngineError | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="lzero-engine", daemon=True)
+        self._thread.start()
+
+    # Called from any thread.
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises EngineError when the engine has stopped; answers it later in every other case."""
+        self._post(lambda: self._waiting.append(request), request, request.fail)
+
+    def ask(
+        self, function: Callable[[], Answer], succeed: Callable[[Answer], None], fail: Callable[[EngineError], None]
+    ) -> None:
+        """Call `function` in the thread, between two forward passes, and hand over what it returns."""
+        key = object()
+
+        def command() -> None:
+            try:
+                answer = function()
+            except EngineError as error:
+                self._close_case(key)
+                fail(error)
+            else:
+                self._close_case(key)
+                succeed(answer)
+
+        self._post(command, key, fail)
+
+    def drop(self, request: Request) -> None:
+        """Nobody waits for this request any more."""
+        self._inbox.put(lambda: self._drop(request))
+
+    def forget(self, affinity: str) -> None:
+        self._inbox.put(lambda: self._rows.forget(affinity))
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ask the thread to end and wait; False when it is still in a forward pass then."""
+        self._inbox.put(self._close)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _post(self, command: Command, key: object, fail: Callable[[EngineError], None]) -> None:
+        with self._lock:
+            if self._stopped is not None:
+                raise EngineError(str(self._stopped)) from self._stopped.__cause__
+            self._open[key] = fail
+            self._inbox.put(command)
+
+    def _close_case(self, key: object) -> None:
+        with self._lock:
+            self._open.pop(key, None)
+
+    # Called in the thread.
+
+    def score(self, ids: Ints) -> tuple[float, ...]:
+        return self._forward.score(ids)
+
+    def load(self, state: Mapping[str, torch.Tensor], version: int) -> None:
+        """Replace the weights. Raises EngineError, before anything changes, when they do not fit the model."""
+        own = self._forward.model.state_dict()
+        storages = {own[name].data_ptr() for name in state if name in own}
+        wrong = [name for name, tensor in state.items() if name not in own or own[name].shape != tensor.shape]
+        wrong += [name for name, tensor in own.items() if name not in state and tensor.data_ptr() not in storages]
+        if wrong:
+            raise EngineError(f"{len(wrong)} weights are missing, unknown or of another shape: {', '.join(wrong[:3])}")
+        with torch.no_grad():
+            for name, tensor in state.items():
+                own[name].copy_(tensor)
+        self._rows.invalidate()
+        self.version = version
+
+    def _run(self) -> None:
+        with ExitStack() as last_act, torch.inference_mode():
+            last_act.push(self._end)
+            while not self._closing:
+                self._obey()
+                self._admit()
+                self._prefill()
+                self._decode()
+
+    def _end(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        """The thread's last act, after a close as after any error: nobody is left waiting."""
+        reason = "the engine is closed" if error is None else f"the engine stopped: {type(error).__name__}: {error}"
+        stopped = EngineError(reason)
+        stopped.__cause__ = error
+        with self._lock:
+            self._stopped = stopped
+            callers, self._open = list(self._open.values()), {}
+        for fail in callers:
+            fail(stopped)
+        return True  # the error has reached those it concerns
+
+    def _close(self) -> None:
+        self._closing = True
+
+    def _drop(self, request: Request) -> None:
+        self._close_case(request)
+        if request in self._waiting:
+            self._waiting.remove(request)
+        elif request in self._rows.requests:
+            self._rows.leave(self._rows.requests.index(request))
+
+    def _obey(self) -> None:
+        """Run the commands that came in; with nothing else to do, wait for one."""
+        if not self._waiting and not self._rows.active.any():
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            slot = self._rows.seat(self._waiting[0])
+            if slot is None:
+                return
+            self._waiting.popleft()
+            if not self._reuse:
+                self._rows.cached[slot] = 0
+
+    def _pending(self) -> Ints:
+        """Ids still to be fed, by slot; 0 where no request runs."""
+        return np.where(self._rows.active, self._rows.length - self._rows.cached, 0)
+
+    def _prefill(self) -> None:
+        for slots, queries in self._prefill_groups():
+            rows = self._rows
+            feed = np.minimum(rows.length[slots] - rows.cached[slots], queries)
+            offsets = np.arange(queries) - (
+                queries - feed[:, None]
+            )  # right-aligned: every row's last query is a real one
+            positions = np.where(offsets >= 0, rows.cached[slots, None] + offsets, -1)
+            tokens = rows.tokens[slots[:, None], np.maximum(positions, 0)]
+            logits = self._forward(tokens, positions, rows=slots, kv_length=int(positions.max()) + 1)
+            rows.cached[slots] += feed
+            ready = np.flatnonzero(rows.cached[slots] == rows.length[slots])
+            if len(ready):
+                self._draw(logits[torch.from_numpy(ready).to(logits.device)], slots[ready])
+
+    def _prefill_groups(self) -> Iterator[tuple[Ints, int]]:
+        """Rows with more than one id to feed, the longest first, in groups of like size."""
+        pending = self._pending()
+        slots = np.flatnonzero(pending > 1)
+        slots = slots[np.argsort(-pending[slots], kind="stable")]
+        while len(slots):
+            queries = int(min(pending[slots[0]], PREFILL_CHUNK))
+            most = max(1, PREFILL_TOKENS // queries)
+            alike = int((pending[slots] * 2 > queries).sum())
+            count = min(most, alike)
+            yield slots[:count], queries
+            slots = slots[count:]
+
+    def _decode(self) -> None:
+        ready = self._pending() == 1
+        if not ready.any():
+            return
+        ready = self._compact(ready)
+        rows, reach = self._rows, int(np.flatnonzero(ready)[-1]) + 1
+        ready = ready[:reach]
+        positions = np.where(ready, rows.cached[:reach], -1)
+        tokens = rows.tokens[np.arange(reach), np.maximum(positions, 0)]
+        logits = self._forward(tokens[:, None], positions[:, None], rows=None, kv_length=int(positions.max()) + 1)
+        slots = np.flatnonzero(ready)
+        rows.cached[slots] += 1
+        self._draw(logits if len(slots) == reach else logits[torch.from_numpy(slots).to(logits.device)], slots)
+
+    def _compact(self, ready: Bools) -> Bools:
+        """Move the last rows that decode into the places of idle ones, when these are many."""
+        while True:
+            last = int(np.flatnonzero(ready)[-1])
+            gaps = np.flatnonzero(~ready[:last])
+            if len(gaps) <= MOST_IDLE * (last + 1):
+                return ready
+            gap = int(gaps[0])
+            length = int(max(self._rows.cached[gap], self._rows.cached[last]))
+            self._forward.cache.swap(gap, last, length)
+            self._rows.swap(gap, last)
+            ready[gap], ready[last] = True, False
+
+    def _draw(self, logits: torch.Tensor, slots: Ints) -> None:
+        """Sample a token for each of `slots`, and hand over the completions that it ends."""
+        rows = self._rows
+        drawn, drawn_logprobs = draw(logits, rows.temperature[slots], rows.top_p[slots], rows.next_noise(slots))
+        tokens, logprobs = drawn.cpu().numpy(), drawn_logprobs.cpu().numpy()
+        if not np.isfinite(logprobs).all():
+            raise EngineError(f"the model's logits are not finite (policy version {self.version})")
+        rows.append(slots, tokens, logprobs)
+        eos, full = self._ending.is_eos[tokens], rows.length[slots] == rows.limit[slots]
+        for slot, token, is_eos, is_full in zip(
+            slots.tolist(), tokens.tolist(), eos.tolist(), full.tolist(), strict=True
+        ):
+            request = rows.requests[slot]
+            assert request is not None
+            request.drew(self.version)
+            stop = request.sampling.stop
+            if is_eos:
+                self._hand_over(request, slot, "eos")
+            elif (
+                stop
+                and self._ending.may_stop(stop)[token]
+                and self._ending.has_stopped(rows.completion(slot).tolist(), stop)
+            ):
+                self._hand_over(request, slot, "stop")
+            elif is_full:
+                self._hand_over(request, slot, "length")
+
+    def _hand_over(self, request: Request, slot: int, reason: StopReason) -> None:
+        text = self._ending.text(self._rows.completion(slot).tolist())
+        completion = self._rows.finish(slot, reason, text)
+        self._close_case(request)
+        request.succeed(completion)
