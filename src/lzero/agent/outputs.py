@@ -81,7 +81,7 @@ def _traceback(error: Error, max_chars: int) -> str:
 
 def _notes(execution: Execution) -> list[str]:
     if execution.status == "timed_out":
-        return [f"[interrupted after {execution.duration_s:.0f} s]"]
+        return [f"[{clean(execution.reason) or 'interrupted'}]"]
     if execution.status == "killed":
         reason = clean(execution.reason).strip() or "the cell ended it"
         return [f"[the session was killed ({reason}): its variables are lost, a new one is open]"]
