@@ -1,0 +1,172 @@
+"""The one place where a run is put together from its configuration.
+
+    async with build(config) as parts:
+        collector = Collector(parts.runner, train_tasks(config), config=config.rollout, seed=config.run.seed)
+        collected = await collector.collect(0)
+
+torch and transformers are loaded when `build` is called, not when this module is.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lzero.config import Config
+from lzero.errors import ConfigError
+from lzero.protocols import Engine, ReplPool, RewardFn, SearchIndex, TaskSource, Tool
+from lzero.rollout.runner import OpenTask, RunEpisode, Runner
+from lzero.types import Episode, Sampling, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from lzero.agent.renderer import Renderer
+
+POLICY = "policy:"
+"""`model.path = "policy:expert"` is the world's scripted policy of that name, not a model."""
+
+EVAL_SEED = 0
+"""Held-out tasks are the same for every run, whatever its seed: scores of runs can be compared."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of. `engine` is a LocalEngine unless the model is a scripted policy."""
+
+    tokenizer: "PreTrainedTokenizerFast"
+    engine: Engine
+    pool: ReplPool
+    reward: RewardFn
+    runner: Runner
+
+
+@asynccontextmanager
+async def build(config: Config, *, model: "PreTrainedModel | None" = None) -> AsyncIterator[Parts]:
+    """Everything that runs episodes, closed when the block is left.
+
+    With `model`, the engine samples from it instead of loading the weights of `model.path` (whose tokenizer is used all the same).
+    Raises ConfigError, ModelError, DataError or SandboxError before anything runs.
+    """
+    from lzero.agent.renderer import Renderer
+    from lzero.repl import LocalPool
+    from lzero.rewards import make_reward
+
+    reward = make_reward(config.reward)
+    corpus = await asyncio.to_thread(_open_corpus, config)
+    tokenizer = open_tokenizer(config)
+    renderer = Renderer(tokenizer)
+    async with AsyncExitStack() as stack:
+        engine = open_engine(config, tokenizer, model)
+        stack.push_async_callback(engine.close)
+        pool = LocalPool(config.repl)
+        stack.push_async_callback(pool.close)
+        await pool.start()
+        open_task = _episodes_of(config, engine=engine, pool=pool, renderer=renderer, corpus=corpus)
+        yield Parts(
+            tokenizer=tokenizer,
+            engine=engine,
+            pool=pool,
+            reward=reward,
+            runner=Runner(open_task, reward, config.rollout),
+        )
+
+
+def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
+    """The model's; for a scripted policy, the one of bytes. Raises ModelError."""
+    from lzero.models import build_tokenizer, load_tokenizer, resolve
+
+    if config.model.path.startswith(POLICY):
+        return build_tokenizer()
+    return load_tokenizer(resolve(config.model.path))
+
+
+def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast", model: "PreTrainedModel | None" = None) -> Engine:
+    """Raises ConfigError for an unknown policy, ModelError for a model directory that cannot be used."""
+    if config.model.path.startswith(POLICY):
+        return _scripted_engine(config.model.path.removeprefix(POLICY), tokenizer)
+    from lzero.engine.local import LocalEngine
+    from lzero.models import load_model, resolve, select_device
+
+    if model is None:
+        device = select_device(config.model.device)
+        model = load_model(resolve(config.model.path), dtype=config.model.dtype, device=device)
+    return LocalEngine(
+        model,
+        tokenizer,
+        max_tokens=config.agent.max_tokens,
+        num_slots=config.rollout.concurrency,
+        deterministic=config.run.deterministic,
+    )
+
+
+def train_tasks(config: Config) -> TaskSource:
+    """What training draws from, in an order that follows from the run's seed. Raises DataError."""
+    from lzero.data.sources import open_source
+
+    return open_source(config.tasks.train, split="train", seed=config.run.seed, config=config.tasks)
+
+
+def eval_tasks(config: Config) -> TaskSource:
+    """Held-out tasks, the same for every run. Raises DataError."""
+    from lzero.data.sources import open_source
+
+    return open_source(config.tasks.eval, split="eval", seed=EVAL_SEED, config=config.tasks)
+
+
+def _scripted_engine(name: str, tokenizer: "PreTrainedTokenizerFast") -> Engine:
+    from lzero.data.world import POLICIES
+    from lzero.engine.scripted import ScriptedEngine
+
+    if name not in POLICIES:
+        raise ConfigError(f"model.path = {POLICY + name!r}: no such policy; there are {', '.join(POLICIES)}")
+    return ScriptedEngine(POLICIES[name], tokenizer)
+
+
+def _open_corpus(config: Config) -> SearchIndex | None:
+    """The index that all tasks share, if the run has one."""
+    from lzero.data.files import read_passages
+    from lzero.tools.search import PassageIndex
+
+    return PassageIndex.of_file(Path(config.tasks.corpus), read_passages) if config.tasks.corpus else None
+
+
+def _episodes_of(
+    config: Config, *, engine: Engine, pool: ReplPool, renderer: "Renderer", corpus: SearchIndex | None
+) -> OpenTask:
+    """The function that opens a task: its episodes share one search index."""
+    from lzero.agent.episode import run_episode
+    from lzero.tools.search import PassageIndex, Search
+
+    tasks = config.tasks
+
+    def open_task(task: Task) -> RunEpisode:
+        search = Search(
+            PassageIndex(task.passages) if corpus is None else corpus,
+            num_results=tasks.search_results,
+            snippet_chars=tasks.snippet_chars,
+            in_thread=corpus is not None,
+        )
+        tools: Sequence[Tool] = (search,)
+
+        async def run(*, index: int, seed: int, episode_id: str, sampling: Sampling) -> Episode:
+            return await run_episode(
+                task,
+                index=index,
+                seed=seed,
+                episode_id=episode_id,
+                agent=config.agent,
+                sampling=sampling,
+                engine=engine,
+                pool=pool,
+                tools=tools,
+                renderer=renderer,
+                deadline_s=config.rollout.episode_timeout_s,
+                request_timeout_s=config.rollout.request_timeout_s,
+            )
+
+        return run
+
+    return open_task

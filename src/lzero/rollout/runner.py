@@ -1,0 +1,107 @@
+"""Episodes of tasks, many at once, and what happens when one of them breaks.
+
+record ─▶ attempt ─▶ scored                        what the agent did, right or wrong
+             │ failed
+             ▼
+          attempt, in a fresh kernel ─▶ scored
+             │ failed
+             ▼
+          kept as failed, without a reward: counted, never trained on
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from lzero.config import RolloutConfig
+from lzero.errors import RewardError
+from lzero.protocols import RewardFn
+from lzero.rollout.concurrency import run_all
+from lzero.rollout.failures import CircuitBreaker
+from lzero.seeds import derive_seed
+from lzero.store import Record
+from lzero.types import Episode, Failure, Reward, Sampling, Task
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 2
+"""How often an episode is begun: what we broke is tried once more."""
+
+
+class RunEpisode(Protocol):
+    """One attempt at a task that is settled. Returns what we broke as a failed episode; never runs longer than its deadline."""
+
+    async def __call__(self, *, index: int, seed: int, episode_id: str, sampling: Sampling) -> Episode: ...
+
+
+OpenTask = Callable[[Task], RunEpisode]
+"""What the episodes of one task share (its search index, say) is made here, once."""
+
+
+class Runner:
+    """Runs episodes, at most `concurrency` at once, first come, first served."""
+
+    def __init__(self, open_task: OpenTask, reward: RewardFn, config: RolloutConfig) -> None:
+        self._open_task = open_task
+        self._reward = reward
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._breaker = CircuitBreaker(max_rate=config.max_failure_rate)
+
+    async def record(self, task: Task, *, name: str, num_episodes: int, sampling: Sampling, seed: int) -> Record:
+        """All episodes of a task. Their ids are `name`/0, `name`/1, …; their seeds follow from `seed`.
+
+        Raises TrainError when too many of the last episodes failed; the episodes that still run are then the caller's to cancel.
+        """
+        run_episode: RunEpisode | None = None
+
+        async def run(index: int) -> tuple[Episode, Reward | None]:
+            nonlocal run_episode
+            async with self._slots:
+                if run_episode is None:  # not before its turn: what a task holds open is then bounded, too
+                    run_episode = self._open_task(task)
+                return await self._run(task, run_episode, index=index, name=name, sampling=sampling, seed=seed)
+
+        pairs = await run_all(run(index) for index in range(num_episodes))
+        return Record(
+            task=task, episodes=tuple(episode for episode, _ in pairs), rewards=tuple(reward for _, reward in pairs)
+        )
+
+    def take_failures(self) -> dict[str, int]:
+        """Failed attempts by kind since the last call, those that a second attempt mended included."""
+        return self._breaker.take_counts()
+
+    async def _run(
+        self, task: Task, run_episode: RunEpisode, *, index: int, name: str, sampling: Sampling, seed: int
+    ) -> tuple[Episode, Reward | None]:
+        episode_id = f"{name}/{index}"
+        for number in range(1, ATTEMPTS + 1):
+            episode = await run_episode(
+                index=index, seed=derive_seed(seed, "episode", index), episode_id=episode_id, sampling=sampling
+            )
+            reward = None
+            if episode.failure is None:
+                episode, reward = self._score(task, episode)
+            self._breaker.saw(episode)
+            if episode.failure is None or episode.failure.kind == "reward":
+                break  # a scorer is a pure function: it would fail again
+            logger.warning(
+                "episode %s of task %s, attempt %d of %d: %s failed at %s: %s",
+                episode_id,
+                task.id,
+                number,
+                ATTEMPTS,
+                episode.failure.kind,
+                episode.failure.where,
+                episode.failure.what,
+            )
+        return episode, reward
+
+    def _score(self, task: Task, episode: Episode) -> tuple[Episode, Reward | None]:
+        try:
+            return episode, self._reward(task, episode)
+        except RewardError as error:
+            failure = Failure(kind="reward", what=str(error), where=f"scoring task {task.id}")
+            return msgspec.structs.replace(episode, status="failed", failure=failure), None

@@ -1,0 +1,132 @@
+"""Builders and fakes for what runs many episodes: no model, no sandbox, no clock."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from lzero.config import RolloutConfig
+from lzero.rollout.runner import RunEpisode, Runner
+from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, Reward, Sampling, Step, Task
+
+
+def make_task(position: int = 0, *, hops: int | None = None) -> Task:
+    return Task(id=f"task-{position}", question="?", answers=("yes",), hops=hops)
+
+
+def make_step(num_tokens: int = 1) -> Step:
+    return Step(
+        prompt=Prompt(keep=0, new_ids=(1, 2)),
+        completion=Completion(
+            token_ids=(3,) * num_tokens,
+            logprobs=(-0.5,) * num_tokens,
+            text="x",
+            stop_reason="eos",
+            versions=((0, num_tokens),),
+        ),
+        parsed=Parsed(think="", code=None, well_formed=False),
+        execution=None,
+    )
+
+
+def make_episode(
+    task: Task,
+    *,
+    index: int = 0,
+    seed: int = 0,
+    sampling: Sampling = Sampling(),
+    answer: str | None = "yes",
+    failure: Failure | None = None,
+    episode_id: str = "",
+) -> Episode:
+    return Episode(
+        id=episode_id or f"{task.id}/{index}",
+        task_id=task.id,
+        index=index,
+        seed=seed,
+        sampling=sampling,
+        budgets=Budgets(max_steps=1, max_tokens=10, cell_s=1.0),
+        steps=(make_step(),),
+        status="finished" if failure is None else "failed",
+        answer=answer,
+        failure=failure,
+    )
+
+
+def reward(task: Task, episode: Episode) -> Reward:
+    score = float(episode.answer == task.answers[0])
+    return Reward(score=score, per_step=(score,) * len(episode.steps), parts={"qa": (score,) * len(episode.steps)})
+
+
+class Tasks:
+    """A TaskSource whose tasks have ids by position."""
+
+    def __init__(self, length: int = 10**9) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def task(self, index: int) -> Task:
+        return make_task(index, hops=index % 3 + 1)
+
+
+class Shuffler:
+    """Lets waiting episodes finish one at a time, in an order of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(future)
+        loop.call_soon(self._release)
+        await future
+
+    def _release(self) -> None:
+        future = self._waiting.pop(self._random.randrange(len(self._waiting)))
+        if not future.done():
+            future.set_result(None)
+
+
+Decide = Callable[[Task, int, int], str | Failure]
+"""(task, seed, attempt from 0) → the answer, or how we broke it."""
+
+
+class FakeEpisodes:
+    """Opens tasks whose episodes end as `decide` says. Keeps the ids of all attempts and the most that ran at once."""
+
+    def __init__(self, decide: Decide, shuffler: Shuffler | None = None) -> None:
+        self._decide = decide
+        self._shuffler = shuffler
+        self.attempts: list[str] = []
+        self.opened: list[str] = []
+        self.num_running = 0
+        self.most_running = 0
+
+    def open_task(self, task: Task) -> RunEpisode:
+        self.opened.append(task.id)
+
+        async def run(*, index: int, seed: int, episode_id: str, sampling: Sampling) -> Episode:
+            number = self.attempts.count(episode_id)
+            self.attempts.append(episode_id)
+            self.num_running += 1
+            self.most_running = max(self.most_running, self.num_running)
+            try:
+                if self._shuffler is not None:
+                    await self._shuffler.turn()
+            finally:
+                self.num_running -= 1
+            outcome = self._decide(task, seed, number)
+            if isinstance(outcome, Failure):
+                return make_episode(
+                    task, index=index, seed=seed, sampling=sampling, episode_id=episode_id, answer=None, failure=outcome
+                )
+            return make_episode(task, index=index, seed=seed, sampling=sampling, episode_id=episode_id, answer=outcome)
+
+        return run
+
+
+def make_runner(episodes: FakeEpisodes, **config: float) -> Runner:
+    return Runner(episodes.open_task, reward, RolloutConfig.model_validate(config))

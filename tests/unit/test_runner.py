@@ -1,0 +1,122 @@
+"""The failure policy: what the agent did is scored, what we broke is tried once more, counted, and stops the run when it is too much."""
+
+import pytest
+from rollout_fakes import FakeEpisodes, Shuffler, make_runner, make_task
+
+from lzero.config import RolloutConfig
+from lzero.errors import RewardError, TrainError
+from lzero.rollout.concurrency import run_all
+from lzero.rollout.failures import WINDOW
+from lzero.rollout.runner import Runner
+from lzero.store import Record
+from lzero.types import Episode, Failure, Reward, Sampling, Task
+
+BROKEN = Failure(kind="repl", what="zygote died", where="step 0, running a cell")
+
+
+async def record(runner: Runner, *, num_episodes: int = 1, position: int = 0, seed: int = 7) -> Record:
+    return await runner.record(
+        make_task(position), name=f"train-0/{position}", num_episodes=num_episodes, sampling=Sampling(), seed=seed
+    )
+
+
+async def test_wrong_answers_are_scored() -> None:
+    found = await record(make_runner(FakeEpisodes(lambda task, seed, attempt: "no")))
+    assert found.scores == (0.0,)
+
+
+async def test_what_we_broke_is_tried_once_more_under_the_same_seed() -> None:
+    seeds = []
+
+    def decide(task: Task, seed: int, attempt: int) -> str | Failure:
+        seeds.append(seed)
+        return BROKEN if attempt == 0 else "yes"
+
+    episodes = FakeEpisodes(decide)
+    runner = make_runner(episodes)
+    found = await record(runner)
+    assert found.scores == (1.0,)
+    assert episodes.attempts == ["train-0/0/0"] * 2
+    assert seeds[0] == seeds[1]
+    assert runner.take_failures()["repl"] == 1, "a failure that was mended counts, too"
+
+
+async def test_what_breaks_twice_is_kept_without_a_reward() -> None:
+    episodes = FakeEpisodes(lambda task, seed, attempt: BROKEN)
+    runner = make_runner(episodes)
+    found = await record(runner)
+    assert found.rewards == (None,)
+    assert found.group().episodes == ()
+    assert len(episodes.attempts) == 2
+    assert runner.take_failures() == {"engine": 0, "repl": 2, "tool": 0, "reward": 0, "lost": 0}
+    assert runner.take_failures()["repl"] == 0
+
+
+async def test_a_scorer_that_fails_is_our_failure_and_is_not_asked_again() -> None:
+    def broken_reward(task: Task, episode: Episode) -> Reward:
+        raise RewardError("no such metric")
+
+    episodes = FakeEpisodes(lambda task, seed, attempt: "yes")
+    found = await record(Runner(episodes.open_task, broken_reward, RolloutConfig()))
+    (episode,) = found.episodes
+    assert episode.failure == Failure(kind="reward", what="no such metric", where="scoring task task-0")
+    assert len(episodes.attempts) == 1
+
+
+async def test_too_many_failures_stop_the_run_and_say_why() -> None:
+    runner = make_runner(FakeEpisodes(lambda task, seed, attempt: BROKEN), max_failure_rate=0.25)
+    with pytest.raises(
+        TrainError,
+        match=r"17 of the last 17 episodes failed: repl 17\. Last: repl at step 0, running a cell: zygote died",
+    ):
+        await run_all(record(runner, position=position) for position in range(100))
+
+
+async def test_old_failures_are_forgotten() -> None:
+    runner = make_runner(
+        FakeEpisodes(lambda task, seed, attempt: BROKEN if task.id == "task-0" else "yes"), max_failure_rate=0.1
+    )
+    for _ in range(4):
+        await record(runner, position=0)
+        await run_all(record(runner, position=position) for position in range(1, WINDOW))
+    assert runner.take_failures()["repl"] == 8
+
+
+async def test_episodes_that_run_at_once_are_bounded() -> None:
+    episodes = FakeEpisodes(lambda task, seed, attempt: "yes", Shuffler(0))
+    runner = make_runner(episodes, concurrency=5)
+    await run_all(record(runner, num_episodes=4, position=position) for position in range(6))
+    assert episodes.most_running == 5
+    assert len(episodes.attempts) == 24
+
+
+async def test_a_task_is_opened_once_for_its_episodes() -> None:
+    episodes = FakeEpisodes(lambda task, seed, attempt: "yes", Shuffler(0))
+    await record(make_runner(episodes), num_episodes=4)
+    assert episodes.opened == ["task-0"]
+
+
+async def test_episodes_of_a_group_have_seeds_of_their_own() -> None:
+    found = await record(make_runner(FakeEpisodes(lambda task, seed, attempt: "yes")), num_episodes=3)
+    assert len({episode.seed for episode in found.episodes}) == 3
+    assert [episode.index for episode in found.episodes] == [0, 1, 2]
+    again = await record(make_runner(FakeEpisodes(lambda task, seed, attempt: "yes")), num_episodes=3)
+    assert again == found
+
+
+async def test_the_first_error_cancels_what_still_runs() -> None:
+    shuffler = Shuffler(3)
+    ended: list[str] = []
+
+    async def work(name: str) -> None:
+        try:
+            await shuffler.turn()
+            if name == "bad":
+                raise TrainError("bad")
+            await shuffler.turn()
+        finally:
+            ended.append(name)
+
+    with pytest.raises(TrainError, match="bad"):
+        await run_all(work(name) for name in ("a", "bad", "b"))
+    assert sorted(ended) == ["a", "b", "bad"]
