@@ -1,0 +1,90 @@
+"""Task sources: the built-in world, or a file, by the name a configuration gives.
+
+Training wants tasks without end, mixed; evaluation wants the same tasks each time, in their order:
+
+    open_source("train.jsonl", split="train", seed=7, config=config.tasks)   # Shuffled: any index, a new order each epoch
+    open_source("dev.jsonl", split="eval", seed=7, config=config.tasks)      # Listed: the file's order, each task once
+"""
+
+import random
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from lzero.config import TasksConfig
+from lzero.data.files import SUFFIXES, read_tasks
+from lzero.data.world import WorldSource
+from lzero.protocols import TaskSource
+from lzero.seeds import derive_seed
+from lzero.text import fold, words
+from lzero.types import Task
+
+TRAIN = "train"
+
+
+class Listed:
+    """Tasks in the order given; `task(index)` raises IndexError outside of it."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tuple(tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def task(self, index: int) -> Task:
+        if not 0 <= index < len(self._tasks):
+            raise IndexError(f"task {index} of {len(self._tasks)}")
+        return self._tasks[index]
+
+
+class Shuffled:
+    """A finite source without end: epoch after epoch, each task once an epoch, each epoch in an order of its own.
+
+    The order follows from `seed` and the epoch alone, so that training resumes at any index. `len` is one epoch.
+    """
+
+    def __init__(self, source: TaskSource, *, seed: int) -> None:
+        self._source = source
+        self._seed = seed
+        self._order = lru_cache(maxsize=2)(self._new_order)  # two: a batch may reach over an epoch's end
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def task(self, index: int) -> Task:
+        if index < 0:
+            raise IndexError(f"task {index}")
+        epoch, position = divmod(index, len(self._source))
+        return self._source.task(self._order(epoch)[position])
+
+    def _new_order(self, epoch: int) -> list[int]:
+        order = list(range(len(self._source)))
+        random.Random(derive_seed(self._seed, "epoch", epoch)).shuffle(order)
+        return order
+
+
+def open_source(spec: str, *, split: str, seed: int, config: TasksConfig) -> TaskSource:
+    """The tasks that `spec` names: "world", "world/<split>", or a file (see `lzero.data.files`).
+
+    A file's tasks come shuffled and without end for the split "train", in order for any other. Raises DataError.
+    """
+    name, _, world_split = spec.partition("/")
+    if name == "world" and not spec.endswith(SUFFIXES):
+        return WorldSource(seed=seed, split=world_split or split, hops=config.hops)
+    tasks = Listed(read_tasks(Path(spec).expanduser(), split=split))
+    return Shuffled(tasks, seed=seed) if split == TRAIN else tasks
+
+
+def leaks(train: TaskSource, held_out: TaskSource) -> list[tuple[Task, Task]]:
+    """Held-out tasks whose question, but for case, accents and punctuation, is also a training task's:
+    pairs (training task, held-out task). Sources without end are made apart by their generator, and have none."""
+    if sys.maxsize in (len(train), len(held_out)):
+        return []
+    seen = {_question(train.task(index)): train.task(index) for index in range(len(train))}
+    tasks = (held_out.task(index) for index in range(len(held_out)))
+    return [(seen[question], task) for task in tasks if (question := _question(task)) in seen]
+
+
+def _question(task: Task) -> str:
+    return " ".join(words(task.question)) or fold(task.question)
