@@ -121,7 +121,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> R
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        return None if stop.is_set() else await working
+        return await working if working.done() else None
     finally:
         for task in (working, stopping):
             task.cancel()

@@ -4,6 +4,7 @@ A weight sync can answer "done" and be wrong: a layer keeps a packed copy, a nam
 token ids are scored on both sides, and a gap stops the run with both numbers.
 """
 
+import math
 import random
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -12,12 +13,11 @@ import torch
 from torch import Tensor
 
 from lzero.errors import TrainError
+from lzero.train.score import reference_logprobs
 from lzero.types import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-from lzero.train.score import reference_logprobs
 
 PROBE_TOKENS = 32
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
@@ -48,14 +48,15 @@ async def transfer(model: "PreTrainedModel", engine: LoadingEngine, *, version: 
     await engine.load(model.state_dict(), version)
     ids = probe_ids(model.config.vocab_size)
     ours, theirs = _score(model, ids), await engine.score(ids)
-    gap, position = max((abs(own - other), index) for index, (own, other) in enumerate(zip(ours, theirs, strict=True)))
-    if not gap <= TOLERANCE[model.dtype]:
+    gaps = [abs(own - other) for own, other in zip(ours, theirs, strict=True)]
+    position = max(range(len(gaps)), key=lambda index: math.inf if math.isnan(gaps[index]) else gaps[index])
+    if not gaps[position] <= TOLERANCE[model.dtype]:
         raise TrainError(
             f"the engine does not hold the trainer's weights: after the transfer of version {version} token {position} of the "
             f"probe has log-probability {ours[position]:.6f} in the trainer and {theirs[position]:.6f} in the engine "
             f"(tolerance {TOLERANCE[model.dtype]})"
         )
-    return gap
+    return gaps[position]
 
 
 def _score(model: "PreTrainedModel", ids: tuple[int, ...]) -> tuple[float, ...]:

@@ -56,6 +56,7 @@ def update_policy(
         largest_gap = max(largest_gap, gaps.max().item() if len(gaps) else 0.0)
     norm = clip_grad_norm_(model.parameters(), grad_clip).item()
     if not (math.isfinite(totals["train/loss"]) and math.isfinite(norm)):
+        model.zero_grad()
         raise TrainError(
             f"the update was not applied: loss {totals['train/loss']}, gradient norm {norm}. "
             "Lower train.lr or train.grad_clip, and go on from the last checkpoint with --resume"

@@ -1,0 +1,308 @@
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from lzero.algo.batches import Scored, collate, unscored
+from lzero.algo.losses import policy_gradient
+from lzero.algo.samples import to_samples
+from lzero.engine.local import LocalEngine
+from lzero.errors import TrainError
+from lzero.models import Architecture, build_tokenizer, new_model
+from lzero.train.score import reference_logprobs
+from lzero.train.transfer import PROBE_TOKENS, probe_ids, transfer
+from lzero.train.update import make_adamw, update_policy
+from lzero.types import Budgets, Completion, Episode, Parsed, Prompt, Sample, Sampling, Step
+
+ADVANTAGES = (0.7, -1.3, 0.4)
+TINY = Architecture(hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
+
+
+def double_model() -> Any:
+    """GPT-2 computes in the type of its weights throughout, so float64 is float64 (Qwen3's norms round to float32)."""
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=40, n_positions=64, attn_implementation="sdpa")
+    return GPT2LMHeadModel(config).double().eval()
+
+
+def nano_model() -> Any:
+    return new_model(TINY, build_tokenizer(), seed=0)
+
+
+def episode(number: int, *, num_steps: int = 3) -> Episode:
+    """Prompts that extend each other, of a length that depends on `number`."""
+    steps, length = [], 0
+    for index in range(num_steps):
+        new_ids = tuple((7 * number + 3 * index + offset) % 40 for offset in range(2 + number % 4))
+        action = tuple((5 * number + 11 * index + offset) % 40 for offset in range(1 + (number + index) % 3))
+        logprobs = (-1.0,) * len(action)
+        completion = Completion(
+            token_ids=action, logprobs=logprobs, text="", stop_reason="stop", versions=((0, len(action)),)
+        )
+        parsed = Parsed(think="", code=None, well_formed=False)
+        prompt = Prompt(keep=length, new_ids=new_ids)
+        steps.append(Step(prompt=prompt, completion=completion, parsed=parsed, execution=None))
+        length += len(new_ids) + len(action)
+    return Episode(
+        id=f"task/{number}",
+        task_id="task",
+        index=number,
+        seed=0,
+        sampling=Sampling(temperature=0.8),
+        budgets=Budgets(max_steps=8, max_tokens=100, cell_s=1.0),
+        steps=tuple(steps),
+        status="finished",
+    )
+
+
+def row_per_step(sample: Sample) -> list[Sample]:
+    """What training without merging would see: for each step its whole prompt, and only its own action."""
+    rows = []
+    for step in sorted(set(sample.step_index) - {-1}):
+        end = max(position for position, owner in enumerate(sample.step_index) if owner == step) + 1
+        own = tuple(int(owner == step) for owner in sample.step_index[:end])
+        rows.append(
+            Sample(
+                episode_id=sample.episode_id,
+                token_ids=sample.token_ids[:end],
+                mask=own,
+                step_index=tuple(step if on else -1 for on in own),
+                logprobs=sample.logprobs[:end],
+                versions=sample.versions[:end],
+                temperature=sample.temperature,
+            )
+        )
+    return rows
+
+
+def scored(samples: Sequence[Sample], reference: Any) -> list[Scored]:
+    references = reference_logprobs(reference, samples, max_tokens=50)
+    return [
+        Scored(
+            sample=sample,
+            advantages=tuple(ADVANTAGES[step] if step >= 0 else 0.0 for step in sample.step_index),
+            reference_logprobs=own,
+        )
+        for sample, own in zip(samples, references, strict=True)
+    ]
+
+
+def gradient(rows: Sequence[Scored], *, max_tokens: int, grad_clip: float = 1e9) -> dict[str, Tensor]:
+    """The gradient of an update, read off a step of plain gradient descent with learning rate 1."""
+    model = double_model()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    loss_fn = partial(policy_gradient, kl_coef=0.1)
+    update_policy(model, [optimizer], collate(rows, max_tokens=max_tokens), loss_fn=loss_fn, grad_clip=grad_clip)
+    return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def another_double_model() -> Any:
+    model = double_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    return model
+
+
+def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def test_merged_steps_give_the_gradient_of_one_row_a_step() -> None:
+    samples = [sample for number in range(7) for sample in to_samples(episode(number))]
+    assert len(samples) == 7
+    reference = another_double_model()
+    merged = gradient(scored(samples, reference), max_tokens=1000)
+    rows = scored([row for sample in samples for row in row_per_step(sample)], reference)
+    assert len(rows) == 21
+    apart = gradient(rows, max_tokens=1000)
+    assert distance(merged, apart) < 1e-9
+    assert max(value.abs().max().item() for value in merged.values()) > 1e-3
+
+
+def test_micro_batches_change_no_gradient() -> None:
+    rows = scored([sample for number in range(7) for sample in to_samples(episode(number))], another_double_model())
+    parts = {len(collate(rows, max_tokens=size).micro_batches): size for size in (1, 40, 1000)}
+    assert {1, 7} < set(parts)
+    assert any(1 < number < 7 for number in parts)
+    whole = gradient(rows, max_tokens=1000)
+    for size in parts.values():
+        assert distance(whole, gradient(rows, max_tokens=size)) < 1e-12
+
+
+def test_the_gradient_is_that_of_the_formula() -> None:
+    """Central differences of 1/N Σ [−A log π + 0.1 k3] in float64, log π from a plain full forward pass."""
+    samples = [sample for number in range(3) for sample in to_samples(episode(number))]
+    reference = another_double_model()
+    rows = scored(samples, reference)
+
+    def objective(model: Any) -> float:
+        total = 0.0
+        for row in rows:
+            logits = model(input_ids=torch.tensor([row.sample.token_ids])).logits[0] / row.sample.temperature
+            logprobs = torch.log_softmax(logits, dim=-1)
+            for position, on in enumerate(row.sample.mask):
+                if on:
+                    logprob = logprobs[position - 1, row.sample.token_ids[position]]
+                    gap = row.reference_logprobs[position] - logprob
+                    total += (-row.advantages[position] * logprob + 0.1 * (gap.exp() - 1 - gap)).item()
+        return total / sum(sum(row.sample.mask) for row in rows)
+
+    computed = gradient(rows, max_tokens=1000)
+    model = double_model()
+    parameters = dict(model.named_parameters())
+    for name, index in [("transformer.h.0.attn.c_attn.weight", (3, 5)), ("transformer.wte.weight", (7, 2))]:
+        values = []
+        for move in (1e-5, -1e-5):
+            with torch.no_grad():
+                parameters[name][index] += move
+                values.append(objective(model))
+                parameters[name][index] -= move
+        assert computed[name][index].item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-10)
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass_under_the_samples_temperature() -> None:
+    model = nano_model()
+    samples = [to_samples(episode(number))[0] for number in range(5)]
+    for sample, scores in zip(samples, reference_logprobs(model, samples, max_tokens=30), strict=True):
+        logits = model(input_ids=torch.tensor([sample.token_ids])).logits[0].float() / 0.8
+        logprobs = torch.log_softmax(logits, dim=-1)
+        for position, on in enumerate(sample.mask):
+            expected = logprobs[position - 1, sample.token_ids[position]].item() if on else 0.0
+            assert scores[position] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_gradient_longer_than_the_clip_is_shortened_to_it() -> None:
+    rows = scored(to_samples(episode(1)), another_double_model())
+    clipped = gradient(rows, max_tokens=1000, grad_clip=0.01)
+    norm = torch.cat([value.flatten() for value in clipped.values()]).norm().item()
+    assert norm == pytest.approx(0.01, rel=1e-4)
+
+
+def test_an_update_that_is_not_finite_is_not_applied() -> None:
+    model = nano_model()
+    optimizer = make_adamw(model, lr=1e-2, weight_decay=0.01)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rows = [unscored(to_samples(episode(1))[0], advantage=float("inf"))]
+    with pytest.raises(TrainError, match="was not applied: loss"):
+        update_policy(
+            model,
+            [optimizer],
+            collate(rows, max_tokens=100),
+            loss_fn=partial(policy_gradient, kl_coef=0.0),
+            grad_clip=1.0,
+        )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not optimizer.state
+
+
+def test_the_gap_between_sampler_and_trainer_is_measured() -> None:
+    model = nano_model()
+    sample = to_samples(episode(1))[0]
+    own = reference_logprobs(model, [sample], max_tokens=100)[0]
+    for shift in (0.0, 0.25):
+        shifted = tuple(logprob + shift * on for logprob, on in zip(own, sample.mask, strict=True))
+        drawn = Sample(**{name: getattr(sample, name) for name in sample.__struct_fields__} | {"logprobs": shifted})
+        metrics = update_policy(
+            model,
+            [],
+            collate([unscored(drawn, advantage=1.0)], max_tokens=100),
+            loss_fn=partial(policy_gradient, kl_coef=0.0),
+            grad_clip=1.0,
+        )
+        assert metrics["train/logprob_gap"] == pytest.approx(shift, abs=1e-5)
+        assert metrics["train/logprob_gap_max"] == pytest.approx(shift, abs=1e-5)
+
+
+def test_an_update_makes_rewarded_actions_likelier() -> None:
+    model = nano_model()
+    optimizer = make_adamw(model, lr=1e-2, weight_decay=0.0)
+    good, bad = to_samples(episode(1))[0], to_samples(episode(2))[0]
+    before = reference_logprobs(model, [good, bad], max_tokens=100)
+    rows = [unscored(good, advantage=1.0), unscored(bad, advantage=-1.0)]
+    loss_fn = partial(policy_gradient, kl_coef=0.0)
+    update_policy(model, [optimizer], collate(rows, max_tokens=100), loss_fn=loss_fn, grad_clip=1.0)
+    after = reference_logprobs(model, [good, bad], max_tokens=100)
+    assert sum(after[0]) > sum(before[0])
+    assert sum(after[1]) < sum(before[1])
+
+
+def test_decay_pulls_on_matrices_only() -> None:
+    model = nano_model()
+    optimizer = make_adamw(model, lr=0.1, weight_decay=0.5)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        factor = 0.95 if parameter.ndim == 2 else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * factor)
+
+
+class StubbornEngine:
+    """Answers "loaded" and keeps the weights it has."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    async def load(self, state_dict: Mapping[str, Tensor], version: int) -> None:
+        pass
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
+        mask = (0,) + (1,) * (len(ids) - 1)
+        sample = Sample(
+            episode_id="probe",
+            token_ids=tuple(ids),
+            mask=mask,
+            step_index=tuple(on - 1 for on in mask),
+            logprobs=(0.0,) * len(ids),
+            versions=(0,) * len(ids),
+            temperature=1.0,
+        )
+        return reference_logprobs(self.model, [sample], max_tokens=100)[0]
+
+
+def another_nano_model() -> Any:
+    return new_model(TINY, build_tokenizer(), seed=1)
+
+
+async def test_a_transfer_that_did_not_happen_stops_the_run_with_both_numbers() -> None:
+    engine = StubbornEngine(nano_model())
+    assert await transfer(nano_model(), engine, version=1) < 1e-6
+    with pytest.raises(
+        TrainError, match=r"version 2 token \d+ .* -\d+\.\d+ in the trainer and -\d+\.\d+ in the engine"
+    ):
+        await transfer(another_nano_model(), engine, version=2)
+
+
+async def test_an_engine_that_answers_no_number_stops_the_run() -> None:
+    model = nano_model()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(TrainError, match="nan in the engine"):
+        await transfer(nano_model(), StubbornEngine(model), version=1)
+
+
+async def test_the_local_engine_takes_over_the_trainers_weights_and_version() -> None:
+    engine = LocalEngine(nano_model(), build_tokenizer(), max_tokens=64, num_slots=2)
+    try:
+        trained = another_nano_model()
+        assert await transfer(trained, engine, version=3) < 1e-4
+        assert engine.version == 3
+        with torch.no_grad():
+            trained.get_output_embeddings().weight.mul_(2.0)
+        assert await transfer(trained, engine, version=4) < 1e-4
+    finally:
+        await engine.close()
+
+
+def test_the_probe_is_the_same_in_every_run() -> None:
+    assert probe_ids(259) == probe_ids(259)
+    assert len(probe_ids(259)) == PROBE_TOKENS
+    assert max(probe_ids(10)) < 10
