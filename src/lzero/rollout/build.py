@@ -8,7 +8,7 @@ torch and transformers are loaded when `build` is called, not when this module i
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,22 +44,30 @@ class Parts:
 
 
 @asynccontextmanager
-async def build(config: Config, *, model: "PreTrainedModel | None" = None) -> AsyncIterator[Parts]:
+async def build(
+    config: Config,
+    *,
+    model: "PreTrainedModel | None" = None,
+    make_engine: "Callable[[PreTrainedTokenizerFast], Engine] | None" = None,
+) -> AsyncIterator[Parts]:
     """Everything that runs episodes, closed when the block is left.
 
-    With `model`, the engine samples from it instead of loading the weights of `model.path` (whose tokenizer is used all the same).
+    With `model`, the engine samples from it instead of loading the weights of `model.path` (whose tokenizer is used all the same);
+    with `make_engine`, that makes the engine.
     Raises ConfigError, ModelError, DataError or SandboxError before anything runs.
     """
+    from lzero.agent.prompt import system_prompt
     from lzero.agent.renderer import Renderer
     from lzero.repl import LocalPool
     from lzero.rewards import make_reward
 
+    system_prompt(config.agent, ())  # a template that cannot be used is told now
     reward = make_reward(config.reward)
     corpus = await asyncio.to_thread(_open_corpus, config)
     tokenizer = open_tokenizer(config)
     renderer = Renderer(tokenizer)
     async with AsyncExitStack() as stack:
-        engine = open_engine(config, tokenizer, model)
+        engine = make_engine(tokenizer) if make_engine else open_engine(config, tokenizer, model)
         stack.push_async_callback(engine.close)
         pool = LocalPool(config.repl)
         stack.push_async_callback(pool.close)
@@ -75,11 +83,12 @@ async def build(config: Config, *, model: "PreTrainedModel | None" = None) -> As
 
 
 def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
-    """The model's; for a scripted policy, the one of bytes. Raises ModelError."""
+    """The model's; for a scripted policy, the one of the world's words (and of any other text, by its bytes). Raises ModelError."""
+    from lzero.data.world import vocabulary
     from lzero.models import build_tokenizer, load_tokenizer, resolve
 
     if config.model.path.startswith(POLICY):
-        return build_tokenizer()
+        return build_tokenizer(vocabulary())
     return load_tokenizer(resolve(config.model.path))
 
 
