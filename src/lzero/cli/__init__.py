@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import typer
 
+from lzero.cli.eval import evaluate
+from lzero.cli.play import play
 from lzero.errors import LzeroError
 
 app = typer.Typer(
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"lzero: {error}", file=sys.stderr)
         sys.exit(1)
 
+
+app.command(name="eval")(evaluate)
+app.command(name="play")(play)
 
 # Registered here, one line each:  app.command(name="eval")(evaluate)  with  from lzero.cli.eval import evaluate  above.
 # A command takes `arguments: Arguments = None` and begins with `config = read_config(arguments)` (lzero.cli.arguments).

@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 
 class ScriptedEngine:
-    """Samples from `policy`, which reads the whole decoded transcript and the request's seed, and answers with a reply.
-
-    A reply is cut after the first stop string, else ended by the end-of-turn token, and never longer than `max_tokens`. Its
-    log-probabilities are 0: a script is sure of itself, so temperature and top-p have nothing to act on.
-    """
+    """Samples from `policy`, which reads the whole decoded transcript and the request's seed, and answers with a reply."""
 
     def __init__(self, policy: Policy, tokenizer: "PreTrainedTokenizerFast") -> None:
         self._policy = policy
@@ -29,20 +25,7 @@ class ScriptedEngine:
     async def sample(
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
     ) -> Completion:
-        reply, stop_reason = _stopped(self._policy(self._decode(ids), sampling.seed), sampling.stop)
-        token_ids = self._tokenizer.encode(reply, add_special_tokens=False, split_special_tokens=True)
-        if stop_reason == "eos":
-            token_ids.append(self._tokenizer.eos_token_id)
-        if len(token_ids) > sampling.max_tokens:
-            token_ids, stop_reason = token_ids[: sampling.max_tokens], "length"
-        text = self._decode(token_ids[:-1] if stop_reason == "eos" else token_ids)
-        return Completion(
-            token_ids=tuple(token_ids),
-            logprobs=(0.0,) * len(token_ids),
-            text=text,
-            stop_reason=stop_reason,
-            versions=((self.version, len(token_ids)),),
-        )
+        return complete(self._policy(decode(ids, self._tokenizer), sampling.seed), sampling, self._tokenizer)
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         """Raises EngineError: a script has no probabilities for texts that it did not write."""
@@ -54,11 +37,26 @@ class ScriptedEngine:
     async def close(self) -> None:
         pass
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+def complete(reply: str, sampling: Sampling, tokenizer: "PreTrainedTokenizerFast") -> Completion:
+    """A reply as an engine gives it: cut after the first stop string, else ended by the end-of-turn token, and never longer
+    than `max_tokens`. Its log-probabilities are 0: a script is sure of itself, and temperature and top-p have nothing to act on."""
+    ends = [reply.index(text) + len(text) for text in sampling.stop if text in reply]
+    stop_reason: StopReason = "stop" if ends else "eos"
+    token_ids = tokenizer.encode(reply[: min(ends, default=None)], add_special_tokens=False, split_special_tokens=True)
+    if not ends:
+        token_ids.append(tokenizer.eos_token_id)
+    if len(token_ids) > sampling.max_tokens:
+        token_ids, stop_reason = token_ids[: sampling.max_tokens], "length"
+    return Completion(
+        token_ids=tuple(token_ids),
+        logprobs=(0.0,) * len(token_ids),
+        text=decode(token_ids[:-1] if stop_reason == "eos" else token_ids, tokenizer),
+        stop_reason=stop_reason,
+        versions=((0, len(token_ids)),),
+    )
 
 
-def _stopped(reply: str, stop: Sequence[str]) -> tuple[str, StopReason]:
-    """The reply up to and including the stop string that is complete first."""
-    ends = [reply.index(text) + len(text) for text in stop if text in reply]
-    return (reply[: min(ends)], "stop") if ends else (reply, "eos")
+def decode(ids: Sequence[int], tokenizer: "PreTrainedTokenizerFast") -> str:
+    """The transcript, control tokens included."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,0 +1,73 @@
+"""`lzero play` as it is used: by a person at a pipe, by a scripted policy, and broken off."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.sandbox
+
+BYTES = ("model.path=policy:expert", "agent.max_tokens=8000", "agent.response_tokens=500")
+COMMAND = (sys.executable, "-c", "from lzero.cli import main; main()", "play")
+
+
+def play(*arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*COMMAND, *BYTES, *arguments], input=typed, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_a_person_plays_through_a_pipe() -> None:
+    first = 'found = search("Gapa")\nprint(found)\n\n'
+    second = "<think>The hero stands there.</think>\n<code>\nsubmit_final_answer(found.split()[-1])\n</code>\n"
+    done = play(typed=first + second)
+    assert done.returncode == 0, done.stderr
+    assert "You are the agent" in done.stdout
+    assert "<|im_start|>user\nWho is the hero of Gapa?\n[6 steps and 8000 tokens left]<|im_end|>" in done.stdout
+    assert "<output>\nGapa: a work;" in done.stdout
+    assert "[5 steps and 7" in done.stdout
+    assert "score   1\n" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_scripted_policy_plays_step_by_step() -> None:
+    done = play("--policy", "expert", "--index", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("<output>") == 3
+    assert "status  finished, 4 of 6 steps" in done.stdout
+    assert "reward  1.00 = qa 0.80, format 0.10, execution 0.10" in done.stdout
+
+
+def test_the_end_of_the_input_gives_up() -> None:
+    done = play(typed="print(1)\n\n")
+    assert done.returncode == 0
+    assert done.stdout.endswith("given up.\n")
+    assert done.stderr == ""
+
+
+def test_ctrl_c_ends_cleanly() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, *BYTES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while "assistant" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--policy", "exprt"), "lzero: --policy exprt: did you mean expert?"),
+        (("agent.max_stepz=1",), "did you mean 'agent.max_steps'?"),
+        (("agent.prompt=nowhere.txt",), 'not "brief" or "full"'),
+    ],
+)
+def test_bad_input_is_one_message(arguments: tuple[str, ...], message: str) -> None:
+    done = play(*arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
