@@ -8,6 +8,8 @@ from lzero.config import RolloutConfig
 from lzero.rollout.runner import RunEpisode, Runner
 from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, Reward, Sampling, Step, Task
 
+ANY_SAMPLING = Sampling()
+
 
 def make_task(position: int = 0, *, hops: int | None = None) -> Task:
     return Task(id=f"task-{position}", question="?", answers=("yes",), hops=hops)
@@ -33,7 +35,7 @@ def make_episode(
     *,
     index: int = 0,
     seed: int = 0,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = ANY_SAMPLING,
     answer: str | None = "yes",
     failure: Failure | None = None,
     episode_id: str = "",
@@ -58,7 +60,7 @@ def reward(task: Task, episode: Episode) -> Reward:
 
 
 class Tasks:
-    """A TaskSource whose tasks have ids by position."""
+    """A TaskSource whose tasks have ids by position, and start over at the end."""
 
     def __init__(self, length: int = 10**9) -> None:
         self._length = length
@@ -67,7 +69,7 @@ class Tasks:
         return self._length
 
     def task(self, index: int) -> Task:
-        return make_task(index, hops=index % 3 + 1)
+        return make_task(index % self._length, hops=index % 3 + 1)
 
 
 class Shuffler:

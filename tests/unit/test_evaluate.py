@@ -2,15 +2,17 @@
 
 import itertools
 import logging
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rollout_fakes import FakeEpisodes, Shuffler, Tasks, make_runner
 
-from lzero.config import Config
+from lzero.config import Config, load_config
 from lzero.errors import TrainError
-from lzero.eval.evaluate import Evaluation, evaluate, evaluate_sampled, evaluation_metrics, pass_at_k
+from lzero.eval.evaluate import Evaluation, Evaluator, pass_at_k
+from lzero.store import RunDirectory, read_records
 from lzero.types import Failure, Task
 
 BROKEN = Failure(kind="repl", what="gone", where="step 0")
@@ -19,6 +21,10 @@ BROKEN = Failure(kind="repl", what="gone", where="step 0")
 def config(num_tasks: int = 9, sampled_episodes: int = 0) -> Config:
     settings = {"num_tasks": num_tasks, "sampled_episodes": sampled_episodes}
     return Config.model_validate({"eval": settings, "rollout": {"temperature": 0.7}})
+
+
+def evaluator(episodes: FakeEpisodes, settings: Config, *, num_tasks: int = 10**9, **rollout: float) -> Evaluator:
+    return Evaluator(runner=make_runner(episodes, **rollout), source=Tasks(num_tasks), config=settings)
 
 
 def temperatures(evaluation: Evaluation) -> set[float]:
@@ -30,15 +36,13 @@ def right_on_one_hop(task: Task, seed: int, attempt: int) -> str:
 
 
 async def test_the_greedy_score_is_exact_match_overall_and_by_hops() -> None:
-    runner = make_runner(FakeEpisodes(right_on_one_hop, Shuffler(1)))
-    found = await evaluate(runner, Tasks(), config())
+    found = await evaluator(FakeEpisodes(right_on_one_hop, Shuffler(1)), config()).greedy()
     assert found.score == pytest.approx(1 / 3)
     assert found.score_by_hops == {1: 1.0, 2: 0.0, 3: 0.0}
     assert found.pass_at_k == {}
     assert temperatures(found) == {0.0}
-    metrics = evaluation_metrics(found)
-    assert metrics["score"] == found.score
-    assert metrics["score_1_hops"] == 1.0
+    assert found.metrics["score"] == found.score
+    assert found.metrics["score_1_hops"] == 1.0
 
 
 async def test_sampled_episodes_give_sampled_exact_match_and_pass_at_k() -> None:
@@ -46,7 +50,7 @@ async def test_sampled_episodes_give_sampled_exact_match_and_pass_at_k() -> None
         return "yes" if len(episodes.attempts) % 2 else "no"
 
     episodes = FakeEpisodes(every_second)
-    found = await evaluate_sampled(make_runner(episodes), Tasks(), config(num_tasks=2, sampled_episodes=4))
+    found = await evaluator(episodes, config(num_tasks=2, sampled_episodes=4)).sampled()
     assert found.score == 0.5
     assert found.pass_at_k == {1: 0.5, 2: pytest.approx(5 / 6), 4: 1.0}
     assert found.num_episodes == 8
@@ -54,7 +58,7 @@ async def test_sampled_episodes_give_sampled_exact_match_and_pass_at_k() -> None
 
 
 async def test_a_source_with_fewer_tasks_is_used_whole() -> None:
-    found = await evaluate(make_runner(FakeEpisodes(right_on_one_hop)), Tasks(4), config())
+    found = await evaluator(FakeEpisodes(right_on_one_hop), config(), num_tasks=4).greedy()
     assert found.num_tasks == 4
 
 
@@ -63,25 +67,37 @@ async def test_failed_episodes_are_left_out_and_reported(caplog: pytest.LogCaptu
         return BROKEN if task.id == "task-1" else "yes"
 
     with caplog.at_level(logging.WARNING):
-        found = await evaluate(make_runner(FakeEpisodes(decide)), Tasks(), config())
+        found = await evaluator(FakeEpisodes(decide), config()).greedy()
     assert found.score == 1.0
     assert (found.num_failed, found.num_episodes) == (1, 9)
-    assert "1 of 9 episodes failed twice and are left out: repl 2" in caplog.text
-    assert evaluation_metrics(found)["num_failed"] == 1
+    assert "1 of 9 episodes failed twice and are left out" in caplog.text
+    assert found.metrics["num_failed"] == 1
+    assert found.metrics["failures/repl"] == 2
 
 
 async def test_an_evaluation_without_any_score_is_an_error() -> None:
-    runner = make_runner(FakeEpisodes(lambda task, seed, attempt: BROKEN), max_failure_rate=1.0)
-    with pytest.raises(TrainError, match="none of 9 episodes could be scored: repl 18"):
-        await evaluate(runner, Tasks(), config())
+    episodes = FakeEpisodes(lambda task, seed, attempt: BROKEN)
+    with pytest.raises(TrainError, match=r"none of 9 episodes could be scored: repl 9\. Last: repl at step 0: gone"):
+        await evaluator(episodes, config(), max_failure_rate=1.0).greedy()
 
 
 async def test_evaluations_of_one_policy_are_the_same() -> None:
     first, second = [
-        await evaluate(make_runner(FakeEpisodes(right_on_one_hop, Shuffler(shuffle))), Tasks(), config())
-        for shuffle in (1, 2)
+        await evaluator(FakeEpisodes(right_on_one_hop, Shuffler(shuffle)), config()).greedy() for shuffle in (1, 2)
     ]
-    assert first == second
+    assert first.records == second.records
+
+
+async def test_evaluations_are_recorded(tmp_path: Path) -> None:
+    settings = config(num_tasks=3, sampled_episodes=2)
+    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    greedy, sampled = await evaluator(FakeEpisodes(right_on_one_hop), settings).record(run, update=4)
+    assert tuple(read_records(run.path, phase="eval")) == greedy.records
+    assert tuple(read_records(run.path, phase="sampled")) == sampled.records
+    assert [(line["phase"], line["update"], line["score"]) for line in run.read_metrics()] == [
+        ("eval", 4, greedy.score),
+        ("sampled", 4, sampled.score),
+    ]
 
 
 @given(num_episodes=st.integers(1, 7), data=st.data())

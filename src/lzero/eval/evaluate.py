@@ -2,7 +2,9 @@
 
 import logging
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from msgspec import Struct
 
@@ -10,10 +12,11 @@ from lzero.config import Config
 from lzero.errors import TrainError
 from lzero.protocols import TaskSource
 from lzero.rollout.concurrency import run_all
+from lzero.rollout.failures import explain
 from lzero.rollout.runner import Runner
 from lzero.rollout.summary import failure_metrics, score_by_hops, summarise
 from lzero.seeds import derive_seed
-from lzero.store import Phase, Record
+from lzero.store import Phase, Record, RunDirectory
 from lzero.types import Sampling
 
 logger = logging.getLogger(__name__)
@@ -37,70 +40,102 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     num_failed: int
     records: tuple[Record, ...]
     metrics: dict[str, float]
+    """For a line of metrics.jsonl: `score`, `score_2_hops`, `pass@4`, `num_failed` …, and the summary of the records."""
 
 
-async def evaluate(runner: Runner, source: TaskSource, config: Config, *, update: int = 0) -> Evaluation:
-    """Greedy, over the first `eval.num_tasks` tasks of `source`. `update` is the policy version, part of the episodes' ids."""
-    return await _evaluate(runner, source, config, phase="eval", sampling=GREEDY, num_episodes=1, update=update)
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Evaluates what `runner` runs on the first `eval.num_tasks` tasks of `source`; the seeds do not depend on when.
+
+    `on_task` is called whenever a task is done. All methods raise TrainError when too many episodes fail, or all do.
+    """
+
+    runner: Runner
+    source: TaskSource
+    config: Config
+    on_task: Callable[[], None] = lambda: None
+
+    @property
+    def num_tasks(self) -> int:
+        return min(self.config.eval.num_tasks, len(self.source))
+
+    async def greedy(self, *, update: int = 0) -> Evaluation:
+        """One episode a task, at temperature 0. `update` is the policy version, part of the episodes' ids."""
+        return await self._evaluate("eval", GREEDY, num_episodes=1, update=update)
+
+    async def sampled(self, *, update: int = 0) -> Evaluation:
+        """`eval.sampled_episodes` episodes a task, at `rollout.temperature`."""
+        sampling = Sampling(temperature=self.config.rollout.temperature)
+        num_episodes = self.config.eval.sampled_episodes
+        return await self._evaluate("sampled", sampling, num_episodes=num_episodes, update=update)
+
+    async def record(self, run: RunDirectory, *, update: int = 0) -> list[Evaluation]:
+        """The greedy evaluation, and the sampled one if the configuration asks for it, written to `run` as each ends. Raises StoreError."""
+        kinds = [self.greedy, self.sampled] if self.config.eval.sampled_episodes else [self.greedy]
+        evaluations = []
+        for kind in kinds:
+            evaluation = await kind(update=update)
+            run.write_records(evaluation.records, phase=evaluation.phase, update=update)
+            run.append_metrics(evaluation.metrics, phase=evaluation.phase, update=update)
+            evaluations.append(evaluation)
+        return evaluations
+
+    async def _evaluate(self, phase: Phase, sampling: Sampling, *, num_episodes: int, update: int) -> Evaluation:
+        start = time.monotonic()
+
+        async def record(position: int) -> Record:
+            record = await self.runner.record(
+                self.source.task(position),
+                name=f"{phase}-{update}/{position}",
+                num_episodes=num_episodes,
+                sampling=sampling,
+                seed=derive_seed(self.config.run.seed, phase, position),
+            )
+            self.on_task()
+            return record
+
+        records = await run_all(record(position) for position in range(self.num_tasks))
+        failures = self.runner.take_failures()
+        metrics = failure_metrics(failures) | {"time/eval_s": time.monotonic() - start}
+        evaluation = _judge(phase, records, metrics)
+        if evaluation.num_failed:
+            logger.warning(
+                "%d of %d episodes failed twice and are left out: %s",
+                evaluation.num_failed,
+                evaluation.num_episodes,
+                failures,
+            )
+        return evaluation
 
 
-async def evaluate_sampled(runner: Runner, source: TaskSource, config: Config, *, update: int = 0) -> Evaluation:
-    """`eval.sampled_episodes` episodes of each of the same tasks, at `rollout.temperature`."""
-    return await _evaluate(
-        runner,
-        source,
-        config,
-        phase="sampled",
-        sampling=Sampling(temperature=config.rollout.temperature),
-        num_episodes=config.eval.sampled_episodes,
-        update=update,
-    )
-
-
-async def _evaluate(
-    runner: Runner,
-    source: TaskSource,
-    config: Config,
-    *,
-    phase: Phase,
-    sampling: Sampling,
-    num_episodes: int,
-    update: int,
-) -> Evaluation:
-    """Raises TrainError when too many episodes fail, or all do."""
-    num_tasks = min(config.eval.num_tasks, len(source))
-    records = await run_all(
-        runner.record(
-            source.task(position),
-            name=f"{phase}-{update}/{position}",
-            num_episodes=num_episodes,
-            sampling=sampling,
-            seed=derive_seed(config.run.seed, phase, position),
-        )
-        for position in range(num_tasks)
-    )
-    failures = runner.take_failures()
+def _judge(phase: Phase, records: Sequence[Record], metrics: dict[str, float]) -> Evaluation:
     scores = [score for record in records for score in record.scores]
-    num_failed = num_tasks * num_episodes - len(scores)
+    num_episodes = sum(len(record.episodes) for record in records)
     if not scores:
-        raise TrainError(f"none of {num_failed} episodes could be scored: {_kinds(failures)}")
-    if num_failed:
-        logger.warning(
-            "%d of %d episodes failed twice and are left out: %s",
-            num_failed,
-            num_failed + len(scores),
-            _kinds(failures),
-        )
+        failures = [episode.failure for record in records for episode in record.episodes if episode.failure]
+        raise TrainError(f"none of {num_episodes} episodes could be scored: {explain(failures)}")
+    score = sum(scores) / len(scores)
+    by_hops = score_by_hops(records)
+    chances = mean_pass_at_k(records) if phase == "sampled" else {}
+    num_failed = num_episodes - len(scores)
     return Evaluation(
         phase=phase,
-        score=sum(scores) / len(scores),
-        score_by_hops=score_by_hops(records),
-        pass_at_k=mean_pass_at_k(records) if num_episodes > 1 else {},
-        num_tasks=num_tasks,
-        num_episodes=len(scores) + num_failed,
+        score=score,
+        score_by_hops=by_hops,
+        pass_at_k=chances,
+        num_tasks=len(records),
+        num_episodes=num_episodes,
         num_failed=num_failed,
         records=tuple(records),
-        metrics=summarise(records) | failure_metrics(failures),
+        metrics={
+            "score": score,
+            **{f"score_{hops}_hops": value for hops, value in by_hops.items()},
+            **{f"pass@{k}": value for k, value in chances.items()},
+            "num_tasks": float(len(records)),
+            "num_failed": float(num_failed),
+            **summarise(records),
+            **metrics,
+        },
     )
 
 
@@ -122,19 +157,3 @@ def mean_pass_at_k(records: Sequence[Record]) -> dict[int, float]:
         values = [pass_at_k(number, right, k) for number, right in counts if number >= k]
         means[k] = sum(values) / len(values)
     return means
-
-
-def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """For one line of metrics.jsonl: the record's summary, `score`, `score_<h>_hops`, `pass@<k>` and `num_failed`."""
-    return {
-        "score": evaluation.score,
-        **{f"score_{hops}_hops": score for hops, score in evaluation.score_by_hops.items()},
-        **{f"pass@{k}": value for k, value in evaluation.pass_at_k.items()},
-        "num_tasks": float(evaluation.num_tasks),
-        "num_failed": float(evaluation.num_failed),
-        **evaluation.metrics,
-    }
-
-
-def _kinds(failures: dict[str, int]) -> str:
-    return ", ".join(f"{kind} {count}" for kind, count in failures.items() if count) or "no failure was counted"

@@ -45,7 +45,7 @@ class Collected(Struct, frozen=True, kw_only=True):
 
 
 class Collector:
-    """Takes tasks from `source` in order, and starts over when they are used up.
+    """Takes tasks from `source` in order, without end: a file's source starts over by itself, in an order of its own.
 
     `next_task` is the position of the first task that no update has used; a run that resumes passes it back in.
     """
@@ -98,7 +98,7 @@ class Collector:
 
     async def _record(self, update: int, position: int) -> Record:
         return await self._runner.record(
-            self._source.task(position % len(self._source)),
+            self._source.task(position),
             name=f"train-{update}/{position}",
             num_episodes=self._config.episodes_per_task,
             sampling=self._sampling,

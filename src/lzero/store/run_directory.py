@@ -187,13 +187,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def check_new(config: Config) -> None:
+    """Refuse a `run.dir` that exists and is not empty: for a command to ask before it does any work. Raises StoreError."""
+    path = Path(config.run.dir)
+    if config.run.dir and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StoreError(
+            f"the run directory {path} exists: name another one (run.dir=…), or continue its run with --resume {path}"
+        )
+
+
 def _make_directory(config: Config) -> Path:
     if config.run.dir:
+        check_new(config)
         path = Path(config.run.dir)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise StoreError(
-                f"the run directory {path} exists: name another one (run.dir=…), or continue its run with --resume {path}"
-            )
         with _told(path):
             path.mkdir(parents=True, exist_ok=True)
         return path

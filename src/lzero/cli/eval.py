@@ -1,0 +1,134 @@
+"""`lzero eval`: the score of any model, or of a scripted policy, on any task source.
+
+lzero eval                                              the bundled nano model on 300 held-out tasks
+lzero eval model.path=./Qwen3-0.6B tasks.eval=dev.jsonl
+lzero eval model.path=policy:expert tasks.eval=world/sft eval.num_tasks=2000      (records demonstrations)
+"""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lzero.cli.arguments import Arguments, read_config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lzero.config import Config
+    from lzero.eval.evaluate import Evaluation
+    from lzero.store import RunDirectory
+
+NAMES = {"eval": "greedy", "sampled": "sampled"}
+
+
+def evaluate(
+    arguments: Arguments = None,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Score a model on held-out tasks: greedy exact match, by hops, and pass@k when eval.sampled_episodes is set.
+
+    Example: lzero eval model.path=policy:expert eval.num_tasks=30
+
+    The episodes are recorded in a run directory, where `lzero sft` can learn from them.
+    """
+    config = read_config(arguments)
+    from rich.console import Console
+
+    console = Console()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    start = time.monotonic()
+    run, evaluations = asyncio.run(_evaluate(config, console))
+    seconds = time.monotonic() - start
+    _show(console, evaluations)
+    console.print(f"{seconds:.1f} s; episodes and metrics are in {run.path}", highlight=False, soft_wrap=True)
+    if json:
+        print(_as_json(evaluations, run, seconds))
+
+
+async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory, list[Evaluation]]":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lzero.eval.evaluate import Evaluator
+    from lzero.rollout.build import build, eval_tasks
+    from lzero.store import RunDirectory, check_new
+
+    check_new(config)
+    source = eval_tasks(config)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    async with build(config) as parts:
+        named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})
+        run = RunDirectory.create(config.model_copy(update={"run": named}))
+        with (
+            run.logged(),
+            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        ):
+            bar = progress.add_task("tasks")
+            evaluator = Evaluator(
+                runner=parts.runner, source=source, config=config, on_task=lambda: progress.advance(bar)
+            )
+            num_rounds = 2 if config.eval.sampled_episodes else 1
+            progress.update(bar, total=evaluator.num_tasks * num_rounds)
+            return run, await evaluator.record(run)
+
+
+def _show(console: "Console", evaluations: "list[Evaluation]") -> None:
+    rows = [row for evaluation in evaluations for row in _rows(evaluation)]
+    if not console.is_terminal:
+        for name, value, over in rows:
+            console.print(f"{name}: {value} ({over})", highlight=False, soft_wrap=True, markup=False)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("over", style="dim")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _rows(evaluation: "Evaluation") -> list[tuple[str, str, str]]:
+    """(measure, value, over what)."""
+    name = NAMES[evaluation.phase]
+    metrics = evaluation.metrics
+    scored = evaluation.num_episodes - evaluation.num_failed
+    rows = [(f"{name} EM", f"{evaluation.score:.3f}", f"{scored} episodes of {evaluation.num_tasks} tasks")]
+    for hops, score in evaluation.score_by_hops.items():
+        number = sum(record.task.hops == hops for record in evaluation.records)
+        rows.append((f"{name} EM, {hops} {'hop' if hops == 1 else 'hops'}", f"{score:.3f}", f"{number} tasks"))
+    rows += [(f"pass@{k}", f"{value:.3f}", "unbiased") for k, value in evaluation.pass_at_k.items()]
+    rows.append((f"{name} steps", f"{metrics['rollout/steps_per_episode']:.2f}", "an episode"))
+    rows.append((f"{name} tokens", f"{metrics.get('rollout/tokens_per_step', 0.0):.1f}", "a step"))
+    for metric, share in metrics.items():
+        if metric.startswith("status/") and share:
+            rows.append(
+                (f"{name} {metric.removeprefix('status/').replace('_', ' ')}", f"{share:.1%}", "of the episodes")
+            )
+    kinds = ", ".join(
+        f"{metric.removeprefix('failures/')} {count:.0f}"
+        for metric, count in metrics.items()
+        if metric.startswith("failures/") and count
+    )
+    if kinds:
+        rows.append((f"{name} failures", kinds, f"{evaluation.num_failed} episodes failed twice and are left out"))
+    return rows
+
+
+def _as_json(evaluations: "list[Evaluation]", run: "RunDirectory", seconds: float) -> str:
+    import msgspec
+
+    greedy = evaluations[0]
+    line: dict[str, object] = {
+        "score": greedy.score,
+        "score_by_hops": greedy.score_by_hops,
+        "num_tasks": greedy.num_tasks,
+        "num_failed": sum(evaluation.num_failed for evaluation in evaluations),
+    }
+    for evaluation in evaluations[1:]:
+        line |= {"sampled_score": evaluation.score, "pass_at_k": evaluation.pass_at_k}
+    line |= {"seconds": round(seconds, 3), "run_dir": str(run.path)}
+    return msgspec.json.encode(line).decode()

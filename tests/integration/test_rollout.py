@@ -1,0 +1,137 @@
+"""From a configuration to scores, through real sandboxes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lzero.config import Config, load_config
+from lzero.errors import ConfigError, SandboxError
+from lzero.eval.evaluate import Evaluator
+from lzero.protocols import OnCall, Repl, ToolSpec
+from lzero.repl import LocalPool
+from lzero.rollout.build import build, eval_tasks, train_tasks
+from lzero.rollout.collector import Collector
+from lzero.store import RunDirectory, read_episodes
+from lzero.types import Execution
+
+pytestmark = pytest.mark.sandbox
+
+
+def settings(*overrides: str) -> Config:
+    return load_config(None, ["model.path=policy:expert", "eval.num_tasks=30", "rollout.concurrency=16", *overrides])
+
+
+async def test_the_expert_answers_every_task_of_the_world() -> None:
+    config = settings()
+    async with build(config) as parts:
+        found = await Evaluator(runner=parts.runner, source=eval_tasks(config), config=config).greedy()
+    assert found.score == 1.0
+    assert found.score_by_hops == {1: 1.0, 2: 1.0, 3: 1.0}
+    assert found.num_failed == 0
+
+
+async def test_a_batch_of_training_is_collected_and_recorded(tmp_path: Path) -> None:
+    config = settings(
+        f'run.dir="{tmp_path / "run"}"',
+        "rollout.tasks_per_update=4",
+        "rollout.episodes_per_task=2",
+        "rollout.drop_uniform=0",
+    )
+    run = RunDirectory.create(config)
+    async with build(config) as parts:
+        collector = Collector(parts.runner, train_tasks(config), config=config.rollout, seed=config.run.seed)
+        collected = await collector.collect(0)
+    run.write_records(collected.records, phase="train", update=0)
+    assert [episode.answer for episode in read_episodes(run.path)] == [
+        group.task.answers[0] for group in collected.groups for _ in range(2)
+    ]
+
+
+async def test_evaluations_are_the_same_at_any_concurrency() -> None:
+    found = []
+    for concurrency in (2, 16):
+        config = settings("model.path=policy:wrong_hop", "eval.num_tasks=12", f"rollout.concurrency={concurrency}")
+        async with build(config) as parts:
+            evaluation = await Evaluator(runner=parts.runner, source=eval_tasks(config), config=config).greedy()
+        found.append(
+            [(record.scores, [len(episode.steps) for episode in record.episodes]) for record in evaluation.records]
+        )
+    assert found[0] == found[1]
+
+
+class FlakyRepl:
+    """A REPL that is gone at its first cell."""
+
+    def __init__(self, repl: Repl) -> None:
+        self._repl = repl
+
+    async def run(self, code: str, *, deadline_s: float) -> Execution:
+        await self._repl.close()
+        return await self._repl.run(code, deadline_s=deadline_s)
+
+    async def close(self) -> None:
+        await self._repl.close()
+
+
+async def test_a_repl_that_we_lose_is_replaced_by_a_fresh_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = 0
+    open_repl = LocalPool.open
+
+    async def open_flaky(self: LocalPool, tools: list[ToolSpec], on_call: OnCall, *, seed: int) -> Repl:
+        nonlocal opened
+        opened += 1
+        repl = await open_repl(self, tools, on_call, seed=seed)
+        return FlakyRepl(repl) if opened % 3 == 2 else repl  # the first one is the pool's own probe
+
+    monkeypatch.setattr(LocalPool, "open", open_flaky)
+    config = settings("eval.num_tasks=6", "rollout.concurrency=1")
+    async with build(config) as parts:
+        found = await Evaluator(runner=parts.runner, source=eval_tasks(config), config=config).greedy()
+    assert found.score == 1.0
+    assert found.metrics["failures/repl"] == 3
+
+
+async def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"policy:genius.*expert"):
+        async with build(settings("model.path=policy:genius")):
+            pass
+
+
+async def test_a_machine_without_isolation_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def start(self: LocalPool) -> None:
+        raise SandboxError("no namespaces")
+
+    monkeypatch.setattr(LocalPool, "start", start)
+    with pytest.raises(SandboxError, match="no namespaces"):
+        async with build(settings()):
+            pass
+
+
+def lzero(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from lzero.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_the_command_prints_plain_lines_in_a_pipe_and_records_the_episodes(tmp_path: Path) -> None:
+    arguments = ("model.path=policy:expert", "tasks.eval=world/sft", "eval.num_tasks=6", "eval.sampled_episodes=2")
+    done = lzero("eval", *arguments, "run.dir=out", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "greedy EM: 1.000 (6 episodes of 6 tasks)" in lines
+    assert "greedy EM, 3 hops: 1.000 (2 tasks)" in lines
+    assert "pass@2: 1.000 (unbiased)" in lines
+    last = json.loads(lines[-1])
+    assert (last["score"], last["pass_at_k"], last["run_dir"]) == (1.0, {"1": 1.0, "2": 1.0}, "out")
+    assert len(list(read_episodes(tmp_path / "out"))) == 18
+
+
+def test_the_command_refuses_an_existing_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("do not touch")
+    done = lzero("eval", "model.path=policy:expert", "run.dir=out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the run directory out exists" in done.stderr
+    assert "Traceback" not in done.stderr
