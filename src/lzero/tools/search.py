@@ -203,9 +203,11 @@ def _is_whole(path: Path) -> bool:
     except sqlite3.Error:
         return False
     try:
+        num_pages: int
+        page_size: int
         (num_pages,) = connection.execute("PRAGMA page_count").fetchone()
         (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-        return bool(num_pages * page_size == path.stat().st_size)
+        return 0 < num_pages * page_size == path.stat().st_size
     except sqlite3.Error:
         return False
     finally:

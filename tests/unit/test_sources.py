@@ -1,0 +1,87 @@
+"""Task sources: order, epochs, leaks."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lzero.config import TasksConfig
+from lzero.data.sources import Listed, Shuffled, leaks, open_source
+from lzero.errors import DataError
+from lzero.protocols import TaskSource
+from lzero.types import Task
+
+
+def tasks(*questions: str, prefix: str = "t") -> Listed:
+    return Listed([Task(id=f"{prefix}{index}", question=text, answers=("x",)) for index, text in enumerate(questions)])
+
+
+def ids(source: TaskSource, start: int, stop: int) -> list[str]:
+    return [source.task(index).id for index in range(start, stop)]
+
+
+def file_of(directory: Path, count: int) -> str:
+    path = directory / "tasks.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{i}?", "answer": i}) + "\n" for i in range(count)), "utf-8")
+    return str(path)
+
+
+def test_training_meets_each_task_once_an_epoch_in_a_new_order() -> None:
+    source = Shuffled(tasks(*"abcdefgh"), seed=1)
+    first, second = ids(source, 0, 8), ids(source, 8, 16)
+    assert sorted(first) == sorted(second) == [f"t{index}" for index in range(8)]
+    assert first != second
+    assert len(source) == 8
+
+
+def test_the_order_follows_from_the_seed_and_resumes_at_any_index() -> None:
+    questions = tasks(*"abcdefgh")
+    whole = ids(Shuffled(questions, seed=1), 0, 40)
+    assert ids(Shuffled(questions, seed=1), 21, 40) == whole[21:]
+    backwards = Shuffled(questions, seed=1)
+    assert [backwards.task(index).id for index in reversed(range(40))] == whole[::-1]
+    assert ids(Shuffled(questions, seed=2), 0, 40) != whole
+
+
+def test_evaluation_keeps_the_files_order_and_ends_with_it(tmp_path: Path) -> None:
+    source = open_source(file_of(tmp_path, 5), split="eval", seed=3, config=TasksConfig())
+    assert ids(source, 0, len(source)) == [f"tasks-{line}" for line in range(1, 6)]
+    assert source.task(0).split == "eval"
+    for outside in (5, -1):
+        with pytest.raises(IndexError):
+            source.task(outside)
+
+
+def test_training_on_a_file_is_shuffled_and_without_end(tmp_path: Path) -> None:
+    source = open_source(file_of(tmp_path, 5), split="train", seed=3, config=TasksConfig())
+    assert isinstance(source, Shuffled)
+    assert sorted(ids(source, 100, 105)) == [f"tasks-{line}" for line in range(1, 6)]
+    with pytest.raises(IndexError):
+        source.task(-1)
+
+
+def test_the_world_is_named_with_or_without_a_split() -> None:
+    config = TasksConfig(hops=(2,))
+    world = open_source("world", split="eval", seed=3, config=config)
+    assert len(world) == sys.maxsize
+    assert world.task(4) == open_source("world/eval", split="train", seed=3, config=config).task(4)
+    assert world.task(4).question != open_source("world", split="train", seed=3, config=config).task(4).question
+    assert world.task(4).hops == 2
+
+
+def test_a_file_in_a_folder_called_world_is_a_file() -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        open_source("world/none.jsonl", split="eval", seed=3, config=TasksConfig())
+
+
+def test_a_question_in_both_sources_is_a_leak_however_it_is_written() -> None:
+    train = Shuffled(tasks("Who is Beyoncé?", "How many?", "北京?"), seed=1)
+    held_out = tasks("who is  “beyonce”", "How much?", "東京?", prefix="e")
+    assert [(one.id, other.id) for one, other in leaks(train, held_out)] == [("t0", "e0")]
+    assert leaks(tasks("How many?"), held_out) == []
+
+
+def test_a_source_without_end_has_no_leaks() -> None:
+    world = open_source("world", split="train", seed=3, config=TasksConfig())
+    assert leaks(world, tasks("How many?")) == leaks(tasks("How many?"), world) == []
