@@ -1,0 +1,234 @@
+"""The whole loop on a bandit: the policy answers a fixed prompt with four tokens and is paid for ids below 128."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lzero.config import Config, load_config
+from lzero.engine.local import LocalEngine
+from lzero.errors import TrainError
+from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model, save_model
+from lzero.rollout.collector import Collected
+from lzero.seeds import derive_seed
+from lzero.store import Record, RunDirectory, read_episodes
+from lzero.train.checkpoint import Progress, newest_checkpoint
+from lzero.train.loop import Outcome, train
+from lzero.train.seeding import seeded
+from lzero.train.trainer import Trainer
+from lzero.types import Budgets, Episode, Parsed, Prompt, Reward, Sampling, Step, Task, Update
+
+TINY = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
+PROMPT = (5, 6, 7)
+NUM_EPISODES = 32
+PAID_BELOW = 128
+
+
+class Bandit:
+    """A collector without agent, sandbox or source."""
+
+    def __init__(self, engine: LocalEngine, *, next_task: int = 0) -> None:
+        self.engine = engine
+        self.next_task = next_task
+        self.started = asyncio.Event()
+        self.hangs = False
+
+    async def collect(self, update: int) -> Collected:
+        self.started.set()
+        if self.hangs:
+            await asyncio.Event().wait()
+        position, self.next_task = self.next_task, self.next_task + 1
+        episodes = await asyncio.gather(*(self.episode(position, index) for index in range(NUM_EPISODES)))
+        record = Record(
+            task=Task(id=f"bandit-{position}", question="?", answers=("!",)),
+            episodes=tuple(episodes),
+            rewards=tuple(self.reward(episode) for episode in episodes),
+        )
+        score = sum(reward.score for reward in record.rewards if reward) / NUM_EPISODES
+        return Collected(groups=(record.group(),), records=(record,), metrics={"rollout/score": score})
+
+    async def episode(self, position: int, index: int) -> Episode:
+        name = f"bandit-{position}/{index}"
+        sampling = Sampling(max_tokens=4, seed=derive_seed(position, index))
+        completion = await self.engine.sample(PROMPT, sampling, request_id=name, affinity=name, deadline_s=60.0)
+        await self.engine.forget(name)
+        step = Step(
+            prompt=Prompt(keep=0, new_ids=PROMPT),
+            completion=completion,
+            parsed=Parsed(think="", code=None, well_formed=False),
+            execution=None,
+        )
+        return Episode(
+            id=name,
+            task_id=f"bandit-{position}",
+            index=index,
+            seed=0,
+            sampling=sampling,
+            budgets=Budgets(max_steps=1, max_tokens=16, cell_s=1.0),
+            steps=(step,),
+            status="out_of_steps",
+        )
+
+    @staticmethod
+    def reward(episode: Episode) -> Reward:
+        token_ids = episode.steps[0].completion.token_ids
+        paid = sum(token < PAID_BELOW for token in token_ids) / len(token_ids)
+        return Reward(score=paid, per_step=(paid,), parts={"qa": (paid,)})
+
+
+def config_of(tmp_path: Path, *overrides: str) -> Config:
+    model = tmp_path / "model"
+    if not model.exists():
+        tokenizer = build_tokenizer()
+        save_model(new_model(TINY, tokenizer, seed=0), tokenizer, model)
+    fixed = ["run.deterministic=true", "model.device=cpu", "train.lr=0.05", "train.checkpoint_every=3"]
+    return load_config(overrides=[f"model.path={model}", *fixed, *overrides])
+
+
+def new_run(directory: Path) -> RunDirectory:
+    return RunDirectory.create(load_config(overrides=[f"run.dir={directory}"]))
+
+
+@asynccontextmanager
+async def local_engine(config: Config) -> AsyncIterator[LocalEngine]:
+    model = load_model(config.model.path, dtype="float32", device="cpu")
+    tokenizer = load_tokenizer(config.model.path)
+    engine = LocalEngine(model, tokenizer, max_tokens=64, num_slots=NUM_EPISODES, deterministic=True)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def run_bandit(
+    config: Config, directory: Path, *, stop_after: int | None = None
+) -> tuple[Outcome, list[Update], dict[str, Tensor]]:
+    """A run, or the rest of the one in `directory`, stopped once `stop_after` updates are made."""
+    with seeded(config.run):
+        resumes = directory.exists()
+        run = RunDirectory.open(directory) if resumes else new_run(directory)
+        trainer, progress = Trainer.build(config, checkpoint=newest_checkpoint(run.checkpoints) if resumes else None)
+        run.rewind(progress.update)
+        updates: list[Update] = []
+        stop = asyncio.Event()
+
+        def on_update(update: Update) -> None:
+            updates.append(update)
+            if update.policy_version == stop_after:
+                stop.set()
+
+        async with local_engine(config) as engine:
+            bandit = Bandit(engine, next_task=progress.next_task)
+            outcome = await train(
+                trainer, progress, collector=bandit, engine=engine, run=run, on_update=on_update, stop=stop
+            )
+        return outcome, updates, {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def untimed(metrics: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+
+
+async def test_the_policy_learns_what_is_paid(tmp_path: Path) -> None:
+    outcome, updates, _ = await run_bandit(config_of(tmp_path, "train.updates=16"), tmp_path / "run")
+    scores = [update.metrics["rollout/score"] for update in updates]
+    assert scores[0] < 0.6
+    assert scores[-1] > 0.95
+    assert outcome.finished
+    assert outcome.progress == Progress(update=16, next_task=16)
+    assert all(update.metrics["train/logprob_gap_max"] < 1e-4 for update in updates)
+    assert updates[0].metrics["train/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert updates[-1].metrics["train/kl"] > 0.1
+
+
+async def test_a_stopped_run_resumes_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "train.updates=6")
+    whole, all_updates, weights = await run_bandit(config, tmp_path / "whole")
+    first, some_updates, _ = await run_bandit(config, tmp_path / "parts", stop_after=4)
+    assert not first.finished
+    assert first.checkpoint.name == "update-000004"
+    second, other_updates, resumed_weights = await run_bandit(config, tmp_path / "parts")
+    assert second.finished
+    assert second.progress == whole.progress
+    again = [untimed(update.metrics) for update in some_updates + other_updates]
+    assert again == [untimed(update.metrics) for update in all_updates]
+    assert all(torch.equal(weights[name], resumed_weights[name]) for name in weights)
+    lines = [
+        [untimed(line) for line in RunDirectory.open(tmp_path / name).read_metrics()] for name in ("whole", "parts")
+    ]
+    assert lines[0] == lines[1]
+    episodes = [list(read_episodes(tmp_path / name)) for name in ("whole", "parts")]
+    assert episodes[0] == episodes[1]
+
+
+async def test_a_run_whose_newest_checkpoint_is_broken_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "train.updates=6")
+    _, all_updates, weights = await run_bandit(config, tmp_path / "whole")
+    outcome, _, _ = await run_bandit(config, tmp_path / "parts", stop_after=5)
+    broken = outcome.checkpoint / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    _, other_updates, resumed_weights = await run_bandit(config, tmp_path / "parts")
+    assert [update.policy_version for update in other_updates] == [4, 5, 6]
+    assert [untimed(update.metrics) for update in other_updates] == [
+        untimed(update.metrics) for update in all_updates[3:]
+    ]
+    assert all(torch.equal(weights[name], resumed_weights[name]) for name in weights)
+
+
+async def test_stop_cancels_the_episodes_under_way_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "train.updates=6")
+    run = new_run(tmp_path / "run")
+    trainer, progress = Trainer.build(config)
+    stop = asyncio.Event()
+    async with local_engine(config) as engine:
+        bandit = Bandit(engine)
+        bandit.hangs = True
+        running = asyncio.create_task(train(trainer, progress, collector=bandit, engine=engine, run=run, stop=stop))
+        await bandit.started.wait()
+        stop.set()
+        outcome = await asyncio.wait_for(running, timeout=30)
+    assert not outcome.finished
+    assert outcome.progress == Progress()
+    assert outcome.checkpoint == newest_checkpoint(run.checkpoints)
+    assert run.read_metrics() == []
+
+
+async def test_evaluations_come_between_updates_as_often_as_asked(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "train.updates=6", "eval.every=2")
+    run = new_run(tmp_path / "run")
+    trainer, progress = Trainer.build(config)
+    evaluated: list[int] = []
+
+    async def evaluate(version: int) -> dict[str, float]:
+        evaluated.append(version)
+        return {}
+
+    async with local_engine(config) as engine:
+        await train(trainer, progress, collector=Bandit(engine), engine=engine, run=run, evaluate=evaluate)
+    assert evaluated == [2, 4]
+
+
+async def test_shuffled_rewards_teach_nothing_of_the_real_ones(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "train.updates=12", "algo.shuffle_rewards=true")
+    _, updates, _ = await run_bandit(config, tmp_path / "run")
+    assert abs(updates[-1].metrics["rollout/score"] - updates[0].metrics["rollout/score"]) < 0.25
+
+
+async def test_a_batch_in_which_no_episode_took_a_step_stops_the_run_with_the_reason(tmp_path: Path) -> None:
+    trainer, _ = Trainer.build(config_of(tmp_path))
+    with pytest.raises(TrainError, match=r"no episode .* took a step"):
+        trainer.samples(())
+
+
+def test_deterministic_algorithms_are_on_only_while_a_deterministic_run_lasts() -> None:
+    with seeded(load_config(overrides=["run.deterministic=true"]).run):
+        assert torch.are_deterministic_algorithms_enabled()
+        first = torch.rand(3)
+    assert not torch.are_deterministic_algorithms_enabled()
+    with seeded(load_config().run):
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.equal(torch.rand(3), first)
