@@ -76,7 +76,7 @@ async def train(
     saved: Path | None = None
     while progress.update < settings.updates:
         started = time.monotonic()
-        collected = await _unless(stop, collector.collect(progress.update))
+        collected = await unless(stop, collector.collect(progress.update))
         if collected is None:
             break
         rolled_out = time.monotonic()
@@ -96,7 +96,7 @@ async def train(
             saved = trainer.save(run.checkpoints, progress)
         on_update(Update(policy_version=progress.update, metrics=metrics))
         if evaluate and _is_due(progress.update, trainer.config.eval.every, settings.updates):
-            await _unless(stop, evaluate(progress.update))
+            await unless(stop, evaluate(progress.update))
     saved = saved or trainer.save(run.checkpoints, progress)
     log.info("%d updates made; checkpoint %s", progress.update, saved)
     return Outcome(finished=progress.update >= settings.updates, progress=progress, checkpoint=saved)
@@ -116,7 +116,7 @@ def _is_due(update: int, every: int, last: int) -> bool:
     return every > 0 and update % every == 0 and update < last
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
+async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
     """The result of `work`, or None if `stop` is set before; then `work` is cancelled, and waited for."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
