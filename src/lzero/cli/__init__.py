@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
+from lzero.cli.check import check
 from lzero.cli.eval import evaluate
 from lzero.cli.play import play
 from lzero.errors import LzeroError
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
+app.command(name="check")(check)
 app.command(name="eval")(evaluate)
 app.command(name="play")(play)
 

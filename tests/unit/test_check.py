@@ -1,0 +1,74 @@
+"""`lzero check`: what passes, what fails, and by which words and exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lzero.cli import main
+from lzero.cli.check import score_problems
+from lzero.config import RewardConfig
+from lzero.rewards import make_reward
+from lzero.types import Episode, Reward, Task
+
+TASK = Task(id="t1", question="Who?", answers=("Kato", "北京"))
+
+
+def write(path: Path, *questions: str) -> str:
+    path.write_text("".join(json.dumps({"question": text, "answer": "Kato"}) + "\n" for text in questions), "utf-8")
+    return str(path)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", *arguments])
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def test_the_world_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    assert "300 of endless" in capsys.readouterr().out
+
+
+def test_files_and_a_corpus_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"title": "Liri", "text": "rival Kato"}\n', "utf-8")
+    train, held_out = write(tmp_path / "a.jsonl", "One?", "Two?"), write(tmp_path / "b.jsonl", "Three?")
+    assert run(f"tasks.train={train}", f"tasks.eval={held_out}", f"tasks.corpus={tmp_path / 'corpus.jsonl'}") == 0
+    assert "1 passages" in capsys.readouterr().out
+
+
+def test_a_leak_fails_and_names_both_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, held_out = write(tmp_path / "a.jsonl", "One?", "Two?"), write(tmp_path / "b.jsonl", "TWO")
+    assert run(f"tasks.train={train}", f"tasks.eval={held_out}") == 1
+    assert "eval: b-1: the question of train's a-2" in capsys.readouterr().err
+
+
+def test_many_problems_are_cut_to_a_few_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "a.jsonl", *(f"{index}?" for index in range(15)))
+    assert run(f"tasks.train={file}", f"tasks.eval={file}") == 1
+    assert "… and 5 more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["train", "eval", "corpus"])
+def test_a_bad_row_fails_with_its_place(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"question": "Who?", "answers": []}\n', "utf-8")
+    assert run(f"tasks.{key}={tmp_path / 'bad.jsonl'}") == 1
+    assert "bad.jsonl:1: field " in capsys.readouterr().err
+
+
+def test_every_gold_answer_is_scored_and_the_empty_one() -> None:
+    assert score_problems(TASK, make_reward(RewardConfig())) == []
+
+    def upside_down(task: Task, episode: Episode) -> Reward:
+        return Reward(score=0.5 if episode.answer in ("北京", "") else 1.0, per_step=(), parts={})
+
+    assert score_problems(TASK, upside_down) == [
+        "t1: the gold answer '北京' scores 0.5, not 1",
+        "t1: an empty answer scores 0.5, not 0",
+    ]
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    assert "Example: lzero check" in capsys.readouterr().out
