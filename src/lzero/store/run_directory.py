@@ -39,6 +39,9 @@ from lzero.types import Episode, Group, Json
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec", "pydantic")
 """Whose versions a run records."""
 
+RESUMABLE = ("train.", "eval.every", "rollout.concurrency", "rollout.max_failure_rate", "rollout.episode_timeout_s")
+"""Prefixes of the keys that a resumed run may change."""
+
 
 class RunDirectory:
     """A run's files. Made by `create`, found again by `open`."""
@@ -61,15 +64,24 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """The run at `path`. Raises StoreError if there is none."""
+    def open(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """The run at `path`, its configuration changed by `overrides` for good. Raises StoreError if there is none, ConfigError
+        for a change that would make it another run."""
         file = path / "config.toml"
         if not file.is_file():
             raise StoreError(f"{path} is not a run directory: it holds no config.toml")
         try:
-            return cls(path, load_config(file))
+            config = load_config(file)
         except ConfigError as error:
             raise StoreError(f"the configuration of the run in {path} cannot be used: {error}") from None
+        for override in overrides:
+            if not override.startswith(RESUMABLE):
+                allowed = ", ".join(f"{section}*" for section in RESUMABLE)
+                raise ConfigError(f"{override!r} would make another run of {path}; a resumed run may change {allowed}")
+        if overrides:
+            config = load_config(file, overrides)
+            _write(file, tomli_w.dumps(config.model_dump(mode="json")).encode())
+        return cls(path, config)
 
     def write_records(self, records: Sequence[Record], *, phase: Phase, update: int) -> None:
         """All tables of these records; files of an earlier attempt at the same update are replaced. Raises StoreError."""
@@ -152,9 +164,9 @@ class RunDirectory:
         _write(file, buffer.getvalue())
 
 
-def read_records(path: Path, *, phase: Phase | None = None) -> Iterator[Record]:
-    """Every record of a run, by phase ("eval", "sampled", "train") and update. Raises StoreError."""
-    for file in _episode_files(path, phase):
+def read_records(path: Path, *, phase: Phase | None = None, update: int | None = None) -> Iterator[Record]:
+    """Every record of a run, or of one update, by phase ("eval", "sampled", "train") and update. Raises StoreError."""
+    for file in _episode_files(path, phase, update):
         yield from to_records({name: _read_table(path, name, file) for name in RECORD_TABLES})
 
 
@@ -215,10 +227,11 @@ def _make_directory(config: Config) -> Path:
     raise AssertionError("counting does not end")
 
 
-def _episode_files(path: Path, phase: Phase | None) -> list[str]:
+def _episode_files(path: Path, phase: Phase | None, update: int | None = None) -> list[str]:
     if not (path / "config.toml").is_file():
         raise StoreError(f"{path} is not a run directory: it holds no config.toml")
-    return sorted(file.name for file in (path / "episodes" / "episodes").glob(f"{phase or '*'}-*.parquet"))
+    number = "*" if update is None else f"{update:06d}"
+    return sorted(file.name for file in (path / "episodes" / "episodes").glob(f"{phase or '*'}-{number}.parquet"))
 
 
 def _read_table(path: Path, name: str, file: str) -> pa.Table:

@@ -1,0 +1,141 @@
+"""A whole training run: the score on held-out tasks, training, the score again. What `lzero train` does.
+
+config ──▶ tasks, trainer, engine, sandboxes ──▶ evaluate ──▶ loop.train ──▶ evaluate ──▶ Report
+                      │
+                      └ what cannot be used is refused here, before a file is written
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from lzero.config import Config
+from lzero.data.sources import leaks
+from lzero.engine.local import LocalEngine
+from lzero.errors import ConfigError, DataError
+from lzero.eval.evaluate import Evaluator
+from lzero.protocols import TaskSource
+from lzero.rollout.build import POLICY, build, eval_tasks, train_tasks
+from lzero.rollout.collector import Collector
+from lzero.store import Record, RunDirectory, read_records
+from lzero.train.checkpoint import Progress, newest_checkpoint
+from lzero.train.loop import train, unless
+from lzero.train.seeding import seeded
+from lzero.train.trainer import Trainer
+from lzero.types import Update
+
+
+class Watcher(Protocol):
+    """Whoever looks on: a display, a test."""
+
+    def say(self, sentence: str) -> None:
+        """What is being done now."""
+
+    def updated(self, update: Update) -> None:
+        """An update is made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a run came to. It was stopped early, and goes on with `--resume`, if `after` is None."""
+
+    run: RunDirectory
+    progress: Progress
+    before: tuple[Record, ...] | None
+    """Held-out tasks as the initial policy did them; None if the run was stopped before it had."""
+    after: tuple[Record, ...] | None
+    num_episodes: int
+    """Training episodes that were scored, over the whole run."""
+    failures: dict[str, int]
+    """Failed attempts by kind, over the whole run, those that a second attempt mended included."""
+    seconds: float
+
+
+async def run_training(config: Config, *, run: RunDirectory | None, watcher: Watcher, stop: asyncio.Event) -> Report:
+    """Train as `config` says, in a new run directory or, with `run`, on from the newest checkpoint of that one.
+
+    `stop` ends the run at the next point from which it can resume. Raises an LzeroError before a run directory is made when
+    the configuration, the tasks, the model or this machine's sandbox cannot be used.
+    """
+    start = time.monotonic()
+    training, held_out = _sources(config)
+    checkpoint = newest_checkpoint(run.checkpoints) if run else None
+    watcher.say("loading the model and starting the sandboxes")
+    with seeded(config.run):
+        trainer, progress = Trainer.build(config, checkpoint=checkpoint)
+        async with build(config) as parts:
+            engine = parts.engine
+            assert isinstance(engine, LocalEngine)
+            run = run or RunDirectory.create(config)
+            run.rewind(progress.update)
+            evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
+            seed, next_task = config.run.seed, progress.next_task
+            collector = Collector(parts.runner, training, config=config.rollout, seed=seed, next_task=next_task)
+
+            async def evaluate(version: int) -> Mapping[str, float]:
+                watcher.say(f"evaluating version {version} of the policy on {evaluator.num_tasks} held-out tasks")
+                evaluation = (await evaluator.record(run, update=version))[0]
+                watcher.say(f"version {version} scores {evaluation.score:.3f} on held-out tasks")
+                return evaluation.metrics
+
+            with run.logged():
+                if not _records(run, 0):
+                    await unless(stop, evaluate(0))
+                if not stop.is_set():
+                    outcome = await train(
+                        trainer,
+                        progress,
+                        collector=collector,
+                        engine=engine,
+                        run=run,
+                        evaluate=evaluate,
+                        on_update=watcher.updated,
+                        stop=stop,
+                    )
+                    progress = outcome.progress
+                    if outcome.finished and not _records(run, progress.update):
+                        await unless(stop, evaluate(progress.update))
+    return _report(run, progress, finished=progress.update >= config.train.updates, seconds=time.monotonic() - start)
+
+
+def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
+    """Tasks to train on, tasks held out. Raises ConfigError or DataError."""
+    if config.model.path.startswith(POLICY):
+        raise ConfigError(f"model.path = {config.model.path!r}: a scripted policy has nothing to train; name a model")
+    training, held_out = train_tasks(config), eval_tasks(config)
+    shared = leaks(training, held_out)
+    if shared:
+        examples = ", ".join(f"{task.id} ({task.question!r})" for _, task in shared[:3])
+        raise DataError(
+            f"{len(shared)} held-out questions of {config.tasks.eval} are training questions of {config.tasks.train} too: "
+            f"{examples} …; take them out of one of the two files (`lzero check` lists them)"
+        )
+    return training, held_out
+
+
+def _records(run: RunDirectory, version: int) -> tuple[Record, ...] | None:
+    """What the greedy evaluation of a policy version recorded; None if there was none."""
+    records = tuple(read_records(run.path, phase="eval", update=version))
+    return records or None
+
+
+def _report(run: RunDirectory, progress: Progress, *, finished: bool, seconds: float) -> Report:
+    lines = run.read_metrics()
+    failures: dict[str, int] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name.startswith("failures/") and isinstance(value, float):
+                kind = name.removeprefix("failures/")
+                failures[kind] = failures.get(kind, 0) + int(value)
+    counts = [line["rollout/episodes"] for line in lines if line["phase"] == "train"]
+    return Report(
+        run=run,
+        progress=progress,
+        before=_records(run, 0),
+        after=_records(run, progress.update) if finished else None,
+        num_episodes=sum(int(count) for count in counts if isinstance(count, float)),
+        failures=failures,
+        seconds=seconds,
+    )
