@@ -20,7 +20,8 @@ from lzero.repl.environment import Environment
 
 INSIDE = Path(__file__).parent / "inside"
 INSTALL_HINT = "install it: apt-get install bubblewrap (Debian, Ubuntu), dnf install bubblewrap (Fedora), pacman -S bubblewrap (Arch)"
-_MOUNTED = "/opt/lzero"
+_MODULES = "/opt/lzero"
+_ENVIRONMENT = "/opt/environment"  # wherever it is outside: what a cell sees is the same on every machine
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _NOBODY = "65534"
 _STAGING = "/mnt"
@@ -63,7 +64,14 @@ def start(
     It dies with the thread that calls this: call it from one that lives as long as the pool.
     """
     descriptor = control.fileno()
-    inner = (str(environment.python), "-s", "-B", f"{_MOUNTED}/zygote.py", str(descriptor), json.dumps(asdict(limits)))
+    inner = (
+        f"{_ENVIRONMENT}/bin/python",
+        "-s",
+        "-B",
+        f"{_MODULES}/zygote.py",
+        str(descriptor),
+        json.dumps(asdict(limits)),
+    )
     try:
         return subprocess.Popen(
             command(environment, inner),
@@ -112,7 +120,7 @@ def _bwrap(binds: Sequence[tuple[str, str]]) -> list[str]:
     if os.path.exists("/etc/ld.so.cache"):
         arguments += ["--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     # tmpfs before the binds beneath it: an environment may lie under /tmp.
-    arguments += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev", "--dir", "/workspace"]  # noqa: S108
+    arguments += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev", "--dir", "/workspace"]
     for source, target in binds:
         arguments += ["--ro-bind", source, target]
     return [*arguments, "--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/"]
@@ -140,9 +148,8 @@ _VARIABLES = {
 
 def _bound_directories(environment: Environment) -> list[tuple[str, str]]:
     """(source, place in the jail), our in-jail modules first; a system Python needs no bind of its own."""
-    directories = [(str(INSIDE), _MOUNTED)]
-    roots = [environment.base_prefix, environment.interpreter.parent.parent, environment.directory]
-    for root in dict.fromkeys(str(path) for path in roots):
+    directories = [(str(INSIDE), _MODULES), (str(environment.directory), _ENVIRONMENT)]
+    for root in dict.fromkeys(str(path) for path in (environment.base_prefix, environment.interpreter.parent.parent)):
         if not any(root == system or root.startswith(f"{system}/") for system in _SYSTEM):
             directories.append((root, root))
     return directories

@@ -17,7 +17,9 @@ GRACE_S = 1.0
 """What a cell has, after the interrupt, to come to its end."""
 _OPEN_TIMEOUT_S = 60.0
 _SEND_TIMEOUT_S = 10.0
-_END_TIMEOUT_S = 10.0
+_EXIT_TIMEOUT_S = 2.0
+"""How long after the end of its stream a session may take to exit by itself."""
+_KILL_TIMEOUT_S = 10.0
 
 
 class LocalRepl:
@@ -133,7 +135,7 @@ class LocalRepl:
     async def _why_gone(self) -> str:
         """How the session ended, in words. Raises ReplDied where the zygote ended, and so not by the cell's doing."""
         try:
-            code = await asyncio.wait_for(asyncio.shield(self._child.ended), _END_TIMEOUT_S)
+            code = await asyncio.wait_for(asyncio.shield(self._child.ended), _EXIT_TIMEOUT_S)
         except TimeoutError:
             return "closed its connection"
         if code is None:
@@ -147,7 +149,7 @@ class LocalRepl:
             return
         try:
             await self._zygote.signal(self._child, signal.SIGKILL)
-            await asyncio.wait_for(asyncio.shield(self._child.ended), _END_TIMEOUT_S)
+            await asyncio.wait_for(asyncio.shield(self._child.ended), _KILL_TIMEOUT_S)
         except ReplDied:
             return  # with its zygote
         except TimeoutError:

@@ -83,9 +83,9 @@ def _make_mounts(limits: Limits) -> None:
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "")
     options = f"mode=755,size={limits.disk_bytes},nr_inodes={limits.files}"
-    _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)  # noqa: S108 - private to this child
-    for name, target, mode in (("shm", "/dev/shm", 0o1777), ("workspace", HOME, 0o755), ("tmp", "/tmp", 0o1777)):  # noqa: S108
-        source = f"/tmp/{name}"  # noqa: S108
+    _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)
+    for name, target, mode in (("shm", "/dev/shm", 0o1777), ("workspace", HOME, 0o755), ("tmp", "/tmp", 0o1777)):
+        source = f"/tmp/{name}"
         os.mkdir(source)
         os.chmod(source, mode)
         _mount(source, target, "", _MS_BIND, "")

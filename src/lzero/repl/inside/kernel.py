@@ -92,8 +92,8 @@ class Tools:
 
     def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
         with self.lock, self._interrupts.held():
+            self._channel.send({"type": "call", "id": self._calls + 1, "name": name, "arguments": arguments})
             self._calls += 1
-            self._channel.send({"type": "call", "id": self._calls, "name": name, "arguments": arguments})
             reply = self._channel.receive()
         if reply["error"] is not None:
             raise ToolError(reply["error"])

@@ -33,7 +33,7 @@ class Zygote:
         """REPL's number → pid."""
         self._numbers: dict[int, int] = {}
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._shell = Shell(ipython_dir="/tmp/ipython")  # noqa: S108 - the jail's own
+        self._shell = Shell.instance(ipython_dir="/tmp/ipython")
         self._shell.warm_up(Outputs({}))
 
     def serve(self) -> None:

@@ -1,0 +1,118 @@
+"""A cell's time, and what happens to those that ignore it."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from lzero.errors import ReplDied
+from lzero.repl import LocalPool, LocalRepl
+from lzero.types import Error, Execution, Json, Result
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[LocalPool]:
+    async with LocalPool() as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def repl(pool: LocalPool) -> AsyncIterator[LocalRepl]:
+    repl = await pool.open((), no_tools, seed=7)
+    yield repl
+    await repl.close()
+
+
+async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
+    raise AssertionError(name)
+
+
+async def timed(repl: LocalRepl, code: str, deadline_s: float = 0.3) -> Execution:
+    started = time.monotonic()
+    execution = await repl.run(code, deadline_s=deadline_s)
+    assert time.monotonic() - started < deadline_s + 8.0  # the grace, and a busy machine
+    return execution
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time\ntime.sleep(60)",
+        "while True: pass",
+        "import asyncio\nawait asyncio.sleep(60)",
+        "import subprocess\nsubprocess.run(['sleep', '60'])",
+        "import threading\nthreading.Event().wait(60)",
+        "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pass",
+    ],
+)
+async def test_a_slow_cell_is_interrupted_and_the_session_lives(repl: LocalRepl, code: str) -> None:
+    await repl.run("kept = 5", deadline_s=20.0)
+    execution = await timed(repl, code)
+    assert execution.status == "timed_out"
+    assert "0.3 s" in execution.reason
+    after = await repl.run("kept", deadline_s=20.0)
+    assert after.outputs == (Result(data={"text/plain": "5"}),)
+
+
+async def test_what_an_interrupted_cell_printed_is_kept(repl: LocalRepl) -> None:
+    execution = await timed(repl, "print('so far', flush=True)\nwhile True: pass")
+    assert execution.outputs[0].text == "so far\n"  # type: ignore[union-attr]
+    assert isinstance(execution.outputs[1], Error)
+    assert execution.outputs[1].ename == "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
+        "import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass",
+        "sum(range(10**12))",
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\nwhile True: pass",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\nwhile True:\n    try: sum(range(10**12))\n    except: pass",
+    ],
+)
+async def test_a_cell_that_ignores_the_interrupt_is_killed(pool: LocalPool, code: str) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    execution = await timed(repl, code)
+    assert execution.status == "killed"
+    assert "deadline" in execution.reason
+    with pytest.raises(ReplDied, match="deadline"):
+        await repl.run("1", deadline_s=5.0)
+    await repl.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import os\nos._exit(3)", "exited with code 3"),
+        ("import os\nos._exit(0)", "exited with code 0"),
+        ("import ctypes\nctypes.string_at(0)", "SIGSEGV"),
+        ("import os\nos.abort()", "killed by"),
+        ("import os\nos.close(3)", "exited with code 1"),
+        ("import socket, time\nsocket.socket(fileno=3).shutdown(2)\ntime.sleep(60)", "closed its connection"),
+    ],
+)
+async def test_a_cell_that_ends_its_process_is_killed_and_says_how(pool: LocalPool, code: str, reason: str) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    execution = await repl.run(code, deadline_s=20.0)
+    assert execution.status == "killed"
+    assert reason in execution.reason
+    await repl.close()
+
+
+async def test_a_session_cannot_be_used_after_close(pool: LocalPool) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    await repl.close()
+    await repl.close()
+    with pytest.raises(ReplDied, match="closed"):
+        await repl.run("1", deadline_s=5.0)
+
+
+async def test_interrupts_never_reach_the_next_cell(repl: LocalRepl) -> None:
+    for number in range(20):
+        await repl.run("for _ in range(3000): pass", deadline_s=0.0005)
+        after = await repl.run(str(number), deadline_s=20.0)
+        assert after.outputs == (Result(data={"text/plain": str(number)}),)

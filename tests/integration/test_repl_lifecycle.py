@@ -1,0 +1,242 @@
+"""Nothing is left behind, whoever dies; one session's end is nobody else's."""
+
+import asyncio
+import gc
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lzero.config import ReplConfig
+from lzero.errors import ReplDied, ReplError, SandboxError
+from lzero.repl import LocalPool, LocalRepl
+from lzero.types import Json, Result
+
+pytestmark = pytest.mark.sandbox
+FORTY_TWO = (Result(data={"text/plain": "42"}),)
+
+
+async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
+    raise AssertionError(name)
+
+
+def descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def traces() -> tuple[int, int, set[str]]:
+    """Descriptors of ours, mounts of the host, entries of the temporary directory."""
+    mounts = len(Path("/proc/self/mounts").read_text().splitlines())
+    return len(os.listdir("/proc/self/fd")), mounts, {name for name in os.listdir("/tmp") if "lzero" in name}
+
+
+async def until(condition: object, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+async def works(repl: LocalRepl) -> bool:
+    return (await repl.run("6 * 7", deadline_s=20.0)).outputs == FORTY_TWO
+
+
+async def test_close_leaves_no_process_descriptor_or_mount() -> None:
+    gc.collect()
+    before, processes = traces(), {process.pid for process in descendants()}
+    pool = LocalPool()
+    await pool.start()
+    repls = [await pool.open((), no_tools, seed=n) for n in range(5)]
+    await repls[0].run(
+        "import subprocess\nsubprocess.Popen(['sleep', '1000'], start_new_session=True)", deadline_s=20.0
+    )
+    assert descendants()
+    await pool.close()
+    await pool.close()
+    assert {process.pid for process in descendants()} <= processes
+    assert traces() == before
+    with pytest.raises(ReplDied):
+        await repls[0].run("1", deadline_s=5.0)
+    with pytest.raises(ReplError, match="closed"):
+        await pool.open((), no_tools, seed=0)
+
+
+async def test_a_hundred_sessions_at_once() -> None:
+    async with LocalPool() as pool:
+
+        async def one(number: int) -> Json:
+            repl = await pool.open((), no_tools, seed=number)
+            await repl.run(f"x = {number}", deadline_s=60.0)
+            execution = await repl.run("x", deadline_s=60.0)
+            await repl.close()
+            assert isinstance(execution.outputs[0], Result)
+            return int(execution.outputs[0].data["text/plain"])
+
+        assert await asyncio.gather(*(one(number) for number in range(100))) == list(range(100))
+        assert pool.stats()["open"] == 0
+        assert pool.stats()["zygotes"] == 1
+
+
+async def test_grandchildren_die_with_their_session() -> None:
+    async with LocalPool() as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        code = "import os, time\nfor _ in range(5):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n"
+        code += "            os.closerange(0, 100)\n            time.sleep(1000)\n        os._exit(0)\n"
+        idle = len(descendants())
+        await repl.run(code, deadline_s=20.0)
+        assert len(descendants()) >= idle + 5
+        await repl.close()
+        assert len(descendants()) < idle
+
+
+async def test_a_dead_zygote_is_our_failure_and_is_started_anew() -> None:
+    async with LocalPool() as pool:
+        idle = await pool.open((), no_tools, seed=0)
+        busy = await pool.open((), no_tools, seed=0)
+        running = asyncio.create_task(busy.run("import time\ntime.sleep(60)", deadline_s=60.0))
+        await asyncio.sleep(0)
+        kill_zygote()
+        with pytest.raises(ReplDied, match="zygote"):
+            await asyncio.wait_for(running, 20.0)
+        with pytest.raises(ReplDied):
+            await asyncio.wait_for(idle.run("1", deadline_s=5.0), 20.0)
+        await idle.close()
+        await busy.close()
+        fresh = await asyncio.wait_for(pool.open((), no_tools, seed=0), 60.0)
+        assert await works(fresh)
+        assert pool.stats()["zygotes"] == 2
+        await fresh.close()
+
+
+def kill_zygote() -> None:
+    for process in psutil.Process().children():
+        if process.name() == "bwrap":
+            process.kill()
+
+
+async def test_a_cancelled_cell_ends_its_session_only() -> None:
+    async with LocalPool() as pool:
+        first, second = [await pool.open((), no_tools, seed=n) for n in range(2)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(first.run("import time\ntime.sleep(60)", deadline_s=60.0), 0.2)
+        with pytest.raises(ReplDied, match="abandoned"):
+            await first.run("1", deadline_s=5.0)
+        await first.close()
+        assert await works(second)
+        await second.close()
+
+
+async def test_a_cancelled_open_leaves_nothing() -> None:
+    async with LocalPool() as pool:
+        for delay in (0.0, 0.001, 0.003, 0.006):
+            try:
+                repl = await asyncio.wait_for(pool.open((), no_tools, seed=0), delay)
+            except TimeoutError:
+                continue
+            await repl.close()
+        await until(lambda: not zygote_children())
+        assert pool.stats()["open"] == 0
+
+
+def zygote_children() -> list[psutil.Process]:
+    bwrap = next(process for process in psutil.Process().children() if process.name() == "bwrap")
+    (zygote,) = bwrap.children()
+    return [process for process in zygote.children() if process.status() != psutil.STATUS_ZOMBIE]
+
+
+FORGERIES = {
+    "garbage": b"\xff\xfe garbage that is no frame",
+    "negative length": struct.pack(">i", -1) + b"x",
+    "huge length": struct.pack(">I", 2**31) + b"x",
+    "empty": struct.pack(">I", 0),
+    "not utf-8": struct.pack(">I", 4) + b'"\xff\xff"',
+    "deep": struct.pack(">I", 200_000) + b"[" * 200_000,
+    "unknown type": struct.pack(">I", 15) + b'{"type":"rule"}',
+    "unknown field": struct.pack(">I", 26) + b'{"type":"ready","extra":1}',
+    "early done": struct.pack(">I", 52) + b'{"type":"done","id":999,"status":"ok","outputs":[]} ',
+    "ready again": struct.pack(">I", 16) + b'{"type":"ready"}',
+    "forged call": struct.pack(">I", 56) + b'{"type":"call","id":77,"name":"search","arguments":{}}  ',
+}
+
+
+@pytest.mark.parametrize("frame", FORGERIES.values(), ids=FORGERIES.keys())
+async def test_a_forged_frame_harms_its_own_session_only(frame: bytes) -> None:
+    async with LocalPool() as pool:
+        victim, other = [await pool.open((), no_tools, seed=n) for n in range(2)]
+        code = f"import socket, time\nsocket.socket(fileno=3).sendall({frame!r})\ntime.sleep(60)"
+        execution = await asyncio.wait_for(victim.run(code, deadline_s=1.0), 20.0)
+        assert execution.status == "killed"
+        assert await works(other)
+        await victim.close()
+        await other.close()
+
+
+async def test_a_flood_of_frames_is_bounded() -> None:
+    async with LocalPool() as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        code = "import socket\ns = socket.socket(fileno=3)\nwhile True: s.sendall(b'\\x00\\x7f\\xff\\xff' + b' ' * 8388607)"
+        before = psutil.Process().memory_info().rss
+        execution = await asyncio.wait_for(repl.run(code, deadline_s=2.0), 30.0)
+        assert execution.status == "killed"
+        assert psutil.Process().memory_info().rss - before < 100 << 20
+        await repl.close()
+
+
+async def test_a_killed_host_leaves_no_process() -> None:
+    code = """
+import asyncio, os, signal, psutil
+from lzero.repl import LocalPool
+async def main():
+    pool = LocalPool()
+    await pool.start()
+    await pool.open((), None, seed=0)
+    print(*(process.pid for process in psutil.Process().children(recursive=True)), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+    host = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert host.returncode == -signal.SIGKILL, host.stderr
+    pids = [int(pid) for pid in host.stdout.split()]
+    assert len(pids) >= 3
+    await until(lambda: not any(alive(pid) for pid in pids))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_a_missing_environment_says_how_to_make_it(tmp_path: Path) -> None:
+    (tmp_path / "something").write_text("here already")
+    with pytest.raises(SandboxError, match=str(tmp_path)):
+        await LocalPool(ReplConfig(environment=str(tmp_path))).start()
+
+
+async def test_a_missing_bubblewrap_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("unshare", "setpriv"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SandboxError, match="bubblewrap"):
+        await LocalPool().start()
+
+
+async def test_a_machine_that_forbids_namespaces_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(SandboxError, match="forbids user namespaces"):
+        await LocalPool().start()

@@ -1,0 +1,162 @@
+"""Tools: stubs in the kernel, calls answered by the host."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from lzero.errors import ToolError
+from lzero.repl import LocalPool, LocalRepl
+from lzero.types import Error, Execution, Json, Result
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    parameters: tuple[str, ...]
+    description: str = ""
+
+
+SEARCH = Spec("search", ("query", "limit"), "search(query, limit) -> str: looks a name up.")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[LocalPool]:
+    async with LocalPool() as pool:
+        yield pool
+
+
+async def echo(name: str, arguments: dict[str, Json]) -> Json:
+    return {"name": name, "arguments": arguments}
+
+
+async def fail(name: str, arguments: dict[str, Json]) -> Json:
+    raise ToolError("no such index", fault="tool")
+
+
+async def run(repl: LocalRepl, code: str) -> Execution:
+    return await repl.run(code, deadline_s=20.0)
+
+
+async def value(repl: LocalRepl, code: str) -> str:
+    execution = await run(repl, code)
+    assert execution.status == "ok", execution
+    (result,) = [output for output in execution.outputs if isinstance(output, Result)]
+    return result.data["text/plain"]
+
+
+def error(execution: Execution) -> Error:
+    (found,) = [output for output in execution.outputs if isinstance(output, Error)]
+    return found
+
+
+async def test_arguments_by_position_and_by_name(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], echo, seed=0)
+    expected = "{'name': 'search', 'arguments': {'query': 'Liri', 'limit': 2}}"
+    assert await value(repl, "search('Liri', 2)") == expected
+    assert await value(repl, "search(limit=2, query='Liri')") == expected
+    assert await value(repl, "import numpy as np\nsearch(np.array([1, 2]), np.int64(3))['arguments']") == (
+        "{'query': [1, 2], 'limit': 3}"
+    )
+    await repl.close()
+
+
+async def test_a_stub_is_a_plain_documented_function(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], echo, seed=0)
+    assert await value(repl, "search.__doc__") == repr(SEARCH.description)
+    assert await value(repl, "import inspect\nstr(inspect.signature(search)), search.__name__") == (
+        "('(query, limit)', 'search')"
+    )
+    await repl.close()
+
+
+async def test_wrong_arguments_fail_in_the_cell_and_never_leave_it(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], fail, seed=0)
+    for code in (
+        "search(1, 2, 3)",
+        "search(colour=1)",
+        "search(1, query=2)",
+        "search(object())",
+        "search(float('nan'))",
+    ):
+        assert error(await run(repl, code)).ename in ("TypeError", "ValueError"), code
+    assert error(await run(repl, "search(10 ** 5000)")).ename == "ValueError"
+    assert error(await run(repl, "x = []\nx.append(x)\nsearch(x)")).ename == "ValueError"
+    assert error(await run(repl, "search('x' * 20_000_000)")).ename == "ValueError"
+    assert error(await run(repl, "search('fine')")).ename == "ToolError"
+    await repl.close()
+
+
+async def test_a_tools_error_is_an_exception_that_the_cell_can_catch(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], fail, seed=0)
+    found = error(await run(repl, "search('x')"))
+    assert (found.ename, found.evalue) == ("ToolError", "no such index")
+    assert found.traceback[-1] == "ToolError: no such index"
+    assert not any("/opt/" in line for line in found.traceback)
+    assert (
+        await value(repl, "try:\n    search('x')\nexcept ToolError as e:\n    note = str(e)\nnote") == "'no such index'"
+    )
+    await repl.close()
+
+
+async def test_waiting_for_a_tool_does_not_count(pool: LocalPool) -> None:
+    async def slow(name: str, arguments: dict[str, Json]) -> Json:
+        await asyncio.sleep(0.6)
+        return "late"
+
+    repl = await pool.open([SEARCH], slow, seed=0)
+    execution = await repl.run("search('x')", deadline_s=0.4)
+    assert execution.status == "ok"
+    assert execution.duration_s < 0.4
+    await repl.close()
+
+
+async def test_calls_from_threads_and_coroutines_of_the_cell(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], echo, seed=0)
+    code = """
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(4) as threads:
+    found = list(threads.map(lambda n: search(n)["arguments"]["query"], range(40)))
+found == list(range(40)), len(await asyncio.gather(*(asyncio.to_thread(search, n) for n in range(5))))
+"""
+    assert await value(repl, code) == "(True, 5)"
+    await repl.close()
+
+
+async def test_many_calls_in_one_cell(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], echo, seed=0)
+    assert await value(repl, "sum(search(n)['arguments']['query'] for n in range(500))") == str(sum(range(500)))
+    await repl.close()
+
+
+async def test_long_and_strange_text_survives_both_ways(pool: LocalPool) -> None:
+    async def repeat(name: str, arguments: dict[str, Json]) -> Json:
+        return arguments["query"]
+
+    repl = await pool.open([SEARCH], repeat, seed=0)
+    assert await value(repl, "text = 'é<|im_end|>\\x00\\n' * 100_000\nsearch(text) == text") == "True"
+    await repl.close()
+
+
+async def test_an_answer_that_cannot_be_sent_is_a_tool_error(pool: LocalPool) -> None:
+    async def huge(name: str, arguments: dict[str, Json]) -> Json:
+        return "x" * 20_000_000
+
+    repl = await pool.open([SEARCH], huge, seed=0)
+    assert error(await run(repl, "search('x')")).ename == "ToolError"
+    assert await value(repl, "1 + 1") == "2"
+    await repl.close()
+
+
+async def test_an_interrupt_in_a_loop_of_calls_keeps_the_wire_in_step(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], echo, seed=0)
+    for number in range(5):
+        execution = await repl.run("while True: search('x')", deadline_s=0.1)
+        assert execution.status == "timed_out"
+        assert await value(repl, f"search({number})['arguments']") == f"{{'query': {number}}}"
+    await repl.close()
