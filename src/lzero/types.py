@@ -226,7 +226,8 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Reward(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`Reward(score=1.0, per_step=(0.1, 0.9), parts={"qa": (0.0, 0.8), "format": (0.05, 0.05), …})`.
 
-    `score` is the core score (exact match, 0 to 1), what `eval` reports; `per_step` is what the trainer gets, the weighted sum of `parts`.
+    `score` is the core score (exact match, 0 to 1), what `eval` reports; `per_step` is what the trainer gets: the sum of
+    `parts`, each of which holds its weight already.
     """
 
     score: float
