@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -63,23 +63,10 @@ async def run_episode(
         session=_Session(pool, seed),
     )
     prompt = renderer.start(system_prompt(agent, attempt.broker.tools), task_turn(agent, task.question))
-    status: Status = "failed"
-    failure: Failure | None = None
     try:
-        try:
-            async with asyncio.timeout(deadline_s):
-                status = await attempt.act(prompt)
-        finally:
-            await attempt.session.close()
-            await engine.forget(episode_id)
-    except TimeoutError:
-        failure = attempt.failed("lost", f"the episode did not end within {deadline_s:g} s")
-    except EngineError as error:
-        failure = attempt.failed("engine", str(error))
-    except ReplError as error:
-        failure = attempt.failed("repl", str(error))
-    except ToolError as error:
-        failure = attempt.failed("tool", str(error))
+        status, failure = await attempt.settle(prompt, deadline_s)
+    finally:
+        await engine.forget(episode_id)
     return Episode(
         id=episode_id,
         task_id=task.id,
@@ -88,7 +75,7 @@ async def run_episode(
         sampling=sampling,
         budgets=Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s),
         steps=tuple(attempt.steps),
-        status="failed" if failure is not None else status,
+        status=status,
         answer=attempt.broker.answer,
         failure=failure,
     )
@@ -106,10 +93,25 @@ class _Attempt:
     steps: list[Step] = field(default_factory=list)
     doing: str = "starting"
 
+    async def settle(self, first_prompt: tuple[int, ...], deadline_s: float) -> tuple[Status, Failure | None]:
+        """How the episode ends, whoever ends it. The session is closed then."""
+        try:
+            async with self.session, asyncio.timeout(deadline_s):
+                return await self.act(first_prompt), None
+        except TimeoutError:
+            failure = self._failure("lost", f"the episode did not end within {deadline_s:g} s")
+        except EngineError as error:
+            failure = self._failure("engine", str(error))
+        except ReplError as error:
+            failure = self._failure("repl", str(error))
+        except ToolError as error:
+            failure = self._failure("tool", str(error))
+        return "failed", failure
+
     async def act(self, first_prompt: tuple[int, ...]) -> Status:
         """Step until an answer is submitted or a budget is used up; the next prompt always extends the last sequence."""
         prompt = Prompt(keep=0, new_ids=first_prompt)
-        ids = list(first_prompt)
+        ids = first_prompt
         for number in range(self.agent.max_steps):
             tokens_left = self.agent.max_tokens - len(ids)
             if tokens_left < 1:
@@ -118,17 +120,17 @@ class _Attempt:
             self.steps.append(step)
             if self.broker.answer is not None:
                 return "finished"
-            ids += step.completion.token_ids
+            ids = (*ids, *step.completion.token_ids)
             text = output_turn(
                 self._shown(step),
                 steps_left=self.agent.max_steps - number - 1,
                 tokens_left=self.agent.max_tokens - len(ids),
             )
             prompt = Prompt(keep=len(ids), new_ids=self.renderer.turn(step.completion, text))
-            ids += prompt.new_ids
+            ids = (*ids, *prompt.new_ids)
         return "out_of_steps"
 
-    async def _step(self, number: int, prompt: Prompt, ids: list[int], tokens_left: int) -> Step:
+    async def _step(self, number: int, prompt: Prompt, ids: tuple[int, ...], tokens_left: int) -> Step:
         self.doing = "sampling"
         start = time.perf_counter()
         completion = await self.policy.sample(ids, number, tokens_left)
@@ -152,7 +154,7 @@ class _Attempt:
             return step.parsed.problem
         return render_output(step.execution, max_chars=self.agent.output_chars)
 
-    def failed(self, kind: Literal["engine", "repl", "tool", "lost"], what: str) -> Failure:
+    def _failure(self, kind: Literal["engine", "repl", "tool", "lost"], what: str) -> Failure:
         return Failure(kind=kind, what=what, where=f"step {len(self.steps)}, {self.doing}")
 
 
@@ -187,6 +189,12 @@ class _Session:
         self._seed = seed
         self._num_opened = 0
         self._repl: Repl | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def run(self, code: str, broker: Broker, *, deadline_s: float) -> Execution:
         if self._repl is None:
