@@ -1,8 +1,10 @@
 """`lzero play` as it is used: by a person at a pipe, by a scripted policy, and broken off."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,12 +50,17 @@ def test_the_end_of_the_input_gives_up() -> None:
 
 def test_ctrl_c_ends_cleanly() -> None:
     process = subprocess.Popen(
-        [*COMMAND, *BYTES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *BYTES],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     while "assistant" not in process.stdout.readline():
         pass
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything in the foreground
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "")
 
@@ -71,3 +78,12 @@ def test_bad_input_is_one_message(arguments: tuple[str, ...], message: str) -> N
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_scripted_policy_knows_the_world_only(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"question": "Who?", "answer": "Kato"}\n', encoding="utf-8")
+    done = play("--policy", "expert", f"tasks.eval={tasks}")
+    assert done.returncode == 1
+    assert "only the built-in world" in done.stderr
+    assert "holds 1 tasks" in play("--index", "1", f"tasks.eval={tasks}").stderr

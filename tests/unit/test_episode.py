@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lzero.agent import broker as broker_module
 from lzero.agent.episode import run_episode
@@ -35,6 +37,17 @@ class FakeRepl:
 
     async def close(self) -> None:
         self.closed = True
+
+
+class AnyCode(dict[str, "Cell"]):
+    """Cells for every code there is."""
+
+    def __init__(self, cell: "Cell") -> None:
+        super().__init__()
+        self.cell = cell
+
+    def __missing__(self, code: str) -> "Cell":
+        return self.cell
 
 
 class FakePool:
@@ -383,3 +396,25 @@ async def test_cancelling_an_episode_closes_its_session() -> None:
 async def test_a_bad_prompt_template_is_raised() -> None:
     with pytest.raises(ConfigError, match="no file"):
         await attempt(Replies(""), FakePool({}), agent=AGENT.model_copy(update={"prompt": "/nowhere.txt"}))
+
+
+PIECES = ["<think>", "</think>", "<code>", "</code>", "<|im_end|>", "print(1)", "a thought of some length", "\n", "é北"]
+
+
+@given(
+    replies=st.lists(st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(), min_size=1, max_size=5),
+    output=st.text(max_size=300),
+    max_tokens=st.integers(min_value=60, max_value=900),
+)
+async def test_whatever_is_replied_and_put_out_the_budgets_hold(
+    replies: list[str], output: str, max_tokens: int
+) -> None:
+    agent = AGENT.model_copy(update={"max_tokens": max_tokens, "response_tokens": 40, "output_chars": 200})
+    episode = await attempt(Replies(*replies), FakePool(AnyCode(cell(output))), agent=agent)
+    assert episode.status in ("out_of_steps", "out_of_tokens")
+    for step, prompt in zip(episode.steps, sequences(episode), strict=True):
+        assert 1 <= len(step.completion.token_ids) <= 40
+        assert len(prompt) + len(step.completion.token_ids) <= max_tokens
+        assert (step.execution is None) == bool(step.parsed.problem)
+    if episode.status == "out_of_steps":
+        assert len(episode.steps) == agent.max_steps

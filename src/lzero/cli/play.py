@@ -61,7 +61,7 @@ async def _play(config: Config, index: int, policy: str) -> None:
         raise ConfigError(f"--index {index}: {config.tasks.eval} holds {len(source)} tasks, counted from 0")
     task = source.task(index)
     by_hand = not policy
-    answer = _typed(Keyboard()) if by_hand else _scripted(policy)
+    answer = _typed(Keyboard()) if by_hand else _scripted(policy, task)
     echo = not (by_hand and sys.stdin.isatty())
     patient = config.rollout.model_copy(update={"episode_timeout_s": PATIENCE_S})
     async with build(
@@ -112,12 +112,16 @@ class Stage:
         pass
 
 
-def _scripted(name: str) -> Answer:
+def _scripted(name: str, task: Task) -> Answer:
     from lzero.data.world import POLICIES
 
     if name not in POLICIES:
         nearest = get_close_matches(name, POLICIES, n=1, cutoff=0.0)[0]
         raise ConfigError(f"--policy {name}: did you mean {nearest}? There are {', '.join(POLICIES)}")
+    if task.source != "world":
+        raise ConfigError(
+            f"--policy {name}: scripted policies understand only the built-in world, not the tasks of {task.source!r}"
+        )
 
     async def answer(transcript: str, seed: int) -> str:
         return POLICIES[name](transcript, seed)
