@@ -298,6 +298,14 @@ async def test_a_wrong_call_is_the_agents_and_is_told(mistake: Cell, told: str) 
     assert told in policy.transcripts[1]
 
 
+async def test_a_call_that_is_too_large_is_not_kept() -> None:
+    pool = FakePool({"large": calling("x" * 200_000, text="y" * 200_000), **SUBMIT})
+    episode = await attempt(Replies(reply("large"), reply("submit")), pool)
+    call = episode.steps[0].tool_calls[0]
+    assert (len(call.name), call.arguments, call.fault) == (100, {}, "agent")
+    assert len(call.error or "") < 300
+
+
 async def test_calls_of_a_cell_are_bounded_and_the_next_cell_starts_anew() -> None:
     async def flood(on_call: OnCall) -> Execution:
         for _ in range(broker_module.CALLS_PER_CELL):

@@ -73,8 +73,11 @@ class Broker:
         start = time.perf_counter()
         result: Json = None
         error: ToolError | None = None
+        size = len(name) + len(msgspec.json.encode(arguments))
+        if size > ARGUMENT_BYTES:  # what is refused for its size is not kept either
+            name, arguments = name[:100], {}
         try:
-            tool = self._check(name, arguments)
+            tool = self._check(name, arguments, size)
             async with asyncio.timeout(TOOL_TIMEOUT_S):
                 result = await tool.call(arguments, self._context)
         except TimeoutError:
@@ -95,10 +98,12 @@ class Broker:
         self._num_calls = 0
         return calls
 
-    def _check(self, name: str, arguments: dict[str, Json]) -> Tool:
+    def _check(self, name: str, arguments: dict[str, Json], size: int) -> Tool:
         self._num_calls += 1
         if self._num_calls > CALLS_PER_CELL:
             raise ToolError(f"a cell may make {CALLS_PER_CELL} tool calls, no more", fault="agent")
+        if size > ARGUMENT_BYTES:
+            raise ToolError(f"the arguments of {name} take {size} bytes; at most {ARGUMENT_BYTES} fit", fault="agent")
         tool = self._by_name.get(name)
         if tool is None:
             raise ToolError(f"there is no tool {name!r}", fault="agent")
@@ -107,18 +112,15 @@ class Broker:
             raise ToolError(
                 f"{name} has no parameter {unknown[0]!r}: it takes {', '.join(tool.parameters)}", fault="agent"
             )
-        size = len(msgspec.json.encode(arguments))
-        if size > ARGUMENT_BYTES:
-            raise ToolError(f"the arguments of {name} take {size} bytes; at most {ARGUMENT_BYTES} fit", fault="agent")
         return tool
 
     def _record(
         self, name: str, arguments: dict[str, Json], result: Json, error: ToolError | None, duration_s: float
     ) -> None:
-        if self._num_calls > CALLS_PER_CELL:
-            return  # a loop of refused calls would grow the record without bound
         if error is not None and error.fault == "tool":
             self._broken = self._broken or error
+        if len(self._calls) >= CALLS_PER_CELL:
+            return  # a loop of refused calls would grow the record without bound
         self._calls.append(
             ToolCall(
                 name=name,
