@@ -8,6 +8,7 @@ import typer
 from lzero.cli.check import check
 from lzero.cli.eval import evaluate
 from lzero.cli.play import play
+from lzero.cli.sft import sft
 from lzero.errors import LzeroError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 app.command(name="check")(check)
 app.command(name="eval")(evaluate)
 app.command(name="play")(play)
+app.command(name="sft")(sft)
 
 # Registered here, one line each:  app.command(name="eval")(evaluate)  with  from lzero.cli.eval import evaluate  above.
 # A command takes `arguments: Arguments = None` and begins with `config = read_config(arguments)` (lzero.cli.arguments).

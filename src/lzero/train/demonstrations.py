@@ -1,0 +1,109 @@
+"""Recorded episodes as sequences to imitate, for the model that is to learn them.
+
+A run that was recorded with the same tokenizer and chat template gives its token ids as they are. Any other is told again: the
+contents of its turns (never its control tokens) are decoded with the tokenizer that recorded them and encoded for the new one.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lzero.agent.renderer import Renderer
+from lzero.algo.samples import to_samples
+from lzero.errors import ModelError, StoreError
+from lzero.rollout.build import open_tokenizer
+from lzero.store import RunDirectory, read_episodes
+from lzero.types import Completion, Episode, Prompt, Sample, Step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MARK = "lzero-contents"
+
+
+def read_demonstrations(run_dir: Path, tokenizer: "PreTrainedTokenizerFast") -> list[Sample]:
+    """Every sample of the run's episodes, the failed ones apart, as `tokenizer` writes it; temperature 1.
+
+    Raises StoreError if there is no such run or it holds no episode, ModelError if its tokenizer is gone.
+    """
+    recorded_with = open_tokenizer(RunDirectory.open(run_dir).config)
+    episodes = [episode for episode in read_episodes(run_dir) if episode.status != "failed" and episode.steps]
+    if not episodes:
+        raise StoreError(f"{run_dir} holds no episodes to learn from")
+    if not _same(recorded_with, tokenizer):
+        translator = Translator(recorded_with, tokenizer)
+        episodes = [translator.episode(episode) for episode in episodes]
+    samples = [sample for episode in episodes for sample in to_samples(episode)]
+    return [msgspec.structs.replace(sample, temperature=1.0) for sample in samples if any(sample.mask)]
+
+
+class Translator:
+    """Tells an episode again in the tokens of another model. Raises ModelError for a tokenizer that cannot hold a conversation."""
+
+    def __init__(self, source: "PreTrainedTokenizerFast", target: "PreTrainedTokenizerFast") -> None:
+        self._source, self._target = source, target
+        self._source_renderer, self._target_renderer = Renderer(source), Renderer(target)
+
+    def episode(self, episode: Episode) -> Episode:
+        """The same turns. Log-probabilities are zeros: no model drew these tokens. Raises ModelError for a cut context."""
+        steps: list[Step] = []
+        recorded, length = 0, 0
+        for index, step in enumerate(episode.steps):
+            keep, ids = step.prompt.keep, step.prompt.new_ids
+            if keep == 0:
+                length, new_ids = 0, self._start(ids)
+            elif keep == recorded:
+                new_ids = self._turn(episode.steps[index - 1].completion, steps[-1].completion, ids)
+            else:
+                raise ModelError(
+                    f"step {index} of episode {episode.id} keeps {keep} of {recorded} tokens of its context: such an episode "
+                    "can only be learned from with the tokenizer that recorded it"
+                )
+            recorded = keep + len(ids) + len(step.completion.token_ids)
+            completion = self._completion(step.completion)
+            prompt = Prompt(keep=length, new_ids=new_ids)
+            steps.append(msgspec.structs.replace(step, prompt=prompt, completion=completion))
+            length += len(new_ids) + len(completion.token_ids)
+        return msgspec.structs.replace(episode, steps=tuple(steps))
+
+    def _start(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """A first prompt: with a system prompt if that is how it reads, else without."""
+        text = self._decode(ids)
+        before, between, header = self._around(self._source_renderer.start(MARK, MARK))
+        system, found, user = text.removeprefix(before).removesuffix(header).partition(between)
+        if between and found and text.startswith(before):
+            return self._target_renderer.start(system, user)
+        opening, header = self._around(self._source_renderer.start(None, MARK))
+        return self._target_renderer.start(None, text.removeprefix(opening).removesuffix(header))
+
+    def _turn(self, said: Completion, told: Completion, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """What follows the completion that was `said`, now `told` in other tokens."""
+        to_user, header = self._around(self._source_renderer.turn(said, MARK))
+        return self._target_renderer.turn(told, self._decode(ids).removeprefix(to_user).removesuffix(header))
+
+    def _completion(self, completion: Completion) -> Completion:
+        ended = completion.token_ids[-1:] == (self._source_renderer.end_of_turn,)
+        text = self._decode(completion.token_ids[: len(completion.token_ids) - ended])
+        ids = self._target.encode(text, add_special_tokens=False, split_special_tokens=True)
+        token_ids = (*ids, self._target_renderer.end_of_turn) if ended else tuple(ids)
+        return msgspec.structs.replace(
+            completion,
+            token_ids=token_ids,
+            logprobs=(0.0,) * len(token_ids),
+            versions=((completion.versions[0][0], len(token_ids)),) if completion.versions else (),
+        )
+
+    def _decode(self, ids: tuple[int, ...]) -> str:
+        text = self._source.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    def _around(self, ids: tuple[int, ...]) -> list[str]:
+        return self._decode(ids).split(MARK)
+
+
+def _same(one: "PreTrainedTokenizerFast", other: "PreTrainedTokenizerFast") -> bool:
+    return bool(
+        one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str() and one.chat_template == other.chat_template
+    )

@@ -1,0 +1,192 @@
+"""Supervised fine-tuning: imitate the actions of recorded episodes.
+
+    run directories ──▶ samples ──▶ mix (seeded, by weight) ──▶ batch ──▶ update ──▶ … ──▶ model directory
+                           └─ held out, one in twenty ──▶ held-out loss
+
+The update is reinforcement learning's, with the likelihood of every action token as its objective.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch.optim import AdamW, Muon, Optimizer
+
+from lzero.algo.batches import collate, unscored
+from lzero.algo.losses import likelihood
+from lzero.config import Config, SftConfig
+from lzero.errors import ConfigError
+from lzero.models import load_model, load_tokenizer, resolve, save_model
+from lzero.seeds import derive_seed
+from lzero.store import RunDirectory
+from lzero.train.demonstrations import read_demonstrations
+from lzero.train.score import reference_logprobs
+from lzero.train.seeding import seeded
+from lzero.train.update import update_policy
+from lzero.types import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HELD_OUT = 20
+"""One episode in so many is never trained on."""
+MOST_HELD_OUT = 256
+"""Samples that the held-out loss is computed on, at most."""
+NUM_EVALUATIONS = 10
+"""Held-out losses, evenly spread over the tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftStep:
+    """One optimiser step, as a display sees it; `held_out` is None where it was not measured."""
+
+    step: int
+    tokens: int
+    loss: float
+    held_out: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuned:
+    """What fine-tuning came to; losses are nats an action token."""
+
+    run: RunDirectory
+    model_dir: Path
+    steps: int
+    tokens: int
+    held_out_before: float
+    held_out_after: float
+    seconds: float
+
+
+def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda step: None) -> FineTuned:
+    """Fine-tune `model.path` on the episodes of `sft.episodes`; the result is `model/` in a new run directory.
+
+    Raises ConfigError, ModelError or StoreError before anything is written, TrainError if the loss is not finite.
+    """
+    start = time.monotonic()
+    if not config.sft.episodes:
+        raise ConfigError(
+            "sft.episodes is empty: name run directories to learn from, as in sft.episodes='[\"runs/a\"]'"
+        )
+    with seeded(config.run):
+        path = resolve(config.model.path)
+        tokenizer = load_tokenizer(path)
+        model = load_model(path, dtype=config.model.dtype, device=config.model.device)
+        sources = [read_demonstrations(Path(run_dir), tokenizer) for run_dir in config.sft.episodes]
+        mix = Mix(sources, config.sft.weights, seed=derive_seed(config.run.seed, "sft"))
+        run = RunDirectory.create(_renamed(config))
+        before = held_out_loss(model, mix.held_out, max_tokens=config.train.micro_batch_tokens)
+        step = SftStep(step=0, tokens=0, loss=math.nan, held_out=before)
+        for step in imitate(model, mix, config, run):
+            on_step(step)
+        assert step.held_out is not None
+        save_model(model, tokenizer, run.path / "model")
+    return FineTuned(
+        run=run,
+        model_dir=run.path / "model",
+        steps=step.step,
+        tokens=step.tokens,
+        held_out_before=before,
+        held_out_after=step.held_out,
+        seconds=time.monotonic() - start,
+    )
+
+
+def imitate(model: "PreTrainedModel", mix: "Mix", config: Config, run: RunDirectory) -> Iterator[SftStep]:
+    """Optimiser steps until `sft.tokens` tokens are used, each a line of metrics.jsonl; the last one with its held-out loss."""
+    sft = config.sft
+    optimizers = make_optimizers(model, sft)
+    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    step, tokens, evaluations = 0, 0, 0
+    while tokens < sft.tokens:
+        rows = [unscored(sample, advantage=1.0) for sample in mix.draw(sft.batch_size)]
+        batch = collate(rows, max_tokens=config.train.micro_batch_tokens)
+        middle = (tokens + batch.num_tokens / 2) / sft.tokens
+        factor = schedule(middle, warmup=sft.warmup, decay=sft.decay)
+        for optimizer, bases in zip(optimizers, rates, strict=True):
+            for group, base in zip(optimizer.param_groups, bases, strict=True):
+                group["lr"] = base * factor
+        measured = update_policy(model, optimizers, batch, loss_fn=likelihood, grad_clip=config.train.grad_clip)
+        step, tokens = step + 1, tokens + batch.num_tokens
+        metrics = {name: measured[name] for name in ("train/loss", "train/grad_norm", "train/tokens")}
+        metrics["train/lr_factor"] = factor
+        held_out = None
+        if tokens >= sft.tokens or tokens / sft.tokens * NUM_EVALUATIONS >= evaluations + 1:
+            evaluations = int(tokens / sft.tokens * NUM_EVALUATIONS)
+            held_out = held_out_loss(model, mix.held_out, max_tokens=config.train.micro_batch_tokens)
+            metrics["held_out/loss"] = held_out
+        run.append_metrics(metrics, phase="train", update=step)
+        yield SftStep(step=step, tokens=tokens, loss=metrics["train/loss"], held_out=held_out)
+
+
+class Mix:
+    """Draws samples from several sources, by weight; each source goes round in a new order every epoch. Seeded.
+
+    Raises ConfigError for weights that do not fit the sources.
+    """
+
+    def __init__(self, sources: Sequence[Sequence[Sample]], weights: Sequence[float], *, seed: int) -> None:
+        if weights and (len(weights) != len(sources) or min(weights) < 0 or not sum(weights)):
+            raise ConfigError(
+                f"sft.weights = {list(weights)}: one share for each of the {len(sources)} sft.episodes, not all 0"
+            )
+        split = [_split(source) for source in sources]
+        self.held_out = [sample for _, held_out in split for sample in held_out]
+        """Never drawn."""
+        self._weights = list(weights) or [float(len(source)) for source in sources]
+        self._random = random.Random(seed)
+        self._decks = [_deal(train, random.Random(derive_seed(seed, place))) for place, (train, _) in enumerate(split)]
+
+    def draw(self, num_samples: int) -> list[Sample]:
+        return [next(deck) for deck in self._random.choices(self._decks, self._weights, k=num_samples)]
+
+
+def schedule(fraction: float, *, warmup: float, decay: float) -> float:
+    """Factor of the learning rate at this fraction of the tokens: up linearly from zero, flat, down linearly to zero."""
+    rising = fraction / warmup if warmup else 1.0
+    falling = (1.0 - fraction) / decay if decay else 1.0
+    return max(0.0, min(1.0, rising, falling))
+
+
+def make_optimizers(model: "PreTrainedModel", sft: SftConfig) -> list[Optimizer]:
+    """AdamW alone; or Muon on the matrices inside the layers with AdamW on embeddings, output layer and norms. No decay."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if sft.optimizer == "adamw":
+        return [AdamW(parameters, lr=sft.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    outer = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    matrices = [parameter for parameter in parameters if parameter.ndim == 2 and id(parameter) not in outer]
+    inner = {id(parameter) for parameter in matrices}
+    rest = [parameter for parameter in parameters if id(parameter) not in inner]
+    return [
+        Muon(matrices, lr=sft.lr, momentum=0.95, weight_decay=0.0),
+        AdamW(rest, lr=sft.embedding_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def held_out_loss(model: "PreTrainedModel", samples: Sequence[Sample], *, max_tokens: int) -> float:
+    """Mean of −log π over all action tokens of `samples` (nats)."""
+    total = math.fsum(value for row in reference_logprobs(model, samples, max_tokens=max_tokens) for value in row)
+    return -total / sum(sum(sample.mask) for sample in samples)
+
+
+def _split(source: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Training and held-out samples: whole episodes, chosen by their ids, so that the choice outlives a longer recording."""
+    held_out = [sample for sample in source if derive_seed("held out", sample.episode_id) % HELD_OUT == 0]
+    held_out = held_out[:MOST_HELD_OUT] or list(source[:1])
+    chosen = {sample.episode_id for sample in held_out}
+    train = [sample for sample in source if sample.episode_id not in chosen]
+    return train or list(source), held_out
+
+
+def _deal(samples: Sequence[Sample], generator: random.Random) -> Iterator[Sample]:
+    while True:
+        yield from generator.sample(samples, len(samples))
+
+
+def _renamed(config: Config) -> Config:
+    return config.model_copy(update={"run": config.run.model_copy(update={"name": f"{config.run.name}-sft"})})
