@@ -38,7 +38,7 @@ class Environment:
 
 
 def find(config: ReplConfig) -> Environment:
-    """The environment that `config` asks for. Raises SandboxError, with what to run, where it is not built yet."""
+    """The environment that `config` asks for. Raises SandboxError, with what to do, where it is not there or does not run."""
     directory = _directory(config)
     if not (directory / "bin" / "python").exists():
         raise SandboxError(f"no kernel environment in {directory}; make it with: {sys.executable} -m lzero.repl.setup")
@@ -49,11 +49,18 @@ def find(config: ReplConfig) -> Environment:
 def build(config: ReplConfig, *, say: Callable[[str], None] = lambda _: None) -> Environment:
     """Make the environment unless it is there; two processes may try at once. Raises SandboxError."""
     directory = _directory(config)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(directory.with_name(directory.name + ".lock")):
-        if not (directory / "bin" / "python").exists():
-            say(f"making the kernel environment in {directory} (about half a minute, 250 MB)")
-            _build_at(directory, config)
+    if (directory / "bin" / "python").exists():
+        return find(config)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(directory.with_name(directory.name + ".lock")):
+            if not (directory / "bin" / "python").exists():
+                say(f"making the kernel environment in {directory} (about half a minute, 250 MB)")
+                _build_at(directory, config)
+    except OSError as error:
+        raise SandboxError(
+            f"cannot make the kernel environment in {directory}: {error.strerror or error}; repl.environment names another place"
+        ) from None
     return find(config)
 
 

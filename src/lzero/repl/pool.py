@@ -1,6 +1,7 @@
 """REPLs of this machine: one jail, one warm zygote in it, one fork for every REPL."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -11,10 +12,12 @@ from lzero.errors import ReplDied, ReplError, SandboxError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import environment, wire
 from lzero.repl.connection import Connection
+from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
 from lzero.repl.session import LocalRepl
 from lzero.repl.zygote import Zygote
 
+_log = logging.getLogger(__name__)
 _OPENING_AT_ONCE = 8
 _PROBE = """
 import os
@@ -35,6 +38,7 @@ class LocalPool:
     def __init__(self, config: ReplConfig | None = None, *, limits: Limits | None = None) -> None:
         self._config = config or ReplConfig()
         self._limits = limits or Limits()
+        self._environment: Environment | None = None
         self._zygote: Zygote | None = None
         self._starting = asyncio.Lock()
         self._opening = asyncio.Semaphore(_OPENING_AT_ONCE)
@@ -51,7 +55,8 @@ class LocalPool:
         await self.close()
 
     async def start(self) -> None:
-        """Start the jail and prove, in a first REPL, that it holds. Raises SandboxError."""
+        """Start the jail and prove, in a first REPL, that it holds. Makes the kernel environment if it is not there yet
+        (half a minute, once; the log says so). Raises SandboxError."""
         ready = False
         try:
             repl = await self.open((), _no_tools, seed=0)
@@ -120,7 +125,9 @@ class LocalPool:
             if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
                     await self._zygote.stop()
-                self._zygote = await Zygote.start(environment.find(self._config), self._limits)
+                if self._environment is None:
+                    self._environment = await asyncio.to_thread(environment.build, self._config, say=_log.warning)
+                self._zygote = await Zygote.start(self._environment, self._limits)
                 self._zygotes += 1
             return self._zygote
 

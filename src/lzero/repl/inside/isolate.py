@@ -25,7 +25,10 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
-_CAPABILITY_VERSION_3 = 0x20080522
+# Made before the fork: every page that a child touches first costs it a copy.
+_CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
+_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
+_LAST_CAPABILITY = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -133,16 +136,11 @@ def _set_limits(limits: Limits) -> None:
 
 
 def _drop_privileges() -> None:
-    for capability in range(_last_capability() + 1):
-        _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+    for capability in range(_LAST_CAPABILITY + 1):
+        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     _call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    _call("capset", header, (ctypes.c_uint32 * 6)())
+    _call("capset", _CAPABILITY_HEADER, _NO_CAPABILITIES)
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # Dropping capabilities clears the death signal and the dumpable flag (which owns /proc/self).
     _call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
     _call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
-
-
-def _last_capability() -> int:
-    return int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))

@@ -1,0 +1,90 @@
+"""The jail's command line: what it hands over, and what it says where a part is missing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lzero.config import ReplConfig
+from lzero.errors import SandboxError
+from lzero.repl import environment, jail
+from lzero.repl.environment import Environment
+
+SAMPLE = Environment(
+    directory=Path("/tmp/lz env"),
+    base_prefix=Path("/root/python"),
+    interpreter=Path("/root/python/bin/python3.11"),
+    os_file="/root/python/lib/os.py",
+)
+
+
+@pytest.fixture(autouse=True)
+def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name in ("bwrap", "unshare", "setpriv"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_the_jail_shares_nothing_and_dies_with_us(monkeypatch: pytest.MonkeyPatch, user: int) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    command = jail.command(SAMPLE, ["inner", "argument"])
+    assert command[-3:] == ["--", "inner", "argument"]
+    for flag in ("--unshare-all", "--die-with-parent", "--new-session", "--clearenv"):
+        assert flag in command
+    for flag in ("--share-net", "--bind", "--dev-bind"):
+        assert flag not in command
+    assert not any(part.startswith("/home") for part in command)
+
+
+def test_root_goes_through_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    command = jail.command(SAMPLE, ["inner"])
+    assert Path(command[0]).name == "unshare"
+    assert "--reuid=65534" in command
+    assert "--no-new-privs" in command
+
+
+def test_an_ordinary_user_needs_bubblewrap_only(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    (programs / "unshare").unlink()
+    (programs / "setpriv").unlink()
+    command = jail.command(SAMPLE, ["inner"])
+    assert Path(command[0]).name == "bwrap"
+    assert command[command.index("/tmp/lz env") - 1 :][:3] == ["--ro-bind", "/tmp/lz env", "/opt/environment"]
+
+
+def test_a_system_python_needs_no_bind_of_its_own() -> None:
+    system = Environment(Path("/srv/env"), Path("/usr"), Path("/usr/bin/python3"), "/usr/lib/python3/os.py")
+    assert [target for _, target in jail._bound_directories(system)] == ["/opt/lzero", "/opt/environment"]
+
+
+@pytest.mark.parametrize("missing", ["bwrap", "unshare", "setpriv"])
+def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, programs: Path, missing: str) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (programs / missing).unlink()
+    with pytest.raises(SandboxError, match=missing):
+        jail.command(SAMPLE, ["inner"])
+
+
+def test_an_environment_has_a_place_of_its_own_for_its_packages() -> None:
+    plain, more = ReplConfig(), ReplConfig(packages=("sympy",))
+    assert environment._directory(plain) == environment._directory(ReplConfig())
+    assert environment._directory(plain) != environment._directory(more)
+    assert environment._directory(ReplConfig(environment="/srv/env")) == Path("/srv/env")
+
+
+def test_a_build_that_fails_leaves_nothing_and_says_why(tmp_path: Path) -> None:
+    config = ReplConfig(environment=str(tmp_path / "place" / "env"), python="/bin/false")
+    with pytest.raises(SandboxError, match="make a virtual environment"):
+        environment.build(config)
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["env.lock"]
+
+
+def test_an_environment_that_does_not_run_says_so(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to("/nowhere/python")
+    with pytest.raises(SandboxError, match=str(tmp_path)):
+        environment.find(ReplConfig(environment=str(tmp_path)))

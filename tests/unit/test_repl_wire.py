@@ -1,0 +1,137 @@
+"""Frames: what is valid comes through, everything else is a ProtocolError."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lzero.errors import ProtocolError
+from lzero.repl import wire
+from lzero.repl.connection import Connection
+from lzero.types import Error, Stream
+
+
+def frame(body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + body
+
+
+def test_a_done_frame_becomes_typed_outputs() -> None:
+    body = json.dumps(
+        {
+            "type": "done",
+            "id": 1,
+            "status": "error",
+            "outputs": [
+                {"output_type": "stream", "name": "stdout", "text": "hi"},
+                {"output_type": "error", "ename": "E", "evalue": "", "traceback": []},
+            ],
+        }
+    )
+    assert wire.decode(body.encode()) == wire.Done(
+        id=1, status="error", outputs=(Stream(name="stdout", text="hi"), Error(ename="E", evalue="", traceback=()))
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'{"type":"run","id":1,"code":""}',
+        b'{"type":"ready","more":1}',
+        b'{"type":"call","id":"1","name":"x","arguments":{}}',
+        b'{"type":"call","id":1,"name":"x","arguments":[]}',
+        b'{"type":"call","id":1,"name":"x","arguments":{"v":NaN}}',
+        b'{"type":"call","id":1,"name":"x","arguments":{"v":1e999}}',
+        b'{"type":"call","id":1,"name":"\\ud800","arguments":{}}',
+        b'{"type":"call","id":1,"name":"\xff","arguments":{}}',
+        b'{"type":"call","id":1,"name":"x","arguments":{"v":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+        b'{"type":"done","id":1,"status":"fine","outputs":[]}',
+        b'{"type":"done","id":1,"status":"ok","outputs":[{"output_type":"reward"}]}',
+    ],
+)
+def test_what_is_no_frame_is_refused(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        wire.decode(body)
+    with pytest.raises(ProtocolError):
+        wire.decode_zygote(body)
+
+
+def test_too_many_outputs_are_refused() -> None:
+    output = {"output_type": "stream", "name": "stdout", "text": ""}
+    body = json.dumps({"type": "done", "id": 1, "status": "ok", "outputs": [output] * 1000})
+    with pytest.raises(ProtocolError, match="1000 outputs"):
+        wire.decode(body.encode())
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_but_a_protocol_error(body: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        wire.decode(body)
+
+
+@pytest.mark.parametrize("length", [0, 1, wire.MAX_FRAME + 1, 2**32 - 1])
+def test_a_length_out_of_bounds_is_refused_before_the_body(length: int) -> None:
+    with pytest.raises(ProtocolError):
+        wire.body_length(struct.pack(">I", length))
+
+
+def test_a_message_that_is_too_long_is_not_sent() -> None:
+    with pytest.raises(ProtocolError):
+        wire.encode(wire.Reply(value="x" * wire.MAX_FRAME))
+
+
+async def test_frames_in_pieces_and_several_at_once_come_through() -> None:
+    ours, theirs = socket.socketpair()
+    connection = Connection(ours)
+    until = asyncio.get_running_loop().time() + 10
+    call = b'{"type":"call","id":1,"name":"x","arguments":{}}'
+    data = frame(b'{"type":"ready"}') + frame(call)
+    for byte in data[:-3]:
+        theirs.send(bytes([byte]))
+    assert await connection.receive(until=until) == wire.Ready()
+    waiting = asyncio.create_task(connection.receive(until=until))
+    await asyncio.sleep(0)
+    theirs.send(data[-3:])
+    assert await waiting == wire.Call(id=1, name="x", arguments={})
+    connection.close()
+    theirs.close()
+
+
+async def test_a_timeout_or_a_cancellation_loses_no_byte() -> None:
+    ours, theirs = socket.socketpair()
+    connection = Connection(ours)
+    loop = asyncio.get_running_loop()
+    data = frame(b'{"type":"ready"}')
+    theirs.send(data[:7])
+    with pytest.raises(TimeoutError):
+        await connection.receive(until=loop.time() + 0.01)
+    waiting = asyncio.create_task(connection.receive(until=loop.time() + 10))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    theirs.send(data[7:])
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await connection.receive(until=loop.time() + 10) == wire.Ready()
+    connection.close()
+    theirs.close()
+
+
+async def test_the_end_of_the_stream_and_a_reader_that_never_reads_are_seen() -> None:
+    ours, theirs = socket.socketpair()
+    connection = Connection(ours)
+    loop = asyncio.get_running_loop()
+    with pytest.raises(TimeoutError):
+        await connection.send(wire.Run(id=1, code="x" * 4_000_000), until=loop.time() + 0.05)
+    theirs.close()
+    with pytest.raises(ConnectionError):
+        await connection.receive(until=loop.time() + 10)
+    with pytest.raises(ConnectionError):
+        await connection.send(wire.Run(id=1, code="x"), until=loop.time() + 10)
+    connection.close()
