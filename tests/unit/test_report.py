@@ -10,10 +10,10 @@ from rollout_fakes import make_episode, make_step, make_task, reward
 
 from lzero.config import load_config
 from lzero.errors import StoreError
-from lzero.eval.report import draw_curve, read_curves
 from lzero.eval.transcript import episode_panel
 from lzero.store import Record, RunDirectory
 from lzero.types import Episode, Execution, Failure, Parsed, Stream, Task
+from lzero.view.curve import draw_curve, read_curves
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from lzero.cli.check import check
 from lzero.cli.eval import evaluate
 from lzero.cli.play import play
 from lzero.cli.sft import sft
+from lzero.cli.train import train
 from lzero.errors import LzeroError
 
 app = typer.Typer(
@@ -38,6 +39,4 @@ app.command(name="check")(check)
 app.command(name="eval")(evaluate)
 app.command(name="play")(play)
 app.command(name="sft")(sft)
-
-# Registered here, one line each:  app.command(name="eval")(evaluate)  with  from lzero.cli.eval import evaluate  above.
-# A command takes `arguments: Arguments = None` and begins with `config = read_config(arguments)` (lzero.cli.arguments).
+app.command(name="train")(train)

@@ -1,0 +1,175 @@
+"""`lzero train`: reinforcement learning, from a configuration to a learning curve.
+
+lzero train                                            the bundled nano model on the built-in world
+lzero train recipes/world.toml algo.kl_coef=0.01
+lzero train --resume runs/world-20260131-174501 train.updates=40
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lzero.cli.arguments import Arguments, read_config
+from lzero.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from lzero.cli.display import TrainingDisplay
+    from lzero.config import Config
+    from lzero.store import Record, RunDirectory
+    from lzero.train.run import Report
+
+EPISODE_S = 0.04
+"""Seconds that one training episode of the nano model takes in all, on two cores: what the first estimate rests on."""
+INTERRUPTED = 130
+
+
+def train(
+    arguments: Arguments = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this directory; section.key=value changes it.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Train a model by reinforcement learning, with its score on held-out tasks before and after.
+
+    Example: lzero train recipes/world.toml algo.kl_coef=0.01
+    """
+    from rich.console import Console
+
+    from lzero.cli.display import TrainingDisplay
+
+    run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments))
+    console = Console()
+    console.print(plan(config), highlight=False, soft_wrap=True, markup=False)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    with TrainingDisplay(console, num_updates=config.train.updates) as display:
+        report = asyncio.run(_train(config, run, display))
+    if report.after is None:
+        path = report.run.path
+        print(
+            f"lzero: stopped after update {report.progress.update}; go on with: lzero train --resume {path}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(INTERRUPTED)
+    _show(console, report)
+    if json:
+        print(_as_json(report))
+
+
+def plan(config: "Config") -> str:
+    """What the run will do, in a few lines."""
+    train, rollout = config.train, config.rollout
+    where = "the built-in world" if config.tasks.train.startswith("world") else config.tasks.train
+    model = "the bundled nano model" if config.model.path == "nano" else config.model.path
+    lines = [
+        f"lzero trains {model} on {where} by reinforcement learning: {train.updates} updates, each from "
+        f"{rollout.tasks_per_update} tasks × {rollout.episodes_per_task} episodes, every episode in a sandboxed Python session of its own.",
+        f"Its score on {config.eval.num_tasks} held-out tasks is measured before and after. Ctrl-C stops cleanly.",
+    ]
+    if config.model.path == "nano" and config.tasks.train.startswith("world") and not config.run.deterministic:
+        seconds = train.updates * rollout.tasks_per_update * rollout.episodes_per_task * EPISODE_S
+        lines.append(f"On two cores this takes about {max(1, round(seconds / 60))} minutes.")
+    return "\n".join(lines)
+
+
+def _resumed(path: Path, arguments: list[str] | None) -> "tuple[RunDirectory, Config]":
+    """The run to go on with, and its configuration with the changes asked for. Raises ConfigError or StoreError."""
+    from lzero.store import RunDirectory
+
+    overrides = arguments or []
+    if any("=" not in argument for argument in overrides):
+        raise ConfigError("--resume takes the run's own configuration: give section.key=value changes only, no file")
+    run = RunDirectory.open(path, overrides)
+    return run, run.config
+
+
+async def _train(config: "Config", run: "RunDirectory | None", display: "TrainingDisplay") -> "Report":
+    from lzero.train.run import run_training
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C does not wait
+        display.say("stopping: what is under way is finished or dropped, then saved; Ctrl-C again does not wait")
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    return await run_training(config, run=run, watcher=display, stop=stop)
+
+
+def _show(console: "Console", report: "Report") -> None:
+    """The end of a run: one episode before and after, the scores, the curve, where everything is."""
+    from lzero.eval.transcript import episode_panel
+    from lzero.view.curve import draw_curve
+
+    assert report.before is not None
+    assert report.after is not None
+    before, after = most_telling(report.before, report.after)
+    console.print(episode_panel(before, title="one held-out task, before training"))
+    console.print(episode_panel(after, title="the same task, after training"))
+    console.print(scores(report.before, report.after))
+    curve = draw_curve(report.run.path)
+    failures = ", ".join(f"{kind} {count}" for kind, count in sorted(report.failures.items()) if count) or "none"
+    console.print(
+        f"{report.progress.update} updates, {report.num_episodes:,} training episodes, failures: {failures}; {report.seconds:.0f} s",
+        f"learning curve: {curve} (and .svg)",
+        f"run directory:  {report.run.path}",
+        sep="\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def most_telling(before: "Sequence[Record]", after: "Sequence[Record]") -> "tuple[Record, Record]":
+    """The same task twice: of the most hops among those that were wrong and are now right, else the first."""
+    pairs = [(old, new) for old, new in zip(before, after, strict=True) if old.scores and new.scores]
+    learned = [pair for pair in pairs if pair[0].scores[0] < pair[1].scores[0]]
+    return max(learned or pairs[:1], key=lambda pair: pair[0].task.hops or 0)
+
+
+def score(records: "Iterable[Record]") -> float:
+    """Mean core score of the episodes that did not fail."""
+    values = [value for record in records for value in record.scores]
+    return sum(values) / len(values) if values else float("nan")
+
+
+def scores(before: "Sequence[Record]", after: "Sequence[Record]") -> "Table":
+    """Held-out score before and after, overall and by hops."""
+    from rich.table import Table
+
+    table = Table("held-out tasks", "before", "after", "gain", box=None, header_style="bold", pad_edge=False)
+    hops = sorted({record.task.hops for record in before if record.task.hops is not None})
+    for name, number in [("all", None), *((f"{count} hop{'s' if count > 1 else ''}", count) for count in hops)]:
+        old, new = (
+            score(record for record in records if number in (None, record.task.hops)) for records in (before, after)
+        )
+        table.add_row(name, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+    return table
+
+
+def _as_json(report: "Report") -> str:
+    import msgspec
+
+    assert report.before is not None
+    assert report.after is not None
+    line = {
+        "score_before": score(report.before),
+        "score_after": score(report.after),
+        "updates": report.progress.update,
+        "seconds": round(report.seconds, 3),
+        "episodes": report.num_episodes,
+        "failures": report.failures,
+        "run_dir": str(report.run.path),
+    }
+    return msgspec.json.encode(line).decode()
