@@ -91,8 +91,8 @@ def test_full_text_search_for_a_name_returns_its_own_entry_first() -> None:
 
 def test_recall_tasks_show_the_entry_that_holds_their_answer() -> None:
     for task in tasks(RECALL):
-        entry, asked = task.question.split("\nRecall: ")
-        last = asked.split()[-2]
+        entry = task.question.splitlines()[0]
+        last = max(re.findall(r"([a-z]+) [A-Z]", entry))
         assert f"{last} {task.answers[0]}" in entry
         assert task.ability == "recall"
         assert not task.passages

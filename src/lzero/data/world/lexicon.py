@@ -28,6 +28,9 @@ QUESTION_OPENINGS: Final[dict[Kind, str]] = {
     "work": "Which work is the ",
 }
 
+RECALL_QUESTION: Final = "\nRecall the facts by alphabet. Which is the last?"
+"""Follows an entry in the tasks of the split "recall"."""
+
 
 def kind_with(relation: str) -> Kind:
     """The kind of thing that has `relation`. Raises KeyError for a word that is no relation."""
@@ -47,7 +50,7 @@ def vocabulary() -> tuple[str, ...]:
     return (*NAMES, *relations, *QUESTION_OPENINGS.values(), *_ENTRY, *_REPLY, *_TURN)
 
 
-_ENTRY: Final = ("of ", "of the ", ": a person; ", ": a place; ", ": a work; ", "; ", "\n", "\nRecall: ", "?")
+_ENTRY: Final = ("of ", "of the ", ": a person; ", ": a place; ", ": a work; ", "; ", "\n", RECALL_QUESTION, "?")
 _REPLY: Final = (
     "<think>",
     "I need the ",

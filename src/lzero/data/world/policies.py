@@ -23,7 +23,6 @@ _QUESTION: Final = re.compile(rf"(?:{'|'.join(QUESTION_OPENINGS.values())})([a-z
 _NEED: Final = re.compile(r"I need the ([a-z]+) of ([A-Z][a-z]+)\.")
 _ENTRY: Final = re.compile(r"([A-Z][a-z]+): a [a-z]+; ([^\n]+)")
 _FACT: Final = re.compile(r"([a-z]+) ([A-Z][a-z]+)")
-_RECALL: Final = re.compile(r"\nRecall: ([a-z ]+?) \?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +92,13 @@ def _stray_relation(situation: Situation, rng: random.Random) -> str:
     return rng.choice([relation for relation in RELATIONS[kind] if relation not in due])
 
 
+def _can_follow(situation: Situation) -> bool:
+    """Whether the fact in hand is of the kind that the next relation asked for starts from."""
+    relation = situation.needs[-1][0]
+    kind = RELATIONS[kind_with(relation)][relation]
+    return situation.found is not None and situation.relations[situation.num_found] in RELATIONS[kind]
+
+
 def expert(transcript: str, seed: int) -> str:
     """Follows every relation, then answers."""
     situation = read(transcript)
@@ -113,10 +119,22 @@ def wrong_hop(transcript: str, seed: int) -> str:
         return _act(situation, "stray", rng)
     if situation.num_found >= len(situation.relations):
         return _act(situation, "answer", rng)
-    relation = situation.needs[-1][0]
-    asked = situation.relations[situation.num_found]
-    reachable = situation.found is not None and asked in RELATIONS[RELATIONS[kind_with(relation)][relation]]
-    return _act(situation, "follow" if reachable else "stray", rng)
+    return _act(situation, "follow" if _can_follow(situation) else "stray", rng)
+
+
+def weak(transcript: str, seed: int) -> str:
+    """Reads well and decides badly: mostly answers with the first fact, follows no third relation, strays, overshoots."""
+    situation = read(transcript)
+    rng = random.Random(seed)
+    if not situation.needs:
+        return _act(situation, "stray" if rng.random() < 0.1 else "follow", rng)
+    if situation.num_found >= len(situation.relations):
+        return _act(situation, "stray" if rng.random() < 0.15 else "answer", rng)
+    habit = rng.random()
+    if habit < 0.75:
+        return _act(situation, "answer", rng)
+    may_follow = situation.num_found < 2 and _can_follow(situation)
+    return _act(situation, "follow" if habit < 0.9 and may_follow else "stray", rng)
 
 
 def syntax_error(transcript: str, seed: int) -> str:
@@ -139,20 +157,18 @@ def never_searches(transcript: str, seed: int) -> str:
 
 
 def recall(transcript: str, seed: int) -> str:
-    """For tasks of the split "recall": repeats each fact asked for and submits the last."""
+    """For tasks of the split "recall": repeats the facts by alphabet and submits the last."""
     del seed
-    asked = _RECALL.search(transcript)
     entry = _ENTRY.search(transcript)
-    if asked is None or entry is None:
-        raise ValueError(f"no recall task in the transcript {transcript[:200]!r}")
-    facts = dict(_FACT.findall(entry.group(2)))
-    values = [(relation, facts[relation]) for relation in asked.group(1).split()]
-    thought = "; ".join(f"{relation} {value}" for relation, value in values)
-    return f'<think>{thought}. That is the answer.</think>\n<code>\nsubmit_final_answer("{values[-1][1]}")\n</code>'
+    if entry is None:
+        raise ValueError(f"no entry in the transcript {transcript[:200]!r}")
+    facts = sorted(_FACT.findall(entry.group(2)))
+    thought = "; ".join(f"{relation} {value}" for relation, value in facts)
+    return f'<think>{thought}. That is the answer.</think>\n<code>\nsubmit_final_answer("{facts[-1][1]}")\n</code>'
 
 
 POLICIES: Final[dict[str, Policy]] = {
     policy.__name__: policy
-    for policy in (expert, early, wrong_hop, syntax_error, never_submits, never_searches, recall)
+    for policy in (expert, early, wrong_hop, weak, syntax_error, never_submits, never_searches, recall)
 }
 """By the name that `model.path = "policy:<name>"` takes."""

@@ -5,13 +5,13 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from lzero.data.world.lexicon import NAMES, QUESTION_OPENINGS, RELATIONS, Kind
+from lzero.data.world.lexicon import NAMES, QUESTION_OPENINGS, RECALL_QUESTION, RELATIONS, Kind
 from lzero.errors import ConfigError
 from lzero.seeds import derive_seed
 from lzero.types import Passage, Task
 
 RECALL: Final = "recall"
-"""The split whose tasks show an entry and ask for its facts: no search needed, one step. A model learns to look up from these."""
+"""The split whose tasks show an entry and ask for its facts: no search, one step. A model learns to look up from these."""
 
 _NUM_ENTRIES: Final[dict[Kind, int]] = {"person": 6, "place": 5, "work": 5}
 _MAX_HOPS: Final = 4
@@ -54,7 +54,7 @@ class WorldSource:
         entries = draw_encyclopedia(rng)
         task_id = f"world-{self.split}-{self.seed}-{index}"
         if self.split == RECALL:
-            return _recall_task(task_id, entries, rng)
+            return _recall_task(task_id, next(iter(entries.values())))
         hops = self.hops[index % len(self.hops)]
         relations, names = _draw_chain(entries, hops, rng)
         return Task(
@@ -110,16 +110,12 @@ def _draw_chain(entries: dict[str, Entry], hops: int, rng: random.Random) -> tup
             return relations, names
 
 
-def _recall_task(task_id: str, entries: dict[str, Entry], rng: random.Random) -> Task:
-    """One entry in the question, its relations asked in another order; the answer is the value of the last."""
-    entry = next(iter(entries.values()))
-    asked = list(entry.facts)
-    rng.shuffle(asked)
-    passage = entry.passage
+def _recall_task(task_id: str, entry: Entry) -> Task:
+    """One entry in the question; the answer is the value of the relation that comes last by alphabet."""
     return Task(
         id=task_id,
-        question=f"{passage.title}: {passage.text}\nRecall: {' '.join(asked)} ?",
-        answers=(entry.facts[asked[-1]],),
+        question=f"{entry.name}: {entry.passage.text}{RECALL_QUESTION}",
+        answers=(entry.facts[max(entry.facts)],),
         ability="recall",
         source="world",
         split=RECALL,
