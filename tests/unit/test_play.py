@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from lzero.cli.keyboard import Keyboard
-from lzero.cli.play import GaveUp, Stage, ending, read_reply
+from lzero.cli.stage import GaveUp, Stage, ending, read_reply
 from lzero.config import Config
 from lzero.errors import EngineError
 from lzero.models import build_tokenizer

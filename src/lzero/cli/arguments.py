@@ -1,12 +1,14 @@
 """What every command takes: an optional TOML file, then `section.key=value` overrides."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.config import Config, load_config
 from lzero.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lzero.config import Config
 
 Arguments = Annotated[
     list[str] | None,
@@ -18,8 +20,10 @@ Arguments = Annotated[
 ]
 
 
-def read_config(arguments: list[str] | None) -> Config:
+def read_config(arguments: list[str] | None) -> "Config":
     """The configuration that a command line asks for. Raises ConfigError."""
+    from lzero.config import load_config
+
     files = [argument for argument in arguments or () if "=" not in argument]
     overrides = [argument for argument in arguments or () if "=" in argument]
     if len(files) > 1:

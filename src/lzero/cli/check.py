@@ -3,15 +3,18 @@
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from lzero.cli.arguments import Arguments, read_config
-from lzero.config import Config
-from lzero.protocols import RewardFn, TaskSource
-from lzero.types import Budgets, Episode, Sampling, Task
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lzero.config import Config
+    from lzero.protocols import RewardFn, TaskSource
+    from lzero.types import Episode, Task
 
 MAX_TASKS = 300
 """Tasks checked of a source without end; of a file, all are."""
@@ -23,6 +26,8 @@ def check(arguments: Arguments = None) -> None:
 
     Example: lzero check recipes/world.toml tasks.eval=questions.jsonl
     """
+    from rich.table import Table
+
     from lzero.data.sources import leaks
     from lzero.rewards import make_reward
     from lzero.rollout.build import eval_tasks, train_tasks
@@ -50,7 +55,7 @@ def check(arguments: Arguments = None) -> None:
     _finish(table, problems)
 
 
-def score_problems(task: Task, reward: RewardFn) -> list[str]:
+def score_problems(task: "Task", reward: "RewardFn") -> list[str]:
     """What is wrong with how answers to the task are scored, one sentence each."""
     problems = [
         f"{task.id}: the gold answer {gold!r} scores {score:g}, not 1"
@@ -62,8 +67,10 @@ def score_problems(task: Task, reward: RewardFn) -> list[str]:
     return problems
 
 
-def _episode(task: Task, answer: str) -> Episode:
+def _episode(task: "Task", answer: str) -> "Episode":
     """An episode of no steps that submitted `answer`."""
+    from lzero.types import Budgets, Episode, Sampling
+
     return Episode(
         id="check",
         task_id=task.id,
@@ -77,17 +84,19 @@ def _episode(task: Task, answer: str) -> Episode:
     )
 
 
-def _num_checked(source: TaskSource) -> int:
+def _num_checked(source: "TaskSource") -> int:
     return MAX_TASKS if len(source) == sys.maxsize else len(source)
 
 
-def _num_passages(config: Config) -> int:
+def _num_passages(config: "Config") -> int:
     from lzero.data.files import read_passages
 
     return sum(1 for _ in read_passages(Path(config.tasks.corpus)))
 
 
-def _finish(table: Table, problems: list[str]) -> None:
+def _finish(table: "Table", problems: list[str]) -> None:
+    from rich.console import Console
+
     Console(markup=False).print(table)  # a path may hold brackets
     if not problems:
         return

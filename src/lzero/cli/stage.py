@@ -1,0 +1,156 @@
+"""A person, or a scripted policy, in the model's place for one task."""
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from lzero.agent.outputs import clean, render_output
+from lzero.cli.keyboard import Keyboard
+from lzero.config import Config
+from lzero.engine.scripted import complete, decode
+from lzero.errors import ConfigError, EngineError
+from lzero.types import Completion, Episode, Reward, Sampling, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+HELP = """You are the agent. What follows is the prompt, exactly as the model gets it.
+Type Python, several lines if you like; an empty line runs it. Tools: search(query), submit_final_answer(answer).
+A reply that begins with < is sent as you type it, <think>…</think> and <code> included, up to a line with </code>.
+The end of the input (Ctrl-D) gives up.
+"""
+PATIENCE_S = 24 * 3600.0
+"""A person may think for longer than an engine."""
+
+Answer = Callable[[str, int], Awaitable[str]]
+"""A policy that may take its time: (transcript, seed) → reply."""
+
+
+class GaveUp(Exception):
+    """The input ended in the middle of the episode."""
+
+
+async def play_task(config: Config, *, index: int, policy: str) -> bool:
+    """Play held-out task `index`; True unless something of ours failed. Raises GaveUp when the input ends."""
+    from lzero.rollout.build import build, eval_tasks
+
+    source = eval_tasks(config)
+    if index >= len(source):
+        raise ConfigError(f"--index {index}: {config.tasks.eval} holds {len(source)} tasks, counted from 0")
+    task = source.task(index)
+    by_hand = not policy
+    answer = _typed(Keyboard()) if by_hand else _scripted(policy, task)
+    echo = not (by_hand and sys.stdin.isatty())
+    patient = config.rollout.model_copy(update={"episode_timeout_s": PATIENCE_S})
+    async with build(
+        config.model_copy(update={"rollout": patient}),
+        make_engine=lambda tokenizer: Stage(answer, tokenizer, echo=echo),
+    ) as parts:
+        if by_hand:
+            print(HELP)
+        name = f"play/{task.id}"
+        record = await parts.runner.record(task, name=name, num_episodes=1, sampling=Sampling(), seed=config.run.seed)
+    print(ending(task, record.episodes[0], record.rewards[0], config))
+    return record.rewards[0] is not None
+
+
+class Stage:
+    """An engine that shows each prompt, as far as it is new, and waits for the answer. Implements `Engine`."""
+
+    version = 0
+
+    def __init__(self, answer: Answer, tokenizer: "PreTrainedTokenizerFast", *, echo: bool) -> None:
+        self._answer = answer
+        self._tokenizer = tokenizer
+        self._echo = echo
+        self._seen = ""
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
+    ) -> Completion:
+        prompt = decode(ids, self._tokenizer)
+        print(clean(prompt.removeprefix(self._seen)), end="", flush=True)
+        completion = complete(await self._answer(prompt, sampling.seed), sampling, self._tokenizer)
+        if self._echo:
+            print(clean(completion.text))
+        if completion.stop_reason == "length":
+            print(f"(cut after {len(completion.token_ids)} tokens: agent.response_tokens, or all that were left)")
+        self._seen = prompt + decode(completion.token_ids, self._tokenizer)
+        return completion
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
+        """Raises EngineError: nobody here knows probabilities."""
+        raise EngineError("neither a person nor a script can score tokens; a model can")
+
+    async def forget(self, affinity: str) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def _scripted(name: str, task: Task) -> Answer:
+    from lzero.data.world import POLICIES
+
+    if name not in POLICIES:
+        nearest = get_close_matches(name, POLICIES, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"--policy {name}: did you mean {nearest}? There are {', '.join(POLICIES)}")
+    if task.source != "world":
+        raise ConfigError(
+            f"--policy {name}: scripted policies understand only the built-in world, not the tasks of {task.source!r}"
+        )
+
+    async def answer(transcript: str, seed: int) -> str:
+        return POLICIES[name](transcript, seed)
+
+    return answer
+
+
+def _typed(keyboard: Keyboard) -> Answer:
+    async def answer(transcript: str, seed: int) -> str:
+        return await read_reply(keyboard.line)
+
+    return answer
+
+
+async def read_reply(next_line: Callable[[], Awaitable[str | None]]) -> str:
+    """A reply as a person types it: code up to an empty line, or, when it begins with `<`, everything up to `</code>`.
+
+    Raises GaveUp when the input ends before anything was typed.
+    """
+    lines: list[str] = []
+    while (line := await next_line()) is not None:
+        if not lines and not line.strip():
+            continue
+        lines.append(line)
+        if lines[0].startswith("<"):
+            if "</code>" in line:
+                break
+        elif not line.strip():
+            break
+    if not lines:
+        raise GaveUp
+    text = "\n".join(lines).rstrip()
+    return text if text.startswith("<") else f"<code>\n{text}\n</code>"
+
+
+def ending(task: Task, episode: Episode, reward: Reward | None, config: Config) -> str:
+    """How it went: the last output, the answer beside the gold one, the score and what made up the reward."""
+    lines = []
+    last = episode.steps[-1] if episode.steps else None
+    if last is not None and last.execution is not None:
+        lines += ["", render_output(last.execution, max_chars=config.agent.output_chars)]
+    if episode.failure is not None:
+        lines += ["", f"lzero failed ({episode.failure.kind}, {episode.failure.where}): {episode.failure.what}"]
+    answer = "none" if episode.answer is None else clean(episode.answer)
+    lines += [
+        "",
+        f"status  {episode.status.replace('_', ' ')}, {len(episode.steps)} of {episode.budgets.max_steps} steps",
+        f"answer  {answer}",
+        f"gold    {clean(' | '.join(task.answers))}",
+    ]
+    if reward is not None:
+        parts = ", ".join(f"{name} {sum(values):.2f}" for name, values in reward.parts.items())
+        lines += [f"score   {reward.score:g}", f"reward  {sum(reward.per_step):.2f} = {parts}"]
+    return "\n".join(lines)
