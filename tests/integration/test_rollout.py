@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from lzero.config import Config, load_config
+from lzero.data.world import vocabulary
 from lzero.errors import ConfigError, SandboxError
 from lzero.eval.evaluate import Evaluator
+from lzero.models import Architecture, build_tokenizer, new_model, save_model
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.repl import LocalPool
 from lzero.rollout.build import build, eval_tasks, train_tasks
 from lzero.rollout.collector import Collector
-from lzero.store import RunDirectory, read_episodes
+from lzero.store import Record, RunDirectory, read_episodes
 from lzero.types import Execution
 
 pytestmark = pytest.mark.sandbox
@@ -108,6 +110,45 @@ async def test_a_machine_without_isolation_is_refused_before_anything_runs(monke
     with pytest.raises(SandboxError, match="no namespaces"):
         async with build(settings()):
             pass
+
+
+@pytest.fixture(scope="module")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of random weights: it writes nonsense, of which nothing is right."""
+    tokenizer = build_tokenizer(vocabulary())
+    shape = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, mlp_size=32)
+    path = tmp_path_factory.mktemp("model") / "random"
+    save_model(new_model(shape, tokenizer, seed=0), tokenizer, path)
+    return path
+
+
+async def test_a_model_of_random_weights_is_evaluated_and_gets_nothing_right(random_model: Path) -> None:
+    found = []
+    for concurrency in (2, 6):
+        overrides = (f'model.path="{random_model}"', "eval.num_tasks=6", "model.device=cpu", "run.deterministic=true")
+        config = settings(*overrides, f"rollout.concurrency={concurrency}")
+        async with build(config) as parts:
+            evaluator = Evaluator(runner=parts.runner, source=eval_tasks(config), config=config)
+            found.append(await evaluator.greedy())
+    assert found[0].score == 0.0
+    assert found[0].num_failed == 0
+    assert [settled(record) for record in found[0].records] == [settled(record) for record in found[1].records]
+
+
+def settled(record: Record) -> list[object]:
+    """What must not depend on timing."""
+    return [
+        (episode.status, episode.answer, [(step.prompt, step.completion) for step in episode.steps])
+        for episode in record.episodes
+    ]
+
+
+def test_the_command_refuses_a_scripted_policy_on_tasks_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text('{"question": "What is 2 + 2?", "answer": "4"}\n')
+    done = lzero("eval", "model.path=policy:expert", "tasks.eval=tasks.jsonl", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "scripted policies understand only the built-in world" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def lzero(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

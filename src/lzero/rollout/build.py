@@ -21,12 +21,15 @@ from lzero.rollout.runner import OpenTask, RunEpisode, Runner
 from lzero.types import Episode, Sampling, Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from lzero.agent.renderer import Renderer
 
 POLICY = "policy:"
 """`model.path = "policy:expert"` is the world's scripted policy of that name, not a model."""
+
+WORLD = "world"
+"""`Task.source` of the built-in world's tasks."""
 
 EVAL_SEED = 0
 """Held-out tasks are the same for every run, whatever its seed: scores of runs can be compared."""
@@ -47,13 +50,10 @@ class Parts:
 async def build(
     config: Config,
     *,
-    model: "PreTrainedModel | None" = None,
     make_engine: "Callable[[PreTrainedTokenizerFast], Engine] | None" = None,
 ) -> AsyncIterator[Parts]:
-    """Everything that runs episodes, closed when the block is left.
+    """Everything that runs episodes, closed when the block is left. `make_engine` makes another engine than the configuration's.
 
-    With `model`, the engine samples from it instead of loading the weights of `model.path` (whose tokenizer is used all the same);
-    with `make_engine`, that makes the engine.
     Raises ConfigError, ModelError, DataError or SandboxError before anything runs.
     """
     from lzero.agent.prompt import system_prompt
@@ -67,7 +67,7 @@ async def build(
     tokenizer = open_tokenizer(config)
     renderer = Renderer(tokenizer)
     async with AsyncExitStack() as stack:
-        engine = make_engine(tokenizer) if make_engine else open_engine(config, tokenizer, model)
+        engine = make_engine(tokenizer) if make_engine else open_engine(config, tokenizer)
         stack.push_async_callback(engine.close)
         pool = LocalPool(config.repl)
         stack.push_async_callback(pool.close)
@@ -92,18 +92,16 @@ def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
     return load_tokenizer(resolve(config.model.path))
 
 
-def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast", model: "PreTrainedModel | None" = None) -> Engine:
+def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> Engine:
     """Raises ConfigError for an unknown policy, ModelError for a model directory that cannot be used."""
     if config.model.path.startswith(POLICY):
         return _scripted_engine(config.model.path.removeprefix(POLICY), tokenizer)
     from lzero.engine.local import LocalEngine
     from lzero.models import load_model, resolve, select_device
 
-    if model is None:
-        device = select_device(config.model.device)
-        model = load_model(resolve(config.model.path), dtype=config.model.dtype, device=device)
+    device = select_device(config.model.device)
     return LocalEngine(
-        model,
+        load_model(resolve(config.model.path), dtype=config.model.dtype, device=device),
         tokenizer,
         max_tokens=config.agent.max_tokens,
         num_slots=config.rollout.concurrency,
@@ -123,6 +121,15 @@ def eval_tasks(config: Config) -> TaskSource:
     from lzero.data.sources import open_source
 
     return open_source(config.tasks.eval, split="eval", seed=EVAL_SEED, config=config.tasks)
+
+
+def check_policy(config: Config, source: TaskSource) -> None:
+    """Refuse a scripted policy for tasks that it cannot read. Raises ConfigError."""
+    if config.model.path.startswith(POLICY) and source.task(0).source != WORLD:
+        raise ConfigError(
+            f"model.path = {config.model.path!r}: scripted policies understand only the built-in world, "
+            f"not the tasks of {source.task(0).source!r}"
+        )
 
 
 def _scripted_engine(name: str, tokenizer: "PreTrainedTokenizerFast") -> Engine:
