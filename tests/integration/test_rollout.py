@@ -125,7 +125,14 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_a_model_of_random_weights_is_evaluated_and_gets_nothing_right(random_model: Path) -> None:
     found = []
     for concurrency in (2, 6):
-        overrides = (f'model.path="{random_model}"', "eval.num_tasks=6", "model.device=cpu", "run.deterministic=true")
+        overrides = (
+            f'model.path="{random_model}"',
+            "eval.num_tasks=6",
+            "model.device=cpu",
+            "run.deterministic=true",
+            "agent.max_steps=2",
+            "agent.response_tokens=12",
+        )
         config = settings(*overrides, f"rollout.concurrency={concurrency}")
         async with build(config) as parts:
             evaluator = Evaluator(runner=parts.runner, source=eval_tasks(config), config=config)
