@@ -7,7 +7,7 @@ from rollout_fakes import FakeEpisodes, Shuffler, Tasks, make_episode, make_runn
 
 from lzero.config import RolloutConfig
 from lzero.errors import TrainError
-from lzero.rollout.collector import Collected, Collector, drop_reason, take_back
+from lzero.rollout.collector import Collected, Collector, drop_reason, leave_out, take_back, tasks_to_try
 from lzero.store import Record
 from lzero.types import Failure, Task
 
@@ -56,7 +56,7 @@ async def test_dropped_groups_are_refilled() -> None:
     assert len(collected.groups) == 8
     assert all({reward.score for reward in group.rewards} == {0.0, 1.0} for group in collected.groups)
     reasons = {record.dropped for record in collected.records}
-    assert reasons == {"", "all_zero", "all_one"}
+    assert {"", "all_zero", "all_one"} <= reasons <= {"", "all_zero", "all_one", "surplus"}
     assert collected.metrics["groups/kept"] == 8
     assert collected.metrics["groups/all_one"] == sum(record.dropped == "all_one" for record in collected.records)
 
@@ -134,3 +134,30 @@ def test_only_uniform_groups_are_taken_back_the_last_ones_first() -> None:
     assert number == 2
     assert take_back(records, 10)[1] == 3
     assert take_back(records, 1) == (records, 0)
+
+
+@pytest.mark.parametrize(
+    ("num_kept", "num_dropped", "num_tasks"),
+    [
+        (0, 0, 64),  # the first round
+        (64, 0, 0),
+        (70, 30, 0),
+        (32, 32, 64),  # half are kept: 32 missing ask for 64
+        (48, 16, 21),
+        (63, 1, 1),
+        (1, 63, 64),  # never more than a first round
+        (0, 64, 64),
+    ],
+)
+def test_a_refill_asks_for_what_will_be_enough_at_the_rate_so_far(
+    num_kept: int, num_dropped: int, num_tasks: int
+) -> None:
+    kept, dropped = make_record("yes", "no"), make_record("no", "no", dropped="all_zero")
+    assert tasks_to_try([kept] * num_kept + [dropped] * num_dropped, 64) == num_tasks
+
+
+def test_groups_beyond_what_is_wanted_are_left_out_the_last_ones_first() -> None:
+    reasons = ("", "all_zero", "", "", "")
+    records = [make_record("no", position=place, dropped=reason) for place, reason in enumerate(reasons)]
+    assert [record.dropped for record in leave_out(records, 2)] == ["", "all_zero", "", "surplus", "surplus"]
+    assert leave_out(records, 4) == records

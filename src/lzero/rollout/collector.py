@@ -1,8 +1,8 @@
 """What one update trains on: groups of episodes, chosen by L0's dynamic sampling.
 
     round 0      tasks_per_update tasks ─▶ groups ─▶ uniform ones dropped with probability drop_uniform
-    round 1 …    as many tasks as groups are missing, at most max_refills rounds
-    at the end   still missing: the uniform groups that were dropped last are taken back
+    round 1 …    as many tasks as will fill what is missing, by the rate so far; at most max_refills rounds
+    at the end   too many: the last ones are left out; too few: the uniform ones that were dropped last are taken back
 
 A round is judged when all of it is done, in the order of its tasks, with random numbers that follow from the seed, the update and
 the task's position. So neither the concurrency nor who finishes first changes what is trained on.
@@ -32,6 +32,9 @@ UNIFORM = ("all_zero", "all_one")
 """Drop reasons of dynamic sampling: such a group teaches little, and may be taken back."""
 TOO_FEW = "too_few"
 """Drop reason of a group that failures left with fewer than two episodes (or none, where groups have one)."""
+
+SURPLUS = "surplus"
+"""Drop reason of the last groups of a refill that brought more than were missing."""
 
 
 class Collected(Struct, frozen=True, kw_only=True):
@@ -66,11 +69,11 @@ class Collector:
         wanted = self._config.tasks_per_update
         records: list[Record] = []
         for _ in range(1 + self._config.max_refills):
-            missing = wanted - sum(not record.dropped for record in records)
-            if not missing:
+            num_tasks = tasks_to_try(records, wanted)
+            if not num_tasks:
                 break
-            records += await self._round(update, missing)
-        records, num_taken_back = take_back(records, wanted)
+            records += await self._round(update, num_tasks)
+        records, num_taken_back = take_back(leave_out(records, wanted), wanted)
         groups = tuple(record.group() for record in records if not record.dropped)
         if not groups:
             raise TrainError(f"update {update}: every one of {len(records)} groups lost its episodes to failures")
@@ -128,6 +131,28 @@ def drop_reason(record: Record, chance: float, config: RolloutConfig) -> str:
         if all(score == value for score in scores):
             return reason
     return ""
+
+
+def tasks_to_try(records: Sequence[Record], wanted: int) -> int:
+    """How many tasks the next round takes. Asking for no more than is missing would take several rounds, and a round is as
+    slow as its slowest episode; so it asks for what, at the share of groups kept so far, will be enough, but for no more than `wanted`."""
+    if not records:
+        return wanted
+    num_kept = sum(not record.dropped for record in records)
+    missing = wanted - num_kept
+    if missing <= 0:
+        return 0
+    return min(wanted, max(1, round(missing * len(records) / max(num_kept, 1))))
+
+
+def leave_out(records: Sequence[Record], wanted: int) -> list[Record]:
+    """The records with the last groups, those beyond `wanted`, dropped."""
+    kept = [place for place, record in enumerate(records) if not record.dropped]
+    surplus = set(kept[wanted:])
+    return [
+        msgspec.structs.replace(record, dropped=SURPLUS) if place in surplus else record
+        for place, record in enumerate(records)
+    ]
 
 
 def take_back(records: Sequence[Record], wanted: int) -> tuple[list[Record], int]:

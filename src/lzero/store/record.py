@@ -17,7 +17,7 @@ class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task with all its episodes: `Record(task=…, episodes=(a, b), rewards=(Reward(…), None), dropped="")`, where `b` failed.
 
     `rewards` holds None for failed episodes and for nothing else. `dropped` says why the whole group is not trained on
-    ("all_zero", "all_one", "too_few"); empty when it is.
+    ("all_zero", "all_one", "too_few", "surplus"); empty when it is.
     """
 
     task: Task
