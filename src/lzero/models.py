@@ -45,7 +45,8 @@ class Architecture:
     max_tokens: int = 4096
     tied_embeddings: bool = True
     init_std: float = 0.02
-    rope_theta: float = 10_000.0
+    rope_theta: float = 100.0
+    """Small, because a head has few dimensions: looking up "the token before" needs high frequencies."""
 
 
 def resolve(path: str) -> Path:
