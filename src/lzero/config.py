@@ -38,7 +38,11 @@ class RunConfig(Section):
 
 
 class ModelConfig(Section):
-    path: str = Field("nano", description='"nano" (bundled), or a Hugging Face model directory with its tokenizer.')
+    path: str = Field(
+        "nano",
+        description='"nano" (bundled), a Hugging Face model directory with its tokenizer, or, for `lzero sft`, "fresh": '
+        "new random weights in the nano's shape, and a tokenizer of the world's words.",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Type of the weights that are trained and sampled."
     )
@@ -140,7 +144,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.01, ge=0.0, description="AdamW's decoupled weight decay.")
     grad_clip: Positive = Field(1.0, description="Largest gradient norm.")
     micro_batch_tokens: Count = Field(
-        16384, description="Tokens (padding included) of one forward and backward pass; never changes the gradient."
+        8192, description="Tokens (padding included) of one forward and backward pass; never changes the gradient."
     )
     checkpoint_every: Count = Field(10, description="Updates between checkpoints; the last is always kept.")
     keep_checkpoints: Count = Field(2, description="Checkpoints that stay on disk.")
@@ -160,6 +164,10 @@ class EvalConfig(Section):
 class SftConfig(Section):
     episodes: tuple[str, ...] = Field((), description="Run directories whose recorded episodes are learned from.")
     weights: tuple[float, ...] = Field((), description="Share of each of `episodes` in the mix; empty: by their sizes.")
+    focus: str = Field(
+        "",
+        description="Regular expression: only action tokens that overlap a match of it bear loss; empty: all of them.",
+    )
     tokens: Count = Field(1_000_000, description="Tokens to train on.")
     batch_size: Count = Field(32, description="Sequences of one optimiser step.")
     lr: Positive = Field(0.02, description="Learning rate of Muon on matrices (or of AdamW on everything).")

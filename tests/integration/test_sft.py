@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ from transformers import PreTrainedTokenizerFast
 from lzero.agent.renderer import Renderer
 from lzero.algo.samples import to_samples
 from lzero.config import Config, load_config
+from lzero.data.world import vocabulary
 from lzero.errors import ConfigError, ModelError, StoreError
 from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model, save_model
 from lzero.store import Record, RunDirectory
 from lzero.train.demonstrations import Translator, read_demonstrations
-from lzero.train.sft import Mix, SftStep, fine_tune, make_optimizers, schedule
+from lzero.train.sft import Mix, SftStep, fine_tune, make_optimizers, schedule, starting_model
 from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, Reward, Sample, Sampling, Step, Task
 
 TINY = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
@@ -151,6 +153,27 @@ def test_demonstrations_reach_a_model_with_another_tokenizer(tmp_path: Path) -> 
     )
 
 
+def test_with_a_focus_only_actions_that_match_bear_loss(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run", num_episodes=2)
+    for tokenizer, expected in ((BYTES, ["Liri", "Kato"]), (WORDS, ["Liri", "Kato"])):
+        sample, _ = read_demonstrations(run, tokenizer, focus=re.compile(r"[A-Z]\w+(?=')"))
+        shown = [token for token, on in zip(sample.token_ids, sample.mask, strict=True) if on]
+        assert tokenizer.decode(shown) == "".join(expected)
+    # A token of which only a part matches bears loss.
+    sample, _ = read_demonstrations(run, WORDS, focus=re.compile("ato"))
+    assert WORDS.decode([token for token, on in zip(sample.token_ids, sample.mask, strict=True) if on]) == "Kato"
+
+
+def test_a_fresh_model_starts_from_its_seed_with_the_worlds_words() -> None:
+    config = load_config(overrides=["model.path=fresh", "model.device=cpu"])
+    model, tokenizer = starting_model(config)
+    again, _ = starting_model(config)
+    other, _ = starting_model(load_config(overrides=["model.path=fresh", "model.device=cpu", "run.seed=1"]))
+    assert tokenizer.get_vocab() == build_tokenizer(vocabulary()).get_vocab()
+    assert torch.equal(model.get_input_embeddings().weight, again.get_input_embeddings().weight)
+    assert not torch.equal(model.get_input_embeddings().weight, other.get_input_embeddings().weight)
+
+
 def test_a_cut_context_is_not_told_in_other_tokens() -> None:
     whole = episode(BYTES, "a")
     second = whole.steps[1]
@@ -176,6 +199,8 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(tmp_p
         "not a run directory": f'sft.episodes=["{tmp_path}/nothing"]',
         "one share for each of the 1": "sft.weights=[0.5,0.5]",
         "no such directory": f"model.path={tmp_path}/nowhere",
+        "not a regular expression": "sft.focus='('",
+        "nothing-matches": "sft.focus=nothing-matches",
     }
     for reason, override in wrong.items():
         with pytest.raises((ConfigError, StoreError, ModelError), match=reason):

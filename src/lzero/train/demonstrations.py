@@ -4,6 +4,8 @@ A run that was recorded with the same tokenizer and chat template gives its toke
 contents of its turns (never its control tokens) are decoded with the tokenizer that recorded them and encoded for the new one.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,20 +24,52 @@ if TYPE_CHECKING:
 MARK = "lzero-contents"
 
 
-def read_demonstrations(run_dir: Path, tokenizer: "PreTrainedTokenizerFast") -> list[Sample]:
-    """Every sample of the run's episodes, the failed ones apart, as `tokenizer` writes it; temperature 1.
+def read_demonstrations(
+    run_dir: Path, tokenizer: "PreTrainedTokenizerFast", *, focus: re.Pattern[str] | None = None
+) -> list[Sample]:
+    """Every sample of the run's episodes, the failed ones apart, as `tokenizer` writes it; temperature 1. With `focus` the mask
+    is on only where an action overlaps a match of it.
 
-    Raises StoreError if there is no such run or it holds no episode, ModelError if its tokenizer is gone.
+    Raises StoreError if there is no such run or it holds nothing to learn from, ModelError if its tokenizer is gone.
     """
     recorded_with = open_tokenizer(RunDirectory.open(run_dir).config)
     episodes = [episode for episode in read_episodes(run_dir) if episode.status != "failed" and episode.steps]
-    if not episodes:
-        raise StoreError(f"{run_dir} holds no episodes to learn from")
     if not _same(recorded_with, tokenizer):
         translator = Translator(recorded_with, tokenizer)
         episodes = [translator.episode(episode) for episode in episodes]
-    samples = [sample for episode in episodes for sample in to_samples(episode)]
-    return [msgspec.structs.replace(sample, temperature=1.0) for sample in samples if any(sample.mask)]
+    samples = [
+        msgspec.structs.replace(
+            sample, temperature=1.0, mask=_focused(sample, tokenizer, focus) if focus else sample.mask
+        )
+        for episode in episodes
+        for sample in to_samples(episode)
+    ]
+    found = [sample for sample in samples if any(sample.mask)]
+    if not found:
+        raise StoreError(
+            f"{run_dir} holds no episodes to learn from" + (f" with sft.focus = {focus.pattern!r}" if focus else "")
+        )
+    return found
+
+
+def _focused(sample: Sample, tokenizer: "PreTrainedTokenizerFast", focus: re.Pattern[str]) -> tuple[int, ...]:
+    """The sample's mask, on only where the text of an action overlaps a match."""
+    mask = [0] * len(sample.mask)
+    for step in set(sample.step_index) - {-1}:
+        positions = [position for position, owner in enumerate(sample.step_index) if owner == step]
+        ids = [sample.token_ids[position] for position in positions]
+        ends = [len(_decode(tokenizer, ids[:count])) for count in range(len(ids) + 1)]
+        for match in focus.finditer(_decode(tokenizer, ids)):
+            for place, position in enumerate(positions):
+                if ends[place] < match.end() and ends[place + 1] > match.start():
+                    mask[position] = 1
+    return tuple(mask)
+
+
+def _decode(tokenizer: "PreTrainedTokenizerFast", ids: Sequence[int]) -> str:
+    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
 
 
 class Translator:
@@ -95,9 +129,7 @@ class Translator:
         )
 
     def _decode(self, ids: tuple[int, ...]) -> str:
-        text = self._source.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
+        return _decode(self._source, ids)
 
     def _around(self, ids: tuple[int, ...]) -> list[str]:
         return self._decode(ids).split(MARK)

@@ -8,19 +8,31 @@ The update is reinforcement learning's, with the likelihood of every action toke
 
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch.optim import AdamW, Muon, Optimizer
 
 from lzero.algo.batches import collate, unscored
 from lzero.algo.losses import likelihood
 from lzero.config import Config, SftConfig
+from lzero.data.world import vocabulary
 from lzero.errors import ConfigError
-from lzero.models import load_model, load_tokenizer, resolve, save_model
+from lzero.models import (
+    Architecture,
+    build_tokenizer,
+    load_model,
+    load_tokenizer,
+    new_model,
+    resolve,
+    save_model,
+    select_device,
+)
 from lzero.seeds import derive_seed
 from lzero.store import RunDirectory
 from lzero.train.demonstrations import read_demonstrations
@@ -30,8 +42,10 @@ from lzero.train.update import update_policy
 from lzero.types import Sample
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+FRESH = "fresh"
+"""`model.path` of a model that starts from nothing."""
 HELD_OUT = 20
 """One episode in so many is never trained on."""
 MOST_HELD_OUT = 256
@@ -74,10 +88,9 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
             "sft.episodes is empty: name run directories to learn from, as in sft.episodes='[\"runs/a\"]'"
         )
     with seeded(config.run):
-        path = resolve(config.model.path)
-        tokenizer = load_tokenizer(path)
-        model = load_model(path, dtype=config.model.dtype, device=config.model.device)
-        sources = [read_demonstrations(Path(run_dir), tokenizer) for run_dir in config.sft.episodes]
+        model, tokenizer = starting_model(config)
+        focus = _compiled(config.sft.focus)
+        sources = [read_demonstrations(Path(run_dir), tokenizer, focus=focus) for run_dir in config.sft.episodes]
         mix = Mix(sources, config.sft.weights, seed=derive_seed(config.run.seed, "sft"))
         run = RunDirectory.create(_renamed(config))
         before = held_out_loss(model, mix.held_out, max_tokens=config.train.micro_batch_tokens)
@@ -95,6 +108,17 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
         held_out_after=step.held_out,
         seconds=time.monotonic() - start,
     )
+
+
+def starting_model(config: Config) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+    """The model that `model.path` names; "fresh" is a new one of the nano's shape, seeded. Raises ModelError."""
+    dtype, device = config.model.dtype, config.model.device
+    if config.model.path != FRESH:
+        path = resolve(config.model.path)
+        return load_model(path, dtype=dtype, device=device), load_tokenizer(path)
+    tokenizer = build_tokenizer(vocabulary())
+    model = new_model(Architecture(), tokenizer, seed=derive_seed(config.run.seed, "model"))
+    return model.to(device=select_device(device), dtype=getattr(torch, dtype)), tokenizer
 
 
 def imitate(model: "PreTrainedModel", mix: "Mix", config: Config, run: RunDirectory) -> Iterator[SftStep]:
@@ -186,6 +210,13 @@ def _split(source: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
 def _deal(samples: Sequence[Sample], generator: random.Random) -> Iterator[Sample]:
     while True:
         yield from generator.sample(samples, len(samples))
+
+
+def _compiled(focus: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(focus) if focus else None
+    except re.error as error:
+        raise ConfigError(f"sft.focus = {focus!r} is not a regular expression: {error}") from None
 
 
 def _renamed(config: Config) -> Config:
