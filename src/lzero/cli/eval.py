@@ -109,14 +109,21 @@ def _rows(evaluation: "Evaluation") -> list[tuple[str, str, str]]:
             rows.append(
                 (f"{name} {metric.removeprefix('status/').replace('_', ' ')}", f"{share:.1%}", "of the episodes")
             )
-    kinds = ", ".join(
-        f"{metric.removeprefix('failures/')} {count:.0f}"
-        for metric, count in metrics.items()
-        if metric.startswith("failures/") and count
-    )
+    kinds = ", ".join(f"{kind} {count}" for kind, count in _failures([evaluation]).items())
     if kinds:
         rows.append((f"{name} failures", kinds, f"{evaluation.num_failed} episodes failed twice and are left out"))
     return rows
+
+
+def _failures(evaluations: "list[Evaluation]") -> dict[str, int]:
+    """Failed attempts by kind, mended ones included; kinds that did not occur are left out."""
+    counts: dict[str, int] = {}
+    for evaluation in evaluations:
+        for metric, count in evaluation.metrics.items():
+            kind = metric.removeprefix("failures/")
+            if kind != metric and count:
+                counts[kind] = counts.get(kind, 0) + int(count)
+    return counts
 
 
 def _as_json(evaluations: "list[Evaluation]", run: "RunDirectory", seconds: float) -> str:
@@ -128,6 +135,7 @@ def _as_json(evaluations: "list[Evaluation]", run: "RunDirectory", seconds: floa
         "score_by_hops": greedy.score_by_hops,
         "num_tasks": greedy.num_tasks,
         "num_failed": sum(evaluation.num_failed for evaluation in evaluations),
+        "failures": _failures(evaluations),
     }
     for evaluation in evaluations[1:]:
         line |= {"sampled_score": evaluation.score, "pass_at_k": evaluation.pass_at_k}
