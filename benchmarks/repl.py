@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import psutil
 
@@ -60,8 +61,8 @@ async def measure(sessions: int, at_once: int) -> dict[str, float]:
     }
 
 
-async def worker(pool: LocalPool, todo: object) -> None:
-    for _ in todo:  # type: ignore[attr-defined] # one iterator that all workers share
+async def worker(pool: LocalPool, todo: Iterator[int]) -> None:
+    for _ in todo:  # one iterator that all workers share
         await session(pool)
 
 

@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from lzero.repl import LocalPool, LocalRepl
-from lzero.types import Error, Execution, Json, Result, Stream
+from lzero.types import Display, Error, Execution, Json, Result, Stream
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -103,7 +103,9 @@ async def test_chained_and_strange_exceptions_are_reported(repl: LocalRepl) -> N
     chained = error(await run(repl, "try:\n    1 / 0\nexcept Exception as e:\n    raise KeyError('k') from e"))
     assert any("direct cause" in line for line in chained.traceback)
     strange = "class Strange(Exception):\n    def __str__(self): raise RuntimeError('no text')\nraise Strange()"
-    assert (await run(repl, strange)).outputs[0].ename == "Strange"  # type: ignore[union-attr]
+    first = (await run(repl, strange)).outputs[0]
+    assert isinstance(first, Error)
+    assert first.ename == "Strange"
     deep = error(await run(repl, "def f(n): return f(n + 1)\nf(0)"))
     assert deep.ename == "RecursionError"
     assert len(deep.traceback) < 100
@@ -164,7 +166,7 @@ async def test_the_number_of_outputs_is_bounded(repl: LocalRepl) -> None:
     execution = await run(repl, "from IPython.display import display\nfor i in range(5000): display(i)")
     assert len(execution.outputs) <= 128
     assert any("outputs left out" in text for _, text in streams(execution))
-    assert execution.outputs[-1].data == {"text/plain": "4999"}  # type: ignore[union-attr]
+    assert execution.outputs[-1] == Display(data={"text/plain": "4999"})
 
 
 async def test_a_large_answer_of_many_big_displays_is_bounded(repl: LocalRepl) -> None:

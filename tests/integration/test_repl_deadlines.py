@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from lzero.errors import ReplDied
 from lzero.repl import LocalPool, LocalRepl
-from lzero.types import Error, Execution, Json, Result
+from lzero.types import Error, Execution, Json, Result, Stream
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -59,7 +59,7 @@ async def test_a_slow_cell_is_interrupted_and_the_session_lives(repl: LocalRepl,
 
 async def test_what_an_interrupted_cell_printed_is_kept(repl: LocalRepl) -> None:
     execution = await timed(repl, "print('so far', flush=True)\nwhile True: pass")
-    assert execution.outputs[0].text == "so far\n"  # type: ignore[union-attr]
+    assert execution.outputs[0] == Stream(name="stdout", text="so far\n")
     assert isinstance(execution.outputs[1], Error)
     assert execution.outputs[1].ename == "KeyboardInterrupt"
 

@@ -73,7 +73,13 @@ class Zygote:
         self._last_number += 1
         child = Child(self._last_number, self._loop.create_future())
         self._children[child.number] = child
-        await self._send({"type": "open", "id": child.number}, connection.fileno())
+        sent = False
+        try:
+            await self._send({"type": "open", "id": child.number}, connection.fileno())
+            sent = True
+        finally:
+            if not sent:
+                self._children.pop(child.number, None)
         return child
 
     async def signal(self, child: Child, number: int) -> None:
