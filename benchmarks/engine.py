@@ -27,7 +27,7 @@ from lzero.types import Completion, Sampling
 
 NUM_REQUESTS = 256
 BATCH_SIZES = (16, 32, 64, 128, 256)
-NUM_SLOTS = 128
+NUM_SLOTS = 256
 MAX_TOKENS = 280
 TOLERANCE = 1e-4
 

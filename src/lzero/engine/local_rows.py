@@ -45,7 +45,8 @@ class Rows:
         self.tokens: Ints = np.zeros((num_slots, max_tokens), dtype=np.int64)
         self.logprobs: Floats = np.zeros((num_slots, max_tokens))
         self.noise: Floats = np.zeros((num_slots, max_tokens))
-        self.length, self.cached, self.prompt, self.limit, self.used = np.zeros((5, num_slots), dtype=np.int64)
+        self.length, self.cached, self.prompt, self.limit = np.zeros((4, num_slots), dtype=np.int64)
+        self.used, self.idle_passes = np.zeros((2, num_slots), dtype=np.int64)
         self.temperature, self.top_p = np.ones((2, num_slots))
         self.active = np.zeros(num_slots, dtype=np.bool_)
         self.requests: list[Request | None] = [None] * num_slots
@@ -122,8 +123,8 @@ class Rows:
     def swap(self, one: int, other: int) -> None:
         """Two slots change places (the cache's rows are the caller's to swap)."""
         pair, reverse = [one, other], [other, one]
-        arrays = (self.tokens, self.logprobs, self.noise, self.length, self.cached, self.prompt, self.limit, self.used)
-        for array in (*arrays, self.temperature, self.top_p, self.active):
+        arrays = (self.tokens, self.logprobs, self.noise, self.length, self.cached, self.prompt, self.limit)
+        for array in (*arrays, self.used, self.idle_passes, self.temperature, self.top_p, self.active):
             array[pair] = array[reverse]
         self.requests[one], self.requests[other] = self.requests[other], self.requests[one]
         self.affinities[one], self.affinities[other] = self.affinities[other], self.affinities[one]

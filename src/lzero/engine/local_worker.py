@@ -3,7 +3,7 @@
     inbox ──▶ waiting ──seat──▶ slots ──prefill (new prompt ids)──▶ decode (one token a pass, all rows at once) ──▶ results
 
 Between two forward passes everything may change: requests join and leave, weights are replaced. A row whose request ended
-stays where it is, because its episode will soon be back; rows are compacted when too many of those in reach sit idle.
+stays where it is, because its episode will soon be back; when it stays idle, the last active row takes its place.
 """
 
 import queue
@@ -30,8 +30,8 @@ PREFILL_CHUNK = 512
 """Most ids of one row that a pass feeds."""
 PREFILL_TOKENS = 4096
 """Most ids, padding included, of one prefill pass."""
-MOST_IDLE = 0.3
-"""Share of the rows in reach of a decode pass that may sit idle before they are compacted."""
+PATIENCE = 2
+"""Decode passes that an idle row within reach is carried along before an active one takes its place: about what the move costs."""
 
 
 class Worker:
@@ -212,17 +212,19 @@ class Worker:
         self._draw(logits if len(slots) == reach else logits[torch.from_numpy(slots).to(logits.device)], slots)
 
     def _compact(self, ready: Bools) -> Bools:
-        """Move the last rows that decode into the places of idle ones, when these are many."""
-        while True:
+        """Move the last rows that decode into the places of those that have sat idle for long."""
+        rows = self._rows
+        rows.idle_passes[ready] = 0
+        for gap in np.flatnonzero(rows.idle_passes >= PATIENCE).tolist():
             last = int(np.flatnonzero(ready)[-1])
-            gaps = np.flatnonzero(~ready[:last])
-            if len(gaps) <= MOST_IDLE * (last + 1):
-                return ready
-            gap = int(gaps[0])
-            length = int(max(self._rows.cached[gap], self._rows.cached[last]))
-            self._forward.cache.swap(gap, last, length)
-            self._rows.swap(gap, last)
+            if gap >= last:
+                break
+            self._forward.cache.swap(gap, last, int(max(rows.cached[gap], rows.cached[last])))
+            rows.swap(gap, last)
             ready[gap], ready[last] = True, False
+        reach = int(np.flatnonzero(ready)[-1]) + 1
+        rows.idle_passes[:reach] += ~ready[:reach]
+        return ready
 
     def _draw(self, logits: torch.Tensor, slots: Ints) -> None:
         """Sample a token for each of `slots`, and hand over the completions that it ends."""
