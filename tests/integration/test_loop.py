@@ -213,7 +213,7 @@ async def test_evaluations_come_between_updates_as_often_as_asked(tmp_path: Path
 
 
 async def test_shuffled_rewards_teach_nothing_of_the_real_ones(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "train.updates=12", "algo.shuffle_rewards=true")
+    config = config_of(tmp_path, "train.updates=8", "algo.shuffle_rewards=true")
     _, updates, _ = await run_bandit(config, tmp_path / "run")
     assert abs(updates[-1].metrics["rollout/score"] - updates[0].metrics["rollout/score"]) < 0.25
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from lzero.algo import losses
 from lzero.algo.batches import Scored, collate, unscored
 from lzero.algo.losses import policy_gradient
 from lzero.algo.samples import to_samples
@@ -175,6 +176,15 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass_under_the_samples_t
         for position, on in enumerate(sample.mask):
             expected = logprobs[position - 1, sample.token_ids[position]].item() if on else 0.0
             assert scores[position] == pytest.approx(expected, abs=1e-5)
+
+
+def test_log_probabilities_of_a_large_vocabulary_are_computed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nano_model()
+    samples = [to_samples(episode(number))[0] for number in range(5)]
+    whole = reference_logprobs(model, samples, max_tokens=1000)
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 2 * 259)
+    for one, other in zip(whole, reference_logprobs(model, samples, max_tokens=1000), strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
 
 
 def test_a_gradient_longer_than_the_clip_is_shortened_to_it() -> None:

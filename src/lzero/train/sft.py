@@ -48,8 +48,8 @@ FRESH = "fresh"
 """`model.path` of a model that starts from nothing."""
 HELD_OUT = 20
 """One episode in so many is never trained on."""
-MOST_HELD_OUT = 256
-"""Samples that the held-out loss is computed on, at most."""
+MOST_HELD_OUT = 64
+"""Samples of a source that the held-out loss is computed on, at most."""
 NUM_EVALUATIONS = 10
 """Held-out losses, evenly spread over the tokens."""
 
