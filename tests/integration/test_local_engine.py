@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from lzero.engine.local import LocalEngine
+from lzero.engine.local_cache import Forward
+from lzero.engine.local_probe import rows_are_independent
 from lzero.errors import EngineError
 from lzero.models import Architecture, build_tokenizer, new_model
 from lzero.types import Completion, Sampling
@@ -409,15 +411,42 @@ async def test_close_fails_what_is_waiting() -> None:
             await ask(engine, prompt(10))
 
 
-async def test_deterministic_results_are_identical_to_the_bit_in_any_order_of_arrival() -> None:
-    model = tiny_model()
+@pytest.mark.parametrize("independent", [True, False])
+async def test_deterministic_results_are_identical_to_the_bit_in_any_order_of_arrival(
+    independent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both of its ways: 32 rows at once, and one after the other where the machine's kernels tell rows apart."""
+    if not independent:
+        monkeypatch.setattr("lzero.engine.local.rows_are_independent", lambda *_: False)
+    model, count = tiny_model(), 48 if independent else 12
     results = []
-    for seed in range(3):
-        order = list(range(16))
+    for seed, num_slots in enumerate((1, 8, 64)):
+        order = list(range(count))
         random.Random(seed).shuffle(order)
-        async with running(model, deterministic=True) as engine:
-            results.append(await requests(engine, 16, order))
+        async with running(model, deterministic=True, num_slots=num_slots) as engine:
+            results.append(await requests(engine, count, order))
     assert results[0] == results[1] == results[2]
+
+
+async def test_deterministic_results_do_not_depend_on_what_was_remembered() -> None:
+    model, following = tiny_model(), [*prompt(40), *prompt(9, 1)]
+    async with running(model, deterministic=True) as engine:
+        await ask(engine, prompt(40))
+        warm = await ask(engine, following)
+    async with running(model, deterministic=True) as engine:
+        await asyncio.gather(*(ask(engine, prompt(20, index), name=str(index)) for index in range(40)))
+        cold = await ask(engine, following)
+    assert warm == cold
+
+
+@pytest.mark.parametrize("edge", [1e-6, 0.0])
+def test_rows_that_differ_in_the_last_bits_are_noticed(edge: float) -> None:
+    model = tiny_model()
+    forward = Forward(model, num_slots=8, max_tokens=64)
+    model.lm_head.register_forward_hook(
+        lambda module, inputs, logits: logits * (1 + edge * (torch.arange(8) == 7)[:, None, None])
+    )
+    assert rows_are_independent(forward, 8) == (edge == 0.0)
 
 
 async def test_a_cache_beyond_the_machine_is_refused_with_the_sum() -> None:

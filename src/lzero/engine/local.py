@@ -4,8 +4,10 @@
     completion = await engine.sample(ids, sampling, request_id="a/0", affinity="a", deadline_s=60.0)
 
 What a request gets depends on its ids, its sampling and the weights. Batches of another shape may round differently in the
-last bits, which can change a draw that lies on the edge; `deterministic=True` rules that out: every request is then computed
-alone, from its first token, one after the other, which costs the speed that batching and prefix reuse give.
+last bits, which can change a draw that lies on the edge. `deterministic=True` rules that out: prompts are fed one at a time,
+from their first id, and every decode pass has one and the same shape (32 rows, whatever `num_slots` says, and `max_tokens`
+keys). At the start the engine asks the machine whether such a pass gives a sequence the same bits in every row; where it does
+not, requests are computed one by one. Measured on the nano model, it takes about 2.5 times the CPU time.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 
 from lzero.engine.local_cache import Forward, Ints
+from lzero.engine.local_probe import rows_are_independent
 from lzero.engine.local_rows import Request, Rows
 from lzero.engine.local_stops import Ending
 from lzero.engine.local_worker import Worker
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 T = TypeVar("T")
+DETERMINISTIC_ROWS = 32
+"""Rows of every decode pass in deterministic mode; a constant, because another shape may round otherwise."""
 CLOSE_S = 30.0
 """How long `close` waits for the forward pass under way."""
 
@@ -49,14 +54,17 @@ class LocalEngine:
         num_slots: int,
         deterministic: bool = False,
     ) -> None:
-        if deterministic:
-            num_slots = 1
         self._max_tokens = max_tokens
         self._vocab_size: int = model.config.get_text_config().vocab_size
+        if deterministic:
+            num_slots = DETERMINISTIC_ROWS
         forward = Forward(model, num_slots=num_slots, max_tokens=max_tokens)
+        if deterministic and not rows_are_independent(forward, num_slots):
+            num_slots = 1
+            forward = Forward(model, num_slots=num_slots, max_tokens=max_tokens)
         self.cache_bytes = forward.cache.num_bytes
         ending = Ending(tokenizer, self._vocab_size, _eos_ids(model, tokenizer))
-        self._worker = Worker(forward, ending, Rows(num_slots, max_tokens), reuse=not deterministic)
+        self._worker = Worker(forward, ending, Rows(num_slots, max_tokens), fixed=deterministic)
 
     @property
     def version(self) -> int:

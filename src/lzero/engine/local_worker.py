@@ -37,10 +37,12 @@ PATIENCE = 2
 class Worker:
     """Owns the model, its cache and the rows; only its thread touches them. Commands reach it through the inbox."""
 
-    def __init__(self, forward: Forward, ending: Ending, rows: Rows, *, reuse: bool) -> None:
+    def __init__(self, forward: Forward, ending: Ending, rows: Rows, *, fixed: bool) -> None:
+        """`fixed`: results that depend on nothing but the request. A prompt is fed alone and from its first id, and every
+        decode pass has the same shape: all rows, all key positions."""
         self.version = 0
         self._forward, self._ending, self._rows = forward, ending, rows
-        self._reuse = reuse
+        self._fixed = fixed
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: deque[Request] = deque()
         self._open: dict[object, Callable[[EngineError], None]] = {}
@@ -162,7 +164,7 @@ class Worker:
             if slot is None:
                 return
             self._waiting.popleft()
-            if not self._reuse:
+            if self._fixed:
                 self._rows.cached[slot] = 0
 
     def _pending(self) -> Ints:
@@ -180,9 +182,9 @@ class Worker:
             tokens = rows.tokens[slots[:, None], np.maximum(positions, 0)]
             logits = self._forward(tokens, positions, rows=slots, kv_length=int(positions.max()) + 1)
             rows.cached[slots] += feed
-            ready = np.flatnonzero(rows.cached[slots] == rows.length[slots])
-            if len(ready):
-                self._draw(logits[torch.from_numpy(ready).to(logits.device)], slots[ready])
+            fed = np.flatnonzero(rows.cached[slots] == rows.length[slots])
+            if len(fed):
+                self._draw(logits, slots, fed)
 
     def _prefill_groups(self) -> Iterator[tuple[Ints, int]]:
         """Rows with more than one id to feed, the longest first, in groups of like size."""
@@ -193,7 +195,7 @@ class Worker:
             queries = int(min(pending[slots[0]], PREFILL_CHUNK))
             most = max(1, PREFILL_TOKENS // queries)
             alike = int((pending[slots] * 2 > queries).sum())
-            count = min(most, alike)
+            count = 1 if self._fixed else min(most, alike)
             yield slots[:count], queries
             slots = slots[count:]
 
@@ -201,15 +203,18 @@ class Worker:
         ready = self._pending() == 1
         if not ready.any():
             return
-        ready = self._compact(ready)
-        rows, reach = self._rows, int(np.flatnonzero(ready)[-1]) + 1
-        ready = ready[:reach]
+        rows = self._rows
+        if self._fixed:
+            reach, kv_length = len(ready), self._forward.scratch
+        else:
+            ready = self._compact(ready)
+            reach, kv_length = int(np.flatnonzero(ready)[-1]) + 1, int(rows.cached[ready].max()) + 1
+        ready, slots = ready[:reach], np.arange(reach)
         positions = np.where(ready, rows.cached[:reach], -1)
-        tokens = rows.tokens[np.arange(reach), np.maximum(positions, 0)]
-        logits = self._forward(tokens[:, None], positions[:, None], rows=None, kv_length=int(positions.max()) + 1)
-        slots = np.flatnonzero(ready)
-        rows.cached[slots] += 1
-        self._draw(logits if len(slots) == reach else logits[torch.from_numpy(slots).to(logits.device)], slots)
+        tokens = rows.tokens[slots, np.maximum(positions, 0)]
+        logits = self._forward(tokens[:, None], positions[:, None], rows=None, kv_length=kv_length)
+        rows.cached[:reach] += ready
+        self._draw(logits, slots, np.flatnonzero(ready))
 
     def _compact(self, ready: Bools) -> Bools:
         """Move the last rows that decode into the places of those that have sat idle for long."""
@@ -226,11 +231,12 @@ class Worker:
         rows.idle_passes[:reach] += ~ready[:reach]
         return ready
 
-    def _draw(self, logits: torch.Tensor, slots: Ints) -> None:
-        """Sample a token for each of `slots`, and hand over the completions that it ends."""
+    def _draw(self, logits: torch.Tensor, slots: Ints, chosen: Ints) -> None:
+        """Sample from `logits`, a row for each of `slots`; keep those at the `chosen` places, and hand over the
+        completions that they end."""
         rows = self._rows
         drawn, drawn_logprobs = draw(logits, rows.temperature[slots], rows.top_p[slots], rows.next_noise(slots))
-        tokens, logprobs = drawn.cpu().numpy(), drawn_logprobs.cpu().numpy()
+        slots, tokens, logprobs = slots[chosen], drawn.cpu().numpy()[chosen], drawn_logprobs.cpu().numpy()[chosen]
         if not np.isfinite(logprobs).all():
             raise EngineError(f"the model's logits are not finite (policy version {self.version})")
         rows.append(slots, tokens, logprobs)
