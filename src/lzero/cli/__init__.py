@@ -1,5 +1,6 @@
 """The `lzero` command. One module per command; each loads what it needs when it runs, so that `--help` is quick."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,8 @@ def _root() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Our own errors print as one message and exit with 1, Ctrl-C with 130; anything else is a bug and keeps its traceback."""
+    # Two cores serve the model's threads and the sandboxes: a thread of OpenMP that spins while it waits takes one from them.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(args=list(arguments) if arguments is not None else None)
     except LzeroError as error:
