@@ -84,7 +84,8 @@ class Rows:
         self.length[slots] += 1
 
     def next_noise(self, slots: Ints) -> Floats:
-        return self.noise[slots, self.length[slots] - self.prompt[slots]]
+        noise: Floats = self.noise[slots, self.length[slots] - self.prompt[slots]]
+        return noise
 
     def completion(self, slot: int) -> Ints:
         """Ids drawn so far."""
