@@ -47,7 +47,7 @@ def vocabulary() -> tuple[str, ...]:
     after it, so that in an entry the key is the token right before its value, and is the same token as in a question.
     """
     relations = [f"{relation} " for kind in RELATIONS for relation in RELATIONS[kind]]
-    return (*NAMES, *relations, *QUESTION_OPENINGS.values(), *_ENTRY, *_REPLY, *_TURN)
+    return (*NAMES, *relations, *QUESTION_OPENINGS.values(), *_ENTRY, *_REPLY, *_TURN, *_PROBLEMS)
 
 
 _ENTRY: Final = ("of ", "of the ", ": a person; ", ": a place; ", ": a work; ", "; ", "\n", RECALL_QUESTION, "?")
@@ -79,3 +79,18 @@ _TURN: Final = (
     "no results",
     "(no output)",
 )
+_PROBLEMS: Final = (
+    "nothing ran: there is no <code> block",
+    "nothing ran: <code> is not closed by ",
+    "</code>",
+    "nothing ran: the <code> block is empty",
+    '  File "<cell ',
+    '>", line 1\n    ',
+    "        ",
+    "^\nSyntaxError: ",
+    "unterminated string literal (detected at line 1)",
+    "incomplete input",
+    " (<cell ",
+    ">, line 1)",
+)
+"""What a cell that does not run is told. An agent that cannot read its errors never gets up again."""

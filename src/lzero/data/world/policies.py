@@ -25,6 +25,12 @@ _ENTRY: Final = re.compile(r"([A-Z][a-z]+): a [a-z]+; ([^\n]+)")
 _FACT: Final = re.compile(r"([a-z]+) ([A-Z][a-z]+)")
 
 
+WEAK_HABIT: Final = 0.7
+WEAK_STRAY: Final = 0.05
+WEAK_SLIP: Final = 0.05
+"""How often the weak policy decides by habit, strays, and writes a cell that does not run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Situation:
     """What a transcript says so far: `Situation(relations=("founder", "rival"), start="Liri", needs=(("founder", "Liri"),),
@@ -123,18 +129,25 @@ def wrong_hop(transcript: str, seed: int) -> str:
 
 
 def weak(transcript: str, seed: int) -> str:
-    """Reads well and decides badly: mostly answers with the first fact, follows no third relation, strays, overshoots."""
+    """Reads well and decides by habit: looks two things up, whatever was asked, then answers; strays and slips at times."""
     situation = read(transcript)
     rng = random.Random(seed)
-    if not situation.needs:
-        return _act(situation, "stray" if rng.random() < 0.1 else "follow", rng)
-    if situation.num_found >= len(situation.relations):
-        return _act(situation, "stray" if rng.random() < 0.15 else "answer", rng)
-    habit = rng.random()
-    if habit < 0.75:
-        return _act(situation, "answer", rng)
-    may_follow = situation.num_found < 2 and _can_follow(situation)
-    return _act(situation, "follow" if habit < 0.9 and may_follow else "stray", rng)
+    done = situation.num_found >= len(situation.relations)
+    right: Decision = "answer" if done else "follow"
+    habit: Decision = "answer" if situation.num_found >= 2 else "stray" if done else "follow"
+    weights = (WEAK_HABIT, 1 - WEAK_HABIT - WEAK_STRAY, WEAK_STRAY)
+    (decision,) = rng.choices((habit, right, "stray"), weights)
+    if decision == "follow" and situation.needs and not _can_follow(situation):
+        decision = "answer"
+    reply = _act(situation, decision, rng)
+    return _slip(reply, rng) if rng.random() < WEAK_SLIP else reply
+
+
+def _slip(reply: str, rng: random.Random) -> str:
+    """A reply that does not run: a string or a bracket left open, or no code at all."""
+    thought, code, call = reply.partition("\n<code>\n")
+    broken = (call.replace('")', ")"), call.replace("))", ")").replace('")\n', '"\n'))
+    return rng.choice((*(thought + code + text for text in broken), thought))
 
 
 def syntax_error(transcript: str, seed: int) -> str:
