@@ -68,7 +68,7 @@ class AgentConfig(Section):
         "brief", description='Prompt template: "brief" (the question alone), "full" (NB-Agent\'s sections), or a file.'
     )
     max_steps: Count = Field(6, description="Steps an episode may take.")
-    max_tokens: Count = Field(640, description="Tokens that a step's prompt and reply may hold together.")
+    max_tokens: Count = Field(384, description="Tokens that a step's prompt and reply may hold together.")
     response_tokens: Count = Field(64, description="Tokens a reply may hold.")
     output_chars: Count = Field(
         2000, description="Characters of a cell's output that the model is shown; head and tail are kept."

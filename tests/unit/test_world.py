@@ -17,10 +17,12 @@ def tasks(split: str = "eval", *, count: int = 60, seed: int = 0, hops: tuple[in
 
 def solve(task: Task) -> list[str]:
     """The names met from the question's name to the answer, by the passages alone."""
-    match = re.fullmatch(r"(?:Who|Which place|Which work) is the (.+) of (\w+)\?", task.question)
+    match = re.fullmatch(
+        r"Starting from (\w+), (?:who|which place|which work) does the path (.+) lead to\?", task.question
+    )
     assert match is not None
-    names = [match.group(2)]
-    for relation in reversed(match.group(1).split(" of the ")):
+    names = [match.group(1)]
+    for relation in match.group(2).split():
         (text,) = [passage.text for passage in task.passages if passage.title == names[-1]]
         (value,) = re.findall(rf"\b{relation} (\w+)", text)
         names.append(value)

@@ -23,10 +23,12 @@ RELATIONS: Final[dict[Kind, dict[str, Kind]]] = {
 """What an entry of each kind tells, and what kind of thing the value is. No relation belongs to two kinds."""
 
 QUESTION_OPENINGS: Final[dict[Kind, str]] = {
-    "person": "Who is the ",
-    "place": "Which place is the ",
-    "work": "Which work is the ",
+    "person": ", who does the path ",
+    "place": ", which place does the path ",
+    "work": ", which work does the path ",
 }
+"""What a question says between its start and its relations, by the kind of the answer: "Starting from Liri, who does the path
+founder rival lead to?" The relations stand in the order to follow them, each right after the one before it."""
 
 RECALL_QUESTION: Final = "\nRecall the facts by alphabet. Which is the last?"
 """Follows an entry in the tasks of the split "recall"."""
@@ -50,9 +52,21 @@ def vocabulary() -> tuple[str, ...]:
     return (*NAMES, *relations, *QUESTION_OPENINGS.values(), *_ENTRY, *_REPLY, *_TURN, *_PROBLEMS)
 
 
-_ENTRY: Final = ("of ", "of the ", ": a person; ", ": a place; ", ": a work; ", "; ", "\n", RECALL_QUESTION, "?")
+_ENTRY: Final = (
+    "Starting from ",
+    "lead to?",
+    ": a person; ",
+    ": a place; ",
+    ": a work; ",
+    "; ",
+    "\n",
+    RECALL_QUESTION,
+    "?",
+)
 _REPLY: Final = (
     "<think>",
+    "of ",
+    "to go",
     "I need the ",
     ". I need the ",
     ". That is the answer",
@@ -71,6 +85,7 @@ _TURN: Final = (
     "<output>\n",
     "\n</output>\n[",
     "?\n[",
+    "lead to?\n[",
     "\n[",
     *"0123456789",
     " steps and ",

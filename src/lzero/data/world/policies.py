@@ -1,8 +1,9 @@
 """Scripted policies for the world: pure functions (transcript, seed) → reply that look at nothing but the text.
 
-They differ in what they decide; the words are the same. A reply names the fact just found and what is needed next, then acts:
+They differ in what they decide; the words are the same. A reply names the fact just found, what is left of the path and what is
+needed next, then acts:
 
-    <think>founder Titu. I need the rival of Titu.</think>
+    <think>founder Titu; rival to go. I need the rival of Titu.</think>
     <code>
     print(search("Titu"))
     </code>
@@ -19,16 +20,12 @@ from lzero.protocols import Policy
 Decision = Literal["follow", "stray", "answer"]
 """What to do with a fact in hand: look up the next relation asked for, look up one nobody asked for, or submit the fact."""
 
-_QUESTION: Final = re.compile(rf"(?:{'|'.join(QUESTION_OPENINGS.values())})([a-z ]+?) of ([A-Z][a-z]+)\?")
+_QUESTION: Final = re.compile(
+    rf"Starting from ([A-Z][a-z]+)(?:{'|'.join(QUESTION_OPENINGS.values())})([a-z ]+?) lead to\?"
+)
 _NEED: Final = re.compile(r"I need the ([a-z]+) of ([A-Z][a-z]+)\.")
 _ENTRY: Final = re.compile(r"([A-Z][a-z]+): a [a-z]+; ([^\n]+)")
 _FACT: Final = re.compile(r"([a-z]+) ([A-Z][a-z]+)")
-
-
-WEAK_HABIT: Final = 0.7
-WEAK_STRAY: Final = 0.05
-WEAK_SLIP: Final = 0.05
-"""How often the weak policy decides by habit, strays, and writes a cell that does not run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +55,28 @@ def read(transcript: str) -> Situation:
     needs = tuple((relation, name) for relation, name in _NEED.findall(transcript))
     entries = {name: dict(_FACT.findall(facts)) for name, facts in _ENTRY.findall(transcript)}
     found = entries.get(needs[-1][1], {}).get(needs[-1][0]) if needs else None
-    relations = tuple(reversed(question.group(1).split(" of the ")))
-    return Situation(relations=relations, start=question.group(2), needs=needs, found=found)
+    start, path = question.groups()
+    return Situation(relations=tuple(path.split()), start=start, needs=needs, found=found)
+
+
+def _fact(situation: Situation) -> str:
+    """The fact in hand and the relations still to go: "founder Titu; rival to go"."""
+    relation = situation.needs[-1][0]
+    path = situation.relations
+    left = path[path.index(relation) + 1 :] if relation in path else ()
+    return f"{relation} {situation.found}" + (f"; {' '.join(left)} to go" if left else "")
 
 
 def look_up(situation: Situation, relation: str) -> str:
     """The reply that announces and searches the next need."""
     name = situation.found or situation.start
-    said = f"{situation.needs[-1][0]} {situation.found}. " if situation.found else ""
+    said = f"{_fact(situation)}. " if situation.found else ""
     return f'<think>{said}I need the {relation} of {name}.</think>\n<code>\nprint(search("{name}"))\n</code>'
 
 
 def submit(situation: Situation) -> str:
     """The reply that submits the fact in hand."""
-    said = f"{situation.needs[-1][0]} {situation.found}. That is the answer."
-    return f'<think>{said}</think>\n<code>\nsubmit_final_answer("{situation.found}")\n</code>'
+    return f'<think>{_fact(situation)}. That is the answer.</think>\n<code>\nsubmit_final_answer("{situation.found}")\n</code>'
 
 
 def _act(situation: Situation, decision: Decision, rng: random.Random) -> str:
@@ -129,25 +133,17 @@ def wrong_hop(transcript: str, seed: int) -> str:
 
 
 def weak(transcript: str, seed: int) -> str:
-    """Reads well and decides by habit: looks two things up, whatever was asked, then answers; strays and slips at times."""
+    """Reads well and decides badly: mostly answers with the first fact, however much is to go; strays and overshoots at times."""
     situation = read(transcript)
     rng = random.Random(seed)
-    done = situation.num_found >= len(situation.relations)
-    right: Decision = "answer" if done else "follow"
-    habit: Decision = "answer" if situation.num_found >= 2 else "stray" if done else "follow"
-    weights = (WEAK_HABIT, 1 - WEAK_HABIT - WEAK_STRAY, WEAK_STRAY)
-    (decision,) = rng.choices((habit, right, "stray"), weights)
-    if decision == "follow" and situation.needs and not _can_follow(situation):
-        decision = "answer"
-    reply = _act(situation, decision, rng)
-    return _slip(reply, rng) if rng.random() < WEAK_SLIP else reply
-
-
-def _slip(reply: str, rng: random.Random) -> str:
-    """A reply that does not run: a string or a bracket left open, or no code at all."""
-    thought, code, call = reply.partition("\n<code>\n")
-    broken = (call.replace('")', ")"), call.replace("))", ")").replace('")\n', '"\n'))
-    return rng.choice((*(thought + code + text for text in broken), thought))
+    if not situation.needs:
+        return _act(situation, "stray" if rng.random() < 0.1 else "follow", rng)
+    if situation.num_found >= len(situation.relations):
+        return _act(situation, "stray" if rng.random() < 0.15 else "answer", rng)
+    habit = rng.random()
+    if habit < 0.75:
+        return _act(situation, "answer", rng)
+    return _act(situation, "follow" if habit < 0.92 and _can_follow(situation) else "stray", rng)
 
 
 def syntax_error(transcript: str, seed: int) -> str:

@@ -69,10 +69,10 @@ class WorldSource:
 
 
 def ask(relations: list[str], start: str) -> str:
-    """The question that follows `relations` from `start`: `ask(["founder", "rival"], "Liri")` is "Who is the rival of the
-    founder of Liri?"."""
+    """The question that follows `relations` from `start`: `ask(["founder", "rival"], "Liri")` is "Starting from Liri, who does
+    the path founder rival lead to?"."""
     answer_kind = next(kinds[relations[-1]] for kinds in RELATIONS.values() if relations[-1] in kinds)
-    return f"{QUESTION_OPENINGS[answer_kind]}{' of the '.join(reversed(relations))} of {start}?"
+    return f"Starting from {start}{QUESTION_OPENINGS[answer_kind]}{' '.join(relations)} lead to?"
 
 
 def facts_text(facts: dict[str, str]) -> str:
