@@ -102,7 +102,9 @@ def test_a_cut_text_fits(text: str, max_chars: int) -> None:
 
 
 def test_an_interrupted_cell_says_so() -> None:
-    execution = Execution(outputs=(stdout("tick\n"),), status="timed_out", duration_s=10.02, reason="interrupted after 10 s")
+    execution = Execution(
+        outputs=(stdout("tick\n"),), status="timed_out", duration_s=10.02, reason="interrupted after 10 s"
+    )
     assert render_output(execution, max_chars=100) == "tick\n[interrupted after 10 s]"
 
 
