@@ -46,7 +46,7 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Type of the weights that are trained and sampled."
     )
-    device: str = Field("auto", description='"auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", …')
+    device: str = Field("auto", description='"auto" (CUDA if there is one), or as torch names it: "cpu", "cuda:1".')
 
 
 class TasksConfig(Section):
@@ -69,9 +69,9 @@ class AgentConfig(Section):
     )
     max_steps: Count = Field(6, description="Steps an episode may take.")
     max_tokens: Count = Field(384, description="Tokens that a step's prompt and reply may hold together.")
-    response_tokens: Count = Field(64, description="Tokens a reply may hold.")
+    response_tokens: Count = Field(32, description="Tokens a reply may hold.")
     output_chars: Count = Field(
-        2000, description="Characters of a cell's output that the model is shown; head and tail are kept."
+        400, description="Characters of a cell's output that the model is shown; head and tail are kept."
     )
     cell_s: Positive = Field(10.0, description="Seconds a cell may run before it is interrupted.")
     question_prefix: str = Field(
@@ -123,6 +123,11 @@ class RewardConfig(Section):
         0.0, description="Share of `qa` that is paid for any answer, right or wrong (0.1 in L0)."
     )
     f1: Fraction = Field(0.0, description="Share of `qa` that is token F1 rather than exact match.")
+    match: Literal["unicode", "ascii"] = Field(
+        "unicode",
+        description='How answers are compared: "unicode" (in any script, but for case, accents, articles), or "ascii" '
+        "(L0's rule: everything outside a–z0–9 is deleted).",
+    )
     execution_rule: Literal["clean", "l0"] = Field(
         "clean", description='"clean": a cell without error earns it; "l0": 1 − errors/outputs, 0 for a silent cell.'
     )
