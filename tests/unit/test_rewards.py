@@ -118,6 +118,33 @@ def test_an_answer_matches_itself_unless_it_is_blank(text: str) -> None:
     assert normalize(text) != "" or not text.strip()
 
 
+@pytest.mark.parametrize(
+    ("prediction", "gold", "matches"),
+    [
+        ("New-York!", "new york", True),
+        ("北京", "東京", True),
+        ("Beyoncé", "Beyonce", False),
+        ("The Beatles", "Beatles", False),
+        ("3.5", "35", True),
+        ("", "北京", False),
+        (" ", "東京", False),
+    ],
+)
+def test_l0s_own_match_deletes_all_but_ascii_letters_and_digits(prediction: str, gold: str, matches: bool) -> None:
+    assert exact_match(prediction, [gold], match="ascii") == matches
+    reward = make_reward(RewardConfig(match="ascii"))
+    task = Task(id="t", question="Who?", answers=(gold,))
+    assert reward(task, episode(step(), answer=prediction)).score == float(matches)
+
+
+def test_l0s_own_match_counts_the_words_that_are_left() -> None:
+    assert f1("the Beyoncé 北京", ["Beyonc"], match="ascii") == pytest.approx(2 / 3)
+    assert f1("北京", ["東京"], match="ascii") == 0.0
+    config = RewardConfig(match="ascii", f1=1.0)
+    task = Task(id="t", question="Who?", answers=("the Kato",))
+    assert make_reward(config)(task, episode(step(), answer="Kato")).parts["qa"] == pytest.approx((0.8 * 2 / 3,))
+
+
 def test_f1_counts_each_token_as_often_as_it_occurs() -> None:
     assert f1("red red blue", ["red blue green"]) == pytest.approx(2 / 3)
     assert f1("red red", ["red"]) == pytest.approx(2 / 3)

@@ -25,7 +25,7 @@ def make_reward(config: RewardConfig) -> RewardFn:
 
     def reward(task: Task, episode: Episode) -> Reward:
         num_steps = len(episode.steps)
-        score = float(episode.answer is not None and exact_match(episode.answer, task.answers))
+        score = float(episode.answer is not None and exact_match(episode.answer, task.answers, match=config.match))
         qa = config.qa * _qa_share(task, episode.answer, score, config)
         parts = {
             "qa": tuple(qa if index == num_steps - 1 else 0.0 for index in range(num_steps)),
@@ -41,7 +41,7 @@ def make_reward(config: RewardConfig) -> RewardFn:
 def _qa_share(task: Task, answer: str | None, score: float, config: RewardConfig) -> float:
     if answer is None or not answer.strip():
         return 0.0
-    overlap = f1(answer, task.answers) if config.f1 else 0.0
+    overlap = f1(answer, task.answers, match=config.match) if config.f1 else 0.0
     return (1 - config.f1 - config.has_answer) * score + config.f1 * overlap + config.has_answer
 
 
