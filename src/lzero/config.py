@@ -69,9 +69,9 @@ class AgentConfig(Section):
     )
     max_steps: Count = Field(6, description="Steps an episode may take.")
     max_tokens: Count = Field(384, description="Tokens that a step's prompt and reply may hold together.")
-    response_tokens: Count = Field(64, description="Tokens a reply may hold.")
+    response_tokens: Count = Field(32, description="Tokens a reply may hold.")
     output_chars: Count = Field(
-        2000, description="Characters of a cell's output that the model is shown; head and tail are kept."
+        400, description="Characters of a cell's output that the model is shown; head and tail are kept."
     )
     cell_s: Positive = Field(10.0, description="Seconds a cell may run before it is interrupted.")
     question_prefix: str = Field(
