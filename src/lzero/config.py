@@ -151,6 +151,10 @@ class TrainConfig(Section):
     micro_batch_tokens: Count = Field(
         8192, description="Tokens (padding included) of one forward and backward pass; never changes the gradient."
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Keep one activation a layer and compute the rest again in the backward pass: far less memory, slower.",
+    )
     checkpoint_every: Count = Field(10, description="Updates between checkpoints; the last is always kept.")
     keep_checkpoints: Count = Field(2, description="Checkpoints that stay on disk.")
 

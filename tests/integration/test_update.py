@@ -16,7 +16,7 @@ from lzero.errors import TrainError
 from lzero.models import Architecture, build_tokenizer, new_model
 from lzero.train.score import reference_logprobs
 from lzero.train.transfer import PROBE_TOKENS, probe_ids, transfer
-from lzero.train.update import make_adamw, update_policy
+from lzero.train.update import make_adamw, recompute_activations, update_policy
 from lzero.types import Budgets, Completion, Episode, Parsed, Prompt, Sample, Sampling, Step
 
 ADVANTAGES = (0.7, -1.3, 0.4)
@@ -92,9 +92,11 @@ def scored(samples: Sequence[Sample], reference: Any) -> list[Scored]:
     ]
 
 
-def gradient(rows: Sequence[Scored], *, max_tokens: int, grad_clip: float = 1e9) -> dict[str, Tensor]:
+def gradient(
+    rows: Sequence[Scored], *, max_tokens: int, grad_clip: float = 1e9, model: Any = None
+) -> dict[str, Tensor]:
     """The gradient of an update, read off a step of plain gradient descent with learning rate 1."""
-    model = double_model()
+    model = model or double_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     loss_fn = partial(policy_gradient, kl_coef=0.1)
@@ -134,6 +136,29 @@ def test_micro_batches_change_no_gradient() -> None:
     whole = gradient(rows, max_tokens=1000)
     for size in parts.values():
         assert distance(whole, gradient(rows, max_tokens=size)) < 1e-12
+
+
+def kept_bytes(model: Any) -> int:
+    """What a forward pass keeps for the backward pass, weights included."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor.clone()  # alive until the count is done, so that no address is used twice
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(input_ids=torch.zeros(1, 60, dtype=torch.long), use_cache=False)
+    assert output.logits.requires_grad
+    return sum(kept.values())
+
+
+def test_activations_that_are_computed_again_change_no_gradient_and_are_not_kept() -> None:
+    rows = scored([sample for number in range(7) for sample in to_samples(episode(number))], another_double_model())
+    model = double_model()
+    recompute_activations(model)
+    assert kept_bytes(model) < 0.7 * kept_bytes(double_model())
+    assert distance(gradient(rows, max_tokens=40), gradient(rows, max_tokens=40, model=model)) < 1e-12
+    assert not model.training
 
 
 def test_the_gradient_is_that_of_the_formula() -> None:

@@ -18,7 +18,7 @@ from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, read_progress, restore_optimizers, save_checkpoint
 from lzero.train.score import reference_logprobs
-from lzero.train.update import make_adamw, update_policy
+from lzero.train.update import make_adamw, recompute_activations, update_policy
 from lzero.types import Group, Sample
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Trainer:
         initial = resolve(config.model.path)
         dtype, device = config.model.dtype, config.model.device
         model = load_model(checkpoint or initial, dtype=dtype, device=device)
+        if config.train.gradient_checkpointing:
+            recompute_activations(model)
         reference = load_model(initial, dtype=dtype, device=device) if config.algo.kl_coef > 0 else None
         optimizer = make_adamw(model, lr=config.train.lr, weight_decay=config.train.weight_decay)
         if checkpoint:

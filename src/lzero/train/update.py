@@ -10,7 +10,7 @@ from torch.optim import AdamW, Optimizer
 
 from lzero.algo.batches import Batch
 from lzero.algo.losses import LossFn, LossInputs
-from lzero.errors import TrainError
+from lzero.errors import ConfigError, TrainError
 from lzero.train.score import policy_logprobs
 
 if TYPE_CHECKING:
@@ -28,6 +28,22 @@ def make_adamw(model: "PreTrainedModel", *, lr: float, weight_decay: float) -> A
         lr=lr,
         fused=True,
     )
+
+
+def recompute_activations(model: "PreTrainedModel") -> None:
+    """Gradient checkpointing: the backward pass computes a layer's activations again instead of keeping them.
+
+    Raises ConfigError for a model that cannot.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(f"train.gradient_checkpointing: {type(model).__name__} does not support it; leave it off")
+    newer = getattr(model, "activation_checkpointing_enable", None)  # its name in later releases of transformers
+    (newer or model.gradient_checkpointing_enable)()
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True  # transformers asks this of the layer; what is inside stays without dropout
 
 
 def update_policy(
