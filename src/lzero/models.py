@@ -159,6 +159,8 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", d
         new = temporary / "new"
         with _no_progress_bars():
             model.save_pretrained(new)
+        # tokenizers reports a full disk as a plain Exception: we find out ourselves, with the very bytes it will write.
+        (new / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         tokenizer.save_pretrained(new)
         _flush(new)
         if directory.exists():

@@ -20,7 +20,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -56,10 +56,11 @@ class RunDirectory:
         """A new directory at `run.dir`, or at a default path that no other run has. Raises StoreError if it exists."""
         path = _make_directory(config)
         run = cls(path, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(path)})}))
+        # First of all: where it does not fit, what is left is an empty directory, which `create` takes.
+        _write(path / "config.toml", tomli_w.dumps(run.config.model_dump(mode="json")).encode())
         with _told(path):
             run.checkpoints.mkdir()
             (path / "episodes").mkdir()
-        _write(path / "config.toml", tomli_w.dumps(run.config.model_dump(mode="json")).encode())
         _write(path / "versions.json", msgspec.json.format(msgspec.json.encode(versions())))
         return run
 
@@ -142,7 +143,8 @@ class RunDirectory:
     def logged(self) -> Iterator[None]:
         """While it lasts, what the loggers below "lzero" say goes to run.log."""
         with _told(self.path):
-            handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+            log = _LogFile(self.path / "run.log")
+        handler = logging.StreamHandler(log)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger = logging.getLogger("lzero")
         level = logger.level
@@ -153,7 +155,7 @@ class RunDirectory:
         finally:
             logger.setLevel(level)
             logger.removeHandler(handler)
-            handler.close()
+            log.close()
 
     def _write_table(self, name: str, table: pa.Table, *, phase: Phase, update: int) -> None:
         file = self.path / "episodes" / name / f"{phase}-{update:06d}.parquet"
@@ -206,6 +208,23 @@ def check_new(config: Config) -> None:
         raise StoreError(
             f"the run directory {path} exists: name another one (run.dir=…), or continue its run with --resume {path}"
         )
+
+
+class _LogFile:
+    """A text stream that loses what the disk has no room for: the log stops no run. The records, which fit no better, do."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("ab", buffering=0)
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._file.write(text.encode())
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _make_directory(config: Config) -> Path:
