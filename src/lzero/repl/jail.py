@@ -166,7 +166,12 @@ def _program(name: str) -> str:
 def explain(complaint: str) -> str:
     """What to add to "the sandbox did not start": the cause, and the way out where we know it."""
     hint = ""
-    if "namespace" in complaint or "Operation not permitted" in complaint or "uid map" in complaint:
+    if "setresuid" in complaint:
+        hint = (
+            "\nHere root is the only user (a rootless container, say), and the sandbox must run as another one: "
+            "run lzero as an ordinary user, or give the container more user ids (subuid). There is no mode without isolation."
+        )
+    elif "namespace" in complaint or "Operation not permitted" in complaint or "uid map" in complaint:
         hint = (
             "\nThis kernel or container forbids user namespaces. On Ubuntu 24.04 and later: "
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0. In Docker: --security-opt seccomp=unconfined "
