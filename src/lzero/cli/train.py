@@ -7,18 +7,23 @@ lzero train --resume runs/world-20260131-174501 train.updates=40
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lzero.cli import INTERRUPTED
 from lzero.cli.arguments import Arguments, read_config
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from types import FrameType
 
     from rich.console import Console
     from rich.table import Table
@@ -30,7 +35,6 @@ if TYPE_CHECKING:
 
 EPISODE_S = 0.04
 """Seconds that one training episode of the nano model takes in all, on two cores: what the first estimate rests on."""
-INTERRUPTED = 130
 
 
 def train(
@@ -51,7 +55,7 @@ def train(
     run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments))
     console = Console()
     console.print(plan(config), highlight=False, soft_wrap=True, markup=False)
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    _errors_to_stderr()
     with TrainingDisplay(console, num_updates=config.train.updates) as display:
         report = asyncio.run(_train(config, run, display))
     if report.after is None:
@@ -97,15 +101,42 @@ async def _train(config: "Config", run: "RunDirectory | None", display: "Trainin
     from lzero.train.run import run_training
 
     stop = asyncio.Event()
+    with _interruptible(stop, display):
+        return await run_training(config, run=run, watcher=display, stop=stop)
+
+
+@contextmanager
+def _interruptible(stop: asyncio.Event, display: "TrainingDisplay") -> Iterator[None]:
+    """While it lasts Ctrl-C sets `stop`; a second one ends the process on the spot. The run resumes from there as after a power
+    cut: what counts is written beside its place and renamed. Sandboxes die with their parent."""
     loop = asyncio.get_running_loop()
 
-    def interrupted() -> None:
-        stop.set()
-        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C does not wait
+    def told() -> None:
         display.say("stopping: what is under way is finished or dropped, then saved; Ctrl-C again does not wait")
+        stop.set()
 
-    loop.add_signal_handler(signal.SIGINT, interrupted)
-    return await run_training(config, run=run, watcher=display, stop=stop)
+    def interrupted(number: int, frame: "FrameType | None") -> None:
+        if not pressed:
+            pressed.append(number)
+            loop.call_soon_threadsafe(told)
+            return
+        display.close()
+        os._exit(INTERRUPTED)
+
+    pressed: list[int] = []
+    # Not loop.add_signal_handler: that waits for the loop's turn, and loading a large model takes a while.
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _errors_to_stderr() -> None:
+    """Errors of any logger; the rest is for run.log. (The handler's level, not the logger's, holds for records of loggers below.)"""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
 
 
 def _show(console: "Console", report: "Report") -> None:

@@ -1,0 +1,29 @@
+"""All commands under one name."""
+
+import typer
+
+from lzero.cli.check import check
+from lzero.cli.eval import evaluate
+from lzero.cli.play import play
+from lzero.cli.sft import sft
+from lzero.cli.train import train
+
+app = typer.Typer(
+    name="lzero",
+    help="Train language models, by reinforcement learning with verifiable rewards, to act as general agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+app.command(name="check")(check)
+app.command(name="eval")(evaluate)
+app.command(name="play")(play)
+app.command(name="sft")(sft)
+app.command(name="train")(train)
