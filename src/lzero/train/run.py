@@ -9,18 +9,19 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from lzero.config import Config
 from lzero.data.sources import leaks
 from lzero.engine.local import LocalEngine
-from lzero.errors import ConfigError, DataError
+from lzero.errors import ConfigError, DataError, StoreError
 from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
 from lzero.rollout.build import POLICY, build, eval_tasks, train_tasks
 from lzero.rollout.collector import Collector
-from lzero.store import Record, RunDirectory, read_records
-from lzero.train.checkpoint import Progress, newest_checkpoint
+from lzero.store import Record, RunDirectory, check_new, read_records
+from lzero.train.checkpoint import Progress, checkpoints, newest_checkpoint, read_progress
 from lzero.train.loop import train, unless
 from lzero.train.seeding import seeded
 from lzero.train.trainer import Trainer
@@ -60,8 +61,10 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
     the configuration, the tasks, the model or this machine's sandbox cannot be used.
     """
     start = time.monotonic()
+    if run is None:
+        check_new(config)
+    checkpoint = _checkpoint(run) if run else None
     training, held_out = _sources(config)
-    checkpoint = newest_checkpoint(run.checkpoints) if run else None
     watcher.say("loading the model and starting the sandboxes")
     with seeded(config.run):
         trainer, progress = Trainer.build(config, checkpoint=checkpoint)
@@ -98,6 +101,21 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
                     if outcome.finished and not _records(run, progress.update):
                         await unless(stop, evaluate(progress.update))
     return _report(run, progress, finished=progress.update >= config.train.updates, seconds=time.monotonic() - start)
+
+
+def _checkpoint(run: RunDirectory) -> Path | None:
+    """The newest checkpoint of a run, None if it has none. Raises StoreError if it is broken: going on from an earlier one
+    does updates again, and forgets what is recorded of them; that is for a person to decide."""
+    whole = newest_checkpoint(run.checkpoints)
+    broken = [found for found in checkpoints(run.checkpoints) if whole is not None and found > whole]
+    if whole is None or not broken:
+        return whole
+    try:
+        read_progress(broken[0])
+    except StoreError as error:
+        names = " ".join(str(found) for found in broken)
+        raise StoreError(f"{error}; to go on from {whole.name} instead, first: rm -r {names}") from None
+    raise AssertionError("it was broken a moment ago")
 
 
 def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
