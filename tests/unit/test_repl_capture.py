@@ -1,13 +1,14 @@
 """The jail's output capture, which needs nothing of the jail."""
 
 import importlib.util
+import json
 import os
 import sys
 from types import ModuleType
 
 import pytest
 
-from lzero.repl import jail
+from lzero.repl import jail, wire
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +71,14 @@ def test_many_outputs_keep_the_first_and_the_last(capture: ModuleType) -> None:
     assert taken[0]["data"]["text/plain"] == "0"
     assert taken[-1]["data"]["text/plain"] == "999"
     assert "900 outputs left out" in taken[capture.CELL_OUTPUTS // 2]["text"]
+
+
+def test_all_outputs_together_fit_into_a_frame(capture: ModuleType) -> None:
+    outputs = capture.Outputs({})
+    for _ in range(capture.CELL_OUTPUTS):
+        outputs.write("stdout", "\x00" * capture.CELL_CHARS)
+        outputs.show("display_data", {"text/plain": "\x00" * capture.CELL_CHARS})
+        outputs.error("E", "", ["\x00" * capture.CELL_CHARS])
+    taken = outputs.take()
+    assert len(json.dumps(taken)) < wire.MAX_FRAME
+    assert all("left out" in json.dumps(item, ensure_ascii=False) for item in taken)

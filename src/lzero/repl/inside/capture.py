@@ -6,6 +6,8 @@ from typing import Any
 
 CELL_CHARS = 64_000
 CELL_OUTPUTS = 100
+ALL_CHARS = 4 * CELL_CHARS
+"""What all outputs of a cell may hold together; beyond it each is cut to its share. A frame holds it however it is encoded."""
 _READ_BYTES = 4 * CELL_CHARS  # of what was written past Python; UTF-8 needs at most 4 bytes a character
 
 
@@ -65,7 +67,6 @@ class Outputs:
         self._files = {name: (descriptor, 0) for name, descriptor in descriptors.items()}
         self._items: list[dict[str, Any] | tuple[str, Clipped]] = []
         self._left_out = 0
-        self._chars = CELL_CHARS
 
     def write(self, name: str, text: str) -> None:
         self.drain()
@@ -111,6 +112,8 @@ class Outputs:
             note = f"… [{self._left_out} outputs left out] …\n"
             taken.insert(CELL_OUTPUTS // 2, {"output_type": "stream", "name": "stderr", "text": note})
         self._items, self._left_out = [], 0
+        if sum(_num_chars(item) for item in taken) > ALL_CHARS:
+            taken = [_cut(item, ALL_CHARS // len(taken)) for item in taken]
         return taken
 
     def _write(self, name: str, text: str) -> None:
@@ -130,6 +133,21 @@ class Outputs:
         if len(self._items) > CELL_OUTPUTS:
             del self._items[CELL_OUTPUTS // 2]
             self._left_out += 1
+
+
+def _num_chars(item: dict[str, Any]) -> int:
+    texts = (item.get("text", ""), *item.get("data", {}).values(), *item.get("traceback", ()))
+    return sum(len(text) + 1 for text in texts)
+
+
+def _cut(item: dict[str, Any], limit: int) -> dict[str, Any]:
+    match item["output_type"]:
+        case "stream":
+            return item | {"text": clip(item["text"], limit)}
+        case "error":
+            return item | {"traceback": clip("\n".join(item["traceback"]), limit).split("\n")}
+        case _:
+            return item | {"data": {mime: clip(text, limit) for mime, text in item["data"].items()}}
 
 
 class Stream(io.TextIOBase):
