@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
 import struct
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from lzero.config import ReplConfig
 from lzero.errors import ReplDied, ReplError, SandboxError
-from lzero.repl import LocalPool, LocalRepl
+from lzero.repl import LocalPool, LocalRepl, zygote
 from lzero.types import Json, Result
 
 pytestmark = pytest.mark.sandbox
@@ -115,6 +116,57 @@ async def test_a_dead_zygote_is_our_failure_and_is_started_anew() -> None:
         await fresh.close()
 
 
+async def test_a_zygote_that_hangs_is_ended_and_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with LocalPool() as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        monkeypatch.setattr(zygote, "_ANSWER_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(zygote, "_STOP_TIMEOUT_S", 0.2)
+        the_zygote().suspend()
+        with pytest.raises(ReplDied, match="did not answer"):
+            await asyncio.wait_for(repl.run("import time\ntime.sleep(60)", deadline_s=0.1), 20.0)
+        monkeypatch.undo()
+        await repl.close()
+        fresh = await asyncio.wait_for(pool.open((), no_tools, seed=0), 60.0)
+        assert await works(fresh)
+        await fresh.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the limit would be ours, too")
+async def test_a_fork_that_fails_is_one_sessions_failure() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (8, hard))
+    try:
+        async with LocalPool() as pool:
+            repls: list[LocalRepl] = []
+
+            async def fill() -> None:
+                while len(repls) < 10:
+                    repls.append(await pool.open((), no_tools, seed=0))
+
+            with pytest.raises(SandboxError, match="fork"):
+                await fill()
+            assert await works(repls[0])
+            await repls.pop().close()
+            repls.append(await pool.open((), no_tools, seed=0))
+            assert [await works(repl) for repl in repls] == [True] * len(repls)
+            assert pool.stats()["zygotes"] == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+
+
+async def test_no_descriptor_left_is_our_failure() -> None:
+    async with LocalPool() as pool:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+        try:
+            with pytest.raises(ReplError, match="ulimit"):
+                await pool.open((), no_tools, seed=0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        repl = await pool.open((), no_tools, seed=0)
+        await repl.close()
+
+
 def kill_zygote() -> None:
     for process in psutil.Process().children():
         if process.name() == "bwrap":
@@ -146,9 +198,13 @@ async def test_a_cancelled_open_leaves_nothing() -> None:
 
 
 def zygote_children() -> list[psutil.Process]:
+    return [process for process in the_zygote().children() if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def the_zygote() -> psutil.Process:
     bwrap = next(process for process in psutil.Process().children() if process.name() == "bwrap")
-    (zygote,) = bwrap.children()
-    return [process for process in zygote.children() if process.status() != psutil.STATUS_ZOMBIE]
+    (process,) = bwrap.children()
+    return process
 
 
 FORGERIES = {

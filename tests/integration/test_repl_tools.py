@@ -160,3 +160,39 @@ async def test_an_interrupt_in_a_loop_of_calls_keeps_the_wire_in_step(pool: Loca
         assert execution.status == "timed_out"
         assert await value(repl, f"search({number})['arguments']") == f"{{'query': {number}}}"
     await repl.close()
+
+
+async def test_calls_of_a_thread_that_outlives_its_cell_wait_for_the_next(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], echo, seed=0)
+    code = "import threading\nanswers = []\ndef ask():\n    while True: answers.append(search('x')['name'])\n"
+    await run(repl, f"{code}threading.Thread(target=ask, daemon=True).start()")
+    for number in range(50):
+        assert await value(repl, f"{number}") == str(number)
+    assert await value(repl, "set(answers)") == "{'search'}"
+    await repl.close()
+
+
+FLOOD = """
+import socket, struct, threading
+wire = socket.socket(fileno=3)
+def read():
+    while True: wire.recv(1 << 20)
+threading.Thread(target=read, daemon=True).start()
+number = 0
+while True:
+    frames = b""
+    for _ in range(2000):
+        number += 1
+        body = b'{"type":"call","id":%d,"name":"search","arguments":{}}' % number
+        frames += struct.pack(">I", len(body)) + body
+    wire.sendall(frames)
+"""
+
+
+async def test_forged_calls_without_a_pause_do_not_outrun_the_deadline(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], echo, seed=0)
+    started = asyncio.get_running_loop().time()
+    execution = await repl.run(FLOOD, deadline_s=0.5)
+    assert execution.status == "killed"
+    assert asyncio.get_running_loop().time() - started < 8.0  # the grace, and a busy machine
+    await repl.close()

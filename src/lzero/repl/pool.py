@@ -105,7 +105,10 @@ class LocalPool:
 
     async def _fork(self, on_call: OnCall) -> LocalRepl:
         zygote = await self._warm_zygote()
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise ReplError(f"cannot open a REPL: {error}; allow more open files (ulimit -n)") from None
         try:
             child = await zygote.fork(theirs)
         except BaseException:

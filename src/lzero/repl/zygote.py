@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import tempfile
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from lzero.errors import ProtocolError, ReplDied, SandboxError
 from lzero.repl import jail, wire
@@ -39,6 +39,7 @@ class Zygote:
         self._hello: asyncio.Future[wire.Hello | None] = self._loop.create_future()
         self._children: dict[int, Child] = {}
         self._signalled: dict[int, list[asyncio.Future[None]]] = {}
+        self._writers: set[asyncio.Future[None]] = set()
         self._last_number = 0
         self._sending = asyncio.Lock()
         self.alive = True
@@ -48,8 +49,11 @@ class Zygote:
     @classmethod
     async def start(cls, environment: Environment, limits: Limits) -> "Zygote":
         """Raises SandboxError where the machine, or the environment, does not allow it."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        try:
+            errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise SandboxError(f"cannot start the sandbox: {error}") from None
         try:
             process = jail.start(environment, theirs, limits, errors)
         except SandboxError:
@@ -83,18 +87,23 @@ class Zygote:
         return child
 
     async def signal(self, child: Child, number: int) -> None:
-        """Returns when the signal is on its way, or the child is gone. Raises TimeoutError where the zygote does not answer."""
+        """Returns when the signal is on its way, or the child is gone. A zygote that does not answer is ended. Raises ReplDied."""
         if child.ended.done():
             return
         answer = self._loop.create_future()
         self._signalled.setdefault(child.number, []).append(answer)
         await self._send({"type": "signal", "id": child.number, "signal": number})
-        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-            await answer
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                await answer
+        except TimeoutError:
+            await self._give_up()
 
     async def stop(self) -> None:
-        """End the zygote and everything in it; returns when all is gone."""
+        """End the zygote and everything in it; returns when all is gone. Safe to call twice."""
         self._lost()
+        if self._process.returncode is not None:
+            return
         try:
             await asyncio.wait_for(_end_of(self._process.pid), _STOP_TIMEOUT_S)  # the zygote is pid 1: all end with it
         except TimeoutError:
@@ -126,22 +135,35 @@ class Zygote:
 
     async def _send(self, message: dict[str, object], *descriptors: int) -> None:
         packet = json.dumps(message).encode()
-        async with self._sending:
-            while self.alive:
-                try:
-                    socket.send_fds(self._control, [packet], descriptors)
-                    return
-                except BlockingIOError:
-                    writable = self._loop.create_future()
-                    self._loop.add_writer(self._control.fileno(), _settle, writable)
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S), self._sending:
+                while self.alive:
                     try:
-                        await writable
-                    finally:
-                        if self.alive:
-                            self._loop.remove_writer(self._control.fileno())
-                except OSError:
-                    self._lost()
+                        socket.send_fds(self._control, [packet], descriptors)
+                        return
+                    except BlockingIOError:
+                        await self._writable()
+                    except OSError:
+                        self._lost()
+        except TimeoutError:
+            await self._give_up()
         raise ReplDied("the sandbox's zygote died")
+
+    async def _writable(self) -> None:
+        writable = self._loop.create_future()
+        self._writers.add(writable)
+        self._loop.add_writer(self._control.fileno(), _settle, writable)
+        try:
+            await writable
+        finally:
+            self._writers.discard(writable)
+            if self.alive:
+                self._loop.remove_writer(self._control.fileno())
+
+    async def _give_up(self) -> NoReturn:
+        """It hangs: end it, and all its REPLs with it. Raises ReplDied."""
+        await self.stop()
+        raise ReplDied(f"the sandbox's zygote did not answer within {_ANSWER_TIMEOUT_S:.0f} s and was ended")
 
     def _on_packets(self) -> None:
         try:
@@ -176,6 +198,8 @@ class Zygote:
         self._loop.remove_writer(self._control.fileno())
         self._control.close()
         _settle(self._hello, None)
+        for writable in self._writers:
+            _settle(writable)
         for child in self._children.values():
             _settle(child.ended, None)
         for answers in self._signalled.values():

@@ -61,12 +61,15 @@ def enter_network_namespace() -> None:
 def fork(own_pid_namespace: int) -> int:
     """For the zygote: `os.fork()` whose child is pid 1 of a new pid namespace, without an extra process in between.
 
-    `own_pid_namespace` is a descriptor of the caller's own, to which later forks return.
+    `own_pid_namespace` is a descriptor of the caller's own, to which later forks return. Raises OSError, and changes nothing.
     """
     _call("unshare", _NEWPID)
-    pid = os.fork()
-    if pid != 0:
-        _call("setns", own_pid_namespace, _NEWPID)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid != 0:
+            _call("setns", own_pid_namespace, _NEWPID)
     return pid
 
 

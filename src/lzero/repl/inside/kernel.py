@@ -114,11 +114,11 @@ class Kernel:
         """Until the host closes the socket."""
         try:
             self._open(self._channel.receive())
+            with self._tools.lock:
+                message = self._channel.receive()
             while True:
-                with self._tools.lock:
-                    message = self._channel.receive()
                 status = self._run(message["code"])
-                self._finish(message["id"], status)
+                message = self._finish(message["id"], status)
         except (Closed, ConnectionError):
             pass
 
@@ -141,10 +141,13 @@ class Kernel:
             return "error"
         return "ok" if result.success else "error"
 
-    def _finish(self, number: int, status: str) -> None:
+    def _finish(self, number: int, status: str) -> dict[str, Any]:
+        """Tell the host, and wait for the next cell. A thread that a cell left behind cannot call a tool in between: the
+        next cell would be taken for its answer."""
         outputs = self._shell.outputs.take()
         with self._tools.lock:
             self._channel.send({"type": "done", "id": number, "status": status, "outputs": outputs})
+            return self._channel.receive()
 
     def _capture(self) -> tuple[Stream, Stream]:
         """Descriptors 1 and 2 become files in memory; what Python writes goes straight to the outputs."""

@@ -73,7 +73,13 @@ class Zygote:
 
     def _open(self, number: int, descriptor: int) -> None:
         assert len(os.listdir("/proc/self/task")) == 1, "forking with threads is unsafe"
-        pid = isolate.fork(self._own_pid_namespace)
+        try:
+            pid = isolate.fork(self._own_pid_namespace)
+        except OSError as error:  # the machine is short of something: this REPL's misfortune, not that of the others
+            with socket.socket(fileno=descriptor) as connection:
+                Channel(connection).send({"type": "failed", "reason": f"fork: {error}"})
+            self._say({"type": "exited", "id": number, "code": 1})
+            return
         if pid == 0:
             self._be_a_repl(descriptor)
         os.close(descriptor)
