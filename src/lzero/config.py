@@ -144,7 +144,7 @@ class AlgoConfig(Section):
 
 
 class TrainConfig(Section):
-    updates: Count = Field(24, description="Optimiser steps; one per batch (strictly on-policy).")
+    updates: Count = Field(12, description="Optimiser steps; one per batch (strictly on-policy).")
     lr: Positive = Field(1e-3, description="Learning rate, constant.")
     weight_decay: float = Field(0.01, ge=0.0, description="AdamW's decoupled weight decay.")
     grad_clip: Positive = Field(1.0, description="Largest gradient norm.")
@@ -167,6 +167,9 @@ class EvalConfig(Section):
     sampled_episodes: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Episodes a task, sampled at rollout.temperature, for sampled EM and pass@k beside the greedy score; 0: none.",
+    )
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="Sampled episodes draw from the likeliest tokens that have this probability together; 1: from all."
     )
 
 
