@@ -71,6 +71,16 @@ async def test_the_hosts_files_are_absent(repl: LocalRepl) -> None:
         assert await value(repl, f"__import__('os').path.exists({name!r})") == "False", name
 
 
+async def test_the_packages_of_the_python_below_are_hidden(repl: LocalRepl) -> None:
+    code = """
+import os, sys
+seen = [p for p in (f"{root}/lib/python{v}/{kind}-packages" for root in (sys.base_prefix, "/usr", "/usr/local")
+    for v in ("3", "3.%d" % sys.version_info[1]) for kind in ("site", "dist")) if os.path.isdir(p)]
+[p for p in seen if os.listdir(p)], [p for p in seen if os.access(p, os.W_OK)]
+"""
+    assert await value(repl, code) == "([], [])"
+
+
 async def test_the_environment_holds_no_host_variable(repl: LocalRepl) -> None:
     names = await value(repl, "import os\nsorted(os.environ)")
     assert "LZERO_TEST_HOST_VARIABLE" not in names

@@ -61,6 +61,21 @@ def test_a_system_python_needs_no_bind_of_its_own() -> None:
     assert [target for _, target in jail._bound_directories(system)] == ["/opt/lzero", "/opt/environment"]
 
 
+def test_packages_of_the_host_are_hidden_beneath_what_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    packages.mkdir(parents=True)
+    for where in (packages / "lzero", tmp_path / "src" / "lzero"):
+        monkeypatch.setattr(jail, "__file__", str(where / "repl" / "jail.py"))
+        sample = Environment(Path("/srv/env"), tmp_path, tmp_path / "bin" / "python3", "os.py")
+        command = jail.command(sample, ["inner"])
+        hidden = [command[place + 1] for place, part in enumerate(command) if part == "--tmpfs"]
+        assert str(packages) in hidden
+        assert (str(where) in hidden) == (packages not in where.parents)
+        assert all(
+            command[command.index(directory) + 1 :][:2] == ["--remount-ro", directory] for directory in hidden[1:]
+        )
+
+
 @pytest.mark.parametrize("missing", ["bwrap", "unshare", "setpriv"])
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, programs: Path, missing: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)

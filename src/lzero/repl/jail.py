@@ -1,8 +1,8 @@
 """The jail around the zygote: bubblewrap's command line, and how root gets there.
 
 bubblewrap gives every namespace (no network among them), a file system of read-only system directories, and nothing of the host's
-environment, homes or descriptors. It runs as an ordinary user even when we are root: otherwise /proc comes out half covered,
-and REPLs could not have one of their own.
+environment, Python packages, homes or descriptors. It runs as an ordinary user even when we are root: otherwise /proc comes out
+half covered, and REPLs could not have one of their own.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,6 +124,8 @@ def _bwrap(binds: Sequence[tuple[str, str]]) -> list[str]:
     arguments += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev", "--dir", "/workspace"]
     for source, target in binds:
         arguments += ["--ro-bind", source, target]
+    for directory in _hidden_directories([target for _, target in binds]):
+        arguments += ["--tmpfs", directory, "--remount-ro", directory]
     return [*arguments, "--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/"]
 
 
@@ -153,6 +156,17 @@ def _bound_directories(environment: Environment) -> list[tuple[str, str]]:
         if not any(root == system or root.startswith(f"{system}/") for system in _SYSTEM):
             directories.append((root, root))
     return directories
+
+
+def _hidden_directories(bound: Sequence[str]) -> list[str]:
+    """The host's Python packages beneath what the jail is shown: lzero itself may be among them, with all that knows the
+    answers. The kernel environment has its own."""
+    roots = ("/usr", "/usr/local", *bound)
+    hidden = [str(path) for root in roots for path in sorted(Path(root).glob("lib*/python3*/*-packages"))]
+    for own in (Path(__file__).parents[1], *([Path(sys.prefix)] if sys.prefix != sys.base_prefix else [])):
+        if any(own.is_relative_to(root) for root in roots) and not any(own.is_relative_to(path) for path in hidden):
+            hidden.append(str(own))
+    return [directory for directory in hidden if not directory.startswith((f"{_ENVIRONMENT}/", f"{_MODULES}/"))]
 
 
 def _program(name: str) -> str:
