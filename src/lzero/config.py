@@ -169,7 +169,8 @@ class EvalConfig(Section):
         description="Episodes a task, sampled at rollout.temperature, for sampled EM and pass@k beside the greedy score; 0: none.",
     )
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        1.0, description="Sampled episodes draw from the likeliest tokens that have this probability together; 1: from all."
+        1.0,
+        description="Sampled episodes draw from the likeliest tokens that have this probability together; 1: from all.",
     )
 
 

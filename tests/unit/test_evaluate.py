@@ -19,7 +19,7 @@ BROKEN = Failure(kind="repl", what="gone", where="step 0")
 
 
 def config(num_tasks: int = 9, sampled_episodes: int = 0) -> Config:
-    settings = {"num_tasks": num_tasks, "sampled_episodes": sampled_episodes}
+    settings = {"num_tasks": num_tasks, "sampled_episodes": sampled_episodes, "top_p": 0.9}
     return Config.model_validate({"eval": settings, "rollout": {"temperature": 0.7}})
 
 
@@ -27,8 +27,10 @@ def evaluator(episodes: FakeEpisodes, settings: Config, *, num_tasks: int = 10**
     return Evaluator(runner=make_runner(episodes, **rollout), source=Tasks(num_tasks), config=settings)
 
 
-def temperatures(evaluation: Evaluation) -> set[float]:
-    return {episode.sampling.temperature for record in evaluation.records for episode in record.episodes}
+def samplings(evaluation: Evaluation) -> set[tuple[float, float]]:
+    """(temperature, top_p) of the episodes."""
+    found = [episode.sampling for record in evaluation.records for episode in record.episodes]
+    return {(sampling.temperature, sampling.top_p) for sampling in found}
 
 
 def right_on_one_hop(task: Task, seed: int, attempt: int) -> str:
@@ -40,7 +42,7 @@ async def test_the_greedy_score_is_exact_match_overall_and_by_hops() -> None:
     assert found.score == pytest.approx(1 / 3)
     assert found.score_by_hops == {1: 1.0, 2: 0.0, 3: 0.0}
     assert found.pass_at_k == {}
-    assert temperatures(found) == {0.0}
+    assert samplings(found) == {(0.0, 1.0)}
     assert found.metrics["score"] == found.score
     assert found.metrics["score_1_hops"] == 1.0
 
@@ -54,7 +56,7 @@ async def test_sampled_episodes_give_sampled_exact_match_and_pass_at_k() -> None
     assert found.score == 0.5
     assert found.pass_at_k == {1: 0.5, 2: pytest.approx(5 / 6), 4: 1.0}
     assert found.num_episodes == 8
-    assert temperatures(found) == {0.7}
+    assert samplings(found) == {(0.7, 0.9)}
 
 
 async def test_a_source_with_fewer_tasks_is_used_whole() -> None:

@@ -64,8 +64,8 @@ class Evaluator:
         return await self._evaluate("eval", GREEDY, num_episodes=1, update=update)
 
     async def sampled(self, *, update: int = 0) -> Evaluation:
-        """`eval.sampled_episodes` episodes a task, at `rollout.temperature`."""
-        sampling = Sampling(temperature=self.config.rollout.temperature)
+        """`eval.sampled_episodes` episodes a task, at `rollout.temperature` and `eval.top_p`."""
+        sampling = Sampling(temperature=self.config.rollout.temperature, top_p=self.config.eval.top_p)
         num_episodes = self.config.eval.sampled_episodes
         return await self._evaluate("sampled", sampling, num_episodes=num_episodes, update=update)
 
