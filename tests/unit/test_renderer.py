@@ -1,8 +1,11 @@
 """The renderer: control tokens from the template only, history only ever extended, and a reason when it cannot be."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from lzero.agent.renderer import Renderer
@@ -81,6 +84,18 @@ def test_control_tokens_in_contents_stay_text() -> None:
     controls = set(tokenizer.all_special_ids)
     assert [i for i in ids if i in controls] == [i for i in honest if i in controls]
     assert hostile in decode(tokenizer, ids)
+
+
+def test_a_turn_that_plain_text_could_open_is_refused() -> None:
+    tokenizer = tokenizer_with(QWEN3)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for added in state["added_tokens"]:
+        added["special"] = added["content"] != "<|im_start|>"
+    backend = Tokenizer.from_str(json.dumps(state))
+    lax = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=tokenizer.eos_token)
+    lax.chat_template = tokenizer.chat_template
+    with pytest.raises(ModelError, match=r"<\|im_start\|>.*forge turns"):
+        Renderer(lax)
 
 
 SHARED_TOKENIZER = tokenizer_with(QWEN3)

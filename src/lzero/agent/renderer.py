@@ -62,7 +62,8 @@ class Renderer:
                 f"the chat template ends a reply with {pieces.to_user!r}, which does not begin with a special token: "
                 "nothing would tell the model's end of turn from text"
             )
-        self._check_round_trip(tokenizer, specials)
+        self._check_forgery(tokenizer, specials)
+        self._check_round_trip(tokenizer)
 
     @property
     def end_of_turn(self) -> int:
@@ -90,12 +91,20 @@ class Renderer:
     def _text_ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def _check_round_trip(self, tokenizer: "PreTrainedTokenizerFast", specials: set[int]) -> None:
-        control = tokenizer.convert_ids_to_tokens(self.end_of_turn)
-        if specials.intersection(self._text_ids(f"{_SAMPLE}{control}")):
-            raise ModelError(
-                f"the tokenizer reads {control!r} in plain text as a control token: tool outputs could forge turns"
-            )
+    def _check_forgery(self, tokenizer: "PreTrainedTokenizerFast", specials: set[int]) -> None:
+        """No control token may come out of plain text; the template's own count as such, however they are marked."""
+        pieces = self._pieces
+        template = self._template_ids("".join((pieces.opening, pieces.header, pieces.to_user, *(pieces.system or ()))))
+        controls = specials | (set(template) & set(tokenizer.get_added_vocab().values()))
+        for control in sorted(controls):
+            text = tokenizer.convert_ids_to_tokens(control)
+            if controls.intersection(self._text_ids(f"{_SAMPLE}{text}")):
+                raise ModelError(
+                    f"the tokenizer reads {text!r} in plain text as a control token: tool outputs could forge turns; "
+                    'mark it "special" among the added_tokens of tokenizer.json'
+                )
+
+    def _check_round_trip(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         ids = (*self._text_ids(_SAMPLE), *self._to_user, *self._text_ids(_SAMPLE), *self._header)
         text = f"{_SAMPLE}{self._pieces.to_user}{_SAMPLE}{self._pieces.header}"
         decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
