@@ -98,6 +98,13 @@ def cell(text: str) -> Cell:
     return run
 
 
+def nested(depth: int) -> Json:
+    value: Json = "deep"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def calling(name: str, **arguments: Json) -> Cell:
     """A cell that calls a tool and prints what it returns; a ToolError ends it as an exception does in a kernel."""
 
@@ -285,6 +292,8 @@ async def test_the_kernel_gets_the_tools_and_submit_final_answer() -> None:
         (calling("nope"), "there is no tool 'nope'"),
         (calling("echo", txt="hi"), "echo has no parameter 'txt': it takes text"),
         (calling("echo", text="x" * 200_000), "at most 100000 fit"),
+        (calling("echo", text=nested(33)), "nested more than 32 deep"),
+        (calling("echo", text=nested(950)), "nested more than 32 deep"),
         (calling("echo", text="refuse"), "not like this"),
         (calling("submit_final_answer"), "needs an answer"),
         (calling("submit_final_answer", answer="x" * 5000), "at most 2000 fit"),

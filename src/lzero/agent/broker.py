@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,6 +14,8 @@ from lzero.types import Json, Task, ToolCall
 CALLS_PER_CELL = 64
 ARGUMENT_BYTES = 100_000
 """Size of one call's arguments, as JSON."""
+ARGUMENT_DEPTH = 32
+"""Lists in lists that arguments may be: what is deeper could not be written down everywhere that it came through."""
 ANSWER_CHARS = 2_000
 TOOL_TIMEOUT_S = 60.0
 """A tool that takes longer has failed: ours to mend, not the agent's doing."""
@@ -73,11 +75,11 @@ class Broker:
         start = time.perf_counter()
         result: Json = None
         error: ToolError | None = None
-        size = len(name) + len(msgspec.json.encode(arguments))
-        if size > ARGUMENT_BYTES:  # what is refused for its size is not kept either
+        refused = _refusal(name, arguments)
+        if refused:  # what is refused for its size is not kept either
             name, arguments = name[:100], {}
         try:
-            tool = self._check(name, arguments, size)
+            tool = self._check(name, arguments, refused)
             async with asyncio.timeout(TOOL_TIMEOUT_S):
                 result = await tool.call(arguments, self._context)
         except TimeoutError:
@@ -98,12 +100,12 @@ class Broker:
         self._num_calls = 0
         return calls
 
-    def _check(self, name: str, arguments: dict[str, Json], size: int) -> Tool:
+    def _check(self, name: str, arguments: dict[str, Json], refused: str) -> Tool:
         self._num_calls += 1
         if self._num_calls > CALLS_PER_CELL:
             raise ToolError(f"a cell may make {CALLS_PER_CELL} tool calls, no more", fault="agent")
-        if size > ARGUMENT_BYTES:
-            raise ToolError(f"the arguments of {name} take {size} bytes; at most {ARGUMENT_BYTES} fit", fault="agent")
+        if refused:
+            raise ToolError(f"the arguments of {name} {refused}", fault="agent")
         tool = self._by_name.get(name)
         if tool is None:
             raise ToolError(f"there is no tool {name!r}", fault="agent")
@@ -131,3 +133,18 @@ class Broker:
                 fault=None if error is None else error.fault,
             )
         )
+
+
+def _refusal(name: str, arguments: dict[str, Json]) -> str:
+    """Why a call is too much to look at, "" when it is not. First the depth, without recursion: what comes after recurses."""
+    level: list[Json] = [arguments]
+    for _ in range(ARGUMENT_DEPTH + 2):
+        level = [inner for value in level if isinstance(value, dict | list) for inner in _inside(value)]
+    if level:
+        return f"are nested more than {ARGUMENT_DEPTH} deep"
+    size = len(name) + len(msgspec.json.encode(arguments))
+    return f"take {size} bytes; at most {ARGUMENT_BYTES} fit" if size > ARGUMENT_BYTES else ""
+
+
+def _inside(value: dict[str, Json] | list[Json]) -> Iterable[Json]:
+    return value.values() if isinstance(value, dict) else value
