@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from lzero.engine import local
 from lzero.engine.local import LocalEngine
 from lzero.engine.local_cache import Forward
 from lzero.engine.local_probe import rows_are_independent
@@ -340,6 +342,23 @@ async def test_a_missed_deadline_is_an_error_and_frees_the_slot() -> None:
         with pytest.raises(EngineError, match=r"request a: no answer within 0\.001 s"):
             await ask(engine, prompt(10), max_tokens=140, deadline_s=0.001)
         assert len((await ask(engine, prompt(10), name="b")).token_ids) == 12
+
+
+async def test_a_stuck_engine_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "COMMAND_S", 0.1)
+    model, go_on = tiny_model(), threading.Event()
+    async with running(model) as engine:
+        hook = model.register_forward_pre_hook(lambda *_: go_on.wait(20.0) and None)
+        stuck = asyncio.create_task(ask(engine, prompt(10)))
+        try:
+            with pytest.raises(EngineError, match="score: no answer"):
+                await engine.score(prompt(5))
+            with pytest.raises(EngineError, match="version 1: no answer"):
+                await engine.load(model.state_dict(), 1)
+        finally:
+            hook.remove()
+            go_on.set()
+        await stuck
 
 
 async def test_a_cancelled_request_makes_room_for_the_next() -> None:

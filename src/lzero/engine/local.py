@@ -34,6 +34,8 @@ Answer = TypeVar("Answer")
 T = TypeVar("T")
 DETERMINISTIC_ROWS = 32
 """Rows of every decode pass in deterministic mode; a constant, because another shape may round otherwise."""
+COMMAND_S = 600.0
+"""How long `score` and `load` wait for their turn and their end: far longer than any forward pass that is not stuck."""
 CLOSE_S = 30.0
 """How long `close` waits for the forward pass under way."""
 
@@ -95,14 +97,14 @@ class LocalEngine:
         tokens = self._checked(ids, "score", max_new=0)
         future, succeed, fail = _answer(tuple[float, ...])
         self._worker.ask(partial(self._worker.score, tokens), succeed, fail)
-        return await future
+        return await _in_time(future, "score")
 
     async def load(self, state_dict: Mapping[str, torch.Tensor], version: int) -> None:
         """Use these weights, under this policy version, from the next forward pass on; returns once they are in. Requests
         under way go on with them, from keys computed anew. Raises EngineError, and changes nothing, when they do not fit."""
         future, succeed, fail = _answer(type(None))
         self._worker.ask(partial(self._worker.load, state_dict, version), succeed, fail)
-        await future
+        await _in_time(future, f"loading version {version}")
 
     async def forget(self, affinity: str) -> None:
         self._worker.forget(affinity)
@@ -142,6 +144,14 @@ def _answer(
             loop.call_soon_threadsafe(settle, set_outcome, outcome)
 
     return future, partial(hand_over, future.set_result), partial(hand_over, future.set_exception)
+
+
+async def _in_time(future: "asyncio.Future[Answer]", what: str) -> Answer:
+    try:
+        async with asyncio.timeout(COMMAND_S):
+            return await future
+    except TimeoutError:
+        raise EngineError(f"{what}: no answer within {COMMAND_S:g} s, the engine is stuck in a forward pass") from None
 
 
 def _eos_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> list[int]:
