@@ -1,0 +1,57 @@
+"""recipes/*.toml: every one is a valid configuration, and says what it claims to."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lzero.config import Config, load_config
+from lzero.rewards import make_reward
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+FILES = sorted(RECIPES.glob("*.toml"))
+REAL = ("qa-qwen3-0.6b", "l0-exact")
+
+
+def recipe(name: str) -> Config:
+    return load_config(RECIPES / f"{name}.toml")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_recipe_is_a_valid_configuration_named_as_its_file_and_told_of_in_the_readme(file: Path) -> None:
+    config = load_config(file)
+    make_reward(config.reward)
+    assert config.run.name == file.stem
+    assert file.name in (RECIPES / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_world_recipe_spells_out_every_default_of_training() -> None:
+    assert recipe("world") == Config()
+    written = tomllib.loads((RECIPES / "world.toml").read_text(encoding="utf-8"))
+    for name, section in Config():
+        if name != "sft":
+            assert list(written[name]) == list(type(section).model_fields), name
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_recipes_for_real_models_hold_the_defaults_of_l0(name: str) -> None:
+    config = recipe(name)
+    assert (config.rollout.tasks_per_update, config.rollout.episodes_per_task) == (64, 4)
+    assert (config.rollout.drop_uniform, config.rollout.episode_timeout_s) == (0.5, 240.0)
+    assert (config.train.lr, config.train.weight_decay, config.train.grad_clip) == (1e-6, 0.01, 1.0)
+    assert (config.algo.gamma, config.algo.kl_coef) == (0.95, 0.001)
+    assert (config.agent.max_steps, config.agent.response_tokens) == (8, 3_072)
+    assert config.agent.max_tokens == 16_384 + 3_072
+    assert (config.eval.sampled_episodes, config.eval.top_p) == (3, 0.9)
+    assert (config.reward.qa, config.reward.format, config.reward.execution) == (0.8, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_recipes_with_a_small_learning_rate_keep_their_weights_in_float32(name: str) -> None:
+    assert recipe(name).model.dtype == "float32"
+
+
+def test_only_the_exact_recipe_has_l0s_own_rules_of_reward() -> None:
+    exact = recipe("l0-exact").reward
+    assert (exact.has_answer, exact.execution_rule, exact.match, exact.f1) == (0.1, "l0", "ascii", 0.0)
+    assert recipe("qa-qwen3-0.6b").reward == Config().reward
