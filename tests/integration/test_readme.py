@@ -1,0 +1,94 @@
+"""The README runs: every `lzero` command in it is executed as it stands, only on less, with the files that it names."""
+
+import gzip
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lzero.models import Architecture, build_tokenizer, new_model, save_model
+
+pytestmark = pytest.mark.sandbox
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LZERO = Path(sysconfig.get_path("scripts")) / "lzero"
+SMALL = {
+    "train": (
+        "train.updates=1",
+        "rollout.tasks_per_update=2",
+        "rollout.episodes_per_task=2",
+        "rollout.max_refills=0",
+        "agent.max_steps=2",
+        "agent.response_tokens=32",
+        "eval.num_tasks=2",
+        "eval.sampled_episodes=0",
+    ),
+    "eval": ("eval.num_tasks=2",),
+    "sft": ("sft.tokens=1000",),
+}
+"""What is added to a command, so that it takes seconds."""
+
+
+def shell_lines() -> Iterator[str]:
+    """The lines of the fenced blocks that hold commands: those of `sh`, and those of no language."""
+    for block in re.findall(r"^```(?:sh)?\n(.*?)^```$", without_other_blocks(README), re.DOTALL | re.MULTILINE):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def without_other_blocks(text: str) -> str:
+    """`text` less the fenced blocks of other languages, so that their ends are not taken for beginnings."""
+    return re.sub(r"^```(?!sh$)\w+\n.*?^```$\n?", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [line for line in shell_lines() if line.startswith("lzero ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what the README's commands name: a model, tasks, a corpus, the recipes."""
+    path = tmp_path_factory.mktemp("readme")
+    shape = Architecture(
+        hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16, max_tokens=32_768
+    )
+    tokenizer = build_tokenizer()
+    save_model(new_model(shape, tokenizer, seed=0), tokenizer, path / "Qwen3-0.6B")
+    for name, places in (("train", ("Rome", "Oslo", "Lima")), ("dev", ("Bern", "Cairo"))):
+        rows = [{"question": f"Who founded {place}?", "answers": [f"the founder of {place}"]} for place in places]
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with gzip.open(path / "corpus.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(json.dumps({"title": "Rome", "text": "Founded by the founder of Rome."}) + "\n")
+    shutil.copytree(ROOT / "recipes", path / "recipes")
+    return path
+
+
+def test_the_readme_holds_commands_to_run() -> None:
+    assert {line.split()[1] for line in COMMANDS} >= {"train", "eval", "check", "play"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(command: str, folder: Path) -> None:
+    words = shlex.split(command, comments=True)
+    done = subprocess.run(
+        [LZERO, *words[1:], *SMALL.get(words[1], ())],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,  # whoever is asked to play gives up
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_make_knows_the_targets_that_the_readme_names() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = {line.split()[1] for line in shell_lines() if line.startswith("make ")}
+    assert named >= {"demo", "test"}
+    assert named <= targets
