@@ -102,6 +102,8 @@ def test_saving_replaces_a_directory_and_leaves_nothing_else(saved: Path) -> Non
 
 def test_a_save_that_fails_leaves_the_old_directory(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class FullDisk:
+        backend_tokenizer = TOKENIZER.backend_tokenizer
+
         def save_pretrained(self, directory: Path) -> None:
             raise OSError(28, "No space left on device")
 

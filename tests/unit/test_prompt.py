@@ -14,7 +14,7 @@ LISTED = "- submit_final_answer(answer: str) -> str\n  Submits the answer and en
 
 
 def test_a_brief_prompt_is_the_question_and_the_budget() -> None:
-    agent = AgentConfig(question_prefix="Short: ", question_suffix=" One word.")
+    agent = AgentConfig(max_tokens=640, question_prefix="Short: ", question_suffix=" One word.")
     assert system_prompt(agent, TOOLS) is None
     assert task_turn(agent, "Who?") == "Short: Who? One word.\n[6 steps and 640 tokens left]"
 
