@@ -38,6 +38,12 @@ def test_files_and_a_corpus_pass(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "1 passages" in capsys.readouterr().out
 
 
+def test_a_long_path_is_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / f"{'a' * 100}.jsonl", "One?")
+    assert run(f"tasks.train={file}") == 0
+    assert capsys.readouterr().out.count("a") >= 100
+
+
 def test_a_leak_fails_and_names_both_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train, held_out = write(tmp_path / "a.jsonl", "One?", "Two?"), write(tmp_path / "b.jsonl", "TWO")
     assert run(f"tasks.train={train}", f"tasks.eval={held_out}") == 1

@@ -26,7 +26,7 @@ def check(arguments: Arguments = None) -> None:
 
     Example: lzero check recipes/world.toml tasks.eval=questions.jsonl
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from lzero.data.sources import leaks
     from lzero.rewards import make_reward
@@ -35,7 +35,7 @@ def check(arguments: Arguments = None) -> None:
     config = read_config(arguments)
     reward = make_reward(config.reward)
     sources = {"train": train_tasks(config), "eval": eval_tasks(config)}
-    table = Table("", "tasks", "gold answers", "problems", title="tasks and reward")
+    table = Table(Column("", overflow="fold"), "tasks", "gold answers", "problems", title="tasks and reward")
     problems = []
     for name, source in sources.items():
         tasks = [source.task(index) for index in range(_num_checked(source))]
