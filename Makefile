@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint check setup nano clean help
+.PHONY: demo test test-long test-gpu lint check setup nano clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -13,7 +13,13 @@ demo: setup  ## train the bundled nano model by reinforcement learning, a few mi
 	$(BIN)/lzero train $(ARGS)
 
 test: lint check  ## everything CI runs: lint, types, tests (ARGS="-k repl")
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -m "not slow and not gpu" $(ARGS)
+
+test-long: setup  ## the bars of the README, whole: three seeds of the demo, its control (half an hour)
+	$(BIN)/pytest -m slow $(ARGS)
+
+test-gpu: setup  ## what needs a CUDA device
+	$(BIN)/pytest -m gpu $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

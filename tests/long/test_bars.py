@@ -1,0 +1,46 @@
+"""What the README promises, measured whole through real sandboxes. `make test-long` runs these; they take about half an hour."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lzero.cli import main
+
+pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.timeout(1800)]
+
+
+def last_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The JSON that a command ends with."""
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--json"])
+    assert ended.value.code in (0, None)
+    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return line
+
+
+def test_the_expert_is_always_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = last_line(capsys, "eval", "model.path=policy:expert", f"run.dir={tmp_path / 'run'}")
+    assert (found["score"], found["num_tasks"], found["num_failed"]) == (1.0, 300, 0)
+
+
+def test_who_never_searches_hardly_ever_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert last_line(capsys, "eval", "model.path=policy:never_searches", f"run.dir={tmp_path / 'run'}")["score"] <= 0.02
+
+
+def test_the_base_model_leaves_something_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = last_line(capsys, "eval", "eval.num_tasks=500", f"run.dir={tmp_path / 'run'}")
+    assert 0.20 <= found["score"] <= 0.40
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_demo_learns(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = last_line(capsys, "train", f"run.seed={seed}", f"run.dir={tmp_path / 'run'}")
+    assert found["score_before"] <= 0.40
+    assert found["score_after"] >= 0.90
+
+
+def test_shuffled_rewards_teach_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = last_line(capsys, "train", "algo.shuffle_rewards=true", f"run.dir={tmp_path / 'run'}")
+    assert found["score_after"] - found["score_before"] <= 0.05
