@@ -1,4 +1,8 @@
-"""The seams. Everything behind one of these can be replaced without touching what is in front of it."""
+"""The seams. Everything behind one of these can be replaced without touching what is in front of it.
+
+Two more speak of tensors and stand where torch is at home: `LossFn` in `lzero.algo.losses`, and `LoadingEngine`, what training
+asks of an engine beside sampling, in `lzero.train.transfer`.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
@@ -57,7 +61,8 @@ class ReplPool(Protocol):
     async def close(self) -> None:
         """Close every REPL and what serves them; nothing is left behind."""
 
-    def stats(self) -> Mapping[str, float]: ...
+    def stats(self) -> Mapping[str, float]:
+        """Gauges and counters by name, for whoever looks on: REPLs `open` now, `opened` in all."""
 
 
 class Engine(Protocol):
@@ -74,7 +79,8 @@ class Engine(Protocol):
         Raises EngineError, also when `deadline_s` seconds have passed."""
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
-        """Log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
+        """Log-probability (temperature 1) of each token given those before it; 0.0 for the first. Raises EngineError, also
+        when there is no model that could tell (a scripted policy)."""
 
     async def forget(self, affinity: str) -> None:
         """The episode is over: what was kept for it may go."""
@@ -92,9 +98,11 @@ class TaskSource(Protocol):
     """Tasks by position: the same seed and index give the same task, so that a source resumes at any index."""
 
     def __len__(self) -> int:
-        """Number of tasks; `sys.maxsize` for one without end."""
+        """Number of different tasks; `sys.maxsize` where no end is in sight."""
 
-    def task(self, index: int) -> Task: ...
+    def task(self, index: int) -> Task:
+        """The task at `index`, from 0. Beyond `len` a source for training goes round again; one for evaluation raises
+        IndexError."""
 
 
 RewardFn = Callable[[Task, Episode], Reward]
@@ -104,4 +112,4 @@ Policy = Callable[[str, int], str]
 """A scripted policy: (the whole decoded transcript, seed) → the assistant's reply."""
 
 AdvantageFn = Callable[[Sequence[Sequence[float]]], list[tuple[float, ...]]]
-"""Rewards per step of each episode of a batch → advantages per step of each episode."""
+"""Rewards per step of each episode of a batch → advantages per step of each episode (`lzero.algo.advantages`)."""

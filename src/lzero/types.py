@@ -18,7 +18,7 @@ else:
 
 
 class Passage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One searchable text: `Passage(title="Liri", text="Liri: founder Titu; rival Kato")`."""
+    """One searchable text: `Passage(title="Liri", text="a place; founder Titu; twin Kato")`."""
 
     title: str
     text: str
@@ -27,8 +27,8 @@ class Passage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question with its gold answers.
 
-    Task(id="world-7-12", question="Who is the rival of the founder of Liri?", answers=("Kato",), source="world",
-         split="eval", hops=2, passages=(Passage(title="Liri", text="…"), …))
+    Task(id="world-eval-0-13", question="Starting from Liri, who does the path founder rival lead to?", answers=("Kato",),
+         source="world", split="eval", hops=2, passages=(Passage(title="Liri", text="a place; founder Titu; …"), …))
     """
 
     id: str

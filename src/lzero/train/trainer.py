@@ -10,11 +10,12 @@ from torch.optim import Optimizer
 
 from lzero.algo.advantages import reinforce_plus_plus, shuffle_rewards
 from lzero.algo.batches import Batch, Scored, collate, step_advantages
-from lzero.algo.losses import policy_gradient
+from lzero.algo.losses import LossFn, policy_gradient
 from lzero.algo.samples import to_samples
 from lzero.config import Config
 from lzero.errors import TrainError
 from lzero.models import load_model, load_tokenizer, resolve
+from lzero.protocols import AdvantageFn
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, read_progress, restore_optimizers, save_checkpoint
 from lzero.train.score import reference_logprobs
@@ -72,8 +73,8 @@ class Trainer:
         rewards = [reward.per_step for group in groups for reward in group.rewards]
         if self.config.algo.shuffle_rewards:
             rewards = shuffle_rewards(rewards, seed=derive_seed(self.config.run.seed, "shuffle rewards", update))
-        values = reinforce_plus_plus(rewards, gamma=self.config.algo.gamma)
-        advantages = {episode.id: own for episode, own in zip(episodes, values, strict=True)}
+        advantage_fn: AdvantageFn = partial(reinforce_plus_plus, gamma=self.config.algo.gamma)
+        advantages = {episode.id: own for episode, own in zip(episodes, advantage_fn(rewards), strict=True)}
         assert len(advantages) == len(episodes), "two episodes of a batch have one id"
         return advantages
 
@@ -96,7 +97,7 @@ class Trainer:
 
     def update(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; returns its metrics. Raises TrainError if it would not be finite."""
-        loss_fn = partial(policy_gradient, kl_coef=self.config.algo.kl_coef)
+        loss_fn: LossFn = partial(policy_gradient, kl_coef=self.config.algo.kl_coef)
         return update_policy(
             self.model, [self.optimizer], batch, loss_fn=loss_fn, grad_clip=self.config.train.grad_clip
         )
