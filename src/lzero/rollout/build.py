@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from lzero.config import Config
 from lzero.errors import ConfigError
-from lzero.protocols import Engine, ReplPool, RewardFn, SearchIndex, TaskSource, Tool
+from lzero.protocols import Engine, ReplPool, SearchIndex, TaskSource, Tool
 from lzero.rollout.runner import OpenTask, RunEpisode, Runner
 from lzero.types import Episode, Sampling, Task
 
@@ -35,14 +35,11 @@ EVAL_SEED = 0
 """Held-out tasks are the same for every run, whatever its seed: scores of runs can be compared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a run is made of. `engine` is a LocalEngine unless the model is a scripted policy."""
+    """What runs episodes, and what it samples from. `engine` is a LocalEngine unless the model is a scripted policy."""
 
-    tokenizer: "PreTrainedTokenizerFast"
     engine: Engine
-    pool: ReplPool
-    reward: RewardFn
     runner: Runner
 
 
@@ -73,13 +70,7 @@ async def build(
         stack.push_async_callback(pool.close)
         await pool.start()
         open_task = _episodes_of(config, engine=engine, pool=pool, renderer=renderer, corpus=corpus)
-        yield Parts(
-            tokenizer=tokenizer,
-            engine=engine,
-            pool=pool,
-            reward=reward,
-            runner=Runner(open_task, reward, config.rollout),
-        )
+        yield Parts(engine=engine, runner=Runner(open_task, reward, config.rollout))
 
 
 def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
