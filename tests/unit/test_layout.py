@@ -15,9 +15,7 @@ ROWS = {
     "rollout": 3,
     "agent": 2,
     **dict.fromkeys(("repl", "engine", "tools", "rewards", "algo", "data", "view"), 1),
-    **dict.fromkeys(
-        ("types", "protocols", "errors", "config", "seeds", "text", "store", "models", "__init__", "__main__"), 0
-    ),
+    **dict.fromkeys(("types", "protocols", "errors", "config", "seeds", "text", "store", "models", "__init__"), 0),
 }
 MAY_IMPORT_TORCH = ("models.py", "algo/losses.py", "algo/batches.py", "engine/local", "train/")
 IN_THE_JAIL = SOURCE / "repl" / "inside"
