@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lzero.errors import StoreError
+from lzero.errors import ModelError, StoreError
 from lzero.models import save_model
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `directory/update-<n>`, then remove all but the newest `keep`. Returns its path.
 
-    Raises StoreError or ModelError (a full disk, say); checkpoints that were there stay usable.
+    Raises StoreError (a full disk, say); checkpoints that were there stay usable.
     """
     final = directory / f"update-{progress.update:06d}"
     partial, replaced = directory / f".{final.name}", directory / f".{final.name}.old"
@@ -79,7 +79,7 @@ def save_checkpoint(
         partial.rename(final)
         for old in checkpoints(directory)[keep:]:
             shutil.rmtree(old)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ModelError) as error:
         raise StoreError(f"cannot write the checkpoint {final}: {error}; earlier ones are whole") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
