@@ -112,8 +112,21 @@ async def test_chained_and_strange_exceptions_are_reported(repl: LocalRepl) -> N
     assert await value(repl, "1 + 1") == "2"
 
 
-async def test_sys_exit_is_an_error_and_the_session_lives(repl: LocalRepl) -> None:
-    execution = await run(repl, "import sys\nsys.exit(3)")
+async def test_an_endless_recursion_is_reported_at_once(repl: LocalRepl) -> None:
+    execution = await run(repl, "def f(): f()\nf()")
+    assert error(execution).ename == "RecursionError"
+    assert execution.duration_s < 2.0
+
+
+async def test_an_error_whose_text_fails_is_one_error(repl: LocalRepl) -> None:
+    code = "class Mute(Exception):\n    def __str__(self): raise ValueError('no text')\nraise Mute"
+    assert error(await run(repl, code)).ename == "Mute"
+    assert await value(repl, "1 + 1") == "2"
+
+
+@pytest.mark.parametrize("code", ["import sys\nsys.exit(3)", "exit()", "quit"])
+async def test_an_exit_is_an_error_and_the_session_lives(repl: LocalRepl, code: str) -> None:
+    execution = await run(repl, code)
     assert execution.status == "error"
     assert error(execution).ename == "SystemExit"
     assert await value(repl, "1 + 1") == "2"

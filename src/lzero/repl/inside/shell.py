@@ -6,7 +6,7 @@ import traceback
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from capture import Outputs
 from IPython.core import async_helpers
@@ -97,6 +97,15 @@ class Shell(InteractiveShell):
 
     def showsyntaxerror(self, *_: object, **__: object) -> None:
         self.showtraceback()
+
+    def _format_exception_for_storage(self, *_: object, **__: object) -> dict[str, Any]:
+        """Nothing. IPython's own looks up the source of every frame, which takes seconds after a deep recursion, and fails where
+        an exception's text cannot be made; nobody reads what it keeps."""
+        return {}
+
+    def ask_exit(self) -> NoReturn:
+        """`exit()` is an error like `sys.exit()`: a session ends with its episode."""
+        raise SystemExit
 
     def _run_in_shell(self, command: str) -> None:
         """`!command`: what it writes is captured at the descriptors."""
