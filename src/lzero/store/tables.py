@@ -6,8 +6,9 @@
     scores      a row a scored episode  core score, total reward, names of the reward's parts
     rewards     a row a scored step     what the trainer got, and its parts
     drops       a row an episode        why it is not trained on
+    advantages  a row a trained step    what the update made of its return
 
-The last three are side tables, keyed by `episode_id` (and `step`): scoring again writes new ones and touches no other.
+All after `steps` are side tables, keyed by `episode_id` (and `step`): scoring again writes new ones and touches no other.
 """
 
 import itertools
