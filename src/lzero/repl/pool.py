@@ -17,7 +17,7 @@ from lzero.repl.jail import Limits
 from lzero.repl.session import LocalRepl
 from lzero.repl.zygote import Zygote
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _OPENING_AT_ONCE = 8
 _PROBE = """
 import os
@@ -129,7 +129,7 @@ class LocalPool:
                 if self._zygote is not None:
                     await self._zygote.stop()
                 if self._environment is None:
-                    self._environment = await asyncio.to_thread(environment.build, self._config, say=_log.warning)
+                    self._environment = await asyncio.to_thread(environment.build, self._config, say=logger.warning)
                 self._zygote = await Zygote.start(self._environment, self._limits)
                 self._zygotes += 1
             return self._zygote

@@ -27,7 +27,7 @@ from lzero.train.trainer import Trainer
 from lzero.train.transfer import LoadingEngine, transfer
 from lzero.types import Group, Update
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
@@ -98,7 +98,7 @@ async def train(
         if evaluate and _is_due(progress.update, trainer.config.eval.every, settings.updates):
             await unless(stop, evaluate(progress.update))
     saved = saved or trainer.save(run.checkpoints, progress)
-    log.info("%d updates made; checkpoint %s", progress.update, saved)
+    logger.info("%d updates made; checkpoint %s", progress.update, saved)
     return Outcome(finished=progress.update >= settings.updates, progress=progress, checkpoint=saved)
 
 
