@@ -1,0 +1,207 @@
+"""`lzero train` from its first line to its last: whole runs, interrupted ones, and those that go on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from lzero.cli import main
+from lzero.models import resolve
+from lzero.store import read_episodes, read_records
+
+pytestmark = pytest.mark.sandbox
+COMMAND = (sys.executable, "-c", "from lzero.cli import main; main()")
+
+
+def train(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str], str]:
+    """Exit code, printed lines, errors."""
+    with pytest.raises(SystemExit) as ended:
+        main(("train", *arguments))
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, printed.out.splitlines(), printed.err
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def phases(run: Path) -> list[tuple[str, int]]:
+    return [(line["phase"], line["update"]) for line in metrics(run)]
+
+
+def interrupt(*arguments: str, at: str, times: int = 1) -> tuple[int, str]:
+    """Run `lzero train`, press Ctrl-C when it prints `at`: exit code and everything printed from there on."""
+    with subprocess.Popen(
+        [*COMMAND, "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if at in line:
+                break
+        for _ in range(times):
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all that belong to the command
+        printed, _ = process.communicate(timeout=60)
+    assert "Traceback" not in printed
+    return process.returncode, printed
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_run: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of two updates. Copy it before changing it."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.raises(SystemExit) as ended:
+        main(("train", *tiny_run, f"run.dir={run}"))
+    assert ended.value.code == 0
+    return run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A finished run to go on with, or to break."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_run_prints_plain_lines_in_a_pipe_and_ends_with_json(
+    tiny_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines, errors = train(*tiny_run, f"run.dir={tmp_path / 'run'}", "--json", capsys=capsys)
+    assert (code, errors) == (0, "")
+    assert "2 updates, each from 2 tasks × 2 episodes" in lines[0]
+    assert [line.split()[0] for line in lines if line.strip().startswith(("1/2", "2/2"))] == ["1/2", "2/2"]
+    assert not any("\x1b" in line for line in lines)
+    last = json.loads(lines[-1])
+    assert last.keys() >= {"score_before", "score_after", "updates", "seconds", "episodes", "failures"}
+    assert last["updates"] == 2
+    assert last["episodes"] == len(list(read_episodes(tmp_path / "run", phase="train")))
+    assert sum(last["failures"].values()) == 0
+
+
+def test_the_run_directory_holds_everything(finished: Path) -> None:
+    names = {"config.toml", "versions.json", "metrics.jsonl", "run.log", "episodes", "checkpoints"}
+    assert {file.name for file in finished.iterdir()} == names | {"learning-curve.png", "learning-curve.svg"}
+    assert phases(finished) == [("eval", 0), ("train", 0), ("train", 1), ("eval", 2)]
+    assert len(list(read_records(finished, phase="eval"))) == 2 * 3
+    assert "2 updates made" in (finished / "run.log").read_text()
+    for update in (1, 2):
+        assert resolve(str(finished / "checkpoints" / f"update-{update:06d}"))
+
+
+def test_a_finished_run_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines, _ = train("--resume", str(run), "train.updates=3", "--json", capsys=capsys)
+    assert code == 0
+    assert json.loads(lines[-1])["updates"] == 3
+    assert phases(run) == [("eval", 0), ("train", 0), ("train", 1), ("eval", 2), ("train", 2), ("eval", 3)]
+    assert "updates = 3" in (run / "config.toml").read_text()
+
+
+def test_a_change_that_would_make_it_another_run_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "config.toml").read_text()
+    for change in ("rollout.temperature=2", "model.path=elsewhere", "train.update=3", "recipe.toml"):
+        code, _, errors = train("--resume", str(run), change, capsys=capsys)
+        assert code == 1
+        assert errors.startswith("lzero: ")
+    assert (run / "config.toml").read_text() == before
+
+
+def test_a_checkpoint_cut_in_half_is_told_and_nothing_is_forgotten(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = run / "checkpoints" / "update-000002"
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, _, errors = train("--resume", str(run), "train.updates=3", capsys=capsys)
+    assert code == 1
+    assert f"{weights} is cut short" in errors
+    assert f"to go on from update-000001 instead, first: rm -r {broken}" in errors
+    assert phases(run)[-1] == ("eval", 2)
+    shutil.rmtree(broken)
+    code, _, _ = train("--resume", str(run), capsys=capsys)
+    assert code == 0
+    assert phases(run) == [("eval", 0), ("train", 0), ("train", 1), ("train", 2), ("eval", 3)]
+
+
+def test_ctrl_c_saves_what_was_reached_and_the_run_resumes(
+    tiny_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    code, printed = interrupt(*tiny_run, "train.updates=500", f"run.dir={run}", at=" 1/500")
+    assert code == 130
+    assert f"go on with: lzero train --resume {run}" in printed
+    done = len(phases(run)) - 1
+    assert phases(run) == [("eval", 0), *(("train", update) for update in range(done))]
+    code, lines, _ = train("--resume", str(run), f"train.updates={done + 1}", "--json", capsys=capsys)
+    assert (code, json.loads(lines[-1])["updates"]) == (0, done + 1)
+    assert phases(run) == [("eval", 0), *(("train", update) for update in range(done + 1)), ("eval", done + 1)]
+
+
+def test_ctrl_c_during_the_first_evaluation_leaves_a_run_that_resumes(
+    tiny_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    at = "evaluating version 0"
+    code, printed = interrupt(*tiny_run, "train.updates=1", "eval.num_tasks=60", f"run.dir={run}", at=at)
+    assert code == 130
+    assert f"stopped after update 0; go on with: lzero train --resume {run}" in printed
+    code, _, _ = train("--resume", str(run), capsys=capsys)
+    assert code == 0
+    assert phases(run) == [("eval", 0), ("train", 0), ("eval", 1)]
+
+
+def test_a_second_ctrl_c_does_not_wait(tiny_run: tuple[str, ...], tmp_path: Path) -> None:
+    code, _ = interrupt(*tiny_run, f"run.dir={tmp_path / 'run'}", at="loading the model", times=2)
+    assert code == 130
+
+
+TIMINGS = ("time/", "rollout/tokens_per_s")
+
+
+def run_twice(tmp_path: Path, *settings: str) -> tuple[Path, Path]:
+    runs = (tmp_path / "one_by_one", tmp_path / "all_at_once")
+    for run, concurrency in zip(runs, (1, 8), strict=True):
+        with pytest.raises(SystemExit) as ended:
+            main(("train", *settings, f"rollout.concurrency={concurrency}", f"run.dir={run}"))
+        assert ended.value.code == 0
+    return runs
+
+
+def without_times(run: Path) -> list[Any]:
+    """All episodes, but for how long things took."""
+    episodes = []
+    for episode in read_episodes(run):
+        value = msgspec.to_builtins(episode)
+        for step in value["steps"]:
+            step.pop("timings", None)
+            if step["execution"]:
+                step["execution"].pop("duration_s")
+            for call in step["tool_calls"]:
+                call.pop("duration_s")
+        episodes.append(value)
+    return episodes
+
+
+def test_a_deterministic_run_is_the_same_at_any_concurrency(tmp_path: Path) -> None:
+    """Episodes, metrics and weights, of the bundled model, whose cells run and search."""
+    sizes = ("train.updates=2", "rollout.tasks_per_update=2", "rollout.episodes_per_task=2", "rollout.max_refills=1")
+    first, second = run_twice(tmp_path, "run.deterministic=true", *sizes, "eval.num_tasks=2", "agent.max_steps=3")
+    episodes = without_times(first)
+    assert episodes == without_times(second)
+    assert any(step["tool_calls"] for episode in episodes for step in episode["steps"])
+    for line, other in zip(metrics(first), metrics(second), strict=True):
+        assert [(name, value) for name, value in line.items() if not name.startswith(TIMINGS)] == [
+            (name, value) for name, value in other.items() if not name.startswith(TIMINGS)
+        ]
+    weights = [run / "checkpoints" / "update-000002" / "model.safetensors" for run in (first, second)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
