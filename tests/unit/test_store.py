@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lzero.config import Config, load_config
 from lzero.errors import StoreError
-from lzero.store import Record, RunDirectory, read_episodes, read_groups, read_records
+from lzero.store import Record, RunDirectory, check_new, read_episodes, read_groups, read_records
 from lzero.types import (
     Budgets,
     Completion,
@@ -362,3 +362,15 @@ def test_the_log_takes_what_the_loggers_say(run: RunDirectory) -> None:
     with run.logged():
         logging.getLogger("lzero.rollout").info("42 episodes")
     assert "INFO lzero.rollout: 42 episodes" in (run.path / "run.log").read_text()
+
+
+def test_the_configuration_of_a_run_repeats_it_in_a_directory_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = RunDirectory.create(Config()).path / "config.toml"
+    with pytest.raises(StoreError, match="exists"):
+        check_new(load_config(file))
+    again = load_config(file, ["run.dir="])
+    check_new(again)
+    assert again == Config()
