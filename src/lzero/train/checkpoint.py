@@ -29,7 +29,7 @@ from lzero.models import save_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 STATE, MANIFEST = "trainer.safetensors", "trainer.json"
 RANDOM_CPU, RANDOM_CUDA = "random_cpu", "random_cuda"
 
@@ -120,7 +120,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
             read_progress(checkpoint)
         except StoreError as error:
             problems.append(str(error))
-            log.warning("%s; looking for an earlier checkpoint", error)
+            logger.warning("%s; looking for an earlier checkpoint", error)
             continue
         return checkpoint
     if problems:

@@ -103,7 +103,7 @@ class Trainer:
         )
 
     def save(self, directory: Path, progress: Progress) -> Path:
-        """A checkpoint in `directory`; the oldest beyond `train.keep_checkpoints` go. Raises StoreError or ModelError."""
+        """A checkpoint in `directory`; the oldest beyond `train.keep_checkpoints` go. Raises StoreError."""
         return save_checkpoint(
             directory,
             model=self.model,
