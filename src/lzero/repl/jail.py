@@ -188,7 +188,8 @@ def explain(complaint: str) -> str:
     elif "namespace" in complaint or "Operation not permitted" in complaint or "uid map" in complaint:
         hint = (
             "\nThis kernel or container forbids user namespaces. On Ubuntu 24.04 and later: "
-            "sysctl kernel.apparmor_restrict_unprivileged_userns=0. In Docker: --security-opt seccomp=unconfined "
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0. Where user.max_user_namespaces is too low: "
+            "sysctl user.max_user_namespaces=16384. In Docker: --security-opt seccomp=unconfined "
             "--security-opt systempaths=unconfined, with --cap-add SYS_ADMIN for root. "
             "There is no mode without isolation."
         )
