@@ -42,7 +42,7 @@ class Tool(ToolSpec, Protocol):
     """What an agent may call. The kernel gets a stub; the host runs it."""
 
     async def call(self, arguments: dict[str, Json], context: "ToolContext") -> Json:
-        """Raises ToolError, with whose fault it is."""
+        """Raises ToolError, with whose fault it is. Anything else is a bug of the tool, and stops the run with its traceback."""
 
 
 class ToolContext(Protocol):
