@@ -1,13 +1,16 @@
 """The layout is the architecture: a package imports only from rows below its own, or itself."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import lzero
 
 SOURCE = Path(lzero.__file__).parent
+ROOT = Path(__file__).parents[2]
 ROWS = {
     "cli": 6,
     "train": 5,
@@ -76,6 +79,16 @@ def test_the_jail_imports_nothing_of_the_host() -> None:
         if name.split(".")[0] == "lzero"
     ]
     assert not wrong, wrong
+
+
+def test_every_library_that_is_used_is_declared_and_has_its_reason_in_the_design() -> None:
+    top_level = {name.partition(".")[0] for path in modules() for name in imports(path)}
+    used = {name.replace("_", "-") for name in top_level - sys.stdlib_module_names - {"lzero"}}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split("[<>=~!]", requirement)[0] for requirement in project["dependencies"]}
+    assert used == declared
+    _, _, section = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("| library | for |")
+    assert declared == set(re.findall(r"^\| ([a-z0-9-]+) \|", section, re.MULTILINE))
 
 
 def test_nothing_unpickles_or_evaluates_on_the_host() -> None:
