@@ -5,6 +5,8 @@ import io
 from rich.console import Console
 
 from lzero.cli.display import COLUMNS, TrainingDisplay, cells, failures_by_kind, minutes, sparkline
+from lzero.cli.train import plan
+from lzero.config import load_config
 from lzero.types import Update
 
 METRICS = {
@@ -68,3 +70,8 @@ def test_a_terminal_gets_a_live_table() -> None:
         display.updated(update(1))
     assert "\x1b[" in stream.getvalue()
     assert "1/2" in stream.getvalue()
+
+
+def test_a_plan_names_what_is_trained_on() -> None:
+    assert "the built-in world" in plan(load_config(None, ["tasks.train=world/sft"]))
+    assert "on worldly.jsonl by" in plan(load_config(None, ["tasks.train=worldly.jsonl"]))

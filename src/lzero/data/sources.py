@@ -64,14 +64,18 @@ class Shuffled:
         return order
 
 
+def is_world(spec: str) -> bool:
+    """Whether `spec` names the built-in world ("world", "world/sft"), and not a file ("world/tasks.jsonl")."""
+    return spec.partition("/")[0] == "world" and not spec.endswith(SUFFIXES)
+
+
 def open_source(spec: str, *, split: str, seed: int, config: TasksConfig) -> TaskSource:
     """The tasks that `spec` names: "world", "world/<split>", or a file (see `lzero.data.files`).
 
     A file's tasks come shuffled and without end for the split "train", in order for any other. Raises DataError.
     """
-    name, _, world_split = spec.partition("/")
-    if name == "world" and not spec.endswith(SUFFIXES):
-        return WorldSource(seed=seed, split=world_split or split, hops=config.hops)
+    if is_world(spec):
+        return WorldSource(seed=seed, split=spec.partition("/")[2] or split, hops=config.hops)
     tasks = Listed(read_tasks(Path(spec).expanduser(), split=split))
     return Shuffled(tasks, seed=seed) if split == TRAIN else tasks
 
