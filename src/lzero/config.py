@@ -78,6 +78,9 @@ class AgentConfig(Section):
         "", description="Put before a question; exact match depends on it (an ask for a direct answer, say)."
     )
     question_suffix: str = Field("", description="Put after a question.")
+    tools: tuple[str, ...] = Field(
+        (), description='Tools beside `search`, as import paths "package.module:name" of objects (`protocols.Tool`).'
+    )
 
 
 class ReplConfig(Section):
@@ -130,6 +133,10 @@ class RewardConfig(Section):
     )
     execution_rule: Literal["clean", "l0"] = Field(
         "clean", description='"clean": a cell without error earns it; "l0": 1 − errors/outputs, 0 for a silent cell.'
+    )
+    function: str = Field(
+        "",
+        description='A reward of your own, as "package.module:name": (task, episode) -> Reward. Empty: L0\'s, by the keys above.',
     )
 
 

@@ -65,6 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with gzip.open(path / "corpus.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write(json.dumps({"title": "Rome", "text": "Founded by the founder of Rome."}) + "\n")
     shutil.copytree(ROOT / "recipes", path / "recipes")
+    for block in re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE):
+        (path / block.splitlines()[0].removeprefix("# ")).write_text(block, encoding="utf-8")
     return path
 
 

@@ -29,11 +29,10 @@ def check(arguments: Arguments = None) -> None:
     from rich.table import Column, Table
 
     from lzero.data.sources import leaks
-    from lzero.rewards import make_reward
-    from lzero.rollout.build import eval_tasks, train_tasks
+    from lzero.rollout.build import eval_tasks, open_reward, train_tasks
 
     config = read_config(arguments)
-    reward = make_reward(config.reward)
+    reward = open_reward(config)
     sources = {"train": train_tasks(config), "eval": eval_tasks(config)}
     table = Table(Column("", overflow="fold"), "tasks", "gold answers", "problems", title="tasks and reward")
     problems = []

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lzero.config import Config
+from lzero.config import Config, RewardConfig
 from lzero.errors import ConfigError
-from lzero.protocols import Engine, ReplPool, SearchIndex, TaskSource, Tool
+from lzero.protocols import Engine, ReplPool, RewardFn, SearchIndex, TaskSource, Tool
+from lzero.rollout.plugins import load_object
 from lzero.rollout.runner import OpenTask, RunEpisode, Runner
 from lzero.types import Episode, Sampling, Task
 
@@ -56,10 +57,10 @@ async def build(
     from lzero.agent.prompt import system_prompt
     from lzero.agent.renderer import Renderer
     from lzero.repl import LocalPool
-    from lzero.rewards import make_reward
 
     system_prompt(config.agent, ())  # a template that cannot be used is told now
-    reward = make_reward(config.reward)
+    reward = open_reward(config)
+    tools = open_tools(config)
     corpus = await asyncio.to_thread(_open_corpus, config)
     tokenizer = open_tokenizer(config)
     renderer = Renderer(tokenizer)
@@ -69,7 +70,7 @@ async def build(
         pool = LocalPool(config.repl)
         stack.push_async_callback(pool.close)
         await pool.start()
-        open_task = _episodes_of(config, engine=engine, pool=pool, renderer=renderer, corpus=corpus)
+        open_task = _episodes_of(config, engine=engine, pool=pool, renderer=renderer, corpus=corpus, tools=tools)
         yield Parts(engine=engine, runner=Runner(open_task, reward, config.rollout))
 
 
@@ -81,6 +82,36 @@ def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
     if config.model.path.startswith(POLICY):
         return build_tokenizer(vocabulary())
     return load_tokenizer(resolve(config.model.path))
+
+
+def open_reward(config: Config) -> RewardFn:
+    """L0's reward, or the one that `reward.function` names. Raises ConfigError."""
+    from lzero.rewards import make_reward
+
+    name = config.reward.function
+    if not name:
+        return make_reward(config.reward)
+    if config.reward != RewardConfig(function=name):
+        raise ConfigError(
+            f"reward.function = {name!r} takes the place of L0's reward: the other keys of [reward] would not act"
+        )
+    function: RewardFn = load_object(name, key="reward.function")
+    return function
+
+
+def open_tools(config: Config) -> tuple[Tool, ...]:
+    """The tools of `agent.tools`. Raises ConfigError for one that is no tool, or has a name that is taken."""
+    tools: list[Tool] = []
+    taken = {"search", "submit_final_answer"}
+    for spec in config.agent.tools:
+        tool = load_object(spec, key="agent.tools")
+        if missing := [part for part in ("name", "parameters", "description", "call") if not hasattr(tool, part)]:
+            raise ConfigError(f"agent.tools: {spec!r} is no tool, it has no {', '.join(missing)} (see protocols.Tool)")
+        if tool.name in taken:
+            raise ConfigError(f"agent.tools: {spec!r} is called {tool.name!r}, and so is another tool")
+        taken.add(tool.name)
+        tools.append(tool)
+    return tuple(tools)
 
 
 def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> Engine:
@@ -141,7 +172,13 @@ def _open_corpus(config: Config) -> SearchIndex | None:
 
 
 def _episodes_of(
-    config: Config, *, engine: Engine, pool: ReplPool, renderer: "Renderer", corpus: SearchIndex | None
+    config: Config,
+    *,
+    engine: Engine,
+    pool: ReplPool,
+    renderer: "Renderer",
+    corpus: SearchIndex | None,
+    tools: Sequence[Tool],
 ) -> OpenTask:
     """The function that opens a task: its episodes share one search index."""
     from lzero.agent.episode import run_episode
@@ -156,7 +193,6 @@ def _episodes_of(
             snippet_chars=tasks.snippet_chars,
             in_thread=corpus is not None,
         )
-        tools: Sequence[Tool] = (search,)
 
         async def run(*, index: int, seed: int, episode_id: str, sampling: Sampling) -> Episode:
             return await run_episode(
@@ -168,7 +204,7 @@ def _episodes_of(
                 sampling=sampling,
                 engine=engine,
                 pool=pool,
-                tools=tools,
+                tools=(search, *tools),
                 renderer=renderer,
                 deadline_s=config.rollout.episode_timeout_s,
                 request_timeout_s=config.rollout.request_timeout_s,

@@ -1,0 +1,60 @@
+"""What a user brings is found by its import path, and refused with the reason when it cannot be used."""
+
+from pathlib import Path
+
+import pytest
+
+from lzero.config import load_config
+from lzero.errors import ConfigError
+from lzero.rollout.build import open_reward, open_tools
+
+MINE = """
+class Tool:
+    def __init__(self, name):
+        self.name, self.parameters, self.description = name, ("text",), "a tool"
+
+    async def call(self, arguments, context):
+        return None
+
+
+good, search, half = Tool("good"), Tool("search"), object()
+
+
+def reward(task, episode):
+    return None
+"""
+
+
+@pytest.fixture(autouse=True)
+def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plugged.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_tools_and_a_reward_are_found_by_their_paths() -> None:
+    config = load_config(None, ["agent.tools=['plugged:good']", "reward.function=plugged:reward"])
+    assert [tool.name for tool in open_tools(config)] == ["good"]
+    assert open_reward(config).__name__ == "reward"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("plugged", "no import path"),
+        ("plugged:nothing", "has no 'nothing'"),
+        ("no_such_module:good", "cannot import 'no_such_module'"),
+        ("plugged:half", "no name, parameters, description, call"),
+        ("plugged:search", "called 'search', and so is another tool"),
+        ("plugged:good', 'plugged:good", "called 'good', and so is another tool"),
+    ],
+)
+def test_what_is_no_tool_is_refused(value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_tools(load_config(None, [f"agent.tools=['{value}']"]))
+
+
+def test_the_keys_of_a_reward_that_is_replaced_are_refused() -> None:
+    config = load_config(None, ["reward.function=plugged:reward", "reward.qa=0.5"])
+    with pytest.raises(ConfigError, match="would not act"):
+        open_reward(config)
