@@ -130,10 +130,11 @@ class TrainingDisplay:
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in COLUMNS:
+        for column in COLUMNS[:-1]:
             table.add_column(column, justify="right")
+        left_s = self._left_s()
         for update in list(self._updates)[-SHOWN_UPDATES:]:
-            table.add_row(*cells(update, num_updates=self._num_updates, left_s=self._left_s()))
+            table.add_row(*cells(update, num_updates=self._num_updates, left_s=left_s)[:-1])
         scores = [update.metrics.get("rollout/score", 0.0) for update in self._updates]
-        curve = Text(sparkline(scores), style="green") if scores else Text("")
-        return Group(table, curve, Text(f"… {self._doing}", style="dim"))
+        left = f" · {minutes(left_s)} left" if scores else ""
+        return Group(table, Text(sparkline(scores), style="green"), Text(f"… {self._doing}{left}", style="dim"))
