@@ -79,11 +79,11 @@ class TrainingDisplay:
         self._num_updates = num_updates
         self._updates: deque[Update] = deque(maxlen=num_updates)
         self._doing = "setting up"
+        self._durations: list[float] = []
+        self._last = time.monotonic()
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=4) if console.is_terminal else None
         )
-        self._durations: list[float] = []
-        self._last = time.monotonic()
 
     def __enter__(self) -> "TrainingDisplay":
         if self._live is not None:
