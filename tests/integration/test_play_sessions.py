@@ -26,7 +26,10 @@ def test_a_person_plays_through_a_pipe() -> None:
     done = play(typed=first + second)
     assert done.returncode == 0, done.stderr
     assert "You are the agent" in done.stdout
-    assert "<|im_start|>user\nStarting from Gapa, who does the path hero lead to?\n[6 steps and 8000 tokens left]<|im_end|>" in done.stdout
+    assert (
+        "<|im_start|>user\nStarting from Gapa, who does the path hero lead to?\n[6 steps and 8000 tokens left]<|im_end|>"
+        in done.stdout
+    )
     assert "<output>\nGapa: a work;" in done.stdout
     assert "[5 steps and 7" in done.stdout
     assert "score   1\n" in done.stdout
