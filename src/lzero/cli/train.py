@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lzero.store import Record, RunDirectory
     from lzero.train.run import Report
 
-EPISODE_S = 0.08
+EPISODE_S = 0.065
 """Seconds that one training episode of the nano model takes in all, on two cores: what the first estimate rests on."""
 
 
