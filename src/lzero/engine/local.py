@@ -44,7 +44,7 @@ class LocalEngine:
     """`protocols.Engine` on a model in this process, whose weights it owns from now on. Needs no running event loop to be made.
 
     At most `num_slots` requests run at once, the others queue; a prompt and its completion fit into `max_tokens`. Keys and
-    values take `cache_bytes`, allocated at once. Raises EngineError for a model it cannot serve or a cache that cannot fit.
+    values are allocated at once. Raises EngineError for a model it cannot serve or a cache that cannot fit.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class LocalEngine:
         if deterministic and not rows_are_independent(forward, num_slots):
             num_slots = 1
             forward = Forward(model, num_slots=num_slots, max_tokens=max_tokens)
-        self.cache_bytes = forward.cache.num_bytes
         ending = Ending(tokenizer, self._vocab_size, _eos_ids(model, tokenizer))
         self._worker = Worker(forward, ending, Rows(num_slots, max_tokens), fixed=deterministic)
 

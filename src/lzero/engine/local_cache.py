@@ -5,6 +5,8 @@ prefill names its rows, whose keys are gathered once. Position `max_tokens` of e
 rows that sit out write there.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,15 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
     ) -> None:
         """`shapes`: (heads, ·, head size) of each layer's keys and values, as [1, heads, 1, size]."""
         super().__init__(layers=[])
-        self._keys = [like.new_zeros(slots, key[1], tokens, key[3]) for key, _ in shapes]
-        self._values = [like.new_zeros(slots, value[1], tokens, value[3]) for _, value in shapes]
+        wanted = [(shape[1], shape[3]) for pair in shapes for shape in pair]
+        self._blocks = {
+            (heads, size): like.new_zeros(wanted.count((heads, size)), slots, heads, tokens, size)
+            for heads, size in set(wanted)
+        }
+        """One tensor for all that is of one shape (as a rule, everything), so that moving a slot is one operation."""
+        left = {shape: iter(block) for shape, block in self._blocks.items()}
+        self._layers = [tuple(next(left[shape[1], shape[3]]) for shape in pair) for pair in shapes]
+        """(keys, values) of each layer: views of [slots, heads, tokens, size]."""
         self._rows: torch.Tensor | None = None
         self._write_rows = self._write_positions = torch.empty(0)
         self._count = self._kv_length = 0
@@ -43,7 +52,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store [batch, heads, queries, size]; return what the queries may look at, [batch, heads, kv_length, size]."""
         found = []
-        for storage, new in ((self._keys[layer_idx], key_states), (self._values[layer_idx], value_states)):
+        for storage, new in zip(self._layers[layer_idx], (key_states, value_states), strict=True):
             storage[self._write_rows, :, self._write_positions] = new.transpose(1, 2)
             if self._rows is None:
                 found.append(storage[: self._count, :, : self._kv_length])
@@ -53,16 +62,14 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
 
     def swap(self, one: int, other: int, length: int) -> None:
         """Two slots change places, in their first `length` positions."""
-        pair, reverse = [one, other], [other, one]
-        for storage in (*self._keys, *self._values):
-            storage[pair, :, :length] = storage[reverse, :, :length]
+        for block in self._blocks.values():
+            first, second = block[:, one, :, :length], block[:, other, :, :length]
+            kept = first.clone()
+            first.copy_(second)
+            second.copy_(kept)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self._kv_length - self._write_positions.shape[-1]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(storage.nbytes for storage in (*self._keys, *self._values))
 
 
 class Forward:
@@ -72,10 +79,10 @@ class Forward:
         self.model = model.eval()
         self.scratch = max_tokens
         self.device: torch.device = model.device
-        shapes = _cache_shapes(model, max_tokens)
         like: torch.Tensor = next(model.parameters())
-        _check_memory(like, shapes, num_slots, max_tokens)
-        with torch.inference_mode():
+        with torch.inference_mode(), _no_thread_pool():
+            shapes = _cache_shapes(model, max_tokens)
+            _check_memory(like, shapes, num_slots, max_tokens)
             self.cache = SlotCache(shapes, like, slots=num_slots, tokens=max_tokens + 1)
         self._forbidden = torch.finfo(like.dtype).min
         self._dtype = like.dtype
@@ -113,6 +120,21 @@ class Forward:
         return torch.from_numpy(values).to(self.device)
 
 
+@contextmanager
+def _no_thread_pool() -> Iterator[None]:
+    """torch computes in this thread alone while it lasts.
+
+    Every thread that computes with more keeps a pool of OpenMP threads, and once they outnumber the cores libgomp no longer
+    lets any of them wait actively. A pool of the thread that makes the engine would cost the one that samples half its speed.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _cache_shapes(model: Any, max_tokens: int) -> list[tuple[torch.Size, torch.Size]]:
     """Ask the model itself, with one token."""
     config = model.config.get_text_config()
@@ -126,8 +148,7 @@ def _cache_shapes(model: Any, max_tokens: int) -> list[tuple[torch.Size, torch.S
             f"the local engine serves models with full attention; {type(model).__name__} has {', '.join(sorted(kinds))}"
         )
     cache = DynamicCache()
-    with torch.inference_mode():
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+    model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
     return [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
 
 

@@ -1,7 +1,8 @@
 """Who sits in which slot: the sequences of the running and of the remembered requests, as plain arrays."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +23,6 @@ class Request:
     affinity: str
     succeed: Callable[[Completion], None]
     fail: Callable[[EngineError], None]
-    versions: list[tuple[int, int]] = field(default_factory=list)
-    """Runs of (policy version, number of tokens) drawn so far."""
-
-    def drew(self, version: int) -> None:
-        """Count a token drawn under `version`."""
-        last, count = self.versions[-1] if self.versions else (None, 0)
-        if last == version:
-            self.versions[-1] = (version, count + 1)
-        else:
-            self.versions.append((version, 1))
 
 
 class Rows:
@@ -42,10 +33,10 @@ class Rows:
     """
 
     def __init__(self, num_slots: int, max_tokens: int) -> None:
-        self.tokens: Ints = np.zeros((num_slots, max_tokens), dtype=np.int64)
+        self.tokens, self.versions = np.zeros((2, num_slots, max_tokens), dtype=np.int64)
         self.logprobs: Floats = np.zeros((num_slots, max_tokens))
         self.noise: Floats = np.zeros((num_slots, max_tokens))
-        self.length, self.cached, self.prompt, self.limit = np.zeros((4, num_slots), dtype=np.int64)
+        self.length, self.cached, self.prompt, self.limit, self.stop_rule = np.zeros((5, num_slots), dtype=np.int64)
         self.used, self.idle_passes = np.zeros((2, num_slots), dtype=np.int64)
         self.temperature, self.top_p = np.ones((2, num_slots))
         self.active = np.zeros(num_slots, dtype=np.bool_)
@@ -54,7 +45,7 @@ class Rows:
         self._slot_of: dict[str, int] = {}
         self._clock = 0
 
-    def seat(self, request: Request) -> int | None:
+    def seat(self, request: Request, *, stop_rule: int) -> int | None:
         """Give a request a slot: its affinity's own, a free one, or the one that was idle longest; None when all are active."""
         slot = self._slot_of.get(request.affinity)
         if slot is None or self.active[slot]:
@@ -71,16 +62,17 @@ class Rows:
         self.tokens[slot, : len(ids)] = ids
         self.length[slot] = self.prompt[slot] = len(ids)
         self.limit[slot] = len(ids) + request.sampling.max_tokens
+        self.stop_rule[slot] = stop_rule
         self.temperature[slot], self.top_p[slot] = request.sampling.temperature, request.sampling.top_p
         new = request.sampling.max_tokens
         self.noise[slot, :new] = uniforms(request.sampling.seed, new)
         self.requests[slot], self.active[slot] = request, True
         return slot
 
-    def append(self, slots: Ints, tokens: Ints, logprobs: Floats) -> None:
+    def append(self, slots: Ints, tokens: Ints, logprobs: Floats, *, version: int) -> None:
         """One drawn token for each of `slots`."""
-        self.tokens[slots, self.length[slots]] = tokens
-        self.logprobs[slots, self.length[slots]] = logprobs
+        ends = self.length[slots]
+        self.tokens[slots, ends], self.logprobs[slots, ends], self.versions[slots, ends] = tokens, logprobs, version
         self.length[slots] += 1
 
     def next_noise(self, slots: Ints) -> Floats:
@@ -93,14 +85,13 @@ class Rows:
 
     def finish(self, slot: int, reason: StopReason, text: str) -> Completion:
         """The request's result; its slot goes idle."""
-        request = self.requests[slot]
-        assert request is not None
+        drawn = slice(self.prompt[slot], self.length[slot])
         completion = Completion(
-            token_ids=tuple(self.completion(slot).tolist()),
-            logprobs=tuple(self.logprobs[slot, self.prompt[slot] : self.length[slot]].tolist()),
+            token_ids=tuple(self.tokens[slot, drawn].tolist()),
+            logprobs=tuple(self.logprobs[slot, drawn].tolist()),
             text=text,
             stop_reason=reason,
-            versions=tuple(request.versions),
+            versions=tuple((version, len(list(run))) for version, run in groupby(self.versions[slot, drawn].tolist())),
         )
         self.leave(slot)
         return completion
@@ -124,8 +115,9 @@ class Rows:
     def swap(self, one: int, other: int) -> None:
         """Two slots change places (the cache's rows are the caller's to swap)."""
         pair, reverse = [one, other], [other, one]
-        arrays = (self.tokens, self.logprobs, self.noise, self.length, self.cached, self.prompt, self.limit)
-        for array in (*arrays, self.used, self.idle_passes, self.temperature, self.top_p, self.active):
+        tokens = (self.tokens, self.logprobs, self.versions, self.noise)
+        counts = (self.length, self.cached, self.prompt, self.limit, self.stop_rule, self.used, self.idle_passes)
+        for array in (*tokens, *counts, self.temperature, self.top_p, self.active):
             array[pair] = array[reverse]
         self.requests[one], self.requests[other] = self.requests[other], self.requests[one]
         self.affinities[one], self.affinities[other] = self.affinities[other], self.affinities[one]

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 
 class Ending:
@@ -18,16 +19,23 @@ class Ending:
         self._tokenizer: Tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._vocab_size = vocab_size
         self._pieces: list[str] | None = None
-        self._rules: dict[tuple[str, ...], Bools] = {}
+        self._rules: dict[tuple[str, ...], int] = {}
+        self._may_stop: Bools = np.zeros((0, vocab_size), dtype=np.bool_)
         self.is_eos: Bools = np.zeros(vocab_size, dtype=np.bool_)
         self.is_eos[list(eos_ids)] = True
 
-    def may_stop(self, stop: tuple[str, ...]) -> Bools:
-        """For each token of the vocabulary: could a stop string end within it? False is certain, so that text is decoded
-        for few tokens only."""
+    def rule(self, stop: tuple[str, ...]) -> int:
+        """A number for these stop strings, to be asked with."""
         if stop not in self._rules:
-            self._rules[stop] = self._candidates({text[-1] for text in stop if text})
+            self._rules[stop] = len(self._rules)
+            self._may_stop = np.vstack((self._may_stop, self._candidates({text[-1] for text in stop if text})))
         return self._rules[stop]
+
+    def may_stop(self, rules: Ints, tokens: Ints) -> Bools:
+        """Could a stop string end within the token, under the rule beside it? False is certain, so that text is decoded for
+        few tokens only."""
+        found: Bools = self._may_stop[rules, tokens]
+        return found
 
     def has_stopped(self, ids: Sequence[int], stop: tuple[str, ...]) -> bool:
         """Whether the text of a whole completion holds a stop string."""

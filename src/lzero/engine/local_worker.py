@@ -160,7 +160,8 @@ class Worker:
 
     def _admit(self) -> None:
         while self._waiting:
-            slot = self._rows.seat(self._waiting[0])
+            request = self._waiting[0]
+            slot = self._rows.seat(request, stop_rule=self._ending.rule(request.sampling.stop))
             if slot is None:
                 return
             self._waiting.popleft()
@@ -239,24 +240,18 @@ class Worker:
         slots, tokens, logprobs = slots[chosen], drawn.cpu().numpy()[chosen], drawn_logprobs.cpu().numpy()[chosen]
         if not np.isfinite(logprobs).all():
             raise EngineError(f"the model's logits are not finite (policy version {self.version})")
-        rows.append(slots, tokens, logprobs)
+        rows.append(slots, tokens, logprobs, version=self.version)
         eos, full = self._ending.is_eos[tokens], rows.length[slots] == rows.limit[slots]
-        for slot, token, is_eos, is_full in zip(
-            slots.tolist(), tokens.tolist(), eos.tolist(), full.tolist(), strict=True
-        ):
+        may_stop = self._ending.may_stop(rows.stop_rule[slots], tokens)
+        for place in np.flatnonzero(eos | full | may_stop).tolist():
+            slot = int(slots[place])
             request = rows.requests[slot]
             assert request is not None
-            request.drew(self.version)
-            stop = request.sampling.stop
-            if is_eos:
+            if eos[place]:
                 self._hand_over(request, slot, "eos")
-            elif (
-                stop
-                and self._ending.may_stop(stop)[token]
-                and self._ending.has_stopped(rows.completion(slot).tolist(), stop)
-            ):
+            elif may_stop[place] and self._ending.has_stopped(rows.completion(slot).tolist(), request.sampling.stop):
                 self._hand_over(request, slot, "stop")
-            elif is_full:
+            elif full[place]:
                 self._hand_over(request, slot, "length")
 
     def _hand_over(self, request: Request, slot: int, reason: StopReason) -> None:
