@@ -103,6 +103,6 @@ def test_recall_tasks_show_the_entry_that_holds_their_answer() -> None:
 def test_names_and_pieces_are_told_apart() -> None:
     pieces = vocabulary()
     assert len(set(pieces)) == len(pieces)
-    assert len(NAMES) >= 96
+    assert len(NAMES) >= 192
     assert not [piece for piece in pieces if piece not in NAMES and any(name in piece for name in NAMES)]
     assert not [piece for piece in pieces if "</code>" in piece and not piece.endswith("</code>")]

@@ -5,12 +5,18 @@ from typing import Final, Literal
 Kind = Literal["person", "place", "work"]
 
 _NAMES = (
-    "Bada Basu Bili Bomu Bono Bufi Buri Buro Buta Buzu Dafu Dapa Diba Doli Duta Fala "
-    "Fazo Fivo Foga Fusa Gapa Gazo Gilu Gipo Goru Gosu Guba Kato Guko Gupu Kadu Kazo "
-    "Liri Kopo Kuda Kuru Lalu Liku Lofu Lopo Mafa Migi Miku Mopo Mufo Muna Muzu Naza "
-    "Nido Nosu Nubo Nusa Nutu Pibo Pibu Rivo Puli Rasu Ribo Riki Rila Ropu Rubo Safa "
-    "Salo Saro Sogo Soro Suko Suro Suvo Tavu Tiru Tiso Topa Titu Tuva Vabi Vali Vami "
-    "Vani Vima Viza Vomu Vori Vozo Zaba Zavi Zola Zopo Zori Zoro Zudo Zuki Zusa Zuta"
+    "Bada Baso Basu Bava Bidi Bili Bomu Bono Bopu Bufi Buri Buro Buta Buzi Buzu Dafu "
+    "Daku Dala Dapa Dari Diba Dila Diru Dobi Doli Doza Duba Duta Fala Fanu Favo Fazo "
+    "Fimu Fisi Fivo Foga Folo Fudu Fuga Fupu Fura Fusa Fuzo Gaki Gapa Garu Gazo Gidi "
+    "Gika Gilu Gipo Gopi Goru Gosu Guba Gudu Guko Gupu Kaba Kadu Kafi Kato Kazo Kizu "
+    "Kopi Kopo Kova Kubo Kuda Kufa Kupi Kuru Labo Lalu Lato Libo Liku Liri Lofu Logi "
+    "Lopo Lugo Luki Mafa Mano Miba Migi Miku Mobi Mopo Moro Mufi Mufo Muna Muzu Nadu "
+    "Namo Naza Nido Nodi Nogo Nosu Nubi Nubo Nupo Nusa Nuta Nutu Nuzi Pago Pava Piba "
+    "Pibo Pibu Piga Pimi Pito Pizu Pofo Poti Puli Pulu Rano Rasu Ribo Riki Rila Rinu "
+    "Rito Rivo Ropi Ropu Rubo Safa Salo Saro Savo Sobu Sogo Soro Suko Suku Supu Suro "
+    "Suvo Suzo Tabo Tavu Tido Tifi Tigu Tipu Tiru Tiso Titu Tonu Topa Tulu Tuva Vabi "
+    "Vali Vami Vani Vapa Vapu Vaza Vima Vipo Viru Viza Vizu Voku Volo Vomu Vonu Vori "
+    "Vozo Zaba Zana Zavi Zibo Zola Zomi Zopo Zori Zoro Zudi Zudo Zuki Zusa Zuta Zuvi"
 )
 NAMES: Final = tuple(_NAMES.split())
 """What anything may be called. A name says nothing of what it names: Liri is a painter in one task and a town in the next."""
