@@ -162,6 +162,8 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", d
         # tokenizers reports a full disk as a plain Exception: we find out ourselves, with the very bytes it will write.
         (new / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         tokenizer.save_pretrained(new)
+        for file in new.iterdir():
+            file.chmod(0o644)  # safetensors writes for its owner only
         _flush(new)
         if directory.exists():
             directory.rename(temporary / "old")

@@ -1,42 +1,12 @@
 """What a cell does, as IPython users expect it, through the real sandbox."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
+from repl_sessions import no_tools, run, value
 
 from lzero.repl import LocalPool, LocalRepl
-from lzero.types import Display, Error, Execution, Json, Result, Stream
+from lzero.types import Display, Error, Execution, Result, Stream
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[LocalPool]:
-    async with LocalPool() as pool:
-        yield pool
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def repl(pool: LocalPool) -> AsyncIterator[LocalRepl]:
-    repl = await pool.open((), no_tools, seed=7)
-    yield repl
-    await repl.close()
-
-
-async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
-    raise AssertionError(name)
-
-
-async def run(repl: LocalRepl, code: str) -> Execution:
-    return await repl.run(code, deadline_s=20.0)
-
-
-async def value(repl: LocalRepl, code: str) -> str:
-    execution = await run(repl, code)
-    assert execution.status == "ok", execution
-    (result,) = [output for output in execution.outputs if isinstance(output, Result)]
-    return result.data["text/plain"]
 
 
 def streams(execution: Execution) -> list[tuple[str, str]]:

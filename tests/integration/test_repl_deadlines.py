@@ -1,33 +1,15 @@
 """A cell's time, and what happens to those that ignore it."""
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
+from repl_sessions import no_tools
 
 from lzero.errors import ReplDied
 from lzero.repl import LocalPool, LocalRepl
-from lzero.types import Error, Execution, Json, Result, Stream
+from lzero.types import Error, Execution, Result, Stream
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[LocalPool]:
-    async with LocalPool() as pool:
-        yield pool
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def repl(pool: LocalPool) -> AsyncIterator[LocalRepl]:
-    repl = await pool.open((), no_tools, seed=7)
-    yield repl
-    await repl.close()
-
-
-async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
-    raise AssertionError(name)
 
 
 async def timed(repl: LocalRepl, code: str, deadline_s: float = 0.3) -> Execution:

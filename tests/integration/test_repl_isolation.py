@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from repl_sessions import no_tools, value
 
 import lzero
 from lzero.repl import LocalPool, LocalRepl
-from lzero.types import Json, Result
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -24,24 +24,6 @@ async def pool() -> AsyncIterator[LocalPool]:
         yield pool
     os.close(descriptor)
     del os.environ["LZERO_TEST_HOST_VARIABLE"]
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def repl(pool: LocalPool) -> AsyncIterator[LocalRepl]:
-    repl = await pool.open((), no_tools, seed=7)
-    yield repl
-    await repl.close()
-
-
-async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
-    raise AssertionError(name)
-
-
-async def value(repl: LocalRepl, code: str) -> str:
-    execution = await repl.run(code, deadline_s=20.0)
-    assert execution.status == "ok", execution
-    (result,) = [output for output in execution.outputs if isinstance(output, Result)]
-    return result.data["text/plain"]
 
 
 async def raised(repl: LocalRepl, statement: str) -> str:

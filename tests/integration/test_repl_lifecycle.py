@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from repl_sessions import no_tools
 
 from lzero.config import ReplConfig
 from lzero.errors import ReplDied, ReplError, SandboxError
@@ -22,10 +23,6 @@ from lzero.types import Json, Result
 
 pytestmark = pytest.mark.sandbox
 FORTY_TWO = (Result(data={"text/plain": "42"}),)
-
-
-async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
-    raise AssertionError(name)
 
 
 def descendants() -> list[psutil.Process]:

@@ -1,15 +1,14 @@
 """Tools: stubs in the kernel, calls answered by the host."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
-import pytest_asyncio
+from repl_sessions import run, value
 
 from lzero.errors import ToolError
-from lzero.repl import LocalPool, LocalRepl
-from lzero.types import Error, Execution, Json, Result
+from lzero.repl import LocalPool
+from lzero.types import Error, Execution, Json
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -24,29 +23,12 @@ class Spec:
 SEARCH = Spec("search", ("query", "limit"), "search(query, limit) -> str: looks a name up.")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[LocalPool]:
-    async with LocalPool() as pool:
-        yield pool
-
-
 async def echo(name: str, arguments: dict[str, Json]) -> Json:
     return {"name": name, "arguments": arguments}
 
 
 async def fail(name: str, arguments: dict[str, Json]) -> Json:
     raise ToolError("no such index", fault="tool")
-
-
-async def run(repl: LocalRepl, code: str) -> Execution:
-    return await repl.run(code, deadline_s=20.0)
-
-
-async def value(repl: LocalRepl, code: str) -> str:
-    execution = await run(repl, code)
-    assert execution.status == "ok", execution
-    (result,) = [output for output in execution.outputs if isinstance(output, Result)]
-    return result.data["text/plain"]
 
 
 def error(execution: Execution) -> Error:

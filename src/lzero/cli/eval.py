@@ -52,12 +52,13 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lzero.eval.evaluate import Evaluator
-    from lzero.rollout.build import build, check_policy, eval_tasks
+    from lzero.rollout.build import POLICY, build, check_understood, eval_tasks
     from lzero.store import RunDirectory, check_new
 
     check_new(config)
     source = eval_tasks(config)
-    check_policy(config, source)
+    if config.model.path.startswith(POLICY):
+        check_understood(source.task(0), option=f"model.path = {config.model.path!r}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with build(config) as parts:
         named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})

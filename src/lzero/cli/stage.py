@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from lzero.agent.outputs import clean, render_output
@@ -91,18 +90,14 @@ class Stage:
 
 
 def _scripted(name: str, task: Task) -> Answer:
-    from lzero.data.world import POLICIES
+    from lzero.rollout.build import check_understood, find_policy
 
-    if name not in POLICIES:
-        nearest = get_close_matches(name, POLICIES, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"--policy {name}: did you mean {nearest}? There are {', '.join(POLICIES)}")
-    if task.source != "world":
-        raise ConfigError(
-            f"--policy {name}: scripted policies understand only the built-in world, not the tasks of {task.source!r}"
-        )
+    option = f"--policy {name}"
+    policy = find_policy(name, option=option)
+    check_understood(task, option=option)
 
     async def answer(transcript: str, seed: int) -> str:
-        return POLICIES[name](transcript, seed)
+        return policy(transcript, seed)
 
     return answer
 

@@ -22,7 +22,7 @@ from lzero.cli.arguments import Arguments, read_config
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from types import FrameType
 
     from rich.console import Console
@@ -55,8 +55,7 @@ def train(
     run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments))
     console = Console()
     console.print(plan(config), highlight=False, soft_wrap=True, markup=False)
-    _errors_to_stderr()
-    with TrainingDisplay(console, num_updates=config.train.updates) as display:
+    with TrainingDisplay(console, num_updates=config.train.updates) as display, _log_shown(display):
         report = asyncio.run(_train(config, run, display))
     if report.after is None:
         path = report.run.path
@@ -134,11 +133,25 @@ def _interruptible(stop: asyncio.Event, display: "TrainingDisplay") -> Iterator[
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _errors_to_stderr() -> None:
-    """Errors of any logger; the rest is for run.log. (The handler's level, not the logger's, holds for records of loggers below.)"""
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.ERROR)
-    logging.basicConfig(format="%(message)s", handlers=[handler])
+@contextmanager
+def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
+    """While it lasts, errors of any logger go to stderr, and what the sandbox warns of to the display (a kernel environment
+    takes its time); the rest is for run.log."""
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            display.say(record.getMessage())
+
+    errors, told = logging.StreamHandler(), Teller(logging.WARNING)
+    errors.setLevel(logging.ERROR)  # the handler's, not the logger's: that would not hold for records of loggers below
+    root, sandbox = logging.getLogger(), logging.getLogger("lzero.repl")
+    root.addHandler(errors)
+    sandbox.addHandler(told)
+    try:
+        yield
+    finally:
+        root.removeHandler(errors)
+        sandbox.removeHandler(told)
 
 
 def _show(console: "Console", report: "Report") -> None:
@@ -171,22 +184,21 @@ def most_telling(before: "Sequence[Record]", after: "Sequence[Record]") -> "tupl
     return max(learned or pairs[:1], key=lambda pair: pair[0].task.hops or 0)
 
 
-def score(records: "Iterable[Record]") -> float:
-    """Mean core score of the episodes that did not fail."""
-    values = [value for record in records for value in record.scores]
-    return sum(values) / len(values) if values else float("nan")
-
-
 def scores(before: "Sequence[Record]", after: "Sequence[Record]") -> "Table":
     """Held-out score before and after, overall and by hops."""
     from rich.table import Table
 
+    from lzero.rollout.summary import mean_score, score_by_hops
+
     table = Table("held-out tasks", "before", "after", "gain", box=None, header_style="bold", pad_edge=False)
-    hops = sorted({record.task.hops for record in before if record.task.hops is not None})
-    for name, number in [("all", None), *((f"{count} hop{'s' if count > 1 else ''}", count) for count in hops)]:
-        old, new = (
-            score(record for record in records if number in (None, record.task.hops)) for records in (before, after)
-        )
+    old_by_hops, new_by_hops = score_by_hops(before), score_by_hops(after)
+    rows = [("all", mean_score(before), mean_score(after))]
+    rows += [
+        (f"{hops} hop{'s' if hops > 1 else ''}", old_by_hops[hops], new_by_hops[hops])
+        for hops in old_by_hops
+        if hops in new_by_hops
+    ]
+    for name, old, new in rows:
         table.add_row(name, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
     return table
 
@@ -194,11 +206,13 @@ def scores(before: "Sequence[Record]", after: "Sequence[Record]") -> "Table":
 def _as_json(report: "Report") -> str:
     import msgspec
 
+    from lzero.rollout.summary import mean_score
+
     assert report.before is not None
     assert report.after is not None
     line = {
-        "score_before": score(report.before),
-        "score_after": score(report.after),
+        "score_before": mean_score(report.before),
+        "score_after": mean_score(report.after),
         "updates": report.progress.update,
         "seconds": round(report.seconds, 3),
         "episodes": report.num_episodes,

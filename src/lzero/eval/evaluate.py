@@ -14,7 +14,7 @@ from lzero.protocols import TaskSource
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.failures import explain
 from lzero.rollout.runner import Runner
-from lzero.rollout.summary import failure_metrics, score_by_hops, summarise
+from lzero.rollout.summary import failure_metrics, mean_score, score_by_hops, summarise
 from lzero.seeds import derive_seed
 from lzero.store import Phase, Record, RunDirectory
 from lzero.types import Sampling
@@ -114,7 +114,7 @@ def _judge(phase: Phase, records: Sequence[Record], metrics: dict[str, float]) -
     if not scores:
         failures = [episode.failure for record in records for episode in record.episodes if episode.failure]
         raise TrainError(f"none of {num_episodes} episodes could be scored: {explain(failures)}")
-    score = sum(scores) / len(scores)
+    score = mean_score(records)
     by_hops = score_by_hops(records)
     chances = mean_pass_at_k(records) if phase == "sampled" else {}
     num_failed = num_episodes - len(scores)

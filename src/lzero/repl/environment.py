@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from lzero.errors import SandboxError
 
 REQUIREMENTS = ("ipython>=8.20,<10", "numpy>=1.26,<3", "pandas>=2.2,<4")
 _BUILD_TIMEOUT_S = 1800
+_PIP = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
 _QUESTION = "import json, os, sys; print(json.dumps([sys.base_prefix, os.path.realpath(sys.executable), os.__file__, sys.version]))"
 
 
@@ -83,12 +85,12 @@ def _build_at(directory: Path, config: ReplConfig) -> None:
         raise SandboxError(f"{directory} exists and is no kernel environment: remove it, or set repl.environment")
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    python = str(partial / "bin" / "python")
+    pip = [str(partial / "bin" / "python"), "-m", "pip"]
     try:
-        _command([config.python or _base_python(), "-m", "venv", str(partial)], "make a virtual environment")
-        _command([python, "-m", "pip", "install", "--quiet", *requirements(config)], "install the kernel's packages")
+        command([config.python or _base_python(), "-m", "venv", str(partial)], "make a virtual environment")
+        command([*pip, "install", "--quiet", *requirements(config)], "install the kernel's packages", **_PIP)
         # The jail has no network: without pip, `%pip install` fails at once instead of trying for a minute.
-        _command([python, "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools", "pip"], "remove pip")
+        command([*pip, "uninstall", "--quiet", "--yes", "setuptools", "pip"], "remove pip", **_PIP)
         if directory.exists():
             directory.rmdir()
         partial.rename(directory)
@@ -101,12 +103,13 @@ def _base_python() -> str:
     return getattr(sys, "_base_executable", "") or sys.executable
 
 
-def _command(arguments: Sequence[str], purpose: str) -> None:
+def command(arguments: Sequence[str], purpose: str, **variables: str) -> None:
+    """Run a program to its end, with `variables` in its environment. Raises SandboxError, with the end of what it said."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     try:
         done = subprocess.run(
             arguments,
-            env=environment | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"},
+            env=environment | variables,
             umask=0o022,  # the jail's user must be able to read it
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -136,6 +139,17 @@ def _ask(python: Path) -> tuple[str, str, str]:
 
 @contextmanager
 def _lock(file: Path) -> Iterator[None]:
+    deadline = time.monotonic() + _BUILD_TIMEOUT_S
     with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SandboxError(
+                        f"another process has been making the kernel environment for {_BUILD_TIMEOUT_S} s (it holds {file}); "
+                        "end it, then try again"
+                    ) from None
+                time.sleep(0.1)
         yield

@@ -7,7 +7,6 @@ Ends with code 1 and one message where it cannot.
 import asyncio
 import os
 import shutil
-import subprocess
 import sys
 import time
 
@@ -15,8 +14,6 @@ from lzero.config import ReplConfig
 from lzero.errors import LzeroError, SandboxError
 from lzero.repl import environment, jail
 from lzero.repl.pool import LocalPool
-
-_INSTALL_TIMEOUT_S = 600
 
 
 def main() -> int:
@@ -42,21 +39,14 @@ def _install_bubblewrap() -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise SandboxError(f"bubblewrap is missing; {jail.INSTALL_HINT}")
     _say("installing bubblewrap (apt-get)")
-    for arguments in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "bubblewrap"]):
+    problem = ""
+    for arguments in (["update", "-qq"], ["install", "-y", "-qq", "bubblewrap"]):
         try:
-            done = subprocess.run(
-                arguments,
-                env=dict(os.environ) | {"DEBIAN_FRONTEND": "noninteractive"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_INSTALL_TIMEOUT_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise SandboxError(f"{' '.join(arguments)}: {error}") from None
+            environment.command(["apt-get", *arguments], "install bubblewrap", DEBIAN_FRONTEND="noninteractive")
+        except SandboxError as error:  # a list of packages that cannot be refreshed may still do
+            problem = str(error)
     if not shutil.which("bwrap"):
-        raise SandboxError(f"apt-get could not install bubblewrap; {jail.INSTALL_HINT}\n{done.stderr.strip()[-1000:]}")
+        raise SandboxError(f"bubblewrap is missing; {jail.INSTALL_HINT}\n{problem}".rstrip())
 
 
 async def _probe() -> str:

@@ -11,12 +11,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lzero.config import Config, RewardConfig
 from lzero.errors import ConfigError
-from lzero.protocols import Engine, ReplPool, RewardFn, SearchIndex, TaskSource, Tool
+from lzero.protocols import Engine, Policy, ReplPool, RewardFn, SearchIndex, TaskSource, Tool
 from lzero.rollout.plugins import load_object
 from lzero.rollout.runner import OpenTask, RunEpisode, Runner
 from lzero.types import Episode, Sampling, Task
@@ -117,7 +118,10 @@ def open_tools(config: Config) -> tuple[Tool, ...]:
 def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> Engine:
     """Raises ConfigError for an unknown policy, ModelError for a model directory that cannot be used."""
     if config.model.path.startswith(POLICY):
-        return _scripted_engine(config.model.path.removeprefix(POLICY), tokenizer)
+        from lzero.engine.scripted import ScriptedEngine
+
+        name = config.model.path.removeprefix(POLICY)
+        return ScriptedEngine(find_policy(name, option=f"model.path = {config.model.path!r}"), tokenizer)
     from lzero.engine.local import LocalEngine
     from lzero.models import load_model, resolve, select_device
 
@@ -145,22 +149,22 @@ def eval_tasks(config: Config) -> TaskSource:
     return open_source(config.tasks.eval, split="eval", seed=EVAL_SEED, config=config.tasks)
 
 
-def check_policy(config: Config, source: TaskSource) -> None:
-    """Refuse a scripted policy for tasks that it cannot read. Raises ConfigError."""
-    if config.model.path.startswith(POLICY) and source.task(0).source != WORLD:
-        raise ConfigError(
-            f"model.path = {config.model.path!r}: scripted policies understand only the built-in world, "
-            f"not the tasks of {source.task(0).source!r}"
-        )
-
-
-def _scripted_engine(name: str, tokenizer: "PreTrainedTokenizerFast") -> Engine:
+def find_policy(name: str, *, option: str) -> Policy:
+    """A scripted policy. Raises ConfigError, under the name of the `option` that asked for it, for one that there is not."""
     from lzero.data.world import POLICIES
-    from lzero.engine.scripted import ScriptedEngine
 
     if name not in POLICIES:
-        raise ConfigError(f"model.path = {POLICY + name!r}: no such policy; there are {', '.join(POLICIES)}")
-    return ScriptedEngine(POLICIES[name], tokenizer)
+        nearest = get_close_matches(name, POLICIES, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{option}: did you mean {nearest}? There are {', '.join(POLICIES)}")
+    return POLICIES[name]
+
+
+def check_understood(task: Task, *, option: str) -> None:
+    """Refuse a scripted policy for a task that it cannot read. Raises ConfigError."""
+    if task.source != WORLD:
+        raise ConfigError(
+            f"{option}: scripted policies understand only the built-in world, not the tasks of {task.source!r}"
+        )
 
 
 def _open_corpus(config: Config) -> SearchIndex | None:

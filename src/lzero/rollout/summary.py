@@ -1,5 +1,6 @@
 """What a set of records says, in numbers for a display, a table and metrics.jsonl."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
@@ -32,13 +33,17 @@ def summarise(records: Sequence[Record]) -> dict[str, float]:
     return metrics
 
 
-def score_by_hops(records: Iterable[Record]) -> dict[int, float]:
-    """Mean core score of the tasks of each hop count, for tasks that tell it."""
-    scores: dict[int, list[float]] = {}
-    for record in records:
-        if record.task.hops is not None and record.scores:
-            scores.setdefault(record.task.hops, []).extend(record.scores)
-    return {hops: _mean(scores[hops]) for hops in sorted(scores)}
+def mean_score(records: Iterable[Record]) -> float:
+    """Mean core score of the episodes that did not fail; nan if all did."""
+    scores = [score for record in records for score in record.scores]
+    return _mean(scores) if scores else math.nan
+
+
+def score_by_hops(records: Sequence[Record]) -> dict[int, float]:
+    """The same for the tasks of each hop count, where tasks tell it."""
+    scored = [record for record in records if record.scores]
+    counts = sorted({record.task.hops for record in scored if record.task.hops is not None})
+    return {hops: mean_score(record for record in scored if record.task.hops == hops) for hops in counts}
 
 
 def failure_metrics(counts: Mapping[str, int]) -> dict[str, float]:

@@ -65,8 +65,8 @@ def save_checkpoint(
     final = directory / f"update-{progress.update:06d}"
     partial, replaced = directory / f".{final.name}", directory / f".{final.name}.old"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        for left in directory.glob(".*"):  # of a save that was killed
+            shutil.rmtree(left, ignore_errors=True)
         save_model(model, tokenizer, partial)
         save_file(_tensors(optimizers), partial / STATE)
         sizes = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}
