@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lzero.data.world import WorldSource
+from lzero.rollout.build import EVAL_SEED
+
 pytestmark = pytest.mark.sandbox
 
 BYTES = ("model.path=policy:expert", "agent.max_tokens=8000", "agent.response_tokens=500")
@@ -21,16 +24,15 @@ def play(*arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]"
 
 
 def test_a_person_plays_through_a_pipe() -> None:
-    first = 'found = search("Gapa")\nprint(found)\n\n'
-    second = "<think>The hero stands there.</think>\n<code>\nsubmit_final_answer(found.split()[-1])\n</code>\n"
+    task = WorldSource(EVAL_SEED, "eval").task(0)
+    start = task.passages[[passage.title in task.question for passage in task.passages].index(True)]
+    first = f'found = search("{start.title}")\nprint(found)\n\n'
+    second = f'<think>It stands there.</think>\n<code>\nsubmit_final_answer("{task.answers[0]}")\n</code>\n'
     done = play(typed=first + second)
     assert done.returncode == 0, done.stderr
     assert "You are the agent" in done.stdout
-    assert (
-        "<|im_start|>user\nStarting from Gapa, who does the path hero lead to?\n[6 steps and 8000 tokens left]<|im_end|>"
-        in done.stdout
-    )
-    assert "<output>\nGapa: a work;" in done.stdout
+    assert f"<|im_start|>user\n{task.question}\n[6 steps and 8000 tokens left]<|im_end|>" in done.stdout
+    assert f"<output>\n{start.title}: {start.text}" in done.stdout
     assert "[5 steps and 7" in done.stdout
     assert "score   1\n" in done.stdout
     assert done.stderr == ""
