@@ -1,6 +1,6 @@
 """How fast the local engine samples, against transformers' static-batch `generate` at its best batch size.
 
-    python benchmarks/engine.py [--json] [--threads 2] [--repeats 3]
+    python benchmarks/engine.py [--json] [--threads 2] [--repeats 5]
 
 256 requests as given (unsorted): prompts of 60–200 tokens, 10–80 new ones each, temperature 1, a model of the nano
 architecture with random weights, float32, CPU. `generate` pads its batches on the left, keeps its cache, and stops each

@@ -34,7 +34,7 @@ _LARGEST_HEADER = 100_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Shape of a fresh Qwen3 model; the defaults are the nano model's (0.37M parameters with its tokenizer)."""
+    """Shape of a fresh Qwen3 model; the defaults are the nano model's (0.38M parameters with its tokenizer)."""
 
     hidden_size: int = 96
     num_layers: int = 3

@@ -26,9 +26,8 @@ def test_the_expert_is_always_right(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_who_never_searches_hardly_ever_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # One of 95 names is right: 0.3 % to 2.3 % of 300 tasks, so more of them.
-    arguments = ("eval.num_tasks=1500", f"run.dir={tmp_path / 'run'}")
-    assert last_line(capsys, "eval", "model.path=policy:never_searches", *arguments)["score"] <= 0.02
+    found = last_line(capsys, "eval", "model.path=policy:never_searches", f"run.dir={tmp_path / 'run'}")
+    assert found["score"] <= 0.02  # one of 191 names is right
 
 
 def test_the_base_model_leaves_something_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

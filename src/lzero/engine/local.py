@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from lzero.engine.local_cache import Forward, Ints
+from lzero.engine.local_arrays import Ints
+from lzero.engine.local_cache import Forward
 from lzero.engine.local_probe import rows_are_independent
 from lzero.engine.local_rows import Request, Rows
 from lzero.engine.local_stops import Ending

@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache, DynamicCache
 
+from lzero.engine.local_arrays import Ints
 from lzero.errors import EngineError
-
-Ints = npt.NDArray[np.int64]
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
@@ -33,8 +31,8 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
             for heads, size in set(wanted)
         }
         """One tensor for all that is of one shape (as a rule, everything), so that moving a slot is one operation."""
-        left = {shape: iter(block) for shape, block in self._blocks.items()}
-        self._layers = [tuple(next(left[shape[1], shape[3]]) for shape in pair) for pair in shapes]
+        unused = {shape: iter(block) for shape, block in self._blocks.items()}
+        self._layers = [tuple(next(unused[shape[1], shape[3]]) for shape in pair) for pair in shapes]
         """(keys, values) of each layer: views of [slots, heads, tokens, size]."""
         self._rows: torch.Tensor | None = None
         self._write_rows = self._write_positions = torch.empty(0)

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from lzero.engine.local_cache import Forward, Ints
+from lzero.engine.local_arrays import Ints
+from lzero.engine.local_cache import Forward
 
 NUM_POSITIONS = 4
 

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-import numpy.typing as npt
 
-from lzero.engine.local_sampling import Floats, uniforms
+from lzero.engine.local_arrays import Floats, Ints
+from lzero.engine.local_sampling import uniforms
 from lzero.errors import EngineError
 from lzero.types import Completion, Sampling, StopReason
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -56,16 +54,15 @@ class Rows:
             if request.affinity not in self._slot_of:
                 self.affinities[slot] = request.affinity
                 self._slot_of[request.affinity] = slot
-        ids, known = request.ids, int(self.cached[slot])
+        ids, sampling, known = request.ids, request.sampling, int(self.cached[slot])
         # The last token is always fed: its logits draw the first new one.
         self.cached[slot] = min(_common_prefix(self.tokens[slot, :known], ids), len(ids) - 1)
         self.tokens[slot, : len(ids)] = ids
         self.length[slot] = self.prompt[slot] = len(ids)
-        self.limit[slot] = len(ids) + request.sampling.max_tokens
+        self.limit[slot] = len(ids) + sampling.max_tokens
         self.stop_rule[slot] = stop_rule
-        self.temperature[slot], self.top_p[slot] = request.sampling.temperature, request.sampling.top_p
-        new = request.sampling.max_tokens
-        self.noise[slot, :new] = uniforms(request.sampling.seed, new)
+        self.temperature[slot], self.top_p[slot] = sampling.temperature, sampling.top_p
+        self.noise[slot, : sampling.max_tokens] = uniforms(sampling.seed, sampling.max_tokens)
         self.requests[slot], self.active[slot] = request, True
         return slot
 
@@ -103,7 +100,7 @@ class Rows:
         self.requests[slot], self.active[slot] = None, False
 
     def forget(self, affinity: str) -> None:
-        """Free the affinity's slot; one with a running request keeps it until then, as nobody's."""
+        """Free the affinity's slot; a request that runs there keeps it, as nobody's, until it ends."""
         slot = self._slot_of.pop(affinity, None)
         if slot is not None:
             self.affinities[slot] = None

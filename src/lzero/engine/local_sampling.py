@@ -1,10 +1,9 @@
 """Draw tokens: a pure function of logits and of noise that belongs to a request, never to its neighbours in the batch."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-Floats = npt.NDArray[np.float64]
+from lzero.engine.local_arrays import Floats
 
 
 def uniforms(seed: int, count: int) -> Floats:

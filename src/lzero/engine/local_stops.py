@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+from lzero.engine.local_arrays import Bools, Ints
 
 
 class Ending:
@@ -25,7 +23,7 @@ class Ending:
         self.is_eos[list(eos_ids)] = True
 
     def rule(self, stop: tuple[str, ...]) -> int:
-        """A number for these stop strings, to be asked with."""
+        """The number by which `may_stop` knows these stop strings."""
         if stop not in self._rules:
             self._rules[stop] = len(self._rules)
             self._may_stop = np.vstack((self._may_stop, self._candidates({text[-1] for text in stop if text})))
@@ -50,6 +48,7 @@ class Ending:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def _candidates(self, last_characters: set[str]) -> Bools:
+        """For each token of the vocabulary: could its text hold one of these characters?"""
         if not last_characters:
             return np.zeros(self._vocab_size, dtype=np.bool_)
         if self._pieces is None:

@@ -16,10 +16,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from lzero.engine.local_cache import Forward, Ints
+from lzero.engine.local_arrays import Bools, Ints
+from lzero.engine.local_cache import Forward
 from lzero.engine.local_rows import Request, Rows
 from lzero.engine.local_sampling import draw
-from lzero.engine.local_stops import Bools, Ending
+from lzero.engine.local_stops import Ending
 from lzero.errors import EngineError
 from lzero.types import StopReason
 
@@ -176,9 +177,8 @@ class Worker:
         for slots, queries in self._prefill_groups():
             rows = self._rows
             feed = np.minimum(rows.length[slots] - rows.cached[slots], queries)
-            offsets = np.arange(queries) - (
-                queries - feed[:, None]
-            )  # right-aligned: every row's last query is a real one
+            # Aligned on the right: every row's last query is a real one.
+            offsets = np.arange(queries) - (queries - feed[:, None])
             positions = np.where(offsets >= 0, rows.cached[slots, None] + offsets, -1)
             tokens = rows.tokens[slots[:, None], np.maximum(positions, 0)]
             logits = self._forward(tokens, positions, rows=slots, kv_length=int(positions.max()) + 1)

@@ -19,7 +19,7 @@ from lzero.errors import SandboxError
 REQUIREMENTS = ("ipython>=8.20,<10", "numpy>=1.26,<3", "pandas>=2.2,<4")
 _BUILD_TIMEOUT_S = 1800
 _PIP = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
-_QUESTION = "import json, os, sys; print(json.dumps([sys.base_prefix, os.path.realpath(sys.executable), os.__file__, sys.version]))"
+_QUESTION = "import json, os, sys; print(json.dumps([sys.base_prefix, os.path.realpath(sys.executable), os.__file__]))"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def find(config: ReplConfig) -> Environment:
     directory = _directory(config)
     if not (directory / "bin" / "python").exists():
         raise SandboxError(f"no kernel environment in {directory}; make it with: {sys.executable} -m lzero.repl.setup")
-    os_file, base_prefix, interpreter = _ask(directory / "bin" / "python")
+    base_prefix, interpreter, os_file = _ask(directory / "bin" / "python")
     return Environment(directory, Path(base_prefix), Path(interpreter), os_file)
 
 
@@ -125,16 +125,17 @@ def command(arguments: Sequence[str], purpose: str, **variables: str) -> None:
 
 
 def _ask(python: Path) -> tuple[str, str, str]:
+    """The base prefix, the real interpreter and the file of `os`, as `python` itself tells them."""
     try:
         done = subprocess.run(
             [str(python), "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=60, check=True
         )
-        base_prefix, interpreter, os_file, _ = json.loads(done.stdout)
+        base_prefix, interpreter, os_file = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise SandboxError(
             f"{python} does not run ({error}); remove {python.parent.parent} and make it again"
         ) from None
-    return os_file, base_prefix, interpreter
+    return base_prefix, interpreter, os_file
 
 
 @contextmanager

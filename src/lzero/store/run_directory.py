@@ -1,14 +1,14 @@
 """The directory of a run.
 
-    config.toml       the resolved configuration; `lzero train RUN/config.toml` repeats the run
+    config.toml       the resolved configuration; `lzero train RUN/config.toml run.dir=` repeats the run in a new directory
     versions.json     of Python, the platform and the libraries that results depend on
     metrics.jsonl     a line an update or evaluation
     run.log           what happened, with times
     episodes/<table>/<phase>-<update>.parquet
     checkpoints/
 
-Every file but the last two is written beside its place and renamed: it is whole or absent. `update` counts from 0; what
-belongs to update u was sampled by policy version u, in training and in evaluation.
+Every file but metrics.jsonl and run.log, which grow, is written beside its place and renamed: it is whole or absent. `update`
+counts from 0; what belongs to update u was sampled by policy version u, in training and in evaluation.
 """
 
 import importlib.metadata

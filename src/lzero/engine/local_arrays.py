@@ -1,0 +1,8 @@
+"""The kinds of numpy arrays that the local engine's modules hand each other."""
+
+import numpy as np
+import numpy.typing as npt
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
