@@ -63,6 +63,7 @@ def measure(*, threads: int, repeats: int) -> dict[str, Any]:
         ProcessPoolExecutor(1, spawn, initializer=torch.set_num_threads, initargs=(threads,)) as generate,
     ):
         _, completions = engine.submit(engine_all).result(DEADLINE_S)  # both warm up
+        generate.submit(generate_all, BATCH_SIZES[-1]).result(DEADLINE_S)
         logprob_error = generate.submit(largest_error, completions).result(DEADLINE_S)
         for _ in range(repeats):
             seconds["engine"].append(engine.submit(engine_all).result(DEADLINE_S)[0])

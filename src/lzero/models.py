@@ -162,7 +162,7 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", d
         # tokenizers reports a full disk as a plain Exception: we find out ourselves, with the very bytes it will write.
         (new / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         tokenizer.save_pretrained(new)
-        for file in new.iterdir():
+        for file in files_below(new):
             file.chmod(0o644)  # safetensors writes for its owner only
         _flush(new)
         if directory.exists():
@@ -318,9 +318,14 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def files_below(directory: Path) -> list[Path]:
+    """Every file of a model directory, those in folders too: a tokenizer with several chat templates has one."""
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
 def _flush(directory: Path) -> None:
     """Have every file on disk before the rename that makes them count."""
-    for file in directory.iterdir():
+    for file in files_below(directory):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
 

@@ -67,6 +67,21 @@ def test_a_checkpoint_is_a_model_directory_without_pickles(tmp_path: Path) -> No
     assert {file.suffix for file in path.iterdir()} <= {".json", ".safetensors", ".jinja"}
 
 
+def test_a_tokenizer_with_several_chat_templates_is_saved_whole(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ messages }}"}
+    model, optimizer = trained(1)
+    path = save_checkpoint(
+        tmp_path, model=model, tokenizer=tokenizer, optimizers=[optimizer], progress=Progress(update=1), keep=2
+    )
+    assert read_progress(path) == Progress(update=1)
+    assert load_tokenizer(path).chat_template == tokenizer.chat_template
+    extra = path / "additional_chat_templates" / "tool_use.jinja"
+    extra.unlink()
+    with pytest.raises(StoreError, match=str(extra)):
+        read_progress(path)
+
+
 def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     for update in (1, 2, 3):
         save(tmp_path, update, keep=2)
@@ -123,10 +138,11 @@ def test_a_save_that_fails_leaves_the_earlier_ones_and_no_rubbish(
 
 
 def test_what_a_killed_run_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / ".update-000001").mkdir()
+    for name in (".update-000001", ".update-000007.old", "..update-000007-x1y2", ".mine"):
+        (tmp_path / name).mkdir()
     assert newest_checkpoint(tmp_path) is None
     path = save(tmp_path, 1)
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    assert sorted(found.name for found in tmp_path.iterdir()) == [".mine", path.name]
 
 
 def test_saving_the_same_update_again_replaces_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from lzero.engine import local
 from lzero.engine.local import LocalEngine
 from lzero.engine.local_cache import Forward
 from lzero.engine.local_probe import rows_are_independent
+from lzero.engine.local_sampling import draw
 from lzero.errors import EngineError
 from lzero.models import Architecture, build_tokenizer, new_model
 from lzero.types import Completion, Sampling
@@ -147,6 +149,15 @@ async def test_tokens_are_drawn_as_often_as_the_model_says() -> None:
     likeliest = expected.argmax().item()
     share = sum(completion.token_ids[0] == likeliest for completion in drawn) / len(drawn)
     assert share == pytest.approx(expected[likeliest].item(), abs=0.05)
+
+
+def test_a_neighbours_top_p_leaves_the_other_draws_alone() -> None:
+    logits = 3 * torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0))
+    likeliest_last = logits.sort(dim=-1).values  # what a cut tail would shift first
+    noise = np.array([1e-9])
+    alone, _ = draw(likeliest_last, np.ones(1), np.ones(1), noise)
+    beside, _ = draw(likeliest_last.expand(2, -1), np.ones(2), np.array([1.0, 0.5]), noise.repeat(2))
+    assert beside[0] == alone[0]
 
 
 async def test_top_p_draws_only_from_the_nucleus() -> None:

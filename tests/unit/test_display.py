@@ -3,11 +3,13 @@
 import io
 
 from rich.console import Console
+from rollout_fakes import make_episode, make_task, reward
 
 from lzero.cli.display import COLUMNS, TrainingDisplay, cells, failures_by_kind, minutes, sparkline
-from lzero.cli.train import plan
+from lzero.cli.train import plan, scores
 from lzero.config import load_config
-from lzero.types import Update
+from lzero.store import Record
+from lzero.types import Failure, Update
 
 METRICS = {
     "rollout/score": 0.5,
@@ -64,6 +66,13 @@ def test_a_pipe_gets_one_plain_line_an_update() -> None:
     assert "\x1b" not in stream.getvalue()
 
 
+def test_brackets_in_a_warning_are_text() -> None:
+    stream = io.StringIO()
+    with TrainingDisplay(Console(file=stream, width=200), num_updates=2) as display:
+        display.say("making the kernel environment in /runs/[mine]/kernel [/now]")
+    assert stream.getvalue() == "making the kernel environment in /runs/[mine]/kernel [/now]\n"
+
+
 def test_a_terminal_gets_a_live_table() -> None:
     stream = io.StringIO()
     with TrainingDisplay(Console(file=stream, width=200, force_terminal=True), num_updates=2) as display:
@@ -75,3 +84,23 @@ def test_a_terminal_gets_a_live_table() -> None:
 def test_a_plan_names_what_is_trained_on() -> None:
     assert "the built-in world" in plan(load_config(None, ["tasks.train=world/sft"]))
     assert "on worldly.jsonl by" in plan(load_config(None, ["tasks.train=worldly.jsonl"]))
+
+
+def test_hops_whose_episodes_all_failed_keep_their_line() -> None:
+    def records(failed_hops: int) -> list[Record]:
+        found = []
+        for hops in (1, 2):
+            task = make_task(hops, hops=hops)
+            if hops == failed_hops:
+                broken = Failure(kind="repl", what="gone", where="step 0")
+                found.append(Record(task=task, episodes=(make_episode(task, failure=broken),), rewards=(None,)))
+            else:
+                episode = make_episode(task)
+                found.append(Record(task=task, episodes=(episode,), rewards=(reward(task, episode),)))
+        return found
+
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(scores(records(1), records(2)))
+    one, two = [line.split() for line in stream.getvalue().splitlines() if "hop" in line]
+    assert one[2:4] == ["nan", "1.000"]
+    assert two[2:4] == ["1.000", "nan"]

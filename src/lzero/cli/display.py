@@ -105,7 +105,7 @@ class TrainingDisplay:
         self._doing = sentence
         self._last = time.monotonic()
         if self._live is None:
-            self._console.print(sentence, highlight=False, soft_wrap=True)
+            self._console.print(sentence, highlight=False, soft_wrap=True, markup=False)
 
     def updated(self, update: Update) -> None:
         now = time.monotonic()

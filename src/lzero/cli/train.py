@@ -7,6 +7,7 @@ lzero train --resume runs/world-20260131-174501 train.updates=40
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
@@ -194,9 +195,8 @@ def scores(before: "Sequence[Record]", after: "Sequence[Record]") -> "Table":
     old_by_hops, new_by_hops = score_by_hops(before), score_by_hops(after)
     rows = [("all", mean_score(before), mean_score(after))]
     rows += [
-        (f"{hops} hop{'s' if hops > 1 else ''}", old_by_hops[hops], new_by_hops[hops])
-        for hops in old_by_hops
-        if hops in new_by_hops
+        (f"{hops} hop{'s' if hops > 1 else ''}", old_by_hops.get(hops, math.nan), new_by_hops.get(hops, math.nan))
+        for hops in sorted(old_by_hops.keys() | new_by_hops.keys())
     ]
     for name, old, new in rows:
         table.add_row(name, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")

@@ -38,8 +38,10 @@ def draw(logits: torch.Tensor, temperature: Floats, top_p: Floats, noise: Floats
 
 
 def _nucleus(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Zero all but the likeliest tokens of each row whose probabilities first reach `top_p`; the likeliest always stays."""
+    """Zero all but the likeliest tokens of each row whose probabilities first reach `top_p`; the likeliest always stays.
+    A row of `top_p` 1 keeps all, though its sum may round to 1 before the end."""
     ordered, order = weights.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(dim=-1) - ordered
-    ordered = ordered.masked_fill((before >= top_p[:, None]) & (before > 0.0), 0.0)
+    beyond = (before >= top_p[:, None]) & (before > 0.0) & (top_p < 1.0)[:, None]
+    ordered = ordered.masked_fill(beyond, 0.0)
     return torch.zeros_like(weights).scatter_(1, order, ordered)

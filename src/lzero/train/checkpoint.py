@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lzero.errors import ModelError, StoreError
-from lzero.models import save_model
+from lzero.models import files_below, save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -65,11 +65,11 @@ def save_checkpoint(
     final = directory / f"update-{progress.update:06d}"
     partial, replaced = directory / f".{final.name}", directory / f".{final.name}.old"
     try:
-        for left in directory.glob(".*"):  # of a save that was killed
+        for left in directory.glob(".*update-*"):  # of a save that was killed
             shutil.rmtree(left, ignore_errors=True)
         save_model(model, tokenizer, partial)
         save_file(_tensors(optimizers), partial / STATE)
-        sizes = {file.name: file.stat().st_size for file in sorted(partial.iterdir())}
+        sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files_below(partial)}
         (partial / MANIFEST).write_bytes(msgspec.json.encode(Manifest(progress=progress, files=sizes)))
         for name in (STATE, MANIFEST):
             with (partial / name).open("rb") as stream:
