@@ -12,6 +12,7 @@ not, requests are computed one by one. Measured on the nano model, it takes abou
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -62,7 +63,7 @@ class LocalEngine:
         if deterministic:
             num_slots = DETERMINISTIC_ROWS
         forward = Forward(model, num_slots=num_slots, max_tokens=max_tokens)
-        if deterministic and not rows_are_independent(forward, num_slots):
+        if deterministic and not _in_a_thread(rows_are_independent, forward, num_slots):
             num_slots = 1
             forward = Forward(model, num_slots=num_slots, max_tokens=max_tokens)
         ending = Ending(tokenizer, self._vocab_size, _eos_ids(model, tokenizer))
@@ -126,6 +127,12 @@ class LocalEngine:
                 f"{what}: {len(tokens)} ids + {max_new} new ones do not fit into the engine's {self._max_tokens} tokens"
             )
         return tokens
+
+
+def _in_a_thread(function: Callable[[Forward, int], bool], forward: Forward, num_slots: int) -> bool:
+    """Computed as the worker will, in a thread of its own, whose pool of OpenMP threads ends with it."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, forward, num_slots).result()
 
 
 def _answer(
