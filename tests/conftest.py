@@ -1,7 +1,27 @@
 """What all tests share."""
 
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
 from hypothesis import settings
+from repl_sessions import no_tools
+
+from lzero.repl import LocalPool, LocalRepl
 
 # A busy machine is no bug: an example may take as long as it needs, within the test's own timeout.
 settings.register_profile("lzero", deadline=None)
 settings.load_profile("lzero")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[LocalPool]:
+    """One zygote for all tests of a module; they have to run in the module's event loop."""
+    async with LocalPool() as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def repl(pool: LocalPool) -> AsyncIterator[LocalRepl]:
+    repl = await pool.open((), no_tools, seed=7)
+    yield repl
+    await repl.close()

@@ -1,15 +1,11 @@
-"""A model so small that a whole training run takes seconds; a pool and a REPL of its own for each test."""
+"""A model so small that a whole training run takes seconds."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from repl_sessions import no_tools
 
 from lzero.data.world import vocabulary
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
-from lzero.repl import LocalPool, LocalRepl
 
 TINY = Architecture(hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16)
 
@@ -37,17 +33,3 @@ def tiny_run(tiny_model: Path) -> tuple[str, ...]:
         "agent.max_tokens=256",
         "agent.response_tokens=12",
     )
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[LocalPool]:
-    """One zygote for all tests of a module; they have to run in the module's event loop."""
-    async with LocalPool() as pool:
-        yield pool
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def repl(pool: LocalPool) -> AsyncIterator[LocalRepl]:
-    repl = await pool.open((), no_tools, seed=7)
-    yield repl
-    await repl.close()

@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -58,9 +58,11 @@ class Limits:
 
 
 def start(
-    environment: Environment, control: socket.socket, limits: Limits, errors: IO[bytes]
+    environment: Environment, control: socket.socket, limits: Limits, errors: IO[bytes], without: Collection[str] = ()
 ) -> subprocess.Popen[bytes]:
     """Start a zygote whose end of the control socket is `control`; what goes wrong is written to `errors`. Raises SandboxError.
+
+    `without` names defences to leave out, for tests that show what they are good for.
 
     It dies with the thread that calls this: call it from one that lives as long as the pool.
     """
@@ -72,6 +74,7 @@ def start(
         f"{_MODULES}/zygote.py",
         str(descriptor),
         json.dumps(asdict(limits)),
+        *without,
     )
     try:
         return subprocess.Popen(

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import tempfile
+from collections.abc import Collection
 from typing import IO, Any, NoReturn
 
 from lzero.errors import ProtocolError, ReplDied, SandboxError
@@ -47,7 +48,7 @@ class Zygote:
         self._loop.add_reader(control.fileno(), self._on_packets)
 
     @classmethod
-    async def start(cls, environment: Environment, limits: Limits) -> "Zygote":
+    async def start(cls, environment: Environment, limits: Limits, without: Collection[str] = ()) -> "Zygote":
         """Raises SandboxError where the machine, or the environment, does not allow it."""
         try:
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
@@ -55,7 +56,7 @@ class Zygote:
         except OSError as error:
             raise SandboxError(f"cannot start the sandbox: {error}") from None
         try:
-            process = jail.start(environment, theirs, limits, errors)
+            process = jail.start(environment, theirs, limits, errors, without)
         except SandboxError:
             ours.close()
             errors.close()

@@ -8,8 +8,11 @@ import ctypes
 import os
 import resource
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+import seccomp
 
 HOME = "/workspace"
 UID = 1000
@@ -31,6 +34,7 @@ _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 _LAST_CAPABILITY = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_FILTER = seccomp.prepare()
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,6 @@ def _call(name: str, *arguments: object) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def enter_network_namespace() -> None:
-    """For the zygote: a network whose loopback device is down, so that REPLs cannot even reach each other."""
-    _call("unshare", _NEWNET)
-
-
 def fork(own_pid_namespace: int) -> int:
     """For the zygote: `os.fork()` whose child is pid 1 of a new pid namespace, without an extra process in between.
 
@@ -73,15 +72,20 @@ def fork(own_pid_namespace: int) -> int:
     return pid
 
 
-def enter(limits: Limits) -> None:
-    """Everything below, in the order that works. Raises OSError; the caller must then exit."""
+def enter(limits: Limits, without: Collection[str] = ()) -> None:
+    """Everything below, in the order that works. Raises OSError; the caller must then exit.
+
+    The network namespace is the REPL's own and its loopback device is down: not even siblings can be reached. `without` names
+    defences to leave out ("seccomp", "network", "nesting"), for tests that show what they are good for.
+    """
     _call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
-    _call("unshare", _NEWNS | _NEWIPC | _NEWUTS)
+    _call("unshare", _NEWNS | _NEWIPC | _NEWUTS | (0 if "network" in without else _NEWNET))
     _make_mounts(limits)
-    _enter_user_namespace()
+    _enter_user_namespace(nesting="nesting" in without)
     _set_limits(limits)  # the process count is kept per user namespace: after entering it, siblings do not share it
     _drop_privileges()
-    # Landlock, then seccomp, belong here: last, when nothing above is needed any more.
+    if "seccomp" not in without:
+        seccomp.install(_libc, _FILTER)  # last, when nothing above is needed any more
 
 
 def _make_mounts(limits: Limits) -> None:
@@ -105,7 +109,7 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str) -> Non
         raise OSError(number, f"mount {kind or source} on {target}: {os.strerror(number)}")
 
 
-def _enter_user_namespace() -> None:
+def _enter_user_namespace(*, nesting: bool) -> None:
     owner, group = os.geteuid(), os.getegid()
     _call("unshare", _NEWUSER)
     for file, text in (
@@ -114,7 +118,8 @@ def _enter_user_namespace() -> None:
         ("gid_map", f"{UID} {group} 1"),
     ):
         _write(f"/proc/self/{file}", text)
-    _write("/proc/sys/user/max_user_namespaces", "0")
+    if not nesting:
+        _write("/proc/sys/user/max_user_namespaces", "0")
 
 
 def _write(path: str, text: str) -> None:

@@ -1,6 +1,6 @@
 """The warm process that REPLs are forked from: everything imported, one thread, no secrets.
 
-    python zygote.py CONTROL_FD LIMITS_JSON
+    python zygote.py CONTROL_FD LIMITS_JSON [DEFENCE_TO_LEAVE_OUT …]
 
 Control messages are JSON, one a packet. The host sends `open` (with the REPL's end of a socket pair) and `signal`; the
 zygote answers `hello`, `signalled` and `exited`. It ends when the host's end is closed.
@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Collection
 from typing import Any
 
 import isolate
@@ -26,9 +27,10 @@ _MESSAGE_BYTES = 4096
 
 
 class Zygote:
-    def __init__(self, control: socket.socket, limits: isolate.Limits) -> None:
+    def __init__(self, control: socket.socket, limits: isolate.Limits, without: Collection[str]) -> None:
         self._control = control
         self._limits = limits
+        self._without = without
         self._pids: dict[int, int] = {}
         """REPL's number → pid."""
         self._numbers: dict[int, int] = {}
@@ -96,7 +98,7 @@ class Zygote:
             connection = socket.socket(fileno=3)
             connection.set_inheritable(False)
             try:
-                isolate.enter(self._limits)
+                isolate.enter(self._limits, self._without)
                 kernel = Kernel(self._shell, connection)
             except Exception as error:  # fail closed: nothing runs in a jail that is not shut
                 Channel(connection).send({"type": "failed", "reason": f"{type(error).__name__}: {error}"})
@@ -126,9 +128,8 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)
     limits = isolate.Limits(**json.loads(sys.argv[2]))
-    isolate.enter_network_namespace()
     sys.path.remove(isolate.__file__.rsplit("/", 1)[0])
-    Zygote(control, limits).serve()
+    Zygote(control, limits, sys.argv[3:]).serve()
 
 
 if __name__ == "__main__":

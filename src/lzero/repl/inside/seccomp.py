@@ -1,0 +1,181 @@
+"""The last door: a filter on system calls, after which a process and all its children stay without them.
+
+It refuses what Python, numpy and pandas never need: other namespaces, mounts, kernel modules, tracing, keyrings, io_uring, every
+socket that is not AF_UNIX. What is refused answers EPERM, as it would without the right to it; `clone3` answers ENOSYS, so that
+the C library falls back to `clone`, whose flags a filter can read; a call by another ABI ends the process. seccomp(2), and
+Documentation/userspace-api/seccomp_filter.rst of the kernel.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterator
+
+_ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+"""AUDIT_ARCH of the machine, and its column in the tables below."""
+_X32 = 0x40000000
+"""Bit of a system call number of the x32 ABI, which shares x86-64's AUDIT_ARCH."""
+
+_REFUSED = {
+    # name: (number on x86-64, number on arm64); None where the architecture has no such call
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "pidfd_getfd": (438, 438),
+    "kcmp": (312, 272),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "memfd_secret": (447, 447),
+    "cachestat": (451, 451),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "syslog": (103, 116),
+    "vhangup": (153, 58),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "mbind": (237, 235),
+    "set_mempolicy": (238, 237),
+    "set_mempolicy_home_node": (450, 450),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "lookup_dcookie": (212, 18),
+    "nfsservctl": (180, 42),
+    "modify_ldt": (154, None),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "uselib": (134, None),
+    "ustat": (136, None),
+    "sysfs": (139, None),
+    "_sysctl": (156, None),
+    "create_module": (174, None),
+    "get_kernel_syms": (177, None),
+    "query_module": (178, None),
+}
+_CLONE3 = (435, 435)
+_CLONE, _NEW_NAMESPACES = (56, 220), 0x7E020000
+_SOCKETS, _AF_UNIX = ((41, 198), (53, 199)), 1
+"""socket and socketpair."""
+_PERSONALITY, _PERSONALITIES = (135, 92), (0, 0xFFFFFFFF)
+"""The ordinary one, and the question which it is."""
+_IOCTL, _TERMINAL_INPUT = (16, 29), (0x5412, 0x541C)
+"""TIOCSTI and TIOCLINUX put words into the mouth of whoever types at a terminal."""
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
+_NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24
+"""Offsets in `struct seccomp_data`; of an argument the lower half, which is all that the kernel reads of these."""
+_PR_SET_SECCOMP, _FILTER_MODE = 22, 2
+
+Instruction = tuple[int, int, int, int]
+"""code, jump if true, jump if false, operand."""
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+def instructions(machine: str) -> list[Instruction]:
+    """The filter for a machine as `os.uname` names it. Raises OSError for one that the tables do not know."""
+    if machine not in _ARCHITECTURES:
+        raise OSError(errno.ENOSYS, f"there is no system call filter for {machine}")
+    architecture, column = _ARCHITECTURES[machine]
+    return list(_assemble(architecture, column))
+
+
+def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
+    yield _LOAD, 0, 0, _ARCHITECTURE
+    yield _EQUAL, 1, 0, architecture
+    yield _RETURN, 0, 0, _KILL_PROCESS
+    yield _LOAD, 0, 0, _NUMBER
+    yield _AT_LEAST, 0, 1, _X32
+    yield _RETURN, 0, 0, _KILL_PROCESS
+    for numbers in _REFUSED.values():
+        number = numbers[column]
+        if number is not None:
+            yield _EQUAL, 0, 1, number
+            yield _RETURN, 0, 0, _ERRNO | errno.EPERM
+    yield _EQUAL, 0, 1, _CLONE3[column]
+    yield _RETURN, 0, 0, _ERRNO | errno.ENOSYS
+    # Of a call by its arguments: on another number, jump over all that follows.
+    yield _EQUAL, 0, 4, _CLONE[column]
+    yield _LOAD, 0, 0, _FIRST
+    yield _ANY_BIT, 0, 1, _NEW_NAMESPACES
+    yield _RETURN, 0, 0, _ERRNO | errno.EPERM
+    yield _RETURN, 0, 0, _ALLOW
+    for numbers in _SOCKETS:
+        yield _EQUAL, 0, 4, numbers[column]
+        yield _LOAD, 0, 0, _FIRST
+        yield _EQUAL, 1, 0, _AF_UNIX
+        yield _RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT
+        yield _RETURN, 0, 0, _ALLOW
+    yield _EQUAL, 0, 5, _PERSONALITY[column]
+    yield _LOAD, 0, 0, _FIRST
+    yield _EQUAL, 2, 0, _PERSONALITIES[0]
+    yield _EQUAL, 1, 0, _PERSONALITIES[1]
+    yield _RETURN, 0, 0, _ERRNO | errno.EPERM
+    yield _RETURN, 0, 0, _ALLOW
+    yield _EQUAL, 0, 4, _IOCTL[column]
+    yield _LOAD, 0, 0, _SECOND
+    yield _EQUAL, 1, 0, _TERMINAL_INPUT[0]
+    yield _EQUAL, 0, 1, _TERMINAL_INPUT[1]
+    yield _RETURN, 0, 0, _ERRNO | errno.EPERM
+    yield _RETURN, 0, 0, _ALLOW
+
+
+def prepare() -> "_Program":
+    """Assemble the filter for this machine, once, for all children: a child then touches no page for it. Raises OSError."""
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions(os.uname().machine))
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = _Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+    program.kept = buffer  # the program itself holds its address only
+    return program
+
+
+def install(libc: ctypes.CDLL, program: "_Program") -> None:
+    """Shut the door behind this thread; no_new_privs has to be set. Raises OSError."""
+    if libc.prctl(_PR_SET_SECCOMP, _FILTER_MODE, ctypes.byref(program), 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"seccomp: {os.strerror(number)}")

@@ -1,0 +1,154 @@
+"""The attacks and accidents that the sandbox is tested against, by number and by what they would harm.
+
+A test names its case with `@attack(22)`. Every case has a test, or a sentence in `WITHOUT_TEST` that says why not; `docs/sandbox.md`
+shows the table that `table()` makes of both.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+Kind = Literal["Escape", "HostLeak", "Exfil", "Lateral", "HostDoS", "PeerDoS", "SelfDoS"]
+
+
+@dataclass(frozen=True)
+class Case:
+    number: int
+    kind: Kind
+    title: str
+    outcome: str
+    """What has to happen instead."""
+
+
+CASES = tuple(
+    Case(*fields)
+    for fields in (
+        # resources
+        (1, "PeerDoS", "fork bomb", "forking fails inside; siblings fork and answer"),
+        (2, "PeerDoS", "thread bomb", "starting a thread fails inside; siblings answer"),
+        (3, "SelfDoS", "one huge allocation", "MemoryError; the session lives"),
+        (4, "HostDoS", "memory that many processes grow slowly", "killed, reason memory; siblings untouched"),
+        (5, "HostDoS", "memory in memfd, tmpfs and shared memory", "counted and capped"),
+        (6, "HostDoS", "locked and huge mappings", "refused"),
+        (7, "HostDoS", "a workspace filled to the brim", "no space left, inside only"),
+        (8, "HostDoS", "files without number", "no space left, inside only"),
+        (9, "HostDoS", "sparse giants, deep trees, long names", "bounded; closing is clean"),
+        (10, "HostDoS", "descriptors without number, in flight too", "too many open files, inside only"),
+        (
+            11,
+            "PeerDoS",
+            "spinning on all cores, asking for priority",
+            "priority refused; siblings answer; the deadline fires",
+        ),
+        (12, "SelfDoS", "a loop in C that no interrupt reaches", "interrupted in vain, then killed"),
+        (13, "SelfDoS", "a cell that ignores interrupts", "killed, whatever it catches"),
+        (14, "SelfDoS", "exit, abort, segmentation fault", "reported, never counted as success"),
+        (15, "SelfDoS", "recursion without limit", "that session alone may die"),
+        (16, "HostDoS", "a flood of output", "head and tail are kept; the host stays flat"),
+        (17, "HostDoS", "a flood of rich output, representations that loop", "capped; the deadline holds"),
+        (18, "PeerDoS", "a daemon that outlives its cell", "dies with the session"),
+        (19, "SelfDoS", "zombies by the thousand", "bounded; siblings untouched"),
+        (20, "Lateral", "a thread that prints after its cell", "never in another session's output"),
+        (21, "SelfDoS", "waiting for input, debuggers", "an error at once, or the deadline"),
+        # processes and signals
+        (22, "Lateral", "reading /proc of others", "only own pids are there"),
+        (23, "Lateral", "tracing and reading the memory of others", "refused"),
+        (24, "Lateral", "signals to everybody and to parents", "reach nobody else"),
+        (25, "SelfDoS", "killing its own init", "the session ends, reported"),
+        (26, "Escape", "undoing its own supervision", "supervision does not depend on it"),
+        (27, "Escape", "terminals, sessions, injected typing", "there is no terminal; refused"),
+        (28, "HostLeak", "core dumps", "none is written; the host's handler does not run"),
+        # files
+        (29, "HostLeak", "the host's secrets and homes", "are not there"),
+        (30, "Lateral", "poisoning the interpreter and shared files", "read-only; others are unaffected"),
+        (31, "HostLeak", "a link that points out of the workspace", "refused"),
+        (32, "HostLeak", "links swapped, devices offered while files are fetched", "regular files only"),
+        (33, "HostDoS", "archives that climb or explode", "refused or capped"),
+        (34, "HostDoS", "hostile file names", "come through or are refused; no shell on the host"),
+        (35, "Escape", "set-user-id programs", "give nothing"),
+        (36, "Escape", "devices", "absent; cannot be made"),
+        (37, "Escape", "file handles and fanotify", "refused"),
+        (38, "Escape", "descriptors that were left open", "only the session's own"),
+        (39, "Escape", "writing to /proc and /sys", "refused"),
+        # kernel interfaces
+        (40, "Escape", "io_uring, bpf, perf, userfaultfd, modules, kexec", "refused"),
+        (41, "Lateral", "kernel keyrings", "refused"),
+        (42, "Escape", "new and foreign namespaces", "refused"),
+        (43, "Escape", "mounts, old and new interface, chroot", "refused"),
+        (44, "Escape", "control groups", "not mounted; refused"),
+        (45, "HostDoS", "clock, host name, reboot", "refused; the host's are unchanged"),
+        (46, "Escape", "other ABIs and personalities", "end the process, or are refused"),
+        (47, "Escape", "rare socket families", "refused; socket pairs work"),
+        (48, "HostLeak", "side channels: timing, caches", "not covered"),
+        # network and interprocess communication
+        (49, "Exfil", "the internet, the host's network, cloud metadata", "unreachable at once"),
+        (50, "Exfil", "names resolved as a channel", "no resolver"),
+        (51, "Lateral", "abstract sockets between sessions", "not shared"),
+        (52, "Lateral", "loopback between sessions", "not shared"),
+        (53, "Lateral", "System V and POSIX names between sessions", "not shared"),
+        (54, "Lateral", "covert channels through what is shared", "nothing shared is writable"),
+        # protocol and broker
+        (55, "HostDoS", "frames that are none", "that session is killed; the host stays flat"),
+        (56, "Escape", "forged, replayed and early frames", "no effect but on the session's own outputs"),
+        (57, "Escape", "serialised objects sent to the host", "never decoded"),
+        (58, "HostDoS", "floods and trickles of frames", "bounded by the deadline; others go on"),
+        (59, "HostDoS", "tools called too often, wrongly, too largely", "refused, by name"),
+        (60, "HostLeak", "keys of the host", "never in a byte that a session can read"),
+        (61, "Escape", "control tokens and escapes in what tools return", "plain text"),
+        (62, "SelfDoS", "looking for the answer, patching the judge", "answers and judges are outside"),
+        (63, "SelfDoS", "hooks that break the session's own loop", "that session alone is harmed"),
+        # faults
+        (64, "HostDoS", "SIGKILL of zygote, pool or host", "all ends; nothing is left; the next one starts"),
+        (65, "SelfDoS", "a session that is stopped", "the deadline holds"),
+        (66, "Escape", "killed at any step of the start", "a typed failure; nothing runs unsandboxed"),
+        (67, "HostDoS", "no descriptors, pids or space left on the host", "refused with the reason; others go on"),
+        (68, "Escape", "a machine without namespaces or filters", "refused with what to do"),
+        (69, "HostDoS", "a thousand at once, for hours", "nothing grows"),
+        (70, "Lateral", "two forks of one zygote", "random where it must be, seeded where it should"),
+        (71, "Lateral", "what the zygote leaves to its children", "one thread, no secret, no open socket"),
+        (72, "Lateral", "a late word of a dead session", "reaches nobody"),
+    )
+)
+
+WITHOUT_TEST: dict[int, str] = {
+    48: "not covered: shared cores, caches and clocks carry signals; use a machine of its own where that matters",
+}
+"""Why a case has no test here."""
+
+
+def attack(number: int) -> pytest.MarkDecorator:
+    """Marks the test of a case."""
+    assert any(case.number == number for case in CASES), number
+    return pytest.mark.attack(number)
+
+
+def tests() -> dict[int, list[str]]:
+    """Case → names of its tests, in the order of the files."""
+    found: dict[int, list[str]] = {}
+    for file in sorted(Path(__file__).parent.glob("test_*.py")):
+        numbers: list[int] = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if marked := re.match(r"@attack\((\d+)\)", line):
+                numbers.append(int(marked[1]))
+            elif function := re.match(r"(?:async )?def (test_\w+)", line):
+                for number in numbers:
+                    found.setdefault(number, []).append(function[1])
+                numbers = []
+    return found
+
+
+def table() -> str:
+    """The Markdown table of `docs/sandbox.md`."""
+    found = tests()
+    lines = ["| case | harm | attack | outcome | shown by |", "|---|---|---|---|---|"]
+    for case in CASES:
+        shown = ", ".join(f"`{name}`" for name in found.get(case.number, [])) or WITHOUT_TEST.get(case.number, "")
+        lines.append(f"| {case.number} | {case.kind} | {case.title} | {case.outcome} | {shown} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
