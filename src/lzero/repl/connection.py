@@ -43,7 +43,7 @@ class Connection:
     async def _read(self, until: float) -> None:
         while True:
             try:
-                data = self._socket.recv(_READ_BYTES)
+                data = self._received()
             except BlockingIOError:
                 await self._ready(self._loop.add_reader, self._loop.remove_reader, until)
                 continue
@@ -51,6 +51,12 @@ class Connection:
                 raise ConnectionResetError("end of stream")
             self._buffer += data
             return
+
+    def _received(self) -> bytes:
+        try:
+            return self._socket.recv(_READ_BYTES)
+        except ConnectionResetError:  # it closed with words of ours unread; its own last words are still there
+            return self._socket.recv(_READ_BYTES)
 
     async def _ready(self, add: Callable[..., object], remove: Callable[[int], object], until: float) -> None:
         woken: asyncio.Future[bool] = self._loop.create_future()

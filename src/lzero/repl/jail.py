@@ -50,7 +50,7 @@ exec "$@"
 class Limits:
     """What one REPL may use. The jail's `isolate.Limits` is the same."""
 
-    memory_bytes: int = 4 << 30
+    memory_bytes: int = 2 << 30
     disk_bytes: int = 256 << 20
     files: int = 16_384
     processes: int = 64

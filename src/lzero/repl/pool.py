@@ -10,7 +10,7 @@ from typing import Self
 from lzero.config import ReplConfig
 from lzero.errors import ReplDied, ReplError, SandboxError
 from lzero.protocols import OnCall, ToolSpec
-from lzero.repl import environment, wire
+from lzero.repl import environment, watchdog, wire
 from lzero.repl.connection import Connection
 from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
@@ -51,6 +51,7 @@ class LocalPool:
         self._repls: set[LocalRepl] = set()
         self._opened = 0
         self._zygotes = 0
+        self._watching: asyncio.Task[None] | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -66,10 +67,17 @@ class LocalPool:
         ready = False
         try:
             repl = await self.open((), _no_tools, seed=0)
+            self._watching = self._watching or asyncio.create_task(
+                watchdog.watch(lambda: self._repls, limit_bytes=self._limits.memory_bytes)
+            )
             proof = await repl.run(_PROBE, deadline_s=30.0)
-            await repl.close()
+            if not watchdog.memory_of(repl.host_pid, enough=0):
+                raise SandboxError(
+                    "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so nothing bounds it"
+                )
             if proof.status != "ok" and not self._without:
                 raise SandboxError(f"the sandbox does not isolate: {proof.outputs or proof.reason}")
+            await repl.close()
             ready = True
         except ReplDied as error:
             raise SandboxError(f"the sandbox does not work: {error}") from None
@@ -98,6 +106,9 @@ class LocalPool:
     async def close(self) -> None:
         """Close every REPL and the jail. Nothing is left behind."""
         self._closed = True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         async with self._starting:
             zygote, self._zygote = self._zygote, None
             if zygote is not None:
@@ -131,6 +142,8 @@ class LocalPool:
         async with self._starting:
             if self._closed:
                 raise ReplError("the pool is closed")
+            if self._watching is not None and self._watching.done():
+                raise SandboxError(f"nothing bounds the memory of REPLs any more: {self._watching.exception()!r}")
             if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
                     await self._zygote.stop()

@@ -34,6 +34,7 @@ class LocalRepl:
         self._cells = 0
         self._calls = 0
         self._ended = ""
+        self._verdict = ""
         self._closed = False
         self.on_close: Callable[[], None] = lambda: None
 
@@ -70,13 +71,23 @@ class LocalRepl:
         except ProtocolError as error:
             reason = f"the session broke the protocol: {error}"
         except ConnectionError:
-            reason = f"the session {await self._why_gone()}"
+            reason = self._verdict or f"the session {await self._why_gone()}"
         else:
             self._ended = ""
             return execution
         self._ended = reason
         await self._kill()
         return Execution(outputs=(), status="killed", reason=reason, duration_s=clock.duration(self._loop.time()))
+
+    @property
+    def host_pid(self) -> int:
+        """Of the session's init, on the host; 0 while it is not known."""
+        return self._child.host_pid
+
+    async def kill(self, reason: str) -> None:
+        """End the session for what it did; its cell, or the next one, answers `killed` with this reason."""
+        self._verdict = self._verdict or reason
+        await self._kill()
 
     async def close(self) -> None:
         """Kill the session and everything it started. Safe to call twice."""

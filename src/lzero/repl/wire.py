@@ -75,6 +75,12 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello", forbid_unknown_field
     pid: int
 
 
+class Forked(Struct, frozen=True, kw_only=True, tag="forked", forbid_unknown_fields=True):
+    """Zygote → host: a REPL is there. Its pid comes beside the message, as the kernel vouches for it."""
+
+    id: int
+
+
 class Signalled(Struct, frozen=True, kw_only=True, tag="signalled", forbid_unknown_fields=True):
     """Zygote → host: the signal has been sent, or there was nobody to send it to."""
 
@@ -89,7 +95,7 @@ class Exited(Struct, frozen=True, kw_only=True, tag="exited", forbid_unknown_fie
 
 
 FromKernel = Ready | Failed | Call | Done
-FromZygote = Hello | Signalled | Exited
+FromZygote = Hello | Forked | Signalled | Exited
 
 _encoder = msgspec.json.Encoder()
 _from_kernel: msgspec.json.Decoder[FromKernel] = msgspec.json.Decoder(FromKernel)

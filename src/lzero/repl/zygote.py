@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+import struct
 import subprocess
 import tempfile
 from collections.abc import Collection
@@ -18,6 +19,8 @@ _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
 _PACKET_BYTES = 4096
+_CREDENTIALS = struct.Struct("iII")
+"""pid, user, group: `struct ucred` of unix(7)."""
 
 
 class Child:
@@ -27,6 +30,8 @@ class Child:
         self.number = number
         self.ended = ended
         """Its exit code, a negative signal, or None when the zygote died and took it along."""
+        self.host_pid = 0
+        """Of its init, outside the jail; 0 until the zygote has told."""
 
 
 class Zygote:
@@ -45,6 +50,7 @@ class Zygote:
         self._sending = asyncio.Lock()
         self.alive = True
         control.setblocking(False)
+        control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._loop.add_reader(control.fileno(), self._on_packets)
 
     @classmethod
@@ -168,8 +174,11 @@ class Zygote:
 
     def _on_packets(self) -> None:
         try:
-            while packet := self._control.recv(_PACKET_BYTES):
-                self._on_message(wire.decode_zygote(packet))
+            while True:
+                packet, ancillary, _, _ = self._control.recvmsg(_PACKET_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
+                if not packet:
+                    break
+                self._on_message(wire.decode_zygote(packet), _sender(ancillary))
                 if not self.alive:
                     return
         except BlockingIOError:
@@ -178,10 +187,14 @@ class Zygote:
             pass
         self._lost()
 
-    def _on_message(self, message: wire.FromZygote) -> None:
+    def _on_message(self, message: wire.FromZygote, pid: int) -> None:
+        """`pid`: that the message came with."""
         match message:
             case wire.Hello():
                 _settle(self._hello, message)
+            case wire.Forked():
+                if message.id in self._children:
+                    self._children[message.id].host_pid = pid
             case wire.Signalled():
                 for answer in self._signalled.pop(message.id, []):
                     _settle(answer)
@@ -208,6 +221,15 @@ class Zygote:
                 _settle(answer)
         self._children.clear()
         self._signalled.clear()
+
+
+def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """The pid in a message's credentials, 0 where it has none."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and len(data) == _CREDENTIALS.size:
+            pid: int = _CREDENTIALS.unpack(data)[0]
+            return pid
+    return 0
 
 
 def _settle(future: "asyncio.Future[Any]", value: object = None) -> None:

@@ -31,6 +31,10 @@ _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 # Made before the fork: every page that a child touches first costs it a copy.
 _CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
+_TERMINALS = 16
+"""Pseudoterminals of one REPL; the kernel has a few thousand for all."""
+_NO_CORE = 1
+"""core(5): to a program that takes core dumps only this limit says no; 0 would let it run, on the host."""
 _LAST_CAPABILITY = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,7 +46,7 @@ class Limits:
     """What one REPL may use."""
 
     memory_bytes: int
-    """Address space of one process; not yet of all of them together."""
+    """Of all processes together, as the host adds them up; and the address space that one may add to what it starts with."""
     disk_bytes: int
     """Size of the private workspace, and of the largest file."""
     files: int
@@ -73,25 +77,30 @@ def fork(own_pid_namespace: int) -> int:
 
 
 def enter(limits: Limits, without: Collection[str] = ()) -> None:
-    """Everything below, in the order that works. Raises OSError; the caller must then exit.
+    """Everything but the filter of system calls, in the order that works. Raises OSError; the caller must then exit.
 
     The network namespace is the REPL's own and its loopback device is down: not even siblings can be reached. `without` names
     defences to leave out ("seccomp", "network", "nesting"), for tests that show what they are good for.
     """
     _call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
+    os.setsid()  # kill(0, …) reaches the whole process group, whatever pid namespaces it spans
     _call("unshare", _NEWNS | _NEWIPC | _NEWUTS | (0 if "network" in without else _NEWNET))
     _make_mounts(limits)
     _enter_user_namespace(nesting="nesting" in without)
     _set_limits(limits)  # the process count is kept per user namespace: after entering it, siblings do not share it
     _drop_privileges()
-    if "seccomp" not in without:
-        seccomp.install(_libc, _FILTER)  # last, when nothing above is needed any more
+
+
+def shut() -> None:
+    """Filter system calls: last, when nothing that is refused is needed any more. Raises OSError; the caller must then exit."""
+    seccomp.install(_libc, _FILTER)
 
 
 def _make_mounts(limits: Limits) -> None:
-    """A /proc of its own pids, and one private tmpfs that is the workspace, /tmp and /dev/shm."""
+    """A /proc of its own pids, terminals of its own, and one private tmpfs that is the workspace, /tmp and /dev/shm."""
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "")
+    _mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, f"mode=600,ptmxmode=666,max={_TERMINALS}")
     options = f"mode=755,size={limits.disk_bytes},nr_inodes={limits.files}"
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)
     for name, target, mode in (("shm", "/dev/shm", 0o1777), ("workspace", HOME, 0o755), ("tmp", "/tmp", 0o1777)):
@@ -130,13 +139,19 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
+def _address_space() -> int:
+    """Bytes of it that this process has, most of them the zygote's."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
 def _set_limits(limits: Limits) -> None:
     for kind, value in (
         (resource.RLIMIT_NPROC, limits.processes),
         (resource.RLIMIT_NOFILE, limits.open_files),
         (resource.RLIMIT_FSIZE, limits.disk_bytes),
-        (resource.RLIMIT_AS, limits.memory_bytes),
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, _address_space() + limits.memory_bytes),
+        (resource.RLIMIT_CORE, _NO_CORE),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
     ):

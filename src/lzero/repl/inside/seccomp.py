@@ -54,6 +54,12 @@ _REFUSED = {
     "io_uring_register": (427, 427),
     "memfd_secret": (447, 447),
     "cachestat": (451, 451),
+    # Memory that belongs to no process, and to no file system of a bounded size.
+    "memfd_create": (319, 279),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "mq_open": (240, 180),
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
@@ -103,10 +109,13 @@ _PERSONALITY, _PERSONALITIES = (135, 92), (0, 0xFFFFFFFF)
 _IOCTL, _TERMINAL_INPUT = (16, 29), (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX put words into the mouth of whoever types at a terminal."""
 
+_SETRLIMIT, _PRLIMIT, _RLIMIT_CORE = (160, 164), (302, 261), 4
+"""The limit that keeps the host's handler of core dumps from running holds only as it is: also 0 would let it run."""
+
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
-_NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24
-"""Offsets in `struct seccomp_data`; of an argument the lower half, which is all that the kernel reads of these."""
+_NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD = 0, 4, 16, 24, 32
+"""Offsets in `struct seccomp_data`; of an argument the lower half, which is all that the kernel reads of the first two."""
 _PR_SET_SECCOMP, _FILTER_MODE = 22, 2
 
 Instruction = tuple[int, int, int, int]
@@ -155,6 +164,20 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
     yield _LOAD, 0, 0, _FIRST
     yield _EQUAL, 2, 0, _PERSONALITIES[0]
     yield _EQUAL, 1, 0, _PERSONALITIES[1]
+    yield _RETURN, 0, 0, _ERRNO | errno.EPERM
+    yield _RETURN, 0, 0, _ALLOW
+    yield _EQUAL, 0, 4, _SETRLIMIT[column]
+    yield _LOAD, 0, 0, _FIRST
+    yield _EQUAL, 0, 1, _RLIMIT_CORE
+    yield _RETURN, 0, 0, _ERRNO | errno.EPERM
+    yield _RETURN, 0, 0, _ALLOW
+    yield _EQUAL, 0, 8, _PRLIMIT[column]
+    yield _LOAD, 0, 0, _SECOND
+    yield _EQUAL, 0, 5, _RLIMIT_CORE
+    yield _LOAD, 0, 0, _THIRD  # the new limit, a pointer of two halves; without one it is a question
+    yield _EQUAL, 0, 2, 0
+    yield _LOAD, 0, 0, _THIRD + 4
+    yield _EQUAL, 1, 0, 0
     yield _RETURN, 0, 0, _ERRNO | errno.EPERM
     yield _RETURN, 0, 0, _ALLOW
     yield _EQUAL, 0, 4, _IOCTL[column]

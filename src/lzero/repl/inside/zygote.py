@@ -3,7 +3,7 @@
     python zygote.py CONTROL_FD LIMITS_JSON [DEFENCE_TO_LEAVE_OUT …]
 
 Control messages are JSON, one a packet. The host sends `open` (with the REPL's end of a socket pair) and `signal`; the
-zygote answers `hello`, `signalled` and `exited`. It ends when the host's end is closed.
+zygote answers `hello`, `forked` (with the pid as credentials), `signalled` and `exited`. It ends when the host's end is closed.
 """
 
 import gc
@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 import traceback
 from collections.abc import Collection
@@ -86,6 +87,9 @@ class Zygote:
             self._be_a_repl(descriptor)
         os.close(descriptor)
         self._pids[number], self._numbers[pid] = pid, number
+        # The kernel turns the pid into the host's; and it is a pid of ours: it checks that.
+        credentials = struct.pack("iII", pid, os.getuid(), os.getgid())
+        self._say({"type": "forked", "id": number}, (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials))
 
     def _be_a_repl(self, descriptor: int) -> None:
         """In the child. Never returns."""
@@ -93,6 +97,7 @@ class Zygote:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)  # the zygote's own would be one for all its children
             os.dup2(descriptor, 3)
             os.closerange(4, 1 << 20)
             connection = socket.socket(fileno=3)
@@ -100,6 +105,8 @@ class Zygote:
             try:
                 isolate.enter(self._limits, self._without)
                 kernel = Kernel(self._shell, connection)
+                if "seccomp" not in self._without:
+                    isolate.shut()
             except Exception as error:  # fail closed: nothing runs in a jail that is not shut
                 Channel(connection).send({"type": "failed", "reason": f"{type(error).__name__}: {error}"})
             else:
@@ -120,8 +127,8 @@ class Zygote:
                 del self._pids[number]
                 self._say({"type": "exited", "id": number, "code": os.waitstatus_to_exitcode(status)})
 
-    def _say(self, message: dict[str, Any]) -> None:
-        self._control.send(json.dumps(message).encode())
+    def _say(self, message: dict[str, Any], *ancillary: tuple[int, int, bytes]) -> None:
+        self._control.sendmsg([json.dumps(message).encode()], ancillary)
 
 
 def main() -> None:

@@ -1,0 +1,85 @@
+"""Memory of all processes of a session together: what no limit of a single process bounds."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from cases import attack
+from repl_sessions import no_tools, run, value
+
+from lzero.errors import SandboxError
+from lzero.repl import LocalPool, LocalRepl, watchdog
+from lzero.repl.jail import Limits
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+LIMITS = Limits(memory_bytes=256 << 20)
+HOARD = """
+import os, time
+for _ in range(5):
+    if os.fork() == 0:
+        held = bytearray(100 << 20)
+        time.sleep(60)
+"""
+
+
+async def open_and_close(pool: LocalPool, *, times: int) -> None:
+    for _ in range(times):
+        await (await pool.open((), no_tools, seed=0)).close()
+
+
+@attack(4)
+async def test_processes_that_hold_too_much_together_are_killed() -> None:
+    async with LocalPool(limits=LIMITS) as pool:
+        hoarder, sibling = [await pool.open((), no_tools, seed=number) for number in range(2)]
+        execution = await hoarder.run(HOARD + "time.sleep(60)", deadline_s=50.0)
+        assert execution.status == "killed"
+        assert execution.reason.startswith("memory: its processes held ")
+        assert execution.reason.endswith(" MB together, the limit is 256 MB")
+        assert await value(sibling, "6 * 7") == "42"
+        await hoarder.close()
+        await sibling.close()
+
+
+@attack(4)
+async def test_what_a_cell_leaves_behind_is_counted_too() -> None:
+    async with LocalPool(limits=LIMITS) as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        pid = repl.host_pid
+        assert (await run(repl, HOARD)).status == "ok"
+        async with asyncio.timeout(50):
+            while watchdog.memory_of(pid, enough=0):
+                await asyncio.sleep(0.05)
+        execution = await run(repl, "1")
+        assert (execution.status, execution.reason.partition(":")[0]) == ("killed", "memory")
+        await repl.close()
+
+
+@attack(5)
+async def test_memory_that_belongs_to_no_process_cannot_be_had(repl: LocalRepl) -> None:
+    make = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def memfd():
+    try:
+        return os.memfd_create("hoard") >= 0
+    except OSError:
+        return False
+memfd(), libc.shmget(0, 1 << 20, 0o1600) >= 0
+"""
+    async with LocalPool(without=("seccomp",)) as pool:
+        open_repl = await pool.open((), no_tools, seed=0)
+        assert await value(open_repl, make) == "(True, True)"
+        await open_repl.close()
+    assert await value(repl, make) == "(False, False)"
+
+
+@attack(4)
+async def test_without_its_watchdog_a_pool_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with LocalPool() as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        monkeypatch.setattr(watchdog, "_PROC", Path("/dev/null"))  # a host that cannot read its processes any more
+        async with asyncio.timeout(30):
+            with pytest.raises(SandboxError, match="nothing bounds the memory of REPLs any more"):
+                await open_and_close(pool, times=1_000_000)
+        monkeypatch.undo()
+        await repl.close()
