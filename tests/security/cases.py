@@ -57,7 +57,7 @@ CASES = tuple(
         (22, "Lateral", "reading /proc of others", "only own pids are there"),
         (23, "Lateral", "tracing and reading the memory of others", "refused"),
         (24, "Lateral", "signals to everybody and to parents", "reach nobody else"),
-        (25, "SelfDoS", "killing its own init", "the session ends, reported"),
+        (25, "SelfDoS", "killing its own init", "does nothing, or ends the session, reported"),
         (26, "Escape", "undoing its own supervision", "supervision does not depend on it"),
         (27, "Escape", "terminals, sessions, injected typing", "there is no terminal; refused"),
         (28, "HostLeak", "core dumps", "none is written; the host's handler does not run"),
@@ -114,6 +114,9 @@ CASES = tuple(
 )
 
 WITHOUT_TEST: dict[int, str] = {
+    31: "no file leaves a session yet: the host opens nothing in a workspace",
+    32: "no file leaves a session yet: the host opens nothing in a workspace",
+    33: "no file leaves a session yet: the host unpacks nothing",
     48: "not covered: shared cores, caches and clocks carry signals; use a machine of its own where that matters",
 }
 """Why a case has no test here."""

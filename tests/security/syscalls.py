@@ -1,0 +1,48 @@
+"""What attacks say to the C library, and where the host finds what they left."""
+
+import ast
+from pathlib import Path
+
+from repl_sessions import run, value
+
+from lzero.repl import LocalRepl
+from lzero.types import Error
+
+CALL = """
+import ctypes, os, signal, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(function, *arguments):
+    ctypes.set_errno(0)
+    return 0 if getattr(libc, function)(*arguments) >= 0 else ctypes.get_errno()
+def attempt(function, *arguments):
+    try:
+        function(*arguments)
+    except OSError as error:
+        return error.errno
+    return 0
+"""
+"""Both answer 0, or the errno."""
+
+
+async def answers(repl: LocalRepl, code: str) -> list[int]:
+    """The list of numbers that a cell after `CALL` ends with."""
+    found: list[int] = ast.literal_eval(await value(repl, CALL + code))
+    return found
+
+
+async def raised(repl: LocalRepl, code: str) -> str:
+    """The name of the exception that a cell ends with; "" for none."""
+    execution = await run(repl, code)
+    return "".join(output.ename for output in execution.outputs if isinstance(output, Error))
+
+
+def host_pids(marker: str) -> list[int]:
+    """Processes of this machine whose command line begins with a word."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if file.read_bytes().startswith(marker.encode()):
+                found.append(int(file.parent.name))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
