@@ -109,6 +109,7 @@ class Kernel:
         self._interrupts = Interrupts()
         self._tools = Tools(self._channel, self._interrupts)
         self._streams = self._capture()
+        self._pid = os.getpid()
 
     def serve(self) -> None:
         """Until the host closes the socket."""
@@ -118,6 +119,8 @@ class Kernel:
                 message = self._channel.receive()
             while True:
                 status = self._run(message["code"])
+                if os.getpid() != self._pid:
+                    os._exit(0)  # forked by the cell, and come to the cell's end too: it is not the session
                 message = self._finish(message["id"], status)
         except (Closed, ConnectionError):
             pass

@@ -1,0 +1,570 @@
+"""Resources: whatever a session takes too much of, it runs into its own limit, and its siblings do not notice.
+
+Where the defence is a limit, `repl` has a larger one than `tight`: the attack that stops in the one goes on in the other.
+"""
+
+import ast
+import asyncio
+import errno
+import os
+import resource
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from cases import attack
+from repl_sessions import no_tools, run, value
+
+from lzero.repl import LocalPool, LocalRepl
+from lzero.repl.jail import Limits
+from lzero.types import Error, Execution, Output, Stream
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+
+TIGHT = Limits(memory_bytes=512 << 20, disk_bytes=16 << 20, files=500, processes=16, open_files=64)
+FLAT_BYTES = 64 << 20
+"""What the peak of the host's memory may rise by, whatever a session does."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tight_pool() -> AsyncIterator[LocalPool]:
+    async with LocalPool(limits=TIGHT) as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def tight(tight_pool: LocalPool) -> AsyncIterator[LocalRepl]:
+    repl = await tight_pool.open((), no_tools, seed=7)
+    yield repl
+    await repl.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def sibling(tight_pool: LocalPool) -> AsyncIterator[LocalRepl]:
+    """Another session of the same zygote and the same user."""
+    repl = await tight_pool.open((), no_tools, seed=8)
+    yield repl
+    await repl.close()
+
+
+async def is_well(repl: LocalRepl) -> bool:
+    """Whether a session forks, starts threads, opens and fills files and answers."""
+    code = """
+import subprocess, threading
+subprocess.run(["true"], check=True)
+thread = threading.Thread(target=lambda: None)
+thread.start()
+thread.join()
+with open("proof", "wb") as file:
+    file.write(bytes(1 << 20))
+"well"
+"""
+    return await value(repl, code) == "'well'"
+
+
+async def answers_beside(repl: LocalRepl, code: str, sibling: LocalRepl) -> int:
+    """How often a sibling forks and answers while an endless cell runs to its deadline. Closes the session of that cell."""
+    attacking = asyncio.create_task(repl.run(code, deadline_s=1.5))
+    answered = 0
+    while not attacking.done():
+        well = await is_well(sibling)
+        answered += well and not attacking.done()
+    assert (await attacking).status in ("timed_out", "killed")
+    await repl.close()
+    return answered
+
+
+async def until_it_fails(repl: LocalRepl, setup: str, step: str, at_most: int) -> tuple[int, str]:
+    """How often a session can do something, and the error (its errno, or its type) that ends it; "" for none."""
+    code = f"""
+import os
+{setup}
+done, met = 0, ""
+try:
+    while done < {at_most}:
+        {step}
+        done += 1
+except Exception as error:
+    met = str(getattr(error, "errno", None) or type(error).__name__)
+done, met
+"""
+    done, met = ast.literal_eval(await value(repl, code))
+    return int(done), str(met)
+
+
+async def raised(repl: LocalRepl, code: str) -> str:
+    """The name of the exception that a cell ends with; "" for none."""
+    return "".join(output.ename for output in (await run(repl, code)).outputs if isinstance(output, Error))
+
+
+async def killed(pool: LocalPool, code: str, deadline_s: float = 20.0) -> Execution:
+    """What is told of a cell that does not survive; its session cannot be used afterwards, nor pass for a success."""
+    repl = await pool.open((), no_tools, seed=0)
+    started = time.monotonic()
+    execution = await repl.run(code, deadline_s=deadline_s)
+    assert time.monotonic() - started < deadline_s + 10.0
+    assert execution.status == "killed", execution
+    await repl.close()
+    return execution
+
+
+def streamed(outputs: Sequence[Output]) -> str:
+    return "".join(output.text for output in outputs if isinstance(output, Stream))
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def sleepers(seconds: str) -> int:
+    """Processes of the machine that sleep exactly so long."""
+    found = 0
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += file.read_bytes() == f"sleep\0{seconds}\0".encode()
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+FORKED = "pid = os.fork()\n        if pid == 0: time.sleep(600)"
+
+
+@attack(1)
+async def test_forking_ends_at_the_limit(repl: LocalRepl, tight: LocalRepl, sibling: LocalRepl) -> None:
+    assert await until_it_fails(repl, "import time", FORKED, 30) == (30, "")
+    assert await until_it_fails(tight, "import time", FORKED, 30) == (TIGHT.processes - 1, str(errno.EAGAIN))
+    assert await raised(tight, "import subprocess\nsubprocess.run(['true'])") == "BlockingIOError"
+    assert await is_well(sibling)
+
+
+@attack(1)
+async def test_a_fork_bomb_is_only_its_own_misfortune(
+    tight_pool: LocalPool, tight: LocalRepl, sibling: LocalRepl
+) -> None:
+    """Every copy comes to the end of the cell with the same error; one of them is the session."""
+    assert await raised(tight, "import os\nwhile True: os.fork()") == "BlockingIOError"
+    assert await value(tight, "1 + 1") == "2"
+    bomb = "import os, time\nwhile True:\n    try: os.fork()\n    except BlockingIOError: time.sleep(0.02)"
+    assert await answers_beside(await tight_pool.open((), no_tools, seed=0), bomb, sibling)
+
+
+@attack(2)
+async def test_starting_threads_ends_at_the_limit(repl: LocalRepl, tight: LocalRepl, sibling: LocalRepl) -> None:
+    setup = "import threading\nstop = threading.Event()"
+    step = "threading.Thread(target=stop.wait, daemon=True).start()"
+    assert await until_it_fails(repl, setup, step, 30) == (30, "")
+    assert await until_it_fails(tight, setup, step, 100_000) == (TIGHT.processes - 1, "RuntimeError")
+    assert await is_well(sibling)
+    assert await value(tight, "stop.set()\n1 + 1") == "2"
+
+
+@attack(3)
+async def test_one_huge_allocation_is_an_error(repl: LocalRepl, tight: LocalRepl) -> None:
+    reserve = "import mmap\nspace = mmap.mmap(-1, 1 << 30)\nspace.close()"  # no page of it is ever touched
+    assert await raised(repl, reserve) == ""
+    assert await raised(tight, reserve) == "OSError"
+    for attempt in ("bytearray(10 ** 12)", "'x' * 10 ** 12", "[None] * 10 ** 12", "import numpy\nnumpy.ones(10 ** 12)"):
+        assert await raised(repl, attempt) in ("MemoryError", "_ArrayMemoryError"), attempt
+    assert await value(repl, "len(bytearray(10 ** 6))") == "1000000"
+
+
+@attack(5)
+async def test_shared_memory_files_are_capped(repl: LocalRepl, tight: LocalRepl, sibling: LocalRepl) -> None:
+    """They lie in the same space as the workspace."""
+    step = "open(f'/dev/shm/{done}', 'wb').write(bytes(1 << 20))"
+    assert await until_it_fails(repl, "", step, 24) == (24, "")
+    done, met = await until_it_fails(tight, "", step, 24)
+    assert 8 < done < 17
+    assert met == str(errno.ENOSPC)
+    assert await raised(tight, "open('here', 'wb').write(bytes(1 << 20))") == "OSError"
+    assert await is_well(sibling)
+
+
+@attack(6)
+async def test_locked_and_huge_mappings_are_refused(repl: LocalRepl) -> None:
+    code = """
+import ctypes, mmap
+libc = ctypes.CDLL(None, use_errno=True)
+page = mmap.mmap(-1, mmap.PAGESIZE)
+address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+def call(name, *arguments):
+    ctypes.set_errno(0)
+    return 0 if getattr(libc, name)(*arguments) == 0 else ctypes.get_errno()
+def mapped(length, extra):
+    try:
+        mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | extra).close()
+        return 0
+    except OSError as error:
+        return error.errno
+locked = call("mlock", address, mmap.PAGESIZE), call("mlock2", address, mmap.PAGESIZE, 1), call("mlockall", 1)
+locked, mapped(mmap.PAGESIZE, 0x2000), mapped(1 << 40, 0), mapped(1 << 40, 0x4000)
+"""
+    locked, locked_mapping, huge, huge_unreserved = ast.literal_eval(await value(repl, code))
+    assert set(locked) <= {errno.EPERM, errno.ENOMEM}
+    assert locked_mapping in (errno.EPERM, errno.EAGAIN)
+    assert (huge, huge_unreserved) == (errno.ENOMEM, errno.ENOMEM)
+
+
+@attack(7)
+async def test_a_full_workspace_is_full_inside_only(repl: LocalRepl, tight: LocalRepl, sibling: LocalRepl) -> None:
+    step = "open(f'{done}', 'wb').write(bytes(1 << 20))"
+    assert await until_it_fails(repl, "", step, 24) == (24, "")
+    done, met = await until_it_fails(tight, "", step, 24)
+    assert 8 < done < 17
+    assert met == str(errno.ENOSPC)
+    assert await raised(tight, "open('/tmp/x', 'wb').write(bytes(1 << 20))") == "OSError"  # the same space
+    assert await is_well(sibling)
+    assert await value(tight, "os.remove('0')\nopen('0', 'wb').write(bytes(1 << 10))") == "1024"
+
+
+@attack(8)
+async def test_files_have_a_number(repl: LocalRepl, tight: LocalRepl, sibling: LocalRepl) -> None:
+    step = "os.close(os.open(f'{done}', os.O_CREAT))"
+    assert await until_it_fails(repl, "", step, 1000) == (1000, "")
+    done, met = await until_it_fails(tight, "", step, 1000)
+    assert 400 < done < TIGHT.files
+    assert met == str(errno.ENOSPC)
+    assert await raised(tight, "os.mkdir('/tmp/one more')") == "OSError"
+    assert await is_well(sibling)
+
+
+@attack(9)
+async def test_sparse_giants_deep_trees_and_long_names_are_bounded(pool: LocalPool, tight: LocalRepl) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    giant = "os.ftruncate(os.open('giant', os.O_CREAT | os.O_RDWR), 1 << 60)"
+    assert await until_it_fails(repl, "", giant, 1) == (0, str(errno.EFBIG))
+    assert await until_it_fails(repl, "", "open('n' * (255 + done), 'w').close()", 2) == (1, str(errno.ENAMETOOLONG))
+    deeper = "os.mkdir('d' * 255); os.chdir('d' * 255)"
+    assert await until_it_fails(repl, "", deeper, 10_000) == (10_000, "")
+    done, met = await until_it_fails(tight, "", deeper, 10_000)
+    assert done < TIGHT.files
+    assert met == str(errno.ENOSPC)
+    assert await value(repl, "1 + 1") == "2"  # from a place whose name is too long for getcwd
+    started = time.monotonic()
+    await repl.close()
+    assert time.monotonic() - started < 10.0
+    after = await pool.open((), no_tools, seed=0)
+    assert await value(after, "import os\nos.listdir()") == "[]"
+    await after.close()
+
+
+@attack(10)
+async def test_descriptors_have_a_number(repl: LocalRepl, tight: LocalRepl, sibling: LocalRepl) -> None:
+    step = "os.open('/dev/null', os.O_RDONLY)"
+    assert await until_it_fails(repl, "", step, 100) == (100, "")
+    done, met = await until_it_fails(tight, "", step, 100)
+    assert done < TIGHT.open_files
+    assert met == str(errno.EMFILE)
+    assert await value(tight, "os.closerange(6, 64)\n1 + 1") == "2"
+    assert await is_well(sibling)
+
+
+@attack(10)
+async def test_descriptors_in_flight_have_a_number(tight: LocalRepl, sibling: LocalRepl) -> None:
+    """What was sent and never received is open too, though in nobody's table. The kernel counts it by user, for all sessions
+    together: a sibling that passes descriptors on itself does notice."""
+    setup = "import socket\npairs = [socket.socketpair() for _ in range(20)]\n"
+    setup += "for pair in pairs: pair[0].setblocking(False)"
+    step = "socket.send_fds(pairs[done % 20][0], [b'x'], [0] * 10)"
+    done, met = await until_it_fails(tight, setup, step, 10_000)
+    assert done * 10 <= TIGHT.open_files + 10
+    assert met == str(errno.ETOOMANYREFS)
+    assert await is_well(sibling)
+    pipes = "import fcntl\nr, w = os.pipe()\nfcntl.fcntl(w, fcntl.F_SETPIPE_SZ, 1 << 30)"
+    assert await raised(tight, pipes) == "PermissionError"
+
+
+@attack(11)
+async def test_priority_is_refused(repl: LocalRepl) -> None:
+    asked = (
+        "os.nice(-1)",
+        "os.setpriority(os.PRIO_PROCESS, 0, -20)",
+        "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
+        "os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(99))",
+        "os.write(os.open('/proc/self/autogroup', os.O_WRONLY), b'-20')",
+        "os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000')",
+    )
+    for each in asked:
+        assert await raised(repl, f"import os\n{each}") in ("PermissionError", "FileNotFoundError"), each
+
+
+@attack(11)
+async def test_spinning_on_all_cores_leaves_siblings_their_turn(tight_pool: LocalPool, sibling: LocalRepl) -> None:
+    spin = "import os\nfor _ in range(os.cpu_count() + 1):\n    if os.fork() == 0: break\nwhile True: pass"
+    assert await answers_beside(await tight_pool.open((), no_tools, seed=0), spin, sibling)
+
+
+@attack(12)
+async def test_a_loop_in_c_is_killed(tight_pool: LocalPool, sibling: LocalRepl) -> None:
+    loops = (
+        "sum(range(10 ** 12))",
+        "import collections, itertools\ncollections.deque(itertools.repeat(0), maxlen=0)",
+    )
+    attacks = asyncio.gather(*(killed(tight_pool, loop, 0.3) for loop in loops))
+    while not attacks.done():
+        assert await value(sibling, "1 + 1") == "2"
+    for execution in await attacks:
+        assert "ignored its deadline of 0.3 s and the interrupt" in execution.reason
+
+
+@attack(13)
+async def test_a_cell_that_ignores_interrupts_is_killed(tight_pool: LocalPool, sibling: LocalRepl) -> None:
+    waits = "    try: time.sleep(600)\n    except BaseException: pass"
+    ignoring = (
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(600)",
+        "import signal, time\nsignal.signal(signal.SIGINT, lambda *_: None)\ntime.sleep(600)",
+        "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\ntime.sleep(600)",
+        f"import time\nwhile True:\n{waits}",
+        f"import signal, time\nfor number in set(range(1, 65)) - {{9, 19, 32, 33}}: signal.signal(number, 1)\nwhile True:\n{waits}",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\nwhile True:\n    try: sum(range(10**12))\n    except: pass",
+    )
+    for execution in await asyncio.gather(*(killed(tight_pool, code, 0.3) for code in ignoring)):
+        assert "ignored its deadline of 0.3 s and the interrupt" in execution.reason
+    assert await is_well(sibling)
+
+
+@attack(14)
+async def test_an_end_is_reported_and_never_a_success(tight_pool: LocalPool, sibling: LocalRepl) -> None:
+    ends = {
+        "import os\nos._exit(0)": "exited with code 0",
+        "import os\nos._exit(7)": "exited with code 7",
+        "import os, threading, time\nthreading.Thread(target=os._exit, args=(0,)).start()\ntime.sleep(600)": "code 0",
+        "import ctypes\nctypes.string_at(0)": "SIGSEGV",
+        "import os\nos.abort()": "was killed by SIG",
+        "import os\nos.execv('/bin/true', ['true'])": "exited with code 0",
+    }
+    for code, reason in ends.items():
+        execution = await killed(tight_pool, code)
+        assert reason in execution.reason, code
+        assert execution.outputs == ()
+    assert await is_well(sibling)
+
+
+@attack(14)
+async def test_an_exit_of_python_is_an_error(repl: LocalRepl) -> None:
+    mute = "class E(Exception):\n    def __str__(self): raise SystemExit(0)\nraise E"
+    for code in ("import sys\nsys.exit(0)", "raise SystemExit", "exit()", "raise GeneratorExit", mute):
+        execution = await run(repl, code)
+        assert execution.status == "error", code
+        assert any(isinstance(output, Error) for output in execution.outputs), code
+    assert await value(repl, "1 + 1") == "2"
+
+
+@attack(15)
+async def test_recursion_harms_that_session_alone(tight_pool: LocalPool, sibling: LocalRepl) -> None:
+    unlimited = "import sys\nsys.setrecursionlimit(10 ** 9)\n"
+    attempts = (
+        unlimited + "def f(): f()\nf()",
+        unlimited + "class A:\n    def __getattr__(self, name): return getattr(self, name + 'x')\nA().x",
+        unlimited + "x = []\nfor _ in range(10 ** 6): x = [x]\nrepr(x)",
+        "import faulthandler\nfaulthandler._stack_overflow()",
+    )
+    for code in attempts:
+        repl = await tight_pool.open((), no_tools, seed=0)
+        execution = await repl.run(code, deadline_s=1.0)
+        assert execution.status != "ok", code
+        await repl.close()
+        assert await value(sibling, "1 + 1") == "2"
+
+
+@attack(16)
+async def test_a_flood_of_output_keeps_its_head_and_tail(repl: LocalRepl, tight: LocalRepl) -> None:
+    before = peak_bytes()
+    floods = (
+        "for _ in range(100): print('x' * 999_999)",
+        "print('x' * 100_000_000, end='')",
+        "block = b'x' * (1 << 20)\nfor _ in range(200): os.write(1, block)",
+        "block = 'x' * (1 << 16)\nfor _ in range(300): print(block); print(block, file=sys.stderr)",
+        "!head -c 200000000 /dev/zero | tr '\\000' x",
+    )
+    for flood in floods:
+        execution = await run(repl, f"import os, sys\nprint('head')\n{flood}\nprint('tail');")
+        text = streamed(execution.outputs)
+        assert execution.status == "ok", flood
+        assert text.startswith("head\nx")
+        assert text.endswith(("x\ntail\n", "xtail\n"))
+        assert "left out]" in text
+        assert len(text) < 300_000
+    endless = "import os\nblock = b'x' * (1 << 20)\nwhile True: os.write(1, block)"
+    assert await raised(tight, endless) == "OSError"  # the file behind the descriptor has a size
+    grandchild = "import subprocess\nsubprocess.run(['sh', '-c', 'yes & wait']);"
+    assert len(streamed((await run(tight, grandchild)).outputs)) < 70_000
+    assert await value(tight, "1 + 1") == "2"
+    assert peak_bytes() - before < FLAT_BYTES
+
+
+@attack(17)
+async def test_a_flood_of_rich_output_is_capped(repl: LocalRepl) -> None:
+    before = peak_bytes()
+    classes = """
+from IPython.display import HTML, Image, display
+class Bundle:
+    def _repr_mimebundle_(self, **_): return {"text/html": "x" * 50_000_000, "text/plain": "y" * 50_000_000}
+class Long:
+    def __repr__(self): return "z" * 50_000_000
+class Own:
+    def _ipython_display_(self): print("o" * 50_000_000)
+class Fails:
+    def __repr__(self): raise RuntimeError("no text")
+class NoText:
+    def __repr__(self): return 5
+class Ends:
+    def __repr__(self): raise SystemExit
+"""
+    await run(repl, classes)
+    floods = (
+        "for number in range(10_000): display(number)",
+        "for _ in range(150): display('x' * 1_000_000)",
+        "for thing in (Bundle(), Long(), Own(), HTML('x' * 50_000_000), Image(data=b'\\x89PNG' + bytes(50_000_000))): display(thing)",
+        "display(Fails()); display(NoText()); None",
+        "display(Ends())",
+        "Ends()",
+        "raise ValueError(Long())",
+    )
+    for flood in floods:
+        execution = await run(repl, flood)
+        assert execution.status in ("ok", "error"), execution.reason
+        assert len(execution.outputs) <= 128
+        assert len(repr(execution.outputs)) < 400_000, flood
+    assert await value(repl, "1 + 1") == "2"
+    assert peak_bytes() - before < FLAT_BYTES
+
+
+@attack(17)
+async def test_a_representation_that_loops_meets_the_deadline(tight_pool: LocalPool) -> None:
+    methods = ("__repr__(self)", "_repr_pretty_(self, *_)", "_repr_mimebundle_(self, **_)", "_ipython_display_(self)")
+
+    async def shown(method: str, body: str) -> str:
+        repl = await tight_pool.open((), no_tools, seed=0)
+        code = f"class A:\n    def {method}:\n        {body}\nfrom IPython.display import display\ndisplay(A())"
+        execution = await repl.run(code, deadline_s=0.3)
+        await repl.close()
+        return execution.status
+
+    gentle = "import time; time.sleep(600)"
+    assert await asyncio.gather(*(shown(method, gentle) for method in methods)) == ["timed_out"] * 4
+    assert await shown("__repr__(self)", "sum(range(10 ** 12))") == "killed"
+
+
+@attack(18)
+async def test_a_daemon_dies_with_its_session(tight_pool: LocalPool) -> None:
+    for number, end in enumerate(("close", "exit")):
+        seconds = f"600.{os.getpid()}{number}"
+        daemon = f"""
+import os, signal, time
+if (pid := os.fork()) == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    for signal_number in (1, 2, 15):
+        signal.signal(signal_number, signal.SIG_IGN)
+    os.closerange(0, 64)
+    os.execvp("sleep", ["sleep", "{seconds}"])
+os.waitpid(pid, 0)
+def asleep(name):
+    try:
+        return open(f"/proc/{{name}}/cmdline").read().startswith("sleep")
+    except OSError:
+        return False
+while not any(map(asleep, os.listdir("/proc"))): time.sleep(0.01)
+"""
+        repl = await tight_pool.open((), no_tools, seed=0)
+        assert (await run(repl, daemon)).status == "ok"
+        assert await value(repl, "1 + 1") == "2"
+        assert sleepers(seconds) == 1  # it outlives its cell
+        if end == "exit":
+            assert (await run(repl, "os._exit(0)")).status == "killed"
+        await repl.close()
+        assert sleepers(seconds) == 0
+
+
+@attack(19)
+async def test_zombies_are_bounded(repl: LocalRepl, tight: LocalRepl, sibling: LocalRepl) -> None:
+    child = "pid = os.fork()\n        if pid == 0: os._exit(0)"
+    orphans = """
+def orphan():
+    if (pid := os.fork()) == 0:
+        try:
+            os.fork()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+"""
+    assert await until_it_fails(repl, "", child, 30) == (30, "")
+    done, met = await until_it_fails(tight, "", child, 5000)
+    assert done < TIGHT.processes
+    assert met == str(errno.EAGAIN)
+    assert await is_well(sibling)
+    assert (
+        await value(tight, "for _ in range(done): os.wait()\nos.waitpid(os.posix_spawnp('true', ['true'], {}), 0)[1]")
+        == "0"
+    )
+    assert await until_it_fails(tight, orphans, "orphan()", 100) == (100, "")
+    assert await value(tight, "sum(name.isdigit() for name in os.listdir('/proc'))") == str(TIGHT.processes - 1)
+    assert (
+        await raised(tight, "children = [os.posix_spawnp('true', ['true'], {}) for _ in range(2)]") == "BlockingIOError"
+    )
+    assert await is_well(sibling)
+
+
+@attack(20)
+async def test_a_thread_that_prints_after_its_cell_is_heard_in_its_own_session_only(
+    repl: LocalRepl, tight: LocalRepl, sibling: LocalRepl
+) -> None:
+    code = """
+import os, threading, time
+printed = 0
+def late():
+    global printed
+    while True:
+        print("late word")
+        os.write(1, b"late word\\n")
+        os.write(2, b"late word\\n")
+        printed += 1
+        time.sleep(0.001)
+threading.Thread(target=late, daemon=True).start()
+"""
+    assert (await run(tight, code)).status == "ok"
+    waiting = "before = printed\nwhile printed < before + 10: time.sleep(0.001)"
+    for number in range(10):
+        for other in (repl, sibling):
+            execution = await run(other, f"print({number})")
+            assert execution.outputs == (Stream(name="stdout", text=f"{number}\n"),)
+        execution = await run(tight, waiting)
+        assert execution.status == "ok"
+        assert set(streamed(execution.outputs).split("\n")) == {"late word", ""}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "input()",
+        "import sys\nsys.stdin.read()",
+        "import os\nos.read(0, 1)",
+        "import getpass\ngetpass.getpass()",
+        "breakpoint()",
+        "import pdb\npdb.set_trace()",
+        "import pdb\npdb.run('1')",
+        "import code\ncode.interact()",
+        "%debug 1 + 1",
+        "%pdb on\n1 / 0",
+        "!cat; read line; python3 -i 2>&1",
+        "import subprocess\nsubprocess.run(['cat']).returncode",
+    ],
+)
+@attack(21)
+async def test_waiting_for_input_ends_at_once(repl: LocalRepl, code: str) -> None:
+    execution = await repl.run(code, deadline_s=20.0)
+    assert execution.status in ("ok", "error"), execution
+    assert await value(repl, "1 + 1") == "2"
+
+
+@attack(21)
+async def test_waiting_for_nothing_ends_at_the_deadline(repl: LocalRepl) -> None:
+    execution = await repl.run("import signal\nsignal.pause()", deadline_s=0.3)
+    assert execution.status == "timed_out"
+    assert await value(repl, "1 + 1") == "2"
