@@ -17,11 +17,13 @@ class Connection:
         self._socket = end
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
+        self._woken: asyncio.Future[bool] = self._loop.create_future()
 
     async def send(self, message: wire.Open | wire.Run | wire.Reply, *, until: float) -> None:
         """Raises ConnectionError where the other end is gone, ProtocolError where the message is too long."""
         rest = memoryview(wire.encode(message))
         while rest:
+            self._check_open()
             try:
                 rest = rest[self._socket.send(rest) :]
             except BlockingIOError:
@@ -42,6 +44,7 @@ class Connection:
 
     async def _read(self, until: float) -> None:
         while True:
+            self._check_open()
             try:
                 data = self._received()
             except BlockingIOError:
@@ -59,7 +62,7 @@ class Connection:
             return self._socket.recv(_READ_BYTES)
 
     async def _ready(self, add: Callable[..., object], remove: Callable[[int], object], until: float) -> None:
-        woken: asyncio.Future[bool] = self._loop.create_future()
+        self._woken = woken = self._loop.create_future()
         timer = self._loop.call_at(until, _settle, woken, False)
         add(self._socket.fileno(), _settle, woken, True)
         try:
@@ -67,10 +70,22 @@ class Connection:
                 raise TimeoutError
         finally:
             timer.cancel()
-            remove(self._socket.fileno())
+            if self._socket.fileno() >= 0:
+                remove(self._socket.fileno())
+
+    def _check_open(self) -> None:
+        if self._socket.fileno() < 0:
+            raise ConnectionAbortedError("closed")
 
     def close(self) -> None:
+        """Whoever waits for it, or comes back to it later, meets a ConnectionError. Safe to call twice."""
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            return
+        self._loop.remove_reader(descriptor)  # its number may soon be that of another session
+        self._loop.remove_writer(descriptor)
         self._socket.close()
+        _settle(self._woken, True)
 
 
 def _settle(future: asyncio.Future[bool], value: bool) -> None:

@@ -1,0 +1,583 @@
+"""Faults: whatever dies or runs out, all ends, nothing is left, nothing runs outside of its jail, and the next one starts."""
+
+import ast
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from cases import attack
+from repl_sessions import no_tools, run, value
+
+from lzero.errors import ReplDied, ReplError, SandboxError
+from lzero.repl import Limits, LocalPool, LocalRepl
+from lzero.types import Json
+
+pytestmark = pytest.mark.sandbox
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the fault")
+INSIDE = """
+import os
+status = {line.split(":")[0]: line.split(":")[1].strip() for line in open("/proc/self/status")}
+os.getpid(), os.getuid() != 0, int(status["CapEff"], 16), status["Seccomp"], status["NoNewPrivs"], os.path.exists("/etc/passwd")
+"""
+SHUT_IN = "(1, True, 0, '2', '1', False)"
+
+
+def below(process: psutil.Process | None = None) -> list[psutil.Process]:
+    """Processes that a process has started, and theirs, without those that have ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [each for each in (process or psutil.Process()).children(recursive=True) if alive(each.pid)]
+    return []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a fault could leave behind."""
+
+    processes: frozenset[int]
+    descriptors: int
+    mounts: int
+    files: frozenset[str]
+
+
+def traces() -> Traces:
+    gc.collect()
+    mine = Path(tempfile.gettempdir())
+    return Traces(
+        frozenset(process.pid for process in below()),
+        len(os.listdir("/proc/self/fd")),
+        len(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()),
+        frozenset(
+            path.name for path in mine.iterdir() if path.stat().st_uid == os.geteuid() and "pytest" not in path.name
+        ),
+    )
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs of the machine use theirs meanwhile."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0)
+
+
+async def works(repl: LocalRepl) -> bool:
+    return await value(repl, "6 * 7") == "42"
+
+
+def jail_of() -> psutil.Process:
+    return next(process for process in psutil.Process().children() if process.name() == "bwrap")
+
+
+def zygote_of() -> psutil.Process:
+    (zygote,) = jail_of().children()
+    return zygote
+
+
+def sessions() -> list[psutil.Process]:
+    return [process for process in zygote_of().children() if alive(process.pid)]
+
+
+@contextlib.contextmanager
+def limited(kind: int, soft: int) -> Iterator[None]:
+    """Our own soft limit, for a while."""
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+@pytest.mark.parametrize("victim", ["zygote", "jail"])
+@attack(64)
+async def test_all_sessions_end_with_their_zygote_and_the_next_one_starts(victim: str) -> None:
+    before = traces()
+    async with LocalPool() as pool:
+        idle, busy = [await pool.open((), no_tools, seed=number) for number in range(2)]
+        started = below()
+        running = asyncio.create_task(busy.run("import time\ntime.sleep(60)", deadline_s=60.0))
+        await asyncio.sleep(0)
+        (zygote_of() if victim == "zygote" else jail_of()).kill()
+        with pytest.raises(ReplDied):
+            await asyncio.wait_for(running, 20.0)
+        with pytest.raises(ReplDied):
+            await asyncio.wait_for(idle.run("1", deadline_s=5.0), 20.0)
+        await idle.close()
+        await busy.close()
+        fresh = await asyncio.wait_for(pool.open((), no_tools, seed=0), 60.0)
+        assert await value(fresh, INSIDE) == SHUT_IN
+        await until(lambda: not any(alive(process.pid) for process in started))
+    assert traces() == before
+
+
+@attack(64)
+async def test_all_sessions_end_with_the_host() -> None:
+    code = """
+import asyncio, os, signal, psutil
+from lzero.repl import LocalPool
+async def main():
+    pool = LocalPool()
+    await pool.start()
+    repls = [await pool.open((), None, seed=n) for n in range(3)]
+    for repl in repls:
+        await repl.run("import subprocess; subprocess.Popen(['sleep', '1000'], start_new_session=True)", deadline_s=20.0)
+    print(*(process.pid for process in psutil.Process().children(recursive=True)), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+    before = traces()
+    host = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert host.returncode == -signal.SIGKILL, host.stderr
+    pids = [int(pid) for pid in host.stdout.split()]
+    assert len(pids) >= 8  # the jail, its zygote, three sessions and what they started
+    await until(lambda: not any(alive(pid) for pid in pids))
+    assert traces() == before
+
+
+@attack(65)
+async def test_the_deadline_of_a_stopped_session_holds() -> None:
+    async with LocalPool() as pool:
+        other = await pool.open((), no_tools, seed=0)
+        known = {process.pid for process in sessions()}
+        stopped = await pool.open((), no_tools, seed=0)
+        (process,) = [process for process in sessions() if process.pid not in known]
+        started = time.monotonic()
+        running = asyncio.create_task(stopped.run("while True: pass", deadline_s=0.5))
+        await asyncio.sleep(0)
+        process.suspend()
+        assert await works(other)
+        execution = await running
+        assert (execution.status, "deadline" in execution.reason) == ("killed", True)
+        assert time.monotonic() - started < 8.0
+        await stopped.close()
+        # One that is stopped between its cells is no different, and one that goes on in time has lost nothing.
+        idle = await pool.open((), no_tools, seed=0)
+        (process,) = [process for process in sessions() if process.pid not in known]
+        process.suspend()
+        running = asyncio.create_task(idle.run("6 * 7", deadline_s=20.0))
+        await asyncio.sleep(0)
+        process.resume()
+        assert (await running).status == "ok"
+        process.suspend()
+        await idle.close()
+        assert not alive(process.pid)
+        await other.close()
+
+
+@attack(65)
+async def test_a_clock_that_jumps_moves_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with LocalPool() as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        real, days = time.time, iter(range(10**9))
+        monkeypatch.setattr(time, "time", lambda: real() + 86_400 * (-1) ** next(days))
+        execution = await repl.run("while True: pass", deadline_s=0.3)
+        assert execution.status == "timed_out"
+        assert 0.3 <= execution.duration_s < 8.0
+        assert await works(repl)
+        await repl.close()
+
+
+@attack(66)
+async def test_a_session_killed_at_any_moment_of_its_start() -> None:
+    moments = random.Random(66)
+    before = traces()
+    outcomes: list[str] = []
+    async with LocalPool() as pool:
+        survivor = await pool.open((), no_tools, seed=0)
+        zygote = zygote_of()
+        known = {process.pid for process in sessions()}
+        idle = traces()
+        for number in range(40):
+            opening = asyncio.create_task(pool.open((), no_tools, seed=number))
+            born: list[psutil.Process] = []
+            while not born and not opening.done():
+                await asyncio.sleep(0)
+                born = [process for process in zygote.children() if process.pid not in known]
+            end = time.monotonic() + moments.uniform(0.0, 0.012)
+            while time.monotonic() < end:
+                await asyncio.sleep(0)
+            for process in born:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            try:
+                repl = await asyncio.wait_for(opening, 20.0)
+                execution = await repl.run(INSIDE, deadline_s=20.0)
+                outcomes.append(execution.status)
+                assert execution.status == "killed" or SHUT_IN in str(execution.outputs)
+                await repl.close()
+            except ReplError as error:
+                outcomes.append(type(error).__name__)
+        assert set(outcomes) <= {"ReplDied", "killed", "ok"}, outcomes
+        assert "ReplDied" in outcomes  # some of them did come in the middle
+        assert await works(survivor)
+        assert pool.stats()["open"] == 1
+        assert traces() == idle
+    assert traces() == before
+
+
+@attack(66)
+async def test_a_jail_killed_at_any_moment_of_its_start() -> None:
+    moments = random.Random(66)
+    before = traces()
+    failures = 0
+    for _ in range(12):
+        pool = LocalPool()
+        starting = asyncio.create_task(pool.start())
+        end = time.monotonic() + moments.uniform(0.0, 0.9)
+        while time.monotonic() < end and not starting.done():
+            await asyncio.sleep(0)
+        # Only what is the jail's: the question to the kernel environment's Python comes before it.
+        for process in [each for each in below() if each.pid not in before.processes]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        try:
+            await asyncio.wait_for(starting, 60.0)
+            repl = await pool.open((), no_tools, seed=0)
+            assert await value(repl, INSIDE) == SHUT_IN
+        except ReplError:
+            failures += 1
+        finally:
+            await pool.close()
+        assert traces() == before
+    assert failures > 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "step"),
+    [
+        (Limits(files=-1), "mount"),
+        (Limits(processes=-5), "limit"),
+        (Limits(open_files=1 << 40), "limit"),
+    ],
+)
+@attack(66)
+async def test_a_step_of_the_start_that_fails_lets_nothing_run(limits: Limits, step: str) -> None:
+    before = traces()
+    with pytest.raises(SandboxError, match="could not be shut in") as failed:
+        await LocalPool(limits=limits).start()
+    assert step in str(failed.value)
+    assert traces() == before
+
+
+@attack(67)
+async def test_without_descriptors_nothing_starts_and_the_others_go_on() -> None:
+    async with LocalPool() as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        before = traces()
+        refused = 0
+        for left in range(10):
+            with limited(resource.RLIMIT_NOFILE, before.descriptors - 1 + left):
+                other = LocalPool()
+                for start in (pool.open((), no_tools, seed=0), other.start()):
+                    try:
+                        opened = await asyncio.wait_for(start, 60.0)
+                    except ReplError:
+                        refused += 1
+                    else:
+                        if opened is not None:
+                            await opened.close()
+                await other.close()
+                assert await works(repl)
+            assert traces() == before, left
+        assert refused >= 4
+        fresh = await pool.open((), no_tools, seed=0)
+        assert await works(fresh)
+
+
+def limit_processes(pid: int, limit: str) -> list[str]:
+    """Set a zygote's limit on processes, as the user that it runs as; what it was before, soft and hard."""
+    user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+    show = (*user, "prlimit", f"--pid={pid}", "--nproc", "--raw", "--noheadings", "--output=SOFT,HARD")
+    before = subprocess.run(show, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+    subprocess.run((*user, "prlimit", f"--pid={pid}", f"--nproc={limit}"), timeout=20, check=True)
+    return before
+
+
+@attack(67)
+async def test_without_pids_nothing_starts_and_the_others_go_on() -> None:
+    async with LocalPool() as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        zygote = zygote_of().pid
+        before = traces()
+        soft, _ = limit_processes(zygote, "0:")  # the zygote's own limit: it is refused as by a machine that is full
+        for _ in range(5):
+            with pytest.raises(SandboxError, match="fork"):
+                await pool.open((), no_tools, seed=0)
+        assert await works(repl)
+        assert traces() == before
+        limit_processes(zygote, f"{soft}:")
+        fresh = await pool.open((), no_tools, seed=0)
+        assert await works(fresh)
+        assert pool.stats()["zygotes"] == 1
+
+
+async def in_a_process(code: str, *before: str, timeout: float = 60.0) -> str:
+    """What a Python program prints that is run by itself, behind other programs."""
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [*before, sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@AS_ROOT
+@attack(67)
+async def test_without_space_nothing_starts_and_the_others_go_on(tmp_path: Path) -> None:
+    code = f"""
+import asyncio, os, tempfile
+from lzero.errors import SandboxError
+from lzero.repl import LocalPool
+async def main():
+    async with LocalPool() as pool:
+        repl = await pool.open((), None, seed=0)
+        tempfile.tempdir = {str(tmp_path)!r}
+        before = len(os.listdir("/proc/self/fd"))
+        try: await LocalPool().start()
+        except SandboxError as error: print(error)
+        print(len(os.listdir("/proc/self/fd")) == before)
+        fresh = await pool.open((), None, seed=0)
+        print([(await each.run("6 * 7", deadline_s=20.0)).outputs[0].data["text/plain"] for each in (repl, fresh)])
+asyncio.run(main())
+"""
+    mount = 'mount -t tmpfs -o size=4k,nr_inodes=1 tmpfs "$0" && exec "$@"'
+    said = await in_a_process(code, "unshare", "--mount", "--propagation", "private", "sh", "-c", mount, str(tmp_path))
+    error, *rest = said.splitlines()
+    assert "No space left on device" in error
+    assert rest == ["True", "['42', '42']"]
+
+
+START = """
+import asyncio
+from lzero.errors import SandboxError
+from lzero.repl import LocalPool
+try: asyncio.run(LocalPool().start())
+except SandboxError as error: print(error)
+else: print("it started")
+"""
+
+
+@attack(68)
+async def test_a_machine_that_allows_no_user_namespace_is_refused_with_what_to_do() -> None:
+    # A user namespace of our own, in which there may be one more, and that is where an ordinary user runs.
+    inner = 'echo 1 > /proc/sys/user/max_user_namespaces && exec unshare --user --map-user=1000 "$@"'
+    said = await in_a_process(START, "unshare", "--user", "--map-root-user", "sh", "-c", inner, "sh")
+    assert "the sandbox did not start" in said
+    assert "sysctl user.max_user_namespaces" in said
+    assert "There is no mode without isolation" in said
+
+
+@attack(68)
+async def test_a_machine_with_root_alone_is_refused_with_what_to_do() -> None:
+    said = await in_a_process(START, "unshare", "--user", "--map-root-user")
+    assert "run lzero as an ordinary user" in said
+    assert "There is no mode without isolation" in said
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of the test are those of x86-64")
+@attack(68)
+async def test_a_machine_that_takes_no_filter_is_refused() -> None:
+    # A filter of the test's own that answers EINVAL to seccomp(2) and prctl(PR_SET_SECCOMP), like a kernel without them.
+    steps = (
+        (0x20, 0, 0, 0),
+        (0x15, 3, 0, 317),
+        (0x15, 0, 3, 157),
+        (0x20, 0, 0, 16),
+        (0x15, 0, 1, 22),
+        (0x06, 0, 0, 0x00050000 | 22),
+        (0x06, 0, 0, 0x7FFF0000),
+    )
+    program = b"".join(struct.pack("=HBBI", *step) for step in steps)
+    prepare = f"""
+import ctypes, struct
+code = ctypes.create_string_buffer({program!r}, {len(program)})
+class Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(Program({len(steps)}, ctypes.cast(code, ctypes.c_void_p))), 0, 0) == 0
+assert libc.prctl(22, 2, None, 0, 0) == -1
+"""
+    said = await in_a_process(prepare + START)
+    assert "could not be shut in" in said
+    assert "it started" not in said
+
+
+@attack(69)
+async def test_many_at_once_in_rounds_leave_nothing_that_grows() -> None:
+    before = traces()
+    async with LocalPool() as pool:
+
+        async def one(number: int) -> str:
+            repl = await pool.open((), no_tools, seed=number)
+            shown = await value(repl, f"{number}")
+            await repl.close()
+            return shown
+
+        async def round_of(count: int) -> None:
+            assert await asyncio.gather(*map(one, range(count))) == [str(number) for number in range(count)]
+
+        await round_of(60)
+        zygote = zygote_of()
+        idle, rss = traces(), zygote.memory_info().rss
+        held = len(os.listdir(f"/proc/{zygote.pid}/fd"))
+        for _ in range(3):
+            await round_of(60)
+            assert traces() == idle
+            assert len(os.listdir(f"/proc/{zygote.pid}/fd")) == held
+            assert zygote.memory_info().rss - rss < 8 << 20
+            assert pool.stats()["open"] == 0
+        assert pool.stats()["zygotes"] == 1
+    assert traces() == before
+
+
+@attack(70)
+async def test_two_forks_draw_the_same_only_where_they_are_seeded() -> None:
+    seeded = "import random, numpy\nrandom.random(), float(numpy.random.rand()), hash('x'), [random.randrange(9) for _ in 'abc']"
+    fresh = """
+import os, random, secrets, ssl, tempfile, uuid, numpy
+[os.urandom(8).hex(), secrets.token_hex(8), str(uuid.uuid4()), random.SystemRandom().random(), random.Random().random(),
+ float(numpy.random.default_rng().random()), ssl.RAND_bytes(8).hex(), os.path.basename(tempfile.mkdtemp())]
+"""
+    async with LocalPool() as pool:
+        first, second, other = [await pool.open((), no_tools, seed=seed) for seed in (5, 5, 6)]
+        same = [await value(repl, seeded) for repl in (first, second, other)]
+        assert same[0] == same[1] != same[2]
+        drawn: list[list[object]] = [ast.literal_eval(await value(repl, fresh)) for repl in (first, second, other)]
+        for values in zip(*drawn, strict=True):
+            assert len(set(values)) == 3, values
+
+
+@attack(71)
+async def test_the_zygote_is_single_and_leaves_nothing_to_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LZERO_TEST_API_KEY", "not to be seen")
+    async with LocalPool() as pool:
+        first = await pool.open([Spec("lookup_marker_one", ("query",))], no_tools, seed=0)
+        await run(first, "marker = 'said in another session'")
+        zygote = zygote_of()
+        assert zygote.num_threads() == 1
+        assert "LZERO_TEST_API_KEY" not in Path(f"/proc/{zygote.pid}/environ").read_text(encoding="utf-8")
+        kinds = [os.readlink(file).partition(":")[0] for file in Path(f"/proc/{zygote.pid}/fd").iterdir()]
+        assert (
+            kinds.count("socket") == 3
+        )  # the host's, and a pair of its own that signals wake it by; none of a session
+        assert not zygote.net_connections()
+        second = await pool.open((), no_tools, seed=0)
+        look = """
+import gc, os, socket, threading
+names = [name for name in ("lookup_marker_one", "marker") if name in globals()]
+sockets = [os.readlink(f"/proc/self/fd/{n}").split(":")[0] for n in os.listdir("/proc/self/fd")
+    if os.path.islink(f"/proc/self/fd/{n}")].count("socket")
+texts = [each for each in gc.get_objects() if isinstance(each, dict) and "lookup_marker_one" in list(each)]
+names, threading.active_count(), len(os.listdir("/proc/self/task")), sockets, len(texts), len(In), len(Out)
+"""
+        assert await value(second, look) == "([], 1, 1, 1, 0, 2, 0)"
+        assert await value(second, "import os\n[name for name in os.environ if 'LZERO' in name]") == "[]"
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    parameters: tuple[str, ...]
+    description: str = ""
+
+
+@attack(72)
+async def test_a_late_word_of_a_dead_session_reaches_nobody() -> None:
+    chatter = """
+import json, os, socket, struct, threading
+wire = socket.socket(fileno=3)
+def talk():
+    shown = [{"output_type": "stream", "name": "stdout", "text": "late"}]
+    for number in range(2, 1000):
+        body = json.dumps({"type": "done", "id": number, "status": "ok", "outputs": shown}).encode()
+        wire.sendall(struct.pack(">I", len(body)) + body)
+if os.fork() == 0:
+    talk()
+    os._exit(0)
+os.wait()
+"""
+    async with LocalPool() as pool:
+        for number in range(12):
+            dying = await pool.open((), no_tools, seed=number)
+            await dying.run(chatter, deadline_s=1.0)
+            await dying.close()
+            following = await pool.open((), no_tools, seed=number)  # on the descriptor that has just become free
+            for cell in range(3):
+                assert await value(following, f"{cell}") == str(cell)
+            await following.close()
+        assert pool.stats()["open"] == 0
+
+
+@attack(72)
+async def test_a_session_that_is_closed_in_the_middle_of_a_cell_lets_go_of_its_descriptor() -> None:
+    async with LocalPool() as pool:
+        for _ in range(5):
+            dying = await pool.open((), no_tools, seed=0)
+            running = asyncio.create_task(dying.run("import time\ntime.sleep(60)", deadline_s=60.0))
+            await asyncio.sleep(0)
+            await dying.close()
+            following = await pool.open((), no_tools, seed=0)
+            assert await works(following)
+            execution = await asyncio.wait_for(running, 20.0)
+            assert (execution.status, execution.outputs) == ("killed", ())
+            assert await works(following)
+            await following.close()
+
+
+@attack(72)
+async def test_a_late_answer_of_a_tool_reaches_nobody() -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(name: str, arguments: dict[str, Json]) -> Json:
+        asked.set()
+        await answer.wait()
+        return "late"
+
+    async def quick(name: str, arguments: dict[str, Json]) -> Json:
+        return "mine"
+
+    spec = Spec("search", ("query",))
+    async with LocalPool() as pool:
+        dying = await pool.open([spec], slow, seed=0)
+        running = asyncio.create_task(dying.run("search('x')", deadline_s=20.0))
+        await asked.wait()
+        await dying.close()
+        following = await pool.open([spec], quick, seed=0)
+        answer.set()
+        assert [await value(following, "search('x')") for _ in range(3)] == ["'mine'"] * 3
+        execution = await asyncio.wait_for(running, 20.0)
+        assert (execution.status, execution.outputs) == ("killed", ())
+        await following.close()
