@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -42,7 +43,8 @@ class LocalRepl:
         """Turn the fresh fork into a session. Raises ReplError."""
         until = self._loop.time() + _OPEN_TIMEOUT_S
         try:
-            await self._connection.send(wire.Open(tools=tools, seed=seed), until=until)
+            with suppress(ConnectionError):  # where it has failed already, it has said why
+                await self._connection.send(wire.Open(tools=tools, seed=seed), until=until)
             answer = await self._connection.receive(until=until)
         except TimeoutError:
             raise ReplDied(f"a REPL did not start within {_OPEN_TIMEOUT_S:.0f} s") from None
