@@ -94,6 +94,13 @@ class ReplConfig(Section):
     python: str = Field(
         "", description="Interpreter the kernel environment is made from; empty: the one lzero runs in."
     )
+    memory_mb: int = Field(
+        2048, ge=64, description="Memory that all processes of a REPL hold together; one that holds more is killed."
+    )
+    disk_mb: int = Field(256, ge=1, description="Size of a REPL's private workspace, and of the largest file in it.")
+    files: int = Field(16_384, ge=64, description="Files and directories of the workspace.")
+    processes: int = Field(64, ge=2, description="Processes and threads of a REPL together.")
+    open_files: int = Field(256, ge=32, description="Descriptors that one process of a REPL may have open.")
 
 
 class RolloutConfig(Section):

@@ -14,8 +14,9 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
+from lzero.config import ReplConfig
 from lzero.errors import SandboxError
 from lzero.repl.environment import Environment
 
@@ -46,15 +47,28 @@ exec "$@"
 """
 
 
+_USUAL = ReplConfig()
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one REPL may use. The jail's `isolate.Limits` is the same."""
 
-    memory_bytes: int = 2 << 30
-    disk_bytes: int = 256 << 20
-    files: int = 16_384
-    processes: int = 64
-    open_files: int = 256
+    memory_bytes: int = _USUAL.memory_mb << 20
+    disk_bytes: int = _USUAL.disk_mb << 20
+    files: int = _USUAL.files
+    processes: int = _USUAL.processes
+    open_files: int = _USUAL.open_files
+
+    @classmethod
+    def of(cls, config: ReplConfig) -> Self:
+        return cls(
+            memory_bytes=config.memory_mb << 20,
+            disk_bytes=config.disk_mb << 20,
+            files=config.files,
+            processes=config.processes,
+            open_files=config.open_files,
+        )
 
 
 def start(

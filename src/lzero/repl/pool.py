@@ -43,7 +43,7 @@ class LocalPool:
         configuration reaches it."""
         self._without = tuple(without)
         self._config = config or ReplConfig()
-        self._limits = limits or Limits()
+        self._limits = limits or Limits.of(self._config)
         self._environment: Environment | None = None
         self._zygote: Zygote | None = None
         self._starting = asyncio.Lock()

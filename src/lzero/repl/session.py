@@ -150,7 +150,8 @@ class LocalRepl:
     async def _why_gone(self) -> str:
         """How the session ended, in words. Raises ReplDied where the zygote ended, and so not by the cell's doing."""
         try:
-            code = await asyncio.wait_for(asyncio.shield(self._child.ended), _EXIT_TIMEOUT_S)
+            async with asyncio.timeout(_EXIT_TIMEOUT_S):
+                code = await asyncio.shield(self._child.ended)
         except TimeoutError:
             return "closed its connection"
         if code is None:
@@ -164,7 +165,8 @@ class LocalRepl:
             return
         try:
             await self._zygote.signal(self._child, signal.SIGKILL)
-            await asyncio.wait_for(asyncio.shield(self._child.ended), _KILL_TIMEOUT_S)
+            async with asyncio.timeout(_KILL_TIMEOUT_S):
+                await asyncio.shield(self._child.ended)
         except ReplDied:
             return  # with its zygote
         except TimeoutError:

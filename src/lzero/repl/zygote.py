@@ -112,7 +112,8 @@ class Zygote:
         if self._process.returncode is not None:
             return
         try:
-            await asyncio.wait_for(_end_of(self._process.pid), _STOP_TIMEOUT_S)  # the zygote is pid 1: all end with it
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await _end_of(self._process.pid)  # the zygote is pid 1: all end with it
         except TimeoutError:
             self._process.kill()
             await _end_of(self._process.pid)
