@@ -128,31 +128,6 @@ async def test_a_zygote_that_hangs_is_ended_and_started_anew(monkeypatch: pytest
         await fresh.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the limit would be ours, too")
-async def test_a_fork_that_fails_is_one_sessions_failure() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    uid = os.getuid() or 65534  # the one that jails run as
-    running = sum(process.num_threads() for process in psutil.process_iter() if process.uids().real == uid)
-    resource.setrlimit(resource.RLIMIT_NPROC, (running + 8, hard))
-    try:
-        async with LocalPool() as pool:
-            repls: list[LocalRepl] = []
-
-            async def fill() -> None:
-                while len(repls) < 10:
-                    repls.append(await pool.open((), no_tools, seed=0))
-
-            with pytest.raises(SandboxError, match="fork"):
-                await fill()
-            assert await works(repls[0])
-            await repls.pop().close()
-            repls.append(await pool.open((), no_tools, seed=0))
-            assert [await works(repl) for repl in repls] == [True] * len(repls)
-            assert pool.stats()["zygotes"] == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
-
-
 async def test_no_descriptor_left_is_our_failure() -> None:
     async with LocalPool() as pool:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

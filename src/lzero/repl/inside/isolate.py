@@ -153,6 +153,8 @@ def _set_limits(limits: Limits) -> None:
         (resource.RLIMIT_AS, _address_space() + limits.memory_bytes),
         (resource.RLIMIT_CORE, _NO_CORE),
         (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_NICE, 0),
+        (resource.RLIMIT_RTPRIO, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
     ):
         resource.setrlimit(kind, (value, value))

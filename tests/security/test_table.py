@@ -1,0 +1,20 @@
+"""The published table says what the tests show."""
+
+from pathlib import Path
+
+from cases import CASES, WITHOUT_TEST, table, tests_of_cases
+
+PAGE = Path(__file__).parents[2] / "docs" / "sandbox.md"
+
+
+def test_every_case_has_a_test_or_a_reason() -> None:
+    numbers = {case.number for case in CASES}
+    assert len(numbers) == len(CASES) == 72
+    assert numbers == set(tests_of_cases()) | set(WITHOUT_TEST)
+    assert not set(tests_of_cases()) & set(WITHOUT_TEST)
+
+
+def test_the_page_shows_the_table() -> None:
+    assert PAGE.read_text(encoding="utf-8").endswith(f"<!-- table -->\n\n{table()}\n"), (
+        "docs/sandbox.md is behind the tests: replace its table by what `python tests/security/cases.py` prints"
+    )
