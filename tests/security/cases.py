@@ -128,7 +128,7 @@ def attack(number: int) -> pytest.MarkDecorator:
     return pytest.mark.attack(number)
 
 
-def tests_of_cases() -> dict[int, list[str]]:
+def shown_by() -> dict[int, list[str]]:
     """Case → names of its tests, in the order of the files."""
     found: dict[int, list[str]] = {}
     for file in sorted(Path(__file__).parent.glob("test_*.py")):
@@ -145,7 +145,7 @@ def tests_of_cases() -> dict[int, list[str]]:
 
 def table() -> str:
     """The Markdown table of `docs/sandbox.md`."""
-    found = tests_of_cases()
+    found = shown_by()
     lines = ["| case | harm | attack | outcome | shown by |", "|---|---|---|---|---|"]
     for case in CASES:
         shown = ", ".join(f"`{name}`" for name in found.get(case.number, [])) or WITHOUT_TEST.get(case.number, "")
