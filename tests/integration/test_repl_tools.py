@@ -121,7 +121,7 @@ async def test_long_and_strange_text_survives_both_ways(pool: LocalPool) -> None
         return arguments["query"]
 
     repl = await pool.open([SEARCH], repeat, seed=0)
-    assert await value(repl, "text = 'é<|im_end|>\\x00\\n' * 100_000\nsearch(text) == text") == "True"
+    assert await value(repl, "text = 'é<|im_end|>\\x00\\n' * 50_000\nsearch(text) == text") == "True"
     await repl.close()
 
 

@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import base64
-import gc
 import json
 import os
 import pickle
@@ -141,9 +140,8 @@ time.sleep(60)
 """
     execution = await victim.run(many, deadline_s=2.0)
     assert execution.status in ("timed_out", "killed")
-    assert asked == [1]
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) << 10 < 512 << 20
-    gc.collect()
+    assert asked == []  # refused by its size, before anything is made of it
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) << 10 < 64 << 20
     assert await value(repl, "6 * 7") == "42"
     await victim.close()
 

@@ -6,11 +6,12 @@ import json
 import socket
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lzero.errors import ProtocolError
+from lzero.errors import ProtocolError, ToolError
 from lzero.repl import wire
 from lzero.repl.connection import Connection
 from lzero.types import Error, Stream
@@ -46,9 +47,7 @@ def test_a_done_frame_becomes_typed_outputs() -> None:
         b'{"type":"run","id":1,"code":""}',
         b'{"type":"ready","more":1}',
         b'{"type":"call","id":"1","name":"x","arguments":{}}',
-        b'{"type":"call","id":1,"name":"x","arguments":[]}',
         b'{"type":"call","id":1,"name":"x","arguments":{"v":NaN}}',
-        b'{"type":"call","id":1,"name":"x","arguments":{"v":1e999}}',
         b'{"type":"call","id":1,"name":"\\ud800","arguments":{}}',
         b'{"type":"call","id":1,"name":"\xff","arguments":{}}',
         b'{"type":"call","id":1,"name":"x","arguments":{"v":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
@@ -61,6 +60,20 @@ def test_what_is_no_frame_is_refused(body: bytes) -> None:
         wire.decode(body)
     with pytest.raises(ProtocolError):
         wire.decode_zygote(body)
+
+
+@pytest.mark.parametrize("arguments", [b"[]", b"1", b'{"v":1e999}'])
+def test_what_are_no_arguments_is_refused(arguments: bytes) -> None:
+    call = wire.decode(b'{"type":"call","id":1,"name":"x","arguments":' + arguments + b"}")
+    assert isinstance(call, wire.Call)
+    with pytest.raises(ProtocolError):
+        wire.arguments_of(call)
+
+
+def test_too_many_bytes_of_arguments_are_the_agents_fault() -> None:
+    call = wire.Call(id=1, name="x", arguments=msgspec.Raw(b"[" + b"0," * (wire.MAX_ARGUMENTS // 2) + b"0]"))
+    with pytest.raises(ToolError, match="bytes of arguments"):
+        wire.arguments_of(call)
 
 
 def test_too_many_outputs_are_refused() -> None:
@@ -99,7 +112,7 @@ async def test_frames_in_pieces_and_several_at_once_come_through() -> None:
     waiting = asyncio.create_task(connection.receive(until=until))
     await asyncio.sleep(0)
     theirs.send(data[-3:])
-    assert await waiting == wire.Call(id=1, name="x", arguments={})
+    assert await waiting == wire.Call(id=1, name="x", arguments=msgspec.Raw(b"{}"))
     connection.close()
     theirs.close()
 

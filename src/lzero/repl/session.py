@@ -137,7 +137,7 @@ class LocalRepl:
             raise ProtocolError(f"call {call.id} where {self._calls} was due")
         asked = self._loop.time()
         try:
-            reply = wire.Reply(value=await self._on_call(call.name, call.arguments))
+            reply = wire.Reply(value=await self._on_call(call.name, wire.arguments_of(call)))
         except ToolError as error:
             reply = wire.Reply(error=str(error))
         clock.waited += self._loop.time() - asked

@@ -6,11 +6,13 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from lzero.errors import ProtocolError
+from lzero.errors import ProtocolError, ToolError
 from lzero.types import Json, Output
 
 MAX_FRAME = 8 * 1024 * 1024
 MAX_OUTPUTS = 128
+MAX_ARGUMENTS = 1 << 20
+"""Bytes of JSON in a call."""
 HEADER = struct.Struct(">I")
 
 
@@ -56,7 +58,8 @@ class Call(Struct, frozen=True, kw_only=True, tag="call", forbid_unknown_fields=
 
     id: int
     name: str
-    arguments: dict[str, Json]
+    arguments: msgspec.Raw
+    """JSON that nobody has decoded yet: see `arguments_of`."""
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=True):
@@ -99,6 +102,7 @@ FromZygote = Hello | Forked | Signalled | Exited
 
 _encoder = msgspec.json.Encoder()
 _from_kernel: msgspec.json.Decoder[FromKernel] = msgspec.json.Decoder(FromKernel)
+_arguments: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
 _from_zygote: msgspec.json.Decoder[FromZygote] = msgspec.json.Decoder(FromZygote)
 
 
@@ -127,6 +131,17 @@ def decode(body: bytes) -> FromKernel:
     if isinstance(message, Done) and len(message.outputs) > MAX_OUTPUTS:
         raise ProtocolError(f"{len(message.outputs)} outputs; {MAX_OUTPUTS} are allowed")
     return message
+
+
+def arguments_of(call: Call) -> dict[str, Json]:
+    """Raises ToolError for more than a tool is ever given, before that costs the host its time; ProtocolError for no object."""
+    size = len(memoryview(call.arguments))
+    if size > MAX_ARGUMENTS:
+        raise ToolError(f"{call.name}: {size:,} bytes of arguments; {MAX_ARGUMENTS:,} are allowed", fault="agent")
+    try:
+        return _arguments.decode(call.arguments)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"not the arguments of a call: {str(error)[:200]}") from None
 
 
 def decode_zygote(packet: bytes) -> FromZygote:
