@@ -61,7 +61,8 @@ async def _probe() -> str:
         raise SandboxError(f"a first cell ended as {result.status}: {result.reason or result.outputs}")
     how = "root, through uid 65534" if os.geteuid() == 0 else "an ordinary user"
     return (
-        f"sandbox: bubblewrap as {how}; a REPL has namespaces of its own (pid, mount, ipc, uts, network, user), no capability, filtered system calls\n"
+        f"sandbox: bubblewrap as {how}; every REPL has namespaces of its own (pid, mount, ipc, uts, network, user), "
+        "no capability, and filtered system calls\n"
         f"sandbox: warm in {warm - started:.1f} s, a REPL's first result after {1000 * (first - warm):.0f} ms"
     )
 
