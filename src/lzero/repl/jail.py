@@ -99,6 +99,7 @@ def start(
             pass_fds=(descriptor,),  # and no other descriptor: close_fds is the default
             env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
             cwd="/",
+            start_new_session=True,  # Ctrl-C in a terminal goes to a whole process group: the run, not its sandboxes, decides what ends
         )
     except OSError as error:
         raise SandboxError(f"cannot start the sandbox: {error}") from None
