@@ -66,6 +66,11 @@ async def test_close_leaves_no_process_descriptor_or_mount() -> None:
         await pool.open((), no_tools, seed=0)
 
 
+async def test_ctrl_c_in_a_terminal_reaches_no_sandbox() -> None:
+    async with LocalPool():
+        assert os.getpgrp() not in {os.getpgid(process.pid) for process in descendants()}  # it goes to a process group
+
+
 async def test_a_hundred_sessions_at_once() -> None:
     async with LocalPool() as pool:
 
