@@ -54,6 +54,11 @@ class LocalRepl:
             raise SandboxError(f"a REPL could not be shut in: {answer.reason}")
         if not isinstance(answer, wire.Ready):
             raise ProtocolError(f"a REPL began with {type(answer).__name__}")
+        try:
+            async with asyncio.timeout_at(until):
+                await asyncio.shield(self._child.forked)  # the zygote may speak later than its child
+        except TimeoutError:
+            raise ReplDied(f"a REPL did not start within {_OPEN_TIMEOUT_S:.0f} s") from None
 
     async def run(self, code: str, *, deadline_s: float) -> Execution:
         """Run one cell. The time that the host's tools take counts neither against `deadline_s` nor in the duration.
@@ -84,7 +89,7 @@ class LocalRepl:
     @property
     def host_pid(self) -> int:
         """Of the session's init, on the host; 0 while it is not known."""
-        return self._child.host_pid
+        return self._child.forked.result() if self._child.forked.done() else 0
 
     async def kill(self, reason: str) -> None:
         """End the session for what it did; its cell, or the next one, answers `killed` with this reason."""

@@ -26,12 +26,12 @@ _CREDENTIALS = struct.Struct("iII")
 class Child:
     """A forked REPL as its zygote knows it."""
 
-    def __init__(self, number: int, ended: "asyncio.Future[int | None]") -> None:
+    def __init__(self, number: int, forked: "asyncio.Future[int]", ended: "asyncio.Future[int | None]") -> None:
         self.number = number
         self.ended = ended
         """Its exit code, a negative signal, or None when the zygote died and took it along."""
-        self.host_pid = 0
-        """Of its init, outside the jail; 0 until the zygote has told."""
+        self.forked = forked
+        """The pid of its init, outside the jail; 0 where it ended before that was told."""
 
 
 class Zygote:
@@ -82,7 +82,7 @@ class Zygote:
     async def fork(self, connection: socket.socket) -> Child:
         """A new REPL at the other end of `connection`. Raises ReplDied."""
         self._last_number += 1
-        child = Child(self._last_number, self._loop.create_future())
+        child = Child(self._last_number, self._loop.create_future(), self._loop.create_future())
         self._children[child.number] = child
         sent = False
         try:
@@ -195,13 +195,14 @@ class Zygote:
                 _settle(self._hello, message)
             case wire.Forked():
                 if message.id in self._children:
-                    self._children[message.id].host_pid = pid
+                    _settle(self._children[message.id].forked, pid)
             case wire.Signalled():
                 for answer in self._signalled.pop(message.id, []):
                     _settle(answer)
             case wire.Exited():
                 child = self._children.pop(message.id, None)
                 if child is not None:
+                    _settle(child.forked, 0)
                     _settle(child.ended, message.code)
 
     def _lost(self) -> None:
@@ -216,6 +217,7 @@ class Zygote:
         for writable in self._writers:
             _settle(writable)
         for child in self._children.values():
+            _settle(child.forked, 0)
             _settle(child.ended, None)
         for answers in self._signalled.values():
             for answer in answers:
