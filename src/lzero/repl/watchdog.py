@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -35,13 +36,23 @@ async def watch(repls: Callable[[], Iterable[Watched]], *, limit_bytes: int) -> 
     while True:
         started = time.monotonic()
         for repl in list(repls()):
-            held = memory_of(repl.host_pid, enough=limit_bytes)
-            if held > limit_bytes:
-                reason = f"memory: its processes held {held >> 20:,} MB together, the limit is {limit_bytes >> 20:,} MB"
+            reason = _objection(repl.host_pid, limit_bytes)
+            if reason:
                 logger.info("a REPL is killed: %s", reason)
                 await repl.kill(reason)
             await asyncio.sleep(0)
         await asyncio.sleep(max(INTERVAL_S, 20 * (time.monotonic() - started)))
+
+
+def _objection(pid: int, limit_bytes: int) -> str:
+    """Why the REPL must end; empty where it may go on. One that cannot be looked at ends, and no other with it."""
+    try:
+        held = memory_of(pid, enough=limit_bytes)
+    except OSError as error:
+        return f"memory: the host cannot read what its processes hold ({error})"
+    if held > limit_bytes:
+        return f"memory: its processes held {held >> 20:,} MB together, the limit is {limit_bytes >> 20:,} MB"
+    return ""
 
 
 def memory_of(pid: int, *, enough: int) -> int:
@@ -53,13 +64,15 @@ def memory_of(pid: int, *, enough: int) -> int:
 
 
 def _tree(pid: int) -> Iterator[int]:
-    yield pid
-    try:
-        for thread in os.listdir(_PROC / str(pid) / "task"):
-            for child in (_PROC / str(pid) / "task" / thread / "children").read_text(encoding="ascii").split():
-                yield from _tree(int(child))
-    except (FileNotFoundError, ProcessLookupError):
-        return
+    """The process and its descendants."""
+    waiting = [pid]
+    while waiting:
+        pid = waiting.pop()
+        yield pid
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for thread in os.listdir(_PROC / str(pid) / "task"):
+                children = (_PROC / str(pid) / "task" / thread / "children").read_text(encoding="ascii")
+                waiting += map(int, children.split())
 
 
 def _resident(pid: int) -> int:
