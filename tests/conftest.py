@@ -25,3 +25,12 @@ async def repl(pool: LocalPool) -> AsyncIterator[LocalRepl]:
     repl = await pool.open((), no_tools, seed=7)
     yield repl
     await repl.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def open_repl() -> AsyncIterator[LocalRepl]:
+    """A REPL without the filter, to show what the filter is good for."""
+    async with LocalPool(without=("seccomp",)) as pool:
+        repl = await pool.open((), no_tools, seed=7)
+        yield repl
+        await repl.close()

@@ -2,10 +2,8 @@
 
 import ast
 import errno
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from cases import attack
 from repl_sessions import no_tools, value
 
@@ -25,15 +23,6 @@ BAD = ctypes.c_void_p(1)
 X86_64 = pytest.mark.skipif(
     __import__("os").uname().machine != "x86_64", reason="the numbers of the test are those of x86-64"
 )
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def open_repl() -> AsyncIterator[LocalRepl]:
-    """A REPL without the filter, to show what the filter is good for."""
-    async with LocalPool(without=("seccomp",)) as pool:
-        repl = await pool.open((), no_tools, seed=7)
-        yield repl
-        await repl.close()
 
 
 async def errnos(repl: LocalRepl, *calls: str) -> list[int]:

@@ -4,10 +4,10 @@ import time
 
 import pytest
 from cases import attack
-from repl_sessions import no_tools, run, value
+from repl_sessions import no_tools, value
+from syscalls import raised
 
 from lzero.repl import LocalPool, LocalRepl
-from lzero.types import Error
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -20,12 +20,6 @@ import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 libc.shmget(4711, 0, 0), libc.msgget(4711, 0), libc.semget(4711, 0, 0)
 """
-
-
-async def raised(repl: LocalRepl, code: str) -> str:
-    """The name of the exception that a cell ends with; "" for none."""
-    execution = await run(repl, code)
-    return "".join(output.ename for output in execution.outputs if isinstance(output, Error))
 
 
 async def connects(pool: LocalPool, family: str, address: object) -> str:

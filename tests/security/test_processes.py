@@ -26,15 +26,6 @@ while not open(f"/proc/{{child.pid}}/cmdline").read().startswith({marker!r}):
 """
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def open_repl() -> AsyncIterator[LocalRepl]:
-    """A REPL without the filter, to show what the filter is good for."""
-    async with LocalPool(without=("seccomp",)) as pool:
-        repl = await pool.open((), no_tools, seed=7)
-        yield repl
-        await repl.close()
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def sibling(pool: LocalPool) -> AsyncIterator[LocalRepl]:
     repl = await pool.open((), no_tools, seed=1)

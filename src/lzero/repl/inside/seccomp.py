@@ -148,44 +148,39 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
             yield _RETURN, 0, 0, _ERRNO | errno.EPERM
     yield _EQUAL, 0, 1, _CLONE3[column]
     yield _RETURN, 0, 0, _ERRNO | errno.ENOSYS
-    # Of a call by its arguments: on another number, jump over all that follows.
-    yield _EQUAL, 0, 4, _CLONE[column]
-    yield _LOAD, 0, 0, _FIRST
-    yield _ANY_BIT, 0, 1, _NEW_NAMESPACES
-    yield _RETURN, 0, 0, _ERRNO | errno.EPERM
-    yield _RETURN, 0, 0, _ALLOW
+    refuse = _ERRNO | errno.EPERM
+    yield from _by_argument(_CLONE[column], _FIRST, _ANY_BIT, (_NEW_NAMESPACES,), match=refuse, other=_ALLOW)
     for numbers in _SOCKETS:
-        yield _EQUAL, 0, 4, numbers[column]
-        yield _LOAD, 0, 0, _FIRST
-        yield _EQUAL, 1, 0, _AF_UNIX
-        yield _RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT
-        yield _RETURN, 0, 0, _ALLOW
-    yield _EQUAL, 0, 5, _PERSONALITY[column]
-    yield _LOAD, 0, 0, _FIRST
-    yield _EQUAL, 2, 0, _PERSONALITIES[0]
-    yield _EQUAL, 1, 0, _PERSONALITIES[1]
-    yield _RETURN, 0, 0, _ERRNO | errno.EPERM
-    yield _RETURN, 0, 0, _ALLOW
-    yield _EQUAL, 0, 4, _SETRLIMIT[column]
-    yield _LOAD, 0, 0, _FIRST
-    yield _EQUAL, 0, 1, _RLIMIT_CORE
-    yield _RETURN, 0, 0, _ERRNO | errno.EPERM
-    yield _RETURN, 0, 0, _ALLOW
-    yield _EQUAL, 0, 8, _PRLIMIT[column]
+        yield from _by_argument(
+            numbers[column], _FIRST, _EQUAL, (_AF_UNIX,), match=_ALLOW, other=_ERRNO | errno.EAFNOSUPPORT
+        )
+    yield from _by_argument(_PERSONALITY[column], _FIRST, _EQUAL, _PERSONALITIES, match=_ALLOW, other=refuse)
+    yield from _by_argument(_IOCTL[column], _SECOND, _EQUAL, _TERMINAL_INPUT, match=refuse, other=_ALLOW)
+    yield from _by_argument(_SETRLIMIT[column], _FIRST, _EQUAL, (_RLIMIT_CORE,), match=refuse, other=_ALLOW)
+    yield _EQUAL, 0, 8, _PRLIMIT[column]  # on another number, jump over all that follows
     yield _LOAD, 0, 0, _SECOND
     yield _EQUAL, 0, 5, _RLIMIT_CORE
     yield _LOAD, 0, 0, _THIRD  # the new limit, a pointer of two halves; without one it is a question
     yield _EQUAL, 0, 2, 0
     yield _LOAD, 0, 0, _THIRD + 4
     yield _EQUAL, 1, 0, 0
-    yield _RETURN, 0, 0, _ERRNO | errno.EPERM
+    yield _RETURN, 0, 0, refuse
     yield _RETURN, 0, 0, _ALLOW
-    yield _EQUAL, 0, 4, _IOCTL[column]
-    yield _LOAD, 0, 0, _SECOND
-    yield _EQUAL, 1, 0, _TERMINAL_INPUT[0]
-    yield _EQUAL, 0, 1, _TERMINAL_INPUT[1]
-    yield _RETURN, 0, 0, _ERRNO | errno.EPERM
     yield _RETURN, 0, 0, _ALLOW
+
+
+def _by_argument(
+    number: int, argument: int, test: int, operands: tuple[int, ...], *, match: int, other: int
+) -> Iterator[Instruction]:
+    """End with `match` a call of this number whose argument passes the test with one of the operands, with `other` any other
+    call of this number; go on with the rest of the filter for all others."""
+    count = len(operands)
+    yield _EQUAL, 0, count + 3, number
+    yield _LOAD, 0, 0, argument
+    for index, operand in enumerate(operands):
+        yield test, count - index, 0, operand
+    yield _RETURN, 0, 0, other
+    yield _RETURN, 0, 0, match
 
 
 def prepare() -> "_Program":
