@@ -312,6 +312,8 @@ async def test_without_descriptors_nothing_starts_and_the_others_go_on() -> None
                 assert await works(repl)
             assert traces() == before, left
         assert refused >= 4
+        with limited(resource.RLIMIT_NOFILE, before.descriptors - 1):  # while the watchdog looks, and cannot
+            assert (await repl.run("import time\ntime.sleep(1)", deadline_s=30.0)).status == "ok"
         fresh = await pool.open((), no_tools, seed=0)
         assert await works(fresh)
 

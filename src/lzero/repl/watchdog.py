@@ -6,6 +6,7 @@ which counts a page that several processes share (with the zygote, above all) by
 """
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -17,6 +18,8 @@ from typing import Protocol
 logger = logging.getLogger(__name__)
 INTERVAL_S = 0.25
 """Time between two rounds, at least; a round takes no more than a twentieth of the time."""
+_SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What the host itself has run out of: no REPL's doing. The next round looks again."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")
 
@@ -49,6 +52,9 @@ def _objection(pid: int, limit_bytes: int) -> str:
     try:
         held = memory_of(pid, enough=limit_bytes)
     except OSError as error:
+        if error.errno in _SHORT_OF:
+            logger.warning("the memory of a REPL cannot be looked at just now: %s", error)
+            return ""
         return f"memory: the host cannot read what its processes hold ({error})"
     if held > limit_bytes:
         return f"memory: its processes held {held >> 20:,} MB together, the limit is {limit_bytes >> 20:,} MB"
