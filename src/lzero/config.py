@@ -84,6 +84,11 @@ class AgentConfig(Section):
 
 
 class ReplConfig(Section):
+    tier: Literal["namespaces", "unsandboxed"] = Field(
+        "namespaces",
+        description='What shuts a REPL in: "namespaces" (all of docs/sandbox.md), or, never chosen for you, "unsandboxed" (nothing: a '
+        "plain Jupyter kernel with your rights). `lzero pool probe` tells what this machine allows.",
+    )
     packages: tuple[str, ...] = Field(
         (), description="Packages of the kernel environment beside IPython, numpy and pandas, as pip takes them."
     )

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from lzero.config import ReplConfig
-from lzero.errors import ReplDied, ReplError, SandboxError
+from lzero.errors import ConfigError, ReplDied, ReplError, SandboxError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import environment, watchdog, wire
 from lzero.repl.connection import Connection
@@ -43,6 +43,8 @@ class LocalPool:
         configuration reaches it."""
         self._without = tuple(without)
         self._config = config or ReplConfig()
+        if self._config.tier == "unsandboxed":
+            raise ConfigError("repl.tier = 'unsandboxed' is a plain Jupyter kernel, which this pool is not")
         self._limits = limits or Limits.of(self._config)
         self._environment: Environment | None = None
         self._zygote: Zygote | None = None
