@@ -1,7 +1,10 @@
 """What all tests share."""
 
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from hypothesis import settings
 from repl_sessions import no_tools
@@ -11,6 +14,12 @@ from lzero.repl import LocalPool, LocalRepl
 # A busy machine is no bug: an example may take as long as it needs, within the test's own timeout.
 settings.register_profile("lzero", deadline=None)
 settings.load_profile("lzero")
+
+
+@pytest.fixture
+def own_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs of the machine use theirs meanwhile."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -1,64 +1,38 @@
 """Nothing is left behind, whoever dies; one session's end is nobody else's."""
 
 import asyncio
-import gc
 import os
 import resource
 import signal
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from fault_traces import alive, below, jails, sessions, traces, until, works, zygotes
 from repl_sessions import no_tools
 
 from lzero.config import ReplConfig
 from lzero.errors import ReplDied, ReplError, SandboxError
-from lzero.repl import LocalPool, LocalRepl, zygote
+from lzero.repl import LocalPool, zygote
 from lzero.types import Json, Result
 
-pytestmark = pytest.mark.sandbox
-FORTY_TWO = (Result(data={"text/plain": "42"}),)
-
-
-def descendants() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
-
-
-def traces() -> tuple[int, int, set[str]]:
-    """Descriptors of ours, mounts of the host, entries of the temporary directory."""
-    mounts = len(Path("/proc/self/mounts").read_text().splitlines())
-    return len(os.listdir("/proc/self/fd")), mounts, {name for name in os.listdir("/tmp") if "lzero" in name}
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.01)
-
-
-async def works(repl: LocalRepl) -> bool:
-    return (await repl.run("6 * 7", deadline_s=20.0)).outputs == FORTY_TWO
+pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_directory")]
 
 
 async def test_close_leaves_no_process_descriptor_or_mount() -> None:
-    gc.collect()
-    before, processes = traces(), {process.pid for process in descendants()}
+    before = traces()
     pool = LocalPool()
     await pool.start()
     repls = [await pool.open((), no_tools, seed=n) for n in range(5)]
     await repls[0].run(
         "import subprocess\nsubprocess.Popen(['sleep', '1000'], start_new_session=True)", deadline_s=20.0
     )
-    assert descendants()
+    assert below()
     await pool.close()
     await pool.close()
-    assert {process.pid for process in descendants()} <= processes
     assert traces() == before
     with pytest.raises(ReplDied):
         await repls[0].run("1", deadline_s=5.0)
@@ -68,7 +42,7 @@ async def test_close_leaves_no_process_descriptor_or_mount() -> None:
 
 async def test_ctrl_c_in_a_terminal_reaches_no_sandbox() -> None:
     async with LocalPool():
-        assert os.getpgrp() not in {os.getpgid(process.pid) for process in descendants()}  # it goes to a process group
+        assert os.getpgrp() not in {os.getpgid(process.pid) for process in below()}  # it goes to a process group
 
 
 async def test_a_hundred_sessions_at_once() -> None:
@@ -92,11 +66,11 @@ async def test_grandchildren_die_with_their_session() -> None:
         repl = await pool.open((), no_tools, seed=0)
         code = "import os, time\nfor _ in range(5):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n"
         code += "            os.closerange(0, 100)\n            time.sleep(1000)\n        os._exit(0)\n"
-        idle = len(descendants())
+        idle = len(below())
         await repl.run(code, deadline_s=20.0)
-        assert len(descendants()) >= idle + 5
+        await until(lambda: len(below()) >= idle + 5)
         await repl.close()
-        assert len(descendants()) < idle
+        assert len(below()) < idle
 
 
 async def test_a_dead_zygote_is_our_failure_and_is_started_anew() -> None:
@@ -105,7 +79,7 @@ async def test_a_dead_zygote_is_our_failure_and_is_started_anew() -> None:
         busy = await pool.open((), no_tools, seed=0)
         running = asyncio.create_task(busy.run("import time\ntime.sleep(60)", deadline_s=60.0))
         await asyncio.sleep(0)
-        kill_zygote()
+        jails()[0].kill()
         with pytest.raises(ReplDied, match="zygote"):
             await asyncio.wait_for(running, 20.0)
         with pytest.raises(ReplDied):
@@ -123,7 +97,7 @@ async def test_a_zygote_that_hangs_is_ended_and_started_anew(monkeypatch: pytest
         repl = await pool.open((), no_tools, seed=0)
         monkeypatch.setattr(zygote, "_ANSWER_TIMEOUT_S", 0.2)
         monkeypatch.setattr(zygote, "_STOP_TIMEOUT_S", 0.2)
-        the_zygote().suspend()
+        zygotes()[0].suspend()
         with pytest.raises(ReplDied, match="did not answer"):
             await asyncio.wait_for(repl.run("import time\ntime.sleep(60)", deadline_s=0.1), 20.0)
         monkeypatch.undo()
@@ -146,12 +120,6 @@ async def test_no_descriptor_left_is_our_failure() -> None:
         await repl.close()
 
 
-def kill_zygote() -> None:
-    for process in psutil.Process().children():
-        if process.name() == "bwrap":
-            process.kill()
-
-
 async def test_a_cancelled_cell_ends_its_session_only() -> None:
     async with LocalPool() as pool:
         first, second = [await pool.open((), no_tools, seed=n) for n in range(2)]
@@ -172,18 +140,8 @@ async def test_a_cancelled_open_leaves_nothing() -> None:
             except TimeoutError:
                 continue
             await repl.close()
-        await until(lambda: not zygote_children())
+        await until(lambda: not sessions())
         assert pool.stats()["open"] == 0
-
-
-def zygote_children() -> list[psutil.Process]:
-    return [process for process in the_zygote().children() if process.status() != psutil.STATUS_ZOMBIE]
-
-
-def the_zygote() -> psutil.Process:
-    bwrap = next(process for process in psutil.Process().children() if process.name() == "bwrap")
-    (process,) = bwrap.children()
-    return process
 
 
 FORGERIES = {
@@ -243,13 +201,6 @@ asyncio.run(main())
     pids = [int(pid) for pid in host.stdout.split()]
     assert len(pids) >= 3
     await until(lambda: not any(alive(pid) for pid in pids))
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def test_a_missing_environment_says_how_to_make_it(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import contextlib
-import gc
 import os
 import random
 import resource
@@ -13,92 +12,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from cases import attack
+from fault_traces import INSIDE, SHUT_IN, alive, below, jails, sessions, traces, until, works, zygotes
 from repl_sessions import no_tools, run, value
 
 from lzero.errors import ReplDied, ReplError, SandboxError
-from lzero.repl import Limits, LocalPool, LocalRepl
+from lzero.repl import Limits, LocalPool
 from lzero.types import Json
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_directory")]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the fault")
-INSIDE = """
-import os
-status = {line.split(":")[0]: line.split(":")[1].strip() for line in open("/proc/self/status")}
-os.getpid(), os.getuid() != 0, int(status["CapEff"], 16), status["Seccomp"], status["NoNewPrivs"], os.path.exists("/etc/passwd")
-"""
-SHUT_IN = "(1, True, 0, '2', '1', False)"
-
-
-def below(process: psutil.Process | None = None) -> list[psutil.Process]:
-    """Processes that a process has started, and theirs, without those that have ended."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [each for each in (process or psutil.Process()).children(recursive=True) if alive(each.pid)]
-    return []
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-@dataclass(frozen=True)
-class Traces:
-    """What a fault could leave behind."""
-
-    processes: frozenset[int]
-    descriptors: int
-    mounts: int
-    files: frozenset[str]
-
-
-def traces() -> Traces:
-    gc.collect()
-    mine = Path(tempfile.gettempdir())
-    return Traces(
-        frozenset(process.pid for process in below()),
-        len(os.listdir("/proc/self/fd")),
-        len(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()),
-        frozenset(path.name for path in mine.iterdir()),
-    )
-
-
-@pytest.fixture(autouse=True)
-def own_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other programs of the machine use theirs meanwhile."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0)
-
-
-async def works(repl: LocalRepl) -> bool:
-    return await value(repl, "6 * 7") == "42"
-
-
-def jail_of() -> psutil.Process:
-    return next(process for process in psutil.Process().children() if process.name() == "bwrap")
-
-
-def zygote_of() -> psutil.Process:
-    (zygote,) = jail_of().children()
-    return zygote
-
-
-def sessions() -> list[psutil.Process]:
-    return [process for process in zygote_of().children() if alive(process.pid)]
 
 
 @contextlib.contextmanager
@@ -121,7 +50,7 @@ async def test_all_sessions_end_with_their_zygote_and_the_next_one_starts(victim
         started = below()
         running = asyncio.create_task(busy.run("import time\ntime.sleep(60)", deadline_s=60.0))
         await asyncio.sleep(0)
-        (zygote_of() if victim == "zygote" else jail_of()).kill()
+        (zygotes() if victim == "zygote" else jails())[0].kill()
         with pytest.raises(ReplDied):
             await asyncio.wait_for(running, 20.0)
         with pytest.raises(ReplDied):
@@ -216,7 +145,7 @@ async def test_a_session_killed_at_any_moment_of_its_start() -> None:
     outcomes: list[str] = []
     async with LocalPool() as pool:
         survivor = await pool.open((), no_tools, seed=0)
-        zygote = zygote_of()
+        (zygote,) = zygotes()
         known = {process.pid for process in sessions()}
         idle = traces()
         for number in range(40):
@@ -331,7 +260,7 @@ def limit_processes(pid: int, limit: str) -> list[str]:
 async def test_without_pids_nothing_starts_and_the_others_go_on() -> None:
     async with LocalPool() as pool:
         repl = await pool.open((), no_tools, seed=0)
-        zygote = zygote_of().pid
+        (zygote,) = (process.pid for process in zygotes())
         before = traces()
         soft, _ = limit_processes(zygote, "0:")  # the zygote's own limit: it is refused as by a machine that is full
         for _ in range(50):
@@ -456,7 +385,7 @@ async def test_many_at_once_in_rounds_leave_nothing_that_grows() -> None:
             assert await asyncio.gather(*map(one, range(count))) == [str(number) for number in range(count)]
 
         await round_of(60)
-        zygote = zygote_of()
+        (zygote,) = zygotes()
         idle, rss = traces(), zygote.memory_info().rss
         held = len(os.listdir(f"/proc/{zygote.pid}/fd"))
         for _ in range(3):
@@ -492,7 +421,7 @@ async def test_the_zygote_is_single_and_leaves_nothing_to_its_children(monkeypat
     async with LocalPool() as pool:
         first = await pool.open([Spec("lookup_marker_one", ("query",))], no_tools, seed=0)
         await run(first, "marker = 'said in another session'")
-        zygote = zygote_of()
+        (zygote,) = zygotes()
         assert zygote.num_threads() == 1
         assert "LZERO_TEST_API_KEY" not in Path(f"/proc/{zygote.pid}/environ").read_text(encoding="utf-8")
         kinds = [os.readlink(file).partition(":")[0] for file in Path(f"/proc/{zygote.pid}/fd").iterdir()]
