@@ -10,6 +10,7 @@ import msgspec
 from lzero.errors import ProtocolError, ReplDied, SandboxError, ToolError
 from lzero.protocols import OnCall
 from lzero.repl import wire
+from lzero.repl.clock import Clock
 from lzero.repl.connection import Connection
 from lzero.repl.zygote import Child, Zygote
 from lzero.types import Execution
@@ -69,7 +70,7 @@ class LocalRepl:
             raise ReplDied(f"this REPL has ended: {self._ended}")
         self._ended = "its last cell was abandoned"  # unless this one comes to an end
         self._cells += 1
-        clock = _Clock(self._loop.time())
+        clock = Clock(self._loop.time())
         message = wire.Run(id=self._cells, code=code.encode("utf-8", "replace").decode())
         try:
             execution = await self._converse(message, clock, deadline_s)
@@ -108,7 +109,7 @@ class LocalRepl:
             self._connection.close()
             self.on_close()
 
-    async def _converse(self, message: wire.Run, clock: "_Clock", deadline_s: float) -> Execution:
+    async def _converse(self, message: wire.Run, clock: Clock, deadline_s: float) -> Execution:
         """Send the cell, answer its calls, return when it is done. Past the deadline it is interrupted, once."""
         await self._connection.send(message, until=self._loop.time() + _SEND_TIMEOUT_S)
         allowed, interrupted = deadline_s, False
@@ -136,7 +137,7 @@ class LocalRepl:
                 case _:
                     raise ProtocolError(f"{type(answer).__name__} in the middle of cell {message.id}")
 
-    async def _answer(self, call: wire.Call, clock: "_Clock") -> None:
+    async def _answer(self, call: wire.Call, clock: Clock) -> None:
         self._calls += 1
         if call.id != self._calls:
             raise ProtocolError(f"call {call.id} where {self._calls} was due")
@@ -162,7 +163,7 @@ class LocalRepl:
         if code is None:
             self._ended = "the sandbox's zygote died"
             raise ReplDied(self._ended)
-        return f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+        return f"was killed by {signal_name(-code)}" if code < 0 else f"exited with code {code}"
 
     async def _kill(self) -> None:
         """Returns when the session's init is reaped, and with it everything in its pid namespace."""
@@ -178,25 +179,7 @@ class LocalRepl:
             await self._zygote.stop()
 
 
-class _Clock:
-    """Time that is the cell's own."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started
-        self.waited = 0.0
-
-    def until(self, allowed_s: float) -> float:
-        return self._started + self.waited + allowed_s
-
-    def duration(self, now: float) -> float:
-        return now - self._started - self.waited
-
-    def check(self, now: float, allowed_s: float) -> None:
-        if self.duration(now) > allowed_s:
-            raise TimeoutError
-
-
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
