@@ -5,6 +5,8 @@ import socket
 import struct
 from typing import Any
 
+from stubs import plain
+
 MAX_FRAME = 8 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 
@@ -21,7 +23,7 @@ class Channel:
 
     def send(self, message: dict[str, Any]) -> None:
         """Raises ValueError or TypeError for what JSON cannot hold, before anything is written."""
-        text = json.dumps(message, ensure_ascii=False, allow_nan=False, default=_plain, separators=(",", ":"))
+        text = json.dumps(message, ensure_ascii=False, allow_nan=False, default=plain, separators=(",", ":"))
         body = text.encode("utf-8", "replace")  # lone surrogates have no UTF-8
         if len(body) > MAX_FRAME:
             raise ValueError(f"{len(body)} bytes are more than a message may hold ({MAX_FRAME})")
@@ -41,12 +43,3 @@ class Channel:
                 raise Closed
             data += chunk
         return data
-
-
-def _plain(value: object) -> object:
-    """Arrays, scalars and series of numpy and pandas as the lists and numbers they hold; sets as lists."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, set | frozenset):
-        return sorted(value, key=repr)
-    raise TypeError(f"{type(value).__name__} is not text, a number, a list or a dict")

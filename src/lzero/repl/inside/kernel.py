@@ -4,7 +4,6 @@ Nothing here is trusted by the host: the cells share this process and may forge 
 """
 
 import gc
-import inspect
 import os
 import random
 import signal
@@ -19,13 +18,7 @@ import numpy
 from capture import Outputs, Stream
 from frames import Channel, Closed
 from shell import Shell
-
-
-class ToolError(Exception):
-    """A tool did not answer; the message says why."""
-
-
-ToolError.__module__ = "builtins"  # tracebacks then say "ToolError", as the cell names it
+from stubs import ToolError, function
 
 
 class Interrupts:
@@ -74,21 +67,7 @@ class Tools:
         """Held by whoever waits for a frame."""
 
     def stub(self, name: str, parameters: list[str], description: str) -> Callable[..., Any]:
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        signature = inspect.Signature([inspect.Parameter(parameter, kind) for parameter in parameters])
-
-        def call(*positional: Any, **named: Any) -> Any:
-            try:
-                arguments = signature.bind_partial(*positional, **named).arguments
-            except TypeError as error:
-                raise TypeError(f"{name}{signature}: {error}") from None
-            return self._ask(name, arguments)
-
-        call.__name__ = call.__qualname__ = name
-        call.__doc__ = description
-        call.__module__ = "builtins"
-        call.__signature__ = signature  # type: ignore[attr-defined] # how functions say it
-        return call
+        return function(name, parameters, description, self._ask)
 
     def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
         with self.lock, self._interrupts.held():

@@ -1,0 +1,42 @@
+"""Tools as the cells see them: plain functions that ask, and return the answer or raise ToolError."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+class ToolError(Exception):
+    """A tool did not answer; the message says why."""
+
+
+ToolError.__module__ = "builtins"  # tracebacks then say "ToolError", as the cell names it
+
+
+def function(
+    name: str, parameters: list[str], description: str, ask: Callable[[str, dict[str, Any]], Any]
+) -> Callable[..., Any]:
+    """The stub of one tool; `ask(name, arguments)` is how it asks."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(parameter, kind) for parameter in parameters])
+
+    def call(*positional: Any, **named: Any) -> Any:
+        try:
+            arguments = signature.bind_partial(*positional, **named).arguments
+        except TypeError as error:
+            raise TypeError(f"{name}{signature}: {error}") from None
+        return ask(name, arguments)
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = description
+    call.__module__ = "builtins"
+    call.__signature__ = signature  # type: ignore[attr-defined] # how functions say it
+    return call
+
+
+def plain(value: object) -> object:
+    """For JSON: arrays, scalars and series of numpy and pandas as the lists and numbers they hold; sets as lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    raise TypeError(f"{type(value).__name__} is not text, a number, a list or a dict")
