@@ -9,6 +9,7 @@
     │   ├── SandboxError       this machine cannot give the isolation asked for; says how to mend it
     │   ├── ProtocolError      a frame that breaks the protocol
     │   └── ReplDied           a live REPL is gone (killed by us, or by itself): no more cells
+    ├── WorkspaceError     a file that cannot go in or out of a REPL: the asker's doing; the REPL lives on
     ├── EngineError        sampling failed or was not answered within its deadline
     ├── ToolError          a tool did not answer; `fault` says whether the agent or the tool is to blame
     ├── RewardError        a scorer failed
@@ -53,6 +54,10 @@ class ProtocolError(ReplError):
 
 
 class ReplDied(ReplError):
+    pass
+
+
+class WorkspaceError(LzeroError):
     pass
 
 

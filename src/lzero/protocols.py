@@ -7,7 +7,7 @@ asks of an engine beside sampling, in `lzero.train.transfer`.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from lzero.types import Completion, Episode, Execution, Json, Passage, Reward, Sampling, Task
+from lzero.types import Completion, Episode, Execution, Json, Passage, Reward, Sampling, Task, WorkspaceFile
 
 OnCall = Callable[[str, dict[str, Json]], Awaitable[Json]]
 """How a tool call leaves a kernel: (name, arguments) → value. Raises ToolError; its message is what the agent sees."""
@@ -19,6 +19,19 @@ class Repl(Protocol):
     async def run(self, code: str, *, deadline_s: float) -> Execution:
         """Run one cell. What ignores the deadline is interrupted, then killed. Raises ReplDied if the REPL was already
         gone, or went without the cell's doing."""
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Write a file of the workspace, between cells; `path` is relative to it, and its directories are made.
+
+        This, `get` and `files` raise WorkspaceError for what the asker did wrong (a path that leaves the workspace, a file
+        that is not there, not regular, too large, too many), and the REPL lives on; ReplError where the REPL is gone, or
+        breaks the protocol and is killed for it."""
+
+    async def get(self, path: str) -> bytes:
+        """Read a regular file of the workspace, between cells. What comes is agent output. Raises as `put` does."""
+
+    async def files(self) -> tuple[WorkspaceFile, ...]:
+        """The regular files of the workspace, between cells; no links. Raises as `put` does."""
 
     async def close(self) -> None:
         """Kill the session and everything it started. Safe to call twice."""

@@ -130,6 +130,14 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class WorkspaceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A regular file in a REPL's workspace. `WorkspaceFile(path="plots/loss.png", size=20_481)`; the size is in bytes."""
+
+    path: str
+    """Relative to the workspace, with slashes. Bytes of a name that are no UTF-8 stand escaped in it (`\\xff`)."""
+    size: int
+
+
 class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A call that left the kernel. `ToolCall(name="search", arguments={"query": "Liri"}, result="…", duration_s=0.001)`."""
 

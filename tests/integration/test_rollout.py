@@ -17,7 +17,6 @@ from lzero.repl import LocalPool
 from lzero.rollout.build import build, eval_tasks, train_tasks
 from lzero.rollout.collector import Collector
 from lzero.store import Record, RunDirectory, read_episodes
-from lzero.types import Execution
 
 pytestmark = pytest.mark.sandbox
 
@@ -64,20 +63,6 @@ async def test_evaluations_are_the_same_at_any_concurrency() -> None:
     assert found[0] == found[1]
 
 
-class FlakyRepl:
-    """A REPL that is gone at its first cell."""
-
-    def __init__(self, repl: Repl) -> None:
-        self._repl = repl
-
-    async def run(self, code: str, *, deadline_s: float) -> Execution:
-        await self._repl.close()
-        return await self._repl.run(code, deadline_s=deadline_s)
-
-    async def close(self) -> None:
-        await self._repl.close()
-
-
 async def test_a_repl_that_we_lose_is_replaced_by_a_fresh_one(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = 0
     open_repl = LocalPool.open
@@ -86,7 +71,9 @@ async def test_a_repl_that_we_lose_is_replaced_by_a_fresh_one(monkeypatch: pytes
         nonlocal opened
         opened += 1
         repl = await open_repl(self, tools, on_call, seed=seed)
-        return FlakyRepl(repl) if opened % 3 == 2 else repl  # the first one is the pool's own probe
+        if opened % 3 == 2:  # the first one is the pool's own probe
+            await repl.close()  # so that it is gone at its first cell
+        return repl
 
     monkeypatch.setattr(LocalPool, "open", open_flaky)
     config = settings("eval.num_tasks=6", "rollout.concurrency=1")

@@ -16,7 +16,7 @@ from lzero.errors import ConfigError, EngineError, ReplDied, ReplError, ToolErro
 from lzero.models import build_tokenizer
 from lzero.protocols import OnCall, Repl, Tool, ToolContext, ToolSpec
 from lzero.seeds import derive_seed
-from lzero.types import Completion, Episode, Error, Execution, Json, Sampling, Stream, Task
+from lzero.types import Completion, Episode, Error, Execution, Json, Sampling, Stream, Task, WorkspaceFile
 
 TOKENIZER = build_tokenizer()
 RENDERER = Renderer(TOKENIZER)
@@ -30,10 +30,20 @@ Cell = Callable[[OnCall], Awaitable[Execution]]
 class FakeRepl:
     def __init__(self, cells: Mapping[str, Cell], on_call: OnCall) -> None:
         self.cells, self.on_call, self.closed = cells, on_call, False
+        self.stored: dict[str, bytes] = {}
 
     async def run(self, code: str, *, deadline_s: float) -> Execution:
         assert not self.closed
         return await self.cells[code](self.on_call)
+
+    async def put(self, path: str, data: bytes) -> None:
+        self.stored[path] = data
+
+    async def get(self, path: str) -> bytes:
+        return self.stored[path]
+
+    async def files(self) -> tuple[WorkspaceFile, ...]:
+        return tuple(WorkspaceFile(path=path, size=len(data)) for path, data in self.stored.items())
 
     async def close(self) -> None:
         self.closed = True

@@ -19,7 +19,7 @@ class Connection:
         self._buffer = bytearray()
         self._woken: asyncio.Future[bool] = self._loop.create_future()
 
-    async def send(self, message: wire.Open | wire.Run | wire.Reply, *, until: float) -> None:
+    async def send(self, message: wire.ToKernel, *, until: float) -> None:
         """Raises ConnectionError where the other end is gone, ProtocolError where the message is too long."""
         rest = memoryview(wire.encode(message))
         while rest:

@@ -13,6 +13,7 @@ from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import environment, watchdog, wire
 from lzero.repl.connection import Connection
 from lzero.repl.environment import Environment
+from lzero.repl.files import FileLimits
 from lzero.repl.jail import Limits
 from lzero.repl.session import LocalRepl
 from lzero.repl.zygote import Zygote
@@ -135,7 +136,7 @@ class LocalPool:
             raise
         finally:
             theirs.close()
-        repl = LocalRepl(zygote, child, Connection(ours), on_call)
+        repl = LocalRepl(zygote, child, Connection(ours), on_call, files=FileLimits.of(self._config))
         self._repls.add(repl)
         repl.on_close = lambda: self._repls.discard(repl)
         return repl

@@ -2,23 +2,29 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 import msgspec
 
-from lzero.errors import ProtocolError, ReplDied, SandboxError, ToolError
+from lzero.errors import ProtocolError, ReplDied, SandboxError, ToolError, WorkspaceError
 from lzero.protocols import OnCall
 from lzero.repl import wire
 from lzero.repl.clock import Clock
 from lzero.repl.connection import Connection
+from lzero.repl.files import FileLimits, Transfers
 from lzero.repl.zygote import Child, Zygote
-from lzero.types import Execution
+from lzero.types import Execution, WorkspaceFile
+
+_Answer = TypeVar("_Answer")
 
 GRACE_S = 1.0
 """What a cell has, after the interrupt, to come to its end."""
 _OPEN_TIMEOUT_S = 60.0
 _SEND_TIMEOUT_S = 10.0
+_TRANSFER_TIMEOUT_S = 30.0
+"""What a file has, to go in or out as a whole."""
 _EXIT_TIMEOUT_S = 2.0
 """How long after the end of its stream a session may take to exit by itself."""
 _KILL_TIMEOUT_S = 10.0
@@ -27,11 +33,14 @@ _KILL_TIMEOUT_S = 10.0
 class LocalRepl:
     """A REPL in a zygote's jail. Made by `LocalPool.open`."""
 
-    def __init__(self, zygote: Zygote, child: Child, connection: Connection, on_call: OnCall) -> None:
+    def __init__(
+        self, zygote: Zygote, child: Child, connection: Connection, on_call: OnCall, *, files: FileLimits
+    ) -> None:
         self._zygote = zygote
         self._child = child
         self._connection = connection
         self._on_call = on_call
+        self._transfers = Transfers(connection, files)
         self._loop = asyncio.get_running_loop()
         self._cells = 0
         self._calls = 0
@@ -87,6 +96,15 @@ class LocalRepl:
         await self._kill()
         return Execution(outputs=(), status="killed", reason=reason, duration_s=clock.duration(self._loop.time()))
 
+    async def put(self, path: str, data: bytes) -> None:
+        await self._carry(lambda until: self._transfers.put(path, data, until=until))
+
+    async def get(self, path: str) -> bytes:
+        return await self._carry(lambda until: self._transfers.get(path, until=until))
+
+    async def files(self) -> tuple[WorkspaceFile, ...]:
+        return await self._carry(lambda until: self._transfers.files(until=until))
+
     @property
     def host_pid(self) -> int:
         """Of the session's init, on the host; 0 while it is not known."""
@@ -108,6 +126,31 @@ class LocalRepl:
         finally:
             self._connection.close()
             self.on_close()
+
+    async def _carry(self, transfer: Callable[[float], Awaitable[_Answer]]) -> _Answer:
+        """A transfer between two cells, with its deadline. Raises WorkspaceError, and the session lives; any ReplError, and it
+        is gone."""
+        if self._ended:
+            raise ReplDied(f"this REPL has ended: {self._ended}")
+        self._ended = "its last transfer was abandoned"  # unless this one comes to an end
+        broken: ProtocolError | None = None
+        try:
+            answer = await transfer(self._loop.time() + _TRANSFER_TIMEOUT_S)
+        except WorkspaceError:
+            self._ended = ""
+            raise
+        except TimeoutError:
+            reason = f"the session did not carry a file within {_TRANSFER_TIMEOUT_S:g} s"
+        except ProtocolError as error:
+            reason, broken = f"the session broke the protocol: {error}", error
+        except ConnectionError:
+            reason = self._verdict or f"the session {await self._why_gone()}"
+        else:
+            self._ended = ""
+            return answer
+        self._ended = reason
+        await self._kill()
+        raise broken or ReplDied(reason)
 
     async def _converse(self, message: wire.Run, clock: Clock, deadline_s: float) -> Execution:
         """Send the cell, answer its calls, return when it is done. Past the deadline it is interrupted, once."""

@@ -7,12 +7,17 @@ import msgspec
 from msgspec import Struct
 
 from lzero.errors import ProtocolError, ToolError
-from lzero.types import Json, Output
+from lzero.types import Json, Output, WorkspaceFile
 
 MAX_FRAME = 8 * 1024 * 1024
 MAX_OUTPUTS = 128
 MAX_ARGUMENTS = 1 << 20
 """Bytes of JSON in a call."""
+CHUNK_BYTES = 1 << 20
+"""Of a file, in one frame; only its last chunk is shorter."""
+MAX_LISTED = 4096
+MAX_LISTING = 1 << 20
+"""Files in a listing, and bytes of its JSON."""
 HEADER = struct.Struct(">I")
 
 
@@ -41,6 +46,51 @@ class Reply(Struct, frozen=True, kw_only=True, tag="reply"):
 
     value: Json = None
     error: str | None = None
+
+
+class Put(Struct, frozen=True, kw_only=True, tag="put"):
+    """Host → kernel: write a file; chunks follow, the last one says so."""
+
+    path: str
+
+
+class Get(Struct, frozen=True, kw_only=True, tag="get"):
+    """Host → kernel: send a file of no more than `max_bytes`, in chunks of `chunk_bytes`."""
+
+    path: str
+    max_bytes: int
+    chunk_bytes: int = CHUNK_BYTES
+
+
+class List(Struct, frozen=True, kw_only=True, tag="list"):
+    """Host → kernel: tell the regular files of the workspace."""
+
+    max_files: int = MAX_LISTED
+    max_bytes: int = MAX_LISTING
+
+
+class Chunk(Struct, frozen=True, kw_only=True, tag="chunk", forbid_unknown_fields=True):
+    """Both ways: a part of a file. `data` is Base64 on the wire."""
+
+    data: bytes
+    last: bool
+
+
+class Stored(Struct, frozen=True, kw_only=True, tag="stored", forbid_unknown_fields=True):
+    """Kernel → host: the file is written."""
+
+
+class Listing(Struct, frozen=True, kw_only=True, tag="listing", forbid_unknown_fields=True):
+    """Kernel → host: the files of the workspace."""
+
+    files: msgspec.Raw
+    """JSON that nobody has decoded yet: see `files_of`."""
+
+
+class Refused(Struct, frozen=True, kw_only=True, tag="refused", forbid_unknown_fields=True):
+    """Kernel → host: the file cannot be had, or written. A number (errno(3)) and no words: they would be a stranger's."""
+
+    errno: int
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag="ready", forbid_unknown_fields=True):
@@ -97,16 +147,18 @@ class Exited(Struct, frozen=True, kw_only=True, tag="exited", forbid_unknown_fie
     code: int
 
 
-FromKernel = Ready | Failed | Call | Done
+ToKernel = Open | Run | Reply | Put | Get | List | Chunk
+FromKernel = Ready | Failed | Call | Done | Chunk | Stored | Listing | Refused
 FromZygote = Hello | Forked | Signalled | Exited
 
 _encoder = msgspec.json.Encoder()
 _from_kernel: msgspec.json.Decoder[FromKernel] = msgspec.json.Decoder(FromKernel)
 _arguments: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
+_files: msgspec.json.Decoder[tuple[WorkspaceFile, ...]] = msgspec.json.Decoder(tuple[WorkspaceFile, ...])
 _from_zygote: msgspec.json.Decoder[FromZygote] = msgspec.json.Decoder(FromZygote)
 
 
-def encode(message: Open | Run | Reply) -> bytes:
+def encode(message: ToKernel) -> bytes:
     """A whole frame: its length, then JSON. Raises ProtocolError where it is too long."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME:
@@ -142,6 +194,20 @@ def arguments_of(call: Call) -> dict[str, Json]:
         return _arguments.decode(call.arguments)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not the arguments of a call: {str(error)[:200]}") from None
+
+
+def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
+    """Raises ProtocolError for more than was asked for, before that costs the host its time, and for what is no listing."""
+    size = len(memoryview(listing.files))
+    if size > MAX_LISTING:
+        raise ProtocolError(f"a listing of {size:,} bytes; {MAX_LISTING:,} are allowed")
+    try:
+        files = _files.decode(listing.files)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"not a listing of files: {str(error)[:200]}") from None
+    if len(files) > MAX_LISTED:
+        raise ProtocolError(f"a listing of {len(files):,} files; {MAX_LISTED:,} are allowed")
+    return files
 
 
 def decode_zygote(packet: bytes) -> FromZygote:

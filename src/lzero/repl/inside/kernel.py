@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy
+import workspace
 from capture import Outputs, Stream
 from frames import Channel, Closed
 from shell import Shell
@@ -95,7 +96,7 @@ class Kernel:
         try:
             self._open(self._channel.receive())
             with self._tools.lock:
-                message = self._channel.receive()
+                message = self._next_cell()
             while True:
                 status = self._run(message["code"])
                 if os.getpid() != self._pid:
@@ -129,7 +130,15 @@ class Kernel:
         outputs = self._shell.outputs.take()
         with self._tools.lock:
             self._channel.send({"type": "done", "id": number, "status": status, "outputs": outputs})
-            return self._channel.receive()
+            return self._next_cell()
+
+    def _next_cell(self) -> dict[str, Any]:
+        """What the host wants run next; until then, files go in and out as it asks. The caller holds the lock."""
+        while True:
+            message = self._channel.receive()
+            if message["type"] == "run":
+                return message
+            workspace.serve(message, self._channel)
 
     def _capture(self) -> tuple[Stream, Stream]:
         """Descriptors 1 and 2 become files in memory; what Python writes goes straight to the outputs."""

@@ -1,0 +1,143 @@
+"""Files in and out of a REPL's workspace, from the host: it asks, the session reads and writes, and every answer is checked.
+
+The host opens nothing of a session's. A session that lies sends bytes of its own choice, never more than was asked for.
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import NoReturn, Self
+
+from lzero.config import ReplConfig
+from lzero.errors import ProtocolError, WorkspaceError
+from lzero.repl import wire
+from lzero.repl.connection import Connection
+from lzero.types import WorkspaceFile
+
+MAX_PATH = 1024
+"""Bytes of a path, as UTF-8."""
+_USUAL = ReplConfig()
+_REASONS = {
+    errno.ENOENT: "it is not there",
+    errno.ELOOP: "it is a link, and links are not followed",
+    errno.ENXIO: "it is no regular file",
+    errno.EISDIR: "it is a directory",
+    errno.ENOTDIR: "its path leads through something that is no directory; links are not followed",
+    errno.ENOSPC: "the workspace is full (repl.disk_mb, repl.files)",
+    errno.E2BIG: f"there are more than {wire.MAX_LISTED:,} files, or more names than a listing holds",
+    errno.ENAMETOOLONG: f"a name in it is longer than 255 bytes, or a path longer than {MAX_PATH:,}",
+}
+"""What a session's refusal means; the system's own words for the others."""
+
+
+@dataclass(frozen=True)
+class FileLimits:
+    """What goes in and out of one REPL."""
+
+    file_bytes: int = _USUAL.file_mb << 20
+    transfers: int = _USUAL.transfers
+
+    @classmethod
+    def of(cls, config: ReplConfig) -> Self:
+        return cls(file_bytes=config.file_mb << 20, transfers=config.transfers)
+
+
+class Transfers:
+    """One REPL's files, over its connection, between its cells.
+
+    All raise WorkspaceError for what the asker did wrong, and the connection is as it was; ProtocolError, ConnectionError and
+    TimeoutError (at `until`) where the session did, and nothing can be said to it any more.
+    """
+
+    def __init__(self, connection: Connection, limits: FileLimits) -> None:
+        self._connection = connection
+        self._limits = limits
+        self._done = 0
+
+    async def put(self, path: str, data: bytes, *, until: float) -> None:
+        target = workspace_path(path)
+        self._admit(target, len(data))
+        await self._connection.send(wire.Put(path=target), until=until)
+        for start in range(0, len(data) or 1, wire.CHUNK_BYTES):
+            end = start + wire.CHUNK_BYTES
+            await self._connection.send(wire.Chunk(data=data[start:end], last=end >= len(data)), until=until)
+        answer = await self._connection.receive(until=until)
+        if not isinstance(answer, wire.Stored):
+            self._refuse(answer, target)
+
+    async def get(self, path: str, *, until: float) -> bytes:
+        target = workspace_path(path)
+        self._admit(target, 0)
+        limit = self._limits.file_bytes
+        await self._connection.send(wire.Get(path=target, max_bytes=limit), until=until)
+        data = bytearray()
+        while True:
+            answer = await self._connection.receive(until=until)
+            if not isinstance(answer, wire.Chunk):
+                self._refuse(answer, target)
+            data += answer.data
+            if len(data) > limit:
+                raise ProtocolError(f"a file of more than the {limit:,} bytes that were asked for")
+            if answer.last:
+                return bytes(data)
+            if len(answer.data) != wire.CHUNK_BYTES:
+                raise ProtocolError(f"{len(answer.data)} bytes in the middle of a file; {wire.CHUNK_BYTES} were due")
+
+    async def files(self, *, until: float) -> tuple[WorkspaceFile, ...]:
+        await self._connection.send(wire.List(), until=until)
+        answer = await self._connection.receive(until=until)
+        if not isinstance(answer, wire.Listing):
+            self._refuse(answer, "the workspace")
+        files = wire.files_of(answer)
+        for file in files:
+            if _objection(file.path) or file.size < 0:
+                raise ProtocolError(f"{file.path[:100]!r} of {file.size} bytes is no file of a workspace")
+        return files
+
+    def _admit(self, path: str, size: int) -> None:
+        if size > self._limits.file_bytes:
+            raise WorkspaceError(
+                f"{path!r}: {size:,} bytes are more than the {self._limits.file_bytes:,} that a file may have; "
+                "raise repl.file_mb"
+            )
+        if self._done >= self._limits.transfers:
+            raise WorkspaceError(
+                f"{path!r}: {self._done} files have gone in and out of this REPL, and no more may; raise repl.transfers"
+            )
+        self._done += 1
+
+    def _refuse(self, answer: wire.FromKernel, path: str) -> NoReturn:
+        if not isinstance(answer, wire.Refused):
+            raise ProtocolError(f"{type(answer).__name__} where a file was asked for")
+        if answer.errno == errno.EFBIG:
+            raise WorkspaceError(
+                f"{path!r}: it is larger than the {self._limits.file_bytes:,} bytes that a file may have; raise repl.file_mb"
+            )
+        raise WorkspaceError(f"{path!r}: {_REASONS.get(answer.errno) or os.strerror(answer.errno)}")
+
+
+def workspace_path(path: str) -> str:
+    """The path as the session is asked for it: relative to the workspace, without `.` and doubled slashes. Raises WorkspaceError."""
+    objection = _objection(path)
+    if objection:
+        raise WorkspaceError(f"{path[:100]!r}: {objection}")
+    return str(PurePosixPath(path))
+
+
+def _objection(path: str) -> str:
+    """Why it is no path of a workspace; empty where it is one."""
+    try:
+        size = len(path.encode())
+    except UnicodeEncodeError:
+        return "a path must be valid Unicode"
+    pure = PurePosixPath(path)
+    if size > MAX_PATH:
+        return f"a path may have {MAX_PATH:,} bytes; this one has {size:,}"
+    if "\0" in path:
+        return "a path holds no null byte"
+    if pure.is_absolute() or ".." in pure.parts:
+        return "it leaves the workspace; a path is relative to it, without '..'"
+    if not pure.parts:
+        return "it names no file"
+    return ""
