@@ -99,6 +99,13 @@ class ReplConfig(Section):
     python: str = Field(
         "", description="Interpreter the kernel environment is made from; empty: the one lzero runs in."
     )
+    zygotes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Warm processes that REPLs are forked from, at most; 0: one per core. More are started as they are busy.",
+    )
+    forks_per_zygote: Count = Field(
+        5_000, description="Forks after which a zygote is replaced: its REPLs all have one memory layout."
+    )
     memory_mb: int = Field(
         2048, ge=64, description="Memory that all processes of a REPL hold together; one that holds more is killed."
     )
@@ -108,6 +115,13 @@ class ReplConfig(Section):
     open_files: int = Field(256, ge=32, description="Descriptors that one process of a REPL may have open.")
     file_mb: int = Field(16, ge=1, description="Largest file that goes into a REPL's workspace, or out of it.")
     transfers: int = Field(256, ge=0, description="Files that go in and out of one REPL's workspace, together.")
+    cpu_s: Positive = Field(
+        3600.0, description="Processor seconds that all processes of a REPL use together; one that uses more is killed."
+    )
+    lifetime_s: Positive = Field(
+        7200.0, description="Seconds a REPL may exist; then it ends, which counts as our failure, never as the agent's."
+    )
+    tool_calls: Count = Field(10_000, description="Tool calls that leave one REPL; further ones are refused.")
 
 
 class RolloutConfig(Section):

@@ -22,6 +22,7 @@ from cases import attack
 from fault_traces import INSIDE, SHUT_IN, alive, below, jails, sessions, traces, until, works, zygotes
 from repl_sessions import no_tools, run, value
 
+from lzero.config import ReplConfig
 from lzero.errors import ReplDied, ReplError, SandboxError
 from lzero.repl import Limits, LocalPool
 from lzero.types import Json
@@ -373,7 +374,7 @@ assert libc.prctl(22, 2, None, 0, 0) == -1
 @attack(69)
 async def test_many_at_once_in_rounds_leave_nothing_that_grows() -> None:
     before = traces()
-    async with LocalPool() as pool:
+    async with LocalPool(ReplConfig(zygotes=1)) as pool:
 
         async def one(number: int) -> str:
             repl = await pool.open((), no_tools, seed=number)

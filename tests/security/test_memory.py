@@ -41,7 +41,7 @@ async def test_what_a_cell_leaves_behind_is_counted_too() -> None:
         pid = repl.host_pid
         assert (await run(repl, HOARD)).status == "ok"
         async with asyncio.timeout(50):
-            while watchdog.memory_of(pid, enough=0):
+            while watchdog.memory_of([pid], enough=0):
                 await asyncio.sleep(0.05)
         execution = await run(repl, "1")
         assert (execution.status, execution.reason.partition(":")[0]) == ("killed", "memory")

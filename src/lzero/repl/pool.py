@@ -1,7 +1,8 @@
-"""REPLs of this machine: one jail, one warm zygote in it, one fork for every REPL."""
+"""REPLs of this machine: a jail for every warm zygote, one fork for every REPL."""
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
@@ -13,13 +14,14 @@ from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import environment, watchdog, wire
 from lzero.repl.connection import Connection
 from lzero.repl.environment import Environment
-from lzero.repl.files import FileLimits
 from lzero.repl.jail import Limits
 from lzero.repl.session import LocalRepl
 from lzero.repl.zygote import Zygote
+from lzero.repl.zygotes import Zygotes
 
 logger = logging.getLogger(__name__)
-_OPENING_AT_ONCE = 8
+_OPENING_AT_ONCE = 4
+"""Per zygote: one that is forked, and some that become sessions meanwhile."""
 _PROBE = """
 import os
 status = {line.partition(":")[0]: line.partition(":")[2].strip() for line in open("/proc/self/status")}
@@ -48,14 +50,12 @@ class LocalPool:
             raise ConfigError("repl.tier = 'unsandboxed' is a plain Jupyter kernel, which this pool is not")
         self._limits = limits or Limits.of(self._config)
         self._environment: Environment | None = None
-        self._zygote: Zygote | None = None
-        self._starting = asyncio.Lock()
-        self._opening = asyncio.Semaphore(_OPENING_AT_ONCE)
+        most = self._config.zygotes or len(os.sched_getaffinity(0))
+        self._zygotes = Zygotes(self._start_zygote, most=most, forks=self._config.forks_per_zygote)
+        self._opening = asyncio.Semaphore(most * _OPENING_AT_ONCE)
         self._repls: set[LocalRepl] = set()
         self._opened = 0
-        self._zygotes = 0
         self._watching: asyncio.Task[None] | None = None
-        self._closed = False
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -71,10 +71,10 @@ class LocalPool:
         try:
             repl = await self.open((), _no_tools, seed=0)
             self._watching = self._watching or asyncio.create_task(
-                watchdog.watch(lambda: self._repls, limit_bytes=self._limits.memory_bytes)
+                watchdog.watch(lambda: self._repls, watchdog.Bounds.of(self._config, self._limits.memory_bytes))
             )
             proof = await repl.run(_PROBE, deadline_s=30.0)
-            if not watchdog.memory_of(repl.host_pid, enough=0):
+            if not watchdog.memory_of([repl.host_pid], enough=0):
                 raise SandboxError(
                     "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so nothing bounds it"
                 )
@@ -94,8 +94,8 @@ class LocalPool:
             wire.ToolStub(name=tool.name, parameters=tuple(tool.parameters), description=tool.description)
             for tool in tools
         )
-        async with self._opening:
-            repl = await self._fork(on_call)
+        async with self._opening, self._zygotes.lend() as zygote:
+            repl = await self._fork(zygote, on_call)
             ready = False
             try:
                 await repl.become(stubs, seed)
@@ -108,23 +108,20 @@ class LocalPool:
 
     async def close(self) -> None:
         """Close every REPL and the jail. Nothing is left behind."""
-        self._closed = True
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-        async with self._starting:
-            zygote, self._zygote = self._zygote, None
-            if zygote is not None:
-                await zygote.stop()
+        await self._zygotes.close()
         for repl in list(self._repls):
             await repl.close()
 
     def stats(self) -> Mapping[str, float]:
         """`open` now, `opened` in all, `zygotes` started in all."""
-        return {"open": len(self._repls), "opened": self._opened, "zygotes": self._zygotes}
+        return {"open": len(self._repls), "opened": self._opened, "zygotes": self._zygotes.started}
 
-    async def _fork(self, on_call: OnCall) -> LocalRepl:
-        zygote = await self._warm_zygote()
+    async def _fork(self, zygote: Zygote, on_call: OnCall) -> LocalRepl:
+        if self._watching is not None and self._watching.done():
+            raise SandboxError(f"nothing bounds what REPLs use any more: {self._watching.exception()!r}")
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
@@ -136,25 +133,19 @@ class LocalPool:
             raise
         finally:
             theirs.close()
-        repl = LocalRepl(zygote, child, Connection(ours), on_call, files=FileLimits.of(self._config))
+        repl = LocalRepl(zygote, child, Connection(ours), on_call, self._config)
         self._repls.add(repl)
-        repl.on_close = lambda: self._repls.discard(repl)
+        repl.on_close = lambda: self._gone(repl)
         return repl
 
-    async def _warm_zygote(self) -> Zygote:
-        async with self._starting:
-            if self._closed:
-                raise ReplError("the pool is closed")
-            if self._watching is not None and self._watching.done():
-                raise SandboxError(f"nothing bounds the memory of REPLs any more: {self._watching.exception()!r}")
-            if self._zygote is None or not self._zygote.alive:
-                if self._zygote is not None:
-                    await self._zygote.stop()
-                if self._environment is None:
-                    self._environment = await asyncio.to_thread(environment.build, self._config, say=logger.warning)
-                self._zygote = await Zygote.start(self._environment, self._limits, self._without)
-                self._zygotes += 1
-            return self._zygote
+    def _gone(self, repl: LocalRepl) -> None:
+        self._repls.discard(repl)
+        self._zygotes.sweep()
+
+    async def _start_zygote(self) -> Zygote:
+        if self._environment is None:
+            self._environment = await asyncio.to_thread(environment.build, self._config, say=logger.warning)
+        return await Zygote.start(self._environment, self._limits, self._without)
 
 
 async def _no_tools(name: str, arguments: object) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
+from lzero.config import ReplConfig
 from lzero.errors import ProtocolError, ReplDied, SandboxError, ToolError, WorkspaceError
 from lzero.protocols import OnCall
 from lzero.repl import wire
@@ -34,18 +36,21 @@ class LocalRepl:
     """A REPL in a zygote's jail. Made by `LocalPool.open`."""
 
     def __init__(
-        self, zygote: Zygote, child: Child, connection: Connection, on_call: OnCall, *, files: FileLimits
+        self, zygote: Zygote, child: Child, connection: Connection, on_call: OnCall, config: ReplConfig
     ) -> None:
         self._zygote = zygote
         self._child = child
         self._connection = connection
         self._on_call = on_call
-        self._transfers = Transfers(connection, files)
+        self._transfers = Transfers(connection, FileLimits.of(config))
+        self._max_calls = config.tool_calls
         self._loop = asyncio.get_running_loop()
         self._cells = 0
         self._calls = 0
         self._ended = ""
         self._verdict = ""
+        self._expired = ""
+        self.opened = time.monotonic()
         self._closed = False
         self.on_close: Callable[[], None] = lambda: None
 
@@ -88,6 +93,9 @@ class LocalRepl:
         except ProtocolError as error:
             reason = f"the session broke the protocol: {error}"
         except ConnectionError:
+            if self._expired:
+                self._ended = self._expired
+                raise ReplDied(f"this REPL has ended: {self._ended}") from None
             reason = self._verdict or f"the session {await self._why_gone()}"
         else:
             self._ended = ""
@@ -113,6 +121,11 @@ class LocalRepl:
     async def kill(self, reason: str) -> None:
         """End the session for what it did; its cell, or the next one, answers `killed` with this reason."""
         self._verdict = self._verdict or reason
+        await self._kill()
+
+    async def expire(self, reason: str) -> None:
+        """End the session for no fault of its own: its cell, or the next one, raises ReplDied with this reason."""
+        self._expired = self._expired or reason
         await self._kill()
 
     async def close(self) -> None:
@@ -186,6 +199,8 @@ class LocalRepl:
             raise ProtocolError(f"call {call.id} where {self._calls} was due")
         asked = self._loop.time()
         try:
+            if call.id > self._max_calls:
+                raise ToolError(f"a session may make {self._max_calls:,} tool calls, no more", fault="agent")
             reply = wire.Reply(value=await self._on_call(call.name, wire.arguments_of(call)))
         except ToolError as error:
             reply = wire.Reply(error=str(error))

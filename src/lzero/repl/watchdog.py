@@ -1,8 +1,10 @@
-"""How much memory a REPL's processes hold together, seen from the host, and the end of one that holds too much.
+"""What a REPL's processes use together, seen from the host, and the end of one that uses too much or exists for too long.
 
 An address-space limit bounds one process, and none of what many of them hold. The host therefore adds them up: resident memory
 first, which is quick to read and never less than what is really held; only where that exceeds the limit, proportional memory,
 which counts a page that several processes share (with the zygote, above all) by its part. proc(5): statm, smaps_rollup.
+
+Processor time is that of the living and of those that they have waited for. proc(5): stat.
 """
 
 import asyncio
@@ -10,10 +12,13 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
+
+from lzero.config import ReplConfig
 
 logger = logging.getLogger(__name__)
 INTERVAL_S = 0.25
@@ -21,6 +26,7 @@ INTERVAL_S = 0.25
 _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What the host itself has run out of: no REPL's doing. The next round looks again."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
 
@@ -31,54 +37,91 @@ class Watched(Protocol):
     def host_pid(self) -> int:
         """Of its init, on the host; 0 where it is not known yet."""
 
-    def kill(self, reason: str) -> Awaitable[None]: ...
+    @property
+    def opened(self) -> float:
+        """When, by the monotonic clock."""
+
+    def kill(self, reason: str) -> Awaitable[None]:
+        """For what it did."""
+
+    def expire(self, reason: str) -> Awaitable[None]:
+        """For no fault of its own."""
 
 
-async def watch(repls: Callable[[], Iterable[Watched]], *, limit_bytes: int) -> None:
-    """Kill every REPL that comes to hold more than `limit_bytes`, until cancelled."""
+@dataclass(frozen=True)
+class Bounds:
+    """What one REPL may use."""
+
+    memory_bytes: int
+    cpu_s: float
+    lifetime_s: float
+
+    @classmethod
+    def of(cls, config: ReplConfig, memory_bytes: int) -> Self:
+        return cls(memory_bytes=memory_bytes, cpu_s=config.cpu_s, lifetime_s=config.lifetime_s)
+
+
+async def watch(repls: Callable[[], Iterable[Watched]], bounds: Bounds) -> None:
+    """End every REPL that comes to use more than `bounds`, until cancelled."""
     while True:
         started = time.monotonic()
         for repl in list(repls()):
-            reason = _objection(repl.host_pid, limit_bytes)
-            if reason:
+            if time.monotonic() - repl.opened > bounds.lifetime_s:
+                await repl.expire(f"it has existed for longer than repl.lifetime_s = {bounds.lifetime_s:g}")
+            elif reason := _objection(repl.host_pid, bounds):
                 logger.info("a REPL is killed: %s", reason)
                 await repl.kill(reason)
             await asyncio.sleep(0)
         await asyncio.sleep(max(INTERVAL_S, 20 * (time.monotonic() - started)))
 
 
-def _objection(pid: int, limit_bytes: int) -> str:
+def _objection(pid: int, bounds: Bounds) -> str:
     """Why the REPL must end; empty where it may go on. One that cannot be looked at ends, and no other with it."""
     try:
-        held = memory_of(pid, enough=limit_bytes)
+        pids = tree(pid)
+        held, used = memory_of(pids, enough=bounds.memory_bytes), cpu_s_of(pids)
     except OSError as error:
         if error.errno in _SHORT_OF:
-            logger.warning("the memory of a REPL cannot be looked at just now: %s", error)
+            logger.warning("what a REPL uses cannot be looked at just now: %s", error)
             return ""
         return f"memory: the host cannot read what its processes hold ({error})"
-    if held > limit_bytes:
-        return f"memory: its processes held {held >> 20:,} MB together, the limit is {limit_bytes >> 20:,} MB"
+    if held > bounds.memory_bytes:
+        return f"memory: its processes held {held >> 20:,} MB together, the limit is {bounds.memory_bytes >> 20:,} MB"
+    if used > bounds.cpu_s:
+        return f"time: its processes used {used:,.1f} s of processor time together, the limit is {bounds.cpu_s:g} s"
     return ""
 
 
-def memory_of(pid: int, *, enough: int) -> int:
-    """Bytes that a process and its descendants hold: resident ones if these are no more than `enough`, else proportional ones.
-    0 for a process that is gone. Raises PermissionError where the host may not look."""
-    pids = list(_tree(pid))
-    resident = sum(_resident(each) for each in pids)
-    return resident if resident <= enough else sum(_proportional(each) for each in pids)
+def cpu_s_of(pids: Iterable[int]) -> float:
+    """Processor seconds of processes and of those that they have waited for; 0 for one that is gone."""
+    return sum(map(_ticks, pids)) / _TICKS
 
 
-def _tree(pid: int) -> Iterator[int]:
-    """The process and its descendants."""
-    waiting = [pid]
-    while waiting:
-        pid = waiting.pop()
-        yield pid
+def memory_of(pids: Iterable[int], *, enough: int) -> int:
+    """Bytes that processes hold: resident ones if these are no more than `enough`, else proportional ones. 0 for one that is
+    gone. Raises PermissionError where the host may not look."""
+    pids = list(pids)
+    resident = sum(map(_resident, pids))
+    return resident if resident <= enough else sum(map(_proportional, pids))
+
+
+def tree(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for each in found:  # which grows meanwhile
         with suppress(FileNotFoundError, ProcessLookupError):
-            for thread in os.listdir(_PROC / str(pid) / "task"):
-                children = (_PROC / str(pid) / "task" / thread / "children").read_text(encoding="ascii")
-                waiting += map(int, children.split())
+            for thread in os.listdir(_PROC / str(each) / "task"):
+                children = (_PROC / str(each) / "task" / thread / "children").read_text(encoding="ascii")
+                found += map(int, children.split())
+    return found
+
+
+def _ticks(pid: int) -> int:
+    try:
+        _, _, after_name = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(map(int, after_name.split()[11:15]))  # utime, stime, cutime, cstime
 
 
 def _resident(pid: int) -> int:

@@ -79,6 +79,16 @@ class Zygote:
                 await zygote.stop()
         return zygote
 
+    @property
+    def num_repls(self) -> int:
+        """That live."""
+        return len(self._children)
+
+    @property
+    def num_forks(self) -> int:
+        """So far."""
+        return self._last_number
+
     async def fork(self, connection: socket.socket) -> Child:
         """A new REPL at the other end of `connection`. Raises ReplDied."""
         self._last_number += 1

@@ -1,0 +1,113 @@
+"""The zygotes of a pool: as many as its REPLs keep busy, each replaced after so many forks, started anew when it dies."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from lzero.errors import ReplError, SandboxError
+from lzero.repl.zygote import Zygote
+
+logger = logging.getLogger(__name__)
+_BUSY = 2
+"""Forks in progress at a zygote from which on another one is worth its start (a second of one core, 60 MB)."""
+_RETRY_S = 60.0
+"""After a start beside the others that failed."""
+
+
+class Zygotes:
+    """Lends the zygote that has least to do. It forks one REPL after the other, so each core can use one of its own."""
+
+    def __init__(self, start: Callable[[], Awaitable[Zygote]], *, most: int, forks: int) -> None:
+        """At most `most` serve at once; one that has forked `forks` times is replaced: all its REPLs have one memory layout."""
+        self._start = start
+        self._most = most
+        self._forks = forks
+        self._serving: list[Zygote] = []
+        self._retired: list[Zygote] = []
+        self._forking: Counter[Zygote] = Counter()
+        self._starting: asyncio.Task[None] | None = None
+        self._start_from = 0.0
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._first = asyncio.Lock()
+        self._closed = False
+        self.started = 0
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Zygote]:
+        """A living zygote, to fork once. Raises SandboxError where none can be started, ReplError when closed."""
+        if self._closed:
+            raise ReplError("the pool is closed")
+        zygote = await self._choose()
+        self._forking[zygote] += 1
+        try:
+            yield zygote
+        finally:
+            self._forking[zygote] -= 1
+            self.sweep()
+
+    def sweep(self) -> None:
+        """End the retired ones whose last REPL has ended, and what is left of dead ones."""
+        for zygote in [zygote for zygote in self._serving if not zygote.alive]:
+            self._serving.remove(zygote)
+            self._retired.append(zygote)
+        for zygote in [zygote for zygote in self._retired if not (zygote.num_repls or self._forking[zygote])]:
+            self._retired.remove(zygote)
+            del self._forking[zygote]
+            stopping = asyncio.create_task(zygote.stop())
+            self._stopping.add(stopping)
+            stopping.add_done_callback(self._stopping.discard)
+
+    async def close(self) -> None:
+        """End all of them, and every REPL with them. Safe to call twice."""
+        self._closed = True
+        async with self._first:
+            if self._starting is not None:
+                self._starting.cancel()
+                await asyncio.gather(self._starting, return_exceptions=True)
+            zygotes, self._serving, self._retired = [*self._serving, *self._retired], [], []
+            await asyncio.gather(*(zygote.stop() for zygote in zygotes), *self._stopping)
+
+    async def _choose(self) -> Zygote:
+        self.sweep()
+        if not self._serving:
+            async with self._first:
+                if self._closed:
+                    raise ReplError("the pool is closed")
+                self.sweep()  # another one that waited may have started it
+                if not self._serving:
+                    await self._add()
+        zygote = min(self._serving, key=lambda zygote: (self._forking[zygote], zygote.num_repls))
+        worn = [zygote for zygote in self._serving if zygote.num_forks >= self._forks]
+        if worn or (self._forking[zygote] >= _BUSY and len(self._serving) < self._most):
+            self._add_beside(worn)
+        return zygote
+
+    async def _add(self) -> None:
+        zygote = await self._start()
+        self.started += 1
+        self._serving.append(zygote)
+
+    def _add_beside(self, worn: list[Zygote]) -> None:
+        """Start one while the others go on; then it takes the place of the `worn` ones, if any."""
+        if self._closed or time.monotonic() < self._start_from:
+            return
+        if self._starting is not None and not self._starting.done():
+            return
+
+        async def add() -> None:
+            try:
+                await self._add()
+            except SandboxError as error:
+                logger.warning("no further zygote could be started, the others go on: %s", error)
+                self._start_from = time.monotonic() + _RETRY_S
+                return
+            for zygote in worn:
+                if zygote in self._serving:
+                    self._serving.remove(zygote)
+                    self._retired.append(zygote)
+            self.sweep()
+
+        self._starting = asyncio.create_task(add())
