@@ -64,9 +64,9 @@ CASES = tuple(
         # files
         (29, "HostLeak", "the host's secrets and homes", "are not there"),
         (30, "Lateral", "poisoning the interpreter and shared files", "read-only; others are unaffected"),
-        (31, "HostLeak", "a link that points out of the workspace", "refused"),
-        (32, "HostLeak", "links swapped, devices offered while files are fetched", "regular files only"),
-        (33, "HostDoS", "archives that climb or explode", "refused or capped"),
+        (31, "HostLeak", "a link that points out of the workspace", "refused; the host opens nothing"),
+        (32, "HostLeak", "links swapped, devices offered while files are fetched", "regular files, or refused"),
+        (33, "HostDoS", "archives that climb or explode", "the host unpacks none; inside they meet the limits"),
         (34, "HostDoS", "hostile file names", "come through or are refused; no shell on the host"),
         (35, "Escape", "set-user-id programs", "give nothing"),
         (36, "Escape", "devices", "absent; cannot be made"),
@@ -114,9 +114,6 @@ CASES = tuple(
 )
 
 WITHOUT_TEST: dict[int, str] = {
-    31: "no file leaves a session yet: the host opens nothing in a workspace",
-    32: "no file leaves a session yet: the host opens nothing in a workspace",
-    33: "no file leaves a session yet: the host unpacks nothing",
     48: "not covered: shared cores, caches and clocks carry signals; use a machine of its own where that matters",
 }
 """Why a case has no test here."""
