@@ -157,7 +157,7 @@ class LocalRepl:
         except ProtocolError as error:
             reason, broken = f"the session broke the protocol: {error}", error
         except ConnectionError:
-            reason = self._verdict or f"the session {await self._why_gone()}"
+            reason = self._expired or self._verdict or f"the session {await self._why_gone()}"
         else:
             self._ended = ""
             return answer
