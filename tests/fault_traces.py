@@ -29,8 +29,13 @@ SHUT_IN = "(1, True, 0, '2', '1', False)"
 
 def below(process: psutil.Process | None = None) -> list[psutil.Process]:
     """Processes that a process has started, and theirs, without those that have ended."""
+    return children_of(process or psutil.Process(), recursive=True)
+
+
+def children_of(process: psutil.Process, *, recursive: bool = False) -> list[psutil.Process]:
+    """Without those that have ended; none where the process itself has."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [each for each in (process or psutil.Process()).children(recursive=True) if alive(each.pid)]
+        return [each for each in process.children(recursive=recursive) if alive(each.pid)]
     return []
 
 
@@ -41,18 +46,25 @@ def alive(pid: int) -> bool:
         return False
 
 
+def name_of(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def jails() -> list[psutil.Process]:
     """The bubblewrap processes that this one has started."""
-    return [process for process in psutil.Process().children() if process.name() == "bwrap" and alive(process.pid)]
+    return [process for process in children_of(psutil.Process()) if name_of(process) == "bwrap"]
 
 
 def zygotes() -> list[psutil.Process]:
-    return [zygote for jail in jails() for zygote in jail.children()]
+    return [zygote for jail in jails() for zygote in children_of(jail)]
 
 
 def sessions() -> list[psutil.Process]:
     """The first processes of all REPLs."""
-    return [process for zygote in zygotes() for process in zygote.children() if alive(process.pid)]
+    return [session for zygote in zygotes() for session in children_of(zygote)]
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,17 @@ def traces() -> Traces:
         len(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()),
         frozenset(path.name for path in Path(tempfile.gettempdir()).iterdir()),
     )
+
+
+def counts() -> tuple[int, int, int, int]:
+    """Traces where processes may be others than before: as many of them, of descriptors, mounts and files."""
+    found = traces()
+    return len(found.processes), found.descriptors, found.mounts, len(found.files)
+
+
+async def settled(like: tuple[int, int, int, int]) -> None:
+    """What there is is as much as there was, and nobody is dead and not reaped."""
+    await until(lambda: counts() == like and psutil.Process().children(recursive=True) == below())
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -1,0 +1,90 @@
+"""Churn: REPLs by the thousand, opened, asked and closed, leave memory, descriptors, processes, mounts and namespaces where they
+were. `make test` runs a sample, `make test-long` twenty thousand."""
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from fault_traces import counts, settled, traces, zygotes
+from repl_sessions import no_tools, value
+
+from lzero.repl import LocalPool
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_directory")]
+AT_ONCE = 8
+WARM_UP = 100
+RSS_BYTES = 8 << 20
+"""What host and zygote may each hold more afterwards: an allocator's slack. At 20,000 that is 400 bytes a REPL."""
+KEYS = 50
+"""How many more kernel keys the jail's user may have; others on the machine may be that user too."""
+NAMESPACES = 100
+"""More of a kind than this are never there at once, or none could be made: the kernel takes them away in batches, a little late."""
+
+
+async def churn(pool: LocalPool, count: int) -> None:
+    todo = iter(range(count))
+
+    async def worker() -> None:
+        for number in todo:  # one iterator that all workers share
+            repl = await pool.open((), no_tools, seed=number)
+            assert await value(repl, f"{number} + 1") == str(number + 1)
+            await repl.close()
+
+    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
+
+
+def bound_namespaces(zygote: psutil.Process, most: int) -> None:
+    """How many namespaces of each kind there may be at once that the zygote's children have made."""
+    each = f'for kind in user pid mnt ipc uts net; do echo {most} > "/proc/sys/user/max_${{kind}}_namespaces"; done'
+    enter = ("nsenter", f"--target={zygote.pid}", "--user", "--setuid=0", "--setgid=0", "--")
+    subprocess.run((*enter, "sh", "-ec", each), check=True, timeout=20)
+
+
+def keys_of(zygote: psutil.Process) -> int:
+    """Kernel keys and keyrings of the user that a jail runs as."""
+    user = f"{zygote.uids().real}:"
+    lines = (line.split() for line in Path("/proc/key-users").read_text(encoding="ascii").splitlines())
+    return sum(int(fields[1]) for fields in lines if fields[0] == user)
+
+
+def sizes(zygote: psutil.Process) -> Iterator[int]:
+    """Bytes of host and zygote, keys, and the zygote's descriptors."""
+    yield psutil.Process().memory_info().rss
+    yield zygote.memory_info().rss
+    yield keys_of(zygote)
+    yield len(os.listdir(f"/proc/{zygote.pid}/fd"))
+
+
+@pytest.mark.parametrize(
+    "sessions",
+    [150, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    ids=["sample", "whole"],
+)
+async def test_sessions_that_come_and_go_leave_everything_as_it_was(sessions: int) -> None:
+    before = traces()
+    async with LocalPool() as pool:
+        await churn(pool, WARM_UP)
+        (zygote,) = zygotes()
+        bound_namespaces(zygote, NAMESPACES)
+        idle = counts()
+        first = tuple(sizes(zygote))
+        started = time.monotonic()
+        await churn(pool, sessions)
+        elapsed = time.monotonic() - started
+        await settled(idle)
+        last = tuple(sizes(zygote))
+        assert zygotes() == [zygote]
+        assert pool.stats()["open"] == 0
+        host, warm, keys, descriptors = (now - then for now, then in zip(last, first, strict=True))
+        print(f"{sessions} REPLs in {elapsed:.0f} s, {sessions / elapsed:.0f} a second; {keys:+} keys")
+        print(f"host {first[0] >> 20} MB {host / 1024:+.0f} KiB, zygote {first[1] >> 20} MB {warm / 1024:+.0f} KiB")
+        assert host < RSS_BYTES
+        assert warm < RSS_BYTES
+        assert keys < KEYS
+        assert descriptors == 0
+    assert traces() == before

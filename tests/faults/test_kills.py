@@ -1,0 +1,278 @@
+"""SIGKILL, at any moment, of anything that a REPL lives by: success or a typed failure in time, nothing left, nothing unsandboxed.
+
+A kill is drawn at random: whom, at which stage of a session's life, and how far into it. `make test` runs a seeded sample,
+`make test-long` a thousand.
+"""
+
+import asyncio
+import collections
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import psutil
+import pytest
+from fault_traces import (
+    INSIDE,
+    SHUT_IN,
+    below,
+    children_of,
+    counts,
+    jails,
+    sessions,
+    settled,
+    traces,
+    until,
+    works,
+    zygotes,
+)
+from repl_sessions import no_tools, value
+
+from lzero.errors import ReplDied, ReplError
+from lzero.repl import LocalPool, LocalRepl
+from lzero.types import Execution, Json, Result
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_directory")]
+DEADLINE_S = 30.0
+"""Within which every life comes to its end, whoever was killed in it; a zygote may have to start anew meanwhile."""
+RSS_BYTES = 16 << 20
+"""What the host may hold more after a thousand kills: an allocator's slack, no session's."""
+Victim = Literal["init", "process", "zygote", "jail"]
+Stage = Literal["starting", "opening", "idle", "cell", "call", "closing"]
+LENGTH_S: dict[Stage, float] = {
+    "starting": 0.9,
+    "opening": 0.012,
+    "idle": 0.0,
+    "cell": 0.03,
+    "call": 0.02,
+    "closing": 0.004,
+}
+"""About how long each stage takes: the moment of a kill is drawn from it."""
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Kill:
+    victim: Victim
+    stage: Stage
+    moment_s: float
+
+
+def draw(dice: random.Random) -> Kill:
+    """Rarer where a zygote has to start anew."""
+    (victim,) = dice.choices(get_args(Victim), (6, 4, 2, 2))
+    stages = [stage for stage in get_args(Stage) if possible(victim, stage)]
+    stage = dice.choice(stages)
+    return Kill(victim, stage, dice.uniform(0.0, LENGTH_S[stage]))
+
+
+def possible(victim: Victim, stage: Stage) -> bool:
+    """A session has an init once it opens, and further processes once it runs cells."""
+    return stage not in {"init": ["starting"], "process": ["starting", "opening"]}.get(victim, [])
+
+
+@dataclass(frozen=True)
+class Ask:
+    name: str = "ask"
+    parameters: tuple[str, ...] = ()
+    description: str = "ask() -> int"
+
+
+class Life:
+    """A session from open to close, that says where it is."""
+
+    def __init__(self, pool: LocalPool) -> None:
+        self._pool = pool
+        self._reached = {stage: asyncio.Event() for stage in get_args(Stage)}
+        self.go_on = asyncio.Event()
+        """A session that is idle waits for it."""
+        self.repl: LocalRepl | None = None
+
+    async def reaches(self, stage: Stage) -> None:
+        await self._reached[stage].wait()
+
+    async def live(self) -> str:
+        """How it ended: "ok", "killed", or the name of a typed failure. Any other failure is raised."""
+        self._reached["starting"].set()
+        self._reached["opening"].set()
+        try:
+            self.repl = await self._pool.open([Ask()], self._answer, seed=0)
+            return await self._cells(self.repl)
+        except ReplError as error:
+            return type(error).__name__
+        finally:
+            for reached in self._reached.values():
+                reached.set()
+            if self.repl is not None:
+                await self.repl.close()
+
+    async def _cells(self, repl: LocalRepl) -> str:
+        inside = await repl.run(INSIDE, deadline_s=20.0)
+        if inside.status != "ok":
+            return inside.status
+        assert shown(inside) == SHUT_IN
+        self._reached["idle"].set()
+        await self.go_on.wait()
+        for stage, code, right in (
+            ("cell", "import time\ntime.sleep(0.03)\n6 * 7", "42"),
+            ("call", "ask()", "7"),
+        ):
+            self._reached[stage].set()
+            execution = await repl.run(code, deadline_s=20.0)
+            if execution.status != "ok":
+                return execution.status
+            assert shown(execution) == right
+        self._reached["closing"].set()
+        return "ok"
+
+    async def _answer(self, name: str, arguments: dict[str, Json]) -> Json:
+        await asyncio.sleep(LENGTH_S["call"])
+        return 7
+
+
+def shown(execution: Execution) -> str:
+    """What the last expression shows."""
+    return "".join(output.data["text/plain"] for output in execution.outputs if isinstance(output, Result))
+
+
+async def carry_out(kill: Kill, pool: LocalPool) -> str:
+    """One life with a SIGKILL in it; how it ended."""
+    if kill.stage == "starting":
+        for jail in jails():
+            jail.kill()
+        await until(lambda: not below())
+    known = {process.pid for process in sessions()}
+    life = Life(pool)
+    living = asyncio.create_task(life.live())
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            if kill.victim == "process":
+                await life.reaches("idle")
+                assert life.repl is not None
+                await life.repl.run("import subprocess\nhelper = subprocess.Popen(['sleep', '1000'])", deadline_s=20.0)
+            if kill.stage != "idle":
+                life.go_on.set()
+            await life.reaches(kill.stage)
+            if kill.stage == "opening":
+                while not living.done() and not {process.pid for process in sessions()} - known:
+                    await asyncio.sleep(0)
+            end = time.monotonic() + kill.moment_s
+            while time.monotonic() < end:
+                await asyncio.sleep(0)
+            for process in victims(kill.victim, life, known):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            life.go_on.set()
+            return await living
+    finally:
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+
+
+def victims(victim: Victim, life: Life, known: set[int]) -> list[psutil.Process]:
+    if victim == "zygote":
+        return zygotes()
+    if victim == "jail":
+        return jails()
+    born = [process for process in sessions() if process.pid not in known]
+    return born if victim == "init" else [each for process in born for each in children_of(process)]
+
+
+@pytest.mark.parametrize(
+    "kills", [36, pytest.param(900, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])], ids=["sample", "whole"]
+)
+async def test_whoever_is_killed_sessions_end_typed_and_leave_nothing(kills: int) -> None:
+    dice = random.Random(1000)
+    before = traces()
+    outcomes: collections.Counter[tuple[Victim, Stage, str]] = collections.Counter()
+    async with LocalPool() as pool:
+        bystander = await pool.open((), no_tools, seed=0)
+        idle, rss = counts(), psutil.Process().memory_info().rss
+        for number in range(kills):
+            kill = draw(dice)
+            ended = await carry_out(kill, pool)
+            outcomes[kill.victim, kill.stage, ended] += 1
+            if kill.victim == "process":
+                assert ended == "ok", kill
+            if kill.stage == "idle" and kill.victim != "process":
+                assert ended != "ok", kill
+            if kill.stage != "starting":  # then it may be the environment's Python that was asked, or bubblewrap
+                assert ended in ("ok", "killed", "ReplDied"), kill
+            if kill.victim in ("zygote", "jail"):
+                with pytest.raises(ReplDied):
+                    await bystander.run("import time\ntime.sleep(60)", deadline_s=DEADLINE_S)
+                await bystander.close()
+                bystander = await pool.open((), no_tools, seed=number)
+                assert await value(bystander, INSIDE) == SHUT_IN
+            assert await works(bystander)
+            await settled(idle)
+            assert pool.stats()["open"] == 1
+            if number == 35:
+                rss = psutil.Process().memory_info().rss
+        grown = psutil.Process().memory_info().rss - rss
+        await bystander.close()
+    assert traces() == before
+    for (victim, stage, ended), count in sorted(outcomes.items()):
+        print(f"{victim:<8} {stage:<9} {ended:<12} {count:4}")
+    print(f"host grown by {grown >> 10} KiB")
+    assert {ended for _, _, ended in outcomes} >= {"ok", "killed", "ReplDied"}  # they did come in the middle
+    assert grown < RSS_BYTES
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Whoever loses its parent below us becomes our child, so that it can be seen."""
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def reap_adopted() -> None:
+    for process in psutil.Process().children():
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+
+
+@pytest.mark.parametrize(
+    "kills", [4, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["sample", "whole"]
+)
+async def test_a_host_that_is_killed_at_any_moment_leaves_nothing(kills: int) -> None:
+    """Half of them while the pool starts, half of them at work."""
+    dice = random.Random(64)
+    before = traces()
+    with adopting():
+        for number in range(kills):
+            host = subprocess.Popen(
+                [sys.executable, str(Path(__file__).parent / "working_host.py")],
+                stdout=subprocess.PIPE,
+                env={**os.environ, "TMPDIR": tempfile.gettempdir()},
+            )
+            assert host.stdout is not None
+            if number % 2:
+                said = await asyncio.to_thread(host.stdout.readline)
+                assert said == b"working\n"
+                await asyncio.sleep(dice.uniform(0.0, 0.05))
+            else:
+                await asyncio.sleep(dice.uniform(0.0, 2.0))
+            host.kill()
+            assert await asyncio.to_thread(host.wait, DEADLINE_S) == -signal.SIGKILL
+            host.stdout.close()
+
+            def all_gone() -> bool:
+                reap_adopted()
+                return traces() == before
+
+            await until(all_gone)

@@ -1,0 +1,46 @@
+"""A host at work: `python tests/faults/working_host.py` opens REPLs, runs cells and calls in them and closes them, four at
+once, until it is killed. Says "working" when the first cell has ended."""
+
+import asyncio
+from dataclasses import dataclass
+
+from lzero.repl import LocalPool
+from lzero.types import Json
+
+
+@dataclass(frozen=True)
+class Ask:
+    name: str = "ask"
+    parameters: tuple[str, ...] = ("question",)
+    description: str = "ask(question) -> str"
+
+
+CELLS = (
+    "import subprocess\nsubprocess.Popen(['sleep', '1000'], start_new_session=True)",
+    "ask('anything')",
+    "import os\nif os.fork() == 0:\n    import time\n    time.sleep(1000)",
+    "open('file', 'wb').write(bytes(1 << 20))",
+)
+
+
+async def answer(name: str, arguments: dict[str, Json]) -> Json:
+    await asyncio.sleep(0.005)
+    return name
+
+
+async def work(pool: LocalPool, first: int) -> None:
+    for number in range(first, 10**9):
+        repl = await pool.open([Ask()], answer, seed=number)
+        for cell in CELLS:
+            await repl.run(cell, deadline_s=30.0)
+        print("working", flush=True)
+        await repl.close()
+
+
+async def main() -> None:
+    async with LocalPool() as pool:
+        await asyncio.gather(*(work(pool, number * 10**6) for number in range(4)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
