@@ -73,12 +73,14 @@ def test_many_outputs_keep_the_first_and_the_last(capture: ModuleType) -> None:
     assert "900 outputs left out" in taken[capture.CELL_OUTPUTS // 2]["text"]
 
 
-def test_all_outputs_together_fit_into_a_frame(capture: ModuleType) -> None:
+@pytest.mark.parametrize("character", ["\x00", '"', "\n"])
+def test_all_outputs_together_fit_into_a_frame(capture: ModuleType, character: str) -> None:
     outputs = capture.Outputs({})
     for _ in range(capture.CELL_OUTPUTS):
-        outputs.write("stdout", "\x00" * capture.CELL_CHARS)
-        outputs.show("display_data", {"text/plain": "\x00" * capture.CELL_CHARS})
-        outputs.error("E", "", ["\x00" * capture.CELL_CHARS])
+        outputs.write("stdout", character * capture.CELL_CHARS)
+        outputs.show("display_data", {"text/plain": character * capture.CELL_CHARS})
+        outputs.error("E", "", [character * capture.CELL_CHARS])
     taken = outputs.take()
     assert len(json.dumps(taken)) < wire.MAX_FRAME
+    assert json.dumps(taken).count('"') < wire.MAX_QUOTES
     assert all("left out" in json.dumps(item, ensure_ascii=False) for item in taken)

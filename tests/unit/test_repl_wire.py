@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 import struct
+import tracemalloc
 
 import msgspec
 import pytest
@@ -81,6 +82,22 @@ def test_too_many_outputs_are_refused() -> None:
     body = json.dumps({"type": "done", "id": 1, "status": "ok", "outputs": [output] * 1000})
     with pytest.raises(ProtocolError, match="1000 outputs"):
         wire.decode(body.encode())
+
+
+@pytest.mark.parametrize("number", [0, -2, 4096, 2**40, 10**4000])
+def test_a_refusal_has_a_number_that_the_system_has_words_for(number: int) -> None:
+    with pytest.raises(ProtocolError):
+        wire.decode(b'{"type":"refused","errno":%d}' % number)
+
+
+def test_strings_without_number_are_refused_before_they_are_made() -> None:
+    shown = b'{"output_type":"error","ename":"","evalue":"","traceback":[' + b'"a",' * 2_000_000 + b'"a"]}'
+    tracemalloc.start()
+    with pytest.raises(ProtocolError, match="quotation marks"):
+        wire.decode(b'{"type":"done","id":1,"status":"ok","outputs":[' + shown + b"]}")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * wire.MAX_FRAME  # two million strings would be a hundred megabytes
 
 
 @given(st.binary(max_size=200))

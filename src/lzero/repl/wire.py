@@ -1,7 +1,7 @@
 """What goes over the wire, on the host's side: typed, validated, bounded. Everything that comes in is agent output."""
 
 import struct
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Struct
@@ -11,6 +11,9 @@ from lzero.types import Json, Output, WorkspaceFile
 
 MAX_FRAME = 8 * 1024 * 1024
 MAX_OUTPUTS = 128
+MAX_QUOTES = 1 << 20
+"""Quotation marks in the JSON of all outputs of a cell, which bound how many strings these are: each costs the host fifty bytes,
+and may take three in a frame. An honest kernel needs fewer: it cuts all text of a cell at 256,000 characters."""
 MAX_ARGUMENTS = 1 << 20
 """Bytes of JSON in a call."""
 CHUNK_BYTES = 1 << 20
@@ -90,7 +93,7 @@ class Listing(Struct, frozen=True, kw_only=True, tag="listing", forbid_unknown_f
 class Refused(Struct, frozen=True, kw_only=True, tag="refused", forbid_unknown_fields=True):
     """Kernel → host: the file cannot be had, or written. A number (errno(3)) and no words: they would be a stranger's."""
 
-    errno: int
+    errno: Annotated[int, msgspec.Meta(ge=1, le=4095)]  # the kernel's MAX_ERRNO
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag="ready", forbid_unknown_fields=True):
@@ -118,6 +121,14 @@ class Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=
     id: int
     status: Literal["ok", "error"]
     outputs: tuple[Output, ...]
+
+
+class _Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=True):
+    """`Done` whose outputs nobody has decoded yet."""
+
+    id: int
+    status: Literal["ok", "error"]
+    outputs: msgspec.Raw
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello", forbid_unknown_fields=True):
@@ -152,7 +163,9 @@ FromKernel = Ready | Failed | Call | Done | Chunk | Stored | Listing | Refused
 FromZygote = Hello | Forked | Signalled | Exited
 
 _encoder = msgspec.json.Encoder()
-_from_kernel: msgspec.json.Decoder[FromKernel] = msgspec.json.Decoder(FromKernel)
+_FromKernel = Ready | Failed | Call | _Done | Chunk | Stored | Listing | Refused
+_from_kernel: msgspec.json.Decoder[_FromKernel] = msgspec.json.Decoder(_FromKernel)
+_outputs: msgspec.json.Decoder[tuple[Output, ...]] = msgspec.json.Decoder(tuple[Output, ...])
 _arguments: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
 _files: msgspec.json.Decoder[tuple[WorkspaceFile, ...]] = msgspec.json.Decoder(tuple[WorkspaceFile, ...])
 _from_zygote: msgspec.json.Decoder[FromZygote] = msgspec.json.Decoder(FromZygote)
@@ -178,11 +191,17 @@ def decode(body: bytes) -> FromKernel:
     """Raises ProtocolError for anything but a valid frame of a kernel."""
     try:
         message = _from_kernel.decode(body)
+        if not isinstance(message, _Done):
+            return message
+        quotes = bytes(message.outputs).count(b'"')
+        if quotes > MAX_QUOTES:
+            raise ProtocolError(f"outputs with {quotes:,} quotation marks; {MAX_QUOTES:,} are allowed")
+        outputs = _outputs.decode(message.outputs)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not a frame: {str(error)[:200]}") from None
-    if isinstance(message, Done) and len(message.outputs) > MAX_OUTPUTS:
-        raise ProtocolError(f"{len(message.outputs)} outputs; {MAX_OUTPUTS} are allowed")
-    return message
+    if len(outputs) > MAX_OUTPUTS:
+        raise ProtocolError(f"{len(outputs)} outputs; {MAX_OUTPUTS} are allowed")
+    return Done(id=message.id, status=message.status, outputs=outputs)
 
 
 def arguments_of(call: Call) -> dict[str, Json]:
