@@ -89,6 +89,9 @@ class ReplConfig(Section):
         description='What shuts a REPL in: "namespaces" (all of docs/sandbox.md), or, never chosen for you, "unsandboxed" (nothing: a '
         "plain Jupyter kernel with your rights). `lzero pool probe` tells what this machine allows.",
     )
+    kernelspec: str = Field(
+        "python3", description='Jupyter kernelspec of tier "unsandboxed", as `jupyter kernelspec list` names it.'
+    )
     packages: tuple[str, ...] = Field(
         (), description="Packages of the kernel environment beside IPython, numpy and pandas, as pip takes them."
     )

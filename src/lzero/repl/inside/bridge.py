@@ -1,0 +1,58 @@
+"""Tools in a plain Jupyter kernel of Python: a call is a prompt that the host answers.
+
+Nothing is installed in the kernel's environment: the host sends this module, and `stubs`, as a first cell.
+"""
+
+import builtins
+import importlib.util
+import json
+import random
+import threading
+from typing import Any, NoReturn
+
+from stubs import ToolError, function, plain
+
+
+class Bridge:
+    """Asks the host, one call at a time. `nonce` tells a call from what `input()` of a cell would ask."""
+
+    def __init__(self, nonce: str, max_bytes: int) -> None:
+        self._nonce = nonce
+        self._max_bytes = max_bytes
+        self._calls = 0
+        self._lock = threading.Lock()
+
+    def ask(self, name: str, arguments: dict[str, Any]) -> Any:
+        with self._lock:
+            number = self._calls + 1
+            call = {"type": "call", "id": number, "name": name, "arguments": arguments}
+            text = json.dumps(call, ensure_ascii=False, allow_nan=False, default=plain)
+            text = text.encode("utf-8", "replace").decode()  # lone surrogates have no UTF-8
+            if len(text) > self._max_bytes:
+                raise ValueError(f"{len(text)} characters are more than a call may hold ({self._max_bytes})")
+            self._calls = number
+            try:
+                reply = json.loads(builtins.input(self._nonce + text))  # the kernel puts its own in while a cell runs
+            except EOFError:
+                raise ToolError("a tool can be called while a cell runs, not between two cells") from None
+        if reply["error"] is not None:
+            raise ToolError(reply["error"])
+        return reply["value"]
+
+
+def install(names: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Seed what draws at random, and put the stubs among the `names` of the session."""
+    random.seed(settings["seed"])
+    if importlib.util.find_spec("numpy") is not None:
+        import numpy
+
+        numpy.random.seed(settings["seed"] % 2**32)
+    bridge = Bridge(settings["nonce"], settings["max_bytes"])
+    names |= {"ToolError": ToolError, "exit": leave, "quit": leave}
+    for tool in settings["tools"]:
+        names[tool["name"]] = function(tool["name"], tool["parameters"], tool["description"], bridge.ask)
+
+
+def leave() -> NoReturn:
+    """`exit()` is an error like `sys.exit()`: a session ends with its episode, not at somebody's keyboard."""
+    raise SystemExit

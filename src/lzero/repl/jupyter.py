@@ -1,0 +1,133 @@
+"""REPLs that are plain Jupyter kernels, of any installed kernelspec: no sandbox, the rights of whoever runs lzero."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from lzero.config import ReplConfig
+from lzero.errors import ConfigError, ReplError
+from lzero.protocols import OnCall, ToolSpec
+from lzero.repl import watchdog
+
+if TYPE_CHECKING:
+    import zmq.asyncio
+
+    from lzero.repl.jupyter_repl import JupyterRepl
+
+logger = logging.getLogger(__name__)
+_OPENING_AT_ONCE = 8
+_ACTING = {"tier", "kernelspec", "memory_mb"}
+
+
+class JupyterPool:
+    """Implements `ReplPool`: `async with JupyterPool(config.repl) as pool: repl = await pool.open(tools, on_call, seed=7)`.
+
+    A kernel of Python gets its stubs and seeds as a first cell; one of another language runs without tools.
+    """
+
+    def __init__(self, config: ReplConfig | None = None) -> None:
+        """Raises ConfigError for a key that would not act."""
+        self._config = config or ReplConfig(tier="unsandboxed")
+        _check(self._config)
+        self._language = ""
+        self._context: zmq.asyncio.Context | None = None
+        self._opening = asyncio.Semaphore(_OPENING_AT_ONCE)
+        self._repls: set[JupyterRepl] = set()
+        self._opened = 0
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Find the kernelspec. Raises ConfigError where it, or jupyter_client, is not installed."""
+        self._language = await asyncio.to_thread(_language_of, self._config.kernelspec)
+        from lzero.repl.jupyter_kernel import new_context
+
+        logger.warning(
+            "REPLs are plain Jupyter kernels (%s): unsandboxed, with all your rights; run nothing in them that you would not "
+            "run yourself",
+            self._config.kernelspec,
+        )
+        self._context = new_context()
+        self._watching = asyncio.create_task(
+            watchdog.watch(lambda: self._repls, limit_bytes=self._config.memory_mb << 20)
+        )
+
+    async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> "JupyterRepl":
+        """A fresh kernel. Raises ReplError; ConfigError for tools in a language that they have no stubs for."""
+        from lzero.repl.jupyter_kernel import Kernel
+        from lzero.repl.jupyter_repl import JupyterRepl
+
+        if self._closed or self._context is None:
+            raise ReplError("the pool is closed" if self._closed else "the pool has not been started")
+        if tools and self._language != "python":
+            raise ConfigError(
+                f"repl.kernelspec = {self._config.kernelspec!r} speaks {self._language}: tools have stubs in Python only"
+            )
+        async with self._opening:
+            repl = JupyterRepl(await Kernel.start(self._config.kernelspec, self._context), on_call)
+            self._repls.add(repl)
+            repl.on_close = lambda: self._repls.discard(repl)
+            ready = False
+            try:
+                if self._closed:
+                    raise ReplError("the pool is closed")
+                if self._language == "python":
+                    await repl.become(tools, seed)
+                ready = True
+            finally:
+                if not ready:
+                    await repl.close()
+        self._opened += 1
+        return repl
+
+    async def close(self) -> None:
+        """Close every kernel. Nothing is left behind."""
+        self._closed = True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await asyncio.gather(*(repl.close() for repl in list(self._repls)))
+        context, self._context = self._context, None
+        if context is not None:
+            context.destroy(linger=0)
+
+    def stats(self) -> Mapping[str, float]:
+        """`open` now, `opened` in all."""
+        return {"open": len(self._repls), "opened": self._opened}
+
+
+def _check(config: ReplConfig) -> None:
+    """Raises ConfigError for a key that only a sandbox would obey."""
+    usual = ReplConfig()
+    for name in type(config).model_fields:
+        if name not in _ACTING and getattr(config, name) != getattr(usual, name):
+            raise ConfigError(f"repl.{name} would not act: repl.tier = 'unsandboxed' is a plain Jupyter kernel")
+
+
+def _language_of(kernelspec: str) -> str:
+    """Raises ConfigError."""
+    try:
+        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    except ImportError as error:
+        raise ConfigError(
+            f"repl.tier = 'unsandboxed' needs jupyter_client ({error}): pip install 'lzero[jupyter]'"
+        ) from None
+    specs = KernelSpecManager()
+    try:
+        return str(specs.get_kernel_spec(kernelspec).language).lower()
+    except NoSuchKernel:
+        installed = sorted(specs.find_kernel_specs())
+        near = get_close_matches(kernelspec, installed, n=1, cutoff=0.0)
+        raise ConfigError(
+            f"repl.kernelspec = {kernelspec!r} is not installed; {f'did you mean {near[0]!r}?' if near else 'there is none'}"
+        ) from None

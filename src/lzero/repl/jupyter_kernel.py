@@ -1,0 +1,287 @@
+"""One process that runs a plain Jupyter kernel: started, spoken to, ended, with nothing left of it.
+
+Everything that belongs to it lies in one private directory: its connection file, its sockets (transport "ipc", so that no port is
+open), its working directory.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import zmq
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+
+from lzero.errors import ProtocolError, ReplDied, SandboxError
+from lzero.repl import jupyter_wire
+from lzero.repl.jupyter_wire import Message
+
+_START_TIMEOUT_S = 60.0
+_ASK_AGAIN_S = 0.1
+_LISTEN_TIMEOUT_S = 10.0
+_KILL_TIMEOUT_S = 10.0
+_INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TZ")
+"""Variables of the host that a kernel is given. None of its keys is among them; a kernelspec names what else it needs."""
+
+
+def new_context() -> zmq.asyncio.Context:
+    """What sockets are made from; whatever a kernel sends, they hold a bounded part of it."""
+    context = zmq.asyncio.Context()
+    for option, value in (
+        (zmq.MAXMSGSIZE, jupyter_wire.MAX_PART),
+        (zmq.RCVHWM, jupyter_wire.WAITING),
+        (zmq.SNDTIMEO, 10_000),
+        (zmq.LINGER, 0),
+    ):
+        context.setsockopt(option, value)
+    return context
+
+
+class _Manager(AsyncKernelManager):
+    """Its kernel dies with the host, whatever kernel it is."""
+
+    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+        return [_program("setpriv"), "--pdeathsig", "KILL", "--", *super().format_kernel_cmd(extra_arguments)]
+
+
+class Kernel:
+    """Made by `start`, ended by `end`."""
+
+    def __init__(self, directory: Path, manager: AsyncKernelManager, client: AsyncKernelClient, process: int) -> None:
+        """`process`: a descriptor that becomes readable as the process ends."""
+        self._directory = directory
+        self._manager = manager
+        self._client = client
+        self._process = process
+        self._channels = {
+            "shell": client.shell_channel.socket,
+            "iopub": client.iopub_channel.socket,
+            "stdin": client.stdin_channel.socket,
+        }
+        self._poller = zmq.asyncio.Poller()
+        for source in (*self._channels.values(), process):
+            self._poller.register(source, zmq.POLLIN)
+        self._waiting: list[tuple[str, Message]] = []
+        self._polling = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._ending: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, name: str, context: zmq.asyncio.Context) -> "Kernel":
+        """`name`: of an installed kernelspec. Raises SandboxError where it cannot be started, ReplDied where it does not answer."""
+        try:
+            directory = Path(tempfile.mkdtemp(prefix="lzero-jupyter-"))
+        except OSError as error:
+            raise SandboxError(f"cannot make a directory for a kernel: {error}") from None
+        kernel = None
+        ready = False
+        try:
+            kernel = await cls._launch(name, context, directory)
+            await kernel._answer()
+            ready = True
+        except OSError as error:
+            raise SandboxError(f"the Jupyter kernel {name!r} cannot be started: {error}") from None
+        finally:
+            if not ready:
+                await (kernel.end() if kernel is not None else _remove(directory))
+        return kernel
+
+    @classmethod
+    async def _launch(cls, name: str, context: zmq.asyncio.Context, directory: Path) -> "Kernel":
+        for part in ("work", "tmp", "ipython"):
+            (directory / part).mkdir()
+        manager = _Manager(
+            kernel_name=name,
+            context=context,
+            transport="ipc",
+            ip=str(directory / "at"),
+            connection_file=str(directory / "kernel.json"),
+        )
+        await manager.start_kernel(
+            cwd=str(directory / "work"),
+            env=_variables(directory),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        assert isinstance(manager.provisioner, LocalProvisioner)
+        assert manager.provisioner.pid is not None
+        process = os.pidfd_open(manager.provisioner.pid)
+        client = manager.client(context=context)
+        client.start_channels(hb=False, control=False)
+        return cls(directory, manager, client, process)
+
+    @property
+    def pid(self) -> int:
+        pid = getattr(self._manager.provisioner, "pid", None)
+        return 0 if self._ending is not None or pid is None else int(pid)
+
+    @property
+    def directory(self) -> Path:
+        """Where its cells work."""
+        return self._directory / "work"
+
+    def ask(self, kind: str, content: Mapping[str, Any]) -> str:
+        """Send a request; its id. Raises ConnectionError where the kernel has been ended."""
+        message = self._client.session.msg(kind, dict(content))
+        self._send("shell", message)
+        return str(message["header"]["msg_id"])
+
+    def reply(self, value: str) -> None:
+        """Answer an `input_request`. Raises ConnectionError where the kernel has been ended."""
+        self._send("stdin", self._client.session.msg("input_reply", {"value": value}))
+
+    async def interrupt(self) -> None:
+        if self._ending is None:
+            await self._manager.interrupt_kernel()
+
+    async def receive(self, *, until: float) -> tuple[str, Message]:
+        """A message, and the channel that it came over: "iopub", "stdin" or "shell", where several wait in this order.
+
+        Raises TimeoutError at the time `until` of the loop's clock, ConnectionError as the kernel ends, ProtocolError.
+        """
+        while not self._waiting:
+            await asyncio.sleep(0)  # a flood leaves the other sessions their turn
+            async with self._polling:
+                self._check_open()
+                left = 1000 * max(0.0, until - self._loop.time())
+                events = dict(await self._poller.poll(left))
+            self._check_open()
+            for channel in ("shell", "stdin", "iopub"):  # the first that is read is the last to be taken
+                if self._channels[channel] in events:
+                    await self._take(channel)
+            if not self._waiting and self._process in events:
+                raise ConnectionResetError("ended")
+            if not events:
+                raise TimeoutError
+        return self._waiting.pop()
+
+    async def _take(self, channel: str) -> None:
+        try:
+            parts = await self._channels[channel].recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        self._waiting.append((channel, jupyter_wire.parse(parts, self._client.session.sign)))
+
+    def _send(self, channel: str, message: dict[str, Any]) -> None:
+        self._check_open()
+        try:
+            self._client.session.send(self._channels[channel], message)
+        except zmq.ZMQError as error:
+            raise ConnectionResetError(f"takes no messages: {error}") from None
+
+    def _check_open(self) -> None:
+        if self._ending is not None:
+            raise ConnectionAbortedError("was closed")
+
+    async def listen_again(self) -> None:
+        """After a message that was too large: the kernel's publications are cut off for good. Raises ConnectionError."""
+        async with self._polling:
+            self._check_open()
+            self._poller.unregister(self._channels["iopub"])
+            self._channels["iopub"].close()
+            self._channels["iopub"] = self._client.connect_iopub()
+            self._poller.register(self._channels["iopub"], zmq.POLLIN)
+        try:
+            await self._hear(until=self._loop.time() + _LISTEN_TIMEOUT_S)
+        except TimeoutError:
+            raise ConnectionResetError("publishes nothing any more") from None
+
+    async def _answer(self) -> None:
+        """Until it answers. Raises ReplDied."""
+        try:
+            await self._hear(until=self._loop.time() + _START_TIMEOUT_S)
+        except TimeoutError:
+            raise ReplDied(f"a Jupyter kernel did not answer within {_START_TIMEOUT_S:.0f} s") from None
+        except (ConnectionError, ProtocolError) as error:
+            raise ReplDied(f"a Jupyter kernel did not start: it {await self.why_gone() or error}") from None
+
+    async def _hear(self, *, until: float) -> None:
+        """Until what it publishes arrives: a subscription takes its time, and nobody says when it is there."""
+        asked: set[str] = set()
+        while self._loop.time() < until:
+            asked.add(self.ask("kernel_info_request", {}))
+            again = self._loop.time() + _ASK_AGAIN_S
+            try:
+                while True:
+                    channel, message = await self.receive(until=again)
+                    if channel == "iopub" and message.parent in asked and jupyter_wire.is_idle(message):
+                        return
+            except TimeoutError:
+                continue
+        raise TimeoutError
+
+    async def why_gone(self) -> str:
+        """How the process ended, in words; empty while it runs."""
+        code = None if self._manager.provisioner is None else await self._manager.provisioner.poll()
+        if code is None:
+            return "" if self._ending is None else "was ended"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+
+    async def end(self) -> None:
+        """Kill it, its process group and its descendants; returns when it is reaped and its directory gone."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        provisioner = self._manager.provisioner
+        pid = getattr(provisioner, "pid", None)
+        if pid is not None and provisioner is not None and provisioner.has_process:
+            _kill_tree(pid)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_KILL_TIMEOUT_S):
+                    await provisioner.wait()
+        async with self._polling:  # whoever waits for a message has now heard that it ended
+            for channel in self._channels.values():
+                channel.close()
+            self._client.stop_channels()
+        os.close(self._process)
+        await self._manager.cleanup_resources()
+        await _remove(self._directory)
+
+
+def _kill_tree(pid: int) -> None:
+    """The process, its group, and descendants that have left the group."""
+    with suppress(psutil.NoSuchProcess):
+        descendants = psutil.Process(pid).children(recursive=True)
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        for process in descendants:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+async def _remove(directory: Path) -> None:
+    """rm rather than shutil.rmtree, which fails on a tree deeper than Python's stack."""
+    await asyncio.to_thread(
+        subprocess.run, ["rm", "-rf", "--", str(directory)], stderr=subprocess.DEVNULL, check=False, timeout=60
+    )
+
+
+def _variables(directory: Path) -> dict[str, str]:
+    own = {
+        "TMPDIR": str(directory / "tmp"),
+        "IPYTHONDIR": str(directory / "ipython"),
+        "PYTHONHASHSEED": "0",
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+    }
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ} | own
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise SandboxError(f"a Jupyter kernel is started with {name}, which is not on PATH; it is part of util-linux")
+    return path

@@ -1,0 +1,573 @@
+"""What every pool promises, whatever stands behind it: one suite for all kinds of REPL, through `protocols.ReplPool`."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from lzero.errors import ReplDied, ReplError, ToolError
+from lzero.protocols import Repl, ReplPool
+from lzero.repl import LocalPool
+from lzero.repl.jupyter import JupyterPool
+from lzero.types import Display, Error, Execution, Json, Output, Result, Stream
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+
+BACKENDS: dict[str, Callable[[], Any]] = {"local": LocalPool, "jupyter": JupyterPool}
+"""Each makes an asynchronous context manager whose value is a pool."""
+
+DIFFERENCES = {
+    # What a backend does not keep, and why. These tests must fail there: once one passes, its line has to go.
+    ("jupyter", "test_stdout_and_stderr_keep_their_order_among_each_other"): (
+        "ipykernel buffers each stream by itself and sends it every fifth of a second"
+    ),
+    ("jupyter", "test_printing_what_has_no_utf_8_is_readable"): (
+        "ipykernel cannot encode a lone surrogate: the output is lost, and its own traceback takes its place"
+    ),
+    ("jupyter", "test_a_result_of_fifty_megabytes_keeps_its_head_and_tail"): (
+        "one message holds it all: the host takes none so large, and says that something was left out"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    parameters: tuple[str, ...]
+    description: str = ""
+
+
+SEARCH = Spec("search", ("query", "limit"), "search(query, limit) -> str: looks a name up.")
+Answer = Callable[[str, dict[str, Json]], Awaitable[Json]]
+
+
+async def echo(name: str, arguments: dict[str, Json]) -> Json:
+    return {"name": name, "arguments": arguments}
+
+
+class Host:
+    """The host's side of a REPL's tools; a test says what it answers."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = echo
+
+    async def on_call(self, name: str, arguments: dict[str, Json]) -> Json:
+        return await self.answer(name, arguments)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def known_difference(request: pytest.FixtureRequest, backend: str) -> None:
+    reason = DIFFERENCES.get((backend, request.node.originalname))
+    if reason is not None:
+        request.node.add_marker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool(backend: str) -> AsyncIterator[ReplPool]:
+    async with BACKENDS[backend]() as pool:
+        yield pool
+
+
+class Shared:
+    """The REPL of all tests that leave theirs alive: some backends take a second to open one."""
+
+    def __init__(self, pool: ReplPool) -> None:
+        self.host = Host()
+        self._pool = pool
+        self._repl: Repl | None = None
+
+    async def repl(self) -> Repl:
+        """The same as last time, or another one where that has died."""
+        self.host.answer = echo
+        try:
+            if self._repl is not None:
+                await run(self._repl, "None")
+                return self._repl
+        except ReplDied:
+            pass
+        await self.close()
+        self._repl = await self._pool.open([SEARCH], self.host.on_call, seed=7)
+        return self._repl
+
+    async def close(self) -> None:
+        if self._repl is not None:
+            await self._repl.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(pool: ReplPool) -> AsyncIterator[Shared]:
+    shared = Shared(pool)
+    yield shared
+    await shared.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def repl(shared: Shared) -> Repl:
+    return await shared.repl()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own(pool: ReplPool) -> AsyncIterator[Repl]:
+    """For a test that ends its REPL."""
+    repl = await pool.open((), echo, seed=0)
+    yield repl
+    await repl.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def three(pool: ReplPool) -> AsyncIterator[list[Repl]]:
+    """REPLs with the seeds 1, 1 and 2."""
+    repls = await asyncio.gather(*(pool.open([SEARCH], echo, seed=seed) for seed in (1, 1, 2)))
+    yield list(repls)
+    await asyncio.gather(*(repl.close() for repl in repls))
+
+
+async def run(repl: Repl, code: str) -> Execution:
+    return await repl.run(code, deadline_s=30.0)
+
+
+async def value(repl: Repl, code: str) -> str:
+    execution = await run(repl, code)
+    assert execution.status == "ok", execution
+    return result(execution)
+
+
+def result(execution: Execution) -> str:
+    (found,) = [output for output in execution.outputs if isinstance(output, Result)]
+    return found.data["text/plain"]
+
+
+def error(execution: Execution) -> Error:
+    assert execution.status == "error", execution
+    (found,) = [output for output in execution.outputs if isinstance(output, Error)]
+    return found
+
+
+def text(execution: Execution, name: str = "stdout") -> str:
+    return "".join(output.text for output in execution.outputs if isinstance(output, Stream) and output.name == name)
+
+
+# Cells
+
+
+async def test_state_persists_from_cell_to_cell(repl: Repl) -> None:
+    await run(repl, "import math\nradius = 2\ndef area(): return radius ** 2")
+    await run(repl, "radius = 3")
+    assert await value(repl, "area(), math.pi > 3") == "(9, True)"
+
+
+async def test_the_last_expression_is_shown(repl: Repl) -> None:
+    assert await value(repl, "x = 40\nx + 2") == "42"
+
+
+@pytest.mark.parametrize("code", ["", "   \n", "# a comment", "y = 1", "1;", "None", "pass"])
+async def test_a_silent_cell_shows_nothing(repl: Repl, code: str) -> None:
+    execution = await run(repl, code)
+    assert (execution.status, execution.outputs, execution.reason) == ("ok", (), "")
+
+
+async def test_prints_come_in_order_and_as_one(repl: Repl) -> None:
+    execution = await run(repl, "for n in range(1000): print(n)")
+    assert execution.outputs == (Stream(name="stdout", text="".join(f"{n}\n" for n in range(1000))),)
+
+
+async def test_stderr_is_told_from_stdout(repl: Repl) -> None:
+    execution = await run(repl, "import sys\nprint('out')\nprint('err', file=sys.stderr)")
+    assert (text(execution), text(execution, "stderr")) == ("out\n", "err\n")
+
+
+async def test_stdout_and_stderr_keep_their_order_among_each_other(repl: Repl) -> None:
+    code = "import sys\nfor n in range(20): print(n, file=(sys.stdout, sys.stderr)[n % 2])"
+    assert (await run(repl, code)).outputs == tuple(
+        Stream(name="stderr" if n % 2 else "stdout", text=f"{n}\n") for n in range(20)
+    )
+
+
+async def test_displays_come_in_order_with_what_is_printed(repl: Repl) -> None:
+    execution = await run(
+        repl, "from IPython.display import display\nprint('a')\ndisplay(1)\nprint('b')\ndisplay(2)\n3"
+    )
+    expected: tuple[Output, ...] = (
+        Stream(name="stdout", text="a\n"),
+        Display(data={"text/plain": "1"}),
+        Stream(name="stdout", text="b\n"),
+        Display(data={"text/plain": "2"}),
+        Result(data={"text/plain": "3"}),
+    )
+    assert execution.outputs == expected
+
+
+async def test_a_traceback_names_the_error_and_its_line_without_colours(repl: Repl) -> None:
+    execution = await run(repl, "print('before')\ndef ratio(a, b):\n    return a / b\n\nratio(1, 0)")
+    assert execution.outputs[0] == Stream(name="stdout", text="before\n")
+    found = error(execution)
+    assert (found.ename, found.evalue) == ("ZeroDivisionError", "division by zero")
+    told = "\n".join(found.traceback)
+    assert "line 5" in told
+    assert "return a / b" in told
+    assert found.traceback[-1] == "ZeroDivisionError: division by zero"
+    assert "\x1b" not in told
+
+
+async def test_a_syntax_error_points_at_its_place(repl: Repl) -> None:
+    found = error(await run(repl, "x = 1\ny = = 2"))
+    assert found.ename == "SyntaxError"
+    told = "\n".join(found.traceback)
+    assert "line 2" in told
+    assert "y = = 2" in told
+
+
+async def test_an_error_ends_its_cell_only(repl: Repl) -> None:
+    await run(repl, "kept = 1\n1 / 0\nkept = 2")
+    assert await value(repl, "kept") == "1"
+
+
+async def test_top_level_await(repl: Repl) -> None:
+    assert await value(repl, "import asyncio\nawait asyncio.sleep(0, 'done')") == "'done'"
+    assert await value(repl, "await asyncio.sleep(0, 'again')") == "'again'"
+
+
+async def test_input_is_at_its_end(repl: Repl) -> None:
+    assert error(await run(repl, "input('your name? ')")).ename == "EOFError"
+
+
+@pytest.mark.parametrize("code", ["import sys\nsys.exit(3)", "exit()", "quit()", "raise SystemExit"])
+async def test_an_exit_is_an_error_and_the_repl_lives_on(repl: Repl, code: str) -> None:
+    assert error(await run(repl, code)).ename == "SystemExit"
+    assert await value(repl, "1 + 1") == "2"
+
+
+async def test_any_script_comes_through(repl: Repl) -> None:
+    told = "é ε Ж 北京 🎈 \x00 \x7f"
+    execution = await run(repl, f"print({told!r})\n'北京'")
+    assert (text(execution), result(execution)) == (told + "\n", "'北京'")
+
+
+async def test_a_lone_surrogate_in_a_cell_is_replaced(repl: Repl) -> None:
+    assert await value(repl, "'\ud800'") == "'?'"
+
+
+async def test_printing_what_has_no_utf_8_is_readable(repl: Repl) -> None:
+    execution = await run(repl, "print('before', '\\ud800', 'after')")
+    assert execution.status == "ok"
+    assert text(execution).startswith("before ")
+    assert text(execution).endswith(" after\n")
+    assert not text(execution, "stderr")
+
+
+async def test_a_cell_of_a_megabyte(repl: Repl) -> None:
+    lines = "\n".join(f"total += {n}  # {'x' * 80}" for n in range(10_000))
+    assert len(lines) > 900_000
+    assert await value(repl, f"total = 0\n{lines}\ntotal") == str(sum(range(10_000)))
+
+
+# Bounds
+
+
+async def test_a_flood_keeps_its_head_and_tail(repl: Repl) -> None:
+    told = text(await run(repl, "for n in range(100_000): print(n)"))
+    assert told.startswith("0\n1\n2\n")
+    assert told.endswith("99998\n99999\n")
+    assert "characters left out" in told
+    assert len(told) < 70_000
+
+
+async def test_a_large_result_keeps_its_head_and_tail(repl: Repl) -> None:
+    shown = await value(repl, "'h' + 'y' * 5_000_000 + 't'")
+    assert (shown[:3], shown[-3:]) == ("'hy", "yt'")
+    assert len(shown) < 70_000
+
+
+async def test_a_result_of_fifty_megabytes_keeps_its_head_and_tail(repl: Repl) -> None:
+    shown = await value(repl, "'h' + 'y' * 50_000_000 + 't'")
+    assert (shown[:3], shown[-3:]) == ("'hy", "yt'")
+
+
+async def test_after_a_result_of_fifty_megabytes_the_repl_lives_on(repl: Repl) -> None:
+    execution = await run(repl, "'y' * 50_000_000")
+    assert execution.status == "ok"
+    assert sum(len(str(output)) for output in execution.outputs) < 70_000
+    assert await value(repl, "1 + 1") == "2"
+
+
+async def test_the_number_of_outputs_is_bounded(repl: Repl) -> None:
+    execution = await run(repl, "from IPython.display import display\nfor n in range(500): display(n)")
+    assert len(execution.outputs) <= 128
+    assert "outputs left out" in text(execution, "stderr")
+    assert execution.outputs[0] == Display(data={"text/plain": "0"})
+    assert execution.outputs[-1] == Display(data={"text/plain": "499"})
+
+
+async def test_many_large_displays_are_bounded_together(repl: Repl) -> None:
+    execution = await run(repl, "from IPython.display import display\nfor n in range(50): display('z' * 200_000)")
+    assert sum(len(output.data["text/plain"]) for output in execution.outputs if isinstance(output, Display)) < 300_000
+
+
+async def test_a_long_traceback_is_bounded(repl: Repl) -> None:
+    found = error(await run(repl, "raise ValueError('x' * 5_000_000)"))
+    assert len(found.evalue) < 3_000
+    assert sum(map(len, found.traceback)) < 70_000
+
+
+# Deadlines and ends
+
+
+@pytest.mark.parametrize(
+    "code", ["import time\ntime.sleep(60)", "while True: pass", "import asyncio\nawait asyncio.sleep(60)"]
+)
+async def test_a_slow_cell_is_interrupted_and_the_repl_lives_on(repl: Repl, code: str) -> None:
+    await run(repl, "kept = 5")
+    started = time.monotonic()
+    execution = await repl.run(f"print('so far', flush=True)\n{code}", deadline_s=0.4)
+    assert time.monotonic() - started < 10.0  # the grace, and a busy machine
+    assert execution.status == "timed_out"
+    assert "0.4 s" in execution.reason
+    assert 0.4 <= execution.duration_s < 2.0
+    assert text(execution) == "so far\n"
+    assert await value(repl, "kept") == "5"
+
+
+async def test_interrupts_never_reach_the_next_cell(repl: Repl) -> None:
+    for number in range(5):
+        await repl.run("for _ in range(3000): pass", deadline_s=0.001)
+        assert await value(repl, str(number)) == str(number)
+
+
+async def test_a_cell_that_ignores_interrupts_is_killed(own: Repl) -> None:
+    code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+    started = time.monotonic()
+    execution = await own.run(code, deadline_s=0.3)
+    assert time.monotonic() - started < 10.0
+    assert execution.status == "killed"
+    assert "deadline of 0.3 s" in execution.reason
+    with pytest.raises(ReplDied, match="deadline"):
+        await run(own, "1")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [("import os\nos._exit(3)", "exited with code 3"), ("import ctypes\nctypes.string_at(0)", "SIGSEGV")],
+)
+async def test_a_cell_that_ends_its_process_is_killed_and_says_how(own: Repl, code: str, reason: str) -> None:
+    execution = await run(own, code)
+    assert execution.status == "killed"
+    assert reason in execution.reason
+    with pytest.raises(ReplDied, match=reason):
+        await run(own, "1")
+
+
+async def test_closing_twice_is_one_close_and_ends_the_cell_that_runs(pool: ReplPool) -> None:
+    before = pool.stats()["open"]
+    called = asyncio.Event()
+
+    async def busy(name: str, arguments: dict[str, Json]) -> Json:
+        called.set()
+        return None
+
+    repl = await pool.open([SEARCH], busy, seed=0)
+    assert pool.stats()["open"] == before + 1
+    running = asyncio.create_task(repl.run("import time\nsearch()\ntime.sleep(60)", deadline_s=60.0))
+    async with asyncio.timeout(20.0):
+        await called.wait()
+        await asyncio.gather(repl.close(), repl.close())
+        execution = await running
+    assert execution.status == "killed"
+    await repl.close()
+    with pytest.raises(ReplDied):
+        await run(repl, "1")
+    assert pool.stats()["open"] == before
+
+
+async def test_a_cell_that_is_cancelled_ends_its_repl(pool: ReplPool) -> None:
+    called = asyncio.Event()
+
+    async def busy(name: str, arguments: dict[str, Json]) -> Json:
+        called.set()
+        return None
+
+    repl = await pool.open([SEARCH], busy, seed=0)
+    running = asyncio.create_task(repl.run("import time\nsearch()\ntime.sleep(60)", deadline_s=60.0))
+    async with asyncio.timeout(20.0):
+        await called.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        with pytest.raises(ReplDied, match="abandoned"):
+            await run(repl, "1")
+        await repl.close()
+
+
+# Tools
+
+
+async def test_arguments_by_position_and_by_name(repl: Repl) -> None:
+    expected = "{'name': 'search', 'arguments': {'query': 'Liri', 'limit': 2}}"
+    assert await value(repl, "search('Liri', 2)") == expected
+    assert await value(repl, "search(limit=2, query='Liri')") == expected
+    assert await value(repl, "search(['é', None, True, 1.5, {'k': 1}])['arguments']['query']") == (
+        "['é', None, True, 1.5, {'k': 1}]"
+    )
+
+
+async def test_a_stub_is_a_plain_documented_function(repl: Repl) -> None:
+    assert await value(repl, "search.__doc__") == repr(SEARCH.description)
+    assert await value(repl, "import inspect\nstr(inspect.signature(search)), search.__name__") == (
+        "('(query, limit)', 'search')"
+    )
+
+
+async def test_arrays_and_sets_are_sent_as_lists(repl: Repl) -> None:
+    assert await value(repl, "import numpy as np\nsearch(np.array([1, 2]), np.int64(3))['arguments']") == (
+        "{'query': [1, 2], 'limit': 3}"
+    )
+    assert await value(repl, "search({2, 1})['arguments']['query']") == "[1, 2]"
+
+
+async def test_a_tools_error_is_an_exception_that_the_cell_can_catch(shared: Shared, repl: Repl) -> None:
+    async def fail(name: str, arguments: dict[str, Json]) -> Json:
+        raise ToolError("no such index", fault="tool")
+
+    shared.host.answer = fail
+    found = error(await run(repl, "search('x')"))
+    assert (found.ename, found.evalue) == ("ToolError", "no such index")
+    assert found.traceback[-1] == "ToolError: no such index"
+    assert await value(repl, "try:\n    search('x')\nexcept ToolError as e:\n    note = str(e)\nnote") == (
+        "'no such index'"
+    )
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "search(1, 2, 3)",
+        "search(colour=1)",
+        "search(1, query=2)",
+        "search(object())",
+        "search(float('nan'))",
+        "search('x' * 20_000_000)",
+    ],
+)
+async def test_wrong_arguments_fail_in_the_cell_and_never_leave_it(shared: Shared, repl: Repl, call: str) -> None:
+    shared.host.answer = never
+    assert error(await run(repl, call)).ename in ("TypeError", "ValueError")
+
+
+async def test_more_than_a_tool_is_given_is_refused_by_name(shared: Shared, repl: Repl) -> None:
+    shared.host.answer = never
+    found = error(await run(repl, "search('x' * 2_000_000)"))
+    assert found.ename == "ToolError"
+    assert "search: 2,0" in found.evalue
+
+
+async def test_an_answer_that_cannot_be_sent_is_a_tool_error(shared: Shared, repl: Repl) -> None:
+    async def huge(name: str, arguments: dict[str, Json]) -> Json:
+        return "x" * 20_000_000
+
+    shared.host.answer = huge
+    assert error(await run(repl, "search('x')")).ename == "ToolError"
+    assert await value(repl, "1 + 1") == "2"
+
+
+async def test_waiting_for_a_tool_does_not_count(shared: Shared, repl: Repl) -> None:
+    async def slow(name: str, arguments: dict[str, Json]) -> Json:
+        await asyncio.sleep(1.2)
+        return "late"
+
+    shared.host.answer = slow
+    execution = await repl.run("search('x')", deadline_s=1.0)
+    assert (execution.status, result(execution)) == ("ok", "'late'")
+    assert execution.duration_s < 1.0
+
+
+async def test_many_calls_in_one_cell_and_an_interrupt_between_them(repl: Repl) -> None:
+    assert await value(repl, "sum(search(n)['arguments']['query'] for n in range(100))") == str(sum(range(100)))
+    for number in range(3):
+        execution = await repl.run("while True: search('x')", deadline_s=0.3)
+        assert execution.status == "timed_out"
+        assert await value(repl, f"search({number})['arguments']") == f"{{'query': {number}}}"
+
+
+async def test_strange_text_survives_both_ways(shared: Shared, repl: Repl) -> None:
+    async def repeat(name: str, arguments: dict[str, Json]) -> Json:
+        return arguments["query"]
+
+    shared.host.answer = repeat
+    assert await value(repl, "told = 'é<|im_end|>\\x00\\n\\x04' * 20_000\nsearch(told) == told, search('\\x04')") == (
+        "(True, '\\x04')"
+    )
+    assert await value(repl, "search('\\ud800')") == "'?'"
+
+
+async def test_calls_of_two_repls_do_not_wait_for_each_other(pool: ReplPool) -> None:
+    both = asyncio.Barrier(2)
+
+    async def meet(name: str, arguments: dict[str, Json]) -> Json:
+        async with asyncio.timeout(20.0):
+            await both.wait()
+        return arguments["query"]
+
+    repls = await asyncio.gather(*(pool.open([SEARCH], meet, seed=0) for _ in range(2)))
+    assert await asyncio.gather(*(value(repl, f"search({n})") for n, repl in enumerate(repls))) == ["0", "1"]
+    await asyncio.gather(*(repl.close() for repl in repls))
+
+
+# Several REPLs
+
+
+async def test_the_seed_decides_what_is_drawn(three: list[Repl]) -> None:
+    for library in ("random", "numpy.random"):
+        first, same, other = [await value(repl, f"import {library}\n{library}.random()") for repl in three]
+        assert first == same != other
+
+
+async def test_two_repls_share_no_state(three: list[Repl]) -> None:
+    await run(three[0], "secret = 1\nopen('note', 'w').write('hi')\nimport builtins\nbuiltins.spy = 1")
+    assert await value(three[1], "import os\n'secret' in globals(), os.listdir()") == "(False, [])"
+    assert error(await run(three[1], "spy")).ename == "NameError"
+
+
+async def test_cells_of_two_repls_run_at_once(three: list[Repl]) -> None:
+    code = "import time\nbegan = time.monotonic()\ntime.sleep(1)\nbegan, time.monotonic()"
+    spans = [pair(told) for told in await asyncio.gather(*(value(repl, code) for repl in three[:2]))]
+    assert max(began for began, _ in spans) < min(ended for _, ended in spans)
+
+
+async def test_stats_count_what_is_open(pool: ReplPool, own: Repl) -> None:
+    stats = pool.stats()
+    assert stats["open"] >= 1
+    assert stats["opened"] >= stats["open"]
+
+
+async def test_closing_the_pool_closes_all(backend: str) -> None:
+    async with BACKENDS[backend]() as pool:
+        repls = await asyncio.gather(*(pool.open((), echo, seed=0) for _ in range(2)))
+        running = asyncio.create_task(repls[0].run("import time\ntime.sleep(60)", deadline_s=60.0))
+        await value(repls[1], "1")
+        await pool.close()
+        assert pool.stats()["open"] == 0
+        async with asyncio.timeout(10.0):
+            assert isinstance(await asyncio.gather(running, return_exceptions=True), list)
+        for repl in repls:
+            with pytest.raises(ReplDied):
+                await run(repl, "1")
+        with pytest.raises(ReplError, match="closed"):
+            await pool.open((), echo, seed=0)
+        await pool.close()
+
+
+async def never(name: str, arguments: dict[str, Json]) -> Json:
+    raise AssertionError(f"{name}({arguments}) left its cell")
+
+
+def pair(told: str) -> tuple[float, float]:
+    first, second = told.strip("()").split(", ")
+    return float(first), float(second)
