@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from lzero.errors import ReplDied, ReplError, ToolError
+from lzero.errors import ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import Repl, ReplPool
 from lzero.repl import LocalPool
 from lzero.repl.jupyter import JupyterPool
-from lzero.types import Display, Error, Execution, Json, Output, Result, Stream
+from lzero.types import Display, Error, Execution, Json, Output, Result, Stream, WorkspaceFile
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -518,6 +518,89 @@ async def test_calls_of_two_repls_do_not_wait_for_each_other(pool: ReplPool) -> 
     repls = await asyncio.gather(*(pool.open([SEARCH], meet, seed=0) for _ in range(2)))
     assert await asyncio.gather(*(value(repl, f"search({n})") for n, repl in enumerate(repls))) == ["0", "1"]
     await asyncio.gather(*(repl.close() for repl in repls))
+
+
+async def test_an_argument_that_is_no_call_never_leaves_the_cell(shared: Shared, repl: Repl) -> None:
+    shared.host.answer = never
+    assert error(await run(repl, "x = []\nx.append(x)\nsearch(x)")).ename == "ValueError"
+    assert error(await run(repl, "search(10 ** 5000)")).ename == "ValueError"
+
+
+# Files
+
+
+async def test_a_file_goes_in_and_comes_out_as_it_was(own: Repl) -> None:
+    assert await own.files() == ()
+    await own.put("data/2026/table.csv", b"a,b\n1,2\n")
+    assert await value(own, "open('data/2026/table.csv').read()") == repr("a,b\n1,2\n")
+    await run(own, "with open('out.bin', 'wb') as file: n = file.write(bytes(range(256)) * 8192)")
+    assert await own.get("out.bin") == bytes(range(256)) * 8192
+    await own.put("./data//2026/table.csv", b"")
+    assert await own.files() == (
+        WorkspaceFile(path="data/2026/table.csv", size=0),
+        WorkspaceFile(path="out.bin", size=256 * 8192),
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("", "names no file"),
+        ("a/../../etc/passwd", "leaves the workspace"),
+        ("/etc/passwd", "leaves the workspace"),
+        ("a\0b", "null byte"),
+        ("a\udcff", "valid Unicode"),
+        ("d/" * 600 + "f", "1,024 bytes"),
+        ("n" * 256, "255 bytes"),
+    ],
+)
+async def test_a_wrong_path_is_the_askers_fault(repl: Repl, path: str, why: str) -> None:
+    with pytest.raises(WorkspaceError, match=why):
+        await repl.put(path, b"x")
+    with pytest.raises(WorkspaceError, match=why):
+        await repl.get(path)
+    assert await value(repl, "1 + 1") == "2"
+
+
+async def test_what_is_no_regular_file_is_refused_by_name(repl: Repl) -> None:
+    code = """
+import os
+os.makedirs('directory/inner', exist_ok=True)
+open('file', 'w').close()
+os.symlink('/etc/passwd', 'link')
+os.symlink('/etc', 'linked')
+os.mkfifo('fifo')
+"""
+    assert (await run(repl, code)).status == "ok"
+    for path, why in (
+        ("missing", "not there"),
+        ("directory", "a directory"),
+        ("file/below", "no directory"),
+        ("link", "links are not followed"),
+        ("linked/passwd", "links are not followed"),
+        ("fifo", "no regular file"),
+    ):
+        with pytest.raises(WorkspaceError, match=f"'{path}': .*{why}"):
+            await repl.get(path)
+    with pytest.raises(WorkspaceError, match="links are not followed"):
+        await repl.put("linked/passwd", b"x")
+    assert {file.path for file in await repl.files()} == {"file"}
+
+
+async def test_a_file_that_is_too_large_is_refused(repl: Repl) -> None:
+    with pytest.raises(WorkspaceError, match=r"repl\.file_mb"):
+        await repl.put("large", bytes((16 << 20) + 1))
+    await run(repl, "with open('large', 'wb') as file: n = file.truncate((16 << 20) + 1)")
+    with pytest.raises(WorkspaceError, match=r"repl\.file_mb"):
+        await repl.get("large")
+    assert await value(repl, "1 + 1") == "2"
+
+
+async def test_no_file_goes_in_or_out_of_a_repl_that_is_gone(own: Repl) -> None:
+    await own.close()
+    for attempt in (own.put("file", b"x"), own.get("file"), own.files()):
+        with pytest.raises(ReplDied, match="closed"):
+            await attempt
 
 
 # Several REPLs

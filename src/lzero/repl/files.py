@@ -52,12 +52,11 @@ class Transfers:
 
     def __init__(self, connection: Connection, limits: FileLimits) -> None:
         self._connection = connection
-        self._limits = limits
-        self._done = 0
+        self._allowance = Allowance(limits)
 
     async def put(self, path: str, data: bytes, *, until: float) -> None:
         target = workspace_path(path)
-        self._admit(target, len(data))
+        self._allowance.admit(target, len(data))
         await self._connection.send(wire.Put(path=target), until=until)
         for start in range(0, len(data) or 1, wire.CHUNK_BYTES):
             end = start + wire.CHUNK_BYTES
@@ -68,8 +67,8 @@ class Transfers:
 
     async def get(self, path: str, *, until: float) -> bytes:
         target = workspace_path(path)
-        self._admit(target, 0)
-        limit = self._limits.file_bytes
+        self._allowance.admit(target, 0)
+        limit = self._allowance.limits.file_bytes
         await self._connection.send(wire.Get(path=target, max_bytes=limit), until=until)
         data = bytearray()
         while True:
@@ -95,26 +94,39 @@ class Transfers:
                 raise ProtocolError(f"{file.path[:100]!r} of {file.size} bytes is no file of a workspace")
         return files
 
-    def _admit(self, path: str, size: int) -> None:
-        if size > self._limits.file_bytes:
+    def _refuse(self, answer: wire.FromKernel, path: str) -> NoReturn:
+        if not isinstance(answer, wire.Refused):
+            raise ProtocolError(f"{type(answer).__name__} where a file was asked for")
+        raise self._allowance.refusal(path, answer.errno)
+
+
+class Allowance:
+    """What may still go in and out of one REPL."""
+
+    def __init__(self, limits: FileLimits) -> None:
+        self.limits = limits
+        self._done = 0
+
+    def admit(self, path: str, size: int) -> None:
+        """Count one file. Raises WorkspaceError."""
+        if size > self.limits.file_bytes:
             raise WorkspaceError(
-                f"{path!r}: {size:,} bytes are more than the {self._limits.file_bytes:,} that a file may have; "
+                f"{path!r}: {size:,} bytes are more than the {self.limits.file_bytes:,} that a file may have; "
                 "raise repl.file_mb"
             )
-        if self._done >= self._limits.transfers:
+        if self._done >= self.limits.transfers:
             raise WorkspaceError(
                 f"{path!r}: {self._done} files have gone in and out of this REPL, and no more may; raise repl.transfers"
             )
         self._done += 1
 
-    def _refuse(self, answer: wire.FromKernel, path: str) -> NoReturn:
-        if not isinstance(answer, wire.Refused):
-            raise ProtocolError(f"{type(answer).__name__} where a file was asked for")
-        if answer.errno == errno.EFBIG:
-            raise WorkspaceError(
-                f"{path!r}: it is larger than the {self._limits.file_bytes:,} bytes that a file may have; raise repl.file_mb"
+    def refusal(self, path: str, number: int) -> WorkspaceError:
+        """Why a file cannot be had, or written, by the number of the error (errno(3))."""
+        if number == errno.EFBIG:
+            return WorkspaceError(
+                f"{path!r}: it is larger than the {self.limits.file_bytes:,} bytes that a file may have; raise repl.file_mb"
             )
-        raise WorkspaceError(f"{path!r}: {_REASONS.get(answer.errno) or os.strerror(answer.errno)}")
+        return WorkspaceError(f"{path!r}: {_REASONS.get(number) or os.strerror(number)}")
 
 
 def workspace_path(path: str) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _OPENING_AT_ONCE = 8
-_ACTING = {"tier", "kernelspec", "memory_mb"}
+_ACTING = {"tier", "kernelspec", "memory_mb", "cpu_s", "lifetime_s", "file_mb", "transfers", "tool_calls"}
 
 
 class JupyterPool:
@@ -59,7 +59,7 @@ class JupyterPool:
         )
         self._context = new_context()
         self._watching = asyncio.create_task(
-            watchdog.watch(lambda: self._repls, limit_bytes=self._config.memory_mb << 20)
+            watchdog.watch(lambda: self._repls, watchdog.Bounds.of(self._config, self._config.memory_mb << 20))
         )
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> "JupyterRepl":
@@ -74,7 +74,7 @@ class JupyterPool:
                 f"repl.kernelspec = {self._config.kernelspec!r} speaks {self._language}: tools have stubs in Python only"
             )
         async with self._opening:
-            repl = JupyterRepl(await Kernel.start(self._config.kernelspec, self._context), on_call)
+            repl = JupyterRepl(await Kernel.start(self._config.kernelspec, self._context), on_call, self._config)
             self._repls.add(repl)
             repl.on_close = lambda: self._repls.discard(repl)
             ready = False

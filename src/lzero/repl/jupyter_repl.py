@@ -1,21 +1,28 @@
 """One live session in a plain Jupyter kernel, from the host."""
 
 import asyncio
+import errno
 import json
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from importlib import resources
+from typing import TypeVar
 
 import msgspec
 
+from lzero.config import ReplConfig
 from lzero.errors import ProtocolError, ReplDied, SandboxError, ToolError
 from lzero.protocols import OnCall, ToolSpec
-from lzero.repl import wire
+from lzero.repl import jupyter_files, wire
 from lzero.repl.clock import Clock
+from lzero.repl.files import Allowance, FileLimits, workspace_path
 from lzero.repl.jupyter_kernel import Kernel
 from lzero.repl.jupyter_wire import Answer, Message, Outputs, Prompt, is_idle
 from lzero.repl.session import GRACE_S
-from lzero.types import Execution
+from lzero.types import Execution, WorkspaceFile
+
+_Answer = TypeVar("_Answer")
 
 _OPEN_TIMEOUT_S = 60.0
 _LAST_OUTPUTS_S = 2.0
@@ -40,14 +47,18 @@ del __lzero
 class JupyterRepl:
     """A session without a sandbox. Made by `JupyterPool.open`."""
 
-    def __init__(self, kernel: Kernel, on_call: OnCall) -> None:
+    def __init__(self, kernel: Kernel, on_call: OnCall, config: ReplConfig) -> None:
         self._kernel = kernel
         self._on_call = on_call
+        self._allowance = Allowance(FileLimits.of(config))
+        self._max_calls = config.tool_calls
         self._nonce = f"lzero {secrets.token_hex(16)} "
         self._loop = asyncio.get_running_loop()
         self._calls = 0
         self._ended = ""
         self._verdict = ""
+        self._expired = ""
+        self.opened = time.monotonic()
         self.on_close: Callable[[], None] = lambda: None
 
     async def become(self, tools: Sequence[ToolSpec], seed: int) -> None:
@@ -75,7 +86,7 @@ class JupyterRepl:
     async def run(self, code: str, *, deadline_s: float) -> Execution:
         """Run one cell. The time that the host's tools take counts neither against `deadline_s` nor in the duration.
 
-        Raises ReplDied if the REPL was already gone.
+        Raises ReplDied if the REPL was already gone, or went without the cell's doing.
         """
         if self._ended:
             raise ReplDied(f"this REPL has ended: {self._ended}")
@@ -89,6 +100,9 @@ class JupyterRepl:
         except ProtocolError as error:
             reason = f"the session broke the protocol: {error}"
         except ConnectionError as error:
+            if self._expired:
+                self._ended = self._expired
+                raise ReplDied(f"this REPL has ended: {self._ended}") from None
             reason = self._verdict or f"the session {await self._why_gone(error)}"
         else:
             self._ended = ""
@@ -96,6 +110,19 @@ class JupyterRepl:
         self._ended = reason
         await self._kernel.end()
         return Execution(outputs=(), status="killed", reason=reason, duration_s=clock.duration(self._loop.time()))
+
+    async def put(self, path: str, data: bytes) -> None:
+        target = workspace_path(path)
+        self._allowance.admit(target, len(data))
+        await self._carry(target, jupyter_files.put, target, data)
+
+    async def get(self, path: str) -> bytes:
+        target = workspace_path(path)
+        self._allowance.admit(target, 0)
+        return await self._carry(target, jupyter_files.get, target, self._allowance.limits.file_bytes)
+
+    async def files(self) -> tuple[WorkspaceFile, ...]:
+        return await self._carry("the workspace", jupyter_files.listing)
 
     @property
     def host_pid(self) -> int:
@@ -107,6 +134,11 @@ class JupyterRepl:
         self._verdict = self._verdict or reason
         await self._kernel.end()
 
+    async def expire(self, reason: str) -> None:
+        """End the session for no fault of its own: its cell, or the next one, raises ReplDied with this reason."""
+        self._expired = self._expired or reason
+        await self._kernel.end()
+
     async def close(self) -> None:
         """Kill the kernel, its process group and descendants, and remove its files. Safe to call twice."""
         self._ended = self._ended or "it was closed"
@@ -114,6 +146,17 @@ class JupyterRepl:
             await self._kernel.end()
         finally:
             self.on_close()
+
+    async def _carry(self, path: str, transfer: Callable[..., _Answer], *arguments: object) -> _Answer:
+        """A transfer between two cells, by the host itself. Raises WorkspaceError, and the session lives; ReplDied."""
+        if not self._ended and (gone := await self._kernel.why_gone()):
+            self._ended = self._expired or self._verdict or f"the session {gone}"
+        if self._ended:
+            raise ReplDied(f"this REPL has ended: {self._ended}")
+        try:
+            return await asyncio.to_thread(transfer, self._kernel.directory, *arguments)
+        except OSError as error:
+            raise self._allowance.refusal(path, error.errno or errno.EIO) from None
 
     async def _converse(self, request: dict[str, object], clock: Clock, deadline_s: float) -> Execution:
         """Send the cell, answer its calls, return when it is done. Past the deadline it is interrupted, once."""
@@ -177,6 +220,8 @@ class JupyterRepl:
         self._calls = call.id
         asked = self._loop.time()
         try:
+            if call.id > self._max_calls:
+                raise ToolError(f"a session may make {self._max_calls:,} tool calls, no more", fault="agent")
             reply = wire.Reply(value=await self._on_call(call.name, wire.arguments_of(call)))
         except ToolError as error:
             reply = wire.Reply(error=str(error))

@@ -48,6 +48,10 @@ class LocalPool:
         self._config = config or ReplConfig()
         if self._config.tier == "unsandboxed":
             raise ConfigError("repl.tier = 'unsandboxed' is a plain Jupyter kernel, which this pool is not")
+        if self._config.kernelspec != ReplConfig().kernelspec:
+            raise ConfigError(
+                f"repl.kernelspec = {self._config.kernelspec!r} would not act: only repl.tier = 'unsandboxed' runs one"
+            )
         self._limits = limits or Limits.of(self._config)
         self._environment: Environment | None = None
         most = self._config.zygotes or len(os.sched_getaffinity(0))
