@@ -1,0 +1,129 @@
+"""What the host makes of bytes from a sandbox, whatever they are: a valid message or answer, or a typed refusal.
+
+Each target raises for anything else. `test_frames.py` feeds them by hypothesis, `fuzz_by_coverage.py` by a coverage-guided fuzzer.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Literal, cast, get_args
+
+import msgspec
+
+from lzero.config import ReplConfig
+from lzero.errors import ProtocolError, ReplError, ToolError, WorkspaceError
+from lzero.repl import wire
+from lzero.repl.connection import Connection
+from lzero.repl.session import LocalRepl
+from lzero.repl.zygote import Child, Zygote
+from lzero.types import Json
+
+Request = Literal["become", "run", "put", "get", "files"]
+"""What the host asks of a session."""
+REQUESTS: tuple[Request, ...] = get_args(Request)
+PATIENCE_S = 20.0
+
+
+def frame(body: bytes) -> bytes:
+    return wire.HEADER.pack(len(body)) + body
+
+
+def decode(data: bytes) -> None:
+    """Every decoder, on the same bytes."""
+    for decoder in (wire.decode, wire.decode_zygote):
+        with suppress(ProtocolError):
+            msgspec.json.encode(decoder(data))  # what came through can be written down
+    with suppress(ProtocolError):
+        assert wire.body_length(data[:4].ljust(4, b"\0")) <= wire.MAX_FRAME
+    with suppress(ProtocolError, ToolError):
+        msgspec.json.encode(wire.arguments_of(wire.Call(id=1, name="x", arguments=msgspec.Raw(data))))
+    with suppress(ProtocolError):
+        msgspec.json.encode(wire.files_of(wire.Listing(files=msgspec.Raw(data))))
+
+
+async def read(data: bytes, cuts: Iterable[int]) -> None:
+    """A stream in pieces reads as the stream at once."""
+    ours, theirs = socket.socketpair()
+    connection = Connection(ours)
+    writing = asyncio.create_task(_write(theirs, data, sorted({cut for cut in cuts if 0 < cut < len(data)})))
+    read: list[wire.FromKernel | str] = []
+    try:
+        while True:
+            read.append(await connection.receive(until=asyncio.get_running_loop().time() + PATIENCE_S))
+    except (ProtocolError, ConnectionError) as error:
+        read.append("broken" if isinstance(error, ProtocolError) else "ended")
+    finally:
+        await _end(writing, theirs)
+        connection.close()
+    assert read == _read_at_once(data)
+
+
+def _read_at_once(data: bytes) -> list[wire.FromKernel | str]:
+    found: list[wire.FromKernel | str] = []
+    header = wire.HEADER.size
+    try:
+        while len(data) >= header:
+            length = wire.body_length(data[:header])
+            if len(data) < header + length:
+                break
+            found.append(wire.decode(data[header : header + length]))
+            data = data[header + length :]
+    except ProtocolError:
+        return [*found, "broken"]
+    return [*found, "ended"]
+
+
+async def ask(request: Request, data: bytes) -> None:
+    """A session whose every word is `data`, and that then falls silent, is asked for something."""
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    child = Child(1, loop.create_future(), loop.create_future())
+    child.forked.set_result(1)
+    child.ended.set_result(-9)
+    # It has ended already: its zygote is asked nothing any more.
+    repl = LocalRepl(cast(Zygote, None), child, Connection(ours), _echo, ReplConfig())
+    writing = asyncio.create_task(_write(theirs, data, ()))
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            match request:
+                case "become":
+                    await repl.become((), seed=0)
+                case "run":
+                    execution = await repl.run("1", deadline_s=PATIENCE_S)
+                    msgspec.json.encode(execution)
+                case "put":
+                    await repl.put("file", b"data")
+                case "get":
+                    await repl.get("file")
+                case "files":
+                    msgspec.json.encode(await repl.files())
+    except (ReplError, WorkspaceError):
+        pass
+    finally:
+        await _end(writing, theirs)
+        await repl.close()
+
+
+async def _echo(name: str, arguments: dict[str, Json]) -> Json:
+    if name == "fail":
+        raise ToolError("it fails", fault="tool")
+    return arguments
+
+
+async def _write(end: socket.socket, data: bytes, cuts: Iterable[int]) -> None:
+    end.setblocking(False)
+    start = 0
+    with suppress(ConnectionError):
+        for cut in (*cuts, len(data)):
+            await asyncio.get_running_loop().sock_sendall(end, data[start:cut])
+            await asyncio.sleep(0)
+            start = cut
+        end.shutdown(socket.SHUT_WR)
+
+
+async def _end(writing: asyncio.Task[None], end: socket.socket) -> None:
+    writing.cancel()
+    with suppress(asyncio.CancelledError):
+        await writing
+    end.close()
