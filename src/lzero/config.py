@@ -125,6 +125,14 @@ class ReplConfig(Section):
         7200.0, description="Seconds a REPL may exist; then it ends, which counts as our failure, never as the agent's."
     )
     tool_calls: Count = Field(10_000, description="Tool calls that leave one REPL; further ones are refused.")
+    cgroups: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether each REPL is in a control group of its own, by which the kernel bounds all that it holds (memory and "
+        'workspace together) and shares the processor out: "auto", where this machine lets us; "on", or not at all; "off".',
+    )
+    cores: float = Field(
+        0.0, ge=0.0, description="Processor cores that a REPL may use; 0: no bound. Needs control groups."
+    )
 
 
 class RolloutConfig(Section):

@@ -77,6 +77,9 @@ class ReplPool(Protocol):
     def stats(self) -> Mapping[str, float]:
         """Gauges and counters by name, for whoever looks on: REPLs `open` now, `opened` in all."""
 
+    def facts(self) -> Mapping[str, Json]:
+        """What shuts the REPLs in, for the record of a run: `tier`, and what it is made of."""
+
 
 class Engine(Protocol):
     """Samples tokens from a policy."""

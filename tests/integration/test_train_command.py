@@ -90,10 +90,12 @@ def test_a_run_prints_plain_lines_in_a_pipe_and_ends_with_json(
 
 
 def test_the_run_directory_holds_everything(finished: Path) -> None:
-    names = {"config.toml", "versions.json", "metrics.jsonl", "run.log", "episodes", "checkpoints"}
+    names = {"config.toml", "versions.json", "sandbox.jsonl", "metrics.jsonl", "run.log", "episodes", "checkpoints"}
     assert {file.name for file in finished.iterdir()} == names | {"learning-curve.png", "learning-curve.svg"}
     assert phases(finished) == [("eval", 0), ("train", 0), ("train", 1), ("eval", 2)]
     assert len(list(read_records(finished, phase="eval"))) == 2 * 3
+    (sandbox,) = (finished / "sandbox.jsonl").read_text().splitlines()
+    assert json.loads(sandbox).items() >= {"tier": "namespaces", "kernel": os.uname().release}.items()
     assert "2 updates made" in (finished / "run.log").read_text()
     for update in (1, 2):
         assert resolve(str(finished / "checkpoints" / f"update-{update:06d}"))

@@ -78,6 +78,9 @@ class FakePool:
     def stats(self) -> Mapping[str, float]:
         return {}
 
+    def facts(self) -> Mapping[str, Json]:
+        return {}
+
 
 class Echo:
     """A tool that repeats its text, fails or hangs on request."""

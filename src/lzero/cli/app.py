@@ -5,6 +5,7 @@ import typer
 from lzero.cli.check import check
 from lzero.cli.eval import evaluate
 from lzero.cli.play import play
+from lzero.cli.pool import pool
 from lzero.cli.sft import sft
 from lzero.cli.train import train
 
@@ -27,3 +28,4 @@ app.command(name="eval")(evaluate)
 app.command(name="play")(play)
 app.command(name="sft")(sft)
 app.command(name="train")(train)
+app.add_typer(pool)

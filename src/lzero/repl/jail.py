@@ -112,19 +112,26 @@ def command(environment: Environment, inner: Sequence[str]) -> list[str]:
         return [*_bwrap([(source, target) for source, target in sources]), "--", *inner]
     staged = [(f"{_STAGING}/{number}", target) for number, (_, target) in enumerate(sources)]
     return [
-        *(_program("unshare"), "--mount", "--propagation", "private", "--"),
+        *(program("unshare"), "--mount", "--propagation", "private", "--"),
         *("/bin/sh", "-c", _STAGE, "sh", *(source for source, _ in sources), "--"),
-        *(_program("setpriv"), f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"),
-        *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"),
+        *as_ordinary_user(),
         *_bwrap(staged),
         "--",
         *inner,
     ]
 
 
+def as_ordinary_user() -> tuple[str, ...]:
+    """What comes before a command that must not be root's; nothing for who is not. Raises SandboxError."""
+    if os.geteuid() != 0:
+        return ()
+    ids = (f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
+    return (program("setpriv"), *ids, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
+
+
 def _bwrap(binds: Sequence[tuple[str, str]]) -> list[str]:
     arguments = [
-        *(_program("bwrap"), "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"),
+        *(program("bwrap"), "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"),
         # Root of a user namespace that means nothing outside: what the zygote needs to shut each REPL in.
         *("--uid", "0", "--gid", "0", "--cap-add", "ALL"),
         "--clearenv",
@@ -187,12 +194,27 @@ def _hidden_directories(bound: Sequence[str]) -> list[str]:
     return [directory for directory in hidden if not directory.startswith((f"{_ENVIRONMENT}/", f"{_MODULES}/"))]
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Where it is. Raises SandboxError, with how to get it."""
     path = shutil.which(name)
     if path is None:
         hint = INSTALL_HINT if name == "bwrap" else "it is part of util-linux"
         raise SandboxError(f"the sandbox needs {name}, which is not on PATH; {hint}")
     return path
+
+
+def bubblewrap_version() -> str:
+    """As it says itself; empty where there is none."""
+    try:
+        done = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip().removeprefix("bubblewrap ")
+
+
+def user() -> str:
+    """Whom the jail runs as."""
+    return f"uid {_NOBODY}, from root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
 
 
 def explain(complaint: str) -> str:

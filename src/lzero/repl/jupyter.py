@@ -11,6 +11,7 @@ from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import watchdog
+from lzero.types import Json
 
 if TYPE_CHECKING:
     import zmq.asyncio
@@ -104,6 +105,10 @@ class JupyterPool:
     def stats(self) -> Mapping[str, float]:
         """`open` now, `opened` in all."""
         return {"open": len(self._repls), "opened": self._opened}
+
+    def facts(self) -> Mapping[str, Json]:
+        """What shuts its REPLs in: nothing."""
+        return {"tier": self._config.tier, "kernelspec": self._config.kernelspec, "language": self._language}
 
 
 def _check(config: ReplConfig) -> None:

@@ -129,6 +129,10 @@ class JupyterRepl:
         """Of the kernel; 0 once it is gone."""
         return self._kernel.pid
 
+    def objection(self) -> str:
+        """No control group holds it."""
+        return ""
+
     async def kill(self, reason: str) -> None:
         """End the session for what it did; its cell, or the next one, answers `killed` with this reason."""
         self._verdict = self._verdict or reason

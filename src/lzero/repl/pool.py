@@ -3,21 +3,25 @@
 import asyncio
 import logging
 import os
+import platform
 import socket
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplDied, ReplError, SandboxError
 from lzero.protocols import OnCall, ToolSpec
-from lzero.repl import environment, watchdog, wire
+from lzero.repl import cgroups, environment, jail, watchdog, wire
+from lzero.repl.cgroups import Groups
 from lzero.repl.connection import Connection
 from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
 from lzero.repl.session import LocalRepl
 from lzero.repl.zygote import Zygote
 from lzero.repl.zygotes import Zygotes
+from lzero.types import Json
 
 logger = logging.getLogger(__name__)
 _OPENING_AT_ONCE = 4
@@ -54,6 +58,7 @@ class LocalPool:
             )
         self._limits = limits or Limits.of(self._config)
         self._environment: Environment | None = None
+        self._groups: Groups | None = None
         most = self._config.zygotes or len(os.sched_getaffinity(0))
         self._zygotes = Zygotes(self._start_zygote, most=most, forks=self._config.forks_per_zygote)
         self._opening = asyncio.Semaphore(most * _OPENING_AT_ONCE)
@@ -99,10 +104,13 @@ class LocalPool:
             for tool in tools
         )
         async with self._opening, self._zygotes.lend() as zygote:
+            if self._groups is not None:
+                asyncio.get_running_loop().run_in_executor(None, self._groups.announce)
             repl = await self._fork(zygote, on_call)
             ready = False
             try:
-                await repl.become(stubs, seed)
+                async with cgroups.holding(repl):
+                    await repl.become(stubs, seed)
                 ready = True
             finally:
                 if not ready:
@@ -123,6 +131,18 @@ class LocalPool:
         """`open` now, `opened` in all, `zygotes` started in all."""
         return {"open": len(self._repls), "opened": self._opened, "zygotes": self._zygotes.started}
 
+    def facts(self) -> Mapping[str, Json]:
+        """What shuts its REPLs in, for the record: tier, kernel, programs, user, control groups, limits."""
+        return {
+            "tier": self._config.tier,
+            "kernel": platform.release(),
+            "machine": platform.machine(),
+            "bubblewrap": jail.bubblewrap_version(),
+            "user": jail.user(),
+            "control_groups": f"{self._groups.kind}: {', '.join(self._groups.places)}" if self._groups else "none",
+            "limits": {**asdict(self._limits), "cores": self._config.cores},
+        }
+
     async def _fork(self, zygote: Zygote, on_call: OnCall) -> LocalRepl:
         if self._watching is not None and self._watching.done():
             raise SandboxError(f"nothing bounds what REPLs use any more: {self._watching.exception()!r}")
@@ -140,15 +160,23 @@ class LocalPool:
         repl = LocalRepl(zygote, child, Connection(ours), on_call, self._config)
         self._repls.add(repl)
         repl.on_close = lambda: self._gone(repl)
+        try:
+            repl.group = self._groups.make(self._limits) if self._groups else None
+        except SandboxError:
+            await repl.close()
+            raise
         return repl
 
     def _gone(self, repl: LocalRepl) -> None:
         self._repls.discard(repl)
+        if self._groups is not None and repl.group is not None:
+            self._groups.remove(repl.group)
         self._zygotes.sweep()
 
     async def _start_zygote(self) -> Zygote:
         if self._environment is None:
             self._environment = await asyncio.to_thread(environment.build, self._config, say=logger.warning)
+            self._groups = await asyncio.to_thread(cgroups.open_groups, self._config)
         return await Zygote.start(self._environment, self._limits, self._without)
 
 

@@ -13,6 +13,7 @@ from lzero.config import ReplConfig
 from lzero.errors import ProtocolError, ReplDied, SandboxError, ToolError, WorkspaceError
 from lzero.protocols import OnCall
 from lzero.repl import wire
+from lzero.repl.cgroups import Group
 from lzero.repl.clock import Clock
 from lzero.repl.connection import Connection
 from lzero.repl.files import FileLimits, Transfers
@@ -52,6 +53,8 @@ class LocalRepl:
         self._expired = ""
         self.opened = time.monotonic()
         self._closed = False
+        self.group: Group | None = None
+        """The control group that its processes are in, where there are any."""
         self.on_close: Callable[[], None] = lambda: None
 
     async def become(self, tools: tuple[wire.ToolStub, ...], seed: int) -> None:
@@ -96,7 +99,7 @@ class LocalRepl:
             if self._expired:
                 self._ended = self._expired
                 raise ReplDied(f"this REPL has ended: {self._ended}") from None
-            reason = self._verdict or f"the session {await self._why_gone()}"
+            reason = self._verdict or self.objection() or f"the session {await self._why_gone()}"
         else:
             self._ended = ""
             return execution
@@ -112,6 +115,14 @@ class LocalRepl:
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
         return await self._carry(lambda until: self._transfers.files(until=until))
+
+    def objection(self) -> str:
+        """What its control group has against its going on; empty for nothing."""
+        return self.group.objection() if self.group else ""
+
+    async def forked(self) -> int:
+        """Waits until `host_pid` is known, and returns it; 0 where the session has ended before."""
+        return await asyncio.shield(self._child.forked)
 
     @property
     def host_pid(self) -> int:
@@ -157,7 +168,7 @@ class LocalRepl:
         except ProtocolError as error:
             reason, broken = f"the session broke the protocol: {error}", error
         except ConnectionError:
-            reason = self._expired or self._verdict or f"the session {await self._why_gone()}"
+            reason = self._expired or self._verdict or self.objection() or f"the session {await self._why_gone()}"
         else:
             self._ended = ""
             return answer

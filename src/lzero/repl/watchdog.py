@@ -41,6 +41,9 @@ class Watched(Protocol):
     def opened(self) -> float:
         """When, by the monotonic clock."""
 
+    def objection(self) -> str:
+        """What the kernel has found already; empty for nothing."""
+
     def kill(self, reason: str) -> Awaitable[None]:
         """For what it did."""
 
@@ -68,7 +71,7 @@ async def watch(repls: Callable[[], Iterable[Watched]], bounds: Bounds) -> None:
         for repl in list(repls()):
             if time.monotonic() - repl.opened > bounds.lifetime_s:
                 await repl.expire(f"it has existed for longer than repl.lifetime_s = {bounds.lifetime_s:g}")
-            elif reason := _objection(repl.host_pid, bounds):
+            elif reason := repl.objection() or _objection(repl.host_pid, bounds):
                 logger.info("a REPL is killed: %s", reason)
                 await repl.kill(reason)
             await asyncio.sleep(0)

@@ -8,7 +8,7 @@ torch and transformers are loaded when `build` is called, not when this module i
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,7 +20,7 @@ from lzero.errors import ConfigError
 from lzero.protocols import Engine, Policy, ReplPool, RewardFn, SearchIndex, TaskSource, Tool
 from lzero.rollout.plugins import load_object
 from lzero.rollout.runner import OpenTask, RunEpisode, Runner
-from lzero.types import Episode, Sampling, Task
+from lzero.types import Episode, Json, Sampling, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,6 +43,8 @@ class Parts:
 
     engine: Engine
     runner: Runner
+    sandbox: Mapping[str, Json]
+    """What shuts the REPLs in: for the record of the run."""
 
 
 @asynccontextmanager
@@ -72,7 +74,7 @@ async def build(
         stack.push_async_callback(pool.close)
         await pool.start()
         open_task = _episodes_of(config, engine=engine, pool=pool, renderer=renderer, corpus=corpus, tools=tools)
-        yield Parts(engine=engine, runner=Runner(open_task, reward, config.rollout))
+        yield Parts(engine=engine, runner=Runner(open_task, reward, config.rollout), sandbox=pool.facts())
 
 
 def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":

@@ -2,12 +2,13 @@
 
     config.toml       the resolved configuration; `lzero train RUN/config.toml run.dir=` repeats the run in a new directory
     versions.json     of Python, the platform and the libraries that results depend on
+    sandbox.jsonl     what shut the REPLs in, a line for each time the run was started: tier, kernel, control groups, limits
     metrics.jsonl     a line an update or evaluation
     run.log           what happened, with times
     episodes/<table>/<phase>-<update>.parquet
     checkpoints/
 
-Every file but metrics.jsonl and run.log, which grow, is written beside its place and renamed: it is whole or absent. `update`
+Every file but the .jsonl and run.log, which grow, is written beside its place and renamed: it is whole or absent. `update`
 counts from 0; what belongs to update u was sampled by policy version u, in training and in evaluation.
 """
 
@@ -101,17 +102,11 @@ class RunDirectory:
 
     def append_metrics(self, metrics: Mapping[str, Json], *, phase: Phase, update: int) -> None:
         """One line of metrics.jsonl: `{"phase": …, "update": …, **metrics}`. Raises StoreError; then no part of it is written."""
-        line = msgspec.json.encode({"phase": phase, "update": update, **metrics}) + b"\n"
-        file = self.path / "metrics.jsonl"
-        with _told(file), file.open("ab", buffering=0) as stream:
-            end = stream.tell()
-            try:
-                written = stream.write(line)
-                if written != len(line):  # a full disk takes what still fits
-                    raise OSError(f"wrote {written} of {len(line)} bytes: the disk is full")
-            except OSError:
-                stream.truncate(end)
-                raise
+        _append(self.path / "metrics.jsonl", {"phase": phase, "update": update, **metrics})
+
+    def append_sandbox(self, facts: Mapping[str, Json]) -> None:
+        """One line of sandbox.jsonl, as the run starts. Raises StoreError; then no part of it is written."""
+        _append(self.path / "sandbox.jsonl", facts)
 
     def read_metrics(self) -> list[dict[str, Json]]:
         """The lines of metrics.jsonl; a last one that was cut short by a crash is left out. Raises StoreError."""
@@ -259,6 +254,20 @@ def _read_table(path: Path, name: str, file: str) -> pa.Table:
         return pq.read_table(whole, schema=SCHEMAS[name], partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"cannot read the episodes in {whole}: {error}") from None
+
+
+def _append(file: Path, row: Mapping[str, Json]) -> None:
+    """One line of JSON, whole or not at all. Raises StoreError."""
+    line = msgspec.json.encode(row) + b"\n"
+    with _told(file), file.open("ab", buffering=0) as stream:
+        end = stream.tell()
+        try:
+            written = stream.write(line)
+            if written != len(line):  # a full disk takes what still fits
+                raise OSError(f"wrote {written} of {len(line)} bytes: the disk is full")
+        except OSError:
+            stream.truncate(end)
+            raise
 
 
 def _write(file: Path, data: bytes) -> None:

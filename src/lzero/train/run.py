@@ -72,6 +72,7 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
             engine = parts.engine
             assert isinstance(engine, LocalEngine)
             run = run or RunDirectory.create(config)
+            run.append_sandbox(parts.sandbox)
             run.rewind(progress.update)
             evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
             seed, next_task = config.run.seed, progress.next_task

@@ -1,0 +1,55 @@
+"""`lzero pool`: the sandboxes of this machine."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lzero.cli.arguments import Arguments, read_config
+
+if TYPE_CHECKING:
+    from lzero.repl.tiers import Report
+
+pool = typer.Typer(name="pool", help="The sandboxes of this machine.", no_args_is_help=True)
+
+
+@pool.command()
+def probe(
+    arguments: Arguments = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of the table.")] = False,
+) -> None:
+    """Say what isolation this machine allows, found by doing it, and what to do where a part is missing.
+
+    Example: lzero pool probe repl.cgroups=on
+
+    Ends with code 1 where the tier that the configuration names cannot be had.
+    """
+    import asyncio
+
+    from lzero.repl import tiers
+
+    report = asyncio.run(tiers.probe(read_config(arguments).repl))
+    if json:
+        import msgspec
+
+        print(msgspec.json.encode(report).decode())
+    else:
+        _show(report)
+    if report.problem:
+        raise typer.Exit(1)
+
+
+def _show(report: "Report") -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    table = Table("part", "here", Column("", overflow="fold"), box=None, pad_edge=False)
+    for finding in report.findings:
+        table.add_row(finding.part, "yes" if finding.here else "no", finding.detail)
+    console = Console(markup=False, highlight=False)
+    console.print(table)
+    for mend in dict.fromkeys(finding.mend for finding in report.findings if not finding.here and finding.mend):
+        console.print(f"→ {mend}", soft_wrap=True)
+    if report.problem:
+        console.print(f"repl.tier = {report.tier!r} cannot be had here: {report.problem}", soft_wrap=True)
+    else:
+        console.print(f"REPLs run in tier {report.tier!r}", soft_wrap=True)

@@ -1,0 +1,338 @@
+"""Control groups: the kernel's own bound on what one REPL holds and uses, where this process may make them.
+
+Every REPL gets a group below the one that lzero itself is in, so that whatever bounds lzero bounds them too. v2 (one tree) and
+v1 (a tree for each controller) are told apart by where the memory controller is. cgroups(7); Documentation/admin-guide of the
+kernel: cgroup-v2.rst, cgroup-v1/memory.rst.
+"""
+
+import asyncio
+import errno
+import itertools
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from lzero.config import ReplConfig
+from lzero.errors import SandboxError
+from lzero.repl.jail import Limits
+from lzero.repl.watchdog import tree
+
+logger = logging.getLogger(__name__)
+Kind = Literal["v1", "v2"]
+NEEDED = ("memory", "pids")
+_PERIOD_US = 100_000
+_OWN_PROCESSES = 4
+"""Of the sandbox, beside what a REPL may start: its limit is met before the group's."""
+_MOST_PIDS = 1 << 22
+"""The kernel takes no more. What is out of reason the REPL's own limit refuses."""
+_NAME = re.compile(r"lzero-(\d+)-(\d+)-(\w+)")
+"""lzero-<pid>-<start time>-<what>: who made it can be asked for, also when it is dead."""
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The group of one REPL: a directory, or one for each controller."""
+
+    directories: tuple[Path, ...]
+    events: Path
+    """The file that counts what the kernel killed."""
+    limit_bytes: int
+
+    def add(self, pids: Iterable[int]) -> None:
+        """Blocks for some 10 ms at times: the kernel waits until no processor is in the middle of a fork. A process that is
+        gone is left out. Raises SandboxError."""
+        for pid in pids:
+            for directory in self.directories:
+                try:
+                    _write(directory / "cgroup.procs", str(pid))
+                except ProcessLookupError:
+                    break
+                except OSError as error:
+                    raise SandboxError(f"a REPL could not be put into its control group: {error}") from None
+
+    def pids(self) -> set[int]:
+        """Of the processes in it."""
+        return {int(pid) for pid in (self.directories[0] / "cgroup.procs").read_text(encoding="ascii").split()}
+
+    def objection(self) -> str:
+        """Why its REPL must end; empty where it may go on."""
+        try:
+            killed = _events(self.events).get("oom_kill", 0)
+        except OSError:  # removed, or the host is short of something: the next look tells
+            return ""
+        if not killed:
+            return ""
+        return f"memory: its processes and its workspace came to hold {self.limit_bytes >> 20:,} MB together, and the kernel ended some"
+
+    def remove(self) -> bool:
+        """Whether it is gone; False while something in it has not ended yet."""
+        gone = True
+        for directory in self.directories:
+            try:
+                directory.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                gone = False
+        return gone
+
+
+class Groups:
+    """Makes groups. `find` says where."""
+
+    def __init__(self, kind: Kind, places: Mapping[str, Path], cores: float = 0.0) -> None:
+        """`places`: controller → the directory that groups are made in."""
+        self.kind: Kind = kind
+        self.places = dict(places)
+        self._cores = cores
+        self._busy: list[Group] = []
+        self._own = dict(_places())["" if kind == "v2" else "memory"]
+
+    def make(self, limits: Limits) -> Group:
+        """An empty group with these limits. Raises SandboxError."""
+        self._busy = [group for group in self._busy if not group.remove()]
+        name = _name(str(next(_numbers)))
+        directories = tuple(dict.fromkeys(place / name for place in self.places.values()))
+        # The workspace is memory too: a full one alone must not end its REPL.
+        limit_bytes = limits.memory_bytes + limits.disk_bytes
+        memory = self.places["memory"] / name
+        group = Group(
+            directories, memory / ("memory.events" if self.kind == "v2" else "memory.oom_control"), limit_bytes
+        )
+        try:
+            for directory in directories:
+                directory.mkdir()
+            for controller, file, value in self._settings(limits, limit_bytes):
+                _write(self.places[controller] / name / file, value)
+        except OSError as error:
+            group.remove()
+            raise SandboxError(f"a REPL's control group could not be made: {error}") from None
+        return group
+
+    def announce(self) -> None:
+        """Say that a process is about to be put into a group, by putting ours where it is: what the kernel waits for then is
+        over, or nearly, when there is one. Blocks."""
+        with suppress(OSError):
+            _write(self._own / "cgroup.procs", str(os.getpid()))
+
+    def remove(self, group: Group) -> None:
+        """Now, or as soon as it is empty."""
+        if not group.remove():
+            self._busy.append(group)
+
+    def sweep(self) -> None:
+        """Remove groups whose maker is dead."""
+        for place in dict.fromkeys(self.places.values()):
+            for directory in place.glob("lzero-*"):
+                if (match := _NAME.fullmatch(directory.name)) and _start_time(int(match[1])) != match[2]:
+                    with suppress(OSError):  # not empty yet: the next one removes it
+                        directory.rmdir()
+
+    def prove(self) -> None:
+        """Hold a process by a group, once. Raises SandboxError."""
+        group = self.make(Limits())
+        try:
+            with subprocess.Popen([sys.executable, "-I", "-c", "input()"], stdin=subprocess.PIPE) as process:
+                try:
+                    group.add([process.pid])
+                    if process.pid not in group.pids():
+                        raise SandboxError("a process that was put into a control group is not in it")
+                finally:
+                    process.kill()
+        except OSError as error:
+            raise SandboxError(f"a control group could not be tried: {error}") from None
+        finally:
+            self.remove(group)
+
+    def _settings(self, limits: Limits, limit_bytes: int) -> Iterator[tuple[str, str, str]]:
+        """(controller, file, value), in an order that the kernel takes."""
+        quota = str(round(self._cores * _PERIOD_US))
+        if self.kind == "v2":
+            yield "memory", "memory.max", str(limit_bytes)
+            yield "memory", "memory.oom.group", "1"
+            if _swaps(self.places["memory"]):
+                yield "memory", "memory.swap.max", "0"
+        else:
+            yield "memory", "memory.limit_in_bytes", str(limit_bytes)
+            if (self.places["memory"] / "memory.memsw.limit_in_bytes").exists():
+                yield "memory", "memory.memsw.limit_in_bytes", str(limit_bytes)
+        yield "pids", "pids.max", str(min(max(limits.processes, 0) + _OWN_PROCESSES, _MOST_PIDS))
+        if self._cores and self.kind == "v2":
+            yield "cpu", "cpu.max", f"{quota} {_PERIOD_US}"
+        elif self._cores:
+            yield "cpu", "cpu.cfs_period_us", str(_PERIOD_US)
+            yield "cpu", "cpu.cfs_quota_us", quota
+
+
+class Held(Protocol):
+    """A REPL, as far as groups know it."""
+
+    group: Group | None
+
+    async def forked(self) -> int:
+        """The pid of its init, on the host; 0 where it has ended."""
+
+
+@asynccontextmanager
+async def holding(repl: Held) -> AsyncIterator[None]:
+    """While a REPL becomes a session, its init is put into its group; at the end all that belongs to it is there, before a
+    line of anybody's code runs. Raises SandboxError."""
+    if repl.group is None:
+        yield
+        return
+    adding = asyncio.create_task(_add_init(repl))
+    try:
+        yield
+        await adding
+        pid = await repl.forked()
+        left = set(tree(pid)) - repl.group.pids() if pid else set()
+        if left:  # started before its parent was put there
+            await asyncio.to_thread(repl.group.add, left)
+    except OSError as error:
+        raise SandboxError(f"a REPL's control group cannot be read: {error}") from None
+    finally:
+        adding.cancel()
+        await asyncio.gather(adding, return_exceptions=True)
+
+
+async def _add_init(repl: Held) -> None:
+    pid = await repl.forked()
+    try:
+        if pid and repl.group is not None:
+            await asyncio.to_thread(repl.group.add, [pid])
+    except RuntimeError as error:  # no thread can be started
+        raise SandboxError(f"a REPL could not be put into its control group: {error}") from None
+
+
+def open_groups(config: ReplConfig) -> Groups | None:
+    """What `config` asks for, proved; None where it asks for none, or takes what there is and there is none. Raises SandboxError."""
+    if config.cgroups == "off":
+        if config.cores:
+            raise SandboxError(f"repl.cores = {config.cores:g} needs control groups, and repl.cgroups is 'off'")
+        return None
+    try:
+        groups = find(config.cores)
+        groups.sweep()
+        groups.prove()
+    except SandboxError as error:
+        if config.cores:
+            raise SandboxError(
+                f"repl.cores = {config.cores:g} needs control groups: {error}; 0 sets no bound"
+            ) from None
+        if config.cgroups == "on":
+            raise SandboxError(f"repl.cgroups is 'on': {error}; 'auto' goes without where it has to") from None
+        return None
+    return groups
+
+
+def find(cores: float = 0.0) -> Groups:
+    """Where this process may make groups. Raises SandboxError that says why it may not."""
+    needed = (*NEEDED, "cpu") if cores else NEEDED
+    try:
+        places = dict(_places())
+        if "" in places and "memory" in _controllers(places[""]):
+            place = _unified(places[""], needed)
+            return Groups("v2", dict.fromkeys(_controllers(place, "cgroup.subtree_control"), place), cores)
+    except OSError as error:
+        raise SandboxError(f"control groups cannot be used: {error}") from None
+    if missing := [controller for controller in needed if controller not in places]:
+        raise SandboxError(
+            f"there is no control group with {', '.join(missing)} (neither v2 nor v1 is mounted with it)"
+        )
+    if refused := [controller for controller in needed if not os.access(places[controller], os.W_OK)]:
+        raise SandboxError(f"no control group may be made in {places[refused[0]]}: it is not delegated to this user")
+    mine = {name: place for name, place in places.items() if name in (*NEEDED, "cpu") and os.access(place, os.W_OK)}
+    return Groups("v1", mine, cores)
+
+
+def _places() -> Iterator[tuple[str, Path]]:
+    """(controller, the directory of the group that we are in); the controller of v2 is ""."""
+    own = dict(_own_paths())
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        fields, _, rest = line.partition(" - ")
+        root, mounted = fields.split()[3:5]
+        kind, _, options = rest.split(" ", 2)
+        for controller in ("",) if kind == "cgroup2" else options.split(",") if kind == "cgroup" else ():
+            path = own.get(controller)
+            if path is not None and (path == root or path.startswith(root.rstrip("/") + "/")):
+                yield controller, Path(mounted + path.removeprefix(root.rstrip("/"))).resolve()
+
+
+def _own_paths() -> Iterator[tuple[str, str]]:
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            yield controller, path
+
+
+def _unified(own: Path, needed: Iterable[str]) -> Path:
+    """A v2 group that hands the controllers on. That takes one without processes: we step aside, into a leaf of our own.
+
+    Raises SandboxError, OSError.
+    """
+    place = own.parent if _NAME.fullmatch(own.name) else own  # we, or who started us, stepped aside before
+    if missing := set(needed) - _controllers(place):
+        raise SandboxError(f"the control group {place} has no {', '.join(sorted(missing))} controller")
+    wanted = [name for name in (*NEEDED, "cpu") if name in _controllers(place)]
+    if set(wanted) <= _controllers(place, "cgroup.subtree_control"):
+        return place
+    aside = place / _name("host")
+    try:
+        aside.mkdir(exist_ok=True)
+        _write(aside / "cgroup.procs", "0")
+        _write(place / "cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
+    except OSError as error:
+        with suppress(OSError):
+            _write(place / "cgroup.procs", "0")
+        with suppress(OSError):
+            aside.rmdir()
+        hint = "it holds other processes too" if error.errno == errno.EBUSY else "it is not delegated to this user"
+        raise SandboxError(
+            f"no control group may be made in {place}: {hint}; start lzero in one of its own: "
+            "systemd-run --user --scope -p Delegate=yes …"
+        ) from None
+    return place
+
+
+def _controllers(group: Path, file: str = "cgroup.controllers") -> set[str]:
+    return set((group / file).read_text(encoding="ascii").split())
+
+
+def _swaps(place: Path) -> bool:
+    """A group has the file of its swap, unless it is the root of all."""
+    return any(
+        child.name == "memory.swap.max" for group in place.iterdir() if group.is_dir() for child in group.iterdir()
+    )
+
+
+def _events(file: Path) -> dict[str, int]:
+    lines = (line.split() for line in file.read_text(encoding="ascii").splitlines())
+    return {name: int(number) for name, number in lines}
+
+
+def _name(what: str) -> str:
+    return f"lzero-{os.getpid()}-{_start_time(os.getpid())}-{what}"
+
+
+def _start_time(pid: int) -> str:
+    """In clock ticks since the machine started; "" for a process that is gone. proc(5): stat."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _write(file: Path, text: str) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)

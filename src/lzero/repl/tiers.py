@@ -1,0 +1,158 @@
+"""What isolation this machine allows, found by doing it, one part at a time: `lzero pool probe`.
+
+Each part is tried as the jail needs it: by the user that the jail runs as, beneath a first user namespace as it is. The last word
+has the sandbox itself: a pool is started, which proves in a first REPL that it holds.
+"""
+
+import ctypes
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lzero.config import ReplConfig
+from lzero.errors import ConfigError, SandboxError
+from lzero.repl import cgroups, jail
+from lzero.repl.jupyter import JupyterPool
+from lzero.repl.pool import LocalPool
+
+_TIMEOUT_S = 20.0
+_LANDLOCK_CREATE_RULESET = 444
+_FILTERED = """
+import ctypes, sys
+sys.path.insert(0, sys.argv[1])
+import seccomp
+libc = ctypes.CDLL(None, use_errno=True)
+program = seccomp.prepare()
+assert libc.prctl(38, 1, 0, 0, 0) == 0, "no_new_privs is refused"
+seccomp.install(libc, program)
+assert libc.unshare(0) == -1 and ctypes.get_errno() == 1, "a filtered call went through"
+"""
+_ALLOWED = (
+    "allow user namespaces (docs/sandbox.md, Where it runs): in a container by options of its start; on Ubuntu by "
+    "sysctl kernel.apparmor_restrict_unprivileged_userns=0; elsewhere by sysctl user.max_user_namespaces=16384"
+)
+_UNMASKED = "unmask /proc in the container: --security-opt systempaths=unconfined (Docker), unmask=ALL (Podman)"
+_DELEGATED = (
+    "start lzero in a control group that it may divide (docs/sandbox.md, Limits); without, the watchdog bounds memory"
+)
+_NAMESPACES = (
+    # part, what to run beneath a first user namespace, what to do where it fails
+    ("user namespaces", ("true",), _ALLOWED),
+    ("user namespaces within them", ("unshare", "--user", "--map-user=1000", "true"), _ALLOWED),
+    ("a /proc of its own", ("unshare", "--pid", "--fork", "--mount-proc", "true"), _UNMASKED),
+    ("a network of its own", ("unshare", "--net", "true"), "use a kernel with CONFIG_NET_NS"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part of the sandbox on this machine."""
+
+    part: str
+    here: bool
+    detail: str
+    mend: str = ""
+    """What to do where it is not here and is needed."""
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class Report:
+    findings: tuple[Finding, ...]
+    tier: str
+    """As the configuration names it."""
+    problem: str
+    """Why it cannot be had; empty where it holds."""
+
+
+async def probe(config: ReplConfig) -> Report:
+    """Try every part, then all of them together. Takes some seconds; makes the kernel environment if it is not there yet."""
+    findings = tuple(_findings(config))
+    pool: LocalPool | JupyterPool = JupyterPool(config) if config.tier == "unsandboxed" else LocalPool(config)
+    started = time.monotonic()
+    try:
+        async with pool:
+            warm_s = time.monotonic() - started
+    except (SandboxError, ConfigError) as error:
+        return Report((*findings, Finding("a first REPL", False, "did not start")), config.tier, str(error))
+    shut = "with nothing around it" if config.tier == "unsandboxed" else "shut in as promised"
+    proof = Finding("a first REPL", True, f"{shut}, {warm_s:.1f} s after the start")
+    return Report((*findings, proof), config.tier, "")
+
+
+def _findings(config: ReplConfig) -> Iterator[Finding]:
+    yield Finding(
+        "Linux",
+        sys.platform == "linux",
+        f"{platform.release()}, {platform.machine()}, {jail.user()}",
+        "use Linux, in a virtual machine say",
+    )
+    yield _bubblewrap()
+    for part, inner, mend in _NAMESPACES:
+        yield _in_a_namespace(part, inner, mend)
+    yield _filter()
+    yield _proportional_memory()
+    yield _control_groups(config)
+    abi = landlock_abi()
+    yield Finding("Landlock", abi > 0, f"ABI {abi}" if abi else "this kernel has none", needed=False)
+
+
+def _bubblewrap() -> Finding:
+    version = jail.bubblewrap_version()
+    return Finding("bubblewrap", bool(version), version or "not on PATH", jail.INSTALL_HINT)
+
+
+def landlock_abi() -> int:
+    """0 where the kernel has no Landlock. landlock_create_ruleset(2)."""
+    version = ctypes.CDLL(None).syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    return max(int(version), 0)
+
+
+def _in_a_namespace(part: str, inner: Sequence[str], mend: str) -> Finding:
+    """Run something as far into the jail as its first user namespace."""
+    try:
+        command = (
+            *jail.as_ordinary_user(),
+            *(jail.program("bwrap"), "--unshare-all", "--die-with-parent", "--new-session", "--uid", "0", "--gid", "0"),
+            *("--cap-add", "ALL", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", *inner),
+        )
+    except SandboxError as error:
+        return Finding(part, False, "not tried", str(error))
+    return _tried(part, command, mend=mend)
+
+
+def _filter() -> Finding:
+    command = (sys.executable, "-I", "-c", _FILTERED, str(jail.INSIDE))
+    return _tried(
+        "a filter on system calls", command, mend="use a kernel with CONFIG_SECCOMP_FILTER, on x86-64 or arm64"
+    )
+
+
+def _tried(part: str, command: Sequence[str], *, mend: str) -> Finding:
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding(part, False, str(error), mend)
+    said = (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1]
+    return Finding(part, done.returncode == 0, "" if done.returncode == 0 else said, mend)
+
+
+def _proportional_memory() -> Finding:
+    here = Path("/proc/self/smaps_rollup").exists()
+    return Finding("memory of processes can be read", here, "", "use Linux 4.14 or later")
+
+
+def _control_groups(config: ReplConfig) -> Finding:
+    needed = config.cgroups == "on" or config.cores > 0
+    try:
+        groups = cgroups.find(config.cores)
+        groups.prove()
+    except SandboxError as error:
+        return Finding("control groups", False, str(error), _DELEGATED, needed)
+    return Finding("control groups", True, f"{groups.kind}: {', '.join(groups.places)}", needed=needed)
