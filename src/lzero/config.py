@@ -116,6 +116,12 @@ class ReplConfig(Section):
     files: int = Field(16_384, ge=64, description="Files and directories of the workspace.")
     processes: int = Field(64, ge=2, description="Processes and threads of a REPL together.")
     open_files: int = Field(256, ge=32, description="Descriptors that one process of a REPL may have open.")
+    output_kb: int = Field(
+        512,
+        ge=8,
+        le=1000,
+        description="What a cell may put out, in 1,000 characters (images in Base64): more is cut in its middle, or left out.",
+    )
     file_mb: int = Field(16, ge=1, description="Largest file that goes into a REPL's workspace, or out of it.")
     transfers: int = Field(256, ge=0, description="Files that go in and out of one REPL's workspace, together.")
     cpu_s: Positive = Field(

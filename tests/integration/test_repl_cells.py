@@ -4,7 +4,7 @@ import pytest
 from repl_sessions import no_tools, run, value
 
 from lzero.repl import LocalPool, LocalRepl
-from lzero.types import Display, Error, Execution, Result, Stream
+from lzero.types import Display, Error, Execution, Stream
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -30,11 +30,6 @@ async def test_the_last_expression_is_shown_and_a_silent_cell_shows_nothing(repl
     assert (await run(repl, "y = 1")).outputs == ()
     assert (await run(repl, "y;")).outputs == ()
     assert (await run(repl, "")).status == "ok"
-
-
-async def test_results_are_plain_text(repl: LocalRepl) -> None:
-    execution = await run(repl, "import pandas as pd\npd.DataFrame({'a': [1]})")
-    assert execution.outputs == (Result(data={"text/plain": "   a\n0  1"}),)
 
 
 async def test_top_level_await(repl: LocalRepl) -> None:

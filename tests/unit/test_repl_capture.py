@@ -57,7 +57,7 @@ def test_what_was_written_past_python_comes_first(capture: ModuleType) -> None:
     stream, error = outputs.take()
     assert stream["text"].startswith("raw python xxx")
     assert stream["text"].endswith("xend")
-    assert len(stream["text"]) < 65_000
+    assert len(stream["text"]) < 66_000
     assert error["traceback"] == ["E"]
     os.close(descriptor)
 
@@ -75,12 +75,70 @@ def test_many_outputs_keep_the_first_and_the_last(capture: ModuleType) -> None:
 
 @pytest.mark.parametrize("character", ["\x00", '"', "\n"])
 def test_all_outputs_together_fit_into_a_frame(capture: ModuleType, character: str) -> None:
-    outputs = capture.Outputs({})
+    largest = 1_000_000  # characters: what `repl.output_kb` may ask for
+    outputs = capture.Outputs({}, largest)
+    everything = ("text/plain", "text/markdown", "text/latex", "text/html", "image/png")
     for _ in range(capture.CELL_OUTPUTS):
-        outputs.write("stdout", character * capture.CELL_CHARS)
-        outputs.show("display_data", {"text/plain": character * capture.CELL_CHARS})
-        outputs.error("E", "", [character * capture.CELL_CHARS])
+        outputs.write("stdout", character * largest)
+        outputs.show("display_data", dict.fromkeys(everything, character * largest))
+        outputs.show("display_data", {"text/html": character * 10_000})
+        outputs.error("E" * 1000, character * 10_000, [character * largest])
     taken = outputs.take()
     assert len(json.dumps(taken)) < wire.MAX_FRAME
     assert json.dumps(taken).count('"') < wire.MAX_QUOTES
-    assert all("left out" in json.dumps(item, ensure_ascii=False) for item in taken)
+    texts = [text for item in taken for text in (item.get("text"), *item.get("data", {}).values()) if text is not None]
+    assert all("left out" in text or len(text) == 10_000 for text in texts)
+    assert sum(map(len, texts)) < 1.1 * largest
+
+
+def test_what_is_no_text_is_there_as_a_whole_or_not_at_all(capture: ModuleType) -> None:
+    outputs = capture.Outputs({}, 16_000)
+    outputs.show("display_data", {"text/plain": "<Figure>", "image/png": "p" * 5_000})
+    outputs.show("display_data", {"text/plain": "<Figure>", "image/png": "q" * 5_000})
+    outputs.show("display_data", {"image/png": "r" * 3_001})
+    outputs.show("display_data", {"text/html": "s" * 3_000, "text/plain": "t" * 2_000})
+    first, second, third, fourth = (item["data"] for item in outputs.take())
+    assert first == {"text/plain": "<Figure>", "image/png": "p" * 5_000}
+    assert second == {"text/plain": "<Figure>\n… [image/png of 5000 characters left out] …"}
+    assert third == {"text/plain": "… [image/png of 3001 characters left out] …"}
+    assert fourth["text/html"] == "s" * 3_000
+    assert "1000 characters left out" in fourth["text/plain"]
+
+
+def test_a_display_that_is_changed_stays_in_its_place_and_gives_back_its_room(capture: ModuleType) -> None:
+    outputs = capture.Outputs({}, 16_000)
+    for number in range(3):
+        outputs.show("display_data", {"image/png": f"{number}" * 6_000}, name="plot", update=number > 0)
+        outputs.write("stdout", "after")
+    outputs.show("display_data", {"text/plain": "unknown"}, name="other", update=True)
+    taken = outputs.take()
+    assert taken[0]["data"] == {"image/png": "2" * 6_000}
+    assert (taken[1]["text"], taken[2]["data"]["text/plain"]) == ("afterafterafter", "unknown")
+    outputs.show("display_data", {"text/plain": "in another cell"}, name="plot", update=True)
+    assert [item["data"]["text/plain"] for item in outputs.take()] == ["in another cell"]
+
+
+def test_outputs_are_cleared_at_once_or_when_something_new_comes(capture: ModuleType) -> None:
+    outputs = capture.Outputs({})
+    outputs.write("stdout", "old")
+    outputs.clear(wait=False)
+    assert outputs.take() == []
+    for number in range(3):
+        outputs.clear(wait=True)
+        outputs.show("display_data", {"text/plain": str(number)})
+    outputs.clear(wait=True)
+    assert [item["data"]["text/plain"] for item in outputs.take()] == ["2"]
+    outputs.write("stdout", "of the next cell")
+    assert len(outputs.take()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memfd")
+def test_what_could_not_be_captured_is_said(capture: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture.resource, "getrlimit", lambda _: (1000, 1000))
+    descriptor = os.memfd_create("stdout")
+    outputs = capture.Outputs({"stdout": descriptor})
+    os.write(descriptor, b"x" * 1000)
+    stdout, stderr = outputs.take()
+    assert stdout["text"] == "x" * 1000
+    assert "stdout: nothing is captured beyond its first 1000 bytes" in stderr["text"]
+    os.close(descriptor)

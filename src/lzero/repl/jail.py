@@ -155,7 +155,7 @@ def _bwrap(binds: Sequence[tuple[str, str]]) -> list[str]:
 
 
 _VARIABLES = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "PATH": f"{_ENVIRONMENT}/bin:/usr/local/bin:/usr/bin:/bin",
     "HOME": "/workspace",
     "USER": "agent",
     "LOGNAME": "agent",
@@ -166,6 +166,8 @@ _VARIABLES = {
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONNOUSERSITE": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # IPython brings it; figures are then displays
+    "MPLCONFIGDIR": "/tmp/matplotlib",
     # One thread: the zygote must be single when it forks, and a thousand REPLs share the machine.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

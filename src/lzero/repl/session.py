@@ -44,6 +44,7 @@ class LocalRepl:
         self._connection = connection
         self._on_call = on_call
         self._transfers = Transfers(connection, FileLimits.of(config))
+        self._output_chars = 1000 * config.output_kb
         self._max_calls = config.tool_calls
         self._loop = asyncio.get_running_loop()
         self._cells = 0
@@ -62,7 +63,9 @@ class LocalRepl:
         until = self._loop.time() + _OPEN_TIMEOUT_S
         try:
             with suppress(ConnectionError):  # where it has failed already, it has said why
-                await self._connection.send(wire.Open(tools=tools, seed=seed), until=until)
+                await self._connection.send(
+                    wire.Open(tools=tools, seed=seed, output_chars=self._output_chars), until=until
+                )
             answer = await self._connection.receive(until=until)
         except TimeoutError:
             raise ReplDied(f"a REPL did not start within {_OPEN_TIMEOUT_S:.0f} s") from None

@@ -13,7 +13,7 @@ MAX_FRAME = 8 * 1024 * 1024
 MAX_OUTPUTS = 128
 MAX_QUOTES = 1 << 20
 """Quotation marks in the JSON of all outputs of a cell, which bound how many strings these are: each costs the host fifty bytes,
-and may take three in a frame. An honest kernel needs fewer: it cuts all text of a cell at 256,000 characters."""
+and may take three in a frame. An honest kernel needs fewer: `repl.output_kb` ends at 1,000."""
 MAX_ARGUMENTS = 1 << 20
 """Bytes of JSON in a call."""
 CHUNK_BYTES = 1 << 20
@@ -35,6 +35,8 @@ class Open(Struct, frozen=True, kw_only=True, tag="open"):
 
     tools: tuple[ToolStub, ...]
     seed: int
+    output_chars: int
+    """What the outputs of a cell may hold together."""
 
 
 class Run(Struct, frozen=True, kw_only=True, tag="run"):

@@ -2,13 +2,17 @@
 
 import io
 import os
+import resource
 from typing import Any
 
-CELL_CHARS = 64_000
 CELL_OUTPUTS = 100
-ALL_CHARS = 4 * CELL_CHARS
-"""What all outputs of a cell may hold together; beyond it each is cut to its share. A frame holds it however it is encoded."""
-_READ_BYTES = 4 * CELL_CHARS  # of what was written past Python; UTF-8 needs at most 4 bytes a character
+CELL_CHARS = 512_000
+"""What the outputs of a cell hold together, unless the host says otherwise: half of it text, half of it all that is not."""
+_TEXT = ("text/plain", "text/markdown", "text/latex")
+"""Types that still say something when their middle is missing."""
+
+
+TRACEBACK_LINES = 200
 
 
 class Clipped:
@@ -51,7 +55,7 @@ class Clipped:
         self._tail, self._tail_chars = [kept], len(kept)
 
 
-def clip(text: str, limit: int = CELL_CHARS) -> str:
+def clip(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     clipped = Clipped(limit)
@@ -62,35 +66,60 @@ def clip(text: str, limit: int = CELL_CHARS) -> str:
 class Outputs:
     """The outputs of the cell that runs: streams merged, everything in the order it came, bounded in number and size."""
 
-    def __init__(self, descriptors: dict[str, int]) -> None:
-        """`descriptors`: files that hold what is written to descriptors 1 and 2 past Python, by name."""
+    def __init__(self, descriptors: dict[str, int], limit: int = CELL_CHARS) -> None:
+        """`descriptors`: files that hold what is written to descriptors 1 and 2 past Python, by name. `limit`: characters of
+        all outputs of a cell together."""
         self._files = {name: (descriptor, 0) for name, descriptor in descriptors.items()}
         self._items: list[dict[str, Any] | tuple[str, Clipped]] = []
+        self._displays: dict[str, dict[str, Any]] = {}
         self._left_out = 0
+        self._cleared = False
+        self.limit = limit
 
     def write(self, name: str, text: str) -> None:
         self.drain()
         self._write(name, text)
 
-    def show(self, kind: str, data: dict[str, str]) -> None:
+    def show(self, kind: str, data: dict[str, str], *, name: str = "", update: bool = False) -> None:
+        """`name`: under which the display can be changed until the cell ends; `update` changes it, or shows it anew."""
         self.drain()
-        half = CELL_CHARS // 2
-        self._append({"output_type": kind, "data": {mime: clip(text, half) for mime, text in data.items()}})
+        self._make_way()
+        shown = self._displays.get(name) if update else None
+        if shown is not None and any(item is shown for item in self._items):
+            shown["data"] = {}  # what it held makes room
+            shown["data"] = self._fit(data)
+            return
+        item = {"output_type": kind, "data": self._fit(data)}
+        if name:
+            self._displays[name] = item
+        self._append(item)
 
     def error(self, name: str, value: str, traceback: list[str]) -> None:
         self.drain()
-        lines = clip("\n".join(traceback), CELL_CHARS // 2).split("\n")
+        self._make_way()
+        lines = clip("\n".join(traceback), self.limit // 16).split("\n")
+        if len(lines) > TRACEBACK_LINES:
+            half = TRACEBACK_LINES // 2
+            lines = [*lines[:half], f"… [{len(lines) - 2 * half} lines left out] …", *lines[-half:]]
         self._append(
             {"output_type": "error", "ename": clip(name, 200), "evalue": clip(value, 2000), "traceback": lines}
         )
+
+    def clear(self, *, wait: bool) -> None:
+        """Drop what the cell has put out so far; `wait`: when something new comes."""
+        self.drain()
+        self._cleared = True
+        if not wait:
+            self._make_way()
 
     def drain(self) -> None:
         """Take what was written past Python (by a subprocess, by C code) since the last time."""
         for name, (descriptor, seen) in self._files.items():
             size = os.fstat(descriptor).st_size
             if size > seen:
-                head = os.pread(descriptor, min(size - seen, _READ_BYTES // 2), seen)
-                tail_start = max(seen + len(head), size - _READ_BYTES // 2)
+                at_once = self.limit // 4  # twice what a stream keeps; UTF-8 needs at most 4 bytes a character
+                head = os.pread(descriptor, min(size - seen, at_once), seen)
+                tail_start = max(seen + len(head), size - at_once)
                 self._write(name, head.decode("utf-8", "replace"))
                 if tail_start > seen + len(head):
                     self._stream(name).left_out(tail_start - seen - len(head))
@@ -100,10 +129,7 @@ class Outputs:
     def take(self) -> list[dict[str, Any]]:
         """The outputs so far, and start afresh."""
         self.drain()
-        for name, (descriptor, seen) in self._files.items():
-            if seen:
-                os.ftruncate(descriptor, 0)
-                self._files[name] = (descriptor, 0)
+        self._empty_files()
         taken = [
             {"output_type": "stream", "name": item[0], "text": item[1].text()} if isinstance(item, tuple) else item
             for item in self._items
@@ -111,20 +137,51 @@ class Outputs:
         if self._left_out:
             note = f"… [{self._left_out} outputs left out] …\n"
             taken.insert(CELL_OUTPUTS // 2, {"output_type": "stream", "name": "stderr", "text": note})
-        self._items, self._left_out = [], 0
-        if sum(_num_chars(item) for item in taken) > ALL_CHARS:
-            taken = [_cut(item, ALL_CHARS // len(taken)) for item in taken]
+        self._items, self._displays, self._left_out, self._cleared = [], {}, 0, False
+        if sum(_num_chars(item) for item in taken) > self.limit // 2:
+            taken = [_cut(item, self.limit // 2 // len(taken)) for item in taken]
         return taken
+
+    def _empty_files(self) -> None:
+        for name, (descriptor, seen) in self._files.items():
+            if not seen:
+                continue
+            if seen >= resource.getrlimit(resource.RLIMIT_FSIZE)[0] >= 0:
+                self._write("stderr", f"\n… [{name}: nothing is captured beyond its first {seen} bytes] …\n")
+            os.ftruncate(descriptor, 0)
+            self._files[name] = (descriptor, 0)
+
+    def _make_way(self) -> None:
+        """For something new: what was cleared until now goes."""
+        if self._cleared:
+            self._items, self._displays, self._left_out, self._cleared = [], {}, 0, False
+
+    def _fit(self, data: dict[str, str]) -> dict[str, str]:
+        """Text in its share, its middle cut out; what is not text as a whole, or a note in the text that it was left out."""
+        room = self.limit // 2 - sum(_num_rich_chars(item) for item in self._items)
+        fitting, notes = {}, []
+        for mime, text in data.items():
+            if mime in _TEXT:
+                fitting[mime] = clip(text, self.limit // 16)
+            elif len(text) <= room:
+                fitting[mime] = text
+                room -= len(text)
+            else:
+                notes.append(f"… [{mime} of {len(text)} characters left out] …")
+        if notes:
+            fitting["text/plain"] = "\n".join(filter(None, (fitting.get("text/plain"), *notes)))
+        return fitting
 
     def _write(self, name: str, text: str) -> None:
         if text:
+            self._make_way()
             self._stream(name).add(text)
 
     def _stream(self, name: str) -> Clipped:
         last = self._items[-1] if self._items else None
         if isinstance(last, tuple) and last[0] == name:
             return last[1]
-        stream = Clipped(CELL_CHARS)
+        stream = Clipped(self.limit // 8)
         self._append((name, stream))
         return stream
 
@@ -136,8 +193,17 @@ class Outputs:
 
 
 def _num_chars(item: dict[str, Any]) -> int:
-    texts = (item.get("text", ""), *item.get("data", {}).values(), *item.get("traceback", ()))
+    """Of text."""
+    data = item.get("data", {})
+    texts = (item.get("text", ""), *(data[mime] for mime in _TEXT if mime in data), *item.get("traceback", ()))
     return sum(len(text) + 1 for text in texts)
+
+
+def _num_rich_chars(item: dict[str, Any] | tuple[str, Clipped]) -> int:
+    """Of all that is not text."""
+    if isinstance(item, tuple):
+        return 0
+    return sum(len(text) for mime, text in item.get("data", {}).items() if mime not in _TEXT)
 
 
 def _cut(item: dict[str, Any], limit: int) -> dict[str, Any]:
@@ -147,7 +213,9 @@ def _cut(item: dict[str, Any], limit: int) -> dict[str, Any]:
         case "error":
             return item | {"traceback": clip("\n".join(item["traceback"]), limit).split("\n")}
         case _:
-            return item | {"data": {mime: clip(text, limit) for mime, text in item["data"].items()}}
+            share = limit // len(_TEXT)
+            data = {mime: clip(text, share) if mime in _TEXT else text for mime, text in item["data"].items()}
+            return item | {"data": data}
 
 
 class Stream(io.TextIOBase):

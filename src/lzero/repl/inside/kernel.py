@@ -108,8 +108,9 @@ class Kernel:
     def _open(self, message: dict[str, Any]) -> None:
         random.seed(message["seed"])
         numpy.random.seed(message["seed"] % 2**32)
+        self._shell.outputs.limit = message["output_chars"]
         tools = {tool["name"]: self._tools.stub(**tool) for tool in message["tools"]}
-        self._shell.push({"ToolError": ToolError, **tools}, interactive=False)
+        self._shell.push({"ToolError": ToolError, "_dh": [os.getcwd()], **tools}, interactive=False)
         gc.enable()
         self._channel.send({"type": "ready"})
 

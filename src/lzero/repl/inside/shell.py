@@ -1,9 +1,13 @@
-"""The IPython shell of a kernel: results, displays and tracebacks go to `Outputs`, as plain text."""
+"""The IPython shell of a kernel: results, displays and tracebacks go to `Outputs`, in the MIME types that a notebook knows."""
 
 import asyncio
+import base64
+import json
 import subprocess
+import sys
 import traceback
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -19,6 +23,19 @@ from IPython.core.interactiveshell import InteractiveShell
 
 HERE = str(Path(__file__).parent)
 FRAMES = 24
+_TYPES = (
+    "text/plain",
+    "text/html",
+    "text/markdown",
+    "text/latex",
+    "image/svg+xml",
+    "application/json",
+    "image/png",
+    "image/jpeg",
+)
+"""What of a representation leaves the session."""
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, list, tuple, dict, set, frozenset, range, type(None)))
+"""Types that have nothing but text: asking each formatter for them would double a trivial cell's time."""
 _WARM_UP = (
     "import numpy, pandas\npandas.DataFrame({'a': numpy.arange(3) / 2}).describe()",
     "def f(n):\n    return n / 0\nf(1)",
@@ -27,6 +44,10 @@ _WARM_UP = (
     "import asyncio\nawait asyncio.sleep(0)",
     "print({'a': [1, 2]})",
 )
+
+
+_WARM_UP_FIGURE = "import matplotlib.pyplot\nmatplotlib.pyplot.plot([1]);"
+"""Where matplotlib is installed: its first import looks at every font of the machine, for a second."""
 
 
 class _Compiler(CachingCompiler):
@@ -39,22 +60,34 @@ class _Results(DisplayHook):
         pass
 
     def compute_format_data(self, result: object) -> tuple[dict[str, str], dict[str, Any]]:
-        """Plain text only, and straight to its formatter: looking for the other MIME types doubles a cell's time."""
-        return {"text/plain": self.shell.display_formatter.formatters["text/plain"](result)}, {}
+        if type(result) in _PLAIN:
+            return {"text/plain": self.shell.display_formatter.formatters["text/plain"](result)}, {}
+        data, _ = self.shell.display_formatter.format(result)
+        return data, {}
 
     def write_format_data(self, format_dict: dict[str, str], md_dict: object = None) -> None:
-        self.shell.outputs.show("execute_result", _texts(format_dict))
+        self.shell.outputs.show("execute_result", _bundle(format_dict))
 
     def finish_displayhook(self) -> None:
         self._is_active = False
 
 
 class _Displays(DisplayPublisher):
-    def publish(self, data: dict[str, Any], *_: object, **__: object) -> None:
-        self.shell.outputs.show("display_data", _texts(data))
+    def publish(
+        self,
+        data: dict[str, Any],
+        *_: object,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **__: object,
+    ) -> None:
+        name = str((transient or {}).get("display_id", ""))
+        bundle = _bundle(data)
+        if bundle:
+            self.shell.outputs.show("display_data", bundle, name=name, update=update)
 
     def clear_output(self, wait: bool = False) -> None:
-        pass
+        self.shell.outputs.clear(wait=wait)
 
 
 class Shell(InteractiveShell):
@@ -71,19 +104,21 @@ class Shell(InteractiveShell):
             colors="nocolor",
             **settings,
         )
-        self.display_formatter.active_types = ["text/plain"]
+        self.display_formatter.active_types = list(_TYPES)
         self.system = self._run_in_shell
         warnings.filterwarnings("ignore", message="To exit: use", module="IPython")
 
     def warm_up(self, outputs: Outputs) -> None:
         """Run what cells usually do once, so that its imports and caches are there before the first fork."""
         self.outputs = outputs
-        for code in _WARM_UP:
+        for code in (*_WARM_UP, *([_WARM_UP_FIGURE] if find_spec("matplotlib") else ())):
             self.run_cell(code, store_history=True)
         outputs.take()
         async_helpers.get_asyncio_loop().close()  # each session makes its own at its first `await`
         async_helpers._asyncio_event_loop = None
         asyncio.set_event_loop(None)
+        for name in ("last_type", "last_value", "last_traceback", "last_exc"):  # of our own errors, for %debug
+            vars(sys).pop(name, None)
         self.reset(new_session=True)
         self.execution_count = 1
 
@@ -103,6 +138,11 @@ class Shell(InteractiveShell):
         an exception's text cannot be made; nobody reads what it keeps."""
         return {}
 
+    def enable_gui(self, gui: str | None = None) -> None:
+        """`%matplotlib inline` asks for none; a figure is a display anyway."""
+        if gui:
+            raise UsageError(f"there is no screen for {gui!r}; figures are shown as images")
+
     def ask_exit(self) -> NoReturn:
         """`exit()` is an error like `sys.exit()`: a session ends with its episode."""
         raise SystemExit
@@ -113,9 +153,15 @@ class Shell(InteractiveShell):
         self.user_ns["_exit_code"] = code
 
 
-def _texts(data: dict[str, Any]) -> dict[str, str]:
-    """Of every MIME type, only the plain text: it is what a policy can read."""
-    return {"text/plain": str(data.get("text/plain", ""))}
+def _bundle(data: dict[str, Any]) -> dict[str, str]:
+    """A representation by MIME type, all of it text: images in Base64, JSON written out."""
+    return {mime: _as_text(mime, data[mime]) for mime in _TYPES if data.get(mime) is not None}
+
+
+def _as_text(mime: str, value: object) -> str:
+    if mime == "application/json":
+        return json.dumps(value, default=repr)
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def _text(value: BaseException) -> str:
