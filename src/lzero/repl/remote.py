@@ -1,0 +1,293 @@
+"""REPLs of other machines: `lzero pool serve` runs there, and this hands its REPLs out as if they were here."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from lzero.errors import ProtocolError, ReplDied, ReplError, ToolError
+from lzero.protocols import OnCall, ToolSpec
+from lzero.repl import remote_wire as wire
+from lzero.repl.remote_link import Inbox, Link, Refused
+from lzero.repl.wire import ToolStub
+from lzero.types import Execution
+
+logger = logging.getLogger(__name__)
+_OPEN_TIMEOUT_S = 120.0
+_ANSWER_TIMEOUT_S = 120.0
+"""Time that the server takes beside a cell's own: to interrupt it, to kill it, to close it."""
+_FIRST_RETRY_S = 0.5
+_LAST_RETRY_S = 30.0
+
+
+class RemotePool:
+    """Implements `ReplPool` over several servers: `async with RemotePool(("ws://host:7321",), token=token) as pool: …`.
+
+    A REPL is opened where there is most room. A server that is lost takes its REPLs along (ReplDied, which names it), is left out,
+    and is tried again, ever more rarely, until it answers.
+    """
+
+    def __init__(self, urls: Sequence[str], *, token: str, tls: ssl.SSLContext | None = None) -> None:
+        self._servers = [_Server(url, token, tls if url.startswith("wss:") else None, self._changed) for url in urls]
+        self._repls: set[RemoteRepl] = set()
+        self._opened = 0
+        self._keeping: list[asyncio.Task[None]] = []
+        self._news = asyncio.Event()
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Connect to every server. Raises ReplError where one of them refuses us (the token, the version, its certificate), or
+        none of them answers; one that merely does not answer is tried again later, and the log says so."""
+        ready = False
+        try:
+            outcomes = await asyncio.gather(*(server.connect() for server in self._servers), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, Refused) or (outcome is not None and not isinstance(outcome, ReplError)):
+                    raise outcome
+            if not any(server.link for server in self._servers):
+                raise ReplError(self._why_none())
+            for outcome in outcomes:
+                if outcome is not None:
+                    logger.warning("a pool server is left out for now: %s", outcome)
+            self._keeping = [asyncio.create_task(server.keep()) for server in self._servers]
+            ready = True
+        finally:
+            if not ready:
+                await self.close()
+
+    async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> "RemoteRepl":
+        """A fresh REPL on the living server with most room. Raises ReplError where none lives, or none has room in time."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _OPEN_TIMEOUT_S
+        stubs = wire.stubs(tools)
+        while True:
+            if self._closed:
+                raise ReplError("the pool is closed")
+            server = self._roomiest()
+            if server is None:
+                await self._room(until)
+                continue
+            try:
+                repl = await server.open(stubs, on_call, seed)
+            except wire.PoolFull:
+                continue  # its load says so now
+            except ReplDied:
+                if server.link is not None:  # the REPL died, not the server
+                    raise
+                continue
+            self._opened += 1
+            self._repls.add(repl)
+            repl.on_close = lambda: self._repls.discard(repl)
+            return repl
+
+    async def close(self) -> None:
+        """Close every REPL and hang up; what runs elsewhere goes on."""
+        self._closed = True
+        self._changed()
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
+        await asyncio.gather(*(repl.close() for repl in list(self._repls)))
+        await asyncio.gather(*(server.close() for server in self._servers))
+
+    def stats(self) -> Mapping[str, float]:
+        """`open` now and `opened` in all, by this client; living `servers`, and the `load` (0 to 1) that each reports."""
+        loads = {f"load of {server.url}": server.load for server in self._servers if server.link}
+        return {"open": len(self._repls), "opened": self._opened, "servers": len(loads), **loads}
+
+    def _roomiest(self) -> "_Server | None":
+        """None where all are full. Raises ReplError where none lives."""
+        living = [server for server in self._servers if server.link]
+        if not living:
+            raise ReplError(self._why_none())
+        return min((server for server in living if not server.full), key=lambda server: server.load, default=None)
+
+    async def _room(self, until: float) -> None:
+        """Wait for news of any server. Raises ReplError when the time is over."""
+        self._news.clear()
+        try:
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+        except TimeoutError:
+            urls = ", ".join(server.url for server in self._servers if server.link)
+            raise ReplError(
+                f"no REPL became free within {_OPEN_TIMEOUT_S:g} s on {urls}: lower rollout.concurrency, or raise --max-repls there"
+            ) from None
+
+    def _changed(self) -> None:
+        self._news.set()
+
+    def _why_none(self) -> str:
+        return "no pool server is left: " + "; ".join(server.why for server in self._servers)
+
+
+class _Server:
+    """One server of the rotation: its link, or why it has none."""
+
+    def __init__(self, url: str, token: str, tls: ssl.SSLContext | None, on_change: Callable[[], None]) -> None:
+        self.url = url
+        self.link: Link | None = None
+        self.why = f"{url}: not connected yet"
+        self._token = token
+        self._tls = tls
+        self._on_change = on_change
+        self._told = wire.Load(repls=0, max_repls=1, lease_s=0.0)
+        self._asked = 0
+        """REPLs asked for and not granted yet: the server may not have counted them."""
+
+    @property
+    def full(self) -> bool:
+        return self._told.repls >= self._told.max_repls
+
+    @property
+    def load(self) -> float:
+        """Share of its REPLs that are taken."""
+        return (self._told.repls + self._asked) / max(1, self._told.max_repls)
+
+    async def connect(self) -> None:
+        """Raises Refused, ReplError."""
+        try:
+            self.link = await Link.to(self.url, token=self._token, tls=self._tls, on_load=self._on_load)
+        except ReplError as error:
+            self.why = str(error)
+            raise
+        self._on_change()
+
+    async def keep(self) -> None:
+        """Connect again whenever the link is lost, until cancelled."""
+        delay_s = _FIRST_RETRY_S
+        while True:
+            if self.link is not None:
+                await asyncio.shield(self.link.lost)
+                self.why = f"{self.url}: lost, {self.link.why_lost}"
+                logger.warning("%s", self.link.epitaph)
+                link, self.link = self.link, None
+                await link.close()
+                self._on_change()
+            await asyncio.sleep(delay_s)
+            try:
+                await self.connect()
+            except ReplError:
+                delay_s = min(2 * delay_s, _LAST_RETRY_S)
+            else:
+                delay_s = _FIRST_RETRY_S
+                logger.warning("the pool server %s is back", self.url)
+
+    async def open(self, tools: tuple[ToolStub, ...], on_call: OnCall, seed: int) -> "RemoteRepl":
+        """Raises PoolFull, ReplDied where the link is lost meanwhile, ReplError."""
+        link = self.link
+        assert link is not None
+        inbox = link.inbox()
+        repl = RemoteRepl(link, inbox.number, on_call)
+        self._asked += 1
+        opened = False
+        try:
+            await link.send(wire.Open(id=inbox.number, tools=tools, seed=seed))
+            await inbox.get(within_s=_ANSWER_TIMEOUT_S)
+            opened = True
+        except wire.PoolFull:
+            opened = True
+            raise
+        finally:
+            self._asked -= 1
+            link.forget(inbox)
+            if not opened:
+                repl.abandon()
+        return repl
+
+    async def close(self) -> None:
+        if self.link is not None:
+            await self.link.close()
+
+    def _on_load(self, load: wire.Load) -> None:
+        self._told = load
+        self._on_change()
+
+
+class RemoteRepl:
+    """A REPL on a server. Made by `RemotePool.open`; means what `LocalRepl` means."""
+
+    def __init__(self, link: Link, number: int, on_call: OnCall) -> None:
+        self._link = link
+        self._number = number
+        self._on_call = on_call
+        self._ended = ""
+        self._closing: asyncio.Task[None] | None = None
+        self.on_close: Callable[[], None] = lambda: None
+
+    async def run(self, code: str, *, deadline_s: float) -> Execution:
+        """As `LocalRepl.run`; a server that is lost in the meantime is a ReplDied that names it."""
+        if self._ended:
+            raise ReplDied(f"this REPL has ended: {self._ended}")
+        self._ended = "its last cell was abandoned"  # unless this one comes to an end
+        inbox = self._link.inbox()
+        over = False
+        try:
+            await self._link.send(wire.run(inbox.number, self._number, code, deadline_s))
+            execution = await self._until_done(inbox, deadline_s)
+            self._ended = execution.reason if execution.status == "killed" else ""
+            over = True
+        except ReplDied as error:
+            self._ended = str(error)
+            raise
+        finally:
+            self._link.forget(inbox)
+            if not over:
+                self.abandon()
+        return execution
+
+    async def close(self) -> None:
+        """End it on its server; returns when nothing of it is left there, or the server is lost. Safe to call twice."""
+        self._ended = self._ended or "it was closed"
+        self.abandon()
+        assert self._closing is not None
+        await asyncio.shield(self._closing)
+
+    def abandon(self) -> None:
+        """Begin to close it, and wait for nothing."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+
+    async def _close(self) -> None:
+        inbox = self._link.inbox()
+        try:
+            await self._link.send(wire.Close(id=inbox.number, repl=self._number))
+            await inbox.get(within_s=_ANSWER_TIMEOUT_S)
+        except ReplError as error:
+            logger.debug("a REPL was closed by its server's end: %s", error)  # with the server, or its lease
+        finally:
+            self._link.forget(inbox)
+            self.on_close()
+
+    async def _until_done(self, inbox: Inbox, deadline_s: float) -> Execution:
+        """Answer the cell's calls until it is done. The server keeps its deadline; ours only notices a server that does not."""
+        while True:
+            message = await inbox.get(within_s=deadline_s + _ANSWER_TIMEOUT_S)
+            match message:
+                case wire.Done():
+                    return message.execution
+                case wire.Call():
+                    await self._answer(message)
+                case _:
+                    raise ProtocolError(f"{self._link.url}: {type(message).__name__} in the middle of a cell")
+
+    async def _answer(self, call: wire.Call) -> None:
+        try:
+            value = await self._on_call(call.name, wire.arguments_of(call))
+        except ToolError as error:
+            reply = wire.Reply(id=call.id, error=str(error).encode("utf-8", "replace").decode())
+        else:
+            try:
+                reply = wire.Reply(id=call.id, value=wire.dump(value))
+            except wire.UNSENDABLE as error:
+                reply = wire.Reply(id=call.id, error=f"the answer cannot be sent: {error}")
+        await self._link.send(reply)

@@ -1,0 +1,227 @@
+"""One live connection of a client to a pool's server: requests go out, their answers find who waits for them."""
+
+import asyncio
+import itertools
+import logging
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+
+from lzero.errors import ProtocolError, ReplDied, ReplError
+from lzero.repl import remote_wire as wire
+
+_CONNECT_TIMEOUT_S = 10.0
+_BEATS_A_LEASE = 5
+_BEAT_S = 1.0
+"""Longest time between two beats."""
+_WAITING = 4
+"""Messages of one request that may wait to be looked at; an honest server sends one at a time."""
+_CLOSE_TIMEOUT_S = 2.0
+
+_quiet = logging.getLogger("lzero.repl.websocket")
+_quiet.setLevel(logging.INFO)  # below that, the library writes down every header: the token is one
+
+
+class Refused(ReplError):
+    """The server, or its certificate, says no, and will say so again: a token, a version, a name."""
+
+
+class _Connect(connect):
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc  # a token is for the server that was named, and no other
+
+
+class Inbox:
+    """What has arrived for one request."""
+
+    def __init__(self, link: "Link", number: int) -> None:
+        self.number = number
+        self._link = link
+        self._messages: asyncio.Queue[wire.Call | wire.Answer | None] = asyncio.Queue()
+
+    def put(self, message: wire.Call | wire.Answer) -> None:
+        """Raises ProtocolError for a server that sends more than anybody asked for."""
+        if self._messages.qsize() >= _WAITING:
+            raise ProtocolError(f"more than {_WAITING} messages for one request")
+        self._messages.put_nowait(message)
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        self._messages.put_nowait(None)
+
+    async def get(self, *, within_s: float) -> wire.Call | wire.Answer:
+        """Raises ReplDied where the link is lost or nothing comes; the error of a request that failed."""
+        try:
+            async with asyncio.timeout(within_s):
+                message = await self._messages.get()
+        except TimeoutError:
+            raise ReplDied(f"the pool server {self._link.url} did not answer within {within_s:g} s") from None
+        if message is None:
+            raise ReplDied(self._link.epitaph)
+        if isinstance(message, wire.Failed):
+            raise wire.error_of(message)
+        return message
+
+
+class Link:
+    """Made by `Link.to`. `lost` is done when the connection is gone, and then `epitaph` says why."""
+
+    def __init__(self, url: str, connection: ClientConnection, on_load: Callable[[wire.Load], None]) -> None:
+        self.url = url
+        self.why_lost = ""
+        self._connection = connection
+        self._on_load = on_load
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        self._numbers = itertools.count(1)
+        self._inboxes: dict[int, Inbox] = {}
+        self._heard = self._loop.time()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    @classmethod
+    async def to(cls, url: str, *, token: str, tls: ssl.SSLContext | None, on_load: Callable[[wire.Load], None]) -> "Link":
+        """Connect. Raises Refused for what trying again will not mend, else ReplError; both name the server."""
+        try:
+            connection = await _Connect(
+                url + wire.PATH,
+                additional_headers={"Authorization": f"Bearer {token}", wire.VERSION_HEADER: str(wire.VERSION)},
+                ssl=tls,
+                proxy=None,
+                compression=None,
+                ping_interval=None,  # we beat by ourselves
+                open_timeout=_CONNECT_TIMEOUT_S,
+                close_timeout=_CLOSE_TIMEOUT_S,
+                max_size=wire.MAX_MESSAGE,
+                logger=_quiet,
+            )
+        except InvalidStatus as error:
+            raise _refusal(url, error) from None
+        except ssl.SSLCertVerificationError as error:
+            raise Refused(
+                f"{url}: its certificate is not trusted ({error.verify_message}); repl.certificate_authority names the file of "
+                "the authority that signed it"
+            ) from None
+        except TimeoutError:
+            raise ReplError(f"{url}: no answer within {_CONNECT_TIMEOUT_S:g} s") from None
+        except (OSError, InvalidHandshake, WebSocketException) as error:
+            raise ReplError(f"{url}: {error}") from None
+        link = cls(url, connection, on_load)
+        ready = False
+        try:
+            await link._greet()
+            ready = True
+        finally:
+            if not ready:
+                await link.close()
+        return link
+
+    async def _greet(self) -> None:
+        """The server's first words: how busy it is, and how long its lease is."""
+        assert self._connection.response is not None
+        if self._connection.response.headers.get(wire.VERSION_HEADER) != str(wire.VERSION):
+            raise Refused(f"{self.url}: what answers there is no pool server")
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                first = self._decode(await self._connection.recv())
+        except (TimeoutError, ConnectionClosed, ProtocolError) as error:
+            raise ReplError(f"{self.url}: {error or 'it said nothing'}") from None
+        if not isinstance(first, wire.Load):
+            raise ReplError(f"{self.url}: it began with {type(first).__name__}")
+        self._on_load(first)
+        self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._beat(first.lease_s)))
+
+    @property
+    def epitaph(self) -> str:
+        return f"the pool server {self.url} was lost: {self.why_lost}"
+
+    async def send(self, message: wire.FromClient) -> None:
+        """Raises ReplDied where the link is lost, ProtocolError where the message is too long."""
+        data = wire.encode(message)
+        if self.lost.done():
+            raise ReplDied(self.epitaph)
+        try:
+            await self._connection.send(data)  # a server that takes nothing is noticed by its beat, and then this ends too
+        except ConnectionClosed as error:
+            self._lose(str(error))
+            raise ReplDied(self.epitaph) from None
+
+    def inbox(self) -> Inbox:
+        """For a new request; whoever asks calls `forget` at its end."""
+        inbox = Inbox(self, next(self._numbers))
+        self._inboxes[inbox.number] = inbox
+        if self.lost.done():
+            inbox.end()
+        return inbox
+
+    def forget(self, inbox: Inbox) -> None:
+        self._inboxes.pop(inbox.number, None)
+
+    async def close(self) -> None:
+        """Hang up. Safe to call twice."""
+        self._lose("this pool was closed")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._connection.close()
+
+    def _decode(self, data: str | bytes) -> wire.FromServer:
+        if isinstance(data, str):
+            raise ProtocolError("not a message of a server: text")
+        return wire.decode_server(data)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                message = self._decode(await self._connection.recv())
+                self._heard = self._loop.time()
+                self._take(message)
+        except ConnectionClosed as error:
+            self._lose(str(error))
+        except ProtocolError as error:
+            self._lose(f"it broke the protocol: {error}")
+
+    def _take(self, message: wire.FromServer) -> None:
+        if isinstance(message, wire.Load):
+            self._on_load(message)
+            return
+        if isinstance(message, wire.Opened | wire.Closed | wire.Failed):
+            self._on_load(message.load)
+        inbox = self._inboxes.get(message.id)
+        if inbox is not None:  # else whoever asked has given up
+            inbox.put(message)
+
+    async def _beat(self, lease_s: float) -> None:
+        """Keep the lease, and notice a server that keeps nothing."""
+        pause_s = min(_BEAT_S, lease_s / _BEATS_A_LEASE)
+        beat = wire.encode(wire.Beat())
+        while True:
+            await asyncio.sleep(pause_s)
+            if self._loop.time() - self._heard > lease_s:
+                break
+            with suppress(TimeoutError, ConnectionClosed):  # the reader says how it ended
+                async with asyncio.timeout(lease_s):
+                    await self._connection.send(beat)
+        self._lose(f"nothing was heard of it for {lease_s:g} s")
+
+    def _lose(self, why: str) -> None:
+        if self.lost.done():
+            return
+        self.why_lost = why
+        self.lost.set_result(None)
+        for inbox in self._inboxes.values():
+            inbox.end()
+        self._connection.transport.abort()
+
+
+def _refusal(url: str, error: InvalidStatus) -> ReplError:
+    """What an answer that is no WebSocket means."""
+    body = bytes(error.response.body or b"")[:300].decode(errors="replace").strip()
+    status = error.response.status_code
+    if status == 401:
+        return Refused(f"{url}: {body}; repl.token_file, or LZERO_POOL_TOKEN, holds the one that the server was started with")
+    if status == 426:
+        return Refused(f"{url}: {body}; install the same lzero on both")
+    return ReplError(f"{url}: no pool server answers there (HTTP {status} {body})".rstrip())

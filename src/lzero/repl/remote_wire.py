@@ -1,0 +1,200 @@
+"""What a pool's server and its clients say to each other: one msgpack message in one WebSocket message, typed and bounded.
+
+A request carries a number of the client's choice, and gets one answer with that number; a cell may ask for tools in between. The
+number of the request that opened a REPL is the REPL's own from then on. Neither end decodes anything but these types, and an
+error is the name of a class in a closed table, with its message.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, SandboxError
+from lzero.protocols import ToolSpec
+from lzero.repl.wire import MAX_FRAME, ToolStub
+from lzero.types import Execution, Json
+
+VERSION = 1
+"""Of these messages. Both ends name theirs before anything else is said."""
+VERSION_HEADER = "lzero-pool-version"
+PATH = "/repls"
+MAX_MESSAGE = MAX_FRAME + (1 << 16)
+"""What a session may say in one frame fits, with its envelope."""
+
+Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
+MAX_DEADLINE_S = 7 * 86_400.0
+Seconds = Annotated[float, Meta(ge=0.0, le=MAX_DEADLINE_S)]
+
+
+class Open(Struct, frozen=True, kw_only=True, tag="open", forbid_unknown_fields=True):
+    """Client → server: a fresh REPL. Answered by Opened."""
+
+    id: Number
+    tools: tuple[ToolStub, ...]
+    seed: int
+
+
+class Run(Struct, frozen=True, kw_only=True, tag="run", forbid_unknown_fields=True):
+    """Client → server: run a cell. Answered by Done, after any number of Call."""
+
+    id: Number
+    repl: Number
+    code: str
+    deadline_s: Seconds
+
+
+class Reply(Struct, frozen=True, kw_only=True, tag="reply", forbid_unknown_fields=True):
+    """Client → server: what the tool answered, as JSON, to the Call of request `id`."""
+
+    id: Number
+    value: bytes = b"null"
+    error: str | None = None
+
+
+class Close(Struct, frozen=True, kw_only=True, tag="close", forbid_unknown_fields=True):
+    """Client → server: end a REPL, whatever it does. Answered by Closed."""
+
+    id: Number
+    repl: Number
+
+
+class Beat(Struct, frozen=True, kw_only=True, tag="beat", forbid_unknown_fields=True):
+    """Client → server: still here. Answered by Load."""
+
+
+class Load(Struct, frozen=True, kw_only=True, tag="load", forbid_unknown_fields=True):
+    """Server → client: how busy it is, all clients together. Of its own accord once, as its first words."""
+
+    repls: int
+    max_repls: int
+    lease_s: Seconds
+
+
+class Opened(Struct, frozen=True, kw_only=True, tag="opened", forbid_unknown_fields=True):
+    id: Number
+    load: Load
+
+
+class Call(Struct, frozen=True, kw_only=True, tag="call", forbid_unknown_fields=True):
+    """Server → client: the cell of request `id` calls a tool, with arguments as JSON. One at a time."""
+
+    id: Number
+    name: str
+    arguments: bytes
+
+
+class Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=True):
+    id: Number
+    execution: Execution
+
+
+class Closed(Struct, frozen=True, kw_only=True, tag="closed", forbid_unknown_fields=True):
+    id: Number
+    load: Load
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag="failed", forbid_unknown_fields=True):
+    """Server → client: request `id` has failed, with which error of `_ERRORS`."""
+
+    id: Number
+    error: str
+    message: str
+    load: Load
+
+
+FromClient = Open | Run | Reply | Close | Beat
+FromServer = Load | Opened | Call | Done | Closed | Failed
+Answer = Opened | Done | Closed | Failed
+
+
+class PoolFull(ReplError):
+    """This server has no room for one more REPL; another one may."""
+
+
+_ERRORS = {error.__name__: error for error in (PoolFull, ReplDied, SandboxError, ProtocolError, ReplError)}
+
+_encoder = msgspec.msgpack.Encoder()
+_from_client: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
+_from_server: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServer)
+_json: msgspec.json.Decoder[Json] = msgspec.json.Decoder(Json)
+_object: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+UNSENDABLE = (ProtocolError, TypeError, ValueError, OverflowError, RecursionError, msgspec.EncodeError)
+"""What values that no JSON can hold raise as they are encoded."""
+
+
+def encode(message: FromClient | FromServer) -> bytes:
+    """Raises ProtocolError where it is too long, or holds a number that does not fit."""
+    try:
+        data = _encoder.encode(message)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise ProtocolError(f"a message that cannot be sent: {error}") from None
+    if len(data) > MAX_MESSAGE:
+        raise ProtocolError(f"a message of {len(data):,} bytes is longer than the {MAX_MESSAGE:,} that may be sent")
+    return data
+
+
+def decode_client(data: bytes) -> FromClient:
+    """Raises ProtocolError for anything but a valid message of a client."""
+    try:
+        return _from_client.decode(data)
+    except _UNDECODABLE as error:
+        raise ProtocolError(f"not a message of a client: {str(error)[:200]}") from None
+
+
+def decode_server(data: bytes) -> FromServer:
+    """Raises ProtocolError for anything but a valid message of a server."""
+    try:
+        return _from_server.decode(data)
+    except _UNDECODABLE as error:
+        raise ProtocolError(f"not a message of a server: {str(error)[:200]}") from None
+
+
+def run(number: int, repl: int, code: str, deadline_s: float) -> Run:
+    """The request for a cell, whatever is in it. Raises ProtocolError for code that is too long for any session."""
+    code = code.encode("utf-8", "replace").decode()
+    if len(code) > MAX_FRAME:
+        raise ProtocolError(f"{len(code):,} characters of code; {MAX_FRAME:,} may be sent")
+    return Run(id=number, repl=repl, code=code, deadline_s=min(deadline_s, MAX_DEADLINE_S))
+
+
+def dump(value: Json) -> bytes:
+    """As JSON. Raises one of `UNSENDABLE`."""
+    data = msgspec.json.encode(value)
+    if len(data) > MAX_FRAME:
+        raise ProtocolError(f"{len(data):,} bytes; {MAX_FRAME:,} may be sent")
+    return data
+
+
+def value_of(reply: Reply) -> Json:
+    """Raises ProtocolError for what is no JSON."""
+    try:
+        return _json.decode(reply.value)
+    except _UNDECODABLE as error:
+        raise ProtocolError(f"not the answer of a tool: {str(error)[:200]}") from None
+
+
+def arguments_of(call: Call) -> dict[str, Json]:
+    """Raises ProtocolError for what is no object of JSON."""
+    try:
+        return _object.decode(call.arguments)
+    except _UNDECODABLE as error:
+        raise ProtocolError(f"not the arguments of a call: {str(error)[:200]}") from None
+
+
+def failure(number: int, error: LzeroError, load: Load) -> Failed:
+    """Of the nearest class in the table."""
+    name = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS), ReplError.__name__)
+    return Failed(id=number, error=name, message=str(error), load=load)
+
+
+def error_of(failed: Failed) -> ReplError:
+    return _ERRORS.get(failed.error, ReplError)(failed.message)
+
+
+def stubs(tools: Sequence[ToolSpec]) -> tuple[ToolStub, ...]:
+    return tuple(
+        ToolStub(name=tool.name, parameters=tuple(tool.parameters), description=tool.description) for tool in tools
+    )

@@ -1,0 +1,195 @@
+"""A pool of this machine, offered over the network: what `lzero pool serve` runs.
+
+    async with LocalPool() as pool, PoolServer(pool, token=token) as server:
+        print(server.url)
+
+An ASGI application of two routes, both behind the bearer token: `GET /load` says how busy it is, and a WebSocket at `/repls` serves
+one client with all its REPLs (`lzero.repl.served`). Loopback unless told otherwise; beyond it, TLS, or a caller who insists.
+"""
+
+import asyncio
+import contextlib
+import errno
+import hmac
+import ipaddress
+import logging
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from lzero.errors import ConfigError
+from lzero.protocols import ReplPool
+from lzero.repl import remote_wire as wire
+from lzero.repl.served import Client, Room
+
+logger = logging.getLogger(__name__)
+LEASE_S = 30.0
+MAX_REPLS = 512
+PORT = 7321
+_OTHER_VERSION = 426
+"""HTTP's code for a client that should speak another version."""
+_GRACE_S = 20
+"""For clients to be let go of as the server ends."""
+
+
+class PoolServer:
+    """Serves `pool`, which it neither starts nor closes, in the running event loop. `port` 0 takes a free one; see `url`."""
+
+    def __init__(
+        self,
+        pool: ReplPool,
+        *,
+        token: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        lease_s: float = LEASE_S,
+        max_repls: int = MAX_REPLS,
+        insecure: bool = False,
+    ) -> None:
+        """`insecure`: serve beyond this machine without TLS, where the network itself is trusted."""
+        self._room = Room(max_repls, lease_s)
+        self._app = application(pool, token=token, room=self._room)
+        self._host, self._port = host, port
+        self._certificate, self._key = certificate, key
+        self._insecure = insecure
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """For `repl.servers`."""
+        scheme = "ws" if self._certificate is None else "wss"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{scheme}://{host}:{self._port}"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Returns when clients can connect. Raises ConfigError: a port in use, a certificate that cannot be read, …"""
+        config = uvicorn.Config(
+            self._app,
+            ws="websockets-sansio",
+            ws_max_size=wire.MAX_MESSAGE,
+            ws_per_message_deflate=False,  # what is sent is short, or compressed already
+            ws_ping_interval=None,  # clients beat by themselves
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_S,
+            ssl_certfile=self._certificate,
+            ssl_keyfile=self._key,
+        )
+        try:
+            config.load()
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"cannot use the certificate {self._certificate} with its key {self._key}: {error}") from None
+        listener = await asyncio.to_thread(self._listen)
+        self._port = listener.getsockname()[1]
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        while not self._server.started and not self._serving.done():
+            await asyncio.sleep(0.001)  # what it does before that waits for nobody
+
+    async def ended(self) -> None:
+        """Returns when it serves no more."""
+        assert self._serving is not None
+        await asyncio.wait([self._serving])
+
+    async def close(self) -> None:
+        """Close every client's REPLs, and the port. Safe to call twice."""
+        if self._server is None or self._serving is None:
+            return
+        self._server.should_exit = True
+        await self._serving
+
+    def _listen(self) -> socket.socket:
+        place = f"port {self._port} of {self._host}"
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)[0]
+            protected = self._certificate is not None or self._insecure
+            if not protected and not ipaddress.ip_address(address[0]).is_loopback:
+                raise ConfigError(
+                    f"{self._host} can be reached from other machines, and tokens and cells would travel unencrypted: give "
+                    "--certificate and --key, or --insecure where the network is trusted"
+                )
+            listener = socket.socket(family, kind, protocol)
+        except OSError as error:
+            raise ConfigError(f"cannot serve at {place}: {error.strerror or error}") from None
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError as error:
+            listener.close()
+            hint = "; name another with --port" if error.errno == errno.EADDRINUSE else ""
+            raise ConfigError(f"cannot serve at {place}: {error.strerror or error}{hint}") from None
+        return listener
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to whoever runs the event loop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def application(pool: ReplPool, *, token: str, room: Room) -> ASGIApp:
+    """The ASGI application, for any server that speaks WebSocket."""
+
+    async def load(_: Request) -> Response:
+        return JSONResponse({"max_repls": room.max_repls, **pool.stats()})
+
+    async def repls(websocket: WebSocket) -> None:
+        name = f"{websocket.client.host}:{websocket.client.port}" if websocket.client else "a client"
+        theirs = websocket.headers.get(wire.VERSION_HEADER, "none")
+        if theirs != str(wire.VERSION):
+            logger.warning("%s is refused: it speaks version %s of the pool's protocol, not %d", name, theirs, wire.VERSION)
+            text = f"the server speaks version {wire.VERSION} of the pool's protocol, this client version {theirs}"
+            await websocket.send_denial_response(PlainTextResponse(text, status_code=_OTHER_VERSION))
+            return
+        await websocket.accept(headers=[(wire.VERSION_HEADER.encode(), str(wire.VERSION).encode())])
+        await Client(websocket, pool, room, name).serve()
+
+    routes = [Route("/load", load), WebSocketRoute(wire.PATH, repls)]
+    return _Guard(Starlette(routes=routes), token)
+
+
+class _Guard:
+    """Lets nobody in who does not bring the token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if hmac.compare_digest(given, self._expected):
+            await self._app(scope, receive, send)
+            return
+        logger.warning("%s is refused: its token is %s", scope.get("client"), "another one" if given else "missing")
+        text = "the token is not this server's" if given else "a token is needed: Authorization: Bearer …"
+        response = PlainTextResponse(text, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+        if scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(response)
+        else:
+            await response(scope, receive, send)
