@@ -3,21 +3,25 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from lzero.errors import ProtocolError, ReplDied, ReplError, ToolError
+from lzero.errors import ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import remote_wire as wire
+from lzero.repl.files import workspace_path
 from lzero.repl.remote_link import Inbox, Link, Refused
 from lzero.repl.wire import ToolStub
-from lzero.types import Execution
+from lzero.types import Execution, WorkspaceFile
 
 logger = logging.getLogger(__name__)
 _OPEN_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 120.0
 """Time that the server takes beside a cell's own: to interrupt it, to kill it, to close it."""
+_HAS_ENDED = "this REPL has ended: "
+_Answer = TypeVar("_Answer", bound=wire.Answer)
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
 
@@ -140,7 +144,7 @@ class _Server:
         self._token = token
         self._tls = tls
         self._on_change = on_change
-        self._told = wire.Load(repls=0, max_repls=1, lease_s=0.0)
+        self._told = wire.Load(repls=0, max_repls=1)
         self._asked = 0
         """REPLs asked for and not granted yet: the server may not have counted them."""
 
@@ -225,25 +229,51 @@ class RemoteRepl:
         self.on_close: Callable[[], None] = lambda: None
 
     async def run(self, code: str, *, deadline_s: float) -> Execution:
-        """As `LocalRepl.run`; a server that is lost in the meantime is a ReplDied that names it."""
-        if self._ended:
-            raise ReplDied(f"this REPL has ended: {self._ended}")
-        self._ended = "its last cell was abandoned"  # unless this one comes to an end
-        inbox = self._link.inbox()
-        over = False
-        try:
+        """As `LocalRepl.run`. The server keeps the deadline; ours only notices a server that does not."""
+        within_s = deadline_s + _ANSWER_TIMEOUT_S
+        async with self._request("cell") as inbox:
             await self._link.send(wire.run(inbox.number, self._number, code, deadline_s))
-            execution = await self._until_done(inbox, deadline_s)
-            self._ended = execution.reason if execution.status == "killed" else ""
-            over = True
-        except ReplDied as error:
-            self._ended = str(error)
-            raise
-        finally:
-            self._link.forget(inbox)
-            if not over:
-                self.abandon()
+            while isinstance(message := await inbox.get(within_s=within_s), wire.Call):
+                await self._answer(message)
+            execution = self._due(wire.Done, message).execution
+        if execution.status == "killed":
+            self._ended = execution.reason
         return execution
+
+    async def put(self, path: str, data: bytes) -> None:
+        target = workspace_path(path)
+        if len(data) > self._link.file_bytes:
+            raise WorkspaceError(
+                f"{target!r}: {len(data):,} bytes are more than the {self._link.file_bytes:,} that a file may have; "
+                f"raise repl.file_mb on {self._link.url}"
+            )
+        async with self._request("transfer") as inbox:
+            await self._link.send(wire.Put(id=inbox.number, repl=self._number, path=target, size=len(data)))
+            start = 0
+            while isinstance(message := await inbox.get(within_s=_ANSWER_TIMEOUT_S), wire.More):
+                end = start + wire.PART_BYTES
+                await self._link.send(wire.Part(id=inbox.number, data=data[start:end], last=end >= len(data)))
+                start = end
+            self._due(wire.Stored, message)
+
+    async def get(self, path: str) -> bytes:
+        target = workspace_path(path)
+        async with self._request("transfer") as inbox:
+            await self._link.send(wire.Get(id=inbox.number, repl=self._number, path=target))
+            data = bytearray()
+            while True:
+                part = self._due(wire.Part, await inbox.get(within_s=_ANSWER_TIMEOUT_S))
+                data += part.data
+                if len(data) > self._link.file_bytes:
+                    raise ProtocolError(f"{self._link.url}: a file of more than {self._link.file_bytes:,} bytes")
+                if part.last:
+                    return bytes(data)
+                await self._link.send(wire.More(id=inbox.number))
+
+    async def files(self) -> tuple[WorkspaceFile, ...]:
+        async with self._request("transfer") as inbox:
+            await self._link.send(wire.Files(id=inbox.number, repl=self._number))
+            return self._due(wire.Listing, await inbox.get(within_s=_ANSWER_TIMEOUT_S)).files
 
     async def close(self) -> None:
         """End it on its server; returns when nothing of it is left there, or the server is lost. Safe to call twice."""
@@ -268,17 +298,32 @@ class RemoteRepl:
             self._link.forget(inbox)
             self.on_close()
 
-    async def _until_done(self, inbox: Inbox, deadline_s: float) -> Execution:
-        """Answer the cell's calls until it is done. The server keeps its deadline; ours only notices a server that does not."""
-        while True:
-            message = await inbox.get(within_s=deadline_s + _ANSWER_TIMEOUT_S)
-            match message:
-                case wire.Done():
-                    return message.execution
-                case wire.Call():
-                    await self._answer(message)
-                case _:
-                    raise ProtocolError(f"{self._link.url}: {type(message).__name__} in the middle of a cell")
+    @asynccontextmanager
+    async def _request(self, what: str) -> AsyncIterator[Inbox]:
+        """One request at a time. A REPL whose request does not come to its end is closed on its server."""
+        if self._ended:
+            raise ReplDied(f"{_HAS_ENDED}{self._ended}")
+        self._ended = f"its last {what} was abandoned"  # unless this one comes to an end
+        inbox = self._link.inbox()
+        over = False
+        try:
+            yield inbox
+            self._ended, over = "", True
+        except WorkspaceError:
+            self._ended, over = "", True
+            raise
+        except ReplError as error:
+            self._ended = str(error).removeprefix(_HAS_ENDED)
+            raise
+        finally:
+            self._link.forget(inbox)
+            if not over:
+                self.abandon()
+
+    def _due(self, kind: type[_Answer], message: wire.Answer) -> _Answer:
+        if not isinstance(message, kind):
+            raise ProtocolError(f"{self._link.url}: {type(message).__name__} where {kind.__name__} was due")
+        return message
 
     async def _answer(self, call: wire.Call) -> None:
         try:

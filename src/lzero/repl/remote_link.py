@@ -40,9 +40,9 @@ class Inbox:
     def __init__(self, link: "Link", number: int) -> None:
         self.number = number
         self._link = link
-        self._messages: asyncio.Queue[wire.Call | wire.Answer | None] = asyncio.Queue()
+        self._messages: asyncio.Queue[wire.Answer | None] = asyncio.Queue()
 
-    def put(self, message: wire.Call | wire.Answer) -> None:
+    def put(self, message: wire.Answer) -> None:
         """Raises ProtocolError for a server that sends more than anybody asked for."""
         if self._messages.qsize() >= _WAITING:
             raise ProtocolError(f"more than {_WAITING} messages for one request")
@@ -52,7 +52,7 @@ class Inbox:
         """Nothing more will come."""
         self._messages.put_nowait(None)
 
-    async def get(self, *, within_s: float) -> wire.Call | wire.Answer:
+    async def get(self, *, within_s: float) -> wire.Answer:
         """Raises ReplDied where the link is lost or nothing comes; the error of a request that failed."""
         try:
             async with asyncio.timeout(within_s):
@@ -72,6 +72,8 @@ class Link:
     def __init__(self, url: str, connection: ClientConnection, on_load: Callable[[wire.Load], None]) -> None:
         self.url = url
         self.why_lost = ""
+        self.file_bytes = 0
+        """The largest file that the server carries."""
         self._connection = connection
         self._on_load = on_load
         self._loop = asyncio.get_running_loop()
@@ -82,7 +84,9 @@ class Link:
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     @classmethod
-    async def to(cls, url: str, *, token: str, tls: ssl.SSLContext | None, on_load: Callable[[wire.Load], None]) -> "Link":
+    async def to(
+        cls, url: str, *, token: str, tls: ssl.SSLContext | None, on_load: Callable[[wire.Load], None]
+    ) -> "Link":
         """Connect. Raises Refused for what trying again will not mend, else ReplError; both name the server."""
         try:
             connection = await _Connect(
@@ -128,9 +132,10 @@ class Link:
                 first = self._decode(await self._connection.recv())
         except (TimeoutError, ConnectionClosed, ProtocolError) as error:
             raise ReplError(f"{self.url}: {error or 'it said nothing'}") from None
-        if not isinstance(first, wire.Load):
+        if not isinstance(first, wire.Welcome):
             raise ReplError(f"{self.url}: it began with {type(first).__name__}")
-        self._on_load(first)
+        self.file_bytes = first.file_bytes
+        self._on_load(first.load)
         self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._beat(first.lease_s)))
 
     @property
@@ -143,7 +148,9 @@ class Link:
         if self.lost.done():
             raise ReplDied(self.epitaph)
         try:
-            await self._connection.send(data)  # a server that takes nothing is noticed by its beat, and then this ends too
+            await self._connection.send(
+                data
+            )  # a server that takes nothing is noticed by its beat, and then this ends too
         except ConnectionClosed as error:
             self._lose(str(error))
             raise ReplDied(self.epitaph) from None
@@ -187,6 +194,8 @@ class Link:
         if isinstance(message, wire.Load):
             self._on_load(message)
             return
+        if isinstance(message, wire.Welcome):
+            raise ProtocolError("it said Welcome twice")
         if isinstance(message, wire.Opened | wire.Closed | wire.Failed):
             self._on_load(message.load)
         inbox = self._inboxes.get(message.id)
@@ -221,7 +230,9 @@ def _refusal(url: str, error: InvalidStatus) -> ReplError:
     body = bytes(error.response.body or b"")[:300].decode(errors="replace").strip()
     status = error.response.status_code
     if status == 401:
-        return Refused(f"{url}: {body}; repl.token_file, or LZERO_POOL_TOKEN, holds the one that the server was started with")
+        return Refused(
+            f"{url}: {body}; repl.token_file, or LZERO_POOL_TOKEN, holds the one that the server was started with"
+        )
     if status == 426:
         return Refused(f"{url}: {body}; install the same lzero on both")
     return ReplError(f"{url}: no pool server answers there (HTTP {status} {body})".rstrip())

@@ -11,10 +11,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, SandboxError
+from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, SandboxError, WorkspaceError
 from lzero.protocols import ToolSpec
 from lzero.repl.wire import MAX_FRAME, ToolStub
-from lzero.types import Execution, Json
+from lzero.types import Execution, Json, WorkspaceFile
 
 VERSION = 1
 """Of these messages. Both ends name theirs before anything else is said."""
@@ -22,6 +22,7 @@ VERSION_HEADER = "lzero-pool-version"
 PATH = "/repls"
 MAX_MESSAGE = MAX_FRAME + (1 << 16)
 """What a session may say in one frame fits, with its envelope."""
+PART_BYTES = 1 << 18
 
 Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 MAX_DEADLINE_S = 7 * 86_400.0
@@ -53,6 +54,44 @@ class Reply(Struct, frozen=True, kw_only=True, tag="reply", forbid_unknown_field
     error: str | None = None
 
 
+class Put(Struct, frozen=True, kw_only=True, tag="put", forbid_unknown_fields=True):
+    """Client → server: write a file of `size` bytes. The server asks for its parts, More by More, and answers Stored."""
+
+    id: Number
+    repl: Number
+    path: str
+    size: Annotated[int, Meta(ge=0)]
+
+
+class Get(Struct, frozen=True, kw_only=True, tag="get", forbid_unknown_fields=True):
+    """Client → server: read a file. It comes Part by Part, as the client asks for More."""
+
+    id: Number
+    repl: Number
+    path: str
+
+
+class Files(Struct, frozen=True, kw_only=True, tag="files", forbid_unknown_fields=True):
+    """Client → server: list the workspace. Answered by Listing."""
+
+    id: Number
+    repl: Number
+
+
+class Part(Struct, frozen=True, kw_only=True, tag="part", forbid_unknown_fields=True):
+    """Both ways: the next bytes of the file that request `id` carries; as many as `PART_BYTES`, or all that are left."""
+
+    id: Number
+    data: bytes
+    last: bool
+
+
+class More(Struct, frozen=True, kw_only=True, tag="more", forbid_unknown_fields=True):
+    """Both ways: the next part, please. So no file waits in a buffer, and none holds up what else is on the way."""
+
+    id: Number
+
+
 class Close(Struct, frozen=True, kw_only=True, tag="close", forbid_unknown_fields=True):
     """Client → server: end a REPL, whatever it does. Answered by Closed."""
 
@@ -65,11 +104,18 @@ class Beat(Struct, frozen=True, kw_only=True, tag="beat", forbid_unknown_fields=
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load", forbid_unknown_fields=True):
-    """Server → client: how busy it is, all clients together. Of its own accord once, as its first words."""
+    """Server → client: how busy it is, all clients together."""
 
     repls: int
     max_repls: int
+
+
+class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", forbid_unknown_fields=True):
+    """Server → client, its first words: after how long unheard of it takes a client for dead, and the largest file it carries."""
+
     lease_s: Seconds
+    file_bytes: int
+    load: Load
 
 
 class Opened(Struct, frozen=True, kw_only=True, tag="opened", forbid_unknown_fields=True):
@@ -90,6 +136,15 @@ class Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=
     execution: Execution
 
 
+class Stored(Struct, frozen=True, kw_only=True, tag="stored", forbid_unknown_fields=True):
+    id: Number
+
+
+class Listing(Struct, frozen=True, kw_only=True, tag="listing", forbid_unknown_fields=True):
+    id: Number
+    files: tuple[WorkspaceFile, ...]
+
+
 class Closed(Struct, frozen=True, kw_only=True, tag="closed", forbid_unknown_fields=True):
     id: Number
     load: Load
@@ -104,16 +159,23 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed", forbid_unknown_fie
     load: Load
 
 
-FromClient = Open | Run | Reply | Close | Beat
-FromServer = Load | Opened | Call | Done | Closed | Failed
-Answer = Opened | Done | Closed | Failed
+OfRepl = Run | Put | Get | Files
+"""Requests to a REPL that is there."""
+InBetween = Reply | Part | More
+"""What a client says in the middle of a request of its own."""
+FromClient = Open | OfRepl | InBetween | Close | Beat
+Answer = Opened | Call | Done | Stored | Listing | Part | More | Closed | Failed
+"""What a server says about a request."""
+FromServer = Welcome | Load | Answer
 
 
 class PoolFull(ReplError):
     """This server has no room for one more REPL; another one may."""
 
 
-_ERRORS = {error.__name__: error for error in (PoolFull, ReplDied, SandboxError, ProtocolError, ReplError)}
+_ERRORS: dict[str, type[LzeroError]] = {
+    error.__name__: error for error in (PoolFull, ReplDied, SandboxError, ProtocolError, ReplError, WorkspaceError)
+}
 
 _encoder = msgspec.msgpack.Encoder()
 _from_client: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
@@ -122,7 +184,7 @@ _json: msgspec.json.Decoder[Json] = msgspec.json.Decoder(Json)
 _object: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 UNSENDABLE = (ProtocolError, TypeError, ValueError, OverflowError, RecursionError, msgspec.EncodeError)
-"""What values that no JSON can hold raise as they are encoded."""
+"""What values that no JSON holds raise as they are encoded or decoded."""
 
 
 def encode(message: FromClient | FromServer) -> bytes:
@@ -190,7 +252,7 @@ def failure(number: int, error: LzeroError, load: Load) -> Failed:
     return Failed(id=number, error=name, message=str(error), load=load)
 
 
-def error_of(failed: Failed) -> ReplError:
+def error_of(failed: Failed) -> LzeroError:
     return _ERRORS.get(failed.error, ReplError)(failed.message)
 
 

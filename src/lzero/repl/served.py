@@ -19,16 +19,19 @@ logger = logging.getLogger(__name__)
 _GOODBYE_S = 2.0
 _REASON_BYTES = 120
 """What a WebSocket may say as it closes."""
+_TRANSFERS_AT_ONCE = 8
+"""Of one client: so many files wait whole in the server's memory, at most."""
 _MISBEHAVED = 1008
 """WebSocket's code for a client that broke the rules."""
 
 
 class Room:
-    """How many REPLs a server may hold, all clients together, and for how long unheard of."""
+    """What a server has for all its clients together, and what each of them may expect."""
 
-    def __init__(self, max_repls: int, lease_s: float) -> None:
+    def __init__(self, *, max_repls: int, lease_s: float, file_bytes: int) -> None:
         self.max_repls = max_repls
         self.lease_s = lease_s
+        self.file_bytes = file_bytes
         self.repls = 0
 
     @property
@@ -36,7 +39,10 @@ class Room:
         return self.repls >= self.max_repls
 
     def load(self) -> wire.Load:
-        return wire.Load(repls=self.repls, max_repls=self.max_repls, lease_s=self.lease_s)
+        return wire.Load(repls=self.repls, max_repls=self.max_repls)
+
+    def welcome(self) -> wire.Welcome:
+        return wire.Welcome(lease_s=self.lease_s, file_bytes=self.file_bytes, load=self.load())
 
 
 class _Served:
@@ -65,14 +71,15 @@ class Client:
         self._sending = asyncio.Lock()
         self._gone = False
         self._repls: dict[int, _Served] = {}
-        self._calls: dict[int, asyncio.Future[Json]] = {}
-        """Tools that were asked for and have not answered, by the number of the request that runs the cell."""
+        self._asked: dict[int, asyncio.Future[wire.InBetween]] = {}
+        """What the client was asked for in the middle of a request (a tool's answer, a part of a file), by the request's number."""
+        self._carrying = asyncio.Semaphore(_TRANSFERS_AT_ONCE)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
         """Until the connection ends, for whatever reason; then nothing of this client is left."""
         try:
-            await self._send(self._room.load())
+            await self._send(self._room.welcome())
             while (message := await self._receive()) is not None:
                 await self._handle(message)
         except WebSocketDisconnect:
@@ -99,14 +106,15 @@ class Client:
         match message:
             case wire.Beat():
                 await self._send(self._room.load())
-            case wire.Reply():
-                self._settle(message)
+            case wire.Reply() | wire.Part() | wire.More():
+                asked = self._asked.get(message.id)
+                if asked is not None and not asked.done():
+                    asked.set_result(message)  # else the request has ended in the meantime
             case wire.Open():
                 if message.id in self._repls:
                     raise ProtocolError(f"a second REPL with the number {message.id}")
                 if self._room.full:
-                    error = wire.PoolFull(f"all its {self._room.max_repls} REPLs are taken")
-                    await self._send(wire.failure(message.id, error, self._room.load()))
+                    await self._send(self._failure(message.id, wire.PoolFull("all REPLs of the server are taken")))
                     return
                 self._room.repls += 1
                 self._repls[message.id] = served = _Served()
@@ -117,72 +125,103 @@ class Client:
                     await self._send(wire.Closed(id=message.id, load=self._room.load()))
                 else:
                     self._close(closed, message.id)
-            case _:
+            case wire.Run() | wire.Put() | wire.Get() | wire.Files():
                 known = self._repls.get(message.repl)
                 if known is None:
-                    error = ReplDied(f"there is no REPL {message.repl}")
-                    await self._send(wire.failure(message.id, error, self._room.load()))
+                    await self._send(self._failure(message.id, ReplDied("the server has no such REPL")))
                     return
                 self._begin(known, message)
 
-    def _begin(self, served: _Served, message: wire.Open | wire.Run) -> None:
+    def _begin(self, served: _Served, message: wire.Open | wire.OfRepl) -> None:
         if served.busy:
             raise ProtocolError("two requests at once for one REPL")
         served.number = message.id
         served.request = asyncio.create_task(self._answer(served, message))
 
-    async def _answer(self, served: _Served, message: wire.Open | wire.Run) -> None:
+    async def _answer(self, served: _Served, message: wire.Open | wire.OfRepl) -> None:
         try:
-            answer: wire.Answer = await self._perform(served, message)
-        except (WebSocketDisconnect, TimeoutError):  # of a call that could not be sent
+            answer = await self._perform(served, message)
+        except WebSocketDisconnect:  # in the middle of the request
             return
         except LzeroError as error:
-            answer = wire.failure(message.id, error, self._room.load())
+            answer = self._failure(message.id, error)
         except Exception:
-            logger.exception("request of %s failed", self._name)
-            error = ReplError("the server failed; its log says how")
-            answer = wire.failure(message.id, error, self._room.load())
+            logger.exception("a request of %s failed", self._name)
+            answer = self._failure(message.id, ReplError("the pool server failed; its log says how"))
         finally:
             if served.repl is None and self._repls.pop(message.id, None) is not None:
                 self._room.repls -= 1
         await self._say(answer)
 
-    async def _perform(self, served: _Served, message: wire.Open | wire.Run) -> wire.Answer:
+    async def _perform(self, served: _Served, message: wire.Open | wire.OfRepl) -> wire.Answer:
+        if isinstance(message, wire.Open):
+            served.repl = await self._pool.open(message.tools, self._tools_of(served), seed=message.seed)
+            return wire.Opened(id=message.id, load=self._room.load())
+        repl = served.repl
+        assert repl is not None  # what is being opened is busy
         match message:
-            case wire.Open():
-                served.repl = await self._pool.open(message.tools, self._tools_of(served), seed=message.seed)
-                return wire.Opened(id=message.id, load=self._room.load())
             case wire.Run():
-                assert served.repl is not None  # it is busy until it is open
-                execution = await served.repl.run(message.code, deadline_s=message.deadline_s)
+                execution = await repl.run(message.code, deadline_s=message.deadline_s)
                 return wire.Done(id=message.id, execution=execution)
+            case wire.Put():
+                async with self._carrying:
+                    await repl.put(message.path, await self._parts(message))
+                return wire.Stored(id=message.id)
+            case wire.Get():
+                async with self._carrying:
+                    return await self._part_by_part(message.id, await repl.get(message.path))
+            case wire.Files():
+                return wire.Listing(id=message.id, files=await repl.files())
+
+    async def _parts(self, put: wire.Put) -> bytes:
+        """The file that the client puts, as it comes. Raises ProtocolError for another size than was said."""
+        if put.size > self._room.file_bytes:
+            raise ProtocolError(f"a file of {put.size:,} bytes; {self._room.file_bytes:,} may be sent")
+        data, last = bytearray(), False
+        while not last:
+            part = await self._ask(wire.More(id=put.id))
+            if not isinstance(part, wire.Part) or len(data) + len(part.data) > put.size:
+                raise ProtocolError(f"not the next part of a file of {put.size:,} bytes")
+            data += part.data
+            last = part.last
+        return bytes(data)
+
+    async def _part_by_part(self, number: int, data: bytes) -> wire.Part:
+        """Send a file but for its last part, which is the answer."""
+        start = 0
+        while start + wire.PART_BYTES < len(data):
+            part = wire.Part(id=number, data=data[start : start + wire.PART_BYTES], last=False)
+            if not isinstance(await self._ask(part), wire.More):
+                raise ProtocolError("not a request for the next part of a file")
+            start += wire.PART_BYTES
+        return wire.Part(id=number, data=data[start:], last=True)
+
+    async def _ask(self, message: wire.Call | wire.Part | wire.More) -> wire.InBetween:
+        """What the client says to it. Raises WebSocketDisconnect; ReplDied where the REPL is closed before."""
+        data = wire.encode(message)
+        answer: asyncio.Future[wire.InBetween] = asyncio.get_running_loop().create_future()
+        self._asked[message.id] = answer
+        try:
+            await self._send_bytes(data)
+            return await answer
+        finally:
+            del self._asked[message.id]
 
     def _tools_of(self, served: _Served) -> OnCall:
         """How tool calls of this REPL reach the client."""
 
         async def on_call(name: str, arguments: dict[str, Json]) -> Json:
-            number = served.number
             try:
-                call = wire.encode(wire.Call(id=number, name=name, arguments=wire.dump(arguments)))
+                reply = await self._ask(wire.Call(id=served.number, name=name, arguments=wire.dump(arguments)))
+                if not isinstance(reply, wire.Reply):
+                    raise ProtocolError(f"{type(reply).__name__} where a tool's answer was due")
+                if reply.error is not None:
+                    raise ToolError(reply.error, fault="agent")
+                return wire.value_of(reply)
             except wire.UNSENDABLE as error:
-                raise ToolError(f"{name}: arguments that cannot be sent: {error}", fault="agent") from None
-            self._calls[number] = answer = asyncio.get_running_loop().create_future()
-            try:
-                await self._send_bytes(call)
-                return await answer
-            finally:
-                del self._calls[number]
+                raise ToolError(f"{name} cannot be called from another machine: {error}", fault="agent") from None
 
         return on_call
-
-    def _settle(self, reply: wire.Reply) -> None:
-        waiting = self._calls.get(reply.id)
-        if waiting is None or waiting.done():
-            return  # the cell has ended in the meantime
-        if reply.error is not None:
-            waiting.set_exception(ToolError(reply.error, fault="agent"))
-        else:
-            waiting.set_result(wire.value_of(reply))
 
     def _close(self, served: _Served, number: int | None) -> None:
         """Begin to end a REPL that is no longer among `_repls`; request `number`, if there is one, is answered."""
@@ -196,9 +235,9 @@ class Client:
             if served.repl is None:
                 served.request.cancel()  # it is being opened
                 await asyncio.gather(served.request, return_exceptions=True)
-            call = self._calls.get(served.number)
-            if call is not None and not call.done():
-                call.set_exception(ToolError("the REPL was closed", fault="agent"))
+            asked = self._asked.get(served.number)
+            if asked is not None and not asked.done():
+                asked.set_exception(ReplDied("this REPL has ended: it was closed"))
             if served.repl is not None:
                 await served.repl.close()
             await asyncio.gather(served.request, return_exceptions=True)  # its cell ends with it
@@ -215,24 +254,27 @@ class Client:
             if isinstance(outcome, Exception):
                 logger.error("a REPL of %s was not closed in order: %r", self._name, outcome)
 
+    def _failure(self, number: int, error: LzeroError) -> wire.Failed:
+        return wire.failure(number, error, self._room.load())
+
     async def _say(self, answer: wire.Answer) -> None:
-        """Send from a request's task: a client that does not take it is dismissed."""
-        try:
+        """From a request's task."""
+        with suppress(WebSocketDisconnect):
             await self._send(answer)
-        except WebSocketDisconnect:
-            pass
-        except TimeoutError:
-            await self._dismiss(f"it took nothing for {self._room.lease_s:g} s")
 
     async def _send(self, message: wire.FromServer) -> None:
         await self._send_bytes(wire.encode(message))
 
     async def _send_bytes(self, data: bytes) -> None:
-        """Raises WebSocketDisconnect, and TimeoutError where the client takes nothing for a whole lease."""
-        async with asyncio.timeout(self._room.lease_s), self._sending:  # one at a time: what waits is not in a buffer yet
-            if self._gone:
-                raise WebSocketDisconnect
-            await self._websocket.send_bytes(data)
+        """Raises WebSocketDisconnect, also where the client takes nothing for a whole lease, and is dismissed for it."""
+        try:
+            async with asyncio.timeout(self._room.lease_s), self._sending:  # what waits its turn is in no buffer yet
+                if self._gone:
+                    raise WebSocketDisconnect
+                await self._websocket.send_bytes(data)
+        except TimeoutError:
+            await self._dismiss(f"it took nothing for {self._room.lease_s:g} s")
+            raise WebSocketDisconnect from None
 
     async def _dismiss(self, why: str) -> None:
         """Close the connection; the end of it ends `serve`."""

@@ -28,6 +28,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from lzero.config import ReplConfig
 from lzero.errors import ConfigError
 from lzero.protocols import ReplPool
 from lzero.repl import remote_wire as wire
@@ -36,6 +37,7 @@ from lzero.repl.served import Client, Room
 logger = logging.getLogger(__name__)
 LEASE_S = 30.0
 MAX_REPLS = 512
+FILE_BYTES = ReplConfig().file_mb << 20
 PORT = 7321
 _OTHER_VERSION = 426
 """HTTP's code for a client that should speak another version."""
@@ -57,10 +59,11 @@ class PoolServer:
         key: Path | None = None,
         lease_s: float = LEASE_S,
         max_repls: int = MAX_REPLS,
+        file_bytes: int = FILE_BYTES,
         insecure: bool = False,
     ) -> None:
-        """`insecure`: serve beyond this machine without TLS, where the network itself is trusted."""
-        self._room = Room(max_repls, lease_s)
+        """`file_bytes`: the largest file that the pool's REPLs take. `insecure`: serve beyond this machine without TLS, where the network itself is trusted."""
+        self._room = Room(max_repls=max_repls, lease_s=lease_s, file_bytes=file_bytes)
         self._app = application(pool, token=token, room=self._room)
         self._host, self._port = host, port
         self._certificate, self._key = certificate, key
@@ -102,7 +105,9 @@ class PoolServer:
         try:
             config.load()
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"cannot use the certificate {self._certificate} with its key {self._key}: {error}") from None
+            raise ConfigError(
+                f"cannot use the certificate {self._certificate} with its key {self._key}: {error}"
+            ) from None
         listener = await asyncio.to_thread(self._listen)
         self._port = listener.getsockname()[1]
         self._server = _Server(config)
@@ -163,7 +168,9 @@ def application(pool: ReplPool, *, token: str, room: Room) -> ASGIApp:
         name = f"{websocket.client.host}:{websocket.client.port}" if websocket.client else "a client"
         theirs = websocket.headers.get(wire.VERSION_HEADER, "none")
         if theirs != str(wire.VERSION):
-            logger.warning("%s is refused: it speaks version %s of the pool's protocol, not %d", name, theirs, wire.VERSION)
+            logger.warning(
+                "%s is refused: it speaks version %s of the pool's protocol, not %d", name, theirs, wire.VERSION
+            )
             text = f"the server speaks version {wire.VERSION} of the pool's protocol, this client version {theirs}"
             await websocket.send_denial_response(PlainTextResponse(text, status_code=_OTHER_VERSION))
             return
