@@ -92,6 +92,18 @@ class ReplConfig(Section):
     kernelspec: str = Field(
         "python3", description='Jupyter kernelspec of tier "unsandboxed", as `jupyter kernelspec list` names it.'
     )
+    servers: tuple[str, ...] = Field(
+        (),
+        description='Pool servers that REPLs live on (`lzero pool serve` there), as "ws://host:port" or "wss://host:port"; empty: '
+        "this machine. All other keys of the section but the next two are then set there.",
+    )
+    token_file: str = Field(
+        "", description="File with the token of `servers`; empty: the environment variable LZERO_POOL_TOKEN holds it."
+    )
+    certificate_authority: str = Field(
+        "",
+        description="File with the certificate that signed those of wss:// servers; empty: the system's authorities.",
+    )
     packages: tuple[str, ...] = Field(
         (), description="Packages of the kernel environment beside IPython, numpy and pandas, as pip takes them."
     )

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lzero.cli.arguments import Arguments, read_config
+from lzero.cli.pool_serve import serve
 
 if TYPE_CHECKING:
     from lzero.repl.tiers import Report
 
 pool = typer.Typer(name="pool", help="The sandboxes of this machine.", no_args_is_help=True)
+pool.command()(serve)
 
 
 @pool.command()

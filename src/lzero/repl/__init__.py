@@ -1,7 +1,23 @@
 """A live Python session in a jail: `LocalPool.open` forks one from a warm zygote, `run` runs a cell in it."""
 
+from typing import TYPE_CHECKING
+
+from lzero.config import ReplConfig
 from lzero.repl.jail import Limits
 from lzero.repl.pool import LocalPool
 from lzero.repl.session import LocalRepl
 
-__all__ = ["Limits", "LocalPool", "LocalRepl"]
+if TYPE_CHECKING:
+    from lzero.repl.remote import RemotePool
+
+__all__ = ["Limits", "LocalPool", "LocalRepl", "open_pool"]
+
+
+def open_pool(config: ReplConfig) -> "LocalPool | RemotePool":
+    """The pool that the configuration asks for, not started yet. Raises ConfigError for a key that would not act."""
+    from lzero.repl.remote_settings import check_unused, remote_pool
+
+    if config.servers:
+        return remote_pool(config)
+    check_unused(config)
+    return LocalPool(config)

@@ -89,9 +89,15 @@ class RemotePool:
                     raise
                 continue
             self._opened += 1
-            self._repls.add(repl)
-            repl.on_close = lambda: self._repls.discard(repl)
+            self._keep(repl)
+            if self._closed:
+                await repl.close()
+                continue
             return repl
+
+    def _keep(self, repl: "RemoteRepl") -> None:
+        self._repls.add(repl)
+        repl.on_close = lambda: self._repls.discard(repl)
 
     async def close(self) -> None:
         """Close every REPL and hang up; what runs elsewhere goes on."""

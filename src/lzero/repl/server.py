@@ -62,12 +62,14 @@ class PoolServer:
         file_bytes: int = FILE_BYTES,
         insecure: bool = False,
     ) -> None:
-        """`file_bytes`: the largest file that the pool's REPLs take. `insecure`: serve beyond this machine without TLS, where the network itself is trusted."""
+        """`file_bytes`: the largest file that the pool's REPLs take. `insecure`: serve beyond this machine without TLS, where the
+        network itself is trusted."""
         self._room = Room(max_repls=max_repls, lease_s=lease_s, file_bytes=file_bytes)
         self._app = application(pool, token=token, room=self._room)
         self._host, self._port = host, port
         self._certificate, self._key = certificate, key
         self._insecure = insecure
+        self._listener: socket.socket | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -75,8 +77,8 @@ class PoolServer:
     def url(self) -> str:
         """For `repl.servers`."""
         scheme = "ws" if self._certificate is None else "wss"
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{scheme}://{host}:{self._port}"
+        host = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host  # noqa: S104 - compared, not bound
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -85,13 +87,13 @@ class PoolServer:
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         await self.close()
 
-    async def start(self) -> None:
-        """Returns when clients can connect. Raises ConfigError: a port in use, a certificate that cannot be read, …"""
+    async def bind(self) -> None:
+        """Take the port, and serve nobody yet. Raises ConfigError: a port in use, a certificate that cannot be read, …"""
         config = uvicorn.Config(
             self._app,
             ws="websockets-sansio",
             ws_max_size=wire.MAX_MESSAGE,
-            ws_per_message_deflate=False,  # what is sent is short, or compressed already
+            ws_per_message_deflate=False,  # what is sent is short, or has no time
             ws_ping_interval=None,  # clients beat by themselves
             lifespan="off",
             log_config=None,
@@ -108,24 +110,32 @@ class PoolServer:
             raise ConfigError(
                 f"cannot use the certificate {self._certificate} with its key {self._key}: {error}"
             ) from None
-        listener = await asyncio.to_thread(self._listen)
-        self._port = listener.getsockname()[1]
+        self._listener = await asyncio.to_thread(self._listen)
+        self._port = self._listener.getsockname()[1]
         self._server = _Server(config)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+
+    async def start(self) -> None:
+        """Returns when clients can connect. Raises as `bind` does."""
+        if self._listener is None:
+            await self.bind()
+        assert self._listener is not None
+        assert self._server is not None
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         while not self._server.started and not self._serving.done():
             await asyncio.sleep(0.001)  # what it does before that waits for nobody
 
     async def ended(self) -> None:
         """Returns when it serves no more."""
         assert self._serving is not None
-        await asyncio.wait([self._serving])
+        await asyncio.shield(self._serving)
 
     async def close(self) -> None:
         """Close every client's REPLs, and the port. Safe to call twice."""
-        if self._server is None or self._serving is None:
-            return
-        self._server.should_exit = True
-        await self._serving
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
+        if self._listener is not None:
+            self._listener.close()
 
     def _listen(self) -> socket.socket:
         place = f"port {self._port} of {self._host}"

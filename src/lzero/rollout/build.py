@@ -59,7 +59,7 @@ async def build(
     """
     from lzero.agent.prompt import system_prompt
     from lzero.agent.renderer import Renderer
-    from lzero.repl import LocalPool
+    from lzero.repl import open_pool
 
     system_prompt(config.agent, ())  # a template that cannot be used is told now
     reward = open_reward(config)
@@ -70,7 +70,7 @@ async def build(
     async with AsyncExitStack() as stack:
         engine = make_engine(tokenizer) if make_engine else open_engine(config, tokenizer)
         stack.push_async_callback(engine.close)
-        pool = LocalPool(config.repl)
+        pool = open_pool(config.repl)
         stack.push_async_callback(pool.close)
         await pool.start()
         open_task = _episodes_of(config, engine=engine, pool=pool, renderer=renderer, corpus=corpus, tools=tools)

@@ -1,0 +1,109 @@
+"""`lzero pool serve`: the sandboxes of this machine, for runs on others."""
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lzero.cli.arguments import Arguments, read_config
+from lzero.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lzero.repl import LocalPool
+    from lzero.repl.server import PoolServer
+
+_PORT = 7321
+_LEASE_S = 30.0
+_MAX_REPLS = 512
+
+
+def serve(
+    arguments: Arguments = None,
+    host: Annotated[str, typer.Option("--host", help="Address to serve at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = _PORT,
+    token_file: Annotated[
+        str,
+        typer.Option(
+            help="File with the token that clients bring; without: LZERO_POOL_TOKEN, or one made now and printed."
+        ),
+    ] = "",
+    certificate: Annotated[Path | None, typer.Option(help="Certificate for TLS (PEM, chain included).")] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
+    lease_s: Annotated[
+        float, typer.Option(min=0.5, help="Seconds after which a client that is not heard of loses its REPLs.")
+    ] = _LEASE_S,
+    max_repls: Annotated[int, typer.Option(min=1, help="REPLs at once, of all clients together.")] = _MAX_REPLS,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve other machines without TLS, on a network that is trusted.")
+    ] = False,
+) -> None:
+    """Offer the sandboxes of this machine to runs on others (repl.servers there), until Ctrl-C.
+
+    Example: lzero pool serve --host 10.0.0.7 --certificate server.pem --key server.key repl.memory_mb=4096
+    """
+    from lzero.repl import LocalPool
+    from lzero.repl.pool_token import VARIABLE, new_token, read_token
+    from lzero.repl.server import PoolServer
+
+    config = read_config(arguments).repl
+    if config.servers:
+        raise ConfigError("repl.servers would not act: this command serves REPLs of this machine")
+    if (certificate is None) != (key is None):
+        raise ConfigError("--certificate and --key belong together: give both, or none")
+    given = read_token(token_file, option="--token-file")
+    os.environ.pop(VARIABLE, None)  # nothing that is started from here needs it
+    token = given or new_token()
+    local = LocalPool(config)
+    server = PoolServer(
+        local,
+        token=token,
+        host=host,
+        port=port,
+        certificate=certificate,
+        key=key,
+        lease_s=lease_s,
+        max_repls=max_repls,
+        file_bytes=config.file_mb << 20,
+        insecure=insecure,
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    asyncio.run(_until_signalled(local, server, "" if given else token))
+
+
+async def _until_signalled(local: "LocalPool", server: "PoolServer", new_token: str) -> None:
+    """Serve until SIGINT or SIGTERM, and leave nothing. A second one does not wait for that: the sandboxes die with us anyway."""
+    loop, task, signals = asyncio.get_running_loop(), asyncio.current_task(), (signal.SIGINT, signal.SIGTERM)
+    ending = False
+
+    def end() -> None:
+        nonlocal ending
+        ending = True
+        for number in signals:
+            loop.remove_signal_handler(number)
+        assert task is not None
+        task.cancel()
+
+    for number in signals:
+        loop.add_signal_handler(number, end)
+    try:
+        await server.bind()  # before the sandbox, which takes longer to start
+        async with local, server:
+            print(welcome(server.url, new_token), flush=True)
+            await server.ended()
+    except asyncio.CancelledError:
+        if not ending:
+            raise
+    finally:
+        await server.close()
+
+
+def welcome(url: str, new_token: str) -> str:
+    """What to paste where lzero runs; `new_token` is shown this once."""
+    lines = [f"serving REPLs at {url} until Ctrl-C. Where lzero runs:"]
+    lines += [f"  export LZERO_POOL_TOKEN={new_token}"] if new_token else []
+    lines += [f"  lzero train repl.servers='[\"{url}\"]'"]
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""The bearer token that a pool's server and its clients share. Never a value of the configuration, which every run writes down."""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from lzero.errors import ConfigError
+
+VARIABLE = "LZERO_POOL_TOKEN"
+MIN_CHARS = 16
+
+
+def new_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def read_token(file: str, *, option: str) -> str:
+    """From `file`, or where that is empty from the environment; "" where neither says one. `option` names the file's setting.
+
+    Raises ConfigError for a file that others may read, and for what is no token.
+    """
+    if not file:
+        return _checked(os.environ.get(VARIABLE, ""), VARIABLE)
+    path = Path(file).expanduser()
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & stat.S_IROTH:
+            raise ConfigError(f"{option}: others may read the token in {path} (mode {mode:o}): chmod 600 {path}")
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{option}: cannot read the token in {path}: {reason}") from None
+    if not text:
+        raise ConfigError(f"{option}: {path} is empty")
+    return _checked(text, f"{option}: {path}")
+
+
+def _checked(token: str, place: str) -> str:
+    """Says nothing of the token itself: messages end in logs."""
+    if token and (len(token) < MIN_CHARS or not token.isascii() or not token.isprintable() or " " in token):
+        raise ConfigError(
+            f"{place}: a token is {MIN_CHARS} or more printable ASCII characters without spaces, on one line"
+        )
+    return token

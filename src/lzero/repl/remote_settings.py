@@ -1,0 +1,63 @@
+"""A `RemotePool` from its configuration: whatever can be wrong in that is told before anybody is called."""
+
+import ssl
+from urllib.parse import urlsplit
+
+from lzero.config import ReplConfig
+from lzero.errors import ConfigError
+from lzero.repl.pool_token import VARIABLE, read_token
+from lzero.repl.remote import RemotePool
+
+KEYS = ("servers", "token_file", "certificate_authority")
+"""The keys of [repl] that say where REPLs are; what they are like is said on the servers."""
+
+
+def remote_pool(config: ReplConfig) -> RemotePool:
+    """Raises ConfigError: an address that is none, no token, a key that would not act."""
+    usual = ReplConfig()
+    for key in ReplConfig.model_fields:
+        if key not in KEYS and getattr(config, key) != getattr(usual, key):
+            raise ConfigError(
+                f"repl.{key} would not act: REPLs live on repl.servers, where `lzero pool serve repl.{key}=…` sets it"
+            )
+    for url in config.servers:
+        _check(url)
+    if len(set(config.servers)) != len(config.servers):
+        raise ConfigError(f"repl.servers names one server twice: {', '.join(config.servers)}")
+    token = read_token(config.token_file, option="repl.token_file")
+    if not token:
+        raise ConfigError(f"repl.servers needs their token: set {VARIABLE}, or repl.token_file to a file that holds it")
+    return RemotePool(tuple(url.rstrip("/") for url in config.servers), token=token, tls=_tls(config))
+
+
+def check_unused(config: ReplConfig) -> None:
+    """Where REPLs are of this machine. Raises ConfigError for a key that would not act."""
+    for key in ("token_file", "certificate_authority"):
+        if getattr(config, key):
+            raise ConfigError(f"repl.{key} would not act: it is for repl.servers, and there are none")
+
+
+def _check(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("ws", "wss") and parts.hostname and parts.port and parts.path in ("", "/")
+        plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+    except ValueError:
+        good = plain = False
+    if not (good and plain):
+        raise ConfigError(
+            f'repl.servers: {url!r} is no address of a pool server, as in "ws://127.0.0.1:7321" or "wss://host:7321"'
+        )
+
+
+def _tls(config: ReplConfig) -> ssl.SSLContext | None:
+    authority = config.certificate_authority
+    secure = any(url.startswith("wss:") for url in config.servers)
+    if authority and not secure:
+        raise ConfigError("repl.certificate_authority would not act: no address in repl.servers begins with wss://")
+    if not secure:
+        return None
+    try:
+        return ssl.create_default_context(cafile=authority or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"repl.certificate_authority: cannot use {authority}: {error}") from None

@@ -1,0 +1,559 @@
+"""A pool over the network, on loopback: real servers, real sandboxes, and every way in which one end may leave the other."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from pool_servers import TOKEN, ServerProcess, remote_pool
+from repl_sessions import no_tools, value
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from lzero.cli import main
+from lzero.errors import ConfigError, ReplDied, ReplError, ToolError, WorkspaceError
+from lzero.protocols import ToolSpec
+from lzero.repl import LocalPool, remote, remote_wire
+from lzero.repl.remote import RemotePool
+from lzero.repl.server import PoolServer
+from lzero.repl.wire import ToolStub
+from lzero.types import Json
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+FOREVER = "import time\ntime.sleep(1000)"
+SEARCH: ToolSpec = ToolStub(name="search", parameters=("query",), description="search(query: str) -> str")
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+def raw(url: str, token: str = TOKEN, version: str = str(remote_wire.VERSION)) -> connect:
+    """A client that says what it likes."""
+    headers = {"Authorization": f"Bearer {token}", remote_wire.VERSION_HEADER: version}
+    return connect(url + remote_wire.PATH, additional_headers=headers, proxy=None, compression=None, max_size=None)
+
+
+async def ending(connection: ClientConnection) -> str:
+    """Why the server closed the connection."""
+    with pytest.raises(ConnectionClosed) as closed:
+        async with asyncio.timeout(20.0):
+            while True:
+                await connection.recv()
+    return str(closed.value)
+
+
+# What a REPL does, it does from afar
+
+
+async def test_state_outputs_errors_and_seeds_are_those_of_a_local_repl(pool: LocalPool) -> None:
+    async with remote_pool(pool) as servers:
+        far, near = await servers.open((), no_tools, seed=7), await pool.open((), no_tools, seed=7)
+        for code in ("x = 2", "x + 1", "1 / 0", "import random, numpy\nrandom.random(), numpy.random.random()"):
+            expected, got = await near.run(code, deadline_s=20.0), await far.run(code, deadline_s=20.0)
+            assert (got.status, got.outputs) == (expected.status, expected.outputs)
+        slow = await far.run("import time\ntime.sleep(60)", deadline_s=0.2)
+        assert (slow.status, slow.reason) == ("timed_out", "interrupted after 0.2 s")
+        gone = await far.run("import os\nos._exit(3)", deadline_s=20.0)
+        assert (gone.status, gone.reason) == ("killed", "the session exited with code 3")
+        with pytest.raises(ReplDied, match="exited with code 3"):
+            await far.run("1", deadline_s=20.0)
+        await far.close()
+        await far.close()
+        await near.close()
+
+
+async def test_tool_calls_are_answered_by_the_client(pool: LocalPool) -> None:
+    async def on_call(name: str, arguments: dict[str, Json]) -> Json:
+        match arguments["query"]:
+            case "error":
+                raise ToolError("no such thing", fault="agent")
+            case "strange":
+                return object()  # type: ignore[return-value] # what a tool should not, and does
+            case "long":
+                return "x" * (remote_wire.MAX_MESSAGE + 1)
+            case "slow":
+                await asyncio.sleep(0.5)
+        return [name, arguments]
+
+    async with remote_pool(pool) as servers:
+        repl = await servers.open((SEARCH,), on_call, seed=0)
+        assert await value(repl, "search('Liri'), search(query=[1, None])") == (
+            "(['search', {'query': 'Liri'}], ['search', {'query': [1, None]}])"
+        )
+        for query, answer in (("error", "no such thing"), ("strange", "cannot be sent"), ("long", "cannot be sent")):
+            text = await value(repl, f"try:\n    search({query!r})\nexcept ToolError as e:\n    told = str(e)\ntold")
+            assert answer in text
+        patient = await repl.run("search('slow')", deadline_s=0.3)
+        assert (patient.status, patient.duration_s < 0.3) == ("ok", True)  # the tool's time is not the cell's
+        await repl.close()
+
+
+async def test_a_tool_with_a_bug_stops_its_caller_and_closes_its_repl(pool: LocalPool) -> None:
+    async def on_call(name: str, arguments: dict[str, Json]) -> Json:
+        raise ZeroDivisionError
+
+    async with remote_pool(pool) as servers:
+        repl = await servers.open((SEARCH,), on_call, seed=0)
+        with pytest.raises(ZeroDivisionError):
+            await repl.run("search(1)", deadline_s=20.0)
+        with pytest.raises(ReplDied, match="abandoned"):
+            await repl.run("1", deadline_s=20.0)
+        await until(lambda: pool.stats()["open"] == 0)
+
+
+async def test_files_go_in_and_out(pool: LocalPool) -> None:
+    async with remote_pool(pool) as servers:
+        repl = await servers.open((), no_tools, seed=0)
+        for size in (0, 1, remote_wire.PART_BYTES, 3 * remote_wire.PART_BYTES + 5):
+            data = os.urandom(size)
+            await repl.put(f"directory/{size}.bin", data)
+            assert await repl.get(f"directory/{size}.bin") == data
+        assert [file.size for file in await repl.files()] != []
+        with pytest.raises(WorkspaceError, match="leaves the workspace"):
+            await repl.put("../x", b"")
+        with pytest.raises(WorkspaceError, match="not there"):
+            await repl.get("none")
+        with pytest.raises(WorkspaceError, match=r"16,777,216.*raise repl\.file_mb on ws://"):
+            await repl.put("large", bytes((16 << 20) + 1))
+        assert await value(repl, "1 + 1") == "2"
+        await repl.close()
+
+
+async def test_a_large_file_holds_up_no_other_repl(pool: LocalPool) -> None:
+    async with remote_pool(pool) as servers:
+        first, second = [await servers.open((), no_tools, seed=0) for _ in range(2)]
+        putting = asyncio.create_task(first.put("large", bytes(16 << 20)))
+        await asyncio.sleep(0)
+        assert await value(second, "1 + 1") == "2"
+        assert not putting.done()
+        await putting
+        await asyncio.gather(first.close(), second.close())
+
+
+async def test_sixty_four_at_once(pool: LocalPool) -> None:
+    async with remote_pool(pool) as servers:
+
+        async def one(number: int) -> str:
+            repl = await servers.open((), no_tools, seed=number)
+            await value(repl, f"x = {number}\nx")
+            text = await value(repl, "x")
+            await repl.close()
+            return text
+
+        assert await asyncio.gather(*(one(number) for number in range(64))) == [str(number) for number in range(64)]
+        assert servers.stats()["open"] == pool.stats()["open"] == 0
+
+
+# What is closed, cancelled or left is gone on the server
+
+
+async def test_close_leaves_nothing(pool: LocalPool) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    async with remote_pool(pool) as servers:
+        repls = [await servers.open((), no_tools, seed=n) for n in range(4)]
+        busy = asyncio.create_task(repls[0].run(FOREVER, deadline_s=100.0))
+        await until(lambda: pool.stats()["open"] == 4)
+        await servers.close()
+        assert pool.stats()["open"] == 0
+        assert (await busy).status == "killed"
+        await servers.close()
+        with pytest.raises(ReplDied, match="closed"):
+            await repls[1].run("1", deadline_s=5.0)
+        with pytest.raises(ReplError, match="closed"):
+            await servers.open((), no_tools, seed=0)
+    await until(lambda: len(os.listdir("/proc/self/fd")) == descriptors)
+
+
+async def test_a_cancelled_cell_closes_its_repl_on_the_server(pool: LocalPool) -> None:
+    async with remote_pool(pool) as servers:
+        first, second = [await servers.open((), no_tools, seed=0) for _ in range(2)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(first.run(FOREVER, deadline_s=100.0), 0.2)
+        with pytest.raises(ReplDied, match="abandoned"):
+            await first.run("1", deadline_s=5.0)
+        await until(lambda: pool.stats()["open"] == 1)
+        assert await value(second, "1 + 1") == "2"
+        await asyncio.gather(first.close(), second.close())
+
+
+async def test_a_cancelled_open_leaves_nothing(pool: LocalPool) -> None:
+    async with remote_pool(pool) as servers:
+        for delay in (0.0, 0.0005, 0.002, 0.005, 0.01):
+            try:
+                repl = await asyncio.wait_for(servers.open((), no_tools, seed=0), delay)
+            except TimeoutError:
+                continue
+            await repl.close()
+        await until(lambda: pool.stats()["open"] == 0)
+
+
+async def test_a_server_that_ends_closes_what_it_served(pool: LocalPool) -> None:
+    async with PoolServer(pool, token=TOKEN) as server, RemotePool((server.url,), token=TOKEN) as servers:
+        repl = await servers.open((), no_tools, seed=0)
+        running = asyncio.create_task(repl.run(FOREVER, deadline_s=100.0))
+        await asyncio.sleep(0.1)
+        await server.close()
+        assert pool.stats()["open"] == 0
+        with pytest.raises(ReplDied, match=f"{server.url} was lost"):
+            await running
+
+
+# A server that is lost
+
+
+async def test_a_killed_server_is_a_typed_failure_and_is_left_out() -> None:
+    async with (
+        ServerProcess() as first,
+        ServerProcess() as second,
+        RemotePool((first.url, second.url), token=TOKEN) as servers,
+    ):
+        repls = [await servers.open((), no_tools, seed=n) for n in range(4)]
+        assert {servers.stats()[f"load of {server.url}"] for server in (first, second)} == {2 / 512}
+        sandboxes = [psutil.Process(pid) for pid in first.sessions()]
+        running = [asyncio.create_task(repl.run(FOREVER, deadline_s=2.0)) for repl in repls]
+        await asyncio.sleep(0.2)
+        first.process.kill()
+        outcomes = await asyncio.gather(*running, return_exceptions=True)
+        lost = [outcome for outcome in outcomes if isinstance(outcome, ReplDied)]
+        assert len(lost) == 2
+        assert all(f"the pool server {first.url} was lost" in str(error) for error in lost)
+        _, alive = psutil.wait_procs(sandboxes, timeout=20.0)
+        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        others = [await servers.open((), no_tools, seed=n) for n in range(2)]
+        assert await value(others[0], "1 + 1") == "2"
+        assert servers.stats()["servers"] == 1
+        second.process.kill()
+        await second.process.wait()
+        with pytest.raises(ReplError, match=f"no pool server is left: {first.url}.*{second.url}"):
+            for _ in range(2):  # the first may still find out
+                await servers.open((), no_tools, seed=0)
+        await asyncio.gather(*(repl.close() for repl in (*repls, *others)))
+
+
+async def test_a_server_that_hangs_is_noticed_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_LAST_RETRY_S", 0.5)
+    async with ServerProcess("--lease-s=1") as server, RemotePool((server.url,), token=TOKEN) as servers:
+        repl = await servers.open((), no_tools, seed=0)
+        idle = len(server.sessions())
+        running = asyncio.create_task(repl.run(FOREVER, deadline_s=100.0))
+        await asyncio.sleep(0.1)
+        server.process.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        with pytest.raises(ReplDied, match=f"{server.url} was lost: nothing was heard of it for 1 s"):
+            await running
+        assert time.monotonic() - started < 10.0
+        with pytest.raises(ReplError, match="no pool server is left"):
+            await servers.open((), no_tools, seed=0)
+        server.process.send_signal(signal.SIGCONT)
+        await until(lambda: servers.stats()["servers"] == 1)
+        fresh = await servers.open((), no_tools, seed=0)
+        assert await value(fresh, "1 + 1") == "2"
+        await until(lambda: len(server.sessions()) <= idle)  # what the old connection had is gone
+        await fresh.close()
+
+
+# A client that is lost
+
+CLIENT = """
+import asyncio, sys
+from lzero.repl.remote import RemotePool
+async def main():
+    async with RemotePool((sys.argv[1],), token=sys.argv[2]) as pool:
+        repls = [await pool.open((), None, seed=0) for _ in range(3)]
+        running = [asyncio.create_task(repl.run("import time\\ntime.sleep(1000)", deadline_s=1000.0)) for repl in repls]
+        await asyncio.sleep(0.3)
+        print("busy", flush=True)
+        await asyncio.gather(*running)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_client_that_dies_or_hangs_leaves_nothing(end: signal.Signals) -> None:
+    async with ServerProcess("--lease-s=1") as server:
+        idle = server.sessions()
+        client = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CLIENT, server.url, TOKEN, stdout=subprocess.PIPE
+        )
+        assert client.stdout is not None
+        try:
+            assert await asyncio.wait_for(client.stdout.readline(), 60.0) == b"busy\n"
+            assert len(server.sessions()) >= len(idle) + 3
+            client.send_signal(end)
+            await until(lambda: len(server.sessions()) <= len(idle))
+        finally:
+            client.kill()
+            await client.communicate()
+
+
+# Load
+
+
+async def test_repls_go_where_there_is_most_room(pool: LocalPool) -> None:
+    async with (
+        PoolServer(pool, token=TOKEN, max_repls=12) as large,
+        PoolServer(pool, token=TOKEN, max_repls=4) as small,
+        RemotePool((small.url, large.url), token=TOKEN) as servers,
+    ):
+        repls = await asyncio.gather(*(servers.open((), no_tools, seed=n) for n in range(8)))
+        stats = servers.stats()
+        assert (stats["open"], stats[f"load of {small.url}"], stats[f"load of {large.url}"]) == (8, 0.5, 0.5)
+        await asyncio.gather(*(repl.close() for repl in repls))
+
+
+async def test_a_full_pool_waits_for_room_and_then_says_so(pool: LocalPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with remote_pool(pool, max_repls=2) as servers:
+        first, second = [await servers.open((), no_tools, seed=0) for _ in range(2)]
+        waiting = asyncio.create_task(servers.open((), no_tools, seed=0))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await first.close()
+        third = await waiting
+        monkeypatch.setattr(remote, "_OPEN_TIMEOUT_S", 0.2)
+        with pytest.raises(ReplError, match=r"no REPL became free within 0\.2 s on ws://.*--max-repls"):
+            await servers.open((), no_tools, seed=0)
+        await asyncio.gather(second.close(), third.close())
+
+
+# Who may come in
+
+
+def http_status(url: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as answer:  # noqa: S310
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+async def test_nobody_comes_in_without_the_token(pool: LocalPool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with PoolServer(pool, token=TOKEN) as server:
+        for token in ("another-token-than-that", "", TOKEN[:-1], "é"):
+            with pytest.raises(ReplError, match=rf"{server.url}: .*token.*LZERO_POOL_TOKEN") as refused:
+                await RemotePool((server.url,), token=token).start()
+            assert TOKEN not in str(refused.value)
+        with pytest.raises(InvalidStatus, match="401"):
+            async with connect(server.url + remote_wire.PATH, proxy=None):
+                pass
+        load = server.url.replace("ws:", "http:") + "/load"
+        bearer = {"Authorization": f"Bearer {TOKEN}"}
+        assert (await asyncio.to_thread(http_status, load, {}))[0] == 401
+        assert (await asyncio.to_thread(http_status, load + "/none", {}))[0] == 401
+        status, body = await asyncio.to_thread(http_status, load, bearer)
+        assert (status, msgspec.json.decode(body)["repls"]) == (200, 0)
+        async with RemotePool((server.url,), token=TOKEN) as servers:
+            repl = await servers.open((), no_tools, seed=0)
+            environment = await value(
+                repl, "import os, pathlib\nstr(os.environ), pathlib.Path('/proc/1/environ').read_text()"
+            )
+            assert TOKEN not in environment
+            await repl.close()
+    assert "is refused: its token is another one" in caplog.text
+    assert TOKEN not in caplog.text
+
+
+async def test_another_version_is_told_on_both_sides(caplog: pytest.LogCaptureFixture) -> None:
+    async with ServerProcess(before="import lzero.repl.remote_wire as w; w.VERSION = 99; ") as server:
+        with pytest.raises(ReplError, match=r"version 99 .*version 1") as refused:
+            await RemotePool((server.url,), token=TOKEN).start()
+        assert "same lzero" in str(refused.value)
+        server.process.terminate()
+        assert "it speaks version 1 of the pool's protocol, not 99" in await server.errors()
+
+
+async def test_what_is_no_pool_server_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(other, "127.0.0.1", 0) as somebody:
+        port = somebody.sockets[0].getsockname()[1]
+        with pytest.raises(ReplError, match="no pool server answers there .HTTP 302"):
+            await RemotePool((f"ws://127.0.0.1:{port}",), token=TOKEN).start()
+    with pytest.raises(ReplError, match=rf"no pool server is left: ws://127\.0\.0\.1:{port}: .*refused"):
+        await RemotePool((f"ws://127.0.0.1:{port}",), token=TOKEN).start()
+
+
+async def test_tls_with_an_authority_of_ones_own(pool: LocalPool, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    arguments = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    arguments += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(arguments, check=True, capture_output=True, timeout=60)
+    from lzero.config import ReplConfig
+    from lzero.repl import open_pool
+
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text(TOKEN)
+    async with PoolServer(pool, token=TOKEN, certificate=certificate, key=key) as server:
+        assert server.url.startswith("wss://")
+        config = ReplConfig(servers=(server.url,), token_file=str(token), certificate_authority=str(certificate))
+        servers = open_pool(config)
+        async with servers:
+            repl = await servers.open((), no_tools, seed=0)
+            assert (await repl.run("1", deadline_s=20.0)).status == "ok"
+            await repl.close()
+        with pytest.raises(ReplError, match=r"certificate is not trusted.*repl\.certificate_authority"):
+            await open_pool(config.model_copy(update={"certificate_authority": ""})).start()
+        plain = server.url.replace("wss:", "ws:")
+        with pytest.raises(ReplError, match="no pool server is left"):
+            await RemotePool((plain,), token=TOKEN).start()
+    with pytest.raises(ConfigError, match="cannot use the certificate"):
+        await PoolServer(pool, token=TOKEN, certificate=key, key=key).start()
+
+
+async def test_other_machines_are_served_with_tls_or_on_demand_only(pool: LocalPool) -> None:
+    with pytest.raises(ConfigError, match=r"unencrypted.*--insecure"):
+        await PoolServer(pool, token=TOKEN, host="0.0.0.0").start()  # noqa: S104
+    async with PoolServer(pool, token=TOKEN, host="0.0.0.0", insecure=True) as server:  # noqa: S104
+        assert "0.0.0.0" not in server.url  # noqa: S104 - an address that a client can use
+
+
+def test_a_port_in_use_and_options_that_do_not_act(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LZERO_POOL_TOKEN", TOKEN)
+    readable = tmp_path / "token"
+    readable.write_text(TOKEN)
+    readable.chmod(0o644)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for arguments, message in (
+            ((f"--port={port}",), f"cannot serve at port {port} of 127.0.0.1: Address already in use; name another"),
+            ((f"--token-file={readable}",), "others may read the token"),
+            (("--certificate=x.pem",), "--certificate and --key belong together"),
+            (('repl.servers=["ws://127.0.0.1:1"]',), "repl.servers would not act"),
+        ):
+            monkeypatch.setenv("LZERO_POOL_TOKEN", TOKEN)
+            with pytest.raises(SystemExit) as ended:
+                main(("pool", "serve", *arguments))
+            errors = capsys.readouterr().err
+            assert (ended.value.code, message in errors) == (1, True), errors
+            assert errors.count("lzero: ") == 1
+
+
+async def test_the_command_makes_a_token_serves_and_ends_cleanly_on_a_signal() -> None:
+    environment = {name: text for name, text in os.environ.items() if name != "LZERO_POOL_TOKEN"}
+    command = (sys.executable, "-c", "from lzero.cli import main; main()", "pool", "serve", "--port=0")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
+        assert process.stdout is not None
+        try:
+            lines = [(await asyncio.wait_for(process.stdout.readline(), 60.0)).decode() for _ in range(3)]
+            url, token = lines[0].split()[3], lines[1].partition("=")[2].strip()
+            assert url in lines[2]
+            async with RemotePool((url,), token=token) as servers:
+                repl = await servers.open((), no_tools, seed=0)
+                running = asyncio.create_task(repl.run(FOREVER, deadline_s=100.0))
+                await asyncio.sleep(0.1)
+                children = psutil.Process(process.pid).children(recursive=True)
+                process.send_signal(number)
+                with pytest.raises(ReplDied, match="was lost"):
+                    await running
+                _, errors = await asyncio.wait_for(process.communicate(), 60.0)
+                assert (process.returncode, errors.decode()) == (0, "")
+                assert not [child for child in children if child.is_running()]
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
+
+
+# A client that misbehaves
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\x00" * 100,
+        b"\xc1",
+        b"\x91" * 100_000,
+        "text",
+        msgspec.msgpack.encode({"type": "open", "id": 1, "tools": "none", "seed": 0}),
+        msgspec.msgpack.encode({"type": "open", "id": 1, "tools": [], "seed": 0, "more": 1}),
+        msgspec.msgpack.encode({"type": "run", "id": 1, "repl": 1, "code": "1", "deadline_s": float("nan")}),
+        msgspec.msgpack.encode({"type": "welcome"}),
+    ],
+)
+async def test_a_malformed_message_ends_its_client_only(pool: LocalPool, message: bytes | str) -> None:
+    async with PoolServer(pool, token=TOKEN) as server, RemotePool((server.url,), token=TOKEN) as servers:
+        repl = await servers.open((), no_tools, seed=0)
+        async with raw(server.url) as connection:
+            await connection.recv()
+            await connection.send(remote_wire.encode(remote_wire.Open(id=1, tools=(), seed=0)))
+            await connection.recv()
+            assert pool.stats()["open"] == 2
+            await connection.send(message)
+            assert "not a message of a client" in await ending(connection)
+        await until(lambda: pool.stats()["open"] == 1)
+        assert await value(repl, "1 + 1") == "2"
+        await repl.close()
+
+
+async def test_a_client_that_breaks_the_rules_ends_itself_only(pool: LocalPool) -> None:
+    run = remote_wire.Run(id=2, repl=1, code=FOREVER, deadline_s=100.0)
+    opening = remote_wire.Open(id=1, tools=(), seed=0)
+    for messages, why in (
+        ((opening, opening), "second REPL"),
+        ((opening, run), "two requests at once"),
+    ):
+        async with PoolServer(pool, token=TOKEN) as server, raw(server.url) as connection:
+            for message in messages:
+                await connection.send(remote_wire.encode(message))
+            assert why in await ending(connection)
+            await until(lambda: pool.stats()["open"] == 0)
+
+
+async def test_a_message_without_end_is_refused(pool: LocalPool) -> None:
+    async with PoolServer(pool, token=TOKEN) as server, raw(server.url) as connection:
+        await connection.send(bytes(remote_wire.MAX_MESSAGE + 1))
+        assert "1009" in await ending(connection)
+
+
+async def test_a_client_that_takes_nothing_is_let_go_of(pool: LocalPool) -> None:
+    """It floods the server with requests and reads no answer: the server's memory stays where it was."""
+    async with PoolServer(pool, token=TOKEN, lease_s=1.0) as server, RemotePool((server.url,), token=TOKEN) as servers:
+        before = psutil.Process().memory_info().rss
+        host, port = server.url.removeprefix("ws://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1)
+        headers = f"Host: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        headers += f"Sec-WebSocket-Key: {'A' * 22}==\r\nAuthorization: Bearer {TOKEN}\r\n"
+        headers += f"{remote_wire.VERSION_HEADER}: {remote_wire.VERSION}\r\n"
+        writer.write(f"GET {remote_wire.PATH} HTTP/1.1\r\n{headers}\r\n".encode())
+        beat = remote_wire.encode(remote_wire.Beat())
+        frames = (bytes([0x82, 0x80 | len(beat), 0, 0, 0, 0]) + beat) * 1000
+
+        async def flood() -> None:
+            while True:
+                writer.write(frames)
+                await writer.drain()
+
+        with pytest.raises((ConnectionError, TimeoutError)):
+            await asyncio.wait_for(flood(), 20.0)
+        writer.transport.abort()
+        assert psutil.Process().memory_info().rss < before + (64 << 20)
+        repl = await servers.open((), no_tools, seed=0)
+        assert await value(repl, "1 + 1") == "2"
+        await repl.close()

@@ -1,0 +1,65 @@
+"""Pool servers for tests: in this process, or in one of their own that can be killed."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+import psutil
+
+from lzero.repl import LocalPool
+from lzero.repl.remote import RemotePool
+from lzero.repl.server import PoolServer
+
+TOKEN = "a-token-for-tests-only"
+_COMMAND = "from lzero.cli import main; main()"
+_PATIENCE_S = 60.0
+
+
+@asynccontextmanager
+async def remote_pool(local: LocalPool, **options: float) -> AsyncIterator[RemotePool]:
+    """`local`, as a client on the same machine sees it."""
+    async with (
+        PoolServer(local, token=TOKEN, **options) as server,  # type: ignore[arg-type] # mypy takes them all for one type
+        RemotePool((server.url,), token=TOKEN) as pool,
+    ):
+        yield pool
+
+
+class ServerProcess:
+    """`lzero pool serve` in a process of its own: `async with ServerProcess("--lease-s=1") as server: server.url`."""
+
+    def __init__(self, *arguments: str, before: str = "") -> None:
+        """`before`: statements that run in the process first."""
+        self._command = (sys.executable, "-c", before + _COMMAND, "pool", "serve", "--port=0", *arguments)
+        self.url = ""
+        self.process: asyncio.subprocess.Process
+
+    async def __aenter__(self) -> Self:
+        environment = {**os.environ, "LZERO_POOL_TOKEN": TOKEN}
+        self.process = await asyncio.create_subprocess_exec(
+            *self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
+        assert self.process.stdout is not None
+        line = (await asyncio.wait_for(self.process.stdout.readline(), _PATIENCE_S)).decode()
+        if not line:
+            raise AssertionError(await self.errors())
+        self.url = line.split()[3]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.errors()  # reads its pipes to their end
+
+    async def errors(self) -> str:
+        """What it wrote to stderr, once it has ended."""
+        _, errors = await asyncio.wait_for(self.process.communicate(), _PATIENCE_S)
+        return errors.decode()
+
+    def sessions(self) -> set[int]:
+        """Pids of what runs in its sandboxes: everything that came from it."""
+        return {process.pid for process in psutil.Process(self.process.pid).children(recursive=True)}
