@@ -14,7 +14,7 @@ from lzero.repl import LocalPool
 from lzero.repl.remote import RemotePool
 from lzero.repl.server import PoolServer
 
-TOKEN = "a-token-for-tests-only"
+TOKEN = "a-token-for-tests-only"  # noqa: S105
 _COMMAND = "from lzero.cli import main; main()"
 _PATIENCE_S = 60.0
 

@@ -1,6 +1,6 @@
 """What tests of the REPL say to one."""
 
-from lzero.repl import LocalRepl
+from lzero.protocols import Repl
 from lzero.types import Execution, Json, Result
 
 
@@ -9,11 +9,11 @@ async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
     raise AssertionError(name)
 
 
-async def run(repl: LocalRepl, code: str) -> Execution:
+async def run(repl: Repl, code: str) -> Execution:
     return await repl.run(code, deadline_s=20.0)
 
 
-async def value(repl: LocalRepl, code: str) -> str:
+async def value(repl: Repl, code: str) -> str:
     """What the last expression shows."""
     execution = await run(repl, code)
     assert execution.status == "ok", execution

@@ -4,13 +4,13 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -21,7 +21,6 @@ from repl_sessions import no_tools, value
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from lzero.cli import main
 from lzero.errors import ConfigError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import ToolSpec
 from lzero.repl import LocalPool, remote, remote_wire
@@ -50,11 +49,12 @@ def raw(url: str, token: str = TOKEN, version: str = str(remote_wire.VERSION)) -
 
 async def ending(connection: ClientConnection) -> str:
     """Why the server closed the connection."""
-    with pytest.raises(ConnectionClosed) as closed:
-        async with asyncio.timeout(20.0):
-            while True:
+    async with asyncio.timeout(20.0):
+        while True:
+            try:
                 await connection.recv()
-    return str(closed.value)
+            except ConnectionClosed as closed:
+                return str(closed)
 
 
 # What a REPL does, it does from afar
@@ -240,8 +240,7 @@ async def test_a_killed_server_is_a_typed_failure_and_is_left_out() -> None:
         second.process.kill()
         await second.process.wait()
         with pytest.raises(ReplError, match=f"no pool server is left: {first.url}.*{second.url}"):
-            for _ in range(2):  # the first may still find out
-                await servers.open((), no_tools, seed=0)
+            await servers.open((), no_tools, seed=0)
         await asyncio.gather(*(repl.close() for repl in (*repls, *others)))
 
 
@@ -297,7 +296,8 @@ async def test_a_client_that_dies_or_hangs_leaves_nothing(end: signal.Signals) -
             client.send_signal(end)
             await until(lambda: len(server.sessions()) <= len(idle))
         finally:
-            client.kill()
+            if client.returncode is None:
+                client.kill()
             await client.communicate()
 
 
@@ -366,6 +366,7 @@ async def test_nobody_comes_in_without_the_token(pool: LocalPool, caplog: pytest
             assert TOKEN not in environment
             await repl.close()
     assert "is refused: its token is another one" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert TOKEN not in caplog.text
 
 
@@ -387,9 +388,9 @@ async def test_what_is_no_pool_server_is_told(caplog: pytest.LogCaptureFixture) 
 
     async with await asyncio.start_server(other, "127.0.0.1", 0) as somebody:
         port = somebody.sockets[0].getsockname()[1]
-        with pytest.raises(ReplError, match="no pool server answers there .HTTP 302"):
+        with pytest.raises(ReplError, match=r"no pool server answers there \(HTTP 302"):
             await RemotePool((f"ws://127.0.0.1:{port}",), token=TOKEN).start()
-    with pytest.raises(ReplError, match=rf"no pool server is left: ws://127\.0\.0\.1:{port}: .*refused"):
+    with pytest.raises(ReplError, match=rf"no pool server is left: ws://127\.0\.0\.1:{port}: Connection refused"):
         await RemotePool((f"ws://127.0.0.1:{port}",), token=TOKEN).start()
 
 
@@ -426,58 +427,6 @@ async def test_other_machines_are_served_with_tls_or_on_demand_only(pool: LocalP
         await PoolServer(pool, token=TOKEN, host="0.0.0.0").start()  # noqa: S104
     async with PoolServer(pool, token=TOKEN, host="0.0.0.0", insecure=True) as server:  # noqa: S104
         assert "0.0.0.0" not in server.url  # noqa: S104 - an address that a client can use
-
-
-def test_a_port_in_use_and_options_that_do_not_act(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("LZERO_POOL_TOKEN", TOKEN)
-    readable = tmp_path / "token"
-    readable.write_text(TOKEN)
-    readable.chmod(0o644)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        for arguments, message in (
-            ((f"--port={port}",), f"cannot serve at port {port} of 127.0.0.1: Address already in use; name another"),
-            ((f"--token-file={readable}",), "others may read the token"),
-            (("--certificate=x.pem",), "--certificate and --key belong together"),
-            (('repl.servers=["ws://127.0.0.1:1"]',), "repl.servers would not act"),
-        ):
-            monkeypatch.setenv("LZERO_POOL_TOKEN", TOKEN)
-            with pytest.raises(SystemExit) as ended:
-                main(("pool", "serve", *arguments))
-            errors = capsys.readouterr().err
-            assert (ended.value.code, message in errors) == (1, True), errors
-            assert errors.count("lzero: ") == 1
-
-
-async def test_the_command_makes_a_token_serves_and_ends_cleanly_on_a_signal() -> None:
-    environment = {name: text for name, text in os.environ.items() if name != "LZERO_POOL_TOKEN"}
-    command = (sys.executable, "-c", "from lzero.cli import main; main()", "pool", "serve", "--port=0")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-        )
-        assert process.stdout is not None
-        try:
-            lines = [(await asyncio.wait_for(process.stdout.readline(), 60.0)).decode() for _ in range(3)]
-            url, token = lines[0].split()[3], lines[1].partition("=")[2].strip()
-            assert url in lines[2]
-            async with RemotePool((url,), token=token) as servers:
-                repl = await servers.open((), no_tools, seed=0)
-                running = asyncio.create_task(repl.run(FOREVER, deadline_s=100.0))
-                await asyncio.sleep(0.1)
-                children = psutil.Process(process.pid).children(recursive=True)
-                process.send_signal(number)
-                with pytest.raises(ReplDied, match="was lost"):
-                    await running
-                _, errors = await asyncio.wait_for(process.communicate(), 60.0)
-                assert (process.returncode, errors.decode()) == (0, "")
-                assert not [child for child in children if child.is_running()]
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.communicate()
 
 
 # A client that misbehaves
@@ -528,7 +477,8 @@ async def test_a_client_that_breaks_the_rules_ends_itself_only(pool: LocalPool) 
 
 async def test_a_message_without_end_is_refused(pool: LocalPool) -> None:
     async with PoolServer(pool, token=TOKEN) as server, raw(server.url) as connection:
-        await connection.send(bytes(remote_wire.MAX_MESSAGE + 1))
+        with suppress(ConnectionClosed):  # it may hear of it while it sends
+            await connection.send(bytes(remote_wire.MAX_MESSAGE + 1))
         assert "1009" in await ending(connection)
 
 
@@ -537,7 +487,7 @@ async def test_a_client_that_takes_nothing_is_let_go_of(pool: LocalPool) -> None
     async with PoolServer(pool, token=TOKEN, lease_s=1.0) as server, RemotePool((server.url,), token=TOKEN) as servers:
         before = psutil.Process().memory_info().rss
         host, port = server.url.removeprefix("ws://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port), limit=1)
+        _, writer = await asyncio.open_connection(host, int(port), limit=1)
         headers = f"Host: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         headers += f"Sec-WebSocket-Key: {'A' * 22}==\r\nAuthorization: Bearer {TOKEN}\r\n"
         headers += f"{remote_wire.VERSION_HEADER}: {remote_wire.VERSION}\r\n"

@@ -3,12 +3,13 @@
 import asyncio
 import itertools
 import logging
+import os
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from lzero.errors import ProtocolError, ReplDied, ReplError
 from lzero.repl import remote_wire as wire
@@ -110,7 +111,10 @@ class Link:
             ) from None
         except TimeoutError:
             raise ReplError(f"{url}: no answer within {_CONNECT_TIMEOUT_S:g} s") from None
-        except (OSError, InvalidHandshake, WebSocketException) as error:
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise ReplError(f"{url}: {reason}") from None
+        except WebSocketException as error:
             raise ReplError(f"{url}: {error}") from None
         link = cls(url, connection, on_load)
         ready = False

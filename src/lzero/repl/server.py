@@ -110,6 +110,7 @@ class PoolServer:
             raise ConfigError(
                 f"cannot use the certificate {self._certificate} with its key {self._key}: {error}"
             ) from None
+        logging.getLogger("uvicorn.error").addFilter(_no_refusals)
         self._listener = await asyncio.to_thread(self._listen)
         self._port = self._listener.getsockname()[1]
         self._server = _Server(config)
@@ -168,11 +169,16 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _no_refusals(record: logging.LogRecord) -> bool:
+    """uvicorn takes a refusal of ours, which is complete, for a handshake that was forgotten."""
+    return "without completing handshake" not in record.msg
+
+
 def application(pool: ReplPool, *, token: str, room: Room) -> ASGIApp:
     """The ASGI application, for any server that speaks WebSocket."""
 
     async def load(_: Request) -> Response:
-        return JSONResponse({"max_repls": room.max_repls, **pool.stats()})
+        return JSONResponse({**pool.stats(), "repls": room.repls, "max_repls": room.max_repls})
 
     async def repls(websocket: WebSocket) -> None:
         name = f"{websocket.client.host}:{websocket.client.port}" if websocket.client else "a client"
