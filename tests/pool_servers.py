@@ -29,6 +29,13 @@ async def remote_pool(local: LocalPool, **options: float) -> AsyncIterator[Remot
         yield pool
 
 
+@asynccontextmanager
+async def over_loopback() -> AsyncIterator[RemotePool]:
+    """A pool of this machine, and all that is between it and its client."""
+    async with LocalPool() as local, remote_pool(local) as pool:
+        yield pool
+
+
 class ServerProcess:
     """`lzero pool serve` in a process of its own: `async with ServerProcess("--lease-s=1") as server: server.url`."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from pool_servers import over_loopback
 
 from lzero.errors import ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import Repl, ReplPool
@@ -17,7 +18,7 @@ from lzero.types import Display, Error, Execution, Json, Output, Result, Stream,
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
-BACKENDS: dict[str, Callable[[], Any]] = {"local": LocalPool, "jupyter": JupyterPool}
+BACKENDS: dict[str, Callable[[], Any]] = {"local": LocalPool, "remote": over_loopback, "jupyter": JupyterPool}
 """Each makes an asynchronous context manager whose value is a pool."""
 
 DIFFERENCES = {

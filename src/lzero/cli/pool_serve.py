@@ -13,7 +13,9 @@ from lzero.cli.arguments import Arguments, read_config
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lzero.repl import LocalPool
+    from contextlib import AbstractAsyncContextManager
+
+    from lzero.protocols import ReplPool
     from lzero.repl.server import PoolServer
 
 _PORT = 7321
@@ -45,7 +47,7 @@ def serve(
 
     Example: lzero pool serve --host 10.0.0.7 --certificate server.pem --key server.key repl.memory_mb=4096
     """
-    from lzero.repl import LocalPool
+    from lzero.repl import open_pool
     from lzero.repl.pool_token import VARIABLE, new_token, read_token
     from lzero.repl.server import PoolServer
 
@@ -57,7 +59,7 @@ def serve(
     given = read_token(token_file, option="--token-file")
     os.environ.pop(VARIABLE, None)  # nothing that is started from here needs it
     token = given or new_token()
-    local = LocalPool(config)
+    local = open_pool(config)
     server = PoolServer(
         local,
         token=token,
@@ -74,7 +76,9 @@ def serve(
     asyncio.run(_until_signalled(local, server, "" if given else token))
 
 
-async def _until_signalled(local: "LocalPool", server: "PoolServer", new_token: str) -> None:
+async def _until_signalled(
+    local: "AbstractAsyncContextManager[ReplPool]", server: "PoolServer", new_token: str
+) -> None:
     """Serve until SIGINT or SIGTERM, and leave nothing. A second one does not wait for that: the sandboxes die with us anyway."""
     loop, task, signals = asyncio.get_running_loop(), asyncio.current_task(), (signal.SIGINT, signal.SIGTERM)
     ending = False
