@@ -157,6 +157,10 @@ async def test_sixty_four_at_once(pool: LocalPool) -> None:
 
         assert await asyncio.gather(*(one(number) for number in range(64))) == [str(number) for number in range(64)]
         assert servers.stats()["open"] == pool.stats()["open"] == 0
+        facts = servers.facts()
+        assert facts["tier"] == "namespaces"
+        assert isinstance(facts["servers"], dict)
+        assert msgspec.to_builtins(pool.facts()) in facts["servers"].values()
 
 
 # What is closed, cancelled or left is gone on the server

@@ -33,7 +33,7 @@ FROM_CLIENT = (
     wire.Close(id=5, repl=1),
 )
 FROM_SERVER = (
-    wire.Welcome(lease_s=30.0, file_bytes=1 << 20, load=LOAD),
+    wire.Welcome(lease_s=30.0, file_bytes=1 << 20, facts=b"{}", load=LOAD),
     wire.Opened(id=1, load=LOAD),
     wire.Call(id=2, name="search", arguments=b"{}"),
     wire.Done(
@@ -101,9 +101,9 @@ def test_an_error_that_the_table_does_not_know_is_the_pools() -> None:
 
 def test_arguments_and_answers_are_json() -> None:
     value: dict[str, Json] = {"a": [1, None, 10**30, "é"], "b": {"c": 0.5}}
-    assert wire.arguments_of(wire.Call(id=1, name="t", arguments=wire.dump(value))) == value
+    assert wire.object_of(wire.dump(value)) == value
     for data in (b"[1]", b"", b"\xff", b"[" * 100_000):
         with pytest.raises(ProtocolError):
-            wire.arguments_of(wire.Call(id=1, name="t", arguments=data))
+            wire.object_of(data)
     with pytest.raises(ProtocolError):
         wire.value_of(wire.Reply(id=1, value=b"{"))

@@ -14,7 +14,7 @@ from lzero.repl import remote_wire as wire
 from lzero.repl.files import workspace_path
 from lzero.repl.remote_link import Inbox, Link, Refused
 from lzero.repl.wire import ToolStub
-from lzero.types import Execution, WorkspaceFile
+from lzero.types import Execution, Json, WorkspaceFile
 
 logger = logging.getLogger(__name__)
 _OPEN_TIMEOUT_S = 120.0
@@ -114,6 +114,12 @@ class RemotePool:
         loads = {f"load of {server.url}": server.load for server in self._servers if server.link}
         return {"open": len(self._repls), "opened": self._opened, "servers": len(loads), **loads}
 
+    def facts(self) -> Mapping[str, Json]:
+        """What shuts the REPLs in on each server that has answered yet, and in all: their `tier`, or tiers."""
+        servers: dict[str, Json] = {server.url: dict(server.facts) for server in self._servers if server.facts}
+        tiers = {str(server.facts.get("tier")) for server in self._servers if server.facts}
+        return {"tier": ", ".join(sorted(tiers)), "servers": servers}
+
     def _roomiest(self) -> "_Server | None":
         """None where all are full. Raises ReplError where none lives."""
         living = [server for server in self._servers if server.link]
@@ -147,6 +153,7 @@ class _Server:
         self.url = url
         self.link: Link | None = None
         self.why = f"{url}: not connected yet"
+        self.facts: Mapping[str, Json] = {}
         self._token = token
         self._tls = tls
         self._on_change = on_change
@@ -170,6 +177,7 @@ class _Server:
         except ReplError as error:
             self.why = str(error)
             raise
+        self.facts = self.link.facts
         self._on_change()
 
     async def keep(self) -> None:
@@ -333,7 +341,7 @@ class RemoteRepl:
 
     async def _answer(self, call: wire.Call) -> None:
         try:
-            value = await self._on_call(call.name, wire.arguments_of(call))
+            value = await self._on_call(call.name, wire.object_of(call.arguments))
         except ToolError as error:
             reply = wire.Reply(id=call.id, error=str(error).encode("utf-8", "replace").decode())
         else:

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from lzero.errors import ProtocolError, ReplDied, ReplError
 from lzero.repl import remote_wire as wire
+from lzero.types import Json
 
 _CONNECT_TIMEOUT_S = 10.0
 _BEATS_A_LEASE = 5
@@ -75,6 +76,8 @@ class Link:
         self.why_lost = ""
         self.file_bytes = 0
         """The largest file that the server carries."""
+        self.facts: dict[str, Json] = {}
+        """What shuts its REPLs in."""
         self._connection = connection
         self._on_load = on_load
         self._loop = asyncio.get_running_loop()
@@ -134,10 +137,13 @@ class Link:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 first = self._decode(await self._connection.recv())
-        except (TimeoutError, ConnectionClosed, ProtocolError) as error:
-            raise ReplError(f"{self.url}: {error or 'it said nothing'}") from None
-        if not isinstance(first, wire.Welcome):
-            raise ReplError(f"{self.url}: it began with {type(first).__name__}")
+            if not isinstance(first, wire.Welcome):
+                raise ProtocolError(f"it began with {type(first).__name__}")
+            self.facts = wire.object_of(first.facts)
+        except TimeoutError:
+            raise ReplError(f"{self.url}: it said nothing within {_CONNECT_TIMEOUT_S:g} s") from None
+        except (ConnectionClosed, ProtocolError) as error:
+            raise ReplError(f"{self.url}: {error}") from None
         self.file_bytes = first.file_bytes
         self._on_load(first.load)
         self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._beat(first.lease_s)))

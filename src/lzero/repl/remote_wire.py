@@ -111,10 +111,12 @@ class Load(Struct, frozen=True, kw_only=True, tag="load", forbid_unknown_fields=
 
 
 class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", forbid_unknown_fields=True):
-    """Server → client, its first words: after how long unheard of it takes a client for dead, and the largest file it carries."""
+    """Server → client, its first words: after how long unheard of it takes a client for dead, the largest file it carries, and what
+    shuts its REPLs in (JSON)."""
 
     lease_s: Seconds
     file_bytes: int
+    facts: bytes
     load: Load
 
 
@@ -238,12 +240,12 @@ def value_of(reply: Reply) -> Json:
         raise ProtocolError(f"not the answer of a tool: {str(error)[:200]}") from None
 
 
-def arguments_of(call: Call) -> dict[str, Json]:
-    """Raises ProtocolError for what is no object of JSON."""
+def object_of(data: bytes) -> dict[str, Json]:
+    """The arguments of a call, or the facts of a pool. Raises ProtocolError for what is no object of JSON."""
     try:
-        return _object.decode(call.arguments)
+        return _object.decode(data)
     except _UNDECODABLE as error:
-        raise ProtocolError(f"not the arguments of a call: {str(error)[:200]}") from None
+        raise ProtocolError(f"not an object of JSON: {str(error)[:200]}") from None
 
 
 def failure(number: int, error: LzeroError, load: Load) -> Failed:

@@ -41,9 +41,6 @@ class Room:
     def load(self) -> wire.Load:
         return wire.Load(repls=self.repls, max_repls=self.max_repls)
 
-    def welcome(self) -> wire.Welcome:
-        return wire.Welcome(lease_s=self.lease_s, file_bytes=self.file_bytes, load=self.load())
-
 
 class _Served:
     """A REPL of the client, from the request that opens it to the one that closes it."""
@@ -79,7 +76,7 @@ class Client:
     async def serve(self) -> None:
         """Until the connection ends, for whatever reason; then nothing of this client is left."""
         try:
-            await self._send(self._room.welcome())
+            await self._send(self._welcome())
             while (message := await self._receive()) is not None:
                 await self._handle(message)
         except WebSocketDisconnect:
@@ -91,6 +88,10 @@ class Client:
         finally:
             self._gone = True
             await self._end()
+
+    def _welcome(self) -> wire.Welcome:
+        room, facts = self._room, wire.dump(dict(self._pool.facts()))
+        return wire.Welcome(lease_s=room.lease_s, file_bytes=room.file_bytes, facts=facts, load=room.load())
 
     async def _receive(self) -> wire.FromClient | None:
         """None when the client has gone. Raises TimeoutError at the end of the lease, ProtocolError."""
