@@ -94,7 +94,11 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=
 class Result(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="execute_result", tag_field="output_type"
 ):
-    """The value of a cell's last expression, by MIME type: `Result(data={"text/plain": "3"})`."""
+    """The value of a cell's last expression, by MIME type: `Result(data={"text/plain": "3"})`.
+
+    As in nbformat, but that a notebook adds `metadata` and `execution_count`, and that all is text: images are Base64 and
+    application/json is written out.
+    """
 
     data: dict[str, str]
 
@@ -102,7 +106,7 @@ class Result(
 class Display(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="display_data", tag_field="output_type"
 ):
-    """What `display(...)` showed, by MIME type."""
+    """What `display(...)` showed, by MIME type, like a `Result`."""
 
     data: dict[str, str]
 
@@ -121,7 +125,10 @@ Output = Stream | Result | Display | Error
 class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one cell did. `Execution(outputs=(Stream(name="stdout", text="3\\n"),), status="ok", duration_s=0.002)`.
 
-    `timed_out`: the cell was interrupted and the REPL lives on. `killed`: the REPL is gone, with its state; `reason` says why.
+    `timed_out`: the cell was interrupted and the REPL lives on. `killed`: the REPL is gone, with its state. `reason` says why, and
+    begins with what it was: time (a deadline that was ignored, processor time), memory, protocol (the session said what no
+    session says) or exit (it ended itself, or crashed). Limits on processes, files, disk and output kill nobody: what exceeds them
+    is an error in the cell, or is cut and says so.
     """
 
     outputs: tuple[Output, ...]

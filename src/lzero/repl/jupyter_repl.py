@@ -96,14 +96,14 @@ class JupyterRepl:
         try:
             execution = await self._converse(request, clock, deadline_s)
         except TimeoutError:
-            reason = f"the cell ignored its deadline of {deadline_s:g} s and the interrupt"
+            reason = f"time: the cell ignored its deadline of {deadline_s:g} s and the interrupt"
         except ProtocolError as error:
-            reason = f"the session broke the protocol: {error}"
+            reason = f"protocol: {error}"
         except ConnectionError as error:
             if self._expired:
                 self._ended = self._expired
                 raise ReplDied(f"this REPL has ended: {self._ended}") from None
-            reason = self._verdict or f"the session {await self._why_gone(error)}"
+            reason = self._verdict or f"exit: the session {await self._why_gone(error)}"
         else:
             self._ended = ""
             return execution
@@ -154,7 +154,7 @@ class JupyterRepl:
     async def _carry(self, path: str, transfer: Callable[..., _Answer], *arguments: object) -> _Answer:
         """A transfer between two cells, by the host itself. Raises WorkspaceError, and the session lives; ReplDied."""
         if not self._ended and (gone := await self._kernel.why_gone()):
-            self._ended = self._expired or self._verdict or f"the session {gone}"
+            self._ended = self._expired or self._verdict or f"exit: the session {gone}"
         if self._ended:
             raise ReplDied(f"this REPL has ended: {self._ended}")
         try:

@@ -95,14 +95,14 @@ class LocalRepl:
         try:
             execution = await self._converse(message, clock, deadline_s)
         except TimeoutError:
-            reason = f"the cell ignored its deadline of {deadline_s:g} s and the interrupt"
+            reason = f"time: the cell ignored its deadline of {deadline_s:g} s and the interrupt"
         except ProtocolError as error:
-            reason = f"the session broke the protocol: {error}"
+            reason = f"protocol: {error}"
         except ConnectionError:
             if self._expired:
                 self._ended = self._expired
                 raise ReplDied(f"this REPL has ended: {self._ended}") from None
-            reason = self._verdict or self.objection() or f"the session {await self._why_gone()}"
+            reason = self._verdict or self.objection() or f"exit: the session {await self._why_gone()}"
         else:
             self._ended = ""
             return execution
@@ -167,11 +167,11 @@ class LocalRepl:
             self._ended = ""
             raise
         except TimeoutError:
-            reason = f"the session did not carry a file within {_TRANSFER_TIMEOUT_S:g} s"
+            reason = f"time: the session did not carry a file within {_TRANSFER_TIMEOUT_S:g} s"
         except ProtocolError as error:
-            reason, broken = f"the session broke the protocol: {error}", error
+            reason, broken = f"protocol: {error}", error
         except ConnectionError:
-            reason = self._expired or self._verdict or self.objection() or f"the session {await self._why_gone()}"
+            reason = self._expired or self._verdict or self.objection() or f"exit: the session {await self._why_gone()}"
         else:
             self._ended = ""
             return answer
