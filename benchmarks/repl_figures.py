@@ -1,0 +1,199 @@
+"""The figures of `benchmarks/repl.py`: one function each, which measures and says how far it should reach."""
+
+import asyncio
+import os
+import resource
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import repl_yardstick
+
+from lzero.protocols import Repl, ReplPool
+from lzero.repl import LocalPool, LocalRepl, watchdog
+from lzero.types import Json
+
+CELL = repl_yardstick.CELL
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table. `reached` is None where nothing is promised."""
+
+    name: str
+    value: float
+    unit: str
+    reach: str = ""
+    reached: bool | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    sessions: int
+    """Of the measurements of one session after the other."""
+    live: int
+    """Sessions that live at once."""
+    killed: int
+    yardsticks: int
+    """Starts of the yardstick."""
+
+
+async def start_and_round_trip(settings: Settings) -> list[Figure]:
+    """Start to first result, and a trivial cell's round trip, beside the yardstick's."""
+    async with LocalPool() as pool:
+        await session(pool)
+        firsts = [await first_result_s(pool) for _ in range(settings.sessions)]
+        trips = await round_trips_s(pool, 500)
+    first, trip = statistics.median(firsts), statistics.median(trips)
+    its_first, its_trip = await repl_yardstick.measure(settings.yardsticks, 100)
+    return [
+        at_most("start to first result, p50", 1000 * first, "ms", 20),
+        Figure("  of the yardstick", 1000 * its_first, "ms"),
+        at_least("  the yardstick's is longer by", its_first / first, "×", 40),
+        Figure("trivial cell round trip, p50", 1000 * trip, "ms"),
+        Figure("  of the yardstick", 1000 * its_trip, "ms"),
+        at_least("  the yardstick's is longer by", its_trip / trip, "×", 12),
+    ]
+
+
+async def live_at_once(settings: Settings) -> list[Figure]:
+    """Sessions with numpy and pandas, open at once: what each holds for itself, and all of them together."""
+    async with LocalPool() as pool:
+        await session(pool)
+        free = psutil.virtual_memory().available
+        repls = await open_many(pool, settings.live)
+        await asyncio.gather(*(answers(repl, "import numpy, pandas") for repl in repls))
+        own = statistics.mean(private_bytes(repl) for repl in repls)
+        started = time.perf_counter()
+        await asyncio.gather(*(answers(repl, CELL) for repl in repls))
+        answered = time.perf_counter() - started
+        together = sum(
+            watchdog.memory_of([process.pid], enough=0) for process in psutil.Process().children(recursive=True)
+        )
+        taken = free - psutil.virtual_memory().available
+    each = max(together, taken) / settings.live
+    return [
+        at_most(f"private memory of an idle REPL, mean of {settings.live}", own / 2**20, "MB", 4),
+        Figure(f"{settings.live} live REPLs and their zygotes, proportional memory", together / 2**30, "GiB"),
+        Figure("  what the machine had less of, the kernel's part included", taken / 2**30, "GiB"),
+        Figure("  each answers a cell, all at once, within", answered, "s"),
+        at_least(f"live at once in 24 GiB, by what {settings.live} take", (24 << 30) / each, "", 1000),
+    ]
+
+
+async def opened_per_second(settings: Settings) -> list[Figure]:
+    """Open, one cell, close, without a pause; processor time is that of host, zygotes and sessions."""
+    async with LocalPool() as pool:
+        await asyncio.gather(*(session(pool) for _ in range(16)))  # a zygote per core is there
+        before, started = cpu_s(), time.perf_counter()
+        todo = iter(range(4 * settings.sessions))
+        await asyncio.gather(*(worker(pool, todo) for _ in range(8)))
+        wall, cpu = time.perf_counter() - started, cpu_s() - before
+    opened = 4 * settings.sessions
+    return [
+        at_least(f"opened per second ({opened}: open, one cell, close)", opened / wall, "/s", 60),
+        Figure("  processor time of one", 1000 * cpu / opened, "ms"),
+    ]
+
+
+async def killed_and_reaped(settings: Settings) -> list[Figure]:
+    """Sessions closed all at once, and sessions ended with their pool; over when no process is left."""
+    pool = LocalPool()
+    await pool.start()
+    try:
+        repls = await open_many(pool, settings.killed)
+        started = time.perf_counter()
+        await asyncio.gather(*(repl.close() for repl in repls))
+        closed = time.perf_counter() - started
+        repls = await open_many(pool, settings.killed)
+        pids = [repl.host_pid for repl in repls]
+        started = time.perf_counter()
+    finally:
+        await pool.close()
+    ended = time.perf_counter() - started
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    return [
+        at_most(f"{settings.killed} closed at once, and reaped", closed, "s", 2),
+        at_most(f"{settings.killed} ended with their pool, and reaped", ended, "s", 2),
+    ]
+
+
+FIGURES: tuple[Callable[[Settings], Awaitable[list[Figure]]], ...] = (
+    start_and_round_trip,
+    opened_per_second,
+    live_at_once,
+    killed_and_reaped,
+)
+
+
+def at_most(name: str, value: float, unit: str, limit: float) -> Figure:
+    return Figure(name, value, unit, f"≤ {limit:g} {unit}", value <= limit)
+
+
+def at_least(name: str, value: float, unit: str, limit: float) -> Figure:
+    return Figure(name, value, unit, f"≥ {limit:g} {unit}", value >= limit)
+
+
+async def open_many(pool: LocalPool, count: int) -> list[LocalRepl]:
+    return await asyncio.gather(*(pool.open((), no_tools, seed=number) for number in range(count)))
+
+
+async def worker(pool: ReplPool, todo: Iterator[int]) -> None:
+    for _ in todo:  # one iterator that all workers share
+        await session(pool)
+
+
+async def session(pool: ReplPool) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    await answers(repl, CELL)
+    await repl.close()
+
+
+async def first_result_s(pool: ReplPool) -> float:
+    started = time.perf_counter()
+    repl = await pool.open((), no_tools, seed=0)
+    await answers(repl, CELL)
+    elapsed = time.perf_counter() - started
+    await repl.close()
+    return elapsed
+
+
+async def round_trips_s(pool: ReplPool, count: int) -> list[float]:
+    repl = await pool.open((), no_tools, seed=0)
+    times = []
+    for _ in range(count):
+        started = time.perf_counter()
+        await answers(repl, CELL)
+        times.append(time.perf_counter() - started)
+    await repl.close()
+    return times
+
+
+async def answers(repl: Repl, code: str) -> None:
+    execution = await repl.run(code, deadline_s=120.0)
+    assert execution.status == "ok", execution
+
+
+def private_bytes(repl: LocalRepl) -> int:
+    """Held by the processes of a REPL and by nobody else."""
+    return sum(
+        _private(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")) for pid in watchdog.tree(repl.host_pid)
+    )
+
+
+def _private(rollup: str) -> int:
+    lines: Iterable[str] = rollup.splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))
+
+
+def cpu_s() -> float:
+    """Processor seconds so far of this process, the zygotes, and every session that they have reaped."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return own.ru_utime + own.ru_stime + watchdog.cpu_s_of(watchdog.tree(os.getpid())[1:])
+
+
+async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
+    raise AssertionError(name)
