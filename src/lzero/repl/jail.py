@@ -219,10 +219,13 @@ def user() -> str:
     return f"uid {_NOBODY}, from root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
 
 
-def explain(complaint: str) -> str:
+def explain(complaint: str, environment: Path) -> str:
     """What to add to "the sandbox did not start": the cause, and the way out where we know it."""
     hint = ""
-    if "setresuid" in complaint:
+    if "Traceback (most recent call last)" in complaint:
+        complaint = f"the kernel environment {environment} cannot be used: {complaint.splitlines()[-1]}"
+        hint = "\nTake what breaks it out of repl.packages, or remove the directory: it is then made anew."
+    elif "setresuid" in complaint:
         hint = (
             "\nHere root is the only user (a rootless container, say), and the sandbox must run as another one: "
             "run lzero as an ordinary user, or give the container more user ids (subuid). There is no mode without isolation."

@@ -21,7 +21,7 @@ from lzero.repl.jail import Limits
 from lzero.repl.session import LocalRepl
 from lzero.repl.zygote import Zygote
 from lzero.repl.zygotes import Zygotes
-from lzero.types import Json
+from lzero.types import Error, Execution, Json
 
 logger = logging.getLogger(__name__)
 _OPENING_AT_ONCE = 4
@@ -83,12 +83,14 @@ class LocalPool:
                 watchdog.watch(lambda: self._repls, watchdog.Bounds.of(self._config, self._limits.memory_bytes))
             )
             proof = await repl.run(_PROBE, deadline_s=30.0)
+            if proof.status == "killed":
+                raise SandboxError(f"a first cell ended its REPL: {proof.reason}; is a limit of [repl] too small?")
             if not watchdog.memory_of([repl.host_pid], enough=0):
                 raise SandboxError(
                     "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so nothing bounds it"
                 )
             if proof.status != "ok" and not self._without:
-                raise SandboxError(f"the sandbox does not isolate: {proof.outputs or proof.reason}")
+                raise SandboxError(f"the sandbox does not isolate: {_complaint_of(proof)}")
             await repl.close()
             ready = True
         except ReplDied as error:
@@ -178,6 +180,11 @@ class LocalPool:
             self._environment = await asyncio.to_thread(environment.build, self._config, say=logger.warning)
             self._groups = await asyncio.to_thread(cgroups.open_groups, self._config)
         return await Zygote.start(self._environment, self._limits, self._without)
+
+
+def _complaint_of(proof: Execution) -> str:
+    errors = [f"{output.ename}: {output.evalue}" for output in proof.outputs if isinstance(output, Error)]
+    return "; ".join(errors) or proof.reason
 
 
 async def _no_tools(name: str, arguments: object) -> None:

@@ -136,20 +136,20 @@ class Zygote:
                 hello = await self._hello
         except TimeoutError:
             raise SandboxError(
-                f"the sandbox did not start within {_START_TIMEOUT_S:.0f} s{self._complaint()}"
+                f"the sandbox did not start within {_START_TIMEOUT_S:.0f} s{self._complaint(environment)}"
             ) from None
         if hello is None:
-            raise SandboxError(f"the sandbox did not start{self._complaint()}")
+            raise SandboxError(f"the sandbox did not start{self._complaint(environment)}")
         if hello.os != environment.os_file:
             raise SandboxError(
                 f"inside the sandbox Python's library is {hello.os}, outside {environment.os_file}: "
                 f"the kernel environment {environment.directory} cannot be read in full by an ordinary user"
             )
 
-    def _complaint(self) -> str:
+    def _complaint(self, environment: Environment) -> str:
         size = os.fstat(self._errors.fileno()).st_size
         text = os.pread(self._errors.fileno(), 4000, max(0, size - 4000)).decode("utf-8", "replace").strip()
-        return jail.explain(text)
+        return jail.explain(text, environment.directory)
 
     async def _send(self, message: dict[str, object], *descriptors: int) -> None:
         packet = json.dumps(message).encode()

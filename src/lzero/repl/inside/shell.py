@@ -36,8 +36,9 @@ _TYPES = (
 """What of a representation leaves the session."""
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, list, tuple, dict, set, frozenset, range, type(None)))
 """Types that have nothing but text: asking each formatter for them would double a trivial cell's time."""
+_IMPORTS = "import numpy, pandas\npandas.DataFrame({'a': numpy.arange(3) / 2}).describe()"
 _WARM_UP = (
-    "import numpy, pandas\npandas.DataFrame({'a': numpy.arange(3) / 2}).describe()",
+    _IMPORTS,
     "def f(n):\n    return n / 0\nf(1)",
     "x = = 1",
     "%who",
@@ -109,8 +110,11 @@ class Shell(InteractiveShell):
         warnings.filterwarnings("ignore", message="To exit: use", module="IPython")
 
     def warm_up(self, outputs: Outputs) -> None:
-        """Run what cells usually do once, so that its imports and caches are there before the first fork."""
+        """Run what cells usually do once, so that its imports and caches are there before the first fork.
+
+        Raises what importing numpy and pandas raises."""
         self.outputs = outputs
+        self.run_cell(_IMPORTS).raise_error()
         for code in (*_WARM_UP, *([_WARM_UP_FIGURE] if find_spec("matplotlib") else ())):
             self.run_cell(code, store_history=True)
         outputs.take()

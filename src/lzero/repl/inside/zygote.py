@@ -16,6 +16,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import isolate
@@ -38,6 +39,7 @@ class Zygote:
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._shell = Shell.instance(ipython_dir="/tmp/ipython")
         self._shell.warm_up(Outputs({}))
+        _require_one_thread()
 
     def serve(self) -> None:
         wake_up, wake_up_write = socket.socketpair()
@@ -129,6 +131,16 @@ class Zygote:
 
     def _say(self, message: dict[str, Any], *ancillary: tuple[int, int, bytes]) -> None:
         self._control.sendmsg([json.dumps(message).encode()], ancillary)
+
+
+def _require_one_thread() -> None:
+    """Raises RuntimeError where an import has started more."""
+    names = [Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in os.listdir("/proc/self/task")]
+    if len(names) > 1:
+        raise RuntimeError(
+            f"its packages start threads as they are imported ({', '.join(sorted(names))}), and what has threads cannot be "
+            "forked safely: pyarrow, which pandas imports, is one of them"
+        )
 
 
 def main() -> None:
