@@ -37,6 +37,15 @@ def test_an_image_is_mentioned_by_its_type() -> None:
     assert render_output(outputs, max_chars=100) == "[image/png]\n<Figure>"
 
 
+def test_of_a_rich_value_the_text_alone_is_read() -> None:
+    table = Result(data={"text/html": "<table>", "text/plain": "   a\n0  1", "image/png": "iVBORw0KGgo="})
+    assert render_output(done(table), max_chars=100) == "   a\n0  1"
+    assert render_output(done(Result(data={"text/plain": "", "text/html": "<b>"})), max_chars=100) == "(no output)"
+    assert render_output(done(Result(data={"text/html": "<b>", "image/png": "x"})), max_chars=100) == (
+        "[text/html] [image/png]"
+    )
+
+
 def test_escapes_and_control_characters_are_removed() -> None:
     assert clean("\x1b[31mred\x1b[0m \x1b]0;title\x07bell\x07\x00\x9b tab\tend") == "red bell tab\tend"
     assert clean("10%\r50%\r100%\ndone\r\n") == "100%\ndone\n"

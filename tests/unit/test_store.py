@@ -1,5 +1,6 @@
 """The run directory and the episodes in it."""
 
+import base64
 import logging
 import resource
 import tomllib
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import duckdb
+import msgspec
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ from lzero.types import (
     Error,
     Execution,
     Failure,
+    Output,
     Parsed,
     Passage,
     Prompt,
@@ -220,6 +223,24 @@ def test_records_come_back_exactly(written: list[Record], tmp_path_factory: pyte
     run.write_records(written, phase="train", update=3)
     assert list(read_records(path)) == written
     assert list(read_episodes(path)) == [episode for record in written for episode in record.episodes]
+
+
+def test_rich_outputs_come_back_and_others_read_them_as_json(run: RunDirectory) -> None:
+    image = base64.b64encode(bytes(range(256)) * 700).decode()
+    outputs: tuple[Output, ...] = (
+        Display(data={"text/plain": "<Figure>", "image/png": image}),
+        Result(data={"text/plain": "   ä\n0  1", "text/html": "<th>ä\u2028</th>", "application/json": '{"a": [1]}'}),
+    )
+    plain = make_record(0, scores=(1.0,))
+    step = msgspec.structs.replace(
+        plain.episodes[0].steps[0], execution=Execution(outputs=outputs, status="ok", duration_s=0.1)
+    )
+    record = msgspec.structs.replace(plain, episodes=(msgspec.structs.replace(plain.episodes[0], steps=(step,)),))
+    run.write_records([record], phase="train", update=0)
+    assert list(read_records(run.path)) == [record]
+    image_of = "json_extract_string(outputs, '$[0].data.\"image/png\"')"
+    table = duckdb.read_parquet(f"{run.path}/episodes/steps/*.parquet")
+    assert table.project(image_of).fetchall() == [(image,)]
 
 
 def test_groups_are_what_is_trained_on(run: RunDirectory) -> None:

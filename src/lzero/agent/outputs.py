@@ -59,7 +59,7 @@ def _join(outputs: Iterable[Stream | Result | Display]) -> str:
             text += output.text
         else:
             text += "\n" if text and not text.endswith("\n") else ""
-            text += output.data.get("text/plain") or " ".join(f"[{mime}]" for mime in output.data)
+            text += output.data.get("text/plain", " ".join(f"[{mime}]" for mime in output.data))
             text += "\n"
     return clean(text).strip("\n")
 
