@@ -1,6 +1,8 @@
 """What every pool promises, whatever stands behind it: one suite for all kinds of REPL, through `protocols.ReplPool`."""
 
 import asyncio
+import base64
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -205,6 +207,40 @@ async def test_displays_come_in_order_with_what_is_printed(repl: Repl) -> None:
         Result(data={"text/plain": "3"}),
     )
     assert execution.outputs == expected
+
+
+async def test_rich_representations_leave_as_text(repl: Repl) -> None:
+    code = """
+from IPython.display import HTML, display
+class Rich:
+    def __repr__(self): return 'rich'
+    def _repr_png_(self): return b'\\x89PNG'
+    def _repr_json_(self): return {'a': [1]}
+display(HTML('<b>bold</b>'))
+Rich()
+"""
+    shown, last = (await run(repl, code)).outputs
+    assert isinstance(shown, Display)
+    assert shown.data["text/html"] == "<b>bold</b>"
+    assert isinstance(last, Result)
+    assert last.data["text/plain"] == "rich"
+    assert base64.b64decode(last.data["image/png"]) == b"\x89PNG"
+    assert json.loads(last.data["application/json"]) == {"a": [1]}
+
+
+async def test_a_display_is_changed_and_outputs_are_cleared(repl: Repl) -> None:
+    code = """
+from IPython.display import clear_output, display
+print('gone')
+clear_output()
+handle = display('first', display_id='one')
+print('between')
+handle.update('second')
+"""
+    assert (await run(repl, code)).outputs == (
+        Display(data={"text/plain": "'second'"}),
+        Stream(name="stdout", text="between\n"),
+    )
 
 
 async def test_a_traceback_names_the_error_and_its_line_without_colours(repl: Repl) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _OPENING_AT_ONCE = 8
-_ACTING = {"tier", "kernelspec", "memory_mb", "cpu_s", "lifetime_s", "file_mb", "transfers", "tool_calls"}
+_ACTING = {"tier", "kernelspec", "memory_mb", "output_kb", "cpu_s", "lifetime_s", "file_mb", "transfers", "tool_calls"}
 
 
 class JupyterPool:

@@ -52,6 +52,7 @@ class JupyterRepl:
         self._on_call = on_call
         self._allowance = Allowance(FileLimits.of(config))
         self._max_calls = config.tool_calls
+        self._output_chars = 1000 * config.output_kb
         self._nonce = f"lzero {secrets.token_hex(16)} "
         self._loop = asyncio.get_running_loop()
         self._calls = 0
@@ -168,7 +169,7 @@ class JupyterRepl:
             "execute_request",
             request | {"store_history": True, "user_expressions": {}, "allow_stdin": True, "stop_on_error": True},
         )
-        outputs = Outputs()
+        outputs = Outputs(self._output_chars)
         allowed, interrupted = deadline_s, ""
         reply: Answer | None = None
         idle = False
@@ -197,7 +198,7 @@ class JupyterRepl:
                 reply, duration_s = message.read(Answer), clock.duration(self._loop.time())
                 allowed = duration_s + _LAST_OUTPUTS_S
         return Execution(
-            outputs=outputs.all(),
+            outputs=outputs.take(),
             status="timed_out" if interrupted else "ok" if reply.status == "ok" else "error",
             duration_s=duration_s,
             reason=f"interrupted after {deadline_s:g} s" if interrupted else "",

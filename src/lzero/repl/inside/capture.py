@@ -8,6 +8,17 @@ from typing import Any
 CELL_OUTPUTS = 100
 CELL_CHARS = 512_000
 """What the outputs of a cell hold together, unless the host says otherwise: half of it text, half of it all that is not."""
+TYPES = (
+    "text/plain",
+    "text/html",
+    "text/markdown",
+    "text/latex",
+    "image/svg+xml",
+    "application/json",
+    "image/png",
+    "image/jpeg",
+)
+"""What of a representation leaves the session."""
 _TEXT = ("text/plain", "text/markdown", "text/latex")
 """Types that still say something when their middle is missing."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from capture import Outputs
+from capture import TYPES, Outputs
 from IPython.core import async_helpers
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
@@ -23,17 +23,6 @@ from IPython.core.interactiveshell import InteractiveShell
 
 HERE = str(Path(__file__).parent)
 FRAMES = 24
-_TYPES = (
-    "text/plain",
-    "text/html",
-    "text/markdown",
-    "text/latex",
-    "image/svg+xml",
-    "application/json",
-    "image/png",
-    "image/jpeg",
-)
-"""What of a representation leaves the session."""
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, list, tuple, dict, set, frozenset, range, type(None)))
 """Types that have nothing but text: asking each formatter for them would double a trivial cell's time."""
 _IMPORTS = "import numpy, pandas\npandas.DataFrame({'a': numpy.arange(3) / 2}).describe()"
@@ -105,7 +94,7 @@ class Shell(InteractiveShell):
             colors="nocolor",
             **settings,
         )
-        self.display_formatter.active_types = list(_TYPES)
+        self.display_formatter.active_types = list(TYPES)
         self.system = self._run_in_shell
         warnings.filterwarnings("ignore", message="To exit: use", module="IPython")
 
@@ -159,7 +148,7 @@ class Shell(InteractiveShell):
 
 def _bundle(data: dict[str, Any]) -> dict[str, str]:
     """A representation by MIME type, all of it text: images in Base64, JSON written out."""
-    return {mime: _as_text(mime, data[mime]) for mime in _TYPES if data.get(mime) is not None}
+    return {mime: _as_text(mime, data[mime]) for mime in TYPES if data.get(mime) is not None}
 
 
 def _as_text(mime: str, value: object) -> str:
