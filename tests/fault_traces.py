@@ -24,7 +24,7 @@ status = {line.split(":")[0]: line.split(":")[1].strip() for line in open("/proc
 os.getpid(), os.getuid() != 0, int(status["CapEff"], 16), status["Seccomp"], status["NoNewPrivs"], os.path.exists("/etc/passwd")
 """
 """Asked in a session: how it is shut in."""
-SHUT_IN = "(1, True, 0, '2', '1', False)"
+SHUT_IN = "(2, True, 0, '2', '1', False)"
 
 
 def below(process: psutil.Process | None = None) -> list[psutil.Process]:
@@ -63,8 +63,21 @@ def zygotes() -> list[psutil.Process]:
 
 
 def sessions() -> list[psutil.Process]:
-    """The first processes of all REPLs."""
-    return [session for zygote in zygotes() for session in children_of(zygote)]
+    """The sessions of all REPLs."""
+    return [each for zygote in zygotes() for each in children_of(zygote) if not is_init(each)]
+
+
+def inits() -> list[psutil.Process]:
+    """The inits of all REPLs."""
+    return [each for zygote in zygotes() for each in children_of(zygote) if is_init(each)]
+
+
+def is_init(process: psutil.Process) -> bool:
+    """Of a REPL: it becomes a program of its own, its session stays what the zygote is."""
+    try:
+        return process.cmdline()[-2:] == ["sleep", "infinity"]
+    except psutil.NoSuchProcess:
+        return False
 
 
 @dataclass(frozen=True)

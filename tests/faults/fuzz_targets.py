@@ -78,7 +78,7 @@ async def ask(request: Request, data: bytes) -> None:
     """A session whose every word is `data`, and that then falls silent, is asked for something."""
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
-    child = Child(1, loop.create_future(), loop.create_future())
+    child = Child(1)
     child.forked.set_result(1)
     child.ended.set_result(-9)
     # It has ended already: its zygote is asked nothing any more.

@@ -68,7 +68,7 @@ ANSWERS: dict[Request, st.SearchStrategy[dict[str, Any]]] = {
 MESSAGES = st.one_of(
     *ANSWERS.values(),
     said("hello", os=TEXTS, prefix=TEXTS, pid=NUMBERS),
-    said("forked", id=NUMBERS),
+    said("forked", id=NUMBERS, part=TEXTS | st.sampled_from(("init", "session"))),
     said("exited", id=NUMBERS, code=NUMBERS),
     said("reply", value=VALUES, error=TEXTS),
 )

@@ -28,6 +28,7 @@ from fault_traces import (
     below,
     children_of,
     counts,
+    inits,
     jails,
     sessions,
     settled,
@@ -47,7 +48,7 @@ DEADLINE_S = 30.0
 """Within which every life comes to its end, whoever was killed in it; a zygote may have to start anew meanwhile."""
 RSS_BYTES = 16 << 20
 """What the host may hold more after a thousand kills: an allocator's slack, no session's."""
-Victim = Literal["init", "process", "zygote", "jail"]
+Victim = Literal["init", "session", "process", "zygote", "jail"]
 Stage = Literal["starting", "opening", "idle", "cell", "call", "closing"]
 LENGTH_S: dict[Stage, float] = {
     "starting": 0.9,
@@ -70,15 +71,17 @@ class Kill:
 
 def draw(dice: random.Random) -> Kill:
     """Rarer where a zygote has to start anew."""
-    (victim,) = dice.choices(get_args(Victim), (6, 4, 2, 2))
+    (victim,) = dice.choices(get_args(Victim), (3, 3, 4, 2, 2))
     stages = [stage for stage in get_args(Stage) if possible(victim, stage)]
     stage = dice.choice(stages)
     return Kill(victim, stage, dice.uniform(0.0, LENGTH_S[stage]))
 
 
 def possible(victim: Victim, stage: Stage) -> bool:
-    """A session has an init once it opens, and further processes once it runs cells."""
-    return stage not in {"init": ["starting"], "process": ["starting", "opening"]}.get(victim, [])
+    """A session and its init are there once it opens, and further processes once it runs cells."""
+    return stage not in {"init": ["starting"], "session": ["starting"], "process": ["starting", "opening"]}.get(
+        victim, []
+    )
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ async def carry_out(kill: Kill, pool: LocalPool) -> str:
         for jail in jails():
             jail.kill()
         await until(lambda: not below())
-    known = {process.pid for process in sessions()}
+    known = {process.pid for process in (*inits(), *sessions())}
     life = Life(pool)
     living = asyncio.create_task(life.live())
     try:
@@ -184,8 +187,8 @@ def victims(victim: Victim, life: Life, known: set[int]) -> list[psutil.Process]
         return zygotes()
     if victim == "jail":
         return jails()
-    born = [process for process in sessions() if process.pid not in known]
-    return born if victim == "init" else [each for process in born for each in children_of(process)]
+    born = [process for process in (inits() if victim == "init" else sessions()) if process.pid not in known]
+    return born if victim in ("init", "session") else [each for process in born for each in children_of(process)]
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,8 @@ async def test_there_is_no_network(repl: LocalRepl) -> None:
 async def test_only_its_own_pids_are_visible(repl: LocalRepl) -> None:
     assert await value(
         repl, "import os\nos.getpid(), os.getppid(), [n for n in os.listdir('/proc') if n.isdigit()]"
-    ) == ("(1, 0, ['1'])")
-    assert await raised(repl, "import os; os.kill(2, 9)") == "ProcessLookupError"
+    ) == ("(2, 0, ['2'])")
+    assert await raised(repl, "import os; os.kill(3, 9)") == "ProcessLookupError"
 
 
 async def test_no_capability_no_new_privileges_no_nested_namespace(repl: LocalRepl) -> None:

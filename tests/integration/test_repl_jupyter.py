@@ -91,7 +91,7 @@ for _ in range(2000):
         started = set(psutil.Process().children(recursive=True)) - processes
         assert len(started) >= 3
         await repl.close()
-        assert repl.host_pid == 0
+        assert repl.host_pids == ()
         assert directories() == before
         await until(lambda: not any(process.is_running() for process in started))
     gc.collect()
@@ -106,7 +106,7 @@ async def main():
     pool = JupyterPool()
     await pool.start()
     repl = await pool.open((), None, seed=0)
-    print(repl.host_pid, flush=True)
+    print(*repl.host_pids, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
 """

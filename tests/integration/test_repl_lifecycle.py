@@ -58,7 +58,7 @@ async def test_a_hundred_sessions_at_once() -> None:
 
         assert await asyncio.gather(*(one(number) for number in range(100))) == list(range(100))
         assert pool.stats()["open"] == 0
-        assert pool.stats()["zygotes"] == 1
+        assert pool.stats()["zygotes"] <= 2  # so many at once are worth another one
 
 
 async def test_grandchildren_die_with_their_session() -> None:

@@ -147,7 +147,7 @@ async def test_a_session_killed_at_any_moment_of_its_start() -> None:
     async with LocalPool() as pool:
         survivor = await pool.open((), no_tools, seed=0)
         (zygote,) = zygotes()
-        known = {process.pid for process in sessions()}
+        known = {process.pid for process in zygote.children()}
         idle = traces()
         for number in range(40):
             opening = asyncio.create_task(pool.open((), no_tools, seed=number))
@@ -169,7 +169,7 @@ async def test_a_session_killed_at_any_moment_of_its_start() -> None:
                 await repl.close()
             except ReplError as error:
                 outcomes.append(type(error).__name__)
-        assert set(outcomes) <= {"ReplDied", "killed", "ok"}, outcomes
+        assert set(outcomes) <= {"ReplDied", "SandboxError", "killed", "ok"}, outcomes
         assert "ReplDied" in outcomes  # some of them did come in the middle
         assert await works(survivor)
         assert pool.stats()["open"] == 1

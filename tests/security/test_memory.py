@@ -38,7 +38,7 @@ async def test_processes_that_hold_too_much_together_are_killed() -> None:
 async def test_what_a_cell_leaves_behind_is_counted_too() -> None:
     async with LocalPool(limits=LIMITS) as pool:
         repl = await pool.open((), no_tools, seed=0)
-        pid = repl.host_pid
+        pid, _ = repl.host_pids
         assert (await run(repl, HOARD)).status == "ok"
         async with asyncio.timeout(50):
             while watchdog.memory_of([pid], enough=0):

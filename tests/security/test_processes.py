@@ -45,14 +45,14 @@ async def start(repl: LocalRepl) -> int:
 @attack(22)
 async def test_proc_shows_its_own_pids_only(repl: LocalRepl, sibling: LocalRepl) -> None:
     others = [await start(sibling), os.getpid(), os.getppid()]
-    assert await value(repl, "import os\n[name for name in os.listdir('/proc') if name.isdigit()]") == "['1']"
+    assert await value(repl, "import os\n[name for name in os.listdir('/proc') if name.isdigit()]") == "['2']"
     places = [
         f"/proc/{pid}/{name}" for pid in others for name in ("environ", "cmdline", "maps", "mem", "root", "task", "fd")
     ]
     assert all(os.path.lexists(place) for place in places)
     assert await value(repl, f"[place for place in {places!r} if os.path.lexists(place)]") == "[]"
     # also those that no listing names
-    assert await value(repl, f"[n for n in range(2, {max(*others, 50_000)}) if os.path.exists(f'/proc/{{n}}')]") == "[]"
+    assert await value(repl, f"[n for n in range({max(*others, 50_000)}) if os.path.exists(f'/proc/{{n}}')]") == "[2]"
 
 
 @attack(22)
@@ -110,12 +110,12 @@ async def test_signals_to_everybody_reach_its_own_only(pool: LocalPool, repl: Lo
     everybody = """
 import os, signal
 for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGSTOP, signal.SIGINT, signal.SIGKILL):
-    for whom in (0, -1):  # the process group; everybody
-        try: os.kill(whom, number)
-        except (OSError, KeyboardInterrupt): pass
+    os.kill(-1, number)  # everybody but oneself
 child.wait() < 0
 """
     assert await value(repl, everybody) == "True"
+    execution = await run(repl, "os.kill(0, signal.SIGTERM)")  # the process group, oneself included
+    assert (execution.status, execution.reason) == ("killed", "the session was killed by SIGTERM")
     assert await value(sibling, "x, child.poll()") == "(41, None)"
     state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     assert state == "S"
@@ -152,12 +152,13 @@ except OSError:
 async def test_the_priority_of_others_stays(repl: LocalRepl, sibling: LocalRepl) -> None:
     pid = await start(sibling)
     lower = f"""
-found = [attempt(os.setpriority, os.PRIO_PROCESS, {pid}, 19)]
 os.setpriority(os.PRIO_PGRP, 0, 19)
-os.setpriority(os.PRIO_USER, 0, 19)
-found
+[attempt(os.setpriority, os.PRIO_PROCESS, {pid}, 19), attempt(os.setpriority, os.PRIO_USER, 0, 19)]
 """
-    assert await answers(repl, lower) == [errno.ESRCH]
+    assert await answers(repl, lower) == [
+        errno.ESRCH,
+        errno.EPERM,
+    ]  # of its user there is its init, which it may not touch
     assert await value(sibling, "import os\nos.getpriority(os.PRIO_PROCESS, 0)") == "0"
     assert os.getpriority(os.PRIO_PROCESS, pid) == 0
 
@@ -165,12 +166,37 @@ found
 @attack(25)
 async def test_a_session_cannot_kill_its_init_from_within(repl: LocalRepl) -> None:
     code = """
-import os, subprocess, sys
-os.kill(os.getpid(), 9)
-subprocess.run([sys.executable, "-c", "import os; os.kill(1, 9); os.kill(1, 6); os.kill(1, 19)"]).returncode
+import os, signal, subprocess, sys
+for number in signal.valid_signals():
+    os.kill(1, number)
+    subprocess.run([sys.executable, "-c", f"import os; os.kill(1, {number})"])
 """
-    assert await value(repl, code) == "0"
-    assert await value(repl, "1 + 1") == "2"
+    assert (await run(repl, code)).status == "ok"
+    assert await value(repl, "os.posix_spawnp('true', ['true'], {})") == await value(repl, "os.wait()[0]")
+
+
+@attack(23)
+async def test_a_session_cannot_look_into_its_init(repl: LocalRepl, open_repl: LocalRepl) -> None:
+    """It is the same user, but of the zygote's user namespace."""
+    places = "('mem', 'environ', 'maps', 'root', 'cwd', 'fd', 'ns/user', 'status', 'net/unix', 'mountinfo')"
+    assert (
+        await value(repl, f"import os\n[os.path.lexists(f'/proc/1/{{name}}') for name in {places}].count(True)") == "0"
+    )
+    trace = "[call('ptrace', 0x4206, 1, None, None), call('process_vm_readv', 1, None, 0, None, 0, 0)]"
+    assert (await answers(open_repl, trace))[0] == errno.EPERM  # without the filter
+    assert await answers(repl, trace) == [errno.EPERM] * 2
+
+
+@attack(25)
+async def test_an_init_that_is_made_to_end_ends_its_own_session_only(pool: LocalPool, sibling: LocalRepl) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    # Limits of a process may be lowered by the same user; this one ends it, and the namespace with it.
+    code = "import resource, time\nresource.prlimit(1, resource.RLIMIT_CPU, (0, 0))\nresource.prlimit(1, resource.RLIMIT_AS, (0, 0))"
+    await run(repl, code)
+    execution = await run(repl, "import os\nos.kill(os.getpid(), 9)")
+    assert (execution.status, execution.reason) == ("killed", "the session was killed by SIGKILL")
+    await repl.close()
+    assert await value(sibling, "x") == "41"
 
 
 @attack(25)
@@ -254,7 +280,7 @@ async def test_there_is_no_terminal_and_none_is_shared(repl: LocalRepl, sibling:
         errno.ENOENT,
     ]
     assert await value(repl, "[os.isatty(n) for n in range(3)], os.getpgid(0), os.getsid(0)") == (
-        "([False, False, False], 1, 1)"
+        "([False, False, False], 2, 2)"
     )
     assert await value(repl, "master, slave = os.openpty()\nos.ttyname(slave)") == "'/dev/pts/0'"
     assert await value(sibling, "import os\nos.listdir('/dev/pts')") == "['ptmx']"

@@ -178,17 +178,17 @@ class Held(Protocol):
     group: Group | None
 
     async def forked(self) -> int:
-        """The pid of its init, on the host; 0 where it has ended."""
+        """The pid of its session, on the host; 0 where it has ended."""
 
 
 @asynccontextmanager
 async def holding(repl: Held) -> AsyncIterator[None]:
-    """While a REPL becomes a session, its init is put into its group; at the end all that belongs to it is there, before a
+    """While a REPL becomes a session, its process is put into its group; at the end all that belongs to it is there, before a
     line of anybody's code runs. Raises SandboxError."""
     if repl.group is None:
         yield
         return
-    adding = asyncio.create_task(_add_init(repl))
+    adding = asyncio.create_task(_add_session(repl))
     try:
         yield
         await adding
@@ -203,7 +203,7 @@ async def holding(repl: Held) -> AsyncIterator[None]:
         await asyncio.gather(adding, return_exceptions=True)
 
 
-async def _add_init(repl: Held) -> None:
+async def _add_session(repl: Held) -> None:
     pid = await repl.forked()
     try:
         if pid and repl.group is not None:

@@ -126,9 +126,9 @@ class JupyterRepl:
         return await self._carry("the workspace", jupyter_files.listing)
 
     @property
-    def host_pid(self) -> int:
-        """Of the kernel; 0 once it is gone."""
-        return self._kernel.pid
+    def host_pids(self) -> tuple[int, ...]:
+        """Of the kernel; none once it is gone."""
+        return (self._kernel.pid,) if self._kernel.pid else ()
 
     def objection(self) -> str:
         """No control group holds it."""

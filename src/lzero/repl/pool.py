@@ -29,7 +29,7 @@ _OPENING_AT_ONCE = 4
 _PROBE = """
 import os
 status = {line.partition(":")[0]: line.partition(":")[2].strip() for line in open("/proc/self/status")}
-assert os.getpid() == 1 and [name for name in os.listdir("/proc") if name.isdigit()] == ["1"], "pids of others are visible"
+assert os.getpid() == 2 and [name for name in os.listdir("/proc") if name.isdigit()] == ["2"], "pids of others are visible"
 assert os.getuid() != 0 and int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0, "capabilities are left"
 assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", "system calls are not filtered"
 assert open("/proc/sys/user/max_user_namespaces").read().strip() == "0", "a further user namespace could be made"
@@ -85,7 +85,7 @@ class LocalPool:
             proof = await repl.run(_PROBE, deadline_s=30.0)
             if proof.status == "killed":
                 raise SandboxError(f"a first cell ended its REPL: {proof.reason}; is a limit of [repl] too small?")
-            if not watchdog.memory_of([repl.host_pid], enough=0):
+            if not watchdog.memory_of(repl.host_pids, enough=0):
                 raise SandboxError(
                     "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so nothing bounds it"
                 )

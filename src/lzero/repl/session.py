@@ -124,13 +124,15 @@ class LocalRepl:
         return self.group.objection() if self.group else ""
 
     async def forked(self) -> int:
-        """Waits until `host_pid` is known, and returns it; 0 where the session has ended before."""
+        """The pid of its session, on the host, as soon as it is known; 0 where it has ended before."""
         return await asyncio.shield(self._child.forked)
 
     @property
-    def host_pid(self) -> int:
-        """Of the session's init, on the host; 0 while it is not known."""
-        return self._child.forked.result() if self._child.forked.done() else 0
+    def host_pids(self) -> tuple[int, ...]:
+        """Of its session and of its init, on the host; none while they are not known."""
+        if not self._child.forked.done() or not self._child.forked.result():
+            return ()
+        return self._child.forked.result(), self._child.init
 
     async def kill(self, reason: str) -> None:
         """End the session for what it did; its cell, or the next one, answers `killed` with this reason."""
@@ -238,7 +240,7 @@ class LocalRepl:
         return f"was killed by {signal_name(-code)}" if code < 0 else f"exited with code {code}"
 
     async def _kill(self) -> None:
-        """Returns when the session's init is reaped, and with it everything in its pid namespace."""
+        """Returns when the session and its init are reaped, and with them everything in their pid namespace."""
         if self._child.ended.done():
             return
         try:

@@ -4,7 +4,8 @@ An address-space limit bounds one process, and none of what many of them hold. T
 first, which is quick to read and never less than what is really held; only where that exceeds the limit, proportional memory,
 which counts a page that several processes share (with the zygote, above all) by its part. proc(5): statm, smaps_rollup.
 
-Processor time is that of the living and of those that they have waited for. proc(5): stat.
+Processor time is that of the living and of those that they have waited for; what nobody waits for (a daemon) counts while it
+lives. proc(5): stat.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,9 @@ class Watched(Protocol):
     """A REPL, as far as the watchdog knows it."""
 
     @property
-    def host_pid(self) -> int:
-        """Of its init, on the host; 0 where it is not known yet."""
+    def host_pids(self) -> Sequence[int]:
+        """On the host, of its first processes: everything else in it descends from one of them. None where they are not known
+        yet."""
 
     @property
     def opened(self) -> float:
@@ -71,17 +73,17 @@ async def watch(repls: Callable[[], Iterable[Watched]], bounds: Bounds) -> None:
         for repl in list(repls()):
             if time.monotonic() - repl.opened > bounds.lifetime_s:
                 await repl.expire(f"it has existed for longer than repl.lifetime_s = {bounds.lifetime_s:g}")
-            elif reason := repl.objection() or _objection(repl.host_pid, bounds):
+            elif reason := repl.objection() or _objection(repl.host_pids, bounds):
                 logger.info("a REPL is killed: %s", reason)
                 await repl.kill(reason)
             await asyncio.sleep(0)
         await asyncio.sleep(max(INTERVAL_S, 20 * (time.monotonic() - started)))
 
 
-def _objection(pid: int, bounds: Bounds) -> str:
+def _objection(roots: Sequence[int], bounds: Bounds) -> str:
     """Why the REPL must end; empty where it may go on. One that cannot be looked at ends, and no other with it."""
     try:
-        pids = tree(pid)
+        pids = [pid for root in roots for pid in tree(root)]
         held, used = memory_of(pids, enough=bounds.memory_bytes), cpu_s_of(pids)
     except OSError as error:
         if error.errno in _SHORT_OF:

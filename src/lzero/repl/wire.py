@@ -142,9 +142,11 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello", forbid_unknown_field
 
 
 class Forked(Struct, frozen=True, kw_only=True, tag="forked", forbid_unknown_fields=True):
-    """Zygote → host: a REPL is there. Its pid comes beside the message, as the kernel vouches for it."""
+    """Zygote → host: one of the two first processes of a REPL is there, the init before the session. Its pid comes beside the
+    message, as the kernel vouches for it."""
 
     id: int
+    part: Literal["init", "session"]
 
 
 class Signalled(Struct, frozen=True, kw_only=True, tag="signalled", forbid_unknown_fields=True):

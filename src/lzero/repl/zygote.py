@@ -26,12 +26,15 @@ _CREDENTIALS = struct.Struct("iII")
 class Child:
     """A forked REPL as its zygote knows it."""
 
-    def __init__(self, number: int, forked: "asyncio.Future[int]", ended: "asyncio.Future[int | None]") -> None:
+    def __init__(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
         self.number = number
-        self.ended = ended
+        self.ended: asyncio.Future[int | None] = loop.create_future()
         """Its exit code, a negative signal, or None when the zygote died and took it along."""
-        self.forked = forked
-        """The pid of its init, outside the jail; 0 where it ended before that was told."""
+        self.init = 0
+        """The pid of its init, outside the jail; 0 before it is told."""
+        self.forked: asyncio.Future[int] = loop.create_future()
+        """The pid of its session, outside the jail; 0 where it ended before that was told."""
 
 
 class Zygote:
@@ -92,7 +95,7 @@ class Zygote:
     async def fork(self, connection: socket.socket) -> Child:
         """A new REPL at the other end of `connection`. Raises ReplDied."""
         self._last_number += 1
-        child = Child(self._last_number, self._loop.create_future(), self._loop.create_future())
+        child = Child(self._last_number)
         self._children[child.number] = child
         sent = False
         try:
@@ -204,8 +207,11 @@ class Zygote:
             case wire.Hello():
                 _settle(self._hello, message)
             case wire.Forked():
-                if message.id in self._children:
-                    _settle(self._children[message.id].forked, pid)
+                child = self._children.get(message.id)
+                if child is not None and message.part == "init":
+                    child.init = pid
+                elif child is not None:
+                    _settle(child.forked, pid)
             case wire.Signalled():
                 for answer in self._signalled.pop(message.id, []):
                     _settle(answer)

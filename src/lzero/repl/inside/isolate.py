@@ -7,6 +7,7 @@ user namespace of its own. That one owns nothing: not the mounts, not the pids, 
 import ctypes
 import os
 import resource
+import signal
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ _NO_CORE = 1
 """core(5): to a program that takes core dumps only this limit says no; 0 would let it run, on the host."""
 _LAST_CAPABILITY = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
 
+_INIT = ("/usr/bin/env", "--ignore-signal=CHLD", "sleep", "infinity")
+"""The first process of a REPL's pid namespace. Ignoring SIGCHLD, it has the kernel reap what the session's processes leave
+behind; when it ends, the kernel ends all that is left. A program of its own, because a fork of the zygote would keep 1.5 MB:
+every page that the zygote writes to later. It stays in the zygote's user namespace, so that the session, which is the same user,
+has no right to it; from within, an init meets only signals that it has a handler for, and it has none."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _FILTER = seccomp.prepare()
 
@@ -61,19 +68,24 @@ def _call(name: str, *arguments: object) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def fork(own_pid_namespace: int) -> int:
-    """For the zygote: `os.fork()` whose child is pid 1 of a new pid namespace, without an extra process in between.
+def fork(own_pid_namespace: int) -> tuple[int, int]:
+    """For the zygote: `os.fork()` into a new pid namespace, beside an init. (init, child) as the caller sees them; (0, 0) in the
+    child.
 
-    `own_pid_namespace` is a descriptor of the caller's own, to which later forks return. Raises OSError, and changes nothing.
+    `own_pid_namespace` is a descriptor of the caller's own, to which later forks return. Raises OSError, and leaves nothing.
     """
     _call("unshare", _NEWPID)
-    pid = -1
+    init, child = 0, -1
     try:
-        pid = os.fork()
+        init = os.posix_spawn(_INIT[0], _INIT, {}, setsid=True)
+        child = os.fork()
+        return (init, child) if child else (0, 0)
     finally:
-        if pid != 0:
+        if child != 0:
             _call("setns", own_pid_namespace, _NEWPID)
-    return pid
+        if child < 0 and init:
+            os.kill(init, signal.SIGKILL)
+            os.waitpid(init, 0)
 
 
 def enter(limits: Limits, without: Collection[str] = ()) -> None:
@@ -99,7 +111,8 @@ def shut() -> None:
 def _make_mounts(limits: Limits) -> None:
     """A /proc of its own pids, terminals of its own, and one private tmpfs that is the workspace, /tmp and /dev/shm."""
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
-    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "")
+    # A process that is not its own to look into, its init, is not there for a session.
+    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=2")
     _mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, f"mode=600,ptmxmode=666,max={_TERMINALS}")
     options = f"mode=755,size={limits.disk_bytes},nr_inodes={limits.files}"
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)

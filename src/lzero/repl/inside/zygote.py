@@ -3,7 +3,8 @@
     python zygote.py CONTROL_FD LIMITS_JSON [DEFENCE_TO_LEAVE_OUT …]
 
 Control messages are JSON, one a packet. The host sends `open` (with the REPL's end of a socket pair) and `signal`; the
-zygote answers `hello`, `forked` (with the pid as credentials), `signalled` and `exited`. It ends when the host's end is closed.
+zygote answers `hello`, `forked` twice (with the pids of init and session as credentials), `signalled` and `exited`. It ends when
+the host's end is closed.
 """
 
 import gc
@@ -34,8 +35,13 @@ class Zygote:
         self._limits = limits
         self._without = without
         self._pids: dict[int, int] = {}
-        """REPL's number → pid."""
+        """REPL's number → pid of its session."""
+        self._inits: dict[int, int] = {}
+        """REPL's number → pid of its init."""
         self._numbers: dict[int, int] = {}
+        """Pid, of a session or of an init → REPL's number."""
+        self._statuses: dict[int, int] = {}
+        """REPL's number → how its session ended, from then until its init has ended too."""
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._shell = Shell.instance(ipython_dir="/tmp/ipython")
         self._shell.warm_up(Outputs({}))
@@ -71,15 +77,16 @@ class Zygote:
         if message["type"] == "open":
             self._open(number, descriptors[0])
         elif message["type"] == "signal":
-            if number in self._pids:
-                os.kill(self._pids[number], message["signal"])
+            pids = self._inits if message["signal"] == signal.SIGKILL else self._pids  # with its init, all of it ends
+            if number in pids:
+                os.kill(pids[number], message["signal"])
             self._say({"type": "signalled", "id": number})
         return True
 
     def _open(self, number: int, descriptor: int) -> None:
         assert len(os.listdir("/proc/self/task")) == 1, "forking with threads is unsafe"
         try:
-            pid = isolate.fork(self._own_pid_namespace)
+            first, pid = isolate.fork(self._own_pid_namespace)
         except OSError as error:  # the machine is short of something: this REPL's misfortune, not that of the others
             with socket.socket(fileno=descriptor) as connection:
                 Channel(connection).send({"type": "failed", "reason": f"fork: {error}"})
@@ -88,10 +95,14 @@ class Zygote:
         if pid == 0:
             self._be_a_repl(descriptor)
         os.close(descriptor)
-        self._pids[number], self._numbers[pid] = pid, number
-        # The kernel turns the pid into the host's; and it is a pid of ours: it checks that.
-        credentials = struct.pack("iII", pid, os.getuid(), os.getgid())
-        self._say({"type": "forked", "id": number}, (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials))
+        self._inits[number], self._pids[number] = first, pid
+        self._numbers[first] = self._numbers[pid] = number
+        for part, each in (("init", first), ("session", pid)):
+            # The kernel turns the pid into the host's; and it is a pid of ours: it checks that.
+            credentials = struct.pack("iII", each, os.getuid(), os.getgid())
+            self._say(
+                {"type": "forked", "id": number, "part": part}, (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)
+            )
 
     def _be_a_repl(self, descriptor: int) -> None:
         """In the child. Never returns."""
@@ -126,8 +137,20 @@ class Zygote:
                 return
             number = self._numbers.pop(pid, None)
             if number is not None:
-                del self._pids[number]
-                self._say({"type": "exited", "id": number, "code": os.waitstatus_to_exitcode(status)})
+                self._ended(number, pid, status)
+
+    def _ended(self, number: int, pid: int, status: int) -> None:
+        """Of a REPL's two processes, one; each takes the other along, and everything else in their namespace goes with the init.
+        The host hears when both are gone."""
+        if pid == self._pids.get(number):
+            del self._pids[number]
+            self._statuses[number] = status
+            if number in self._inits:
+                os.kill(self._inits[number], signal.SIGKILL)
+        else:
+            del self._inits[number]
+        if number not in self._pids and number not in self._inits:
+            self._say({"type": "exited", "id": number, "code": os.waitstatus_to_exitcode(self._statuses.pop(number))})
 
     def _say(self, message: dict[str, Any], *ancillary: tuple[int, int, bytes]) -> None:
         self._control.sendmsg([json.dumps(message).encode()], ancillary)
