@@ -109,7 +109,7 @@ async def killed_and_reaped(settings: Settings) -> list[Figure]:
         await asyncio.gather(*(repl.close() for repl in repls))
         closed = time.perf_counter() - started
         repls = await open_many(pool, settings.killed)
-        pids = [repl.host_pid for repl in repls]
+        pids = [pid for repl in repls for pid in repl.host_pids]
         started = time.perf_counter()
     finally:
         await pool.close()
@@ -179,9 +179,8 @@ async def answers(repl: Repl, code: str) -> None:
 
 def private_bytes(repl: LocalRepl) -> int:
     """Held by the processes of a REPL and by nobody else."""
-    return sum(
-        _private(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")) for pid in watchdog.tree(repl.host_pid)
-    )
+    pids = [pid for root in repl.host_pids for pid in watchdog.tree(root)]
+    return sum(_private(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")) for pid in pids)
 
 
 def _private(rollup: str) -> int:

@@ -77,7 +77,6 @@ def _read_at_once(data: bytes) -> list[wire.FromKernel | str]:
 async def ask(request: Request, data: bytes) -> None:
     """A session whose every word is `data`, and that then falls silent, is asked for something."""
     ours, theirs = socket.socketpair()
-    loop = asyncio.get_running_loop()
     child = Child(1)
     child.forked.set_result(1)
     child.ended.set_result(-9)

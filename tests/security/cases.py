@@ -50,7 +50,7 @@ CASES = tuple(
         (16, "HostDoS", "a flood of output", "head and tail are kept; the host stays flat"),
         (17, "HostDoS", "a flood of rich output, representations that loop", "capped; the deadline holds"),
         (18, "PeerDoS", "a daemon that outlives its cell", "dies with the session"),
-        (19, "SelfDoS", "zombies by the thousand", "bounded; siblings untouched"),
+        (19, "SelfDoS", "zombies by the thousand", "orphans are reaped, others bounded; siblings untouched"),
         (20, "Lateral", "a thread that prints after its cell", "never in another session's output"),
         (21, "SelfDoS", "waiting for input, debuggers", "an error at once, or the deadline"),
         # processes and signals

@@ -505,7 +505,7 @@ def orphan():
         await value(tight, "for _ in range(done): os.wait()\nos.waitpid(os.posix_spawnp('true', ['true'], {}), 0)[1]")
         == "0"
     )
-    assert await until_it_fails(tight, orphans, "orphan()", 2000) == (2000, "")
+    assert await until_it_fails(tight, orphans, "orphan()", 300) == (300, "")
     assert await value(tight, "while len([n for n in os.listdir('/proc') if n.isdigit()]) > 1: pass\n1") == "1"
     assert await is_well(sibling)
 
