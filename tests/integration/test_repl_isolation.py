@@ -68,7 +68,7 @@ async def test_the_environment_holds_no_host_variable(repl: LocalRepl) -> None:
     assert "LZERO_TEST_HOST_VARIABLE" not in names
     allowed = {"HOME", "LANG", "LOGNAME", "NO_COLOR", "PATH", "PWD", "TERM", "TZ", "USER"}
     allowed |= {"MALLOC_ARENA_MAX", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
-    allowed |= {"PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED", "PYTHONNOUSERSITE"}
+    allowed |= {"MPLBACKEND", "MPLCONFIGDIR", "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED", "PYTHONNOUSERSITE"}
     extra = await value(repl, f"sorted(set(os.environ) - {allowed!r})")
     assert extra in ("[]", "['LC_CTYPE']", "['FORCE_COLOR']"), extra
 

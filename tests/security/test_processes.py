@@ -115,7 +115,7 @@ child.wait() < 0
 """
     assert await value(repl, everybody) == "True"
     execution = await run(repl, "os.kill(0, signal.SIGTERM)")  # the process group, oneself included
-    assert (execution.status, execution.reason) == ("killed", "the session was killed by SIGTERM")
+    assert (execution.status, execution.reason) == ("killed", "exit: the session was killed by SIGTERM")
     assert await value(sibling, "x, child.poll()") == "(41, None)"
     state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     assert state == "S"
@@ -194,7 +194,7 @@ async def test_an_init_that_is_made_to_end_ends_its_own_session_only(pool: Local
     code = "import resource, time\nresource.prlimit(1, resource.RLIMIT_CPU, (0, 0))\nresource.prlimit(1, resource.RLIMIT_AS, (0, 0))"
     await run(repl, code)
     execution = await run(repl, "import os\nos.kill(os.getpid(), 9)")
-    assert (execution.status, execution.reason) == ("killed", "the session was killed by SIGKILL")
+    assert (execution.status, execution.reason) == ("killed", "exit: the session was killed by SIGKILL")
     await repl.close()
     assert await value(sibling, "x") == "41"
 
