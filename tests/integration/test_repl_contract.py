@@ -228,6 +228,19 @@ Rich()
     assert json.loads(last.data["application/json"]) == {"a": [1]}
 
 
+async def test_an_image_is_there_as_a_whole_or_the_text_says_that_it_is_not(repl: Repl) -> None:
+    code = """
+class Image:
+    def __repr__(self): return 'image'
+    def _repr_png_(self): return bytes(150_000)
+display(Image())
+Image()
+"""
+    shown, last = (output.data for output in (await run(repl, code)).outputs if isinstance(output, Display | Result))
+    assert base64.b64decode(shown["image/png"]) == bytes(150_000)
+    assert last == {"text/plain": "image\n… [image/png of 200000 characters left out] …"}
+
+
 async def test_a_display_is_changed_and_outputs_are_cleared(repl: Repl) -> None:
     code = """
 from IPython.display import clear_output, display

@@ -147,7 +147,7 @@ update_display("renamed", display_id="name")
 
 
 async def test_what_does_not_fit_is_left_out_and_the_text_says_so(pool: LocalPool) -> None:
-    async with LocalPool(ReplConfig(output_kb=64)) as small:
+    async with LocalPool(ReplConfig(output_kb=64, disk_mb=1)) as small:
         repl = await small.open((), no_tools, seed=0)
         image = "class Image:\n    def __init__(self, n): self.n = n\n    def _repr_png_(self): return bytes(self.n)"
         fits, large = bundles(await run(repl, f"{image}\ndisplay(Image(20_000))\nImage(20_000)"))
@@ -158,6 +158,11 @@ async def test_what_does_not_fit_is_left_out_and_the_text_says_so(pool: LocalPoo
         (text,) = (await run(repl, "print('x' * 100_000)")).outputs
         assert isinstance(text, Stream)
         assert len(text.text) < 9_000
+        stdout, stderr = (await run(repl, "!yes")).outputs  # ends as it has filled the disk
+        assert isinstance(stdout, Stream)
+        assert isinstance(stderr, Stream)
+        assert "stdout: nothing is captured beyond its first 1048576 bytes" in stderr.text
+        assert await value(repl, "6 * 7") == "42"
         await repl.close()
     repl = await pool.open((), no_tools, seed=0)
     (fits,) = bundles(await run(repl, f"{image}\nImage(150_000)"))
