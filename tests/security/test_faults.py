@@ -332,14 +332,30 @@ async def test_a_machine_that_allows_no_user_namespace_is_refused_with_what_to_d
     said = await in_a_process(START, "unshare", "--user", "--map-root-user", "sh", "-c", inner, "sh")
     assert "the sandbox did not start" in said
     assert "sysctl user.max_user_namespaces" in said
-    assert "There is no mode without isolation" in said
+    assert "There is no fallback to anything weaker" in said
 
 
 @attack(68)
 async def test_a_machine_with_root_alone_is_refused_with_what_to_do() -> None:
     said = await in_a_process(START, "unshare", "--user", "--map-root-user")
     assert "run lzero as an ordinary user" in said
-    assert "There is no mode without isolation" in said
+    assert "There is no fallback to anything weaker" in said
+
+
+@AS_ROOT
+@attack(68)
+async def test_a_container_that_masks_proc_is_refused_with_what_to_do() -> None:
+    mask = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
+    said = await in_a_process(START, "unshare", "--mount", "--propagation", "private", "sh", "-c", mask, "sh")
+    assert "--security-opt systempaths=unconfined" in said
+    assert "There is no fallback to anything weaker" in said
+
+
+@AS_ROOT
+@attack(68)
+async def test_the_root_of_a_container_needs_no_mounts_or_is_told_what_to_do() -> None:
+    said = await in_a_process(START, "setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    assert "it started" in said or "has to be able to read the kernel environment" in said
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of the test are those of x86-64")

@@ -41,10 +41,23 @@ def test_the_jail_shares_nothing_and_dies_with_us(monkeypatch: pytest.MonkeyPatc
 
 def test_root_goes_through_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(jail, "_may_mount", lambda: True)
     command = jail.command(SAMPLE, ["inner"])
     assert Path(command[0]).name == "unshare"
     assert "--reuid=65534" in command
     assert "--no-new-privs" in command
+
+
+def test_root_that_may_not_mount_shows_the_jail_what_is_readable_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, programs: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(jail, "_may_mount", lambda: False)
+    (programs / "unshare").unlink()
+    command = jail.command(SAMPLE, ["inner"])
+    assert Path(command[0]).name == "setpriv"
+    assert "--reuid=65534" in command
+    assert command[command.index("/tmp/lz env") - 1 :][:3] == ["--ro-bind", "/tmp/lz env", "/opt/environment"]
 
 
 def test_an_ordinary_user_needs_bubblewrap_only(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
@@ -79,6 +92,7 @@ def test_packages_of_the_host_are_hidden_beneath_what_is_shown(monkeypatch: pyte
 @pytest.mark.parametrize("missing", ["bwrap", "unshare", "setpriv"])
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, programs: Path, missing: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(jail, "_may_mount", lambda: True)
     (programs / missing).unlink()
     with pytest.raises(SandboxError, match=missing):
         jail.command(SAMPLE, ["inner"])

@@ -108,8 +108,8 @@ def start(
 def command(environment: Environment, inner: Sequence[str]) -> list[str]:
     """The command line that runs `inner` in the jail. Raises SandboxError where a program for it is missing."""
     sources = _bound_directories(environment)
-    if os.geteuid() != 0:
-        return [*_bwrap([(source, target) for source, target in sources]), "--", *inner]
+    if os.geteuid() != 0 or not _may_mount():  # then that user has to be able to read what the jail is shown as it is
+        return [*as_ordinary_user(), *_bwrap(sources), "--", *inner]
     staged = [(f"{_STAGING}/{number}", target) for number, (_, target) in enumerate(sources)]
     return [
         *(program("unshare"), "--mount", "--propagation", "private", "--"),
@@ -119,6 +119,13 @@ def command(environment: Environment, inner: Sequence[str]) -> list[str]:
         "--",
         *inner,
     ]
+
+
+def _may_mount() -> bool:
+    """CAP_SYS_ADMIN, which the root of a container is usually without."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (effective,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(effective >> 21 & 1)
 
 
 def as_ordinary_user() -> tuple[str, ...]:
@@ -228,14 +235,25 @@ def explain(complaint: str, environment: Path) -> str:
     elif "setresuid" in complaint:
         hint = (
             "\nHere root is the only user (a rootless container, say), and the sandbox must run as another one: "
-            "run lzero as an ordinary user, or give the container more user ids (subuid). There is no mode without isolation."
+            "run lzero as an ordinary user, or give the container more user ids (subuid). There is no fallback to anything weaker."
+        )
+    elif "mount proc" in complaint:
+        hint = (
+            "\nParts of /proc are masked here, as containers do it, and then nobody may mount a fresh one. In Docker: "
+            "--security-opt systempaths=unconfined; in Podman: --security-opt unmask=ALL; in Kubernetes: procMount: Unmasked. "
+            "There is no fallback to anything weaker."
+        )
+    elif "Permission denied" in complaint:
+        hint = (
+            f"\nThe sandbox runs as {user()}, which has to be able to read the kernel environment {environment}, its Python and "
+            "lzero's own files. Make them readable, or let root mount (in Docker: --cap-add SYS_ADMIN)."
         )
     elif "namespace" in complaint or "Operation not permitted" in complaint or "uid map" in complaint:
         hint = (
             "\nThis kernel or container forbids user namespaces. On Ubuntu 24.04 and later: "
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0. Where user.max_user_namespaces is too low: "
             "sysctl user.max_user_namespaces=16384. In Docker: --security-opt seccomp=unconfined "
-            "--security-opt systempaths=unconfined, with --cap-add SYS_ADMIN for root. "
-            "There is no mode without isolation."
+            "--security-opt systempaths=unconfined --security-opt apparmor=unconfined. "
+            "There is no fallback to anything weaker."
         )
     return f": {complaint or 'it said nothing'}{hint}"

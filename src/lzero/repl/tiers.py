@@ -39,12 +39,16 @@ _UNMASKED = "unmask /proc in the container: --security-opt systempaths=unconfine
 _DELEGATED = (
     "start lzero in a control group that it may divide (docs/sandbox.md, Limits); without, the watchdog bounds memory"
 )
+_JAIL = (
+    *("--unshare-all", "--die-with-parent", "--new-session", "--uid", "0", "--gid", "0", "--cap-add", "ALL"),
+    *("--ro-bind", "/", "/", "--bind", "/proc", "/proc", "--dev", "/dev"),
+)
 _NAMESPACES = (
-    # part, what to run beneath a first user namespace, what to do where it fails
-    ("user namespaces", ("true",), _ALLOWED),
-    ("user namespaces within them", ("unshare", "--user", "--map-user=1000", "true"), _ALLOWED),
-    ("a /proc of its own", ("unshare", "--pid", "--fork", "--mount-proc", "true"), _UNMASKED),
-    ("a network of its own", ("unshare", "--net", "true"), "use a kernel with CONFIG_NET_NS"),
+    # part, further options of bubblewrap, what to run in it, what to do where it fails
+    ("user namespaces", (), ("true",), _ALLOWED),
+    ("user namespaces within them", (), ("unshare", "--user", "--map-user=1000", "true"), _ALLOWED),
+    ("a /proc of its own", ("--proc", "/proc"), ("unshare", "--pid", "--fork", "--mount-proc", "true"), _UNMASKED),
+    ("a network of its own", (), ("unshare", "--net", "true"), "use a kernel with CONFIG_NET_NS"),
 )
 
 
@@ -92,8 +96,7 @@ def _findings(config: ReplConfig) -> Iterator[Finding]:
         "use Linux, in a virtual machine say",
     )
     yield _bubblewrap()
-    for part, inner, mend in _NAMESPACES:
-        yield _in_a_namespace(part, inner, mend)
+    yield from _namespaces()
     yield _filter()
     yield _proportional_memory()
     yield _control_groups(config)
@@ -112,17 +115,21 @@ def landlock_abi() -> int:
     return max(int(version), 0)
 
 
-def _in_a_namespace(part: str, inner: Sequence[str], mend: str) -> Finding:
-    """Run something as far into the jail as its first user namespace."""
-    try:
-        command = (
-            *jail.as_ordinary_user(),
-            *(jail.program("bwrap"), "--unshare-all", "--die-with-parent", "--new-session", "--uid", "0", "--gid", "0"),
-            *("--cap-add", "ALL", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", *inner),
-        )
-    except SandboxError as error:
-        return Finding(part, False, "not tried", str(error))
-    return _tried(part, command, mend=mend)
+def _namespaces() -> Iterator[Finding]:
+    """Each part as far into the jail as its first user namespace; none where that one cannot be had."""
+    allowed = True
+    for part, options, inner, mend in _NAMESPACES:
+        if not allowed:
+            yield Finding(part, False, "not tried")
+            continue
+        try:
+            command = (*jail.as_ordinary_user(), jail.program("bwrap"), *_JAIL, *options, "--", *inner)
+        except SandboxError as error:
+            finding = Finding(part, False, "not tried", str(error))
+        else:
+            finding = _tried(part, command, mend=mend)
+        allowed = allowed and (finding.here or part != _NAMESPACES[0][0])
+        yield finding
 
 
 def _filter() -> Finding:
