@@ -7,7 +7,6 @@ zygote answers `hello`, `forked` twice (with the pids of init and session as cre
 the host's end is closed.
 """
 
-import gc
 import json
 import os
 import selectors
@@ -20,6 +19,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import heap
 import isolate
 from capture import Outputs
 from frames import Channel
@@ -55,9 +55,7 @@ class Zygote:
         selector = selectors.DefaultSelector()
         selector.register(self._control, selectors.EVENT_READ)
         selector.register(wake_up, selectors.EVENT_READ)
-        gc.collect()
-        gc.disable()
-        gc.freeze()  # children then share these pages: the collector never writes to them
+        self._fillers = heap.settle()
         self._say({"type": "hello", "os": os.__file__, "prefix": sys.prefix, "pid": os.getpid()})
         while True:
             for key, _ in selector.select():
