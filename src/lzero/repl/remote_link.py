@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import ssl
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -37,35 +38,48 @@ class _Connect(connect):
 
 
 class Inbox:
-    """What has arrived for one request."""
+    """What has arrived for one request, and who waits for it."""
 
     def __init__(self, link: "Link", number: int) -> None:
         self.number = number
         self._link = link
-        self._messages: asyncio.Queue[wire.Answer | None] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._messages: deque[wire.Answer | None] = deque()
+        self._woken: asyncio.Future[None] | None = None
 
     def put(self, message: wire.Answer) -> None:
         """Raises ProtocolError for a server that sends more than anybody asked for."""
-        if self._messages.qsize() >= _WAITING:
+        if len(self._messages) >= _WAITING:
             raise ProtocolError(f"more than {_WAITING} messages for one request")
-        self._messages.put_nowait(message)
+        self._messages.append(message)
+        self._wake()
 
     def end(self) -> None:
         """Nothing more will come."""
-        self._messages.put_nowait(None)
+        self._messages.append(None)
+        self._wake()
 
     async def get(self, *, within_s: float) -> wire.Answer:
         """Raises ReplDied where the link is lost or nothing comes; the error of a request that failed."""
-        try:
-            async with asyncio.timeout(within_s):
-                message = await self._messages.get()
-        except TimeoutError:
-            raise ReplDied(f"the pool server {self._link.url} did not answer within {within_s:g} s") from None
+        if not self._messages:
+            self._woken = self._loop.create_future()
+            timer = self._loop.call_later(within_s, self._wake)
+            try:
+                await self._woken
+            finally:
+                timer.cancel()
+        if not self._messages:
+            raise ReplDied(f"the pool server {self._link.url} did not answer within {within_s:g} s")
+        message = self._messages.popleft()
         if message is None:
             raise ReplDied(self._link.epitaph)
         if isinstance(message, wire.Failed):
             raise wire.error_of(message)
         return message
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
 
 
 class Link:

@@ -75,10 +75,13 @@ class Client:
 
     async def serve(self) -> None:
         """Until the connection ends, for whatever reason; then nothing of this client is left."""
+        loop, lease_s = asyncio.get_running_loop(), self._room.lease_s
         try:
-            await self._send(self._welcome())
-            while (message := await self._receive()) is not None:
-                await self._handle(message)
+            async with asyncio.timeout(lease_s) as lease:
+                await self._send(self._welcome())
+                while (message := await self._receive()) is not None:
+                    lease.reschedule(loop.time() + lease_s)
+                    await self._handle(message)
         except WebSocketDisconnect:
             pass
         except TimeoutError:
@@ -94,9 +97,8 @@ class Client:
         return wire.Welcome(lease_s=room.lease_s, file_bytes=room.file_bytes, facts=facts, load=room.load())
 
     async def _receive(self) -> wire.FromClient | None:
-        """None when the client has gone. Raises TimeoutError at the end of the lease, ProtocolError."""
-        async with asyncio.timeout(self._room.lease_s):
-            event = await self._websocket.receive()
+        """None when the client has gone. Raises ProtocolError."""
+        event = await self._websocket.receive()
         if event["type"] == "websocket.disconnect":
             return None
         if event.get("bytes") is None:

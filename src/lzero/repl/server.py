@@ -96,6 +96,7 @@ class PoolServer:
             ws_per_message_deflate=False,  # what is sent is short, or has no time
             ws_ping_interval=None,  # clients beat by themselves
             lifespan="off",
+            proxy_headers=False,  # a client is called what it is, not what it says
             log_config=None,
             log_level="warning",
             access_log=False,
