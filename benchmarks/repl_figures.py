@@ -4,6 +4,8 @@ import asyncio
 import os
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ import repl_yardstick
 
 from lzero.protocols import Repl, ReplPool
 from lzero.repl import LocalPool, LocalRepl, watchdog
+from lzero.repl.pool_token import new_token
+from lzero.repl.remote import RemotePool
 from lzero.types import Json
 
 CELL = repl_yardstick.CELL
@@ -121,11 +125,37 @@ async def killed_and_reaped(settings: Settings) -> list[Figure]:
     ]
 
 
+async def remote_round_trip(settings: Settings) -> list[Figure]:
+    """A trivial cell's round trip through `lzero pool serve` on loopback, in turns with that of a local pool."""
+    token = new_token()
+    command = (sys.executable, "-c", "from lzero.cli import main; main()", "pool", "serve", "--port=0")
+    server = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, env={**os.environ, "LZERO_POOL_TOKEN": token}
+    )
+    try:
+        assert server.stdout is not None
+        async with asyncio.timeout(120.0):
+            url = (await server.stdout.readline()).decode().split()[3]
+        async with LocalPool() as near, RemotePool((url,), token=token) as far:
+            rounds = [(await round_trips_s(near, 50), await round_trips_s(far, 50)) for _ in range(10)]
+    finally:
+        server.terminate()
+        await server.wait()
+    local = statistics.median(trip for near_trips, _ in rounds for trip in near_trips)
+    remote = statistics.median(trip for _, far_trips in rounds for trip in far_trips)
+    return [
+        Figure("trivial cell round trip in a remote pool on loopback, p50", 1000 * remote, "ms"),
+        Figure("  of the local pool", 1000 * local, "ms"),
+        at_most("  the remote one is longer by", remote / local, "×", 2),
+    ]
+
+
 FIGURES: tuple[Callable[[Settings], Awaitable[list[Figure]]], ...] = (
     start_and_round_trip,
     opened_per_second,
     live_at_once,
     killed_and_reaped,
+    remote_round_trip,
 )
 
 
