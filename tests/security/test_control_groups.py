@@ -107,6 +107,20 @@ async def test_every_process_of_a_session_is_in_its_group_and_the_group_goes_wit
 
 
 @GROUPS
+async def test_a_session_whose_group_is_taken_away_ends() -> None:
+    async with LocalPool(ON) as pool:
+        repl, other = [await pool.open((), no_tools, seed=number) for number in range(2)]
+        assert repl.group is not None
+        for directory in repl.group.directories:
+            for pid in (directory / "cgroup.procs").read_text().split():
+                (directory.parent / "cgroup.procs").write_text(pid)
+            directory.rmdir()
+        execution = await repl.run("import time\ntime.sleep(60)", deadline_s=50.0)
+        assert (execution.status, execution.reason) == ("killed", "memory: the control group that bounds it is gone")
+        assert await value(other, "6 * 7") == "42"
+
+
+@GROUPS
 @attack(64)
 async def test_groups_of_a_killed_host_go_with_the_next_start() -> None:
     code = """

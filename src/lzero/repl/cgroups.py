@@ -66,7 +66,9 @@ class Group:
         """Why its REPL must end; empty where it may go on."""
         try:
             killed = _events(self.events).get("oom_kill", 0)
-        except OSError:  # removed, or the host is short of something: the next look tells
+        except FileNotFoundError:  # whoever manages the groups of this machine has taken it, or its controller, away
+            return "memory: the control group that bounds it is gone"
+        except OSError:  # the host is short of something: the next look tells
             return ""
         if not killed:
             return ""
@@ -289,6 +291,8 @@ def _unified(own: Path, needed: Iterable[str]) -> Path:
         aside.mkdir(exist_ok=True)
         _write(aside / "cgroup.procs", "0")
         _write(place / "cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
+        if "cpu" in wanted:
+            _write(aside / "cpu.weight", "10000")  # all that lzero does is one group now, and each REPL is another
     except OSError as error:
         with suppress(OSError):
             _write(place / "cgroup.procs", "0")

@@ -1,5 +1,6 @@
 """The kernel environment: a virtual environment of its own, so that a jail never sees the one lzero runs in."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,6 +20,7 @@ from lzero.errors import SandboxError
 REQUIREMENTS = ("ipython>=8.20,<10", "numpy>=1.26,<3", "pandas>=2.2,<4")
 _BUILD_TIMEOUT_S = 1800
 _PIP = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+_SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _QUESTION = "import json, os, sys; print(json.dumps([sys.base_prefix, os.path.realpath(sys.executable), os.__file__]))"
 
 
@@ -132,9 +134,9 @@ def _ask(python: Path) -> tuple[str, str, str]:
         )
         base_prefix, interpreter, os_file = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise SandboxError(
-            f"{python} does not run ({error}); remove {python.parent.parent} and make it again"
-        ) from None
+        short = isinstance(error, OSError) and error.errno in _SHORT_OF
+        mend = "the machine is short of it" if short else f"remove {python.parent.parent} and make it again"
+        raise SandboxError(f"{python} does not run ({error}); {mend}") from None
     return base_prefix, interpreter, os_file
 
 

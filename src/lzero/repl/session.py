@@ -121,7 +121,7 @@ class LocalRepl:
 
     def objection(self) -> str:
         """What its control group has against its going on; empty for nothing."""
-        return self.group.objection() if self.group else ""
+        return self.group.objection() if self.group and not self._closed else ""
 
     async def forked(self) -> int:
         """The pid of its session, on the host, as soon as it is known; 0 where it has ended before."""
