@@ -5,10 +5,15 @@ import json
 import os
 import sys
 from types import ModuleType
+from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lzero.repl import jail, wire
+from lzero.types import Display, Error, Output, Stream
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +94,50 @@ def test_all_outputs_together_fit_into_a_frame(capture: ModuleType, character: s
     texts = [text for item in taken for text in (item.get("text"), *item.get("data", {}).values()) if text is not None]
     assert all("left out" in text or len(text) == 10_000 for text in texts)
     assert sum(map(len, texts)) < 1.1 * largest
+
+
+LIMIT = 8_000
+_texts = st.builds(lambda character, size: character * size, st.sampled_from("x\n\x00é"), st.integers(0, 2 * LIMIT))
+_mimes = st.sampled_from(["text/plain", "text/markdown", "text/html", "image/png", "application/json"])
+_names = st.sampled_from(["", "a", "b"])
+_actions = st.one_of(
+    st.tuples(st.just("write"), st.sampled_from(["stdout", "stderr"]), _texts),
+    st.tuples(st.just("show"), st.dictionaries(_mimes, _texts, min_size=1, max_size=4), _names, st.booleans()),
+    st.tuples(st.just("error"), _texts),
+    st.tuples(st.just("clear"), st.booleans()),
+    st.tuples(st.just("many"), _texts),
+)
+
+
+@given(st.lists(_actions, max_size=30))
+def test_whatever_a_cell_puts_out_is_bounded_and_typed(capture: ModuleType, actions: list[tuple[Any, ...]]) -> None:
+    outputs = capture.Outputs({}, LIMIT)
+    for action in actions:
+        match action:
+            case ("write", name, text):
+                outputs.write(name, text)
+            case ("show", data, name, update):
+                outputs.show("display_data", data, name=name, update=update)
+            case ("error", text):
+                outputs.error(text, text, [text])
+            case ("clear", wait):
+                outputs.clear(wait=wait)
+            case ("many", text):
+                for _ in range(capture.CELL_OUTPUTS):
+                    outputs.show("display_data", {"text/plain": text, "image/png": text})
+    taken = outputs.take()
+    assert len(taken) <= capture.CELL_OUTPUTS + 1
+    typed = msgspec.convert(taken, tuple[Output, ...])
+    shown = [output.data for output in typed if isinstance(output, Display)]
+    assert sum(len(text) for data in shown for mime, text in data.items() if not mime.startswith("text/")) <= LIMIT // 2
+    whole = {text for action in actions for part in action if isinstance(part, dict) for text in part.values()}
+    whole |= {action[1] for action in actions if action[0] == "many"}
+    assert all(data["image/png"] in whole for data in shown if "image/png" in data)  # nothing of an image is cut
+    notes = 100 * len(taken)
+    texts = [text for data in shown for mime, text in data.items() if mime.startswith("text/") and mime != "text/html"]
+    texts += [output.text for output in typed if isinstance(output, Stream)]
+    texts += ["\n".join(output.traceback) for output in typed if isinstance(output, Error)]
+    assert sum(map(len, texts)) <= LIMIT // 2 + 3 * notes
 
 
 def test_what_is_no_text_is_there_as_a_whole_or_not_at_all(capture: ModuleType) -> None:
