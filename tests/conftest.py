@@ -11,6 +11,8 @@ from repl_sessions import no_tools
 
 from lzero.repl import LocalPool, LocalRepl
 
+pytest_plugins = ["neighbours"]
+
 # A busy machine is no bug: an example may take as long as it needs, within the test's own timeout.
 settings.register_profile("lzero", deadline=None)
 settings.load_profile("lzero")
