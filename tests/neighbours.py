@@ -134,13 +134,17 @@ async def beside_the_pool(neighbours_in_pool: Neighbourhood, request: pytest.Fix
 
 @pytest.fixture(scope="session")
 def neighbours_elsewhere(request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[str]"]:
+    """Through a shell that ends at once: tests that count the processes below them do not meet these."""
     command = [sys.executable, __file__, str(request.config.getoption("--neighbours"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    shell = ("sh", "-c", '{ "$@" <&3 & } 3<&0', "sh")
+    with subprocess.Popen([*shell, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.wait(20) == 0
         asked(process)
         yield process
         assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.stdout.read() == ""  # it has come to its end
 
 
 @pytest.fixture

@@ -1,0 +1,64 @@
+"""The attacks again beside neighbours that work: none of them notices. `make test` runs a seeded sample beside ten of them,
+`make test-long` all of them beside fifty."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cases import shown_by
+from fault_traces import sessions
+from neighbours import neighbours_in
+
+from lzero.repl import LocalPool
+
+pytestmark = pytest.mark.sandbox
+SECURITY = Path(__file__).parents[1] / "security"
+SAMPLE = 6
+
+
+def attacks(*arguments: str, timeout_s: float) -> str:
+    """What pytest says of tests/security with these arguments, all of whose tests pass."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", str(SECURITY), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:]
+    return done.stdout
+
+
+def slowest_ms(said: str) -> list[int]:
+    """Of each test: how long the slowest cell of a neighbour took."""
+    return [int(line.split()[-2]) for line in said.splitlines() if line.startswith("slowest cell of a neighbour")]
+
+
+def test_a_sample_of_the_attacks_is_noticed_by_none_of_ten_neighbours() -> None:
+    cases = shown_by()
+    names = {name for number in random.Random(7).sample(sorted(cases), SAMPLE) for name in cases[number]}
+    said = attacks("-k", " or ".join(sorted(names)), "--neighbours", "10", timeout_s=110)
+    assert len(slowest_ms(said)) >= SAMPLE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_attack_is_noticed_by_none_of_fifty_neighbours() -> None:
+    said = attacks("--neighbours", "50", timeout_s=3500)
+    times = sorted(slowest_ms(said))
+    print(
+        f"{said.splitlines()[-1]}; slowest cells of neighbours: median {times[len(times) // 2]} ms, most {times[-1]} ms"
+    )
+
+
+async def test_neighbours_notice_what_there_is_to_notice() -> None:
+    async with LocalPool() as pool, neighbours_in(pool, 2) as neighbourhood:
+        report = await neighbourhood.report()
+        assert report["noticed"] == []
+        (first, _) = sorted(sessions(), key=lambda process: process.pid)
+        first.kill()
+        report = await neighbourhood.report()
+        assert "neighbour 0: killed" in str(report["noticed"])
+        assert "neighbour 1" not in str(report["noticed"])
