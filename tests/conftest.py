@@ -18,6 +18,10 @@ settings.register_profile("lzero", deadline=None)
 settings.load_profile("lzero")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak-minutes", type=float, default=1.0, help="how long tests/faults/test_soak.py takes")
+
+
 @pytest.fixture
 def own_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other programs of the machine use theirs meanwhile."""

@@ -5,6 +5,7 @@ Everything is counted below the process that asks: other programs of the machine
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import tempfile
@@ -16,7 +17,8 @@ from pathlib import Path
 import psutil
 from repl_sessions import value
 
-from lzero.repl import LocalRepl
+from lzero.errors import SandboxError
+from lzero.repl import LocalRepl, cgroups
 
 INSIDE = """
 import os
@@ -88,6 +90,8 @@ class Traces:
     descriptors: int
     mounts: int
     files: frozenset[str]
+    groups: int
+    """Control groups that this process has made."""
 
 
 def traces() -> Traces:
@@ -97,16 +101,27 @@ def traces() -> Traces:
         len(os.listdir("/proc/self/fd")),
         len(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()),
         frozenset(path.name for path in Path(tempfile.gettempdir()).iterdir()),
+        sum(len(list(place.glob(f"lzero-{os.getpid()}-*"))) for place in group_places()),
     )
 
 
-def counts() -> tuple[int, int, int, int]:
-    """Traces where processes may be others than before: as many of them, of descriptors, mounts and files."""
+@functools.cache
+def group_places() -> tuple[Path, ...]:
+    """Where control groups are made; nowhere, where this machine does not let us."""
+    try:
+        return tuple(cgroups.find().places.values())
+    except SandboxError:
+        return ()
+
+
+def counts() -> tuple[int, ...]:
+    """Traces where processes may be others than before: as many of them, of descriptors, mounts and files. Control groups that
+    were not empty in time wait for the next one to be made, so they are no part of it."""
     found = traces()
     return len(found.processes), found.descriptors, found.mounts, len(found.files)
 
 
-async def settled(like: tuple[int, int, int, int]) -> None:
+async def settled(like: tuple[int, ...]) -> None:
     """What there is is as much as there was, and nobody is dead and not reaped."""
     await until(lambda: counts() == like and psutil.Process().children(recursive=True) == below())
 

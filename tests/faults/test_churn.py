@@ -31,12 +31,13 @@ NEVER_REPLACED = ReplConfig(zygotes=2, forks_per_zygote=1_000_000)
 """Zygotes that have time to leak."""
 
 
-async def until_warm(pool: LocalPool) -> None:
-    """All zygotes are there, and have forked."""
+async def until_warm(pool: LocalPool) -> list[psutil.Process]:
+    """All zygotes, when they are there and have forked."""
     async with asyncio.timeout(60.0):
-        while pool.stats()["zygotes"] < NEVER_REPLACED.zygotes:
+        while len(zygotes()) < NEVER_REPLACED.zygotes:
             await churn(pool, WARM_UP)
     await churn(pool, WARM_UP)
+    return zygotes()
 
 
 async def churn(pool: LocalPool, count: int) -> None:
@@ -81,8 +82,7 @@ def sizes(warm: list[psutil.Process]) -> Iterator[int]:
 async def test_sessions_that_come_and_go_leave_everything_as_it_was(sessions: int) -> None:
     before = traces()
     async with LocalPool(NEVER_REPLACED) as pool:
-        await until_warm(pool)
-        warm = zygotes()
+        warm = await until_warm(pool)
         for zygote in warm:
             bound_namespaces(zygote, NAMESPACES)
         idle = counts()
