@@ -23,11 +23,11 @@ from lzero.types import Execution, Json, Result
 
 PERIOD_S = 1.0
 """Between two cells of a neighbour."""
-BOUND_S = 5.0
+BOUND_S = 3.0
 """What a cell of less than a millisecond may take beside an attack on a busy machine."""
 SHARING = frozenset({1, 2, 4, 11, 12, 13, 16, 17, 19, 58})
 """Cases whose attackers keep every core busy: processor time is then shared by the scheduler, fairly among processes."""
-SHARING_BOUND_S = 15.0
+SHARING_BOUND_S = 10.0
 SETUP = "import numpy\ntotal = 0\nopen('mine', 'w').write('{name}')"
 CELL = "total += 1\nopen('mine').read(), total, int(numpy.arange(total).sum())"
 

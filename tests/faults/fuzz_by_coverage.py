@@ -25,6 +25,7 @@ def target(data: bytes) -> None:
     number = which[0] % (len(REQUESTS) + 2) if which else 0
     if number == 0:
         fuzz_targets.decode(rest)
+        fuzz_targets.decode_remote(rest)
     elif number == 1:
         _LOOP.run_until_complete(fuzz_targets.read(rest, range(0, len(rest), 1 + len(rest) // 4)))
     else:

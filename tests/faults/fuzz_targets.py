@@ -13,7 +13,7 @@ import msgspec
 
 from lzero.config import ReplConfig
 from lzero.errors import ProtocolError, ReplError, ToolError, WorkspaceError
-from lzero.repl import wire
+from lzero.repl import remote_wire, wire
 from lzero.repl.connection import Connection
 from lzero.repl.session import LocalRepl
 from lzero.repl.zygote import Child, Zygote
@@ -30,7 +30,7 @@ def frame(body: bytes) -> bytes:
 
 
 def decode(data: bytes) -> None:
-    """Every decoder, on the same bytes."""
+    """Every decoder of what a sandbox says, on the same bytes."""
     for decoder in (wire.decode, wire.decode_zygote):
         with suppress(ProtocolError):
             msgspec.json.encode(decoder(data))  # what came through can be written down
@@ -40,6 +40,16 @@ def decode(data: bytes) -> None:
         msgspec.json.encode(wire.arguments_of(wire.Call(id=1, name="x", arguments=msgspec.Raw(data))))
     with suppress(ProtocolError):
         msgspec.json.encode(wire.files_of(wire.Listing(files=msgspec.Raw(data))))
+
+
+def decode_remote(data: bytes) -> None:
+    """What a pool's server and its clients make of each other's messages."""
+    for decoder in (remote_wire.decode_client, remote_wire.decode_server):
+        with suppress(ProtocolError):
+            msgspec.msgpack.encode(decoder(data))
+    for inner in (remote_wire.object_of, lambda data: remote_wire.value_of(remote_wire.Reply(id=1, value=data))):
+        with suppress(ProtocolError):
+            msgspec.json.encode(inner(data))
 
 
 async def read(data: bytes, cuts: Iterable[int]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fault_traces import counts, settled, traces, zygotes
+from fault_traces import at_rest, settled, traces, zygotes
 from repl_sessions import no_tools, value
 
 from lzero.config import ReplConfig
@@ -85,7 +85,7 @@ async def test_sessions_that_come_and_go_leave_everything_as_it_was(sessions: in
         warm = await until_warm(pool)
         for zygote in warm:
             bound_namespaces(zygote, NAMESPACES)
-        idle = counts()
+        idle = await at_rest()
         first = tuple(sizes(warm))
         started = time.monotonic()
         await churn(pool, sessions)

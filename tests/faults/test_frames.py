@@ -2,6 +2,7 @@
 refusal, in time and memory that its limits bound."""
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import resource
@@ -13,8 +14,9 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from fuzz_targets import REQUESTS, Request, ask, decode, frame, read
+from fuzz_targets import REQUESTS, Request, ask, decode, decode_remote, frame, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,6 +99,9 @@ STREAMS = st.lists(BODIES.map(frame) | st.binary(max_size=8), max_size=5).map(b"
 @given(BODIES)
 def test_every_decoder_gives_a_message_or_a_refusal(body: bytes) -> None:
     decode(body)
+    decode_remote(body)
+    with contextlib.suppress(ValueError, OverflowError):  # what is no JSON, or no msgpack
+        decode_remote(msgspec.msgpack.encode(msgspec.json.decode(body)))
 
 
 @settings(max_examples=200)

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,9 +26,10 @@ import pytest
 from fault_traces import (
     INSIDE,
     SHUT_IN,
+    Traces,
+    at_rest,
     below,
     children_of,
-    counts,
     inits,
     jails,
     sessions,
@@ -37,10 +39,15 @@ from fault_traces import (
     works,
     zygotes,
 )
+from pool_servers import TOKEN, ServerProcess
 from repl_sessions import no_tools, value
 
+from lzero.config import ReplConfig
 from lzero.errors import ReplDied, ReplError
-from lzero.repl import LocalPool, LocalRepl
+from lzero.protocols import Repl, ReplPool
+from lzero.repl import LocalPool
+from lzero.repl.remote import RemotePool
+from lzero.repl.server import PoolServer
 from lzero.types import Execution, Json, Result
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_directory")]
@@ -94,12 +101,12 @@ class Ask:
 class Life:
     """A session from open to close, that says where it is."""
 
-    def __init__(self, pool: LocalPool) -> None:
+    def __init__(self, pool: ReplPool) -> None:
         self._pool = pool
         self._reached = {stage: asyncio.Event() for stage in get_args(Stage)}
         self.go_on = asyncio.Event()
         """A session that is idle waits for it."""
-        self.repl: LocalRepl | None = None
+        self.repl: Repl | None = None
 
     async def reaches(self, stage: Stage) -> None:
         await self._reached[stage].wait()
@@ -119,7 +126,7 @@ class Life:
             if self.repl is not None:
                 await self.repl.close()
 
-    async def _cells(self, repl: LocalRepl) -> str:
+    async def _cells(self, repl: Repl) -> str:
         inside = await repl.run(INSIDE, deadline_s=20.0)
         if inside.status != "ok":
             return inside.status
@@ -200,7 +207,7 @@ async def test_whoever_is_killed_sessions_end_typed_and_leave_nothing(kills: int
     outcomes: collections.Counter[tuple[Victim, Stage, str]] = collections.Counter()
     async with LocalPool() as pool:
         bystander = await pool.open((), no_tools, seed=0)
-        idle, rss = counts(), psutil.Process().memory_info().rss
+        idle, rss = await at_rest(), psutil.Process().memory_info().rss
         for number in range(kills):
             kill = draw(dice)
             ended = await carry_out(kill, pool)
@@ -243,12 +250,6 @@ def adopting() -> Iterator[None]:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def reap_adopted() -> None:
-    for process in psutil.Process().children():
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(process.pid, os.WNOHANG)
-
-
 @pytest.mark.parametrize(
     "kills", [4, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["sample", "whole"]
 )
@@ -258,24 +259,73 @@ async def test_a_host_that_is_killed_at_any_moment_leaves_nothing(kills: int) ->
     before = traces()
     with adopting():
         for number in range(kills):
-            host = subprocess.Popen(
-                [sys.executable, str(Path(__file__).parent / "working_host.py")],
-                stdout=subprocess.PIPE,
-                env={**os.environ, "TMPDIR": tempfile.gettempdir()},
-            )
-            assert host.stdout is not None
-            if number % 2:
-                said = await asyncio.to_thread(host.stdout.readline)
-                assert said == b"working\n"
+            async with working_host(at_work=number % 2 == 1) as host:
+                await asyncio.sleep(dice.uniform(0.0, 0.05 if number % 2 else 2.0))
+                host.kill()
+            await until(lambda: gone(before))
+
+
+@asynccontextmanager
+async def working_host(*arguments: str, at_work: bool) -> AsyncIterator["subprocess.Popen[bytes]"]:
+    """A process of its own, that has run cells already if `at_work`; it has been killed at the end."""
+    script = str(Path(__file__).parent / "working_host.py")
+    environment = {**os.environ, "TMPDIR": tempfile.gettempdir(), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, script, *arguments], stdout=subprocess.PIPE, env=environment) as host:
+        assert host.stdout is not None
+        if at_work:
+            assert await asyncio.to_thread(host.stdout.readline) == b"working\n"
+        yield host
+        assert await asyncio.to_thread(host.wait, DEADLINE_S) == -signal.SIGKILL
+
+
+def gone(before: Traces) -> bool:
+    for process in psutil.Process().children():
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)  # one that we have adopted
+    found = traces()
+    return found == before
+
+
+FEW = pytest.mark.parametrize(
+    "kills", [2, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["sample", "whole"]
+)
+
+
+@FEW
+async def test_a_pool_server_that_is_killed_at_any_moment_is_a_typed_failure_and_leaves_nothing(kills: int) -> None:
+    dice = random.Random(17)
+    before = traces()
+    with adopting():
+        for _ in range(kills):
+            async with ServerProcess() as server, RemotePool((server.url,), token=TOKEN) as pool:
+                lives = [Life(pool) for _ in range(4)]
+                living = [asyncio.create_task(life.live()) for life in lives]
+                for life in lives[1:]:
+                    life.go_on.set()  # the first one is idle
+                await asyncio.sleep(dice.uniform(0.0, 0.15))
+                server.process.kill()
+                lives[0].go_on.set()
+                async with asyncio.timeout(DEADLINE_S):
+                    outcomes = set(await asyncio.gather(*living))
+                    assert outcomes <= {"ok", "ReplDied", "ReplError"}, outcomes
+                    with pytest.raises(ReplError, match="no pool server is left"):
+                        await pool.open((), no_tools, seed=0)
+            await until(lambda: gone(before))
+
+
+@FEW
+async def test_a_client_that_is_killed_at_any_moment_leaves_nothing_on_its_server(kills: int) -> None:
+    dice = random.Random(18)
+    before = traces()
+    async with LocalPool(ReplConfig(zygotes=1)) as pool, PoolServer(pool, token=TOKEN, lease_s=2.0) as server:
+        survivor = await pool.open((), no_tools, seed=0)
+        idle = await at_rest()
+        for _ in range(kills):
+            async with working_host(server.url, at_work=True) as client:
                 await asyncio.sleep(dice.uniform(0.0, 0.05))
-            else:
-                await asyncio.sleep(dice.uniform(0.0, 2.0))
-            host.kill()
-            assert await asyncio.to_thread(host.wait, DEADLINE_S) == -signal.SIGKILL
-            host.stdout.close()
-
-            def all_gone() -> bool:
-                reap_adopted()
-                return traces() == before
-
-            await until(all_gone)
+                client.kill()
+            await until(lambda: pool.stats()["open"] == 1)
+            assert await works(survivor)
+            await settled(idle)
+        await survivor.close()
+    assert traces() == before

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import psutil
 import pytest
-from fault_traces import counts, jails, settled, traces, until, works
+from fault_traces import at_rest, jails, settled, traces, until, works
 from repl_sessions import value
 from test_churn import AT_ONCE, NEVER_REPLACED, sizes, until_warm
 from test_kills import Ask
@@ -140,7 +140,7 @@ async def test_whatever_sessions_do_for_hours_leaves_everything_as_it_was(reques
         soak = Soak(pool, seed=24)
         await soak.round(min(seconds, 30.0))  # warms up
         await until_warm(pool)
-        idle, first, last = counts(), (0, 0, 0), (0, 0, 0)
+        idle, first, last = await at_rest(), (0, 0, 0), (0, 0, 0)
         for number in range(ROUNDS):
             await soak.round(seconds)
             await until(lambda: pool.stats()["open"] == 0)

@@ -1,10 +1,15 @@
-"""A host at work: `python tests/faults/working_host.py` opens REPLs, runs cells and calls in them and closes them, four at
-once, until it is killed. Says "working" when the first cell has ended."""
+"""A host at work: `python tests/faults/working_host.py [URL]` opens REPLs, runs cells and calls in them and closes them, four at
+once, until it is killed. Says "working" when cells have ended. With a URL, the REPLs are those of that server."""
 
 import asyncio
+import sys
 from dataclasses import dataclass
 
+from pool_servers import TOKEN
+
+from lzero.protocols import ReplPool
 from lzero.repl import LocalPool
+from lzero.repl.remote import RemotePool
 from lzero.types import Json
 
 
@@ -28,7 +33,7 @@ async def answer(name: str, arguments: dict[str, Json]) -> Json:
     return name
 
 
-async def work(pool: LocalPool, first: int) -> None:
+async def work(pool: ReplPool, first: int) -> None:
     for number in range(first, 10**9):
         repl = await pool.open([Ask()], answer, seed=number)
         for cell in CELLS:
@@ -37,10 +42,10 @@ async def work(pool: LocalPool, first: int) -> None:
         await repl.close()
 
 
-async def main() -> None:
-    async with LocalPool() as pool:
+async def main(*urls: str) -> None:
+    async with RemotePool(urls, token=TOKEN) if urls else LocalPool() as pool:
         await asyncio.gather(*(work(pool, number * 10**6) for number in range(4)))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))

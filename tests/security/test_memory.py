@@ -67,6 +67,7 @@ memfd(), libc.shmget(0, 1 << 20, 0o1600) >= 0
     assert await value(repl, make) == "(False, False)"
 
 
+@pytest.mark.asyncio(loop_scope="function")  # in which no other pool of the module is looked after
 @attack(4)
 async def test_a_session_that_the_host_cannot_look_at_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     async with LocalPool() as pool:
