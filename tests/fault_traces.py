@@ -130,11 +130,16 @@ async def at_rest() -> tuple[int, ...]:
     return tuple(map(min, zip(*looks, strict=True)))
 
 
-async def settled(like: tuple[int, ...]) -> None:
-    """What there is is as much as there was, and nobody is dead and not reaped."""
+async def settled(most: tuple[int, ...]) -> None:
+    """There is no more than there was, and nobody is dead and not reaped."""
+
+    def no_more() -> bool:
+        return all(now <= then for now, then in zip(counts(), most, strict=True))
+
     with contextlib.suppress(AssertionError):
-        await until(lambda: counts() == like and psutil.Process().children(recursive=True) == below())
-    assert (counts(), psutil.Process().children(recursive=True)) == (like, below())  # says what is left
+        await until(lambda: no_more() and psutil.Process().children(recursive=True) == below())
+    assert no_more(), f"{counts()} where {most} were before: {below()}"
+    assert psutil.Process().children(recursive=True) == below(), "somebody is dead and not reaped"
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
