@@ -199,7 +199,7 @@ def victims(victim: Victim, life: Life, known: set[int]) -> list[psutil.Process]
 
 
 @pytest.mark.parametrize(
-    "kills", [36, pytest.param(900, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])], ids=["sample", "whole"]
+    "kills", [24, pytest.param(900, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])], ids=["sample", "whole"]
 )
 async def test_whoever_is_killed_sessions_end_typed_and_leave_nothing(kills: int) -> None:
     dice = random.Random(1000)
@@ -227,7 +227,7 @@ async def test_whoever_is_killed_sessions_end_typed_and_leave_nothing(kills: int
             assert await works(bystander)
             await settled(idle)
             assert pool.stats()["open"] == 1
-            if number == 35:
+            if number == 23:
                 rss = psutil.Process().memory_info().rss
         grown = psutil.Process().memory_info().rss - rss
         await bystander.close()
@@ -251,7 +251,7 @@ def adopting() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "kills", [4, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["sample", "whole"]
+    "kills", [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["sample", "whole"]
 )
 async def test_a_host_that_is_killed_at_any_moment_leaves_nothing(kills: int) -> None:
     """Half of them while the pool starts, half of them at work."""
@@ -282,12 +282,11 @@ def gone(before: Traces) -> bool:
     for process in psutil.Process().children():
         with contextlib.suppress(ChildProcessError):
             os.waitpid(process.pid, os.WNOHANG)  # one that we have adopted
-    found = traces()
-    return found == before
+    return psutil.Process().children(recursive=True) == below() and traces() == before
 
 
 FEW = pytest.mark.parametrize(
-    "kills", [2, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["sample", "whole"]
+    "kills", [1, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["sample", "whole"]
 )
 
 

@@ -15,7 +15,7 @@ from lzero.repl import LocalPool
 
 pytestmark = pytest.mark.sandbox
 SECURITY = Path(__file__).parents[1] / "security"
-SAMPLE = 6
+SAMPLE = 4
 
 
 def attacks(*arguments: str, timeout_s: float) -> str:
