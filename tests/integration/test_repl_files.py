@@ -1,7 +1,9 @@
 """Files go in and out of a REPL through the protocol, and only as the asker is allowed to."""
 
+import asyncio
 import os
 import random
+from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
 from repl_sessions import no_tools, run, value
@@ -120,3 +122,51 @@ async def test_a_session_that_is_gone_carries_nothing(pool: LocalPool) -> None:
     with pytest.raises(ReplDied, match="exited with code 3"):
         await run(repl, "1")
     await repl.close()
+
+
+SLOW = "import time, workspace\nworkspace.serve = lambda message, channel: time.sleep(600)"
+
+
+ENDS: dict[str, Callable[[LocalRepl], Awaitable[None]]] = {
+    "SIGKILL": lambda repl: repl.close(),
+    "memory: too much": lambda repl: repl.kill("memory: too much"),
+    "too old": lambda repl: repl.expire("too old"),
+}
+TRANSFERS: tuple[Callable[[LocalRepl], Coroutine[None, None, object]], ...] = (
+    lambda repl: repl.get("file"),
+    lambda repl: repl.put("file", bytes(4 << 20)),
+)
+
+
+@pytest.mark.parametrize("why", ENDS)
+async def test_a_transfer_ends_with_its_session(pool: LocalPool, why: str) -> None:
+    for transfer in TRANSFERS:
+        repl = await pool.open((), no_tools, seed=0)
+        await run(repl, SLOW)
+        waiting = asyncio.create_task(transfer(repl))
+        await asyncio.sleep(0)
+        await ENDS[why](repl)
+        with pytest.raises(ReplDied, match=why):
+            await waiting
+        await repl.close()
+
+
+async def test_a_transfer_that_is_cancelled_ends_its_repl(pool: LocalPool) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    await run(repl, SLOW)
+    waiting = asyncio.create_task(repl.get("file"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    with pytest.raises(ReplDied, match="abandoned"):
+        await run(repl, "1")
+    await repl.close()
+
+
+async def test_files_of_many_repls_go_at_once(pool: LocalPool) -> None:
+    repls = await asyncio.gather(*(pool.open((), no_tools, seed=0) for _ in range(8)))
+    data = [random.Random(number).randbytes(2 * CHUNK_BYTES + number) for number in range(8)]
+    await asyncio.gather(*(repl.put("file", each) for repl, each in zip(repls, data, strict=True)))
+    assert list(await asyncio.gather(*(repl.get("file") for repl in repls))) == data
+    await asyncio.gather(*(repl.close() for repl in repls))
