@@ -121,7 +121,11 @@ class Groups:
 
     def announce(self) -> None:
         """Say that a process is about to be put into a group, by putting ours where it is: what the kernel waits for then is
-        over, or nearly, when there is one. Blocks."""
+        over, or nearly, when there is one. Nothing depends on it but time."""
+        with suppress(RuntimeError):  # no thread can be started
+            asyncio.get_running_loop().run_in_executor(None, self._announce)
+
+    def _announce(self) -> None:
         with suppress(OSError):
             _write(self._own / "cgroup.procs", str(os.getpid()))
 

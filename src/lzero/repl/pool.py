@@ -107,7 +107,7 @@ class LocalPool:
         )
         async with self._opening, self._zygotes.lend() as zygote:
             if self._groups is not None:
-                asyncio.get_running_loop().run_in_executor(None, self._groups.announce)
+                self._groups.announce()
             repl = await self._fork(zygote, on_call)
             ready = False
             try:
