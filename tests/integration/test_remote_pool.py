@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lzero.errors import ConfigError, ReplDied, ReplError, ToolError, WorkspaceError
-from lzero.protocols import ToolSpec
-from lzero.repl import LocalPool, remote, remote_wire
+from lzero.protocols import OnCall, ToolSpec
+from lzero.repl import LocalPool, LocalRepl, remote, remote_wire
 from lzero.repl.remote import RemotePool
 from lzero.repl.server import PoolServer
 from lzero.repl.wire import ToolStub
@@ -157,6 +157,7 @@ async def test_sixty_four_at_once(pool: LocalPool) -> None:
 
         assert await asyncio.gather(*(one(number) for number in range(64))) == [str(number) for number in range(64)]
         assert servers.stats()["open"] == pool.stats()["open"] == 0
+        assert [load for name, load in servers.stats().items() if name.startswith("load")] == [0.0]
         facts = servers.facts()
         assert facts["tier"] == "namespaces"
         assert isinstance(facts["servers"], dict)
@@ -306,6 +307,35 @@ async def test_a_client_that_dies_or_hangs_leaves_nothing(end: signal.Signals) -
 
 
 # Load
+
+
+class Hanging(LocalPool):
+    """A pool that is asked, and does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> LocalRepl:
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_server_lost_while_it_opens_a_repl_is_replaced_by_another(pool: LocalPool) -> None:
+    hanging = Hanging()
+    async with (
+        PoolServer(hanging, token=TOKEN) as first,
+        PoolServer(pool, token=TOKEN) as second,
+        RemotePool((first.url, second.url), token=TOKEN) as servers,
+    ):
+        opening = asyncio.create_task(servers.open((), no_tools, seed=0))
+        await asyncio.wait_for(hanging.asked.wait(), 20.0)
+        await first.close()
+        repl = await opening
+        assert await value(repl, "1 + 1") == "2"
+        await repl.close()
+        assert servers.stats()[f"load of {second.url}"] == 0.0
 
 
 async def test_repls_go_where_there_is_most_room(pool: LocalPool) -> None:

@@ -57,7 +57,7 @@ class RemotePool:
             for outcome in outcomes:
                 if isinstance(outcome, Refused) or (outcome is not None and not isinstance(outcome, ReplError)):
                     raise outcome
-            if not any(server.link for server in self._servers):
+            if not any(server.lives for server in self._servers):
                 raise ReplError(self._why_none())
             for outcome in outcomes:
                 if outcome is not None:
@@ -85,7 +85,7 @@ class RemotePool:
             except wire.PoolFull:
                 continue  # its load says so now
             except ReplDied:
-                if server.link is not None:  # the REPL died, not the server
+                if server.lives:  # the REPL died, not its server
                     raise
                 continue
             self._opened += 1
@@ -111,7 +111,7 @@ class RemotePool:
 
     def stats(self) -> Mapping[str, float]:
         """`open` now and `opened` in all, by this client; living `servers`, and the `load` (0 to 1) that each reports."""
-        loads = {f"load of {server.url}": server.load for server in self._servers if server.link}
+        loads = {f"load of {server.url}": server.load for server in self._servers if server.lives}
         return {"open": len(self._repls), "opened": self._opened, "servers": len(loads), **loads}
 
     def facts(self) -> Mapping[str, Json]:
@@ -122,7 +122,7 @@ class RemotePool:
 
     def _roomiest(self) -> "_Server | None":
         """None where all are full. Raises ReplError where none lives."""
-        living = [server for server in self._servers if server.link]
+        living = [server for server in self._servers if server.lives]
         if not living:
             raise ReplError(self._why_none())
         return min((server for server in living if not server.full), key=lambda server: server.load, default=None)
@@ -134,7 +134,7 @@ class RemotePool:
             async with asyncio.timeout_at(until):
                 await self._news.wait()
         except TimeoutError:
-            urls = ", ".join(server.url for server in self._servers if server.link)
+            urls = ", ".join(server.url for server in self._servers if server.lives)
             raise ReplError(
                 f"no REPL became free within {_OPEN_TIMEOUT_S:g} s on {urls}: lower rollout.concurrency, or raise --max-repls there"
             ) from None
@@ -152,7 +152,7 @@ class _Server:
     def __init__(self, url: str, token: str, tls: ssl.SSLContext | None, on_change: Callable[[], None]) -> None:
         self.url = url
         self.link: Link | None = None
-        self.why = f"{url}: not connected yet"
+        self._why = f"{url}: not connected yet"
         self.facts: Mapping[str, Json] = {}
         self._token = token
         self._tls = tls
@@ -160,6 +160,15 @@ class _Server:
         self._told = wire.Load(repls=0, max_repls=1)
         self._asked = 0
         """REPLs asked for and not granted yet: the server may not have counted them."""
+
+    @property
+    def lives(self) -> bool:
+        return self.link is not None and not self.link.lost.done()
+
+    @property
+    def why(self) -> str:
+        """Why it does not live."""
+        return f"{self.url}: lost, {self.link.why_lost}" if self.link is not None else self._why
 
     @property
     def full(self) -> bool:
@@ -175,7 +184,7 @@ class _Server:
         try:
             self.link = await Link.to(self.url, token=self._token, tls=self._tls, on_load=self._on_load)
         except ReplError as error:
-            self.why = str(error)
+            self._why = str(error)
             raise
         self.facts = self.link.facts
         self._on_change()
@@ -186,8 +195,8 @@ class _Server:
         while True:
             if self.link is not None:
                 await asyncio.shield(self.link.lost)
-                self.why = f"{self.url}: lost, {self.link.why_lost}"
                 logger.warning("%s", self.link.epitaph)
+                self._why = self.why
                 link, self.link = self.link, None
                 await link.close()
                 self._on_change()
