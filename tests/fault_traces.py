@@ -34,6 +34,11 @@ def below(process: psutil.Process | None = None) -> list[psutil.Process]:
     return children_of(process or psutil.Process(), recursive=True)
 
 
+def dead() -> list[psutil.Process]:
+    """Processes below us that have ended, and that nobody has reaped."""
+    return [process for process in psutil.Process().children(recursive=True) if not alive(process.pid)]
+
+
 def children_of(process: psutil.Process, *, recursive: bool = False) -> list[psutil.Process]:
     """Without those that have ended; none where the process itself has."""
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -137,9 +142,9 @@ async def settled(most: tuple[int, ...]) -> None:
         return all(now <= then for now, then in zip(counts(), most, strict=True))
 
     with contextlib.suppress(AssertionError):
-        await until(lambda: no_more() and psutil.Process().children(recursive=True) == below())
+        await until(lambda: no_more() and not dead())
     assert no_more(), f"{counts()} where {most} were before: {below()}"
-    assert psutil.Process().children(recursive=True) == below(), "somebody is dead and not reaped"
+    assert dead() == [], "dead, and reaped by nobody"
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
