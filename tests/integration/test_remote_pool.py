@@ -509,6 +509,30 @@ async def test_a_client_that_breaks_the_rules_ends_itself_only(pool: LocalPool) 
             await until(lambda: pool.stats()["open"] == 0)
 
 
+async def test_a_file_is_as_large_as_was_said(pool: LocalPool) -> None:
+    async with PoolServer(pool, token=TOKEN, file_bytes=100) as server, raw(server.url) as connection:
+
+        async def said(message: remote_wire.FromClient) -> remote_wire.FromServer:
+            await connection.send(remote_wire.encode(message))
+            answer = await asyncio.wait_for(connection.recv(), 20.0)
+            assert isinstance(answer, bytes)
+            return remote_wire.decode_server(answer)
+
+        await connection.recv()
+        assert isinstance(await said(remote_wire.Open(id=1, tools=(), seed=0)), remote_wire.Opened)
+        refused = await said(remote_wire.Put(id=2, repl=1, path="x", size=101))
+        assert isinstance(refused, remote_wire.Failed)
+        assert "101 bytes; 100 may be sent" in refused.message
+        assert await said(remote_wire.Put(id=3, repl=1, path="x", size=10)) == remote_wire.More(id=3)
+        refused = await said(remote_wire.Part(id=3, data=bytes(11), last=True))
+        assert isinstance(refused, remote_wire.Failed)
+        assert "not the next part of a file of 10 bytes" in refused.message
+        done = await said(remote_wire.Run(id=4, repl=1, code="1", deadline_s=20.0))
+        assert isinstance(done, remote_wire.Done)
+        assert done.execution.status == "ok"
+    await until(lambda: pool.stats()["open"] == 0)
+
+
 async def test_a_message_without_end_is_refused(pool: LocalPool) -> None:
     async with PoolServer(pool, token=TOKEN) as server, raw(server.url) as connection:
         with suppress(ConnectionClosed):  # it may hear of it while it sends

@@ -6,7 +6,8 @@ ends the connection (the client closes it, breaks the protocol, or is not heard 
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 _GOODBYE_S = 2.0
 _REASON_BYTES = 120
 """What a WebSocket may say as it closes."""
+_TRANSFER_TIMEOUT_S = 120.0
 _TRANSFERS_AT_ONCE = 8
 """Of one client: so many files wait whole in the server's memory, at most."""
 _MISBEHAVED = 1008
@@ -167,14 +169,25 @@ class Client:
                 execution = await repl.run(message.code, deadline_s=message.deadline_s)
                 return wire.Done(id=message.id, execution=execution)
             case wire.Put():
-                async with self._carrying:
-                    await repl.put(message.path, await self._parts(message))
+                async with self._carried():
+                    data = await self._parts(message)
+                    await repl.put(message.path, data)
                 return wire.Stored(id=message.id)
             case wire.Get():
-                async with self._carrying:
+                async with self._carried():
                     return await self._part_by_part(message.id, await repl.get(message.path))
             case wire.Files():
                 return wire.Listing(id=message.id, files=await repl.files())
+
+    @asynccontextmanager
+    async def _carried(self) -> AsyncIterator[None]:
+        """Raises ReplDied for a file that the client does not carry to its end in time."""
+        async with self._carrying:
+            try:
+                async with asyncio.timeout(_TRANSFER_TIMEOUT_S):
+                    yield
+            except TimeoutError:
+                raise ReplDied(f"a file was not carried within {_TRANSFER_TIMEOUT_S:g} s") from None
 
     async def _parts(self, put: wire.Put) -> bytes:
         """The file that the client puts, as it comes. Raises ProtocolError for another size than was said."""
