@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test test-long test-gpu lint check setup nano clean help
+.PHONY: demo test test-long soak test-gpu lint check setup nano clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,8 +15,11 @@ demo: setup  ## train the bundled nano model by reinforcement learning, a few mi
 test: lint check  ## everything CI runs: lint, types, tests (ARGS="-k repl")
 	$(BIN)/pytest -m "not slow and not gpu" $(ARGS)
 
-test-long: setup  ## the bars of the README, whole: three seeds of the demo, its control (half an hour)
+test-long: setup  ## the bars of the README; kills, churn, fuzzing and attacks under load, whole (over an hour)
 	$(BIN)/pytest -m slow $(ARGS)
+
+soak: setup  ## an hour of everything that sandboxed sessions do, well or badly (ARGS="--soak-minutes 5")
+	$(BIN)/pytest -m slow -s tests/faults/test_soak.py --soak-minutes 60 $(ARGS)
 
 test-gpu: setup  ## what needs a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)

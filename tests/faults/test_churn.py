@@ -55,7 +55,8 @@ async def churn(pool: LocalPool, count: int) -> None:
 def bound_namespaces(zygote: psutil.Process, most: int) -> None:
     """How many namespaces of each kind there may be at once that the zygote's children have made."""
     each = f'for kind in user pid mnt ipc uts net; do echo {most} > "/proc/sys/user/max_${{kind}}_namespaces"; done'
-    enter = ("nsenter", f"--target={zygote.pid}", "--user", "--setuid=0", "--setgid=0", "--")
+    become_root = ("--setuid=0", "--setgid=0") if os.geteuid() == 0 else ("--preserve-credentials",)
+    enter = ("nsenter", f"--target={zygote.pid}", "--user", *become_root, "--")
     subprocess.run((*enter, "sh", "-ec", each), check=True, timeout=20)
 
 
