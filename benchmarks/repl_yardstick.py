@@ -5,7 +5,6 @@ given every advantage: its first cell is sent before anybody knows that it is re
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,22 +43,18 @@ class _Manager(AsyncKernelManager):
         return [*jail, sys.executable, "-m", "ipykernel_launcher", "-f", self.connection_file]
 
 
-async def measure(starts: int, trips: int) -> tuple[float, float]:
-    """Median seconds from start to first result, and of a round trip of a trivial cell."""
-    firsts = []
-    for _ in range(starts):
-        started = time.perf_counter()
-        async with _kernel() as client:
-            await _run(client)
-            firsts.append(time.perf_counter() - started)
-    times = []
+async def session(trips: int) -> tuple[float, list[float]]:
+    """Seconds from start to first result, and of further round trips of a trivial cell, of one kernel."""
+    started = time.perf_counter()
     async with _kernel() as client:
         await _run(client)
+        first = time.perf_counter() - started
+        times = []
         for _ in range(trips):
             started = time.perf_counter()
             await _run(client)
             times.append(time.perf_counter() - started)
-    return statistics.median(firsts), statistics.median(times)
+    return first, times
 
 
 @asynccontextmanager
