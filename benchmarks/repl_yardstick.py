@@ -1,7 +1,8 @@
 """What the REPLs are measured against: bubblewrap + ipykernel + jupyter_client, one jailed Jupyter kernel a session.
 
 The kernel's sockets are files (transport "ipc") in the one directory that its jail may write, so that it needs no network. It is
-given every advantage: its first cell is sent before anybody knows that it is ready, and numpy and pandas stay unloaded.
+started as jupyter_client starts kernels: wait until it is ready, then speak to it. For comparison it is also given every advantage: its
+first cell is sent before anybody knows that it is ready. Either way numpy and pandas stay unloaded, which a REPL of ours has loaded.
 """
 
 import os
@@ -43,11 +44,13 @@ class _Manager(AsyncKernelManager):
         return [*jail, sys.executable, "-m", "ipykernel_launcher", "-f", self.connection_file]
 
 
-async def session(trips: int) -> tuple[float, list[float]]:
-    """Seconds from start to first result, and of further round trips of a trivial cell, of one kernel."""
+async def session(trips: int, *, wait: bool) -> tuple[float, list[float]]:
+    """Seconds from start to first result, and of further round trips of a trivial cell, of one kernel. `wait`: until it is ready."""
     started = time.perf_counter()
     async with _kernel() as client:
-        await _run(client)
+        if wait:
+            await client.wait_for_ready(timeout=_TIMEOUT_S)
+        await _run(client, listen=wait)
         first = time.perf_counter() - started
         times = []
         for _ in range(trips):
@@ -80,11 +83,14 @@ async def _kernel() -> AsyncIterator[AsyncKernelClient]:
             await manager.shutdown_kernel(now=True)
 
 
-async def _run(client: AsyncKernelClient) -> None:
-    """One cell: sent, and answered."""
+async def _run(client: AsyncKernelClient, *, listen: bool = True) -> None:
+    """One cell: sent, answered, and its outputs heard to their end. (To a kernel that was not waited for, the first cell's may
+    come before the subscription to them does.)"""
     request = client.execute(CELL)
-    while True:
-        reply = await client.get_shell_msg(timeout=_TIMEOUT_S)
-        if reply["parent_header"].get("msg_id") == request:
-            assert reply["content"]["status"] == "ok", reply
-            return
+    while (reply := await client.get_shell_msg(timeout=_TIMEOUT_S))["parent_header"].get("msg_id") != request:
+        pass
+    assert reply["content"]["status"] == "ok", reply
+    while listen:
+        message = await client.get_iopub_msg(timeout=_TIMEOUT_S)
+        of_this = message["parent_header"].get("msg_id") == request
+        listen = not (of_this and message["content"].get("execution_state") == "idle")
