@@ -184,6 +184,26 @@ async def test_close_leaves_nothing(pool: LocalPool) -> None:
     await until(lambda: len(os.listdir("/proc/self/fd")) == descriptors)
 
 
+async def test_a_repl_that_waits_for_its_turn_to_carry_a_file_closes_at_once(pool: LocalPool) -> None:
+    """Nine clients' worth of files are begun and not carried on; the last one does not keep its REPL."""
+    async with PoolServer(pool, token=TOKEN) as server, raw(server.url) as connection:
+        await connection.recv()
+        for number in range(1, 10):
+            await connection.send(remote_wire.encode(remote_wire.Open(id=number, tools=(), seed=0)))
+            await connection.recv()
+        for number in range(1, 10):
+            put = remote_wire.Put(id=100 + number, repl=number, path="x", size=10)
+            await connection.send(remote_wire.encode(put))
+        asked = [remote_wire.decode_server(bytes(await connection.recv(decode=False))) for _ in range(8)]
+        assert asked == [remote_wire.More(id=100 + number) for number in range(1, 9)]
+        started = time.monotonic()
+        await connection.send(remote_wire.encode(remote_wire.Close(id=200, repl=9)))
+        while not isinstance(remote_wire.decode_server(bytes(await connection.recv(decode=False))), remote_wire.Closed):
+            pass
+        assert time.monotonic() - started < 20.0
+    await until(lambda: pool.stats()["open"] == 0)
+
+
 async def test_a_cancelled_cell_closes_its_repl_on_the_server(pool: LocalPool) -> None:
     async with remote_pool(pool) as servers:
         first, second = [await servers.open((), no_tools, seed=0) for _ in range(2)]

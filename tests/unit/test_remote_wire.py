@@ -87,6 +87,7 @@ def test_what_does_not_fit_is_not_sent() -> None:
 def test_an_error_keeps_its_class_and_message(kind: type[LzeroError]) -> None:
     error = wire.error_of(wire.failure(1, kind("why"), LOAD))
     assert (type(error), str(error)) == (kind, "why")
+    wire.encode(wire.failure(1, kind("\ud800" + "x" * wire.MAX_MESSAGE), LOAD))  # whatever is in it, it can be told
 
 
 def test_an_error_that_the_table_does_not_know_is_the_pools() -> None:

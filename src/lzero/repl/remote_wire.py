@@ -23,6 +23,8 @@ PATH = "/repls"
 MAX_MESSAGE = MAX_FRAME + (1 << 16)
 """What a session may say in one frame fits, with its envelope."""
 PART_BYTES = 1 << 18
+MAX_REASON = 10_000
+"""Characters of an error."""
 
 Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 MAX_DEADLINE_S = 7 * 86_400.0
@@ -251,7 +253,8 @@ def object_of(data: bytes) -> dict[str, Json]:
 def failure(number: int, error: LzeroError, load: Load) -> Failed:
     """Of the nearest class in the table."""
     name = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS), ReplError.__name__)
-    return Failed(id=number, error=name, message=str(error), load=load)
+    message = str(error)[:MAX_REASON].encode("utf-8", "replace").decode()
+    return Failed(id=number, error=name, message=message, load=load)
 
 
 def error_of(failed: Failed) -> LzeroError:

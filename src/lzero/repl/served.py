@@ -80,7 +80,7 @@ class Client:
         loop, lease_s = asyncio.get_running_loop(), self._room.lease_s
         try:
             async with asyncio.timeout(lease_s) as lease:
-                await self._send(self._welcome())
+                await self._send(await self._welcome())
                 while (message := await self._receive()) is not None:
                     lease.reschedule(loop.time() + lease_s)
                     await self._handle(message)
@@ -94,8 +94,9 @@ class Client:
             self._gone = True
             await self._end()
 
-    def _welcome(self) -> wire.Welcome:
-        room, facts = self._room, wire.dump(dict(self._pool.facts()))
+    async def _welcome(self) -> wire.Welcome:
+        facts = wire.dump(dict(await asyncio.to_thread(self._pool.facts)))  # it may ask a program for its version
+        room = self._room
         return wire.Welcome(lease_s=room.lease_s, file_bytes=room.file_bytes, facts=facts, load=room.load())
 
     async def _receive(self) -> wire.FromClient | None:
@@ -256,7 +257,10 @@ class Client:
                 asked.set_exception(ReplDied("this REPL has ended: it was closed"))
             if served.repl is not None:
                 await served.repl.close()
-            await asyncio.gather(served.request, return_exceptions=True)  # its cell ends with it
+            _, late = await asyncio.wait({served.request}, timeout=_GOODBYE_S)  # its cell ends with it, and says so
+            if late:
+                served.request.cancel()
+                await asyncio.gather(served.request, return_exceptions=True)
         finally:
             self._room.repls -= 1
         if number is not None:
@@ -275,8 +279,12 @@ class Client:
 
     async def _say(self, answer: wire.Answer) -> None:
         """From a request's task."""
+        try:
+            data = wire.encode(answer)
+        except ProtocolError as error:
+            data = wire.encode(self._failure(answer.id, ReplDied(f"what it answered cannot be sent: {error}")))
         with suppress(WebSocketDisconnect):
-            await self._send(answer)
+            await self._send_bytes(data)
 
     async def _send(self, message: wire.FromServer) -> None:
         await self._send_bytes(wire.encode(message))
