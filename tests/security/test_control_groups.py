@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from cases import attack
 from repl_sessions import no_tools, run, value
@@ -142,6 +143,19 @@ asyncio.run(main())
         assert time.monotonic() < deadline, left
         async with LocalPool(ON):  # its start removes them, as soon as their processes are gone
             pass
+
+
+@GROUPS
+@attack(64)
+async def test_groups_of_a_killed_zygote_go_with_the_pool() -> None:
+    async with LocalPool(ON) as pool:
+        repls = [await pool.open((), no_tools, seed=number) for number in range(5)]
+        for process in psutil.Process().children():
+            if process.name() == "bwrap":
+                process.kill()
+        for repl in repls:
+            await repl.close()
+    assert of_this_host() == []
 
 
 @GROUPS

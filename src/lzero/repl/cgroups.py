@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 Kind = Literal["v1", "v2"]
 NEEDED = ("memory", "pids")
 _PERIOD_US = 100_000
+_CLOSE_TIMEOUT_S = 5.0
 _OWN_PROCESSES = 4
 """Of the sandbox, beside what a REPL may start: its limit is met before the group's."""
 _MOST_PIDS = 1 << 22
@@ -133,6 +135,13 @@ class Groups:
         """Now, or as soon as it is empty."""
         if not group.remove():
             self._busy.append(group)
+
+    async def close(self) -> None:
+        """Remove what could not be removed yet; what holds a process for longer than a few seconds is left to the next start."""
+        until = time.monotonic() + _CLOSE_TIMEOUT_S
+        while (busy := [group for group in self._busy if not group.remove()]) and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        self._busy = busy
 
     def sweep(self) -> None:
         """Remove groups whose maker is dead."""

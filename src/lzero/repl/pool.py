@@ -128,6 +128,8 @@ class LocalPool:
         await self._zygotes.close()
         for repl in list(self._repls):
             await repl.close()
+        if self._groups is not None:
+            await self._groups.close()
 
     def stats(self) -> Mapping[str, float]:
         """`open` now, `opened` in all, `zygotes` started in all."""
