@@ -79,7 +79,9 @@ for file in shared:
         found.add(attempt(attack))
 sorted(found)
 """
-    assert set(await answers(repl, code)) <= {errno.EROFS, errno.EACCES, errno.EPERM, errno.ETXTBSY}
+    refused = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ETXTBSY}
+    dangling = {errno.ENOENT}  # the sitecustomize.py of a system Python may be a link to /etc, which is not there
+    assert set(await answers(repl, code)) <= refused | dangling
     assert errno.EROFS in await answers(repl, code)
 
 

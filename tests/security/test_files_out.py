@@ -217,7 +217,7 @@ for name in ("large", "many"):
     found.append(attempt(zipfile.ZipFile(name + ".zip").extractall, name))
     shutil.rmtree(name)
 with tarfile.open("climbing.tar.gz") as archive:
-    archive.extraction_filter = staticmethod(tarfile.fully_trusted_filter)
+    archive.extraction_filter = staticmethod(lambda member, path: member)  # trusts everything
     for member in archive.getmembers():
         found.append(attempt(archive.extract, member))
 found
