@@ -98,7 +98,8 @@ for _ in range(2000):
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-async def test_kernels_die_with_the_host() -> None:
+async def test_kernels_die_with_the_host_and_the_next_pool_tidies_up() -> None:
+    before = directories()
     code = """
 import asyncio, os, signal
 from lzero.repl.jupyter import JupyterPool
@@ -115,6 +116,9 @@ asyncio.run(main())
     )
     assert host.returncode == -signal.SIGKILL, host.stderr
     await until(lambda: not psutil.pid_exists(int(host.stdout)) or _is_zombie(int(host.stdout)))
+    assert directories() - before
+    async with JupyterPool():  # the next one tidies up
+        assert directories() == before
 
 
 def _is_zombie(pid: int) -> bool:

@@ -51,13 +51,14 @@ class JupyterPool:
     async def start(self) -> None:
         """Find the kernelspec. Raises ConfigError where it, or jupyter_client, is not installed."""
         self._language = await asyncio.to_thread(_language_of, self._config.kernelspec)
-        from lzero.repl.jupyter_kernel import new_context
+        from lzero.repl.jupyter_kernel import new_context, sweep
 
         logger.warning(
             "REPLs are plain Jupyter kernels (%s): unsandboxed, with all your rights; run nothing in them that you would not "
             "run yourself",
             self._config.kernelspec,
         )
+        await sweep()
         self._context = new_context()
         self._watching = asyncio.create_task(
             watchdog.watch(lambda: self._repls, watchdog.Bounds.of(self._config, self._config.memory_mb << 20))

@@ -26,6 +26,7 @@ from lzero.errors import ProtocolError, ReplDied, SandboxError
 from lzero.repl import jupyter_wire
 from lzero.repl.jupyter_wire import Message
 
+_PREFIX = "lzero-jupyter-"
 _START_TIMEOUT_S = 60.0
 _ASK_AGAIN_S = 0.1
 _LISTEN_TIMEOUT_S = 10.0
@@ -45,6 +46,16 @@ def new_context() -> zmq.asyncio.Context:
     ):
         context.setsockopt(option, value)
     return context
+
+
+async def sweep() -> None:
+    """Remove the directories of hosts that were killed; their kernels died with them."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = directory.name.removeprefix(_PREFIX).partition("-")[0]
+        with suppress(FileNotFoundError):  # somebody else was quicker
+            own = directory.lstat().st_uid == os.geteuid()
+            if own and pid.isdecimal() and not psutil.pid_exists(int(pid)):
+                await _remove(directory)
 
 
 class _Manager(AsyncKernelManager):
@@ -80,7 +91,7 @@ class Kernel:
     async def start(cls, name: str, context: zmq.asyncio.Context) -> "Kernel":
         """`name`: of an installed kernelspec. Raises SandboxError where it cannot be started, ReplDied where it does not answer."""
         try:
-            directory = Path(tempfile.mkdtemp(prefix="lzero-jupyter-"))
+            directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         except OSError as error:
             raise SandboxError(f"cannot make a directory for a kernel: {error}") from None
         kernel = None
