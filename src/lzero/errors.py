@@ -8,6 +8,7 @@
     ├── ReplError          the sandbox, never the agent's code
     │   ├── SandboxError       this machine cannot give the isolation asked for; says how to mend it
     │   ├── ProtocolError      a frame that breaks the protocol
+    │   ├── ForkRefused        a live REPL that cannot be copied, and why; it goes on
     │   └── ReplDied           a live REPL is gone (killed by us, or by itself): no more cells
     ├── WorkspaceError     a file that cannot go in or out of a REPL: the asker's doing; the REPL lives on
     ├── EngineError        sampling failed or was not answered within its deadline
@@ -50,6 +51,10 @@ class SandboxError(ReplError):
 
 
 class ProtocolError(ReplError):
+    pass
+
+
+class ForkRefused(ReplError):
     pass
 
 

@@ -33,6 +33,11 @@ class Repl(Protocol):
     async def files(self) -> tuple[WorkspaceFile, ...]:
         """The regular files of the workspace, between cells; no links. Raises as `put` does."""
 
+    async def fork(self, on_call: OnCall, *, seed: int) -> "Repl":
+        """A copy, between two cells: variables, imports and files included, with limits of its own, `random` and numpy seeded
+        anew, tool calls answered by `on_call`. Raises ForkRefused where it cannot be copied safely, and goes on; ReplDied where it
+        is gone."""
+
     async def close(self) -> None:
         """Kill the session and everything it started. Safe to call twice."""
 

@@ -45,6 +45,9 @@ class FakeRepl:
     async def files(self) -> tuple[WorkspaceFile, ...]:
         return tuple(WorkspaceFile(path=path, size=len(data)) for path, data in self.stored.items())
 
+    async def fork(self, on_call: OnCall, *, seed: int) -> "FakeRepl":
+        return FakeRepl(self.cells, on_call)
+
     async def close(self) -> None:
         self.closed = True
 

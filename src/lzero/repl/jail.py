@@ -85,7 +85,7 @@ def start(
         f"{_ENVIRONMENT}/bin/python",
         "-s",
         "-B",
-        f"{_MODULES}/zygote.py",
+        f"{_MODULES}/start.py",
         str(descriptor),
         json.dumps(asdict(limits)),
         *without,

@@ -7,12 +7,12 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import TypeVar
+from typing import Never, TypeVar
 
 import msgspec
 
 from lzero.config import ReplConfig
-from lzero.errors import ProtocolError, ReplDied, SandboxError, ToolError
+from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError, ToolError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import jupyter_files, wire
 from lzero.repl.clock import Clock
@@ -111,6 +111,9 @@ class JupyterRepl:
         self._ended = reason
         await self._kernel.end()
         return Execution(outputs=(), status="killed", reason=reason, duration_s=clock.duration(self._loop.time()))
+
+    async def fork(self, on_call: OnCall, *, seed: int) -> Never:
+        raise ForkRefused("a plain Jupyter kernel cannot be copied; REPLs of the sandbox can")
 
     async def put(self, path: str, data: bytes) -> None:
         target = workspace_path(path)

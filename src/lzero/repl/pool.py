@@ -148,12 +148,8 @@ class LocalPool:
         }
 
     async def _fork(self, zygote: Zygote, on_call: OnCall) -> LocalRepl:
-        if self._watching is not None and self._watching.done():
-            raise SandboxError(f"nothing bounds what REPLs use any more: {self._watching.exception()!r}")
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            raise ReplError(f"cannot open a REPL: {error}; allow more open files (ulimit -n)") from None
+        self._require_watch()
+        ours, theirs = _socket_pair()
         try:
             child = await zygote.fork(theirs)
         except BaseException:
@@ -161,15 +157,44 @@ class LocalPool:
             raise
         finally:
             theirs.close()
-        repl = LocalRepl(zygote, child, Connection(ours), on_call, self._config)
+        return await self._admit(LocalRepl(zygote, child, Connection(ours), on_call, self._config))
+
+    async def _admit(self, repl: LocalRepl) -> LocalRepl:
+        """Keep it in mind, and give it its control group."""
         self._repls.add(repl)
         repl.on_close = lambda: self._gone(repl)
+        repl.on_fork = lambda on_call: self._copy(repl, on_call)
         try:
             repl.group = self._groups.make(self._limits) if self._groups else None
         except SandboxError:
             await repl.close()
             raise
         return repl
+
+    async def _copy(self, original: LocalRepl, on_call: OnCall) -> LocalRepl:
+        """A copy that says and does nothing before it is renewed."""
+        self._require_watch()
+        ours, theirs = _socket_pair()
+        try:
+            zygote, child = await original.copy_into(theirs)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        copy = await self._admit(LocalRepl(zygote, child, Connection(ours), on_call, self._config))
+        try:
+            if copy.group is not None:
+                await asyncio.to_thread(copy.group.add, [await copy.forked()])
+        except BaseException:
+            await copy.close()
+            raise
+        self._opened += 1
+        return copy
+
+    def _require_watch(self) -> None:
+        if self._watching is not None and self._watching.done():
+            raise SandboxError(f"nothing bounds what REPLs use any more: {self._watching.exception()!r}")
 
     def _gone(self, repl: LocalRepl) -> None:
         self._repls.discard(repl)
@@ -182,6 +207,13 @@ class LocalPool:
             self._environment = await asyncio.to_thread(environment.build, self._config, say=logger.warning)
             self._groups = await asyncio.to_thread(cgroups.open_groups, self._config)
         return await Zygote.start(self._environment, self._limits, self._without)
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair()
+    except OSError as error:
+        raise ReplError(f"cannot open a REPL: {error}; allow more open files (ulimit -n)") from None
 
 
 def _complaint_of(proof: Execution) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from lzero.config import ReplConfig
-from lzero.errors import ProtocolError, ReplDied, SandboxError, ToolError, WorkspaceError
+from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError, ToolError, WorkspaceError
 from lzero.protocols import OnCall
 from lzero.repl import wire
 from lzero.repl.cgroups import Group
@@ -56,7 +57,10 @@ class LocalRepl:
         self._closed = False
         self.group: Group | None = None
         """The control group that its processes are in, where there are any."""
+        self._at_work = False
         self.on_close: Callable[[], None] = lambda: None
+        self.on_fork: Callable[[OnCall], Awaitable[LocalRepl]] = _unforkable
+        """Makes a copy that is yet to be renewed."""
 
     async def become(self, tools: tuple[wire.ToolStub, ...], seed: int) -> None:
         """Turn the fresh fork into a session. Raises ReplError."""
@@ -89,6 +93,7 @@ class LocalRepl:
         if self._ended:
             raise ReplDied(f"this REPL has ended: {self._ended}")
         self._ended = "its last cell was abandoned"  # unless this one comes to an end
+        self._at_work = True
         self._cells += 1
         clock = Clock(self._loop.time())
         message = wire.Run(id=self._cells, code=code.encode("utf-8", "replace").decode())
@@ -106,6 +111,8 @@ class LocalRepl:
         else:
             self._ended = ""
             return execution
+        finally:
+            self._at_work = False
         self._ended = reason
         await self._kill()
         return Execution(outputs=(), status="killed", reason=reason, duration_s=clock.duration(self._loop.time()))
@@ -118,6 +125,49 @@ class LocalRepl:
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
         return await self._carry(lambda until: self._transfers.files(until=until))
+
+    async def fork(self, on_call: OnCall, *, seed: int) -> "LocalRepl":
+        if self._at_work:
+            raise ForkRefused("this REPL cannot be copied while a cell runs or a file is carried")
+        await self._carry(self._settle)
+        self._at_work = True
+        try:
+            copy = await self.on_fork(on_call)
+        except ReplDied:
+            self._ended = self._ended or "it died as it was copied"
+            raise
+        finally:
+            self._at_work = False
+        ready = False
+        try:
+            await copy._carry(lambda until: copy._ask(wire.Renew(seed=seed), until))
+            ready = True
+        finally:
+            if not ready:
+                await copy.close()
+        return copy
+
+    async def copy_into(self, connection: socket.socket) -> tuple[Zygote, Child]:
+        """The processes of a copy that answers at the other end of `connection`. Raises ForkRefused, ReplDied."""
+        making = asyncio.ensure_future(self._zygote.copy(self._child, connection))
+        try:
+            return self._zygote, await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._end_unwanted)
+            raise
+
+    def _end_unwanted(self, making: "asyncio.Future[Child]") -> None:
+        if not making.cancelled() and making.exception() is None:
+            self._unwanted = asyncio.ensure_future(self._zygote.signal(making.result(), signal.SIGKILL))
+
+    async def _settle(self, until: float) -> None:
+        await self._ask(wire.Settle(), until)
+
+    async def _ask(self, message: wire.Settle | wire.Renew, until: float) -> None:
+        await self._connection.send(message, until=until)
+        answer = await self._connection.receive(until=until)
+        if not isinstance(answer, wire.Ready):
+            raise ProtocolError(f"{type(answer).__name__} for {type(message).__name__}")
 
     def objection(self) -> str:
         """What its control group has against its going on; empty for nothing."""
@@ -162,6 +212,7 @@ class LocalRepl:
         if self._ended:
             raise ReplDied(f"this REPL has ended: {self._ended}")
         self._ended = "its last transfer was abandoned"  # unless this one comes to an end
+        self._at_work = True
         broken: ProtocolError | None = None
         try:
             answer = await transfer(self._loop.time() + _TRANSFER_TIMEOUT_S)
@@ -177,6 +228,8 @@ class LocalRepl:
         else:
             self._ended = ""
             return answer
+        finally:
+            self._at_work = False
         self._ended = reason
         await self._kill()
         raise broken or ReplDied(reason)
@@ -251,6 +304,10 @@ class LocalRepl:
             return  # with its zygote
         except TimeoutError:
             await self._zygote.stop()
+
+
+async def _unforkable(on_call: OnCall) -> LocalRepl:
+    raise ForkRefused("this REPL is of no pool")
 
 
 def signal_name(number: int) -> str:

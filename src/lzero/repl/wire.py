@@ -46,6 +46,16 @@ class Run(Struct, frozen=True, kw_only=True, tag="run"):
     code: str
 
 
+class Settle(Struct, frozen=True, kw_only=True, tag="settle"):
+    """Host → kernel: about to be copied. Answered by `Ready`."""
+
+
+class Renew(Struct, frozen=True, kw_only=True, tag="renew"):
+    """Host → kernel of a copy, once, before anything else: go on as a session of its own. Answered by `Ready`."""
+
+    seed: int
+
+
 class Reply(Struct, frozen=True, kw_only=True, tag="reply"):
     """Host → kernel: what the tool answered."""
 
@@ -149,6 +159,13 @@ class Forked(Struct, frozen=True, kw_only=True, tag="forked", forbid_unknown_fie
     part: Literal["init", "session"]
 
 
+class Uncopied(Struct, frozen=True, kw_only=True, tag="uncopied", forbid_unknown_fields=True):
+    """Zygote → host: this copy was not made, and why."""
+
+    id: int
+    reason: str
+
+
 class Signalled(Struct, frozen=True, kw_only=True, tag="signalled", forbid_unknown_fields=True):
     """Zygote → host: the signal has been sent, or there was nobody to send it to."""
 
@@ -162,9 +179,9 @@ class Exited(Struct, frozen=True, kw_only=True, tag="exited", forbid_unknown_fie
     code: int
 
 
-ToKernel = Open | Run | Reply | Put | Get | List | Chunk
+ToKernel = Open | Run | Settle | Renew | Reply | Put | Get | List | Chunk
 FromKernel = Ready | Failed | Call | Done | Chunk | Stored | Listing | Refused
-FromZygote = Hello | Forked | Signalled | Exited
+FromZygote = Hello | Forked | Uncopied | Signalled | Exited
 
 _encoder = msgspec.json.Encoder()
 _FromKernel = Ready | Failed | Call | _Done | Chunk | Stored | Listing | Refused

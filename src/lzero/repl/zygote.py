@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Collection
 from typing import IO, Any, NoReturn
 
-from lzero.errors import ProtocolError, ReplDied, SandboxError
+from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError
 from lzero.repl import jail, wire
 from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
@@ -49,6 +49,8 @@ class Zygote:
         self._children: dict[int, Child] = {}
         self._signalled: dict[int, list[asyncio.Future[None]]] = {}
         self._writers: set[asyncio.Future[None]] = set()
+        self._refusals: dict[int, asyncio.Future[str]] = {}
+        """Why a copy was not made, for those who wait for one."""
         self._last_number = 0
         self._sending = asyncio.Lock()
         self.alive = True
@@ -104,6 +106,27 @@ class Zygote:
         finally:
             if not sent:
                 self._children.pop(child.number, None)
+        return child
+
+    async def copy(self, original: Child, connection: socket.socket) -> Child:
+        """A copy of a live REPL at the other end of `connection`, which says nothing before it is spoken to. Raises ForkRefused,
+        ReplDied."""
+        self._last_number += 1
+        child = Child(self._last_number)
+        self._children[child.number] = child
+        self._refusals[child.number] = refusal = self._loop.create_future()
+        try:
+            await self._send({"type": "copy", "id": child.number, "of": original.number}, connection.fileno())
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                await asyncio.wait((refusal, child.forked), return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            await self._give_up()
+        finally:
+            self._refusals.pop(child.number, None)
+            if not child.forked.done():
+                self._children.pop(child.number, None)
+        if refusal.done():
+            raise ForkRefused(refusal.result())
         return child
 
     async def signal(self, child: Child, number: int) -> None:
@@ -212,6 +235,10 @@ class Zygote:
                     child.init = pid
                 elif child is not None:
                     _settle(child.forked, pid)
+            case wire.Uncopied():
+                self._children.pop(message.id, None)
+                if message.id in self._refusals:
+                    _settle(self._refusals[message.id], message.reason)
             case wire.Signalled():
                 for answer in self._signalled.pop(message.id, []):
                     _settle(answer)

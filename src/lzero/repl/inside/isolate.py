@@ -12,6 +12,7 @@ import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import seccomp
 
@@ -26,9 +27,13 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
     0x20000000,
     0x40000000,
 )
+NEWUSER, NEWPID, WORLD = _NEWUSER, _NEWPID, _NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
+_CLONE, _CLONE_PARENT = 56, 0x8000
+"""A system call of x86-64, and its flag."""
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
-_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
+_CAP_KILL = 5
 # Made before the fork: every page that a child touches first costs it a copy.
 _CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
@@ -45,6 +50,8 @@ every page that the zygote writes to later. It stays in the zygote's user namesp
 has no right to it; from within, an init meets only signals that it has a handler for, and it has none."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_PYTHON = ctypes.PyDLL(None, use_errno=True)
+"""The same, without letting go of the interpreter: a child that comes out of a call is in it."""
 _FILTER = seccomp.prepare()
 
 
@@ -98,7 +105,7 @@ def enter(limits: Limits, without: Collection[str] = ()) -> None:
     os.setsid()  # kill(0, …) reaches the whole process group, whatever pid namespaces it spans
     _call("unshare", _NEWNS | _NEWIPC | _NEWUTS | (0 if "network" in without else _NEWNET))
     _make_mounts(limits)
-    _enter_user_namespace(nesting="nesting" in without)
+    enter_user_namespace(nesting="nesting" in without)
     _set_limits(limits)  # the process count is kept per user namespace: after entering it, siblings do not share it
     _drop_privileges()
 
@@ -106,6 +113,40 @@ def enter(limits: Limits, without: Collection[str] = ()) -> None:
 def shut() -> None:
     """Filter system calls: last, when nothing that is refused is needed any more. Raises OSError; the caller must then exit."""
     seccomp.install(_libc, _FILTER)
+
+
+def join(descriptor: int, kind: int) -> None:
+    """Enter a namespace. Raises OSError."""
+    _call("setns", descriptor, kind)
+
+
+def clone_beside() -> int:
+    """`os.fork()` of a child whose parent is the caller's. Raises OSError."""
+    pid: int = _PYTHON.syscall(_CLONE, ctypes.c_ulong(_CLONE_PARENT | signal.SIGCHLD), None, None, None, None)
+    if pid < 0:
+        raise OSError(ctypes.get_errno(), "clone")
+    return pid
+
+
+def furnish(limits: Limits) -> None:
+    """For the init of a copy's world, which has all rights over it: its mounts."""
+    _make_mounts(limits)
+
+
+def become_init(limits: Limits) -> NoReturn:
+    """For the init of a copy's world: be what other inits are. It shares the user namespace with its session; a right that the
+    session has not, good for nothing there, keeps that from looking into it. Raises OSError."""
+    _set_limits(limits)
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for capability in range(_LAST_CAPABILITY + 1):
+        if capability != _CAP_KILL:
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    _call("capset", _CAPABILITY_HEADER, (ctypes.c_uint32 * 6)(*([1 << _CAP_KILL] * 3)))
+    _call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_KILL, 0, 0)
+    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    shut()
+    os.execv("/usr/bin/sleep", ("sleep", "infinity"))  # noqa: S606 - there is nothing in it for a shell
 
 
 def _make_mounts(limits: Limits) -> None:
@@ -131,9 +172,10 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str) -> Non
         raise OSError(number, f"mount {kind or source} on {target}: {os.strerror(number)}")
 
 
-def _enter_user_namespace(*, nesting: bool) -> None:
+def enter_user_namespace(others: int = 0, *, nesting: bool = False) -> None:
+    """A new one, and `others` that it owns. `nesting`: further ones may be made in it."""
     owner, group = os.geteuid(), os.getegid()
-    _call("unshare", _NEWUSER)
+    _call("unshare", _NEWUSER | others)
     for file, text in (
         ("uid_map", f"{UID} {owner} 1"),
         ("setgroups", "deny"),
@@ -141,7 +183,12 @@ def _enter_user_namespace(*, nesting: bool) -> None:
     ):
         _write(f"/proc/self/{file}", text)
     if not nesting:
-        _write("/proc/sys/user/max_user_namespaces", "0")
+        allow_user_namespaces(0)
+
+
+def allow_user_namespaces(number: int) -> None:
+    """In all, below the caller's own, which it must have rights over."""
+    _write("/proc/sys/user/max_user_namespaces", str(number))
 
 
 def _write(path: str, text: str) -> None:

@@ -67,6 +67,10 @@ class Tools:
         self.lock = threading.Lock()
         """Held by whoever waits for a frame."""
 
+    def start_again(self) -> None:
+        """Count calls from 1."""
+        self._calls = 0
+
     def stub(self, name: str, parameters: list[str], description: str) -> Callable[..., Any]:
         return function(name, parameters, description, self._ask)
 
@@ -139,7 +143,24 @@ class Kernel:
             message = self._channel.receive()
             if message["type"] == "run":
                 return message
-            workspace.serve(message, self._channel)
+            if message["type"] == "settle":
+                self._settle()
+            elif message["type"] == "renew":
+                self._renew(message["seed"])
+            else:
+                workspace.serve(message, self._channel)
+
+    def _settle(self) -> None:
+        """About to be copied: let go of what a copy could not have, and is made anew where it is needed."""
+        self._shell.close_idle_loop()
+        self._channel.send({"type": "ready"})
+
+    def _renew(self, seed: int) -> None:
+        """This is a copy: what was drawn at random in common ends here, and its calls are its own."""
+        random.seed(seed)
+        numpy.random.seed(seed % 2**32)
+        self._tools.start_again()
+        self._channel.send({"type": "ready"})
 
     def _capture(self) -> tuple[Stream, Stream]:
         """Descriptors 1 and 2 become files in memory; what Python writes goes straight to the outputs."""

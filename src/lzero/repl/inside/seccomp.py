@@ -27,7 +27,6 @@ _REFUSED = {
     "pidfd_getfd": (438, 438),
     "kcmp": (312, 272),
     "unshare": (272, 97),
-    "setns": (308, 268),
     "mount": (165, 40),
     "umount2": (166, 39),
     "pivot_root": (155, 41),
@@ -101,6 +100,9 @@ _REFUSED = {
     "query_module": (178, None),
 }
 _CLONE3 = (435, 435)
+_SETNS, _STEPS = (308, 268), (0x10000000, 0x7C020000)
+"""What a copy and its original are made to do while they are stopped (`copying`): enter a user namespace, or it and all that it
+owns. Whoever tries by itself finds none that it has a right to: there are none below its own."""
 _CLONE, _NEW_NAMESPACES = (56, 220), 0x7E020000
 _SOCKETS, _AF_UNIX = ((41, 198), (53, 199)), 1
 """socket and socketpair."""
@@ -154,6 +156,7 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
         yield from _by_argument(
             numbers[column], _FIRST, _EQUAL, (_AF_UNIX,), match=_ALLOW, other=_ERRNO | errno.EAFNOSUPPORT
         )
+    yield from _by_argument(_SETNS[column], _SECOND, _EQUAL, _STEPS, match=_ALLOW, other=refuse)
     yield from _by_argument(_PERSONALITY[column], _FIRST, _EQUAL, _PERSONALITIES, match=_ALLOW, other=refuse)
     yield from _by_argument(_IOCTL[column], _SECOND, _EQUAL, _TERMINAL_INPUT, match=refuse, other=_ALLOW)
     yield from _by_argument(_SETRLIMIT[column], _FIRST, _EQUAL, (_RLIMIT_CORE,), match=refuse, other=_ALLOW)

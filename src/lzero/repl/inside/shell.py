@@ -115,6 +115,14 @@ class Shell(InteractiveShell):
         self.reset(new_session=True)
         self.execution_count = 1
 
+    def close_idle_loop(self) -> None:
+        """The event loop of cells that await, unless something waits in it: the next such cell makes another."""
+        loop = async_helpers._asyncio_event_loop
+        if loop is not None and not loop.is_closed() and not asyncio.all_tasks(loop):
+            loop.close()
+            async_helpers._asyncio_event_loop = None
+            asyncio.set_event_loop(None)
+
     def should_run_async(self, raw_cell: str, **details: Any) -> bool:
         """Parse the cell once more, to look for a top-level `await`, only where there may be one."""
         return ("await" in raw_cell or "async" in raw_cell) and super().should_run_async(raw_cell, **details)

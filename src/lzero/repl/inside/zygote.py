@@ -1,10 +1,8 @@
 """The warm process that REPLs are forked from: everything imported, one thread, no secrets.
 
-    python zygote.py CONTROL_FD LIMITS_JSON [DEFENCE_TO_LEAVE_OUT …]
-
-Control messages are JSON, one a packet. The host sends `open` (with the REPL's end of a socket pair) and `signal`; the
-zygote answers `hello`, `forked` twice (with the pids of init and session as credentials), `signalled` and `exited`. It ends when
-the host's end is closed.
+Control messages are JSON, one a packet. The host sends `open` and `copy` (with the REPL's end of a socket pair) and `signal`; the
+zygote answers `hello`, `forked` twice (with the pids of init and session as credentials), `uncopied`, `signalled` and `exited`. It
+ends when the host's end is closed.
 """
 
 import json
@@ -16,32 +14,34 @@ import struct
 import sys
 import traceback
 from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import copying
 import heap
 import isolate
 from capture import Outputs
 from frames import Channel
 from kernel import Kernel
 from shell import Shell
+from worlds import Worlds
 
 _MESSAGE_BYTES = 4096
 
 
 class Zygote:
-    def __init__(self, control: socket.socket, limits: isolate.Limits, without: Collection[str]) -> None:
+    def __init__(
+        self, control: socket.socket, limits: isolate.Limits, without: Collection[str], maker: copying.Maker
+    ) -> None:
         self._control = control
+        self._maker = maker
         self._limits = limits
         self._without = without
-        self._pids: dict[int, int] = {}
-        """REPL's number → pid of its session."""
-        self._inits: dict[int, int] = {}
-        """REPL's number → pid of its init."""
-        self._numbers: dict[int, int] = {}
-        """Pid, of a session or of an init → REPL's number."""
-        self._statuses: dict[int, int] = {}
-        """REPL's number → how its session ended, from then until its init has ended too."""
+        self._worlds = Worlds(lambda number, code: self._say({"type": "exited", "id": number, "code": code}))
+        self._copies: dict[int, _Copy] = {}
+        """By the descriptor that its maker tells of it over."""
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._shell = Shell.instance(ipython_dir="/tmp/ipython")
         self._shell.warm_up(Outputs({}))
@@ -52,7 +52,7 @@ class Zygote:
         wake_up_write.setblocking(False)
         signal.set_wakeup_fd(wake_up_write.fileno())
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        selector = selectors.DefaultSelector()
+        self._selector = selector = selectors.DefaultSelector()
         selector.register(self._control, selectors.EVENT_READ)
         selector.register(wake_up, selectors.EVENT_READ)
         self._fillers = heap.settle()
@@ -62,22 +62,26 @@ class Zygote:
                 if key.fileobj is self._control:
                     if not self._obey():
                         return
-                else:
+                elif key.fileobj is wake_up:
                     wake_up.recv(4096)
-                    self._reap()
+                    self._worlds.reap()
+                else:
+                    self._hear_of_copy(key.fd)
 
     def _obey(self) -> bool:
         packet, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1)
         if not packet:
             return False
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # an init, another program, would keep the connection open
         message = json.loads(packet)
         number = message["id"]
         if message["type"] == "open":
             self._open(number, descriptors[0])
+        elif message["type"] == "copy":
+            self._copy(number, message["of"], descriptors[0])
         elif message["type"] == "signal":
-            pids = self._inits if message["signal"] == signal.SIGKILL else self._pids  # with its init, all of it ends
-            if number in pids:
-                os.kill(pids[number], message["signal"])
+            self._worlds.signal(number, message["signal"])
             self._say({"type": "signalled", "id": number})
         return True
 
@@ -93,14 +97,52 @@ class Zygote:
         if pid == 0:
             self._be_a_repl(descriptor)
         os.close(descriptor)
-        self._inits[number], self._pids[number] = first, pid
-        self._numbers[first] = self._numbers[pid] = number
-        for part, each in (("init", first), ("session", pid)):
+        self._born(number, first, pid)
+
+    def _born(self, number: int, init: int, session: int, above: int | None = None) -> None:
+        """Tell the host of a REPL, and keep it in mind. `above`: the one whose pid namespace its own is in."""
+        for part, each in (("init", init), ("session", session)):
             # The kernel turns the pid into the host's; and it is a pid of ours: it checks that.
             credentials = struct.pack("iII", each, os.getuid(), os.getgid())
-            self._say(
-                {"type": "forked", "id": number, "part": part}, (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)
-            )
+            with suppress(OSError):  # it has ended, as the host will hear
+                self._say(
+                    {"type": "forked", "id": number, "part": part},
+                    (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
+                )
+        self._worlds.add(number, init, session, above)
+
+    def _copy(self, number: int, of: int, descriptor: int) -> None:
+        """Have it made, and go on meanwhile."""
+        pids = self._worlds.pids(of)
+        if not pids:
+            os.close(descriptor)
+            self._say({"type": "uncopied", "id": number, "reason": "it has ended"})
+            return
+        hear = self._maker.ask(*pids, descriptor)
+        os.close(descriptor)
+        self._copies[hear] = _Copy(number, of)
+        self._worlds.expect(1)
+        self._selector.register(hear, selectors.EVENT_READ)
+
+    def _hear_of_copy(self, hear: int) -> None:
+        copy = self._copies[hear]
+        word = os.read(hear, _MESSAGE_BYTES)
+        copy.said += word
+        if word:
+            return
+        self._selector.unregister(hear)
+        os.close(hear)
+        del self._copies[hear]
+        told: dict[str, Any] = {}
+        for line in copy.said.splitlines():
+            told |= json.loads(line)
+        if "session" in told:
+            self._born(copy.number, told["init"], told["session"], copy.of)
+        else:
+            self._worlds.discard(told.get("init", 0))
+            reason = told.get("refused", "it broke off in the middle of it, or the machine has no room for it")
+            self._say({"type": "uncopied", "id": copy.number, "reason": reason})
+        self._worlds.expect(-1)
 
     def _be_a_repl(self, descriptor: int) -> None:
         """In the child. Never returns."""
@@ -128,30 +170,17 @@ class Zygote:
         finally:
             os._exit(code)
 
-    def _reap(self) -> None:
-        while self._numbers:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            number = self._numbers.pop(pid, None)
-            if number is not None:
-                self._ended(number, pid, status)
-
-    def _ended(self, number: int, pid: int, status: int) -> None:
-        """Of a REPL's two processes, one; each takes the other along, and everything else in their namespace goes with the init.
-        The host hears when both are gone."""
-        if pid == self._pids.get(number):
-            del self._pids[number]
-            self._statuses[number] = status
-            if number in self._inits:
-                os.kill(self._inits[number], signal.SIGKILL)
-        else:
-            del self._inits[number]
-        if number not in self._pids and number not in self._inits:
-            self._say({"type": "exited", "id": number, "code": os.waitstatus_to_exitcode(self._statuses.pop(number))})
-
     def _say(self, message: dict[str, Any], *ancillary: tuple[int, int, bytes]) -> None:
         self._control.sendmsg([json.dumps(message).encode()], ancillary)
+
+
+@dataclass
+class _Copy:
+    """That is being made."""
+
+    number: int
+    of: int
+    said: bytes = b""
 
 
 def _require_one_thread() -> None:
@@ -164,13 +193,7 @@ def _require_one_thread() -> None:
         )
 
 
-def main() -> None:
-    control = socket.socket(fileno=int(sys.argv[1]))
-    control.set_inheritable(False)
-    limits = isolate.Limits(**json.loads(sys.argv[2]))
+def serve(control: socket.socket, limits: isolate.Limits, without: Collection[str], maker: copying.Maker) -> None:
+    """Until the host's end is closed."""
     sys.path.remove(isolate.__file__.rsplit("/", 1)[0])
-    Zygote(control, limits, sys.argv[3:]).serve()
-
-
-if __name__ == "__main__":
-    main()
+    Zygote(control, limits, without, maker).serve()

@@ -1,0 +1,366 @@
+"""A copy of a live REPL, made from outside of it, while not one instruction of its own runs.
+
+Only a process itself can fork its heap, and one that is shut in may not make namespaces. So the zygote's helper, which has every
+right over a REPL and was never reachable from one, makes a second world beside the first, stops the session where it waits for
+the host, has it fork (`tracer`), and has the fork step into that world. A process of a user namespace has all rights over the
+namespaces below its own, and the copy's is: so the original steps down too, beside the copy. What both then are is read
+from /proc before anybody goes on; whatever fails ends the copy, and lets the original go on, or ends it where it was half-way.
+
+pid_namespaces(7), user_namespaces(7), setns(2).
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+import isolate
+from tracer import Broken, Tracee
+
+_DEEPEST = 28
+"""Pid namespaces that are nested; the kernel ends at 32."""
+_STATELESS = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
+_OUTPUTS = {"/memfd:stdout (deleted)": "stdout", "/memfd:stderr (deleted)": "stderr"}
+_OWN_PLACES = ("/workspace", "/tmp", "/dev/shm")
+_CONNECTION = 3
+_CLONE_PARENT, _CLONE_VM = 0x8000, 0x100
+_PATIENCE_S = 1.0
+_COPY_S = 20
+"""What the making of a copy may take; then it is ended, and the original with it."""
+_MANY = 1 << 30
+_MEETING_PLACE = ".lzero"
+_CREDENTIALS = struct.Struct("iII")
+# System calls of x86-64.
+_RECVFROM, _RECVMSG, _SOCKET, _CONNECT, _SETSID, _CHDIR, _CAPSET, _PRCTL = 45, 47, 41, 42, 112, 80, 126, 157
+_DUP3, _CLOSE, _SETNS, _PIDFD_OPEN = 292, 3, 308, 434
+_CLONE_PARENT = 0x8000
+_SECUREBITS = 0xEF
+"""No program that it starts gains anything by being root's, and no bit of this changes."""
+
+
+class Refused(Exception):
+    """It cannot be copied; the message says why."""
+
+
+class Maker:
+    """The zygote's end of the process that makes copies: one without a heap to speak of, which forks itself for each."""
+
+    def __init__(self, limits: isolate.Limits, control: socket.socket) -> None:
+        """Starts it, as a child of this process; before this one has grown. It has no use for `control`."""
+        self._end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            self._end.close()
+            control.close()
+            _make_copies(theirs, limits)
+        theirs.close()
+
+    def ask(self, init: int, session: int, connection: int) -> int:
+        """Have a copy made that answers at `connection`. A descriptor that tells of it in lines of JSON: `{"init": pid}`,
+        `{"session": pid}`, `{"refused": reason}`."""
+        hear, tell = os.pipe2(os.O_CLOEXEC)
+        try:
+            socket.send_fds(self._end, [json.dumps((init, session)).encode()], (connection, tell))
+        finally:
+            os.close(tell)
+        return hear
+
+
+def _make_copies(requests: socket.socket, limits: isolate.Limits) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        while True:
+            packet, descriptors, _, _ = socket.recv_fds(requests, 4096, 2)
+            if not packet:
+                break
+            connection, tell = descriptors
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            if isolate.clone_beside() == 0:
+                requests.close()
+                init, session = json.loads(packet)
+                _make_copy(init, session, connection, tell, limits)
+            os.close(connection)
+            os.close(tell)
+    finally:
+        os._exit(0)
+
+
+def _make_copy(init: int, session: int, connection: int, tell: int, limits: isolate.Limits) -> NoReturn:
+    def say(**message: object) -> None:
+        os.write(tell, json.dumps(message).encode() + b"\n")
+
+    try:
+        signal.alarm(_COPY_S)
+        say(session=copy(session, init, connection, limits, lambda pid: say(init=pid)))
+    except BaseException as error:
+        kind = "" if isinstance(error, Refused) else f"{type(error).__name__}: "
+        say(refused=f"{kind}{error}"[:2000])
+    finally:
+        os._exit(0)
+
+
+def copy(session: int, init: int, connection: int, limits: isolate.Limits, born: Callable[[int], None]) -> int:
+    """For a process of its own in the zygote's namespaces; `born` is told the pid of the copy's init. Returns the pid of the copy,
+    whose parent is the zygote, as that of its init. Raises Refused, OSError, Broken: there is no copy then."""
+    if os.uname().machine != "x86_64":
+        raise Refused(f"there is no way to do it on {os.uname().machine} yet")
+    _await_host(session)
+    original = Tracee.stop(session)
+    moved = False
+    try:
+        outputs, filtered = _check(original, init), _read_status(session, "Seccomp")
+        with _worlds(original, limits, born) as (holder, new_init):
+            twin = _fork_into(original, new_init)
+            try:
+                twin.call(_SETSID)
+                twin.call(_CHDIR, os.readlink(f"/proc/{session}/cwd").encode() + b"\0")
+                _give_up_rights(twin)
+                _reconnect(twin, new_init, connection, outputs)
+                moved = True
+                _enter(original, holder, isolate.NEWUSER)
+                _give_up_rights(original)
+                _verify(original.pid, twin.pid, new_init, filtered)
+                original.let_go()
+                twin.let_go()
+            except BaseException:
+                twin.end()
+                raise
+        return twin.pid
+    except BaseException:
+        if moved:
+            original.end()
+        else:
+            original.let_go()
+        raise
+
+
+def _await_host(pid: int) -> None:
+    """Until it waits for the host again, to which it has just spoken; or long enough."""
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until and not _read(f"/proc/{pid}/syscall").startswith(f"{_RECVFROM} {_CONNECTION:#x} "):
+        time.sleep(0.0005)
+
+
+def _check(original: Tracee, init: int) -> dict[int, tuple[str, int]]:
+    """Its descriptors of captured output: number → name, flags. Raises Refused."""
+    pid = original.pid
+    if original.waits_in != (_RECVFROM, _CONNECTION):
+        raise Refused("it does not wait for its next cell")
+    if (threads := len(os.listdir(f"/proc/{pid}/task"))) > 1:
+        raise Refused(f"it has {threads} threads, and a copy would have one")
+    children = sum(len(_read(f"/proc/{each}/task/{each}/children").split()) for each in (pid, init))
+    if children:
+        raise Refused(f"it has processes of its own ({children}; one that has ended counts until it is waited for)")
+    if len(_pids_of(pid)) >= _DEEPEST:
+        raise Refused("copies of copies end here: the kernel nests namespaces no deeper")
+    if not os.readlink(f"/proc/{pid}/cwd").startswith("/") or os.readlink(f"/proc/{pid}/cwd").endswith(" (deleted)"):
+        raise Refused("its working directory is gone")
+    for line in _read(f"/proc/{pid}/maps").splitlines():
+        fields = line.split(maxsplit=5)
+        name = fields[5] if len(fields) > 5 else "memory without a name"
+        written = fields[1][1] == "w" or (fields[1].endswith("s") and name.endswith(" (deleted)"))
+        if (fields[1].endswith("s") and written) or name.startswith(_OWN_PLACES):
+            raise Refused(f"it maps {name} into memory, which the copy would share")
+    outputs = {}
+    for number in map(int, os.listdir(f"/proc/{pid}/fd")):
+        target = os.readlink(f"/proc/{pid}/fd/{number}")
+        if number == _CONNECTION or target in _STATELESS:
+            continue
+        if target not in _OUTPUTS:
+            kind = "a socket" if target.startswith("socket:") else target
+            raise Refused(f"it holds {kind} open (descriptor {number}), which the copy would share; close it first")
+        flags = next(
+            line.split()[1] for line in _read(f"/proc/{pid}/fdinfo/{number}").splitlines() if line[:6] == "flags:"
+        )
+        outputs[number] = _OUTPUTS[target], int(flags, 8)
+    return outputs
+
+
+@contextmanager
+def _worlds(original: Tracee, limits: isolate.Limits, born: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+    """(a process in the user namespace that is for the original, the init of the copy's world), while these wait."""
+    pid = original.pid
+    places = [os.open(f"/proc/{pid}/root{place}", os.O_RDONLY | os.O_DIRECTORY) for place in _OWN_PLACES]
+    user, pids = (os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "pid"))
+    isolate.join(pids, isolate.NEWPID)  # children to come, not this process
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    verdict, judged = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if isolate.clone_beside() == 0:
+        ours.close()
+        verdict.close()
+        _speak(theirs, lambda: _open_window(theirs, judged, user, lambda: _be_an_init(theirs, limits, places)))
+    theirs.close()
+    judged.close()
+    said: dict[bytes, int] = {}
+    try:
+        while True:  # until the last of them has closed its end: the init by becoming a program of its own
+            word, ancillary, _, _ = ours.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
+            if not word:
+                break
+            said[word] = _CREDENTIALS.unpack(ancillary[0][2])[0]
+            if word == b"init":
+                born(said[word])
+            elif word != b"holder":
+                raise Refused(word.decode("utf-8", "replace"))
+        if len(said) != 2:
+            raise Refused("the making of its world broke off")
+        yield said[b"holder"], said[b"init"]
+        verdict.send(b"moved on")
+    finally:
+        ours.close()
+        verdict.shutdown(socket.SHUT_WR)
+        verdict.recv(1)  # the door is closed
+        if b"holder" in said:
+            with suppress(ProcessLookupError):
+                os.kill(said[b"holder"], signal.SIGKILL)
+
+
+def _speak(end: socket.socket, act: Callable[[], None]) -> NoReturn:
+    """Say what goes wrong, and end."""
+    try:
+        act()
+    except BaseException as error:
+        end.send(f"{type(error).__name__}: {error}".encode()[:2000])
+    finally:
+        os._exit(0)
+
+
+def _open_window(end: socket.socket, verdict: socket.socket, user: int, furnish: Callable[[], None]) -> None:
+    """In the original's user namespace, with all rights there: let further ones be made, the original's next and the copy's.
+
+    It is left so where both moved on, since theirs count as its own too and nobody else is there. Otherwise the door is closed
+    again: the session is stopped meanwhile, and its filter would refuse it anyway.
+    """
+    isolate.join(user, isolate.NEWUSER)
+    isolate.allow_user_namespaces(_MANY)
+
+    def hold() -> None:
+        verdict.close()
+        isolate.enter_user_namespace()
+        end.send(b"holder")
+        end.close()
+        while True:
+            signal.pause()
+
+    def found() -> None:
+        verdict.close()
+        isolate.enter_user_namespace(isolate.WORLD)
+        if isolate.clone_beside() == 0:
+            _speak(end, furnish)
+
+    for act in (hold, found):
+        if isolate.clone_beside() == 0:
+            _speak(end, act)
+    end.close()
+    if verdict.recv(16) != b"moved on":
+        isolate.allow_user_namespaces(0)
+
+
+def _be_an_init(end: socket.socket, limits: isolate.Limits, places: list[int]) -> None:
+    """The first process of the copy's pid namespace: mounts, the original's files, and nothing more to do."""
+    end.send(b"init")
+    isolate.furnish(limits)
+    for descriptor, place in zip(places, _OWN_PLACES, strict=True):
+        try:
+            shutil.copytree(f"/proc/self/fd/{descriptor}", place, symlinks=True, dirs_exist_ok=True)
+        except (OSError, shutil.Error, RecursionError) as error:
+            raise Refused(f"its files in {place} cannot be copied: {str(error)[:500]}") from None
+    isolate.become_init(limits)
+
+
+def _fork_into(original: Tracee, init: int) -> Tracee:
+    between = original.clone(_CLONE_PARENT | _CLONE_VM | signal.SIGCHLD)  # only the second one needs a heap of its own
+    try:
+        _enter(between, init, isolate.NEWUSER | isolate.WORLD)
+        return between.clone(_CLONE_PARENT | signal.SIGCHLD)
+    finally:
+        between.end()
+
+
+def _enter(tracee: Tracee, target: int, kinds: int) -> None:
+    """Step into namespaces of a process that the tracee can see, all at once."""
+    level = len(_pids_of(tracee.pid)) - 1
+    descriptor = tracee.call(_PIDFD_OPEN, _pids_of(target)[level], 0)
+    tracee.call(_SETNS, descriptor, kinds)
+    tracee.call(_CLOSE, descriptor)
+
+
+def _give_up_rights(tracee: Tracee) -> None:
+    """All that entering a user namespace gives."""
+    tracee.call(_PRCTL, 28, _SECUREBITS)
+    tracee.call(_CAPSET, struct.pack("Ii", 0x20080522, 0), bytes(24))
+    tracee.call(_PRCTL, 4, 1)  # dumpable
+    tracee.call(_PRCTL, 1, signal.SIGKILL)  # when its parent dies
+
+
+def _reconnect(twin: Tracee, init: int, connection: int, outputs: dict[int, tuple[str, int]]) -> None:
+    """In place of the original's connection and captured output, its own."""
+    files = {name: os.memfd_create(name) for name in dict.fromkeys(name for name, _ in outputs.values())}
+    wanted = [(_CONNECTION, connection, os.O_CLOEXEC)]
+    for number, (name, flags) in outputs.items():
+        opened = os.open(f"/proc/self/fd/{files[name]}", flags & (os.O_ACCMODE | os.O_APPEND))
+        wanted.append((number, opened, flags & os.O_CLOEXEC))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"/proc/{init}/root/tmp/{_MEETING_PLACE}")
+        listener.listen(1)
+        end = twin.call(_SOCKET, socket.AF_UNIX, socket.SOCK_STREAM, 0)
+        address = struct.pack("H", socket.AF_UNIX) + f"/tmp/{_MEETING_PLACE}".encode() + b"\0"
+        twin.call(_CONNECT, end, address, len(address))
+        os.unlink(f"/proc/{init}/root/tmp/{_MEETING_PLACE}")
+        accepted, _ = listener.accept()
+    with accepted:
+        socket.send_fds(accepted, [b"."], [descriptor for _, descriptor, _ in wanted])
+    for (number, _, flags), received in zip(wanted, _receive(twin, end, len(wanted)), strict=True):
+        twin.call(_DUP3, received, number, flags)
+        twin.call(_CLOSE, received)
+    twin.call(_CLOSE, end)
+
+
+def _receive(tracee: Tracee, end: int, count: int) -> list[int]:
+    """Descriptors that were sent to it."""
+    size = socket.CMSG_LEN(4 * count)
+    at = tracee.scratch
+    vector, control = at + 64, at + 128
+    tracee.write(at, struct.pack("QQQQQQQ", 0, 0, vector, 1, control, size, 0))
+    tracee.write(vector, struct.pack("QQ", at + 96, 1))
+    tracee.call(_RECVMSG, end, at, 0)
+    found = tracee.read(control, size)
+    return list(struct.unpack(f"{count}i", found[-4 * count :]))
+
+
+def _verify(original: int, twin: int, init: int, filtered: str) -> None:
+    """`filtered`: what /proc says of the original's filter. Raises Broken unless both are shut in as every session is, and apart."""
+    for pid in (original, twin):
+        status = dict(line.split(":\t", 1) for line in _read(f"/proc/{pid}/status").splitlines() if ":\t" in line)
+        rights = [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")]
+        if any(rights) or status["NoNewPrivs"] != "1" or status["Threads"] != "1" or status["Seccomp"] != filtered:
+            raise Broken(f"it came out with rights that it must not have: {rights}")
+    for kind in ("user", "mnt", "pid", "ipc", "uts", "net"):
+        ours, theirs = (os.stat(f"/proc/{pid}/ns/{kind}").st_ino for pid in (original, twin))
+        if ours == theirs or theirs != os.stat(f"/proc/{init}/ns/{kind}").st_ino:
+            raise Broken(f"the copy is in a {kind} namespace that is not its own")
+
+
+def _pids_of(pid: int) -> list[int]:
+    """Its numbers in this pid namespace and in all below, down to its own."""
+    return list(map(int, _read_status(pid, "NSpid").split()))
+
+
+def _read_status(pid: int, name: str) -> str:
+    return next(
+        line[len(name) + 1 :].strip()
+        for line in _read(f"/proc/{pid}/status").splitlines()
+        if line.startswith(f"{name}:")
+    )
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
