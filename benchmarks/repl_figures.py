@@ -163,12 +163,39 @@ async def remote_round_trip(settings: Settings) -> list[Figure]:
     ]
 
 
+async def copies(settings: Settings) -> list[Figure]:
+    """`fork()` of a REPL that holds a 10 MB DataFrame and 20 files; and opening one in between, for comparison."""
+    held = "import numpy, pandas\nframe = pandas.DataFrame({'x': numpy.random.rand(1_310_720)})\n"
+    held += "for n in range(20): open(f'{n}.txt', 'w').write('x' * 1000)"
+    taken: list[float] = []
+    opened: list[float] = []
+    async with LocalPool() as pool:
+        for _ in range(max(3, settings.sessions // 20)):
+            original = await pool.open((), no_tools, seed=0)  # a fresh one: a line of copies has an end
+            await answers(original, held)
+            for _ in range(4):
+                started = time.perf_counter()
+                copy = await original.fork(no_tools, seed=1)
+                taken.append(time.perf_counter() - started)
+                await answers(copy, "assert len(frame) == 1_310_720 and open('19.txt').read()")
+                private = private_bytes(copy)
+                await copy.close()
+                opened.append(await first_result_s(pool))
+            await original.close()
+    return [
+        at_most("fork() with a 10 MB DataFrame and 20 files, p50", 1000 * statistics.median(taken), "ms", 30),
+        Figure("fork() / open to first result, p50", statistics.median(taken) / statistics.median(opened), "×"),
+        Figure("private memory of such a copy", private / 2**20, "MB"),
+    ]
+
+
 FIGURES: tuple[Callable[[Settings], Awaitable[list[Figure]]], ...] = (
     start_and_round_trip,
     opened_per_second,
     live_at_once,
     killed_and_reaped,
     remote_round_trip,
+    copies,
 )
 
 
