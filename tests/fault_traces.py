@@ -71,12 +71,26 @@ def zygotes() -> list[psutil.Process]:
 
 def sessions() -> list[psutil.Process]:
     """The sessions of all REPLs."""
-    return [each for zygote in zygotes() for each in children_of(zygote) if not is_init(each)]
+    return [each for each in _in_namespaces_below_the_zygotes() if not is_init(each)]
 
 
 def inits() -> list[psutil.Process]:
     """The inits of all REPLs."""
-    return [each for zygote in zygotes() for each in children_of(zygote) if is_init(each)]
+    return [each for each in _in_namespaces_below_the_zygotes() if is_init(each)]
+
+
+def _in_namespaces_below_the_zygotes() -> list[psutil.Process]:
+    """Children of zygotes, the makers of copies aside: these are where the zygotes are."""
+    return [each for zygote in zygotes() for each in children_of(zygote) if num_pids(each) > num_pids(zygote)]
+
+
+def num_pids(process: psutil.Process) -> int:
+    """Pid namespaces that it is seen in; 0 where it has ended."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return len(status.partition("NSpid:")[2].partition("\n")[0].split())
 
 
 def is_init(process: psutil.Process) -> bool:
