@@ -8,9 +8,10 @@ import contextlib
 import functools
 import gc
 import os
+import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,19 @@ os.getpid(), os.getuid() != 0, int(status["CapEff"], 16), status["Seccomp"], sta
 """
 """Asked in a session: how it is shut in."""
 SHUT_IN = "(2, True, 0, '2', '1', False)"
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """At most so many more descriptors for us, for a while. The limit is on their numbers, and lower ones may be free."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def below(process: psutil.Process | None = None) -> list[psutil.Process]:

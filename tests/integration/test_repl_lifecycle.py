@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import signal
 import struct
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fault_traces import alive, below, jails, sessions, traces, until, works, zygotes
+from fault_traces import alive, below, descriptors_left, jails, sessions, traces, until, works, zygotes
 from repl_sessions import no_tools
 
 from lzero.config import ReplConfig
@@ -109,13 +108,8 @@ async def test_a_zygote_that_hangs_is_ended_and_started_anew(monkeypatch: pytest
 
 async def test_no_descriptor_left_is_our_failure() -> None:
     async with LocalPool() as pool:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
-        try:
-            with pytest.raises(ReplError, match="ulimit"):
-                await pool.open((), no_tools, seed=0)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with descriptors_left(0), pytest.raises(ReplError, match="ulimit"):
+            await pool.open((), no_tools, seed=0)
         repl = await pool.open((), no_tools, seed=0)
         await repl.close()
 

@@ -5,21 +5,19 @@ import asyncio
 import contextlib
 import os
 import random
-import resource
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from cases import attack
-from fault_traces import INSIDE, SHUT_IN, alive, below, jails, sessions, traces, until, works, zygotes
+from fault_traces import INSIDE, SHUT_IN, alive, below, descriptors_left, jails, sessions, traces, until, works, zygotes
 from repl_sessions import no_tools, run, value
 
 from lzero.config import ReplConfig
@@ -29,17 +27,6 @@ from lzero.types import Json
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_directory")]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the fault")
-
-
-@contextlib.contextmanager
-def limited(kind: int, soft: int) -> Iterator[None]:
-    """Our own soft limit, for a while."""
-    before = resource.getrlimit(kind)
-    resource.setrlimit(kind, (soft, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(kind, before)
 
 
 @pytest.mark.parametrize("victim", ["zygote", "jail"])
@@ -228,7 +215,7 @@ async def test_without_descriptors_nothing_starts_and_the_others_go_on() -> None
         before = traces()
         refused = 0
         for left in range(10):
-            with limited(resource.RLIMIT_NOFILE, before.descriptors - 1 + left):
+            with descriptors_left(left):
                 other = LocalPool()
                 for start in (pool.open((), no_tools, seed=0), other.start()):
                     try:
@@ -242,7 +229,7 @@ async def test_without_descriptors_nothing_starts_and_the_others_go_on() -> None
                 assert await works(repl)
             assert traces() == before, left
         assert refused >= 4
-        with limited(resource.RLIMIT_NOFILE, before.descriptors - 1):  # while the watchdog looks, and cannot
+        with descriptors_left(0):  # while the watchdog looks, and cannot
             assert (await repl.run("import time\ntime.sleep(1)", deadline_s=30.0)).status == "ok"
         fresh = await pool.open((), no_tools, seed=0)
         assert await works(fresh)

@@ -34,7 +34,7 @@ def normalize(answer: str) -> str:
     )
     all_words = kept.split()
     without_articles = [word for word in all_words if word not in _ARTICLES]
-    return sign + " ".join(without_articles or all_words or folded.split())
+    return sign + " ".join(without_articles or all_words or folded.split() or answer.casefold().split())
 
 
 def exact_match(prediction: str, golds: Iterable[str], *, match: Match = "unicode") -> bool:
