@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lzero.errors import (
     EngineError,
+    ForkRefused,
     LzeroError,
     ProtocolError,
     ReplDied,
@@ -26,6 +27,7 @@ FROM_CLIENT = (
     wire.Run(id=2, repl=1, code="print('é')", deadline_s=2.5),
     wire.Reply(id=2, value=b'{"a":1}'),
     wire.Reply(id=2, error="no"),
+    wire.Fork(id=6, repl=1, seed=0),
     wire.Put(id=3, repl=1, path="a/b", size=0),
     wire.Part(id=3, data=b"\x00\xff", last=True),
     wire.More(id=4),
@@ -83,7 +85,9 @@ def test_what_does_not_fit_is_not_sent() -> None:
     assert wire.run(1, 1, "\ud800", math.inf) == wire.Run(id=1, repl=1, code="?", deadline_s=wire.MAX_DEADLINE_S)
 
 
-@pytest.mark.parametrize("kind", [ReplError, SandboxError, ProtocolError, ReplDied, WorkspaceError, wire.PoolFull])
+@pytest.mark.parametrize(
+    "kind", [ReplError, SandboxError, ProtocolError, ReplDied, ForkRefused, WorkspaceError, wire.PoolFull]
+)
 def test_an_error_keeps_its_class_and_message(kind: type[LzeroError]) -> None:
     error = wire.error_of(wire.failure(1, kind("why"), LOAD))
     assert (type(error), str(error)) == (kind, "why")

@@ -88,7 +88,6 @@ class RemotePool:
                 if server.lives:  # the REPL died, not its server
                     raise
                 continue
-            self._opened += 1
             self._keep(repl)
             if self._closed:
                 await repl.close()
@@ -96,7 +95,9 @@ class RemotePool:
             return repl
 
     def _keep(self, repl: "RemoteRepl") -> None:
+        self._opened += 1
         self._repls.add(repl)
+        repl.on_fork = self._keep
         repl.on_close = lambda: self._repls.discard(repl)
 
     async def close(self) -> None:
@@ -250,6 +251,7 @@ class RemoteRepl:
         self._ended = ""
         self._closing: asyncio.Task[None] | None = None
         self.on_close: Callable[[], None] = lambda: None
+        self.on_fork: Callable[[RemoteRepl], None] = lambda _: None
 
     async def run(self, code: str, *, deadline_s: float) -> Execution:
         """As `LocalRepl.run`. The server keeps the deadline; ours only notices a server that does not."""
@@ -262,6 +264,22 @@ class RemoteRepl:
         if execution.status == "killed":
             self._ended = execution.reason
         return execution
+
+    async def fork(self, on_call: OnCall, *, seed: int) -> "RemoteRepl":
+        async with self._request("fork") as inbox:
+            copy = RemoteRepl(self._link, inbox.number, on_call)
+            born = False
+            try:
+                await self._link.send(wire.Fork(id=inbox.number, repl=self._number, seed=seed))
+                self._due(wire.Opened, await inbox.get(within_s=_ANSWER_TIMEOUT_S))
+                born = True
+            except wire.PoolFull:
+                raise ForkRefused(f"there is no room for a copy on {self._link.url}; raise --max-repls there") from None
+            finally:
+                if not born:
+                    copy.abandon()
+        self.on_fork(copy)
+        return copy
 
     async def put(self, path: str, data: bytes) -> None:
         target = workspace_path(path)
@@ -335,7 +353,7 @@ class RemoteRepl:
         try:
             yield inbox
             self._ended, over = "", True
-        except WorkspaceError:
+        except (WorkspaceError, ForkRefused):
             self._ended, over = "", True
             raise
         except ReplError as error:

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, SandboxError, WorkspaceError
+from lzero.errors import ForkRefused, LzeroError, ProtocolError, ReplDied, ReplError, SandboxError, WorkspaceError
 from lzero.protocols import ToolSpec
 from lzero.repl.wire import MAX_FRAME, ToolStub
 from lzero.types import Execution, Json, WorkspaceFile
@@ -54,6 +54,14 @@ class Reply(Struct, frozen=True, kw_only=True, tag="reply", forbid_unknown_field
     id: Number
     value: bytes = b"null"
     error: str | None = None
+
+
+class Fork(Struct, frozen=True, kw_only=True, tag="fork", forbid_unknown_fields=True):
+    """Client → server: a copy of a REPL. Answered by Opened; the copy's number is the request's."""
+
+    id: Number
+    repl: Number
+    seed: int
 
 
 class Put(Struct, frozen=True, kw_only=True, tag="put", forbid_unknown_fields=True):
@@ -163,7 +171,7 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed", forbid_unknown_fie
     load: Load
 
 
-OfRepl = Run | Put | Get | Files
+OfRepl = Run | Fork | Put | Get | Files
 """Requests to a REPL that is there."""
 InBetween = Reply | Part | More
 """What a client says in the middle of a request of its own."""
@@ -178,7 +186,8 @@ class PoolFull(ReplError):
 
 
 _ERRORS: dict[str, type[LzeroError]] = {
-    error.__name__: error for error in (PoolFull, ReplDied, SandboxError, ProtocolError, ReplError, WorkspaceError)
+    error.__name__: error
+    for error in (PoolFull, ForkRefused, ReplDied, SandboxError, ProtocolError, ReplError, WorkspaceError)
 }
 
 _encoder = msgspec.msgpack.Encoder()

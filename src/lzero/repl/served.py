@@ -117,36 +117,47 @@ class Client:
                 if asked is not None and not asked.done():
                     asked.set_result(message)  # else the request has ended in the meantime
             case wire.Open():
-                if message.id in self._repls:
-                    raise ProtocolError(f"a second REPL with the number {message.id}")
-                if self._room.full:
-                    await self._send(self._failure(message.id, wire.PoolFull("all REPLs of the server are taken")))
-                    return
-                self._room.repls += 1
-                self._repls[message.id] = served = _Served()
-                self._begin(served, message)
+                born = await self._admit(message.id)
+                if born is not None:
+                    self._begin(born, message, born)
             case wire.Close():
                 closed = self._repls.pop(message.repl, None)
                 if closed is None:
                     await self._send(wire.Closed(id=message.id, load=self._room.load()))
                 else:
                     self._close(closed, message.id)
-            case wire.Run() | wire.Put() | wire.Get() | wire.Files():
+            case wire.Run() | wire.Fork() | wire.Put() | wire.Get() | wire.Files():
                 known = self._repls.get(message.repl)
                 if known is None:
                     await self._send(self._failure(message.id, ReplDied("the server has no such REPL")))
-                    return
-                self._begin(known, message)
+                elif known.busy:
+                    raise ProtocolError("two requests at once for one REPL")
+                elif not isinstance(message, wire.Fork):
+                    self._begin(known, message, None)
+                elif (born := await self._admit(message.id)) is not None:
+                    self._begin(known, message, born)
 
-    def _begin(self, served: _Served, message: wire.Open | wire.OfRepl) -> None:
-        if served.busy:
-            raise ProtocolError("two requests at once for one REPL")
-        served.number = message.id
-        served.request = asyncio.create_task(self._answer(served, message))
+    async def _admit(self, number: int) -> _Served | None:
+        """Room for a REPL of this number, or the answer that there is none. Raises ProtocolError for a number that is taken."""
+        if number in self._repls:
+            raise ProtocolError(f"a second REPL with the number {number}")
+        if self._room.full:
+            await self._send(self._failure(number, wire.PoolFull("all REPLs of the server are taken")))
+            return None
+        self._room.repls += 1
+        self._repls[number] = born = _Served()
+        return born
 
-    async def _answer(self, served: _Served, message: wire.Open | wire.OfRepl) -> None:
+    def _begin(self, served: _Served, message: wire.Open | wire.OfRepl, born: _Served | None) -> None:
+        """`born`: the REPL that the request is to make."""
+        task = asyncio.create_task(self._answer(served, message, born))
+        for each in (served, born):
+            if each is not None:
+                each.number, each.request = message.id, task
+
+    async def _answer(self, served: _Served, message: wire.Open | wire.OfRepl, born: _Served | None) -> None:
         try:
-            answer = await self._perform(served, message)
+            answer = await self._perform(served, message, born)
         except WebSocketDisconnect:  # in the middle of the request
             return
         except LzeroError as error:
@@ -155,11 +166,11 @@ class Client:
             logger.exception("a request of %s failed", self._name)
             answer = self._failure(message.id, ReplError("the pool server failed; its log says how"))
         finally:
-            if served.repl is None and self._repls.pop(message.id, None) is not None:
+            if born is not None and born.repl is None and self._repls.pop(message.id, None) is not None:
                 self._room.repls -= 1
         await self._say(answer)
 
-    async def _perform(self, served: _Served, message: wire.Open | wire.OfRepl) -> wire.Answer:
+    async def _perform(self, served: _Served, message: wire.Open | wire.OfRepl, born: _Served | None) -> wire.Answer:
         if isinstance(message, wire.Open):
             served.repl = await self._pool.open(message.tools, self._tools_of(served), seed=message.seed)
             return wire.Opened(id=message.id, load=self._room.load())
@@ -169,6 +180,10 @@ class Client:
             case wire.Run():
                 execution = await repl.run(message.code, deadline_s=message.deadline_s)
                 return wire.Done(id=message.id, execution=execution)
+            case wire.Fork():
+                assert born is not None
+                born.repl = await repl.fork(self._tools_of(born), seed=message.seed)
+                return wire.Opened(id=message.id, load=self._room.load())
             case wire.Put():
                 async with self._carried():
                     data = await self._parts(message)
