@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pytest
 import pytest_asyncio
 from pool_servers import over_loopback
 
-from lzero.errors import ReplDied, ReplError, ToolError, WorkspaceError
+from lzero.errors import ForkRefused, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import Repl, ReplPool
 from lzero.repl import LocalPool
 from lzero.repl.jupyter import JupyterPool
@@ -34,7 +35,16 @@ DIFFERENCES = {
     ("jupyter", "test_a_result_of_fifty_megabytes_keeps_its_head_and_tail"): (
         "one message holds it all: the host takes none so large, and says that something was left out"
     ),
+    ("jupyter", "test_a_copy_goes_its_own_way"): "a plain Jupyter kernel cannot be copied, and says so",
+    (
+        "jupyter",
+        "test_tools_of_a_copy_are_answered_by_its_own_host",
+    ): "a plain Jupyter kernel cannot be copied, and says so",
 }
+if platform.machine() != "x86_64":
+    for each in ("local", "remote"):
+        for name in ("test_a_copy_goes_its_own_way", "test_tools_of_a_copy_are_answered_by_its_own_host"):
+            DIFFERENCES[each, name] = "copies are made on x86-64 only; elsewhere a REPL says that it cannot be copied"
 
 
 @dataclass(frozen=True)
@@ -695,6 +705,44 @@ async def test_closing_the_pool_closes_all(backend: str) -> None:
         with pytest.raises(ReplError, match="closed"):
             await pool.open((), echo, seed=0)
         await pool.close()
+
+
+# Copies
+
+
+async def test_a_copy_goes_its_own_way(own: Repl) -> None:
+    await run(own, "import random\nx = [1]\nopen('note', 'w').write('both')")
+    copy = await own.fork(echo, seed=2)
+    try:
+        await run(copy, "x.append('copy')\nopen('note', 'w').write('copy')")
+        await run(own, "x.append('original')")
+        assert await value(own, "x, open('note').read()") == "([1, 'original'], 'both')"
+        assert await value(copy, "x, open('note').read()") == "([1, 'copy'], 'copy')"
+        assert await value(own, "random.random()") != await value(copy, "random.random()")
+        assert await copy.get("note") == b"copy"
+        await own.close()
+        assert await value(copy, "x") == "[1, 'copy']"
+    finally:
+        await copy.close()
+    with pytest.raises(ReplDied):
+        await run(copy, "x")
+
+
+async def test_tools_of_a_copy_are_answered_by_its_own_host(shared: Shared, repl: Repl) -> None:
+    async def hers(name: str, arguments: dict[str, Json]) -> Json:
+        return "hers"
+
+    copy = await repl.fork(hers, seed=2)
+    assert await value(copy, "search('x')") == "'hers'"
+    assert await value(repl, "search('x')['name']") == "'search'"
+    await copy.close()
+
+
+async def test_a_repl_that_cannot_be_copied_says_why_and_goes_on(repl: Repl) -> None:
+    await run(repl, "import threading\ndone = threading.Event()\nthreading.Thread(target=done.wait).start()")
+    with pytest.raises(ForkRefused, match="cop"):
+        await repl.fork(echo, seed=2)
+    assert await value(repl, "done.set()\n6 * 7") == "42"
 
 
 async def never(name: str, arguments: dict[str, Json]) -> Json:

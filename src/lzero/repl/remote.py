@@ -6,7 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Never, Self, TypeVar
+from typing import Self, TypeVar
 
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
@@ -315,9 +315,6 @@ class RemoteRepl:
         async with self._request("transfer") as inbox:
             await self._link.send(wire.Files(id=inbox.number, repl=self._number))
             return self._due(wire.Listing, await inbox.get(within_s=_ANSWER_TIMEOUT_S)).files
-
-    async def fork(self, on_call: OnCall, *, seed: int) -> Never:
-        raise ForkRefused("a REPL of a remote pool cannot be copied; those of a local one can")
 
     async def close(self) -> None:
         """End it on its server; returns when nothing of it is left there, or the server is lost. Safe to call twice."""
