@@ -16,8 +16,8 @@ import repl_yardstick
 
 from lzero.protocols import Repl, ReplPool
 from lzero.repl import LocalPool, LocalRepl, watchdog
-from lzero.repl.pool_token import new_token
-from lzero.repl.remote import RemotePool
+from lzero.repl.remote.pool import RemotePool
+from lzero.repl.remote.token import new_token
 from lzero.types import Json
 
 CELL = repl_yardstick.CELL

@@ -11,8 +11,8 @@ from typing import Self
 import psutil
 
 from lzero.repl import LocalPool
-from lzero.repl.remote import RemotePool
-from lzero.repl.server import PoolServer
+from lzero.repl.remote.pool import RemotePool
+from lzero.repl.remote.server import PoolServer
 
 TOKEN = "a-token-for-tests-only"  # noqa: S105
 _COMMAND = "from lzero.cli import main; main()"

@@ -13,8 +13,9 @@ import msgspec
 
 from lzero.config import ReplConfig
 from lzero.errors import ProtocolError, ReplError, ToolError, WorkspaceError
-from lzero.repl import remote_wire, wire
+from lzero.repl import wire
 from lzero.repl.connection import Connection
+from lzero.repl.remote import wire as remote_wire
 from lzero.repl.session import LocalRepl
 from lzero.repl.zygote import Child, Zygote
 from lzero.types import Json

@@ -47,8 +47,8 @@ from lzero.config import ReplConfig
 from lzero.errors import ReplDied, ReplError
 from lzero.protocols import Repl, ReplPool
 from lzero.repl import LocalPool
-from lzero.repl.remote import RemotePool
-from lzero.repl.server import PoolServer
+from lzero.repl.remote.pool import RemotePool
+from lzero.repl.remote.server import PoolServer
 from lzero.types import Execution, Json, Result
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_directory")]

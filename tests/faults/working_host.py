@@ -9,7 +9,7 @@ from pool_servers import TOKEN
 
 from lzero.protocols import ReplPool
 from lzero.repl import LocalPool
-from lzero.repl.remote import RemotePool
+from lzero.repl.remote.pool import RemotePool
 from lzero.types import Json
 
 

@@ -15,7 +15,7 @@ from repl_sessions import no_tools
 
 from lzero.cli import main
 from lzero.errors import ReplDied
-from lzero.repl.remote import RemotePool
+from lzero.repl.remote.pool import RemotePool
 
 pytestmark = pytest.mark.sandbox
 

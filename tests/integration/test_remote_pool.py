@@ -23,9 +23,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lzero.errors import ConfigError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
-from lzero.repl import LocalPool, LocalRepl, remote, remote_wire
-from lzero.repl.remote import RemotePool
-from lzero.repl.server import PoolServer
+from lzero.repl import LocalPool, LocalRepl
+from lzero.repl.remote import pool as remote
+from lzero.repl.remote import wire as remote_wire
+from lzero.repl.remote.pool import RemotePool
+from lzero.repl.remote.server import PoolServer
 from lzero.repl.wire import ToolStub
 from lzero.types import Json
 
@@ -295,7 +297,7 @@ async def test_a_server_that_hangs_is_noticed_and_comes_back(monkeypatch: pytest
 
 CLIENT = """
 import asyncio, sys
-from lzero.repl.remote import RemotePool
+from lzero.repl.remote.pool import RemotePool
 async def main():
     async with RemotePool((sys.argv[1],), token=sys.argv[2]) as pool:
         repls = [await pool.open((), None, seed=0) for _ in range(3)]
@@ -425,7 +427,7 @@ async def test_nobody_comes_in_without_the_token(pool: LocalPool, caplog: pytest
 
 
 async def test_another_version_is_told_on_both_sides(caplog: pytest.LogCaptureFixture) -> None:
-    async with ServerProcess(before="import lzero.repl.remote_wire as w; w.VERSION = 99; ") as server:
+    async with ServerProcess(before="import lzero.repl.remote.wire as w; w.VERSION = 99; ") as server:
         with pytest.raises(ReplError, match=r"version 99 .*version 1") as refused:
             await RemotePool((server.url,), token=TOKEN).start()
         assert "same lzero" in str(refused.value)

@@ -16,7 +16,7 @@ from pool_servers import over_loopback
 from lzero.errors import ForkRefused, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import Repl, ReplPool
 from lzero.repl import LocalPool
-from lzero.repl.jupyter import JupyterPool
+from lzero.repl.jupyter.pool import JupyterPool
 from lzero.types import Display, Error, Execution, Json, Output, Result, Stream, WorkspaceFile
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]

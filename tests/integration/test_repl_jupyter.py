@@ -23,8 +23,8 @@ from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplDied
 from lzero.protocols import Repl
 from lzero.repl import LocalPool
-from lzero.repl.jupyter import JupyterPool
-from lzero.repl.jupyter_repl import JupyterRepl
+from lzero.repl.jupyter.pool import JupyterPool
+from lzero.repl.jupyter.session import JupyterRepl
 from lzero.types import Execution, Json, Result
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -102,7 +102,7 @@ async def test_kernels_die_with_the_host_and_the_next_pool_tidies_up() -> None:
     before = directories()
     code = """
 import asyncio, os, signal
-from lzero.repl.jupyter import JupyterPool
+from lzero.repl.jupyter.pool import JupyterPool
 async def main():
     pool = JupyterPool()
     await pool.start()

@@ -18,7 +18,7 @@ from lzero.errors import (
     ToolError,
     WorkspaceError,
 )
-from lzero.repl import remote_wire as wire
+from lzero.repl.remote import wire
 from lzero.types import Execution, Json, Stream
 
 LOAD = wire.Load(repls=3, max_repls=8)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from lzero.protocols import ReplPool
-    from lzero.repl.server import PoolServer
+    from lzero.repl.remote.server import PoolServer
 
 _PORT = 7321
 _LEASE_S = 30.0
@@ -48,8 +48,8 @@ def serve(
     Example: lzero pool serve --host 10.0.0.7 --certificate server.pem --key server.key repl.memory_mb=4096
     """
     from lzero.repl import open_pool
-    from lzero.repl.pool_token import VARIABLE, new_token, read_token
-    from lzero.repl.server import PoolServer
+    from lzero.repl.remote.server import PoolServer
+    from lzero.repl.remote.token import VARIABLE, new_token, read_token
 
     config = read_config(arguments).repl
     if config.servers:

@@ -8,21 +8,21 @@ from lzero.repl.pool import LocalPool
 from lzero.repl.session import LocalRepl
 
 if TYPE_CHECKING:
-    from lzero.repl.jupyter import JupyterPool
-    from lzero.repl.remote import RemotePool
+    from lzero.repl.jupyter.pool import JupyterPool
+    from lzero.repl.remote.pool import RemotePool
 
 __all__ = ["Limits", "LocalPool", "LocalRepl", "open_pool"]
 
 
 def open_pool(config: ReplConfig) -> "LocalPool | JupyterPool | RemotePool":
     """The pool that the configuration asks for, not started yet. Raises ConfigError for a key that would not act."""
-    from lzero.repl.remote_settings import check_unused, remote_pool
+    from lzero.repl.remote.settings import check_unused, remote_pool
 
     if config.servers:
         return remote_pool(config)
     check_unused(config)
     if config.tier == "unsandboxed":
-        from lzero.repl.jupyter import JupyterPool
+        from lzero.repl.jupyter.pool import JupyterPool
 
         return JupyterPool(config)
     return LocalPool(config)

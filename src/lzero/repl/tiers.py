@@ -16,7 +16,7 @@ from pathlib import Path
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, SandboxError
 from lzero.repl import cgroups, jail
-from lzero.repl.jupyter import JupyterPool
+from lzero.repl.jupyter.pool import JupyterPool
 from lzero.repl.pool import LocalPool
 
 _TIMEOUT_S = 20.0

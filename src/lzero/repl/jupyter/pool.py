@@ -16,7 +16,7 @@ from lzero.types import Json
 if TYPE_CHECKING:
     import zmq.asyncio
 
-    from lzero.repl.jupyter_repl import JupyterRepl
+    from lzero.repl.jupyter.session import JupyterRepl
 
 logger = logging.getLogger(__name__)
 _OPENING_AT_ONCE = 8
@@ -51,7 +51,7 @@ class JupyterPool:
     async def start(self) -> None:
         """Find the kernelspec. Raises ConfigError where it, or jupyter_client, is not installed."""
         self._language = await asyncio.to_thread(_language_of, self._config.kernelspec)
-        from lzero.repl.jupyter_kernel import new_context, sweep
+        from lzero.repl.jupyter.kernel import new_context, sweep
 
         logger.warning(
             "REPLs are plain Jupyter kernels (%s): unsandboxed, with all your rights; run nothing in them that you would not "
@@ -66,8 +66,8 @@ class JupyterPool:
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> "JupyterRepl":
         """A fresh kernel. Raises ReplError; ConfigError for tools in a language that they have no stubs for."""
-        from lzero.repl.jupyter_kernel import Kernel
-        from lzero.repl.jupyter_repl import JupyterRepl
+        from lzero.repl.jupyter.kernel import Kernel
+        from lzero.repl.jupyter.session import JupyterRepl
 
         if self._closed or self._context is None:
             raise ReplError("the pool is closed" if self._closed else "the pool has not been started")

@@ -10,9 +10,9 @@ from typing import Self, TypeVar
 
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
-from lzero.repl import remote_wire as wire
 from lzero.repl.files import workspace_path
-from lzero.repl.remote_link import Inbox, Link, Refused
+from lzero.repl.remote import wire
+from lzero.repl.remote.link import Inbox, Link, Refused
 from lzero.repl.wire import ToolStub
 from lzero.types import Execution, Json, WorkspaceFile
 

@@ -4,7 +4,7 @@
         print(server.url)
 
 An ASGI application of two routes, both behind the bearer token: `GET /load` says how busy it is, and a WebSocket at `/repls` serves
-one client with all its REPLs (`lzero.repl.served`). Loopback unless told otherwise; beyond it, TLS, or a caller who insists.
+one client with all its REPLs (`lzero.repl.remote.served`). Loopback unless told otherwise; beyond it, TLS, or a caller who insists.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ from starlette.websockets import WebSocket
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError
 from lzero.protocols import ReplPool
-from lzero.repl import remote_wire as wire
-from lzero.repl.served import Client, Room
+from lzero.repl.remote import wire
+from lzero.repl.remote.served import Client, Room
 
 logger = logging.getLogger(__name__)
 LEASE_S = 30.0

@@ -23,8 +23,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from lzero.errors import ProtocolError, ReplDied, SandboxError
-from lzero.repl import jupyter_wire
-from lzero.repl.jupyter_wire import Message
+from lzero.repl.jupyter import wire as jupyter_wire
+from lzero.repl.jupyter.wire import Message
 
 _PREFIX = "lzero-jupyter-"
 _START_TIMEOUT_S = 60.0

@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from lzero.errors import ProtocolError, ReplDied, ReplError
-from lzero.repl import remote_wire as wire
+from lzero.repl.remote import wire
 from lzero.types import Json
 
 _CONNECT_TIMEOUT_S = 10.0

@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, ToolError
 from lzero.protocols import OnCall, Repl, ReplPool
-from lzero.repl import remote_wire as wire
+from lzero.repl.remote import wire
 from lzero.types import Json
 
 logger = logging.getLogger(__name__)

@@ -14,11 +14,12 @@ import msgspec
 from lzero.config import ReplConfig
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError, ToolError
 from lzero.protocols import OnCall, ToolSpec
-from lzero.repl import jupyter_files, wire
+from lzero.repl import wire
 from lzero.repl.clock import Clock
 from lzero.repl.files import Allowance, FileLimits, workspace_path
-from lzero.repl.jupyter_kernel import Kernel
-from lzero.repl.jupyter_wire import Answer, Message, Outputs, Prompt, is_idle
+from lzero.repl.jupyter import files as jupyter_files
+from lzero.repl.jupyter.kernel import Kernel
+from lzero.repl.jupyter.wire import Answer, Message, Outputs, Prompt, is_idle
 from lzero.repl.session import GRACE_S
 from lzero.types import Execution, WorkspaceFile
 

@@ -5,8 +5,8 @@ from urllib.parse import urlsplit
 
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError
-from lzero.repl.pool_token import VARIABLE, read_token
-from lzero.repl.remote import RemotePool
+from lzero.repl.remote.pool import RemotePool
+from lzero.repl.remote.token import VARIABLE, read_token
 
 KEYS = ("servers", "token_file", "certificate_authority")
 """The keys of [repl] that say where REPLs are; what they are like is said on the servers."""

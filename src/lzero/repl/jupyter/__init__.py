@@ -1,0 +1,1 @@
+"""REPLs that are plain Jupyter kernels, without a sandbox."""
