@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from fault_traces import counts, settled
+from fault_traces import children_of, counts, num_pids, settled
 from repl_sessions import no_tools, run, value
 
 from lzero.config import ReplConfig
@@ -248,6 +248,55 @@ async def test_a_line_of_copies_has_an_end(pool: LocalPool) -> None:
     assert 15 < generations < 40
     assert await value(repl, "6 * 7") == "42"
     await repl.close()
+
+
+async def test_a_repl_that_is_copied_again_and_again_reaches_an_end_too(pool: LocalPool) -> None:
+    gone = await pool.open((), no_tools, seed=0)
+    await gone.close()
+    before = counts()
+    repl = await pool.open((), no_tools, seed=0)
+    copies = 0
+    with pytest.raises(ForkRefused, match="no deeper"):
+        while copies < 40:
+            await (await repl.fork(no_tools, seed=copies)).close()
+            copies += 1
+    assert 15 < copies < 40
+    assert await value(repl, "6 * 7") == "42"
+    await repl.close()
+    await settled(before)
+
+
+async def test_names_that_are_no_text_or_long_are_no_trouble_to_others(pool: LocalPool) -> None:
+    """What a refusal says is a session's to choose."""
+    for name in (b"\xff", b"\x01" * 250, "\N{BRAIN}".encode() * 60):
+        repl = await pool.open((), no_tools, seed=0)
+        deep = f"import os\nfor _ in range(12): os.mkdir({name!r}); os.chdir({name!r})\nfile = open({name!r}, 'w')"
+        assert (await run(repl, deep)).status == "ok"
+        with pytest.raises(ForkRefused, match="/workspace/"):
+            await repl.fork(no_tools, seed=1)
+        assert (await run(repl, "file.close()")).status == "ok"
+        copy = await repl.fork(no_tools, seed=1)  # where it is has that name too
+        assert await value(copy, "os.getcwdb()") == await value(repl, "os.getcwdb()")
+        await copy.close()
+        await repl.close()
+
+
+async def test_without_its_maker_of_copies_a_zygote_goes_on() -> None:
+    async with LocalPool(ReplConfig(zygotes=1)) as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        zygote = psutil.Process(repl.host_pids[0]).parent()
+        assert zygote is not None
+        (maker,) = [each for each in children_of(zygote) if num_pids(each) == num_pids(zygote)]
+        _, most = maker.rlimit(psutil.RLIMIT_NPROC)
+        maker.rlimit(psutil.RLIMIT_NPROC, (1, most))
+        with pytest.raises(ForkRefused):
+            await repl.fork(no_tools, seed=1)
+        maker.rlimit(psutil.RLIMIT_NPROC, (most, most))
+        await (await repl.fork(no_tools, seed=1)).close()
+        maker.kill()
+        with pytest.raises(ForkRefused):
+            await repl.fork(no_tools, seed=1)
+        assert await value(repl, "6 * 7") == "42"
 
 
 async def test_whoever_is_killed_in_the_middle_nothing_is_left() -> None:

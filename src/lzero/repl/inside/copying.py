@@ -9,6 +9,7 @@ from /proc before anybody goes on; whatever fails ends the copy, and lets the or
 pid_namespaces(7), user_namespaces(7), setns(2).
 """
 
+import errno
 import json
 import os
 import shutil
@@ -25,6 +26,9 @@ from tracer import Broken, Tracee
 
 _DEEPEST = 28
 """Pid namespaces that are nested; the kernel ends at 32."""
+_NO_DEEPER = (
+    "copies end here: each puts itself and its original one level deeper, and the kernel nests namespaces no deeper"
+)
 _STATELESS = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
 _OUTPUTS = {"/memfd:stdout (deleted)": "stdout", "/memfd:stderr (deleted)": "stderr"}
 _OWN_PLACES = ("/workspace", "/tmp", "/dev/shm")
@@ -33,6 +37,8 @@ _CLONE_PARENT, _CLONE_VM = 0x8000, 0x100
 _PATIENCE_S = 1.0
 _COPY_S = 20
 """What the making of a copy may take; then it is ended, and the original with it."""
+_REASON_CHARS = 300
+"""Of a refusal; each takes up to 12 bytes of a control message, which holds 4,096."""
 _MANY = 1 << 30
 _MEETING_PLACE = ".lzero"
 _CREDENTIALS = struct.Struct("iII")
@@ -81,7 +87,11 @@ def _make_copies(requests: socket.socket, limits: isolate.Limits) -> NoReturn:
             connection, tell = descriptors
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)
-            if isolate.clone_beside() == 0:
+            try:
+                child = isolate.clone_beside()
+            except OSError:  # no room for it now; whoever asked hears of it as `tell` closes
+                child = -1
+            if child == 0:
                 requests.close()
                 init, session = json.loads(packet)
                 _make_copy(init, session, connection, tell, limits)
@@ -100,9 +110,14 @@ def _make_copy(init: int, session: int, connection: int, tell: int, limits: isol
         say(session=copy(session, init, connection, limits, lambda pid: say(init=pid)))
     except BaseException as error:
         kind = "" if isinstance(error, Refused) else f"{type(error).__name__}: "
-        say(refused=f"{kind}{error}"[:2000])
+        say(refused=_printable(f"{kind}{error}"))
     finally:
         os._exit(0)
+
+
+def _printable(reason: str) -> str:
+    """Names in it are a session's own: of any length, and of bytes that are no text."""
+    return "".join(letter if letter.isprintable() else "?" for letter in reason[:_REASON_CHARS])
 
 
 def copy(session: int, init: int, connection: int, limits: isolate.Limits, born: Callable[[int], None]) -> int:
@@ -119,7 +134,7 @@ def copy(session: int, init: int, connection: int, limits: isolate.Limits, born:
             twin = _fork_into(original, new_init)
             try:
                 twin.call(_SETSID)
-                twin.call(_CHDIR, os.readlink(f"/proc/{session}/cwd").encode() + b"\0")
+                twin.call(_CHDIR, os.readlink(os.fsencode(f"/proc/{session}/cwd")) + b"\0")
                 _give_up_rights(twin)
                 _reconnect(twin, new_init, connection, outputs)
                 moved = True
@@ -158,7 +173,7 @@ def _check(original: Tracee, init: int) -> dict[int, tuple[str, int]]:
     if children:
         raise Refused(f"it has processes of its own ({children}; one that has ended counts until it is waited for)")
     if len(_pids_of(pid)) >= _DEEPEST:
-        raise Refused("copies of copies end here: the kernel nests namespaces no deeper")
+        raise Refused(_NO_DEEPER)
     if not os.readlink(f"/proc/{pid}/cwd").startswith("/") or os.readlink(f"/proc/{pid}/cwd").endswith(" (deleted)"):
         raise Refused("its working directory is gone")
     for line in _read(f"/proc/{pid}/maps").splitlines():
@@ -199,16 +214,20 @@ def _worlds(original: Tracee, limits: isolate.Limits, born: Callable[[int], None
     theirs.close()
     judged.close()
     said: dict[bytes, int] = {}
+    complaints: list[bytes] = []
     try:
         while True:  # until the last of them has closed its end: the init by becoming a program of its own
             word, ancillary, _, _ = ours.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
             if not word:
                 break
+            if word not in (b"init", b"holder"):
+                complaints.append(word)
+                continue
             said[word] = _CREDENTIALS.unpack(ancillary[0][2])[0]
             if word == b"init":
                 born(said[word])
-            elif word != b"holder":
-                raise Refused(word.decode("utf-8", "replace"))
+        if complaints:  # only now: whoever else was made is known, and can be ended
+            raise Refused(complaints[0].decode("utf-8", "replace"))
         if len(said) != 2:
             raise Refused("the making of its world broke off")
         yield said[b"holder"], said[b"init"]
@@ -227,7 +246,8 @@ def _speak(end: socket.socket, act: Callable[[], None]) -> NoReturn:
     try:
         act()
     except BaseException as error:
-        end.send(f"{type(error).__name__}: {error}".encode()[:2000])
+        kind = "" if isinstance(error, Refused) else f"{type(error).__name__}: "
+        end.send(f"{kind}{error}".encode("utf-8", "replace")[:2000])
     finally:
         os._exit(0)
 
@@ -243,7 +263,7 @@ def _open_window(end: socket.socket, verdict: socket.socket, user: int, furnish:
 
     def hold() -> None:
         verdict.close()
-        isolate.enter_user_namespace()
+        _nest()
         end.send(b"holder")
         end.close()
         while True:
@@ -251,7 +271,7 @@ def _open_window(end: socket.socket, verdict: socket.socket, user: int, furnish:
 
     def found() -> None:
         verdict.close()
-        isolate.enter_user_namespace(isolate.WORLD)
+        _nest(isolate.WORLD)
         if isolate.clone_beside() == 0:
             _speak(end, furnish)
 
@@ -261,6 +281,13 @@ def _open_window(end: socket.socket, verdict: socket.socket, user: int, furnish:
     end.close()
     if verdict.recv(16) != b"moved on":
         isolate.allow_user_namespaces(0)
+
+
+def _nest(others: int = 0) -> None:
+    try:
+        isolate.enter_user_namespace(others)
+    except OSError as error:
+        raise (Refused(_NO_DEEPER) if error.errno == errno.ENOSPC else error) from None
 
 
 def _be_an_init(end: socket.socket, limits: isolate.Limits, places: list[int]) -> None:

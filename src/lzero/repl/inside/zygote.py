@@ -118,8 +118,13 @@ class Zygote:
             os.close(descriptor)
             self._say({"type": "uncopied", "id": number, "reason": "it has ended"})
             return
-        hear = self._maker.ask(*pids, descriptor)
-        os.close(descriptor)
+        try:
+            hear = self._maker.ask(*pids, descriptor)
+        except OSError as error:  # this copy's misfortune, not that of all REPLs here
+            self._say({"type": "uncopied", "id": number, "reason": f"the maker of copies cannot be asked: {error}"})
+            return
+        finally:
+            os.close(descriptor)
         self._copies[hear] = _Copy(number, of)
         self._worlds.expect(1)
         self._selector.register(hear, selectors.EVENT_READ)
