@@ -256,10 +256,12 @@ async def test_a_repl_that_is_copied_again_and_again_reaches_an_end_too(pool: Lo
     before = counts()
     repl = await pool.open((), no_tools, seed=0)
     copies = 0
-    with pytest.raises(ForkRefused, match="no deeper"):
+    with contextlib.suppress(ForkRefused):
         while copies < 40:
             await (await repl.fork(no_tools, seed=copies)).close()
             copies += 1
+    with pytest.raises(ForkRefused, match="no deeper"):
+        await repl.fork(no_tools, seed=0)
     assert 15 < copies < 40
     assert await value(repl, "6 * 7") == "42"
     await repl.close()
@@ -287,12 +289,6 @@ async def test_without_its_maker_of_copies_a_zygote_goes_on() -> None:
         zygote = psutil.Process(repl.host_pids[0]).parent()
         assert zygote is not None
         (maker,) = [each for each in children_of(zygote) if num_pids(each) == num_pids(zygote)]
-        _, most = maker.rlimit(psutil.RLIMIT_NPROC)
-        maker.rlimit(psutil.RLIMIT_NPROC, (1, most))
-        with pytest.raises(ForkRefused):
-            await repl.fork(no_tools, seed=1)
-        maker.rlimit(psutil.RLIMIT_NPROC, (most, most))
-        await (await repl.fork(no_tools, seed=1)).close()
         maker.kill()
         with pytest.raises(ForkRefused):
             await repl.fork(no_tools, seed=1)

@@ -11,6 +11,7 @@ from fault_traces import counts, settled
 from repl_sessions import no_tools, run, value
 from syscalls import answers
 
+from lzero.errors import ForkRefused
 from lzero.repl import LocalPool, LocalRepl
 from lzero.repl.watchdog import tree
 
@@ -60,6 +61,52 @@ async def test_a_copy_is_shut_in_as_its_original_is_and_apart(pool: LocalPool) -
         assert await answers(each, "[call('syscall', 272, f) for f in (0x10000000, 0x7c020000)]") == [errno.EPERM] * 2
     for each in (further, original, copy):
         await each.close()
+
+
+FILTER = """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def answer_oneself(*numbers):
+    code = [(0x20, 0, 0, 0)]
+    for number in numbers:
+        code += [(0x15, 0, 1, number), (0x06, 0, 0, 0x00050000)]
+    code = [*code, (0x06, 0, 0, 0x7FFF0000)]
+    text = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in code))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), ctypes.addressof(text)))
+    return libc.prctl(22, 2, program, 0, 0)
+"""
+
+
+@attack(42)
+@pytest.mark.parametrize("number", [308, 112, 126, 292], ids=["setns", "setsid", "capset", "dup3"])
+async def test_a_session_that_answers_calls_in_place_of_the_kernel_is_not_copied(pool: LocalPool, number: int) -> None:
+    """Its own filter says "done" to what it is made to do. An original that did not step down would have all rights over its copy."""
+    original = await pool.open((), no_tools, seed=0)
+    assert await value(original, f"{FILTER}answer_oneself({number})") == "0"
+    with pytest.raises(ForkRefused, match="filters system calls"):
+        await original.fork(no_tools, seed=1)
+    assert await value(original, "6 * 7") == "42"
+    await original.close()
+
+
+@attack(42)
+async def test_no_session_makes_a_child_that_is_none_of_its_own(pool: LocalPool) -> None:
+    """A sibling would be counted nowhere, run while its maker is copied, share its memory and descriptors meanwhile, and stay above
+    the copy, with all rights over it."""
+    original = await pool.open((), no_tools, seed=0)
+    copy = await original.fork(no_tools, seed=1)
+    for each in (original, copy):
+        flags = (0x8000, 0x8100, 0x8700)  # CLONE_PARENT; with memory, file system and descriptors in common
+        assert await answers(each, f"[call('syscall', 56, flag | 17, 0, 0, 0, 0, 0) for flag in {flags}]") == [1, 1, 1]
+    for each in (copy, original):
+        await each.close()
+
+
+@attack(42)
+async def test_the_key_to_the_filter_is_not_in_a_session(pool: LocalPool) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    assert await value(repl, "import sys\nset(sys.modules['isolate']._FILTER.kept.raw)") == "{0}"
+    await repl.close()
 
 
 @attack(23)

@@ -26,7 +26,7 @@ import ctypes, sys
 sys.path.insert(0, sys.argv[1])
 import seccomp
 libc = ctypes.CDLL(None, use_errno=True)
-program = seccomp.prepare()
+program = seccomp.prepare(libc)
 assert libc.prctl(38, 1, 0, 0, 0) == 0, "no_new_privs is refused"
 seccomp.install(libc, program)
 assert libc.unshare(0) == -1 and ctypes.get_errno() == 1, "a filtered call went through"

@@ -140,7 +140,7 @@ def copy(session: int, init: int, connection: int, limits: isolate.Limits, born:
                 moved = True
                 _enter(original, holder, isolate.NEWUSER)
                 _give_up_rights(original)
-                _verify(original.pid, twin.pid, new_init, filtered)
+                _verify(original.pid, twin.pid, holder, new_init, filtered)
                 original.let_go()
                 twin.let_go()
             except BaseException:
@@ -167,6 +167,8 @@ def _check(original: Tracee, init: int) -> dict[int, tuple[str, int]]:
     pid = original.pid
     if original.waits_in != (_RECVFROM, _CONNECTION):
         raise Refused("it does not wait for its next cell")
+    if _num_filters(pid) > _num_filters(os.getpid()) + 1:
+        raise Refused("it filters system calls itself, and could answer in place of the kernel")
     if (threads := len(os.listdir(f"/proc/{pid}/task"))) > 1:
         raise Refused(f"it has {threads} threads, and a copy would have one")
     children = sum(len(_read(f"/proc/{each}/task/{each}/children").split()) for each in (pid, init))
@@ -180,7 +182,7 @@ def _check(original: Tracee, init: int) -> dict[int, tuple[str, int]]:
         fields = line.split(maxsplit=5)
         name = fields[5] if len(fields) > 5 else "memory without a name"
         written = fields[1][1] == "w" or (fields[1].endswith("s") and name.endswith(" (deleted)"))
-        if (fields[1].endswith("s") and written) or name.startswith(_OWN_PLACES):
+        if (fields[1].endswith("s") and written) or name.startswith((*_OWN_PLACES, "/memfd:")):
             raise Refused(f"it maps {name} into memory, which the copy would share")
     outputs = {}
     for number in map(int, os.listdir(f"/proc/{pid}/fd")):
@@ -303,10 +305,12 @@ def _be_an_init(end: socket.socket, limits: isolate.Limits, places: list[int]) -
 
 
 def _fork_into(original: Tracee, init: int) -> Tracee:
-    between = original.clone(_CLONE_PARENT | _CLONE_VM | signal.SIGCHLD)  # only the second one needs a heap of its own
+    between = original.clone(
+        _CLONE_PARENT | _CLONE_VM | signal.SIGCHLD, isolate.key()
+    )  # only the second one needs a heap of its own
     try:
         _enter(between, init, isolate.NEWUSER | isolate.WORLD)
-        return between.clone(_CLONE_PARENT | signal.SIGCHLD)
+        return between.clone(_CLONE_PARENT | signal.SIGCHLD, isolate.key())
     finally:
         between.end()
 
@@ -315,7 +319,7 @@ def _enter(tracee: Tracee, target: int, kinds: int) -> None:
     """Step into namespaces of a process that the tracee can see, all at once."""
     level = len(_pids_of(tracee.pid)) - 1
     descriptor = tracee.call(_PIDFD_OPEN, _pids_of(target)[level], 0)
-    tracee.call(_SETNS, descriptor, kinds)
+    tracee.call(_SETNS, descriptor, kinds, 0, 0, 0, isolate.key())
     tracee.call(_CLOSE, descriptor)
 
 
@@ -348,6 +352,9 @@ def _reconnect(twin: Tracee, init: int, connection: int, outputs: dict[int, tupl
         twin.call(_DUP3, received, number, flags)
         twin.call(_CLOSE, received)
     twin.call(_CLOSE, end)
+    for number, held, _ in wanted:
+        if not os.path.samestat(os.stat(f"/proc/{twin.pid}/fd/{number}"), os.fstat(held)):
+            raise Broken(f"the copy did not take its own descriptor {number}")
 
 
 def _receive(tracee: Tracee, end: int, count: int) -> list[int]:
@@ -362,17 +369,29 @@ def _receive(tracee: Tracee, end: int, count: int) -> list[int]:
     return list(struct.unpack(f"{count}i", found[-4 * count :]))
 
 
-def _verify(original: int, twin: int, init: int, filtered: str) -> None:
+def _verify(original: int, twin: int, holder: int, init: int, filtered: str) -> None:
     """`filtered`: what /proc says of the original's filter. Raises Broken unless both are shut in as every session is, and apart."""
     for pid in (original, twin):
         status = dict(line.split(":\t", 1) for line in _read(f"/proc/{pid}/status").splitlines() if ":\t" in line)
         rights = [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")]
         if any(rights) or status["NoNewPrivs"] != "1" or status["Threads"] != "1" or status["Seccomp"] != filtered:
             raise Broken(f"it came out with rights that it must not have: {rights}")
+    if os.stat(f"/proc/{original}/ns/user").st_ino != os.stat(f"/proc/{holder}/ns/user").st_ino:
+        raise Broken("the original did not step down, and had rights over the copy")
+    if os.getsid(twin) != twin:
+        raise Broken("the copy is in the original's session, and signals to groups would reach both")
     for kind in ("user", "mnt", "pid", "ipc", "uts", "net"):
         ours, theirs = (os.stat(f"/proc/{pid}/ns/{kind}").st_ino for pid in (original, twin))
         if ours == theirs or theirs != os.stat(f"/proc/{init}/ns/{kind}").st_ino:
             raise Broken(f"the copy is in a {kind} namespace that is not its own")
+
+
+def _num_filters(pid: int) -> int:
+    """Of system calls; 0 where the kernel does not say (before 5.9)."""
+    try:
+        return int(_read_status(pid, "Seccomp_filters"))
+    except StopIteration:
+        return 0
 
 
 def _pids_of(pid: int) -> list[int]:

@@ -52,7 +52,7 @@ has no right to it; from within, an init meets only signals that it has a handle
 _libc = ctypes.CDLL(None, use_errno=True)
 _PYTHON = ctypes.PyDLL(None, use_errno=True)
 """The same, without letting go of the interpreter: a child that comes out of a call is in it."""
-_FILTER = seccomp.prepare()
+_FILTER = seccomp.prepare(_libc)
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,12 @@ def enter(limits: Limits, without: Collection[str] = ()) -> None:
 def shut() -> None:
     """Filter system calls: last, when nothing that is refused is needed any more. Raises OSError; the caller must then exit."""
     seccomp.install(_libc, _FILTER)
+    seccomp.forget(_FILTER)
+
+
+def key() -> int:
+    """What the filter asks of a call that no session is to make. Not for one that is shut."""
+    return seccomp.key(_FILTER)
 
 
 def join(descriptor: int, kind: int) -> None:

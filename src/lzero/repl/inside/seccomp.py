@@ -102,7 +102,10 @@ _REFUSED = {
 _CLONE3 = (435, 435)
 _SETNS, _STEPS = (308, 268), (0x10000000, 0x7C020000)
 """What a copy and its original are made to do while they are stopped (`copying`): enter a user namespace, or it and all that it
-owns. Whoever tries by itself finds none that it has a right to: there are none below its own."""
+owns. It takes the key, as does a child that is a sibling: no session's own, it would be neither found nor counted among them."""
+_CLONE_PARENT = 0x8000
+_KEY = (0xFFFFFFF0, 0xFFFFFFF1)
+"""Where the two halves of the key are to be."""
 _CLONE, _NEW_NAMESPACES = (56, 220), 0x7E020000
 _SOCKETS, _AF_UNIX = ((41, 198), (53, 199)), 1
 """socket and socketpair."""
@@ -116,7 +119,7 @@ _SETRLIMIT, _PRLIMIT, _RLIMIT_CORE = (160, 164), (302, 261), 4
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
-_NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD = 0, 4, 16, 24, 32
+_NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD, _SIXTH = 0, 4, 16, 24, 32, 56
 """Offsets in `struct seccomp_data`; of an argument the lower half, which is all that the kernel reads of the first two."""
 _PR_SET_SECCOMP, _FILTER_MODE = 22, 2
 
@@ -126,6 +129,9 @@ Instruction = tuple[int, int, int, int]
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+    kept: "ctypes.Array[ctypes.c_char]"
+    halves: list[int]
+    """Where the key is, an address each."""
 
 
 def instructions(machine: str) -> list[Instruction]:
@@ -151,12 +157,21 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
     yield _EQUAL, 0, 1, _CLONE3[column]
     yield _RETURN, 0, 0, _ERRNO | errno.ENOSYS
     refuse = _ERRNO | errno.EPERM
-    yield from _by_argument(_CLONE[column], _FIRST, _ANY_BIT, (_NEW_NAMESPACES,), match=refuse, other=_ALLOW)
+    yield _EQUAL, 0, 10, _CLONE[column]  # on another number, jump over all of it
+    yield _LOAD, 0, 0, _FIRST
+    yield _ANY_BIT, 7, 0, _NEW_NAMESPACES
+    yield _ANY_BIT, 1, 0, _CLONE_PARENT
+    yield _RETURN, 0, 0, _ALLOW
+    yield from _with_key(refuse)
     for numbers in _SOCKETS:
         yield from _by_argument(
             numbers[column], _FIRST, _EQUAL, (_AF_UNIX,), match=_ALLOW, other=_ERRNO | errno.EAFNOSUPPORT
         )
-    yield from _by_argument(_SETNS[column], _SECOND, _EQUAL, _STEPS, match=_ALLOW, other=refuse)
+    yield _EQUAL, 0, 9, _SETNS[column]
+    yield _LOAD, 0, 0, _SECOND
+    yield _EQUAL, 1, 0, _STEPS[0]
+    yield _EQUAL, 0, 5, _STEPS[1]
+    yield from _with_key(refuse)
     yield from _by_argument(_PERSONALITY[column], _FIRST, _EQUAL, _PERSONALITIES, match=_ALLOW, other=refuse)
     yield from _by_argument(_IOCTL[column], _SECOND, _EQUAL, _TERMINAL_INPUT, match=refuse, other=_ALLOW)
     yield from _by_argument(_SETRLIMIT[column], _FIRST, _EQUAL, (_RLIMIT_CORE,), match=refuse, other=_ALLOW)
@@ -170,6 +185,16 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
     yield _RETURN, 0, 0, refuse
     yield _RETURN, 0, 0, _ALLOW
     yield _RETURN, 0, 0, _ALLOW
+
+
+def _with_key(refuse: int) -> Iterator[Instruction]:
+    """Six instructions: allow the call whose sixth argument is the key, refuse any other. The kernel ignores that argument."""
+    yield _LOAD, 0, 0, _SIXTH
+    yield _EQUAL, 0, 3, _KEY[0]
+    yield _LOAD, 0, 0, _SIXTH + 4
+    yield _EQUAL, 0, 1, _KEY[1]
+    yield _RETURN, 0, 0, _ALLOW
+    yield _RETURN, 0, 0, refuse
 
 
 def _by_argument(
@@ -186,13 +211,38 @@ def _by_argument(
     yield _RETURN, 0, 0, match
 
 
-def prepare() -> "_Program":
-    """Assemble the filter for this machine, once, for all children: a child then touches no page for it. Raises OSError."""
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions(os.uname().machine))
+def prepare(libc: ctypes.CDLL) -> "_Program":
+    """Assemble the filter for this machine, once, for all children: a child then touches no page for it. Raises OSError.
+
+    It has a key that is drawn at random where it stands in the filter and is nowhere else in memory, so `forget` takes it away.
+    """
+    assembled = instructions(os.uname().machine)
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in assembled)
     buffer = ctypes.create_string_buffer(code, len(code))
-    program = _Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+    program = _Program(len(assembled), ctypes.cast(buffer, ctypes.c_void_p))
     program.kept = buffer  # the program itself holds its address only
+    program.halves = []
+    for half in _KEY:
+        first, *others = (
+            ctypes.addressof(buffer) + 8 * index + 4 for index, each in enumerate(assembled) if each[3] == half
+        )
+        if libc.getrandom(ctypes.c_void_p(first), 4, 0) != 4:
+            raise OSError(ctypes.get_errno(), "getrandom")
+        for other in others:
+            ctypes.memmove(other, first, 4)
+        program.halves.append(first)
     return program
+
+
+def key(program: "_Program") -> int:
+    """For whoever makes copies, and is out of reach of every session."""
+    low, high = (ctypes.c_uint32.from_address(address).value for address in program.halves)
+    return low | high << 32
+
+
+def forget(program: "_Program") -> None:
+    """For a session, which is not to find the key."""
+    ctypes.memset(program.kept, 0, len(program.kept))
 
 
 def install(libc: ctypes.CDLL, program: "_Program") -> None:

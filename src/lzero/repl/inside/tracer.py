@@ -15,6 +15,10 @@ _SYSCALL, _DETACH, _SEIZE, _INTERRUPT = 24, 17, 0x4206, 0x4207
 _OPTIONS = 0x1 | 0x2 | 0x4 | 0x8 | 0x100000
 """TRACESYSGOOD, TRACEFORK, TRACEVFORK, TRACECLONE, EXITKILL: whoever is left in the middle does not go on."""
 _CALL_STOP = signal.SIGTRAP | 0x80
+_CHILD_EVENTS = (1, 2, 3)
+"""fork, vfork, clone."""
+_OWN_DOING = (signal.SIGSYS, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+"""Signals of an instruction that it has run, or of a call that was dispatched to it (prctl(2): PR_SET_SYSCALL_USER_DISPATCH)."""
 _GENERAL_REGISTERS = 1
 _REGISTERS = struct.Struct("27Q")
 _R10, _R9, _R8, _RAX, _RDX, _RSI, _RDI, _ORIG_RAX, _RIP, _RSP = 7, 8, 9, 10, 12, 13, 14, 15, 16, 19
@@ -68,9 +72,9 @@ class Tracee:
         self._resume()
         return self._result()
 
-    def clone(self, flags: int) -> "Tracee":
-        """Its child, stopped too, in the same state."""
-        self._begin(CLONE, (flags, 0, 0, 0, 0))
+    def clone(self, flags: int, key: int) -> "Tracee":
+        """Its child, stopped too, in the same state. `key`: that of its filter of system calls."""
+        self._begin(CLONE, (flags, 0, 0, 0, 0, key))
         self._resume()
         message = ctypes.c_ulong()
         if self._event == 0:
@@ -116,6 +120,9 @@ class Tracee:
         registers[_RAX], registers[_ORIG_RAX] = number, _NOTHING
         self._set_registers(registers)
         self._resume()  # to the call's entry
+        entered = self._registers()
+        if entered[_ORIG_RAX] != number or entered[_RIP] != registers[_RIP] + len(_INSTRUCTION):
+            raise Broken("it made another system call than it was made to")
 
     def _result(self) -> int:
         value = self._registers()[_RAX]
@@ -125,9 +132,12 @@ class Tracee:
         return value
 
     def _resume(self) -> None:
-        """To the next entry, exit or event. A signal that comes meanwhile is lost: between two cells none means anything."""
+        """To the next entry, exit or event. A signal that comes meanwhile is lost: between two cells none means anything. Raises
+        Broken for one that says that it ran."""
         _ptrace(_SYSCALL, self.pid)
-        while self._wait() not in (_CALL_STOP, signal.SIGTRAP):
+        while (stopped_by := self._wait()) != _CALL_STOP and self._event not in _CHILD_EVENTS:
+            if stopped_by in _OWN_DOING:
+                raise Broken(f"it ran, and came to {signal.Signals(stopped_by).name}")
             _ptrace(_SYSCALL, self.pid)
 
     def _wait(self) -> int:
