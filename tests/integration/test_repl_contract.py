@@ -728,14 +728,18 @@ async def test_a_copy_goes_its_own_way(own: Repl) -> None:
         await run(copy, "x")
 
 
-async def test_tools_of_a_copy_are_answered_by_its_own_host(shared: Shared, repl: Repl) -> None:
+async def test_tools_of_a_copy_are_answered_by_its_own_host(pool: ReplPool) -> None:
     async def hers(name: str, arguments: dict[str, Json]) -> Json:
         return "hers"
 
-    copy = await repl.fork(hers, seed=2)
-    assert await value(copy, "search('x')") == "'hers'"
-    assert await value(repl, "search('x')['name']") == "'search'"
-    await copy.close()
+    original = await pool.open([SEARCH], echo, seed=1)
+    try:
+        copy = await original.fork(hers, seed=2)
+        assert await value(copy, "search('x')") == "'hers'"
+        assert await value(original, "search('x')['name']") == "'search'"
+        await copy.close()
+    finally:
+        await original.close()
 
 
 async def test_a_repl_that_cannot_be_copied_says_why_and_goes_on(repl: Repl) -> None:

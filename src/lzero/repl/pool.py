@@ -78,20 +78,19 @@ class LocalPool:
         (half a minute, once; the log says so). Raises SandboxError."""
         ready = False
         try:
+            bounds = watchdog.Bounds.of(self._config, self._limits.memory_bytes)
             repl = await self.open((), _no_tools, seed=0)
-            self._watching = self._watching or asyncio.create_task(
-                watchdog.watch(lambda: self._repls, watchdog.Bounds.of(self._config, self._limits.memory_bytes))
-            )
             proof = await repl.run(_PROBE, deadline_s=30.0)
-            if proof.status == "killed":
-                raise SandboxError(f"a first cell ended its REPL: {proof.reason}; is a limit of [repl] too small?")
-            if not watchdog.memory_of(repl.host_pids, enough=0):
+            if proof.status != "killed" and not watchdog.memory_of(repl.host_pids, enough=0):
                 raise SandboxError(
                     "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so nothing bounds it"
                 )
+            if objection := proof.reason or watchdog.objection(repl.host_pids, bounds):
+                raise SandboxError(f"a first cell ended its REPL: {objection}; is a limit of [repl] too small?")
             if proof.status != "ok" and not self._without:
                 raise SandboxError(f"the sandbox does not isolate: {_complaint_of(proof)}")
             await repl.close()
+            self._watching = self._watching or asyncio.create_task(watchdog.watch(lambda: self._repls, bounds))
             ready = True
         except ReplDied as error:
             raise SandboxError(f"the sandbox does not work: {error}") from None

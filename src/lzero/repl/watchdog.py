@@ -73,14 +73,14 @@ async def watch(repls: Callable[[], Iterable[Watched]], bounds: Bounds) -> None:
         for repl in list(repls()):
             if time.monotonic() - repl.opened > bounds.lifetime_s:
                 await repl.expire(f"it has existed for longer than repl.lifetime_s = {bounds.lifetime_s:g}")
-            elif reason := repl.objection() or _objection(repl.host_pids, bounds):
+            elif reason := repl.objection() or objection(repl.host_pids, bounds):
                 logger.info("a REPL is killed: %s", reason)
                 await repl.kill(reason)
             await asyncio.sleep(0)
         await asyncio.sleep(max(INTERVAL_S, 20 * (time.monotonic() - started)))
 
 
-def _objection(roots: Sequence[int], bounds: Bounds) -> str:
+def objection(roots: Sequence[int], bounds: Bounds) -> str:
     """Why the REPL must end; empty where it may go on. One that cannot be looked at ends, and no other with it."""
     try:
         pids = [pid for root in roots for pid in tree(root)]
