@@ -58,6 +58,13 @@ class _Results(DisplayHook):
     def write_format_data(self, format_dict: dict[str, str], md_dict: object = None) -> None:
         self.shell.outputs.show("execute_result", _bundle(format_dict))
 
+    def quiet(self) -> bool:
+        """Whether the cell ends in a semicolon; its tokens are looked at only where there may be one."""
+        return ";" in self.shell.history_manager.input_hist_parsed[-1] and super().quiet()
+
+    def log_output(self, format_dict: dict[str, str]) -> None:
+        """Nothing. IPython's own keeps every output once more, images included."""
+
     def finish_displayhook(self) -> None:
         self._is_active = False
 
