@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 from cases import attack
+from fault_traces import children_of, num_pids
 from repl_sessions import no_tools, run, value
 
 from lzero.config import ReplConfig
-from lzero.errors import SandboxError
+from lzero.errors import ReplDied, SandboxError
 from lzero.repl import LocalPool, LocalRepl, cgroups, watchdog
 from lzero.repl.jail import Limits
 
@@ -147,6 +148,29 @@ asyncio.run(main())
 
 @GROUPS
 @attack(64)
+async def test_a_zygote_that_is_killed_in_the_middle_of_a_copy_leaves_this_process_in_its_group() -> None:
+    """The copy never had a pid; to the kernel the pid 0 is whoever writes it."""
+    before = Path("/proc/self/cgroup").read_text()
+    async with LocalPool(ON) as pool:
+        original = await pool.open((), no_tools, seed=0)
+        zygote = psutil.Process(original.host_pids[0]).parent()
+        assert zygote is not None
+        maker = next(each for each in children_of(zygote) if num_pids(each) == num_pids(zygote))
+        maker.suspend()
+        descriptors = zygote.num_fds()
+        forking = asyncio.create_task(original.fork(no_tools, seed=1))
+        async with asyncio.timeout(20.0):
+            while zygote.num_fds() == descriptors:  # until it has asked the maker
+                await asyncio.sleep(0)
+        zygote.kill()
+        with pytest.raises(ReplDied):
+            await forking
+        assert Path("/proc/self/cgroup").read_text() == before
+    assert of_this_host() == []
+
+
+@GROUPS
+@attack(64)
 async def test_groups_of_a_killed_zygote_go_with_the_pool() -> None:
     async with LocalPool(ON) as pool:
         repls = [await pool.open((), no_tools, seed=number) for number in range(5)]
@@ -180,7 +204,7 @@ async def test_where_no_group_may_be_made_asking_for_one_is_an_error(key: str) -
     code = f"""
 import os
 from lzero.config import ReplConfig
-from lzero.errors import SandboxError
+from lzero.errors import ReplDied, SandboxError
 from lzero.repl import cgroups
 assert cgroups.open_groups(ReplConfig()) is not None
 os.setuid(65534)

@@ -203,7 +203,7 @@ async def holding(repl: Held) -> AsyncIterator[None]:
     if repl.group is None:
         yield
         return
-    adding = asyncio.create_task(_add_session(repl))
+    adding = asyncio.create_task(add_session(repl))
     try:
         yield
         await adding
@@ -218,10 +218,11 @@ async def holding(repl: Held) -> AsyncIterator[None]:
         await asyncio.gather(adding, return_exceptions=True)
 
 
-async def _add_session(repl: Held) -> None:
+async def add_session(repl: Held) -> None:
+    """Put its first process into its group, if both are there. Raises SandboxError."""
     pid = await repl.forked()
     try:
-        if pid and repl.group is not None:
+        if pid and repl.group is not None:  # 0 would be this process
             await asyncio.to_thread(repl.group.add, [pid])
     except RuntimeError as error:  # no thread can be started
         raise SandboxError(f"a REPL could not be put into its control group: {error}") from None

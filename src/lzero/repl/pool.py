@@ -183,8 +183,7 @@ class LocalPool:
             theirs.close()
         copy = await self._admit(LocalRepl(zygote, child, Connection(ours), on_call, self._config))
         try:
-            if copy.group is not None:
-                await asyncio.to_thread(copy.group.add, [await copy.forked()])
+            await cgroups.add_session(copy)
         except BaseException:
             await copy.close()
             raise

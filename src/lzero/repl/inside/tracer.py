@@ -27,6 +27,8 @@ _INSTRUCTION = b"\x0f\x05"
 _RED_ZONE = 128
 """Bytes below the stack pointer that a function may use."""
 _NOTHING = (1 << 64) - 1
+_TO_BE_RESTARTED = range(_NOTHING + 1 - 516, _NOTHING + 1 - 511)
+"""ERESTARTSYS and its kind: results of calls that were interrupted before they did anything."""
 CLONE = 56
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -53,7 +55,8 @@ class Tracee:
         _ptrace(_INTERRUPT, pid)
         tracee._wait()
         registers = tracee._registers()
-        if registers[_ORIG_RAX] == _NOTHING or tracee.read(registers[_RIP] - 2, 2) != _INSTRUCTION:
+        waits = registers[_RAX] in _TO_BE_RESTARTED and registers[_ORIG_RAX] != _NOTHING
+        if not waits or tracee.read(registers[_RIP] - 2, 2) != _INSTRUCTION:
             _ptrace(_DETACH, pid)
             raise Broken("it is in no system call")
         registers[_RIP] -= 2  # it will be called once more
