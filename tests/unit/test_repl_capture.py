@@ -167,6 +167,18 @@ def test_a_display_that_is_changed_stays_in_its_place_and_gives_back_its_room(ca
     assert [item["data"]["text/plain"] for item in outputs.take()] == ["in another cell"]
 
 
+def test_displays_with_names_are_as_few_as_outputs(capture: ModuleType) -> None:
+    outputs = capture.Outputs({}, 16_000)
+    for number in range(1_000):
+        outputs.show("display_data", {"text/plain": "x" * 1_000}, name=str(number))
+    assert len(outputs._displays) <= capture.CELL_OUTPUTS
+    outputs.show("display_data", {"text/plain": "changed"}, name="0", update=True)
+    outputs.show("display_data", {"text/plain": "left out, and shown anew"}, name="500", update=True)
+    taken = outputs.take()
+    assert taken[0]["data"]["text/plain"] == "changed"
+    assert taken[-1]["data"]["text/plain"] == "left out, and shown anew"
+
+
 def test_outputs_are_cleared_at_once_or_when_something_new_comes(capture: ModuleType) -> None:
     outputs = capture.Outputs({})
     outputs.write("stdout", "old")

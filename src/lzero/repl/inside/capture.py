@@ -96,7 +96,7 @@ class Outputs:
         self.drain()
         self._make_way()
         shown = self._displays.get(name) if update else None
-        if shown is not None and any(item is shown for item in self._items):
+        if shown is not None:
             shown["data"] = {}  # what it held makes room
             shown["data"] = self._fit(data)
             return
@@ -199,7 +199,8 @@ class Outputs:
     def _append(self, item: dict[str, Any] | tuple[str, Clipped]) -> None:
         self._items.append(item)
         if len(self._items) > CELL_OUTPUTS:
-            del self._items[CELL_OUTPUTS // 2]
+            gone = self._items.pop(CELL_OUTPUTS // 2)
+            self._displays = {name: shown for name, shown in self._displays.items() if shown is not gone}
             self._left_out += 1
 
 
