@@ -34,6 +34,8 @@ def test_a_port_in_use_and_options_that_do_not_act(
             ((f"--token-file={readable}",), "others may read the token"),
             (("--certificate=x.pem",), "--certificate and --key belong together"),
             (('repl.servers=["ws://127.0.0.1:1"]',), "repl.servers would not act"),
+            (("repl.token_file=token",), "repl.token_file would not act"),
+            (("--lease-s=1e9",), "--lease-s = 1e+09: a lease takes no more than 604800 seconds"),
         ):
             monkeypatch.setenv("LZERO_POOL_TOKEN", TOKEN)
             with pytest.raises(SystemExit) as ended:

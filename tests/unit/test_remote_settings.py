@@ -32,6 +32,7 @@ def test_servers_decide_where_repls_are() -> None:
         ({"servers": (SERVER,), "certificate_authority": "x.pem"}, r"certificate_authority would not act"),
         ({"servers": ("wss://a:1",), "certificate_authority": "/none.pem"}, r"cannot use /none\.pem"),
         ({"servers": (SERVER, SERVER)}, "twice"),
+        ({"servers": (SERVER, SERVER + "/")}, "twice"),
         ({"token_file": "token"}, r"repl\.token_file would not act"),
         ({"certificate_authority": "x.pem"}, r"repl\.certificate_authority would not act"),
         *(
@@ -46,6 +47,9 @@ def test_servers_decide_where_repls_are() -> None:
                 "ws://127.0.0.1:7321/path",
                 "ws://127.0.0.1:7321?token=x",
                 "ws://[::1:7321",
+                "WSS://127.0.0.1:7321",
+                f"ws://{'a' * 64}:7321",
+                "ws://a..b:7321",
             )
         ),
     ],

@@ -28,8 +28,11 @@ def probe(
     import asyncio
 
     from lzero.repl import tiers
+    from lzero.repl.remote.settings import check_unused
 
-    report = asyncio.run(tiers.probe(read_config(arguments).repl))
+    config = read_config(arguments).repl
+    check_unused(config)
+    report = asyncio.run(tiers.probe(config))
     if json:
         import msgspec
 

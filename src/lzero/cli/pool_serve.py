@@ -49,11 +49,11 @@ def serve(
     """
     from lzero.repl import open_pool
     from lzero.repl.remote.server import PoolServer
+    from lzero.repl.remote.settings import check_unused
     from lzero.repl.remote.token import VARIABLE, new_token, read_token
 
     config = read_config(arguments).repl
-    if config.servers:
-        raise ConfigError("repl.servers would not act: this command serves REPLs of this machine")
+    check_unused(config)
     if (certificate is None) != (key is None):
         raise ConfigError("--certificate and --key belong together: give both, or none")
     given = read_token(token_file, option="--token-file")

@@ -22,16 +22,19 @@ def remote_pool(config: ReplConfig) -> RemotePool:
             )
     for url in config.servers:
         _check(url)
-    if len(set(config.servers)) != len(config.servers):
+    urls = tuple(url.rstrip("/") for url in config.servers)
+    if len(set(urls)) != len(urls):
         raise ConfigError(f"repl.servers names one server twice: {', '.join(config.servers)}")
     token = read_token(config.token_file, option="repl.token_file")
     if not token:
         raise ConfigError(f"repl.servers needs their token: set {VARIABLE}, or repl.token_file to a file that holds it")
-    return RemotePool(tuple(url.rstrip("/") for url in config.servers), token=token, tls=_tls(config))
+    return RemotePool(urls, token=token, tls=_tls(config))
 
 
 def check_unused(config: ReplConfig) -> None:
     """Where REPLs are of this machine. Raises ConfigError for a key that would not act."""
+    if config.servers:
+        raise ConfigError("repl.servers would not act: this command is about REPLs of this machine")
     for key in ("token_file", "certificate_authority"):
         if getattr(config, key):
             raise ConfigError(f"repl.{key} would not act: it is for repl.servers, and there are none")
@@ -40,9 +43,10 @@ def check_unused(config: ReplConfig) -> None:
 def _check(url: str) -> None:
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("ws", "wss") and parts.hostname and parts.port and parts.path in ("", "/")
+        good = url.startswith(("ws://", "wss://")) and parts.hostname and parts.port and parts.path in ("", "/")
         plain = not (parts.query or parts.fragment or "@" in parts.netloc)
-    except ValueError:
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # UnicodeError is one
         good = plain = False
     if not (good and plain):
         raise ConfigError(
