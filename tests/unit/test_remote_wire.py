@@ -1,6 +1,7 @@
 """What comes over the network is one of our messages, or a ProtocolError."""
 
 import math
+import tracemalloc
 
 import msgspec
 import pytest
@@ -19,6 +20,8 @@ from lzero.errors import (
     WorkspaceError,
 )
 from lzero.repl.remote import wire
+from lzero.repl.wire import MAX_FRAME, encode
+from lzero.repl.wire import Reply as ToKernel
 from lzero.types import Execution, Json, Stream
 
 LOAD = wire.Load(repls=3, max_repls=8)
@@ -110,5 +113,30 @@ def test_arguments_and_answers_are_json() -> None:
     for data in (b"[1]", b"", b"\xff", b"[" * 100_000):
         with pytest.raises(ProtocolError):
             wire.object_of(data)
-    with pytest.raises(ProtocolError):
-        wire.value_of(wire.Reply(id=1, value=b"{"))
+    for data in (b"{", b'"\xff"', b"[" * 100_000, b"1 2"):
+        with pytest.raises(ProtocolError):
+            wire.value_of(wire.Reply(id=1, value=data))
+
+
+def test_json_costs_the_host_no_more_than_its_bytes() -> None:
+    """Of eight megabytes of the smallest lists there would be hundreds, as objects."""
+    bomb = b"[" + b"[]," * (MAX_FRAME // 3 - 100) + b"[]]"
+    tracemalloc.start()
+    try:
+        answer = ToKernel(value=wire.value_of(wire.Reply(id=1, value=bomb)))
+        assert len(encode(answer)) > len(bomb)
+        with pytest.raises(ToolError, match=r"search: 8,\d+,\d+ bytes of arguments; 1,048,576 are allowed"):
+            wire.arguments_of(wire.Call(id=1, name="search", arguments=bomb))
+        with pytest.raises(ProtocolError, match="bytes of JSON"):
+            wire.object_of(bomb)
+        stub = {"name": "search", "parameters": ["x"] * 1_000_000, "description": ""}
+        for tools in ([stub], [stub | {"parameters": []}] * 1_000):
+            with pytest.raises(ProtocolError, match="length <= 256"):
+                wire.decode_client(msgspec.msgpack.encode({"type": "open", "id": 1, "tools": tools, "seed": 0}))
+        with pytest.raises(ProtocolError, match="length <= 4096"):
+            wire.decode_server(
+                msgspec.msgpack.encode({"type": "listing", "id": 1, "files": [{"path": "x", "size": 1}] * 5_000})
+            )
+        assert tracemalloc.get_traced_memory()[1] < 8 * MAX_FRAME
+    finally:
+        tracemalloc.stop()

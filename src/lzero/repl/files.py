@@ -88,11 +88,7 @@ class Transfers:
         answer = await self._connection.receive(until=until)
         if not isinstance(answer, wire.Listing):
             self._refuse(answer, "the workspace")
-        files = wire.files_of(answer)
-        for file in files:
-            if _objection(file.path) or file.size < 0:
-                raise ProtocolError(f"{file.path[:100]!r} of {file.size} bytes is no file of a workspace")
-        return files
+        return checked(wire.files_of(answer))
 
     def _refuse(self, answer: wire.FromKernel, path: str) -> NoReturn:
         if not isinstance(answer, wire.Refused):
@@ -135,6 +131,14 @@ def workspace_path(path: str) -> str:
     if objection:
         raise WorkspaceError(f"{path[:100]!r}: {objection}")
     return str(PurePosixPath(path))
+
+
+def checked(files: tuple[WorkspaceFile, ...]) -> tuple[WorkspaceFile, ...]:
+    """A listing as it is. Raises ProtocolError for one that names what is in no workspace."""
+    for file in files:
+        if _objection(file.path) or file.size < 0:
+            raise ProtocolError(f"{file.path[:100]!r} of {file.size} bytes is no file of a workspace")
+    return files
 
 
 def _objection(path: str) -> str:

@@ -18,6 +18,8 @@ MAX_ARGUMENTS = 1 << 20
 """Bytes of JSON in a call."""
 CHUNK_BYTES = 1 << 20
 """Of a file, in one frame; only its last chunk is shorter."""
+MAX_PARAMETERS = 256
+"""Of a tool."""
 MAX_LISTED = 4096
 MAX_LISTING = 1 << 20
 """Files in a listing, and bytes of its JSON."""
@@ -26,7 +28,7 @@ HEADER = struct.Struct(">I")
 
 class ToolStub(Struct, frozen=True, kw_only=True):
     name: str
-    parameters: tuple[str, ...]
+    parameters: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_PARAMETERS)]
     description: str
 
 

@@ -172,9 +172,8 @@ class Link:
         if self.lost.done():
             raise ReplDied(self.epitaph)
         try:
-            await self._connection.send(
-                data
-            )  # a server that takes nothing is noticed by its beat, and then this ends too
+            # Our beat notices a server that takes nothing, and then this ends too.
+            await self._connection.send(data)
         except ConnectionClosed as error:
             self._lose(str(error))
             raise ReplDied(self.epitaph) from None
@@ -234,9 +233,13 @@ class Link:
             await asyncio.sleep(pause_s)
             if self._loop.time() - self._heard > lease_s:
                 break
-            with suppress(TimeoutError, ConnectionClosed):  # the reader says how it ended
-                async with asyncio.timeout(lease_s):
-                    await self._connection.send(beat)
+            try:
+                with suppress(ConnectionClosed):  # the reader says how it ended
+                    async with asyncio.timeout(lease_s):
+                        await self._connection.send(beat)
+            except TimeoutError:  # though it may go on talking
+                self._lose(f"it took nothing for {lease_s:g} s")
+                return
         self._lose(f"nothing was heard of it for {lease_s:g} s")
 
     def _lose(self, why: str) -> None:

@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
-from lzero.repl.files import workspace_path
+from lzero.repl.files import checked, workspace_path
 from lzero.repl.remote import wire
 from lzero.repl.remote.link import Inbox, Link, Refused
 from lzero.repl.wire import ToolStub
@@ -77,7 +77,7 @@ class RemotePool:
             if self._closed:
                 raise ReplError("the pool is closed")
             server = self._roomiest()
-            if server is None:
+            if server is None or loop.time() > until:  # a server may be lost again and again, or say what is not so
                 await self._room(until)
                 continue
             try:
@@ -290,10 +290,11 @@ class RemoteRepl:
             )
         async with self._request("transfer") as inbox:
             await self._link.send(wire.Put(id=inbox.number, repl=self._number, path=target, size=len(data)))
-            start = 0
-            while isinstance(message := await inbox.get(within_s=_ANSWER_TIMEOUT_S), wire.More):
+            start, last = 0, False
+            while isinstance(message := await inbox.get(within_s=_ANSWER_TIMEOUT_S), wire.More) and not last:
                 end = start + wire.PART_BYTES
-                await self._link.send(wire.Part(id=inbox.number, data=data[start:end], last=end >= len(data)))
+                last = end >= len(data)
+                await self._link.send(wire.Part(id=inbox.number, data=data[start:end], last=last))
                 start = end
             self._due(wire.Stored, message)
 
@@ -309,12 +310,14 @@ class RemoteRepl:
                     raise ProtocolError(f"{self._link.url}: a file of more than {self._link.file_bytes:,} bytes")
                 if part.last:
                     return bytes(data)
+                if len(part.data) != wire.PART_BYTES:
+                    raise ProtocolError(f"{self._link.url}: {len(part.data):,} bytes in the middle of a file")
                 await self._link.send(wire.More(id=inbox.number))
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
         async with self._request("transfer") as inbox:
             await self._link.send(wire.Files(id=inbox.number, repl=self._number))
-            return self._due(wire.Listing, await inbox.get(within_s=_ANSWER_TIMEOUT_S)).files
+            return checked(self._due(wire.Listing, await inbox.get(within_s=_ANSWER_TIMEOUT_S)).files)
 
     async def close(self) -> None:
         """End it on its server; returns when nothing of it is left there, or the server is lost. Safe to call twice."""
@@ -368,7 +371,7 @@ class RemoteRepl:
 
     async def _answer(self, call: wire.Call) -> None:
         try:
-            value = await self._on_call(call.name, wire.object_of(call.arguments))
+            value = await self._on_call(call.name, wire.arguments_of(call))
         except ToolError as error:
             reply = wire.Reply(id=call.id, error=str(error).encode("utf-8", "replace").decode())
         else:

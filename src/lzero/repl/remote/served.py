@@ -166,7 +166,8 @@ class Client:
             logger.exception("a request of %s failed", self._name)
             answer = self._failure(message.id, ReplError("the pool server failed; its log says how"))
         finally:
-            if born is not None and born.repl is None and self._repls.pop(message.id, None) is not None:
+            if born is not None and born.repl is None and self._repls.get(message.id) is born:  # and nobody closes it
+                del self._repls[message.id]
                 self._room.repls -= 1
         await self._say(answer)
 
@@ -229,8 +230,11 @@ class Client:
         return wire.Part(id=number, data=data[start:], last=True)
 
     async def _ask(self, message: wire.Call | wire.Part | wire.More) -> wire.InBetween:
-        """What the client says to it. Raises WebSocketDisconnect; ReplDied where the REPL is closed before."""
+        """What the client says to it. Raises WebSocketDisconnect; ReplDied where the REPL is closed before; ProtocolError for a
+        number that another request waits with."""
         data = wire.encode(message)
+        if message.id in self._asked:
+            raise ProtocolError(f"two requests with the number {message.id}")
         answer: asyncio.Future[wire.InBetween] = asyncio.get_running_loop().create_future()
         self._asked[message.id] = answer
         try:

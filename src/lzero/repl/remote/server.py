@@ -27,6 +27,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError
@@ -41,6 +43,10 @@ FILE_BYTES = ReplConfig().file_mb << 20
 PORT = 7321
 _OTHER_VERSION = 426
 """HTTP's code for a client that should speak another version."""
+_MOST_PIECES = 1024
+"""Of one message; whoever sends whole ones sends one."""
+_LAST_WORDS_S = 5.0
+"""For a client to read why its connection is closed."""
 _GRACE_S = 20
 """For clients to be let go of as the server ends."""
 
@@ -63,7 +69,9 @@ class PoolServer:
         insecure: bool = False,
     ) -> None:
         """`file_bytes`: the largest file that the pool's REPLs take. `insecure`: serve beyond this machine without TLS, where the
-        network itself is trusted."""
+        network itself is trusted. Raises ConfigError for a lease that no client understands."""
+        if not 0.0 < lease_s <= wire.MAX_DEADLINE_S:
+            raise ConfigError(f"--lease-s = {lease_s:g}: a lease takes no more than {wire.MAX_DEADLINE_S:g} seconds")
         self._room = Room(max_repls=max_repls, lease_s=lease_s, file_bytes=file_bytes)
         self._app = application(pool, token=token, room=self._room)
         self._host, self._port = host, port
@@ -91,7 +99,7 @@ class PoolServer:
         """Take the port, and serve nobody yet. Raises ConfigError: a port in use, a certificate that cannot be read, …"""
         config = uvicorn.Config(
             self._app,
-            ws="websockets-sansio",
+            ws=_WebSocket,
             ws_max_size=wire.MAX_MESSAGE,
             ws_per_message_deflate=False,  # what is sent is short, or has no time
             ws_ping_interval=None,  # clients beat by themselves
@@ -168,6 +176,28 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """Grows by nothing that a client sends and nobody reads (pieces of a message, pings whose answers it does not take), and does
+    not wait for a client to read its last words."""
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) >= _MOST_PIECES:
+            self.transport.abort()
+        else:
+            super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        if self.transport.is_closing():
+            return
+        super().handle_ping()
+        if not self.writable.is_set():
+            self.transport.abort()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        self.loop.call_later(_LAST_WORDS_S, self.transport.abort)
 
 
 def _no_refusals(record: logging.LogRecord) -> bool:

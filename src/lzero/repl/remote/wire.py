@@ -6,14 +6,23 @@ error is the name of a class in a closed table, with its message.
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 from msgspec import Meta, Struct
 
-from lzero.errors import ForkRefused, LzeroError, ProtocolError, ReplDied, ReplError, SandboxError, WorkspaceError
+from lzero.errors import (
+    ForkRefused,
+    LzeroError,
+    ProtocolError,
+    ReplDied,
+    ReplError,
+    SandboxError,
+    ToolError,
+    WorkspaceError,
+)
 from lzero.protocols import ToolSpec
-from lzero.repl.wire import MAX_FRAME, ToolStub
+from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, ToolStub
 from lzero.types import Execution, Json, WorkspaceFile
 
 VERSION = 1
@@ -23,6 +32,8 @@ PATH = "/repls"
 MAX_MESSAGE = MAX_FRAME + (1 << 16)
 """What a session may say in one frame fits, with its envelope."""
 PART_BYTES = 1 << 18
+MAX_TOOLS = 256
+"""Of a REPL."""
 MAX_REASON = 10_000
 """Characters of an error."""
 
@@ -35,7 +46,7 @@ class Open(Struct, frozen=True, kw_only=True, tag="open", forbid_unknown_fields=
     """Client → server: a fresh REPL. Answered by Opened."""
 
     id: Number
-    tools: tuple[ToolStub, ...]
+    tools: Annotated[tuple[ToolStub, ...], Meta(max_length=MAX_TOOLS)]
     seed: int
 
 
@@ -154,7 +165,7 @@ class Stored(Struct, frozen=True, kw_only=True, tag="stored", forbid_unknown_fie
 
 class Listing(Struct, frozen=True, kw_only=True, tag="listing", forbid_unknown_fields=True):
     id: Number
-    files: tuple[WorkspaceFile, ...]
+    files: Annotated[tuple[WorkspaceFile, ...], Meta(max_length=MAX_LISTED)]
 
 
 class Closed(Struct, frozen=True, kw_only=True, tag="closed", forbid_unknown_fields=True):
@@ -193,7 +204,7 @@ _ERRORS: dict[str, type[LzeroError]] = {
 _encoder = msgspec.msgpack.Encoder()
 _from_client: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
 _from_server: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServer)
-_json: msgspec.json.Decoder[Json] = msgspec.json.Decoder(Json)
+_json: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 _object: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 UNSENDABLE = (ProtocolError, TypeError, ValueError, OverflowError, RecursionError, msgspec.EncodeError)
@@ -244,15 +255,28 @@ def dump(value: Json) -> bytes:
 
 
 def value_of(reply: Reply) -> Json:
-    """Raises ProtocolError for what is no JSON."""
+    """As a `msgspec.Raw`: JSON that is checked and goes on to the session as it came; eight megabytes of it would be hundreds, as
+    objects. Raises ProtocolError for what is no JSON."""
     try:
-        return _json.decode(reply.value)
+        reply.value.decode()
+        return cast("Json", _json.decode(reply.value))
     except _UNDECODABLE as error:
         raise ProtocolError(f"not the answer of a tool: {str(error)[:200]}") from None
 
 
+def arguments_of(call: Call) -> dict[str, Json]:
+    """Raises ToolError for more than a tool is ever given, ProtocolError for no object."""
+    if len(call.arguments) > MAX_ARGUMENTS:
+        raise ToolError(
+            f"{call.name}: {len(call.arguments):,} bytes of arguments; {MAX_ARGUMENTS:,} are allowed", fault="agent"
+        )
+    return object_of(call.arguments)
+
+
 def object_of(data: bytes) -> dict[str, Json]:
-    """The arguments of a call, or the facts of a pool. Raises ProtocolError for what is no object of JSON."""
+    """The facts of a pool, say. Raises ProtocolError for more than these ever take, and for what is no object of JSON."""
+    if len(data) > MAX_ARGUMENTS:
+        raise ProtocolError(f"an object of {len(data):,} bytes of JSON; {MAX_ARGUMENTS:,} are allowed")
     try:
         return _object.decode(data)
     except _UNDECODABLE as error:
