@@ -283,6 +283,43 @@ async def test_names_that_are_no_text_or_long_are_no_trouble_to_others(pool: Loc
         await repl.close()
 
 
+async def test_an_original_that_ends_as_a_copy_is_born_ends_neither_that_nor_its_others() -> None:
+    before = counts()
+    async with LocalPool(ReplConfig(zygotes=1)) as pool:
+        original = await pool.open((), no_tools, seed=0)
+        elder = await original.fork(no_tools, seed=1)
+        zygote = psutil.Process(original.host_pids[0]).parent()
+        assert zygote is not None
+        maker = next(each for each in children_of(zygote) if num_pids(each) == num_pids(zygote))
+        known = {each.pid for each in children_of(zygote)}
+        maker.suspend()
+        descriptors = zygote.num_fds()
+        forking = asyncio.create_task(original.fork(no_tools, seed=2))
+        async with asyncio.timeout(20.0):
+            while zygote.num_fds() == descriptors or zygote.status() != psutil.STATUS_SLEEPING:
+                await asyncio.sleep(0)  # until it has asked the maker
+            zygote.suspend()  # it hears of the copy and of the original's end at once
+            maker.resume()
+            while len([each for each in children_of(zygote) if each.pid not in known and _waits(each)]) < 2:
+                await asyncio.sleep(0)
+        psutil.Process(original.host_pids[0]).kill()
+        zygote.resume()
+        copy = await forking
+        await original.close()
+        await elder.close()
+        assert await value(copy, "6 * 7") == "42"
+        await copy.close()
+    await settled(before)
+
+
+def _waits(process: psutil.Process) -> bool:
+    """Init or session of the copy, both let go: the others that are about have ended, or are stopped."""
+    try:
+        return process.status() == psutil.STATUS_SLEEPING and num_pids(process) > 3
+    except psutil.NoSuchProcess:
+        return False
+
+
 async def test_without_its_maker_of_copies_a_zygote_goes_on() -> None:
     async with LocalPool(ReplConfig(zygotes=1)) as pool:
         repl = await pool.open((), no_tools, seed=0)

@@ -114,7 +114,7 @@ CASES = tuple(
 )
 
 WITHOUT_TEST: dict[int, str] = {
-    48: "not covered: shared cores, caches and clocks carry signals; use a machine of its own where that matters",
+    48: "not covered: shared cores, caches, clocks and locks on shared files carry signals; use a machine of its own where that matters",
 }
 """Why a case has no test here."""
 

@@ -268,6 +268,7 @@ def _open_window(end: socket.socket, verdict: socket.socket, user: int, furnish:
         _nest()
         end.send(b"holder")
         end.close()
+        signal.alarm(_COPY_S)  # should whoever ends it otherwise be ended first
         while True:
             signal.pause()
 

@@ -45,6 +45,9 @@ _REFUSED = {
     "open_by_handle_at": (304, 265),
     "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
+    # What others read of the files that all share.
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),
@@ -114,6 +117,8 @@ _PERSONALITY, _PERSONALITIES = (135, 92), (0, 0xFFFFFFFF)
 _IOCTL, _TERMINAL_INPUT = (16, 29), (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX put words into the mouth of whoever types at a terminal."""
 
+_FCNTL, _NOTIFY = (72, 25), (1026,)
+"""F_NOTIFY: the inotify of old."""
 _SETRLIMIT, _PRLIMIT, _RLIMIT_CORE = (160, 164), (302, 261), 4
 """The limit that keeps the host's handler of core dumps from running holds only as it is: also 0 would let it run."""
 
@@ -174,6 +179,7 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
     yield from _with_key(refuse)
     yield from _by_argument(_PERSONALITY[column], _FIRST, _EQUAL, _PERSONALITIES, match=_ALLOW, other=refuse)
     yield from _by_argument(_IOCTL[column], _SECOND, _EQUAL, _TERMINAL_INPUT, match=refuse, other=_ALLOW)
+    yield from _by_argument(_FCNTL[column], _SECOND, _EQUAL, _NOTIFY, match=refuse, other=_ALLOW)
     yield from _by_argument(_SETRLIMIT[column], _FIRST, _EQUAL, (_RLIMIT_CORE,), match=refuse, other=_ALLOW)
     yield _EQUAL, 0, 8, _PRLIMIT[column]  # on another number, jump over all that follows
     yield _LOAD, 0, 0, _SECOND

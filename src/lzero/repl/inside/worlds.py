@@ -46,19 +46,20 @@ class Worlds:
         if not self._expecting:
             self._strays.clear()
 
-    def add(self, number: int, init: int, session: int, above: int | None) -> None:
-        world = World(number, init, session, self._by_number.get(above) if above is not None else None)
+    def add(self, number: int, init: int, session: int, above: World | None) -> None:
+        """`above`: the one whose pid namespace its own is in; its session may have ended meanwhile."""
+        world = World(number, init, session, above)
         self._by_number[number] = self._by_pid[init] = self._by_pid[session] = world
         if world.above is not None:
             world.above.below.append(world)
-        for pid in (session, init):
+        for pid in (init, session):  # in this order: one that has ended is not signalled any more
             if pid in self._strays:
                 self._ended(pid, self._strays.pop(pid))
 
-    def pids(self, number: int) -> tuple[int, int] | tuple[()]:
-        """Init and session; nothing where the session has ended."""
+    def living(self, number: int) -> World | None:
+        """None where the session has ended."""
         world = self._by_number.get(number)
-        return (world.init, world.session) if world is not None and world.session else ()
+        return world if world is not None and world.session else None
 
     def signal(self, number: int, sent: int) -> None:
         """Kill with its init, if it has it to itself; any other signal is for the session."""
@@ -89,7 +90,7 @@ class Worlds:
         world = self._by_pid.pop(pid)
         if pid == world.session:
             world.session, world.status = 0, status
-            if world.below:
+            if world.below and world.init:
                 _clear(world.init)
                 self._tell(world)
             elif world.init:
@@ -119,7 +120,8 @@ def _clear(init: int) -> None:
     """End what a session left behind: all has become its init's, and is reaped by it."""
     until = time.monotonic() + _CLEAR_S
     while time.monotonic() < until:
-        with open(f"/proc/{init}/task/{init}/children", encoding="ascii") as file:
+        left: list[str] = []
+        with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{init}/task/{init}/children") as file:
             left = file.read().split()
         if not left:
             return

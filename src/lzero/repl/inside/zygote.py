@@ -26,7 +26,7 @@ from capture import Outputs
 from frames import Channel
 from kernel import Kernel
 from shell import Shell
-from worlds import Worlds
+from worlds import World, Worlds
 
 _MESSAGE_BYTES = 4096
 
@@ -99,7 +99,7 @@ class Zygote:
         os.close(descriptor)
         self._born(number, first, pid)
 
-    def _born(self, number: int, init: int, session: int, above: int | None = None) -> None:
+    def _born(self, number: int, init: int, session: int, above: World | None = None) -> None:
         """Tell the host of a REPL, and keep it in mind. `above`: the one whose pid namespace its own is in."""
         for part, each in (("init", init), ("session", session)):
             # The kernel turns the pid into the host's; and it is a pid of ours: it checks that.
@@ -113,19 +113,19 @@ class Zygote:
 
     def _copy(self, number: int, of: int, descriptor: int) -> None:
         """Have it made, and go on meanwhile."""
-        pids = self._worlds.pids(of)
-        if not pids:
+        original = self._worlds.living(of)
+        if original is None:
             os.close(descriptor)
             self._say({"type": "uncopied", "id": number, "reason": "it has ended"})
             return
         try:
-            hear = self._maker.ask(*pids, descriptor)
+            hear = self._maker.ask(original.init, original.session, descriptor)
         except OSError as error:  # this copy's misfortune, not that of all REPLs here
             self._say({"type": "uncopied", "id": number, "reason": f"the maker of copies cannot be asked: {error}"})
             return
         finally:
             os.close(descriptor)
-        self._copies[hear] = _Copy(number, of)
+        self._copies[hear] = _Copy(number, original)
         self._worlds.expect(1)
         self._selector.register(hear, selectors.EVENT_READ)
 
@@ -184,7 +184,7 @@ class _Copy:
     """That is being made."""
 
     number: int
-    of: int
+    of: World
     said: bytes = b""
 
 
