@@ -13,9 +13,9 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 
-from lzero.errors import ProtocolError, ReplDied, ReplError
+from lzero.errors import ProtocolError, ReplDied, ReplError, SandboxError
 from lzero.protocols import Repl
-from lzero.repl import LocalPool
+from lzero.repl import LocalPool, LocalRepl
 from lzero.repl.remote import pool as remote
 from lzero.repl.remote import wire
 from lzero.repl.remote.pool import RemotePool
@@ -115,6 +115,25 @@ async def _handshaken(url: str) -> asyncio.StreamWriter:
     writer.write(f"GET {wire.PATH} HTTP/1.1\r\n{headers}\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")
     return writer
+
+
+async def test_a_repl_that_cannot_be_closed_in_order_keeps_nobody_waiting(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    close = LocalRepl.close
+
+    async def fail(repl: LocalRepl) -> None:
+        await close(repl)
+        raise SandboxError("its directory cannot be removed")
+
+    async with PoolServer(pool, token=TOKEN, max_repls=1) as server, RemotePool((server.url,), token=TOKEN) as servers:
+        monkeypatch.setattr(LocalRepl, "close", fail)
+        for _ in range(2):  # there is room again
+            repl = await servers.open((), no_tools, seed=0)
+            async with asyncio.timeout(20.0):
+                await repl.close()
+        assert "not closed in order" in caplog.text
+        monkeypatch.undo()
 
 
 # A server

@@ -280,6 +280,8 @@ class Client:
             if late:
                 served.request.cancel()
                 await asyncio.gather(served.request, return_exceptions=True)
+        except Exception:  # whoever asked for it is answered all the same
+            logger.exception("a REPL of %s was not closed in order", self._name)
         finally:
             self._room.repls -= 1
         if number is not None:
@@ -289,9 +291,7 @@ class Client:
         for served in self._repls.values():
             self._close(served, None)
         self._repls.clear()
-        for outcome in await asyncio.gather(*self._closing, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                logger.error("a REPL of %s was not closed in order: %r", self._name, outcome)
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _failure(self, number: int, error: LzeroError) -> wire.Failed:
         return wire.failure(number, error, self._room.load())
