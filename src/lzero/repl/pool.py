@@ -79,7 +79,7 @@ class LocalPool:
         ready = False
         try:
             bounds = watchdog.Bounds.of(self._config, self._limits.memory_bytes)
-            repl = await self.open((), _no_tools, seed=0)
+            repl = await self.open((), no_tools, seed=0)
             proof = await repl.run(_PROBE, deadline_s=30.0)
             if proof.status != "killed" and not watchdog.memory_of(repl.host_pids, enough=0):
                 raise SandboxError(
@@ -100,10 +100,7 @@ class LocalPool:
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> LocalRepl:
         """A fresh REPL: a stub for every tool, `random` and numpy seeded. Raises ReplError; a dead zygote is started anew."""
-        stubs = tuple(
-            wire.ToolStub(name=tool.name, parameters=tuple(tool.parameters), description=tool.description)
-            for tool in tools
-        )
+        stubs = wire.stubs(tools)
         async with self._opening, self._zygotes.lend() as zygote:
             if self._groups is not None:
                 self._groups.announce()
@@ -219,5 +216,6 @@ def _complaint_of(proof: Execution) -> str:
     return "; ".join(errors) or proof.reason
 
 
-async def _no_tools(name: str, arguments: object) -> None:
+async def no_tools(name: str, arguments: object) -> None:
+    """The host's side of a REPL without tools."""
     raise AssertionError(f"{name}({arguments}) in a REPL without tools")

@@ -13,7 +13,7 @@ import time
 from lzero.config import ReplConfig
 from lzero.errors import LzeroError, SandboxError
 from lzero.repl import environment, jail
-from lzero.repl.pool import LocalPool
+from lzero.repl.pool import LocalPool, no_tools
 
 
 def main() -> int:
@@ -53,7 +53,7 @@ async def _probe() -> str:
     started = time.monotonic()
     async with LocalPool() as pool:
         warm = time.monotonic()
-        repl = await pool.open((), _no_tools, seed=0)
+        repl = await pool.open((), no_tools, seed=0)
         result = await repl.run("6 * 7", deadline_s=30.0)
         first = time.monotonic()
         await repl.close()
@@ -65,10 +65,6 @@ async def _probe() -> str:
         "no capability, and filtered system calls\n"
         f"sandbox: warm in {warm - started:.1f} s, a REPL's first result after {1000 * (first - warm):.0f} ms"
     )
-
-
-async def _no_tools(name: str, arguments: object) -> None:
-    raise AssertionError(f"{name}({arguments}) in a REPL without tools")
 
 
 def _say(text: str) -> None:

@@ -1,12 +1,14 @@
 """What goes over the wire, on the host's side: typed, validated, bounded. Everything that comes in is agent output."""
 
 import struct
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Struct
 
 from lzero.errors import ProtocolError, ToolError
+from lzero.protocols import ToolSpec
 from lzero.types import Json, Output, WorkspaceFile
 
 MAX_FRAME = 8 * 1024 * 1024
@@ -192,6 +194,13 @@ _outputs: msgspec.json.Decoder[tuple[Output, ...]] = msgspec.json.Decoder(tuple[
 _arguments: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
 _files: msgspec.json.Decoder[tuple[WorkspaceFile, ...]] = msgspec.json.Decoder(tuple[WorkspaceFile, ...])
 _from_zygote: msgspec.json.Decoder[FromZygote] = msgspec.json.Decoder(FromZygote)
+
+
+def stubs(tools: Sequence[ToolSpec]) -> tuple[ToolStub, ...]:
+    """What a session is told of them."""
+    return tuple(
+        ToolStub(name=tool.name, parameters=tuple(tool.parameters), description=tool.description) for tool in tools
+    )
 
 
 def encode(message: ToKernel) -> bytes:

@@ -13,7 +13,7 @@ from lzero.protocols import OnCall, ToolSpec
 from lzero.repl.files import checked, workspace_path
 from lzero.repl.remote import wire
 from lzero.repl.remote.link import Inbox, Link, Refused
-from lzero.repl.wire import ToolStub
+from lzero.repl.wire import ToolStub, stubs
 from lzero.types import Execution, Json, WorkspaceFile
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class RemotePool:
         """A fresh REPL on the living server with most room. Raises ReplError where none lives, or none has room in time."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _OPEN_TIMEOUT_S
-        stubs = wire.stubs(tools)
+        told = stubs(tools)
         while True:
             if self._closed:
                 raise ReplError("the pool is closed")
@@ -81,7 +81,7 @@ class RemotePool:
                 await self._room(until)
                 continue
             try:
-                repl = await server.open(stubs, on_call, seed)
+                repl = await server.open(told, on_call, seed)
             except wire.PoolFull:
                 continue  # its load says so now
             except ReplDied:

@@ -5,7 +5,6 @@ number of the request that opened a REPL is the REPL's own from then on. Neither
 error is the name of a class in a closed table, with its message.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, cast
 
 import msgspec
@@ -21,7 +20,6 @@ from lzero.errors import (
     ToolError,
     WorkspaceError,
 )
-from lzero.protocols import ToolSpec
 from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, ToolStub
 from lzero.types import Execution, Json, WorkspaceFile
 
@@ -292,9 +290,3 @@ def failure(number: int, error: LzeroError, load: Load) -> Failed:
 
 def error_of(failed: Failed) -> LzeroError:
     return _ERRORS.get(failed.error, ReplError)(failed.message)
-
-
-def stubs(tools: Sequence[ToolSpec]) -> tuple[ToolStub, ...]:
-    return tuple(
-        ToolStub(name=tool.name, parameters=tuple(tool.parameters), description=tool.description) for tool in tools
-    )
