@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from repl_sessions import no_tools
 
 from lzero.errors import ReplError
 from lzero.repl import LocalPool, LocalRepl
@@ -104,10 +105,6 @@ async def neighbours_in(pool: LocalPool, count: int) -> AsyncIterator[Neighbourh
         await asyncio.gather(*working, return_exceptions=True)
         for repl in repls:
             await repl.close()
-
-
-async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
-    raise AssertionError(name)
 
 
 def told(execution: Execution) -> str:

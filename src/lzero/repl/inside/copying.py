@@ -45,7 +45,6 @@ _CREDENTIALS = struct.Struct("iII")
 # System calls of x86-64.
 _RECVFROM, _RECVMSG, _SOCKET, _CONNECT, _SETSID, _CHDIR, _CAPSET, _PRCTL = 45, 47, 41, 42, 112, 80, 126, 157
 _DUP3, _CLOSE, _SETNS, _PIDFD_OPEN = 292, 3, 308, 434
-_CLONE_PARENT = 0x8000
 _SECUREBITS = 0xEF
 """No program that it starts gains anything by being root's, and no bit of this changes."""
 
