@@ -64,13 +64,13 @@ async def build(
     system_prompt(config.agent, ())  # a template that cannot be used is told now
     reward = open_reward(config)
     tools = open_tools(config)
+    pool = open_pool(config.repl)  # not started: what is wrong with [repl] is told before a model is loaded
     corpus = await asyncio.to_thread(_open_corpus, config)
     tokenizer = open_tokenizer(config)
     renderer = Renderer(tokenizer)
     async with AsyncExitStack() as stack:
         engine = make_engine(tokenizer) if make_engine else open_engine(config, tokenizer)
         stack.push_async_callback(engine.close)
-        pool = open_pool(config.repl)
         stack.push_async_callback(pool.close)
         await pool.start()
         open_task = _episodes_of(config, engine=engine, pool=pool, renderer=renderer, corpus=corpus, tools=tools)
