@@ -224,3 +224,20 @@ for _ in range(6):
     assert await value(copy, "6 * 7") == "42"
     await copy.close()
     await settled(before)
+
+
+NEST = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+if (pid := os.fork()) == 0:
+    os._exit(ctypes.get_errno() if libc.unshare(0x10000000) else 0)
+os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+
+@attack(42)
+async def test_neither_original_nor_copy_can_nest_namespaces_without_the_filter_either(open_repl: LocalRepl) -> None:
+    copy = await open_repl.fork(no_tools, seed=2)
+    for each in (open_repl, copy):
+        assert await value(each, NEST) == str(errno.ENOSPC)
+    await copy.close()
