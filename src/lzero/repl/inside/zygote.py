@@ -23,10 +23,10 @@ import copying
 import heap
 import isolate
 from capture import Outputs
+from families import Families, Family
 from frames import Channel
 from kernel import Kernel
 from shell import Shell
-from worlds import World, Worlds
 
 _MESSAGE_BYTES = 4096
 
@@ -39,7 +39,7 @@ class Zygote:
         self._maker = maker
         self._limits = limits
         self._without = without
-        self._worlds = Worlds(lambda number, code: self._say({"type": "exited", "id": number, "code": code}))
+        self._families = Families(lambda number, code: self._say({"type": "exited", "id": number, "code": code}))
         self._copies: dict[int, _Copy] = {}
         """By the descriptor that its maker tells of it over."""
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -64,7 +64,7 @@ class Zygote:
                         return
                 elif key.fileobj is wake_up:
                     wake_up.recv(4096)
-                    self._worlds.reap()
+                    self._families.reap()
                 else:
                     self._hear_of_copy(key.fd)
 
@@ -81,7 +81,7 @@ class Zygote:
         elif message["type"] == "copy":
             self._copy(number, message["of"], descriptors[0])
         elif message["type"] == "signal":
-            self._worlds.signal(number, message["signal"])
+            self._families.signal(number, message["signal"])
             self._say({"type": "signalled", "id": number})
         return True
 
@@ -99,7 +99,7 @@ class Zygote:
         os.close(descriptor)
         self._born(number, first, pid)
 
-    def _born(self, number: int, init: int, session: int, above: World | None = None) -> None:
+    def _born(self, number: int, init: int, session: int, above: Family | None = None) -> None:
         """Tell the host of a REPL, and keep it in mind. `above`: the one whose pid namespace its own is in."""
         for part, each in (("init", init), ("session", session)):
             # The kernel turns the pid into the host's; and it is a pid of ours: it checks that.
@@ -109,11 +109,11 @@ class Zygote:
                     {"type": "forked", "id": number, "part": part},
                     (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
                 )
-        self._worlds.add(number, init, session, above)
+        self._families.add(number, init, session, above)
 
     def _copy(self, number: int, of: int, descriptor: int) -> None:
         """Have it made, and go on meanwhile."""
-        original = self._worlds.living(of)
+        original = self._families.living(of)
         if original is None:
             os.close(descriptor)
             self._say({"type": "uncopied", "id": number, "reason": "it has ended"})
@@ -126,7 +126,7 @@ class Zygote:
         finally:
             os.close(descriptor)
         self._copies[hear] = _Copy(number, original)
-        self._worlds.expect(1)
+        self._families.expect(1)
         self._selector.register(hear, selectors.EVENT_READ)
 
     def _hear_of_copy(self, hear: int) -> None:
@@ -144,10 +144,10 @@ class Zygote:
         if "session" in told:
             self._born(copy.number, told["init"], told["session"], copy.of)
         else:
-            self._worlds.discard(told.get("init", 0))
+            self._families.discard(told.get("init", 0))
             reason = told.get("refused", "it broke off in the middle of it, or the machine has no room for it")
             self._say({"type": "uncopied", "id": copy.number, "reason": reason})
-        self._worlds.expect(-1)
+        self._families.expect(-1)
 
     def _be_a_repl(self, descriptor: int) -> None:
         """In the child. Never returns."""
@@ -184,7 +184,7 @@ class _Copy:
     """That is being made."""
 
     number: int
-    of: World
+    of: Family
     said: bytes = b""
 
 

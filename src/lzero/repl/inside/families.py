@@ -16,26 +16,26 @@ _CLEAR_S = 1.0
 
 
 @dataclass
-class World:
+class Family:
     number: int
     init: int
     """0 when it has ended, as for the session."""
     session: int
-    above: "World | None"
-    below: list["World"] = field(default_factory=list)
+    above: "Family | None"
+    below: list["Family"] = field(default_factory=list)
     status: int = 0
     """How the session ended."""
     told: bool = False
 
 
-class Worlds:
+class Families:
     """Of one zygote."""
 
     def __init__(self, exited: Callable[[int, int], None]) -> None:
         """`exited(number, code)`: a REPL has ended, with everything in it."""
         self._exited = exited
-        self._by_number: dict[int, World] = {}
-        self._by_pid: dict[int, World] = {}
+        self._by_number: dict[int, Family] = {}
+        self._by_pid: dict[int, Family] = {}
         self._strays: dict[int, int] = {}
         self._expecting = 0
         """Copies in the making: a child that nobody knows may be one of them, and what it ended with is kept."""
@@ -46,26 +46,26 @@ class Worlds:
         if not self._expecting:
             self._strays.clear()
 
-    def add(self, number: int, init: int, session: int, above: World | None) -> None:
+    def add(self, number: int, init: int, session: int, above: Family | None) -> None:
         """`above`: the one whose pid namespace its own is in; its session may have ended meanwhile."""
-        world = World(number, init, session, above)
-        self._by_number[number] = self._by_pid[init] = self._by_pid[session] = world
-        if world.above is not None:
-            world.above.below.append(world)
+        family = Family(number, init, session, above)
+        self._by_number[number] = self._by_pid[init] = self._by_pid[session] = family
+        if family.above is not None:
+            family.above.below.append(family)
         for pid in (init, session):  # in this order: one that has ended is not signalled any more
             if pid in self._strays:
                 self._ended(pid, self._strays.pop(pid))
 
-    def living(self, number: int) -> World | None:
+    def living(self, number: int) -> Family | None:
         """None where the session has ended."""
-        world = self._by_number.get(number)
-        return world if world is not None and world.session else None
+        family = self._by_number.get(number)
+        return family if family is not None and family.session else None
 
     def signal(self, number: int, sent: int) -> None:
         """Kill with its init, if it has it to itself; any other signal is for the session."""
-        world = self._by_number.get(number)
-        if world is not None and world.session:
-            os.kill(world.init if sent == signal.SIGKILL and world.init and not world.below else world.session, sent)
+        family = self._by_number.get(number)
+        if family is not None and family.session:
+            os.kill(family.init if sent == signal.SIGKILL and family.init and not family.below else family.session, sent)
 
     def discard(self, init: int) -> None:
         """Of a copy that did not come to be."""
@@ -87,31 +87,31 @@ class Worlds:
                 self._strays[pid] = status
 
     def _ended(self, pid: int, status: int) -> None:
-        world = self._by_pid.pop(pid)
-        if pid == world.session:
-            world.session, world.status = 0, status
-            if world.below and world.init:
-                _clear(world.init)
-                self._tell(world)
-            elif world.init:
-                os.kill(world.init, signal.SIGKILL)
+        family = self._by_pid.pop(pid)
+        if pid == family.session:
+            family.session, family.status = 0, status
+            if family.below and family.init:
+                _clear(family.init)
+                self._tell(family)
+            elif family.init:
+                os.kill(family.init, signal.SIGKILL)
         else:
-            world.init = 0
-        if not world.session and not world.init:
-            self._tell(world)
-            self._leave(world)
+            family.init = 0
+        if not family.session and not family.init:
+            self._tell(family)
+            self._leave(family)
 
-    def _tell(self, world: World) -> None:
-        if not world.told:
-            world.told = True
-            del self._by_number[world.number]
-            self._exited(world.number, os.waitstatus_to_exitcode(world.status))
+    def _tell(self, family: Family) -> None:
+        if not family.told:
+            family.told = True
+            del self._by_number[family.number]
+            self._exited(family.number, os.waitstatus_to_exitcode(family.status))
 
-    def _leave(self, world: World) -> None:
-        above = world.above
+    def _leave(self, family: Family) -> None:
+        above = family.above
         if above is None:
             return
-        above.below.remove(world)
+        above.below.remove(family)
         if not above.below and not above.session and above.init:
             os.kill(above.init, signal.SIGKILL)
 
