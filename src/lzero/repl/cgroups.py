@@ -30,6 +30,7 @@ Kind = Literal["v1", "v2"]
 NEEDED = ("memory", "pids")
 _PERIOD_US = 100_000
 _CLOSE_TIMEOUT_S = 5.0
+_REMEMBERED_S = 0.002
 _OWN_PROCESSES = 4
 """Of the sandbox, beside what a REPL may start: its limit is met before the group's."""
 _MOST_PIDS = 1 << 22
@@ -126,6 +127,21 @@ class Groups:
         over, or nearly, when there is one. Nothing depends on it but time."""
         with suppress(RuntimeError):  # no thread can be started
             asyncio.get_running_loop().run_in_executor(None, self._announce)
+
+    @asynccontextmanager
+    async def announcing(self) -> AsyncIterator[None]:
+        """The same for what takes longer than the kernel remembers."""
+        announcing = asyncio.create_task(self._announce_on())
+        try:
+            yield
+        finally:
+            announcing.cancel()
+
+    async def _announce_on(self) -> None:
+        with suppress(RuntimeError):
+            while True:
+                await asyncio.to_thread(self._announce)
+                await asyncio.sleep(_REMEMBERED_S)
 
     def _announce(self) -> None:
         with suppress(OSError):

@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
@@ -170,20 +171,21 @@ class LocalPool:
     async def _copy(self, original: LocalRepl, on_call: OnCall) -> LocalRepl:
         """A copy that says and does nothing before it is renewed."""
         self._require_watch()
-        ours, theirs = _socket_pair()
-        try:
-            zygote, child = await original.copy_into(theirs)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        copy = await self._admit(LocalRepl(zygote, child, Connection(ours), on_call, self._config))
-        try:
-            await cgroups.add_session(copy)
-        except BaseException:
-            await copy.close()
-            raise
+        async with self._groups.announcing() if self._groups else nullcontext():
+            ours, theirs = _socket_pair()
+            try:
+                zygote, child = await original.copy_into(theirs)
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+            copy = await self._admit(LocalRepl(zygote, child, Connection(ours), on_call, self._config))
+            try:
+                await cgroups.add_session(copy)
+            except BaseException:
+                await copy.close()
+                raise
         self._opened += 1
         return copy
 

@@ -1,56 +1,43 @@
 """A copy of a live REPL, made from outside of it, while not one instruction of its own runs.
 
 Only a process itself can fork its heap, and one that is shut in may not make namespaces. So the zygote's helper, which has every
-right over a REPL and was never reachable from one, makes a second world beside the first, stops the session where it waits for
-the host, has it fork (`tracer`), and has the fork step into that world. A process of a user namespace has all rights over the
-namespaces below its own, and the copy's is: so the original steps down too, beside the copy. What both then are is read
+right over a REPL and was never reachable from one, stops the session where it waits for the host, makes a world beside its own
+(`second_world`), has it fork (`tracer`), and has the fork step into that world. A process of a user namespace has all rights over
+the namespaces below its own, and the copy's is: so the original steps down too, beside the copy. What both then are is read
 from /proc before anybody goes on; whatever fails ends the copy, and lets the original go on, or ends it where it was half-way.
 
-pid_namespaces(7), user_namespaces(7), setns(2).
+setns(2).
 """
 
-import errno
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import NoReturn
 
 import isolate
+from proc import pids_of, read, status_of
+from second_world import NO_DEEPER, OWN_PLACES, PATIENCE_S, Refused, SecondWorld
 from tracer import Broken, Tracee
 
 _DEEPEST = 28
 """Pid namespaces that are nested; the kernel ends at 32."""
-_NO_DEEPER = (
-    "copies end here: each puts itself and its original one level deeper, and the kernel nests namespaces no deeper"
-)
 _STATELESS = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
 _OUTPUTS = {"/memfd:stdout (deleted)": "stdout", "/memfd:stderr (deleted)": "stderr"}
-_OWN_PLACES = ("/workspace", "/tmp", "/dev/shm")
 _CONNECTION = 3
 _CLONE_PARENT, _CLONE_VM = 0x8000, 0x100
-_PATIENCE_S = 1.0
-_COPY_S = 20
-"""What the making of a copy may take; then it is ended, and the original with it."""
+_WAIT_S = 1.0
 _REASON_CHARS = 300
 """Of a refusal; each takes up to 12 bytes of a control message, which holds 4,096."""
-_MANY = 1 << 30
 _MEETING_PLACE = ".lzero"
-_CREDENTIALS = struct.Struct("iII")
 # System calls of x86-64.
 _RECVFROM, _RECVMSG, _SOCKET, _CONNECT, _SETSID, _CHDIR, _CAPSET, _PRCTL = 45, 47, 41, 42, 112, 80, 126, 157
 _DUP3, _CLOSE, _SETNS, _PIDFD_OPEN = 292, 3, 308, 434
 _SECUREBITS = 0xEF
 """No program that it starts gains anything by being root's, and no bit of this changes."""
-
-
-class Refused(Exception):
-    """It cannot be copied; the message says why."""
 
 
 class Maker:
@@ -105,7 +92,7 @@ def _make_copy(init: int, session: int, connection: int, tell: int, limits: isol
         os.write(tell, json.dumps(message).encode() + b"\n")
 
     try:
-        signal.alarm(_COPY_S)
+        signal.alarm(PATIENCE_S)
         say(session=copy(session, init, connection, limits, lambda pid: say(init=pid)))
     except BaseException as error:
         kind = "" if isinstance(error, Refused) else f"{type(error).__name__}: "
@@ -128,13 +115,17 @@ def copy(session: int, init: int, connection: int, limits: isolate.Limits, born:
     original = Tracee.stop(session)
     moved = False
     try:
-        outputs, filtered = _check(original, init), _read_status(session, "Seccomp")
-        with _worlds(original, limits, born) as (holder, new_init):
+        _require_alone(original, init)
+        filtered = status_of(session)["Seccomp"]
+        with SecondWorld(session, limits, born) as world:
+            outputs = _outputs_of(session)
+            new_init = world.init()
             twin = _fork_into(original, new_init)
             try:
                 twin.call(_SETSID)
-                twin.call(_CHDIR, os.readlink(os.fsencode(f"/proc/{session}/cwd")) + b"\0")
                 _give_up_rights(twin)
+                holder = world.finished()
+                twin.call(_CHDIR, os.readlink(os.fsencode(f"/proc/{session}/cwd")) + b"\0")
                 _reconnect(twin, new_init, connection, outputs)
                 moved = True
                 _enter(original, holder, isolate.NEWUSER)
@@ -156,13 +147,13 @@ def copy(session: int, init: int, connection: int, limits: isolate.Limits, born:
 
 def _await_host(pid: int) -> None:
     """Until it waits for the host again, to which it has just spoken; or long enough."""
-    until = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < until and not _read(f"/proc/{pid}/syscall").startswith(f"{_RECVFROM} {_CONNECTION:#x} "):
+    until = time.monotonic() + _WAIT_S
+    while time.monotonic() < until and not read(f"/proc/{pid}/syscall").startswith(f"{_RECVFROM} {_CONNECTION:#x} "):
         time.sleep(0.0005)
 
 
-def _check(original: Tracee, init: int) -> dict[int, tuple[str, int]]:
-    """Its descriptors of captured output: number → name, flags. Raises Refused."""
+def _require_alone(original: Tracee, init: int) -> None:
+    """Raises Refused unless it is one thread that waits for the host, and what it runs can neither see nor answer."""
     pid = original.pid
     if original.waits_in != (_RECVFROM, _CONNECTION):
         raise Refused("it does not wait for its next cell")
@@ -170,18 +161,22 @@ def _check(original: Tracee, init: int) -> dict[int, tuple[str, int]]:
         raise Refused("it filters system calls itself, and could answer in place of the kernel")
     if (threads := len(os.listdir(f"/proc/{pid}/task"))) > 1:
         raise Refused(f"it has {threads} threads, and a copy would have one")
-    children = sum(len(_read(f"/proc/{each}/task/{each}/children").split()) for each in (pid, init))
+    children = sum(len(read(f"/proc/{each}/task/{each}/children").split()) for each in (pid, init))
     if children:
         raise Refused(f"it has processes of its own ({children}; one that has ended counts until it is waited for)")
-    if len(_pids_of(pid)) >= _DEEPEST:
-        raise Refused(_NO_DEEPER)
+    if len(pids_of(pid)) >= _DEEPEST:
+        raise Refused(NO_DEEPER)
+
+
+def _outputs_of(pid: int) -> dict[int, tuple[str, int]]:
+    """Its descriptors of captured output: number → name, flags. Raises Refused where it holds anything that would be shared."""
     if not os.readlink(f"/proc/{pid}/cwd").startswith("/") or os.readlink(f"/proc/{pid}/cwd").endswith(" (deleted)"):
         raise Refused("its working directory is gone")
-    for line in _read(f"/proc/{pid}/maps").splitlines():
+    for line in read(f"/proc/{pid}/maps").splitlines():
         fields = line.split(maxsplit=5)
         name = fields[5] if len(fields) > 5 else "memory without a name"
         written = fields[1][1] == "w" or (fields[1].endswith("s") and name.endswith(" (deleted)"))
-        if (fields[1].endswith("s") and written) or name.startswith((*_OWN_PLACES, "/memfd:")):
+        if (fields[1].endswith("s") and written) or name.startswith((*OWN_PLACES, "/memfd:")):
             raise Refused(f"it maps {name} into memory, which the copy would share")
     outputs = {}
     for number in map(int, os.listdir(f"/proc/{pid}/fd")):
@@ -192,116 +187,10 @@ def _check(original: Tracee, init: int) -> dict[int, tuple[str, int]]:
             kind = "a socket" if target.startswith("socket:") else target
             raise Refused(f"it holds {kind} open (descriptor {number}), which the copy would share; close it first")
         flags = next(
-            line.split()[1] for line in _read(f"/proc/{pid}/fdinfo/{number}").splitlines() if line[:6] == "flags:"
+            line.split()[1] for line in read(f"/proc/{pid}/fdinfo/{number}").splitlines() if line[:6] == "flags:"
         )
         outputs[number] = _OUTPUTS[target], int(flags, 8)
     return outputs
-
-
-@contextmanager
-def _worlds(original: Tracee, limits: isolate.Limits, born: Callable[[int], None]) -> Iterator[tuple[int, int]]:
-    """(a process in the user namespace that is for the original, the init of the copy's world), while these wait."""
-    pid = original.pid
-    places = [os.open(f"/proc/{pid}/root{place}", os.O_RDONLY | os.O_DIRECTORY) for place in _OWN_PLACES]
-    user, pids = (os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "pid"))
-    isolate.join(pids, isolate.NEWPID)  # children to come, not this process
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    verdict, judged = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if isolate.clone_beside() == 0:
-        ours.close()
-        verdict.close()
-        _speak(theirs, lambda: _open_window(theirs, judged, user, lambda: _be_an_init(theirs, limits, places)))
-    theirs.close()
-    judged.close()
-    said: dict[bytes, int] = {}
-    complaints: list[bytes] = []
-    try:
-        while True:  # until the last of them has closed its end: the init by becoming a program of its own
-            word, ancillary, _, _ = ours.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
-            if not word:
-                break
-            if word not in (b"init", b"holder"):
-                complaints.append(word)
-                continue
-            said[word] = _CREDENTIALS.unpack(ancillary[0][2])[0]
-            if word == b"init":
-                born(said[word])
-        if complaints:  # only now: whoever else was made is known, and can be ended
-            raise Refused(complaints[0].decode("utf-8", "replace"))
-        if len(said) != 2:
-            raise Refused("the making of its world broke off")
-        yield said[b"holder"], said[b"init"]
-        verdict.send(b"moved on")
-    finally:
-        ours.close()
-        verdict.shutdown(socket.SHUT_WR)
-        verdict.recv(1)  # the door is closed
-        if b"holder" in said:
-            with suppress(ProcessLookupError):
-                os.kill(said[b"holder"], signal.SIGKILL)
-
-
-def _speak(end: socket.socket, act: Callable[[], None]) -> NoReturn:
-    """Say what goes wrong, and end."""
-    try:
-        act()
-    except BaseException as error:
-        kind = "" if isinstance(error, Refused) else f"{type(error).__name__}: "
-        end.send(f"{kind}{error}".encode("utf-8", "replace")[:2000])
-    finally:
-        os._exit(0)
-
-
-def _open_window(end: socket.socket, verdict: socket.socket, user: int, furnish: Callable[[], None]) -> None:
-    """In the original's user namespace, with all rights there: let further ones be made, the original's next and the copy's.
-
-    It is left so where both moved on, since theirs count as its own too and nobody else is there. Otherwise the door is closed
-    again: the session is stopped meanwhile, and its filter would refuse it anyway.
-    """
-    isolate.join(user, isolate.NEWUSER)
-    isolate.allow_user_namespaces(_MANY)
-
-    def hold() -> None:
-        verdict.close()
-        _nest()
-        end.send(b"holder")
-        end.close()
-        signal.alarm(_COPY_S)  # should whoever ends it otherwise be ended first
-        while True:
-            signal.pause()
-
-    def found() -> None:
-        verdict.close()
-        _nest(isolate.WORLD)
-        if isolate.clone_beside() == 0:
-            _speak(end, furnish)
-
-    for act in (hold, found):
-        if isolate.clone_beside() == 0:
-            _speak(end, act)
-    end.close()
-    if verdict.recv(16) != b"moved on":
-        isolate.allow_user_namespaces(0)
-
-
-def _nest(others: int = 0) -> None:
-    try:
-        isolate.enter_user_namespace(others)
-    except OSError as error:
-        raise (Refused(_NO_DEEPER) if error.errno == errno.ENOSPC else error) from None
-
-
-def _be_an_init(end: socket.socket, limits: isolate.Limits, places: list[int]) -> None:
-    """The first process of the copy's pid namespace: mounts, the original's files, and nothing more to do."""
-    end.send(b"init")
-    isolate.furnish(limits)
-    for descriptor, place in zip(places, _OWN_PLACES, strict=True):
-        try:
-            shutil.copytree(f"/proc/self/fd/{descriptor}", place, symlinks=True, dirs_exist_ok=True)
-        except (OSError, shutil.Error, RecursionError) as error:
-            raise Refused(f"its files in {place} cannot be copied: {str(error)[:500]}") from None
-    isolate.become_init(limits)
 
 
 def _fork_into(original: Tracee, init: int) -> Tracee:
@@ -317,8 +206,8 @@ def _fork_into(original: Tracee, init: int) -> Tracee:
 
 def _enter(tracee: Tracee, target: int, kinds: int) -> None:
     """Step into namespaces of a process that the tracee can see, all at once."""
-    level = len(_pids_of(tracee.pid)) - 1
-    descriptor = tracee.call(_PIDFD_OPEN, _pids_of(target)[level], 0)
+    level = len(pids_of(tracee.pid)) - 1
+    descriptor = tracee.call(_PIDFD_OPEN, pids_of(target)[level], 0)
     tracee.call(_SETNS, descriptor, kinds, 0, 0, 0, isolate.key())
     tracee.call(_CLOSE, descriptor)
 
@@ -372,7 +261,7 @@ def _receive(tracee: Tracee, end: int, count: int) -> list[int]:
 def _verify(original: int, twin: int, holder: int, init: int, filtered: str) -> None:
     """`filtered`: what /proc says of the original's filter. Raises Broken unless both are shut in as every session is, and apart."""
     for pid in (original, twin):
-        status = dict(line.split(":\t", 1) for line in _read(f"/proc/{pid}/status").splitlines() if ":\t" in line)
+        status = status_of(pid)
         rights = [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")]
         if any(rights) or status["NoNewPrivs"] != "1" or status["Threads"] != "1" or status["Seccomp"] != filtered:
             raise Broken(f"it came out with rights that it must not have: {rights}")
@@ -388,25 +277,4 @@ def _verify(original: int, twin: int, holder: int, init: int, filtered: str) -> 
 
 def _num_filters(pid: int) -> int:
     """Of system calls; 0 where the kernel does not say (before 5.9)."""
-    try:
-        return int(_read_status(pid, "Seccomp_filters"))
-    except StopIteration:
-        return 0
-
-
-def _pids_of(pid: int) -> list[int]:
-    """Its numbers in this pid namespace and in all below, down to its own."""
-    return list(map(int, _read_status(pid, "NSpid").split()))
-
-
-def _read_status(pid: int, name: str) -> str:
-    return next(
-        line[len(name) + 1 :].strip()
-        for line in _read(f"/proc/{pid}/status").splitlines()
-        if line.startswith(f"{name}:")
-    )
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
+    return int(status_of(pid).get("Seccomp_filters", 0))

@@ -65,7 +65,9 @@ class Families:
         """Kill with its init, if it has it to itself; any other signal is for the session."""
         family = self._by_number.get(number)
         if family is not None and family.session:
-            os.kill(family.init if sent == signal.SIGKILL and family.init and not family.below else family.session, sent)
+            os.kill(
+                family.init if sent == signal.SIGKILL and family.init and not family.below else family.session, sent
+            )
 
     def discard(self, init: int) -> None:
         """Of a copy that did not come to be."""

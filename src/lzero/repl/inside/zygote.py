@@ -133,14 +133,14 @@ class Zygote:
         copy = self._copies[hear]
         word = os.read(hear, _MESSAGE_BYTES)
         copy.said += word
-        if word:
+        told: dict[str, Any] = {}
+        for line in copy.said.splitlines():
+            told |= json.loads(line)
+        if word and not told.keys() & {"session", "refused"}:
             return
         self._selector.unregister(hear)
         os.close(hear)
         del self._copies[hear]
-        told: dict[str, Any] = {}
-        for line in copy.said.splitlines():
-            told |= json.loads(line)
         if "session" in told:
             self._born(copy.number, told["init"], told["session"], copy.of)
         else:

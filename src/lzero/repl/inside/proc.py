@@ -1,0 +1,16 @@
+"""What /proc says of a process. proc(5)."""
+
+
+def read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """The lines of its status, by name."""
+    return dict(line.split(":\t", 1) for line in read(f"/proc/{pid}/status").splitlines() if ":\t" in line)
+
+
+def pids_of(pid: int) -> list[int]:
+    """Its numbers in this pid namespace and in all below, down to its own."""
+    return list(map(int, status_of(pid)["NSpid"].split()))
