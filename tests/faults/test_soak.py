@@ -75,6 +75,17 @@ async def carries_files(repl: LocalRepl) -> None:
     assert await repl.get("there") == data
 
 
+async def is_copied(repl: LocalRepl) -> None:
+    await repl.put("kept", b"kept")
+    assert await value(repl, "held = [7] * 1000\nlen(held)") == "1000"
+    copy = await repl.fork(seven, seed=1)
+    try:
+        assert await value(copy, "held.append(ask())\nlen(held), open('kept').read()") == "(1001, 'kept')"
+        assert await value(repl, "len(held)") == "1000"
+    finally:
+        await copy.close()
+
+
 LIVES: dict[Callable[[LocalRepl], Awaitable[None]], int] = {
     computes: 10,
     calls: 5,
@@ -86,6 +97,7 @@ LIVES: dict[Callable[[LocalRepl], Awaitable[None]], int] = {
     is_killed: 2,
     leaves_processes: 2,
     carries_files: 2,
+    is_copied: 2,
 }
 """What a session does, and how often."""
 

@@ -65,7 +65,7 @@ class SecondWorld:
         while self._hear():
             pass
         if self._complaints:
-            raise Refused(self._complaints[0].decode("utf-8", "replace"))
+            raise Refused(self._complaint)
         return self._await(b"holder")
 
     def __enter__(self) -> Self:
@@ -82,14 +82,19 @@ class SecondWorld:
         if b"holder" in self._said:
             with suppress(ProcessLookupError):
                 os.kill(self._said[b"holder"], signal.SIGKILL)
+        if self._complaints and not isinstance(error, Refused):
+            raise Refused(self._complaint) from error  # whatever else went wrong, this is why
 
     def _await(self, word: bytes) -> int:
         while word not in self._said and self._hear():
             pass
         if word not in self._said:
-            said = self._complaints[0].decode("utf-8", "replace") if self._complaints else "its world was not made"
-            raise Refused(said)
+            raise Refused(self._complaint)
         return self._said[word]
+
+    @property
+    def _complaint(self) -> str:
+        return self._complaints[0].decode("utf-8", "replace") if self._complaints else "its world was not made"
 
     def _hear(self) -> bool:
         """False when all of them have closed their ends, the init by becoming a program of its own."""
