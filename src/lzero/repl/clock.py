@@ -1,19 +1,57 @@
-"""The time that a cell has had: what the host's tools take is not its own."""
+"""The time that a cell has: what the host's tools take is not its own."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from lzero.types import Execution, Output
+
+GRACE_S = 1.0
+"""What a cell has, after the interrupt, to come to its end."""
 
 
 class Clock:
-    """Starts when the cell does; times are those of the event loop's clock."""
+    """Starts when the cell does."""
 
-    def __init__(self, started: float) -> None:
-        self._started = started
-        self.waited = 0.0
+    def __init__(self, deadline_s: float) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._started = self._now()
+        self._waited = 0.0
+        self._deadline_s = self._allowed_s = deadline_s
+        self._interrupted = False
 
-    def until(self, allowed_s: float) -> float:
-        return self._started + self.waited + allowed_s
+    @property
+    def duration_s(self) -> float:
+        return self._now() - self._started - self._waited
 
-    def duration(self, now: float) -> float:
-        return now - self._started - self.waited
-
-    def check(self, now: float, allowed_s: float) -> None:
-        if self.duration(now) > allowed_s:
+    def until(self) -> float:
+        """When its time is over, by the loop's clock. Raises TimeoutError where it is already: calls that wait in a buffer are no
+        way around the deadline."""
+        if self.duration_s > self._allowed_s:
             raise TimeoutError
+        return self._started + self._waited + self._allowed_s
+
+    def allow(self, more_s: float) -> None:
+        """So much, from now on."""
+        self._allowed_s = self.duration_s + more_s
+
+    def interrupt(self) -> None:
+        """At its deadline, when there is a little more. Raises TimeoutError the second time."""
+        if self._interrupted:
+            raise TimeoutError
+        self._interrupted = True
+        self.allow(GRACE_S)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        asked = self._now()
+        try:
+            yield
+        finally:
+            self._waited += self._now() - asked
+
+    def execution(self, status: Literal["ok", "error"], outputs: tuple[Output, ...], duration_s: float) -> Execution:
+        """Of a cell that came to its end, with the interrupt or without."""
+        late = f"interrupted after {self._deadline_s:g} s" if self._interrupted else ""
+        return Execution(outputs=outputs, status="timed_out" if late else status, duration_s=duration_s, reason=late)

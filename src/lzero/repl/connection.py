@@ -21,7 +21,11 @@ class Connection:
 
     async def send(self, message: wire.ToKernel, *, until: float) -> None:
         """Raises ConnectionError where the other end is gone, ProtocolError where the message is too long."""
-        rest = memoryview(wire.encode(message))
+        await self.send_frame(wire.encode(message), until=until)
+
+    async def send_frame(self, frame: bytes, *, until: float) -> None:
+        """Raises ConnectionError where the other end is gone."""
+        rest = memoryview(frame)
         while rest:
             self._check_open()
             try:

@@ -3,17 +3,15 @@
 import asyncio
 import signal
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-import msgspec
-
 from lzero.config import ReplConfig
-from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError, ToolError, WorkspaceError
+from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError, WorkspaceError
 from lzero.protocols import OnCall
 from lzero.repl import wire
+from lzero.repl.cells import BROKEN, Session
 from lzero.repl.cgroups import Group
 from lzero.repl.clock import Clock
 from lzero.repl.connection import Connection
@@ -23,8 +21,6 @@ from lzero.types import Execution, WorkspaceFile
 
 _Answer = TypeVar("_Answer")
 
-GRACE_S = 1.0
-"""What a cell has, after the interrupt, to come to its end."""
 _OPEN_TIMEOUT_S = 60.0
 _SEND_TIMEOUT_S = 10.0
 _TRANSFER_TIMEOUT_S = 30.0
@@ -34,31 +30,21 @@ _EXIT_TIMEOUT_S = 2.0
 _KILL_TIMEOUT_S = 10.0
 
 
-class LocalRepl:
+class LocalRepl(Session):
     """A REPL in a zygote's jail. Made by `LocalPool.open`."""
 
     def __init__(
         self, zygote: Zygote, child: Child, connection: Connection, on_call: OnCall, config: ReplConfig
     ) -> None:
+        super().__init__(on_call, config)
         self._zygote = zygote
         self._child = child
         self._connection = connection
-        self._on_call = on_call
         self._transfers = Transfers(connection, FileLimits.of(config))
-        self._output_chars = 1000 * config.output_kb
-        self._max_calls = config.tool_calls
-        self._loop = asyncio.get_running_loop()
         self._cells = 0
-        self._calls = 0
-        self._ended = ""
-        self._verdict = ""
-        self._expired = ""
-        self.opened = time.monotonic()
         self._closed = False
         self.group: Group | None = None
         """The control group that its processes are in, where there are any."""
-        self._at_work = False
-        self.on_close: Callable[[], None] = lambda: None
         self.on_fork: Callable[[OnCall], Awaitable[LocalRepl]] = _unforkable
         """Makes a copy that is yet to be renewed."""
 
@@ -85,38 +71,6 @@ class LocalRepl:
         except TimeoutError:
             raise ReplDied(f"a REPL did not start within {_OPEN_TIMEOUT_S:.0f} s") from None
 
-    async def run(self, code: str, *, deadline_s: float) -> Execution:
-        """Run one cell. The time that the host's tools take counts neither against `deadline_s` nor in the duration.
-
-        Raises ReplDied if the REPL was already gone, or went without the cell's doing.
-        """
-        if self._ended:
-            raise ReplDied(f"this REPL has ended: {self._ended}")
-        self._ended = "its last cell was abandoned"  # unless this one comes to an end
-        self._at_work = True
-        self._cells += 1
-        clock = Clock(self._loop.time())
-        message = wire.Run(id=self._cells, code=code.encode("utf-8", "replace").decode())
-        try:
-            execution = await self._converse(message, clock, deadline_s)
-        except TimeoutError:
-            reason = f"time: the cell ignored its deadline of {deadline_s:g} s and the interrupt"
-        except ProtocolError as error:
-            reason = f"protocol: {error}"
-        except ConnectionError:
-            if self._expired:
-                self._ended = self._expired
-                raise ReplDied(f"this REPL has ended: {self._ended}") from None
-            reason = self._verdict or self.objection() or f"exit: the session {await self._why_gone()}"
-        else:
-            self._ended = ""
-            return execution
-        finally:
-            self._at_work = False
-        self._ended = reason
-        await self._kill()
-        return Execution(outputs=(), status="killed", reason=reason, duration_s=clock.duration(self._loop.time()))
-
     async def put(self, path: str, data: bytes) -> None:
         await self._carry(lambda until: self._transfers.put(path, data, until=until))
 
@@ -127,17 +81,17 @@ class LocalRepl:
         return await self._carry(lambda until: self._transfers.files(until=until))
 
     async def fork(self, on_call: OnCall, *, seed: int) -> "LocalRepl":
-        if self._at_work:
+        if self._ending.at_work:
             raise ForkRefused("this REPL cannot be copied while a cell runs or a file is carried")
         await self._carry(self._settle)
-        self._at_work = True
+        self._ending.at_work = True
         try:
             copy = await self.on_fork(on_call)
         except ReplDied:
-            self._ended = self._ended or "it died as it was copied"
+            self._ending.why = self._ending.why or "it died as it was copied"
             raise
         finally:
-            self._at_work = False
+            self._ending.at_work = False
         ready = False
         try:
             await copy._carry(lambda until: copy._ask(wire.Renew(seed=seed), until))
@@ -184,22 +138,12 @@ class LocalRepl:
             return ()
         return self._child.forked.result(), self._child.init
 
-    async def kill(self, reason: str) -> None:
-        """End the session for what it did; its cell, or the next one, answers `killed` with this reason."""
-        self._verdict = self._verdict or reason
-        await self._kill()
-
-    async def expire(self, reason: str) -> None:
-        """End the session for no fault of its own: its cell, or the next one, raises ReplDied with this reason."""
-        self._expired = self._expired or reason
-        await self._kill()
-
     async def close(self) -> None:
         """Kill the session and everything it started. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
-        self._ended = self._ended or "it was closed"
+        self._ending.why = self._ending.why or "it was closed"
         try:
             await self._kill()
         finally:
@@ -209,87 +153,46 @@ class LocalRepl:
     async def _carry(self, transfer: Callable[[float], Awaitable[_Answer]]) -> _Answer:
         """A transfer between two cells, with its deadline. Raises WorkspaceError, and the session lives; any ReplError, and it
         is gone."""
-        if self._ended:
-            raise ReplDied(f"this REPL has ended: {self._ended}")
-        self._ended = "its last transfer was abandoned"  # unless this one comes to an end
-        self._at_work = True
-        broken: ProtocolError | None = None
         try:
-            answer = await transfer(self._loop.time() + _TRANSFER_TIMEOUT_S)
-        except WorkspaceError:
-            self._ended = ""
-            raise
-        except TimeoutError:
-            reason = f"time: the session did not carry a file within {_TRANSFER_TIMEOUT_S:g} s"
-        except ProtocolError as error:
-            reason, broken = f"protocol: {error}", error
-        except ConnectionError:
-            reason = self._expired or self._verdict or self.objection() or f"exit: the session {await self._why_gone()}"
-        else:
-            self._ended = ""
-            return answer
-        finally:
-            self._at_work = False
-        self._ended = reason
-        await self._kill()
-        raise broken or ReplDied(reason)
+            with self._ending.unless_done("transfer", WorkspaceError):
+                return await transfer(self._loop.time() + _TRANSFER_TIMEOUT_S)
+        except BROKEN as error:
+            late = f"the session did not carry a file within {_TRANSFER_TIMEOUT_S:g} s"
+            reason = await self._end(error, late=late)
+            raise error if isinstance(error, ProtocolError) else ReplDied(reason) from None
 
-    async def _converse(self, message: wire.Run, clock: Clock, deadline_s: float) -> Execution:
-        """Send the cell, answer its calls, return when it is done. Past the deadline it is interrupted, once."""
-        await self._connection.send(message, until=self._loop.time() + _SEND_TIMEOUT_S)
-        allowed, interrupted = deadline_s, False
+    async def _converse(self, code: str, clock: Clock) -> Execution:
+        self._cells += 1
+        cell = wire.Run(id=self._cells, code=code)
+        await self._connection.send(cell, until=self._loop.time() + _SEND_TIMEOUT_S)
         while True:
             try:
-                clock.check(self._loop.time(), allowed)  # calls that wait in the buffer are no way around the deadline
-                answer = await self._connection.receive(until=clock.until(allowed))
+                answer = await self._connection.receive(until=clock.until())
             except TimeoutError:
-                if interrupted:
-                    raise
-                interrupted, allowed = True, clock.duration(self._loop.time()) + GRACE_S
+                clock.interrupt()
                 await self._zygote.signal(self._child, signal.SIGINT)
                 continue
             match answer:
                 case wire.Call():
-                    await self._answer(answer, clock)
+                    if answer.id != self._calls + 1:
+                        raise ProtocolError(f"call {answer.id} where {self._calls + 1} was due")
+                    reply = await self._answer(answer, clock)
+                    await self._connection.send_frame(reply, until=self._loop.time() + _SEND_TIMEOUT_S)
                     await asyncio.sleep(0)  # a flood of calls leaves the other sessions their turn
-                case wire.Done() if answer.id == message.id:
-                    return Execution(
-                        outputs=answer.outputs,
-                        status="timed_out" if interrupted else answer.status,
-                        duration_s=clock.duration(self._loop.time()),
-                        reason=f"interrupted after {deadline_s:g} s" if interrupted else "",
-                    )
+                case wire.Done() if answer.id == cell.id:
+                    return clock.execution(answer.status, answer.outputs, clock.duration_s)
                 case _:
-                    raise ProtocolError(f"{type(answer).__name__} in the middle of cell {message.id}")
-
-    async def _answer(self, call: wire.Call, clock: Clock) -> None:
-        self._calls += 1
-        if call.id != self._calls:
-            raise ProtocolError(f"call {call.id} where {self._calls} was due")
-        asked = self._loop.time()
-        try:
-            if call.id > self._max_calls:
-                raise ToolError(f"a session may make {self._max_calls:,} tool calls, no more", fault="agent")
-            reply = wire.Reply(value=await self._on_call(call.name, wire.arguments_of(call)))
-        except ToolError as error:
-            reply = wire.Reply(error=str(error))
-        clock.waited += self._loop.time() - asked
-        until = self._loop.time() + _SEND_TIMEOUT_S
-        try:
-            await self._connection.send(reply, until=until)
-        except (ProtocolError, TypeError, OverflowError, UnicodeEncodeError, msgspec.EncodeError) as error:
-            await self._connection.send(wire.Reply(error=f"the answer cannot be sent: {error}"), until=until)
+                    raise ProtocolError(f"{type(answer).__name__} in the middle of cell {cell.id}")
 
     async def _why_gone(self) -> str:
-        """How the session ended, in words. Raises ReplDied where the zygote ended, and so not by the cell's doing."""
         try:
             async with asyncio.timeout(_EXIT_TIMEOUT_S):
                 code = await asyncio.shield(self._child.ended)
         except TimeoutError:
             return "closed its connection"
         if code is None:
-            self._ended = "the sandbox's zygote died"
-            raise ReplDied(self._ended)
+            self._ending.why = "the sandbox's zygote died"
+            raise ReplDied(self._ending.why)
         return f"was killed by {signal_name(-code)}" if code < 0 else f"exited with code {code}"
 
     async def _kill(self) -> None:

@@ -211,6 +211,14 @@ def encode(message: ToKernel) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
+def encode_reply(reply: Reply) -> bytes:
+    """A whole frame; one that says so, where the answer is nothing that can be sent."""
+    try:
+        return encode(reply)
+    except (ProtocolError, TypeError, OverflowError, UnicodeEncodeError, msgspec.EncodeError) as error:
+        return encode(Reply(error=f"the answer cannot be sent: {error}"))
+
+
 def body_length(header: bytes | bytearray) -> int:
     """Raises ProtocolError for a length that no frame has."""
     (length,) = HEADER.unpack(header)

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
-from lzero.errors import ForkRefused, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
+from lzero.errors import ForkRefused, LzeroError, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
+from lzero.repl.ending import Ending
 from lzero.repl.files import checked, workspace_path
 from lzero.repl.remote import wire
 from lzero.repl.remote.link import Inbox, Link, Refused
@@ -20,7 +21,6 @@ logger = logging.getLogger(__name__)
 _OPEN_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 120.0
 """Time that the server takes beside a cell's own: to interrupt it, to kill it, to close it."""
-_HAS_ENDED = "this REPL has ended: "
 _Answer = TypeVar("_Answer", bound=wire.Answer)
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
@@ -248,7 +248,7 @@ class RemoteRepl:
         self._link = link
         self._number = number
         self._on_call = on_call
-        self._ended = ""
+        self._ending = Ending()
         self._closing: asyncio.Task[None] | None = None
         self.on_close: Callable[[], None] = lambda: None
         self.on_fork: Callable[[RemoteRepl], None] = lambda _: None
@@ -262,11 +262,11 @@ class RemoteRepl:
                 await self._answer(message)
             execution = self._due(wire.Done, message).execution
         if execution.status == "killed":
-            self._ended = execution.reason
+            self._ending.why = execution.reason
         return execution
 
     async def fork(self, on_call: OnCall, *, seed: int) -> "RemoteRepl":
-        async with self._request("fork") as inbox:
+        async with self._request("fork", ForkRefused) as inbox:
             copy = RemoteRepl(self._link, inbox.number, on_call)
             born = False
             try:
@@ -288,7 +288,7 @@ class RemoteRepl:
                 f"{target!r}: {len(data):,} bytes are more than the {self._link.file_bytes:,} that a file may have; "
                 f"raise repl.file_mb on {self._link.url}"
             )
-        async with self._request("transfer") as inbox:
+        async with self._request("transfer", WorkspaceError) as inbox:
             await self._link.send(wire.Put(id=inbox.number, repl=self._number, path=target, size=len(data)))
             start, last = 0, False
             while isinstance(message := await inbox.get(within_s=_ANSWER_TIMEOUT_S), wire.More) and not last:
@@ -300,7 +300,7 @@ class RemoteRepl:
 
     async def get(self, path: str) -> bytes:
         target = workspace_path(path)
-        async with self._request("transfer") as inbox:
+        async with self._request("transfer", WorkspaceError) as inbox:
             await self._link.send(wire.Get(id=inbox.number, repl=self._number, path=target))
             data = bytearray()
             while True:
@@ -315,13 +315,13 @@ class RemoteRepl:
                 await self._link.send(wire.More(id=inbox.number))
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
-        async with self._request("transfer") as inbox:
+        async with self._request("transfer", WorkspaceError) as inbox:
             await self._link.send(wire.Files(id=inbox.number, repl=self._number))
             return checked(self._due(wire.Listing, await inbox.get(within_s=_ANSWER_TIMEOUT_S)).files)
 
     async def close(self) -> None:
         """End it on its server; returns when nothing of it is left there, or the server is lost. Safe to call twice."""
-        self._ended = self._ended or "it was closed"
+        self._ending.why = self._ending.why or "it was closed"
         self.abandon()
         assert self._closing is not None
         await asyncio.shield(self._closing)
@@ -343,25 +343,16 @@ class RemoteRepl:
             self.on_close()
 
     @asynccontextmanager
-    async def _request(self, what: str) -> AsyncIterator[Inbox]:
+    async def _request(self, what: str, *refusals: type[LzeroError]) -> AsyncIterator[Inbox]:
         """One request at a time. A REPL whose request does not come to its end is closed on its server."""
-        if self._ended:
-            raise ReplDied(f"{_HAS_ENDED}{self._ended}")
-        self._ended = f"its last {what} was abandoned"  # unless this one comes to an end
+        self._ending.check()
         inbox = self._link.inbox()
-        over = False
         try:
-            yield inbox
-            self._ended, over = "", True
-        except (WorkspaceError, ForkRefused):
-            self._ended, over = "", True
-            raise
-        except ReplError as error:
-            self._ended = str(error).removeprefix(_HAS_ENDED)
-            raise
+            with self._ending.unless_done(what, *refusals):
+                yield inbox
         finally:
             self._link.forget(inbox)
-            if not over:
+            if self._ending.why:
                 self.abandon()
 
     def _due(self, kind: type[_Answer], message: wire.Answer) -> _Answer:
