@@ -58,7 +58,7 @@ async def test_a_session_that_follows_links_finds_its_own_files_only(pool: Local
     victim = await pool.open((), no_tools, seed=0)
     await run(
         victim,
-        f"import os, workspace\nworkspace._READ = os.O_RDONLY\nos.symlink('/tmp/own', 'own')\n"
+        f"import beneath, os\nbeneath._READ = os.O_RDONLY\nos.symlink('/tmp/own', 'own')\n"
         f"open('/tmp/own', 'w').write('of the session')\nos.symlink({str(secret)!r}, 'host')",
     )
     assert await victim.get("own") == b"of the session"  # without the defence, and yet
@@ -96,7 +96,7 @@ async def test_a_session_that_waits_for_a_fifo_ends_at_the_deadline(
 ) -> None:
     monkeypatch.setattr(session, "_TRANSFER_TIMEOUT_S", 0.5)
     victim = await pool.open((), no_tools, seed=0)
-    await run(victim, "import os, workspace\nworkspace._READ = os.O_RDONLY\nos.mkfifo('fifo')")
+    await run(victim, "import beneath, os\nbeneath._READ = os.O_RDONLY\nos.mkfifo('fifo')")
     with pytest.raises(ReplDied, match=r"within 0\.5 s"):  # without O_NONBLOCK
         await victim.get("fifo")
     await victim.close()

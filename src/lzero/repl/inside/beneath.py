@@ -1,0 +1,81 @@
+"""Regular files beneath a directory that somebody else may change at any moment.
+
+A path is walked one directory at a time and no link is followed; what is opened is looked at before it is read. All raise OSError.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+LONGEST_PATH = 1024
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not keep us waiting for its other end
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def written(root: str, path: str) -> Iterator[BinaryIO]:
+    """A file to be filled: what has the final name is complete."""
+    with _parent(root, path, make=True) as (directory, name):
+        temporary = f".{os.urandom(8).hex()}"
+        try:
+            with os.fdopen(os.open(temporary, _WRITE, 0o644, dir_fd=directory), "wb") as file:
+                yield file
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=directory)
+            raise
+
+
+@contextmanager
+def opened(root: str, path: str) -> Iterator[BinaryIO]:
+    with _parent(root, path) as (directory, name), os.fdopen(os.open(name, _READ, dir_fd=directory), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.ENXIO, "not a regular file")
+        yield file
+
+
+def regular_files(root: str, *, deepest: int = LONGEST_PATH) -> Iterator[tuple[str, int]]:
+    """Path and bytes of every one, by name; what cannot be entered is left out. Each directory that others are in takes a
+    descriptor, and `deepest` bounds how many these are."""
+    with _parent(root, "") as (directory, _):
+        yield from _walk(directory, "", deepest)
+
+
+def _walk(directory: int, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
+    for name in sorted(os.listdir(directory)):
+        path = prefix + os.fsencode(name).decode("utf-8", "backslashreplace")
+        if len(path.encode()) > LONGEST_PATH or depth == 0:
+            raise OSError(errno.ENAMETOOLONG, "a path that nobody could ask for")
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                yield path, status.st_size
+            elif stat.S_ISDIR(status.st_mode):
+                inner = os.open(name, _DIRECTORY, dir_fd=directory)
+                try:
+                    yield from _walk(inner, f"{path}/", depth - 1)
+                finally:
+                    os.close(inner)
+
+
+@contextmanager
+def _parent(root: str, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+    """The directory that a path's last part is in, as a descriptor, and that part. `make`: directories that are missing."""
+    *parents, name = path.split("/")
+    directory = os.open(root, _DIRECTORY)
+    try:
+        for parent in parents:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(parent, 0o755, dir_fd=directory)
+            inner = os.open(parent, _DIRECTORY, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        yield directory, name
+    finally:
+        os.close(directory)
