@@ -84,14 +84,68 @@ class AgentConfig(Section):
 
 
 class ReplConfig(Section):
+    # What runs.
+    packages: tuple[str, ...] = Field(
+        (), description="Packages of the kernel environment beside IPython, numpy and pandas, as pip takes them."
+    )
+    environment: str = Field(
+        "",
+        description="Directory of the kernel environment; empty: made once, inside the Python environment lzero runs in.",
+    )
+    python: str = Field(
+        "", description="Interpreter the kernel environment is made from; empty: the one lzero runs in."
+    )
+    kernelspec: str = Field(
+        "python3", description='Jupyter kernelspec of tier "unsandboxed", as `jupyter kernelspec list` names it.'
+    )
+    zygotes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Warm processes that REPLs are forked from, at most; 0: one per core. More are started as they are busy.",
+    )
+    forks_per_zygote: Count = Field(
+        5_000, description="Forks after which a zygote is replaced: its REPLs all have one memory layout."
+    )
+
+    # What shuts it in.
     tier: Literal["namespaces", "unsandboxed"] = Field(
         "namespaces",
         description='What shuts a REPL in: "namespaces" (all of docs/sandbox.md), or, never chosen for you, "unsandboxed" (nothing: a '
         "plain Jupyter kernel with your rights). `lzero pool probe` tells what this machine allows.",
     )
-    kernelspec: str = Field(
-        "python3", description='Jupyter kernelspec of tier "unsandboxed", as `jupyter kernelspec list` names it.'
+    cgroups: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether each REPL is in a control group of its own, by which the kernel bounds all that it holds (memory and "
+        'workspace together) and shares the processor out: "auto", where this machine lets us; "on", or not at all; "off".',
     )
+
+    # What one REPL may use, and what may go in and out of it.
+    memory_mb: int = Field(
+        2048, ge=64, description="Memory that all processes of a REPL hold together; one that holds more is killed."
+    )
+    disk_mb: int = Field(256, ge=1, description="Size of a REPL's private workspace, and of the largest file in it.")
+    files: int = Field(16_384, ge=64, description="Files and directories of the workspace.")
+    processes: int = Field(64, ge=2, description="Processes and threads of a REPL together.")
+    open_files: int = Field(256, ge=32, description="Descriptors that one process of a REPL may have open.")
+    cpu_s: Positive = Field(
+        3600.0, description="Processor seconds that all processes of a REPL use together; one that uses more is killed."
+    )
+    cores: float = Field(
+        0.0, ge=0.0, description="Processor cores that a REPL may use; 0: no bound. Needs control groups."
+    )
+    lifetime_s: Positive = Field(
+        7200.0, description="Seconds a REPL may exist; then it ends, which counts as our failure, never as the agent's."
+    )
+    output_kb: int = Field(
+        512,
+        ge=8,
+        le=1000,
+        description="What a cell may put out, in 1,000 characters (images in Base64): more is cut in its middle, or left out.",
+    )
+    file_mb: int = Field(16, ge=1, description="Largest file that goes into a REPL's workspace, or out of it.")
+    transfers: int = Field(256, ge=0, description="Files that go in and out of one REPL's workspace, together.")
+    tool_calls: Count = Field(10_000, description="Tool calls that leave one REPL; further ones are refused.")
+
+    # Where it is.
     servers: tuple[str, ...] = Field(
         (),
         description='Pool servers that REPLs live on (`lzero pool serve` there), as "ws://host:port" or "wss://host:port"; empty: '
@@ -103,53 +157,6 @@ class ReplConfig(Section):
     certificate_authority: str = Field(
         "",
         description="File with the certificate that signed those of wss:// servers; empty: the system's authorities.",
-    )
-    packages: tuple[str, ...] = Field(
-        (), description="Packages of the kernel environment beside IPython, numpy and pandas, as pip takes them."
-    )
-    environment: str = Field(
-        "",
-        description="Directory of the kernel environment; empty: made once, inside the Python environment lzero runs in.",
-    )
-    python: str = Field(
-        "", description="Interpreter the kernel environment is made from; empty: the one lzero runs in."
-    )
-    zygotes: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="Warm processes that REPLs are forked from, at most; 0: one per core. More are started as they are busy.",
-    )
-    forks_per_zygote: Count = Field(
-        5_000, description="Forks after which a zygote is replaced: its REPLs all have one memory layout."
-    )
-    memory_mb: int = Field(
-        2048, ge=64, description="Memory that all processes of a REPL hold together; one that holds more is killed."
-    )
-    disk_mb: int = Field(256, ge=1, description="Size of a REPL's private workspace, and of the largest file in it.")
-    files: int = Field(16_384, ge=64, description="Files and directories of the workspace.")
-    processes: int = Field(64, ge=2, description="Processes and threads of a REPL together.")
-    open_files: int = Field(256, ge=32, description="Descriptors that one process of a REPL may have open.")
-    output_kb: int = Field(
-        512,
-        ge=8,
-        le=1000,
-        description="What a cell may put out, in 1,000 characters (images in Base64): more is cut in its middle, or left out.",
-    )
-    file_mb: int = Field(16, ge=1, description="Largest file that goes into a REPL's workspace, or out of it.")
-    transfers: int = Field(256, ge=0, description="Files that go in and out of one REPL's workspace, together.")
-    cpu_s: Positive = Field(
-        3600.0, description="Processor seconds that all processes of a REPL use together; one that uses more is killed."
-    )
-    lifetime_s: Positive = Field(
-        7200.0, description="Seconds a REPL may exist; then it ends, which counts as our failure, never as the agent's."
-    )
-    tool_calls: Count = Field(10_000, description="Tool calls that leave one REPL; further ones are refused.")
-    cgroups: Literal["auto", "on", "off"] = Field(
-        "auto",
-        description="Whether each REPL is in a control group of its own, by which the kernel bounds all that it holds (memory and "
-        'workspace together) and shares the processor out: "auto", where this machine lets us; "on", or not at all; "off".',
-    )
-    cores: float = Field(
-        0.0, ge=0.0, description="Processor cores that a REPL may use; 0: no bound. Needs control groups."
     )
 
 
