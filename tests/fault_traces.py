@@ -175,11 +175,11 @@ async def settled(most: tuple[int, ...]) -> None:
     assert dead() == [], "dead, and reaped by nobody"
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60.0
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
 
 
 async def works(repl: LocalRepl) -> bool:

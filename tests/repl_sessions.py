@@ -1,12 +1,17 @@
 """What tests of the REPL say to one."""
 
 from lzero.protocols import Repl
-from lzero.types import Execution, Json, Result
+from lzero.types import Error, Execution, Json, Result
 
 
 async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
     """The host's side of a REPL without tools."""
     raise AssertionError(name)
+
+
+async def echo(name: str, arguments: dict[str, Json]) -> Json:
+    """The host's side of tools that tell what they were asked."""
+    return {"name": name, "arguments": arguments}
 
 
 async def run(repl: Repl, code: str) -> Execution:
@@ -19,3 +24,8 @@ async def value(repl: Repl, code: str) -> str:
     assert execution.status == "ok", execution
     (result,) = [output for output in execution.outputs if isinstance(output, Result)]
     return result.data["text/plain"]
+
+
+async def raised(repl: Repl, code: str) -> str:
+    """The name of the exception that a cell ends with; "" for none."""
+    return "".join(output.ename for output in (await run(repl, code)).outputs if isinstance(output, Error))

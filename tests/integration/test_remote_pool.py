@@ -9,13 +9,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
+from fault_traces import until
 from pool_servers import TOKEN, ServerProcess, remote_pool
 from repl_sessions import no_tools, value
 from websockets.asyncio.client import ClientConnection, connect
@@ -34,13 +35,6 @@ from lzero.types import Json
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 FOREVER = "import time\ntime.sleep(1000)"
 SEARCH: ToolSpec = ToolStub(name="search", parameters=("query",), description="search(query: str) -> str")
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 def raw(url: str, token: str = TOKEN, version: str = str(remote_wire.VERSION)) -> connect:

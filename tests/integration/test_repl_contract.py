@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from pool_servers import over_loopback
+from repl_sessions import echo
 
 from lzero.errors import ForkRefused, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import Repl, ReplPool
@@ -56,10 +57,6 @@ class Spec:
 
 SEARCH = Spec("search", ("query", "limit"), "search(query, limit) -> str: looks a name up.")
 Answer = Callable[[str, dict[str, Json]], Awaitable[Json]]
-
-
-async def echo(name: str, arguments: dict[str, Json]) -> Json:
-    return {"name": name, "arguments": arguments}
 
 
 class Host:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from repl_sessions import no_tools, value
+from repl_sessions import no_tools, raised, value
 
 import lzero
 from lzero.repl import LocalPool, LocalRepl
@@ -24,14 +24,6 @@ async def pool() -> AsyncIterator[LocalPool]:
         yield pool
     os.close(descriptor)
     del os.environ["LZERO_TEST_HOST_VARIABLE"]
-
-
-async def raised(repl: LocalRepl, statement: str) -> str:
-    """The name of the exception that a statement ends with, "" for none."""
-    code = "\n".join(
-        ["try:", f"    {statement}", "    name = ''", "except BaseException as e:", "    name = type(e).__name__"]
-    )
-    return (await value(repl, f"{code}\nname")).strip("'")
 
 
 async def test_no_module_of_lzero_is_importable(repl: LocalRepl) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 import pytest
-from repl_sessions import run, value
+from repl_sessions import echo, run, value
 
 from lzero.errors import ToolError
 from lzero.repl import LocalPool
@@ -21,10 +21,6 @@ class Spec:
 
 
 SEARCH = Spec("search", ("query", "limit"), "search(query, limit) -> str: looks a name up.")
-
-
-async def echo(name: str, arguments: dict[str, Json]) -> Json:
-    return {"name": name, "arguments": arguments}
 
 
 async def fail(name: str, arguments: dict[str, Json]) -> Json:

@@ -2,23 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import psutil
 import pytest
+from fault_traces import until
 from repl_sessions import no_tools, value
 
 from lzero.config import ReplConfig
 from lzero.repl import LocalPool
 
 pytestmark = pytest.mark.sandbox
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 def num_jails() -> int:

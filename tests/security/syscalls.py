@@ -3,10 +3,9 @@
 import ast
 from pathlib import Path
 
-from repl_sessions import run, value
+from repl_sessions import value
 
 from lzero.repl import LocalRepl
-from lzero.types import Error
 
 CALL = """
 import ctypes, os, signal, subprocess, sys
@@ -28,12 +27,6 @@ async def answers(repl: LocalRepl, code: str) -> list[int]:
     """The list of numbers that a cell after `CALL` ends with."""
     found: list[int] = ast.literal_eval(await value(repl, CALL + code))
     return found
-
-
-async def raised(repl: LocalRepl, code: str) -> str:
-    """The name of the exception that a cell ends with; "" for none."""
-    execution = await run(repl, code)
-    return "".join(output.ename for output in execution.outputs if isinstance(output, Error))
 
 
 def host_pids(marker: str) -> list[int]:

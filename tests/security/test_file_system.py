@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from cases import attack
-from repl_sessions import no_tools, run, value
-from syscalls import CALL, answers, raised
+from repl_sessions import no_tools, raised, run, value
+from syscalls import CALL, answers
 
 import lzero
 from lzero.repl import LocalPool, LocalRepl

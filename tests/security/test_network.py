@@ -4,8 +4,7 @@ import time
 
 import pytest
 from cases import attack
-from repl_sessions import no_tools, value
-from syscalls import raised
+from repl_sessions import no_tools, raised, value
 
 from lzero.repl import LocalPool, LocalRepl
 

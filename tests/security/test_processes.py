@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from cases import attack
-from repl_sessions import no_tools, run, value
-from syscalls import answers, host_pids, raised
+from repl_sessions import no_tools, raised, run, value
+from syscalls import answers, host_pids
 
 from lzero.errors import ReplDied
 from lzero.repl import LocalPool, LocalRepl

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from cases import attack
-from repl_sessions import no_tools, run, value
+from repl_sessions import no_tools, raised, run, value
 
 from lzero.repl import LocalPool, LocalRepl
 from lzero.repl.jail import Limits
@@ -92,11 +92,6 @@ done, met
 """
     done, met = ast.literal_eval(await value(repl, code))
     return int(done), str(met)
-
-
-async def raised(repl: LocalRepl, code: str) -> str:
-    """The name of the exception that a cell ends with; "" for none."""
-    return "".join(output.ename for output in (await run(repl, code)).outputs if isinstance(output, Error))
 
 
 async def killed(pool: LocalPool, code: str, deadline_s: float = 20.0) -> Execution:
