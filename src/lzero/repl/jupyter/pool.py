@@ -11,6 +11,7 @@ from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import watchdog
+from lzero.repl.keys import check_acting
 from lzero.types import Json
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class JupyterPool:
     def __init__(self, config: ReplConfig | None = None) -> None:
         """Raises ConfigError for a key that would not act."""
         self._config = config or ReplConfig(tier="unsandboxed")
-        _check(self._config)
+        check_acting(self._config, _ACTING, "repl.tier = 'unsandboxed' is a plain Jupyter kernel")
         self._language = ""
         self._context: zmq.asyncio.Context | None = None
         self._opening = asyncio.Semaphore(_OPENING_AT_ONCE)
@@ -110,14 +111,6 @@ class JupyterPool:
     def facts(self) -> Mapping[str, Json]:
         """What shuts its REPLs in: nothing."""
         return {"tier": self._config.tier, "kernelspec": self._config.kernelspec, "language": self._language}
-
-
-def _check(config: ReplConfig) -> None:
-    """Raises ConfigError for a key that only a sandbox would obey."""
-    usual = ReplConfig()
-    for name in type(config).model_fields:
-        if name not in _ACTING and getattr(config, name) != getattr(usual, name):
-            raise ConfigError(f"repl.{name} would not act: repl.tier = 'unsandboxed' is a plain Jupyter kernel")
 
 
 def _language_of(kernelspec: str) -> str:

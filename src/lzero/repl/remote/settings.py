@@ -5,21 +5,14 @@ from urllib.parse import urlsplit
 
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError
+from lzero.repl.keys import LOCAL, REMOTE, check_acting
 from lzero.repl.remote.pool import RemotePool
 from lzero.repl.remote.token import VARIABLE, read_token
-
-KEYS = ("servers", "token_file", "certificate_authority")
-"""The keys of [repl] that say where REPLs are; what they are like is said on the servers."""
 
 
 def remote_pool(config: ReplConfig) -> RemotePool:
     """Raises ConfigError: an address that is none, no token, a key that would not act."""
-    usual = ReplConfig()
-    for key in ReplConfig.model_fields:
-        if key not in KEYS and getattr(config, key) != getattr(usual, key):
-            raise ConfigError(
-                f"repl.{key} would not act: REPLs live on repl.servers, where `lzero pool serve repl.{key}=…` sets it"
-            )
+    check_acting(config, REMOTE, "REPLs live on repl.servers, where `lzero pool serve repl.{key}=…` sets it")
     for url in config.servers:
         _check(url)
     urls = tuple(url.rstrip("/") for url in config.servers)
@@ -33,11 +26,8 @@ def remote_pool(config: ReplConfig) -> RemotePool:
 
 def check_unused(config: ReplConfig) -> None:
     """Where REPLs are of this machine. Raises ConfigError for a key that would not act."""
-    if config.servers:
-        raise ConfigError("repl.servers would not act: this command is about REPLs of this machine")
-    for key in ("token_file", "certificate_authority"):
-        if getattr(config, key):
-            raise ConfigError(f"repl.{key} would not act: it is for repl.servers, and there are none")
+    check_acting(config, (*LOCAL, "token_file", "certificate_authority"), "this command is about REPLs of this machine")
+    check_acting(config, LOCAL, "it is for repl.servers, and there are none")
 
 
 def _check(url: str) -> None:
