@@ -6,26 +6,31 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
+from lzero.config import ReplConfig
+from lzero.protocols import ReplPool
 from lzero.repl import LocalPool
 from lzero.repl.remote.pool import RemotePool
 from lzero.repl.remote.server import PoolServer
+from lzero.serving import Serving
 
 TOKEN = "a-token-for-tests-only"  # noqa: S105
 _COMMAND = "from lzero.cli import main; main()"
 _PATIENCE_S = 60.0
 
 
+def serving(pool: ReplPool, *, file_bytes: int = ReplConfig().file_mb << 20, **options: Any) -> PoolServer:
+    """At a free port; options as in `Serving`."""
+    return PoolServer(pool, Serving(port=0, **options), token=TOKEN, file_bytes=file_bytes)
+
+
 @asynccontextmanager
-async def remote_pool(local: LocalPool, **options: float) -> AsyncIterator[RemotePool]:
+async def remote_pool(local: LocalPool, **options: Any) -> AsyncIterator[RemotePool]:
     """`local`, as a client on the same machine sees it."""
-    async with (
-        PoolServer(local, token=TOKEN, **options) as server,  # type: ignore[arg-type] # mypy takes them all for one type
-        RemotePool((server.url,), token=TOKEN) as pool,
-    ):
+    async with serving(local, **options) as server, RemotePool((server.url,), token=TOKEN) as pool:
         yield pool
 
 

@@ -40,7 +40,7 @@ from fault_traces import (
     works,
     zygotes,
 )
-from pool_servers import TOKEN, ServerProcess
+from pool_servers import TOKEN, ServerProcess, serving
 from repl_sessions import no_tools, value
 
 from lzero.config import ReplConfig
@@ -48,7 +48,6 @@ from lzero.errors import ReplDied, ReplError
 from lzero.protocols import Repl, ReplPool
 from lzero.repl import LocalPool
 from lzero.repl.remote.pool import RemotePool
-from lzero.repl.remote.server import PoolServer
 from lzero.types import Execution, Json, Result
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_directory")]
@@ -323,7 +322,7 @@ async def test_a_pool_server_that_is_killed_at_any_moment_is_a_typed_failure_and
 async def test_a_client_that_is_killed_at_any_moment_leaves_nothing_on_its_server(kills: int) -> None:
     dice = random.Random(18)
     before = traces()
-    async with LocalPool(ReplConfig(zygotes=1)) as pool, PoolServer(pool, token=TOKEN, lease_s=2.0) as server:
+    async with LocalPool(ReplConfig(zygotes=1)) as pool, serving(pool, lease_s=2.0) as server:
         survivor = await pool.open((), no_tools, seed=0)
         idle = await at_rest()
         for _ in range(kills):

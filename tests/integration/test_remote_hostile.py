@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import psutil
 import pytest
-from pool_servers import TOKEN
+from pool_servers import TOKEN, serving
 from repl_sessions import no_tools
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -19,7 +19,6 @@ from lzero.repl import LocalPool, LocalRepl
 from lzero.repl.remote import pool as remote
 from lzero.repl.remote import wire
 from lzero.repl.remote.pool import RemotePool
-from lzero.repl.remote.server import PoolServer
 from lzero.repl.wire import MAX_FRAME
 from lzero.types import WorkspaceFile
 
@@ -36,7 +35,7 @@ async def test_a_number_that_is_used_again_hides_no_repl(pool: LocalPool) -> Non
     """Opened, closed and opened again under one number, faster than the first is there: the second is closed with its client."""
     opening = wire.Open(id=1, tools=(), seed=0)
     headers = {"Authorization": f"Bearer {TOKEN}", wire.VERSION_HEADER: str(wire.VERSION)}
-    async with PoolServer(pool, token=TOKEN, max_repls=2) as server:
+    async with serving(pool, max_repls=2) as server:
         async with connect(server.url + wire.PATH, additional_headers=headers, proxy=None) as connection:
             for message in (opening, wire.Close(id=2, repl=1), opening):
                 await connection.send(wire.encode(message))
@@ -62,7 +61,7 @@ def _frame(kind: int, payload: bytes = b"") -> bytes:
 @pytest.mark.parametrize("flood", [_frame(_PIECE), _frame(_PING | _LAST, bytes(125))])
 async def test_a_client_that_floods_beneath_the_messages_is_cut_off(pool: LocalPool, flood: bytes) -> None:
     """A message in pieces without end, or pings whose answers nobody reads."""
-    async with PoolServer(pool, token=TOKEN) as server:
+    async with serving(pool) as server:
         writer = await _handshaken(server.url)
         before = psutil.Process().memory_info().rss
         writer.write(_frame(_BINARY))
@@ -80,7 +79,7 @@ async def test_a_client_that_floods_beneath_the_messages_is_cut_off(pool: LocalP
 
 
 async def test_a_client_that_reads_nothing_leaves_no_connection(pool: LocalPool) -> None:
-    async with PoolServer(pool, token=TOKEN, lease_s=0.5) as server:
+    async with serving(pool, lease_s=0.5) as server:
         writer = await _handshaken(server.url)
         beats = _frame(_BINARY | _LAST, wire.encode(wire.Beat())) * 1000
 
@@ -126,7 +125,7 @@ async def test_a_repl_that_cannot_be_closed_in_order_keeps_nobody_waiting(
         await close(repl)
         raise SandboxError("its directory cannot be removed")
 
-    async with PoolServer(pool, token=TOKEN, max_repls=1) as server, RemotePool((server.url,), token=TOKEN) as servers:
+    async with serving(pool, max_repls=1) as server, RemotePool((server.url,), token=TOKEN) as servers:
         monkeypatch.setattr(LocalRepl, "close", fail)
         for _ in range(2):  # there is room again
             repl = await servers.open((), no_tools, seed=0)

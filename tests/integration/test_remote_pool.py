@@ -17,7 +17,7 @@ import msgspec
 import psutil
 import pytest
 from fault_traces import until
-from pool_servers import TOKEN, ServerProcess, remote_pool
+from pool_servers import TOKEN, ServerProcess, remote_pool, serving
 from repl_sessions import no_tools, value
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -28,7 +28,6 @@ from lzero.repl import LocalPool, LocalRepl
 from lzero.repl.remote import pool as remote
 from lzero.repl.remote import wire as remote_wire
 from lzero.repl.remote.pool import RemotePool
-from lzero.repl.remote.server import PoolServer
 from lzero.repl.wire import ToolStub
 from lzero.types import Json
 
@@ -182,7 +181,7 @@ async def test_close_leaves_nothing(pool: LocalPool) -> None:
 
 async def test_a_repl_that_waits_for_its_turn_to_carry_a_file_closes_at_once(pool: LocalPool) -> None:
     """Nine clients' worth of files are begun and not carried on; the last one does not keep its REPL."""
-    async with PoolServer(pool, token=TOKEN) as server, raw(server.url) as connection:
+    async with serving(pool) as server, raw(server.url) as connection:
         await connection.recv()
         for number in range(1, 10):
             await connection.send(remote_wire.encode(remote_wire.Open(id=number, tools=(), seed=0)))
@@ -224,7 +223,7 @@ async def test_a_cancelled_open_leaves_nothing(pool: LocalPool) -> None:
 
 
 async def test_a_server_that_ends_closes_what_it_served(pool: LocalPool) -> None:
-    async with PoolServer(pool, token=TOKEN) as server, RemotePool((server.url,), token=TOKEN) as servers:
+    async with serving(pool) as server, RemotePool((server.url,), token=TOKEN) as servers:
         repl = await servers.open((), no_tools, seed=0)
         running = asyncio.create_task(repl.run(FOREVER, deadline_s=100.0))
         await asyncio.sleep(0.1)
@@ -341,8 +340,8 @@ class Hanging(LocalPool):
 async def test_a_server_lost_while_it_opens_a_repl_is_replaced_by_another(pool: LocalPool) -> None:
     hanging = Hanging()
     async with (
-        PoolServer(hanging, token=TOKEN) as first,
-        PoolServer(pool, token=TOKEN) as second,
+        serving(hanging) as first,
+        serving(pool) as second,
         RemotePool((first.url, second.url), token=TOKEN) as servers,
     ):
         opening = asyncio.create_task(servers.open((), no_tools, seed=0))
@@ -356,8 +355,8 @@ async def test_a_server_lost_while_it_opens_a_repl_is_replaced_by_another(pool: 
 
 async def test_repls_go_where_there_is_most_room(pool: LocalPool) -> None:
     async with (
-        PoolServer(pool, token=TOKEN, max_repls=12) as large,
-        PoolServer(pool, token=TOKEN, max_repls=4) as small,
+        serving(pool, max_repls=12) as large,
+        serving(pool, max_repls=4) as small,
         RemotePool((small.url, large.url), token=TOKEN) as servers,
     ):
         repls = await asyncio.gather(*(servers.open((), no_tools, seed=n) for n in range(8)))
@@ -394,7 +393,7 @@ def http_status(url: str, headers: dict[str, str]) -> tuple[int, bytes]:
 
 async def test_nobody_comes_in_without_the_token(pool: LocalPool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    async with PoolServer(pool, token=TOKEN) as server:
+    async with serving(pool) as server:
         for token in ("another-token-than-that", "", TOKEN[:-1], "é"):
             with pytest.raises(ReplError, match=rf"{server.url}: .*token.*LZERO_POOL_TOKEN") as refused:
                 await RemotePool((server.url,), token=token).start()
@@ -455,7 +454,7 @@ async def test_tls_with_an_authority_of_ones_own(pool: LocalPool, tmp_path: Path
     token = tmp_path / "token"
     token.touch(mode=0o600)
     token.write_text(TOKEN)
-    async with PoolServer(pool, token=TOKEN, certificate=certificate, key=key) as server:
+    async with serving(pool, certificate=certificate, key=key) as server:
         assert server.url.startswith("wss://")
         config = ReplConfig(servers=(server.url,), token_file=str(token), certificate_authority=str(certificate))
         servers = open_pool(config)
@@ -469,13 +468,13 @@ async def test_tls_with_an_authority_of_ones_own(pool: LocalPool, tmp_path: Path
         with pytest.raises(ReplError, match="no pool server is left"):
             await RemotePool((plain,), token=TOKEN).start()
     with pytest.raises(ConfigError, match="cannot use the certificate"):
-        await PoolServer(pool, token=TOKEN, certificate=key, key=key).start()
+        await serving(pool, certificate=key, key=key).start()
 
 
 async def test_other_machines_are_served_with_tls_or_on_demand_only(pool: LocalPool) -> None:
     with pytest.raises(ConfigError, match=r"unencrypted.*--insecure"):
-        await PoolServer(pool, token=TOKEN, host="0.0.0.0").start()  # noqa: S104
-    async with PoolServer(pool, token=TOKEN, host="0.0.0.0", insecure=True) as server:  # noqa: S104
+        await serving(pool, host="0.0.0.0").start()  # noqa: S104
+    async with serving(pool, host="0.0.0.0", insecure=True) as server:  # noqa: S104
         assert "0.0.0.0" not in server.url  # noqa: S104 - an address that a client can use
 
 
@@ -497,7 +496,7 @@ async def test_other_machines_are_served_with_tls_or_on_demand_only(pool: LocalP
     ],
 )
 async def test_a_malformed_message_ends_its_client_only(pool: LocalPool, message: bytes | str) -> None:
-    async with PoolServer(pool, token=TOKEN) as server, RemotePool((server.url,), token=TOKEN) as servers:
+    async with serving(pool) as server, RemotePool((server.url,), token=TOKEN) as servers:
         repl = await servers.open((), no_tools, seed=0)
         async with raw(server.url) as connection:
             await connection.recv()
@@ -518,7 +517,7 @@ async def test_a_client_that_breaks_the_rules_ends_itself_only(pool: LocalPool) 
         ((opening, opening), "second REPL"),
         ((opening, run), "two requests at once"),
     ):
-        async with PoolServer(pool, token=TOKEN) as server, raw(server.url) as connection:
+        async with serving(pool) as server, raw(server.url) as connection:
             for message in messages:
                 await connection.send(remote_wire.encode(message))
             assert why in await ending(connection)
@@ -526,7 +525,7 @@ async def test_a_client_that_breaks_the_rules_ends_itself_only(pool: LocalPool) 
 
 
 async def test_a_file_is_as_large_as_was_said(pool: LocalPool) -> None:
-    async with PoolServer(pool, token=TOKEN, file_bytes=100) as server, raw(server.url) as connection:
+    async with serving(pool, file_bytes=100) as server, raw(server.url) as connection:
 
         async def said(message: remote_wire.FromClient) -> remote_wire.FromServer:
             await connection.send(remote_wire.encode(message))
@@ -550,7 +549,7 @@ async def test_a_file_is_as_large_as_was_said(pool: LocalPool) -> None:
 
 
 async def test_a_message_without_end_is_refused(pool: LocalPool) -> None:
-    async with PoolServer(pool, token=TOKEN) as server, raw(server.url) as connection:
+    async with serving(pool) as server, raw(server.url) as connection:
         with suppress(ConnectionClosed):  # it may hear of it while it sends
             await connection.send(bytes(remote_wire.MAX_MESSAGE + 1))
         assert "1009" in await ending(connection)
@@ -558,7 +557,7 @@ async def test_a_message_without_end_is_refused(pool: LocalPool) -> None:
 
 async def test_a_client_that_takes_nothing_is_let_go_of(pool: LocalPool) -> None:
     """It floods the server with requests and reads no answer: the server's memory stays where it was."""
-    async with PoolServer(pool, token=TOKEN, lease_s=1.0) as server, RemotePool((server.url,), token=TOKEN) as servers:
+    async with serving(pool, lease_s=1.0) as server, RemotePool((server.url,), token=TOKEN) as servers:
         before = psutil.Process().memory_info().rss
         host, port = server.url.removeprefix("ws://").split(":")
         _, writer = await asyncio.open_connection(host, int(port), limit=1)

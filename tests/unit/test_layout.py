@@ -19,7 +19,9 @@ ROWS = {
     "rollout": 3,
     "agent": 2,
     **dict.fromkeys(("repl", "engine", "tools", "rewards", "algo", "data", "view"), 1),
-    **dict.fromkeys(("types", "protocols", "errors", "config", "seeds", "text", "store", "models", "__init__"), 0),
+    **dict.fromkeys(
+        ("types", "protocols", "errors", "config", "seeds", "text", "store", "models", "serving", "__init__"), 0
+    ),
 }
 MAY_IMPORT_TORCH = ("models.py", "algo/losses.py", "algo/batches.py", "engine/local", "train/")
 CALLED = {"zmq": "pyzmq"}

@@ -11,6 +11,7 @@ import typer
 
 from lzero.cli.arguments import Arguments, read_config
 from lzero.errors import ConfigError
+from lzero.serving import Serving
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -18,15 +19,13 @@ if TYPE_CHECKING:
     from lzero.protocols import ReplPool
     from lzero.repl.remote.server import PoolServer
 
-_PORT = 7321
-_LEASE_S = 30.0
-_MAX_REPLS = 512
+_USUAL = Serving()
 
 
 def serve(
     arguments: Arguments = None,
-    host: Annotated[str, typer.Option("--host", help="Address to serve at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = _PORT,
+    host: Annotated[str, typer.Option("--host", help="Address to serve at.")] = _USUAL.host,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = _USUAL.port,
     token_file: Annotated[
         str,
         typer.Option(
@@ -37,11 +36,11 @@ def serve(
     key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
     lease_s: Annotated[
         float, typer.Option(min=0.5, help="Seconds after which a client that is not heard of loses its REPLs.")
-    ] = _LEASE_S,
-    max_repls: Annotated[int, typer.Option(min=1, help="REPLs at once, of all clients together.")] = _MAX_REPLS,
+    ] = _USUAL.lease_s,
+    max_repls: Annotated[int, typer.Option(min=1, help="REPLs at once, of all clients together.")] = _USUAL.max_repls,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without TLS, on a network that is trusted.")
-    ] = False,
+    ] = _USUAL.insecure,
 ) -> None:
     """Offer the sandboxes of this machine to runs on others (repl.servers there), until Ctrl-C.
 
@@ -60,18 +59,16 @@ def serve(
     os.environ.pop(VARIABLE, None)  # nothing that is started from here needs it
     token = given or new_token()
     local = open_pool(config)
-    server = PoolServer(
-        local,
-        token=token,
+    serving = Serving(
         host=host,
         port=port,
         certificate=certificate,
         key=key,
         lease_s=lease_s,
         max_repls=max_repls,
-        file_bytes=config.file_mb << 20,
         insecure=insecure,
     )
+    server = PoolServer(local, serving, token=token, file_bytes=config.file_mb << 20)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     asyncio.run(_until_signalled(local, server, "" if given else token))
 

@@ -16,7 +16,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -35,12 +34,11 @@ from lzero.errors import ConfigError
 from lzero.protocols import ReplPool
 from lzero.repl.remote import wire
 from lzero.repl.remote.served import Client, Room
+from lzero.serving import Serving
 
 logger = logging.getLogger(__name__)
-LEASE_S = 30.0
-MAX_REPLS = 512
-FILE_BYTES = ReplConfig().file_mb << 20
-PORT = 7321
+_FILE_BYTES = ReplConfig().file_mb << 20
+_USUAL = Serving()
 _OTHER_VERSION = 426
 """HTTP's code for a client that should speak another version."""
 _MOST_PIECES = 1024
@@ -52,40 +50,26 @@ _GRACE_S = 20
 
 
 class PoolServer:
-    """Serves `pool`, which it neither starts nor closes, in the running event loop. `port` 0 takes a free one; see `url`."""
+    """Serves `pool`, which it neither starts nor closes, in the running event loop, at `url`."""
 
-    def __init__(
-        self,
-        pool: ReplPool,
-        *,
-        token: str,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        certificate: Path | None = None,
-        key: Path | None = None,
-        lease_s: float = LEASE_S,
-        max_repls: int = MAX_REPLS,
-        file_bytes: int = FILE_BYTES,
-        insecure: bool = False,
-    ) -> None:
-        """`file_bytes`: the largest file that the pool's REPLs take. `insecure`: serve beyond this machine without TLS, where the
-        network itself is trusted. Raises ConfigError for a lease that no client understands."""
+    def __init__(self, pool: ReplPool, serving: Serving = _USUAL, *, token: str, file_bytes: int = _FILE_BYTES) -> None:
+        """`file_bytes`: the largest file that the pool's REPLs take. Raises ConfigError for a lease that no client understands."""
+        lease_s = serving.lease_s
         if not 0.0 < lease_s <= wire.MAX_DEADLINE_S:
             raise ConfigError(f"--lease-s = {lease_s:g}: a lease takes no more than {wire.MAX_DEADLINE_S:g} seconds")
-        self._room = Room(max_repls=max_repls, lease_s=lease_s, file_bytes=file_bytes)
+        self._room = Room(max_repls=serving.max_repls, lease_s=lease_s, file_bytes=file_bytes)
         self._app = application(pool, token=token, room=self._room)
-        self._host, self._port = host, port
-        self._certificate, self._key = certificate, key
-        self._insecure = insecure
+        self._serving = serving
+        self._port = serving.port
         self._listener: socket.socket | None = None
         self._server: _Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
         """For `repl.servers`."""
-        scheme = "ws" if self._certificate is None else "wss"
-        host = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host  # noqa: S104 - compared, not bound
+        scheme = "ws" if self._serving.certificate is None else "wss"
+        host = socket.gethostname() if self._serving.host in ("0.0.0.0", "::") else self._serving.host  # noqa: S104 - compared, not bound
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     async def __aenter__(self) -> Self:
@@ -110,14 +94,14 @@ class PoolServer:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
-            ssl_certfile=self._certificate,
-            ssl_keyfile=self._key,
+            ssl_certfile=self._serving.certificate,
+            ssl_keyfile=self._serving.key,
         )
         try:
             config.load()
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
-                f"cannot use the certificate {self._certificate} with its key {self._key}: {error}"
+                f"cannot use the certificate {self._serving.certificate} with its key {self._serving.key}: {error}"
             ) from None
         logging.getLogger("uvicorn.error").addFilter(_no_refusals)
         self._listener = await asyncio.to_thread(self._listen)
@@ -130,31 +114,33 @@ class PoolServer:
             await self.bind()
         assert self._listener is not None
         assert self._server is not None
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
-        while not self._server.started and not self._serving.done():
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        while not self._server.started and not self._task.done():
             await asyncio.sleep(0.001)  # what it does before that waits for nobody
 
     async def ended(self) -> None:
         """Returns when it serves no more."""
-        assert self._serving is not None
-        await asyncio.shield(self._serving)
+        assert self._task is not None
+        await asyncio.shield(self._task)
 
     async def close(self) -> None:
         """Close every client's REPLs, and the port. Safe to call twice."""
-        if self._server is not None and self._serving is not None:
+        if self._server is not None and self._task is not None:
             self._server.should_exit = True
-            await self._serving
+            await self._task
         if self._listener is not None:
             self._listener.close()
 
     def _listen(self) -> socket.socket:
-        place = f"port {self._port} of {self._host}"
+        place = f"port {self._port} of {self._serving.host}"
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)[0]
-            protected = self._certificate is not None or self._insecure
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                self._serving.host, self._port, type=socket.SOCK_STREAM
+            )[0]
+            protected = self._serving.certificate is not None or self._serving.insecure
             if not protected and not ipaddress.ip_address(address[0]).is_loopback:
                 raise ConfigError(
-                    f"{self._host} can be reached from other machines, and tokens and cells would travel unencrypted: give "
+                    f"{self._serving.host} can be reached from other machines, and tokens and cells would travel unencrypted: give "
                     "--certificate and --key, or --insecure where the network is trusted"
                 )
             listener = socket.socket(family, kind, protocol)
