@@ -134,6 +134,13 @@ async def test_a_flood_keeps_head_and_tail_and_says_so(repl: LocalRepl) -> None:
         assert len(text) < 70_000
 
 
+async def test_a_flood_that_is_over_takes_no_memory(repl: LocalRepl) -> None:
+    kept = "kept = int(open('/proc/self/statm').read().split()[1]) * 4096"
+    await run(repl, kept)
+    await run(repl, "for n in range(100): print('x' * 1_000_000)")
+    assert await value(repl, f"before = kept\n{kept}\nkept - before < 20_000_000") == "True"
+
+
 async def test_one_endless_line_and_a_huge_result_are_cut(repl: LocalRepl) -> None:
     ((_, text),) = streams(await run(repl, "print('x' * 50_000_000)"))
     assert len(text) < 70_000

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +134,10 @@ class Shell(InteractiveShell):
     def should_run_async(self, raw_cell: str, **details: Any) -> bool:
         """Parse the cell once more, to look for a top-level `await`, only where there may be one."""
         return ("await" in raw_cell or "async" in raw_cell) and super().should_run_async(raw_cell, **details)
+
+    def _tee(self, channel: str) -> AbstractContextManager[None]:
+        """Nothing. IPython's own keeps all that a cell prints once more, for as long as the session lives."""
+        return nullcontext()
 
     def showtraceback(self, exc_tuple: Any = None, *_: object, **__: object) -> None:
         kind, value, trace = self._get_exc_info(exc_tuple)
