@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import linecache
 import subprocess
 import sys
 import traceback
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+import heap
 from capture import TYPES, Outputs
 from IPython.core import async_helpers
 from IPython.core.compilerop import CachingCompiler
@@ -36,7 +38,16 @@ _WARM_UP = (
     "print({'a': [1, 2]})",
 )
 
-
+_ORDINARY = (
+    "import numpy, pandas",
+    "x = 1",
+    "def f(n):\n    return n * 2\nf(x)",
+    "print(x)",
+    "f(x)[0]",
+    "",
+)
+_TIMES = 8
+"""After which the interpreter has specialised code."""
 _WARM_UP_FIGURE = "import matplotlib.pyplot\nmatplotlib.pyplot.plot([1]);"
 """Where matplotlib is installed: its first import looks at every font of the machine, for a second."""
 
@@ -107,21 +118,33 @@ class Shell(InteractiveShell):
         warnings.filterwarnings("ignore", message="To exit: use", module="IPython")
 
     def warm_up(self, outputs: Outputs) -> None:
-        """Run what cells usually do once, so that its imports and caches are there before the first fork.
+        """Run what cells usually do, so that its imports and caches are there before the first fork, and its code in as few pages
+        as can be.
 
         Raises what importing numpy and pandas raises."""
         self.outputs = outputs
         self.run_cell(_IMPORTS).raise_error()
         for code in (*_WARM_UP, *([_WARM_UP_FIGURE] if find_spec("matplotlib") else ())):
             self.run_cell(code, store_history=True)
+        heap.gather(self._ordinary_cells)
+        for _ in range(_TIMES):
+            self._ordinary_cells()
         outputs.take()
+        del self.outputs  # each session has its own
         async_helpers.get_asyncio_loop().close()  # each session makes its own at its first `await`
         async_helpers._asyncio_event_loop = None
         asyncio.set_event_loop(None)
         for name in ("last_type", "last_value", "last_traceback", "last_exc"):  # of our own errors, for %debug
             vars(sys).pop(name, None)
+        for name in [name for name in linecache.cache if name.startswith("<cell ")]:
+            del linecache.cache[name]
         self.reset(new_session=True)
         self.execution_count = 1
+
+    def _ordinary_cells(self) -> None:
+        self.execution_count = 1
+        for code in _ORDINARY:
+            self.run_cell(code, store_history=True)
 
     def close_idle_loop(self) -> None:
         """The event loop of cells that await, unless something waits in it: the next such cell makes another."""

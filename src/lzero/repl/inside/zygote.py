@@ -51,7 +51,7 @@ class Zygote:
         wake_up, wake_up_write = socket.socketpair()
         wake_up_write.setblocking(False)
         signal.set_wakeup_fd(wake_up_write.fileno())
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _ignore)  # the number on the wake-up socket is all
         self._selector = selector = selectors.DefaultSelector()
         selector.register(self._control, selectors.EVENT_READ)
         selector.register(wake_up, selectors.EVENT_READ)
@@ -177,6 +177,10 @@ class Zygote:
 
     def _say(self, message: dict[str, Any], *ancillary: tuple[int, int, bytes]) -> None:
         self._control.sendmsg([json.dumps(message).encode()], ancillary)
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 @dataclass
