@@ -96,6 +96,12 @@ async def test_a_session_cannot_be_used_after_close(pool: LocalPool) -> None:
         await repl.run("1", deadline_s=5.0)
 
 
+async def test_an_interrupt_that_comes_before_its_cell_begins_is_not_lost(repl: LocalRepl) -> None:
+    for deadline_s in (0.0, 0.0001, 0.0003) * 7:
+        execution = await repl.run("while True: pass", deadline_s=deadline_s)
+        assert execution.status == "timed_out", deadline_s
+
+
 async def test_interrupts_never_reach_the_next_cell(repl: LocalRepl) -> None:
     for number in range(20):
         await repl.run("for _ in range(3000): pass", deadline_s=0.0005)

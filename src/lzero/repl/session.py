@@ -42,6 +42,8 @@ class LocalRepl(Session):
         self._connection = connection
         self._transfers = Transfers(connection, FileLimits.of(config))
         self._cells = 0
+        self._interrupted = False
+        """Whether the last cell was."""
         self._closed = False
         self.group: Group | None = None
         """The control group that its processes are in, where there are any."""
@@ -163,13 +165,15 @@ class LocalRepl(Session):
 
     async def _converse(self, code: str, clock: Clock) -> Execution:
         self._cells += 1
-        cell = wire.Run(id=self._cells, code=code)
+        cell = wire.Run(id=self._cells, code=code, after_interrupt=self._interrupted)
+        self._interrupted = False
         await self._connection.send(cell, until=self._loop.time() + _SEND_TIMEOUT_S)
         while True:
             try:
                 answer = await self._connection.receive(until=clock.until())
             except TimeoutError:
                 clock.interrupt()
+                self._interrupted = True
                 await self._zygote.signal(self._child, signal.SIGINT)
                 continue
             match answer:

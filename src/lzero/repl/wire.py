@@ -48,6 +48,8 @@ class Run(Struct, frozen=True, kw_only=True, tag="run"):
 
     id: int
     code: str
+    after_interrupt: bool = False
+    """The last cell was interrupted: the signal may have come too late for it."""
 
 
 class Settle(Struct, frozen=True, kw_only=True, tag="settle"):

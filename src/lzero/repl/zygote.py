@@ -152,7 +152,8 @@ class Zygote:
                 await _end_of(self._process.pid)  # the zygote is pid 1: all end with it
         except TimeoutError:
             self._process.kill()
-            await _end_of(self._process.pid)
+            if self._process.returncode is None:  # else it had just ended, and `kill` has reaped it
+                await _end_of(self._process.pid)
         self._process.wait()
         self._errors.close()
 

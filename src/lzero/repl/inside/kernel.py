@@ -23,10 +23,17 @@ from stubs import ToolError, function
 
 
 class Interrupts:
-    """SIGINT becomes KeyboardInterrupt in a cell, waits while a frame is on the wire, and is nothing between cells."""
+    """SIGINT becomes KeyboardInterrupt in a cell, and waits while a frame is on the wire.
+
+    Between two cells it is either late, for the cell that has ended, or early, for the one that has come and not begun: on a busy
+    machine both are the rule. The host says which of them it can be.
+    """
 
     def __init__(self) -> None:
         self._in_cell = False
+        self._between = 0
+        self._met = False
+        """Whether the last cell, or the one that runs, has met one."""
         self._held = False
         self._pending = False
         signal.signal(signal.SIGINT, self._on_signal)
@@ -35,12 +42,25 @@ class Interrupts:
         if self._held:
             self._pending = True
         elif self._in_cell:
+            self._met = True
             raise KeyboardInterrupt
+        else:
+            self._between += 1
+
+    def start_again(self) -> None:
+        """None was meant for the cells to come."""
+        self._between = 0
 
     @contextmanager
-    def cell(self) -> Iterator[None]:
+    def cell(self, *, after_interrupt: bool) -> Iterator[None]:
+        """`after_interrupt`: the host has interrupted the last one."""
         self._pending, self._in_cell = False, True
         try:
+            num_late = int(after_interrupt and not self._met)
+            num_between, self._between, self._met = self._between, 0, False
+            if num_between > num_late:
+                self._met = True
+                raise KeyboardInterrupt
             yield
         finally:
             self._in_cell = False
@@ -102,7 +122,7 @@ class Kernel:
             with self._tools.lock:
                 message = self._next_cell()
             while True:
-                status = self._run(message["code"])
+                status = self._run(message["code"], message["after_interrupt"])
                 if os.getpid() != self._pid:
                     os._exit(0)  # forked by the cell, and come to the cell's end too: it is not the session
                 message = self._finish(message["id"], status)
@@ -118,10 +138,10 @@ class Kernel:
         gc.enable()
         self._channel.send({"type": "ready"})
 
-    def _run(self, code: str) -> str:
+    def _run(self, code: str, after_interrupt: bool) -> str:
         sys.stdout, sys.stderr = self._streams
         try:
-            with self._interrupts.cell():
+            with self._interrupts.cell(after_interrupt=after_interrupt):
                 result = self._shell.run_cell(code, store_history=True)
         except KeyboardInterrupt as interrupt:  # outside of the user's code, but in its time
             self._shell.outputs.error("KeyboardInterrupt", "", ["KeyboardInterrupt"])
@@ -160,6 +180,7 @@ class Kernel:
         random.seed(seed)
         numpy.random.seed(seed % 2**32)
         self._tools.start_again()
+        self._interrupts.start_again()
         self._channel.send({"type": "ready"})
 
     def _capture(self) -> tuple[Stream, Stream]:
