@@ -28,10 +28,10 @@ def probe(
     import asyncio
 
     from lzero.repl import tiers
-    from lzero.repl.remote.settings import check_unused
+    from lzero.repl.keys import check_local
 
     config = read_config(arguments).repl
-    check_unused(config)
+    check_local(config)
     report = asyncio.run(tiers.probe(config))
     if json:
         import msgspec

@@ -47,12 +47,12 @@ def serve(
     Example: lzero pool serve --host 10.0.0.7 --certificate server.pem --key server.key repl.memory_mb=4096
     """
     from lzero.repl import open_pool
+    from lzero.repl.keys import check_local
     from lzero.repl.remote.server import PoolServer
-    from lzero.repl.remote.settings import check_unused
     from lzero.repl.remote.token import VARIABLE, new_token, read_token
 
     config = read_config(arguments).repl
-    check_unused(config)
+    check_local(config)
     if (certificate is None) != (key is None):
         raise ConfigError("--certificate and --key belong together: give both, or none")
     given = read_token(token_file, option="--token-file")

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from lzero.config import ReplConfig
 from lzero.repl.jail import Limits
+from lzero.repl.keys import check_local
 from lzero.repl.pool import LocalPool
 from lzero.repl.session import LocalRepl
 
@@ -16,11 +17,11 @@ __all__ = ["Limits", "LocalPool", "LocalRepl", "open_pool"]
 
 def open_pool(config: ReplConfig) -> "LocalPool | JupyterPool | RemotePool":
     """The pool that the configuration asks for, not started yet. Raises ConfigError for a key that would not act."""
-    from lzero.repl.remote.settings import check_unused, remote_pool
-
     if config.servers:
+        from lzero.repl.remote.settings import remote_pool
+
         return remote_pool(config)
-    check_unused(config)
+    check_local(config)
     if config.tier == "unsandboxed":
         from lzero.repl.jupyter.pool import JupyterPool
 

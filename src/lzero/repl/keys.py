@@ -8,6 +8,18 @@ from lzero.errors import ConfigError
 REMOTE = ("servers", "token_file", "certificate_authority")
 """These say where REPLs are; what they are like is said on the servers."""
 LOCAL = tuple(key for key in ReplConfig.model_fields if key not in REMOTE)
+SANDBOXED = tuple(key for key in ReplConfig.model_fields if key != "kernelspec")
+UNSANDBOXED = (
+    "tier",
+    "kernelspec",
+    "memory_mb",
+    "output_kb",
+    "cpu_s",
+    "lifetime_s",
+    "file_mb",
+    "transfers",
+    "tool_calls",
+)
 
 
 def check_acting(config: ReplConfig, acting: Collection[str], why: str) -> None:
@@ -16,3 +28,9 @@ def check_acting(config: ReplConfig, acting: Collection[str], why: str) -> None:
     for key in ReplConfig.model_fields:
         if key not in acting and getattr(config, key) != getattr(usual, key):
             raise ConfigError(f"repl.{key} would not act: {why.format(key=key)}")
+
+
+def check_local(config: ReplConfig) -> None:
+    """Where REPLs are of this machine. Raises ConfigError for a key that would not act."""
+    check_acting(config, (*LOCAL, "token_file", "certificate_authority"), "this command is about REPLs of this machine")
+    check_acting(config, LOCAL, "it is for repl.servers, and there are none")

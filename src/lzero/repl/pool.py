@@ -19,6 +19,7 @@ from lzero.repl.cgroups import Groups
 from lzero.repl.connection import Connection
 from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
+from lzero.repl.keys import SANDBOXED, check_acting
 from lzero.repl.session import LocalRepl
 from lzero.repl.zygote import Zygote
 from lzero.repl.zygotes import Zygotes
@@ -53,10 +54,7 @@ class LocalPool:
         self._config = config or ReplConfig()
         if self._config.tier == "unsandboxed":
             raise ConfigError("repl.tier = 'unsandboxed' is a plain Jupyter kernel, which this pool is not")
-        if self._config.kernelspec != ReplConfig().kernelspec:
-            raise ConfigError(
-                f"repl.kernelspec = {self._config.kernelspec!r} would not act: only repl.tier = 'unsandboxed' runs one"
-            )
+        check_acting(self._config, SANDBOXED, "only repl.tier = 'unsandboxed' runs one")
         self._limits = limits or Limits.of(self._config)
         self._environment: Environment | None = None
         self._groups: Groups | None = None

@@ -11,7 +11,7 @@ from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import watchdog
-from lzero.repl.keys import check_acting
+from lzero.repl.keys import UNSANDBOXED, check_acting
 from lzero.types import Json
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _OPENING_AT_ONCE = 8
-_ACTING = {"tier", "kernelspec", "memory_mb", "output_kb", "cpu_s", "lifetime_s", "file_mb", "transfers", "tool_calls"}
 
 
 class JupyterPool:
@@ -33,7 +32,7 @@ class JupyterPool:
     def __init__(self, config: ReplConfig | None = None) -> None:
         """Raises ConfigError for a key that would not act."""
         self._config = config or ReplConfig(tier="unsandboxed")
-        check_acting(self._config, _ACTING, "repl.tier = 'unsandboxed' is a plain Jupyter kernel")
+        check_acting(self._config, UNSANDBOXED, "repl.tier = 'unsandboxed' is a plain Jupyter kernel")
         self._language = ""
         self._context: zmq.asyncio.Context | None = None
         self._opening = asyncio.Semaphore(_OPENING_AT_ONCE)

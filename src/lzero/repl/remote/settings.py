@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError
-from lzero.repl.keys import LOCAL, REMOTE, check_acting
+from lzero.repl.keys import REMOTE, check_acting
 from lzero.repl.remote.pool import RemotePool
 from lzero.repl.remote.token import VARIABLE, read_token
 
@@ -22,12 +22,6 @@ def remote_pool(config: ReplConfig) -> RemotePool:
     if not token:
         raise ConfigError(f"repl.servers needs their token: set {VARIABLE}, or repl.token_file to a file that holds it")
     return RemotePool(urls, token=token, tls=_tls(config))
-
-
-def check_unused(config: ReplConfig) -> None:
-    """Where REPLs are of this machine. Raises ConfigError for a key that would not act."""
-    check_acting(config, (*LOCAL, "token_file", "certificate_authority"), "this command is about REPLs of this machine")
-    check_acting(config, LOCAL, "it is for repl.servers, and there are none")
 
 
 def _check(url: str) -> None:
