@@ -1,5 +1,6 @@
 """Why a REPL has ended, which is what whoever goes on asking is told."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,3 +42,13 @@ class Ending:
         """Raises ReplDied where it has ended."""
         if self.why:
             raise ReplDied(_HAS_ENDED + self.why)
+
+
+def how_ended(code: int) -> str:
+    """A process, in words, by its exit code; a negative one is a signal."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"was killed by signal {-code}"

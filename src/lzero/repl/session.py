@@ -15,6 +15,7 @@ from lzero.repl.cells import BROKEN, Session
 from lzero.repl.cgroups import Group
 from lzero.repl.clock import Clock
 from lzero.repl.connection import Connection
+from lzero.repl.ending import how_ended
 from lzero.repl.files import FileLimits, Transfers
 from lzero.repl.zygote import Child, Zygote
 from lzero.types import Execution, WorkspaceFile
@@ -197,7 +198,7 @@ class LocalRepl(Session):
         if code is None:
             self._ending.why = "the sandbox's zygote died"
             raise ReplDied(self._ending.why)
-        return f"was killed by {signal_name(-code)}" if code < 0 else f"exited with code {code}"
+        return how_ended(code)
 
     async def _kill(self) -> None:
         """Returns when the session and its init are reaped, and with them everything in their pid namespace."""
@@ -215,10 +216,3 @@ class LocalRepl(Session):
 
 async def _unforkable(on_call: OnCall) -> LocalRepl:
     raise ForkRefused("this REPL is of no pool")
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

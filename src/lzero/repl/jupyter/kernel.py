@@ -23,6 +23,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from lzero.errors import ProtocolError, ReplDied, SandboxError
+from lzero.repl.ending import how_ended
 from lzero.repl.jupyter import wire as jupyter_wire
 from lzero.repl.jupyter.wire import Message
 
@@ -237,7 +238,7 @@ class Kernel:
         code = None if self._manager.provisioner is None else await self._manager.provisioner.poll()
         if code is None:
             return "" if self._ending is None else "was ended"
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return how_ended(code)
 
     async def end(self) -> None:
         """Kill it, its process group and its descendants; returns when it is reaped and its directory gone."""
