@@ -5,9 +5,8 @@ The host opens nothing of a session's. A session that lies sends bytes of its ow
 
 import errno
 import os
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import NoReturn, Self
+from typing import NoReturn
 
 from lzero.config import ReplConfig
 from lzero.errors import ProtocolError, WorkspaceError
@@ -17,7 +16,6 @@ from lzero.types import WorkspaceFile
 
 MAX_PATH = 1024
 """Bytes of a path, as UTF-8."""
-_USUAL = ReplConfig()
 _REASONS = {
     errno.ENOENT: "it is not there",
     errno.ELOOP: "it is a link, and links are not followed",
@@ -31,18 +29,6 @@ _REASONS = {
 """What a session's refusal means; the system's own words for the others."""
 
 
-@dataclass(frozen=True)
-class FileLimits:
-    """What goes in and out of one REPL."""
-
-    file_bytes: int = _USUAL.file_mb << 20
-    transfers: int = _USUAL.transfers
-
-    @classmethod
-    def of(cls, config: ReplConfig) -> Self:
-        return cls(file_bytes=config.file_mb << 20, transfers=config.transfers)
-
-
 class Transfers:
     """One REPL's files, over its connection, between its cells.
 
@@ -50,9 +36,9 @@ class Transfers:
     TimeoutError (at `until`) where the session did, and nothing can be said to it any more.
     """
 
-    def __init__(self, connection: Connection, limits: FileLimits) -> None:
+    def __init__(self, connection: Connection, config: ReplConfig) -> None:
         self._connection = connection
-        self._allowance = Allowance(limits)
+        self._allowance = Allowance(config)
 
     async def put(self, path: str, data: bytes, *, until: float) -> None:
         target = workspace_path(path)
@@ -68,7 +54,7 @@ class Transfers:
     async def get(self, path: str, *, until: float) -> bytes:
         target = workspace_path(path)
         self._allowance.admit(target, 0)
-        limit = self._allowance.limits.file_bytes
+        limit = self._allowance.file_bytes
         await self._connection.send(wire.Get(path=target, max_bytes=limit), until=until)
         data = bytearray()
         while True:
@@ -99,18 +85,19 @@ class Transfers:
 class Allowance:
     """What may still go in and out of one REPL."""
 
-    def __init__(self, limits: FileLimits) -> None:
-        self.limits = limits
+    def __init__(self, config: ReplConfig) -> None:
+        self.file_bytes = config.file_mb << 20
+        self._most = config.transfers
         self._done = 0
 
     def admit(self, path: str, size: int) -> None:
         """Count one file. Raises WorkspaceError."""
-        if size > self.limits.file_bytes:
+        if size > self.file_bytes:
             raise WorkspaceError(
-                f"{path!r}: {size:,} bytes are more than the {self.limits.file_bytes:,} that a file may have; "
+                f"{path!r}: {size:,} bytes are more than the {self.file_bytes:,} that a file may have; "
                 "raise repl.file_mb"
             )
-        if self._done >= self.limits.transfers:
+        if self._done >= self._most:
             raise WorkspaceError(
                 f"{path!r}: {self._done} files have gone in and out of this REPL, and no more may; raise repl.transfers"
             )
@@ -120,7 +107,7 @@ class Allowance:
         """Why a file cannot be had, or written, by the number of the error (errno(3))."""
         if number == errno.EFBIG:
             return WorkspaceError(
-                f"{path!r}: it is larger than the {self.limits.file_bytes:,} bytes that a file may have; raise repl.file_mb"
+                f"{path!r}: it is larger than the {self.file_bytes:,} bytes that a file may have; raise repl.file_mb"
             )
         return WorkspaceError(f"{path!r}: {_REASONS.get(number) or os.strerror(number)}")
 

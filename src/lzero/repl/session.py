@@ -16,7 +16,7 @@ from lzero.repl.cgroups import Group
 from lzero.repl.clock import Clock
 from lzero.repl.connection import Connection
 from lzero.repl.ending import how_ended
-from lzero.repl.files import FileLimits, Transfers
+from lzero.repl.files import Transfers
 from lzero.repl.zygote import Child, Zygote
 from lzero.types import Execution, WorkspaceFile
 
@@ -41,7 +41,7 @@ class LocalRepl(Session):
         self._zygote = zygote
         self._child = child
         self._connection = connection
-        self._transfers = Transfers(connection, FileLimits.of(config))
+        self._transfers = Transfers(connection, config)
         self._cells = 0
         self._interrupted = False
         """Whether the last cell was."""

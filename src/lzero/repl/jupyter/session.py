@@ -14,7 +14,7 @@ from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import wire
 from lzero.repl.cells import BROKEN, Session
 from lzero.repl.clock import Clock
-from lzero.repl.files import Allowance, FileLimits, workspace_path
+from lzero.repl.files import Allowance, workspace_path
 from lzero.repl.jupyter import files as jupyter_files
 from lzero.repl.jupyter.kernel import Kernel
 from lzero.repl.jupyter.wire import Answer, Message, Outputs, Prompt, is_idle
@@ -48,7 +48,7 @@ class JupyterRepl(Session):
     def __init__(self, kernel: Kernel, on_call: OnCall, config: ReplConfig) -> None:
         super().__init__(on_call, config)
         self._kernel = kernel
-        self._allowance = Allowance(FileLimits.of(config))
+        self._allowance = Allowance(config)
         self._nonce = f"lzero {secrets.token_hex(16)} "
         self._last_call = 0
 
@@ -84,7 +84,7 @@ class JupyterRepl(Session):
     async def get(self, path: str) -> bytes:
         target = workspace_path(path)
         self._allowance.admit(target, 0)
-        return await self._carry(target, jupyter_files.get, target, self._allowance.limits.file_bytes)
+        return await self._carry(target, jupyter_files.get, target, self._allowance.file_bytes)
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
         return await self._carry("the workspace", jupyter_files.listing)
