@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Never, TypeVar
 
+import msgspec
+
 from lzero.config import ReplConfig
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError
 from lzero.protocols import OnCall, ToolSpec
@@ -58,10 +60,7 @@ class JupyterRepl(Session):
             "seed": seed,
             "nonce": self._nonce,
             "max_bytes": wire.MAX_FRAME,
-            "tools": [
-                {"name": tool.name, "parameters": list(tool.parameters), "description": tool.description}
-                for tool in tools
-            ],
+            "tools": msgspec.to_builtins(wire.stubs(tools)),
         }
         inside = resources.files("lzero.repl") / "inside"
         modules = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
