@@ -5,8 +5,8 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from types import TracebackType
 from typing import Self
@@ -144,14 +144,8 @@ class LocalPool:
 
     async def _fork(self, zygote: Zygote, on_call: OnCall) -> LocalRepl:
         self._require_watch()
-        ours, theirs = _socket_pair()
-        try:
+        with _socket_pair() as (ours, theirs):
             child = await zygote.fork(theirs)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
         return await self._admit(LocalRepl(zygote, child, Connection(ours), on_call, self._config))
 
     async def _admit(self, repl: LocalRepl) -> LocalRepl:
@@ -170,14 +164,8 @@ class LocalPool:
         """A copy that says and does nothing before it is renewed."""
         self._require_watch()
         async with self._groups.announcing() if self._groups else nullcontext():
-            ours, theirs = _socket_pair()
-            try:
+            with _socket_pair() as (ours, theirs):
                 zygote, child = await original.copy_into(theirs)
-            except BaseException:
-                ours.close()
-                raise
-            finally:
-                theirs.close()
             copy = await self._admit(LocalRepl(zygote, child, Connection(ours), on_call, self._config))
             try:
                 await cgroups.add_session(copy)
@@ -204,11 +192,20 @@ class LocalPool:
         return await Zygote.start(self._environment, self._limits, self._without)
 
 
-def _socket_pair() -> tuple[socket.socket, socket.socket]:
+@contextmanager
+def _socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Our end of a REPL's socket, and its end, which is its alone once it has been sent. Ours stays open unless something fails."""
     try:
-        return socket.socketpair()
+        ours, theirs = socket.socketpair()
     except OSError as error:
         raise ReplError(f"cannot open a REPL: {error}; allow more open files (ulimit -n)") from None
+    try:
+        yield ours, theirs
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
 
 
 def _complaint_of(proof: Execution) -> str:
