@@ -94,7 +94,7 @@ async def test_what_is_no_regular_file_does_not_go_out(repl: LocalRepl, code: st
 async def test_a_session_that_waits_for_a_fifo_ends_at_the_deadline(
     pool: LocalPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_TRANSFER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(session, "_BETWEEN_CELLS_S", 0.5)
     victim = await pool.open((), no_tools, seed=0)
     await run(victim, "import beneath, os\nbeneath._READ = os.O_RDONLY\nos.mkfifo('fifo')")
     with pytest.raises(ReplDied, match=r"within 0\.5 s"):  # without O_NONBLOCK
@@ -333,7 +333,7 @@ async def test_a_session_that_lies_in_a_listing_ends(pool: LocalPool, files: str
 async def test_a_session_that_takes_a_file_slowly_or_not_at_all_ends_at_the_deadline(
     pool: LocalPool, repl: LocalRepl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_TRANSFER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(session, "_BETWEEN_CELLS_S", 0.5)
     for lie in ("time.sleep(60)", "[(channel._socket.recv(1), time.sleep(0.01)) for _ in range(6000)]"):
         victim = await pool.open((), no_tools, seed=0)
         await run(victim, f"import time, workspace\nworkspace.serve = lambda message, channel: {lie}")

@@ -1,4 +1,4 @@
-"""One live REPL, from the host."""
+"""A live session in a zygote's jail, from the host: its start, cells, files, copies and end."""
 
 import asyncio
 import signal
@@ -24,8 +24,8 @@ _Answer = TypeVar("_Answer")
 
 _OPEN_TIMEOUT_S = 60.0
 _SEND_TIMEOUT_S = 10.0
-_TRANSFER_TIMEOUT_S = 30.0
-"""What a file has, to go in or out as a whole."""
+_BETWEEN_CELLS_S = 30.0
+"""What a file has, to go in or out as a whole; and a session, to make itself ready as one that is copied, or as its copy."""
 _EXIT_TIMEOUT_S = 2.0
 """How long after the end of its stream a session may take to exit by itself."""
 _KILL_TIMEOUT_S = 10.0
@@ -50,6 +50,8 @@ class LocalRepl(Session):
         """The control group that its processes are in, where there are any."""
         self.on_fork: Callable[[OnCall], Awaitable[LocalRepl]] = _unforkable
         """Makes a copy that is yet to be renewed."""
+        self._ending_unwanted: asyncio.Future[None] | None = None
+        """Of a copy that nobody waits for any more; a task that nothing refers to may be collected before it is done."""
 
     async def become(self, tools: tuple[wire.ToolStub, ...], seed: int) -> None:
         """Turn the fresh fork into a session. Raises ReplError."""
@@ -75,18 +77,18 @@ class LocalRepl(Session):
             raise ReplDied(f"a REPL did not start within {_OPEN_TIMEOUT_S:.0f} s") from None
 
     async def put(self, path: str, data: bytes) -> None:
-        await self._carry(lambda until: self._transfers.put(path, data, until=until))
+        await self._between_cells("transfer", lambda until: self._transfers.put(path, data, until=until))
 
     async def get(self, path: str) -> bytes:
-        return await self._carry(lambda until: self._transfers.get(path, until=until))
+        return await self._between_cells("transfer", lambda until: self._transfers.get(path, until=until))
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
-        return await self._carry(lambda until: self._transfers.files(until=until))
+        return await self._between_cells("transfer", lambda until: self._transfers.files(until=until))
 
     async def fork(self, on_call: OnCall, *, seed: int) -> "LocalRepl":
         if self._ending.at_work:
             raise ForkRefused("this REPL cannot be copied while a cell runs or a file is carried")
-        await self._carry(self._settle)
+        await self._between_cells("fork", lambda until: self._ask(wire.Settle(), until))
         self._ending.at_work = True
         try:
             copy = await self.on_fork(on_call)
@@ -97,7 +99,7 @@ class LocalRepl(Session):
             self._ending.at_work = False
         ready = False
         try:
-            await copy._carry(lambda until: copy._ask(wire.Renew(seed=seed), until))
+            await copy._between_cells("fork", lambda until: copy._ask(wire.Renew(seed=seed), until))
             ready = True
         finally:
             if not ready:
@@ -115,10 +117,7 @@ class LocalRepl(Session):
 
     def _end_unwanted(self, making: "asyncio.Future[Child]") -> None:
         if not making.cancelled() and making.exception() is None:
-            self._unwanted = asyncio.ensure_future(self._zygote.signal(making.result(), signal.SIGKILL))
-
-    async def _settle(self, until: float) -> None:
-        await self._ask(wire.Settle(), until)
+            self._ending_unwanted = asyncio.ensure_future(self._zygote.signal(making.result(), signal.SIGKILL))
 
     async def _ask(self, message: wire.Settle | wire.Renew, until: float) -> None:
         await self._connection.send(message, until=until)
@@ -153,14 +152,14 @@ class LocalRepl(Session):
             self._connection.close()
             self.on_close()
 
-    async def _carry(self, transfer: Callable[[float], Awaitable[_Answer]]) -> _Answer:
-        """A transfer between two cells, with its deadline. Raises WorkspaceError, and the session lives; any ReplError, and it
-        is gone."""
+    async def _between_cells(self, what: str, act: Callable[[float], Awaitable[_Answer]]) -> _Answer:
+        """What is no cell (a "transfer", a "fork"), with its deadline. Raises WorkspaceError, and the session lives; any
+        ReplError, and it is gone."""
         try:
-            with self._ending.unless_done("transfer", WorkspaceError):
-                return await transfer(self._loop.time() + _TRANSFER_TIMEOUT_S)
+            with self._ending.unless_done(what, WorkspaceError):
+                return await act(self._loop.time() + _BETWEEN_CELLS_S)
         except BROKEN as error:
-            late = f"the session did not carry a file within {_TRANSFER_TIMEOUT_S:g} s"
+            late = f"the session did not come to the end of a {what} within {_BETWEEN_CELLS_S:g} s"
             reason = await self._end(error, late=late)
             raise error if isinstance(error, ProtocolError) else ReplDied(reason) from None
 
