@@ -31,6 +31,7 @@ NEEDED = ("memory", "pids")
 _PERIOD_US = 100_000
 _CLOSE_TIMEOUT_S = 5.0
 _REMEMBERED_S = 0.002
+"""For how long a wait of the kernel's that is over makes the next one short."""
 _OWN_PROCESSES = 4
 """Of the sandbox, beside what a REPL may start: its limit is met before the group's."""
 _MOST_PIDS = 1 << 22

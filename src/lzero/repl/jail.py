@@ -45,8 +45,26 @@ done
 shift
 exec "$@"
 """
-
-
+_VARIABLES = {
+    "PATH": f"{_ENVIRONMENT}/bin:/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/workspace",
+    "USER": "agent",
+    "LOGNAME": "agent",
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "TERM": "dumb",
+    "NO_COLOR": "1",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONNOUSERSITE": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # IPython brings it; figures are then displays
+    "MPLCONFIGDIR": "/tmp/matplotlib",
+    # One thread: the zygote must be single when it forks, and a thousand REPLs share the machine.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+}
 _USUAL = ReplConfig()
 
 
@@ -159,28 +177,6 @@ def _bwrap(binds: Sequence[tuple[str, str]]) -> list[str]:
     for directory in _hidden_directories([target for _, target in binds]):
         arguments += ["--tmpfs", directory, "--remount-ro", directory]
     return [*arguments, "--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/"]
-
-
-_VARIABLES = {
-    "PATH": f"{_ENVIRONMENT}/bin:/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/workspace",
-    "USER": "agent",
-    "LOGNAME": "agent",
-    "LANG": "C.UTF-8",
-    "TZ": "UTC",
-    "TERM": "dumb",
-    "NO_COLOR": "1",
-    "PYTHONHASHSEED": "0",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONNOUSERSITE": "1",
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # IPython brings it; figures are then displays
-    "MPLCONFIGDIR": "/tmp/matplotlib",
-    # One thread: the zygote must be single when it forks, and a thousand REPLs share the machine.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-}
 
 
 def _bound_directories(environment: Environment) -> list[tuple[str, str]]:

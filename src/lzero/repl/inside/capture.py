@@ -21,9 +21,7 @@ TYPES = (
 """What of a representation leaves the session."""
 _TEXT = ("text/plain", "text/markdown", "text/latex")
 """Types that still say something when their middle is missing."""
-
-
-TRACEBACK_LINES = 200
+_TRACEBACK_LINES = 200
 
 
 class Clipped:
@@ -109,8 +107,8 @@ class Outputs:
         self.drain()
         self._make_way()
         lines = clip("\n".join(traceback), self.limit // 16).split("\n")
-        if len(lines) > TRACEBACK_LINES:
-            half = TRACEBACK_LINES // 2
+        if len(lines) > _TRACEBACK_LINES:
+            half = _TRACEBACK_LINES // 2
             lines = [*lines[:half], f"… [{len(lines) - 2 * half} lines left out] …", *lines[-half:]]
         self._append(
             {"output_type": "error", "ename": clip(name, 200), "evalue": clip(value, 2000), "traceback": lines}

@@ -17,6 +17,8 @@ _CLEAR_S = 1.0
 
 @dataclass
 class Family:
+    """One REPL, among those it was copied from (`above`) and to (`below`)."""
+
     number: int
     init: int
     """0 when it has ended, as for the session."""

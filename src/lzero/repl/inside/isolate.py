@@ -1,4 +1,4 @@
-"""What a forked child does to itself before it runs a line of anybody's code.
+"""What a forked child does to itself before it runs a line of anybody's code, and the steps of it that a copy is made with.
 
 The zygote is root of a user namespace that means nothing outside, so a child may make its mounts first and only then enter a
 user namespace of its own. That one owns nothing: not the mounts, not the pids, not the network. Then the way back is closed.
@@ -19,15 +19,10 @@ import seccomp
 HOME = "/workspace"
 UID = 1000
 
-_NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
-    0x00020000,
-    0x04000000,
-    0x08000000,
-    0x10000000,
-    0x20000000,
-    0x40000000,
-)
-NEWUSER, NEWPID, WORLD = _NEWUSER, _NEWPID, _NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
+NEWUSER, NEWPID = 0x10000000, 0x20000000
+_NEWNS, _NEWUTS, _NEWIPC, _NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x40000000
+WORLD = _NEWNS | _NEWUTS | _NEWIPC | NEWPID | _NEWNET
+"""All kinds of namespaces that a user namespace can own, and a REPL has of its own."""
 _CLONE, _CLONE_PARENT = 56, 0x8000
 """A system call of x86-64, and its flag."""
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
@@ -81,7 +76,7 @@ def fork(own_pid_namespace: int) -> tuple[int, int]:
 
     `own_pid_namespace` is a descriptor of the caller's own, to which later forks return. Raises OSError, and leaves nothing.
     """
-    _call("unshare", _NEWPID)
+    _call("unshare", NEWPID)
     init, child = 0, -1
     try:
         init = os.posix_spawn(_INIT[0], _INIT, {}, setsid=True)
@@ -89,7 +84,7 @@ def fork(own_pid_namespace: int) -> tuple[int, int]:
         return (init, child) if child else (0, 0)
     finally:
         if child != 0:
-            _call("setns", own_pid_namespace, _NEWPID)
+            _call("setns", own_pid_namespace, NEWPID)
         if child < 0 and init:
             os.kill(init, signal.SIGKILL)
             os.waitpid(init, 0)
@@ -104,7 +99,7 @@ def enter(limits: Limits, without: Collection[str] = ()) -> None:
     _call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
     os.setsid()  # kill(0, …) reaches the whole process group, whatever pid namespaces it spans
     _call("unshare", _NEWNS | _NEWIPC | _NEWUTS | (0 if "network" in without else _NEWNET))
-    _make_mounts(limits)
+    furnish(limits)
     enter_user_namespace(nesting="nesting" in without)
     _set_limits(limits)  # the process count is kept per user namespace: after entering it, siblings do not share it
     _drop_privileges()
@@ -139,11 +134,6 @@ def let_enter() -> None:
     _call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
-def furnish(limits: Limits) -> None:
-    """For the init of a copy's world, which has all rights over it: its mounts."""
-    _make_mounts(limits)
-
-
 def become_init(limits: Limits) -> NoReturn:
     """For the init of a copy's world: be what other inits are. It shares the user namespace with its session; a right that the
     session has not, good for nothing there, keeps that from looking into it. Raises OSError."""
@@ -160,8 +150,9 @@ def become_init(limits: Limits) -> NoReturn:
     os.execv("/usr/bin/sleep", ("sleep", "infinity"))  # noqa: S606 - there is nothing in it for a shell
 
 
-def _make_mounts(limits: Limits) -> None:
-    """A /proc of its own pids, terminals of its own, and one private tmpfs that is the workspace, /tmp and /dev/shm."""
+def furnish(limits: Limits) -> None:
+    """The mounts of a new world, by who has all rights over it: a /proc of its own pids, terminals of its own, and one private
+    tmpfs that is the workspace, /tmp and /dev/shm. Raises OSError."""
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
     # A process that is not its own to look into, its init, is not there for a session.
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=2")
@@ -186,7 +177,7 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str) -> Non
 def enter_user_namespace(others: int = 0, *, nesting: bool = False) -> None:
     """A new one, and `others` that it owns. `nesting`: further ones may be made in it."""
     owner, group = os.geteuid(), os.getegid()
-    _call("unshare", _NEWUSER | others)
+    _call("unshare", NEWUSER | others)
     for file, text in (
         ("uid_map", f"{UID} {owner} 1"),
         ("setgroups", "deny"),

@@ -24,8 +24,9 @@ from IPython.core.error import UsageError
 from IPython.core.history import HistoryManager
 from IPython.core.interactiveshell import InteractiveShell
 
-HERE = str(Path(__file__).parent)
-FRAMES = 24
+_HERE = str(Path(__file__).parent)
+_FRAMES = 24
+"""Of a traceback; the middle of a longer one is left out."""
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, list, tuple, dict, set, frozenset, range, type(None)))
 """Types that have nothing but text: asking each formatter for them would double a trivial cell's time."""
 _IMPORTS = "import numpy, pandas\npandas.DataFrame({'a': numpy.arange(3) / 2}).describe()"
@@ -37,7 +38,8 @@ _WARM_UP = (
     "import asyncio\nawait asyncio.sleep(0)",
     "print({'a': [1, 2]})",
 )
-
+_WARM_UP_FIGURE = "import matplotlib.pyplot\nmatplotlib.pyplot.plot([1]);"
+"""Where matplotlib is installed: its first import looks at every font of the machine, for a second."""
 _ORDINARY = (
     "import numpy, pandas",
     "x = 1",
@@ -46,10 +48,9 @@ _ORDINARY = (
     "f(x)[0]",
     "",
 )
+"""What every session runs: the code behind it is what is worth its place."""
 _TIMES = 8
-"""After which the interpreter has specialised code."""
-_WARM_UP_FIGURE = "import matplotlib.pyplot\nmatplotlib.pyplot.plot([1]);"
-"""Where matplotlib is installed: its first import looks at every font of the machine, for a second."""
+"""Runs after which the interpreter has specialised that code."""
 
 
 class _Compiler(CachingCompiler):
@@ -119,9 +120,7 @@ class Shell(InteractiveShell):
 
     def warm_up(self, outputs: Outputs) -> None:
         """Run what cells usually do, so that its imports and caches are there before the first fork, and its code in as few pages
-        as can be.
-
-        Raises what importing numpy and pandas raises."""
+        as can be. Raises what importing numpy and pandas raises."""
         self.outputs = outputs
         self.run_cell(_IMPORTS).raise_error()
         for code in (*_WARM_UP, *([_WARM_UP_FIGURE] if find_spec("matplotlib") else ())):
@@ -232,6 +231,6 @@ def _keep_cell_frames(report: traceback.TracebackException) -> None:
         first = next((place for place, frame in enumerate(frames) if frame.filename.startswith("<cell ")), len(frames))
         if first < len(frames) or (isinstance(one.exc_type, type) and issubclass(one.exc_type, SyntaxError)):
             frames = frames[first:]
-        frames = [frame for frame in frames if not frame.filename.startswith(HERE)]
-        one.stack[:] = frames if len(frames) <= FRAMES else frames[: FRAMES // 2] + frames[-FRAMES // 2 :]
+        frames = [frame for frame in frames if not frame.filename.startswith(_HERE)]
+        one.stack[:] = frames if len(frames) <= _FRAMES else frames[: _FRAMES // 2] + frames[-_FRAMES // 2 :]
         pending += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other is not None]

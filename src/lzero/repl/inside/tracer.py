@@ -29,7 +29,9 @@ _RED_ZONE = 128
 _NOTHING = (1 << 64) - 1
 _TO_BE_RESTARTED = range(_NOTHING + 1 - 516, _NOTHING + 1 - 511)
 """ERESTARTSYS and its kind: results of calls that were interrupted before they did anything."""
-CLONE = 56
+_CLONE = 56
+_WALL = 0x40000000
+"""Wait for every child, whatever signal its end sends. waitpid(2): __WALL."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
@@ -77,7 +79,7 @@ class Tracee:
 
     def clone(self, flags: int, key: int) -> "Tracee":
         """Its child, stopped too, in the same state. `key`: that of its filter of system calls."""
-        self._begin(CLONE, (flags, 0, 0, 0, 0, key))
+        self._begin(_CLONE, (flags, 0, 0, 0, 0, key))
         self._resume()
         message = ctypes.c_ulong()
         if self._event == 0:
@@ -161,10 +163,6 @@ class Tracee:
         buffer = ctypes.create_string_buffer(_REGISTERS.pack(*registers), _REGISTERS.size)
         vector = (ctypes.c_size_t * 2)(ctypes.addressof(buffer), _REGISTERS.size)
         _ptrace(_SETREGSET, self.pid, _GENERAL_REGISTERS, ctypes.addressof(vector))
-
-
-_WALL = 0x40000000
-"""Wait for every child, whatever signal its end sends. waitpid(2): __WALL."""
 
 
 def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:

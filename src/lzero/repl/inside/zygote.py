@@ -185,7 +185,7 @@ def _ignore(*_: object) -> None:
 
 @dataclass
 class _Copy:
-    """That is being made."""
+    """A copy that is being made."""
 
     number: int
     of: Family
