@@ -26,18 +26,8 @@ class _Manager(AsyncKernelManager):
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
         directory = str(Path(self.connection_file).parent)
-        jail = [
-            "bwrap",
-            "--unshare-all",
-            "--die-with-parent",
-            "--ro-bind",
-            "/",
-            "/",
-            "--dev",
-            "/dev",
-            "--proc",
-            "/proc",
-        ]
+        jail = ["bwrap", "--unshare-all", "--die-with-parent"]
+        jail += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
         jail += ["--tmpfs", "/tmp", "--bind", directory, directory, "--chdir", directory]  # noqa: S108 - the jail's own
         if Path(sys.prefix).is_relative_to("/tmp"):  # noqa: S108 - an environment may lie beneath what was just hidden
             jail += ["--ro-bind", sys.prefix, sys.prefix]

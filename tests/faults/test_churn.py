@@ -25,8 +25,6 @@ KEYS = 50
 """How many more kernel keys the jail's user may have; others on the machine may be that user too."""
 NAMESPACES = 100
 """More of a kind than this are never there at once, or none could be made: the kernel takes them away in batches, a little late."""
-
-
 NEVER_REPLACED = ReplConfig(zygotes=2, forks_per_zygote=1_000_000)
 """Zygotes that have time to leak."""
 

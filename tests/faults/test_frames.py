@@ -212,8 +212,6 @@ SEEDS = (
     b'{"type":"hello","os":"a","prefix":"b","pid":1}',
     b'{"type":"exited","id":1,"code":-9}',
 )
-
-
 WORDS = ('\\"type\\":', '\\"id\\":1', "-1", "2147483648", "18446744073709551616", "1e999", "[", "{", "]", "}", "\\x0a")
 
 
@@ -232,14 +230,8 @@ def test_a_fuzzer_that_is_guided_by_coverage_finds_nothing(tmp_path: Path) -> No
     done = subprocess.run(
         [
             *(sys.executable, str(Path(__file__).parent / "fuzz_by_coverage.py")),
-            *(
-                "-max_total_time=120",
-                "-max_len=4096",
-                "-timeout=10",
-                "-rss_limit_mb=1024",
-                "-seed=1",
-                "-print_final_stats=1",
-            ),
+            *("-max_total_time=120", "-max_len=4096", "-timeout=10"),
+            *("-rss_limit_mb=1024", "-seed=1", "-print_final_stats=1"),
             *(f"-dict={words}", f"-artifact_prefix={tmp_path}/", str(corpus)),
         ],
         capture_output=True,

@@ -1,10 +1,10 @@
 """What a warm process does to its memory before it is forked, so that its children share as much of it as they can.
 
 A child shares a page until somebody writes to it. What the collector writes while it looks at objects is the largest part of
-that, and freezing takes it away (25 MB a child, otherwise 3). Of what is left, a tenth is due to new objects: Python's allocator
-puts them where old ones have left gaps, each in a page that the child must copy first. The rest is counts of references. A call
-counts one to its code; an attribute that the cache of types does not know counts one to a name less, that of whatever it puts
-out of the cache.
+that, and freezing takes it away (a child holds 25 MB without it, 3 with it). Of what is left, a tenth is due to new objects:
+Python's allocator puts them where old ones have left gaps, each in a page that the child must copy first. The rest is counts of
+references. A call counts one to its code; an attribute that the cache of types does not know counts one to a name less, that of
+whatever it puts out of the cache.
 """
 
 import gc
