@@ -33,10 +33,16 @@ def written(root: str, path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def opened(root: str, path: str) -> Iterator[BinaryIO]:
-    with _parent(root, path) as (directory, name), os.fdopen(os.open(name, _READ, dir_fd=directory), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.ENXIO, "not a regular file")
-        yield file
+    with _parent(root, path) as (directory, name):
+        descriptor = os.open(name, _READ, dir_fd=directory)
+        try:
+            kind = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(kind):
+                raise OSError(errno.EISDIR if stat.S_ISDIR(kind) else errno.ENXIO, "not a regular file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(descriptor)
 
 
 def regular_files(root: str, *, deepest: int = LONGEST_PATH) -> Iterator[tuple[str, int]]:
