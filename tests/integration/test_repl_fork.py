@@ -320,6 +320,26 @@ def _waits(process: psutil.Process) -> bool:
         return False
 
 
+async def test_a_copy_that_is_given_up_before_it_is_asked_for_harms_nobody() -> None:
+    before = counts()
+    async with LocalPool(ReplConfig(zygotes=1)) as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        zygote = repl._zygote
+        async with zygote._sending:  # for a while it takes nothing
+            forking = asyncio.create_task(repl.fork(no_tools, seed=1))
+            async with asyncio.timeout(20.0):
+                while not zygote._refusals:
+                    await asyncio.sleep(0)  # until the copy waits to be asked for
+            forking.cancel()
+            await asyncio.gather(forking, return_exceptions=True)
+        async with asyncio.timeout(20.0):
+            while zygote._refusals or zygote.num_repls > 1:
+                await asyncio.sleep(0.01)
+        assert zygote.alive
+        assert await value(repl, "6 * 7") == "42"
+    await settled(before)
+
+
 async def test_without_its_maker_of_copies_a_zygote_goes_on() -> None:
     async with LocalPool(ReplConfig(zygotes=1)) as pool:
         repl = await pool.open((), no_tools, seed=0)

@@ -107,8 +107,11 @@ class LocalRepl(Session):
         return copy
 
     async def copy_into(self, connection: socket.socket) -> tuple[Zygote, Child]:
-        """The processes of a copy that answers at the other end of `connection`. Raises ForkRefused, ReplDied."""
-        making = asyncio.ensure_future(self._zygote.copy(self._child, connection))
+        """The processes of a copy that answers at the other end of `connection`, which is theirs from now on. Raises ForkRefused,
+        ReplDied."""
+        given = socket.socket(fileno=connection.detach())  # where this is cancelled, it is still to be sent
+        making = asyncio.ensure_future(self._zygote.copy(self._child, given))
+        making.add_done_callback(lambda _: given.close())
         try:
             return self._zygote, await asyncio.shield(making)
         except asyncio.CancelledError:
