@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
 
 import psutil
 import pytest
 from pool_servers import TOKEN, serving
 from repl_sessions import no_tools
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -96,6 +97,51 @@ async def test_a_client_that_reads_nothing_leaves_no_connection(pool: LocalPool)
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
         writer.transport.abort()
+
+
+async def test_a_client_that_reads_nothing_and_goes_on_talking_is_let_go_of(pool: LocalPool) -> None:
+    """It asks for two files, part by part, until every buffer is full, and then for more."""
+    fill = "with open('large', 'wb') as file:\n    size = file.write(bytes(8 << 20))"
+    headers = {"Authorization": f"Bearer {TOKEN}", wire.VERSION_HEADER: str(wire.VERSION)}
+    async with serving(pool, lease_s=1.0) as server:
+        place = server.url + wire.PATH
+        async with connect(place, additional_headers=headers, proxy=None, ping_interval=None) as connection:
+
+            async def ask(*messages: wire.FromClient) -> None:
+                for message in messages:
+                    await connection.send(wire.encode(message))
+
+            async def talk() -> None:
+                with suppress(ConnectionClosed):
+                    while True:
+                        await ask(wire.More(id=21), wire.More(id=22))
+                        await asyncio.sleep(0.1)
+
+            talking = asyncio.create_task(talk())
+            async with asyncio.timeout(60.0):
+                for repl in (1, 2):
+                    await ask(wire.Open(id=repl, tools=(), seed=0))
+                    await _heard(connection, wire.Opened)
+                    await ask(wire.Run(id=10 + repl, repl=repl, code=fill, deadline_s=30.0))
+                    assert (await _heard(connection, wire.Done)).execution.status == "ok"
+            connection.transport.pause_reading()
+            await ask(wire.Get(id=21, repl=1, path="large"), wire.Get(id=22, repl=2, path="large"))
+            async with asyncio.timeout(20.0):
+                while pool.stats()["open"] or _connected_to(int(server.url.rpartition(":")[2])):
+                    await asyncio.sleep(0.05)
+            talking.cancel()
+            connection.transport.abort()
+
+
+_Said = TypeVar("_Said", bound=wire.FromServer)
+
+
+async def _heard(connection: ClientConnection, kind: type[_Said]) -> _Said:
+    """The next message of this kind."""
+    while True:
+        said = wire.decode_server(await connection.recv(decode=False))
+        if isinstance(said, kind):
+            return said
 
 
 def _connected_to(port: int) -> bool:

@@ -81,7 +81,7 @@ class Client:
         try:
             async with asyncio.timeout(lease_s) as lease:
                 await self._send(await self._welcome())
-                while (message := await self._receive()) is not None:
+                while not self._gone and (message := await self._receive()) is not None:
                     lease.reschedule(loop.time() + lease_s)
                     await self._handle(message)
         except WebSocketDisconnect:
@@ -320,7 +320,7 @@ class Client:
             raise WebSocketDisconnect from None
 
     async def _dismiss(self, why: str) -> None:
-        """Close the connection; the end of it ends `serve`."""
+        """Close the connection; the end of it ends `serve`, or the next word of a client that has not heard of it."""
         if self._gone:
             return
         self._gone = True

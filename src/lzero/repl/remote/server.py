@@ -44,7 +44,10 @@ _OTHER_VERSION = 426
 _MOST_PIECES = 1024
 """Of one message; whoever sends whole ones sends one."""
 _LAST_WORDS_S = 5.0
-"""For a client to read why its connection is closed."""
+"""For a client to read why its connection is closed, if it takes anything."""
+_UNSENT_BYTES = 1 << 16
+"""What may wait in the kernel for a client to take it. The kernel's own bound is some megabytes, and to fill these with short answers
+takes a client that reads nothing a while in which it seems to take all."""
 _GRACE_S = 20
 """For clients to be let go of as the server ends."""
 
@@ -148,6 +151,7 @@ class PoolServer:
             raise ConfigError(f"cannot serve at {place}: {error.strerror or error}") from None
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)  # connections inherit it
             listener.bind(address)
         except OSError as error:
             listener.close()
@@ -166,7 +170,7 @@ class _Server(uvicorn.Server):
 
 class _WebSocket(WebSocketsSansIOProtocol):
     """Grows by nothing that a client sends and nobody reads (pieces of a message, pings whose answers it does not take), and does
-    not wait for a client to read its last words."""
+    not wait for long for a client to read its last words."""
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= _MOST_PIECES:
@@ -183,7 +187,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)
-        self.loop.call_later(_LAST_WORDS_S, self.transport.abort)
+        self.loop.call_later(_LAST_WORDS_S if self.writable.is_set() else 0.0, self.transport.abort)
 
 
 def _no_refusals(record: logging.LogRecord) -> bool:
