@@ -210,3 +210,11 @@ async def test_sessions_do_not_share_state(pool: LocalPool) -> None:
 async def test_a_session_starts_clean(repl: LocalRepl) -> None:
     names = await value(repl, "sorted(name for name in globals() if not name.startswith('_'))")
     assert names == "['In', 'Out', 'ToolError', 'exit', 'get_ipython', 'open', 'quit']"
+
+
+async def test_a_module_of_the_workspace_may_have_any_name(repl: LocalRepl) -> None:
+    names = ("heap", "frames", "files", "workspace", "shell", "kernel", "capture", "proc", "isolate")
+    for name in names:
+        await repl.put(f"{name}.py", f"mine = {name!r}".encode())
+    code = f"import importlib\n[importlib.import_module(name).mine for name in {names!r}] == list({names!r})"
+    assert await value(repl, code) == "True"

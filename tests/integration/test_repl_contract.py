@@ -619,6 +619,11 @@ async def test_a_wrong_path_is_the_askers_fault(repl: Repl, path: str, why: str)
     assert await value(repl, "1 + 1") == "2"
 
 
+async def test_a_module_of_the_workspace_is_imported(own: Repl) -> None:
+    await own.put("mine_alone.py", b"def twice(x): return 2 * x\n")
+    assert await value(own, "import mine_alone\nmine_alone.twice(21)") == "42"
+
+
 async def test_what_is_no_regular_file_is_refused_by_name(repl: Repl) -> None:
     code = """
 import os

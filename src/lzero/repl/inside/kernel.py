@@ -135,6 +135,7 @@ class Kernel:
         self._shell.outputs.limit = message["output_chars"]
         tools = {tool["name"]: self._tools.stub(**tool) for tool in message["tools"]}
         self._shell.push({"ToolError": ToolError, "_dh": [os.getcwd()], **tools}, interactive=False)
+        sys.path.insert(0, "")  # what stands in the workspace can be imported, as in IPython
         gc.enable()
         self._channel.send({"type": "ready"})
 

@@ -204,5 +204,14 @@ def _require_one_thread() -> None:
 
 def serve(control: socket.socket, limits: isolate.Limits, without: Collection[str], maker: copying.Maker) -> None:
     """Until the host's end is closed."""
-    sys.path.remove(isolate.__file__.rsplit("/", 1)[0])
+    _hide_own_modules()
     Zygote(control, limits, without, maker).serve()
+
+
+def _hide_own_modules() -> None:
+    """What stands in a workspace is imported by its name, also where one of our modules has the same."""
+    own = isolate.__file__.rpartition("/")[0]
+    sys.path.remove(own)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(f"{own}/") and name != "__main__":
+            del sys.modules[name]
