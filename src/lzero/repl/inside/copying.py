@@ -29,7 +29,7 @@ _STATELESS = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "rand
 _OUTPUTS = {"/memfd:stdout (deleted)": "stdout", "/memfd:stderr (deleted)": "stderr"}
 _CONNECTION = 3
 _CLONE_PARENT, _CLONE_VM = 0x8000, 0x100
-_WAIT_S = 1.0
+_WAIT_S = 5.0
 _REASON_CHARS = 300
 """Of a refusal; each takes up to 12 bytes of a control message, which holds 4,096."""
 _MEETING_PLACE = ".lzero"
