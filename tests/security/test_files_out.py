@@ -58,7 +58,7 @@ async def test_a_session_that_follows_links_finds_its_own_files_only(pool: Local
     victim = await pool.open((), no_tools, seed=0)
     await run(
         victim,
-        f"import beneath, os\nbeneath._READ = os.O_RDONLY\nos.symlink('/tmp/own', 'own')\n"
+        f"import _inside_beneath as beneath, os\nbeneath._READ = os.O_RDONLY\nos.symlink('/tmp/own', 'own')\n"
         f"open('/tmp/own', 'w').write('of the session')\nos.symlink({str(secret)!r}, 'host')",
     )
     assert await victim.get("own") == b"of the session"  # without the defence, and yet
@@ -96,7 +96,7 @@ async def test_a_session_that_waits_for_a_fifo_ends_at_the_deadline(
 ) -> None:
     monkeypatch.setattr(session, "_BETWEEN_CELLS_S", 0.5)
     victim = await pool.open((), no_tools, seed=0)
-    await run(victim, "import beneath, os\nbeneath._READ = os.O_RDONLY\nos.mkfifo('fifo')")
+    await run(victim, "import _inside_beneath as beneath, os\nbeneath._READ = os.O_RDONLY\nos.mkfifo('fifo')")
     with pytest.raises(ReplDied, match=r"within 0\.5 s"):  # without O_NONBLOCK
         await victim.get("fifo")
     await victim.close()
@@ -287,7 +287,7 @@ async def test_a_session_that_lies_about_a_file_ends(pool: LocalPool, repl: Loca
     victim = await pool.open((), no_tools, seed=0)
     await run(
         victim,
-        "import workspace\nchunk = 'AAAA' * ((1 << 20) // 3) + 'AA=='\n"
+        "import _inside_workspace as workspace\nchunk = 'AAAA' * ((1 << 20) // 3) + 'AA=='\n"
         f"def serve(message, channel):\n    {lie}\nworkspace.serve = serve",
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -321,7 +321,7 @@ async def test_a_session_that_lies_in_a_listing_ends(pool: LocalPool, files: str
     victim = await pool.open((), no_tools, seed=0)
     await run(
         victim,
-        "import workspace\n"
+        "import _inside_workspace as workspace\n"
         f"workspace.serve = lambda message, channel: channel.send({{'type': 'listing', 'files': {files}}})",
     )
     with pytest.raises(ProtocolError, match=why):
@@ -336,7 +336,9 @@ async def test_a_session_that_takes_a_file_slowly_or_not_at_all_ends_at_the_dead
     monkeypatch.setattr(session, "_BETWEEN_CELLS_S", 0.5)
     for lie in ("time.sleep(60)", "[(channel._socket.recv(1), time.sleep(0.01)) for _ in range(6000)]"):
         victim = await pool.open((), no_tools, seed=0)
-        await run(victim, f"import time, workspace\nworkspace.serve = lambda message, channel: {lie}")
+        await run(
+            victim, f"import time, _inside_workspace as workspace\nworkspace.serve = lambda message, channel: {lie}"
+        )
         started = time.monotonic()
         with pytest.raises(ReplDied, match=r"within 0\.5 s"):
             await victim.put("file", bytes(8 << 20))
@@ -349,7 +351,7 @@ async def test_a_session_that_takes_a_file_slowly_or_not_at_all_ends_at_the_dead
 async def test_an_answer_too_many_is_the_sessions_own_misfortune(pool: LocalPool) -> None:
     victim = await pool.open((), no_tools, seed=0)
     twice = "[channel.send({'type': 'stored'}) for _ in range(2)]"
-    await run(victim, f"import workspace\nworkspace.serve = lambda message, channel: {twice}")
+    await run(victim, f"import _inside_workspace as workspace\nworkspace.serve = lambda message, channel: {twice}")
     await victim.put("file", b"")  # it says so, and has stored nothing
     execution = await run(victim, "1")
     assert (execution.status, execution.outputs) == ("killed", ())

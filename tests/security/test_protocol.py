@@ -539,7 +539,7 @@ HOOKS = {
     "outputs": "import sys\nsys.stdout = sys.stderr = sys.__stderr__ = None\nprint(1)",
     "outputs of another shape": "get_ipython().outputs.take = lambda: [{'output_type': 'stream', 'name': 7}]",
     "events of cells": "get_ipython().events.register('post_run_cell', lambda *_: __import__('os').abort())",
-    "frames": "import frames\nframes.Channel.send = lambda *_: 1 / 0",
+    "frames": "import _inside_frames as frames\nframes.Channel.send = lambda *_: 1 / 0",
     "signals": "import signal\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\nsignal.setitimer(signal.ITIMER_REAL, 0.01)",
     "the recursion limit": "import sys\nsys.setrecursionlimit(60)",
     "the stack's top": "import threading\nthreading.excepthook = None\nthreading.Thread(target=lambda: 1 / 0).start()",

@@ -209,9 +209,9 @@ def serve(control: socket.socket, limits: isolate.Limits, without: Collection[st
 
 
 def _hide_own_modules() -> None:
-    """What stands in a workspace is imported by its name, also where one of our modules has the same."""
+    """What stands in a workspace is imported by its name, also where one of our modules has the same: ours get a prefix."""
     own = isolate.__file__.rpartition("/")[0]
     sys.path.remove(own)
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "")).startswith(f"{own}/") and name != "__main__":
-            del sys.modules[name]
+            sys.modules[f"_inside_{name}"] = sys.modules.pop(name)
