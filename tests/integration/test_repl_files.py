@@ -116,7 +116,7 @@ async def test_a_session_that_is_gone_carries_nothing(pool: LocalPool) -> None:
         with pytest.raises(ReplDied, match="closed"):
             await attempt
     repl = await pool.open((), no_tools, seed=0)
-    await run(repl, "import os, workspace\nworkspace.serve = lambda *_: os._exit(3)")
+    await run(repl, "import os, _inside_workspace as workspace\nworkspace.serve = lambda *_: os._exit(3)")
     with pytest.raises(ReplDied, match="exited with code 3"):
         await repl.get("file")
     with pytest.raises(ReplDied, match="exited with code 3"):
@@ -124,7 +124,7 @@ async def test_a_session_that_is_gone_carries_nothing(pool: LocalPool) -> None:
     await repl.close()
 
 
-SLOW = "import time, workspace\nworkspace.serve = lambda message, channel: time.sleep(600)"
+SLOW = "import time, _inside_workspace as workspace\nworkspace.serve = lambda message, channel: time.sleep(600)"
 
 
 ENDS: dict[str, Callable[[LocalRepl], Awaitable[None]]] = {
