@@ -5,9 +5,20 @@ asks of an engine beside sampling, in `lzero.train.transfer`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from lzero.types import Completion, Episode, Execution, Json, Passage, Reward, Sampling, Task, WorkspaceFile
+from lzero.types import (
+    Completion,
+    Episode,
+    Execution,
+    Json,
+    Message,
+    Passage,
+    Reward,
+    Sampling,
+    Task,
+    WorkspaceFile,
+)
 
 OnCall = Callable[[str, dict[str, Json]], Awaitable[Json]]
 """How a tool call leaves a kernel: (name, arguments) → value. Raises ToolError; its message is what the agent sees."""
@@ -56,6 +67,16 @@ class ToolSpec(Protocol):
         """Signature and purpose, as the model and `help()` read them."""
 
 
+@runtime_checkable
+class WithKernelSource(Protocol):
+    """A tool that is more than a function to a session: `kernel_source` is run there, once, and binds the tool's name.
+
+    It finds `ask(**arguments)`, which calls the tool on the host, and `ToolError`; the standard library is there to import."""
+
+    @property
+    def kernel_source(self) -> str: ...
+
+
 class Tool(ToolSpec, Protocol):
     """What an agent may call. The kernel gets a stub; the host runs it."""
 
@@ -68,6 +89,10 @@ class ToolContext(Protocol):
 
     @property
     def task(self) -> Task: ...
+
+    async def read_file(self, path: str) -> bytes:
+        """A regular file of the session's workspace, as it is at this moment: agent output. Raises ToolError, the agent's fault, for
+        a path that leaves the workspace, and for a file that is not there, not regular or too large."""
 
 
 class ReplPool(Protocol):
@@ -105,6 +130,29 @@ class Engine(Protocol):
 
     async def forget(self, affinity: str) -> None:
         """The episode is over: what was kept for it may go."""
+
+    async def close(self) -> None: ...
+
+
+class ChatEngine(Protocol):
+    """Answers conversations in words: a model whose tokens are nobody's business here. Good for acting, not for training."""
+
+    @property
+    def model(self) -> str:
+        """Its name, as the endpoint knows it."""
+
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        request_id: str,
+        deadline_s: float,
+        on_text: Callable[[str, str], None] | None = None,
+    ) -> Completion:
+        """The assistant's next message: `text`, ending with the stop string that ended it, `reasoning`, and `usage`; no token ids. As they
+        come, `on_text` is told pieces of it: ("reasoning" or "text", piece). Raises EngineError, also when `deadline_s` seconds
+        have passed."""
 
     async def close(self) -> None: ...
 

@@ -59,6 +59,24 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: int = 0
 
 
+class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One turn of a conversation in words. `Message(role="user", content="Who founded Liri?")`."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Usage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a reply took, as the endpoint counts it. `Usage(prompt_tokens=812, completion_tokens=90, cost_usd=0.0021)`."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt, that the endpoint had seen before."""
+    cost_usd: float | None = None
+    """None where the price is not known."""
+
+
 StopReason = Literal["eos", "stop", "length"]
 
 
@@ -75,6 +93,10 @@ class Completion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stop_reason: StopReason
     versions: tuple[tuple[int, int], ...]
     """Runs of (policy version, number of tokens), in order."""
+    reasoning: str = ""
+    """What an endpoint tells apart from the text, as the model's thought."""
+    usage: Usage | None = None
+    """Of a reply whose tokens only its endpoint knows: `token_ids` is empty then."""
 
     def __post_init__(self) -> None:
         num_tokens = len(self.token_ids)
@@ -155,6 +177,21 @@ class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     error: str | None = None
     fault: Literal["agent", "tool"] | None = None
     """Whose fault `error` is; None when there is none."""
+
+
+class Todo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One item of a plan. `Todo(text="find the founder", status="done")`."""
+
+    text: str
+    status: Literal["open", "done", "dropped"] = "open"
+
+
+class Notepad(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an agent keeps in view: `Notepad(todos=(Todo(text="find the founder"),), facts=("Liri's founder is Titu",))`."""
+
+    todos: tuple[Todo, ...] = ()
+    facts: tuple[str, ...] = ()
+    draft: str = ""
 
 
 class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -300,8 +300,12 @@ async def test_floods_and_trickles_end_and_others_go_on(
 TASK = Task(id="attack", question="Who?", answers=("Kato",), passages=(Passage(title="Liri", text="rival Kato"),))
 
 
+async def no_files(path: str) -> bytes:
+    raise AssertionError(path)
+
+
 def broker_with(*passages: Passage) -> Broker:
-    return Broker(TASK, [Search(PassageIndex(passages or TASK.passages))])
+    return Broker(TASK, [Search(PassageIndex(passages or TASK.passages))], no_files)
 
 
 @attack(59)
@@ -409,7 +413,7 @@ async def test_a_key_of_the_host_is_in_no_byte_of_a_session(monkeypatch: pytest.
                 raise ToolError("the page cannot be read", fault="agent") from error
 
     async with LocalPool() as fresh:  # its zygote starts with the key around
-        broker = Broker(TASK, [Keyed()])
+        broker = Broker(TASK, [Keyed()], no_files)
         victim = await fresh.open(broker.tools, broker.on_call, seed=0)
         execution = await run(victim, "fetch('x')")
         assert error_of(execution) == "ToolError: the page cannot be read"

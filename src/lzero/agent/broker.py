@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from lzero.errors import ToolError
+from lzero.errors import ToolError, WorkspaceError
 from lzero.protocols import Tool, ToolContext
 from lzero.types import Json, Task, ToolCall
 
@@ -26,6 +26,14 @@ class Context:
     """What a tool may know of the episode that calls it."""
 
     task: Task
+    read: Callable[[str], Awaitable[bytes]]
+    """Of the session that calls."""
+
+    async def read_file(self, path: str) -> bytes:
+        try:
+            return await self.read(path)
+        except WorkspaceError as error:
+            raise ToolError(str(error), fault="agent") from None
 
 
 class SubmitFinalAnswer:
@@ -55,13 +63,13 @@ class SubmitFinalAnswer:
 class Broker:
     """Takes the tool calls of one episode. `answer` is the first one submitted, None before."""
 
-    def __init__(self, task: Task, tools: Sequence[Tool]) -> None:
+    def __init__(self, task: Task, tools: Sequence[Tool], read: Callable[[str], Awaitable[bytes]]) -> None:
         self._submit = SubmitFinalAnswer()
         self.tools: tuple[Tool, ...] = (*tools, self._submit)
         self._by_name = {tool.name: tool for tool in self.tools}
         if len(self._by_name) != len(self.tools):
             raise ValueError(f"two tools of one name among {[tool.name for tool in self.tools]}")
-        self._context = Context(task)
+        self._context = Context(task, read)
         self._num_calls = 0
         self._calls: list[ToolCall] = []
         self._broken: ToolError | None = None

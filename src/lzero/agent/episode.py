@@ -24,7 +24,7 @@ from lzero.agent.parser import parse
 from lzero.agent.prompt import output_turn, system_prompt, task_turn
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
-from lzero.errors import EngineError, ReplError, ToolError
+from lzero.errors import EngineError, ReplError, ToolError, WorkspaceError
 from lzero.protocols import Engine, Repl, ReplPool, Tool
 from lzero.seeds import derive_seed
 from lzero.types import Budgets, Completion, Episode, Execution, Failure, Prompt, Sampling, Status, Step, Task
@@ -55,12 +55,13 @@ async def run_episode(
     them are returned, none is raised. Raises ConfigError for a prompt template that cannot be used.
     """
     sampling = msgspec.structs.replace(sampling, max_tokens=agent.response_tokens, stop=STOP, seed=seed)
+    session = _Session(pool, seed)
     attempt = _Attempt(
         agent=agent,
         renderer=renderer,
         policy=_Policy(engine, sampling, affinity=episode_id, request_timeout_s=request_timeout_s),
-        broker=Broker(task, tools),
-        session=_Session(pool, seed),
+        broker=Broker(task, tools, session.read),
+        session=session,
     )
     prompt = renderer.start(system_prompt(agent, attempt.broker.tools), task_turn(agent, task.question))
     try:
@@ -205,6 +206,12 @@ class _Session:
         if execution.status == "killed":
             await self.close()
         return execution
+
+    async def read(self, path: str) -> bytes:
+        """A file of the workspace. Raises WorkspaceError, ReplError."""
+        if self._repl is None:
+            raise WorkspaceError(f"there is no file {path!r}: the session has not begun")
+        return await self._repl.get(path)
 
     async def close(self) -> None:
         repl, self._repl = self._repl, None

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from lzero.errors import ProtocolError, ToolError
-from lzero.protocols import ToolSpec
+from lzero.protocols import ToolSpec, WithKernelSource
 from lzero.types import Json, Output, WorkspaceFile
 
 MAX_FRAME = 8 * 1024 * 1024
@@ -32,6 +32,8 @@ class ToolStub(Struct, frozen=True, kw_only=True):
     name: str
     parameters: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_PARAMETERS)]
     description: str
+    source: str = ""
+    """Of the session's side of a tool that is more than a function; see `protocols.WithKernelSource`."""
 
 
 class Open(Struct, frozen=True, kw_only=True, tag="open"):
@@ -201,7 +203,13 @@ _from_zygote: msgspec.json.Decoder[FromZygote] = msgspec.json.Decoder(FromZygote
 def stubs(tools: Sequence[ToolSpec]) -> tuple[ToolStub, ...]:
     """What a session is told of them."""
     return tuple(
-        ToolStub(name=tool.name, parameters=tuple(tool.parameters), description=tool.description) for tool in tools
+        ToolStub(
+            name=tool.name,
+            parameters=tuple(tool.parameters),
+            description=tool.description,
+            source=tool.kernel_source if isinstance(tool, WithKernelSource) else "",
+        )
+        for tool in tools
     )
 
 

@@ -10,7 +10,7 @@ import random
 import threading
 from typing import Any, NoReturn
 
-from stubs import ToolError, function, plain
+from stubs import ToolError, plain, stub
 
 
 class Bridge:
@@ -50,7 +50,7 @@ def install(names: dict[str, Any], settings: dict[str, Any]) -> None:
     bridge = Bridge(settings["nonce"], settings["max_bytes"])
     names |= {"ToolError": ToolError, "exit": leave, "quit": leave}
     for tool in settings["tools"]:
-        names[tool["name"]] = function(tool["name"], tool["parameters"], tool["description"], bridge.ask)
+        names[tool["name"]] = stub(tool, bridge.ask)
 
 
 def leave() -> NoReturn:

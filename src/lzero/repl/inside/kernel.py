@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ import workspace
 from capture import Outputs, Stream
 from frames import Channel, Closed
 from shell import Shell
-from stubs import ToolError, function
+from stubs import ToolError, stub
 
 
 class Interrupts:
@@ -91,8 +91,8 @@ class Tools:
         """Count calls from 1."""
         self._calls = 0
 
-    def stub(self, name: str, parameters: list[str], description: str) -> Callable[..., Any]:
-        return function(name, parameters, description, self._ask)
+    def stub(self, tool: dict[str, Any]) -> Any:
+        return stub(tool, self._ask)
 
     def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
         with self.lock, self._interrupts.held():
@@ -133,7 +133,7 @@ class Kernel:
         random.seed(message["seed"])
         numpy.random.seed(message["seed"] % 2**32)
         self._shell.outputs.limit = message["output_chars"]
-        tools = {tool["name"]: self._tools.stub(**tool) for tool in message["tools"]}
+        tools = {tool["name"]: self._tools.stub(tool) for tool in message["tools"]}
         self._shell.push({"ToolError": ToolError, "_dh": [os.getcwd()], **tools}, interactive=False)
         sys.path.insert(0, "")  # what stands in the workspace can be imported, as in IPython
         gc.enable()

@@ -12,10 +12,19 @@ class ToolError(Exception):
 ToolError.__module__ = "builtins"  # tracebacks then say "ToolError", as the cell names it
 
 
-def function(
+def stub(tool: dict[str, Any], ask: Callable[[str, dict[str, Any]], Any]) -> Any:
+    """What one tool's name is bound to; `ask(name, arguments)` is how it asks."""
+    name: str = tool["name"]
+    if not tool["source"]:
+        return _function(name, tool["parameters"], tool["description"], ask)
+    names = {"__name__": "builtins", "ToolError": ToolError, "ask": lambda **arguments: ask(name, arguments)}
+    exec(compile(tool["source"], f"<{name}>", "exec"), names)  # the host's own words
+    return names[name]
+
+
+def _function(
     name: str, parameters: list[str], description: str, ask: Callable[[str, dict[str, Any]], Any]
 ) -> Callable[..., Any]:
-    """The stub of one tool; `ask(name, arguments)` is how it asks."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     signature = inspect.Signature([inspect.Parameter(parameter, kind) for parameter in parameters])
 
