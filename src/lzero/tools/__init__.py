@@ -1,5 +1,6 @@
 """What an agent may call; the host runs it."""
 
+from lzero.tools.function import FunctionTool, tool
 from lzero.tools.search import PassageIndex, Search
 
-__all__ = ["PassageIndex", "Search"]
+__all__ = ["FunctionTool", "PassageIndex", "Search", "tool"]

@@ -1,0 +1,217 @@
+"""A typed function as a tool: what a model reads of it, which arguments fit, whose fault what does not fit is."""
+
+import threading
+from enum import StrEnum
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from lzero.errors import ToolError
+from lzero.protocols import Tool, ToolContext
+from lzero.tools import FunctionTool, tool
+from lzero.types import Json, Task
+
+CONTEXT: Any = SimpleNamespace(task=Task(id="t", question="Who?", answers=("Kato",)))
+
+
+@tool
+def add(a: int, b: int = 1) -> int:
+    """The sum of two numbers.
+
+    Both are whole.
+    """
+    return a + b
+
+
+class Place(BaseModel):
+    name: str
+    year: int | None = None
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+@tool
+async def describe(
+    place: Place,
+    *,
+    style: Literal["short", "long"] = "short",
+    tags: list[str] | None = None,
+    context: ToolContext,
+) -> dict[str, Json]:
+    """Describe a place."""
+    return {"name": place.name, "style": style, "tags": list(tags or ()), "task": context.task.id}
+
+
+@tool(name="echo")
+def _echo(value: Any = None, text: str = "", ratio: float = 0.5, flag: bool = False) -> Any:
+    """Give back."""
+    return [value, text, ratio, flag]
+
+
+async def call(tool: Tool, /, **arguments: Json) -> Json:
+    return await tool.call(arguments, CONTEXT)
+
+
+async def message(tool: Tool, /, **arguments: Json) -> str:
+    with pytest.raises(ToolError) as raised:
+        await call(tool, **arguments)
+    assert raised.value.fault == "agent"
+    return str(raised.value)
+
+
+def test_the_description_is_the_signature_and_the_docstring() -> None:
+    assert add.name == "add"
+    assert add.parameters == ("a", "b")
+    assert add.description == "add(a: int, b: int = 1) -> int\nThe sum of two numbers.\n\nBoth are whole."
+    assert describe.description.startswith(
+        "describe(place: Place, style: Literal['short', 'long'] = 'short', tags: list[str] | None = None) -> dict[str, Any]\n"
+    )
+    assert _echo.name == "echo"
+
+
+def test_it_is_still_the_function_it_was_made_from() -> None:
+    assert add(2, b=3) == 5
+
+
+async def test_arguments_are_converted_where_nothing_is_lost() -> None:
+    assert await call(add, a="2", b=3.0) == 5
+    assert await call(add, a=2) == 3
+    assert await call(_echo, text=1990, ratio="0.25", flag="true") == [None, "1990", 0.25, True]
+    assert await call(_echo, value={"as": ["it", 1, 2.5, None]}) == [{"as": ["it", 1, 2.5, None]}, "", 0.5, False]
+
+
+async def test_the_context_is_handed_in_and_not_shown() -> None:
+    assert describe.parameters == ("place", "style", "tags")
+    expected = {"name": "Liri", "style": "long", "tags": ["a"], "task": "t"}
+    assert await call(describe, place={"name": "Liri"}, style="long", tags=["a"]) == expected
+    assert "no parameter context" in await message(describe, place={"name": "Liri"}, context="mine")
+
+
+async def test_a_wrong_call_says_what_is_wrong_and_how_it_is_called() -> None:
+    told = await message(add, a="two", c=1)
+    assert told == (
+        "add: a should be a valid integer, unable to parse string as an integer, not 'two'; there is no parameter c. "
+        "It is called as add(a: int, b: int = 1) -> int"
+    )
+    assert "a is missing" in await message(add)
+    assert "a should be a valid integer, got a number with a fractional part, not 2.5" in await message(add, a=2.5)
+    assert "style should be 'short' or 'long', not 'huge'" in await message(describe, place={"name": ""}, style="huge")
+    assert "place.name is missing" in await message(describe, place={})
+
+
+async def test_an_error_is_short_whatever_was_given() -> None:
+    assert len(await message(add, a="x" * 100_000)) < 300
+    assert len(await message(describe, place={}, tags=list(range(3)), **{f"x{i}" * 99: 1 for i in range(999)})) < 1000
+
+
+async def test_a_synchronous_function_does_not_block_the_loop() -> None:
+    @tool
+    def where() -> bool:
+        """Whether this is the main thread."""
+        return threading.current_thread() is threading.main_thread()
+
+    assert await call(where) is False
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (object(), "type object"),
+        ({1: 2}, "keys that are not text"),
+        ([{"x": {1, 2}}], "type set"),
+        (b"bytes", "type bytes"),
+        (float("nan"), "the number nan"),
+        ("\ud800", "not JSON"),
+    ],
+)
+async def test_a_result_that_is_not_json_is_the_tools_fault(value: object, named: str) -> None:
+    @tool
+    def give() -> Any:
+        """Give it."""
+        return value
+
+    with pytest.raises(ToolError, match=named) as raised:
+        await call(give)
+    assert raised.value.fault == "tool"
+
+
+async def test_an_endless_result_is_the_tools_fault() -> None:
+    endless: list[object] = []
+    endless.append(endless)
+
+    @tool
+    async def give() -> Any:
+        """Give it."""
+        return endless
+
+    with pytest.raises(ToolError, match="nested more than"):
+        await call(give)
+
+
+async def test_what_is_nearly_json_is_made_so() -> None:
+    @tool
+    def give() -> Any:
+        """Give it."""
+        return ((1, 2), {"colour": Colour.RED})
+
+    result: Any = await call(give)
+    assert result == [[1, 2], {"colour": "red"}]
+    assert type(result[1]["colour"]) is str
+
+
+async def test_constraints_and_names_that_pydantic_uses_itself_are_fine() -> None:
+    @tool
+    def odd(schema: str, json: Annotated[int, Field(ge=1)], _private: int = 0, model_config: int = 1) -> list[object]:
+        """Odd names."""
+        return [schema, json, _private, model_config]
+
+    assert odd.signature == "odd(schema: str, json: int, _private: int = 0, model_config: int = 1) -> list[object]"
+    assert await call(odd, schema="s", json=3, _private=2) == ["s", 3, 2, 1]
+    assert "json should be greater than or equal to 1, not 0" in await message(odd, schema="s", json=0)
+
+
+async def test_a_method_and_what_it_raises_come_through() -> None:
+    class Counter:
+        def count(self, word: str) -> int:
+            """Count."""
+            raise KeyError(word)
+
+    made = tool(Counter().count)
+    assert made.parameters == ("word",)
+    with pytest.raises(KeyError):
+        await call(made, word="x")
+
+
+def untyped(x):  # type: ignore[no-untyped-def]
+    """Untyped."""
+
+
+def undocumented(x: int) -> None: ...
+
+
+def many(*words: str) -> None:
+    """Many."""
+
+
+def untestable(x: threading.Lock) -> None:
+    """No JSON is a lock."""
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (untyped, "needs a type for x"),
+        (undocumented, "needs a docstring"),
+        (many, r"\*words"),
+        (untestable, "no JSON can be checked"),
+    ],
+)
+def test_what_cannot_be_a_tool_says_what_is_missing(function: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        tool(function)
+    with pytest.raises(TypeError, match="a name that Python code can call"):
+        FunctionTool(add.function, name="no name")
