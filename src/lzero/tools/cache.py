@@ -1,0 +1,81 @@
+"""Answers of a tool kept on disk, for calls that cost money or time: `Cached(tool, Path("answers.sqlite"), version="serper 5")`.
+
+For tools whose answer follows from their arguments alone: never for one that looks into a session. Several processes may
+share a file. Only answers are kept; what failed is asked again.
+"""
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from lzero.errors import DataError
+from lzero.protocols import Tool, ToolContext
+from lzero.tools.wrapper import Wrapper, canonical
+from lzero.types import Json
+
+_WAIT_S = 30.0
+"""For another process that is writing."""
+_TABLE = """
+CREATE TABLE IF NOT EXISTS answers (
+    key BLOB PRIMARY KEY, tool TEXT NOT NULL, arguments TEXT NOT NULL, version TEXT NOT NULL, answer TEXT NOT NULL
+) WITHOUT ROWID
+"""
+_FIND = "SELECT answer FROM answers WHERE key = ?"
+_KEEP = "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+
+
+class Cached(Wrapper):
+    """Asks the tool only what is not in `file`. `version` names everything else that an answer depends on (provider, number of results):
+    other versions share the file and not the answers. Raises DataError for a file that is no such cache, or cannot be written."""
+
+    def __init__(self, tool: Tool, file: Path, *, version: str) -> None:
+        super().__init__(tool)
+        self._file = file
+        self._version = version
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with self._open() as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(_TABLE)
+                connection.execute(_FIND, (b"",)).fetchone()
+        except OSError as error:
+            raise DataError(f"cannot write the cache of tool answers {file}: {error.strerror}") from None
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        """Raises what the tool raises, and DataError when the file breaks meanwhile."""
+        text = canonical(arguments)
+        key = hashlib.blake2b(json.dumps([self.name, self._version, text]).encode(), digest_size=16).digest()
+        kept = await asyncio.to_thread(self._find, key)
+        if kept is not None:
+            answer: Json = json.loads(kept)
+            return answer
+        answer = await self.tool.call(arguments, context)
+        await asyncio.to_thread(self._keep, key, text, json.dumps(answer))
+        return answer
+
+    def _find(self, key: bytes) -> str | None:
+        try:
+            with self._open() as connection:
+                row = connection.execute(_FIND, (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+        return None if row is None else str(row[0])
+
+    def _keep(self, key: bytes, arguments: str, answer: str) -> None:
+        try:
+            with self._open() as connection, connection:
+                connection.execute(_KEEP, (key, self.name, arguments, self._version, answer))
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
+    def _open(self) -> "closing[sqlite3.Connection]":
+        """A connection a call: it takes a fraction of a millisecond, and belongs to one thread."""
+        return closing(sqlite3.connect(self._file, timeout=_WAIT_S))
+
+    def _broken(self, error: sqlite3.Error) -> DataError:
+        return DataError(f"{self._file} cannot be used as a cache of tool answers: {error}; delete it, or name another")

@@ -1,0 +1,113 @@
+"""Tool calls on record, and played again without the tool: a cassette is a JSONL file, a `ToolCall` a line.
+
+tool = Recorded(tool, Path("calls.jsonl"))
+tool = Replayed(tool, read_cassette(Path("calls.jsonl")))
+"""
+
+import os
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from lzero.errors import DataError, ToolError
+from lzero.protocols import Tool, ToolContext, ToolSpec
+from lzero.tools.wrapper import Wrapper, canonical
+from lzero.types import Json, ToolCall
+
+
+class Recorded(Wrapper):
+    """Writes down every call, also those that raised a ToolError, in the order they ended. Each is on disk when it is answered, in one
+    write: what is there stays whatever comes, and several tools may share a file. Raises DataError for a file that is no cassette."""
+
+    def __init__(self, tool: Tool, file: Path) -> None:
+        super().__init__(tool)
+        self._file = file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        except OSError as error:
+            raise DataError(f"cannot write the cassette {file}: {error.strerror}") from None
+        read_cassette(file)
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        start = time.perf_counter()
+        try:
+            result = await self.tool.call(arguments, context)
+        except ToolError as error:
+            self._write(arguments, start, error=error)
+            raise
+        self._write(arguments, start, result=result)
+        return result
+
+    def _write(
+        self, arguments: dict[str, Json], start: float, *, result: Json = None, error: ToolError | None = None
+    ) -> None:
+        call = ToolCall(
+            name=self.name,
+            arguments=arguments,
+            duration_s=time.perf_counter() - start,
+            result=result,
+            error=None if error is None else str(error),
+            fault=None if error is None else error.fault,
+        )
+        line = msgspec.json.encode(call) + b"\n"
+        try:
+            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                written = os.write(descriptor, line)
+            finally:
+                os.close(descriptor)
+        except OSError as failure:
+            raise DataError(f"cannot write the cassette {self._file}: {failure.strerror}") from failure
+        if written != len(line):
+            raise DataError(f"cannot write the cassette {self._file}: the disk is full")
+
+
+class Replayed:
+    """Answers from recorded calls; the tool itself is never called, and may be a mere description.
+
+    A call that was made several times is answered in that order, and from then on as the last time.
+    """
+
+    def __init__(self, tool: ToolSpec, calls: Iterable[ToolCall]) -> None:
+        self.name = tool.name
+        self.parameters = tool.parameters
+        self.description = tool.description
+        self._calls: dict[str, deque[ToolCall]] = defaultdict(deque)
+        for call in calls:
+            if call.name == self.name:
+                self._calls[canonical(call.arguments)].append(call)
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        """Raises ToolError, as it was recorded, or the tool's fault for a call that was not."""
+        known = self._calls.get(canonical(arguments))
+        if not known:
+            raise ToolError(f"{self.name} was not recorded with {canonical(arguments):.200}", fault="tool")
+        call = known.popleft() if len(known) > 1 else known[0]
+        if call.error is not None:
+            raise ToolError(call.error, fault=call.fault or "tool")
+        return call.result
+
+
+def read_cassette(file: Path) -> tuple[ToolCall, ...]:
+    """The calls of a cassette, in order. Raises DataError, which names the line, for one that is cut short or holds something else."""
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"cannot read the cassette {file}: {error.strerror}") from None
+    calls = []
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines) and not line:
+            break  # what follows the last newline
+        try:
+            calls.append(msgspec.json.decode(line, type=ToolCall))
+        except msgspec.MsgspecError as error:
+            cut = number == len(lines)
+            hint = "it was cut short: delete that line to keep the others" if cut else "it is no recorded tool call"
+            raise DataError(f"{file}, line {number}: {hint} ({error})") from None
+        if number == len(lines):
+            raise DataError(f"{file}, line {number}: it was cut short: it does not end with a newline")
+    return tuple(calls)

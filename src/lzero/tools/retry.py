@@ -1,0 +1,145 @@
+"""Tools that lean on a service: tried again when it fails, and not called faster than it allows.
+
+    Retried(RateLimited(tool, per_second=5.0), seed=7)
+
+Only failures of the tool are tried again; what the agent did wrong is told to it at once.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lzero.errors import ToolError
+from lzero.protocols import Tool, ToolContext
+from lzero.tools.wrapper import Wrapper
+from lzero.types import Json
+
+T = TypeVar("T")
+Sleep = Callable[[float], Awaitable[None]]
+PATIENCE_S = 50.0
+"""What a call may take with all its tries and waits: less than the deadline that every tool call has."""
+
+
+class ServiceError(ToolError):
+    """A service that a tool leans on failed it: the tool's fault.
+
+    `permanent`: to try again would not help (a key that is refused, an account without credit). `retry_after_s`: the service
+    itself asks to be left alone for so long.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False, retry_after_s: float = 0.0) -> None:
+        super().__init__(message, fault="tool")
+        self.permanent = permanent
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff:
+    """How often to try and how long to wait between: twice as long each time, from half of that to all of it at random."""
+
+    tries: int = 3
+    first_s: float = 0.5
+    longest_s: float = 8.0
+
+    def pause_s(self, failures: int, source: random.Random) -> float:
+        return min(self.longest_s, self.first_s * 2.0 ** (failures - 1)) * source.uniform(0.5, 1.0)
+
+
+async def retrying(
+    attempt: Callable[[], Awaitable[T]],
+    backoff: Backoff,
+    source: random.Random,
+    *,
+    patience_s: float = PATIENCE_S,
+    sleep: Sleep = asyncio.sleep,
+) -> T:
+    """`attempt()`, until it does not fail by the tool's own fault. Raises the last ToolError when there is no more try, no more
+    patience, or no use."""
+    until = time.monotonic() + patience_s
+    failures = 0
+    while True:
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                return await attempt()
+        except TimeoutError:
+            raise ServiceError(f"no answer within {patience_s:g} s") from None
+        except ToolError as error:
+            failures += 1
+            if error.fault == "agent" or failures >= backoff.tries:
+                raise
+            pause_s = backoff.pause_s(failures, source)
+            if isinstance(error, ServiceError):
+                if error.permanent:
+                    raise
+                pause_s = max(pause_s, error.retry_after_s)
+            if time.monotonic() + pause_s >= until:
+                raise
+        await sleep(pause_s)
+
+
+class Retried(Wrapper):
+    """Tries a tool again that failed by its own fault. The waits are drawn from `seed`."""
+
+    def __init__(
+        self,
+        tool: Tool,
+        backoff: Backoff = Backoff(),
+        *,
+        seed: int = 0,
+        patience_s: float = PATIENCE_S,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        super().__init__(tool)
+        self._backoff = backoff
+        self._source = random.Random(seed)
+        self._patience_s = patience_s
+        self._sleep = sleep
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        return await retrying(
+            lambda: self.tool.call(arguments, context),
+            self._backoff,
+            self._source,
+            patience_s=self._patience_s,
+            sleep=self._sleep,
+        )
+
+
+class RateLimited(Wrapper):
+    """Starts at most `per_second` calls a second, of all episodes together: calls wait for their turn, in their order.
+
+    Where a turn would come too late to be of use, the call fails at once and says which key to change.
+    """
+
+    def __init__(
+        self,
+        tool: Tool,
+        *,
+        per_second: float,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        super().__init__(tool)
+        self._per_second = per_second
+        self._patience_s = patience_s
+        self._clock = clock
+        self._sleep = sleep
+        self._next_turn = 0.0
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        now = self._clock()
+        turn = max(now, self._next_turn)
+        if turn - now > self._patience_s:
+            raise ServiceError(
+                f"{self.name}: {turn - now:.0f} s of calls are waiting at {self._per_second:g} a second; raise "
+                "tools.calls_per_second, or run fewer episodes at once",
+                permanent=True,
+            )
+        self._next_turn = turn + 1.0 / self._per_second
+        if turn > now:
+            await self._sleep(turn - now)
+        return await self.tool.call(arguments, context)

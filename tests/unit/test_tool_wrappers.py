@@ -1,0 +1,295 @@
+"""Tools around tools: tried again, slowed down, kept on disk, recorded and replayed."""
+
+import asyncio
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lzero.errors import DataError, ToolError
+from lzero.protocols import WithKernelSource
+from lzero.tools.cache import Cached
+from lzero.tools.cassette import Recorded, Replayed, read_cassette
+from lzero.tools.retry import Backoff, RateLimited, Retried, ServiceError
+from lzero.types import Json, Task, ToolCall
+
+CONTEXT: Any = SimpleNamespace(task=Task(id="t", question="Who?", answers=("Kato",)))
+QUICK = Backoff(tries=3, first_s=0.001)
+
+
+class Scripted:
+    """A tool that fails as it is told to, and then counts its calls."""
+
+    name, parameters, description = "count", ("word",), "count(word: str) -> int\nCounts."
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.calls: list[dict[str, Json]] = []
+
+    async def call(self, arguments: dict[str, Json], context: Any) -> Json:
+        assert context is CONTEXT
+        self.calls.append(arguments)
+        if self.failures:
+            raise self.failures.pop(0)
+        return len(self.calls)
+
+
+class Pauses:
+    """Stands for the clock: waiting takes no time and is written down."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def down() -> ToolError:
+    return ToolError("the server is down", fault="tool")
+
+
+# Tried again
+
+
+async def test_a_failure_of_the_tool_is_tried_again_and_one_of_the_agent_is_not() -> None:
+    pauses, tool = Pauses(), Scripted(down(), ServiceError("busy"))
+    assert await Retried(tool, sleep=pauses.sleep).call({"word": "a"}, CONTEXT) == 3
+    first, second = pauses.slept
+    assert 0.25 <= first <= 0.5 <= second <= 1.0
+
+    tool = Scripted(ToolError("no word", fault="agent"))
+    with pytest.raises(ToolError, match="no word"):
+        await Retried(tool, QUICK).call({}, CONTEXT)
+    assert len(tool.calls) == 1
+
+
+async def test_the_last_failure_is_told_and_a_bug_is_no_failure() -> None:
+    tool = Scripted(down(), down(), ServiceError("down for good"))
+    with pytest.raises(ServiceError, match="for good"):
+        await Retried(tool, QUICK).call({}, CONTEXT)
+    with pytest.raises(KeyError):
+        await Retried(Scripted(KeyError("bug")), QUICK).call({}, CONTEXT)
+
+
+async def test_what_cannot_get_better_is_not_tried_again() -> None:
+    for failure in (ServiceError("the key is refused", permanent=True), ServiceError("busy", retry_after_s=3600.0)):
+        tool = Scripted(failure)
+        with pytest.raises(ServiceError):
+            await Retried(tool, QUICK).call({}, CONTEXT)
+        assert len(tool.calls) == 1
+
+
+async def test_a_service_is_left_alone_for_as_long_as_it_asks() -> None:
+    pauses = Pauses()
+    await Retried(Scripted(ServiceError("busy", retry_after_s=7.0)), sleep=pauses.sleep).call({}, CONTEXT)
+    assert pauses.slept == [7.0]
+
+
+async def test_a_tool_that_hangs_is_given_up() -> None:
+    class Hangs(Scripted):
+        async def call(self, arguments: dict[str, Json], context: Any) -> Json:
+            return await asyncio.Event().wait()
+
+    with pytest.raises(ServiceError, match=r"no answer within 0\.05 s"):
+        await Retried(Hangs(), patience_s=0.05).call({}, CONTEXT)
+
+
+def test_pauses_follow_from_the_seed_and_stay_below_their_bound() -> None:
+    def drawn(seed: int) -> list[float]:
+        source = random.Random(seed)
+        return [Backoff().pause_s(failures, source) for failures in range(1, 30)]
+
+    assert drawn(7) == drawn(7) != drawn(8)
+    assert max(drawn(7)) <= 8.0
+
+
+# Slowed down
+
+
+async def test_calls_start_at_the_rate_and_in_their_order() -> None:
+    pauses, tool = Pauses(), Scripted()
+    limited = RateLimited(tool, per_second=2.0, clock=lambda: 100.0, sleep=pauses.sleep)
+    await asyncio.gather(*(limited.call({"word": str(i)}, CONTEXT) for i in range(4)))
+    assert sorted(pauses.slept) == [0.5, 1.0, 1.5]
+    assert sorted(str(call["word"]) for call in tool.calls) == ["0", "1", "2", "3"]
+
+
+async def test_a_rate_that_is_not_used_is_not_saved_up() -> None:
+    pauses = Pauses()
+    limited = RateLimited(Scripted(), per_second=1.0, clock=lambda: pauses.now, sleep=pauses.sleep)
+    await limited.call({}, CONTEXT)
+    pauses.now += 1000.0
+    await limited.call({}, CONTEXT)
+    await limited.call({}, CONTEXT)
+    assert pauses.slept == [1.0]
+
+
+async def test_a_turn_that_would_come_too_late_is_refused_with_the_key_to_change() -> None:
+    pauses = Pauses()
+    limited = RateLimited(Scripted(), per_second=0.01, clock=lambda: 100.0, sleep=pauses.sleep)
+    await limited.call({}, CONTEXT)
+    with pytest.raises(ServiceError, match=r"100 s of calls .* raise tools\.calls_per_second") as raised:
+        await limited.call({}, CONTEXT)
+    assert raised.value.permanent
+
+
+# Kept on disk
+
+
+async def test_an_answer_is_asked_once_whatever_the_order_of_its_arguments(tmp_path: Path) -> None:
+    tool = Scripted(down())
+    cached = Cached(tool, tmp_path / "deep" / "answers.sqlite", version="1")
+    with pytest.raises(ToolError):  # is not kept
+        await cached.call({"a": 1, "b": "é\ud800"}, CONTEXT)
+    assert await cached.call({"a": 1, "b": "é\ud800"}, CONTEXT) == 2
+    assert await cached.call({"b": "é\ud800", "a": 1}, CONTEXT) == 2
+    assert await cached.call({"b": "other"}, CONTEXT) == 3
+    again = Cached(Scripted(), tmp_path / "deep" / "answers.sqlite", version="1")
+    assert await again.call({"b": "other"}, CONTEXT) == 3
+    newer = Cached(Scripted(), tmp_path / "deep" / "answers.sqlite", version="2")
+    assert await newer.call({"b": "other"}, CONTEXT) == 1
+
+
+async def test_none_is_an_answer_too(tmp_path: Path) -> None:
+    class Nothing(Scripted):
+        async def call(self, arguments: dict[str, Json], context: Any) -> Json:
+            await super().call(arguments, context)
+            return None
+
+    cached = Cached(tool := Nothing(), tmp_path / "answers.sqlite", version="1")
+    assert [await cached.call({}, CONTEXT) for _ in range(2)] == [None, None]
+    assert len(tool.calls) == 1
+
+
+MANY = """
+import asyncio, sys
+from pathlib import Path
+from lzero.tools.cache import Cached
+
+class Tool:
+    name, parameters, description = "double", ("n",), "doubles"
+    async def call(self, arguments, context):
+        return arguments["n"] * 2
+
+async def main():
+    cached = Cached(Tool(), Path(sys.argv[1]), version="1")
+    answers = await asyncio.gather(*(cached.call({"n": n % 50}, None) for n in range(200)))
+    assert answers == [n % 50 * 2 for n in range(200)]
+
+asyncio.run(main())
+"""
+
+
+def test_several_processes_share_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "answers.sqlite"
+    others = [subprocess.Popen([sys.executable, "-c", MANY, file], stderr=subprocess.PIPE) for _ in range(3)]
+    for other in others:
+        _, said = other.communicate(timeout=60)
+        assert other.returncode == 0, said.decode()
+    connection = sqlite3.connect(file)
+    assert connection.execute("SELECT count(*) FROM answers").fetchone() == (50,)
+    connection.close()
+
+
+def _text(file: Path) -> None:
+    file.write_text("this is no database, " * 100, encoding="utf-8")
+
+
+def _other_table(file: Path) -> None:
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE answers (something INTEGER)")
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("spoil", [_text, _other_table, Path.mkdir])
+def test_a_file_that_is_no_cache_is_refused_and_left_as_it_is(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    file = tmp_path / "answers.sqlite"
+    spoil(file)
+    with pytest.raises(DataError, match=r"cannot be used as a cache of tool answers: .*; delete it"):
+        Cached(Scripted(), file, version="1")
+    assert file.exists()
+
+
+# Recorded and replayed
+
+
+async def test_calls_are_recorded_with_their_failures_and_replayed_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "cassettes" / "calls.jsonl"
+    recorded = Recorded(Scripted(ToolError("no such word", fault="agent"), down()), file)
+    for word in ("a", "b"):
+        with pytest.raises(ToolError):
+            await recorded.call({"word": word}, CONTEXT)
+    assert [await recorded.call({"word": "c", "n": 1}, CONTEXT) for _ in range(2)] == [3, 4]
+
+    replayed = Replayed(Scripted(), read_cassette(file))
+    assert [await replayed.call({"n": 1, "word": "c"}, CONTEXT) for _ in range(3)] == [3, 4, 4]
+    for word, fault in (("a", "agent"), ("b", "tool")):
+        with pytest.raises(ToolError) as raised:
+            await replayed.call({"word": word}, CONTEXT)
+        assert raised.value.fault == fault
+    with pytest.raises(ToolError, match=r'count was not recorded with {"word":"d"}') as raised:
+        await replayed.call({"word": "d"}, CONTEXT)
+    assert raised.value.fault == "tool"
+
+
+async def test_a_cassette_is_continued_and_shared(tmp_path: Path) -> None:
+    file = tmp_path / "calls.jsonl"
+    for _ in range(2):
+        await asyncio.gather(*(Recorded(Scripted(), file).call({"word": "w" * 50_000}, CONTEXT) for _ in range(5)))
+    assert len(read_cassette(file)) == 10
+    other = ToolCall(name="other", arguments={}, duration_s=0.0)
+    with pytest.raises(ToolError, match="not recorded"):
+        await Replayed(Scripted(), [other]).call({}, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("tail", "told"),
+    [
+        (b'{"name": "count", "argu', "line 2: it was cut short"),
+        (b'{"name": "count", "arguments": {}, "duration_s": 0.1}', "line 2: it was cut short"),
+        (b'{"some": "thing"}\n', "line 2: it is no recorded tool call"),
+        (b"\xff\xfe\n\n", "line 2: it is no recorded tool call"),
+    ],
+)
+async def test_a_cassette_that_is_cut_short_names_the_line_and_is_left_as_it_is(
+    tmp_path: Path, tail: bytes, told: str
+) -> None:
+    file = tmp_path / "calls.jsonl"
+    await Recorded(Scripted(), file).call({"word": "a"}, CONTEXT)
+    file.write_bytes(file.read_bytes() + tail)
+    before = file.read_bytes()
+    with pytest.raises(DataError, match=told):
+        read_cassette(file)
+    with pytest.raises(DataError, match=told):
+        Recorded(Scripted(), file)
+    assert file.read_bytes() == before
+
+
+def test_a_cassette_that_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read the cassette .*No such file"):
+        read_cassette(tmp_path / "none.jsonl")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot write the cassette"):
+        Recorded(Scripted(), tmp_path / "file" / "calls.jsonl")
+    with pytest.raises(DataError, match="cannot write the cache"):
+        Cached(Scripted(), tmp_path / "file" / "answers.sqlite", version="1")
+
+
+def test_a_tools_own_side_of_the_session_comes_along() -> None:
+    class TwoSided(Scripted):
+        kernel_source = "count = ask"
+
+    wrapped = RateLimited(Retried(TwoSided()), per_second=1.0)
+    assert isinstance(wrapped, WithKernelSource)
+    assert wrapped.kernel_source == "count = ask"
+    assert not isinstance(Retried(Scripted()), WithKernelSource)
+    assert (wrapped.name, wrapped.parameters, wrapped.description) == ("count", ("word",), Scripted.description)
