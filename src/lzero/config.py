@@ -57,7 +57,8 @@ class TasksConfig(Section):
     hops: tuple[int, ...] = Field((1, 2, 3), description="Hop counts of the world's questions, in equal parts.")
     corpus: str = Field(
         "",
-        description="A .jsonl/.jsonl.gz/.parquet file of passages (title, text) that `search` looks in; empty: each task's own.",
+        description="What `search` looks in: a .jsonl/.jsonl.gz/.parquet file of passages (title, text), or a directory of such files and "
+        "of documents (text, Markdown, HTML); empty: each task's own passages.",
     )
     search_results: Count = Field(1, description="Passages that one `search` returns.")
     snippet_chars: Count = Field(1000, description="Characters of a passage that `search` returns.")

@@ -24,7 +24,7 @@ ROWS = {
     ),
 }
 MAY_IMPORT_TORCH = ("models.py", "algo/losses.py", "algo/batches.py", "engine/local", "train/")
-CALLED = {"zmq": "pyzmq"}
+CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4"}
 """Libraries that are imported by another name than they are installed by."""
 STARTED = {"ipykernel"}
 """Libraries that are started as a program, and imported by nobody."""

@@ -89,8 +89,9 @@ def _num_checked(source: "TaskSource") -> int:
 
 def _num_passages(config: "Config") -> int:
     from lzero.data.files import read_passages
+    from lzero.tools.corpus import read_corpus
 
-    return sum(1 for _ in read_passages(Path(config.tasks.corpus)))
+    return sum(1 for _ in read_corpus(Path(config.tasks.corpus), read_passages))
 
 
 def _finish(table: "Table", problems: list[str]) -> None:

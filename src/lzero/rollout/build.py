@@ -172,9 +172,9 @@ def check_understood(task: Task, *, option: str) -> None:
 def _open_corpus(config: Config) -> SearchIndex | None:
     """The index that all tasks share, if the run has one."""
     from lzero.data.files import read_passages
-    from lzero.tools.search import PassageIndex
+    from lzero.tools.corpus import open_corpus
 
-    return PassageIndex.of_file(Path(config.tasks.corpus), read_passages) if config.tasks.corpus else None
+    return open_corpus(Path(config.tasks.corpus), read_passages) if config.tasks.corpus else None
 
 
 def _episodes_of(

@@ -67,9 +67,16 @@ class PassageIndex:
     ) -> "PassageIndex":
         """The index of a corpus file, made by `read(file)` the first time and kept in `cache` (default:
         `cache_directory()`) under the hash of the file's content. Raises DataError."""
-        path = (cache or cache_directory()) / f"{_content_hash(file)}.sqlite"
+        return cls.kept(f"{content_hash(file, file.name)} {FORMAT}", lambda: read(file), cache=cache)
+
+    @classmethod
+    def kept(cls, key: str, read: Callable[[], Iterable[Passage]], *, cache: Path | None = None) -> "PassageIndex":
+        """The index that is kept under `key`, made of `read()` if there is none yet. Several processes may ask for it at once: each
+        finds it whole, or makes it. Raises DataError."""
+        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        path = (cache or cache_directory()) / f"{digest}.sqlite"
         if not _is_whole(path):
-            _build(path, read(file))
+            _build(path, read())
         index = cls.__new__(cls)
         index._hold([_open(path) for _ in range(_CONNECTIONS)])
         return index
@@ -218,13 +225,14 @@ def _open(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
 
 
-def _content_hash(file: Path) -> str:
+def content_hash(file: Path, name: str) -> str:
+    """Of a file's bytes and its name. Raises DataError where it cannot be read."""
     try:
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
     except OSError as error:
         raise DataError(f"cannot read the corpus {file}: {error.strerror}") from error
-    digest.update(f"{file.name} {FORMAT}".encode())
+    digest.update(name.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -1,0 +1,201 @@
+"""A corpus of one's own: a passage file, or a directory of documents, as passages and as an index.
+
+    index = open_corpus(Path("handbook"), read_passages)     # .md, .txt, .html, .jsonl, .parquet
+    index.search("holiday carried over", limit=3)
+
+A row of a passage file is a passage as it is: whoever wrote the file has split it. Documents are split here, at the borders of
+paragraphs; the title of each passage is the document's path and, in Markdown and HTML, the headings that it stands under.
+"""
+
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from lzero.errors import ConfigError, DataError
+from lzero.tools.search import FORMAT, PassageIndex, content_hash
+from lzero.types import Passage
+
+ReadRows = Callable[[Path], Iterable[Passage]]
+"""Reads a passage file; raises DataError."""
+
+PASSAGE_CHARS = 1_000
+"""Longest passage of a document: what `search` shows of one."""
+OVERLAP_CHARS = 200
+"""Longest run of whole paragraphs that a passage repeats of the one before it."""
+ROWS = (".jsonl", ".jsonl.gz", ".parquet")
+TEXT = (".txt", ".text", ".rst")
+MARKDOWN = (".md", ".markdown")
+HTML = (".html", ".htm", ".xhtml")
+SUFFIXES = (*ROWS, *TEXT, *MARKDOWN, *HTML)
+_SPLITTING = 1
+"""Raised when documents are split otherwise: older indexes are then made anew."""
+_HEADING = re.compile(r"(#{1,6})\s+(\S.*?)\s*#*\s*$")
+_FENCE = re.compile(r"\s{0,3}(```|~~~)")
+_UNSEEN = ("script", "style", "template", "noscript", "svg")
+
+
+def open_corpus(path: Path, read_rows: ReadRows, *, cache: Path | None = None) -> PassageIndex:
+    """The index of a passage file or a directory, made once and kept in `cache` under the hash of what the files hold.
+
+    Of their contents, not of their times: a copy of a directory, or a fresh checkout of it, is found again, and a file that was changed
+    within its old size and time is not missed; hashing costs about a second for a gigabyte, once a run. Raises DataError; ConfigError
+    where a library for a file's format is missing.
+    """
+    if not path.is_dir():
+        return PassageIndex.of_file(path, read_rows, cache=cache)
+    digest = hashlib.blake2b(digest_size=16)
+    for file in corpus_files(path):
+        digest.update(content_hash(file, _name(file, path)).encode())
+    key = f"{digest.hexdigest()} {FORMAT} {_SPLITTING}"
+    return PassageIndex.kept(key, functools.partial(read_corpus, path, read_rows), cache=cache)
+
+
+def read_corpus(path: Path, read_rows: ReadRows) -> Iterator[Passage]:
+    """The passages of a passage file or a directory, one by one. Raises as `open_corpus` does."""
+    if not path.is_dir():
+        yield from read_rows(path)
+        return
+    num_passages = 0
+    for file in corpus_files(path):
+        passages = read_rows(file) if _is(file, ROWS) else _document(file, _title(file, path))
+        for passage in passages:
+            num_passages += 1
+            yield passage
+    if not num_passages:
+        raise DataError(f"{path}: there is no text in any of its files")
+
+
+def corpus_files(directory: Path) -> list[Path]:
+    """The files of a directory that belong to a corpus, in the order of their paths; hidden ones and other formats do not.
+    Raises DataError when there is none."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read the corpus {directory}: {error.filename}: {error.strerror}")
+
+    files = []
+    for parent, directories, names in os.walk(directory, onerror=refuse):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    found = sorted((file for file in files if _is(file, SUFFIXES)), key=lambda file: _name(file, directory))
+    if not found:
+        raise DataError(f"{directory}: no file of a corpus among its {len(files)}: they end in {', '.join(SUFFIXES)}")
+    return found
+
+
+def split(text: str, title: str, *, headings: bool) -> Iterator[Passage]:
+    r"""A document's passages. With `headings`, Markdown's lines of # begin a passage each, and stand in its title.
+
+    split("# Liri\n\nFounded by Titu.\n\n## Rivals\n\nKato.", "a.md", headings=True)
+        → Passage(title="a.md › Liri", text="Founded by Titu."), Passage(title="a.md › Liri › Rivals", text="Kato.")
+    """
+    trail: list[tuple[int, str]] = []
+    seen = False
+    for heading, body in _sections(text) if headings else [(None, text)]:
+        if heading is not None:
+            level = len(heading[1])
+            trail = [*(above for above in trail if above[0] < level), (level, heading[2])]
+        full = " › ".join([title, *(name for _, name in trail)])
+        for passage in _packed(_paragraphs(body)):
+            seen = True
+            yield Passage(title=full, text=passage)
+    if not seen and trail:  # headings and nothing below them
+        yield Passage(title=title, text=" ".join(text.split())[:PASSAGE_CHARS])
+
+
+def _sections(text: str) -> Iterator[tuple[re.Match[str] | None, str]]:
+    """Each heading with what stands below it; first what stands before any."""
+    heading, fence = None, ""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if mark := _FENCE.match(line):
+            fence = "" if fence == mark[1] else fence or mark[1]
+        found = None if fence else _HEADING.match(line)
+        if found:
+            yield heading, "\n".join(lines)
+            heading, lines = found, []
+        else:
+            lines.append(line)
+    yield heading, "\n".join(lines)
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """None longer than a passage: a longer one is cut behind a sentence, a line or a word, or in the middle of one that is too long."""
+    for block in re.split(r"\n[^\S\n]*\n", text):
+        rest = block.strip()
+        while len(rest) > PASSAGE_CHARS:
+            window = rest[:PASSAGE_CHARS]
+            ends = (window.rfind(mark) + 1 for mark in (". ", "。", "\n", " "))
+            cut = next((end for end in ends if end > PASSAGE_CHARS // 2), PASSAGE_CHARS)
+            yield rest[:cut].rstrip()
+            rest = rest[cut:].lstrip()
+        if rest:
+            yield rest
+
+
+def _packed(paragraphs: Iterable[str]) -> Iterator[str]:
+    """Paragraphs put together, as many as fit; each passage begins with the last short ones of that before it."""
+    current: list[str] = []
+    for paragraph in paragraphs:
+        if current and _length([*current, paragraph]) > PASSAGE_CHARS:
+            yield "\n\n".join(current)
+            while current and (_length(current) > OVERLAP_CHARS or _length([*current, paragraph]) > PASSAGE_CHARS):
+                current = current[1:]
+        current.append(paragraph)
+    if current:
+        yield "\n\n".join(current)
+
+
+def _length(paragraphs: list[str]) -> int:
+    return sum(map(len, paragraphs)) + 2 * (len(paragraphs) - 1)
+
+
+def _document(file: Path, title: str) -> Iterator[Passage]:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    text = _decoded(data, file)
+    if _is(file, HTML):
+        text = _markdown(text, file)
+    yield from split(text, title, headings=not _is(file, TEXT))
+
+
+def _decoded(data: bytes, file: Path) -> str:
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: not a text in UTF-8 (byte {error.start:,} is 0x{data[error.start]:02x}); save it as UTF-8, or move it away"
+        ) from None
+    return text.replace("\0", "\ufffd")
+
+
+def _markdown(html: str, file: Path) -> str:
+    try:
+        from bs4 import BeautifulSoup
+        from markdownify import MarkdownConverter
+    except ImportError:
+        raise ConfigError(f"{file}: HTML in a corpus needs pip install 'lzero[files]'") from None
+    soup = BeautifulSoup(html, "html.parser")
+    for tag in soup(_UNSEEN):
+        tag.decompose()
+    try:
+        return MarkdownConverter(heading_style="ATX", strip=["a", "img"]).convert_soup(soup)
+    except RecursionError:
+        raise DataError(f"{file}: elements are nested too deep in each other") from None
+
+
+def _is(file: Path, suffixes: tuple[str, ...]) -> bool:
+    return file.name.lower().endswith(suffixes)
+
+
+def _name(file: Path, directory: Path) -> str:
+    return file.relative_to(directory).as_posix()
+
+
+def _title(file: Path, directory: Path) -> str:
+    return os.fsencode(_name(file, directory)).decode(errors="replace")
