@@ -79,8 +79,28 @@ def test_a_fence_inside_the_code_block_is_taken_off() -> None:
     assert parsed.well_formed
 
 
-def test_the_first_closed_block_runs() -> None:
-    assert parse(f"{THINK}<code>first()</code><code>second()</code>").code == "first()"
+def test_the_first_block_runs_and_the_agent_is_told() -> None:
+    parsed = parse(f"{THINK}<code>first()</code><code>second()</code>")
+    assert (parsed.code, parsed.problem) == ("first()", "only the first of 2 code blocks ran")
+
+
+def test_a_fence_runs_where_there_is_no_code_block() -> None:
+    parsed = parse(f"{THINK}\nI run this:\n```python\nprint(1)\n```\nDone.")
+    assert (parsed.code, parsed.problem, parsed.well_formed) == ("print(1)\n".strip(), "", False)
+    assert parse(f"{THINK}\n```python\nno()\n```\n<code>yes()</code>").code == "yes()"
+
+
+def test_a_block_that_is_not_closed_runs_unless_the_reply_was_cut_off() -> None:
+    parsed = parse(f"{THINK}\n<code>\nprint(1)")
+    assert (parsed.code, parsed.well_formed) == ("print(1)", False)
+    parsed = parse(f"{THINK}\n<code>\nprint(1", cut_off=True)
+    assert parsed.code is None
+    assert parsed.problem == "nothing ran: <code> is not closed by </code>, the reply is longer than a reply may be"
+
+
+def test_a_thought_that_the_endpoint_tells_apart_is_the_thought() -> None:
+    parsed = parse("<code>print(1)</code>", reasoning=" I look. ")
+    assert (parsed.think, parsed.code, parsed.well_formed) == ("I look.", "print(1)", False)
 
 
 def test_code_tags_inside_a_closed_thought_are_thought() -> None:
@@ -93,8 +113,8 @@ def test_code_tags_inside_a_closed_thought_are_thought() -> None:
     ("text", "problem"),
     [
         ("The answer is Kato.", "nothing ran: there is no <code> block"),
-        (f"{THINK}\n```python\nprint(1)\n```", "nothing ran: there is no <code> block"),
-        (f"{THINK}\n<code>\nprint(", "nothing ran: <code> is not closed by </code>"),
+        (f"{THINK}\n```\nprint(1)\n```", "nothing ran: there is no <code> block"),
+        (f"{THINK}\n```json\n{{}}\n```", "nothing ran: there is no <code> block"),
         (f"{THINK}<code> \n </code>", "nothing ran: the <code> block is empty"),
         (f"{THINK}<code>```python\n\n```</code>", "nothing ran: the <code> block is empty"),
         ("", "nothing ran: there is no <code> block"),
@@ -110,7 +130,7 @@ def test_the_agent_is_told_why_nothing_ran(text: str, problem: str) -> None:
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join)))
 def test_any_text_parses_to_a_part_of_itself_or_to_a_problem(text: str) -> None:
     parsed = parse(text)
-    assert (parsed.code is None) == bool(parsed.problem)
+    assert parsed.problem or parsed.code is not None
     assert parsed.think in text
     if parsed.code is not None:
         assert parsed.code

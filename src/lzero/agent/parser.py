@@ -5,10 +5,12 @@ agent learns more from a cell's output than from a refusal:
 
     no thought, or one that is not closed      the code runs
     text around the blocks                     the code runs
-    several code blocks                        the first closed one runs, the others are ignored
+    several code blocks                        the first one runs, and `problem` says so
     a ```python fence inside the code block    it is taken off (the format allows it)
+    a ```python fence and no code block        what is in it runs
     a code tag inside a closed thought         it is part of the thought
-    no closed code block, or an empty one      nothing runs, and `problem` says why
+    a code block that is not closed            it runs, unless the reply was cut off: half a cell does not run
+    no code at all, or an empty block          nothing runs, and `problem` says why
 """
 
 import re
@@ -21,29 +23,46 @@ MIN_CODE = 5
 
 _TAGS = ("<think>", "</think>", "<code>", "</code>")
 _STRICT = re.compile(r"\s*<think>(.*)</think>\s*<code>(.*)</code>\s*", re.DOTALL)
+_FENCES = re.compile(r"^```[ \t]*(?:python3?|py)[ \t]*\n(.*?)^```", re.DOTALL | re.IGNORECASE | re.MULTILINE)
 _FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*)```", re.DOTALL | re.IGNORECASE)
 
 
-def parse(text: str) -> Parsed:
-    """Read a reply. Never raises.
+def parse(text: str, *, reasoning: str = "", cut_off: bool = False) -> Parsed:
+    """Read a reply. `reasoning`: a thought that the model's endpoint told apart from it; `cut_off`: it ended for its length. Never raises.
 
     >>> parse("<think>Look up the rival.</think>\\n<code>\\nprint(search('Liri'))\\n</code>").code
     "print(search('Liri'))"
     """
     think, rest = _split_think(text)
-    _, opened, after = rest.partition("<code>")
-    block, closed, _ = after.partition("</code>")
-    code = _unfence(block)
+    blocks = _blocks(rest)
+    code = _unfence(blocks[0][0]) if blocks else ""
     problem = ""
-    if not opened:
+    if not blocks:
         problem = "nothing ran: there is no <code> block"
-    elif not closed:
-        problem = "nothing ran: <code> is not closed by </code>"
+    elif cut_off and not blocks[0][1]:
+        problem = "nothing ran: <code> is not closed by </code>, the reply is longer than a reply may be"
     elif not code:
         problem = "nothing ran: the <code> block is empty"
+    runs = not problem
+    if runs and len(blocks) > 1:
+        problem = f"only the first of {len(blocks)} code blocks ran"
     return Parsed(
-        think=think.strip(), code=None if problem else code, well_formed=_is_well_formed(text), problem=problem
+        think=think.strip() or reasoning.strip(),
+        code=code if runs else None,
+        well_formed=_is_well_formed(text),
+        problem=problem,
     )
+
+
+def _blocks(text: str) -> list[tuple[str, bool]]:
+    """The code blocks and whether each is closed; where there is none, Python that stands in fences."""
+    blocks = []
+    _, opened, after = text.partition("<code>")
+    while opened:
+        block, closed, rest = after.partition("</code>")
+        blocks.append((block, bool(closed)))
+        _, opened, after = rest.partition("<code>")
+    return blocks or [(match[1], True) for match in _FENCES.finditer(text)]
 
 
 def _split_think(text: str) -> tuple[str, str]:
