@@ -133,9 +133,29 @@ def test_without_a_system_role_the_system_prompt_heads_the_task(template: str) -
     assert start == "<|im_start|>user\nBe exact.\n\nWho?<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_a_thought_that_the_template_opens_is_left_to_the_model() -> None:
+def test_a_thought_that_the_template_opens_is_part_of_the_prompt() -> None:
     tokenizer = tokenizer_with(CHATML_BODY + HEADER.replace("assistant\n", "assistant\n<think>\n"))
-    assert decode(tokenizer, Renderer(tokenizer).start(None, "Who?")).endswith("<|im_start|>assistant\n")
+    assert decode(tokenizer, Renderer(tokenizer).start(None, "Who?")).endswith("<|im_start|>assistant\n<think>\n")
+    assert Renderer(tokenizer).opening == "<think>\n"
+
+
+def test_an_empty_thought_that_the_template_writes_is_left_out() -> None:
+    header = HEADER.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n")
+    renderer = Renderer(tokenizer_with(CHATML_BODY + header))
+    assert decode(tokenizer_with(CHATML_BODY + header), renderer.start(None, "Who?")).endswith(
+        "<|im_start|>assistant\n"
+    )
+    assert renderer.opening == ""
+
+
+def test_a_raw_template_takes_any_tokenizer_with_an_end_of_text() -> None:
+    tokenizer = tokenizer_with("{{ messages[-1].content }}")
+    with pytest.raises(ModelError, match=r'agent.template = "raw" marks turns without it'):
+        Renderer(tokenizer)
+    renderer = Renderer(tokenizer, raw=True)
+    end = tokenizer.eos_token
+    assert decode(tokenizer, renderer.start("Be brief.", "Who?")) == "Be brief.\n\nUser:\nWho?\n\nAssistant:\n"
+    assert decode(tokenizer, renderer.turn(None, "Kato")) == f"{end}\n\nUser:\nKato\n\nAssistant:\n"
 
 
 @pytest.mark.parametrize(

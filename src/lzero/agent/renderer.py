@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SYSTEM = "lzero-probe-system"
 _USERS = ("lzero-probe-task", "lzero-probe-output", "lzero-probe-again")
 _REPLIES = ("lzero-probe-reply", "lzero-probe-answer")
+_OR_RAW = 'agent.template = "raw" marks turns without it'
 _SAMPLE = "  a text\n\n with spaces, 'quotes' and é 北京 "
 
 
@@ -34,6 +35,8 @@ class _Pieces:
 
     opening: str
     header: str
+    """Of a reply, with the thought that it opens, if any."""
+    thought: str
     to_user: str
     system: tuple[str, str] | None
     """(before the system prompt, between it and the task); None when the template has no place for one."""
@@ -46,8 +49,9 @@ class Renderer:
     not give texts back as they were.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        pieces = _probe(tokenizer)
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", *, raw: bool = False) -> None:
+        """`raw`: not the tokenizer's own chat template, but plain headings and its end-of-text token."""
+        pieces = _raw(tokenizer) if raw else _probe(tokenizer)
         # Two encoders of our own: a flag on a shared one would have to be switched for every call, under other threads' feet.
         backend = tokenizer.backend_tokenizer.to_str()
         self._with_specials = _encoder(backend, specials_are_text=False)
@@ -80,9 +84,14 @@ class Renderer:
         before, to_task = map(self._template_ids, self._pieces.system)
         return (*before, *self._text_ids(system), *to_task, *self._text_ids(user), *self._header)
 
-    def turn(self, completion: Completion, text: str) -> tuple[int, ...]:
+    @property
+    def opening(self) -> str:
+        """What the template writes of every reply by itself: "<think>" and what follows it, or nothing."""
+        return self._pieces.thought
+
+    def turn(self, completion: Completion | None, text: str) -> tuple[int, ...]:
         """What follows a completion: its end of turn unless it was sampled, a user turn that holds `text`, the next header."""
-        ended = completion.token_ids[-1:] == (self.end_of_turn,)
+        ended = completion is not None and completion.token_ids[-1:] == (self.end_of_turn,)
         return (*self._to_user[1 if ended else 0 :], *self._text_ids(text), *self._header)
 
     def _template_ids(self, text: str) -> tuple[int, ...]:
@@ -120,26 +129,42 @@ def _encoder(backend: str, *, specials_are_text: bool) -> Tokenizer:
     return encoder
 
 
+def _raw(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
+    if not isinstance(tokenizer.eos_token, str):
+        raise ModelError("the tokenizer has no end-of-text token, which would end a turn")
+    begin = tokenizer.bos_token if isinstance(tokenizer.bos_token, str) else ""
+    return _Pieces(
+        opening=f"{begin}User:\n",
+        header="\n\nAssistant:\n",
+        thought="",
+        to_user=f"{tokenizer.eos_token}\n\nUser:\n",
+        system=(begin, "\n\nUser:\n"),
+    )
+
+
 def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
     if not tokenizer.chat_template:
-        raise ModelError("the tokenizer has no chat template, which tells where a turn starts and ends")
+        raise ModelError(f"the tokenizer has no chat template, which tells where a turn starts and ends; {_OR_RAW}")
     task, output, again = _USERS
     long = _split(tokenizer, [task, _REPLIES[0], output, _REPLIES[1], again])
     short = _split(tokenizer, [task])
     if long is None or short is None:
-        raise ModelError("the chat template drops, repeats or rewrites the contents of a conversation")
+        raise ModelError(f"the chat template drops, repeats or rewrites the contents of a conversation; {_OR_RAW}")
     opening, _, to_user, _, to_user_again, header = long
     if short != [opening, header] or to_user != to_user_again:
         raise ModelError(
             "the chat template changes the start of a conversation as it grows: a history would not stay a prefix "
-            f"({short} for one turn, {long} for three)"
+            f"({short} for one turn, {long} for three); {_OR_RAW}"
         )
     with_system = _split(tokenizer, [task, _REPLIES[0], output, _REPLIES[1], again], system=_SYSTEM)
     fits = with_system is not None and with_system[2:] == long[1:]
-    # A template that opens a thought in its header would take the `<think>` that every reply has to hold.
+    before, think, after = header.partition("<think>")
+    if "</think>" in after:  # an empty thought, that a reply would then not hold
+        header, think, after = before, "", ""
     return _Pieces(
         opening=opening,
-        header=header.partition("<think>")[0],
+        header=header,
+        thought=think + after,
         to_user=to_user,
         system=(with_system[0], with_system[1]) if with_system is not None and fits else None,
     )
