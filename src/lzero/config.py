@@ -8,7 +8,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -66,8 +66,22 @@ class TasksConfig(Section):
 
 class AgentConfig(Section):
     prompt: str = Field(
-        "brief", description='Prompt template: "brief" (the question alone), "full" (NB-Agent\'s sections), or a file.'
+        "brief",
+        description='System prompt: "brief" (none: the question alone), "full" (NB-Agent\'s, by the task\'s ability), or a Jinja file.',
     )
+    template: Literal["model", "raw"] = Field(
+        "model",
+        description='How turns are marked: "model" (its chat template), or "raw" (plain headings and the end-of-text token; for '
+        "templates that rewrite the history of a conversation).",
+    )
+    memory: Literal["none", "soft", "hard"] = Field(
+        "none",
+        description='When max_tokens are full: "none" (the episode ends), "soft" (the model sums up what is then dropped), "hard" (only '
+        "system prompt, task, notepad and the last output stay).",
+    )
+    summary_tokens: Count = Field(512, description='Tokens that a summary may hold, with memory = "soft".')
+    notepad: bool = Field(False, description="Whether sessions hold a `notepad`, whose content stays in view.")
+    notepad_chars: Count = Field(4000, description="Characters of the notepad that the model is shown.")
     max_steps: Count = Field(6, description="Steps an episode may take.")
     max_tokens: Count = Field(384, description="Tokens that a step's prompt and reply may hold together.")
     response_tokens: Count = Field(32, description="Tokens a reply may hold.")
@@ -75,6 +89,11 @@ class AgentConfig(Section):
         400, description="Characters of a cell's output that the model is shown; head and tail are kept."
     )
     cell_s: Positive = Field(10.0, description="Seconds a cell may run before it is interrupted.")
+    answer_style: Literal["", "direct", "short", "report"] = Field(
+        "",
+        description='What kind of answer the question is made to ask for: "direct" (an answer, nothing else), "short" (a word or a short '
+        'phrase), "report" (a text with sources), or as it is.',
+    )
     question_prefix: str = Field(
         "", description="Put before a question; exact match depends on it (an ask for a direct answer, say)."
     )
@@ -82,6 +101,15 @@ class AgentConfig(Section):
     tools: tuple[str, ...] = Field(
         (), description='Tools beside `search`, as import paths "package.module:name" of objects (`protocols.Tool`).'
     )
+
+    @pydantic.model_validator(mode="after")
+    def _every_key_acts(self) -> Self:
+        fields = type(self).model_fields
+        if self.memory != "soft" and self.summary_tokens != fields["summary_tokens"].default:
+            raise ValueError(f'summary_tokens = {self.summary_tokens} acts with memory = "soft" only')
+        if not self.notepad and self.notepad_chars != fields["notepad_chars"].default:
+            raise ValueError(f"notepad_chars = {self.notepad_chars} acts with notepad = true only")
+        return self
 
 
 class ReplConfig(Section):

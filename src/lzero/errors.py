@@ -12,6 +12,7 @@
     │   └── ReplDied           a live REPL is gone (killed by us, or by itself): no more cells
     ├── WorkspaceError     a file that cannot go in or out of a REPL: the asker's doing; the REPL lives on
     ├── EngineError        sampling failed or was not answered within its deadline
+    │   └── ContextOverflow    the prompt is longer than the model's own window
     ├── ToolError          a tool did not answer; `fault` says whether the agent or the tool is to blame
     ├── RewardError        a scorer failed
     └── TrainError         training cannot go on (too many failures, a sync that does not hold, NaN)
@@ -67,6 +68,10 @@ class WorkspaceError(LzeroError):
 
 
 class EngineError(LzeroError):
+    pass
+
+
+class ContextOverflow(EngineError):
     pass
 
 

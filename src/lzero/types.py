@@ -203,11 +203,13 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     keep: int
     new_ids: tuple[int, ...]
+    new_messages: tuple[Message, ...] = ()
+    """Where the conversation is one of words: the same change, in messages; `keep` counts messages then."""
 
 
 class Parsed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a reply says. `well_formed` is the format reward's condition: exactly one think and one closed code block, each
-    of the length that the reward asks for. `problem` is the sentence the agent is told when there is no code to run."""
+    of the length that the reward asks for. `problem` is what the agent is told of a reply whose code did not run, or not all."""
 
     think: str
     code: str | None
@@ -216,7 +218,7 @@ class Parsed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One think + code + output."""
+    """One think + code + output; or, of kind "summarise", what the model wrote to take the place of its steps so far."""
 
     kind: Literal["act", "summarise"] = "act"
     prompt: Prompt
@@ -225,8 +227,10 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     execution: Execution | None
     """None when there was no code to run."""
     tool_calls: tuple[ToolCall, ...] = ()
-    notepad: str = ""
+    notepad: Notepad = Notepad()
+    """As it was after the step."""
     trimmed: bool = False
+    """Whether earlier steps had been dropped from its prompt just before."""
     timings: dict[str, float] = {}
     """Seconds by phase ("engine", "repl"); the one field that two runs of a seed may differ in."""
 

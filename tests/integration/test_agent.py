@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from lzero.agent.episode import run_episode
+from lzero.agent.conversation import TokenModel
+from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig, ReplConfig, RewardConfig
 from lzero.data.world import POLICIES, WorldSource
 from lzero.engine.scripted import ScriptedEngine
+from lzero.errors import DataError
 from lzero.models import build_tokenizer
 from lzero.protocols import Policy
 from lzero.repl import LocalPool
@@ -34,20 +37,10 @@ async def pool() -> AsyncIterator[LocalPool]:
 
 
 async def attempt(pool: LocalPool, policy: Policy, task: Task, *, agent: AgentConfig = AGENT) -> Episode:
-    return await run_episode(
-        task,
-        index=0,
-        seed=3,
-        episode_id=task.id,
-        agent=agent,
-        sampling=Sampling(),
-        engine=ScriptedEngine(policy, TOKENIZER),
-        pool=pool,
-        tools=[Search(PassageIndex(task.passages))],
-        renderer=RENDERER,
-        deadline_s=60.0,
-        request_timeout_s=10.0,
-    )
+    model = TokenModel(ScriptedEngine(policy, TOKENIZER), RENDERER, 10.0)
+    setting = Setting(agent=agent, model=model, pool=pool, deadline_s=60.0)
+    ticket = Ticket(id=task.id, index=0, seed=3, sampling=Sampling())
+    return await run_episode(task, ticket, setting, tools=[Search(PassageIndex(task.passages))])
 
 
 async def play(pool: LocalPool, policy: str, num_tasks: int = NUM_TASKS) -> list[tuple[Task, Episode]]:
@@ -156,3 +149,34 @@ async def test_mistakes_are_told_and_the_episode_goes_on(pool: LocalPool) -> Non
     ]
     for text, part in zip(seen[1:], told, strict=True):
         assert part in text
+
+
+async def test_a_notepad_is_an_object_of_the_session_and_outlives_it(pool: LocalPool) -> None:
+    task = Task(id="notes", question="Who?", answers=("Kato",))
+    agent = AGENT.model_copy(update={"notepad": True, "max_steps": 9})
+    policy = script(
+        cell("notepad.add_todo('look', 'answer'); notepad.done(1)\nnotepad.add_facts('rival: Kato')"),
+        cell("import os\nos._exit(3)"),
+        cell("notepad.write_draft(notepad.facts[0])\nprint(notepad)"),
+        cell("submit_final_answer(notepad.draft.split()[-1])"),
+    )
+    episode = await attempt(pool, policy, task, agent=agent)
+    assert (episode.status, episode.answer) == ("finished", "Kato")
+    noted = episode.steps[-1].notepad
+    assert ([todo.status for todo in noted.todos], noted.facts, noted.draft) == (
+        ["done", "open"],
+        ("rival: Kato",),
+        "rival: Kato",
+    )
+    assert [call.name for step in episode.steps for call in step.tool_calls] == ["submit_final_answer"]
+
+
+async def test_files_of_the_task_lie_in_the_working_directory(pool: LocalPool, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("name\nKato\n")
+    task = Task(id="files", question="Who?", answers=("Kato",), files=(str(tmp_path / "table.csv"),))
+    read = cell("import os, pandas\nname = pandas.read_csv('table.csv').name[0]\nos._exit(1)")
+    again = cell("import pandas\nsubmit_final_answer(pandas.read_csv('table.csv').name[0])")
+    assert (await attempt(pool, script(read, again), task)).answer == "Kato"
+    for files, told in ((("none.csv",), "no such file"), ((str(tmp_path / "table.csv"),) * 2, "another file")):
+        with pytest.raises(DataError, match=told):
+            await attempt(pool, script(again), Task(id="files", question="Who?", answers=("Kato",), files=files))

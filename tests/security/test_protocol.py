@@ -19,7 +19,8 @@ from repl_sessions import no_tools, run, value
 
 import lzero
 from lzero.agent.broker import ARGUMENT_BYTES, CALLS_PER_CELL, Broker
-from lzero.agent.episode import run_episode
+from lzero.agent.conversation import TokenModel
+from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.outputs import render_output
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig, RewardConfig
@@ -467,20 +468,15 @@ async def attempt(pool: LocalPool, task: Task, *cells: str) -> Episode:
     """An episode whose policy runs the cells in turn."""
     tokenizer = build_tokenizer()
     replies = [f"<think>A thought of some length.</think>\n<code>\n{code}\n</code>" for code in cells]
-    return await run_episode(
-        task,
-        index=0,
-        seed=3,
-        episode_id=task.id,
+    engine = ScriptedEngine(lambda seen, seed: replies[min(seen.count("<output>"), len(replies) - 1)], tokenizer)
+    setting = Setting(
         agent=AgentConfig(max_steps=len(cells), max_tokens=32_000, response_tokens=4_000, cell_s=20.0),
-        sampling=Sampling(),
-        engine=ScriptedEngine(lambda seen, seed: replies[min(seen.count("<output>"), len(replies) - 1)], tokenizer),
+        model=TokenModel(engine, Renderer(tokenizer), 10.0),
         pool=pool,
-        tools=[Search(PassageIndex(task.passages))],
-        renderer=Renderer(tokenizer),
         deadline_s=60.0,
-        request_timeout_s=10.0,
     )
+    ticket = Ticket(id=task.id, index=0, seed=3, sampling=Sampling())
+    return await run_episode(task, ticket, setting, tools=[Search(PassageIndex(task.passages))])
 
 
 def results(episode: Episode) -> list[str]:

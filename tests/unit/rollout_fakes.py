@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
+from lzero.agent.episode import Ticket
 from lzero.config import RolloutConfig
 from lzero.rollout.runner import RunEpisode, Runner
 from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, Reward, Sampling, Step, Task
@@ -32,20 +33,19 @@ def make_step(num_tokens: int = 1) -> Step:
 
 def make_episode(
     task: Task,
+    ticket: Ticket | None = None,
     *,
     index: int = 0,
-    seed: int = 0,
-    sampling: Sampling = ANY_SAMPLING,
     answer: str | None = "yes",
     failure: Failure | None = None,
-    episode_id: str = "",
 ) -> Episode:
+    ticket = ticket or Ticket(id=f"{task.id}/{index}", index=index, seed=0, sampling=ANY_SAMPLING)
     return Episode(
-        id=episode_id or f"{task.id}/{index}",
+        id=ticket.id,
         task_id=task.id,
-        index=index,
-        seed=seed,
-        sampling=sampling,
+        index=ticket.index,
+        seed=ticket.seed,
+        sampling=ticket.sampling,
         budgets=Budgets(max_steps=1, max_tokens=10, cell_s=1.0),
         steps=(make_step(),),
         status="finished" if failure is None else "failed",
@@ -110,9 +110,9 @@ class FakeEpisodes:
     def open_task(self, task: Task) -> RunEpisode:
         self.opened.append(task.id)
 
-        async def run(*, index: int, seed: int, episode_id: str, sampling: Sampling) -> Episode:
-            number = self.attempts.count(episode_id)
-            self.attempts.append(episode_id)
+        async def run(ticket: Ticket) -> Episode:
+            number = self.attempts.count(ticket.id)
+            self.attempts.append(ticket.id)
             self.num_running += 1
             self.most_running = max(self.most_running, self.num_running)
             try:
@@ -120,12 +120,10 @@ class FakeEpisodes:
                     await self._shuffler.turn()
             finally:
                 self.num_running -= 1
-            outcome = self._decide(task, seed, number)
+            outcome = self._decide(task, ticket.seed, number)
             if isinstance(outcome, Failure):
-                return make_episode(
-                    task, index=index, seed=seed, sampling=sampling, episode_id=episode_id, answer=None, failure=outcome
-                )
-            return make_episode(task, index=index, seed=seed, sampling=sampling, episode_id=episode_id, answer=outcome)
+                return make_episode(task, ticket, answer=None, failure=outcome)
+            return make_episode(task, ticket, answer=outcome)
 
         return run
 

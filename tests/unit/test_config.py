@@ -75,3 +75,12 @@ def test_every_knob_is_read_somewhere() -> None:
 def test_a_configuration_loads_without_torch() -> None:
     code = "import sys, lzero.config; lzero.config.load_config(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [("agent.summary_tokens=64", 'memory = "soft" only'), ("agent.notepad_chars=99", "notepad = true only")],
+)
+def test_a_key_of_the_agent_that_would_not_act_is_refused(override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_config(None, [override])

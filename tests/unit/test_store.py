@@ -26,6 +26,8 @@ from lzero.types import (
     Error,
     Execution,
     Failure,
+    Message,
+    Notepad,
     Output,
     Parsed,
     Passage,
@@ -38,6 +40,7 @@ from lzero.types import (
     Stream,
     Task,
     ToolCall,
+    Usage,
 )
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -70,13 +73,18 @@ def completions(draw: st.DrawFn) -> Completion:
         text=draw(texts),
         stop_reason=draw(st.sampled_from(["eos", "stop", "length"])),
         versions=tuple(runs),
+        reasoning=draw(texts),
+        usage=draw(
+            st.none() | st.builds(Usage, prompt_tokens=small, completion_tokens=small, cost_usd=st.none() | finite)
+        ),
     )
 
 
+messages = st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=texts)
 steps = st.builds(
     Step,
     kind=st.sampled_from(["act", "summarise"]),
-    prompt=st.builds(Prompt, keep=small, new_ids=tuples(token_ids)),
+    prompt=st.builds(Prompt, keep=small, new_ids=tuples(token_ids), new_messages=tuples(messages, 2)),
     completion=completions(),
     parsed=st.builds(Parsed, think=texts, code=st.none() | texts, well_formed=st.booleans(), problem=texts),
     execution=st.none()
@@ -99,7 +107,7 @@ steps = st.builds(
         ),
         1,
     ),
-    notepad=texts,
+    notepad=st.builds(Notepad, facts=tuples(texts, 2), draft=texts),
     trimmed=st.booleans(),
     timings=st.dictionaries(texts, finite, max_size=2),
 )

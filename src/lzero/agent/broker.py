@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import msgspec
 
+from lzero.agent.notepad import NotepadTool
 from lzero.errors import ToolError, WorkspaceError
 from lzero.protocols import Tool, ToolContext
-from lzero.types import Json, Task, ToolCall
+from lzero.types import Json, Notepad, Task, ToolCall
 
 CALLS_PER_CELL = 64
+NOTES_PER_CELL = 500
+"""Changes of the notepad, which are no calls to the agent."""
 ARGUMENT_BYTES = 100_000
 """Size of one call's arguments, as JSON."""
 ARGUMENT_DEPTH = 32
@@ -63,20 +66,38 @@ class SubmitFinalAnswer:
 class Broker:
     """Takes the tool calls of one episode. `answer` is the first one submitted, None before."""
 
-    def __init__(self, task: Task, tools: Sequence[Tool], read: Callable[[str], Awaitable[bytes]]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        tools: Sequence[Tool],
+        read: Callable[[str], Awaitable[bytes]],
+        *,
+        notepad: bool = False,
+        on_call: Callable[[ToolCall], None] = lambda call: None,
+    ) -> None:
+        """`read`: a file of the session's workspace. `on_call` is told of every call that is recorded."""
         self._submit = SubmitFinalAnswer()
-        self.tools: tuple[Tool, ...] = (*tools, self._submit)
+        self._notepad = NotepadTool()
+        self.described: tuple[Tool, ...] = (*tools, self._submit)
+        """What the system prompt lists; it speaks of the notepad by itself."""
+        self.tools: tuple[Tool, ...] = (*self.described, self._notepad) if notepad else self.described
         self._by_name = {tool.name: tool for tool in self.tools}
         if len(self._by_name) != len(self.tools):
             raise ValueError(f"two tools of one name among {[tool.name for tool in self.tools]}")
         self._context = Context(task, read)
+        self._told = on_call
         self._num_calls = 0
+        self._num_notes = 0
         self._calls: list[ToolCall] = []
         self._broken: ToolError | None = None
 
     @property
     def answer(self) -> str | None:
         return self._submit.answer
+
+    @property
+    def notepad(self) -> Notepad:
+        return self._notepad.state
 
     async def on_call(self, name: str, arguments: dict[str, Json]) -> Json:
         """Answer one call. Raises ToolError: the agent's mistake, told to it, or a failure of ours, which `take_calls` raises again."""
@@ -94,7 +115,8 @@ class Broker:
             error = ToolError(f"{name} did not answer within {TOOL_TIMEOUT_S:g} s", fault="tool")
         except ToolError as raised:
             error = raised
-        self._record(name, arguments, result, error, time.perf_counter() - start)
+        if name != self._notepad.name or error is not None:
+            self._record(name, arguments, result, error, time.perf_counter() - start)
         if error is not None:
             raise error
         return result
@@ -105,13 +127,18 @@ class Broker:
             raise self._broken
         calls = tuple(self._calls)
         self._calls = []
-        self._num_calls = 0
+        self._num_calls = self._num_notes = 0
         return calls
 
     def _check(self, name: str, arguments: dict[str, Json], refused: str) -> Tool:
-        self._num_calls += 1
+        if name == self._notepad.name:
+            self._num_notes += 1
+        else:
+            self._num_calls += 1
         if self._num_calls > CALLS_PER_CELL:
             raise ToolError(f"a cell may make {CALLS_PER_CELL} tool calls, no more", fault="agent")
+        if self._num_notes > NOTES_PER_CELL:
+            raise ToolError(f"a cell may change the notepad {NOTES_PER_CELL} times, no more", fault="agent")
         if refused:
             raise ToolError(f"the arguments of {name} {refused}", fault="agent")
         tool = self._by_name.get(name)
@@ -131,16 +158,16 @@ class Broker:
             self._broken = self._broken or error
         if len(self._calls) >= CALLS_PER_CELL:
             return  # a loop of refused calls would grow the record without bound
-        self._calls.append(
-            ToolCall(
-                name=name,
-                arguments=arguments,
-                duration_s=duration_s,
-                result=result,
-                error=None if error is None else str(error),
-                fault=None if error is None else error.fault,
-            )
+        call = ToolCall(
+            name=name,
+            arguments=arguments,
+            duration_s=duration_s,
+            result=result,
+            error=None if error is None else str(error),
+            fault=None if error is None else error.fault,
         )
+        self._calls.append(call)
+        self._told(call)
 
 
 def _refusal(name: str, arguments: dict[str, Json]) -> str:

@@ -1,9 +1,10 @@
 """One attempt at a task, from its first prompt to its last output.
 
     start ─▶ sample a reply ─▶ parse ─▶ run its code as a cell ─▶ output turn ─▶ sample …  until an answer is submitted
-                                         │  ▲                                              or a budget is used up
-                                         ▼  │
-                                        tools (on the host)
+                 ▲                       │  ▲                         │                    or a budget is used up
+                 │                       ▼  │                         ▼
+                 │                      tools (on the host)     no room left: trim the context
+                 └────────────────────────────────────────────────────┘
 
 What the agent does wrong is part of the episode: a reply without code, an error, a cell that is interrupted, and one that kills its
 session too (the agent is told so, and goes on in a fresh one without its variables). What *we* break ends the episode as
@@ -13,92 +14,105 @@ session too (the agent is told so, and goes on in a fresh one without its variab
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
 from lzero.agent.broker import Broker
+from lzero.agent.context import Context, News
+from lzero.agent.conversation import Model
 from lzero.agent.outputs import render_output
 from lzero.agent.parser import parse
-from lzero.agent.prompt import output_turn, system_prompt, task_turn
-from lzero.agent.renderer import Renderer
+from lzero.agent.prompt import SUMMARY_STOP, shown_notepad, summary_of, system_prompt
+from lzero.agent.session import Session
+from lzero.agent.watch import Watcher
 from lzero.config import AgentConfig
-from lzero.errors import EngineError, ReplError, ToolError, WorkspaceError
-from lzero.protocols import Engine, Repl, ReplPool, Tool
+from lzero.errors import ContextOverflow, EngineError, ReplError, ToolError
+from lzero.protocols import ReplPool, Tool
 from lzero.seeds import derive_seed
-from lzero.types import Budgets, Completion, Episode, Execution, Failure, Prompt, Sampling, Status, Step, Task
+from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, Sampling, Status, Step, Task
 
 STOP = ("</code>",)
 """A reply ends where its code block does."""
 
 
-async def run_episode(
-    task: Task,
-    *,
-    index: int,
-    seed: int,
-    episode_id: str,
-    agent: AgentConfig,
-    sampling: Sampling,
-    engine: Engine,
-    pool: ReplPool,
-    tools: Sequence[Tool],
-    renderer: Renderer,
-    deadline_s: float,
-    request_timeout_s: float,
-) -> Episode:
-    """Let the policy behind `engine` work on `task` with `tools` and `submit_final_answer`.
-
-    Of `sampling`, temperature and top-p are used; length, stop string and seeds follow from the budgets, the format and `seed`. An
-    episode that takes longer than `deadline_s` is our failure ("lost"), as is an error of the engine, the pool or a tool: all of
-    them are returned, none is raised. Raises ConfigError for a prompt template that cannot be used.
-    """
-    sampling = msgspec.structs.replace(sampling, max_tokens=agent.response_tokens, stop=STOP, seed=seed)
-    session = _Session(pool, seed)
-    attempt = _Attempt(
-        agent=agent,
-        renderer=renderer,
-        policy=_Policy(engine, sampling, affinity=episode_id, request_timeout_s=request_timeout_s),
-        broker=Broker(task, tools, session.read),
-        session=session,
-    )
-    prompt = renderer.start(system_prompt(agent, attempt.broker.tools), task_turn(agent, task.question))
-    try:
-        status, failure = await attempt.settle(prompt, deadline_s)
-    finally:
-        await engine.forget(episode_id)
-    return Episode(
-        id=episode_id,
-        task_id=task.id,
-        index=index,
-        seed=seed,
-        sampling=sampling,
-        budgets=Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s),
-        steps=tuple(attempt.steps),
-        status=status,
-        answer=attempt.broker.answer,
-        failure=failure,
-    )
+LIBRARIES = ("numpy", "pandas")
+"""That every session of the sandbox can import, beside the standard library."""
 
 
-@dataclass
-class _Attempt:
-    """The moving parts of an episode; `steps` and `doing` are what is left of one that fails."""
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all episodes of a run have in common."""
 
     agent: AgentConfig
-    renderer: Renderer
-    policy: "_Policy"
-    broker: Broker
-    session: "_Session"
-    steps: list[Step] = field(default_factory=list)
-    doing: str = "starting"
+    model: Model
+    pool: ReplPool
+    deadline_s: float
+    """What an episode may take, all waits included; one that takes longer is our failure."""
+    libraries: tuple[str, ...] = LIBRARIES
+    """What can be imported in its sessions, beside the standard library; for the system prompt."""
 
-    async def settle(self, first_prompt: tuple[int, ...], deadline_s: float) -> tuple[Status, Failure | None]:
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """What sets one episode apart from the others of its task."""
+
+    id: str
+    index: int
+    seed: int
+    sampling: Sampling
+    """Temperature and top-p are used; length, stop string and seeds follow from the budgets, the format and `seed`."""
+
+
+async def run_episode(
+    task: Task, ticket: Ticket, setting: Setting, *, tools: Sequence[Tool] = (), watcher: Watcher | None = None
+) -> Episode:
+    """Let the model work on `task` with `tools` and `submit_final_answer`, while `watcher` looks on.
+
+    A failure of the engine, the pool or a tool, or of ours to end in time ("lost"), is returned, not raised. Raises ConfigError for a
+    prompt template that cannot be used, DataError for files of the task that cannot be had.
+    """
+    return await _Attempt(task, ticket, setting, tools, watcher or Watcher()).settle()
+
+
+class _Attempt:
+    """An episode in the making; `steps` and `doing` are what is left of one that fails."""
+
+    def __init__(self, task: Task, ticket: Ticket, setting: Setting, tools: Sequence[Tool], watcher: Watcher) -> None:
+        agent = setting.agent
+        self._task = task
+        self._ticket = ticket
+        self._setting = setting
+        self._agent = agent
+        self._watcher = watcher
+        self._sampling = msgspec.structs.replace(
+            ticket.sampling, max_tokens=agent.response_tokens, stop=STOP, seed=ticket.seed
+        )
+        self._session = Session(setting.pool, ticket.seed, task.files)
+        self._broker = Broker(task, tools, self._session.read, notepad=agent.notepad, on_call=watcher.on_call)
+        self._conversation = setting.model.converse(ticket.id)
+        self._context = Context(
+            agent,
+            self._conversation,
+            system=system_prompt(agent, self._broker.described, task, libraries=setting.libraries),
+            question=task.question,
+        )
+        self._steps: list[Step] = []
+        self._doing = "starting"
+
+    async def settle(self) -> Episode:
         """How the episode ends, whoever ends it. The session is closed then."""
+        deadline_s = self._setting.deadline_s
+        status: Status = "failed"
+        failure: Failure | None = None
         try:
-            async with self.session, asyncio.timeout(deadline_s):
-                return await self.act(first_prompt), None
+            async with asyncio.timeout(deadline_s):
+                try:
+                    status = await self._act()
+                    await self._watcher.on_end(self._session)
+                finally:
+                    await self._session.close()
         except TimeoutError:
             failure = self._failure("lost", f"the episode did not end within {deadline_s:g} s")
         except EngineError as error:
@@ -107,113 +121,123 @@ class _Attempt:
             failure = self._failure("repl", str(error))
         except ToolError as error:
             failure = self._failure("tool", str(error))
-        return "failed", failure
+        finally:
+            await self._conversation.close()
+        agent = self._agent
+        return Episode(
+            id=self._ticket.id,
+            task_id=self._task.id,
+            index=self._ticket.index,
+            seed=self._ticket.seed,
+            sampling=self._sampling,
+            budgets=Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s),
+            steps=tuple(self._steps),
+            status="failed" if failure else status,
+            answer=self._broker.answer,
+            failure=failure,
+        )
 
-    async def act(self, first_prompt: tuple[int, ...]) -> Status:
-        """Step until an answer is submitted or a budget is used up; the next prompt always extends the last sequence."""
-        prompt = Prompt(keep=0, new_ids=first_prompt)
-        ids = first_prompt
-        for number in range(self.agent.max_steps):
-            tokens_left = self.agent.max_tokens - len(ids)
-            if tokens_left < 1:
+    async def _act(self) -> Status:
+        """Step until an answer is submitted or a budget is used up."""
+        trimmed = False
+        news: News | None = None
+        for number in range(self._agent.max_steps):
+            if self._context.room < 1:
                 return "out_of_tokens"
-            step = await self._step(number, prompt, ids, tokens_left)
-            self.steps.append(step)
-            if self.broker.answer is not None:
+            try:
+                step = await self._step(number, trimmed)
+            except ContextOverflow:  # our count of words is too low, or the model's window smaller than `max_tokens`
+                if news is None or trimmed:
+                    raise
+                if self._agent.memory == "none":
+                    return "out_of_tokens"
+                self._context.trim(news)
+                step = await self._step(number, trimmed=True)
+            self._keep(step)
+            if self._broker.answer is not None:
                 return "finished"
-            ids = (*ids, *step.completion.token_ids)
-            text = output_turn(
-                self._shown(step),
-                steps_left=self.agent.max_steps - number - 1,
-                tokens_left=self.agent.max_tokens - len(ids),
+            news = News(
+                output=self._shown(step),
+                notepad=shown_notepad(self._agent, step.notepad),
+                steps_left=self._agent.max_steps - number - 1,
             )
-            prompt = Prompt(keep=len(ids), new_ids=self.renderer.turn(step.completion, text))
-            ids = (*ids, *prompt.new_ids)
+            if not news.steps_left:
+                break
+            trimmed = not self._context.tell(news)
+            if trimmed and self._agent.memory == "none":
+                return "out_of_tokens"
+            if trimmed:
+                self._context.trim(news, summary=await self._summary(number))
         return "out_of_steps"
 
-    async def _step(self, number: int, prompt: Prompt, ids: tuple[int, ...], tokens_left: int) -> Step:
-        self.doing = "sampling"
+    async def _step(self, number: int, trimmed: bool) -> Step:
+        self._doing = "sampling"
         start = time.perf_counter()
-        completion = await self.policy.sample(ids, number, tokens_left)
+        prompt, completion = await self._sample("step", number, self._context.room, STOP)
         sampled = time.perf_counter()
-        parsed = parse(completion.text)
+        parsed = parse(
+            self._conversation.opening + completion.text,
+            reasoning=completion.reasoning,
+            cut_off=completion.stop_reason == "length",
+        )
         execution = None
         if parsed.code is not None:
-            self.doing = "running a cell"
-            execution = await self.session.run(parsed.code, self.broker, deadline_s=self.agent.cell_s)
+            self._doing = "running a cell"
+            self._watcher.on_cell(parsed.code)
+            execution = await self._session.run(parsed.code, self._broker, deadline_s=self._agent.cell_s)
         return Step(
             prompt=prompt,
             completion=completion,
             parsed=parsed,
             execution=execution,
-            tool_calls=self.broker.take_calls(),
+            tool_calls=self._broker.take_calls(),
+            notepad=self._broker.notepad,
+            trimmed=trimmed,
             timings={"engine": sampled - start, "repl": time.perf_counter() - sampled},
         )
 
-    def _shown(self, step: Step) -> str:
-        if step.execution is None:
-            return step.parsed.problem
-        return render_output(step.execution, max_chars=self.agent.output_chars)
+    async def _summary(self, number: int) -> str:
+        """With memory "soft": what the model says its steps come to. It is kept as a step of its own kind."""
+        if self._agent.memory != "soft":
+            return ""
+        self._doing = "summarising"
+        start = time.perf_counter()
+        room = self._context.ask_for_summary()
+        prompt, completion = await self._sample("summary", number, room, (SUMMARY_STOP,))
+        self._keep(
+            Step(
+                kind="summarise",
+                prompt=prompt,
+                completion=completion,
+                parsed=Parsed(think="", code=None, well_formed=False),
+                execution=None,
+                notepad=self._broker.notepad,
+                timings={"engine": time.perf_counter() - start},
+            )
+        )
+        return summary_of(completion.text)
 
-    def _failure(self, kind: Literal["engine", "repl", "tool", "lost"], what: str) -> Failure:
-        return Failure(kind=kind, what=what, where=f"step {len(self.steps)}, {self.doing}")
-
-
-@dataclass(frozen=True)
-class _Policy:
-    """The engine, as one episode asks it."""
-
-    engine: Engine
-    sampling: Sampling
-    affinity: str
-    request_timeout_s: float
-
-    async def sample(self, ids: Sequence[int], number: int, tokens_left: int) -> Completion:
-        return await self.engine.sample(
-            ids,
-            msgspec.structs.replace(
-                self.sampling,
-                max_tokens=min(self.sampling.max_tokens, tokens_left),
-                seed=derive_seed(self.sampling.seed, "step", number),
-            ),
-            request_id=f"{self.affinity}/{number}",
-            affinity=self.affinity,
-            deadline_s=self.request_timeout_s,
+    async def _sample(
+        self, what: str, number: int, max_tokens: int, stop: tuple[str, ...]
+    ) -> tuple[Prompt, Completion]:
+        seed = derive_seed(self._ticket.seed, what, number)
+        return await self._conversation.reply(
+            msgspec.structs.replace(self._sampling, max_tokens=max_tokens, stop=stop, seed=seed),
+            request_id=f"{self._ticket.id}/{number}" + ("" if what == "step" else f"-{what}"),
+            on_text=self._watcher.on_text,
         )
 
+    def _keep(self, step: Step) -> None:
+        self._steps.append(step)
+        self._watcher.on_step(step)
 
-class _Session:
-    """The episode's REPL: opened when the first code wants to run, and afresh when a cell has killed the last one."""
+    def _shown(self, step: Step) -> str:
+        """What the model is told of it."""
+        shown = step.parsed.problem
+        if step.execution is not None:
+            output = render_output(step.execution, max_chars=self._agent.output_chars)
+            shown = f"{output}\n[{shown}]" if shown else output
+        return shown
 
-    def __init__(self, pool: ReplPool, seed: int) -> None:
-        self._pool = pool
-        self._seed = seed
-        self._num_opened = 0
-        self._repl: Repl | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def run(self, code: str, broker: Broker, *, deadline_s: float) -> Execution:
-        if self._repl is None:
-            seed = derive_seed(self._seed, "repl", self._num_opened)
-            self._repl = await self._pool.open(broker.tools, broker.on_call, seed=seed)
-            self._num_opened += 1
-        execution = await self._repl.run(code, deadline_s=deadline_s)
-        if execution.status == "killed":
-            await self.close()
-        return execution
-
-    async def read(self, path: str) -> bytes:
-        """A file of the workspace. Raises WorkspaceError, ReplError."""
-        if self._repl is None:
-            raise WorkspaceError(f"there is no file {path!r}: the session has not begun")
-        return await self._repl.get(path)
-
-    async def close(self) -> None:
-        repl, self._repl = self._repl, None
-        if repl is not None:
-            await repl.close()
+    def _failure(self, kind: Literal["engine", "repl", "tool", "lost"], what: str) -> Failure:
+        return Failure(kind=kind, what=what, where=f"step {len(self._steps)}, {self._doing}")

@@ -1,55 +1,96 @@
 """The words around the model: its system prompt, the task's turn and the turns that return outputs.
 
-A template is "brief" (no system prompt at all: the question and the budgets, for models that learned the format before),
-"full" (NB-Agent's sections, `full.txt` beside this module), or a text file of the user's. A file is the system prompt; it may
-hold the placeholders below in braces, and `{{` and `}}` for braces themselves.
-
-    {tools}          the tools, each with its signature and purpose
-    {max_steps}      steps an episode may take
-    {max_tokens}     tokens that a step's prompt and reply may hold together
-    {output_chars}   characters of a cell's output that are shown
-    {cell_s}         seconds a cell may run
+System prompts are Jinja templates in `templates/`: `system.jinja`, and one for each ability, which extends it. A file of the
+user's may do the same, or stand alone; `system.jinja` names the variables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
 from pathlib import Path
-from string import Formatter
 
+import jinja2
+from jinja2.sandbox import SandboxedEnvironment
+
+from lzero.agent.notepad import render_notepad
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError
 from lzero.protocols import ToolSpec
+from lzero.types import Notepad, Task
 
-_PLACEHOLDERS = ("tools", "max_steps", "max_tokens", "output_chars", "cell_s")
+SUMMARY_STOP = "</summary>"
+_STYLES: Mapping[str, tuple[str, str]] = {
+    "": ("", ""),
+    "direct": ("Give a direct answer to this question, without explanation.\n", ""),
+    "short": ("", "\nAnswer with a word or a short phrase."),
+    "report": (
+        "",
+        "\nAnswer with a report in Markdown: the findings first, then what they rest on, each with its source.",
+    ),
+}
+SUMMARISE = (
+    "[What you see is nearly full. All steps so far will be dropped, and your summary takes their place; the output of your last "
+    "cell comes after it. Write it now, in "
+    "<summary> and </summary>: what the task needs, what is settled and how you know, which variables and files hold what, what "
+    "failed, what comes next.]"
+)
+_TRIMMED = "[earlier steps were dropped from view; variables and files of the session are still there]"
 
 
-def system_prompt(agent: AgentConfig, tools: Sequence[ToolSpec]) -> str | None:
-    """The system prompt of an episode; None for the "brief" template.
+def system_prompt(
+    agent: AgentConfig, tools: Sequence[ToolSpec], task: Task | None = None, *, libraries: Sequence[str] = ()
+) -> str | None:
+    """The system prompt of an episode; None for the "brief" one.
 
-    Raises ConfigError for a template file that cannot be read or holds an unknown placeholder. A file is read once per process:
+    Raises ConfigError for a template that cannot be read, is broken, or asks for what there is not. A file is read once per process:
     editing it does not change a run that is under way.
     """
     if agent.prompt == "brief":
         return None
-    return _load_template(agent.prompt).format(
-        tools="\n".join("- " + tool.description.replace("\n", "\n  ") for tool in tools),
-        max_steps=agent.max_steps,
-        max_tokens=agent.max_tokens,
-        output_chars=agent.output_chars,
-        cell_s=f"{agent.cell_s:g}",
-    )
+    ability = task.ability if task is not None else ""
+    try:
+        text = _template(agent.prompt, ability).render(
+            tools=[tool.description for tool in tools],
+            libraries=list(libraries),
+            files=[Path(file).name for file in task.files] if task is not None else [],
+            memory=agent.memory,
+            notepad=agent.notepad,
+            max_steps=agent.max_steps,
+            max_tokens=agent.max_tokens,
+            output_chars=agent.output_chars,
+            cell_s=f"{agent.cell_s:g}",
+        )
+    except jinja2.TemplateError as error:
+        raise ConfigError(f"agent.prompt = {agent.prompt!r}: {error}") from None
+    return text.strip()
 
 
 def task_turn(agent: AgentConfig, question: str) -> str:
     """The first user turn: the question as the recipe asks it, and the whole budget."""
-    asked = f"{agent.question_prefix}{question}{agent.question_suffix}"
-    return f"{asked}\n{budget_line(agent.max_steps, agent.max_tokens)}"
+    return f"{_asked(agent, question)}\n{budget_line(agent.max_steps, agent.max_tokens)}"
 
 
-def output_turn(text: str, *, steps_left: int, tokens_left: int) -> str:
-    """The user turn that answers a reply: what its cell put out, and what is left."""
-    return f"<output>\n{text}\n</output>\n{budget_line(steps_left, tokens_left)}"
+def output_turn(text: str, *, notepad: str, steps_left: int, tokens_left: int) -> str:
+    """The user turn that answers a reply: what its cell put out, the notepad, and what is left."""
+    return "\n".join(filter(None, (_output(text), notepad, budget_line(steps_left, tokens_left))))
+
+
+def trimmed_turn(agent: AgentConfig, question: str, *, summary: str, output: str, notepad: str, steps_left: int) -> str:
+    """The first user turn of a context that was trimmed: the task, what is left of the steps before, and the newest output."""
+    parts = (
+        _asked(agent, question),
+        _TRIMMED,
+        f"<summary>\n{summary}\n</summary>" if summary else "",
+        _output(output) if output else "",
+        notepad,
+        budget_line(steps_left, agent.max_tokens),
+    )
+    return "\n".join(filter(None, parts))
+
+
+def summary_of(text: str) -> str:
+    """What a reply to `summary_turn` says."""
+    before, opened, after = text.partition("<summary>")
+    return (after if opened else before).partition(SUMMARY_STOP)[0].strip()
 
 
 def budget_line(steps: int, tokens: int) -> str:
@@ -57,36 +98,44 @@ def budget_line(steps: int, tokens: int) -> str:
     return f"[{_count(steps, 'step')} and {_count(tokens, 'token')} left]"
 
 
+def shown_notepad(agent: AgentConfig, notepad: Notepad) -> str:
+    return render_notepad(notepad, max_chars=agent.notepad_chars)
+
+
+def _asked(agent: AgentConfig, question: str) -> str:
+    before, after = _STYLES[agent.answer_style]
+    return f"{agent.question_prefix}{before}{question}{after}{agent.question_suffix}"
+
+
+def _output(text: str) -> str:
+    return f"<output>\n{text}\n</output>"
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @cache
-def _load_template(name: str) -> str:
+def _template(name: str, ability: str) -> jinja2.Template:
+    own = jinja2.PackageLoader("lzero.agent", "templates")
     if name == "full":
-        return resources.files("lzero.agent").joinpath("full.txt").read_text(encoding="utf-8").strip()
+        return _environment(own).select_template([f"{ability}.jinja", "system.jinja"])
     file = Path(name).expanduser()
     try:
-        text = file.read_text(encoding="utf-8").strip()
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f'agent.prompt = {name!r}: not "brief" or "full", and no file that can be read ({error.strerror})'
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"agent.prompt = {name!r}: the file is not UTF-8 text") from None
-    _check_placeholders(text, name)
-    return text
-
-
-def _check_placeholders(text: str, name: str) -> None:
-    """Bare known names only: no attribute, index, conversion or format specification."""
-    known = ", ".join(f"{{{placeholder}}}" for placeholder in _PLACEHOLDERS)
     try:
-        fields = list(Formatter().parse(text))
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}; write {{{{ and }}}} for braces that are no placeholder") from None
-    for _, field, specification, conversion in fields:
-        if field is not None and (field not in _PLACEHOLDERS or specification or conversion):
-            raise ConfigError(
-                f"{name}: unknown placeholder {{{field}}}; known are {known}. Write {{{{ and }}}} for braces themselves"
-            )
+        beside = jinja2.FileSystemLoader(file.parent)
+        return _environment(jinja2.ChoiceLoader([own, beside])).from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(f"agent.prompt = {name!r}, line {error.lineno}: {error}") from None
+
+
+def _environment(loader: jinja2.BaseLoader) -> SandboxedEnvironment:
+    """What stands in a template is said or is an error: nothing is left out because its name was mistyped."""
+    return SandboxedEnvironment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=False)

@@ -1,6 +1,6 @@
 """L0's reward, with its faults mended: 0.8·qa + 0.1·format + 0.1·execution (arXiv 2506.23667 and its code).
 
-For an episode of T steps, the terms of a step are
+For an episode of T steps (summaries are none of them), the terms of a step are
 
     qa         on the last step only: exact match of the first submitted answer (shares may go to F1 and to any answer)
     format     1/T when the reply is well formed
@@ -25,12 +25,15 @@ def make_reward(config: RewardConfig) -> RewardFn:
 
     def reward(task: Task, episode: Episode) -> Reward:
         num_steps = len(episode.steps)
+        num_acts = sum(step.kind == "act" for step in episode.steps)
         score = float(episode.answer is not None and exact_match(episode.answer, task.answers, match=config.match))
         qa = config.qa * _qa_share(task, episode.answer, score, config)
         parts = {
             "qa": tuple(qa if index == num_steps - 1 else 0.0 for index in range(num_steps)),
-            "format": tuple(config.format * step.parsed.well_formed / num_steps for step in episode.steps),
-            "execution": tuple(config.execution * _execution_share(step, config) / num_steps for step in episode.steps),
+            "format": tuple(config.format * step.parsed.well_formed / (num_acts or 1) for step in episode.steps),
+            "execution": tuple(
+                config.execution * _execution_share(step, config) / (num_acts or 1) for step in episode.steps
+            ),
         }
         per_step = tuple(sum(terms) for terms in zip(*parts.values(), strict=True))
         return Reward(score=score, per_step=per_step, parts=parts)

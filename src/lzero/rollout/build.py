@@ -15,17 +15,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
+from lzero.agent.prompt import system_prompt
 from lzero.config import Config, RewardConfig
 from lzero.errors import ConfigError
-from lzero.protocols import Engine, Policy, ReplPool, RewardFn, SearchIndex, TaskSource, Tool
+from lzero.protocols import Engine, Policy, RewardFn, SearchIndex, TaskSource, Tool
 from lzero.rollout.plugins import load_object
 from lzero.rollout.runner import OpenTask, RunEpisode, Runner
-from lzero.types import Episode, Json, Sampling, Task
+from lzero.types import Episode, Json, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from lzero.agent.renderer import Renderer
 
 POLICY = "policy:"
 """`model.path = "policy:expert"` is the world's scripted policy of that name, not a model."""
@@ -57,7 +57,7 @@ async def build(
 
     Raises ConfigError, ModelError, DataError or SandboxError before anything runs.
     """
-    from lzero.agent.prompt import system_prompt
+    from lzero.agent.conversation import TokenModel
     from lzero.agent.renderer import Renderer
     from lzero.repl import open_pool
 
@@ -67,13 +67,20 @@ async def build(
     pool = open_pool(config.repl)  # not started: what is wrong with [repl] is told before a model is loaded
     corpus = await asyncio.to_thread(_open_corpus, config)
     tokenizer = open_tokenizer(config)
-    renderer = Renderer(tokenizer)
+    renderer = Renderer(tokenizer, raw=config.agent.template == "raw")
     async with AsyncExitStack() as stack:
         engine = make_engine(tokenizer) if make_engine else open_engine(config, tokenizer)
         stack.push_async_callback(engine.close)
         stack.push_async_callback(pool.close)
         await pool.start()
-        open_task = _episodes_of(config, engine=engine, pool=pool, renderer=renderer, corpus=corpus, tools=tools)
+        setting = Setting(
+            agent=config.agent,
+            model=TokenModel(engine, renderer, config.rollout.request_timeout_s),
+            pool=pool,
+            deadline_s=config.rollout.episode_timeout_s,
+            libraries=LIBRARIES + config.repl.packages,
+        )
+        open_task = _episodes_of(config, setting, corpus=corpus, tools=tools)
         yield Parts(engine=engine, runner=Runner(open_task, reward, config.rollout), sandbox=pool.facts())
 
 
@@ -177,17 +184,8 @@ def _open_corpus(config: Config) -> SearchIndex | None:
     return open_corpus(Path(config.tasks.corpus), read_passages) if config.tasks.corpus else None
 
 
-def _episodes_of(
-    config: Config,
-    *,
-    engine: Engine,
-    pool: ReplPool,
-    renderer: "Renderer",
-    corpus: SearchIndex | None,
-    tools: Sequence[Tool],
-) -> OpenTask:
+def _episodes_of(config: Config, setting: Setting, *, corpus: SearchIndex | None, tools: Sequence[Tool]) -> OpenTask:
     """The function that opens a task: its episodes share one search index."""
-    from lzero.agent.episode import run_episode
     from lzero.tools.search import PassageIndex, Search
 
     tasks = config.tasks
@@ -200,21 +198,8 @@ def _episodes_of(
             in_thread=corpus is not None,
         )
 
-        async def run(*, index: int, seed: int, episode_id: str, sampling: Sampling) -> Episode:
-            return await run_episode(
-                task,
-                index=index,
-                seed=seed,
-                episode_id=episode_id,
-                agent=config.agent,
-                sampling=sampling,
-                engine=engine,
-                pool=pool,
-                tools=(search, *tools),
-                renderer=renderer,
-                deadline_s=config.rollout.episode_timeout_s,
-                request_timeout_s=config.rollout.request_timeout_s,
-            )
+        async def run(ticket: Ticket) -> Episode:
+            return await run_episode(task, ticket, setting, tools=(search, *tools))
 
         return run
 

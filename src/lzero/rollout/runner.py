@@ -11,11 +11,11 @@ record ─▶ attempt ─▶ scored                        what the agent did, r
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from lzero.agent.episode import Ticket
 from lzero.config import RolloutConfig
 from lzero.errors import RewardError
 from lzero.protocols import RewardFn
@@ -31,11 +31,8 @@ ATTEMPTS = 2
 """How often an episode is begun: what we broke is tried once more."""
 
 
-class RunEpisode(Protocol):
-    """One attempt at a task that is settled. Returns what we broke as a failed episode; never runs longer than its deadline."""
-
-    async def __call__(self, *, index: int, seed: int, episode_id: str, sampling: Sampling) -> Episode: ...
-
+RunEpisode = Callable[[Ticket], Awaitable[Episode]]
+"""One attempt at a task that is settled. Returns what we broke as a failed episode; never runs longer than its deadline."""
 
 OpenTask = Callable[[Task], RunEpisode]
 """What the episodes of one task share (its search index, say) is made here, once."""
@@ -62,7 +59,10 @@ class Runner:
             async with self._slots:
                 if run_episode is None:  # not before its turn: what a task holds open is then bounded, too
                     run_episode = self._open_task(task)
-                return await self._run(task, run_episode, index=index, name=name, sampling=sampling, seed=seed)
+                ticket = Ticket(
+                    id=f"{name}/{index}", index=index, seed=derive_seed(seed, "episode", index), sampling=sampling
+                )
+                return await self._run(task, run_episode, ticket)
 
         pairs = await run_all(run(index) for index in range(num_episodes))
         return Record(
@@ -73,14 +73,9 @@ class Runner:
         """Failed attempts by kind since the last call, those that a second attempt mended included."""
         return self._breaker.take_counts()
 
-    async def _run(
-        self, task: Task, run_episode: RunEpisode, *, index: int, name: str, sampling: Sampling, seed: int
-    ) -> tuple[Episode, Reward | None]:
-        episode_id = f"{name}/{index}"
+    async def _run(self, task: Task, run_episode: RunEpisode, ticket: Ticket) -> tuple[Episode, Reward | None]:
         for number in range(1, ATTEMPTS + 1):
-            episode = await run_episode(
-                index=index, seed=derive_seed(seed, "episode", index), episode_id=episode_id, sampling=sampling
-            )
+            episode = await run_episode(ticket)
             reward = None
             if episode.failure is None:
                 episode, reward = self._score(task, episode)
@@ -89,7 +84,7 @@ class Runner:
                 break  # a scorer is a pure function: it would fail again
             logger.warning(
                 "episode %s of task %s, attempt %d of %d: %s failed at %s: %s",
-                episode_id,
+                ticket.id,
                 task.id,
                 number,
                 ATTEMPTS,

@@ -1,0 +1,87 @@
+"""The context watcher: what the model sees next, within its limit.
+
+    none   the conversation grows; when it is full, the episode is over
+    soft   the model sums it up; the summary takes the place of all steps
+    hard   all steps go
+
+After a trim the system prompt, the task, the notepad and the newest output stay. Every prompt and the reply to it hold `max_tokens`
+together at most, whatever a cell puts out.
+"""
+
+from dataclasses import dataclass
+
+from lzero.agent.conversation import Conversation
+from lzero.agent.outputs import cut
+from lzero.agent.prompt import SUMMARISE, output_turn, task_turn, trimmed_turn
+from lzero.config import AgentConfig
+
+_SHARES = 4
+"""Of the limit: newest output, notepad and summary get one each after a trim, at most; a reply has the rest."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What there is to tell after a step."""
+
+    output: str
+    notepad: str
+    steps_left: int
+
+
+class Context:
+    """Of one episode. In turns: `room`, a reply, `tell`; where that returns False, `trim`."""
+
+    def __init__(self, agent: AgentConfig, conversation: Conversation, *, system: str | None, question: str) -> None:
+        self._agent = agent
+        self._conversation = conversation
+        self._system = system
+        self._question = question
+        self._limit = agent.max_tokens
+        conversation.start(system, task_turn(agent, question))
+        if agent.memory == "soft":
+            self._limit -= conversation.cost(SUMMARISE) + agent.summary_tokens
+
+    @property
+    def room(self) -> int:
+        """Tokens that the next reply may hold; below 1 there is no place for one."""
+        return min(self._agent.response_tokens, self._limit - self._conversation.num_tokens)
+
+    def tell(self, news: News) -> bool:
+        """Say what is new. False where there is no room for it and a reply: it has not been said."""
+        text = output_turn(
+            news.output, notepad=news.notepad, steps_left=news.steps_left, tokens_left=self._tokens_left()
+        )
+        reply = 1 if self._agent.memory == "none" else self._agent.response_tokens
+        if self._conversation.num_tokens + self._conversation.cost(text) + reply > self._limit:
+            return False
+        self._conversation.say(text)
+        return True
+
+    def ask_for_summary(self) -> int:
+        """Say that one is due. Tokens that it may hold."""
+        self._conversation.say(SUMMARISE)
+        return min(self._agent.summary_tokens, self._agent.max_tokens - self._conversation.num_tokens)
+
+    def trim(self, news: News, *, summary: str = "") -> None:
+        """Begin afresh, with what stays."""
+        share = self._agent.max_tokens // _SHARES
+        text = trimmed_turn(
+            self._agent,
+            self._question,
+            summary=self._fit(summary, share),
+            output=self._fit(news.output, share),
+            notepad=self._fit(news.notepad, share),
+            steps_left=news.steps_left,
+        )
+        self._conversation.start(self._system, text)
+
+    def _tokens_left(self) -> int:
+        return max(0, self._limit - self._conversation.num_tokens)
+
+    def _fit(self, text: str, max_tokens: int) -> str:
+        """The text, or its head and tail and how much was cut between them."""
+        chars = len(text)
+        while text and (tokens := self._conversation.cost(text)) > max_tokens and chars > _SHARES:
+            chars = min(chars - 1, chars * max_tokens // tokens)
+            text = cut(text, chars)
+        return text

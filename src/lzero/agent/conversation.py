@@ -1,0 +1,174 @@
+"""What is said between agent and model, and what it takes: exact tokens, or words and what an endpoint counts.
+
+conversation.start(system, task)  ─▶  reply  ─▶  say(output)  ─▶  reply  ─▶  …   each prompt extends the last sequence
+              ▲                                                     │
+              └──────────── afresh, where the context is trimmed ◀──┘
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from lzero.agent.renderer import Renderer
+from lzero.protocols import ChatEngine, Engine
+from lzero.types import Completion, Message, Prompt, Sampling
+
+OnText = Callable[[str, str], None]
+"""Told of pieces of a reply as they come: ("reasoning" or "text", piece)."""
+
+_BYTES_PER_TOKEN = 3
+"""Of text that an endpoint has not counted yet; more than it takes in most languages and tokenizers, so that limits hold."""
+_TOKENS_PER_TURN = 8
+
+
+class Conversation(Protocol):
+    @property
+    def num_tokens(self) -> int:
+        """Of what has been said so far: the next prompt."""
+
+    @property
+    def opening(self) -> str:
+        """What the template has written of a reply before the model begins: "<think>", or nothing."""
+
+    def start(self, system: str | None, user: str) -> None:
+        """Begin afresh: what was said before is not part of it any more."""
+
+    def say(self, text: str) -> None:
+        """A user turn, after a reply."""
+
+    def cost(self, text: str) -> int:
+        """Tokens that `say(text)` would add."""
+
+    async def reply(self, sampling: Sampling, *, request_id: str, on_text: OnText) -> tuple[Prompt, Completion]:
+        """The model's next turn, and how its prompt follows from the last sequence. Raises EngineError."""
+
+    async def close(self) -> None: ...
+
+
+class Model(Protocol):
+    """What conversations are led with."""
+
+    def converse(self, episode_id: str) -> Conversation: ...
+
+
+@dataclass(frozen=True)
+class TokenModel:
+    """A model whose tokens are ours: what training needs."""
+
+    engine: Engine
+    renderer: Renderer
+    request_timeout_s: float
+
+    def converse(self, episode_id: str) -> "TokenConversation":
+        return TokenConversation(self, episode_id)
+
+
+class TokenConversation:
+    def __init__(self, model: TokenModel, episode_id: str) -> None:
+        self._model = model
+        self._affinity = episode_id
+        self._ids: tuple[int, ...] = ()
+        """The last sequence, and what has been said since."""
+        self._kept = 0
+        self._last: Completion | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self._ids)
+
+    @property
+    def opening(self) -> str:
+        return self._model.renderer.opening
+
+    def start(self, system: str | None, user: str) -> None:
+        self._ids, self._kept, self._last = self._model.renderer.start(system, user), 0, None
+
+    def say(self, text: str) -> None:
+        self._ids = (*self._ids, *self._turn(text))
+
+    def cost(self, text: str) -> int:
+        return len(self._turn(text))
+
+    async def reply(self, sampling: Sampling, *, request_id: str, on_text: OnText) -> tuple[Prompt, Completion]:
+        completion = await self._model.engine.sample(
+            self._ids,
+            sampling,
+            request_id=request_id,
+            affinity=self._affinity,
+            deadline_s=self._model.request_timeout_s,
+        )
+        prompt = Prompt(keep=self._kept, new_ids=self._ids[self._kept :])
+        self._ids = (*self._ids, *completion.token_ids)
+        self._kept, self._last = len(self._ids), completion
+        on_text("text", completion.text)
+        return prompt, completion
+
+    async def close(self) -> None:
+        await self._model.engine.forget(self._affinity)
+
+    def _turn(self, text: str) -> tuple[int, ...]:
+        return self._model.renderer.turn(self._last, text)
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """A model behind an endpoint that speaks in words."""
+
+    engine: ChatEngine
+    request_timeout_s: float
+
+    def converse(self, episode_id: str) -> "ChatConversation":
+        return ChatConversation(self)
+
+
+class ChatConversation:
+    def __init__(self, model: ChatModel) -> None:
+        self._model = model
+        self._messages: list[Message] = []
+        self._kept = 0
+        self._counted = 0
+        """Tokens of all that is said, as the endpoint counted up to the last reply and as we guess since."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self._counted
+
+    @property
+    def opening(self) -> str:
+        return ""
+
+    def start(self, system: str | None, user: str) -> None:
+        self._messages, self._kept, self._counted = [], 0, 0
+        if system is not None:
+            self._add("system", system)
+        self._add("user", user)
+
+    def say(self, text: str) -> None:
+        self._add("user", text)
+
+    def cost(self, text: str) -> int:
+        return len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN + _TOKENS_PER_TURN
+
+    async def reply(self, sampling: Sampling, *, request_id: str, on_text: OnText) -> tuple[Prompt, Completion]:
+        completion = await self._model.engine.reply(
+            self._messages,
+            sampling,
+            request_id=request_id,
+            deadline_s=self._model.request_timeout_s,
+            on_text=on_text,
+        )
+        prompt = Prompt(keep=self._kept, new_ids=(), new_messages=tuple(self._messages[self._kept :]))
+        self._messages.append(Message(role="assistant", content=completion.text))
+        self._kept = len(self._messages)
+        if completion.usage is not None:
+            thought = self.cost(completion.reasoning) if completion.reasoning else 0  # is not sent again
+            self._counted = max(0, completion.usage.prompt_tokens + completion.usage.completion_tokens - thought)
+        else:
+            self._counted += self.cost(completion.text)
+        return prompt, completion
+
+    async def close(self) -> None: ...
+
+    def _add(self, role: Literal["system", "user"], text: str) -> None:
+        self._messages.append(Message(role=role, content=text))
+        self._counted += self.cost(text)

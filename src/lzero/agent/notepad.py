@@ -1,0 +1,78 @@
+"""The notepad, on the host: what an agent keeps in view, taken from its session as the stranger's words that they are."""
+
+from functools import cache
+from importlib import resources
+
+import msgspec
+
+from lzero.agent.outputs import clean, cut
+from lzero.errors import ToolError
+from lzero.protocols import ToolContext
+from lzero.types import Json, Notepad
+
+MAX_TODOS = 100
+MAX_FACTS = 200
+ITEM_CHARS = 1_000
+"""Of a todo or a fact."""
+DRAFT_CHARS = 20_000
+_MARKS = {"open": "[ ]", "done": "[x]", "dropped": "[-]"}
+
+
+class NotepadTool:
+    """The object `notepad` of a session, and the tool behind it, which is told the whole state with every change. A session that
+    is opened in place of a killed one finds its notepad as it was."""
+
+    name = "notepad"
+    parameters = ("state",)
+    description = "notepad\nA plan, facts and a draft that stay in view."
+
+    def __init__(self) -> None:
+        self.state = Notepad()
+
+    @property
+    def kernel_source(self) -> str:
+        state = msgspec.json.encode(self.state).decode()
+        return f"{_source()}\nimport json\nnotepad = Notepad(json.loads({state!r}), ask)\n"
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        try:
+            state = msgspec.convert(arguments.get("state"), Notepad)
+        except msgspec.ValidationError as error:
+            raise ToolError(f"the notepad cannot hold this: {error}", fault="agent") from None
+        if refused := _refusal(state):
+            raise ToolError(f"the notepad cannot hold this: {refused}", fault="agent")
+        self.state = Notepad(
+            todos=tuple(msgspec.structs.replace(todo, text=clean(todo.text)) for todo in state.todos),
+            facts=tuple(map(clean, state.facts)),
+            draft=clean(state.draft),
+        )
+        return None
+
+
+def render_notepad(notepad: Notepad, *, max_chars: int) -> str:
+    """As the model reads it, in `max_chars` characters; "" for an empty one."""
+    lines = [f"{_MARKS[todo.status]} {number}. {todo.text}" for number, todo in enumerate(notepad.todos, 1)]
+    if notepad.facts:
+        lines += ["facts:", *(f"{number}. {fact}" for number, fact in enumerate(notepad.facts, 1))]
+    if notepad.draft:
+        lines += ["draft:", notepad.draft]
+    text = cut("\n".join(lines), max_chars)
+    return f"<notepad>\n{text}\n</notepad>" if lines else ""
+
+
+def _refusal(state: Notepad) -> str:
+    if len(state.todos) > MAX_TODOS:
+        return f"{len(state.todos)} items are more than {MAX_TODOS}; clear what is done"
+    if len(state.facts) > MAX_FACTS:
+        return f"{len(state.facts)} facts are more than {MAX_FACTS}; remove or merge some"
+    if len(state.draft) > DRAFT_CHARS:
+        return f"a draft of {len(state.draft)} characters is longer than {DRAFT_CHARS}; keep long texts in a file"
+    longest = max((*(todo.text for todo in state.todos), *state.facts), key=len, default="")
+    if len(longest) > ITEM_CHARS:
+        return f"an item of {len(longest)} characters is longer than {ITEM_CHARS}; keep long texts in variables"
+    return ""
+
+
+@cache
+def _source() -> str:
+    return resources.files("lzero.agent").joinpath("in_session/notepad.py").read_text(encoding="utf-8")

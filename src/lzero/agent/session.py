@@ -1,0 +1,73 @@
+"""An episode's REPL: opened when the first code wants to run, and afresh when a cell has killed the last one."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from lzero.agent.broker import Broker
+from lzero.errors import DataError, WorkspaceError
+from lzero.protocols import Repl, ReplPool
+from lzero.seeds import derive_seed
+from lzero.types import Execution, WorkspaceFile
+
+
+class Session:
+    def __init__(self, pool: ReplPool, seed: int, files: Sequence[str]) -> None:
+        """`files`: of the host; every REPL finds a copy of each in its workspace. Raises DataError for one that is not there."""
+        self._pool = pool
+        self._seed = seed
+        self._files = tuple(map(Path, files))
+        check_files(self._files)
+        self._num_opened = 0
+        self._repl: Repl | None = None
+
+    async def run(self, code: str, broker: Broker, *, deadline_s: float) -> Execution:
+        if self._repl is None:
+            self._repl = await self._open(broker)
+        execution = await self._repl.run(code, deadline_s=deadline_s)
+        if execution.status == "killed":
+            await self.close()
+        return execution
+
+    async def read(self, path: str) -> bytes:
+        """A file of the workspace. Raises WorkspaceError, ReplError."""
+        if self._repl is None:
+            raise WorkspaceError(f"there is no file {path!r}: the session has not begun")
+        return await self._repl.get(path)
+
+    async def files(self) -> tuple[WorkspaceFile, ...]:
+        """Of the workspace. Raises ReplError."""
+        return await self._repl.files() if self._repl is not None else ()
+
+    async def close(self) -> None:
+        repl, self._repl = self._repl, None
+        if repl is not None:
+            await repl.close()
+
+    async def _open(self, broker: Broker) -> Repl:
+        seed = derive_seed(self._seed, "repl", self._num_opened)
+        repl = await self._pool.open(broker.tools, broker.on_call, seed=seed)
+        self._num_opened += 1
+        ready = False
+        try:
+            for file in self._files:
+                try:
+                    await repl.put(file.name, await asyncio.to_thread(file.read_bytes))
+                except (OSError, WorkspaceError) as error:
+                    raise DataError(f"{file} cannot be given to the agent: {error}") from None
+            ready = True
+        finally:
+            if not ready:
+                await repl.close()
+        return repl
+
+
+def check_files(files: Sequence[Path]) -> None:
+    """Raises DataError for one that is no file that can be read, and for two of one name."""
+    names: set[str] = set()
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file} cannot be given to the agent: there is no such file")
+        if file.name in names:
+            raise DataError(f"{file} cannot be given to the agent: another file is called {file.name!r} too")
+        names.add(file.name)

@@ -1,0 +1,23 @@
+"""Looking on while an episode is made."""
+
+from lzero.agent.session import Session
+from lzero.types import Step, ToolCall
+
+
+class Watcher:
+    """Is told what happens as it happens; this one does nothing with it. What it raises ends the episode, and is raised."""
+
+    def on_text(self, kind: str, piece: str) -> None:
+        """A piece of a reply: `kind` is "reasoning" or "text"."""
+
+    def on_cell(self, code: str) -> None:
+        """A cell begins."""
+
+    def on_call(self, call: ToolCall) -> None:
+        """A tool has answered."""
+
+    def on_step(self, step: Step) -> None:
+        """A step is over."""
+
+    async def on_end(self, session: Session) -> None:
+        """The episode is over, and its session still there."""
