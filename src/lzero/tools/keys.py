@@ -1,0 +1,82 @@
+"""Keys of services: from the environment, or a `.env` file. They stay on the host, and out of every message and record."""
+
+import os
+import re
+from pathlib import Path
+
+from lzero.errors import ConfigError
+
+DEFAULT_FILE = ".env"
+"""In the working directory; read where there is one."""
+_LINE = re.compile(
+    r"""\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*
+    (?: "(?P<double>[^"]*)"\s*(?:\#.*)? | '(?P<single>[^']*)'\s*(?:\#.*)? | (?P<bare>[^"'#\s](?:.*?))?(?:(?:^|\s+)\#.*)?\s* )""",
+    re.VERBOSE,
+)
+
+
+class Secret:
+    """A key that shows itself only to who asks for it: `reveal()`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret is not written down")
+
+
+def find_key(variable: str, *, env_file: str = "") -> Secret | None:
+    """The key that the environment holds as `variable`, or else `env_file` (empty: `.env`, if there is one); None where neither does.
+
+    Raises ConfigError for a file that cannot be read, and for a key that no header could carry.
+    """
+    value = os.environ.get(variable, "").strip() or _of_file(env_file).get(variable, "").strip()
+    if not value:
+        return None
+    if not (value.isascii() and value.isprintable()) or " " in value:
+        raise ConfigError(f"{variable} holds characters that no key has (spaces, line breaks, letters beyond ASCII)")
+    return Secret(value)
+
+
+def need_key(variable: str, *, purpose: str, env_file: str = "") -> Secret:
+    """The same, where there must be one: raises ConfigError that names the variable and the `purpose` it is for."""
+    key = find_key(variable, env_file=env_file)
+    if key is None:
+        raise ConfigError(f"{purpose} needs a key: set {variable} in the environment, or in {env_file or DEFAULT_FILE}")
+    return key
+
+
+def read_env_file(file: Path) -> dict[str, str]:
+    """The variables of a file of NAME=value lines: with `export`, quotes and comments; nothing in them is expanded.
+
+    Raises ConfigError that names the line, and does not show it.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"cannot read the keys in {file}: {reason}") from None
+    variables: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise ConfigError(f"{file}, line {number}: write NAME=value, with the value in quotes or without")
+        variables[found["name"]] = found["double"] or found["single"] or found["bare"] or ""
+    return variables
+
+
+def _of_file(env_file: str) -> dict[str, str]:
+    if env_file:
+        return read_env_file(Path(env_file))
+    default = Path(DEFAULT_FILE)
+    return read_env_file(default) if default.is_file() else {}

@@ -1,0 +1,409 @@
+"""The one way to the network that tools have: every request has a deadline, a size, and only public addresses to go to.
+
+An agent's URLs are hostile: they may name this machine, its network, a cloud's metadata service, or a host whose address changes
+between a check and its use. So a host is resolved once, all of its addresses are checked, and the connection goes to one of
+these, under the host's own name (`Host`, TLS). Redirects start all over. No proxy, cookie or netrc of the environment has a say.
+
+    page = await WebClient().fetch("https://example.org/")
+
+A connection lives for one request: a client has nothing to close, and works in any event loop.
+"""
+
+import asyncio
+import email.utils
+import functools
+import ipaddress
+import re
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import httpcore2
+import httpx2
+
+from lzero import __version__
+from lzero.errors import ConfigError, ToolError
+from lzero.tools.retry import ServiceError
+from lzero.types import Json
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""(host, port) → its addresses, as text. Raises socket.gaierror."""
+USER_AGENT = f"lzero/{__version__} (research agent)"
+TIMEOUT_S = 15.0
+MAX_BYTES = 5_000_000
+"""Of an answer, after it was unpacked; more is left out."""
+MAX_REDIRECTS = 5
+MAX_URL_CHARS = 4_096
+PORTS = (80, 443)
+_MAX_ADDRESSES = 4
+"""Of a host, that are tried one after the other."""
+_SAID_CHARS = 200
+_HOST = re.compile(r"(?=.{1,254}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*\.?")
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
+"""Whatever is outside of it is not routed, or wraps an IPv4 address (mapped, compatible, NAT64)."""
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8",
+        "100.64.0.0/10",  # carrier-grade NAT
+        "192.0.0.0/24",
+        "192.88.99.0/24",  # the anycast relay of 6to4
+        "198.18.0.0/15",
+        "240.0.0.0/4",
+        "2001::/23",  # Teredo and other protocols' own
+        "2001:db8::/32",
+        "2002::/16",  # 6to4
+        "3fff::/20",
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a server said. `url` is where the redirects led; `cut`: the body was longer, this is its beginning."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    cut: bool
+
+    @property
+    def media_type(self) -> str:
+        """As in "text/html", "" where none is said."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def retry_after_s(self) -> float:
+        """How long the server asks to be left alone; 0 where it does not."""
+        value = self.headers.get("retry-after", "").strip()
+        if value.isascii() and value.isdigit():
+            return float(value[:9])
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        except (ValueError, OverflowError):
+            return 0.0
+
+
+class WebClient:
+    """Fetches what is public, and what `allow_hosts` names ("127.0.0.1:8000", "wiki.intranet"), wherever that is.
+
+    `timeout_s` covers a request from the look-up of its host to its last byte, redirects included. Behind a `proxy` (only ever a
+    configured one) it is the proxy that resolves hosts: it has to keep private ones from being reached under a public name.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        max_bytes: int = MAX_BYTES,
+        allow_hosts: Iterable[str] = (),
+        proxy: str = "",
+        resolve: Resolve | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Raises ConfigError for an entry of `allow_hosts`, or a proxy, that is none."""
+        self._timeout_s = timeout_s
+        self._max_bytes = max_bytes
+        self._allowed = frozenset(place for entry in allow_hosts for place in _places(entry))
+        self._proxy = _proxy(proxy) if proxy else None
+        self._resolve = resolve or _resolve
+        self._tls = tls
+
+    async def fetch(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        json: Json = None,
+        max_redirects: int = MAX_REDIRECTS,
+    ) -> Answer:
+        """The server's answer, whatever its status. With `max_redirects=0` a redirect is an answer like others.
+
+        Raises ToolError, the agent's fault, for a URL that is none, must not be fetched, or whose host does not exist; ServiceError for a
+        server that cannot be reached, is too slow, or does not speak HTTP.
+        """
+        place = url
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                for _ in range(max_redirects + 1):
+                    target = self.check(place)
+                    answer = await self._exchange(target, method, headers or {}, json)
+                    location = answer.headers.get("location")
+                    if answer.status not in _REDIRECTS or not location or max_redirects == 0:
+                        return answer
+                    place = _joined(target, location)
+                    method, json = "GET", None
+        except TimeoutError:
+            raise ServiceError(f"{_shown(url)} did not answer within {self._timeout_s:g} s") from None
+        raise ToolError(f"{_shown(url)} redirects more than {max_redirects} times", fault="agent")
+
+    def check(self, url: str) -> httpx2.URL:
+        """The URL, if it may be asked for as far as can be told without looking up its host. Raises ToolError, the agent's fault."""
+        url = url.strip()
+        if len(url) > MAX_URL_CHARS:
+            raise ToolError(f"{_shown(url)} has {len(url)} characters; at most {MAX_URL_CHARS} fit", fault="agent")
+        if not re.match("https?://", url, re.IGNORECASE):
+            raise ToolError(f"{_shown(url)} is no web address: it begins with https:// or http://", fault="agent")
+        if "\\" in url or any(letter.isspace() or not letter.isprintable() for letter in url):
+            raise ToolError(f"{_shown(url)} holds a space, a backslash or a control character", fault="agent")
+        try:
+            target = httpx2.URL(url)
+        except httpx2.InvalidURL as error:
+            raise ToolError(f"{_shown(url)} is no web address: {error}", fault="agent") from None
+        if target.userinfo:
+            raise ToolError(f"{_shown(url)} holds a user name or a password; none are sent", fault="agent")
+        host = target.raw_host.decode("ascii", "replace")
+        if not _HOST.fullmatch(host) and not _is_ipv6(host):
+            raise ToolError(f"{_shown(url)} names no host that there could be", fault="agent")
+        port = _port(target)
+        if port not in PORTS and not self._is_allowed(host, port):
+            raise ToolError(f"{_shown(url)} has port {port}; only 80 and 443 are asked", fault="agent")
+        return target
+
+    async def addresses(self, host: str, port: int) -> tuple[str, ...]:
+        """Where a connection to `host` may go. Raises ToolError, the agent's fault, for a host that does not exist, or has an
+        address that is not public, and is not allowed; ServiceError where it cannot be looked up now."""
+        try:
+            found = await self._resolve(host, port)
+        except socket.gaierror as error:
+            if error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
+                raise ToolError(f"there is no host {host}", fault="agent") from None
+            raise ServiceError(f"cannot look up the host {host}: {error.strerror}") from None
+        except UnicodeError:
+            raise ToolError(f"there is no host {host}", fault="agent") from None
+        if not found:
+            raise ToolError(f"there is no host {host}", fault="agent")
+        self._check_public(host, port, found)
+        return tuple(dict.fromkeys(found))
+
+    def _check_public(self, host: str, port: int, found: Sequence[str]) -> None:
+        if not self._is_allowed(host, port) and not all(is_public(address) for address in found):
+            raise ToolError(f"{host} is not on the public internet; only public pages are read", fault="agent")
+
+    def _is_allowed(self, host: str, port: int) -> bool:
+        return (host.rstrip("."), port) in self._allowed
+
+    async def _exchange(self, target: httpx2.URL, method: str, headers: Mapping[str, str], json: Json) -> Answer:
+        """One request and its answer, the body bounded."""
+        if self._proxy:
+            await self._check_behind_proxy(target)
+        pool = httpcore2.AsyncConnectionPool(
+            ssl_context=self._tls or _system_tls(),
+            proxy=self._proxy,
+            network_backend=httpcore2.AnyIOBackend() if self._proxy else _Checked(self),
+        )
+        own = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip, deflate", "Accept": "*/*"}
+        try:
+            async with (
+                httpx2.AsyncClient(transport=_Transport(pool), trust_env=False, timeout=self._timeout_s) as client,
+                client.stream(method, target, headers={**own, **headers}, json=json) as response,
+            ):
+                content, cut = await self._read(response)
+        except (httpcore2.NetworkError, httpcore2.ProxyError) as error:
+            raise ServiceError(f"cannot reach {target.host}: {_reason(error)}") from None
+        except httpcore2.TimeoutException:
+            raise ServiceError(f"{target.host} did not answer in time") from None
+        except (httpcore2.ProtocolError, httpx2.DecodingError) as error:
+            raise ServiceError(f"{target.host} sent an answer that is broken: {_reason(error)}") from None
+        return Answer(url=str(target), status=response.status_code, headers=response.headers, body=content, cut=cut)
+
+    async def _read(self, response: httpx2.Response) -> tuple[bytes, bool]:
+        """The body's first `max_bytes`; what is packed is unpacked no further than that."""
+        content = bytearray()
+        async with aclosing(response.aiter_bytes()) as chunks:
+            async for chunk in chunks:
+                content += chunk
+                if len(content) > self._max_bytes:
+                    return bytes(content[: self._max_bytes]), True
+        return bytes(content), False
+
+    async def _check_behind_proxy(self, target: httpx2.URL) -> None:
+        """What can be looked up here must be public; a host that only the proxy knows passes."""
+        host = target.raw_host.decode("ascii")
+        try:
+            found = await self._resolve(host, _port(target))
+        except (OSError, UnicodeError):
+            return
+        self._check_public(host, _port(target), found)
+
+
+class _Checked(httpcore2.AsyncNetworkBackend):
+    """Connects to the very addresses that were checked."""
+
+    def __init__(self, client: WebClient) -> None:
+        self._client = client
+        self._network = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        addresses = (await self._client.addresses(host, port))[:_MAX_ADDRESSES]
+        each_s = None if timeout is None else timeout / len(addresses)
+        for address in addresses[:-1]:
+            try:
+                return await self._network.connect_tcp(address, port, timeout=each_s)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                continue
+        return await self._network.connect_tcp(addresses[-1], port, timeout=each_s)
+
+
+class _Transport(httpx2.AsyncBaseTransport):
+    """httpx on a connection pool of ours; it has no public way to bring one."""
+
+    def __init__(self, pool: httpcore2.AsyncConnectionPool) -> None:
+        self._pool = pool
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        assert isinstance(request.stream, httpx2.AsyncByteStream)
+        url = request.url
+        response = await self._pool.handle_async_request(
+            httpcore2.Request(
+                method=request.method,
+                url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        return httpx2.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Body(response),
+            extensions=response.extensions,
+        )
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+class _Body(httpx2.AsyncByteStream):
+    def __init__(self, response: httpcore2.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async with aclosing(self._response.aiter_stream()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one host of the public internet, by itself: neither special in any way nor another address in disguise."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if parsed.version == 6 and (parsed not in _GLOBAL_IPV6 or parsed.scope_id is not None):
+        return False
+    special = any(parsed.version == network.version and parsed in network for network in _NOT_PUBLIC)
+    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved and not special
+
+
+async def ask_service(
+    client: WebClient,
+    url: str,
+    *,
+    name: str,
+    key_variable: str = "",
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    json: Json = None,
+) -> Answer:
+    """The successful answer of a service that the configuration names: what goes wrong is its fault or ours, never the agent's.
+
+    Raises ServiceError, which tells a key that is refused, an account without credit and a service that is busy or down apart, and in
+    which no header that was sent shows.
+    """
+    try:
+        answer = await client.fetch(url, method=method, headers=headers, json=json, max_redirects=0)
+    except ServiceError:
+        raise
+    except ToolError as error:
+        raise ServiceError(f"{name}: {error}", permanent=True) from None
+    if answer.status == 200:
+        return answer
+    said = _said(answer, secrets=(headers or {}).values())
+    if answer.status in (401, 403):
+        cause = f"refuses the key in {key_variable}" if key_variable else "refuses us"
+        raise ServiceError(f"{name} {cause} ({said})", permanent=True)
+    if answer.status == 402:
+        raise ServiceError(f"{name} wants to be paid first ({said})", permanent=True)
+    if answer.status == 429:
+        raise ServiceError(f"{name} is asked too often ({said})", retry_after_s=answer.retry_after_s)
+    broken = answer.status >= 500 or answer.status == 408
+    raise ServiceError(f"{name} failed ({said})", permanent=not broken, retry_after_s=answer.retry_after_s)
+
+
+def _said(answer: Answer, *, secrets: Iterable[str]) -> str:
+    """The status and the beginning of what came with it, on one line."""
+    text = answer.body[:2_000].decode("utf-8", "replace")
+    for secret in secrets:
+        text = text.replace(secret.removeprefix("Bearer "), "…")
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return f"HTTP {answer.status}" + (f": {line[:_SAID_CHARS]}" if line else "")
+
+
+async def _resolve(host: str, port: int) -> Sequence[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+@functools.cache
+def _system_tls() -> ssl.SSLContext:
+    return httpx2.create_ssl_context()
+
+
+def _joined(target: httpx2.URL, location: str) -> str:
+    try:
+        return str(target.join(location))
+    except httpx2.InvalidURL as error:
+        raise ToolError(
+            f"{target.host} redirects to {_shown(location)}, no web address: {error}", fault="agent"
+        ) from None
+
+
+def _places(entry: str) -> Iterable[tuple[str, int]]:
+    """What an entry of the allow list allows: "host:port", or "host" with the usual ports."""
+    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", entry.strip().lower())
+    host = found[1].strip("[]").rstrip(".") if found else ""
+    if found is None or not (_HOST.fullmatch(host) or _is_ipv6(host)):
+        raise ConfigError(f'tools.allow_hosts: {entry!r} is no host; write "host:port" or "host"')
+    return [(host, port) for port in ((int(found[2]),) if found[2] else PORTS)]
+
+
+def _proxy(url: str) -> httpcore2.Proxy:
+    if not re.fullmatch(r"https?://[^/@\s]+/?", url):
+        raise ConfigError(f'tools.proxy: {url!r} is no proxy; write "http://host:port"')
+    return httpcore2.Proxy(url)
+
+
+def _port(url: httpx2.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.IPv6Address(host).scope_id is None
+    except ValueError:
+        return False
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:_SAID_CHARS]
+
+
+def _shown(url: str) -> str:
+    return repr(url if len(url) <= _SAID_CHARS else f"{url[:_SAID_CHARS]}…")
