@@ -1,0 +1,166 @@
+"""Which MCP servers: one by a line of text, or several by a file in the shape that other programs keep them in.
+
+    stdio:npx -y @modelcontextprotocol/server-filesystem /data
+    stdio:TOKEN=${GITHUB_TOKEN} github-mcp-server stdio      words NAME=VALUE before the command are its environment, as in a shell
+    https://example.org/mcp GITHUB_TOKEN                     the bearer token is what that variable of the environment holds
+    servers.json, servers.toml                               {"mcpServers": {NAME: {"command": …, "args": […], "env": {…}}
+                                                                            NAME: {"url": …, "headers": {…}}}}
+
+`${NAME}` stands for a variable of the environment wherever the value of a variable or a header is written. It is filled in when the
+server is started: a `McpSpec` holds no secret, and may be shown and recorded.
+"""
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lzero.errors import ConfigError
+
+Lookup = Callable[[str], str | None]
+"""The value of a variable of the environment, None where there is none: `os.environ.get`."""
+
+STDIO = "stdio:"
+_RUNNERS = frozenset(("npx", "uvx", "uv", "bunx", "docker", "podman", "python", "python3", "node", "env"))
+"""Programs that start others: a server is not called after them."""
+_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class McpSpec:
+    """One server: a `command` to start, or a `url` to speak to."""
+
+    name: str
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of the command, beside PATH, HOME and LANG."""
+    url: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if bool(self.command) == bool(self.url):
+            raise ConfigError(f"the MCP server {self.name!r} needs a command or a url, one of them")
+        if self.command and self.headers:
+            raise ConfigError(f"the MCP server {self.name!r} is a command: it has no headers")
+        if self.url and self.environment:
+            raise ConfigError(f"the MCP server {self.name!r} is at a url: it has no environment")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The environment or the headers of a server, with the secrets in them."""
+
+    values: dict[str, str]
+    _secrets: dict[str, str]
+
+    def hide(self, text: str) -> str:
+        """`text` with the names of the secrets where their values stand."""
+        for value, name in self._secrets.items():
+            text = text.replace(value, f"${{{name}}}")
+        return text
+
+
+def fill(spec: McpSpec, lookup: Lookup) -> Filled:
+    """Raises ConfigError, with its name, for a variable that is not set."""
+    secrets: dict[str, str] = {}
+
+    def value_of(match: re.Match[str]) -> str:
+        value = lookup(match[1])
+        if not value:
+            raise ConfigError(
+                f"the MCP server {spec.name!r} needs the environment variable {match[1]}, which is not set"
+            )
+        if len(value) >= 6:  # what is shorter stands in innocent words too
+            secrets[value] = match[1]
+        return value
+
+    wanted = spec.headers or spec.environment
+    return Filled({name: _REFERENCE.sub(value_of, value) for name, value in wanted.items()}, secrets)
+
+
+def read_specs(text: str) -> tuple[McpSpec, ...]:
+    """The server, or the servers, that `text` names. Raises ConfigError."""
+    if text.startswith(STDIO):
+        return (_of_command(text),)
+    if text.startswith(("http://", "https://")):
+        return (_of_url(text),)
+    if text.endswith((".json", ".toml")):
+        return _of_file(Path(text).expanduser())
+    raise ConfigError(
+        f'{text!r} names no MCP server: write "stdio:COMMAND ARGUMENT …", a URL, or a .json or .toml file with "mcpServers"'
+    )
+
+
+def _of_command(text: str) -> McpSpec:
+    try:
+        words = shlex.split(text.removeprefix(STDIO))
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is no command: {error}") from None
+    environment = {}
+    while words and (match := _ASSIGNMENT.fullmatch(words[0])):
+        environment[match[1]] = match[2]
+        words.pop(0)
+    if not words:
+        raise ConfigError(f"{text!r} has no command")
+    named = [word for word in words if not word.startswith("-") and Path(word).name not in _RUNNERS]
+    name = Path((named or words)[0]).stem
+    return McpSpec(name=name, command=tuple(words), environment=environment)
+
+
+def _of_url(text: str) -> McpSpec:
+    url, *variables = text.split()
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    if not host or len(variables) > 1 or not all(map(_VARIABLE.fullmatch, variables)):
+        raise ConfigError(
+            f'{text!r} is no MCP server: write "https://host/path", or "https://host/path VARIABLE" for a bearer token'
+        )
+    headers = {"Authorization": f"Bearer ${{{variables[0]}}}"} if variables else {}
+    return McpSpec(name=host.removeprefix("www.").partition(".")[0], url=url, headers=headers)
+
+
+def _of_file(file: Path) -> tuple[McpSpec, ...]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        loaded = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"cannot read the MCP servers in {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{file} is not valid {file.suffix[1:].upper()}: {error}") from None
+    servers = loaded.get("mcpServers") if isinstance(loaded, dict) else None
+    if not isinstance(servers, dict) or not servers:
+        raise ConfigError(f'{file} has no servers under "mcpServers"')
+    return tuple(_of_entry(name, entry, file) for name, entry in servers.items())
+
+
+def _of_entry(name: str, entry: Any, file: Path) -> McpSpec:
+    where = f"the MCP server {name!r} in {file}"
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where} is no table of settings")
+    known = ("command", "args", "env", "url", "headers", "type")
+    if unknown := [key for key in entry if key not in known]:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    if (kind := entry.get("type", "stdio")) not in ("stdio", "http", "streamable-http"):
+        raise ConfigError(f"{where}: type {kind!r} is not known; stdio and http are")
+    command, url, arguments = entry.get("command", ""), entry.get("url", ""), entry.get("args", [])
+    if not isinstance(command, str) or not isinstance(url, str) or not _are_texts(arguments):
+        raise ConfigError(f"{where}: command and url are texts, args is a list of texts")
+    environment, headers = entry.get("env", {}), entry.get("headers", {})
+    for table in (environment, headers):
+        if not isinstance(table, dict) or not _are_texts(list(table.values())):
+            raise ConfigError(f"{where}: env and headers are tables of texts")
+    words = (command, *arguments) if command else ()
+    return McpSpec(name=name, command=words, environment=environment, url=url, headers=headers)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

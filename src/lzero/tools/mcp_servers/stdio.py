@@ -1,0 +1,171 @@
+"""An MCP server as a child process: lines of JSON over its standard input and output.
+
+The SDK's own transport keeps a line of any length, and the server's words go to our stderr. Here a line is bounded, the server gets
+no more of our environment than it is given, the end of what it says on stderr is kept as the cause of its death, and no process
+of its group is left behind, however the task around it ends.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+
+from anyio import BrokenResourceError, ClosedResourceError, create_memory_object_stream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.shared.message import SessionMessage
+from mcp.types import jsonrpc_message_adapter
+
+from lzero.tools.mcp_servers.words import MAX_MESSAGE, one_line
+
+STOP_S = 2.0
+"""Seconds that a server has to end once its standard input is closed, and again once it was asked by a signal."""
+_POLL_S = 0.01
+_STDERR_BYTES = 4000
+_Gone = (BrokenResourceError, ClosedResourceError)
+
+
+class StdioTransport:
+    """The two streams that the SDK's client speaks through. `on_end` is told when the server is gone; `problem` says how."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[], None]) -> None:
+        self._command = command
+        self._environment = environment
+        self._on_end = on_end
+        self._stderr = b""
+        self._process: asyncio.subprocess.Process | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.problem = ""
+
+    async def __aenter__(
+        self,
+    ) -> tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]:
+        """Raises OSError where the command cannot be started."""
+        pipe = asyncio.subprocess.PIPE
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=dict(self._environment),
+            start_new_session=True,
+            limit=MAX_MESSAGE,
+        )
+        incoming, received = create_memory_object_stream[SessionMessage | Exception](0)
+        sent, outgoing = create_memory_object_stream[SessionMessage](0)
+        self._streams = (incoming, received, sent, outgoing)
+        listener = asyncio.create_task(self._listen(self._process))
+        self._tasks = [
+            asyncio.create_task(self._read(self._process, incoming, listener)),
+            asyncio.create_task(self._write(self._process, outgoing, incoming)),
+            listener,
+        ]
+        return received, sent
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        process = self._process
+        assert process is not None
+        try:
+            for stream in self._streams:
+                stream.close()  # whoever reads goes on, and throws away what comes: a server that writes cannot end
+            await _stop(process)
+        finally:
+            _signal_group(process, signal.SIGKILL)  # also what the server left behind, and where we were not let wait
+            for task in self._tasks:
+                task.cancel()
+            process._transport.close()  # type: ignore[attr-defined] # somebody outside the group may hold the pipes
+
+    async def _read(
+        self,
+        process: asyncio.subprocess.Process,
+        incoming: MemoryObjectSendStream[SessionMessage | Exception],
+        listener: asyncio.Task[None],
+    ) -> None:
+        assert process.stdout is not None
+        try:
+            while line := await process.stdout.readline():
+                try:
+                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+                except ValueError:
+                    continue  # a server that prints
+                await incoming.send(SessionMessage(message))
+            self.problem = "is gone"
+        except ValueError:
+            self.problem = f"sent a line of more than {MAX_MESSAGE:,} bytes"
+        except ConnectionError as error:
+            self.problem = f"cannot be read: {error}"
+        except _Gone:  # we are the ones who leave
+            await _drain(process.stdout)
+            return
+        self.problem += await self._ending(process, listener)
+        self._on_end()
+        incoming.close()
+        await _drain(process.stdout)
+
+    async def _write(
+        self,
+        process: asyncio.subprocess.Process,
+        outgoing: MemoryObjectReceiveStream[SessionMessage],
+        incoming: MemoryObjectSendStream[SessionMessage | Exception],
+    ) -> None:
+        assert process.stdin is not None
+        try:
+            async for item in outgoing:
+                text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
+                process.stdin.write(text.encode() + b"\n")
+                await process.stdin.drain()
+        except (*_Gone, OSError):
+            incoming.close()
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while chunk := await process.stderr.read(65_536):
+            self._stderr = (self._stderr + chunk)[-_STDERR_BYTES:]
+
+    async def _ending(self, process: asyncio.subprocess.Process, listener: asyncio.Task[None]) -> str:
+        """How the server ended, if it did, and what it said last."""
+        told = []
+        if process.stdout is not None and process.stdout.at_eof() and await _has_ended(process, STOP_S):
+            code = process.returncode or 0
+            told.append(f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")
+            await asyncio.wait({listener}, timeout=_POLL_S)  # a child of it may hold its stderr
+        if lines := self._stderr.decode("utf-8", "replace").strip().splitlines():
+            told.append(f"last words: {one_line(lines[-1], 300)}")
+        return f" ({'; '.join(told)})" if told else ""
+
+
+async def _drain(stdout: asyncio.StreamReader) -> None:
+    with suppress(OSError):
+        while await stdout.read(65_536):
+            pass
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """As the protocol asks: close its input, wait, then signals."""
+    if process.stdin is not None:
+        process.stdin.close()
+    if await _has_ended(process, STOP_S):
+        return
+    _signal_group(process, signal.SIGTERM)
+    if await _has_ended(process, STOP_S):
+        return
+    _signal_group(process, signal.SIGKILL)
+    await _has_ended(process, STOP_S)
+
+
+async def _has_ended(process: asyncio.subprocess.Process, seconds: float) -> bool:
+    """Whether it ends within `seconds`. `process.wait()` would wait for its pipes too, which its children may hold."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while process.returncode is None:
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(_POLL_S)
+    return True
+
+
+def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)  # it leads a session, and so a group, of its own
