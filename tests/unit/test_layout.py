@@ -24,11 +24,13 @@ ROWS = {
     ),
 }
 MAY_IMPORT_TORCH = ("models.py", "algo/losses.py", "algo/batches.py", "engine/local", "train/")
-CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4"}
+CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4", "PIL": "pillow", "pptx": "python-pptx"}
 """Libraries that are imported by another name than they are installed by."""
 STARTED = {"ipykernel"}
 """Libraries that are started as a program, and imported by nobody."""
 IN_THE_JAIL = SOURCE / "repl" / "inside"
+IN_THE_CONVERTER = SOURCE / "tools" / "inside"
+"""A program that is started beside the host: its modules import each other by their bare names."""
 
 
 def modules() -> list[Path]:
@@ -78,10 +80,10 @@ def test_torch_stays_in_its_rooms() -> None:
     assert not wrong, wrong
 
 
-def test_the_jail_imports_nothing_of_the_host() -> None:
+def test_what_hostile_code_and_bytes_are_given_to_imports_nothing_of_the_host() -> None:
     wrong = [
         f"{path}: {name}"
-        for path in IN_THE_JAIL.rglob("*.py")
+        for path in (*IN_THE_JAIL.rglob("*.py"), *IN_THE_CONVERTER.glob("*.py"))
         for name in imports(path)
         if name.split(".")[0] == "lzero"
     ]
@@ -90,7 +92,8 @@ def test_the_jail_imports_nothing_of_the_host() -> None:
 
 def test_every_library_that_is_used_is_declared_and_has_its_reason_in_the_design() -> None:
     top_level = {name.partition(".")[0] for path in modules() for name in imports(path)}
-    used = {CALLED.get(name, name.replace("_", "-")) for name in top_level - sys.stdlib_module_names - {"lzero"}}
+    own = {"lzero", *(path.stem for path in IN_THE_CONVERTER.glob("*.py"))}
+    used = {CALLED.get(name, name.replace("_", "-")) for name in top_level - sys.stdlib_module_names - own}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [names for extra, names in project["optional-dependencies"].items() if extra != "dev"]
     declared = {re.split("[<>=~!]", name)[0] for name in [*project["dependencies"], *chain(*extras)]}

@@ -1,0 +1,140 @@
+"""Hostile files, read in a process of their own: as Markdown or text, or, of an image, as a small copy.
+
+    converter = Converter()
+    await converter.text(data, "report.pdf", part="3-5")
+
+Each file gets a fresh process (tools/inside), bounded in memory, processor seconds and time, with an empty environment. A file that
+breaks it, hangs it or fills it ends that process, nothing else.
+"""
+
+import asyncio
+import base64
+import importlib.util
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from lzero.errors import ConfigError, ToolError
+from lzero.types import Json
+
+MAX_CHARS = 20_000
+"""Of a file's text that one answer holds."""
+MAX_SIDE = 1568
+"""Pixels of the longer side of an image's copy: what vision models look at without making it smaller themselves."""
+MEMORY_BYTES = 1 << 30
+CPU_S = 10
+"""Processor seconds that one file may take. It is used up before WALL_S unless the machine is at fault."""
+WALL_S = 45.0
+PROCESSES = 2
+"""Files that are read at once."""
+ANSWER_BYTES = 16_000_000
+LIBRARIES = ("bs4", "charset_normalizer", "mammoth", "markdownify", "openpyxl", "PIL", "pptx", "pypdf")
+_INSIDE = Path(__file__).parent / "inside"
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # each thread of it would take address space
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the process answers: one of the three."""
+
+    text: str | None = None
+    image: str | None = None
+    media_type: str = ""
+    refused: str | None = None
+
+
+class Converter:
+    """Reads files, a few at a time. Raises ConfigError when made without the libraries of the extra `files`."""
+
+    def __init__(self, *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S, wall_s: float = WALL_S) -> None:
+        missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ConfigError(
+                f"reading files needs pip install 'lzero[files]' ({', '.join(missing)} cannot be imported)"
+            )
+        self._limits = {"memory_bytes": memory_bytes, "cpu_s": cpu_s}
+        self._wall_s = wall_s
+        self._free = asyncio.Semaphore(PROCESSES)
+
+    async def text(self, data: bytes, name: str, *, part: str = "", start: int = 0, max_chars: int = MAX_CHARS) -> str:
+        """At most `max_chars` of what the file, or a part of it, holds, from character `start` on; where it is cut, its last line
+        says so. Raises ToolError: the agent's fault for what the file is, the tool's for a process that failed."""
+        request: dict[str, Json] = {"image": False, "name": name, "part": part, "start": start, "max_chars": max_chars}
+        answer = await self._ask(request, data, name)
+        if answer.text is None:
+            raise ToolError(f"the reader of {name} answered without a text", fault="tool")
+        return answer.text
+
+    async def image(self, data: bytes, name: str, *, max_side: int = MAX_SIDE) -> tuple[str, bytes]:
+        """(media type, bytes) of a copy of an image, no side longer than `max_side`. Raises as `text` does."""
+        answer = await self._ask({"image": True, "max_side": max_side}, data, name)
+        if answer.image is None or answer.media_type not in ("image/png", "image/jpeg"):
+            raise ToolError(f"the reader of {name} answered without an image", fault="tool")
+        return answer.media_type, base64.b64decode(answer.image)
+
+    async def _ask(self, request: Mapping[str, Json], data: bytes, name: str) -> Answer:
+        line = msgspec.json.encode({**request, **self._limits})
+        async with self._free:
+            try:
+                async with asyncio.timeout(self._wall_s):
+                    code, reply = await _run(line + b"\n" + data)
+            except TimeoutError:
+                raise ToolError(f"{name} was not read within {self._wall_s:g} s", fault="tool") from None
+            except OSError as error:
+                raise ToolError(
+                    f"no process to read {name} could be started: {error.strerror}", fault="tool"
+                ) from error
+        if code in (-signal.SIGXCPU, -signal.SIGKILL) and not reply:  # at the hard limit, KILL takes the place of XCPU
+            raise ToolError(
+                f"{name} takes more than {self._limits['cpu_s']} s of processor time to read: ask for less of it with `part`",
+                fault="agent",
+            )
+        if code != 0:
+            raise ToolError(f"the reader of {name} ended with code {code}", fault="tool")
+        try:
+            answer = msgspec.json.decode(reply, type=Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ToolError(f"the reader of {name} answered what cannot be read: {error}", fault="tool") from None
+        if answer.refused is not None:
+            raise ToolError(f"{name}: {answer.refused}", fault="agent")
+        return answer
+
+
+async def _run(request: bytes) -> tuple[int, bytes]:
+    """The process's exit code and what it wrote, at most ANSWER_BYTES. It is gone when this returns or raises."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-X", "utf8", str(_INSIDE)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=_ENVIRONMENT,
+        cwd="/",
+        start_new_session=True,  # Ctrl-C ends the run, which ends this
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        sending = asyncio.ensure_future(_send(process.stdin, request))
+        try:
+            reply = await process.stdout.readexactly(ANSWER_BYTES)
+        except asyncio.IncompleteReadError as error:
+            reply = error.partial
+            return await process.wait(), reply
+        finally:
+            sending.cancel()
+        raise ToolError(f"the reader of a file answered more than {ANSWER_BYTES:,} bytes", fault="tool")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _send(stream: asyncio.StreamWriter, data: bytes) -> None:
+    try:
+        stream.write(data)
+        await stream.drain()
+        stream.close()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # it ended before it had read everything: its code tells why

@@ -1,0 +1,98 @@
+"""A process of its own that reads one hostile file: a line of JSON and the file's bytes in, a line of JSON out.
+
+Run as `python -I DIRECTORY`. It is bounded before it sees a byte of the file: memory, processor seconds, no file that it could
+write, no connection, and none read but Python's own. What is wrong with the file is an answer ("refused"), whatever a library
+raised over it; a limit of processor seconds ends the process by a signal.
+"""
+
+import base64
+import json
+import mimetypes
+import os
+import resource
+import sys
+from typing import Any
+
+FORBIDDEN = (
+    *(
+        "socket.",
+        "urllib.",
+        "http.",
+        "ftplib.",
+        "subprocess.",
+        "pty.",
+        "os.exec",
+        "os.fork",
+        "os.posix_spawn",
+        "os.system",
+    ),
+    *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.", "tempfile."),
+)
+"""Audit events of what no reading of a file needs."""
+
+
+def limit(memory_bytes: int, cpu_s: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def refuse_effects() -> None:
+    """FORBIDDEN things, and files other than Python's own, end in PermissionError: a document that names a URL or a path gets
+    nothing from it.
+
+    It stops libraries that would follow such a name, not code that has taken over the process.
+    """
+    mimetypes.init()  # reads files of the system, once
+    roots = tuple(f"{root}/" for root in (*sys.path, sys.prefix, sys.base_prefix) if root)
+
+    def check(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, _ = arguments
+            path = os.path.normpath(os.fsdecode(path)) if isinstance(path, str | bytes) else ""
+            if not path.startswith(roots) or (mode and set(mode) & set("wax+")):
+                raise PermissionError(f"it asks for the file {path[:200]!r}")
+        elif event.startswith(FORBIDDEN):
+            raise PermissionError(f"it asks for {event}")
+
+    sys.addaudithook(check)
+
+
+def answer(request: dict[str, Any], data: bytes) -> dict[str, str]:
+    from kinds import Refused
+
+    refuse_effects()
+    try:
+        if request["image"]:
+            from images import small
+
+            media_type, image = small(data, request["max_side"])
+            return {"media_type": media_type, "image": base64.b64encode(image).decode()}
+        from convert import text_of
+
+        text = text_of(data, request["name"], request["part"], request["start"], request["max_chars"])
+        return {"text": text.encode(errors="replace").decode()}  # half a surrogate pair is no text
+    except Refused as error:
+        return {"refused": str(error).encode(errors="replace").decode()}
+    except MemoryError:
+        return {"refused": "it takes too much memory to read"}
+    except RecursionError:
+        return {"refused": "it is nested too deep"}
+    except ImportError:
+        raise
+    except Exception as error:  # libraries raise anything over a broken file
+        what = f"{type(error).__name__}: {error}"[:300].encode(errors="replace").decode()
+        return {"refused": f"it is broken, or not what it seems to be ({what})"}
+
+
+def main() -> None:
+    sys.dont_write_bytecode = True
+    request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    limit(request["memory_bytes"], request["cpu_s"])
+    reply = answer(request, sys.stdin.buffer.read())
+    sys.stdout.buffer.write(json.dumps(reply).encode())
+
+
+if __name__ == "__main__":
+    main()

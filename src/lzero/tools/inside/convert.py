@@ -1,0 +1,64 @@
+"""From a file's bytes to the piece of its text that was asked for."""
+
+from collections.abc import Iterable, Iterator
+
+from kinds import Refused, kind_of
+
+MAX_DEPTH = 2
+"""A member of an archive may be a file of any kind, also an archive; a member of that may not."""
+
+
+def text_of(data: bytes, name: str, part: str, start: int, max_chars: int) -> str:
+    """Characters `start` to `start + max_chars`, and a line that says whether there is more. Raises Refused."""
+    if not data:
+        raise Refused("it is empty (0 bytes)")
+    pieces = pieces_of(data, name, part)
+    text, more = _cut(pieces, start, max_chars)
+    if start and not text:
+        raise Refused(f"start={start} is behind its end")
+    if more:
+        end = start + len(text)
+        text += f"\n\n[cut: characters {start:,} to {end:,} are shown; start={end} goes on]"
+    return text
+
+
+def pieces_of(data: bytes, name: str, part: str, depth: int = 0) -> Iterator[str]:
+    """The text piece by piece, made as it is asked for: of a thousand pages, those that are shown are read."""
+    kind = kind_of(data, name)
+    if kind == "ole":
+        raise Refused(
+            "it is an old or an encrypted Office file (OLE); save it as docx, xlsx or pptx, without a password"
+        )
+    if kind in ("zip", "tar", "gzip"):
+        import archives
+
+        if part and depth >= MAX_DEPTH:
+            raise Refused("archives in archives are opened no deeper")
+        found = archives.read(data, name, part, kind)
+        return pieces_of(found[1], found[0], "", depth + 1) if isinstance(found, tuple) else found
+    if kind == "xlsx" or kind == "csv":
+        import tables
+
+        return tables.xlsx(data, part) if kind == "xlsx" else tables.csv_rows(data, name, part)
+    if kind == "image":
+        import images
+
+        return images.facts(data, part)
+    import documents
+
+    return documents.READERS[kind](data, part)
+
+
+def _cut(pieces: Iterable[str], start: int, max_chars: int) -> tuple[str, bool]:
+    """Characters from `start` on, and whether there are more."""
+    kept: list[str] = []
+    passed = taken = 0
+    for piece in pieces:
+        skip = max(0, start - passed)
+        passed += len(piece)
+        kept.append(piece[skip : skip + max_chars - taken + 1])
+        taken += len(kept[-1])
+        if taken > max_chars:
+            break
+    text = "".join(kept)
+    return text[:max_chars], len(text) > max_chars
