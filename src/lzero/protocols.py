@@ -39,7 +39,8 @@ class Repl(Protocol):
         breaks the protocol and is killed for it."""
 
     async def get(self, path: str) -> bytes:
-        """Read a regular file of the workspace, between cells. What comes is agent output. Raises as `put` does."""
+        """Read a regular file of the workspace, between cells or while a tool call is answered. What comes is agent output. Raises as
+        `put` does."""
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
         """The regular files of the workspace, between cells; no links. Raises as `put` does."""

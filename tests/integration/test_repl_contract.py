@@ -624,6 +624,48 @@ async def test_a_module_of_the_workspace_is_imported(own: Repl) -> None:
     assert await value(own, "import mine_alone\nmine_alone.twice(21)") == "42"
 
 
+async def test_a_tool_reads_files_while_it_is_called(pool: ReplPool) -> None:
+    async def on_call(name: str, arguments: dict[str, Json]) -> Json:
+        whole, also = await asyncio.gather(fresh.get("out.bin"), fresh.get("also.txt"))
+        with pytest.raises(WorkspaceError, match="not there"):
+            await fresh.get("none.txt")
+        return [len(whole), also.decode()]
+
+    fresh = await pool.open([SEARCH], on_call, seed=7)
+    code = "with open('out.bin', 'wb') as file: n = file.write(bytes(3_000_000))\nopen('also.txt', 'w').write('also')\n"
+    assert await value(fresh, code + "search('x'), search('y')") == "([3000000, 'also'], [3000000, 'also'])"
+    assert await fresh.get("also.txt") == b"also"
+    await fresh.close()
+
+
+async def test_a_tool_may_bring_its_own_side_of_the_session(pool: ReplPool) -> None:
+    class Counter:
+        name, parameters, description = "counter", ("by",), "counter"
+        kernel_source = """
+class Counter:
+    total = 0
+    def add(self, by):
+        self.total = ask(by=by)
+        return self.total
+counter = Counter()
+"""
+
+    total = 0
+
+    async def on_call(name: str, arguments: dict[str, Json]) -> Json:
+        nonlocal total
+        if not isinstance(arguments["by"], int):
+            raise ToolError("not a number", fault="agent")
+        total += arguments["by"]
+        return total
+
+    repl = await pool.open([Counter()], on_call, seed=1)
+    assert await value(repl, "counter.add(2), counter.add(3), counter.total") == "(2, 5, 5)"
+    execution = await repl.run("counter.add('x')", deadline_s=20.0)
+    assert "not a number" in str(execution.outputs)
+    await repl.close()
+
+
 async def test_what_is_no_regular_file_is_refused_by_name(repl: Repl) -> None:
     code = """
 import os

@@ -93,7 +93,7 @@ class Session(ABC):
         try:
             if self._calls > self._max_calls:
                 raise ToolError(f"a session may make {self._max_calls:,} tool calls, no more", fault="agent")
-            with clock.stopped():
+            with clock.stopped(), self._ending.call():
                 reply = wire.Reply(value=await self._on_call(call.name, wire.arguments_of(call)))
         except ToolError as error:
             reply = wire.Reply(error=str(error))

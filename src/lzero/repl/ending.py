@@ -16,6 +16,17 @@ class Ending:
         self.why = ""
         """Empty while it lives."""
         self.at_work = False
+        self.in_call = False
+        """Whether its cell waits for the answer of a tool: files may be read meanwhile."""
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """While a tool call of the cell is answered."""
+        self.in_call = True
+        try:
+            yield
+        finally:
+            self.in_call = False
 
     @contextmanager
     def unless_done(self, what: str, *refusals: type[LzeroError]) -> Iterator[None]:

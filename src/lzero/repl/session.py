@@ -45,6 +45,7 @@ class LocalRepl(Session):
         self._cells = 0
         self._interrupted = False
         """Whether the last cell was."""
+        self._reading = asyncio.Lock()
         self._closed = False
         self.group: Group | None = None
         """The control group that its processes are in, where there are any."""
@@ -80,6 +81,8 @@ class LocalRepl(Session):
         await self._between_cells("transfer", lambda until: self._transfers.put(path, data, until=until))
 
     async def get(self, path: str) -> bytes:
+        if self._ending.in_call:
+            return await self._get_in_call(path)
         return await self._between_cells("transfer", lambda until: self._transfers.get(path, until=until))
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
@@ -165,6 +168,14 @@ class LocalRepl(Session):
             late = f"the session did not come to the end of a {what} within {_BETWEEN_CELLS_S:g} s"
             reason = await self._end(error, late=late)
             raise error if isinstance(error, ProtocolError) else ReplDied(reason) from None
+
+    async def _get_in_call(self, path: str) -> bytes:
+        """While the session waits for a tool's answer. What breaks then breaks its cell, as it is raised through the tool."""
+        async with self._reading:
+            try:
+                return await self._transfers.get(path, until=self._loop.time() + _BETWEEN_CELLS_S)
+            except TimeoutError:
+                raise ProtocolError(f"a file was not carried within {_BETWEEN_CELLS_S:g} s") from None
 
     async def _converse(self, code: str, clock: Clock) -> Execution:
         self._cells += 1

@@ -32,7 +32,7 @@ class ToolStub(Struct, frozen=True, kw_only=True):
     name: str
     parameters: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_PARAMETERS)]
     description: str
-    source: str = ""
+    kernel_source: str = ""
     """Of the session's side of a tool that is more than a function; see `protocols.WithKernelSource`."""
 
 
@@ -207,7 +207,7 @@ def stubs(tools: Sequence[ToolSpec]) -> tuple[ToolStub, ...]:
             name=tool.name,
             parameters=tuple(tool.parameters),
             description=tool.description,
-            source=tool.kernel_source if isinstance(tool, WithKernelSource) else "",
+            kernel_source=tool.kernel_source if isinstance(tool, WithKernelSource) else "",
         )
         for tool in tools
     )

@@ -98,7 +98,8 @@ class Tools:
         with self.lock, self._interrupts.held():
             self._channel.send({"type": "call", "id": self._calls + 1, "name": name, "arguments": arguments})
             self._calls += 1
-            reply = self._channel.receive()
+            while (reply := self._channel.receive())["type"] == "get":  # the tool wants to see a file first
+                workspace.serve(reply, self._channel)
         if reply["error"] is not None:
             raise ToolError(reply["error"])
         return reply["value"]

@@ -15,10 +15,10 @@ ToolError.__module__ = "builtins"  # tracebacks then say "ToolError", as the cel
 def stub(tool: dict[str, Any], ask: Callable[[str, dict[str, Any]], Any]) -> Any:
     """What one tool's name is bound to; `ask(name, arguments)` is how it asks."""
     name: str = tool["name"]
-    if not tool["source"]:
+    if not tool["kernel_source"]:
         return _function(name, tool["parameters"], tool["description"], ask)
     names = {"__name__": "builtins", "ToolError": ToolError, "ask": lambda **arguments: ask(name, arguments)}
-    exec(compile(tool["source"], f"<{name}>", "exec"), names)  # the host's own words
+    exec(compile(tool["kernel_source"], f"<{name}>", "exec"), names)  # the host's own words
     return names[name]
 
 

@@ -105,7 +105,8 @@ class JupyterRepl(Session):
         """A transfer between two cells, by the host itself. Raises WorkspaceError, and the session lives; ReplDied."""
         if not self._ending.why and (gone := await self._why_gone()):
             self._ending.why = self._expired or self._verdict or f"exit: the session {gone}"
-        self._ending.check()
+        if not self._ending.in_call:
+            self._ending.check()
         try:
             return await asyncio.to_thread(transfer, self._kernel.directory, *arguments)
         except OSError as error:

@@ -249,6 +249,7 @@ class RemoteRepl:
         self._number = number
         self._on_call = on_call
         self._ending = Ending()
+        self._reading = asyncio.Lock()
         self._closing: asyncio.Task[None] | None = None
         self.on_close: Callable[[], None] = lambda: None
         self.on_fork: Callable[[RemoteRepl], None] = lambda _: None
@@ -300,7 +301,7 @@ class RemoteRepl:
 
     async def get(self, path: str) -> bytes:
         target = workspace_path(path)
-        async with self._request("transfer", WorkspaceError) as inbox:
+        async with self._transfer() as inbox:
             await self._link.send(wire.Get(id=inbox.number, repl=self._number, path=target))
             data = bytearray()
             while True:
@@ -343,6 +344,20 @@ class RemoteRepl:
             self.on_close()
 
     @asynccontextmanager
+    async def _transfer(self) -> AsyncIterator[Inbox]:
+        """As `_request`; or, while a tool call is answered, beside the request whose cell made it."""
+        if not self._ending.in_call:
+            async with self._request("transfer", WorkspaceError) as inbox:
+                yield inbox
+            return
+        async with self._reading:
+            inbox = self._link.inbox()
+            try:
+                yield inbox
+            finally:
+                self._link.forget(inbox)
+
+    @asynccontextmanager
     async def _request(self, what: str, *refusals: type[LzeroError]) -> AsyncIterator[Inbox]:
         """One request at a time. A REPL whose request does not come to its end is closed on its server."""
         self._ending.check()
@@ -362,7 +377,8 @@ class RemoteRepl:
 
     async def _answer(self, call: wire.Call) -> None:
         try:
-            value = await self._on_call(call.name, wire.arguments_of(call))
+            with self._ending.call():
+                value = await self._on_call(call.name, wire.arguments_of(call))
         except ToolError as error:
             reply = wire.Reply(id=call.id, error=str(error).encode("utf-8", "replace").decode())
         else:

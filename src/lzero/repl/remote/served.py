@@ -53,10 +53,17 @@ class _Served:
         """What it is busy with, or was last."""
         self.number = 0
         """Of that request."""
+        self.in_call = False
+        """Whether its cell waits for the client's answer to a tool call: the client may read files meanwhile."""
+        self.reading: asyncio.Task[None] | None = None
 
     @property
     def busy(self) -> bool:
         return self.request is not None and not self.request.done()
+
+    @property
+    def reads(self) -> bool:
+        return self.reading is not None and not self.reading.done()
 
 
 class Client:
@@ -130,6 +137,8 @@ class Client:
                 known = self._repls.get(message.repl)
                 if known is None:
                     await self._send(self._failure(message.id, ReplDied("the server has no such REPL")))
+                elif known.in_call and isinstance(message, wire.Get) and not known.reads:
+                    known.reading = asyncio.create_task(self._answer(known, message, None))
                 elif known.busy:
                     raise ProtocolError("two requests at once for one REPL")
                 elif not isinstance(message, wire.Fork):
@@ -248,7 +257,10 @@ class Client:
 
         async def on_call(name: str, arguments: dict[str, Json]) -> Json:
             try:
+                served.in_call = True
                 reply = await self._ask(wire.Call(id=served.number, name=name, arguments=wire.dump(arguments)))
+                if served.reads:
+                    raise ProtocolError("a tool's answer in the middle of a file that it wanted to see")
                 if not isinstance(reply, wire.Reply):
                     raise ProtocolError(f"{type(reply).__name__} where a tool's answer was due")
                 if reply.error is not None:
@@ -256,6 +268,8 @@ class Client:
                 return wire.value_of(reply)
             except wire.UNSENDABLE as error:
                 raise ToolError(f"{name} cannot be called from another machine: {error}", fault="agent") from None
+            finally:
+                served.in_call = False
 
         return on_call
 
@@ -276,6 +290,9 @@ class Client:
                 asked.set_exception(ReplDied("this REPL has ended: it was closed"))
             if served.repl is not None:
                 await served.repl.close()
+            if served.reading is not None:
+                served.reading.cancel()
+                await asyncio.gather(served.reading, return_exceptions=True)
             _, late = await asyncio.wait({served.request}, timeout=_GOODBYE_S)  # its cell ends with it, and says so
             if late:
                 served.request.cancel()
