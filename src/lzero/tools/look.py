@@ -1,0 +1,115 @@
+"""The tool `look`: a vision model answers a question about an image of the workspace.
+
+The model is any that an OpenAI-compatible endpoint serves (chat completions, the image as a data URL). What it is sent is never the file
+itself, which is the agent's, but a small copy that the converter drew from it.
+"""
+
+import base64
+from urllib.parse import urlsplit
+
+import msgspec
+
+from lzero.errors import ConfigError, ToolError
+from lzero.protocols import Tool, ToolContext
+from lzero.tools.converter import Converter
+from lzero.tools.function import tool
+from lzero.tools.keys import Secret, need_key
+from lzero.tools.retry import Retried, ServiceError
+from lzero.tools.web import WebClient, ask_service
+
+TIMEOUT_S = 45.0
+"""Of one request: a model may think; what is tried again failed sooner."""
+MAX_QUESTION_CHARS = 4_000
+MAX_ANSWER_TOKENS = 1_024
+MAX_ANSWER_CHARS = 8_000
+
+
+class _Message(msgspec.Struct, frozen=True):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    message: _Message
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    """Of a chat completion, what is read."""
+
+    choices: tuple[_Choice, ...]
+
+
+def open_look(
+    converter: Converter, *, base_url: str, model: str, key_variable: str = "", env_file: str = "", proxy: str = ""
+) -> Tool:
+    """`look(path, question)`, answered by `model` at `base_url` ("https://api.openai.com/v1", "http://127.0.0.1:8000/v1"). The key is what
+    `key_variable` holds in the environment or in `env_file`; "" for an endpoint that asks for none.
+
+    Raises ConfigError for a URL that is none, no model, or no key.
+    """
+    if not model:
+        raise ConfigError("the tool look needs a vision model: set its name, as the endpoint knows it")
+    key = need_key(key_variable, purpose="the tool look", env_file=env_file) if key_variable else None
+    client = WebClient(timeout_s=TIMEOUT_S, allow_hosts=(_host(base_url),), proxy=proxy)
+
+    @tool
+    async def look(path: str, question: str, context: ToolContext) -> str:
+        """What a model that sees answers to a question about an image of the workspace (PNG, JPEG, GIF, WebP, BMP, TIFF)."""
+        if not question.strip() or len(question) > MAX_QUESTION_CHARS:
+            raise ToolError(f"look needs a question of 1 to {MAX_QUESTION_CHARS:,} characters", fault="agent")
+        media_type, image = await converter.image(await context.read_file(path), path)
+        data_url = f"data:{media_type};base64,{base64.b64encode(image).decode()}"
+        answer = await ask_service(
+            client,
+            f"{base_url.rstrip('/')}/chat/completions",
+            name=f"the vision model {model}",
+            key_variable=key_variable,
+            method="POST",
+            headers=_headers(key),
+            json={
+                "model": model,
+                "max_completion_tokens": MAX_ANSWER_TOKENS,
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "text", "text": question},
+                            {"type": "image_url", "image_url": {"url": data_url}},
+                        ],
+                    }
+                ],
+            },
+        )
+        return _text(answer.body, model)
+
+    return Retried(look)
+
+
+def _text(body: bytes, model: str) -> str:
+    try:
+        reply = msgspec.json.decode(body, type=_Reply)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ServiceError(f"the vision model {model} answered with no chat completion: {error}") from None
+    said = (reply.choices[0].message.content or reply.choices[0].message.refusal or "").strip() if reply.choices else ""
+    if not said:
+        raise ServiceError(f"the vision model {model} answered nothing")
+    if len(said) > MAX_ANSWER_CHARS:
+        return f"{said[:MAX_ANSWER_CHARS]}\n[cut: the answer has {len(said):,} characters]"
+    return said
+
+
+def _headers(key: Secret | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key.reveal()}"} if key else {}
+
+
+def _host(base_url: str) -> str:
+    """The "host:port" of the endpoint, which the configuration may place anywhere."""
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigError(f'the vision endpoint {base_url!r} is no URL: write it as in "https://api.openai.com/v1"')
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{host}:{port}"
