@@ -152,8 +152,9 @@ class ChatEngine(Protocol):
         on_text: Callable[[str, str], None] | None = None,
     ) -> Completion:
         """The assistant's next message: `text`, ending with the stop string that ended it, `reasoning`, and `usage`; no token ids. As they
-        come, `on_text` is told pieces of it: ("reasoning" or "text", piece). Raises EngineError, also when `deadline_s` seconds
-        have passed."""
+        come, `on_text` is told pieces of it: ("reasoning" or "text", piece), and ("restart", "") when the reply is begun anew after
+        a failure, so that what was told of it is void. Raises EngineError, also when `deadline_s` seconds have passed;
+        ContextOverflow, which is one, where the messages and the reply do not fit into the model's context."""
 
     async def close(self) -> None: ...
 
@@ -180,6 +181,9 @@ RewardFn = Callable[[Task, Episode], Reward]
 
 Policy = Callable[[str, int], str]
 """A scripted policy: (the whole decoded transcript, seed) → the assistant's reply."""
+
+ChatPolicy = Callable[[Sequence[Message], int], str]
+"""A scripted policy in words: (the conversation, seed) → the assistant's reply."""
 
 AdvantageFn = Callable[[Sequence[Sequence[float]]], list[tuple[float, ...]]]
 """Rewards per step of each episode of a batch → advantages per step of each episode (`lzero.algo.advantages`)."""

@@ -2,11 +2,11 @@
 
 import pytest
 
-from lzero.engine.scripted import ScriptedEngine
+from lzero.engine.scripted import ScriptedChat, ScriptedEngine
 from lzero.errors import EngineError
 from lzero.models import build_tokenizer
-from lzero.protocols import Policy
-from lzero.types import Completion, Sampling
+from lzero.protocols import ChatEngine, Policy
+from lzero.types import Completion, Message, Sampling, Usage
 
 TOKENIZER = build_tokenizer()
 
@@ -49,3 +49,29 @@ async def test_an_empty_reply_is_an_end_of_turn() -> None:
 async def test_a_script_scores_nothing() -> None:
     with pytest.raises(EngineError, match="cannot score"):
         await ScriptedEngine(lambda *_: "", TOKENIZER).score([1, 2])
+
+
+# In words
+
+
+async def test_a_chat_policy_reads_the_conversation_and_the_seed() -> None:
+    told: list[tuple[str, str]] = []
+    chat = ScriptedChat(lambda messages, seed: f"{messages[-1].content} {seed}\n<code>1</code> and more")
+    hello = (Message(role="system", content="Be brief."), Message(role="user", content="Who is it?"))
+    sampling = Sampling(stop=("</code>",), seed=7)
+    completion = await chat.reply(
+        hello, sampling, request_id="e/0", deadline_s=1.0, on_text=lambda *piece: told.append(piece)
+    )
+    assert (completion.text, completion.stop_reason) == ("Who is it? 7\n<code>1</code>", "stop")
+    assert told == [("text", piece) for piece in ("Who", " is", " it?", " 7", "\n<code>1</code>")]
+    assert completion.usage == Usage(prompt_tokens=5, completion_tokens=5, cost_usd=0.0)
+    await chat.close()
+
+
+async def test_a_scripted_reply_in_words_is_no_longer_than_asked_for() -> None:
+    chat: ChatEngine = ScriptedChat(lambda *_: " a b\n c ")
+    ends = []
+    for max_tokens in (3, 4, 5):
+        reply = await chat.reply((), Sampling(max_tokens=max_tokens), request_id="", deadline_s=1.0)
+        ends.append((reply.text, reply.stop_reason))
+    assert ends == [(" a b\n c", "length"), (" a b\n c ", "eos"), (" a b\n c ", "eos")]

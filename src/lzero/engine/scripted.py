@@ -1,11 +1,13 @@
-"""An engine without a model: a plain function of the transcript decides. It carries experts, weak policies and tests."""
+"""Engines without a model: a plain function of the transcript decides. They carry experts, weak policies and tests."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from lzero.engine.chat_stops import StopCut
 from lzero.errors import EngineError
-from lzero.protocols import Policy
-from lzero.types import Completion, Sampling, StopReason
+from lzero.protocols import ChatPolicy, Policy
+from lzero.types import Completion, Message, Sampling, StopReason, Usage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,6 +40,53 @@ class ScriptedEngine:
         pass
 
 
+class ScriptedChat:
+    """Replies in words from `policy`, which reads the conversation and the request's seed. A word, with the space before it, is its
+    token: it is told in such pieces, `max_tokens` counts them, and so does the usage."""
+
+    def __init__(self, policy: ChatPolicy, *, model: str = "scripted") -> None:
+        self._policy = policy
+        self._model = model
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        request_id: str,
+        deadline_s: float,
+        on_text: Callable[[str, str], None] | None = None,
+    ) -> Completion:
+        cut = StopCut(sampling.stop)
+        cut.feed(self._policy(messages, sampling.seed))
+        pieces = _words(cut.text)
+        stop_reason: StopReason = "stop" if cut.stopped else "eos"
+        if len(pieces) > sampling.max_tokens:
+            pieces, stop_reason = pieces[: sampling.max_tokens], "length"
+        if on_text is not None:
+            for piece in pieces:
+                on_text("text", piece)
+        return Completion(
+            token_ids=(),
+            logprobs=(),
+            text="".join(pieces),
+            stop_reason=stop_reason,
+            versions=(),
+            usage=Usage(
+                prompt_tokens=sum(len(_words(message.content)) for message in messages),
+                completion_tokens=len(pieces),
+                cost_usd=0.0,
+            ),
+        )
+
+    async def close(self) -> None:
+        pass
+
+
 def complete(reply: str, sampling: Sampling, tokenizer: "PreTrainedTokenizerFast") -> Completion:
     """A reply as an engine gives it: cut after the first stop string, else ended by the end-of-turn token, and never longer
     than `max_tokens`. Its log-probabilities are 0: a script is sure of itself, and temperature and top-p have nothing to act on."""
@@ -60,3 +109,8 @@ def complete(reply: str, sampling: Sampling, tokenizer: "PreTrainedTokenizerFast
 def decode(ids: Sequence[int], tokenizer: "PreTrainedTokenizerFast") -> str:
     """The transcript, control tokens included."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _words(text: str) -> list[str]:
+    """A text in pieces, from which nothing is left out."""
+    return re.findall(r"\s*\S+|\s+", text)

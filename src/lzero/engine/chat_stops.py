@@ -1,0 +1,45 @@
+"""Where a reply in words ends: with its first stop string, which it keeps."""
+
+import re
+from collections.abc import Sequence
+
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+
+
+class StopCut:
+    """Takes a text in pieces and keeps what belongs to the reply: all, up to the end of the stop string that ends first.
+    How the text was split into pieces makes no difference."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self.stop = tuple(string for string in stop if string)
+        self.stopped = False
+        """A stop string has ended the text."""
+        self._kept: list[str] = []
+        self._tail = ""
+        """The end of the text, in which a stop string may have begun."""
+        self._tail_chars = max(map(len, self.stop), default=1) - 1
+
+    @property
+    def text(self) -> str:
+        return "".join(self._kept)
+
+    def feed(self, piece: str) -> str:
+        """The part of `piece` that belongs to the reply."""
+        if self.stopped or not piece:
+            return ""
+        window = self._tail + piece
+        ends = [window.index(string) + len(string) for string in self.stop if string in window]
+        if ends:
+            self.stopped = True
+            piece = piece[: min(ends) - len(self._tail)]
+        self._kept.append(piece)
+        self._tail = window[max(len(window) - self._tail_chars, 0) :]
+        return piece
+
+
+def cut_off_stop(text: str, stop: Sequence[str]) -> str:
+    """The stop string that a server took off the end of `text`, where it does not say which, or whether there was one:
+    the one that closes a tag which the text left open. "" where there is none, or more than one."""
+    said = _THOUGHT.sub("", text)
+    closing = [string for string in stop if re.fullmatch(r"</\w+>", string) and f"<{string[2:]}" in said]
+    return closing[0] if len(closing) == 1 else ""
