@@ -121,6 +121,16 @@ def test_a_terminal_shows_what_comes_and_then_the_step() -> None:
     assert "\x1b[?25h" in text[text.rindex("step 2 …") :], "the cursor is back"
 
 
+def test_what_came_of_a_reply_that_is_begun_anew_is_shown_no_more() -> None:
+    stream = io.StringIO()
+    with StepPrinter(Console(file=stream, width=120, force_terminal=True, color_system=None)) as printer:
+        for kind, piece in (("text", "half a re"), ("restart", ""), ("text", "a whole one")):
+            printer.on_text(kind, piece)
+    last = stream.getvalue().rpartition("step 1 …")[2]
+    assert "a whole one" in last
+    assert "half a re" not in last
+
+
 def test_elsewhere_only_whole_steps_are_printed() -> None:
     stream = io.StringIO()
     with StepPrinter(Console(file=stream, width=120)) as printer:

@@ -14,7 +14,7 @@ from lzero.protocols import ChatEngine, Engine
 from lzero.types import Completion, Message, Prompt, Sampling
 
 OnText = Callable[[str, str], None]
-"""Told of pieces of a reply as they come: ("reasoning" or "text", piece)."""
+"""Told of pieces of a reply as they come: ("reasoning" or "text", piece), and ("restart", "") when those told are void."""
 
 _BYTES_PER_TOKEN = 3
 """Of text that an endpoint has not counted yet; more than it takes in most languages and tokenizers, so that limits hold."""

@@ -8,7 +8,7 @@ class Watcher:
     """Is told what happens as it happens; this one does nothing with it. What it raises ends the episode, and is raised."""
 
     def on_text(self, kind: str, piece: str) -> None:
-        """A piece of a reply: `kind` is "reasoning" or "text"."""
+        """A piece of a reply: `kind` is "reasoning" or "text"; "restart" when the reply is begun anew, and its pieces are void."""
 
     def on_cell(self, code: str) -> None:
         """A cell begins."""

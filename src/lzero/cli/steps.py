@@ -64,7 +64,10 @@ class StepPrinter(Watcher):
         self._cell, self._calls = "", []
 
     def on_text(self, kind: str, piece: str) -> None:
-        self._tail.append((kind, piece))
+        if kind == "restart":
+            self._tail.clear()
+        else:
+            self._tail.append((kind, piece))
         self._show()
 
     def on_cell(self, code: str) -> None:

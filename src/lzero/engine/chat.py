@@ -1,0 +1,286 @@
+"""Replies from any OpenAI-compatible server: OpenAI, vLLM, SGLang, Ollama, `transformers serve`, OpenRouter, DeepSeek …
+
+    chat = OpenAIChat("Qwen/Qwen3-8B", base_url="http://127.0.0.1:8000/v1")
+    await chat.check()
+    messages = [Message(role="user", content="Who founded Liri?")]
+    completion = await chat.reply(messages, Sampling(), request_id="1", deadline_s=60.0, on_text=show)
+
+Servers differ in what they take, what they say and how they fail. What one refuses is left out from then on, and said; what it
+does to stop strings is undone or done here; what may pass is tried again until the deadline.
+"""
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+
+import msgspec
+from openai import AsyncStream
+
+from lzero.engine.chat_failures import OptionRefused, TryAgain
+from lzero.engine.chat_reply import Gathering, OnText, Telling
+from lzero.engine.chat_server import ChatServer, events
+from lzero.engine.chat_wire import Counts
+from lzero.errors import EngineError
+from lzero.types import Completion, Message, Sampling, Usage
+
+OPENAI_URL = "https://api.openai.com/v1"
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 30.0
+USAGE_S = 2.0
+"""How long the usage of a reply that we have whole is waited for."""
+_log = logging.getLogger(__name__)
+
+
+class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """US dollars per million tokens: `Prices(prompt=0.25, completion=2.0, cached=0.025)`."""
+
+    prompt: float
+    completion: float
+    cached: float | None = None
+    """Of prompt tokens that the server had seen before; None: as `prompt`."""
+
+    def cost(self, counts: Counts) -> float:
+        cached = min(counts.cached_tokens, counts.prompt_tokens)
+        cached_price = self.prompt if self.cached is None else self.cached
+        fresh = counts.prompt_tokens - cached
+        return (fresh * self.prompt + cached * cached_price + counts.completion_tokens * self.completion) / 1e6
+
+
+class OpenAIChat:
+    """A chat model behind an OpenAI-compatible server. Any number of replies may be asked for at once."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str = "",
+        key: str | None = None,
+        key_variable: str = "OPENAI_API_KEY",
+        prices: Prices | None = None,
+        stall_s: float = 60.0,
+        max_tries: int = 5,
+    ) -> None:
+        """`base_url` usually ends in /v1; empty: $OPENAI_BASE_URL, else OpenAI's own. The key is `key`, else what the environment
+        variable named `key_variable` holds; a server that wants none gets none. `stall_s` is how long a reply that has begun
+        may pause. Without `prices` the cost is what the server says it is, if it does. Raises ConfigError."""
+        url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+        self._server = ChatServer(model, url=url, key=key, key_variable=key_variable)
+        self._prices = prices
+        self._stall_s = stall_s
+        self._max_tries = max_tries
+        self._context_tokens: int | None = None
+        self._refused: set[str] = set()
+        self._warned: set[str] = set()
+        self._usage = Usage(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
+        self._num_unmetered = 0
+        self._closed = False
+
+    @property
+    def model(self) -> str:
+        return self._server.model
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The model's context window, as the server told it to `check`; None where it does not say."""
+        return self._context_tokens
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """What the server does not let us set, so that it samples as it likes: of "max_tokens", "seed", "temperature", "top_p"."""
+        ignored = self._refused & {"seed", "temperature", "top_p"}
+        if {"max_tokens", "max_completion_tokens"} <= self._refused:
+            ignored.add("max_tokens")
+        return tuple(sorted(ignored))
+
+    @property
+    def usage(self) -> Usage:
+        """Of all replies together, those that broke off included; a lower bound when some were `num_unmetered`. The cost is None
+        as soon as that of one reply is not known."""
+        return self._usage
+
+    @property
+    def num_unmetered(self) -> int:
+        """Replies that began, and whose usage the server did not tell."""
+        return self._num_unmetered
+
+    async def check(self, *, deadline_s: float = 30.0) -> None:
+        """Ask the server for its models. Raises EngineError when it cannot be reached, refuses the key, or does not have the
+        model. One that it does not list may be there all the same (a local directory, a variant): a short reply then tells."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                models = await self._server.models()
+        except TimeoutError:
+            raise EngineError(f"{self._server.url}/models did not answer within {deadline_s:g} s") from None
+        except TryAgain as failed:
+            raise EngineError(str(failed)) from None
+        found = next((card for card in models or () if card.id == self.model), None)
+        if found is not None:
+            self._context_tokens = found.context_tokens
+        else:
+            hello = Message(role="user", content="Say hello.")
+            await self.reply((hello,), Sampling(max_tokens=16), request_id="check", deadline_s=deadline_s)
+
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        request_id: str,
+        deadline_s: float,
+        on_text: OnText | None = None,
+    ) -> Completion:
+        """See `protocols.ChatEngine`. Cancelling it, as the deadline does, closes the connection, on which servers stop sampling."""
+        if self._closed:
+            raise EngineError(f"the engine of {self.model} is closed")
+        telling = Telling(on_text)
+        failures: list[TryAgain] = []
+        deadline = asyncio.timeout(deadline_s)
+        try:
+            async with deadline:
+                while True:
+                    try:
+                        return await self._try_once(messages, sampling, request_id, telling)
+                    except OptionRefused as refused:
+                        self._leave_out(refused)
+                    except TryAgain as failed:
+                        failures.append(failed)
+                        await asyncio.sleep(self._wait_s(failures, deadline, request_id))
+                    telling.restart()
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            last = f"; the last of {len(failures)} failures before that: {failures[-1]}" if failures else ""
+            raise EngineError(f"{self._server} gave no whole reply within {deadline_s:g} s{last}") from None
+
+    async def close(self) -> None:
+        """Close every connection. Safe to call twice."""
+        self._closed = True
+        await self._server.close()
+
+    async def _try_once(
+        self, messages: Sequence[Message], sampling: Sampling, request_id: str, telling: Telling
+    ) -> Completion:
+        """Raises EngineError, TryAgain, OptionRefused."""
+        body = self._body(messages, sampling)
+        stream = await self._server.ask(body, request_id)
+        gathering = Gathering(sampling.stop, telling)
+        try:
+            await self._gather(stream, gathering, body)
+            return self._completion(gathering)
+        finally:
+            self._meter(gathering)
+            await stream.close()
+
+    def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
+        """The request, without what the server refuses."""
+        longest = "max_completion_tokens" if "max_tokens" in self._refused else "max_tokens"
+        options: dict[str, object] = {
+            "stream_options": {"include_usage": True},
+            longest: sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+        }
+        if sampling.stop:
+            options["stop"] = list(sampling.stop)
+        return {
+            "model": self.model,
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "stream": True,
+            **{name: value for name, value in options.items() if name not in self._refused},
+        }
+
+    async def _gather(self, stream: AsyncStream[object], gathering: Gathering, body: Mapping[str, object]) -> None:
+        """Read a reply to its end. After a stop string that the server left in, only the usage is waited for, and a server that
+        samples on is not listened to."""
+        try:
+            async with aclosing(events(stream)) as coming:
+                while not gathering.overrun:
+                    stall_s = self._stall_s if gathering.begun else None  # the first piece may take any prompt's time
+                    if gathering.stopped:
+                        stall_s = min(self._stall_s, USAGE_S)
+                    chunk = await self._server.next_chunk(coming, body, stall_s=stall_s)
+                    if chunk is None:
+                        break
+                    gathering.add(chunk)
+        except (TryAgain, EngineError):
+            if not gathering.stopped:
+                raise
+        if gathering.finish_reason in (None, "error") and not gathering.stopped:
+            raise TryAgain(f"the reply of {self._server} broke off")
+
+    def _completion(self, gathering: Gathering) -> Completion:
+        if gathering.has_tool_calls:
+            self._warn("%s calls tools that nobody offered it; these calls are not looked at", self._server)
+        if gathering.finish_reason == "content_filter":
+            raise EngineError(f"the content filter of {self._server} cut the reply off")
+        return Completion(
+            token_ids=(),
+            logprobs=(),
+            stop_reason=gathering.end(),
+            text=gathering.text,
+            versions=(),
+            reasoning=gathering.reasoning,
+            usage=None if gathering.counts is None else self._usage_of(gathering.counts),
+        )
+
+    def _usage_of(self, counts: Counts) -> Usage:
+        cost = counts.cost
+        if cost is None and self._prices is not None:
+            cost = self._prices.cost(counts)
+        return Usage(
+            prompt_tokens=counts.prompt_tokens,
+            completion_tokens=counts.completion_tokens,
+            cached_tokens=counts.cached_tokens,
+            cost_usd=cost,
+        )
+
+    def _meter(self, gathering: Gathering) -> None:
+        if gathering.counts is None:
+            self._num_unmetered += gathering.begun
+            return
+        total, new = self._usage, self._usage_of(gathering.counts)
+        known = total.cost_usd is not None and new.cost_usd is not None
+        self._usage = Usage(
+            prompt_tokens=total.prompt_tokens + new.prompt_tokens,
+            completion_tokens=total.completion_tokens + new.completion_tokens,
+            cached_tokens=total.cached_tokens + new.cached_tokens,
+            cost_usd=(total.cost_usd or 0.0) + (new.cost_usd or 0.0) if known else None,
+        )
+
+    def _leave_out(self, refused: OptionRefused) -> None:
+        """Remember that the server does not take an option."""
+        self._refused.add(refused.option)
+        match refused.option:
+            case "max_tokens":
+                effect = "max_completion_tokens is sent instead"
+            case "stop":
+                effect = "its replies are stopped here"
+            case "stream_options":
+                effect = "their usage may not be known"
+            case _:
+                effect = "it samples as it likes"
+        self._warn("%s does not take %s: %s (it says: %s)", self._server, refused.option, effect, refused)
+
+    def _warn(self, message: str, *values: object) -> None:
+        """Once: replies that run at the same time find out the same."""
+        if (said := message % values) not in self._warned:
+            self._warned.add(said)
+            _log.warning(message, *values)
+
+    def _wait_s(self, failures: Sequence[TryAgain], deadline: asyncio.Timeout, request_id: str) -> float:
+        """How long to wait after the last failure. Raises EngineError when there is no point: enough tries, or no time for another."""
+        last = failures[-1]
+        if len(failures) >= self._max_tries:
+            raise EngineError(f"{last} (tried {len(failures)} times)") from None
+        longest = min(FIRST_WAIT_S * 2.0 ** (len(failures) - 1), LONGEST_WAIT_S)
+        jitter = random.Random(f"{request_id} {len(failures)}").uniform(0.5, 1.0)
+        wait_s = longest * jitter if last.after_s is None else last.after_s
+        ends_at = deadline.when()
+        assert ends_at is not None
+        if wait_s > ends_at - asyncio.get_running_loop().time():
+            raise EngineError(f"{last} (the next try, in {wait_s:.3g} s, would come after the deadline)") from None
+        return wait_s

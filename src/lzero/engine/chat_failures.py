@@ -1,0 +1,94 @@
+"""What a server's error means: an option it does not take, a conversation that is too long, something to try again, or the end."""
+
+import email.utils
+import re
+import time
+from collections.abc import Mapping
+
+OPTIONS = ("stream_options", "stop", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
+"""The options of a request that a server may refuse, and that a reply can do without."""
+MAX_WORDS = 300
+_NOT_TAKEN = re.compile(
+    r"(un|not |n't )support|unrecogni[sz]ed|unknown|unexpected|extra (input|field)|not (permitted|allowed|implemented|available)"
+    r"|deprecated|cannot both",
+    re.IGNORECASE,
+)
+_OVERFLOW = re.compile(
+    r"context_length_exceeded|exceed_context_size|(context|prompt|input)[\w' ]{0,20} (is )?too (long|large)|maximum context|too many tokens"
+    r"|context (length|window|size)|(input|prompt) token count|maximum number of (input )?tokens",
+    re.IGNORECASE,
+)
+
+
+class TryAgain(Exception):
+    """Something that may be over the next time; `after_s` is when the server wants to be asked again."""
+
+    def __init__(self, message: str, *, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+class OptionRefused(Exception):
+    """The server does not take an option of the request."""
+
+    def __init__(self, option: str, words: str) -> None:
+        super().__init__(words)
+        self.option = option
+
+
+def words_of(body: object) -> str:
+    """What a server says of an error, in one line, whatever shape its family gives it; "" when that is a page of HTML, or nothing."""
+    for _ in range(6):
+        match body:
+            case {"error": inner} | {"message": inner} | {"detail": inner}:
+                body = inner
+            case {"loc": [*_, place], "msg": message}:  # pydantic's, behind FastAPI
+                body = f"{place}: {message}"
+            case [inner, *_]:
+                body = inner
+    if not isinstance(body, str) or body.lstrip().startswith("<"):
+        return ""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in body[: 4 * MAX_WORDS]).split())
+    return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
+
+
+def refused_option(sent: Mapping[str, object], words: str, *, code: str | None, param: str | None) -> str | None:
+    """Which option of the request `sent` a server refuses as such, if that is what it says; an option whose value is wrong
+    is not that."""
+    if not _NOT_TAKEN.search(f"{code} {words}"):
+        return None
+    if param is not None:
+        return param if param in OPTIONS and param in sent else None
+    places = {
+        found.start(): option
+        for option in OPTIONS
+        if option in sent and (found := re.search(rf"\b{option}\b", words)) is not None
+    }
+    if not places:
+        return None
+    # The one refused is named before those that are taken; of two that exclude each other the second is left out.
+    return places[max(places) if "cannot both" in words else min(places)]
+
+
+def is_overflow(words: str, *, code: str | None, status: int | None) -> bool:
+    """Whether a server says that the conversation and the reply asked for do not fit into the model's context."""
+    return status == 413 or _OVERFLOW.search(f"{code} {words}") is not None
+
+
+def may_pass(status: int, headers: Mapping[str, str], *, code: str | None) -> bool:
+    """Whether a refusal may be over the next time: the server's own word for it, else its status."""
+    if code == "insufficient_quota":
+        return False
+    told = headers.get("x-should-retry")
+    return told == "true" if told in ("true", "false") else status in (408, 409, 429) or status >= 500
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait: the header holds them, or a date."""
+    value = headers.get("retry-after", "")
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
+        return float(value)
+    try:
+        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError):
+        return None

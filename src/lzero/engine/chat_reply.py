@@ -1,0 +1,100 @@
+"""One reply in words, as it comes: its pieces are told, its thought, text and usage gathered, its end understood."""
+
+from collections.abc import Callable, Sequence
+
+from msgspec import UNSET
+
+from lzero.engine.chat_stops import StopCut, cut_off_stop
+from lzero.engine.chat_wire import Chunk, Counts
+from lzero.types import StopReason
+
+OnText = Callable[[str, str], None]
+
+
+class Telling:
+    """Tells the listener of pieces, and when they are void."""
+
+    def __init__(self, on_text: OnText | None) -> None:
+        self._on_text = on_text
+        self._told = False
+
+    def tell(self, kind: str, piece: str) -> None:
+        if piece and self._on_text is not None:
+            self._told = True
+            self._on_text(kind, piece)
+
+    def restart(self) -> None:
+        if self._told and self._on_text is not None:
+            self._told = False
+            self._on_text("restart", "")
+
+
+class Gathering:
+    """One reply, as it comes."""
+
+    def __init__(self, stop: Sequence[str], telling: Telling) -> None:
+        self._cut = StopCut(stop)
+        self._thoughts: list[str] = []
+        self.counts: Counts | None = None
+        self.finish_reason: str | None = None
+        self.has_tool_calls = False
+        self.begun = False
+        """Something of the reply has come."""
+        self.overrun = False
+        """More came after the stop string: the server does not stop."""
+        self._telling = telling
+        self._told_stop: object = UNSET
+
+    @property
+    def text(self) -> str:
+        return self._cut.text
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._thoughts)
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string has ended the text."""
+        return self._cut.stopped
+
+    def add(self, chunk: Chunk) -> None:
+        self.counts = chunk.usage or self.counts
+        if not chunk.choices:
+            return
+        choice = chunk.choices[0]
+        delta = choice.delta or choice.message
+        if delta is not None:
+            thought, text = _without_surrogates(delta.thought), _without_surrogates(delta.text)
+            self.begun = self.begun or bool(thought or text)
+            self.has_tool_calls = self.has_tool_calls or bool(delta.tool_calls)
+            if self.stopped:
+                self.overrun = bool(thought or text)
+            else:
+                self._thoughts.append(thought)
+                self._telling.tell("reasoning", thought)
+                kept = self._cut.feed(text)
+                self._telling.tell("text", kept)
+                self.overrun = len(kept) < len(text)
+        if choice.finish_reason is not None:
+            self.finish_reason = choice.finish_reason
+            self._told_stop = choice.told_stop
+
+    def end(self) -> StopReason:
+        """Why the reply ended. A stop string that the server took off is put back."""
+        if not self.stopped and self.finish_reason == "stop":
+            stop, text = self._cut.stop, self.text
+            if self._told_stop is UNSET:
+                taken = cut_off_stop(text, stop)
+            else:
+                taken = self._told_stop if isinstance(self._told_stop, str) and self._told_stop in stop else ""
+            if text or not self.reasoning:  # else it was the thought that the stop string ended
+                self._telling.tell("text", self._cut.feed(taken))
+        if self.stopped:
+            return "stop"
+        return "length" if self.finish_reason == "length" else "eos"
+
+
+def _without_surrogates(text: str) -> str:
+    """JSON can spell half a character; nothing else can hold it."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,0 +1,255 @@
+"""One OpenAI-compatible server: its address and key, the connections to it, and what its failures mean, in a sentence each."""
+
+import asyncio
+import difflib
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx2
+import msgspec
+import openai
+from openai import AsyncOpenAI, AsyncStream
+
+from lzero.engine.chat_failures import (
+    OptionRefused,
+    TryAgain,
+    is_overflow,
+    may_pass,
+    refused_option,
+    retry_after,
+    words_of,
+)
+from lzero.engine.chat_wire import Chunk, ModelCard, ModelList
+from lzero.errors import ConfigError, ContextOverflow, EngineError
+
+MAX_BYTES = 256 << 20
+"""Of one answer: some hundred bytes a token are usual."""
+CONNECT_S = 15.0
+MODELS_NAMED = 12
+
+
+class ChatServer:
+    """Asks for replies of `model`, and for the models there are. Knows the key, and tells it to nobody else."""
+
+    def __init__(self, model: str, *, url: str, key: str | None, key_variable: str) -> None:
+        """Raises ConfigError."""
+        self.model = model
+        self.url = _checked_url(url)
+        self._key = (os.environ.get(key_variable, "") if key is None else key).strip()
+        self._key_from = f"the environment variable {key_variable}" if key is None else "the configuration"
+        if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
+            raise ConfigError(f"the key from {self._key_from} is none: it holds characters that no key has")
+        self._client = AsyncOpenAI(
+            api_key=self._key or "none",
+            base_url=self.url,
+            max_retries=0,  # those who wait for a reply know their deadline, and what was told of one that broke off
+            timeout=openai.Timeout(None, connect=CONNECT_S),
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_bound]}),
+        )
+        # What is compressed could be far larger than what is counted.
+        self._headers: dict[str, Any] = {"Accept-Encoding": "identity"}
+        if not self._key:
+            self._headers["Authorization"] = openai.omit
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.url}"
+
+    async def ask(self, body: Mapping[str, object], request_id: str) -> AsyncStream[object]:
+        """Begin a reply. Raises EngineError, TryAgain, OptionRefused."""
+        headers = {**self._headers, "X-Client-Request-Id": quote(request_id, safe="/:")[:512]}
+        try:
+            return await self._client.post(
+                "/chat/completions",
+                cast_to=object,
+                body=body,
+                options={"headers": headers},
+                stream=True,
+                stream_cls=AsyncStream[object],
+            )
+        except openai.APIStatusError as error:
+            raise await self._refusal(error, body) from None
+        except openai.APIConnectionError as error:
+            raise self._unreachable(error) from None
+        except httpx2.RequestError as error:  # while it was explaining itself
+            raise TryAgain(f"{self} broke off: {error}") from None
+
+    async def next_chunk(
+        self, events: AsyncIterator[object], body: Mapping[str, object], *, stall_s: float | None
+    ) -> Chunk | None:
+        """The next of the stream of `body`'s reply, None after the last. Raises EngineError, TryAgain, OptionRefused."""
+        try:
+            async with asyncio.timeout(stall_s):
+                event = await anext(events, None)
+            if event is None:
+                return None
+            chunk = msgspec.convert(event, Chunk)
+        except TimeoutError:
+            raise TryAgain(f"the reply of {self} stopped coming for {stall_s:g} s") from None
+        except (openai.APIConnectionError, httpx2.RequestError) as error:
+            raise TryAgain(f"the reply of {self} broke off: {_reason(error)}") from None
+        except openai.APIError as error:
+            raise self._told_failure(error.body, body) from None
+        except msgspec.ValidationError as error:
+            raise EngineError(f"{self} sent what no chat completion is: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise EngineError(
+                f"{self} sent what is no JSON ({error!s:.100}): is it an OpenAI-compatible server?"
+            ) from None
+        if chunk.error:
+            raise self._told_failure(chunk.error, body)
+        return chunk
+
+    async def models(self) -> list[ModelCard] | None:
+        """The models that the server lists, None when it cannot. Raises EngineError, TryAgain."""
+        try:
+            answer = await self._client.get("/models", cast_to=object, options={"headers": self._headers})
+            return msgspec.convert(answer, ModelList).data
+        except openai.APIConnectionError as error:
+            raise self._unreachable(error) from None
+        except openai.APIStatusError as error:
+            if (
+                error.status_code in (404, 405) or error.status_code >= 500
+            ):  # the last: `transformers serve` without a cache
+                return None
+            if error.status_code == 401:
+                raise self._wrong_key() from None
+            raise EngineError(f"{self.url}/models refused: {self._said(error)}") from None
+        except httpx2.RequestError as error:
+            raise TryAgain(f"{self.url}/models broke off: {error}") from None
+        except (msgspec.ValidationError, ValueError, RecursionError):
+            raise EngineError(
+                f"{self.url}/models is no list of models: is it an OpenAI-compatible server, and does its address end in /v1?"
+            ) from None
+
+    async def close(self) -> None:
+        """Close every connection. Safe to call twice."""
+        await self._client.close()
+
+    async def _refusal(self, error: openai.APIStatusError, body: Mapping[str, object]) -> Exception:
+        status, words, said = error.status_code, self._words(error.body), self._said(error)
+        if status == 401:
+            return self._wrong_key()
+        if status == 404:
+            return EngineError(f"{self.url} has no model {self.model}, or no chat ({said}){await self._alternatives()}")
+        if may_pass(status, error.response.headers, code=error.code):
+            return TryAgain(f"{self} refused: {said}", after_s=retry_after(error.response.headers))
+        if status in (400, 413, 422):
+            if is_overflow(words, code=error.code, status=status):
+                return self._overflow(said)
+            option = refused_option(body, words, code=error.code, param=error.param)
+            if option is not None:
+                return OptionRefused(option, words)
+        return EngineError(f"{self} refused: {said}")
+
+    def _told_failure(self, told: object, body: Mapping[str, object]) -> Exception:
+        """Of an error that comes in place of a reply, or in the middle of one."""
+        words = self._words(told) or "an error without a word"
+        code = told.get("code") if isinstance(told, dict) else None
+        if is_overflow(words, code=str(code), status=None):
+            return self._overflow(words)
+        if isinstance(code, int) and not may_pass(code, {}, code=None):
+            option = refused_option(body, words, code=None, param=None)
+            return EngineError(f"{self} failed: {words}") if option is None else OptionRefused(option, words)
+        return TryAgain(f"{self} failed: {words}")
+
+    def _overflow(self, said: str) -> ContextOverflow:
+        return ContextOverflow(f"the conversation and the reply do not fit into the context of {self}: {said}")
+
+    def _unreachable(self, error: openai.APIConnectionError) -> TryAgain:
+        return TryAgain(f"cannot reach {self.url}: {_reason(error)}; is the server running, and the address right?")
+
+    def _wrong_key(self) -> EngineError:
+        """Does not quote the server: some repeat a part of the key."""
+        if self._key:
+            return EngineError(f"{self.url} refused the key from {self._key_from} (HTTP 401)")
+        return EngineError(f"{self.url} wants a key (HTTP 401), and {self._key_from} holds none")
+
+    def _said(self, error: openai.APIStatusError) -> str:
+        words = self._words(error.body)
+        return f"HTTP {error.status_code}" + (f": {words}" if words else "")
+
+    def _words(self, body: object) -> str:
+        words = words_of(body)
+        return words.replace(self._key, "***") if self._key else words
+
+    async def _alternatives(self) -> str:
+        """What to use instead of a model that is not there."""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                models = await self.models()
+        except (TimeoutError, EngineError, TryAgain):
+            models = None
+        if models is None:
+            return "; does the address end in /v1?"
+        names = [card.id for card in models]
+        near = difflib.get_close_matches(self.model, names, n=MODELS_NAMED, cutoff=0.4)
+        shown = list(dict.fromkeys((*near, *names)))[:MODELS_NAMED]
+        more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+        return f"; it has {', '.join(shown)}{more}" if shown else "; it lists no model at all"
+
+
+async def events(stream: AsyncStream[object]) -> AsyncGenerator[object, None]:
+    """The events of a stream; of a server that does not stream, the one that its answer is."""
+    kind = stream.response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        yield json.loads(await stream.response.aread())
+    elif kind == "text/html":
+        raise EngineError(f"{stream.response.request.url} is a web page: does the address of the server end in /v1?")
+    else:
+        async for event in stream:
+            yield event
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """The bytes of an answer, MAX_BYTES at most."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, url: str) -> None:
+        self._stream = stream
+        self._url = url
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        num_bytes = 0
+        async for piece in self._stream:
+            num_bytes += len(piece)
+            if num_bytes > MAX_BYTES:
+                raise EngineError(f"{self._url} answered with more than {MAX_BYTES:,} bytes")
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _bound(response: httpx2.Response) -> None:
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    response.stream = _Bounded(response.stream, str(response.request.url))
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(f'{url!r} is no address of a server, as in "http://127.0.0.1:8000/v1"')
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigError(
+            f"the address of the server at {parts.hostname} holds more than host, port and path; a key is given by itself"
+        )
+    return url.rstrip("/")
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost words of a chain of errors: those of the system, or of the protocol."""
+    words = ""
+    cause: BaseException | None = error.__cause__ or error.__context__
+    while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        number = cause.errno if isinstance(cause, OSError) else None
+        words = os.strerror(number) if number is not None and number > 0 else str(cause) or words
+        cause = cause.__cause__ or cause.__context__
+    return words or str(error)

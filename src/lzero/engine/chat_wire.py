@@ -1,0 +1,94 @@
+"""What OpenAI-compatible servers stream, in the dialects of their families; what is not listed here is not looked at."""
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Delta(Struct):
+    """A piece of the reply, or all of it where a server does not stream."""
+
+    content: str | None = None
+    refusal: str | None = None
+    """The model's words too, where it will not do what it is asked (OpenAI)."""
+    reasoning_content: Any = None
+    """DeepSeek, vLLM, SGLang, transformers. Servers that send this and `reasoning` say the same in both."""
+    reasoning: Any = None
+    """OpenRouter, Ollama, newer vLLM."""
+    tool_calls: Any = None
+
+    @property
+    def thought(self) -> str:
+        for field in (self.reasoning_content, self.reasoning):
+            if isinstance(field, str) and field:
+                return field
+        return ""
+
+    @property
+    def text(self) -> str:
+        return (self.content or "") + (self.refusal or "")
+
+
+class Choice(Struct):
+    delta: Delta | None = None
+    message: Delta | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | UnsetType | None = UNSET
+    """vLLM: the stop string, or the id of the token that ended the turn; null for the usual one."""
+    matched_stop: str | int | UnsetType | None = UNSET
+    """SGLang: the same."""
+
+    @property
+    def told_stop(self) -> str | int | UnsetType | None:
+        """What ended the reply, UNSET where the server has no word for it."""
+        return self.matched_stop if self.stop_reason is UNSET else self.stop_reason
+
+
+class PromptDetails(Struct):
+    cached_tokens: Count | None = None
+
+
+class Counts(Struct):
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    prompt_tokens_details: PromptDetails | None = None
+    prompt_cache_hit_tokens: Count | None = None
+    """DeepSeek's name for the cached ones."""
+    cost: Annotated[float, Meta(ge=0)] | None = None
+    """US dollars (OpenRouter)."""
+
+    @property
+    def cached_tokens(self) -> int:
+        details = self.prompt_tokens_details
+        return (details.cached_tokens if details else None) or self.prompt_cache_hit_tokens or 0
+
+
+class Chunk(Struct):
+    """One event of a stream, or the whole answer of a server that does not stream."""
+
+    choices: list[Choice] | None = None
+    """None at all in a chunk that only tells the usage."""
+    usage: Counts | None = None
+    error: Any = None
+
+
+class ModelCard(Struct):
+    id: str
+    max_model_len: int | None = None
+    """vLLM, SGLang."""
+    context_length: int | None = None
+    """OpenRouter."""
+    max_context_length: int | None = None
+    """Mistral."""
+    context_window: int | None = None
+    """Groq."""
+
+    @property
+    def context_tokens(self) -> int | None:
+        return self.max_model_len or self.context_length or self.max_context_length or self.context_window
+
+
+class ModelList(Struct):
+    data: list[ModelCard] = []
