@@ -99,7 +99,9 @@ class AgentConfig(Section):
     )
     question_suffix: str = Field("", description="Put after a question.")
     tools: tuple[str, ...] = Field(
-        (), description='Tools beside `search`, as import paths "package.module:name" of objects (`protocols.Tool`).'
+        (),
+        description='Tools beside `search`: names of our own ("web_search", "read_page"; see [tools]), or import paths '
+        '"package.module:name" of objects (`protocols.Tool`, as `@tool` makes them).',
     )
 
     @pydantic.model_validator(mode="after")
@@ -187,6 +189,49 @@ class ReplConfig(Section):
         "",
         description="File with the certificate that signed those of wss:// servers; empty: the system's authorities.",
     )
+
+
+class ToolsConfig(Section):
+    search: Literal["auto", "serper", "exa", "searxng"] = Field(
+        "auto",
+        description="Who answers `web_search`; auto: a SearXNG if search_url is set, or else the service that there is a key for "
+        "(SERPER_API_KEY, EXA_API_KEY).",
+    )
+    search_url: str = Field(
+        "", description="Where that is, as http://localhost:8888; empty: the service's own address."
+    )
+    search_results: int = Field(5, ge=1, le=20, description="Results of a `web_search` that does not say how many.")
+    snippet_chars: Count = Field(1000, description="Characters of a web result that the agent is shown.")
+    reader: Literal["local", "jina"] = Field(
+        "local", description="Who makes Markdown of a page for `read_page`: this machine (extra `web`), or r.jina.ai."
+    )
+    reader_url: str = Field("", description="A Jina reader of your own; empty: r.jina.ai.")
+    page_tokens: Count = Field(100_000, description="Tokens of a page that the agent gets (of four characters each).")
+    timeout_s: float = Field(15.0, gt=0.0, le=50.0, description="Seconds that one request of a web tool may take.")
+    tries: Count = Field(3, description="How often a request is tried that fails by no fault of the agent.")
+    calls_per_second: float = Field(
+        0.0, ge=0.0, description="Calls of a web tool that all episodes together may start in a second; 0: no bound."
+    )
+    cache: str = Field(
+        "",
+        description="Directory that keeps the answers of web tools, for calls that come again; empty: none are kept.",
+    )
+    allow_hosts: tuple[str, ...] = Field(
+        (),
+        description='Hosts, as "wiki.intranet" or "127.0.0.1:8000", that `read_page` may read though they are not on the public internet.',
+    )
+    proxy: str = Field(
+        "", description="HTTP proxy of the web tools, as http://host:port; empty: none, whatever the environment says."
+    )
+    env_file: str = Field(
+        "", description="File of keys, NAME=value a line; empty: .env, if there is one. The environment wins."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _every_key_acts(self) -> Self:
+        if self.reader_url and self.reader != "jina":
+            raise ValueError('reader_url acts with reader = "jina" only')
+        return self
 
 
 class RolloutConfig(Section):
@@ -299,6 +344,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     tasks: TasksConfig = TasksConfig()
     agent: AgentConfig = AgentConfig()
+    tools: ToolsConfig = ToolsConfig()
     repl: ReplConfig = ReplConfig()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()

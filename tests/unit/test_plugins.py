@@ -41,7 +41,9 @@ def test_tools_and_a_reward_are_found_by_their_paths() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("plugged", "no import path"),
+        ("plugged", "there is no tool 'plugged'"),
+        ("web_serch", 'did you mean "web_search"'),
+        (":good", "no import path"),
         ("plugged:nothing", "has no 'nothing'"),
         ("no_such_module:good", "cannot import 'no_such_module'"),
         ("plugged:half", "no name, parameters, description, call"),

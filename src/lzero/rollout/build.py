@@ -110,11 +110,14 @@ def open_reward(config: Config) -> RewardFn:
 
 
 def open_tools(config: Config) -> tuple[Tool, ...]:
-    """The tools of `agent.tools`. Raises ConfigError for one that is no tool, or has a name that is taken."""
+    """The tools of `agent.tools`, by their names or import paths. Raises ConfigError for one that is no tool, lacks what it needs, or has a
+    name that is taken."""
+    from lzero.tools.catalog import open_tool
+
     tools: list[Tool] = []
     taken = {"search", "submit_final_answer"}
     for spec in config.agent.tools:
-        tool = load_object(spec, key="agent.tools")
+        tool = load_object(spec, key="agent.tools") if ":" in spec else open_tool(spec, config)
         if missing := [part for part in ("name", "parameters", "description", "call") if not hasattr(tool, part)]:
             raise ConfigError(f"agent.tools: {spec!r} is no tool, it has no {', '.join(missing)} (see protocols.Tool)")
         if tool.name in taken:

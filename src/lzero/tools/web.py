@@ -17,7 +17,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -321,8 +321,10 @@ async def ask_service(
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     json: Json = None,
+    asked_wrong: Container[int] = (),
 ) -> Answer:
-    """The successful answer of a service that the configuration names: what goes wrong is its fault or ours, never the agent's.
+    """The successful answer of a service that the configuration names: what goes wrong is its fault or ours, but for a status
+    of `asked_wrong`, by which it says that it cannot do what the agent asked for.
 
     Raises ServiceError, which tells a key that is refused, an account without credit and a service that is busy or down apart, and in
     which no header that was sent shows.
@@ -336,6 +338,8 @@ async def ask_service(
     if answer.status == 200:
         return answer
     said = _said(answer, secrets=(headers or {}).values())
+    if answer.status in asked_wrong:
+        raise ToolError(f"{name} cannot do that ({said})", fault="agent")
     if answer.status in (401, 403):
         cause = f"refuses the key in {key_variable}" if key_variable else "refuses us"
         raise ServiceError(f"{name} {cause} ({said})", permanent=True)

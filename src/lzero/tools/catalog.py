@@ -1,0 +1,106 @@
+"""The tools that have a name: `open_tool("web_search", config)`."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+from lzero.config import Config
+from lzero.errors import ConfigError
+from lzero.protocols import Tool
+
+CACHE_FILE = "answers.sqlite"
+
+
+def open_tool(name: str, config: Config) -> Tool:
+    """The tool of that name, as [tools] has it. Raises ConfigError for a name that there is not, a key or a library that is missing."""
+    if name not in CATALOG:
+        (nearest,) = get_close_matches(name, CATALOG, n=1, cutoff=0.0)
+        raise ConfigError(
+            f'agent.tools: there is no tool {name!r}; did you mean "{nearest}"? There are {", ".join(CATALOG)}, and tools of your own '
+            'as "package.module:name"'
+        )
+    return CATALOG[name](config)
+
+
+def _web_search(config: Config) -> Tool:
+    from lzero.tools.keys import need_key
+    from lzero.tools.web import WebClient
+    from lzero.tools.web_search import PROVIDERS, Service, make_web_search, search_url
+
+    tools = config.tools
+    chosen = _search_provider(config)
+    provider = PROVIDERS[chosen]
+    url = search_url(chosen, tools.search_url)
+    key = None
+    if provider.key_variable:
+        key = need_key(provider.key_variable, purpose=f"web_search by {provider.title}", env_file=tools.env_file)
+    service = Service(
+        name=provider.title,
+        url=url,
+        key_variable=provider.key_variable,
+        key=key,
+        client=WebClient(timeout_s=tools.timeout_s, proxy=tools.proxy, allow_hosts=_host_of(tools.search_url)),
+    )
+    made = make_web_search(
+        provider.search, service, num_results=tools.search_results, snippet_chars=tools.snippet_chars
+    )
+    return _wrapped(made, config, version=f"{chosen} {url} {tools.search_results} {tools.snippet_chars}")
+
+
+def _search_provider(config: Config) -> str:
+    """The one that is configured; with "auto", the one there is an address or a key for."""
+    from lzero.tools.keys import find_key
+    from lzero.tools.web_search import PROVIDERS
+
+    tools = config.tools
+    if tools.search != "auto":
+        return tools.search
+    if tools.search_url:
+        return "searxng"
+    for name, provider in PROVIDERS.items():
+        if provider.key_variable and find_key(provider.key_variable, env_file=tools.env_file):
+            return name
+    raise ConfigError(
+        f"web_search needs a key: set SERPER_API_KEY or EXA_API_KEY in the environment, or in {tools.env_file or '.env'}; or name a "
+        "SearXNG as tools.search_url"
+    )
+
+
+def _read_page(config: Config) -> Tool:
+    from lzero.tools.keys import find_key
+    from lzero.tools.read_page import JINA_URL, JINA_VARIABLE, JinaReader, LocalReader, Reader, make_read_page
+    from lzero.tools.web import WebClient
+
+    tools = config.tools
+    allowed = (*tools.allow_hosts, *_host_of(tools.reader_url))
+    client = WebClient(timeout_s=tools.timeout_s, proxy=tools.proxy, allow_hosts=allowed)
+    read: Reader
+    if tools.reader == "jina":
+        key = find_key(JINA_VARIABLE, env_file=tools.env_file)
+        read = JinaReader(client, key=key, url=tools.reader_url or JINA_URL)
+    else:
+        read = LocalReader(client, tries=tools.tries, seed=config.run.seed)
+    made = make_read_page(read, max_tokens=tools.page_tokens)
+    return _wrapped(made, config, version=f"{tools.reader} {tools.reader_url} {tools.page_tokens}")
+
+
+def _wrapped(tool: Tool, config: Config, *, version: str) -> Tool:
+    """A tool that leans on a service, as [tools] wants it asked."""
+    from lzero.tools.cache import Cached
+    from lzero.tools.retry import Backoff, RateLimited, Retried
+
+    tools = config.tools
+    if tools.calls_per_second:
+        tool = RateLimited(tool, per_second=tools.calls_per_second)
+    tool = Retried(tool, Backoff(tries=tools.tries), seed=config.run.seed)
+    return Cached(tool, Path(tools.cache) / CACHE_FILE, version=version) if tools.cache else tool
+
+
+def _host_of(url: str) -> tuple[str, ...]:
+    """What the configuration itself names may be anywhere: the entry of an allow list for it."""
+    from urllib.parse import urlsplit
+
+    return (urlsplit(url).netloc.rpartition("@")[2],) if url else ()
+
+
+CATALOG: Mapping[str, Callable[[Config], Tool]] = {"web_search": _web_search, "read_page": _read_page}

@@ -1,0 +1,201 @@
+"""The tool `read_page`: a page of the web as Markdown, by trafilatura here, or by a Jina reader (r.jina.ai, or one's own).
+
+A site that is down or refuses is told to the agent, which may turn to another one: what stands on the web is no failure of ours.
+"""
+
+import asyncio
+import html
+import logging
+import random
+import re
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from msgspec import Struct
+
+from lzero.errors import ConfigError, ToolError
+from lzero.protocols import Tool
+from lzero.tools.function import tool
+from lzero.tools.keys import Secret
+from lzero.tools.retry import Backoff, ServiceError, retrying
+from lzero.tools.web import Answer, WebClient, ask_service
+
+JINA_URL = "https://r.jina.ai/"
+JINA_VARIABLE = "JINA_API_KEY"
+CHARS_PER_TOKEN = 4
+"""About; a budget in tokens is kept in characters, for tokens depend on the model."""
+_HTML = ("text/html", "application/xhtml+xml")
+_TEXT = re.compile(r"text/.+|application/(.+\+)?(json|xml|yaml|x-yaml|javascript|x-ndjson|jsonl|toml|x-tex|x-sh|rtf)")
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([A-Za-z0-9._:-]+)", re.IGNORECASE)
+_CHARSETS = re.compile(
+    r"utf-?8|utf-?16(le|be)?|(us-)?ascii|latin-?1|iso-?8859-?\d+|windows-?125\d|cp\d+|gb2312|gbk|gb18030|big5(hkscs)?"
+    r"|euc-?(jp|kr)|shift[_-]?jis|sjis|iso-2022-(jp|kr)|koi8-?[ru]|mac-?roman|tis-?620",
+    re.IGNORECASE,
+)
+"""Encodings of text, but for those that take quadratic time or are none (punycode, hex, …)."""
+_TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,1000})", re.IGNORECASE)
+_HEAD_CHARS = 100_000
+_FEW_CHARS = 200
+"""An extract shorter than this may have missed the content; then the page's whole text is looked at too."""
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """What a reader made of an address."""
+
+    title: str
+    url: str
+    text: str
+    note: str = ""
+    """What the reader of it should know beside."""
+
+
+Reader = Callable[[str], Awaitable[Page]]
+"""URL → its page. Raises ToolError."""
+
+
+def make_read_page(read: Reader, *, max_tokens: int = 100_000) -> Tool:
+    """The tool, with a reader. Of a longer page comes the beginning, and a sentence that says so."""
+    max_chars = max_tokens * CHARS_PER_TOKEN
+
+    @tool
+    async def read_page(url: str) -> str:
+        """Read a web page. Returns its title, address and content as Markdown with links; plain text and JSON as they are."""
+        page = await read(url)
+        text, notes = page.text.strip(), [page.note] if page.note else []
+        if len(text) > max_chars:
+            notes.append(f"cut: the first {max_chars:,} of {len(text):,} characters")
+            text = text[:max_chars]
+        head = "\n".join(line for line in (f"Title: {page.title}" if page.title else "", f"URL: {page.url}") if line)
+        return "\n\n".join((head, text or "(the page holds no text)", *(f"[{note}]" for note in notes)))
+
+    return read_page
+
+
+class LocalReader:
+    """Fetches a page itself and extracts its content."""
+
+    def __init__(self, client: WebClient, *, tries: int = 3, seed: int = 0) -> None:
+        """Raises ConfigError where the extractor is not installed."""
+        try:
+            import trafilatura  # noqa: F401
+        except ImportError:
+            raise ConfigError('tools.reader = "local" needs an extractor: pip install "lzero[web]"') from None
+        self._client = client
+        self._backoff = Backoff(tries=tries)
+        self._source = random.Random(seed)
+
+    async def __call__(self, url: str) -> Page:
+        try:
+            answer = await retrying(lambda: self._fetch(url), self._backoff, self._source)
+        except ServiceError as error:
+            raise ToolError(f"{error}; try another page", fault="agent") from None
+        note = f"only the first {len(answer.body):,} bytes of it were read" if answer.cut else ""
+        if answer.media_type in _HTML or (not answer.media_type and answer.body.lstrip()[:1] == b"<"):
+            text = _decoded(answer)
+            content = await asyncio.to_thread(_markdown, text, answer.url)
+            return Page(title=_title(text), url=answer.url, text=content, note=note)
+        if (answer.media_type and not _TEXT.fullmatch(answer.media_type)) or b"\0" in answer.body[:1_024]:
+            kind = answer.media_type or "binary file"
+            raise ToolError(
+                f"{answer.url} is no page but a {kind} of {len(answer.body):,} bytes; read_page reads HTML and text: look for a "
+                "page that tells of it",
+                fault="agent",
+            )
+        return Page(title="", url=answer.url, text=_decoded(answer), note=note)
+
+    async def _fetch(self, url: str) -> Answer:
+        """The page, if there is one. Raises ToolError, the agent's fault, for one that there is not, ServiceError for a site in trouble."""
+        headers = {"Accept": "text/html,application/xhtml+xml,text/*;q=0.9,application/json;q=0.8,*/*;q=0.5"}
+        answer = await self._client.fetch(url, headers=headers)
+        status = answer.status
+        if 200 <= status < 300:
+            return answer
+        said = f"{answer.url} answered HTTP {status}"
+        if status in (408, 429) or status >= 500:
+            raise ServiceError(said, retry_after_s=answer.retry_after_s)
+        if status in (404, 410):
+            raise ToolError(f"{said}: there is no such page", fault="agent")
+        if status in (401, 402, 403, 451):
+            raise ToolError(f"{said}: it lets no programs read it, try another page", fault="agent")
+        raise ToolError(f"{said}, try another page", fault="agent")
+
+
+class _JinaData(Struct):
+    content: str | None = None
+    title: str | None = None
+    url: str = ""
+    warning: str | None = None
+
+
+class _JinaAnswer(Struct):
+    data: _JinaData
+
+
+class JinaReader:
+    """Has pages read by a Jina reader, which also renders them and reads PDF. Works without a key, but seldom."""
+
+    def __init__(self, client: WebClient, *, key: Secret | None = None, url: str = JINA_URL) -> None:
+        self._client = client
+        self._key = key
+        self._url = url
+
+    async def __call__(self, url: str) -> Page:
+        target = str(self._client.check(url))
+        headers = {"Accept": "application/json", "X-Return-Format": "markdown"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key.reveal()}"
+        answer = await ask_service(
+            self._client,
+            self._url,
+            name="the Jina reader",
+            key_variable=JINA_VARIABLE if self._key else "",
+            method="POST",
+            headers=headers,
+            json={"url": target},
+            asked_wrong=(400, 422, 451),
+        )
+        try:
+            data = msgspec.json.decode(answer.body, type=_JinaAnswer).data
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ServiceError(f"the Jina reader sent an answer that is not understood: {error}") from None
+        return Page(
+            title=_one_line(data.title or ""), url=data.url or target, text=data.content or "", note=data.warning or ""
+        )
+
+
+def _markdown(text: str, url: str) -> str:
+    """The content of an HTML page. Where the extractor finds little, all of its text."""
+    from trafilatura import extract, html2txt
+
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # of a page without content it complains on stderr
+    content = str(
+        extract(text, url=url, output_format="markdown", include_links=True, include_tables=True, favor_recall=True)
+        or ""
+    )
+    if len(content) >= _FEW_CHARS:
+        return content
+    whole = str(html2txt(text) or "")
+    return whole if len(whole) > 2 * len(content) else content
+
+
+def _decoded(answer: Answer) -> str:
+    """The body as text: in the encoding that the header names, or the beginning of the page, or else UTF-8."""
+    named = _CHARSET.search(answer.headers.get("content-type", "")) or _CHARSET.search(
+        answer.body[:2_048].decode("ascii", "replace")
+    )
+    charset = named[1] if named and _CHARSETS.fullmatch(named[1]) else "utf-8"
+    if answer.body.startswith(b"\xef\xbb\xbf"):
+        charset = "utf-8-sig"
+    try:
+        return answer.body.decode(charset, "replace")
+    except LookupError:  # one that this Python does not know
+        return answer.body.decode("utf-8", "replace")
+
+
+def _title(text: str) -> str:
+    found = _TITLE.search(text[:_HEAD_CHARS])
+    return _one_line(html.unescape(found[1])) if found else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

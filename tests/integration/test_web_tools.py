@@ -1,0 +1,379 @@
+"""web_search and read_page against servers on loopback that answer as the services do."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from web_servers import Request, json_response, pages, response, serving
+
+from lzero.config import Config, load_config
+from lzero.errors import ConfigError, ToolError
+from lzero.protocols import Tool
+from lzero.tools.catalog import CATALOG, open_tool
+from lzero.types import Json, Task
+
+CONTEXT: Any = SimpleNamespace(task=Task(id="t", question="Who?", answers=("Kato",)))
+SERPER = {
+    "searchParameters": {
+        "q": "who founded Liri",
+        "gl": "us",
+        "hl": "en",
+        "type": "search",
+        "num": 2,
+        "engine": "google",
+    },
+    "answerBox": {"title": "Liri / Founder", "answer": "Titu", "link": "https://liri.example/"},
+    "knowledgeGraph": {"title": "Liri", "type": "Town", "attributes": {"Founded": "1200"}},
+    "organic": [
+        {
+            "title": "Liri",
+            "link": "https://en.example/Liri",
+            "snippet": "A town.\nFounded \x1b[31mby Titu.",
+            "position": 1,
+        },
+        {
+            "title": "Titu",
+            "link": "https://en.example/Titu",
+            "snippet": "x" * 3_000,
+            "date": "2 days ago",
+            "position": 2,
+        },
+        {"title": "No snippet", "link": "https://en.example/No", "position": 3},
+    ],
+    "peopleAlsoAsk": [{"question": "Who is Titu?", "snippet": "A founder.", "title": "T", "link": "https://t.example"}],
+    "relatedSearches": [{"query": "Titu"}],
+    "credits": 1,
+}
+EXA = {
+    "requestId": "b5947044c4b78efa9552a7c89b306d95",
+    "resolvedSearchType": "neural",
+    "results": [
+        {
+            "id": "https://arxiv.org/abs/2307.06435",
+            "title": "A Comprehensive Overview",
+            "url": "https://arxiv.org/abs/2307.06435",
+            "publishedDate": "2023-11-16T01:36:32.547Z",
+            "author": "Humza Naveed",
+            "text": "Abstract: Large models …",
+            "image": "https://arxiv.org/pdf/2307.06435/page_1.png",
+        },
+        {"id": "https://b.example/", "title": None, "url": "https://b.example/", "text": None},
+    ],
+    "costDollars": {"total": 0.007},
+}
+SEARXNG = {
+    "query": "who founded Liri",
+    "number_of_results": 0,
+    "results": [
+        {
+            "url": "https://en.example/Liri",
+            "title": "Liri",
+            "content": "A town founded by Titu.",
+            "publishedDate": None,
+            "thumbnail": None,
+            "engine": "duckduckgo",
+            "parsed_url": ["https", "en.example", "/Liri", "", "", ""],
+            "template": "default.html",
+            "engines": ["duckduckgo", "brave"],
+            "positions": [1, 2],
+            "score": 3.0,
+            "category": "general",
+        },
+        {"url": "https://en.example/Titu", "title": "Titu", "content": "", "engine": "brave", "score": 1.0},
+    ],
+    "answers": [],
+    "corrections": [],
+    "infoboxes": [],
+    "suggestions": ["liri town"],
+    "unresponsive_engines": [["google", "timeout"]],
+}
+ARTICLE = """<!DOCTYPE html><html><head><meta charset="utf-8"><title>Liri &amp; its
+ founder</title><script>evil()</script></head><body><nav><a href="/menu">Menu</a></nav>
+<article><h1>Liri</h1><p>Liri is a town that was founded by <a href="/wiki/Titu">Titu</a>, who came from far away and stayed there
+for the rest of a long life, as the chronicles of the town tell us at some length and with much detail.</p>
+<table><tr><th>Year</th><th>People</th></tr><tr><td>1200</td><td>12</td></tr></table>
+<ul><li>First point about the town</li><li>Second point</li></ul></article></body></html>"""
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("SERPER_API_KEY", "EXA_API_KEY", "JINA_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def config(**tools: Json) -> Config:
+    return Config.model_validate({"tools": {"tries": 1, **tools}})
+
+
+async def text(tool: Tool, /, **arguments: Json) -> str:
+    return str(await tool.call(arguments, CONTEXT))
+
+
+async def told(tool: Tool, fault: str, /, **arguments: Json) -> str:
+    with pytest.raises(ToolError) as raised:
+        await tool.call(arguments, CONTEXT)
+    assert raised.value.fault == fault, raised.value
+    return str(raised.value)
+
+
+# web_search
+
+
+async def test_serper_is_asked_with_its_key_and_answers_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERPER_API_KEY", "k-serper")
+    async with serving(pages({"/search": json_response(SERPER)})) as server:
+        tool = open_tool("web_search", config(search="serper", search_url=f"{server.url}/search"))
+        found = await text(tool, query=" who founded Liri ", num_results=2)
+        (request,) = server.requests
+    assert (request.method, request.json) == ("POST", {"q": "who founded Liri", "num": 2})
+    assert request.headers["x-api-key"] == "k-serper"
+    assert found.startswith(
+        "[1] Liri / Founder\nhttps://liri.example/\nTitu\n\n"
+        "[2] Liri\nhttps://en.example/Liri\nA town. Founded [31mby Titu.\n\n"
+        "[3] Titu\nhttps://en.example/Titu\nxxx"
+    )
+    assert found.endswith("x…")
+    assert len(found.rpartition("\n")[2]) == 1_000
+
+
+async def test_exa_is_asked_for_the_beginning_of_texts(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("EXA_API_KEY=k-exa\n", encoding="utf-8")
+    async with serving(pages({"/search": json_response(EXA)})) as server:
+        tool = open_tool("web_search", config(search="exa", search_url=f"{server.url}/search"))
+        found = await text(tool, query="overview")
+        (request,) = server.requests
+    assert request.json == {"query": "overview", "numResults": 5, "contents": {"text": {"maxCharacters": 1000}}}
+    assert request.headers["x-api-key"] == "k-exa"
+    assert found == (
+        "[1] A Comprehensive Overview\nhttps://arxiv.org/abs/2307.06435\nAbstract: Large models …\n\n"
+        "[2] no title\nhttps://b.example/"
+    )
+
+
+async def test_any_searxng_is_asked_without_a_key() -> None:
+    async with serving(pages({"/search?q=who+founded+Liri%3F&format=json": json_response(SEARXNG)})) as server:
+        tool = open_tool("web_search", config(search_url=server.url, search_results=1))
+        assert await text(tool, query="who founded Liri?") == (
+            "[1] Liri\nhttps://en.example/Liri\nA town founded by Titu."
+        )
+        assert "x-api-key" not in server.requests[0].headers
+
+
+async def test_no_results_are_an_answer_and_dead_engines_are_not() -> None:
+    nothing = SEARXNG | {"results": [], "unresponsive_engines": []}
+    answers = {
+        "/search?q=nothing&format=json": json_response(nothing),
+        "/search?q=dead&format=json": json_response(SEARXNG | {"results": []}),
+        "/search?q=html&format=json": response(b"<html>", content_type="text/html"),
+        "/search?q=forbidden&format=json": response(status=403),
+        "/search?q=half&format=json": json_response({"results": [{"title": "no url"}]}),
+        "/search?q=surrogate&format=json": response(b'{"results": [{"url": "\\ud800"}]}'),
+    }
+    async with serving(pages(answers)) as server:
+        tool = open_tool("web_search", config(search_url=f"{server.url}/search"))
+        assert await text(tool, query="nothing") == "no results for 'nothing'"
+        assert "no answer from its engines (google: timeout)" in await told(tool, "tool", query="dead")
+        for query in ("html", "half", "surrogate"):
+            assert "not understood" in await told(tool, "tool", query=query)
+        assert "is json among search.formats" in await told(tool, "tool", query="forbidden")
+
+
+async def test_what_the_agent_asks_wrongly_is_told_to_it() -> None:
+    tool = open_tool("web_search", config(search_url="http://127.0.0.1:9"))
+    assert "query is missing" in await told(tool, "agent")
+    assert "1 to 1000 characters, not 0" in await told(tool, "agent", query="  ")
+    assert "not 2000" in await told(tool, "agent", query="x" * 2_000)
+    assert "web_search(query: str, num_results: int = 5) -> str" in tool.description
+
+
+async def test_a_key_that_is_refused_is_not_tried_again_and_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERPER_API_KEY", "k-serper")
+    refusal = json_response({"message": "Unauthorized.", "statusCode": 403}, status=403)
+    async with serving(pages({"/": refusal})) as server:
+        tool = open_tool("web_search", config(search="serper", search_url=f"{server.url}/", tries=3))
+        message = await told(tool, "tool", query="a")
+        assert len(server.requests) == 1
+    assert "Serper refuses the key in SERPER_API_KEY (HTTP 403" in message
+    assert "k-serper" not in message
+
+
+async def test_a_service_that_is_busy_is_asked_again() -> None:
+    answers = [response(status=429, retry_after="0"), response(status=503), json_response(SEARXNG)]
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(answers.pop(0))
+
+    async with serving(answer) as server:
+        tool = open_tool("web_search", config(search_url=server.url, tries=3))
+        assert "[2] Titu" in await text(tool, query="a")
+        assert len(server.requests) == 3
+
+
+async def test_answers_are_kept_where_the_configuration_says_so(tmp_path: Path) -> None:
+    async with serving(pages({"/search?q=a&format=json": json_response(SEARXNG)})) as server:
+        kept = config(search_url=server.url, cache=str(tmp_path / "cache"), calls_per_second=1000.0)
+        first = await text(open_tool("web_search", kept), query="a")
+        assert await text(open_tool("web_search", kept), query="a") == first
+        assert len(server.requests) == 1
+        other = config(search_url=server.url, cache=str(tmp_path / "cache"), search_results=1)
+        assert await text(open_tool("web_search", other), query="a") != first
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "set SERPER_API_KEY or EXA_API_KEY in the environment, or in .env; or name a SearXNG"),
+        ({"search": "serper"}, "web_search by Serper needs a key: set SERPER_API_KEY"),
+        ({"search": "exa", "env_file": "keys"}, "cannot read the keys in keys"),
+        ({"search": "searxng"}, "needs tools.search_url"),
+        ({"search": "searxng", "search_url": "localhost:8888"}, "is no web address"),
+        ({"search_url": "http://localhost:x"}, "is no host"),
+        ({"search_url": "http://localhost:8888", "proxy": "socks5://a"}, "tools.proxy"),
+    ],
+)
+def test_what_is_missing_is_told_before_work_starts(settings: dict[str, Json], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        open_tool("web_search", config(**settings))
+    assert message in str(raised.value)
+
+
+# read_page
+
+
+async def test_a_page_becomes_markdown_with_its_title_and_links() -> None:
+    page = response(ARTICLE.encode(), content_type="text/html")
+    async with serving(pages({"/wiki/Liri": page, "/old": response(status=301, location="/wiki/Liri")})) as server:
+        tool = open_tool("read_page", config(allow_hosts=[server.host]))
+        read = await text(tool, url=f"{server.url}/old")
+        assert read.startswith(f"Title: Liri & its founder\nURL: {server.url}/wiki/Liri\n\n")
+        assert f"[Titu]({server.url}/wiki/Titu)" in read
+        assert "| 1200 | 12 |" in read
+        assert "- First point" in read
+        assert "evil" not in read
+    assert tool.description.startswith("read_page(url: str) -> str\nRead a web page.")
+
+
+async def test_a_page_without_an_article_gives_all_its_text() -> None:
+    links = "".join(f'<li><a href="/{n}">Entry number {n}</a></li>' for n in range(50))
+    answers = {
+        "/index": response(f"<html><body><ul>{links}</ul></body></html>".encode(), content_type="text/html"),
+        "/empty": response(b"", content_type="text/html"),
+        "/broken": response(b"<html><body><p>Un<b>closed <<< &#xZZ; \x00 text" * 3, content_type="text/html"),
+        "/deep": response(b"<div>" * 100_000 + b"down here", content_type="text/html"),
+    }
+    async with serving(pages(answers)) as server:
+        tool = open_tool("read_page", config(allow_hosts=[server.host]))
+        assert "Entry number 49" in await text(tool, url=f"{server.url}/index")
+        assert "(the page holds no text)" in await text(tool, url=f"{server.url}/empty")
+        assert "text" in await text(tool, url=f"{server.url}/broken")
+        assert "URL: " in await text(tool, url=f"{server.url}/deep")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "expected"),
+    [
+        (b'{"a": [1, 2]}', "application/json", '{"a": [1, 2]}'),
+        ("Grüße".encode("latin-1"), "text/plain; charset=ISO-8859-1", "Grüße"),
+        ("北京".encode("gbk"), "text/plain; charset=gbk", "北京"),
+        (b"# Title\n", "text/markdown", "# Title"),
+        (b"a,b\n1,2", "text/csv", "a,b\n1,2"),
+        (b"<feed/>", "application/atom+xml", "<feed/>"),
+        (b"no type at all", "", "no type at all"),
+        (b"caf\xff", "text/plain; charset=punycode", "caf\ufffd"),
+        (b"\xef\xbb\xbfmark", "text/plain", "mark"),
+    ],
+)
+async def test_text_passes_through(body: bytes, content_type: str, expected: str) -> None:
+    async with serving(pages({"/": response(body, content_type=content_type)})) as server:
+        tool = open_tool("read_page", config(allow_hosts=[server.host]))
+        assert await text(tool, url=f"{server.url}/") == f"URL: {server.url}/\n\n{expected}"
+
+
+async def test_a_long_page_is_cut_and_says_so() -> None:
+    async with serving(pages({"/": response(b"word " * 1_000, content_type="text/plain")})) as server:
+        tool = open_tool("read_page", config(allow_hosts=[server.host], page_tokens=10))
+        assert (await text(tool, url=f"{server.url}/")).endswith(
+            "word word word\n\n[cut: the first 40 of 4,999 characters]".replace("word word word", "word " * 7 + "word ")
+        )
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (response(b"%PDF-1.7", content_type="application/pdf"), "is no page but a application/pdf of 8 bytes"),
+        (response(b"\x89PNG\0", content_type="image/png"), "is no page but a image/png"),
+        (response(b"\x7fELF\0\0", content_type=""), "is no page but a binary file"),
+        (response(b"a\0b", content_type="text/plain"), "is no page but a text/plain"),
+        (response(status=404), "there is no such page"),
+        (response(status=403), "lets no programs read it"),
+        (response(status=418), "HTTP 418, try another page"),
+        (response(status=503), "HTTP 503; try another page"),
+        (response(status=302, location="http://169.254.169.254/"), "not on the public internet"),
+        (b"nonsense", "broken"),
+    ],
+)
+async def test_what_cannot_be_read_is_told_to_the_agent(answer: bytes, message: str) -> None:
+    async with serving(pages({"/": answer})) as server:
+        tool = open_tool("read_page", config(allow_hosts=[server.host]))
+        assert message in await told(tool, "agent", url=f"{server.url}/")
+
+
+async def test_a_site_in_trouble_is_tried_again() -> None:
+    answers = [response(status=503), b"", response(b"now", content_type="text/plain")]
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(answers.pop(0))
+
+    async with serving(answer) as server:
+        tool = open_tool("read_page", config(allow_hosts=[server.host], tries=3))
+        assert (await text(tool, url=server.url)).endswith("now")
+
+
+def jina(content: str) -> dict[str, Json]:
+    data: dict[str, Json] = {"title": "Liri", "description": "", "url": "https://en.example/Liri", "content": content}
+    return {"code": 200, "status": 20000, "data": data | {"usage": {"tokens": 9}}, "meta": {"usage": {"tokens": 9}}}
+
+
+async def test_a_jina_reader_reads_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JINA_API_KEY", "k-jina")
+    async with serving(pages({"/": json_response(jina("# Liri\n\nA town."))})) as server:
+        tool = open_tool("read_page", config(reader="jina", reader_url=f"{server.url}/"))
+        assert await text(tool, url="https://en.example/Liri") == (
+            "Title: Liri\nURL: https://en.example/Liri\n\n# Liri\n\nA town."
+        )
+        (request,) = server.requests
+        assert (request.method, request.json) == ("POST", {"url": "https://en.example/Liri"})
+        assert request.headers["authorization"] == "Bearer k-jina"
+        assert "begins with https://" in await told(tool, "agent", url="file:///etc/passwd")
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "fault"), [(422, "agent"), (451, "agent"), (401, "tool"), (402, "tool"), (500, "tool")]
+)
+async def test_a_jina_readers_failures_are_told_apart(status: int, fault: str) -> None:
+    said = json_response({"code": status, "name": "AssertionFailureError", "message": "no such domain"}, status=status)
+    async with serving(pages({"/": said})) as server:
+        tool = open_tool("read_page", config(reader="jina", reader_url=f"{server.url}/"))
+        assert f"(HTTP {status}" in await told(tool, fault, url="https://en.example/Liri")
+
+
+def test_a_key_that_would_not_act_is_refused() -> None:
+    with pytest.raises(ConfigError, match='reader_url acts with reader = "jina" only'):
+        load_config(None, ["tools.reader_url=http://localhost"])
+
+
+def test_an_unknown_name_gives_the_nearest_and_all() -> None:
+    with pytest.raises(ConfigError, match='did you mean "read_page"') as raised:
+        open_tool("readpage", Config())
+    assert all(name in str(raised.value) for name in CATALOG)
+
+
+async def test_a_tool_works_in_one_event_loop_after_another() -> None:
+    async with serving(pages({"/": response(b"ok", content_type="text/plain")})) as server:
+        tool = open_tool("read_page", config(allow_hosts=[server.host]))
+        for _ in range(2):
+            assert (await asyncio.to_thread(lambda: asyncio.run(text(tool, url=server.url)))).endswith("ok")
