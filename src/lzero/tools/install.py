@@ -1,0 +1,322 @@
+"""The tool `install(package)`: wheels from the host's package index for a session that has no network.
+
+    session                         host
+    install("humanize")  ── plan ─▶ is it allowed? pip: what would be installed? is all of that allowed? download, keep
+      unpack, import     ◀─ pieces ─ the wheels, base64, a few MiB a call
+
+Nothing of a package runs on the host: only wheels are taken, and pip unpacks none of them. Which wheels fit is asked of the kernel
+environment's own interpreter, and what that environment holds stays as it is.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from lzero.errors import ConfigError, ToolError
+from lzero.protocols import ToolContext
+from lzero.types import Json
+
+PIECE_BYTES = 4 * 1024 * 1024
+"""Of a wheel, in one call: Base64 makes 5.6 MB of it, and a frame to a session holds 8 MiB."""
+MAX_BYTES = 64 * 1024 * 1024
+MAX_WHEELS = 32
+"""Of one `install`: with a call for the plan and the pieces, below the calls that a cell may make."""
+PLAN_S = 50.0
+"""Seconds that pip may take; below what an agent's broker waits for a tool."""
+_NO_INDEX = re.compile(r"from versions: none|retrying \(retry|timed out", re.IGNORECASE)
+"""What pip says, among other things, where the index did not answer: it goes on as if there were nothing in it. A package that was
+allowed and has no version at all is no mistake of the agent's either."""
+_INSTALLED = "import json; from importlib.metadata import distributions as d; print(json.dumps([[x.name, x.version] for x in d()]))"
+
+KERNEL_SOURCE = '''
+import base64, importlib, io, os, sys, zipfile
+
+_root = "/tmp/packages" if os.getcwd() == "/workspace" else os.path.join(os.getcwd(), ".packages")
+_versions = {}
+
+
+def install(package: str) -> str:
+    """DESCRIPTION"""
+    if not isinstance(package, str):
+        raise ToolError("install takes the name of a package, a text")
+    plan = ask(package=package)
+    for wheel in plan["wheels"]:
+        if _versions.get(wheel["name"], wheel["version"]) != wheel["version"]:
+            raise ToolError(f"{wheel['name']} {_versions[wheel['name']]} is installed already, and a session has one version of a package")
+    told = []
+    for wheel in plan["wheels"]:
+        if wheel["name"] in _versions:
+            continue
+        data = bytearray()
+        while len(data) < wheel["size"]:
+            data += base64.b64decode(ask(wheel=wheel["id"], offset=len(data)))
+        modules = _unpack(data)
+        _versions[wheel["name"]] = wheel["version"]
+        told.append(f"installed {wheel['name']} {wheel['version']}: import {', '.join(modules)}")
+    if _root not in sys.path:
+        sys.path.append(_root)
+    importlib.invalidate_caches()
+    return "\\n".join(told) or f"{package} is installed already"
+
+
+def _unpack(data):
+    modules = set()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for entry in archive.infolist():
+            parts = entry.filename.split("/")
+            if parts[0].endswith(".data"):
+                if parts[1:2] not in (["purelib"], ["platlib"]):
+                    continue  # scripts, headers and the like: nobody runs them here
+                parts = parts[2:]
+            if entry.is_dir() or not parts or {"", ".", ".."} & set(parts):
+                continue
+            path = os.path.join(_root, *parts)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with archive.open(entry) as source, open(path, "wb") as target:
+                while piece := source.read(1 << 20):
+                    target.write(piece)
+            if not parts[0].endswith((".dist-info", ".libs")):
+                modules.add(parts[0].split(".")[0])
+    return sorted(modules)
+'''
+
+
+class Wheel(msgspec.Struct, frozen=True, kw_only=True):
+    """A distribution to unpack: `Wheel(name="humanize", version="4.15.0", size=132_203, id="0f3b…")`."""
+
+    name: str
+    version: str
+    size: int
+    id: str
+    """SHA-256 of the file."""
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What pip would install."""
+
+    name: str
+    version: str
+    file_name: str
+    sha256: str
+    """"" where the index does not tell."""
+
+
+class Install:
+    """The tool, for the packages of `allow`: names, each with the versions that may be had (`"attrs>=23"`).
+
+    `python` is the interpreter of the kernel environment. Wheels are kept in `cache`. pip is the one that lzero runs beside, with
+    whatever settings it has (PIP_INDEX_URL, pip.conf).
+    """
+
+    name = "install"
+    parameters = ("package", "wheel", "offset")
+
+    def __init__(
+        self, allow: Sequence[str], *, python: Path, cache: Path | None = None, plan_s: float = PLAN_S
+    ) -> None:
+        """Raises ConfigError for an entry of `allow` that names no package."""
+        self._allowed = {canonicalize_name(found.name): found for found in map(_allowed, allow)}
+        if not self._allowed:
+            raise ConfigError("tools.install_allow names no package: there is nothing to install")
+        self._python = python
+        self._cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lzero" / "wheels"
+        self._plan_s = plan_s
+        self._plans: dict[str, tuple[Wheel, ...]] = {}
+        self._files: dict[str, Path] = {}
+        self._planning = asyncio.Lock()
+        self.description = (
+            "install(package: str) -> str\nInstalls a package that can then be imported: a name, with or without versions "
+            f'("name==1.2"). Allowed are {", ".join(map(str, self._allowed.values()))}.'
+        )
+        self.kernel_source = KERNEL_SOURCE.replace("DESCRIPTION", self.description.replace("\\", "").replace('"', "'"))
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        """A plan, or a piece of a wheel. Raises ToolError: the agent's fault for a package that is not allowed or that there is not,
+        the tool's where pip or the index does not work."""
+        match arguments:
+            case {"package": str(package), **rest} if not rest:
+                async with self._planning:
+                    return {
+                        "wheels": [msgspec.to_builtins(wheel) for wheel in await self._plan(self._requirement(package))]
+                    }
+            case {"wheel": str(wheel), "offset": int(offset), **rest} if (
+                not rest and wheel in self._files and offset >= 0
+            ):
+                return await asyncio.to_thread(_piece, self._files[wheel], offset)
+        raise ToolError('install takes the name of a package, as in install("humanize")', fault="agent")
+
+    def _requirement(self, package: str) -> str:
+        """What to ask pip for. Raises ToolError unless it is one package of the list, in versions of the list."""
+        try:
+            asked = Requirement(package[:200])
+        except InvalidRequirement:
+            asked = None
+        if asked is None or asked.url or asked.marker:
+            raise ToolError(f"{package[:80]!r} is not the name of a package, with or without versions", fault="agent")
+        allowed = self._allowed.get(canonicalize_name(asked.name))
+        if allowed is None:
+            raise ToolError(
+                f"{asked.name} may not be installed; allowed are {', '.join(map(str, self._allowed.values()))}",
+                fault="agent",
+            )
+        extras = f"[{','.join(sorted(asked.extras))}]" if asked.extras else ""
+        return f"{asked.name}{extras}{asked.specifier & allowed.specifier}"
+
+    async def _plan(self, requirement: str) -> tuple[Wheel, ...]:
+        if requirement in self._plans:
+            return self._plans[requirement]
+        try:
+            async with asyncio.timeout(self._plan_s):
+                with tempfile.TemporaryDirectory(prefix="lzero-install-") as directory:
+                    chosen = await self._resolve(requirement, Path(directory))
+                    self._check(requirement, chosen)
+                    wheels = tuple([await self._keep(one, Path(directory)) for one in chosen])
+        except TimeoutError:
+            raise ToolError(f"pip did not find {requirement} within {self._plan_s:g} s", fault="tool") from None
+        except OSError as error:
+            raise ToolError(f"cannot install {requirement}: {error}", fault="tool") from None
+        size = sum(wheel.size for wheel in wheels)
+        if size > MAX_BYTES:
+            raise ToolError(
+                f"{requirement} is too large: {size:,} bytes with all it needs, and {MAX_BYTES:,} can be installed",
+                fault="agent",
+            )
+        self._plans[requirement] = wheels
+        return wheels
+
+    async def _resolve(self, requirement: str, directory: Path) -> list[_Chosen]:
+        """What pip would add to the kernel environment, nothing of which it may change."""
+        installed = await _output([str(self._python), "-I", "-c", _INSTALLED])
+        constraints = [f"{name}=={version}" for name, version in json.loads(installed)]
+        constraints += [f"{name}{found.specifier}" for name, found in self._allowed.items() if found.specifier]
+        (directory / "constraints.txt").write_text("\n".join(constraints))
+        report = directory / "report.json"
+        await self._pip(
+            "install",
+            "--dry-run",
+            "--report",
+            str(report),
+            "--constraint",
+            str(directory / "constraints.txt"),
+            requirement,
+        )
+        return [_chosen(entry) for entry in json.loads(report.read_text(encoding="utf-8"))["install"]]
+
+    def _check(self, requirement: str, chosen: Sequence[_Chosen]) -> None:
+        missing = [one.name for one in chosen if one.name not in self._allowed]
+        if missing:
+            raise ToolError(f"{requirement} needs {', '.join(missing[:20])}, which may not be installed", fault="agent")
+        if len(chosen) > MAX_WHEELS:
+            raise ToolError(f"{requirement} is too large: it takes {len(chosen)} packages", fault="agent")
+
+    async def _keep(self, chosen: _Chosen, directory: Path) -> Wheel:
+        """The wheel, from the cache or else downloaded to it."""
+        path = self._cache / chosen.sha256 / chosen.file_name
+        if not chosen.sha256 or not path.is_file():
+            downloaded = directory / f"{chosen.name}.download"
+            await self._pip("download", "--no-deps", "--dest", str(downloaded), f"{chosen.name}=={chosen.version}")
+            (file,) = downloaded.iterdir()
+            path = await asyncio.to_thread(self._store, file)
+        digest = path.parent.name
+        self._files[digest] = path
+        return Wheel(name=chosen.name, version=chosen.version, size=path.stat().st_size, id=digest)
+
+    def _store(self, file: Path) -> Path:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        path = self._cache / digest / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as unfinished:
+            unfinished.write(file.read_bytes())
+        os.replace(unfinished.name, path)  # what has the final name is complete
+        return path
+
+    async def _pip(self, command: str, *arguments: str) -> None:
+        """Run pip as the kernel's interpreter would see it. Raises ToolError, with the last thing that it said."""
+        flags = ("--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
+        words = [sys.executable, "-m", "pip", "--python", str(self._python), command, *flags, *arguments]
+        try:
+            await _output(words)
+        except _Ended as error:
+            lines = [line for line in error.said.splitlines() if line.startswith("ERROR: ")] or error.said.splitlines()
+            last = (
+                re.sub(r"//[^/@\s]+@", "//", lines[-1].removeprefix("ERROR: "))[:300]
+                if lines
+                else "it does not say why"
+            )
+            fault: Any = "tool" if not lines or _NO_INDEX.search(error.said) else "agent"
+            raise ToolError(f"pip cannot find {arguments[-1]}: {last}", fault=fault) from None
+
+
+class _Ended(Exception):
+    """A program that ended with an error."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(said)
+        self.said = said
+
+
+async def _output(words: Sequence[str]) -> str:
+    """What a program wrote to its standard output. Raises _Ended; cancelled, it leaves no process."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *words,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        output, errors = await process.communicate()
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # pip has started a child
+    if process.returncode != 0:
+        raise _Ended((output + errors).decode("utf-8", "replace"))
+    return output.decode("utf-8", "replace")
+
+
+def _allowed(entry: str) -> Requirement:
+    try:
+        found = Requirement(entry)
+    except InvalidRequirement as error:
+        raise ConfigError(f"tools.install_allow: {entry!r} names no package: {error}") from None
+    if found.url or found.marker or found.extras:
+        raise ConfigError(f'tools.install_allow: {entry!r} is more than a name with versions, as in "attrs>=23"')
+    return found
+
+
+def _chosen(entry: dict[str, Any]) -> _Chosen:
+    """One line of pip's report. Raises ToolError for what is no wheel."""
+    file_name = unquote(urlsplit(entry["download_info"]["url"]).path).rpartition("/")[2]
+    try:
+        name, version, _, _ = parse_wheel_filename(file_name)
+    except InvalidWheelFilename:
+        raise ToolError(f"{file_name[:100]!r} is no wheel, and nothing else is installed", fault="tool") from None
+    digest = entry["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256", "")
+    return _Chosen(name, str(version), file_name, digest if re.fullmatch(r"[0-9a-f]{64}", digest) else "")
+
+
+def _piece(path: Path, offset: int) -> str:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return base64.b64encode(file.read(PIECE_BYTES)).decode()

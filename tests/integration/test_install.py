@@ -1,0 +1,210 @@
+"""`install`: wheels built here, found by the real pip, unpacked and imported in a real session."""
+
+import os
+import socket
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+from repl_sessions import run, value
+
+from lzero.agent.broker import Broker
+from lzero.config import ReplConfig
+from lzero.errors import ConfigError, ToolError
+from lzero.repl import LocalPool, environment
+from lzero.tools import install as module
+from lzero.tools.install import Install
+from lzero.types import Error, Json, Task
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+TASK = Task(id="none", question="?", answers=("!",))
+
+
+class Nobody:
+    task = TASK
+
+    async def read_file(self, path: str) -> bytes:
+        raise AssertionError(path)
+
+
+def wheel(
+    directory: Path,
+    name: str,
+    version: str,
+    files: dict[str, bytes],
+    *,
+    needs: tuple[str, ...] = (),
+    tag: str = "py3-none-any",
+) -> None:
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + "".join(
+        f"Requires-Dist: {one}\n" for one in needs
+    )
+    with zipfile.ZipFile(directory / f"{name}-{version}-{tag}.whl", "w") as archive:
+        for path, data in files.items():
+            archive.writestr(path, data)
+        archive.writestr(f"{info}/METADATA", metadata)
+        archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package index that is a directory, by pip's own settings."""
+    directory = tmp_path / "index"
+    directory.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    for name, setting in (("PIP_CONFIG_FILE", os.devnull), ("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(directory))):
+        monkeypatch.setenv(name, setting)
+    code = b"from .deep import ANSWER\n"
+    wheel(directory, "tiny", "1.0", {"tiny/__init__.py": code, "tiny/deep/__init__.py": b"ANSWER = 41\n"})
+    wheel(directory, "tiny", "1.1", {"tiny/__init__.py": code, "tiny/deep/__init__.py": b"ANSWER = 42\n"})
+    wheel(directory, "tiny", "1.2", {"tiny/__init__.py": b""}, tag="cp27-cp27m-win32")
+    extra = {
+        "needy.py": b"import tiny, numpy\n",
+        "needy-1.0.data/purelib/beside.py": b"",
+        "needy-1.0.data/scripts/run": b"#",
+    }
+    wheel(directory, "needy", "1.0", extra, needs=("tiny>=1", "numpy"))
+    wheel(directory, "stranger", "1.0", {"stranger.py": b""}, needs=("needy", "unheard"))
+    wheel(directory, "unheard", "1.0", {"unheard.py": b""})
+    wheel(directory, "newer", "1.0", {"newer.py": b""}, needs=("numpy>=99",))
+    return directory
+
+
+def tool(tmp_path: Path, *allow: str, plan_s: float = module.PLAN_S) -> Install:
+    python = environment.find(ReplConfig()).python
+    return Install(allow, python=python, cache=tmp_path / "cache", plan_s=plan_s)
+
+
+async def refusal(tool: Install, **arguments: Json) -> tuple[str, str]:
+    with pytest.raises(ToolError) as raised:
+        await tool.call(arguments, Nobody())
+    return raised.value.fault, str(raised.value)
+
+
+async def test_a_package_and_what_it_needs_are_installed_and_imported(
+    index: Path, tmp_path: Path, pool: LocalPool
+) -> None:
+    install = tool(tmp_path, "tiny", "needy")
+    broker = Broker(TASK, [install], Nobody().read_file)
+    repl = await pool.open(broker.tools, broker.on_call, seed=0)
+    assert await value(repl, "install('needy')") == (
+        r"'installed needy 1.0: import beside, needy\ninstalled tiny 1.1: import tiny'"
+    )
+    assert await value(repl, "import needy, beside, tiny\ntiny.ANSWER") == "42"
+    assert await value(repl, "install('Tiny>=1.1')") == "'Tiny>=1.1 is installed already'"
+    assert await value(repl, "install.__doc__") == repr(install.description.replace('"', "'"))
+    assert await repl.files() == ()  # the workspace holds what the agent wrote, and no packages
+    (error,) = [output for output in (await run(repl, "install('tiny==1.0')")).outputs if isinstance(output, Error)]
+    assert error.evalue == "tiny 1.1 is installed already, and a session has one version of a package"
+    await repl.close()
+
+
+async def test_a_large_wheel_comes_in_pieces(
+    index: Path, tmp_path: Path, pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = os.urandom(300_000)
+    wheel(index, "large", "2.0", {"large/__init__.py": b"", "large/noise": noise})
+    monkeypatch.setattr(module, "PIECE_BYTES", 100_000)
+    broker = Broker(TASK, [tool(tmp_path, "large")], Nobody().read_file)
+    repl = await pool.open(broker.tools, broker.on_call, seed=0)
+    assert await value(repl, "install('large')") == "'installed large 2.0: import large'"
+    assert [call.name for call in broker.take_calls()] == ["install"] * 5
+    code = "import large, pathlib\nlen(pathlib.Path(large.__file__).with_name('noise').read_bytes())"
+    assert await value(repl, code) == "300000"
+    await repl.close()
+
+
+async def test_wheels_are_kept_and_a_plan_is_made_once(index: Path, tmp_path: Path) -> None:
+    install = tool(tmp_path, "tiny")
+    first = await install.call({"package": "tiny"}, Nobody())
+    (kept,) = (tmp_path / "cache").rglob("*.whl")
+    assert kept.name == "tiny-1.1-py3-none-any.whl"
+    for file in index.iterdir():
+        file.unlink()
+    assert await install.call({"package": "tiny"}, Nobody()) == first
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "",
+        "../tiny",
+        "tiny @ file:///etc",
+        "https://host/tiny.whl",
+        "--pre",
+        "-r x",
+        "tiny; os_name=='x'",
+        "tiny\n--pre",
+        ".",
+    ],
+)
+async def test_only_names_and_versions_are_packages(tmp_path: Path, package: str) -> None:
+    fault, text = await refusal(tool(tmp_path, "tiny"), package=package)
+    assert fault == "agent"
+    assert "is not the name of a package" in text
+
+
+async def test_what_is_not_allowed_is_refused_with_its_names(index: Path, tmp_path: Path) -> None:
+    install = tool(tmp_path, "stranger", "newer", "tiny<1.1")
+    assert await refusal(install, package="requests") == (
+        "agent",
+        "requests may not be installed; allowed are stranger, newer, tiny<1.1",
+    )
+    assert await refusal(install, package="stranger") == (
+        "agent",
+        "stranger needs needy, unheard, which may not be installed",
+    )
+    assert not list(tmp_path.rglob("cache/**/*.whl"))
+    fault, text = await refusal(install, package="tiny==1.1")
+    assert (fault, text.partition(":")[0]) == ("agent", "pip cannot find tiny<1.1,==1.1")
+    fault, text = await refusal(install, package="newer")  # what the kernel environment holds is not changed
+    assert fault == "agent"
+    assert await install.call({"package": "tiny"}, Nobody()) == await install.call({"package": "tiny>=0"}, Nobody())
+
+
+async def test_what_is_too_large_is_told_before_it_is_sent(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    fault, text = await refusal(tool(tmp_path, "tiny"), package="tiny")
+    assert fault == "agent"
+    assert "tiny is too large: " in text
+
+
+async def test_pieces_are_of_wheels_that_were_planned(tmp_path: Path) -> None:
+    install = tool(tmp_path, "tiny")
+    for arguments in ({"wheel": "../../etc/passwd", "offset": 0}, {"wheel": "0" * 64, "offset": 0}, {}, {"package": 1}):
+        assert (await refusal(install, **arguments))[0] == "agent"
+
+
+async def test_an_index_that_does_not_answer_is_not_the_agents_fault(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://me:hidden@127.0.0.1:9/simple")
+    fault, text = await refusal(tool(tmp_path, "tiny"), package="tiny")
+    assert fault == "tool"
+    assert "hidden" not in text
+
+
+async def test_pip_has_a_deadline_and_leaves_no_process(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+        fault, text = await refusal(tool(tmp_path, "tiny", plan_s=3.0), package="tiny")
+    assert (fault, text) == ("tool", "pip did not find tiny within 3 s")
+    assert not [child for child in psutil.Process().children(recursive=True) if "pip" in child.cmdline()]
+
+
+@pytest.mark.parametrize("entry", ["", "a b", "tiny @ https://host/x.whl", "tiny[extra]", "--pre"])
+async def test_an_allow_list_holds_names_and_versions(entry: str) -> None:
+    with pytest.raises(ConfigError, match=r"tools\.install_allow"):
+        Install([entry], python=Path("python"))
