@@ -226,6 +226,11 @@ class ToolsConfig(Section):
     env_file: str = Field(
         "", description="File of keys, NAME=value a line; empty: .env, if there is one. The environment wins."
     )
+    install_allow: tuple[str, ...] = Field(
+        (),
+        description='Packages that `install` may bring into a session, each with or without versions ("attrs>=23"); what they need must be '
+        "among them, or in the kernel environment.",
+    )
 
     @pydantic.model_validator(mode="after")
     def _every_key_acts(self) -> Self:

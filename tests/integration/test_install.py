@@ -10,9 +10,10 @@ import pytest
 from repl_sessions import run, value
 
 from lzero.agent.broker import Broker
-from lzero.config import ReplConfig
+from lzero.config import ReplConfig, load_config
 from lzero.errors import ConfigError, ToolError
 from lzero.repl import LocalPool, environment
+from lzero.rollout.build import open_tools
 from lzero.tools import install as module
 from lzero.tools.install import Install
 from lzero.types import Error, Json, Task
@@ -208,3 +209,17 @@ async def test_pip_has_a_deadline_and_leaves_no_process(
 async def test_an_allow_list_holds_names_and_versions(entry: str) -> None:
     with pytest.raises(ConfigError, match=r"tools\.install_allow"):
         Install([entry], python=Path("python"))
+
+
+async def test_it_is_off_until_packages_are_named_and_fits_this_machines_sessions_only(index: Path) -> None:
+    settings = ["agent.tools=['install']", "tools.install_allow=['tiny']"]
+    (install,) = open_tools(load_config(None, settings))
+    assert install.name == "install"
+    assert "Allowed are tiny." in install.description
+    for changed, problem in (
+        (settings[:1], "is off until tools.install_allow names packages"),
+        ([*settings, "repl.tier=unsandboxed"], "fits packages to this machine's kernel environment"),
+        ([*settings, "repl.servers=['ws://host:1']"], "fits packages to this machine's kernel environment"),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            open_tools(load_config(None, changed))

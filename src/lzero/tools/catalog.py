@@ -11,15 +11,25 @@ from lzero.protocols import Tool
 CACHE_FILE = "answers.sqlite"
 
 
-def open_tool(name: str, config: Config) -> Tool:
-    """The tool of that name, as [tools] has it. Raises ConfigError for a name that there is not, a key or a library that is missing."""
+KernelPython = Callable[[], Path]
+"""Tells the interpreter of the kernel environment. Raises ConfigError where that is on another machine."""
+
+
+def _no_kernel() -> Path:
+    raise ConfigError("install needs to know the kernel environment")
+
+
+def open_tool(name: str, config: Config, *, kernel_python: KernelPython = _no_kernel) -> Tool:
+    """The tool of that name, as [tools] has it; `kernel_python` is asked for `install` alone.
+
+    Raises ConfigError for a name that there is not, a key or a library that is missing."""
     if name not in CATALOG:
         (nearest,) = get_close_matches(name, CATALOG, n=1, cutoff=0.0)
         raise ConfigError(
             f'agent.tools: there is no tool {name!r}; did you mean "{nearest}"? There are {", ".join(CATALOG)}, and tools of your own '
             'as "package.module:name"'
         )
-    return CATALOG[name](config)
+    return _install(config, kernel_python) if name == INSTALL else CATALOG[name](config)
 
 
 def _web_search(config: Config) -> Tool:
@@ -84,6 +94,12 @@ def _read_page(config: Config) -> Tool:
     return _wrapped(made, config, version=f"{tools.reader} {tools.reader_url} {tools.page_tokens}")
 
 
+def _install(config: Config, kernel_python: KernelPython = _no_kernel) -> Tool:
+    from lzero.tools.install import Install
+
+    return Install(config.tools.install_allow, python=kernel_python())
+
+
 def _wrapped(tool: Tool, config: Config, *, version: str) -> Tool:
     """A tool that leans on a service, as [tools] wants it asked."""
     from lzero.tools.cache import Cached
@@ -103,4 +119,9 @@ def _host_of(url: str) -> tuple[str, ...]:
     return (urlsplit(url).netloc.rpartition("@")[2],) if url else ()
 
 
-CATALOG: Mapping[str, Callable[[Config], Tool]] = {"web_search": _web_search, "read_page": _read_page}
+INSTALL = "install"
+CATALOG: Mapping[str, Callable[[Config], Tool]] = {
+    "web_search": _web_search,
+    "read_page": _read_page,
+    INSTALL: _install,
+}

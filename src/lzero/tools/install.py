@@ -134,7 +134,7 @@ class Install:
         """Raises ConfigError for an entry of `allow` that names no package."""
         self._allowed = {canonicalize_name(found.name): found for found in map(_allowed, allow)}
         if not self._allowed:
-            raise ConfigError("tools.install_allow names no package: there is nothing to install")
+            raise ConfigError("the tool install is off until tools.install_allow names packages")
         self._python = python
         self._cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lzero" / "wheels"
         self._plan_s = plan_s
