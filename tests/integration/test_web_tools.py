@@ -12,6 +12,8 @@ from lzero.config import Config, load_config
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool
 from lzero.tools.catalog import CATALOG, open_tool
+from lzero.tools.read_page import LocalReader
+from lzero.tools.web import WebClient
 from lzero.types import Json, Task
 
 CONTEXT: Any = SimpleNamespace(task=Task(id="t", question="Who?", answers=("Kato",)))
@@ -270,6 +272,16 @@ async def test_a_page_without_an_article_gives_all_its_text() -> None:
         assert "(the page holds no text)" in await text(tool, url=f"{server.url}/empty")
         assert "text" in await text(tool, url=f"{server.url}/broken")
         assert "URL: " in await text(tool, url=f"{server.url}/deep")
+
+
+async def test_a_page_that_is_made_to_be_hard_gives_its_text() -> None:
+    attributes = " ".join(f"a{number}=1" for number in range(300_000))
+    hard = f"<title>Hard</title><script>if (a < b) evil()</script><p {attributes}>One&amp;<b>two</b></p><style>p {{}}</style><p>three"
+    async with serving(pages({"/": response(hard.encode(), content_type="text/html")})) as server:
+        client = WebClient(allow_hosts=[server.host])
+        page = await LocalReader(client, cpu_s=2)(f"{server.url}/")
+        assert page.text == "Hard\nOne&two\nthree"
+        assert "layout could not be read" in page.note
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Hostile files, read in a process of their own: as Markdown or text, or, of an image, as a small copy.
+"""Hostile files and pages, read in a process of their own: as Markdown or text, or, of an image, as a small copy.
 
     converter = Converter()
     await converter.text(data, "report.pdf", part="3-5")
@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -32,6 +33,7 @@ PROCESSES = 2
 """Files that are read at once."""
 ANSWER_BYTES = 16_000_000
 LIBRARIES = ("bs4", "charset_normalizer", "mammoth", "markdownify", "openpyxl", "PIL", "pptx", "pypdf")
+PAGE_LIBRARIES = ("trafilatura", "lxml_html_clean")
 _INSIDE = Path(__file__).parent / "inside"
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # each thread of it would take address space
 
@@ -46,13 +48,23 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Converter:
-    """Reads files, a few at a time. Raises ConfigError when made without the libraries of the extra `files`."""
+    """Reads files (`reads="files"`) or web pages ("web"), a few at a time. Raises ConfigError when made without the libraries of the
+    extra of that name."""
 
-    def __init__(self, *, memory_bytes: int = MEMORY_BYTES, cpu_s: int = CPU_S, wall_s: float = WALL_S) -> None:
-        missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    def __init__(
+        self,
+        *,
+        reads: Literal["files", "web"] = "files",
+        memory_bytes: int = MEMORY_BYTES,
+        cpu_s: int = CPU_S,
+        wall_s: float = WALL_S,
+    ) -> None:
+        libraries = LIBRARIES if reads == "files" else PAGE_LIBRARIES
+        missing = [name for name in libraries if importlib.util.find_spec(name) is None]
         if missing:
+            what = "files" if reads == "files" else "web pages"
             raise ConfigError(
-                f"reading files needs pip install 'lzero[files]' ({', '.join(missing)} cannot be imported)"
+                f"reading {what} needs pip install 'lzero[{reads}]' ({', '.join(missing)} cannot be imported)"
             )
         self._limits = {"memory_bytes": memory_bytes, "cpu_s": cpu_s}
         self._wall_s = wall_s
@@ -66,6 +78,11 @@ class Converter:
         if answer.text is None:
             raise ToolError(f"the reader of {name} answered without a text", fault="tool")
         return answer.text
+
+    async def page(self, html: str, url: str) -> str:
+        """The content of a web page as Markdown. Raises as `text` does."""
+        answer = await self._ask({"image": False, "url": url}, html.encode(errors="replace"), "the page")
+        return answer.text or ""
 
     async def image(self, data: bytes, name: str, *, max_side: int = MAX_SIDE) -> tuple[str, bytes]:
         """(media type, bytes) of a copy of an image, no side longer than `max_side`. Raises as `text` does."""

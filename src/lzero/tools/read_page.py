@@ -1,11 +1,11 @@
 """The tool `read_page`: a page of the web as Markdown, by trafilatura here, or by a Jina reader (r.jina.ai, or one's own).
 
-A site that is down or refuses is told to the agent, which may turn to another one: what stands on the web is no failure of ours.
+A page is hostile: its HTML is taken apart in a process of its own (tools/inside). A site that is down or refuses is told to the
+agent, which may turn to another one: what stands on the web is no failure of ours.
 """
 
 import asyncio
 import html
-import logging
 import random
 import re
 from collections.abc import Awaitable, Callable
@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from msgspec import Struct
 
-from lzero.errors import ConfigError, ToolError
+from lzero.errors import ToolError
 from lzero.protocols import Tool
+from lzero.tools.converter import Converter
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret
 from lzero.tools.retry import Backoff, ServiceError, retrying
@@ -22,6 +23,11 @@ from lzero.tools.web import Answer, WebClient, ask_service
 
 JINA_URL = "https://r.jina.ai/"
 JINA_VARIABLE = "JINA_API_KEY"
+CPU_S = 10
+"""Processor seconds that the layout of a page may take: enough for a megabyte of HTML."""
+WALL_S = 25.0
+FETCH_S = 30.0
+"""What all tries of a fetch may take; with WALL_S it stays below the deadline of a tool call."""
 CHARS_PER_TOKEN = 4
 """About; a budget in tokens is kept in characters, for tokens depend on the model."""
 _HTML = ("text/html", "application/xhtml+xml")
@@ -35,8 +41,9 @@ _CHARSETS = re.compile(
 """Encodings of text, but for those that take quadratic time or are none (punycode, hex, …)."""
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,1000})", re.IGNORECASE)
 _HEAD_CHARS = 100_000
-_FEW_CHARS = 200
-"""An extract shorter than this may have missed the content; then the page's whole text is looked at too."""
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)?[^<>]*>")
+_INLINE = frozenset(("a", "abbr", "b", "code", "em", "i", "span", "strong", "sub", "sup", "u", "wbr"))
+_UNSEEN = frozenset(("script", "style", "template", "noscript"))
 
 
 class Page(Struct, frozen=True, kw_only=True):
@@ -74,25 +81,28 @@ def make_read_page(read: Reader, *, max_tokens: int = 100_000) -> Tool:
 class LocalReader:
     """Fetches a page itself and extracts its content."""
 
-    def __init__(self, client: WebClient, *, tries: int = 3, seed: int = 0) -> None:
+    def __init__(self, client: WebClient, *, tries: int = 3, seed: int = 0, cpu_s: int = CPU_S) -> None:
         """Raises ConfigError where the extractor is not installed."""
-        try:
-            import trafilatura  # noqa: F401
-        except ImportError:
-            raise ConfigError('tools.reader = "local" needs an extractor: pip install "lzero[web]"') from None
         self._client = client
+        self._converter = Converter(reads="web", cpu_s=cpu_s, wall_s=WALL_S)
         self._backoff = Backoff(tries=tries)
         self._source = random.Random(seed)
 
     async def __call__(self, url: str) -> Page:
         try:
-            answer = await retrying(lambda: self._fetch(url), self._backoff, self._source)
+            answer = await retrying(lambda: self._fetch(url), self._backoff, self._source, patience_s=FETCH_S)
         except ServiceError as error:
             raise ToolError(f"{error}; try another page", fault="agent") from None
         note = f"only the first {len(answer.body):,} bytes of it were read" if answer.cut else ""
         if answer.media_type in _HTML or (not answer.media_type and answer.body.lstrip()[:1] == b"<"):
             text = _decoded(answer)
-            content = await asyncio.to_thread(_markdown, text, answer.url)
+            try:
+                content = await self._converter.page(text, answer.url)
+            except ToolError as error:  # it is too large, or made to be hard
+                if error.fault == "tool":
+                    raise
+                content = await asyncio.to_thread(_plain, text)
+                note = f"its layout could not be read, this is all of its text{'; ' if note else ''}{note}"
             return Page(title=_title(text), url=answer.url, text=content, note=note)
         if (answer.media_type and not _TEXT.fullmatch(answer.media_type)) or b"\0" in answer.body[:1_024]:
             kind = answer.media_type or "binary file"
@@ -163,19 +173,24 @@ class JinaReader:
         )
 
 
-def _markdown(text: str, url: str) -> str:
-    """The content of an HTML page. Where the extractor finds little, all of its text."""
-    from trafilatura import extract, html2txt
-
-    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # of a page without content it complains on stderr
-    content = str(
-        extract(text, url=url, output_format="markdown", include_links=True, include_tables=True, favor_recall=True)
-        or ""
-    )
-    if len(content) >= _FEW_CHARS:
-        return content
-    whole = str(html2txt(text) or "")
-    return whole if len(whole) > 2 * len(content) else content
+def _plain(text: str) -> str:
+    """All text of an HTML page, in a time that follows from its length whatever it holds."""
+    parts: list[str] = []
+    end, unseen = 0, ""
+    for tag in _TAG.finditer(text):
+        closes, name = bool(tag[1]), (tag[2] or "").lower()
+        if not unseen:
+            parts.append(text[end : tag.start()])
+            if name not in _INLINE:
+                parts.append("\n")
+            if name in _UNSEEN and not closes:
+                unseen = name
+        elif closes and name == unseen:
+            unseen = ""
+        end = tag.end()
+    parts.append("" if unseen else text[end:])
+    lines = (" ".join(line.split()) for line in html.unescape("".join(parts)).splitlines())
+    return "\n".join(line for line in lines if line)
 
 
 def _decoded(answer: Answer) -> str:

@@ -69,6 +69,10 @@ def answer(request: dict[str, Any], data: bytes) -> dict[str, str]:
 
             media_type, image = small(data, request["max_side"])
             return {"media_type": media_type, "image": base64.b64encode(image).decode()}
+        if request.get("url"):
+            from pages import markdown
+
+            return {"text": markdown(data, request["url"]).encode(errors="replace").decode()}
         from convert import text_of
 
         text = text_of(data, request["name"], request["part"], request["start"], request["max_chars"])
