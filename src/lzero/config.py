@@ -58,7 +58,7 @@ class TasksConfig(Section):
     corpus: str = Field(
         "",
         description="What `search` looks in: a .jsonl/.jsonl.gz/.parquet file of passages (title, text), or a directory of such files and "
-        "of documents (text, Markdown, HTML); empty: each task's own passages.",
+        "of documents (text, Markdown, HTML, PDF, Word, PowerPoint); empty: each task's own passages.",
     )
     search_results: Count = Field(1, description="Passages that one `search` returns.")
     snippet_chars: Count = Field(1000, description="Characters of a passage that `search` returns.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_documents import docx, paragraph, pdf
 
 from lzero.data.files import read_passages
 from lzero.errors import DataError
@@ -140,6 +141,18 @@ def test_what_cannot_be_a_corpus_is_told(tmp_path: Path) -> None:
     deep = write(tmp_path / "deep", a_html="<div>" * 5_000 + "x")
     with pytest.raises(DataError, match=r"a\.html: elements are nested too deep"):
         open_corpus(deep, never, cache=tmp_path / "cache")
+
+
+def test_pages_of_documents_are_found_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf("Founded by Titu.", "The rival is Kato."))
+    (tmp_path / "b.docx").write_bytes(docx(paragraph("Umi", "Heading1") + paragraph("A lake.")))
+    index = open_corpus(tmp_path, read_passages, cache=tmp_path / "cache")
+    assert index.search("kato", limit=1) == [Passage(title="a.pdf › Page 2", text="The rival is Kato.")]
+    assert index.search("lake", limit=1) == [Passage(title="b.docx › Umi", text="A lake.")]
+    assert len(index) == 3
+    (tmp_path / "c.pdf").write_bytes(b"%PDF-1.7 no more")
+    with pytest.raises(DataError, match=r"c\.pdf: it is broken, .*; mend it, or move it away"):
+        open_corpus(tmp_path, read_passages, cache=tmp_path / "cache")
 
 
 def test_a_name_that_is_no_text_is_shown_as_far_as_it_is(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """A corpus of one's own: a passage file, or a directory of documents, as passages and as an index.
 
-    index = open_corpus(Path("handbook"), read_passages)     # .md, .txt, .html, .jsonl, .parquet
+    index = open_corpus(Path("handbook"), read_passages)     # .md, .txt, .html, .pdf, .docx, .jsonl, .parquet
     index.search("holiday carried over", limit=3)
 
 A row of a passage file is a passage as it is: whoever wrote the file has split it. Documents are split here, at the borders of
-paragraphs; the title of each passage is the document's path and, in Markdown and HTML, the headings that it stands under.
+paragraphs; the title of each passage is the document's path and, but for plain text, the headings (or the page) that it stands under.
 """
 
+import asyncio
 import functools
 import hashlib
 import os
@@ -14,7 +15,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from lzero.errors import ConfigError, DataError
+from lzero.errors import ConfigError, DataError, ToolError
+from lzero.tools.converter import Converter
 from lzero.tools.search import FORMAT, PassageIndex, content_hash
 from lzero.types import Passage
 
@@ -29,7 +31,12 @@ ROWS = (".jsonl", ".jsonl.gz", ".parquet")
 TEXT = (".txt", ".text", ".rst")
 MARKDOWN = (".md", ".markdown")
 HTML = (".html", ".htm", ".xhtml")
-SUFFIXES = (*ROWS, *TEXT, *MARKDOWN, *HTML)
+CONVERTED = (".pdf", ".docx", ".pptx")
+SUFFIXES = (*ROWS, *TEXT, *MARKDOWN, *HTML, *CONVERTED)
+DOCUMENT_CHARS = 2_000_000
+"""Longest document that is converted: a few books."""
+CONVERTING_S = 600
+"""Seconds that one may take."""
 _SPLITTING = 1
 """Raised when documents are split otherwise: older indexes are then made anew."""
 _HEADING = re.compile(r"(#{1,6})\s+(\S.*?)\s*#*\s*$")
@@ -41,8 +48,8 @@ def open_corpus(path: Path, read_rows: ReadRows, *, cache: Path | None = None) -
     """The index of a passage file or a directory, made once and kept in `cache` under the hash of what the files hold.
 
     Of their contents, not of their times: a copy of a directory, or a fresh checkout of it, is found again, and a file that was changed
-    within its old size and time is not missed; hashing costs about a second for a gigabyte, once a run. Raises DataError; ConfigError
-    where a library for a file's format is missing.
+    within its old size and time is not missed; hashing costs about a second for a gigabyte, once a run. Not for the thread of an event
+    loop. Raises DataError; ConfigError where a library for a file's format is missing.
     """
     if not path.is_dir():
         return PassageIndex.of_file(path, read_rows, cache=cache)
@@ -157,9 +164,11 @@ def _document(file: Path, title: str) -> Iterator[Passage]:
         data = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    text = _decoded(data, file)
-    if _is(file, HTML):
-        text = _markdown(text, file)
+    if _is(file, CONVERTED):
+        text = _converted(data, file)
+    else:
+        text = _decoded(data, file)
+        text = _markdown(text, file) if _is(file, HTML) else text
     yield from split(text, title, headings=not _is(file, TEXT))
 
 
@@ -172,6 +181,17 @@ def _decoded(data: bytes, file: Path) -> str:
             f"{file}: not a text in UTF-8 (byte {error.start:,} is 0x{data[error.start]:02x}); save it as UTF-8, or move it away"
         ) from None
     return text.replace("\0", "\ufffd")
+
+
+def _converted(data: bytes, file: Path) -> str:
+    converter = Converter(cpu_s=CONVERTING_S, wall_s=4.0 * CONVERTING_S)
+    try:
+        text = asyncio.run(converter.text(data, str(file), max_chars=DOCUMENT_CHARS))
+    except ToolError as error:
+        raise DataError(f"{error}; mend it, or move it away") from None
+    if len(text) > DOCUMENT_CHARS:
+        raise DataError(f"{file}: holds more than {DOCUMENT_CHARS:,} characters; split it")
+    return text if _is(file, (".docx",)) else text.partition("\n")[2]  # the first line counts the pages
 
 
 def _markdown(html: str, file: Path) -> str:
