@@ -1,9 +1,9 @@
 """A corpus of one's own: what a directory's passages are, and an index that is made once per content."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -29,9 +29,11 @@ def passages(directory: Path) -> list[Passage]:
     return list(read_corpus(directory, read_passages))
 
 
-def num_found(arguments: tuple[str, str]) -> int:
-    directory, cache = arguments
-    return len(open_corpus(Path(directory), read_passages, cache=Path(cache)).search("titu", limit=9))
+OPEN = """
+import sys; from pathlib import Path
+from lzero.data.files import read_passages; from lzero.tools.corpus import open_corpus
+print(len(open_corpus(Path(sys.argv[1]), read_passages, cache=Path(sys.argv[2])).search("titu", limit=9)))
+"""
 
 
 def test_every_format_of_a_directory_is_read_in_the_order_of_paths(tmp_path: Path) -> None:
@@ -114,9 +116,9 @@ def test_one_file_is_indexed_as_ever(tmp_path: Path) -> None:
 
 def test_several_processes_may_open_one_corpus_at_once(tmp_path: Path) -> None:
     directory = write(tmp_path / "docs", a_md="Titu. " * 50_000)
-    with ProcessPoolExecutor(3, get_context("spawn")) as processes:
-        found = list(processes.map(num_found, [(str(directory), str(tmp_path / "cache"))] * 3))
-    assert found == [9, 9, 9]
+    command = [sys.executable, "-c", OPEN, str(directory), str(tmp_path / "cache")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["9\n"] * 3
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
