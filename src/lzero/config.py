@@ -100,8 +100,8 @@ class AgentConfig(Section):
     question_suffix: str = Field("", description="Put after a question.")
     tools: tuple[str, ...] = Field(
         (),
-        description='Tools beside `search`: names of our own ("web_search", "read_page"; see [tools]), or import paths '
-        '"package.module:name" of objects (`protocols.Tool`, as `@tool` makes them).',
+        description='Tools beside `search`: names of our own ("web_search", "read_page", "inspect_file", "look"; see [tools]), or '
+        'import paths "package.module:name" of objects (`protocols.Tool`, as `@tool` makes them).',
     )
 
     @pydantic.model_validator(mode="after")
@@ -222,6 +222,19 @@ class ToolsConfig(Section):
     )
     proxy: str = Field(
         "", description="HTTP proxy of the web tools, as http://host:port; empty: none, whatever the environment says."
+    )
+    file_chars: int = Field(
+        20_000,
+        ge=1,
+        le=500_000,
+        description="Characters of a file that one `inspect_file` returns; the next ones are asked for.",
+    )
+    vision_url: str = Field(
+        "https://api.openai.com/v1", description="OpenAI-compatible endpoint of the model that answers `look`."
+    )
+    vision_model: str = Field("", description="That model's name, as the endpoint knows it.")
+    vision_key: str = Field(
+        "OPENAI_API_KEY", description="Variable that holds the endpoint's key; empty: it asks for none."
     )
     env_file: str = Field(
         "", description="File of keys, NAME=value a line; empty: .env, if there is one. The environment wins."

@@ -17,8 +17,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lzero.agent.broker import Context
+from lzero.config import load_config
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool
+from lzero.tools.catalog import open_tool
 from lzero.tools.converter import MAX_SIDE, Converter
 from lzero.tools.look import MAX_ANSWER_CHARS, open_look
 from lzero.types import Json, Task
@@ -90,7 +92,8 @@ def reader(data: bytes) -> Callable[[str], Awaitable[bytes]]:
 
 
 def looking(vision: Vision, key_variable: str = "VISION_KEY") -> Tool:
-    return open_look(Converter(), base_url=vision.base_url, model="seer-2", key_variable=key_variable)
+    changes = [f"tools.vision_url={vision.base_url}", "tools.vision_model=seer-2", f"tools.vision_key={key_variable}"]
+    return open_tool("look", load_config(overrides=changes))
 
 
 async def ask(look: Tool, data: bytes = picture(30, 20), path: str = "a.png", question: str = "What is it?") -> Json:
@@ -201,7 +204,7 @@ def test_what_is_missing_is_told_before_work(monkeypatch: pytest.MonkeyPatch) ->
     url = "https://api.example.org/v1"
     with pytest.raises(ConfigError, match="the tool look needs a key: set VISION_KEY"):
         open_look(Converter(), base_url=url, model="m", key_variable="VISION_KEY")
-    with pytest.raises(ConfigError, match="needs a vision model"):
+    with pytest.raises(ConfigError, match=r"needs a vision model: set tools\.vision_model"):
         open_look(Converter(), base_url=url, model="")
     for wrong in ("", "api.example.org", "ftp://x/v1", "http://x:99999/v1", "http://x/v1?key=1"):
         with pytest.raises(ConfigError, match="is no URL"):

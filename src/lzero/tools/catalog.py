@@ -100,6 +100,31 @@ def _install(config: Config, kernel_python: KernelPython = _no_kernel) -> Tool:
     return Install(config.tools.install_allow, python=kernel_python())
 
 
+def _inspect_file(config: Config) -> Tool:
+    from lzero.tools.converter import Converter
+    from lzero.tools.inspect_file import make_inspect_file
+
+    return make_inspect_file(Converter(), max_chars=config.tools.file_chars)
+
+
+def _look(config: Config) -> Tool:
+    from lzero.tools.converter import Converter
+    from lzero.tools.look import open_look
+    from lzero.tools.retry import Backoff, Retried
+
+    tools = config.tools
+    look = open_look(
+        Converter(),
+        base_url=tools.vision_url,
+        model=tools.vision_model,
+        key_variable=tools.vision_key,
+        env_file=tools.env_file,
+        proxy=tools.proxy,
+    )
+    # Never from the cache: the same path and question are of another image after the next cell.
+    return Retried(look, Backoff(tries=tools.tries), seed=config.run.seed)
+
+
 def _wrapped(tool: Tool, config: Config, *, version: str) -> Tool:
     """A tool that leans on a service, as [tools] wants it asked."""
     from lzero.tools.cache import Cached
@@ -124,4 +149,6 @@ CATALOG: Mapping[str, Callable[[Config], Tool]] = {
     "web_search": _web_search,
     "read_page": _read_page,
     INSTALL: _install,
+    "inspect_file": _inspect_file,
+    "look": _look,
 }

@@ -14,11 +14,11 @@ from lzero.protocols import Tool, ToolContext
 from lzero.tools.converter import Converter
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret, need_key
-from lzero.tools.retry import Retried, ServiceError
+from lzero.tools.retry import ServiceError
 from lzero.tools.web import WebClient, ask_service
 
 TIMEOUT_S = 45.0
-"""Of one request: a model may think; what is tried again failed sooner."""
+"""Of one request: a model may think. What is tried again (`Retried`) failed sooner."""
 MAX_QUESTION_CHARS = 4_000
 MAX_ANSWER_TOKENS = 1_024
 MAX_ANSWER_CHARS = 8_000
@@ -45,10 +45,12 @@ def open_look(
     """`look(path, question)`, answered by `model` at `base_url` ("https://api.openai.com/v1", "http://127.0.0.1:8000/v1"). The key is what
     `key_variable` holds in the environment or in `env_file`; "" for an endpoint that asks for none.
 
-    Raises ConfigError for a URL that is none, no model, or no key.
+    One try a call: `Retried` makes more of it. Raises ConfigError for a URL that is none, no model, or no key.
     """
     if not model:
-        raise ConfigError("the tool look needs a vision model: set its name, as the endpoint knows it")
+        raise ConfigError(
+            "the tool look needs a vision model: set tools.vision_model to its name, as the endpoint knows it"
+        )
     key = need_key(key_variable, purpose="the tool look", env_file=env_file) if key_variable else None
     client = WebClient(timeout_s=TIMEOUT_S, allow_hosts=(_host(base_url),), proxy=proxy)
 
@@ -82,7 +84,7 @@ def open_look(
         )
         return _text(answer.body, model)
 
-    return Retried(look)
+    return look
 
 
 def _text(body: bytes, model: str) -> str:
@@ -110,6 +112,6 @@ def _host(base_url: str) -> str:
     except ValueError:
         parts, port = urlsplit(""), 0
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError(f'the vision endpoint {base_url!r} is no URL: write it as in "https://api.openai.com/v1"')
+        raise ConfigError(f'tools.vision_url = {base_url!r} is no URL: write it as in "https://api.openai.com/v1"')
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{port}"
