@@ -1,15 +1,24 @@
-"""What a run leaves on disk: its directory, and the episodes in it as Parquet tables."""
+"""What runs leave on disk: a training run's directory, with its episodes as Parquet tables; an agent's episode as JSON lines."""
 
 from lzero.store.record import DROP_FAILED, Phase, Record
 from lzero.store.run_directory import RunDirectory, check_new, read_episodes, read_groups, read_records
+from lzero.store.saved import SavedEpisode, SavedTool, describe, read_saved, write_saved
+from lzero.store.writing import new_directory, write_beneath
 
 __all__ = [
     "DROP_FAILED",
     "Phase",
     "Record",
     "RunDirectory",
+    "SavedEpisode",
+    "SavedTool",
     "check_new",
+    "describe",
+    "new_directory",
     "read_episodes",
     "read_groups",
     "read_records",
+    "read_saved",
+    "write_beneath",
+    "write_saved",
 ]

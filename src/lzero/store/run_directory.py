@@ -14,12 +14,8 @@ counts from 0; what belongs to update u was sampled by policy version u, in trai
 
 import importlib.metadata
 import io
-import itertools
 import logging
-import os
 import platform
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +31,7 @@ from lzero.config import Config, load_config
 from lzero.errors import ConfigError, StoreError
 from lzero.store.record import Phase, Record
 from lzero.store.tables import RECORD_TABLES, SCHEMAS, to_episodes, to_records, to_table, to_tables
+from lzero.store.writing import new_directory, told, write_whole
 from lzero.types import Episode, Group, Json
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec", "pydantic")
@@ -58,11 +55,11 @@ class RunDirectory:
         path = _make_directory(config)
         run = cls(path, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(path)})}))
         # First of all: where it does not fit, what is left is an empty directory, which `create` takes.
-        _write(path / "config.toml", tomli_w.dumps(run.config.model_dump(mode="json")).encode())
-        with _told(path):
+        write_whole(path / "config.toml", tomli_w.dumps(run.config.model_dump(mode="json")).encode())
+        with told(path):
             run.checkpoints.mkdir()
             (path / "episodes").mkdir()
-        _write(path / "versions.json", msgspec.json.format(msgspec.json.encode(versions())))
+        write_whole(path / "versions.json", msgspec.json.format(msgspec.json.encode(versions())))
         return run
 
     @classmethod
@@ -82,7 +79,7 @@ class RunDirectory:
                 raise ConfigError(f"{override!r} would make another run of {path}; a resumed run may change {allowed}")
         if overrides:
             config = load_config(file, overrides)
-            _write(file, tomli_w.dumps(config.model_dump(mode="json")).encode())
+            write_whole(file, tomli_w.dumps(config.model_dump(mode="json")).encode())
         return cls(path, config)
 
     def write_records(self, records: Sequence[Record], *, phase: Phase, update: int) -> None:
@@ -111,7 +108,7 @@ class RunDirectory:
     def read_metrics(self) -> list[dict[str, Json]]:
         """The lines of metrics.jsonl; a last one that was cut short by a crash is left out. Raises StoreError."""
         file = self.path / "metrics.jsonl"
-        with _told(file):
+        with told(file):
             text = file.read_bytes() if file.exists() else b""
         try:
             return [msgspec.json.decode(line, type=dict[str, Json]) for line in text.split(b"\n")[:-1]]
@@ -129,15 +126,15 @@ class RunDirectory:
         for file in sorted((self.path / "episodes").glob("*/*.parquet")):
             phase, number = file.stem.split("-")
             if is_ahead(phase, int(number)):
-                with _told(file):
+                with told(file):
                     file.unlink()
         lines = [line for line in self.read_metrics() if not is_ahead(line["phase"], line["update"])]
-        _write(self.path / "metrics.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+        write_whole(self.path / "metrics.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
 
     @contextmanager
     def logged(self) -> Iterator[None]:
         """While it lasts, what the loggers below "lzero" say goes to run.log."""
-        with _told(self.path):
+        with told(self.path):
             log = _LogFile(self.path / "run.log")
         handler = logging.StreamHandler(log)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -154,11 +151,11 @@ class RunDirectory:
 
     def _write_table(self, name: str, table: pa.Table, *, phase: Phase, update: int) -> None:
         file = self.path / "episodes" / name / f"{phase}-{update:06d}.parquet"
-        with _told(file):
+        with told(file):
             file.parent.mkdir(exist_ok=True)
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
-        _write(file, buffer.getvalue())
+        write_whole(file, buffer.getvalue())
 
 
 def read_records(path: Path, *, phase: Phase | None = None, update: int | None = None) -> Iterator[Record]:
@@ -178,11 +175,6 @@ def read_groups(path: Path, *, phase: Phase | None = None) -> Iterator[Group]:
     for record in read_records(path, phase=phase):
         if not record.dropped and record.scored:
             yield record.group()
-
-
-def default_path(name: str) -> Path:
-    """`runs/world-20260131-174501`."""
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def versions() -> dict[str, str]:
@@ -226,19 +218,10 @@ def _make_directory(config: Config) -> Path:
     if config.run.dir:
         check_new(config)
         path = Path(config.run.dir)
-        with _told(path):
+        with told(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
-    first = default_path(config.run.name)
-    for number in itertools.count(1):
-        path = first if number == 1 else first.with_name(f"{first.name}-{number}")
-        with _told(path):
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-        return path
-    raise AssertionError("counting does not end")
+    return new_directory(config.run.name)
 
 
 def _episode_files(path: Path, phase: Phase | None, update: int | None = None) -> list[str]:
@@ -259,7 +242,7 @@ def _read_table(path: Path, name: str, file: str) -> pa.Table:
 def _append(file: Path, row: Mapping[str, Json]) -> None:
     """One line of JSON, whole or not at all. Raises StoreError."""
     line = msgspec.json.encode(row) + b"\n"
-    with _told(file), file.open("ab", buffering=0) as stream:
+    with told(file), file.open("ab", buffering=0) as stream:
         end = stream.tell()
         try:
             written = stream.write(line)
@@ -268,26 +251,3 @@ def _append(file: Path, row: Mapping[str, Json]) -> None:
         except OSError:
             stream.truncate(end)
             raise
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Whole or not at all. Raises StoreError."""
-    with _told(file):
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-            Path(name).chmod(0o644)
-            Path(name).replace(file)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What the operating system refuses becomes a StoreError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; what was written before is whole") from error

@@ -1,0 +1,62 @@
+"""What a saved episode says of the session that its code ran in."""
+
+import keyword
+
+import msgspec
+
+from lzero.agent.broker import SubmitFinalAnswer
+from lzero.agent.notepad import NotepadTool
+from lzero.config import AgentConfig
+from lzero.store import SavedEpisode, SavedTool
+from lzero.types import Budgets, Episode, Failure, Notepad, Sampling, Step, Task
+
+OWN = (SubmitFinalAnswer.name, NotepadTool.name)
+"""Tools that an agent has of itself."""
+
+
+def tools_of(saved: SavedEpisode) -> tuple[SavedTool, ...]:
+    """The tools beside the agent's own. Where none are written down, as in a training run, those that were called, with the
+    parameters that they were given."""
+    named = {tool.name: tool for tool in saved.tools} or _called(saved.episode)
+    return tuple(
+        msgspec.structs.replace(tool, parameters=tuple(filter(_is_name, tool.parameters)))
+        for tool in named.values()
+        if _is_name(tool.name) and tool.name not in OWN
+    )
+
+
+def _called(episode: Episode) -> dict[str, SavedTool]:
+    """Calls are a stranger's: what was called a tool and is none is left out."""
+    parameters: dict[str, dict[str, None]] = {}
+    for step in episode.steps:
+        for call in step.tool_calls:
+            if call.error != f"there is no tool {call.name!r}":
+                parameters.setdefault(call.name, {}).update(dict.fromkeys(call.arguments))
+    return {name: SavedTool(name=name, parameters=tuple(given)) for name, given in parameters.items()}
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
+def has_notepad(saved: SavedEpisode) -> bool:
+    agent = saved.config.get("agent")
+    said = agent.get("notepad") if isinstance(agent, dict) else None
+    return bool(said) or any(step.notepad != Notepad() for step in saved.episode.steps)
+
+
+def interrupted(
+    task: Task, *, episode_id: str, seed: int, agent: AgentConfig, steps: tuple[Step, ...], what: str = "interrupted"
+) -> Episode:
+    """What is left of an episode that was broken off by somebody: its steps so far."""
+    return Episode(
+        id=episode_id,
+        task_id=task.id,
+        index=0,
+        seed=seed,
+        sampling=Sampling(max_tokens=agent.response_tokens, seed=seed),
+        budgets=Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s),
+        steps=steps,
+        status="failed",
+        failure=Failure(kind="lost", what=what, where=f"step {len(steps)}"),
+    )

@@ -1,0 +1,136 @@
+"""An agent's run on disk: `episode.jsonl`, two lines of JSON that are typed, and checked when they are read.
+
+    line 1   what was run: format and its version, task, model, configuration, tools
+    line 2   the Episode
+
+`lzero run` and `NBAgent` write it; a training run keeps its many episodes in tables.
+"""
+
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from lzero import __version__
+from lzero.errors import StoreError
+from lzero.protocols import ToolSpec, WithKernelSource
+from lzero.store.writing import told, write_whole
+from lzero.types import Episode, Json, Task
+
+EPISODE_FILE: Final = "episode.jsonl"
+VERSION: Final = 1
+"""Of the format: it grows with every change of what a saved episode holds, the fields of `Episode` included."""
+
+
+class SavedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a session needs to know of a tool, so that it can be called again. Implements `ToolSpec` and `WithKernelSource`."""
+
+    name: str
+    parameters: tuple[str, ...]
+    description: str = ""
+    kernel_source: str = ""
+
+
+class SavedEpisode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An episode and what it was made with.
+
+    SavedEpisode(task=Task(…), episode=Episode(…), model="gpt-5", config={"agent": {"max_steps": 12, …}, "repl": {…}})
+    """
+
+    task: Task
+    episode: Episode
+    model: str
+    """Its name, as a person knows it."""
+    config: dict[str, Json] = {}
+    """`Config.model_dump(mode="json")`, or some sections of it."""
+    tools: tuple[SavedTool, ...] = ()
+    """That the agent had beside its own (`submit_final_answer`, `notepad`)."""
+    lzero: str = __version__
+    """The version that made it."""
+
+
+class _Kind(Struct, frozen=True, kw_only=True):
+    """As much of a first line as every version has."""
+
+    format: Literal["lzero-episode"]
+    version: int
+    lzero: str = "an unknown version"
+
+
+class _Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    task: Task
+    model: str
+    config: dict[str, Json]
+    tools: tuple[SavedTool, ...]
+    lzero: str
+    format: Literal["lzero-episode"] = "lzero-episode"
+    version: int = VERSION
+
+
+def describe(tool: ToolSpec) -> SavedTool:
+    return SavedTool(
+        name=tool.name,
+        parameters=tuple(tool.parameters),
+        description=tool.description,
+        kernel_source=tool.kernel_source if isinstance(tool, WithKernelSource) else "",
+    )
+
+
+def write_saved(directory: Path, saved: SavedEpisode) -> Path:
+    """`episode.jsonl` in `directory`, which is made; one that is there is replaced, whole or not at all. Raises StoreError."""
+    header = _Header(task=saved.task, model=saved.model, config=saved.config, tools=saved.tools, lzero=saved.lzero)
+    file = directory / EPISODE_FILE
+    with told(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    write_whole(file, b"".join(msgspec.json.encode(line) + b"\n" for line in (header, saved.episode)))
+    return file
+
+
+def read_saved(path: Path) -> SavedEpisode:
+    """Of a run's directory, or of its episode.jsonl by whatever name.
+
+    Raises StoreError where there is none, where it is something else, of another version, cut short or changed.
+    """
+    file = path / EPISODE_FILE if path.is_dir() else path
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise StoreError(f"there is no saved episode at {file}: {error.strerror}") from None
+    _check_kind(file, lines[0])
+    if len(lines) < 3:
+        raise StoreError(f"{file} was cut short: it ends in line {len(lines)}, and an episode has two whole ones")
+    if len(lines) > 3 or lines[2]:
+        raise StoreError(f"{file} holds more than an episode: its third line should not be there")
+    try:
+        header = msgspec.json.decode(lines[0], type=_Header)
+        episode = msgspec.json.decode(lines[1], type=Episode)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise StoreError(f"{file} holds no episode that can be read, it was cut short or changed: {error}") from None
+    return SavedEpisode(
+        task=header.task,
+        episode=episode,
+        model=header.model,
+        config=header.config,
+        tools=header.tools,
+        lzero=header.lzero,
+    )
+
+
+def _check_kind(file: Path, line: bytes) -> None:
+    try:
+        kind = msgspec.json.decode(line, type=_Kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise StoreError(
+            f"{file} is no saved episode: its first line does not say so (lzero run writes {EPISODE_FILE})"
+        ) from None
+    if kind.version > VERSION:
+        raise StoreError(
+            f"{file} was saved by lzero {kind.lzero}, in version {kind.version} of the format; this is lzero {__version__}, which "
+            f"reads version {VERSION}: update it"
+        )
+    if kind.version < VERSION:
+        raise StoreError(
+            f"{file} is in version {kind.version} of the format, which lzero {__version__} does not read any more: lzero "
+            f"{kind.lzero} does"
+        )

@@ -1,0 +1,71 @@
+"""Files that are whole or absent, and new directories."""
+
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from lzero.errors import StoreError
+
+
+def new_directory(name: str) -> Path:
+    """A directory that nothing else has: `runs/world-20260131-174501`, or with a number behind it. Raises StoreError."""
+    first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        path = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        with told(path):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+        return path
+    raise AssertionError("counting does not end")
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Whole or not at all: beside its place, then renamed. Raises StoreError."""
+    with told(file):
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}."[:100])
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+            Path(name).chmod(0o644)
+            Path(name).replace(file)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_beneath(directory: Path, files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Write what a session's workspace held, by path; its names are a stranger's. Returns the paths that cannot be written beneath
+    `directory`: those that lead out of it, by themselves or over links, and those that do not fit this file system."""
+    left_out = []
+    directory.mkdir(parents=True, exist_ok=True)
+    root = directory.resolve()
+    for name, data in files.items():
+        path = PurePosixPath(name)
+        place = root / path
+        try:
+            if not path.parts or path.is_absolute() or ".." in path.parts or not _leads_into(root, place.parent):
+                raise ValueError(name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, data)
+        except (OSError, ValueError, StoreError):
+            left_out.append(name)
+    return tuple(left_out)
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """What the operating system refuses becomes a StoreError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; what was written before is whole") from error
+
+
+def _leads_into(root: Path, directory: Path) -> bool:
+    return directory.resolve().is_relative_to(root)
