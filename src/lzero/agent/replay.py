@@ -1,0 +1,229 @@
+"""The code of a saved episode, run again: does it do what it did?
+
+Each cell goes to a fresh sandboxed session, seeded as the first one was; tools answer from the record, never by themselves. What is
+compared, step by step, is how the cell ended, what it put out, which calls it made and what the notepad held then.
+
+Set aside, as no two runs have it alike: addresses (0x7f…), durations in units of time (12.3 ms), names of temporary files, and directories
+of files in tracebacks. Images are compared by hash. Of a cell that was interrupted or killed only the status is compared: how
+far it came is a matter of speed.
+"""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pydantic
+
+from lzero.agent.broker import Broker
+from lzero.agent.notepad import render_notepad
+from lzero.agent.outputs import clean
+from lzero.agent.recorded import OWN, has_notepad, tools_of
+from lzero.agent.session import Session
+from lzero.config import ReplConfig
+from lzero.errors import StoreError, ToolError
+from lzero.protocols import ReplPool, ToolContext
+from lzero.store import SavedEpisode, SavedTool
+from lzero.tools.wrapper import canonical
+from lzero.types import Error, Execution, Json, Output, Step, Stream, ToolCall
+
+LIMITS = (
+    "memory_mb",
+    "disk_mb",
+    "files",
+    "processes",
+    "open_files",
+    "cpu_s",
+    "output_kb",
+    "file_mb",
+    "transfers",
+    "tool_calls",
+)
+"""Keys of [repl] that bound a session: less is tighter."""
+
+CONTEXT_LINES = 2
+DIFF_LINES = 1_000
+"""Compared line by line, from a little before the first that differs: what it takes grows with their square."""
+
+_PLACES = (
+    (re.compile(r"\b0x[0-9a-fA-F]{6,16}\b"), "0x…"),
+    (re.compile(r"\b\d+(?:\.\d+)?(?:e[+-]?\d+)?\s?(?:ns|µs|μs|us|ms|s|secs?|seconds?|min|minutes)\b"), "… s"),
+    (re.compile(r"(?<=/tmp/tmp)[a-z0-9_]{8}\b"), "…"),
+    (re.compile(r'(?<=File ")[^"\n]*/(?=[^"/\n]+")'), "…/"),
+    (re.compile(r"(?<=File )[^\s\":]*/(?=[^\s\"/:]+:\d+)"), "…/"),
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`Difference(step=2, of="output", diff="--- recorded\\n+++ now\\n…")`; steps count from 1."""
+
+    step: int
+    of: str
+    """"status", "output", "tool calls" or "notepad"."""
+    diff: str
+    """Unified, without control characters."""
+
+
+OnStep = Callable[[int, Step, tuple[Difference, ...]], None]
+"""Told of each cell that has run again: its step's number from 1, the step as it went now, and how it differs."""
+
+
+async def replay(
+    saved: SavedEpisode, pool: ReplPool, *, on_step: OnStep = lambda number, step, found: None
+) -> tuple[Difference, ...]:
+    """Every difference, in order. Files of the task that are still there are given again (`missing_files` tells the others).
+
+    A tool call that is not on record, or not with these arguments, is refused in the session, and is a difference. Raises ReplError,
+    and DataError for files that cannot be given.
+    """
+    episode, tape = saved.episode, _Tape()
+    tools = [_Recorded(tool, tape) for tool in tools_of(saved)]
+    session = Session(pool, episode.seed, [file for file in saved.task.files if Path(file).is_file()])
+    broker = Broker(saved.task, tools, session.read, notepad=has_notepad(saved))
+    differences: list[Difference] = []
+    try:
+        for number, step in enumerate(episode.steps, 1):
+            if step.parsed.code is None:
+                continue
+            tape.load(step.tool_calls)
+            execution = await session.run(step.parsed.code, broker, deadline_s=episode.budgets.cell_s)
+            now = msgspec.structs.replace(
+                step, execution=execution, tool_calls=broker.take_calls(), notepad=broker.notepad
+            )
+            found = tuple(compare(step, now, number=number))
+            differences += found
+            on_step(number, now, found)
+    finally:
+        await session.close()
+    return tuple(differences)
+
+
+def missing_files(saved: SavedEpisode) -> tuple[str, ...]:
+    """Files of the task that are not where they were."""
+    return tuple(file for file in saved.task.files if not Path(file).is_file())
+
+
+def repl_config(saved: SavedEpisode, own: ReplConfig) -> tuple[ReplConfig, tuple[str, ...]]:
+    """`own`, with the limits of the record where those are tighter; and the other keys in which the record differs.
+
+    A record may be a stranger's: it can ask for less than you would give, never for more, nor for another sandbox or packages.
+    Raises StoreError for limits that cannot be.
+    """
+    said = saved.config.get("repl")
+    recorded = said if isinstance(said, dict) else {}
+    ours = own.model_dump(mode="json")
+    tighter = {key: value for key, value in recorded.items() if key in LIMITS and _is_tighter(value, ours[key])}
+    others = tuple(
+        f"repl.{key}={msgspec.json.encode(value).decode()}"
+        for key, value in recorded.items()
+        if key in ours and key not in tighter and value != ours[key]
+    )
+    try:
+        return ReplConfig.model_validate(ours | tighter), others
+    except pydantic.ValidationError as error:
+        raise StoreError(f"the record holds limits of a session that cannot be: {error}") from None
+
+
+def _is_tighter(value: Json, bound: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value < bound
+
+
+def compare(then: Step, now: Step, *, number: int) -> Iterator[Difference]:
+    """How a step that was run again differs from what is on record."""
+    executions = then.execution, now.execution
+    yield from _differ(number, "status", *(_status(execution) for execution in executions))
+    if all(execution is not None and execution.status in ("ok", "error") for execution in executions):
+        yield from _differ(number, "output", *(_outputs(execution) for execution in executions))
+    yield from _differ(number, "tool calls", *(list(map(_call, step.tool_calls)) for step in (then, now)))
+    notes = (render_notepad(step.notepad, max_chars=50_000).split("\n") for step in (then, now))
+    yield from _differ(number, "notepad", *notes)
+
+
+class _Tape:
+    """The calls of the step that is run."""
+
+    def __init__(self) -> None:
+        self._calls: list[ToolCall] = []
+
+    def load(self, calls: Iterable[ToolCall]) -> None:
+        self._calls = [call for call in calls if call.name not in OWN]
+
+    def answer(self, name: str, arguments: dict[str, Json]) -> Json:
+        wanted = canonical(arguments)
+        for call in self._calls:
+            if call.name == name and canonical(call.arguments) == wanted:
+                self._calls.remove(call)
+                if call.error is not None:
+                    raise ToolError(call.error, fault="agent")
+                return call.result
+        raise ToolError(f"this call of {name} is not on record", fault="agent")
+
+
+class _Recorded:
+    """A tool that answers from the tape. Its side of the session is the record's, and is run in there only."""
+
+    def __init__(self, tool: SavedTool, tape: _Tape) -> None:
+        self.name = tool.name
+        self.parameters = tool.parameters
+        self.description = tool.description
+        self.kernel_source = tool.kernel_source
+        self._tape = tape
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        return self._tape.answer(self.name, arguments)
+
+
+def _differ(number: int, of: str, then: list[str], now: list[str]) -> Iterator[Difference]:
+    if then == now:
+        return
+    shorter = min(len(then), len(now))
+    same = next((at for at in range(shorter) if then[at] != now[at]), shorter)
+    part = slice(max(0, same - CONTEXT_LINES), same + DIFF_LINES)
+    diff = difflib.unified_diff(then[part], now[part], "recorded", "now", lineterm="", n=CONTEXT_LINES)
+    lines = [line for line in diff if not line.startswith("@@")]  # their numbers would count from the part's start
+    if max(len(then), len(now)) > same + DIFF_LINES:
+        lines.append(f"[compared up to line {same + DIFF_LINES}, of {len(then)} and {len(now)}]")
+    yield Difference(step=number, of=of, diff="\n".join(lines))
+
+
+def _status(execution: Execution | None) -> list[str]:
+    return [execution.status if execution is not None else "not run"]
+
+
+def _outputs(execution: Execution | None) -> list[str]:
+    outputs = execution.outputs if execution is not None else ()
+    return [line for output in outputs for line in _lines(output)]
+
+
+def _lines(output: Output) -> Iterator[str]:
+    """An output as lines that two runs have alike."""
+    match output:
+        case Stream():
+            yield f"[{output.name}]"
+            yield from _alike(output.text)
+        case Error():
+            yield "[error]"
+            yield from _alike("\n".join((*output.traceback, f"{output.ename}: {output.evalue}")))
+        case _:
+            for mime, text in sorted(output.data.items()):
+                if mime.startswith("image/"):
+                    yield f"[{mime}, sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}]"
+                else:
+                    yield f"[{mime}]"
+                    yield from _alike(text)
+
+
+def _call(call: ToolCall) -> str:
+    said = canonical({"result": call.result}) if call.error is None else f"error {call.error!r}"
+    return "\n".join(_alike(f"{call.name}({canonical(call.arguments)}) → {said}"))
+
+
+def _alike(text: str) -> list[str]:
+    text = clean(text)
+    for pattern, place in _PLACES:
+        text = pattern.sub(place, text)
+    return text.rstrip("\n").split("\n")
