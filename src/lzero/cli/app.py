@@ -6,7 +6,9 @@ from lzero.cli.check import check
 from lzero.cli.eval import evaluate
 from lzero.cli.play import play
 from lzero.cli.pool import pool
+from lzero.cli.replay import replay
 from lzero.cli.sft import sft
+from lzero.cli.show import show
 from lzero.cli.train import train
 
 app = typer.Typer(
@@ -26,6 +28,8 @@ def _root() -> None:
 app.command(name="check")(check)
 app.command(name="eval")(evaluate)
 app.command(name="play")(play)
+app.command(name="replay")(replay)
 app.command(name="sft")(sft)
+app.command(name="show")(show)
 app.command(name="train")(train)
 app.add_typer(pool)

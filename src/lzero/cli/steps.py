@@ -95,7 +95,7 @@ class StepPrinter(Watcher):
         self._console.print(Rule(Text(_ending(episode), style="bold"), align="left", style="dim"))
         if episode.failure is not None:
             failure = episode.failure
-            what = f"failed, by no fault of the agent: {failure.kind} at {failure.where}: {clean(failure.what)}"
+            what = f"failed, by no fault of the agent: {failure.kind} at {clean(failure.where)}: {clean(failure.what)}"
             self._console.print(Text(what, style="red"))
         if episode.answer is not None:
             self._console.print(Markdown(cut(clean(episode.answer), TEXT_CHARS), hyperlinks=False))

@@ -1,0 +1,87 @@
+"""`lzero replay`: does the code of an episode still do what it did?"""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lzero.cli.saved import EpisodeId, SavedPath, open_saved
+from lzero.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lzero.agent.replay import Difference
+    from lzero.config import ReplConfig
+    from lzero.store import SavedEpisode
+
+
+def replay(
+    path: SavedPath,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[REPL.KEY=VALUE]...", help="The sandbox, where it should not be the default.", show_default=False
+        ),
+    ] = None,
+    episode: EpisodeId = "",
+) -> None:
+    """Run a saved episode's code again in a fresh sandbox, its tools answering from the record; ends with 1 if anything differs.
+
+    Example: lzero replay runs/agent-20260131-174501
+
+    Compared are how each cell ended, its outputs, tool calls and the notepad; addresses, durations and directories in tracebacks are set
+    aside. Of the record's own sandbox settings only limits that are tighter than yours are taken: a record may be a stranger's.
+    """
+    saved = open_saved(path, episode)
+    others = [override for override in overrides or () if not override.startswith("repl.")]
+    if others:
+        raise ConfigError(f"{others[0]!r} would not act: a replay has settings of [repl] only")
+    from rich.console import Console
+
+    from lzero.agent.replay import missing_files, repl_config
+    from lzero.config import load_config
+
+    console = Console()
+    config, differing = repl_config(saved, load_config(None, overrides or ()).repl)
+    for setting in differing:
+        _say(console, f"recorded with {setting}: not taken from a record; give it on the command line to have it")
+    for file in missing_files(saved):
+        _say(console, f"{file} is not there any more: the cells will not find it")
+    differences = asyncio.run(_replay(saved, config, console))
+    _say(console, _verdict(saved, differences))
+    if differences:
+        raise typer.Exit(1)
+
+
+async def _replay(saved: "SavedEpisode", config: "ReplConfig", console: "Console") -> "tuple[Difference, ...]":
+    from lzero.agent.replay import replay as run_again
+    from lzero.repl import open_pool
+    from lzero.types import Step
+
+    def on_step(number: int, step: Step, found: "tuple[Difference, ...]") -> None:
+        status = step.execution.status if step.execution else ""
+        _say(console, f"step {number}: " + (f"{status}, as it was" if not found else "differs"))
+        for difference in found:
+            _say(console, f"{difference.of}:\n{difference.diff}")
+
+    pool = open_pool(config)
+    try:
+        await pool.start()
+        return await run_again(saved, pool, on_step=on_step)
+    finally:
+        await pool.close()
+
+
+def _verdict(saved: "SavedEpisode", differences: "tuple[Difference, ...]") -> str:
+    cells = sum(step.parsed.code is not None for step in saved.episode.steps)
+    differing = len({difference.step for difference in differences})
+    if not differing:
+        return f"no differences in {cells} {'cell' if cells == 1 else 'cells'}"
+    return f"{differing} of {cells} {'cell differs' if cells == 1 else 'cells differ'}"
+
+
+def _say(console: "Console", text: str) -> None:
+    from lzero.agent.outputs import clean
+
+    console.print(clean(text), markup=False, highlight=False, soft_wrap=True)

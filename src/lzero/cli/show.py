@@ -1,0 +1,56 @@
+"""`lzero show`: an episode, step by step."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lzero.cli.saved import EpisodeId, SavedPath, open_saved
+from lzero.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lzero.store import SavedEpisode
+
+
+def show(
+    path: SavedPath,
+    step: Annotated[int | None, typer.Option("--step", min=1, help="This step only, from 1.")] = None,
+    episode: EpisodeId = "",
+    json: Annotated[bool, typer.Option("--json", help="All of it, or of the step, as one line of JSON.")] = False,
+) -> None:
+    """Print a saved episode: thoughts, code, outputs, tool calls, notepad, answer.
+
+    Example: lzero show runs/agent-20260131-174501 --step 2
+    """
+    saved = open_saved(path, episode)
+    steps = saved.episode.steps
+    if step is not None and step > len(steps):
+        raise ConfigError(f"--step {step}: the episode has {len(steps)} steps")
+    if json:
+        import msgspec
+
+        whole = msgspec.json.encode(steps[step - 1] if step else saved)
+        sys.stdout.buffer.write(whole + b"\n")
+        return
+    from rich.console import Console
+
+    _print(Console(), saved, range(step, step + 1) if step else range(1, len(steps) + 1), whole=step is None)
+
+
+def _print(console: "Console", saved: "SavedEpisode", numbers: range, *, whole: bool) -> None:
+    from rich.text import Text
+
+    from lzero.agent.outputs import clean
+    from lzero.cli.steps import StepPrinter
+
+    printer = StepPrinter(console, saved.episode.budgets)
+    if whole:
+        console.print(Text(clean(saved.task.question), style="bold"))
+        made_by = f"{clean(saved.model)} · episode {clean(saved.episode.id)} · lzero {clean(saved.lzero)}"
+        console.print(Text(made_by, style="dim"))
+    for number in numbers:
+        printer.print_step(saved.episode.steps[number - 1], number)
+    if whole:
+        printer.print_answer(saved.episode)
