@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lzero.config import ReplConfig
     from lzero.store import SavedEpisode
 
+DIFF_CHARS = 4_000
+"""How much of a difference is shown."""
+
 
 def replay(
     path: SavedPath,
@@ -55,6 +58,7 @@ def replay(
 
 
 async def _replay(saved: "SavedEpisode", config: "ReplConfig", console: "Console") -> "tuple[Difference, ...]":
+    from lzero.agent.outputs import cut
     from lzero.agent.replay import replay as run_again
     from lzero.repl import open_pool
     from lzero.types import Step
@@ -63,7 +67,7 @@ async def _replay(saved: "SavedEpisode", config: "ReplConfig", console: "Console
         status = step.execution.status if step.execution else ""
         _say(console, f"step {number}: " + (f"{status}, as it was" if not found else "differs"))
         for difference in found:
-            _say(console, f"{difference.of}:\n{difference.diff}")
+            _say(console, f"{difference.of}:\n{cut(difference.diff, DIFF_CHARS)}")
 
     pool = open_pool(config)
     try:

@@ -109,16 +109,17 @@ class StepPrinter(Watcher):
 
     def _coming(self) -> RenderableType:
         """The step that is under way."""
+        width = self._console.width
         parts: list[RenderableType] = [Text(f"step {self._number + 1} …", style="dim")]
         if self._cell:
-            parts.append(_indented(_code(_last_lines(clean(self._cell)))))
+            parts.append(_indented(_code(_last_lines(clean(self._cell), width=width))))
             parts += [_indented(_call(call)) for call in self._calls[-LIVE_LINES:]]
             parts.append(_indented(Text("running …", style="dim")))
         else:
             coming = tuple(self._tail)  # at once: a terminal is refreshed from a thread of its own
             text = clean("".join(piece for _, piece in coming))
             thinks = bool(coming) and coming[-1][0] == "reasoning"
-            parts.append(_indented(Text(_last_lines(text), style="italic dim" if thinks else "dim")))
+            parts.append(_indented(Text(_last_lines(text, width=width), style="italic dim" if thinks else "dim")))
         return Group(*parts)
 
     def _parts(self, step: Step, number: int) -> Iterator[RenderableType]:
@@ -213,9 +214,10 @@ def _code(text: str) -> Syntax:
     return Syntax(text, "python", theme="ansi_light", background_color="default", word_wrap=True)
 
 
-def _last_lines(text: str) -> str:
-    return "\n".join(text.rstrip().split("\n")[-LIVE_LINES:])
+def _last_lines(text: str, *, width: int) -> str:
+    """What fits in view, `width` characters a line."""
+    return "\n".join(text.rstrip().split("\n")[-LIVE_LINES:])[-LIVE_LINES * width :]
 
 
 def _indented(part: RenderableType) -> Padding:
-    return Padding(part, (0, 0, 0, 2))
+    return Padding(part, (0, 0, 0, 2), expand=False)

@@ -41,9 +41,11 @@ def write_whole(file: Path, data: bytes) -> None:
 
 def write_beneath(directory: Path, files: Mapping[str, bytes]) -> tuple[str, ...]:
     """Write what a session's workspace held, by path; its names are a stranger's. Returns the paths that cannot be written beneath
-    `directory`: those that lead out of it, by themselves or over links, and those that do not fit this file system."""
+    `directory`: those that lead out of it, by themselves or over links, and those that do not fit this file system. Raises StoreError
+    where there can be no such directory."""
     left_out = []
-    directory.mkdir(parents=True, exist_ok=True)
+    with told(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     root = directory.resolve()
     for name, data in files.items():
         path = PurePosixPath(name)
