@@ -34,7 +34,7 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     id: str
     question: str
     answers: tuple[str, ...]
-    """The gold answer, then its aliases; never empty."""
+    """The gold answer, then its aliases; empty for a question that nobody knows the answer of."""
     ability: str = "qa"
     source: str = ""
     split: str = ""

@@ -101,6 +101,8 @@ def test_a_block_that_is_not_closed_runs_unless_the_reply_was_cut_off() -> None:
 def test_a_thought_that_the_endpoint_tells_apart_is_the_thought() -> None:
     parsed = parse("<code>print(1)</code>", reasoning=" I look. ")
     assert (parsed.think, parsed.code, parsed.well_formed) == ("I look.", "print(1)", False)
+    parsed = parse("", reasoning=f"{THINK}\n{CODE}")
+    assert (parsed.think, parsed.code) == ("I need the rival of Liri.", 'print(search("Liri"))')
 
 
 def test_code_tags_inside_a_closed_thought_are_thought() -> None:

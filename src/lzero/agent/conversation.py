@@ -71,6 +71,8 @@ class TokenConversation:
         """The last sequence, and what has been said since."""
         self._kept = 0
         self._last: Completion | None = None
+        self._encoded: tuple[str, tuple[int, ...]] = ("", ())
+        """The last turn that was asked about: what fits is then said."""
 
     @property
     def num_tokens(self) -> int:
@@ -82,6 +84,7 @@ class TokenConversation:
 
     def start(self, system: str | None, user: str) -> None:
         self._ids, self._kept, self._last = self._model.renderer.start(system, user), 0, None
+        self._encoded = "", ()
 
     def say(self, text: str) -> None:
         self._ids = (*self._ids, *self._turn(text))
@@ -99,7 +102,7 @@ class TokenConversation:
         )
         prompt = Prompt(keep=self._kept, new_ids=self._ids[self._kept :])
         self._ids = (*self._ids, *completion.token_ids)
-        self._kept, self._last = len(self._ids), completion
+        self._kept, self._last, self._encoded = len(self._ids), completion, ("", ())
         on_text("text", completion.text)
         return prompt, completion
 
@@ -107,7 +110,9 @@ class TokenConversation:
         await self._model.engine.forget(self._affinity)
 
     def _turn(self, text: str) -> tuple[int, ...]:
-        return self._model.renderer.turn(self._last, text)
+        if self._encoded[0] != text:
+            self._encoded = text, self._model.renderer.turn(self._last, text)
+        return self._encoded[1]
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ class ChatConversation:
             on_text=on_text,
         )
         prompt = Prompt(keep=self._kept, new_ids=(), new_messages=tuple(self._messages[self._kept :]))
-        self._messages.append(Message(role="assistant", content=completion.text))
+        self._messages.append(Message(role="assistant", content=completion.text or completion.reasoning))
         self._kept = len(self._messages)
         if completion.usage is not None:
             thought = self.cost(completion.reasoning) if completion.reasoning else 0  # is not sent again

@@ -33,6 +33,8 @@ def parse(text: str, *, reasoning: str = "", cut_off: bool = False) -> Parsed:
     >>> parse("<think>Look up the rival.</think>\\n<code>\\nprint(search('Liri'))\\n</code>").code
     "print(search('Liri'))"
     """
+    if "<code>" in reasoning and not text.strip():  # an endpoint that took the whole reply for a thought
+        text, reasoning = reasoning, ""
     think, rest = _split_think(text)
     blocks = _blocks(rest)
     code = _unfence(blocks[0][0]) if blocks else ""

@@ -11,6 +11,7 @@ ten characters that it is. The probe holds no thoughts: templates that delete th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import jinja2
@@ -26,6 +27,8 @@ _SYSTEM = "lzero-probe-system"
 _USERS = ("lzero-probe-task", "lzero-probe-output", "lzero-probe-again")
 _REPLIES = ("lzero-probe-reply", "lzero-probe-answer")
 _OR_RAW = 'agent.template = "raw" marks turns without it'
+_SYSTEMS = 16
+"""System prompts whose tokens are kept."""
 _SAMPLE = "  a text\n\n with spaces, 'quotes' and é 北京 "
 
 
@@ -56,6 +59,7 @@ class Renderer:
         backend = tokenizer.backend_tokenizer.to_str()
         self._with_specials = _encoder(backend, specials_are_text=False)
         self._plain = _encoder(backend, specials_are_text=True)
+        self._system_ids = lru_cache(_SYSTEMS)(self._text_ids)  # one for many episodes, and long
         self._pieces = pieces
         self._opening = self._template_ids(pieces.opening)
         self._header = self._template_ids(pieces.header)
@@ -82,7 +86,7 @@ class Renderer:
         if self._pieces.system is None:
             return (*self._opening, *self._text_ids(f"{system}\n\n{user}"), *self._header)
         before, to_task = map(self._template_ids, self._pieces.system)
-        return (*before, *self._text_ids(system), *to_task, *self._text_ids(user), *self._header)
+        return (*before, *self._system_ids(system), *to_task, *self._text_ids(user), *self._header)
 
     @property
     def opening(self) -> str:

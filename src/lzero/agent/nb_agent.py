@@ -1,0 +1,250 @@
+"""NB-Agent for a person: a model, some tools, a question.
+
+    @tool
+    def opening_hours(museum: str) -> str:
+        \"\"\"When a museum is open, in words.\"\"\"
+        …
+
+    async with NBAgent("gpt-5-mini", tools=["web_search", "read_page", opening_hours]) as agent:
+        async for step in agent.stream("Which museum in Lyon is open longest on Sundays?"):
+            print(step.parsed.think)
+        print(agent.episode.answer)
+
+It is what training trains: `run_episode`, with settings that suit a large model.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pydantic
+
+from lzero.agent.conversation import ChatModel, Model, TokenModel
+from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
+from lzero.agent.recorded import interrupted
+from lzero.agent.renderer import Renderer
+from lzero.agent.session import check_files
+from lzero.agent.watch import Watcher
+from lzero.config import AgentConfig, Config, ReplConfig
+from lzero.errors import ConfigError
+from lzero.protocols import ChatEngine, ReplPool, Tool
+from lzero.repl import open_pool
+from lzero.types import Episode, Sampling, Step, Task
+
+FOR_A_PERSON = {
+    "prompt": "full",
+    "memory": "soft",
+    "notepad": True,
+    "max_steps": 20,
+    "max_tokens": 32_000,
+    "response_tokens": 4_096,
+    "summary_tokens": 1_024,
+    "output_chars": 8_000,
+    "cell_s": 60.0,
+}
+"""What differs from the defaults of `AgentConfig`, which are those of the nano model."""
+BUNDLED = "nano"
+DEADLINE_S = 24 * 3600.0
+REQUEST_TIMEOUT_S = 600.0
+
+
+class NBAgent:
+    """`async with NBAgent(model, tools=[…]) as agent: episode = await agent.run(question)`. One question at a time.
+
+    `model`: the name that an OpenAI-compatible endpoint knows it by, a Hugging Face directory, or a `ChatEngine`. `tools`: objects
+    (`@tool` makes them), or names ("web_search", "read_page", …; `lzero.tools.catalog` lists them). `settings` are keys of
+    `AgentConfig`: max_steps, max_tokens, memory, answer_style, prompt, ….
+    """
+
+    def __init__(
+        self,
+        model: str | ChatEngine,
+        *,
+        tools: Sequence[str | Tool] = (),
+        mcp: Sequence[str] = (),
+        base_url: str = "",
+        temperature: float = 1.0,
+        seed: int | None = None,
+        pool: ReplPool | None = None,
+        config: Config | None = None,
+        **settings: Any,
+    ) -> None:
+        """`mcp`: servers whose tools it gets, too ("stdio:COMMAND …", or a URL). `base_url`: of the endpoint; OPENAI_BASE_URL, or
+        OpenAI's own, if none is given. `seed`: None draws one for each run. `pool`: a started one of yours, which stays open.
+        `config`: its sections [repl] and [tools] act, and what [agent] sets itself. Nothing is started yet.
+
+        Raises ConfigError for settings, tools and keys that cannot work.
+        """
+        self._name = model
+        self._base_url = base_url
+        self._sampling = Sampling(temperature=temperature)
+        self._seed = seed
+        self._pool = pool
+        self._mcp = tuple(mcp)
+        self._config = config or Config()
+        given = self._config.agent
+        if given.tools:
+            raise ConfigError(f"agent.tools = {list(given.tools)} would not act here: NBAgent(tools=[…]) names them")
+        self.settings = _agent_config(given.model_dump(include=given.model_fields_set - {"tools"}) | settings)
+        self.tools = _open_tools(tools, self._config)
+        self._stack = AsyncExitStack()
+        self._setting: Setting | None = None
+        self.episode: Episode | None = None
+        """The last one, when it is over, or as far as it came."""
+
+    async def __aenter__(self) -> Self:
+        """Start the sandbox, the MCP servers and, if it is a local one, the model. Raises LzeroError."""
+        async with AsyncExitStack() as stack:
+            pool = self._pool or await _started_pool(self._config.repl, stack)
+            tools = await stack.enter_async_context(_mcp_tools(self._mcp, self.tools)) if self._mcp else ()
+            self._setting = Setting(
+                agent=self.settings,
+                model=await self._open_model(stack),
+                pool=pool,
+                deadline_s=DEADLINE_S,
+                libraries=LIBRARIES + self._config.repl.packages,
+            )
+            self.tools += tools
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._setting = None
+        await self._stack.aclose()
+
+    async def run(
+        self, task: Task | str, *, files: Sequence[str | Path] = (), watcher: Watcher | None = None
+    ) -> Episode:
+        """One attempt at a task, or at a question about `files`. What breaks (an endpoint, a tool) ends it as `failed`, and is told in
+        `failure`. Raises ConfigError, DataError."""
+        if self._setting is None:
+            async with self:
+                return await self.run(task, files=files, watcher=watcher)
+        seed = secrets.randbits(32) if self._seed is None else self._seed
+        task = make_task(task, files) if isinstance(task, str) else task
+        ticket = Ticket(id=task.id, index=0, seed=seed, sampling=self._sampling)
+        keeping = _Keeping(watcher or Watcher())
+        self.episode = None
+        try:
+            self.episode = await run_episode(task, ticket, self._setting, tools=self.tools, watcher=keeping)
+        finally:
+            self.episode = self.episode or interrupted(
+                task, episode_id=ticket.id, seed=seed, agent=self.settings, steps=tuple(keeping.steps)
+            )
+        return self.episode
+
+    async def stream(self, task: Task | str, *, files: Sequence[str | Path] = ()) -> AsyncGenerator[Step, None]:
+        """The steps of `run`, as they happen; `episode` holds the whole when they are over. Whoever stops listening ends it."""
+        steps: asyncio.Queue[Step | None] = asyncio.Queue()
+        running = asyncio.ensure_future(self.run(task, files=files, watcher=_Queueing(steps)))
+        running.add_done_callback(lambda _: steps.put_nowait(None))
+        try:
+            while (step := await steps.get()) is not None:
+                yield step
+            await running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    async def _open_model(self, stack: AsyncExitStack) -> Model:
+        if not isinstance(self._name, str):
+            return ChatModel(self._name, REQUEST_TIMEOUT_S)
+        if self._name == BUNDLED or Path(self._name).expanduser().is_dir():
+            return await asyncio.to_thread(self._load, self._name, stack)
+        from lzero.engine.chat import OpenAIChat
+
+        engine = OpenAIChat(self._name, base_url=self._base_url)
+        stack.push_async_callback(engine.close)
+        await engine.check()
+        return ChatModel(engine, REQUEST_TIMEOUT_S)
+
+    def _load(self, directory: str, stack: AsyncExitStack) -> TokenModel:
+        from lzero.engine.local import LocalEngine
+        from lzero.models import load_model, load_tokenizer, resolve, select_device
+
+        if self._base_url:
+            raise ConfigError(f"base_url = {self._base_url!r} would not act: {directory} is a directory")
+        path = resolve(directory)
+        tokenizer = load_tokenizer(path)
+        renderer = Renderer(tokenizer, raw=self.settings.template == "raw")
+        given = self._config.model
+        dtype = given.dtype if self._name == BUNDLED or "dtype" in given.model_fields_set else "bfloat16"
+        model = load_model(path, dtype=dtype, device=select_device(given.device))
+        engine = LocalEngine(model, tokenizer, max_tokens=self.settings.max_tokens, num_slots=1)
+        stack.push_async_callback(engine.close)
+        return TokenModel(engine, renderer, REQUEST_TIMEOUT_S)
+
+
+class _Queueing(Watcher):
+    def __init__(self, steps: "asyncio.Queue[Step | None]") -> None:
+        self._steps = steps
+
+    def on_step(self, step: Step) -> None:
+        self._steps.put_nowait(step)
+
+
+class _Keeping(Watcher):
+    """Tells another watcher, and keeps the steps."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.on_text = watcher.on_text  # type: ignore[method-assign]
+        self.on_cell = watcher.on_cell  # type: ignore[method-assign]
+        self.on_call = watcher.on_call  # type: ignore[method-assign]
+        self.on_end = watcher.on_end  # type: ignore[method-assign]
+        self._watcher = watcher
+        self.steps: list[Step] = []
+
+    def on_step(self, step: Step) -> None:
+        self.steps.append(step)
+        self._watcher.on_step(step)
+
+
+def make_task(question: str, files: Sequence[str | Path] = (), *, ability: str = "") -> Task:
+    """A question without a known answer. `ability`: "files" where there are some, or "qa", if none is named. Raises DataError for
+    files that are not there."""
+    check_files([Path(file) for file in files])
+    return Task(
+        id=f"question-{secrets.token_hex(4)}",
+        question=question,
+        answers=(),
+        ability=ability or ("files" if files else "qa"),
+        files=tuple(str(Path(file).absolute()) for file in files),
+    )
+
+
+def _agent_config(settings: dict[str, Any]) -> AgentConfig:
+    values = {**FOR_A_PERSON, **settings}
+    if values["memory"] != "soft" and "summary_tokens" not in settings:
+        del values["summary_tokens"]
+    try:
+        return AgentConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise ConfigError(f"an agent cannot be set up so: {details}") from None
+
+
+async def _started_pool(config: ReplConfig, stack: AsyncExitStack) -> ReplPool:
+    pool = open_pool(config)
+    stack.push_async_callback(pool.close)
+    await pool.start()
+    return pool
+
+
+def _open_tools(tools: Sequence[str | Tool], config: Config) -> tuple[Tool, ...]:
+    from lzero.tools.catalog import open_tool
+
+    return tuple(open_tool(each, config) if isinstance(each, str) else each for each in tools)
+
+
+@asynccontextmanager
+async def _mcp_tools(servers: Sequence[str], tools: Sequence[Tool]) -> AsyncIterator[tuple[Tool, ...]]:
+    from lzero.tools.mcp_servers import open_servers, read_specs
+
+    specs = [spec for server in servers for spec in read_specs(server)]
+    taken = {"submit_final_answer", "notepad", *(tool.name for tool in tools)}
+    async with open_servers(specs, taken=taken) as found:
+        yield found

@@ -1,0 +1,226 @@
+"""NB-Agent as a person uses it, on models that speak in words, in real sessions."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from lzero.agent.nb_agent import NBAgent, make_task
+from lzero.agent.watch import Watcher
+from lzero.engine.scripted import ScriptedChat
+from lzero.errors import ConfigError, ContextOverflow, DataError, EngineError, ToolError
+from lzero.protocols import ChatPolicy
+from lzero.repl import LocalPool
+from lzero.tools import tool
+from lzero.types import Completion, Message, Sampling, Stream, ToolCall
+
+pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[LocalPool]:
+    async with LocalPool() as pool:
+        yield pool
+
+
+def cell(code: str) -> str:
+    return f"<think>A thought of some length.</think>\n<code>\n{code}\n</code>"
+
+
+def script(*replies: str) -> ChatPolicy:
+    """Says its replies in turn, by the number of replies that it finds in the conversation; the last for ever."""
+    return lambda messages, seed: replies[min(sum(m.role == "assistant" for m in messages), len(replies) - 1)]
+
+
+class Turns:
+    """Says its replies one after the other, whatever it is shown, and keeps what that was."""
+
+    def __init__(self, *replies: str) -> None:
+        self.replies = replies
+        self.shown: list[Sequence[Message]] = []
+
+    def __call__(self, messages: Sequence[Message], seed: int) -> str:
+        self.shown.append(tuple(messages))
+        return self.replies[min(len(self.shown), len(self.replies)) - 1]
+
+
+@tool
+def double(number: int) -> int:
+    """Twice a number."""
+    return 2 * number
+
+
+async def test_a_question_is_answered_with_tools(pool: LocalPool) -> None:
+    chat = ScriptedChat(script(cell("x = double(21)\nprint(x)"), cell("submit_final_answer(x)")))
+    async with NBAgent(chat, tools=[double], pool=pool) as agent:
+        episode = await agent.run("What is twice 21?")
+    assert (episode.status, episode.answer) == ("finished", "42")
+    first = episode.steps[0]
+    system, user = first.prompt.new_messages
+    assert "- double(number: int) -> int\n  Twice a number." in system.content
+    assert user.content.startswith("What is twice 21?\n[20 steps and 32000 tokens left]")
+    assert first.execution is not None
+    assert first.execution.outputs == (Stream(name="stdout", text="42\n"),)
+    assert episode.steps[1].prompt.keep == 3
+    assert "<output>\n42\n</output>" in episode.steps[1].prompt.new_messages[0].content
+
+
+async def test_steps_come_as_they_happen_and_who_stops_listening_ends_it(pool: LocalPool) -> None:
+    chat = ScriptedChat(script(cell("print(1)"), cell("import time\ntime.sleep(600)")))
+    async with NBAgent(chat, pool=pool, max_steps=5) as agent:
+        stream = agent.stream("Anything?")
+        first = await anext(stream)
+        assert first.execution is not None
+        await stream.aclose()
+        assert agent.episode is not None
+        assert (agent.episode.status, len(agent.episode.steps)) == ("failed", 1)
+        assert pool.stats()["open"] == 0
+        chat = ScriptedChat(script(cell("submit_final_answer('yes')")))
+    async with NBAgent(chat, pool=pool) as agent:
+        assert [step.parsed.code async for step in agent.stream("Is it?")] == ["submit_final_answer('yes')"]
+        assert agent.episode is not None
+        assert agent.episode.answer == "yes"
+
+
+async def test_a_watcher_sees_text_cells_calls_and_steps_in_order(pool: LocalPool) -> None:
+    seen: list[str] = []
+
+    class Seeing(Watcher):
+        def on_text(self, kind: str, piece: str) -> None:
+            if seen[-1:] != [kind]:
+                seen.append(kind)
+
+        def on_cell(self, code: str) -> None:
+            seen.append("cell")
+
+        def on_call(self, call: ToolCall) -> None:
+            seen.append(call.name)
+
+    chat = ScriptedChat(script(cell("double(1)"), cell("submit_final_answer('x')")))
+    async with NBAgent(chat, tools=[double], pool=pool) as agent:
+        await agent.run("What?", watcher=Seeing())
+    assert seen == ["text", "cell", "double", "text", "cell", "submit_final_answer"]
+
+
+@pytest.mark.parametrize("memory", ["soft", "hard"])
+async def test_a_long_conversation_in_words_is_trimmed(pool: LocalPool, memory: str) -> None:
+    looks = [cell(f"print('line {number} ' * 300)") for number in range(6)]
+    turns = Turns(*looks, cell("submit_final_answer('done')"))
+
+    def policy(messages: Sequence[Message], seed: int) -> str:
+        if messages[-1].content.startswith("[What you see is nearly full."):
+            return "<summary>six looks are planned</summary>"
+        return turns(messages, seed)
+
+    settings: dict[str, Any] = {"memory": memory, "max_tokens": 3_000, "response_tokens": 300}
+    if memory == "soft":
+        settings["summary_tokens"] = 200
+    async with NBAgent(ScriptedChat(policy), pool=pool, **settings) as agent:
+        episode = await agent.run("What?")
+    assert (episode.status, episode.answer) == ("finished", "done")
+    trimmed = [step for step in episode.steps if step.trimmed]
+    assert trimmed
+    for step in trimmed:
+        _, user = step.prompt.new_messages
+        assert step.prompt.keep == 0
+        assert user.content.startswith("What?\n[earlier steps were dropped")
+        assert ("six looks are planned" in user.content) == (memory == "soft")
+    assert any(step.kind == "summarise" for step in episode.steps) == (memory == "soft")
+
+
+async def test_a_window_smaller_than_said_is_met_by_a_trim(pool: LocalPool) -> None:
+    turns = Turns(cell("print('x' * 3000)"), cell("print('y' * 3000)"), cell("submit_final_answer('done')"))
+
+    class Small(ScriptedChat):
+        async def reply(self, messages: Sequence[Message], sampling: Sampling, **others: Any) -> Completion:
+            if sum(len(message.content) for message in messages[1:]) > 5_000:
+                raise ContextOverflow("the prompt is longer than the model's window")
+            return await super().reply(messages, sampling, **others)
+
+    async with NBAgent(Small(turns), pool=pool, memory="hard") as agent:
+        episode = await agent.run("What?")
+    assert (episode.answer, [step.trimmed for step in episode.steps]) == ("done", [False, False, True])
+    turns.shown.clear()
+    async with NBAgent(Small(turns), pool=pool, memory="none") as agent:
+        assert (await agent.run("What?")).status == "out_of_tokens"
+
+
+async def test_what_breaks_ends_it_as_failed_with_the_steps_so_far(pool: LocalPool) -> None:
+    @tool
+    def broken() -> str:
+        """Never works."""
+        raise ToolError("the service is down", fault="tool")
+
+    def gone(messages: Sequence[Message], seed: int) -> str:
+        if len(messages) > 2:
+            raise EngineError("http://localhost:1 does not answer")
+        return cell("print(1)")
+
+    async with NBAgent(ScriptedChat(gone), pool=pool) as agent:
+        episode = await agent.run("What?")
+    assert episode.failure is not None
+    assert (episode.failure.kind, len(episode.steps)) == ("engine", 1)
+    async with NBAgent(ScriptedChat(script(cell("broken()"))), tools=[broken], pool=pool) as agent:
+        episode = await agent.run("What?")
+    assert episode.failure is not None
+    assert (episode.failure.kind, episode.failure.what) == ("tool", "the service is down")
+
+
+async def test_an_endpoint_that_took_the_reply_for_a_thought_is_understood(pool: LocalPool) -> None:
+    class Thinking(ScriptedChat):
+        async def reply(self, messages: Sequence[Message], sampling: Sampling, **others: Any) -> Completion:
+            return Completion(
+                token_ids=(),
+                logprobs=(),
+                text="",
+                reasoning=cell("submit_final_answer('y')"),
+                stop_reason="eos",
+                versions=(),
+            )
+
+    async with NBAgent(Thinking(script("")), pool=pool) as agent:
+        assert (await agent.run("What?")).answer == "y"
+
+
+async def test_files_are_given_and_the_prompt_speaks_of_them(pool: LocalPool, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Kato")
+    chat = ScriptedChat(script(cell("submit_final_answer(open('a.txt').read())")))
+    async with NBAgent(chat, pool=pool) as agent:
+        episode = await agent.run("Who?", files=[tmp_path / "a.txt"])
+    assert episode.answer == "Kato"
+    assert "In the working directory: a.txt." in episode.steps[0].prompt.new_messages[0].content
+    with pytest.raises(DataError, match="no such file"):
+        make_task("Who?", ["none.txt"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_steps": 0}, "max_steps"),
+        ({"memory": "some"}, "memory"),
+        ({"steps": 5}, "steps"),
+        ({"tools": ["web_serach"]}, 'did you mean "web_search"'),
+        ({"prompt": "none.jinja"}, "no file that can be read"),
+    ],
+)
+async def test_what_cannot_work_is_told_before_it_starts(pool: LocalPool, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        async with NBAgent(ScriptedChat(script("")), pool=pool, **settings) as agent:
+            await agent.run("What?")
+
+
+async def test_no_model_is_told_with_the_address_and_what_to_try() -> None:
+    agent = NBAgent("any", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(EngineError, match=r"127\.0\.0\.1:9"):
+        await agent.run("What?")
+
+
+async def test_a_run_of_many_questions_keeps_no_session(pool: LocalPool) -> None:
+    chat = ScriptedChat(script(cell("submit_final_answer('x')")))
+    async with NBAgent(chat, pool=pool) as agent:
+        episodes = await asyncio.gather(*(agent.run(f"{number}?") for number in range(20)))
+    assert {episode.answer for episode in episodes} == {"x"}
+    assert pool.stats()["open"] == 0
