@@ -7,6 +7,7 @@ from lzero.cli.eval import evaluate
 from lzero.cli.play import play
 from lzero.cli.pool import pool
 from lzero.cli.replay import replay
+from lzero.cli.run import run
 from lzero.cli.sft import sft
 from lzero.cli.show import show
 from lzero.cli.train import train
@@ -29,6 +30,7 @@ app.command(name="check")(check)
 app.command(name="eval")(evaluate)
 app.command(name="play")(play)
 app.command(name="replay")(replay)
+app.command(name="run")(run)
 app.command(name="sft")(sft)
 app.command(name="show")(show)
 app.command(name="train")(train)

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
 from lzero.agent.prompt import system_prompt
-from lzero.config import Config, ReplConfig, RewardConfig
+from lzero.config import Config, ReplConfig, RewardConfig, TasksConfig
 from lzero.errors import ConfigError
 from lzero.protocols import Engine, Policy, RewardFn, SearchIndex, TaskSource, Tool
 from lzero.rollout.plugins import load_object
 from lzero.rollout.runner import OpenTask, RunEpisode, Runner
+from lzero.tools.search import PassageIndex, Search
 from lzero.types import Episode, Json, Task
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ async def build(
     reward = open_reward(config)
     tools = open_tools(config)
     pool = open_pool(config.repl)  # not started: what is wrong with [repl] is told before a model is loaded
-    corpus = await asyncio.to_thread(_open_corpus, config)
+    corpus = None
+    if config.tasks.corpus:
+        corpus = await asyncio.to_thread(open_corpus_search, config.tasks.corpus, config.tasks)
     tokenizer = open_tokenizer(config)
     renderer = Renderer(tokenizer, raw=config.agent.template == "raw")
     async with AsyncExitStack() as stack:
@@ -194,27 +197,23 @@ def check_understood(task: Task, *, option: str) -> None:
         )
 
 
-def _open_corpus(config: Config) -> SearchIndex | None:
-    """The index that all tasks share, if the run has one."""
+def open_corpus_search(corpus: str, config: TasksConfig) -> Search:
+    """The tool `search` over a directory of documents or a file of passages. Raises DataError."""
     from lzero.data.files import read_passages
     from lzero.tools.corpus import open_corpus
 
-    return open_corpus(Path(config.tasks.corpus), read_passages) if config.tasks.corpus else None
+    return _search(open_corpus(Path(corpus), read_passages), config, in_thread=True)
 
 
-def _episodes_of(config: Config, setting: Setting, *, corpus: SearchIndex | None, tools: Sequence[Tool]) -> OpenTask:
+def _search(index: SearchIndex, config: TasksConfig, *, in_thread: bool) -> Search:
+    return Search(index, num_results=config.search_results, snippet_chars=config.snippet_chars, in_thread=in_thread)
+
+
+def _episodes_of(config: Config, setting: Setting, *, corpus: Search | None, tools: Sequence[Tool]) -> OpenTask:
     """The function that opens a task: its episodes share one search index."""
-    from lzero.tools.search import PassageIndex, Search
-
-    tasks = config.tasks
 
     def open_task(task: Task) -> RunEpisode:
-        search = Search(
-            PassageIndex(task.passages) if corpus is None else corpus,
-            num_results=tasks.search_results,
-            snippet_chars=tasks.snippet_chars,
-            in_thread=corpus is not None,
-        )
+        search = corpus or _search(PassageIndex(task.passages), config.tasks, in_thread=False)
 
         async def run(ticket: Ticket) -> Episode:
             return await run_episode(task, ticket, setting, tools=(search, *tools))

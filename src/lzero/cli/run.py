@@ -1,0 +1,95 @@
+"""`lzero run`: ask NB-Agent a question, and watch it work."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lzero.errors import ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+_BRING_ONE = (
+    "No model is named, so the bundled nano plays a question of the built-in world, the only thing it knows. Bring a real one: "
+    "--model NAME for OpenAI's (OPENAI_API_KEY), with --base-url URL for vLLM, SGLang, Ollama and others, or --model DIRECTORY for "
+    "a Hugging Face one."
+)
+
+
+def run(
+    question: Annotated[str, typer.Argument(help="What is asked.", show_default=False)] = "",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Name of a model at an endpoint, or a Hugging Face directory.")
+    ] = "",
+    base_url: Annotated[
+        str,
+        typer.Option(help="The OpenAI-compatible endpoint, as http://localhost:8000/v1; OPENAI_BASE_URL, or OpenAI's."),
+    ] = "",
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", help="A file that the agent gets (repeatable).")
+    ] = None,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tool", "-t", help='A tool: "web_search", "read_page", … or "package.module:name" (repeatable).'
+        ),
+    ] = None,
+    mcp: Annotated[
+        list[str] | None, typer.Option(help='An MCP server: "stdio:COMMAND ARGUMENT …", a URL, or a file (repeatable).')
+    ] = None,
+    corpus: Annotated[
+        str, typer.Option(help="A directory of documents, or a file of passages, for a `search` tool.")
+    ] = "",
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps it may take.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens that a prompt and its reply may hold.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="When they are full: none (stop), soft (sum up), hard (drop).", show_default="soft"),
+    ] = None,
+    ability: Annotated[
+        str, typer.Option(help="The prompt for: qa, math, data, search, files.", show_default="qa, or files")
+    ] = "",
+    answer: Annotated[str, typer.Option(help="Answer style: direct, short, report.", show_default="as asked")] = "",
+    workspace_out: Annotated[
+        Path | None, typer.Option(help="Directory for the files that it leaves in its workspace.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the run is kept.", show_default="runs/run-<date>-<time>")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A configuration file: [agent], [repl], [tools].")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, a change to it (repeatable).")
+    ] = None,
+) -> None:
+    """Ask a question: NB-Agent thinks, writes Python and reads its output, step by step, until it submits an answer.
+
+    Example: lzero run "How many primes are there below 10,000?" --model gpt-5-mini
+    """
+    from lzero.cli.question import Question, ask, plays_nano
+
+    agent = {"max_steps": max_steps, "max_tokens": max_tokens, "memory": memory, "answer_style": answer or None}
+    asked = Question(
+        text=question,
+        model=model,
+        base_url=base_url,
+        files=tuple(file or ()),
+        tools=tuple(tool or ()),
+        mcp=tuple(mcp or ()),
+        corpus=corpus,
+        ability=ability,
+        agent={name: value for name, value in agent.items() if value is not None},
+        workspace_out=workspace_out,
+        out=out,
+        config=config,
+        changes=tuple(set_ or ()),
+    )
+    if plays_nano(asked):
+        print(_BRING_ONE)
+    elif not question:
+        raise ConfigError('a question is missing: lzero run "…" --model …')
+    if not asyncio.run(ask(asked)):
+        raise typer.Exit(1)
