@@ -28,7 +28,7 @@ from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
 from lzero.agent.recorded import interrupted
 from lzero.agent.renderer import Renderer
 from lzero.agent.session import check_files
-from lzero.agent.watch import Watcher
+from lzero.agent.watch import Relay, Watcher
 from lzero.config import AgentConfig, Config, ReplConfig
 from lzero.errors import ConfigError
 from lzero.protocols import ChatEngine, ReplPool, Tool
@@ -48,6 +48,7 @@ FOR_A_PERSON = {
 }
 """What differs from the defaults of `AgentConfig`, which are those of the nano model."""
 BUNDLED = "nano"
+KEY_VARIABLE = "OPENAI_API_KEY"
 DEADLINE_S = 24 * 3600.0
 REQUEST_TIMEOUT_S = 600.0
 
@@ -156,8 +157,10 @@ class NBAgent:
         if self._name == BUNDLED or Path(self._name).expanduser().is_dir():
             return await asyncio.to_thread(self._load, self._name, stack)
         from lzero.engine.chat import OpenAIChat
+        from lzero.tools.keys import find_key
 
-        engine = OpenAIChat(self._name, base_url=self._base_url)
+        key = find_key(KEY_VARIABLE, env_file=self._config.tools.env_file)
+        engine = OpenAIChat(self._name, base_url=self._base_url, key=key.reveal() if key is not None else None)
         stack.push_async_callback(engine.close)
         await engine.check()
         return ChatModel(engine, REQUEST_TIMEOUT_S)
@@ -187,20 +190,16 @@ class _Queueing(Watcher):
         self._steps.put_nowait(step)
 
 
-class _Keeping(Watcher):
-    """Tells another watcher, and keeps the steps."""
+class _Keeping(Relay):
+    """And keeps the steps."""
 
     def __init__(self, watcher: Watcher) -> None:
-        self.on_text = watcher.on_text  # type: ignore[method-assign]
-        self.on_cell = watcher.on_cell  # type: ignore[method-assign]
-        self.on_call = watcher.on_call  # type: ignore[method-assign]
-        self.on_end = watcher.on_end  # type: ignore[method-assign]
-        self._watcher = watcher
+        super().__init__(watcher)
         self.steps: list[Step] = []
 
     def on_step(self, step: Step) -> None:
         self.steps.append(step)
-        self._watcher.on_step(step)
+        super().on_step(step)
 
 
 def make_task(question: str, files: Sequence[str | Path] = (), *, ability: str = "") -> Task:

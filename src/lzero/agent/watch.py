@@ -21,3 +21,25 @@ class Watcher:
 
     async def on_end(self, session: Session) -> None:
         """The episode is over, and its session still there."""
+
+
+class Relay(Watcher):
+    """Tells another one."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def on_text(self, kind: str, piece: str) -> None:
+        self._watcher.on_text(kind, piece)
+
+    def on_cell(self, code: str) -> None:
+        self._watcher.on_cell(code)
+
+    def on_call(self, call: ToolCall) -> None:
+        self._watcher.on_call(call)
+
+    def on_step(self, step: Step) -> None:
+        self._watcher.on_step(step)
+
+    async def on_end(self, session: Session) -> None:
+        await self._watcher.on_end(session)

@@ -12,11 +12,11 @@ from lzero.agent.nb_agent import NBAgent, make_task
 from lzero.agent.outputs import clean
 from lzero.agent.save import NOTEBOOK_FILE, save_run
 from lzero.agent.session import Session
-from lzero.agent.watch import Watcher
+from lzero.agent.watch import Relay
 from lzero.cli.steps import StepPrinter
 from lzero.config import Config, load_config
-from lzero.errors import WorkspaceError
-from lzero.store import SavedEpisode, describe, new_directory, write_beneath
+from lzero.errors import ConfigError, WorkspaceError
+from lzero.store import EPISODE_FILE, SavedEpisode, describe, new_directory, write_beneath
 from lzero.types import Budgets, Task
 
 NANO = "nano"
@@ -52,8 +52,10 @@ def plays_nano(question: Question) -> bool:
 async def ask(question: Question) -> bool:
     """Whether the agent's work came to its end, whatever its answer. What it did is kept in any case. Raises LzeroError."""
     config = _config_of(question)
+    if question.out is not None and (question.out / EPISODE_FILE).exists():
+        raise ConfigError(f"{question.out} holds an episode already: name another directory with --out")
     console = Console()
-    agent, task = _nano(config) if plays_nano(question) else _agent(question, config)
+    agent, task = _nano(question, config) if plays_nano(question) else _agent(question, config)
     settings = agent.settings
     budgets = Budgets(max_steps=settings.max_steps, max_tokens=settings.max_tokens, cell_s=settings.cell_s)
     async with agent:
@@ -65,22 +67,20 @@ async def ask(question: Question) -> bool:
             finally:
                 printer.close()
                 if agent.episode is not None:
-                    _keep(question, config, agent, task, watcher.files, console)
+                    _keep(question, config, agent, task, watcher, console)
     return agent.episode is not None and agent.episode.status != "failed"
 
 
-class _Collecting(Watcher):
-    """Shows what happens, and at the end takes the files that the agent has made out of its workspace."""
+class _Collecting(Relay):
+    """And takes, at the end, the files that the agent has made out of its workspace."""
 
     def __init__(self, printer: StepPrinter, task: Task, wanted: bool) -> None:
-        self.on_text = printer.on_text  # type: ignore[method-assign]
-        self.on_cell = printer.on_cell  # type: ignore[method-assign]
-        self.on_call = printer.on_call  # type: ignore[method-assign]
-        self.on_step = printer.on_step  # type: ignore[method-assign]
+        super().__init__(printer)
         self._given = {Path(file).name: Path(file) for file in task.files}
         self._wanted = wanted
         self.files: dict[str, bytes] = {}
         self.left_there: list[str] = []
+        """Why each of the others could not be taken."""
 
     async def on_end(self, session: Session) -> None:
         if not self._wanted:
@@ -95,9 +95,7 @@ class _Collecting(Watcher):
                 self.files[file.path] = data
 
 
-def _keep(
-    question: Question, config: Config, agent: NBAgent, task: Task, files: Mapping[str, bytes], console: Console
-) -> None:
+def _keep(question: Question, config: Config, agent: NBAgent, task: Task, taken: _Collecting, console: Console) -> None:
     assert agent.episode is not None
     saved = SavedEpisode(
         task=task,
@@ -109,12 +107,11 @@ def _keep(
     directory = question.out or new_directory("run")
     save_run(directory, saved)
     if question.workspace_out is not None:
-        left_out = write_beneath(question.workspace_out, files)
-        console.print(
-            Text(f"{len(files) - len(left_out)} files of its workspace in {question.workspace_out}", style="dim")
-        )
-        for name in left_out:
-            console.print(Text(f"left out, for its name: {clean(name)!r}", style="red"))
+        left_out = write_beneath(question.workspace_out, taken.files)
+        num_kept = len(taken.files) - len(left_out)
+        console.print(Text(f"{num_kept} files of its workspace in {question.workspace_out}", style="dim"))
+        for why in (*taken.left_there, *(f"{name!r} cannot be written here" for name in left_out)):
+            console.print(Text(f"left out: {clean(why)}", style="red"))
     console.print(Text(f"kept in {directory} (lzero show, lzero replay; {NOTEBOOK_FILE} for Jupyter)", style="dim"))
 
 
@@ -146,8 +143,13 @@ def _agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
     return agent, task
 
 
-def _nano(config: Config) -> tuple[NBAgent, Task]:
-    """The bundled model, as the demo trains it, on a task of its world."""
+def _nano(question: Question, config: Config) -> tuple[NBAgent, Task]:
+    """The bundled model, as the demo trains it, on a task of its world. Raises ConfigError for flags that would not act."""
+    flags = {"file": question.files, "tool": question.tools, "mcp": question.mcp, "corpus": question.corpus}
+    flags |= {"base-url": question.base_url, "ability": question.ability}
+    flags |= {name.replace("_", "-"): value for name, value in question.agent.items()}
+    if idle := [f"--{name}" for name, value in flags.items() if value]:
+        raise ConfigError(f"{', '.join(idle)} would not act without --model: the bundled nano knows its own world only")
     from lzero.rollout.build import eval_tasks
     from lzero.tools import PassageIndex, Search
 

@@ -2,11 +2,12 @@
 
 from lzero.store.record import DROP_FAILED, Phase, Record
 from lzero.store.run_directory import RunDirectory, check_new, read_episodes, read_groups, read_records
-from lzero.store.saved import SavedEpisode, SavedTool, describe, read_saved, write_saved
+from lzero.store.saved import EPISODE_FILE, SavedEpisode, SavedTool, describe, read_saved, write_saved
 from lzero.store.writing import new_directory, write_beneath
 
 __all__ = [
     "DROP_FAILED",
+    "EPISODE_FILE",
     "Phase",
     "Record",
     "RunDirectory",

@@ -1,0 +1,146 @@
+"""`lzero run`, as a person calls it: what it prints, what it keeps, and what it says where it cannot."""
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from chat_servers import ChatServer, choice, ended, streams, text, usage
+from starlette.responses import JSONResponse
+
+from lzero.store import read_saved
+
+pytestmark = [pytest.mark.sandbox]
+MODELS = JSONResponse({"object": "list", "data": [{"id": "sage", "object": "model"}]})
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+async def start(*arguments: str, cwd: Path, **environment: str) -> asyncio.subprocess.Process:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from lzero.cli import main; main()",
+        *arguments,
+        cwd=cwd,
+        env={**clean, "COLUMNS": "120", **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def lzero(*arguments: str, cwd: Path, **environment: str) -> Ended:
+    process = await start(*arguments, cwd=cwd, **environment)
+    async with asyncio.timeout(110.0):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+def cell(code: str) -> str:
+    return f"<think>A thought of some length.</think>\n<code>\n{code}\n</code>"
+
+
+def model(*replies: str) -> ChatServer:
+    """An endpoint whose model says its replies in turn."""
+    answers = [streams(*text(reply), ended(), usage(100, 20)) for reply in replies]
+    return ChatServer(*answers, models=MODELS)
+
+
+async def test_without_a_model_the_nano_plays_a_question_of_its_world(tmp_path: Path) -> None:
+    run = await lzero("run", "--out", "kept", cwd=tmp_path)
+    assert run.code == 0, run.err
+    assert "Bring a real one: --model NAME" in run.out
+    assert "finished" in run.out
+    saved = read_saved(tmp_path / "kept")
+    assert (saved.model, saved.episode.status) == ("nano", "finished")
+    nbformat.validate(nbformat.read(str(tmp_path / "kept" / "notebook.ipynb"), as_version=4))
+    again = await lzero("run", "--out", "kept", cwd=tmp_path)
+    assert (again.code, "holds an episode already" in again.err) == (1, True)
+
+
+async def test_a_question_is_answered_with_files_and_its_workspace_comes_out(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("n\n20\n22\n")
+    replies = (
+        cell(
+            "import pandas\ntotal = int(pandas.read_csv('table.csv').n.sum())\nopen('total.txt', 'w').write(str(total))"
+        ),
+        cell("notepad.add_facts('the total is in total.txt')\nsubmit_final_answer(f'**{total}**')"),
+    )
+    async with model(*replies) as server:
+        run = await lzero(
+            "run", "What is the total?", "--model=sage", f"--base-url={server.url}", "--file=table.csv",
+            "--max-steps=5", "--memory=hard", "--answer=short", "--workspace-out=made", "--out=kept",
+            cwd=tmp_path,
+        )  # fmt: skip
+    assert run.code == 0, run.err
+    assert "step 2 of 5" in run.out
+    assert "the total is in total.txt" in run.out
+    assert "200 tokens read, 40 written" in run.out
+    assert (tmp_path / "made" / "total.txt").read_text() == "42"
+    assert not (tmp_path / "made" / "table.csv").exists()
+    saved = read_saved(tmp_path / "kept")
+    assert saved.episode.answer == "**42**"
+    first = server.bodies[0]["messages"]
+    assert "In the working directory: table.csv." in first[0]["content"]
+    assert first[1]["content"].startswith("What is the total?\nAnswer with a word or a short phrase.\n[5 steps")
+    replayed = await lzero("replay", "kept", cwd=tmp_path)
+    assert (replayed.code, "no differences in 2 cells" in replayed.out) == (0, True), replayed.out
+
+
+async def test_a_run_that_is_interrupted_keeps_its_steps(tmp_path: Path) -> None:
+    async with model(cell("print('so far')"), cell("import time\ntime.sleep(600)")) as server:
+        process = await start("run", "What?", "-m", "sage", "--base-url", server.url, "--out", "kept", cwd=tmp_path)
+        assert process.stdout is not None
+        async with asyncio.timeout(100.0):
+            while b"so far" not in await process.stdout.readline():
+                pass
+            process.send_signal(signal.SIGINT)
+            await process.communicate()
+    assert process.returncode == 130
+    saved = read_saved(tmp_path / "kept")
+    assert (saved.episode.status, len(saved.episode.steps)) == ("failed", 1)
+    assert (tmp_path / "kept" / "notebook.ipynb").exists()
+
+
+async def test_an_endpoint_that_breaks_in_the_middle_leaves_what_was_done(tmp_path: Path) -> None:
+    broken = streams(choice(content="<think>"), done=False)
+    async with ChatServer(streams(*text(cell("print(1)")), ended()), broken, models=MODELS) as server:
+        arguments = ("run", "What?", "-m", "sage", "--base-url", server.url, "--out", "kept")
+        run = await lzero(*arguments, cwd=tmp_path)
+    assert run.code == 1
+    assert "failed, by no fault of the agent: engine at step 1" in run.out
+    assert len(read_saved(tmp_path / "kept").episode.steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--model", "sage", "--base-url", "http://127.0.0.1:9/v1"), "http://127.0.0.1:9/v1"),
+        (("--model", "sage", "--base-url", "http://127.0.0.1:9/v1", "--file", "none.csv"), "no such file"),
+        (("--model", "sage", "--tool", "web_search"), "SERPER_API_KEY"),
+        (("--model", "sage", "--tool", "serach"), "there is no tool 'serach'"),
+        (("--model", "sage", "--memory", "some"), "memory"),
+        (("--file", "none.csv"), "would not act without --model"),
+        (("--model", "sage", "--corpus", "nowhere"), "nowhere"),
+        (("--model", "sage", "--set", "agent.steps=3"), "agent.steps"),
+    ],
+)
+async def test_what_cannot_work_is_told_in_a_sentence_and_leaves_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    run = await lzero("run", "What?", *arguments, cwd=tmp_path)
+    assert run.code == 1
+    assert told in run.err
+    assert "Traceback" not in run.err
+    assert not list(tmp_path.iterdir())
