@@ -59,7 +59,7 @@ def run(
         Path | None, typer.Option(help="Where the run is kept.", show_default="runs/run-<date>-<time>")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A configuration file: [agent], [repl], [tools].")
+        Path | None, typer.Option("--config", "-c", help="A TOML file, of which agent, repl and tools act.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, a change to it (repeatable).")
