@@ -146,7 +146,7 @@ async def test_the_kernel_gets_the_tools_and_submit_final_answer() -> None:
         (calling("echo", text=nested(950)), "nested more than 32 deep"),
         (calling("echo", text="refuse"), "not like this"),
         (calling("submit_final_answer"), "needs an answer"),
-        (calling("submit_final_answer", answer="x" * 5000), "at most 2000 fit"),
+        (calling("submit_final_answer", answer="x" * 20_001), "at most 20000 fit"),
     ],
 )
 async def test_a_wrong_call_is_the_agents_and_is_told(mistake: Cell, told: str) -> None:

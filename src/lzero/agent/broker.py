@@ -19,7 +19,7 @@ ARGUMENT_BYTES = 100_000
 """Size of one call's arguments, as JSON."""
 ARGUMENT_DEPTH = 32
 """Lists in lists that arguments may be: what is deeper could not be written down everywhere that it came through."""
-ANSWER_CHARS = 2_000
+ANSWER_CHARS = 20_000
 TOOL_TIMEOUT_S = 60.0
 """A tool that takes longer has failed: ours to mend, not the agent's doing."""
 
