@@ -134,6 +134,8 @@ async def test_an_endpoint_that_breaks_in_the_middle_leaves_what_was_done(tmp_pa
         (("--file", "none.csv"), "would not act without --model"),
         (("--model", "sage", "--corpus", "nowhere"), "nowhere"),
         (("--model", "sage", "--set", "agent.steps=3"), "agent.steps"),
+        (("--model", "sage", "--set", "train.lr=1"), "that section is training's"),
+        (("--model", "sage", "--ability", "mats"), "there are qa, math"),
     ],
 )
 async def test_what_cannot_work_is_told_in_a_sentence_and_leaves_nothing(

@@ -20,6 +20,8 @@ from lzero.store import EPISODE_FILE, SavedEpisode, describe, new_directory, wri
 from lzero.types import Budgets, Task
 
 NANO = "nano"
+ABILITIES = ("qa", "math", "data", "search", "files")
+_OF_TRAINING = ("rollout", "reward", "algo", "train", "eval", "sft")
 SEARCH_RESULTS = 5
 """Of one search in a corpus, where no configuration says; the default of that is the nano's."""
 
@@ -109,13 +111,20 @@ def _keep(question: Question, config: Config, agent: NBAgent, task: Task, taken:
     if question.workspace_out is not None:
         left_out = write_beneath(question.workspace_out, taken.files)
         num_kept = len(taken.files) - len(left_out)
-        console.print(Text(f"{num_kept} files of its workspace in {question.workspace_out}", style="dim"))
+        noun = "file" if num_kept == 1 else "files"
+        console.print(Text(f"{num_kept} {noun} of its workspace in {question.workspace_out}", style="dim"))
         for why in (*taken.left_there, *(f"{name!r} cannot be written here" for name in left_out)):
             console.print(Text(f"left out: {clean(why)}", style="red"))
     console.print(Text(f"kept in {directory} (lzero show, lzero replay; {NOTEBOOK_FILE} for Jupyter)", style="dim"))
 
 
 def _config_of(question: Question) -> Config:
+    """Raises ConfigError for a change that is training's alone, and for a wrong ability."""
+    if question.ability and question.ability not in ABILITIES:
+        raise ConfigError(f"--ability {question.ability}: there are {', '.join(ABILITIES)}")
+    for change in question.changes:
+        if change.partition(".")[0] in _OF_TRAINING:
+            raise ConfigError(f"--set {change} would not act: that section is training's")
     return load_config(question.config, question.changes)
 
 
