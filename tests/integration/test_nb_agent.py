@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from chat_servers import ChatServer, ended, streams, text
+from starlette.responses import JSONResponse
 
 from lzero.agent.nb_agent import NBAgent, make_task
 from lzero.agent.watch import Watcher
@@ -216,6 +218,16 @@ async def test_no_model_is_told_with_the_address_and_what_to_try() -> None:
     agent = NBAgent("any", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(EngineError, match=r"127\.0\.0\.1:9"):
         await agent.run("What?")
+
+
+async def test_a_directory_is_the_name_of_a_model_where_there_is_an_endpoint(pool: LocalPool, tmp_path: Path) -> None:
+    reply = streams(*text(cell("submit_final_answer('Kato')")), ended())
+    async with (
+        ChatServer(reply, models=JSONResponse({"data": [{"id": str(tmp_path)}]})) as server,
+        NBAgent(str(tmp_path), base_url=server.url, pool=pool) as agent,
+    ):
+        assert (await agent.run("Who?")).answer == "Kato"
+    assert [body["model"] for body in server.bodies] == [str(tmp_path)]
 
 
 async def test_a_run_of_many_questions_keeps_no_session(pool: LocalPool) -> None:

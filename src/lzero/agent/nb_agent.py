@@ -154,7 +154,8 @@ class NBAgent:
     async def _open_model(self, stack: AsyncExitStack) -> Model:
         if not isinstance(self._name, str):
             return ChatModel(self._name, REQUEST_TIMEOUT_S)
-        if self._name == BUNDLED or Path(self._name).expanduser().is_dir():
+        is_here = self._name == BUNDLED or Path(self._name).expanduser().is_dir()
+        if is_here and not self._base_url:  # servers often name a model by the directory that it came from
             return await asyncio.to_thread(self._load, self._name, stack)
         from lzero.engine.chat import OpenAIChat
         from lzero.tools.keys import find_key
@@ -169,8 +170,6 @@ class NBAgent:
         from lzero.engine.local import LocalEngine
         from lzero.models import load_model, load_tokenizer, resolve, select_device
 
-        if self._base_url:
-            raise ConfigError(f"base_url = {self._base_url!r} would not act: {directory} is a directory")
         path = resolve(directory)
         tokenizer = load_tokenizer(path)
         renderer = Renderer(tokenizer, raw=self.settings.template == "raw")
