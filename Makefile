@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+SERVERS ?= transformers vllm
 
-.PHONY: demo test test-long soak test-gpu lint check setup nano clean help
+.PHONY: demo test test-long soak test-gpu test-servers lint check setup nano clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -13,7 +14,7 @@ demo: setup  ## train the bundled nano model by reinforcement learning, a few mi
 	$(BIN)/lzero train $(ARGS)
 
 test: lint check  ## everything CI runs: lint, types, tests (ARGS="-k repl")
-	$(BIN)/pytest -m "not slow and not gpu" $(ARGS)
+	$(BIN)/pytest -m "not slow and not gpu and not servers" $(ARGS)
 
 test-long: setup  ## the bars of the README; kills, churn, fuzzing and attacks under load, whole (over an hour)
 	$(BIN)/pytest -m slow $(ARGS)
@@ -23,6 +24,20 @@ soak: setup  ## an hour of everything that sandboxed sessions do, well or badly 
 
 test-gpu: setup  ## what needs a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)
+
+test-servers: setup $(SERVERS:%=.servers/%/.ready)  ## the agent against real model servers on loopback (SERVERS=transformers for one)
+	$(BIN)/pytest -m servers $(ARGS)
+
+# A server is somebody else's program, with requirements of its own: each has an environment to itself.
+.servers/transformers/.ready: constraints.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --constraint constraints.txt 'transformers[serving]>=5.0'
+	touch $@
+
+.servers/vllm/.ready: constraints.txt tests/servers/install_vllm.py
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python tests/servers/install_vllm.py
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .
@@ -51,5 +66,5 @@ nano: setup  ## make the bundled nano base model again, from nothing: demonstrat
 	$(BIN)/lzero sft recipes/nano-base.toml run.dir=runs/nano-base
 	$(BIN)/python recipes/ship_nano.py runs/nano-base/model
 
-clean:  ## remove the virtual environment and caches (runs stay)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove the virtual environments and caches (runs stay)
+	rm -rf $(VENV) .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis
