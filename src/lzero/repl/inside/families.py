@@ -78,7 +78,7 @@ class Families:
                 os.kill(init, signal.SIGKILL)
 
     def reap(self) -> None:
-        while self._by_pid or self._expecting:
+        while True:  # also who helped with a copy, and ends after all REPLs
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
