@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fault_traces import below
+from fault_traces import below, until
 from repl_sessions import run, value
 
 from lzero.agent.broker import Broker
@@ -204,7 +204,7 @@ async def test_pip_has_a_deadline_and_leaves_no_process(
         monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
         fault, text = await refusal(tool(tmp_path, "tiny", plan_s=3.0), package="tiny")
     assert (fault, text) == ("tool", "pip did not find tiny within 3 s")
-    assert not [child for child in below() if "pip" in command_of(child)]
+    await until(lambda: not any("pip" in command_of(child) for child in below()))
 
 
 def command_of(process: psutil.Process) -> list[str]:

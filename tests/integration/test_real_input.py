@@ -63,7 +63,7 @@ SMALL = [
     "eval.num_tasks=2",
     "eval.sampled_episodes=0",
 ]
-PROMPT = resources.files("lzero.agent").joinpath("full.txt")
+PROMPT = resources.files("lzero.agent").joinpath("templates/system.jinja")
 
 
 def save_random_model(directory: Path, texts: Iterable[str]) -> None:

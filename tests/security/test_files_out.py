@@ -126,8 +126,10 @@ async def test_files_that_are_swapped_meanwhile_are_regular_or_refused(pool: Loc
     victim = await pool.open((), no_tools, seed=0)
     await run(victim, SWAPS)
     whole = b"regular" * 100_000
-    seen = set()
-    for attempt in range(150):
+    seen: set[str] = set()
+    for attempt in range(250):  # of 256 transfers
+        if attempt >= 150 and len(seen) == 2:  # on a busy machine its threads may be late
+            break
         try:
             data = await victim.get(("now", "way/file", "d/real/file")[attempt % 3])
             assert data in (whole, b"")
