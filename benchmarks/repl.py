@@ -7,14 +7,11 @@ spoken to through jupyter_client (`repl_yardstick.py`; it needs the extra `jupyt
 import argparse
 import asyncio
 import json
-import os
-import platform
 import resource
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 
-from repl_figures import FIGURES, Figure, Settings
+from figures import Figure, table
+from repl_figures import FIGURES, Settings
 
 
 def main() -> None:
@@ -39,15 +36,6 @@ async def measure(settings: Settings, only: str | None) -> list[Figure]:
         if only in (None, figure.__name__):
             found += await figure(settings)
     return found
-
-
-def table(figures: Sequence[Figure]) -> str:
-    processor = platform.processor() or platform.machine()
-    lines = [f"{processor}, {os.cpu_count()} cores, Linux {platform.release()}, Python {sys.version.split()[0]}"]
-    for figure in figures:
-        verdict = {None: "", True: "reached", False: "MISSED"}[figure.reached]
-        lines.append(f"{figure.name:<66} {figure.value:10,.2f} {figure.unit:<4} {figure.reach:<10} {verdict}".rstrip())
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

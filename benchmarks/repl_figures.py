@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import repl_yardstick
+from figures import Figure, at_least, at_most
 
 from lzero.protocols import Repl, ReplPool
 from lzero.repl import LocalPool, LocalRepl, watchdog
@@ -21,17 +22,6 @@ from lzero.repl.remote.token import new_token
 from lzero.types import Json
 
 CELL = repl_yardstick.CELL
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table. `reached` is None where nothing is promised."""
-
-    name: str
-    value: float
-    unit: str
-    reach: str = ""
-    reached: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -197,14 +187,6 @@ FIGURES: tuple[Callable[[Settings], Awaitable[list[Figure]]], ...] = (
     remote_round_trip,
     copies,
 )
-
-
-def at_most(name: str, value: float, unit: str, limit: float) -> Figure:
-    return Figure(name, value, unit, f"≤ {limit:g} {unit}", value <= limit)
-
-
-def at_least(name: str, value: float, unit: str, limit: float) -> Figure:
-    return Figure(name, value, unit, f"≥ {limit:g} {unit}", value >= limit)
 
 
 async def open_many(pool: LocalPool, count: int) -> list[LocalRepl]:
