@@ -217,7 +217,24 @@ async def test_a_tool_that_breaks_is_our_failure_and_never_an_observation() -> N
     episode = await attempt(policy, FakePool({"echo": calling("echo", text="break")}), tools=[Echo()])
     assert episode.failure is not None
     assert (episode.failure.kind, episode.failure.what) == ("tool", "the index is gone")
+    assert episode.failure.where == "step 0, running a cell"
     assert len(policy.transcripts) == 1
+
+
+async def test_the_step_in_which_a_tool_breaks_is_on_record() -> None:
+    async def caught(on_call: OnCall) -> Execution:
+        await on_call("echo", {"text": "hi"})
+        with pytest.raises(ToolError):
+            await on_call("echo", {"text": "break"})
+        return Execution(outputs=(), status="ok", duration_s=0.0)
+
+    pool = FakePool({"look": cell("x"), "caught": caught})
+    episode = await attempt(Replies(reply("look"), reply("caught")), pool, tools=[Echo()])
+    assert episode.status == "failed"
+    assert [(call.result, call.error, call.fault) for call in episode.steps[1].tool_calls] == [
+        ("hi", None, None),
+        (None, "the index is gone", "tool"),
+    ]
 
 
 async def test_a_tool_that_hangs_is_our_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,8 @@ class Broker:
         self._num_calls = 0
         self._num_notes = 0
         self._calls: list[ToolCall] = []
-        self._broken: ToolError | None = None
+        self.broken: ToolError | None = None
+        """The first failure of a tool by itself: the episode is over then."""
 
     @property
     def answer(self) -> str | None:
@@ -100,7 +101,7 @@ class Broker:
         return self._notepad.state
 
     async def on_call(self, name: str, arguments: dict[str, Json]) -> Json:
-        """Answer one call. Raises ToolError: the agent's mistake, told to it, or a failure of ours, which `take_calls` raises again."""
+        """Answer one call. Raises ToolError: the agent's mistake, told to it, or a failure of ours, which stays as `broken`."""
         start = time.perf_counter()
         result: Json = None
         error: ToolError | None = None
@@ -122,9 +123,7 @@ class Broker:
         return result
 
     def take_calls(self) -> tuple[ToolCall, ...]:
-        """The calls since the last time, a cell's. Raises the ToolError of a tool that failed by itself."""
-        if self._broken is not None:
-            raise self._broken
+        """The calls since the last time, a cell's."""
         calls = tuple(self._calls)
         self._calls = []
         self._num_calls = self._num_notes = 0
@@ -155,7 +154,7 @@ class Broker:
         self, name: str, arguments: dict[str, Json], result: Json, error: ToolError | None, duration_s: float
     ) -> None:
         if error is not None and error.fault == "tool":
-            self._broken = self._broken or error
+            self.broken = self.broken or error
         if len(self._calls) >= CALLS_PER_CELL:
             return  # a loop of refused calls would grow the record without bound
         call = ToolCall(

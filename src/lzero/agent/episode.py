@@ -99,7 +99,7 @@ class _Attempt:
             question=task.question,
         )
         self._steps: list[Step] = []
-        self._doing = "starting"
+        self._doing = "step 0, starting"
 
     async def settle(self) -> Episode:
         """How the episode ends, whoever ends it. The session is closed then."""
@@ -154,6 +154,8 @@ class _Attempt:
                 self._context.trim(news)
                 step = await self._step(number, trimmed=True)
             self._keep(step)
+            if self._broker.broken is not None:
+                raise self._broker.broken
             if self._broker.answer is not None:
                 return "finished"
             news = News(
@@ -171,7 +173,7 @@ class _Attempt:
         return "out_of_steps"
 
     async def _step(self, number: int, trimmed: bool) -> Step:
-        self._doing = "sampling"
+        self._doing = f"step {len(self._steps)}, sampling"
         start = time.perf_counter()
         prompt, completion = await self._sample("step", number, self._context.room, STOP)
         sampled = time.perf_counter()
@@ -182,7 +184,7 @@ class _Attempt:
         )
         execution = None
         if parsed.code is not None:
-            self._doing = "running a cell"
+            self._doing = f"step {len(self._steps)}, running a cell"
             self._watcher.on_cell(parsed.code)
             execution = await self._session.run(parsed.code, self._broker, deadline_s=self._agent.cell_s)
         return Step(
@@ -200,7 +202,7 @@ class _Attempt:
         """With memory "soft": what the model says its steps come to. It is kept as a step of its own kind."""
         if self._agent.memory != "soft":
             return ""
-        self._doing = "summarising"
+        self._doing = f"step {len(self._steps)}, summarising"
         start = time.perf_counter()
         room = self._context.ask_for_summary()
         prompt, completion = await self._sample("summary", number, room, (SUMMARY_STOP,))
@@ -240,4 +242,4 @@ class _Attempt:
         return shown
 
     def _failure(self, kind: Literal["engine", "repl", "tool", "lost"], what: str) -> Failure:
-        return Failure(kind=kind, what=what, where=f"step {len(self._steps)}, {self._doing}")
+        return Failure(kind=kind, what=what, where=self._doing)
