@@ -2,7 +2,7 @@
 
 Its package wants the build of torch that only PyTorch's own index has, and parts for sound, video and Intel's OpenMP that serving
 text does not need: they are left out, and torch comes as lzero's constraints say. The package also looks for itself by the name
-`vllm`, which is not the name it is published by.
+`vllm`, which is not the name it is published by, and knows by a version that says `cpu` what it was built for.
 """
 
 import subprocess
@@ -43,7 +43,7 @@ def main() -> None:
     pip_install(*needed())
     names = Path(sysconfig.get_path("purelib"), f"vllm-{VERSION}.dist-info")
     names.mkdir(exist_ok=True)
-    (names / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}\n", encoding="utf-8")
+    (names / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
