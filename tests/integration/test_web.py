@@ -389,6 +389,15 @@ async def test_what_is_packed_is_unpacked_no_further_than_the_limit() -> None:
         assert "broken" in await failed(client, f"{server.url}/broken")
 
 
+async def test_what_is_packed_over_and_over_is_not_unpacked() -> None:
+    """A few kilobytes of it would keep the process for minutes, without a byte to show."""
+    header, nothing = gzip.compress(b"")[:10], b"\x00\x00\x00\xff\xff"
+    inner = gzip.compress(header + nothing * 1_000_000, compresslevel=1)
+    bomb = response(gzip.compress(inner), content_encoding="gzip, gzip, gzip")
+    async with serving(pages({"/": bomb})) as server:
+        assert "packed its answer 3 times" in await failed(WebClient(allow_hosts=[server.host]), server.url)
+
+
 @pytest.mark.parametrize(
     "said",
     [

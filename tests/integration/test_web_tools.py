@@ -284,6 +284,21 @@ async def test_a_page_that_is_made_to_be_hard_gives_its_text() -> None:
         assert "layout could not be read" in page.note
 
 
+async def test_no_page_takes_more_time_on_the_host_than_its_length() -> None:
+    """Each of these took minutes, in which nothing else of the process ran."""
+    attributes = " ".join(f"a{number}=1" for number in range(300_000))
+    unclosed = f"<p {attributes}>One<{'a' * 1_000_000}"
+    answers = {
+        "/tag": response(unclosed.encode(), content_type="text/html"),
+        "/charset": response(b"caf\xc3\xa9", content_type=f"text/plain; charset={' ' * 60_000}!"),
+    }
+    async with serving(pages(answers)) as server:
+        read = LocalReader(WebClient(allow_hosts=[server.host]), cpu_s=2)
+        async with asyncio.timeout(30):
+            assert (await read(f"{server.url}/tag")).text.startswith("One")
+            assert (await read(f"{server.url}/charset")).text == "café"
+
+
 @pytest.mark.parametrize(
     ("body", "content_type", "expected"),
     [

@@ -32,3 +32,10 @@ def test_what_a_server_took_off_is_found_where_one_tag_was_left_open(before: str
 def test_no_stop_string_ends_nothing() -> None:
     cut = StopCut(("",))
     assert (cut.feed("a"), cut.feed(""), cut.feed("b"), cut.text, cut.stopped) == ("a", "", "b", "ab", False)
+
+
+def test_a_thought_is_no_text_and_a_tag_that_is_repeated_for_ever_costs_its_length() -> None:
+    stop = ("</code>", "</answer>")
+    assert cut_off_stop("<think><answer></think><code>x", stop) == "</code>"
+    assert cut_off_stop("<think><code>", stop) == "</code>"
+    assert cut_off_stop("<think>" * 500_000, stop) == ""

@@ -64,6 +64,19 @@ def test_a_comment_in_a_block_of_code_is_no_heading() -> None:
     assert [passage.title for passage in split(text, "a.md", headings=True)] == ["a.md › Use", "a.md › Not"]
 
 
+def test_a_heading_is_read_without_the_marks_that_close_it_in_a_time_that_follows_from_its_length() -> None:
+    titles = {
+        "# Liri ##  ": "Liri",
+        "## C#": "C",
+        "# ###": "#",
+        "# a  b": "a  b",
+        f"# a{' ' * 100_000}b": f"a{' ' * 100_000}b",
+    }
+    for line, title in titles.items():
+        (passage,) = split(f"{line}\nText.", "a.md", headings=True)
+        assert passage.title == f"a.md › {title}"
+
+
 def test_a_document_of_headings_alone_is_still_found() -> None:
     assert list(split("# Liri\n# Kato", "a.md", headings=True)) == [Passage(title="a.md", text="# Liri # Kato")]
 

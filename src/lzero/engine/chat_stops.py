@@ -1,9 +1,7 @@
 """Where a reply in words ends: with its first stop string, which it keeps."""
 
 import re
-from collections.abc import Sequence
-
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+from collections.abc import Iterator, Sequence
 
 
 class StopCut:
@@ -40,6 +38,15 @@ class StopCut:
 def cut_off_stop(text: str, stop: Sequence[str]) -> str:
     """The stop string that a server took off the end of `text`, where it does not say which, or whether there was one:
     the one that closes a tag which the text left open. "" where there is none, or more than one."""
-    said = _THOUGHT.sub("", text)
+    said = "".join(_outside_thoughts(text))
     closing = [string for string in stop if re.fullmatch(r"</\w+>", string) and f"<{string[2:]}" in said]
     return closing[0] if len(closing) == 1 else ""
+
+
+def _outside_thoughts(text: str) -> Iterator[str]:
+    """What is not between <think> and </think>, in a time that follows from its length: a model may repeat a tag for ever."""
+    start = 0
+    while (begin := text.find("<think>", start)) >= 0 and (end := text.find("</think>", begin)) >= 0:
+        yield text[start:begin]
+        start = end + len("</think>")
+    yield text[start:]

@@ -39,7 +39,7 @@ CONVERTING_S = 600
 """Seconds that one may take."""
 _SPLITTING = 1
 """Raised when documents are split otherwise: older indexes are then made anew."""
-_HEADING = re.compile(r"(#{1,6})\s+(\S.*?)\s*#*\s*$")
+_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 _FENCE = re.compile(r"\s{0,3}(```|~~~)")
 _UNSEEN = ("script", "style", "template", "noscript", "svg")
 
@@ -103,7 +103,8 @@ def split(text: str, title: str, *, headings: bool) -> Iterator[Passage]:
     for heading, body in _sections(text) if headings else [(None, text)]:
         if heading is not None:
             level = len(heading[1])
-            trail = [*(above for above in trail if above[0] < level), (level, heading[2])]
+            named = heading[2].rstrip().rstrip("#").rstrip() or "#"
+            trail = [*(above for above in trail if above[0] < level), (level, named)]
         full = " › ".join([title, *(name for _, name in trail)])
         for passage in _packed(_paragraphs(body)):
             seen = True

@@ -32,7 +32,7 @@ CHARS_PER_TOKEN = 4
 """About; a budget in tokens is kept in characters, for tokens depend on the model."""
 _HTML = ("text/html", "application/xhtml+xml")
 _TEXT = re.compile(r"text/.+|application/(.+\+)?(json|xml|yaml|x-yaml|javascript|x-ndjson|jsonl|toml|x-tex|x-sh|rtf)")
-_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([A-Za-z0-9._:-]+)", re.IGNORECASE)
+_CHARSET = re.compile(r"charset\s*+=\s*+[\"']?\s*+([A-Za-z0-9._:-]+)", re.IGNORECASE)
 _CHARSETS = re.compile(
     r"utf-?8|utf-?16(le|be)?|(us-)?ascii|latin-?1|iso-?8859-?\d+|windows-?125\d|cp\d+|gb2312|gbk|gb18030|big5(hkscs)?"
     r"|euc-?(jp|kr)|shift[_-]?jis|sjis|iso-2022-(jp|kr)|koi8-?[ru]|mac-?roman|tis-?620",
@@ -41,7 +41,9 @@ _CHARSETS = re.compile(
 """Encodings of text, but for those that take quadratic time or are none (punycode, hex, …)."""
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,1000})", re.IGNORECASE)
 _HEAD_CHARS = 100_000
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)?[^<>]*>")
+_TAG = re.compile(
+    r"<(/?)([a-zA-Z][a-zA-Z0-9]*+)?+[^<>]*+>"
+)  # never takes back: a "<" that nothing closes costs its length once
 _INLINE = frozenset(("a", "abbr", "b", "code", "em", "i", "span", "strong", "sub", "sup", "u", "wbr"))
 _UNSEEN = frozenset(("script", "style", "template", "noscript"))
 

@@ -40,6 +40,8 @@ MAX_URL_CHARS = 4_096
 PORTS = (80, 443)
 _MAX_ADDRESSES = 4
 """Of a host, that are tried one after the other."""
+_MAX_CODINGS = 2
+"""That a body is packed in, each a thousandfold: the layer below the last may hold nothing, and is unpacked without a pause."""
 _SAID_CHARS = 200
 _HOST = re.compile(r"(?=.{1,254}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*\.?")
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -215,6 +217,9 @@ class WebClient:
 
     async def _read(self, response: httpx2.Response) -> tuple[bytes, bool]:
         """The body's first `max_bytes`; what is packed is unpacked no further than that."""
+        codings = response.headers.get("content-encoding", "").split(",")
+        if len(codings) > _MAX_CODINGS:
+            raise ServiceError(f"{response.url.host} packed its answer {len(codings)} times over", permanent=True)
         content = bytearray()
         async with aclosing(response.aiter_bytes()) as chunks:
             async for chunk in chunks:
