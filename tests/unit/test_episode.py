@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from episode_fakes import (
     AGENT,
@@ -29,9 +30,9 @@ from hypothesis import strategies as st
 from lzero.agent import broker as broker_module
 from lzero.engine.scripted import ScriptedEngine
 from lzero.errors import ConfigError, EngineError, ReplDied, ReplError, ToolError
-from lzero.protocols import OnCall
+from lzero.protocols import OnCall, ToolContext
 from lzero.seeds import derive_seed
-from lzero.types import Completion, Execution, Sampling
+from lzero.types import Completion, Execution, Json, Sampling
 
 
 async def test_an_episode_ends_with_the_first_answer_submitted() -> None:
@@ -163,6 +164,23 @@ async def test_a_call_that_is_too_large_is_not_kept() -> None:
     call = episode.steps[0].tool_calls[0]
     assert (len(call.name), call.arguments, call.fault) == (100, {}, "agent")
     assert len(call.error or "") < 300
+
+
+async def test_what_a_tool_answers_is_bounded_and_on_record_as_the_agent_saw_it() -> None:
+    class Flood(Echo):
+        async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+            return "x" * 9_000_000 if arguments["text"] == "flood" else "half \ud800"
+
+    pool = FakePool({"flood": calling("echo", text="flood"), "odd": calling("echo", text="odd")})
+    policy = Replies(reply("flood"), reply("odd"))
+    episode = await attempt(policy, pool, tools=[Flood()])
+    told = "echo answered with 9,000,002 bytes; at most 8,000,000 fit: ask it for less"
+    assert told in policy.transcripts[1]
+    (call,) = episode.steps[0].tool_calls
+    assert (call.result, call.error, call.fault) == (None, told, "agent")
+    assert episode.failure is not None
+    assert episode.failure.what.startswith("echo answered with what is no JSON")
+    msgspec.json.encode(episode)
 
 
 async def test_calls_of_a_cell_are_bounded_and_the_next_cell_starts_anew() -> None:

@@ -19,6 +19,8 @@ ARGUMENT_BYTES = 100_000
 """Size of one call's arguments, as JSON."""
 ARGUMENT_DEPTH = 32
 """Lists in lists that arguments may be: what is deeper could not be written down everywhere that it came through."""
+RESULT_BYTES = 8_000_000
+"""Size of what a tool answers, as JSON: about what one message to a session holds."""
 ANSWER_CHARS = 20_000
 TOOL_TIMEOUT_S = 60.0
 """A tool that takes longer has failed: ours to mend, not the agent's doing."""
@@ -111,7 +113,8 @@ class Broker:
         try:
             tool = self._check(name, arguments, refused)
             async with asyncio.timeout(TOOL_TIMEOUT_S):
-                result = await tool.call(arguments, self._context)
+                answered = await tool.call(arguments, self._context)
+            result = _bounded(answered, name)
         except TimeoutError:
             error = ToolError(f"{name} did not answer within {TOOL_TIMEOUT_S:g} s", fault="tool")
         except ToolError as raised:
@@ -178,6 +181,19 @@ def _refusal(name: str, arguments: dict[str, Json]) -> str:
         return f"are nested more than {ARGUMENT_DEPTH} deep"
     size = len(name) + len(msgspec.json.encode(arguments))
     return f"take {size} bytes; at most {ARGUMENT_BYTES} fit" if size > ARGUMENT_BYTES else ""
+
+
+def _bounded(result: Json, name: str) -> Json:
+    """What can be sent to a session, and written down. Raises ToolError."""
+    try:
+        size = len(msgspec.json.encode(result))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ToolError(f"{name} answered with what is no JSON: {error}", fault="tool") from None
+    if size > RESULT_BYTES:
+        raise ToolError(
+            f"{name} answered with {size:,} bytes; at most {RESULT_BYTES:,} fit: ask it for less", fault="agent"
+        )
+    return result
 
 
 def _inside(value: dict[str, Json] | list[Json]) -> Iterable[Json]:
