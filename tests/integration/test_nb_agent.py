@@ -1,6 +1,7 @@
 """NB-Agent as a person uses it, on models that speak in words, in real sessions."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from chat_servers import ChatServer, ended, streams, text
 from starlette.responses import JSONResponse
 
 from lzero.agent.nb_agent import NBAgent, make_task
+from lzero.agent.save import save_run
+from lzero.agent.session import Session
 from lzero.agent.watch import Watcher
+from lzero.config import Config, ReplConfig
 from lzero.engine.scripted import ScriptedChat
 from lzero.errors import ConfigError, ContextOverflow, DataError, EngineError, ToolError
 from lzero.protocols import ChatPolicy
 from lzero.repl import LocalPool
+from lzero.store import SavedEpisode, read_saved
 from lzero.tools import tool
 from lzero.types import Completion, Message, Sampling, Stream, ToolCall
 
@@ -194,8 +199,50 @@ async def test_files_are_given_and_the_prompt_speaks_of_them(pool: LocalPool, tm
         episode = await agent.run("Who?", files=[tmp_path / "a.txt"])
     assert episode.answer == "Kato"
     assert "In the working directory: a.txt." in episode.steps[0].prompt.new_messages[0].content
+
+
+async def test_files_that_cannot_be_given_are_told_before_the_model_is_asked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         make_task("Who?", ["none.txt"])
+    odd = tmp_path / os.fsdecode(b"a\xff.txt")
+    odd.touch()
+    with pytest.raises(DataError, match="its name is not UTF-8"):
+        make_task("Who?", [odd])
+    turns = Turns(cell("submit_final_answer('x')"))
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(2**20 + 1)
+    async with NBAgent(ScriptedChat(turns), config=Config(repl=ReplConfig(file_mb=1))) as agent:
+        with pytest.raises(DataError, match="its 1,048,577 bytes are more than the 1,048,576"):
+            await agent.run("Who?", files=[tmp_path / "large"])
+    assert not turns.shown
+
+
+async def test_characters_that_are_none_can_be_saved(pool: LocalPool, tmp_path: Path) -> None:
+    chat = ScriptedChat(
+        script("<think>Cut apart: \ud83d\ude00, alone: \ud83d.</think>\n<code>\nsubmit_final_answer(1)\n</code>")
+    )
+    async with NBAgent(chat, pool=pool) as agent:
+        task = make_task("Wh\udcff?")
+        episode = await agent.run(task)
+    save_run(tmp_path, SavedEpisode(task=task, episode=episode, model="m"))
+    saved = read_saved(tmp_path)
+    assert saved.episode.steps[0].parsed.think == "Cut apart: \U0001f600, alone: \ufffd."
+    assert saved.task.question == "Wh\ufffd?"
+
+
+async def test_what_is_left_of_a_run_tells_what_broke_it_off_and_keeps_its_answer(pool: LocalPool) -> None:
+    class Breaking(Watcher):
+        async def on_end(self, session: Session) -> None:
+            raise RuntimeError("with a key in it")
+
+    chat = ScriptedChat(script(cell("submit_final_answer('x')")))
+    async with NBAgent(chat, pool=pool, temperature=0.25) as agent:
+        with pytest.raises(RuntimeError):
+            await agent.run("What?", watcher=Breaking())
+    left = agent.episode
+    assert left is not None
+    assert left.failure is not None
+    assert (left.answer, left.failure.what, left.sampling.temperature) == ("x", "an unexpected RuntimeError", 0.25)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
+
+from lzero.agent.outputs import unbroken
 from lzero.agent.renderer import Renderer
 from lzero.protocols import ChatEngine, Engine
 from lzero.types import Completion, Message, Prompt, Sampling
@@ -162,6 +165,8 @@ class ChatConversation:
             deadline_s=self._model.request_timeout_s,
             on_text=on_text,
         )
+        text, reasoning = unbroken(completion.text), unbroken(completion.reasoning)
+        completion = msgspec.structs.replace(completion, text=text, reasoning=reasoning)
         prompt = Prompt(keep=self._kept, new_ids=(), new_messages=tuple(self._messages[self._kept :]))
         self._messages.append(Message(role="assistant", content=completion.text or completion.reasoning))
         self._kept = len(self._messages)

@@ -65,6 +65,14 @@ class Ticket:
     """Temperature and top-p are used; length, stop string and seeds follow from the budgets, the format and `seed`."""
 
 
+def sampling_of(ticket: Ticket, agent: AgentConfig) -> Sampling:
+    return msgspec.structs.replace(ticket.sampling, max_tokens=agent.response_tokens, stop=STOP, seed=ticket.seed)
+
+
+def budgets_of(agent: AgentConfig) -> Budgets:
+    return Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s)
+
+
 async def run_episode(
     task: Task, ticket: Ticket, setting: Setting, *, tools: Sequence[Tool] = (), watcher: Watcher | None = None
 ) -> Episode:
@@ -86,9 +94,7 @@ class _Attempt:
         self._setting = setting
         self._agent = agent
         self._watcher = watcher
-        self._sampling = msgspec.structs.replace(
-            ticket.sampling, max_tokens=agent.response_tokens, stop=STOP, seed=ticket.seed
-        )
+        self._sampling = sampling_of(ticket, agent)
         self._session = Session(setting.pool, ticket.seed, task.files)
         self._broker = Broker(task, tools, self._session.read, notepad=agent.notepad, on_call=watcher.on_call)
         self._conversation = setting.model.converse(ticket.id)
@@ -123,14 +129,13 @@ class _Attempt:
             failure = self._failure("tool", str(error))
         finally:
             await self._conversation.close()
-        agent = self._agent
         return Episode(
             id=self._ticket.id,
             task_id=self._task.id,
             index=self._ticket.index,
             seed=self._ticket.seed,
             sampling=self._sampling,
-            budgets=Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s),
+            budgets=budgets_of(self._agent),
             steps=tuple(self._steps),
             status="failed" if failure else status,
             answer=self._broker.answer,

@@ -23,17 +23,19 @@ from typing import Any, Self
 
 import pydantic
 
+from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.conversation import ChatModel, Model, TokenModel
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
+from lzero.agent.outputs import unbroken
 from lzero.agent.recorded import interrupted
 from lzero.agent.renderer import Renderer
 from lzero.agent.session import check_files
 from lzero.agent.watch import Relay, Watcher
 from lzero.config import AgentConfig, Config, ReplConfig
-from lzero.errors import ConfigError
+from lzero.errors import ConfigError, LzeroError
 from lzero.protocols import ChatEngine, ReplPool, Tool
 from lzero.repl import open_pool
-from lzero.types import Episode, Sampling, Step, Task
+from lzero.types import Episode, Sampling, Step, Task, ToolCall
 
 FOR_A_PERSON = {
     "prompt": "full",
@@ -127,14 +129,20 @@ class NBAgent:
                 return await self.run(task, files=files, watcher=watcher)
         seed = secrets.randbits(32) if self._seed is None else self._seed
         task = make_task(task, files) if isinstance(task, str) else task
+        self.episode = None
+        if self._pool is None and not self._config.repl.servers:  # others have limits of their own
+            check_files(list(map(Path, task.files)), max_bytes=self._config.repl.file_mb << 20)
         ticket = Ticket(id=task.id, index=0, seed=seed, sampling=self._sampling)
         keeping = _Keeping(watcher or Watcher())
-        self.episode = None
+        why = ""
         try:
             self.episode = await run_episode(task, ticket, self._setting, tools=self.tools, watcher=keeping)
+        except Exception as error:
+            why = unbroken(str(error)) if isinstance(error, LzeroError) else f"an unexpected {type(error).__name__}"
+            raise
         finally:
             self.episode = self.episode or interrupted(
-                task, episode_id=ticket.id, seed=seed, agent=self.settings, steps=tuple(keeping.steps)
+                task, ticket, self.settings, steps=tuple(keeping.steps), answer=keeping.answer, why=why
             )
         return self.episode
 
@@ -190,11 +198,17 @@ class _Queueing(Watcher):
 
 
 class _Keeping(Relay):
-    """And keeps the steps."""
+    """And keeps the steps, and the answer."""
 
     def __init__(self, watcher: Watcher) -> None:
         super().__init__(watcher)
         self.steps: list[Step] = []
+        self.answer: str | None = None
+
+    def on_call(self, call: ToolCall) -> None:
+        if call.name == SubmitFinalAnswer.name and call.error is None and self.answer is None:
+            self.answer = str(call.arguments["answer"])
+        super().on_call(call)
 
     def on_step(self, step: Step) -> None:
         self.steps.append(step)
@@ -207,7 +221,7 @@ def make_task(question: str, files: Sequence[str | Path] = (), *, ability: str =
     check_files([Path(file) for file in files])
     return Task(
         id=f"question-{secrets.token_hex(4)}",
-        question=question,
+        question=unbroken(question),
         answers=(),
         ability=ability or ("files" if files else "qa"),
         files=tuple(str(Path(file).absolute()) for file in files),

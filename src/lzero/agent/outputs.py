@@ -14,6 +14,7 @@ _ESCAPES = re.compile(
     r"|\x1b[ -/]*[0-~]?"  # everything else that begins with an escape
 )
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _RULER = re.compile(r"-{20,}")
 
 
@@ -37,6 +38,13 @@ def clean(text: str) -> str:
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
     return _CONTROLS.sub("", text)
+
+
+def unbroken(text: str) -> str:
+    """Text that can be written as UTF-8: pairs of surrogates that somebody has cut apart are joined, lone ones are U+FFFD."""
+    if _SURROGATES.search(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def cut(text: str, max_chars: int) -> str:

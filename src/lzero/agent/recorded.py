@@ -5,10 +5,11 @@ import keyword
 import msgspec
 
 from lzero.agent.broker import SubmitFinalAnswer
+from lzero.agent.episode import Ticket, budgets_of, sampling_of
 from lzero.agent.notepad import NotepadTool
 from lzero.config import AgentConfig
 from lzero.store import SavedEpisode, SavedTool
-from lzero.types import Budgets, Episode, Failure, Notepad, Sampling, Step, Task
+from lzero.types import Episode, Failure, Notepad, Step, Task
 
 OWN = (SubmitFinalAnswer.name, NotepadTool.name)
 """Tools that an agent has of itself."""
@@ -46,17 +47,18 @@ def has_notepad(saved: SavedEpisode) -> bool:
 
 
 def interrupted(
-    task: Task, *, episode_id: str, seed: int, agent: AgentConfig, steps: tuple[Step, ...], what: str = "interrupted"
+    task: Task, ticket: Ticket, agent: AgentConfig, *, steps: tuple[Step, ...], answer: str | None = None, why: str = ""
 ) -> Episode:
-    """What is left of an episode that was broken off by somebody: its steps so far."""
+    """What is left of an episode that was broken off, by somebody or by an error that `why` tells: its steps so far."""
     return Episode(
-        id=episode_id,
+        id=ticket.id,
         task_id=task.id,
-        index=0,
-        seed=seed,
-        sampling=Sampling(max_tokens=agent.response_tokens, seed=seed),
-        budgets=Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s),
+        index=ticket.index,
+        seed=ticket.seed,
+        sampling=sampling_of(ticket, agent),
+        budgets=budgets_of(agent),
         steps=steps,
         status="failed",
-        failure=Failure(kind="lost", what=what, where=f"step {len(steps)}"),
+        answer=answer,
+        failure=Failure(kind="lost", what=why or "interrupted", where=f"step {len(steps)}"),
     )

@@ -1,10 +1,12 @@
 """An episode's REPL: opened when the first code wants to run, and afresh when a cell has killed the last one."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lzero.agent.broker import Broker
+from lzero.agent.outputs import unbroken
 from lzero.errors import DataError, WorkspaceError
 from lzero.protocols import Repl, ReplPool
 from lzero.seeds import derive_seed
@@ -62,12 +64,19 @@ class Session:
         return repl
 
 
-def check_files(files: Sequence[Path]) -> None:
-    """Raises DataError for one that is no file that can be read, and for two of one name."""
+def check_files(files: Sequence[Path], *, max_bytes: int = sys.maxsize) -> None:
+    """Raises DataError for one that is no file that can be read, or a larger one, and for two of one name."""
     names: set[str] = set()
     for file in files:
         if not file.is_file():
             raise DataError(f"{file} cannot be given to the agent: there is no such file")
+        if unbroken(str(file)) != str(file):
+            raise DataError(f"{str(file)!r} cannot be given to the agent: its name is not UTF-8")
+        if (size := file.stat().st_size) > max_bytes:
+            raise DataError(
+                f"{file} cannot be given to the agent: its {size:,} bytes are more than the {max_bytes:,} that a file may have "
+                "(repl.file_mb)"
+            )
         if file.name in names:
             raise DataError(f"{file} cannot be given to the agent: another file is called {file.name!r} too")
         names.add(file.name)
