@@ -1,6 +1,9 @@
 """A typed function as a tool: what a model reads of it, which arguments fit, whose fault what does not fit is."""
 
+import subprocess
+import sys
 import threading
+from contextvars import ContextVar
 from enum import StrEnum
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
@@ -215,3 +218,51 @@ def test_what_cannot_be_a_tool_says_what_is_missing(function: Any, told: str) ->
         tool(function)
     with pytest.raises(TypeError, match="a name that Python code can call"):
         FunctionTool(add.function, name="no name")
+
+
+HANGING = """
+import asyncio, threading
+from types import SimpleNamespace
+from lzero.tools import tool
+
+@tool
+def hang() -> str:
+    \"\"\"Never answers.\"\"\"
+    threading.Event().wait()
+    return "never"
+
+@tool
+def answer() -> str:
+    \"\"\"Answers.\"\"\"
+    return "at once"
+
+async def main() -> None:
+    calls = [asyncio.ensure_future(hang.call({}, SimpleNamespace())) for _ in range(100)]
+    await asyncio.wait(calls, timeout=0.2)
+    print(await answer.call({}, SimpleNamespace()), await asyncio.to_thread(str, "for others"), flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_functions_that_hang_keep_neither_others_nor_the_process_from_going_on() -> None:
+    ended = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "at once for others\n"
+
+
+async def test_a_function_in_its_thread_raises_as_anywhere_and_sees_the_context_of_its_caller() -> None:
+    seen: ContextVar[str] = ContextVar("seen", default="")
+
+    @tool
+    def read(what: str) -> str:
+        """What the caller set, or an error."""
+        if what == "stop":
+            raise StopIteration
+        return {"seen": seen.get()}[what]
+
+    seen.set("it")
+    assert await read.call({"what": "seen"}, CONTEXT) == "it"
+    with pytest.raises(KeyError, match="other"):
+        await read.call({"what": "other"}, CONTEXT)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await read.call({"what": "stop"}, CONTEXT)

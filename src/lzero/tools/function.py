@@ -6,11 +6,10 @@
         return a + b
 
 The model reads `add(a: int, b: int = 1) -> int` and the docstring. Its arguments are checked against the annotations, and
-converted where nothing is lost ("3" for an int). A synchronous function runs in a thread: it may block, but is not stopped
-when a deadline passes. A parameter annotated `ToolContext` receives the context, and is not shown.
+converted where nothing is lost ("3" for an int). A synchronous function runs in a thread of its own: it may block, but is not
+stopped when a deadline passes. A parameter annotated `ToolContext` receives the context, and is not shown.
 """
 
-import asyncio
 import inspect
 import keyword
 import types
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lzero.errors import ToolError
 from lzero.protocols import ToolContext
+from lzero.tools.threads import in_thread
 from lzero.types import Json
 
 P = ParamSpec("P")
@@ -66,7 +66,7 @@ class FunctionTool(Generic[P, R]):
         if inspect.iscoroutinefunction(function):
             result = await function(**values)
         else:
-            result = await asyncio.to_thread(function, **values)
+            result = await in_thread(function, **values)
         return as_json(result, tool=self.name)
 
     def _checked(self, arguments: dict[str, Json]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import httpx2
 from lzero import __version__
 from lzero.errors import ConfigError, ToolError
 from lzero.tools.retry import ServiceError
+from lzero.tools.threads import in_thread
 from lzero.types import Json
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -366,7 +367,7 @@ def _said(answer: Answer, *, secrets: Iterable[str]) -> str:
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = await in_thread(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
 
 
