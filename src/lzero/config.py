@@ -5,6 +5,7 @@ the defaults, changed by a TOML file, changed by dotted overrides (`algo.kl_coef
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -251,6 +252,13 @@ class ToolsConfig(Section):
             raise ValueError('reader_url acts with reader = "jina" only')
         return self
 
+    @pydantic.field_validator("search_url", "reader_url", "vision_url", "proxy")
+    @classmethod
+    def _no_secret_in_an_address(cls, url: str) -> str:
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise ValueError("an address holds no user name or password: it is recorded with the run")
+        return url
+
 
 class RolloutConfig(Section):
     tasks_per_update: Count = Field(64, description="Groups that one update trains on.")
@@ -429,4 +437,5 @@ def _explain(detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(location, [*keys(), *Config.model_fields], n=1, cutoff=0.0)
         return f"unknown key {location!r}; did you mean {nearest[0]!r}?"
-    return f"{location} = {detail['input']!r}: {detail['msg']}"
+    given = re.sub(r"://[^/@\s]*@", "://…@", repr(detail["input"]))  # an address may hold a password
+    return f"{location} = {given}: {detail['msg']}"

@@ -378,6 +378,35 @@ async def test_a_jina_reader_reads_for_us(monkeypatch: pytest.MonkeyPatch) -> No
         assert len(server.requests) == 1
 
 
+async def test_a_jina_reader_is_not_sent_where_we_would_not_go() -> None:
+    async with serving(pages({"/": json_response(jina("secrets"))})) as server:
+        tool = open_tool("read_page", config(reader="jina", reader_url=f"{server.url}/"))
+        for url in (
+            "http://169.254.169.254/latest/meta-data",
+            "http://localhost/",
+            "http://[::1]/",
+            "http://2130706433/",
+        ):
+            assert "not on the public internet" in await told(tool, "agent", url=url)
+        assert "has port" in await told(tool, "agent", url=server.url)
+        assert server.requests == []
+
+
+async def test_a_page_that_only_others_may_read_does_not_come_from_the_cache(tmp_path: Path) -> None:
+    async with serving(pages({"/": response(b"internal", content_type="text/plain")})) as server:
+        inside = open_tool("read_page", config(allow_hosts=[server.host], cache=str(tmp_path)))
+        assert "internal" in await text(inside, url=server.url)
+        outside = open_tool("read_page", config(cache=str(tmp_path)))
+        assert "internal" not in await told(outside, "agent", url=server.url)
+
+
+def test_an_address_with_a_password_is_refused_and_not_shown() -> None:
+    for key in ("search_url", "vision_url", "proxy"):
+        with pytest.raises(ConfigError, match="holds no user name or password") as raised:
+            load_config(None, [f"tools.{key}=http://me:hunter2@localhost:1"])
+        assert "hunter2" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("status", "fault"), [(422, "agent"), (451, "agent"), (401, "tool"), (402, "tool"), (500, "tool")]
 )

@@ -82,16 +82,18 @@ def _read_page(config: Config) -> Tool:
     from lzero.tools.web import WebClient
 
     tools = config.tools
-    allowed = (*tools.allow_hosts, *_host_of(tools.reader_url))
-    client = WebClient(timeout_s=tools.timeout_s, proxy=tools.proxy, allow_hosts=allowed)
+    client = WebClient(timeout_s=tools.timeout_s, proxy=tools.proxy, allow_hosts=tools.allow_hosts)
     read: Reader
     if tools.reader == "jina":
         key = find_key(JINA_VARIABLE, env_file=tools.env_file)
-        read = JinaReader(client, key=key, url=tools.reader_url or JINA_URL)
+        service = WebClient(timeout_s=tools.timeout_s, proxy=tools.proxy, allow_hosts=_host_of(tools.reader_url))
+        read = JinaReader(service, pages=client, key=key, url=tools.reader_url or JINA_URL)
     else:
         read = LocalReader(client, tries=tools.tries, seed=config.run.seed)
     made = make_read_page(read, max_tokens=tools.page_tokens)
-    return _wrapped(made, config, version=f"{tools.reader} {tools.reader_url} {tools.page_tokens}")
+    # A page of a host that is allowed here must not reach an agent that may not read it, by way of a cache that both share.
+    allowed = "".join(f" {host}" for host in sorted(tools.allow_hosts))
+    return _wrapped(made, config, version=f"{tools.reader} {tools.reader_url} {tools.page_tokens}{allowed}")
 
 
 def _install(config: Config, kernel_python: KernelPython = _no_kernel) -> Tool:

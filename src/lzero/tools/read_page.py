@@ -144,15 +144,21 @@ class _JinaAnswer(Struct):
 
 
 class JinaReader:
-    """Has pages read by a Jina reader, which also renders them and reads PDF. Works without a key, but seldom."""
+    """Has pages read by a Jina reader, which also renders them and reads PDF. Works without a key, but seldom.
 
-    def __init__(self, client: WebClient, *, key: Secret | None = None, url: str = JINA_URL) -> None:
+    `pages` says which pages may be asked for. A reader of one's own, inside of one's own network, has to keep private hosts from being
+    reached under a public name.
+    """
+
+    def __init__(self, client: WebClient, *, pages: WebClient, key: Secret | None = None, url: str = JINA_URL) -> None:
         self._client = client
+        self._pages = pages
         self._key = key
         self._url = url
 
     async def __call__(self, url: str) -> Page:
-        target = str(self._client.check(url))
+        target = self._pages.check(url)
+        await self._pages.check_for_another(target)
         headers = {"Accept": "application/json", "X-Return-Format": "markdown"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key.reveal()}"
@@ -163,7 +169,7 @@ class JinaReader:
             key_variable=JINA_VARIABLE if self._key else "",
             method="POST",
             headers=headers,
-            json={"url": target},
+            json={"url": str(target)},
             asked_wrong=(400, 422, 451),
         )
         try:
@@ -171,7 +177,10 @@ class JinaReader:
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ServiceError(f"the Jina reader sent an answer that is not understood: {error}") from None
         return Page(
-            title=_one_line(data.title or ""), url=data.url or target, text=data.content or "", note=data.warning or ""
+            title=_one_line(data.title or ""),
+            url=data.url or str(target),
+            text=data.content or "",
+            note=data.warning or "",
         )
 
 

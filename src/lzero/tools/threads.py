@@ -30,7 +30,8 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
             answer.set_exception(error)
 
     def run() -> None:
-        result, raised = None, None
+        result: T | None = None
+        raised: BaseException | None = None
         try:
             result = context.run(function, *args, **kwargs)
         except StopIteration as error:  # which no future can hold

@@ -169,6 +169,17 @@ class WebClient:
             raise ToolError(f"{_shown(url)} has port {port}; only 80 and 443 are asked", fault="agent")
         return target
 
+    async def check_for_another(self, target: httpx2.URL) -> None:
+        """Before somebody else, a proxy or a reader, fetches what `check` let pass: what can be looked up here must be public; a host
+        that only they know passes, and to keep it closed is theirs. Raises ToolError, the agent's fault."""
+        host = target.raw_host.decode("ascii")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                found = await self._resolve(host, _port(target))
+        except (OSError, UnicodeError):
+            return
+        self._check_public(host, _port(target), found)
+
     async def addresses(self, host: str, port: int) -> tuple[str, ...]:
         """Where a connection to `host` may go. Raises ToolError, the agent's fault, for a host that does not exist, or has an
         address that is not public, and is not allowed; ServiceError where it cannot be looked up now."""
@@ -195,7 +206,7 @@ class WebClient:
     async def _exchange(self, target: httpx2.URL, method: str, headers: Mapping[str, str], json: Json) -> Answer:
         """One request and its answer, the body bounded."""
         if self._proxy:
-            await self._check_behind_proxy(target)
+            await self.check_for_another(target)
         pool = httpcore2.AsyncConnectionPool(
             ssl_context=self._tls or _system_tls(),
             proxy=self._proxy,
@@ -228,15 +239,6 @@ class WebClient:
                 if len(content) > self._max_bytes:
                     return bytes(content[: self._max_bytes]), True
         return bytes(content), False
-
-    async def _check_behind_proxy(self, target: httpx2.URL) -> None:
-        """What can be looked up here must be public; a host that only the proxy knows passes."""
-        host = target.raw_host.decode("ascii")
-        try:
-            found = await self._resolve(host, _port(target))
-        except (OSError, UnicodeError):
-            return
-        self._check_public(host, _port(target), found)
 
 
 class _Checked(httpcore2.AsyncNetworkBackend):
