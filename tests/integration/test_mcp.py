@@ -205,8 +205,24 @@ async def test_a_secret_is_in_the_servers_environment_and_nowhere_else() -> None
     assert isinstance(found, dict)
     assert found["API_KEY"] == "${TESTS_KEY}"  # hidden on its way back; the server had it
     assert set(found) <= {"PATH", "HOME", "LANG", "LC_CTYPE", "API_KEY", "PLAIN"}
-    with pytest.raises(ConfigError, match="needs the environment variable TESTS_KEY, which is not set"):
+    with pytest.raises(ConfigError, match="needs the variable TESTS_KEY, which is set neither"):
         McpServer(spec, lookup=lambda _: None)
+
+
+async def test_a_server_that_prints_without_end_is_given_up() -> None:
+    for noise in ("'\\n' * 65536", "'x' * 99 + '\\n'"):
+        spec = McpSpec(name="loud", command=(sys.executable, "-c", f"while True: print({noise}, end='')"))
+        with pytest.raises(ConfigError, match=r"'loud' .*prints without end what is no message"):
+            await McpServer(spec).__aenter__()
+
+
+async def test_a_secret_is_hidden_before_what_a_server_says_is_cut() -> None:
+    code = f"import os, sys; sys.exit('x' * {300 - 24 - len(KEY) // 2} + os.environ['API_KEY'] + 'y' * 100)"
+    spec = McpSpec(name="indiscreet", command=(sys.executable, "-c", code), environment={"API_KEY": "${TESTS_KEY}"})
+    with pytest.raises(ConfigError) as raised:
+        await McpServer(spec, lookup={"TESTS_KEY": KEY}.get).__aenter__()
+    assert "last words: xxx" in str(raised.value)
+    assert KEY[:4] not in str(raised.value)
 
 
 async def test_hostile_names_and_texts_come_out_as_plain_python() -> None:

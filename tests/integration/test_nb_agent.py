@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,20 @@ class Turns:
 def double(number: int) -> int:
     """Twice a number."""
     return 2 * number
+
+
+async def test_a_key_of_an_mcp_server_may_stand_in_a_file(
+    pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mcp")
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("TESTS_KEY='kept from everyone'\n")
+    server = f"stdio:API_KEY=${{TESTS_KEY}} {sys.executable} {Path(__file__).parents[1] / 'mcp_server.py'}"
+    chat = ScriptedChat(script(cell("submit_final_answer(environment()['API_KEY'])")))
+    async with NBAgent(chat, mcp=[server], pool=pool) as agent:
+        assert (
+            await agent.run("Which key?")
+        ).answer == "${TESTS_KEY}"  # the server had it, and it is hidden on its way back
 
 
 async def test_a_question_is_answered_with_tools(pool: LocalPool) -> None:

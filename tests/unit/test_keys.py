@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lzero.errors import ConfigError
-from lzero.tools.keys import Secret, find_key, need_key, read_env_file
+from lzero.tools.keys import Secret, find_key, find_variable, need_key, read_env_file
 
 TEXT = """\
 # keys of mine
@@ -86,3 +86,11 @@ def test_a_secret_does_not_show() -> None:
     for write in (pickle.dumps, copy.copy):
         with pytest.raises(TypeError, match="not written down"):
             write(secret)
+
+
+def test_a_variable_of_any_shape_comes_from_the_environment_or_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("PLACE='/a place/ü'\nEMPTY=\n", encoding="utf-8")
+    assert find_variable("PLACE") == "/a place/ü"
+    monkeypatch.setenv("PLACE", "/elsewhere")
+    assert find_variable("PLACE") == "/elsewhere"
+    assert find_variable("EMPTY") is find_variable("NOWHERE") is None

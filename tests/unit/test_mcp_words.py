@@ -32,13 +32,26 @@ def test_a_command_is_split_as_a_shell_would_and_started_without_one() -> None:
     filled = fill(spec, {"GITHUB_TOKEN": "ghp_secret"}.get)
     assert filled.values == {"TOKEN": "ghp_secret", "LEVEL": "two words"}
     assert filled.hide("not ghp_secret") == "not ${GITHUB_TOKEN}"
-    assert "ghp_secret" not in repr(spec)
+    assert "ghp_secret" not in f"{spec!r} {filled!r}"
+
+
+def test_a_secret_that_begins_another_does_not_uncover_it() -> None:
+    (spec,) = read_specs("stdio:SHORT=${SHORT} LONG=${LONG} server")
+    filled = fill(spec, {"SHORT": "secret", "LONG": "secret-and-more"}.get)
+    assert filled.hide("secret-and-more, secret") == "${LONG}, ${SHORT}"
 
 
 def test_a_url_may_have_a_bearer_token() -> None:
     assert read_specs("https://www.example.org/mcp") == (McpSpec(name="example", url="https://www.example.org/mcp"),)
     (spec,) = read_specs("http://127.0.0.1:80/mcp KEY")
     assert fill(spec, {"KEY": "secret-key"}.get).values == {"Authorization": "Bearer secret-key"}
+
+
+def test_a_token_that_no_header_can_hold_is_refused_and_not_shown() -> None:
+    (spec,) = read_specs("http://127.0.0.1:80/mcp KEY")
+    with pytest.raises(ConfigError, match="KEY, which holds what no header can hold") as raised:
+        fill(spec, {"KEY": "secret\n-key"}.get)
+    assert "secret" not in str(raised.value)
 
 
 def test_a_file_holds_several_servers(tmp_path: Path) -> None:
@@ -119,6 +132,7 @@ def test_a_name_that_is_taken_gets_the_servers_before_it_and_then_a_number() -> 
     assert tool_name("get", server="git hub", taken={"get"}) == "git_hub_get"
     assert tool_name("get", server="git hub", taken={"get", "git_hub_get"}) == "get_2"
     assert tool_name("open", server="files", taken=()) == "files_open"
+    assert tool_name("display", server="files", taken=()) == "files_display"
 
 
 def test_what_no_terminal_and_no_template_should_read_is_written_out() -> None:

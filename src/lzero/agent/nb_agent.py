@@ -14,6 +14,7 @@ It is what training trains: `run_episode`, with settings that suit a large model
 """
 
 import asyncio
+import functools
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -103,7 +104,11 @@ class NBAgent:
         """Start the sandbox, the MCP servers and, if it is a local one, the model. Raises LzeroError."""
         async with AsyncExitStack() as stack:
             pool = self._pool or await _started_pool(self._config.repl, stack)
-            tools = await stack.enter_async_context(_mcp_tools(self._mcp, self.tools)) if self._mcp else ()
+            tools = (
+                await stack.enter_async_context(_mcp_tools(self._mcp, self.tools, self._config.tools.env_file))
+                if self._mcp
+                else ()
+            )
             self._setting = Setting(
                 agent=self.settings,
                 model=await self._open_model(stack),
@@ -253,10 +258,12 @@ def _open_tools(tools: Sequence[str | Tool], config: Config) -> tuple[Tool, ...]
 
 
 @asynccontextmanager
-async def _mcp_tools(servers: Sequence[str], tools: Sequence[Tool]) -> AsyncIterator[tuple[Tool, ...]]:
+async def _mcp_tools(servers: Sequence[str], tools: Sequence[Tool], env_file: str) -> AsyncIterator[tuple[Tool, ...]]:
+    from lzero.tools.keys import find_variable
     from lzero.tools.mcp_servers import open_servers, read_specs
 
     specs = [spec for server in servers for spec in read_specs(server)]
     taken = {"submit_final_answer", "notepad", *(tool.name for tool in tools)}
-    async with open_servers(specs, taken=taken) as found:
+    lookup = functools.partial(find_variable, env_file=env_file)
+    async with open_servers(specs, taken=taken, lookup=lookup) as found:
         yield found

@@ -54,6 +54,13 @@ def need_key(variable: str, *, purpose: str, env_file: str = "") -> Secret:
     return key
 
 
+def find_variable(name: str, *, env_file: str = "") -> str | None:
+    """The value that the environment or `env_file` holds, of any shape: what a program is given need not fit into a header.
+
+    Raises ConfigError for a file that cannot be read."""
+    return os.environ.get(name) or _of_file(env_file).get(name) or None
+
+
 def read_env_file(file: Path) -> dict[str, str]:
     """The variables of a file of NAME=value lines: with `export`, quotes and comments; nothing in them is expanded.
 

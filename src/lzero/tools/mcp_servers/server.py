@@ -127,8 +127,10 @@ class McpServer:
             raise self._failed(str(error)) from None
         except MCPError as error:
             if error.code == INVALID_PARAMS:
-                raise ToolError(self._filled.hide(one_line(error.message, 2000)), fault="agent") from None
-            raise self._failed(f"refused {one_line(name, 60)}: {one_line(error.message, 600)}") from None
+                raise ToolError(one_line(self._filled.hide(error.message), 2000), fault="agent") from None
+            raise self._failed(
+                f"refused {one_line(name, 60)}: {one_line(self._filled.hide(error.message), 600)}"
+            ) from None
         except (ValueError, RuntimeError) as error:
             raise self._failed(
                 f"gave {one_line(name, 60)} an answer of another shape: {one_line(str(error), 300)}"
@@ -168,7 +170,7 @@ class McpServer:
     def _transport(self, on_end: Callable[[], None]) -> "_Transport":
         if self.spec.command:
             inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-            stdio = StdioTransport(self.spec.command, inherited | self._filled.values, on_end)
+            stdio = StdioTransport(self.spec.command, inherited | self._filled.values, on_end, self._filled.hide)
             return _Transport(stdio, lambda: stdio.problem)
         client = BoundedClient(self._filled.values, read_s=self._call_s + 10.0)
         streams = streamable_http_client(self.spec.url, http_client=client, max_sse_event_size=MAX_MESSAGE)

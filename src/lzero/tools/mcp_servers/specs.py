@@ -6,8 +6,8 @@
     servers.json, servers.toml                               {"mcpServers": {NAME: {"command": …, "args": […], "env": {…}}
                                                                             NAME: {"url": …, "headers": {…}}}}
 
-`${NAME}` stands for a variable of the environment wherever the value of a variable or a header is written. It is filled in when the
-server is started: a `McpSpec` holds no secret, and may be shown and recorded.
+`${NAME}` stands for a variable of the environment, or of `.env`, wherever the value of a variable or a header is written. It is filled
+in when the server is started: a `McpSpec` holds no secret, and may be shown and recorded.
 """
 
 import json
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from lzero.errors import ConfigError
 
 Lookup = Callable[[str], str | None]
-"""The value of a variable of the environment, None where there is none: `os.environ.get`."""
+"""The value of a variable, None where there is none: `os.environ.get`."""
 
 STDIO = "stdio:"
 _RUNNERS = frozenset(("npx", "uvx", "uv", "bunx", "docker", "podman", "python", "python3", "node", "env"))
@@ -57,12 +57,12 @@ class McpSpec:
 class Filled:
     """The environment or the headers of a server, with the secrets in them."""
 
-    values: dict[str, str]
-    _secrets: dict[str, str]
+    values: dict[str, str] = field(repr=False)
+    _secrets: dict[str, str] = field(repr=False)
 
     def hide(self, text: str) -> str:
         """`text` with the names of the secrets where their values stand."""
-        for value, name in self._secrets.items():
+        for value, name in sorted(self._secrets.items(), key=lambda secret: -len(secret[0])):  # one may begin another
             text = text.replace(value, f"${{{name}}}")
         return text
 
@@ -75,8 +75,10 @@ def fill(spec: McpSpec, lookup: Lookup) -> Filled:
         value = lookup(match[1])
         if not value:
             raise ConfigError(
-                f"the MCP server {spec.name!r} needs the environment variable {match[1]}, which is not set"
+                f"the MCP server {spec.name!r} needs the variable {match[1]}, which is set neither in the environment nor in .env"
             )
+        if spec.headers and not (value.isascii() and value.isprintable()):
+            raise ConfigError(f"the MCP server {spec.name!r} is sent {match[1]}, which holds what no header can hold")
         if len(value) >= 6:  # what is shorter stands in innocent words too
             secrets[value] = match[1]
         return value

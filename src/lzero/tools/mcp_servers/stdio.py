@@ -21,6 +21,10 @@ from lzero.tools.mcp_servers.words import MAX_MESSAGE, one_line
 
 STOP_S = 2.0
 """Seconds that a server has to end once its standard input is closed, and again once it was asked by a signal."""
+MAX_PRINTED = 4 << 20
+"""Bytes in a row that are no message: reading them would be all that the event loop does."""
+_LINE_BYTES = 100
+"""What a line counts for at least."""
 _POLL_S = 0.01
 _STDERR_BYTES = 4000
 _Gone = (BrokenResourceError, ClosedResourceError)
@@ -29,10 +33,18 @@ _Gone = (BrokenResourceError, ClosedResourceError)
 class StdioTransport:
     """The two streams that the SDK's client speaks through. `on_end` is told when the server is gone; `problem` says how."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        on_end: Callable[[], None],
+        hide: Callable[[str], str] = str,
+    ) -> None:
+        """`hide` takes secrets out of what the server says on stderr."""
         self._command = command
         self._environment = environment
         self._on_end = on_end
+        self._hide = hide
         self._stderr = b""
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -85,14 +97,17 @@ class StdioTransport:
         listener: asyncio.Task[None],
     ) -> None:
         assert process.stdout is not None
+        printed = 0
         try:
-            while line := await process.stdout.readline():
+            while printed < MAX_PRINTED and (line := await process.stdout.readline()):
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-                except ValueError:
-                    continue  # a server that prints
+                except ValueError:  # a server that prints
+                    printed += max(len(line), _LINE_BYTES)
+                    continue
+                printed = 0
                 await incoming.send(SessionMessage(message))
-            self.problem = "is gone"
+            self.problem = "is gone" if printed < MAX_PRINTED else "prints without end what is no message"
         except ValueError:
             self.problem = f"sent a line of more than {MAX_MESSAGE:,} bytes"
         except ConnectionError as error:
@@ -133,7 +148,7 @@ class StdioTransport:
             told.append(f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")
             await asyncio.wait({listener}, timeout=_POLL_S)  # a child of it may hold its stderr
         if lines := self._stderr.decode("utf-8", "replace").strip().splitlines():
-            told.append(f"last words: {one_line(lines[-1], 300)}")
+            told.append(f"last words: {one_line(self._hide(lines[-1]), 300)}")
         return f" ({'; '.join(told)})" if told else ""
 
 

@@ -30,7 +30,8 @@ _TEXT_CHARS = 2_000
 _PARAMETER_CHARS = 200
 _TYPE_DEPTH = 3
 _TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "object": "dict", "null": "None"}
-_RESERVED = frozenset((*dir(builtins), *keyword.kwlist, *keyword.softkwlist, "self", "ToolError"))
+_OF_CELLS = ("self", "ToolError", "display", "get_ipython", "In", "Out")
+_RESERVED = frozenset((*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_OF_CELLS))
 """Names that a tool would hide from the code of a cell."""
 
 
