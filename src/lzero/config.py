@@ -90,6 +90,11 @@ class AgentConfig(Section):
         400, description="Characters of a cell's output that the model is shown; head and tail are kept."
     )
     cell_s: Positive = Field(10.0, description="Seconds a cell may run before it is interrupted.")
+    past_thoughts: Literal["dropped", "field", "text"] = Field(
+        "dropped",
+        description='Earlier thoughts that an endpoint told apart from its replies: "dropped" (not sent again), "field" (sent in the field '
+        'that they came in), "text" (sent as <think>…</think> before the reply). A model that samples here always sees its own.',
+    )
     answer_style: Literal["", "direct", "short", "report"] = Field(
         "",
         description='What kind of answer the question is made to ask for: "direct" (an answer, nothing else), "short" (a word or a short '

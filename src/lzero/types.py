@@ -59,11 +59,13 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: int = 0
 
 
-class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One turn of a conversation in words. `Message(role="user", content="Who founded Liri?")`."""
 
     role: Literal["system", "user", "assistant"]
     content: str
+    reasoning: str = ""
+    """The thought before it, for an endpoint that tells it apart."""
 
 
 class Usage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

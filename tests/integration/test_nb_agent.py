@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from chat_servers import ChatServer, ended, streams, text
+from chat_servers import ChatServer, choice, ended, streams, text
 from starlette.responses import JSONResponse
 
 from lzero.agent.nb_agent import NBAgent, make_task
@@ -268,6 +268,7 @@ async def test_what_is_left_of_a_run_tells_what_broke_it_off_and_keeps_its_answe
         ({"steps": 5}, "steps"),
         ({"tools": ["web_serach"]}, 'did you mean "web_search"'),
         ({"prompt": "none.jinja"}, "no file that can be read"),
+        ({"template": "raw"}, "does not act with an endpoint"),
     ],
 )
 async def test_what_cannot_work_is_told_before_it_starts(pool: LocalPool, settings: dict[str, Any], told: str) -> None:
@@ -290,6 +291,34 @@ async def test_a_directory_is_the_name_of_a_model_where_there_is_an_endpoint(poo
     ):
         assert (await agent.run("Who?")).answer == "Kato"
     assert [body["model"] for body in server.bodies] == [str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("past_thoughts", "sent"),
+    [
+        ("dropped", {"content": "BODY"}),
+        ("field", {"content": "BODY", "reasoning": "so be it"}),
+        ("text", {"content": "<think>so be it</think>BODY"}),
+    ],
+)
+async def test_thoughts_that_an_endpoint_tells_apart_are_sent_again_as_asked(
+    pool: LocalPool, past_thoughts: str, sent: dict[str, str]
+) -> None:
+    first, last = "<code>\nprint(1)\n</code>", "<code>\nsubmit_final_answer('Kato')\n</code>"
+    replies = [streams(choice(reasoning="so be it"), *text(body), ended()) for body in (first, last)]
+    async with (
+        ChatServer(*replies, models=JSONResponse({"data": [{"id": "m"}]})) as server,
+        NBAgent("m", base_url=server.url, pool=pool, past_thoughts=past_thoughts) as agent,
+    ):
+        episode = await agent.run("Who?")
+    assert (episode.answer, episode.steps[0].parsed.think) == ("Kato", "so be it")
+    (said,) = [message for message in server.bodies[1]["messages"] if message["role"] == "assistant"]
+    assert said == {"role": "assistant"} | sent | {"content": sent["content"].replace("BODY", first)}
+
+
+async def test_thoughts_of_a_model_that_samples_here_are_its_own(pool: LocalPool) -> None:
+    with pytest.raises(ConfigError, match="acts with an endpoint only"):
+        await NBAgent("nano", pool=pool, past_thoughts="text").run("Who?")
 
 
 async def test_a_run_of_many_questions_keeps_no_session(pool: LocalPool) -> None:

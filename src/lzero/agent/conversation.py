@@ -124,6 +124,8 @@ class ChatModel:
 
     engine: ChatEngine
     request_timeout_s: float
+    past_thoughts: Literal["dropped", "field", "text"] = "dropped"
+    """As `AgentConfig.past_thoughts`."""
 
     def converse(self, episode_id: str) -> "ChatConversation":
         return ChatConversation(self)
@@ -168,14 +170,29 @@ class ChatConversation:
         text, reasoning = unbroken(completion.text), unbroken(completion.reasoning)
         completion = msgspec.structs.replace(completion, text=text, reasoning=reasoning)
         prompt = Prompt(keep=self._kept, new_ids=(), new_messages=tuple(self._messages[self._kept :]))
-        self._messages.append(Message(role="assistant", content=completion.text or completion.reasoning))
+        said = self._said(completion)
+        self._messages.append(said)
         self._kept = len(self._messages)
         if completion.usage is not None:
-            thought = self.cost(completion.reasoning) if completion.reasoning else 0  # is not sent again
+            dropped = completion.reasoning and not said.reasoning and completion.reasoning not in said.content
+            thought = self.cost(completion.reasoning) if dropped else 0
             self._counted = max(0, completion.usage.prompt_tokens + completion.usage.completion_tokens - thought)
         else:
-            self._counted += self.cost(completion.text)
+            self._counted += self.cost(said.reasoning + said.content)
         return prompt, completion
+
+    def _said(self, completion: Completion) -> Message:
+        """The reply, as it is sent from now on."""
+        text, thought = completion.text, completion.reasoning
+        if not text or not thought:
+            return Message(role="assistant", content=text or thought)
+        match self._model.past_thoughts:
+            case "field":
+                return Message(role="assistant", content=text, reasoning=thought)
+            case "text":
+                return Message(role="assistant", content=f"<think>{thought}</think>{text}")
+            case "dropped":
+                return Message(role="assistant", content=text)
 
     async def close(self) -> None: ...
 

@@ -29,7 +29,7 @@ from lzero.agent.conversation import ChatModel, Model, TokenModel
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
 from lzero.agent.outputs import unbroken
 from lzero.agent.recorded import interrupted
-from lzero.agent.renderer import Renderer
+from lzero.agent.renderer import open_renderer
 from lzero.agent.session import check_files
 from lzero.agent.watch import Relay, Watcher
 from lzero.config import AgentConfig, Config, ReplConfig
@@ -166,7 +166,7 @@ class NBAgent:
 
     async def _open_model(self, stack: AsyncExitStack) -> Model:
         if not isinstance(self._name, str):
-            return ChatModel(self._name, REQUEST_TIMEOUT_S)
+            return self._chat_model(self._name)
         is_here = self._name == BUNDLED or Path(self._name).expanduser().is_dir()
         if is_here and not self._base_url:  # servers often name a model by the directory that it came from
             return await asyncio.to_thread(self._load, self._name, stack)
@@ -177,7 +177,14 @@ class NBAgent:
         engine = OpenAIChat(self._name, base_url=self._base_url, key=key.reveal() if key is not None else None)
         stack.push_async_callback(engine.close)
         await engine.check()
-        return ChatModel(engine, REQUEST_TIMEOUT_S)
+        return self._chat_model(engine)
+
+    def _chat_model(self, engine: ChatEngine) -> ChatModel:
+        if self.settings.template == "raw":
+            raise ConfigError(
+                'agent.template = "raw" does not act with an endpoint: how turns are marked is up to its server'
+            )
+        return ChatModel(engine, REQUEST_TIMEOUT_S, self.settings.past_thoughts)
 
     def _load(self, directory: str, stack: AsyncExitStack) -> TokenModel:
         from lzero.engine.local import LocalEngine
@@ -185,7 +192,7 @@ class NBAgent:
 
         path = resolve(directory)
         tokenizer = load_tokenizer(path)
-        renderer = Renderer(tokenizer, raw=self.settings.template == "raw")
+        renderer = open_renderer(self.settings, tokenizer)
         given = self._config.model
         dtype = given.dtype if self._name == BUNDLED or "dtype" in given.model_fields_set else "bfloat16"
         model = load_model(path, dtype=dtype, device=select_device(given.device))

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import jinja2
 from tokenizers import Tokenizer
 
-from lzero.errors import ModelError
+from lzero.config import AgentConfig
+from lzero.errors import ConfigError, ModelError
 from lzero.types import Completion
 
 if TYPE_CHECKING:
@@ -43,6 +44,15 @@ class _Pieces:
     to_user: str
     system: tuple[str, str] | None
     """(before the system prompt, between it and the task); None when the template has no place for one."""
+
+
+def open_renderer(agent: AgentConfig, tokenizer: "PreTrainedTokenizerFast") -> "Renderer":
+    """As the settings say. Raises ConfigError for one that would not act on a model whose tokens are ours, and as `Renderer` does."""
+    if agent.past_thoughts != "dropped":
+        raise ConfigError(
+            f'agent.past_thoughts = "{agent.past_thoughts}" acts with an endpoint only: a model that samples here sees all that it wrote'
+        )
+    return Renderer(tokenizer, raw=agent.template == "raw")
 
 
 class Renderer:

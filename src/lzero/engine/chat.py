@@ -73,6 +73,8 @@ class OpenAIChat:
         self._max_tries = max_tries
         self._context_tokens: int | None = None
         self._refused: set[str] = set()
+        self._thought_fields: set[str] = set()
+        """Those in which this server has told thoughts, and is told them again."""
         self._warned: set[str] = set()
         self._usage = Usage(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
         self._num_unmetered = 0
@@ -188,10 +190,14 @@ class OpenAIChat:
             options["stop"] = list(sampling.stop)
         return {
             "model": self.model,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "messages": [self._message(message) for message in messages],
             "stream": True,
             **{name: value for name, value in options.items() if name not in self._refused},
         }
+
+    def _message(self, message: Message) -> dict[str, str]:
+        thought = dict.fromkeys(sorted(self._thought_fields), message.reasoning) if message.reasoning else {}
+        return {"role": message.role, "content": message.content, **thought}
 
     async def _gather(self, stream: AsyncStream[object], gathering: Gathering, body: Mapping[str, object]) -> None:
         """Read a reply to its end. After a stop string that the server left in, only the usage is waited for, and a server that
@@ -206,6 +212,8 @@ class OpenAIChat:
                     if chunk is None:
                         break
                     gathering.add(chunk)
+                    if chunk.delta is not None:
+                        self._thought_fields.update(chunk.delta.thoughts)
         except (TryAgain, EngineError):
             if not gathering.stopped:
                 raise

@@ -62,8 +62,7 @@ class Gathering:
         self.counts = chunk.usage or self.counts
         if not chunk.choices:
             return
-        choice = chunk.choices[0]
-        delta = choice.delta or choice.message
+        choice, delta = chunk.choices[0], chunk.delta
         if delta is not None:
             thought, text = _without_surrogates(delta.thought), _without_surrogates(delta.text)
             self.begun = self.begun or bool(thought or text)

@@ -20,11 +20,14 @@ class Delta(Struct):
     tool_calls: Any = None
 
     @property
+    def thoughts(self) -> dict[str, str]:
+        """By the fields that tell them."""
+        fields = {"reasoning_content": self.reasoning_content, "reasoning": self.reasoning}
+        return {name: text for name, text in fields.items() if isinstance(text, str) and text}
+
+    @property
     def thought(self) -> str:
-        for field in (self.reasoning_content, self.reasoning):
-            if isinstance(field, str) and field:
-                return field
-        return ""
+        return next(iter(self.thoughts.values()), "")
 
     @property
     def text(self) -> str:
@@ -72,6 +75,11 @@ class Chunk(Struct):
     """None at all in a chunk that only tells the usage."""
     usage: Counts | None = None
     error: Any = None
+
+    @property
+    def delta(self) -> Delta | None:
+        """What it adds to the reply."""
+        return (self.choices[0].delta or self.choices[0].message) if self.choices else None
 
 
 class ModelCard(Struct):

@@ -59,7 +59,7 @@ async def build(
     Raises ConfigError, ModelError, DataError or SandboxError before anything runs.
     """
     from lzero.agent.conversation import TokenModel
-    from lzero.agent.renderer import Renderer
+    from lzero.agent.renderer import open_renderer
     from lzero.repl import open_pool
 
     system_prompt(config.agent, ())  # a template that cannot be used is told now
@@ -70,7 +70,7 @@ async def build(
     if config.tasks.corpus:
         corpus = await asyncio.to_thread(open_corpus_search, config.tasks.corpus, config.tasks)
     tokenizer = open_tokenizer(config)
-    renderer = Renderer(tokenizer, raw=config.agent.template == "raw")
+    renderer = open_renderer(config.agent, tokenizer)
     async with AsyncExitStack() as stack:
         engine = make_engine(tokenizer) if make_engine else open_engine(config, tokenizer)
         stack.push_async_callback(engine.close)
