@@ -78,6 +78,13 @@ class WithKernelSource(Protocol):
     def kernel_source(self) -> str: ...
 
 
+@runtime_checkable
+class WithRecord(Protocol):
+    """A tool whose answers may be more than a record should hold: `on_record` gives what is written down of one."""
+
+    def on_record(self, result: Json) -> Json: ...
+
+
 class Tool(ToolSpec, Protocol):
     """What an agent may call. The kernel gets a stub; the host runs it."""
 

@@ -1,21 +1,29 @@
 """`install`: wheels built here, found by the real pip, unpacked and imported in a real session."""
 
+import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from fault_traces import below, until
 from repl_sessions import run, value
 
 from lzero.agent.broker import Broker
+from lzero.agent.nb_agent import NBAgent
+from lzero.agent.replay import replay
 from lzero.config import ReplConfig, load_config
+from lzero.engine.scripted import ScriptedChat
 from lzero.errors import ConfigError, ToolError
 from lzero.repl import LocalPool, environment
 from lzero.rollout.build import open_tools
+from lzero.store import SavedEpisode, describe
 from lzero.tools import install as module
 from lzero.tools.install import Install
 from lzero.types import Error, Json, Task
@@ -115,10 +123,38 @@ async def test_a_large_wheel_comes_in_pieces(
     broker = Broker(TASK, [tool(tmp_path, "large")], Nobody().read_file)
     repl = await pool.open(broker.tools, broker.on_call, seed=0)
     assert await value(repl, "install('large')") == "'installed large 2.0: import large'"
-    assert [call.name for call in broker.take_calls()] == ["install"] * 5
+    calls = broker.take_calls()
+    assert [call.name for call in calls] == ["install"] * 5
+    assert sum(len(msgspec.json.encode(call)) for call in calls) < 3_000  # the record holds hashes
+    assert isinstance(calls[1].result, dict)
+    assert calls[1].result["piece_bytes"] == 100_000
+    piece = module.recalled(calls[1].arguments, calls[1].result, cache=tmp_path / "cache")
+    assert isinstance(piece, str)
+    assert module.recorded(piece) == calls[1].result
+    with pytest.raises(ToolError, match="not among those that this machine keeps"):
+        module.recalled(calls[1].arguments, calls[1].result | {"piece_sha256": "0" * 64}, cache=tmp_path / "cache")
     code = "import large, pathlib\nlen(pathlib.Path(large.__file__).with_name('noise').read_bytes())"
     assert await value(repl, code) == "300000"
     await repl.close()
+
+
+async def test_a_run_that_installed_is_run_again_from_the_wheels_that_are_kept(
+    index: Path, tmp_path: Path, pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    cells = ("print(install('tiny'))\nimport tiny\nprint(tiny.ANSWER)", "submit_final_answer(tiny.ANSWER)")
+    replies = [f"<think>A thought of some length.</think>\n<code>\n{code}\n</code>" for code in cells]
+    chat = ScriptedChat(lambda messages, seed: replies[sum(message.role == "assistant" for message in messages)])
+    async with NBAgent(
+        chat, tools=["install"], pool=pool, config=load_config(None, ['tools.install_allow=["tiny"]'])
+    ) as agent:
+        episode = await agent.run("What is the answer?")
+        tools = tuple(describe(tool) for tool in agent.tools)
+    assert episode.answer == "42"
+    saved = SavedEpisode(task=TASK, episode=episode, model="scripted", config={}, tools=tools)
+    assert await replay(saved, pool) == ()
+    shutil.rmtree(tmp_path / "kept")
+    assert "the wheel that was installed is not among" in str(await replay(saved, pool))
 
 
 async def test_wheels_are_kept_and_a_plan_is_made_once(index: Path, tmp_path: Path) -> None:
@@ -182,6 +218,26 @@ async def test_pieces_are_of_wheels_that_were_planned(tmp_path: Path) -> None:
     install = tool(tmp_path, "tiny")
     for arguments in ({"wheel": "../../etc/passwd", "offset": 0}, {"wheel": "0" * 64, "offset": 0}, {}, {"package": 1}):
         assert (await refusal(install, **arguments))[0] == "agent"
+
+
+async def test_no_offset_breaks_it_and_a_plan_that_there_is_waits_for_nobody(index: Path, tmp_path: Path) -> None:
+    install = tool(tmp_path, "tiny")
+    plan = await install.call({"package": "tiny"}, Nobody())
+    assert isinstance(plan, dict)
+    (wheel_id,) = (found["id"] for found in msgspec.convert(plan["wheels"], list[dict[str, Any]]))
+    for offset in (2**63, -1):
+        assert (await refusal(install, wheel=wheel_id, offset=offset))[0] == "agent"
+    async with asyncio.timeout(10), install._planning:
+        assert await install.call({"package": "tiny"}, Nobody()) == plan
+
+
+async def test_a_kernel_environment_that_is_broken_is_no_bug_of_the_tool(index: Path, tmp_path: Path) -> None:
+    for code in ("exit 3", "echo no list"):
+        python = tmp_path / "python"
+        python.write_text(f"#!/bin/sh\n{code}\n")
+        python.chmod(0o755)
+        fault, text = await refusal(Install(["tiny"], python=python, cache=tmp_path), package="tiny")
+        assert (fault, text[:19]) == ("tool", "cannot install tiny")
 
 
 async def test_an_index_that_does_not_answer_is_not_the_agents_fault(

@@ -9,7 +9,7 @@ import msgspec
 
 from lzero.agent.notepad import NotepadTool
 from lzero.errors import ToolError, WorkspaceError
-from lzero.protocols import Tool, ToolContext
+from lzero.protocols import Tool, ToolContext, WithRecord
 from lzero.types import Json, Notepad, Task, ToolCall
 
 CALLS_PER_CELL = 64
@@ -160,11 +160,12 @@ class Broker:
             self.broken = self.broken or error
         if len(self._calls) >= CALLS_PER_CELL:
             return  # a loop of refused calls would grow the record without bound
+        tool = self._by_name.get(name)
         call = ToolCall(
             name=name,
             arguments=arguments,
             duration_s=duration_s,
-            result=result,
+            result=tool.on_record(result) if isinstance(tool, WithRecord) and error is None else result,
             error=None if error is None else str(error),
             fault=None if error is None else error.fault,
         )

@@ -259,9 +259,15 @@ async def _started_pool(config: ReplConfig, stack: AsyncExitStack) -> ReplPool:
 
 
 def _open_tools(tools: Sequence[str | Tool], config: Config) -> tuple[Tool, ...]:
+    from lzero.repl import environment
     from lzero.tools.catalog import open_tool
 
-    return tuple(open_tool(each, config) if isinstance(each, str) else each for each in tools)
+    def kernel_python() -> Path:
+        return environment.python_of_sessions(config.repl)
+
+    return tuple(
+        open_tool(each, config, kernel_python=kernel_python) if isinstance(each, str) else each for each in tools
+    )
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ of files in tracebacks. Images are compared by hash. Of a cell that was interrup
 far it came is a matter of speed.
 """
 
+import asyncio
 import difflib
 import hashlib
 import re
@@ -27,6 +28,7 @@ from lzero.config import ReplConfig
 from lzero.errors import StoreError, ToolError
 from lzero.protocols import ReplPool, ToolContext
 from lzero.store import SavedEpisode, SavedTool
+from lzero.tools.install import recalled, recorded
 from lzero.tools.wrapper import canonical
 from lzero.types import Error, Execution, Json, Output, Step, Stream, ToolCall
 
@@ -172,9 +174,16 @@ class _Recorded:
         self.description = tool.description
         self.kernel_source = tool.kernel_source
         self._tape = tape
+        self._shortened = False
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        return self._tape.answer(self.name, arguments)
+        answer = self._tape.answer(self.name, arguments)
+        whole = await asyncio.to_thread(recalled, arguments, answer)
+        self._shortened = self._shortened or whole is not answer
+        return whole
+
+    def on_record(self, result: Json) -> Json:
+        return recorded(result) if self._shortened else result
 
 
 def _differ(number: int, of: str, then: list[str], now: list[str]) -> Iterator[Difference]:

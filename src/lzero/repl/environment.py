@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lzero.config import ReplConfig
-from lzero.errors import SandboxError
+from lzero.errors import ConfigError, SandboxError
 
 REQUIREMENTS = ("ipython>=8.20,<10", "numpy>=1.26,<3", "pandas>=2.2,<4")
 _BUILD_TIMEOUT_S = 1800
@@ -39,6 +39,16 @@ class Environment:
     @property
     def python(self) -> Path:
         return self.directory / "bin" / "python"
+
+
+def python_of_sessions(config: ReplConfig) -> Path:
+    """The interpreter that sessions run in. Raises ConfigError where that is not of this machine's sandbox."""
+    if config.servers or config.tier != "namespaces":
+        raise ConfigError(
+            "agent.tools: install fits packages to this machine's kernel environment, and sessions run in another one "
+            "(repl.servers, repl.tier): let repl.packages of that one hold them"
+        )
+    return find(config).python
 
 
 def find(config: ReplConfig) -> Environment:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
 from lzero.agent.prompt import system_prompt
-from lzero.config import Config, ReplConfig, RewardConfig, TasksConfig
+from lzero.config import Config, RewardConfig, TasksConfig
 from lzero.errors import ConfigError
 from lzero.protocols import Engine, Policy, RewardFn, SearchIndex, TaskSource, Tool
 from lzero.rollout.plugins import load_object
@@ -115,6 +115,7 @@ def open_reward(config: Config) -> RewardFn:
 def open_tools(config: Config) -> tuple[Tool, ...]:
     """The tools of `agent.tools`, by their names or import paths. Raises ConfigError for one that is no tool, lacks what it needs, or has a
     name that is taken."""
+    from lzero.repl import environment
     from lzero.tools.catalog import open_tool
 
     tools: list[Tool] = []
@@ -123,7 +124,7 @@ def open_tools(config: Config) -> tuple[Tool, ...]:
         if ":" in spec:
             tool = load_object(spec, key="agent.tools")
         else:
-            tool = open_tool(spec, config, kernel_python=lambda: _kernel_python(config.repl))
+            tool = open_tool(spec, config, kernel_python=lambda: environment.python_of_sessions(config.repl))
         if missing := [part for part in ("name", "parameters", "description", "call") if not hasattr(tool, part)]:
             raise ConfigError(f"agent.tools: {spec!r} is no tool, it has no {', '.join(missing)} (see protocols.Tool)")
         if tool.name in taken:
@@ -131,18 +132,6 @@ def open_tools(config: Config) -> tuple[Tool, ...]:
         taken.add(tool.name)
         tools.append(tool)
     return tuple(tools)
-
-
-def _kernel_python(config: ReplConfig) -> Path:
-    """The interpreter that sessions run in. Raises ConfigError where that is not of this machine's sandbox."""
-    from lzero.repl import environment
-
-    if config.servers or config.tier != "namespaces":
-        raise ConfigError(
-            "agent.tools: install fits packages to this machine's kernel environment, and sessions run in another one "
-            "(repl.servers, repl.tier): let repl.packages of that one hold them"
-        )
-    return environment.find(config).python
 
 
 def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> Engine:

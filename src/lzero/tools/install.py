@@ -65,7 +65,13 @@ def install(package: str) -> str:
             continue
         data = bytearray()
         while len(data) < wheel["size"]:
-            data += base64.b64decode(ask(wheel=wheel["id"], offset=len(data)))
+            piece = ask(wheel=wheel["id"], offset=len(data))
+            if not isinstance(piece, str):
+                break
+            data += base64.b64decode(piece)
+        if len(data) < wheel["size"]:
+            told.append(f"the record has no copy of {wheel['name']}: pip install {wheel['name']}=={wheel['version']}")
+            continue
         modules = _unpack(data)
         _versions[wheel["name"]] = wheel["version"]
         told.append(f"installed {wheel['name']} {wheel['version']}: import {', '.join(modules)}")
@@ -118,6 +124,13 @@ class _Chosen:
     """"" where the index does not tell."""
 
 
+class Piece(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is on record of a piece of a wheel."""
+
+    piece_bytes: int
+    piece_sha256: str
+
+
 class Install:
     """The tool, for the packages of `allow`: names, each with the versions that may be had (`"attrs>=23"`).
 
@@ -136,7 +149,7 @@ class Install:
         if not self._allowed:
             raise ConfigError("the tool install is off until tools.install_allow names packages")
         self._python = python
-        self._cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lzero" / "wheels"
+        self._cache = cache or cache_directory()
         self._plan_s = plan_s
         self._plans: dict[str, tuple[Wheel, ...]] = {}
         self._files: dict[str, Path] = {}
@@ -152,15 +165,16 @@ class Install:
         the tool's where pip or the index does not work."""
         match arguments:
             case {"package": str(package), **rest} if not rest:
-                async with self._planning:
-                    return {
-                        "wheels": [msgspec.to_builtins(wheel) for wheel in await self._plan(self._requirement(package))]
-                    }
+                wheels = await self._planned(self._requirement(package))
+                return {"wheels": [msgspec.to_builtins(wheel) for wheel in wheels]}
             case {"wheel": str(wheel), "offset": int(offset), **rest} if (
-                not rest and wheel in self._files and offset >= 0
+                not rest and wheel in self._files and 0 <= offset <= MAX_BYTES
             ):
                 return await asyncio.to_thread(_piece, self._files[wheel], offset)
         raise ToolError('install takes the name of a package, as in install("humanize")', fault="agent")
+
+    def on_record(self, result: Json) -> Json:
+        return recorded(result)
 
     def _requirement(self, package: str) -> str:
         """What to ask pip for. Raises ToolError unless it is one package of the list, in versions of the list."""
@@ -179,9 +193,15 @@ class Install:
         extras = f"[{','.join(sorted(asked.extras))}]" if asked.extras else ""
         return f"{asked.name}{extras}{asked.specifier & allowed.specifier}"
 
+    async def _planned(self, requirement: str) -> tuple[Wheel, ...]:
+        """A plan that there is does not wait for one that is made."""
+        if requirement not in self._plans:
+            async with self._planning:
+                if requirement not in self._plans:
+                    self._plans[requirement] = await self._plan(requirement)
+        return self._plans[requirement]
+
     async def _plan(self, requirement: str) -> tuple[Wheel, ...]:
-        if requirement in self._plans:
-            return self._plans[requirement]
         try:
             async with asyncio.timeout(self._plan_s):
                 with tempfile.TemporaryDirectory(prefix="lzero-install-") as directory:
@@ -190,15 +210,14 @@ class Install:
                     wheels = tuple([await self._keep(one, Path(directory)) for one in chosen])
         except TimeoutError:
             raise ToolError(f"pip did not find {requirement} within {self._plan_s:g} s", fault="tool") from None
-        except OSError as error:
-            raise ToolError(f"cannot install {requirement}: {error}", fault="tool") from None
+        except (OSError, _Ended, ValueError) as error:  # the last: what no list of packages and no report of pip is
+            raise ToolError(f"cannot install {requirement}: {str(error)[:300]}", fault="tool") from None
         size = sum(wheel.size for wheel in wheels)
         if size > MAX_BYTES:
             raise ToolError(
                 f"{requirement} is too large: {size:,} bytes with all it needs, and {MAX_BYTES:,} can be installed",
                 fault="agent",
             )
-        self._plans[requirement] = wheels
         return wheels
 
     async def _resolve(self, requirement: str, directory: Path) -> list[_Chosen]:
@@ -314,6 +333,38 @@ def _chosen(entry: dict[str, Any]) -> _Chosen:
         raise ToolError(f"{file_name[:100]!r} is no wheel, and nothing else is installed", fault="tool") from None
     digest = entry["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256", "")
     return _Chosen(name, str(version), file_name, digest if re.fullmatch(r"[0-9a-f]{64}", digest) else "")
+
+
+def cache_directory() -> Path:
+    """Where wheels are kept: `lzero/wheels` below $XDG_CACHE_HOME, or below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lzero" / "wheels"
+
+
+def recorded(result: Json) -> Json:
+    """What is written down of an answer: the plan as it is, of a piece of a wheel its size and its hash."""
+    if not isinstance(result, str):
+        return result
+    data = base64.b64decode(result)
+    piece: Json = msgspec.to_builtins(Piece(piece_bytes=len(data), piece_sha256=hashlib.sha256(data).hexdigest()))
+    return piece
+
+
+def recalled(arguments: dict[str, Json], answer: Json, *, cache: Path | None = None) -> Json:
+    """An answer that is on record as it was once given: a piece of a wheel comes from the wheels that this machine keeps, and is the one
+    whose hash is on record. Raises ToolError where it is not there any more."""
+    try:
+        piece = msgspec.convert(answer, Piece)
+    except msgspec.ValidationError:
+        return answer
+    match arguments:
+        case {"wheel": str(wheel), "offset": int(offset)} if re.fullmatch(r"[0-9a-f]{64}", wheel) and (
+            0 <= offset <= MAX_BYTES
+        ):
+            for path in ((cache or cache_directory()) / wheel).glob("*.whl"):
+                found = _piece(path, offset)
+                if recorded(found) == msgspec.to_builtins(piece):
+                    return found
+    raise ToolError("the wheel that was installed is not among those that this machine keeps", fault="agent")
 
 
 def _piece(path: Path, offset: int) -> str:

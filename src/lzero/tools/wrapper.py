@@ -2,7 +2,7 @@
 
 import json
 
-from lzero.protocols import Tool, ToolContext, WithKernelSource
+from lzero.protocols import Tool, ToolContext, WithKernelSource, WithRecord
 from lzero.types import Json
 
 
@@ -16,6 +16,8 @@ class Wrapper:
         self.description = tool.description
         if isinstance(tool, WithKernelSource):
             self.kernel_source = tool.kernel_source
+        if isinstance(tool, WithRecord):
+            self.on_record = tool.on_record
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
         return await self.tool.call(arguments, context)
