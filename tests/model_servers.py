@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -24,13 +23,6 @@ START_S = 300.0
 """vLLM takes a minute where nothing else runs."""
 ASK_AGAIN_S = 0.25
 END_S = 30.0
-WHOLE_REPLY = {
-    "defaults": {"role": "assistant"},
-    "start_anchor": "<|im_start|>assistant\n",
-    "fields": {"content": {"close_pattern": r"\s*<\|im_end\|>", "content": "text"}},
-}
-"""Tells transformers to leave thoughts where they are. It takes the nano for a Qwen3, whose thoughts it tells apart; an agent does
-not send those again, and the nano is lost without them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +56,7 @@ def is_installed(name: str) -> bool:
 def served(name: str, directory: Path) -> Iterator[ModelServer]:
     """Started, and ended with all that it started. `directory` becomes its home, and nothing else may run there."""
     program = PROGRAMS[name]
-    model = str(_copy_of_nano(directory / "nano"))
+    model = str(shutil.copytree(resolve("nano"), directory / "nano"))
     address = f"http://127.0.0.1:{_free_port()}"
     command = (
         str(INSTALLED / name / "bin" / name),
@@ -89,14 +81,6 @@ def served(name: str, directory: Path) -> Iterator[ModelServer]:
         _end(process)
     left = [other for other in psutil.process_iter() if _works_in(directory, other)]
     assert not left, f"{name} has left {left}"
-
-
-def _copy_of_nano(directory: Path) -> Path:
-    shutil.copytree(resolve("nano"), directory)
-    file = directory / "tokenizer_config.json"
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(settings | {"response_template": WHOLE_REPLY}), encoding="utf-8")
-    return directory
 
 
 def _wait(process: psutil.Popen, url: str, log: Path) -> None:

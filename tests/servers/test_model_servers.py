@@ -32,8 +32,8 @@ from lzero.types import Message, Sampling, Task
 
 pytestmark = [pytest.mark.servers, pytest.mark.sandbox, pytest.mark.timeout(600)]
 
-AGENT = AgentConfig()
-"""The nano's: how it was trained."""
+AGENT = AgentConfig(past_thoughts="text")
+"""The nano's: how it was trained, with its thoughts in view, which `transformers serve` tells apart and vLLM does not."""
 TASKS = [WorldSource(0, "servers", hops=(1,)).task(index) for index in range(3)]
 GREEDY = Sampling(temperature=0.0, max_tokens=AGENT.response_tokens, stop=("</code>",))
 COMMAND = (sys.executable, "-c", "from lzero.cli import main; main()", "run")
@@ -71,8 +71,8 @@ async def test_a_reply_streams_ends_with_its_stop_string_and_is_counted(server: 
     assert completion.text.endswith("</code>")
     assert completion.stop_reason == "stop"
     assert len(told) > 1
-    assert {kind for kind, _ in told} == {"text"}
-    assert "".join(piece for _, piece in told) == completion.text
+    for kind, whole in (("text", completion.text), ("reasoning", completion.reasoning)):
+        assert "".join(piece for name, piece in told if name == kind) == whole
     assert completion.usage is not None
     prompt = Renderer(load_tokenizer(resolve("nano"))).start(None, asked(TASKS[0])[0].content)
     assert completion.usage.prompt_tokens == len(prompt), "the words become the tokens that it was trained on"
@@ -118,7 +118,7 @@ async def test_the_agent_solves_what_its_model_can(server: ModelServer) -> None:
     for task in TASKS:
         search = Search(PassageIndex(task.passages))
         settings = AGENT.model_dump(
-            include={"prompt", "notepad", "memory", "max_steps", "max_tokens", "response_tokens"}
+            include={"past_thoughts", "prompt", "notepad", "memory", "max_steps", "max_tokens", "response_tokens"}
         )
         async with NBAgent(
             server.model, base_url=server.url, temperature=0.0, seed=0, tools=[search], **settings
@@ -150,7 +150,12 @@ def test_lzero_run_answers_in_the_terminal_and_keeps_the_run(server: ModelServer
 def lzero_run(task: Task, server: ModelServer, corpus: Path, out: Path, *, seed: int) -> str:
     """What the command prints below its last step."""
     changes = (
-        *(f"agent.response_tokens={AGENT.response_tokens}", "agent.prompt=brief", "agent.notepad=false"),
+        *(
+            f"agent.response_tokens={AGENT.response_tokens}",
+            "agent.prompt=brief",
+            "agent.notepad=false",
+            "agent.past_thoughts=text",
+        ),
         *("tasks.search_results=1", f"run.seed={seed}"),
     )
     done = subprocess.run(
