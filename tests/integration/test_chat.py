@@ -159,6 +159,21 @@ async def test_after_a_stop_string_the_usage_is_waited_for_and_nothing_else() ->
         assert (await ask(chat)).text == "</code>"
 
 
+async def test_a_reply_that_has_ended_is_whole_whatever_becomes_of_the_connection() -> None:
+    whole = sse([*text("yes"), ended()])
+    for broken in (raw(*whole, then="die"), raw(*whole, then="hang"), raw(*whole, b"data: no JSON\n\n")):
+        async with serving(broken, GOOD) as (server, chat):
+            async with asyncio.timeout(20):
+                reply = await ask(chat)
+        assert (reply.text, reply.stop_reason, len(server.bodies), chat.num_unmetered) == ("yes", "eos", 1, 1)
+
+
+async def test_an_end_without_a_reason_is_none() -> None:
+    async with serving(raw(*sse([choice("", content="ha")])), GOOD) as (server, chat):
+        assert (await ask(chat)).text == "<code>x = 1</code>"
+    assert len(server.bodies) == 2
+
+
 @pytest.mark.parametrize(
     "pieces",
     [
@@ -253,6 +268,18 @@ async def test_cost_is_what_the_server_says_else_by_the_prices() -> None:
     assert third.usage == Usage(prompt_tokens=1000, completion_tokens=100, cost_usd=0.5)
     assert chat.usage.cost_usd == pytest.approx(0.5036)
     assert (chat.usage.prompt_tokens, chat.usage.cached_tokens, chat.num_unmetered) == (3000, 800, 0)
+
+
+async def test_a_usage_that_is_not_understood_costs_no_reply() -> None:
+    told = usage(10, 5, cost={"input_tokens_cost": 0.1, "total_cost": 0.2})  # Perplexity
+    odd: tuple[object, ...] = ({"prompt_tokens": -1}, {"prompt_tokens": None}, "much", [])
+    strange = [{"choices": [], "usage": found} for found in odd]
+    async with serving(*(streams(*text("ok"), ended(), event) for event in (told, *strange))) as (_, chat):
+        first = await ask(chat)
+        assert first.usage == Usage(prompt_tokens=10, completion_tokens=5, cost_usd=None)
+        others = [await ask(chat) for _ in strange]
+    assert [(reply.text, reply.usage) for reply in others] == [("ok", None)] * len(strange)
+    assert (chat.usage.prompt_tokens, chat.num_unmetered) == (10, len(strange))
 
 
 # What a server does not take
@@ -470,7 +497,6 @@ async def test_a_conversation_that_is_too_long_is_an_error_of_its_own(status: in
         (raw(b"data: [1]\n\n"), "no chat completion"),
         (raw(*sse([{"choices": "x"}])), "no chat completion"),
         (raw(*sse([choice(content=["x"])])), "no chat completion"),
-        (raw(*sse([{"choices": [], "usage": {"prompt_tokens": -1}}])), "no chat completion"),
         (lambda _: HTMLResponse("<h1>hello</h1>"), "is a web page"),
         (streams(*text("a"), ended("content_filter")), "content filter"),
         (lambda _: HTMLResponse("<h1>no</h1>", 418), "refused: HTTP 418$"),
@@ -512,6 +538,8 @@ async def test_a_key_is_sent_and_never_said(monkeypatch: pytest.MonkeyPatch, cap
     for status in (400, 401, 403, 404, 429):
         said.append(await fails(refuses(status, f"bad key {KEY}!"), key_variable="OTHER_KEY", max_tries=1))
     assert "refused the key from the environment variable OTHER_KEY" in said[1]
+    cut = await fails(refuses(400, f"{'x' * (295 - len(KEY) // 2)}{KEY}"), key_variable="OTHER_KEY", max_tries=1)
+    assert KEY[:4] not in cut
     async with serving(GOOD, key_variable="OTHER_KEY") as (server, chat):
         await ask(chat)
         said += [repr(chat), repr(chat._server), repr(chat._server._client)]

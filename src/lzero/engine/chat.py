@@ -200,13 +200,13 @@ class OpenAIChat:
         return {"role": message.role, "content": message.content, **thought}
 
     async def _gather(self, stream: AsyncStream[object], gathering: Gathering, body: Mapping[str, object]) -> None:
-        """Read a reply to its end. After a stop string that the server left in, only the usage is waited for, and a server that
-        samples on is not listened to."""
+        """Read a reply to its end. After that, or a stop string that the server left in, only the usage is waited for, and a server
+        that samples on is not listened to."""
         try:
             async with aclosing(events(stream)) as coming:
                 while not gathering.overrun:
                     stall_s = self._stall_s if gathering.begun else None  # the first piece may take any prompt's time
-                    if gathering.stopped:
+                    if gathering.whole:
                         stall_s = min(self._stall_s, USAGE_S)
                     chunk = await self._server.next_chunk(coming, body, stall_s=stall_s)
                     if chunk is None:
@@ -215,9 +215,9 @@ class OpenAIChat:
                     if chunk.delta is not None:
                         self._thought_fields.update(chunk.delta.thoughts)
         except (TryAgain, EngineError):
-            if not gathering.stopped:
+            if not gathering.whole:
                 raise
-        if gathering.finish_reason in (None, "error") and not gathering.stopped:
+        if not gathering.whole:
             raise TryAgain(f"the reply of {self._server} broke off")
 
     def _completion(self, gathering: Gathering) -> Completion:
@@ -236,7 +236,7 @@ class OpenAIChat:
         )
 
     def _usage_of(self, counts: Counts) -> Usage:
-        cost = counts.cost
+        cost = counts.cost_usd
         if cost is None and self._prices is not None:
             cost = self._prices.cost(counts)
         return Usage(

@@ -36,8 +36,9 @@ class OptionRefused(Exception):
         self.option = option
 
 
-def words_of(body: object) -> str:
-    """What a server says of an error, in one line, whatever shape its family gives it; "" when that is a page of HTML, or nothing."""
+def words_of(body: object, *, secret: str = "") -> str:
+    """What a server says of an error, in one line and without the `secret`, whatever shape its family gives it; "" when that is a page
+    of HTML, or nothing."""
     for _ in range(6):
         match body:
             case {"error": inner} | {"message": inner} | {"detail": inner}:
@@ -48,6 +49,7 @@ def words_of(body: object) -> str:
                 body = inner
     if not isinstance(body, str) or body.lstrip().startswith("<"):
         return ""
+    body = body.replace(secret, "***") if secret else body  # before it is cut, which could leave a part
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in body[: 4 * MAX_WORDS]).split())
     return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
 

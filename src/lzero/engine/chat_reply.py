@@ -58,8 +58,13 @@ class Gathering:
         """A stop string has ended the text."""
         return self._cut.stopped
 
+    @property
+    def whole(self) -> bool:
+        """Nothing more of the reply will come; its usage may."""
+        return self.stopped or self.finish_reason not in (None, "error")
+
     def add(self, chunk: Chunk) -> None:
-        self.counts = chunk.usage or self.counts
+        self.counts = chunk.counts or self.counts
         if not chunk.choices:
             return
         choice, delta = chunk.choices[0], chunk.delta
@@ -75,7 +80,7 @@ class Gathering:
                 kept = self._cut.feed(text)
                 self._telling.tell("text", kept)
                 self.overrun = len(kept) < len(text)
-        if choice.finish_reason is not None:
+        if choice.finish_reason:  # some say "" until there is one
             self.finish_reason = choice.finish_reason
             self._told_stop = choice.told_stop
 

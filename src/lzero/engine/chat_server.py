@@ -172,8 +172,7 @@ class ChatServer:
         return f"HTTP {error.status_code}" + (f": {words}" if words else "")
 
     def _words(self, body: object) -> str:
-        words = words_of(body)
-        return words.replace(self._key, "***") if self._key else words
+        return words_of(body, secret=self._key)
 
     async def _alternatives(self) -> str:
         """What to use instead of a model that is not there."""

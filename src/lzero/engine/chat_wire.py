@@ -1,7 +1,9 @@
 """What OpenAI-compatible servers stream, in the dialects of their families; what is not listed here is not looked at."""
 
+import math
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 Count = Annotated[int, Meta(ge=0)]
@@ -59,8 +61,14 @@ class Counts(Struct):
     prompt_tokens_details: PromptDetails | None = None
     prompt_cache_hit_tokens: Count | None = None
     """DeepSeek's name for the cached ones."""
-    cost: Annotated[float, Meta(ge=0)] | None = None
-    """US dollars (OpenRouter)."""
+    cost: Any = None
+    """US dollars (OpenRouter); others mean something else by it."""
+
+    @property
+    def cost_usd(self) -> float | None:
+        cost = self.cost
+        known = isinstance(cost, int | float) and not isinstance(cost, bool) and 0.0 <= cost < math.inf
+        return float(cost) if known else None
 
     @property
     def cached_tokens(self) -> int:
@@ -73,8 +81,16 @@ class Chunk(Struct):
 
     choices: list[Choice] | None = None
     """None at all in a chunk that only tells the usage."""
-    usage: Counts | None = None
+    usage: Any = None
     error: Any = None
+
+    @property
+    def counts(self) -> Counts | None:
+        """The usage, where there is one that is understood: the reply is good without."""
+        try:
+            return msgspec.convert(self.usage, Counts | None)
+        except msgspec.ValidationError:
+            return None
 
     @property
     def delta(self) -> Delta | None:
