@@ -98,16 +98,22 @@ async def test_a_question_is_answered_with_files_and_its_workspace_comes_out(tmp
     assert (replayed.code, "no differences in 2 cells" in replayed.out) == (0, True), replayed.out
 
 
-async def test_a_run_that_is_interrupted_keeps_its_steps(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)], ids=["INT", "TERM", "HUP"]
+)
+async def test_a_run_that_is_interrupted_keeps_its_steps(tmp_path: Path, number: int, code: int) -> None:
     async with model(cell("print('so far')"), cell("import time\ntime.sleep(600)")) as server:
         process = await start("run", "What?", "-m", "sage", "--base-url", server.url, "--out", "kept", cwd=tmp_path)
         assert process.stdout is not None
         async with asyncio.timeout(100.0):
             while b"so far" not in await process.stdout.readline():
                 pass
-            process.send_signal(signal.SIGINT)
-            await process.communicate()
-    assert process.returncode == 130
+            beside = await lzero("run", "What?", "-m", "sage", "--base-url", server.url, "--out", "kept", cwd=tmp_path)
+            process.send_signal(number)
+            out, err = await process.communicate()
+    assert (beside.code, beside.err) == (1, "lzero: kept holds an episode already: name another directory with --out\n")
+    assert (process.returncode, err) == (code, b"")
+    assert b"kept in kept" in out
     saved = read_saved(tmp_path / "kept")
     assert (saved.episode.status, len(saved.episode.steps)) == ("failed", 1)
     assert (tmp_path / "kept" / "notebook.ipynb").exists()
@@ -134,7 +140,14 @@ async def test_an_endpoint_that_breaks_in_the_middle_leaves_what_was_done(tmp_pa
         (("--file", "none.csv"), "would not act without --model"),
         (("--model", "sage", "--corpus", "nowhere"), "nowhere"),
         (("--model", "sage", "--set", "agent.steps=3"), "agent.steps"),
-        (("--model", "sage", "--set", "train.lr=1"), "that section is training's"),
+        (("--model", "sage", "--set", "train.lr=1"), "it is training's"),
+        (("--model", "sage", "--set", "run.name=x"), "would not act here"),
+        (("--set", "tasks.corpus=x"), "would not act here"),
+        (("--model", "sage", "--out", f"{__file__}"), "no directory"),
+        (("--model", "sage", "--workspace-out", f"{Path(__file__).parent}"), "not an empty directory"),
+        (("--model", "sage", "--workspace-out", f"{__file__}"), "not an empty directory"),
+        (("--model", "sage", "--workspace-out", "made", "--out", "made/kept"), "a directory of its own"),
+        (("--model", "sage", "--workspace-out", "."), "a directory of its own"),
         (("--model", "sage", "--ability", "mats"), "there are qa, math"),
     ],
 )
@@ -146,3 +159,35 @@ async def test_what_cannot_work_is_told_in_a_sentence_and_leaves_nothing(
     assert told in run.err
     assert "Traceback" not in run.err
     assert not list(tmp_path.iterdir())
+
+
+async def test_a_workspace_that_cannot_be_taken_out_does_not_take_the_answer_with_it(tmp_path: Path) -> None:
+    many = cell("for n in range(5000):\n    open(f'{n}', 'w').close()\nsubmit_final_answer('Kato')")
+    some = cell("for n in range(300):\n    open(f'{n}', 'w').write('x')\nsubmit_final_answer('Kato')")
+    for code, told in ((many, "there are more than 4,096 files"), (some, "24 more")):
+        name = f"kept-{len(code)}"
+        async with model(code) as server:
+            run = await lzero(
+                "run", "Who?", "-m", "sage", "--base-url", server.url, "--out", name, "--workspace-out", f"{name}-made",
+                cwd=tmp_path,
+            )  # fmt: skip
+        assert run.code == 0, run.err
+        assert told in " ".join(run.out.split())
+        assert read_saved(tmp_path / name).episode.answer == "Kato"
+
+
+async def test_the_temperature_reaches_the_model(tmp_path: Path) -> None:
+    async with model(cell("submit_final_answer(1)")) as server:
+        arguments = ("run", "?", "-m", "sage", "--base-url", server.url, "--out", "kept", "--temperature", "0.25")
+        run = await lzero(*arguments, cwd=tmp_path)
+    assert run.code == 0, run.err
+    assert [body["temperature"] for body in server.bodies] == [0.25]
+    assert read_saved(tmp_path / "kept").episode.sampling.temperature == 0.25
+
+
+async def test_a_window_smaller_than_the_prompt_is_told(tmp_path: Path) -> None:
+    async with model(cell("submit_final_answer(1)")) as server:
+        arguments = ("run", "?", "-m", "sage", "--base-url", server.url, "--out", "kept", "--max-tokens", "300")
+        run = await lzero(*arguments, cwd=tmp_path)
+    assert run.code == 1
+    assert "max_tokens = 300 is too small for the prompt and a reply" in run.out

@@ -115,18 +115,12 @@ class _Attempt:
         try:
             async with asyncio.timeout(deadline_s):
                 try:
-                    status = await self._act()
+                    status, failure = await self._outcome()
                     await self._watcher.on_end(self._session)
                 finally:
                     await self._session.close()
         except TimeoutError:
             failure = self._failure("lost", f"the episode did not end within {deadline_s:g} s")
-        except EngineError as error:
-            failure = self._failure("engine", str(error))
-        except ReplError as error:
-            failure = self._failure("repl", str(error))
-        except ToolError as error:
-            failure = self._failure("tool", str(error))
         finally:
             await self._conversation.close()
         return Episode(
@@ -141,6 +135,16 @@ class _Attempt:
             answer=self._broker.answer,
             failure=failure,
         )
+
+    async def _outcome(self) -> tuple[Status, Failure | None]:
+        try:
+            return await self._act(), None
+        except EngineError as error:
+            return "failed", self._failure("engine", str(error))
+        except ReplError as error:
+            return "failed", self._failure("repl", str(error))
+        except ToolError as error:
+            return "failed", self._failure("tool", str(error))
 
     async def _act(self) -> Status:
         """Step until an answer is submitted or a budget is used up."""

@@ -16,7 +16,7 @@ It is what training trains: `run_episode`, with settings that suit a large model
 import asyncio
 import functools
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,12 +30,14 @@ from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
 from lzero.agent.outputs import unbroken
 from lzero.agent.recorded import interrupted
 from lzero.agent.renderer import open_renderer
+from lzero.agent.save import save_run
 from lzero.agent.session import check_files
 from lzero.agent.watch import Relay, Watcher
 from lzero.config import AgentConfig, Config, ReplConfig
-from lzero.errors import ConfigError, LzeroError
+from lzero.errors import ConfigError, LzeroError, StoreError
 from lzero.protocols import ChatEngine, ReplPool, Tool
 from lzero.repl import open_pool
+from lzero.store import SavedEpisode, describe
 from lzero.types import Episode, Sampling, Step, Task, ToolCall
 
 FOR_A_PERSON = {
@@ -97,6 +99,7 @@ class NBAgent:
         self.tools = _open_tools(tools, self._config)
         self._stack = AsyncExitStack()
         self._setting: Setting | None = None
+        self._task: Task | None = None
         self.episode: Episode | None = None
         """The last one, when it is over, or as far as it came."""
 
@@ -139,6 +142,7 @@ class NBAgent:
             check_files(list(map(Path, task.files)), max_bytes=self._config.repl.file_mb << 20)
         ticket = Ticket(id=task.id, index=0, seed=seed, sampling=self._sampling)
         keeping = _Keeping(watcher or Watcher())
+        self._task = task
         why = ""
         try:
             self.episode = await run_episode(task, ticket, self._setting, tools=self.tools, watcher=keeping)
@@ -150,6 +154,25 @@ class NBAgent:
                 task, ticket, self.settings, steps=tuple(keeping.steps), answer=keeping.answer, why=why
             )
         return self.episode
+
+    def save(self, directory: str | Path, *, files: Mapping[str, bytes] | None = None) -> tuple[str, ...]:
+        """Keep the last episode, however it ended, as `lzero run` does: `episode.jsonl` and `notebook.ipynb`, and `files` beneath `files/`.
+
+        Returns the paths of `files` that could not be written. Raises StoreError, also where nothing has been run.
+        """
+        if self.episode is None or self._task is None:
+            raise StoreError(f"there is nothing to keep in {directory}: the agent has not run")
+        saved = SavedEpisode(
+            task=self._task,
+            episode=self.episode,
+            model=self._name if isinstance(self._name, str) else self._name.model,
+            config={
+                "agent": self.settings.model_dump(mode="json"),
+                "repl": self._config.repl.model_dump(mode="json"),
+            },
+            tools=tuple(map(describe, self.tools)),
+        )
+        return save_run(Path(directory), saved, files)
 
     async def stream(self, task: Task | str, *, files: Sequence[str | Path] = ()) -> AsyncGenerator[Step, None]:
         """The steps of `run`, as they happen; `episode` holds the whole when they are over. Whoever stops listening ends it."""

@@ -189,7 +189,10 @@ def _title(saved: SavedEpisode) -> str:
     title = first if len(first) <= TITLE_CHARS else f"{first[:TITLE_CHARS]}…"
     num_steps = len(saved.episode.steps)
     how = f"{saved.episode.status.replace('_', ' ')} after {num_steps} {'step' if num_steps == 1 else 'steps'}"
-    parts = [f"# {prose(title) or 'A task without words'}", f"*{prose(saved.model)} · {how} · lzero {saved.lzero}*"]
+    parts = [
+        f"# {prose(title) or 'A task without words'}",
+        f"*{prose(saved.model)} · {how} · lzero {prose(saved.lzero)}*",
+    ]
     if question != title:
         parts.append(prose(question))
     return "\n\n".join(parts)
@@ -225,7 +228,10 @@ def _after(step: Step, notepad: str) -> Iterator[str]:
 def _answer(episode: Episode) -> str:
     if episode.failure is not None:
         failure = episode.failure
-        return f"## No answer\n\nFailed, by no fault of the agent: {failure.kind} at {prose(failure.where)}: {prose(failure.what)}"
+        failed = f"Failed, by no fault of the agent: {failure.kind} at {prose(failure.where)}: {prose(failure.what)}"
+        if episode.answer is None:
+            return f"## No answer\n\n{failed}"
+        return f"## Answer\n\n{prose(episode.answer)}\n\n*{failed}*"
     if episode.answer is None:
         return f"## No answer\n\nThe agent ended {episode.status.replace('_', ' ')}."
     return f"## Answer\n\n{prose(episode.answer)}"

@@ -20,7 +20,7 @@ class Watcher:
         """A step is over."""
 
     async def on_end(self, session: Session) -> None:
-        """The episode is over, and its session still there."""
+        """The episode is over, however it ended, and its session still there, unless time or somebody broke it off."""
 
 
 class Relay(Watcher):

@@ -1,6 +1,9 @@
 """One question for NB-Agent: set up, watched in the terminal, and kept, however it ends."""
 
-from collections.abc import Mapping
+import asyncio
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,22 +11,29 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from lzero.agent.episode import budgets_of
 from lzero.agent.nb_agent import NBAgent, make_task
 from lzero.agent.outputs import clean
-from lzero.agent.save import NOTEBOOK_FILE, save_run
+from lzero.agent.save import NOTEBOOK_FILE
 from lzero.agent.session import Session
 from lzero.agent.watch import Relay
 from lzero.cli.steps import StepPrinter
 from lzero.config import Config, load_config
-from lzero.errors import ConfigError, WorkspaceError
-from lzero.store import EPISODE_FILE, SavedEpisode, describe, new_directory, write_beneath
-from lzero.types import Budgets, Task
+from lzero.errors import ConfigError, ReplError, WorkspaceError
+from lzero.store import EPISODE_FILE, new_directory, write_beneath
+from lzero.store.writing import told
+from lzero.types import Task
 
 NANO = "nano"
 ABILITIES = ("qa", "math", "data", "search", "files")
-_OF_TRAINING = ("rollout", "reward", "algo", "train", "eval", "sft")
+_SECTIONS = ("agent", "repl", "tools", "model")
+"""Whose keys act here, all of them."""
+_KEYS = ("run.seed", "tasks.corpus", "tasks.search_results", "tasks.snippet_chars")
+_KEYS_OF_NANO = ("run.seed", "tasks.eval", "tasks.hops", "tasks.search_results")
 SEARCH_RESULTS = 5
 """Of one search in a corpus, where no configuration says; the default of that is the nano's."""
+LEFT_OUT_SHOWN = 20
+"""Files of the workspace that are told to be left out; there may be thousands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +48,7 @@ class Question:
     mcp: tuple[str, ...]
     corpus: str
     ability: str
+    temperature: float | None
     agent: Mapping[str, Any]
     """Keys of [agent] that flags have set."""
     workspace_out: Path | None
@@ -54,23 +65,22 @@ def plays_nano(question: Question) -> bool:
 async def ask(question: Question) -> bool:
     """Whether the agent's work came to its end, whatever its answer. What it did is kept in any case. Raises LzeroError."""
     config = _config_of(question)
-    if question.out is not None and (question.out / EPISODE_FILE).exists():
-        raise ConfigError(f"{question.out} holds an episode already: name another directory with --out")
+    _check_places(question)
     console = Console()
     agent, task = _nano(question, config) if plays_nano(question) else _agent(question, config)
-    settings = agent.settings
-    budgets = Budgets(max_steps=settings.max_steps, max_tokens=settings.max_tokens, cell_s=settings.cell_s)
     async with agent:
-        console.print(Text(task.question, style="bold"))
-        with StepPrinter(console, budgets) as printer:
-            watcher = _Collecting(printer, task, question.workspace_out is not None)
+        directory = _make_place(question)
+        console.print(Text(clean(task.question), style="bold"))
+        with _ended_by_signals(), StepPrinter(console, budgets_of(agent.settings)) as printer:
+            taken = _Collecting(printer, task, question.workspace_out is not None)
             try:
-                printer.print_answer(await agent.run(task, watcher=watcher))
+                printer.print_answer(await agent.run(task, watcher=taken))
             finally:
+                left_out = _keep(question, agent, directory, taken)  # before all else: the terminal may be gone
                 printer.close()
-                if agent.episode is not None:
-                    _keep(question, config, agent, task, watcher, console)
-    return agent.episode is not None and agent.episode.status != "failed"
+                _tell(question, agent, directory, (*taken.left_there, *left_out), console)
+    episode = agent.episode
+    return episode is not None and episode.status != "failed" and bool(episode.steps)
 
 
 class _Collecting(Relay):
@@ -82,50 +92,116 @@ class _Collecting(Relay):
         self._wanted = wanted
         self.files: dict[str, bytes] = {}
         self.left_there: list[str] = []
-        """Why each of the others could not be taken."""
+        """Why others could not be taken."""
 
     async def on_end(self, session: Session) -> None:
         if not self._wanted:
             return
-        for file in await session.files():
-            try:
-                data = await session.read(file.path)
-            except WorkspaceError as error:
-                self.left_there.append(str(error))
-                continue
-            if file.path not in self._given or data != self._given[file.path].read_bytes():
-                self.files[file.path] = data
+        try:
+            for file in await session.files():
+                await self._take(session, file.path)
+        except (WorkspaceError, ReplError) as error:  # of all: the answer counts without them
+            self.left_there.append(f"what else its workspace holds: {error}")
+
+    async def _take(self, session: Session, path: str) -> None:
+        try:
+            data = await session.read(path)
+        except WorkspaceError as error:
+            self.left_there.append(str(error))
+            return
+        if path not in self._given or not _holds(self._given[path], data):
+            self.files[path] = data
 
 
-def _keep(question: Question, config: Config, agent: NBAgent, task: Task, taken: _Collecting, console: Console) -> None:
-    assert agent.episode is not None
-    saved = SavedEpisode(
-        task=task,
-        episode=agent.episode,
-        model=question.model or config.model.path,
-        config={"agent": agent.settings.model_dump(mode="json"), "repl": config.repl.model_dump(mode="json")},
-        tools=tuple(map(describe, agent.tools)),
-    )
-    directory = question.out or new_directory("run")
-    save_run(directory, saved)
+def _holds(file: Path, data: bytes) -> bool:
+    try:
+        return file.read_bytes() == data
+    except OSError:  # it was there when the agent got it
+        return False
+
+
+def _check_places(question: Question) -> None:
+    """Raises ConfigError where what is there already would be lost, or where the agent's files would lie among ours."""
+    out, workspace = question.out, question.workspace_out
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: no directory; name a new one")
+    if out is not None and (out / EPISODE_FILE).exists():
+        raise ConfigError(f"{out} holds an episode already: name another directory with --out")
+    if workspace is None:
+        return
+    if workspace.exists() and (not workspace.is_dir() or any(workspace.iterdir())):
+        raise ConfigError(f"--workspace-out {workspace}: not an empty directory; name a new one")
+    if (out or Path("runs")).resolve().is_relative_to(workspace.resolve()):
+        raise ConfigError(f"--workspace-out {workspace}: the run is kept in there; name a directory of its own")
+
+
+def _make_place(question: Question) -> Path:
+    """The directory that the run is kept in, and no other run. Raises ConfigError, StoreError."""
     if question.workspace_out is not None:
-        left_out = write_beneath(question.workspace_out, taken.files)
-        num_kept = len(taken.files) - len(left_out)
-        noun = "file" if num_kept == 1 else "files"
-        console.print(Text(f"{num_kept} {noun} of its workspace in {question.workspace_out}", style="dim"))
-        for why in (*taken.left_there, *(f"{name!r} cannot be written here" for name in left_out)):
+        with told(question.workspace_out):
+            question.workspace_out.mkdir(parents=True, exist_ok=True)
+    directory = question.out or new_directory("run")
+    with told(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            (directory / EPISODE_FILE).touch(exist_ok=False)
+        except FileExistsError:
+            raise ConfigError(f"{directory} is another run's: name another directory with --out") from None
+    return directory
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A terminal that is closed, or who ends us politely, is met as Ctrl-C is: the run is cancelled, and kept."""
+    loop, running = asyncio.get_running_loop(), asyncio.current_task()
+    assert running is not None
+    signals = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for each in signals:
+        loop.add_signal_handler(each, running.cancel)
+    try:
+        yield
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+
+def _keep(question: Question, agent: NBAgent, directory: Path, taken: _Collecting) -> tuple[str, ...]:
+    """Why files of the workspace were not written."""
+    if agent.episode is None:  # nothing was begun
+        (directory / EPISODE_FILE).unlink()
+        directory.rmdir()
+        return ()
+    agent.save(directory)
+    if question.workspace_out is None:
+        return ()
+    return tuple(f"{name!r} cannot be written here" for name in write_beneath(question.workspace_out, taken.files))
+
+
+def _tell(question: Question, agent: NBAgent, directory: Path, left_out: Sequence[str], console: Console) -> None:
+    """Where it all is."""
+    if agent.episode is None:
+        return
+    if (out := question.workspace_out) is not None:
+        num_kept = sum(file.is_file() for file in out.rglob("*"))
+        console.print(Text(f"{num_kept} {'file' if num_kept == 1 else 'files'} of its workspace in {out}", style="dim"))
+        for why in left_out[:LEFT_OUT_SHOWN]:
             console.print(Text(f"left out: {clean(why)}", style="red"))
+        if len(left_out) > LEFT_OUT_SHOWN:
+            console.print(Text(f"left out: {len(left_out) - LEFT_OUT_SHOWN} more", style="red"))
     console.print(Text(f"kept in {directory} (lzero show, lzero replay; {NOTEBOOK_FILE} for Jupyter)", style="dim"))
 
 
 def _config_of(question: Question) -> Config:
-    """Raises ConfigError for a change that is training's alone, and for a wrong ability."""
+    """Raises ConfigError for a change that would not act, and for a wrong ability."""
     if question.ability and question.ability not in ABILITIES:
         raise ConfigError(f"--ability {question.ability}: there are {', '.join(ABILITIES)}")
+    config = load_config(question.config, question.changes)
+    acting = _KEYS_OF_NANO if not question.model and config.model.path == NANO else _KEYS
     for change in question.changes:
-        if change.partition(".")[0] in _OF_TRAINING:
-            raise ConfigError(f"--set {change} would not act: that section is training's")
-    return load_config(question.config, question.changes)
+        key = change.partition("=")[0]
+        if key.partition(".")[0] not in _SECTIONS and key not in acting:
+            raise ConfigError(f"--set {change} would not act here: it is training's")
+    return config
 
 
 def _agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
@@ -145,6 +221,7 @@ def _agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
         tools=tools,
         mcp=question.mcp,
         base_url=question.base_url,
+        temperature=_temperature(question),
         seed=config.run.seed,
         config=config,
         **question.agent,
@@ -164,6 +241,16 @@ def _nano(question: Question, config: Config) -> tuple[NBAgent, Task]:
 
     task = eval_tasks(config).task(config.run.seed)
     search = Search(PassageIndex(task.passages), num_results=config.tasks.search_results)
-    return NBAgent(
-        NANO, tools=[search], seed=config.run.seed, config=config, **config.agent.model_dump(exclude={"tools"})
-    ), task
+    agent = NBAgent(
+        NANO,
+        tools=[search],
+        temperature=_temperature(question),
+        seed=config.run.seed,
+        config=config,
+        **config.agent.model_dump(exclude={"tools"}),
+    )
+    return agent, task
+
+
+def _temperature(question: Question) -> float:
+    return 1.0 if question.temperature is None else question.temperature

@@ -2,15 +2,14 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lzero.errors import ConfigError
 
-if TYPE_CHECKING:
-    pass
-
+TERMINATED = 143
+"""Exit code after SIGTERM, or where the terminal is gone."""
 _BRING_ONE = (
     "No model is named, so the bundled nano plays a question of the built-in world, the only thing it knows. Bring a real one: "
     "--model NAME for OpenAI's (OPENAI_API_KEY), with --base-url URL for vLLM, SGLang, Ollama and others, or --model DIRECTORY for "
@@ -48,6 +47,9 @@ def run(
         str | None,
         typer.Option(help="When they are full: none (stop), soft (sum up), hard (drop).", show_default="soft"),
     ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="Of the model's sampling; 0 is greedy.", show_default="1")
+    ] = None,
     ability: Annotated[
         str, typer.Option(help="The prompt for: qa, math, data, search, files.", show_default="qa, or files")
     ] = "",
@@ -81,6 +83,7 @@ def run(
         mcp=tuple(mcp or ()),
         corpus=corpus,
         ability=ability,
+        temperature=temperature,
         agent={name: value for name, value in agent.items() if value is not None},
         workspace_out=workspace_out,
         out=out,
@@ -91,5 +94,9 @@ def run(
         print(_BRING_ONE)
     elif not question:
         raise ConfigError('a question is missing: lzero run "…" --model …')
-    if not asyncio.run(ask(asked)):
+    try:
+        came_to_its_end = asyncio.run(ask(asked))
+    except asyncio.CancelledError:
+        raise typer.Exit(TERMINATED) from None
+    if not came_to_its_end:
         raise typer.Exit(1)

@@ -99,6 +99,9 @@ class StepPrinter(Watcher):
             self._console.print(Text(what, style="red"))
         if episode.answer is not None:
             self._console.print(Markdown(cut(clean(episode.answer), TEXT_CHARS), hyperlinks=False))
+        elif episode.status == "out_of_tokens" and not episode.steps:
+            told = f"max_tokens = {episode.budgets.max_tokens:,} is too small for the prompt and a reply: raise it (--max-tokens)"
+            self._console.print(Text(told, style="red"))
         elif episode.failure is None:
             self._console.print(Text("no answer was submitted", style="red"))
 
