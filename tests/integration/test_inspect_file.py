@@ -178,6 +178,15 @@ async def test_the_bytes_decide_not_the_name() -> None:
     assert (await inspect(picture(3, 2), "a.xlsx")).startswith("[PNG image")
     assert await inspect(b"plain words", "a.pdf") == "plain words"
     assert await inspect(b"plain words", "a.docx") == "plain words"
+    for text in (b"BMW is a company.", b"BZhang is a name, and no archive."):
+        assert await inspect(text, "notes.txt") == text.decode()
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w:bz2") as archive:
+        archive.addfile(tarfile.TarInfo("notes/a.txt"), io.BytesIO())
+    assert "notes/a.txt" in await inspect(tar.getvalue(), "notes.txt")
+    bitmap = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(bitmap, "BMP")
+    assert (await inspect(bitmap.getvalue(), "notes.txt")).startswith("[BMP image")
 
 
 @pytest.mark.parametrize(

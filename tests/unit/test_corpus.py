@@ -154,8 +154,19 @@ def test_what_cannot_be_a_corpus_is_told(tmp_path: Path) -> None:
         open_corpus(latin, never, cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())  # nothing half made
     deep = write(tmp_path / "deep", a_html="<div>" * 5_000 + "x")
-    with pytest.raises(DataError, match=r"a\.html: elements are nested too deep"):
+    with pytest.raises(DataError, match=r"a\.html: it is nested too deep; mend it"):
         open_corpus(deep, never, cache=tmp_path / "cache")
+
+
+def test_a_page_of_a_corpus_is_taken_apart_in_a_process_that_has_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one keeps Python's parser for hours."""
+    monkeypatch.setattr("lzero.tools.corpus.CONVERTING_S", 1)
+    with pytest.raises(DataError, match=r"a\.html takes more than 1 s of processor time"):
+        list(read_corpus(write(tmp_path, a_html="<a " * 100_000), read_passages))
+    write(tmp_path, a_html="", b_html="<img src=x alt=y>Liri")
+    assert passages(tmp_path) == [Passage(title="b.html", text="Liri")]
 
 
 def test_pages_of_documents_are_found_and_a_broken_one_is_named(tmp_path: Path) -> None:

@@ -70,10 +70,20 @@ class Converter:
         self._wall_s = wall_s
         self._free = asyncio.Semaphore(PROCESSES)
 
-    async def text(self, data: bytes, name: str, *, part: str = "", start: int = 0, max_chars: int = MAX_CHARS) -> str:
+    async def text(
+        self, data: bytes, name: str, *, part: str = "", start: int = 0, max_chars: int = MAX_CHARS, links: bool = True
+    ) -> str:
         """At most `max_chars` of what the file, or a part of it, holds, from character `start` on; where it is cut, its last line
-        says so. Raises ToolError: the agent's fault for what the file is, the tool's for a process that failed."""
-        request: dict[str, Json] = {"image": False, "name": name, "part": part, "start": start, "max_chars": max_chars}
+        says so. `links`: whether those of HTML are kept, and its pictures. Raises ToolError: the agent's fault for what the file is, the
+        tool's for a process that failed."""
+        request: dict[str, Json] = {
+            "image": False,
+            "name": name,
+            "part": part,
+            "start": start,
+            "max_chars": max_chars,
+            "links": links,
+        }
         answer = await self._ask(request, data, name)
         if answer.text is None:
             raise ToolError(f"the reader of {name} answered without a text", fault="tool")

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from lzero.errors import ConfigError, DataError, ToolError
+from lzero.errors import DataError, ToolError
 from lzero.tools.converter import Converter
 from lzero.tools.search import FORMAT, PassageIndex, content_hash
 from lzero.types import Passage
@@ -41,7 +41,6 @@ _SPLITTING = 1
 """Raised when documents are split otherwise: older indexes are then made anew."""
 _HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 _FENCE = re.compile(r"\s{0,3}(```|~~~)")
-_UNSEEN = ("script", "style", "template", "noscript", "svg")
 
 
 def open_corpus(path: Path, read_rows: ReadRows, *, cache: Path | None = None) -> PassageIndex:
@@ -165,11 +164,9 @@ def _document(file: Path, title: str) -> Iterator[Passage]:
         data = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    if _is(file, CONVERTED):
-        text = _converted(data, file)
-    else:
-        text = _decoded(data, file)
-        text = _markdown(text, file) if _is(file, HTML) else text
+    if _is(file, HTML):
+        data = _decoded(data, file).encode() or b" "  # an empty page is no broken one
+    text = _converted(data, file) if _is(file, (*CONVERTED, *HTML)) else _decoded(data, file)
     yield from split(text, title, headings=not _is(file, TEXT))
 
 
@@ -187,27 +184,12 @@ def _decoded(data: bytes, file: Path) -> str:
 def _converted(data: bytes, file: Path) -> str:
     converter = Converter(cpu_s=CONVERTING_S, wall_s=4.0 * CONVERTING_S)
     try:
-        text = asyncio.run(converter.text(data, str(file), max_chars=DOCUMENT_CHARS))
+        text = asyncio.run(converter.text(data, str(file), max_chars=DOCUMENT_CHARS, links=not _is(file, HTML)))
     except ToolError as error:
         raise DataError(f"{error}; mend it, or move it away") from None
     if len(text) > DOCUMENT_CHARS:
         raise DataError(f"{file}: holds more than {DOCUMENT_CHARS:,} characters; split it")
-    return text if _is(file, (".docx",)) else text.partition("\n")[2]  # the first line counts the pages
-
-
-def _markdown(html: str, file: Path) -> str:
-    try:
-        from bs4 import BeautifulSoup
-        from markdownify import MarkdownConverter
-    except ImportError:
-        raise ConfigError(f"{file}: HTML in a corpus needs pip install 'lzero[files]'") from None
-    soup = BeautifulSoup(html, "html.parser")
-    for tag in soup(_UNSEEN):
-        tag.decompose()
-    try:
-        return MarkdownConverter(heading_style="ATX", strip=["a", "img"]).convert_soup(soup)
-    except RecursionError:
-        raise DataError(f"{file}: elements are nested too deep in each other") from None
+    return text if _is(file, (".docx", *HTML)) else text.partition("\n")[2]  # the first line counts the pages
 
 
 def _is(file: Path, suffixes: tuple[str, ...]) -> bool:

@@ -73,9 +73,10 @@ def answer(request: dict[str, Any], data: bytes) -> dict[str, str]:
             from pages import markdown
 
             return {"text": markdown(data, request["url"]).encode(errors="replace").decode()}
-        from convert import text_of
+        from convert import pieces_of, text_of
 
-        text = text_of(data, request["name"], request["part"], request["start"], request["max_chars"])
+        pieces = pieces_of(data, request["name"], request["part"], links=request["links"])
+        text = text_of(pieces, request["start"], request["max_chars"])
         return {"text": text.encode(errors="replace").decode()}  # half a surrogate pair is no text
     except Refused as error:
         return {"refused": str(error).encode(errors="replace").decode()}

@@ -8,11 +8,8 @@ MAX_DEPTH = 2
 """A member of an archive may be a file of any kind, also an archive; a member of that may not."""
 
 
-def text_of(data: bytes, name: str, part: str, start: int, max_chars: int) -> str:
+def text_of(pieces: Iterable[str], start: int, max_chars: int) -> str:
     """Characters `start` to `start + max_chars`, and a line that says whether there is more. Raises Refused."""
-    if not data:
-        raise Refused("it is empty (0 bytes)")
-    pieces = pieces_of(data, name, part)
     text, more = _cut(pieces, start, max_chars)
     if start and not text:
         raise Refused(f"start={start} is behind its end")
@@ -22,8 +19,11 @@ def text_of(data: bytes, name: str, part: str, start: int, max_chars: int) -> st
     return text
 
 
-def pieces_of(data: bytes, name: str, part: str, depth: int = 0) -> Iterator[str]:
-    """The text piece by piece, made as it is asked for: of a thousand pages, those that are shown are read."""
+def pieces_of(data: bytes, name: str, part: str, *, links: bool = True, depth: int = 0) -> Iterator[str]:
+    """The text piece by piece, made as it is asked for: of a thousand pages, those that are shown are read. `links`: whether those of
+    HTML are kept, and its pictures. Raises Refused."""
+    if not data and not depth:
+        raise Refused("it is empty (0 bytes)")
     kind = kind_of(data, name)
     if kind == "ole":
         raise Refused(
@@ -35,7 +35,9 @@ def pieces_of(data: bytes, name: str, part: str, depth: int = 0) -> Iterator[str
         if part and depth >= MAX_DEPTH:
             raise Refused("archives in archives are opened no deeper")
         found = archives.read(data, name, part, kind)
-        return pieces_of(found[1], found[0], "", depth + 1) if isinstance(found, tuple) else found
+        if not isinstance(found, tuple):
+            return found
+        return pieces_of(found[1], found[0], "", links=links, depth=depth + 1)
     if kind == "xlsx" or kind == "csv":
         import tables
 
@@ -46,6 +48,8 @@ def pieces_of(data: bytes, name: str, part: str, depth: int = 0) -> Iterator[str
         return images.facts(data, part)
     import documents
 
+    if kind == "html":
+        return documents.html(data, part, links=links)
     return documents.READERS[kind](data, part)
 
 

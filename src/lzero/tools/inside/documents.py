@@ -54,10 +54,10 @@ def pptx(data: bytes, part: str) -> Iterator[str]:
         yield "\n\n".join(blocks) + "\n"
 
 
-def html(data: bytes, part: str) -> Iterator[str]:
+def html(data: bytes, part: str, *, links: bool = True) -> Iterator[str]:
     _no_part(part)
     text, note = decoded(data)
-    yield note + markdown(text)
+    yield note + markdown(text, links=links)
 
 
 def json_text(data: bytes, part: str) -> Iterator[str]:
@@ -80,7 +80,6 @@ READERS: dict[str, Callable[[bytes, str], Iterator[str]]] = {
     "pdf": pdf,
     "docx": docx,
     "pptx": pptx,
-    "html": html,
     "json": json_text,
     "text": plain,
 }
@@ -99,7 +98,8 @@ def decoded(data: bytes) -> tuple[str, str]:
     return text, ""
 
 
-def markdown(source: str) -> str:
+def markdown(source: str, *, links: bool = True) -> str:
+    """HTML as Markdown; without `links`, their words alone, and no pictures."""
     from bs4 import BeautifulSoup
     from markdownify import MarkdownConverter
 
@@ -109,7 +109,7 @@ def markdown(source: str) -> str:
     for image in soup("img"):
         if str(image.get("src", "")).startswith("data:"):
             image["src"] = "data"
-    converted: str = MarkdownConverter(heading_style="ATX").convert_soup(soup)
+    converted: str = MarkdownConverter(heading_style="ATX", strip=None if links else ["a", "img"]).convert_soup(soup)
     return converted.strip()
 
 

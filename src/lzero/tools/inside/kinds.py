@@ -8,11 +8,9 @@ MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image"),
     (b"\xff\xd8\xff", "image"),
     (b"GIF8", "image"),
-    (b"BM", "image"),
     (b"II*\0", "image"),
     (b"MM\0*", "image"),
     (b"\x1f\x8b", "gzip"),
-    (b"BZh", "tar"),
     (b"\xfd7zXZ\0", "tar"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"),
 )
@@ -41,6 +39,10 @@ def kind_of(data: bytes, name: str) -> str:
         return "image"
     if b"%PDF-" in data[:1024] and not data[:1024].lstrip().startswith(b"<"):
         return "pdf"
+    if data.startswith(b"BM") and data[6:10] == bytes(4):  # a text may begin with two letters
+        return "image"
+    if data.startswith(b"BZh") and data[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
+        return "tar"
     for magic, kind in MAGIC:
         if data.startswith(magic):
             return kind
