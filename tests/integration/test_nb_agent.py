@@ -327,3 +327,13 @@ async def test_a_run_of_many_questions_keeps_no_session(pool: LocalPool) -> None
         episodes = await asyncio.gather(*(agent.run(f"{number}?") for number in range(20)))
     assert {episode.answer for episode in episodes} == {"x"}
     assert pool.stats()["open"] == 0
+
+
+async def test_an_agent_with_servers_can_be_asked_again(pool: LocalPool) -> None:
+    pytest.importorskip("mcp")
+    server = f"stdio:{sys.executable} {Path(__file__).parents[1] / 'mcp_server.py'}"
+    agent = NBAgent(ScriptedChat(script(cell("submit_final_answer('x')"))), mcp=[server], pool=pool)
+    first = await agent.run("What?")
+    names = [tool.name for tool in agent.tools]
+    assert (await agent.run("And?")).answer == first.answer == "x"
+    assert [tool.name for tool in agent.tools] == names

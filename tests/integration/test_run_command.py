@@ -191,3 +191,13 @@ async def test_a_window_smaller_than_the_prompt_is_told(tmp_path: Path) -> None:
         run = await lzero(*arguments, cwd=tmp_path)
     assert run.code == 1
     assert "max_tokens = 300 is too small for the prompt and a reply" in run.out
+
+
+async def test_a_terminal_without_the_characters_and_a_hostile_server_change_nothing(tmp_path: Path) -> None:
+    async with model(cell("print('北京')\nsubmit_final_answer('→ é')")) as server:
+        arguments = ("run", "?", "-m", "sage", "--base-url", server.url, "--out", "kept")
+        run = await lzero(*arguments, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (run.code, run.err) == (0, "")
+    run = await lzero("show", "no\x1b[2J\x1b]0;title\x07where", cwd=tmp_path)
+    assert "lzero: there is no saved episode at nowhere" in run.err
+    assert "\x1b" not in run.err

@@ -50,6 +50,7 @@ def test_escapes_and_control_characters_are_removed() -> None:
     assert clean("\x1b[31mred\x1b[0m \x1b]0;title\x07bell\x07\x00\x9b tab\tend") == "red bell tab\tend"
     assert clean("10%\r50%\r100%\ndone\r\n") == "100%\ndone\n"
     assert clean("a\ud800b\x1b") == "ab"
+    assert clean("access \u202eresu\u202c\u2066 \u2069 \U000e0041\U000e0042 שלום\u200f") == "access resu   שלום\u200f"
 
 
 def test_control_tokens_of_a_chat_template_stay_text() -> None:

@@ -96,7 +96,9 @@ class NBAgent:
         if given.tools:
             raise ConfigError(f"agent.tools = {list(given.tools)} would not act here: NBAgent(tools=[…]) names them")
         self.settings = _agent_config(given.model_dump(include=given.model_fields_set - {"tools"}) | settings)
-        self.tools = _open_tools(tools, self._config)
+        self._given_tools = _open_tools(tools, self._config)
+        self.tools = self._given_tools
+        """With those of the MCP servers, once they have been started."""
         self._stack = AsyncExitStack()
         self._setting: Setting | None = None
         self._task: Task | None = None
@@ -108,7 +110,7 @@ class NBAgent:
         async with AsyncExitStack() as stack:
             pool = self._pool or await _started_pool(self._config.repl, stack)
             tools = (
-                await stack.enter_async_context(_mcp_tools(self._mcp, self.tools, self._config.tools.env_file))
+                await stack.enter_async_context(_mcp_tools(self._mcp, self._given_tools, self._config.tools.env_file))
                 if self._mcp
                 else ()
             )
@@ -119,7 +121,7 @@ class NBAgent:
                 deadline_s=DEADLINE_S,
                 libraries=LIBRARIES + self._config.repl.packages,
             )
-            self.tools += tools
+            self.tools = (*self._given_tools, *tools)
             self._stack = stack.pop_all()
         return self
 

@@ -14,6 +14,8 @@ _ESCAPES = re.compile(
     r"|\x1b[ -/]*[0-~]?"  # everything else that begins with an escape
 )
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSEEN = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
+"""What turns the order of text around, and letters that a person does not see and a model reads."""
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _RULER = re.compile(r"-{20,}")
 
@@ -33,11 +35,11 @@ def render_output(execution: Execution, *, max_chars: int) -> str:
 
 
 def clean(text: str) -> str:
-    """Text without ANSI escapes, control characters, lone surrogates and what a carriage return overwrote."""
+    """Text without escapes and control characters, changes of direction, letters that nobody sees, and what a carriage return overwrote."""
     text = _ESCAPES.sub("", text)
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return _CONTROLS.sub("", text)
+    return _UNSEEN.sub("", _CONTROLS.sub("", text))
 
 
 def unbroken(text: str) -> str:

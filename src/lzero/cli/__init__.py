@@ -1,5 +1,6 @@
 """The `lzero` command. One module per command; each loads what it needs when it runs, so that `--help` is quick."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,12 +15,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Our own errors print as one message and exit with 1, Ctrl-C with 130; anything else is a bug and keeps its traceback."""
     # Two cores serve the model's threads and the sandboxes: a thread of OpenMP that spins while it waits takes one from them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character is no reason to lose a run
+            stream.reconfigure(errors="replace")
     try:
         from lzero.cli.app import app  # here, so that Ctrl-C has its say while the commands are loaded
 
         app(args=list(arguments) if arguments is not None else None)
     except LzeroError as error:
-        print(f"lzero: {error}", file=sys.stderr)
+        from lzero.agent.outputs import clean
+
+        print(f"lzero: {clean(str(error))}", file=sys.stderr)  # it may quote a server
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

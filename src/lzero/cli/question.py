@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from lzero.agent.corpus import SEARCH_RESULTS
 from lzero.agent.episode import budgets_of
 from lzero.agent.nb_agent import NBAgent, make_task
 from lzero.agent.outputs import clean
@@ -30,8 +31,6 @@ _SECTIONS = ("agent", "repl", "tools", "model")
 """Whose keys act here, all of them."""
 _KEYS = ("run.seed", "tasks.corpus", "tasks.search_results", "tasks.snippet_chars")
 _KEYS_OF_NANO = ("run.seed", "tasks.eval", "tasks.hops", "tasks.search_results")
-SEARCH_RESULTS = 5
-"""Of one search in a corpus, where no configuration says; the default of that is the nano's."""
 LEFT_OUT_SHOWN = 20
 """Files of the workspace that are told to be left out; there may be thousands."""
 
@@ -213,7 +212,7 @@ def _agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
     config = config.model_copy(update={"agent": named.model_copy(update={"tools": ()})})
     if corpus := question.corpus or config.tasks.corpus:
         tasks = config.tasks
-        if "search_results" not in tasks.model_fields_set:
+        if "search_results" not in tasks.model_fields_set:  # its default is the nano's
             tasks = tasks.model_copy(update={"search_results": SEARCH_RESULTS})
         tools.append(open_corpus_search(corpus, tasks))
     agent = NBAgent(

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lzero.agent.corpus import corpus_search
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
 from lzero.agent.prompt import system_prompt
 from lzero.config import Config, RewardConfig, TasksConfig
@@ -187,22 +187,19 @@ def check_understood(task: Task, *, option: str) -> None:
 
 
 def open_corpus_search(corpus: str, config: TasksConfig) -> Search:
-    """The tool `search` over a directory of documents or a file of passages. Raises DataError."""
-    from lzero.data.files import read_passages
-    from lzero.tools.corpus import open_corpus
-
-    return _search(open_corpus(Path(corpus), read_passages), config, in_thread=True)
+    """The tool `search` over a directory of documents or a file of passages, as [tasks] has it. Raises DataError."""
+    return corpus_search(corpus, num_results=config.search_results, snippet_chars=config.snippet_chars)
 
 
-def _search(index: SearchIndex, config: TasksConfig, *, in_thread: bool) -> Search:
-    return Search(index, num_results=config.search_results, snippet_chars=config.snippet_chars, in_thread=in_thread)
+def _search(index: SearchIndex, config: TasksConfig) -> Search:
+    return Search(index, num_results=config.search_results, snippet_chars=config.snippet_chars)
 
 
 def _episodes_of(config: Config, setting: Setting, *, corpus: Search | None, tools: Sequence[Tool]) -> OpenTask:
     """The function that opens a task: its episodes share one search index."""
 
     def open_task(task: Task) -> RunEpisode:
-        search = corpus or _search(PassageIndex(task.passages), config.tasks, in_thread=False)
+        search = corpus or _search(PassageIndex(task.passages), config.tasks)
 
         async def run(ticket: Ticket) -> Episode:
             return await run_episode(task, ticket, setting, tools=(search, *tools))
