@@ -331,6 +331,13 @@ async def test_a_process_that_was_taken_over_cannot_harm_its_parent(
     assert caught.value.fault == "tool"
 
 
+async def test_a_picture_that_a_process_makes_up_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "__main__.py").write_text("""print('{"image": "no base64 \\u00e9", "media_type": "image/png"}')""")
+    monkeypatch.setattr(converter_module, "_INSIDE", tmp_path)
+    with pytest.raises(ToolError, match="answered without an image"):
+        await Converter().image(b"x", "a.png")
+
+
 async def test_a_file_that_is_not_there_is_the_agents_fault() -> None:
     with pytest.raises(ToolError, match=r"there is no file 'b\.txt'") as caught:
         await make_inspect_file(Converter()).call({"path": "b.txt"}, Context(TASK, reader({})))

@@ -183,6 +183,15 @@ async def test_no_results_are_an_answer_and_dead_engines_are_not() -> None:
         assert "is json among search.formats" in await told(tool, "tool", query="forbidden")
 
 
+async def test_an_answer_that_is_nested_without_end_is_the_services_fault() -> None:
+    nested = response(b'{"data": ' + b"[" * 100_000, content_type="application/json")
+    async with serving(pages({"/": nested, "/search?q=Liri&format=json": nested})) as server:
+        tool = open_tool("web_search", config(search_url=server.url, tries=1))
+        assert "is not understood" in await told(tool, "tool", query="Liri")
+        tool = open_tool("read_page", config(reader="jina", reader_url=f"{server.url}/", tries=1))
+        assert "is not understood" in await told(tool, "tool", url="https://en.example/Liri")
+
+
 async def test_what_the_agent_asks_wrongly_is_told_to_it() -> None:
     tool = open_tool("web_search", config(search_url="http://127.0.0.1:9"))
     assert "query is missing" in await told(tool, "agent")

@@ -148,6 +148,10 @@ def test_what_cannot_be_a_corpus_is_told(tmp_path: Path) -> None:
         open_corpus(write(tmp_path / "blank", a_md=" \n"), never, cache=tmp_path / "cache")
     with pytest.raises(DataError, match="cannot read the corpus"):
         open_corpus(tmp_path / "none", never)
+    (tmp_path / "pipes").mkdir()
+    os.mkfifo(tmp_path / "pipes" / "a.md")
+    with pytest.raises(DataError, match=r"a\.md: it is no regular file"):
+        open_corpus(tmp_path / "pipes", never)
     latin = write(tmp_path / "latin", a_md="ok")
     (latin / "b.txt").write_bytes("Łódź, naïve".encode("iso8859-2", "replace"))
     with pytest.raises(DataError, match=r"b\.txt: not a text in UTF-8 \(byte 0 is 0xa3\); save it as UTF-8"):

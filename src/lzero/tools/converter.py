@@ -99,7 +99,10 @@ class Converter:
         answer = await self._ask({"image": True, "max_side": max_side}, data, name)
         if answer.image is None or answer.media_type not in ("image/png", "image/jpeg"):
             raise ToolError(f"the reader of {name} answered without an image", fault="tool")
-        return answer.media_type, base64.b64decode(answer.image)
+        try:
+            return answer.media_type, base64.b64decode(answer.image, validate=True)
+        except ValueError:
+            raise ToolError(f"the reader of {name} answered without an image", fault="tool") from None
 
     async def _ask(self, request: Mapping[str, Json], data: bytes, name: str) -> Answer:
         line = msgspec.json.encode({**request, **self._limits})
@@ -122,7 +125,7 @@ class Converter:
             raise ToolError(f"the reader of {name} ended with code {code}", fault="tool")
         try:
             answer = msgspec.json.decode(reply, type=Answer)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ToolError(f"the reader of {name} answered what cannot be read: {error}", fault="tool") from None
         if answer.refused is not None:
             raise ToolError(f"{name}: {answer.refused}", fault="agent")

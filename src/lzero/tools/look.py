@@ -90,7 +90,7 @@ def open_look(
 def _text(body: bytes, model: str) -> str:
     try:
         reply = msgspec.json.decode(body, type=_Reply)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServiceError(f"the vision model {model} answered with no chat completion: {error}") from None
     said = (reply.choices[0].message.content or reply.choices[0].message.refusal or "").strip() if reply.choices else ""
     if not said:

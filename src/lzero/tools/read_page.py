@@ -174,7 +174,7 @@ class JinaReader:
         )
         try:
             data = msgspec.json.decode(answer.body, type=_JinaAnswer).data
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ServiceError(f"the Jina reader sent an answer that is not understood: {error}") from None
         return Page(
             title=_one_line(data.title or ""),

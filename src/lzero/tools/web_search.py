@@ -57,7 +57,7 @@ class Service:
         )
         try:
             return msgspec.json.decode(answer.body, type=shape)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ServiceError(f"{self.name} sent an answer that is not understood: {error}") from None
 
 
