@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from chat_servers import ChatServer, choice, ended, streams, text
@@ -23,7 +24,7 @@ from lzero.protocols import ChatPolicy
 from lzero.repl import LocalPool
 from lzero.store import SavedEpisode, read_saved
 from lzero.tools import tool
-from lzero.types import Completion, Message, Sampling, Stream, ToolCall
+from lzero.types import Completion, Message, Sampling, Stream, ToolCall, Usage
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -337,3 +338,30 @@ async def test_an_agent_with_servers_can_be_asked_again(pool: LocalPool) -> None
     names = [tool.name for tool in agent.tools]
     assert (await agent.run("And?")).answer == first.answer == "x"
     assert [tool.name for tool in agent.tools] == names
+
+
+@pytest.mark.parametrize("memory", ["soft", "hard"])
+async def test_a_small_window_is_shared_out(pool: LocalPool, memory: str) -> None:
+    turns = Turns(*[cell(f"print('line {number} ' * 3000)") for number in range(4)], cell("submit_final_answer('x')"))
+
+    def policy(messages: Sequence[Message], seed: int) -> str:
+        if messages[-1].content.startswith("[What you see is nearly full."):
+            raise ContextOverflow("the summary does not fit")
+        return turns(messages, seed)
+
+    async with NBAgent(ScriptedChat(policy), pool=pool, memory=memory, max_tokens=3_000) as agent:
+        episode = await agent.run("What?")
+    assert (episode.status, episode.answer) == ("finished", "x")
+
+
+async def test_an_endpoint_that_counts_nothing_is_not_believed(pool: LocalPool) -> None:
+    class Cached(ScriptedChat):
+        async def reply(self, messages: Sequence[Message], sampling: Sampling, **others: Any) -> Completion:
+            said = await super().reply(messages, sampling, **others)
+            return msgspec.structs.replace(said, usage=Usage(prompt_tokens=0, completion_tokens=5))
+
+    looks = Turns(*[cell("print('word ' * 1500)")] * 8)
+    async with NBAgent(Cached(looks), pool=pool, memory="hard", max_tokens=8_000, max_steps=8) as agent:
+        await agent.run("What?")
+    longest = max(sum(len(message.content) for message in messages) for messages in looks.shown)
+    assert longest <= 3 * 8_000

@@ -63,17 +63,25 @@ class Context:
         return min(self._agent.summary_tokens, self._agent.max_tokens - self._conversation.num_tokens)
 
     def trim(self, news: News, *, summary: str = "") -> None:
-        """Begin afresh, with what stays."""
-        share = self._agent.max_tokens // _SHARES
-        text = trimmed_turn(
-            self._agent,
-            self._question,
-            summary=self._fit(summary, share),
-            output=self._fit(news.output, share),
-            notepad=self._fit(news.notepad, share),
-            steps_left=news.steps_left,
+        """Begin afresh, with what stays, and with room for a reply where there can be any."""
+        self._conversation.start(self._system, self._trimmed("", "", "", news.steps_left))
+        reply = min(self._agent.response_tokens, self._limit // _SHARES)
+        left = max(0, self._limit - self._conversation.num_tokens - reply)
+        share = min(self._agent.max_tokens // _SHARES, left // (_SHARES - 1))
+        text = self._trimmed(
+            self._fit(summary, share), self._fit(news.output, share), self._fit(news.notepad, share), news.steps_left
         )
         self._conversation.start(self._system, text)
+
+    def _trimmed(self, summary: str, output: str, notepad: str, steps_left: int) -> str:
+        return trimmed_turn(
+            self._agent,
+            self._question,
+            summary=summary,
+            output=output,
+            notepad=notepad,
+            steps_left=steps_left,
+        )
 
     def _tokens_left(self) -> int:
         return max(0, self._limit - self._conversation.num_tokens)

@@ -173,7 +173,7 @@ class ChatConversation:
         said = self._said(completion)
         self._messages.append(said)
         self._kept = len(self._messages)
-        if completion.usage is not None:
+        if completion.usage is not None and completion.usage.prompt_tokens:  # some say 0 of what they had cached
             dropped = completion.reasoning and not said.reasoning and completion.reasoning not in said.content
             thought = self.cost(completion.reasoning) if dropped else 0
             self._counted = max(0, completion.usage.prompt_tokens + completion.usage.completion_tokens - thought)

@@ -214,7 +214,10 @@ class _Attempt:
         self._doing = f"step {len(self._steps)}, summarising"
         start = time.perf_counter()
         room = self._context.ask_for_summary()
-        prompt, completion = await self._sample("summary", number, room, (SUMMARY_STOP,))
+        try:
+            prompt, completion = await self._sample("summary", number, room, (SUMMARY_STOP,))
+        except ContextOverflow:  # the steps go without one
+            return ""
         self._keep(
             Step(
                 kind="summarise",

@@ -40,7 +40,7 @@ from lzero.repl import open_pool
 from lzero.store import SavedEpisode, describe
 from lzero.types import Episode, Sampling, Step, Task, ToolCall
 
-FOR_A_PERSON = {
+FOR_A_PERSON: dict[str, Any] = {
     "prompt": "full",
     "memory": "soft",
     "notepad": True,
@@ -267,6 +267,10 @@ def make_task(question: str, files: Sequence[str | Path] = (), *, ability: str =
 
 def _agent_config(settings: dict[str, Any]) -> AgentConfig:
     values = {**FOR_A_PERSON, **settings}
+    if isinstance(values["max_tokens"], int):  # a small window is shared out, too
+        for key, part in (("response_tokens", 4), ("summary_tokens", 16)):
+            if key not in settings:
+                values[key] = max(1, min(FOR_A_PERSON[key], values["max_tokens"] // part))
     if values["memory"] != "soft" and "summary_tokens" not in settings:
         del values["summary_tokens"]
     try:
