@@ -150,3 +150,14 @@ async def test_no_prompt_is_ever_longer_than_the_limit(
     episode = await attempt(Replies(*replies), FakePool(AnyCode(cell(outputs[0]))), agent=agent)
     check_budgets(episode, agent)
     assert episode.failure is None
+
+
+@pytest.mark.parametrize("memory", ["soft", "hard"])
+async def test_a_trim_leaves_room_for_a_reply_where_the_task_takes_half_of_the_window(memory: str) -> None:
+    policy = Replies(*[reply("look")] * 4, reply("submit"))
+    changes: dict[str, object] = {"question_suffix": "?" * 500, "max_tokens": 1300}
+    agent = remembering(memory, **changes, **({"summary_tokens": 60} if memory == "soft" else {}))
+    episode = await attempt(policy, FakePool({"look": cell(LONG * 3), **SUBMIT}), agent=agent)
+    check_budgets(episode, agent)
+    assert any(step.trimmed for step in episode.steps)
+    assert episode.status != "out_of_tokens"
