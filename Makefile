@@ -14,7 +14,7 @@ demo: setup  ## train the bundled nano model by reinforcement learning, a few mi
 	$(BIN)/lzero train $(ARGS)
 
 test: lint check  ## everything CI runs: lint, types, tests (ARGS="-k repl")
-	$(BIN)/pytest -m "not slow and not gpu and not servers" $(ARGS)
+	$(BIN)/pytest -m "not slow and not gpu and not servers" --numprocesses 2 --dist loadfile $(ARGS)
 
 test-long: setup  ## the bars of the README; kills, churn, fuzzing and attacks under load, whole (over an hour)
 	$(BIN)/pytest -m slow $(ARGS)

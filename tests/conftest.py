@@ -28,6 +28,15 @@ def own_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
+@pytest.fixture
+def public_directory(tmp_path: Path) -> Path:
+    """One that every user of the machine may enter; pytest's own are for its user only."""
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory == tmp_path or directory.name.startswith(("pytest-", "popen-")):
+            directory.chmod(0o755)
+    return tmp_path
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncIterator[LocalPool]:
     """One zygote for all tests of a module; they have to run in the module's event loop."""

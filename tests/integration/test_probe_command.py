@@ -65,16 +65,14 @@ def test_a_missing_part_is_told_with_the_way_out(
     told: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    public_directory: Path,
 ) -> None:
     for name in ("unshare", "setpriv", "sh", "true", "mount", "mkdir", "cp", "chmod"):
-        (tmp_path / name).symlink_to(shutil.which(name) or "")
+        (public_directory / name).symlink_to(shutil.which(name) or "")
     if fake:
-        (tmp_path / "bwrap").write_text(f"#!/bin/sh\n{fake}\n".replace("REAL", shutil.which("bwrap") or ""))
-        (tmp_path / "bwrap").chmod(0o755)
-        for directory in (tmp_path, *tmp_path.parents[:2]):
-            directory.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+        (public_directory / "bwrap").write_text(f"#!/bin/sh\n{fake}\n".replace("REAL", shutil.which("bwrap") or ""))
+        (public_directory / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(public_directory))
     code = probed("--json")
     report = json.loads(capsys.readouterr().out)
     missing = {finding["part"]: finding for finding in report["findings"] if not finding["here"]}

@@ -16,15 +16,13 @@ LEAST = ReplConfig(memory_mb=64, disk_mb=1, files=64, processes=2, open_files=32
 
 
 @pytest.fixture
-def packages(tmp_path: Path) -> Path:
+def packages(public_directory: Path) -> Path:
     """Where the packages of a kernel environment to break are: `environment_of(packages)` is the environment."""
     original = environment.find(ReplConfig()).directory
     try:
-        copy = shutil.copytree(original, tmp_path / "kernel", symlinks=True, copy_function=os.link)
+        copy = shutil.copytree(original, public_directory / "kernel", symlinks=True, copy_function=os.link)
     except shutil.Error:  # another file system
-        copy = shutil.copytree(original, tmp_path / "kernel", symlinks=True, dirs_exist_ok=True)
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+        copy = shutil.copytree(original, public_directory / "kernel", symlinks=True, dirs_exist_ok=True)
     (found,) = Path(copy).glob("lib/python3*/site-packages")
     return found
 

@@ -16,7 +16,11 @@ from lzero.protocols import OnCall
 from lzero.repl import Limits, LocalPool, LocalRepl
 from lzero.types import Json
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.usefixtures("own_temporary_directory"),
+]
 
 
 class Ask:

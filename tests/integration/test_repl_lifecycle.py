@@ -211,13 +211,12 @@ async def test_a_missing_bubblewrap_says_how_to_get_it(monkeypatch: pytest.Monke
         await LocalPool().start()
 
 
-async def test_a_machine_that_forbids_namespaces_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    fake = tmp_path / "bwrap"
+async def test_a_machine_that_forbids_namespaces_says_so(
+    monkeypatch: pytest.MonkeyPatch, public_directory: Path
+) -> None:
+    fake = public_directory / "bwrap"
     fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     fake.chmod(0o755)
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{public_directory}:{os.environ['PATH']}")
     with pytest.raises(SandboxError, match="forbids user namespaces"):
         await LocalPool().start()

@@ -15,7 +15,11 @@ from lzero.errors import ForkRefused
 from lzero.repl import LocalPool, LocalRepl
 from lzero.repl.watchdog import tree
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.usefixtures("own_temporary_directory"),
+]
 SHUT_IN = """
 import os
 status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
