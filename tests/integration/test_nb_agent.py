@@ -13,7 +13,7 @@ import pytest_asyncio
 from chat_servers import ChatServer, choice, ended, streams, text
 from starlette.responses import JSONResponse
 
-from lzero.agent.nb_agent import NBAgent, make_task
+from lzero.agent import NBAgent, make_task
 from lzero.agent.save import save_run
 from lzero.agent.session import Session
 from lzero.agent.watch import Watcher

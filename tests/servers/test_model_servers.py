@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from model_servers import PROGRAMS, ModelServer, is_installed, served
 
-from lzero.agent.nb_agent import NBAgent
+from lzero.agent import NBAgent
 from lzero.agent.parser import parse
 from lzero.agent.prompt import task_turn
 from lzero.agent.renderer import Renderer

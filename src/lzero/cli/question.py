@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from lzero.agent import NBAgent, make_task
 from lzero.agent.corpus import SEARCH_RESULTS
 from lzero.agent.episode import budgets_of
-from lzero.agent.nb_agent import NBAgent, make_task
 from lzero.agent.outputs import clean
 from lzero.agent.save import NOTEBOOK_FILE
 from lzero.agent.session import Session
