@@ -85,6 +85,7 @@ class WithRecord(Protocol):
     def on_record(self, result: Json) -> Json: ...
 
 
+@runtime_checkable
 class Tool(ToolSpec, Protocol):
     """What an agent may call. The kernel gets a stub; the host runs it."""
 

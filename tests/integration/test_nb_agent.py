@@ -17,7 +17,7 @@ from lzero.agent import NBAgent, make_task
 from lzero.agent.save import save_run
 from lzero.agent.session import Session
 from lzero.agent.watch import Watcher
-from lzero.config import Config, ReplConfig
+from lzero.config import Config, ModelConfig, ReplConfig
 from lzero.engine.scripted import ScriptedChat
 from lzero.errors import ConfigError, ContextOverflow, DataError, EngineError, ToolError
 from lzero.protocols import ChatPolicy
@@ -270,6 +270,9 @@ async def test_what_is_left_of_a_run_tells_what_broke_it_off_and_keeps_its_answe
         ({"tools": ["web_serach"]}, 'did you mean "web_search"'),
         ({"prompt": "none.jinja"}, "no file that can be read"),
         ({"template": "raw"}, "does not act with an endpoint"),
+        ({"config": Config(model=ModelConfig(dtype="bfloat16"))}, "model.dtype does not act with an endpoint"),
+        ({"tools": [double, double]}, "two tools of one name among double, double"),
+        ({"tools": [len]}, "is no tool: put @tool"),
     ],
 )
 async def test_what_cannot_work_is_told_before_it_starts(pool: LocalPool, settings: dict[str, Any], told: str) -> None:

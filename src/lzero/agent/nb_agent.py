@@ -209,6 +209,8 @@ class NBAgent:
             raise ConfigError(
                 'agent.template = "raw" does not act with an endpoint: how turns are marked is up to its server'
             )
+        if loading := sorted(self._config.model.model_fields_set - {"path"}):
+            raise ConfigError(f"model.{loading[0]} does not act with an endpoint: it says how a model is loaded here")
         return ChatModel(engine, REQUEST_TIMEOUT_S, self.settings.past_thoughts)
 
     def _load(self, directory: str, stack: AsyncExitStack) -> TokenModel:
@@ -294,9 +296,16 @@ def _open_tools(tools: Sequence[str | Tool], config: Config) -> tuple[Tool, ...]
     def kernel_python() -> Path:
         return environment.python_of_sessions(config.repl)
 
-    return tuple(
+    opened = tuple(
         open_tool(each, config, kernel_python=kernel_python) if isinstance(each, str) else each for each in tools
     )
+    for given in opened:
+        if not isinstance(given, Tool):
+            raise ConfigError(f"{given!r} is no tool: put @tool (lzero.tools.function) before the function")
+    names = [given.name for given in opened]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two tools of one name among {', '.join(names)}: an agent could call one of them only")
+    return opened
 
 
 @asynccontextmanager
