@@ -7,7 +7,7 @@ the defaults, changed by a TOML file, changed by dotted overrides (`algo.kl_coef
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -395,6 +395,11 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         values = _read_toml(file)
     for override in overrides:
         _apply(values, override)
+    return make_config(values)
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """The defaults, changed by `values`: `make_config({"agent": {"max_steps": 12}})`. Raises ConfigError as `load_config` does."""
     try:
         return Config.model_validate(values)
     except pydantic.ValidationError as error:

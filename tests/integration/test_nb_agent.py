@@ -266,13 +266,13 @@ async def test_what_is_left_of_a_run_tells_what_broke_it_off_and_keeps_its_answe
     [
         ({"max_steps": 0}, "max_steps"),
         ({"memory": "some"}, "memory"),
-        ({"steps": 5}, "steps"),
+        ({"max_step": 5}, r"'agent.max_step'; did you mean 'agent.max_steps'\?"),
         ({"tools": ["web_serach"]}, 'did you mean "web_search"'),
         ({"prompt": "none.jinja"}, "no file that can be read"),
         ({"template": "raw"}, "does not act with an endpoint"),
         ({"config": Config(model=ModelConfig(dtype="bfloat16"))}, "model.dtype does not act with an endpoint"),
-        ({"tools": [double, double]}, "two tools of one name among double, double"),
-        ({"tools": [len]}, "is no tool: put @tool"),
+        ({"tools": [double, double]}, "called 'double', and so is another tool"),
+        ({"tools": [len]}, "is no tool, it has no .*put @tool"),
     ],
 )
 async def test_what_cannot_work_is_told_before_it_starts(pool: LocalPool, settings: dict[str, Any], told: str) -> None:

@@ -22,18 +22,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pydantic
-
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.conversation import ChatModel, Model, TokenModel
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
 from lzero.agent.outputs import unbroken
-from lzero.agent.recorded import interrupted
+from lzero.agent.recorded import OWN, interrupted
 from lzero.agent.renderer import open_renderer
 from lzero.agent.save import save_run
 from lzero.agent.session import check_files
 from lzero.agent.watch import Relay, Watcher
-from lzero.config import AgentConfig, Config, ReplConfig
+from lzero.config import AgentConfig, Config, ReplConfig, make_config
 from lzero.errors import ConfigError, LzeroError, StoreError
 from lzero.protocols import ChatEngine, ReplPool, Tool
 from lzero.repl import open_pool
@@ -275,11 +273,7 @@ def _agent_config(settings: dict[str, Any]) -> AgentConfig:
                 values[key] = max(1, min(FOR_A_PERSON[key], values["max_tokens"] // part))
     if values["memory"] != "soft" and "summary_tokens" not in settings:
         del values["summary_tokens"]
-    try:
-        return AgentConfig.model_validate(values)
-    except pydantic.ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise ConfigError(f"an agent cannot be set up so: {details}") from None
+    return make_config({"agent": values}).agent
 
 
 async def _started_pool(config: ReplConfig, stack: AsyncExitStack) -> ReplPool:
@@ -291,21 +285,17 @@ async def _started_pool(config: ReplConfig, stack: AsyncExitStack) -> ReplPool:
 
 def _open_tools(tools: Sequence[str | Tool], config: Config) -> tuple[Tool, ...]:
     from lzero.repl import environment
-    from lzero.tools.catalog import open_tool
+    from lzero.tools.catalog import check_tool, open_tool
 
     def kernel_python() -> Path:
         return environment.python_of_sessions(config.repl)
 
-    opened = tuple(
-        open_tool(each, config, kernel_python=kernel_python) if isinstance(each, str) else each for each in tools
-    )
-    for given in opened:
-        if not isinstance(given, Tool):
-            raise ConfigError(f"{given!r} is no tool: put @tool (lzero.tools.function) before the function")
-    names = [given.name for given in opened]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two tools of one name among {', '.join(names)}: an agent could call one of them only")
-    return opened
+    opened: dict[str, Tool] = {}
+    for each in tools:
+        tool = open_tool(each, config, kernel_python=kernel_python) if isinstance(each, str) else each
+        check_tool(tool, taken=(*OWN, *opened), said=f"tools: {each!r}")
+        opened[tool.name] = tool
+    return tuple(opened.values())
 
 
 @asynccontextmanager
@@ -314,7 +304,7 @@ async def _mcp_tools(servers: Sequence[str], tools: Sequence[Tool], env_file: st
     from lzero.tools.mcp_servers import open_servers, read_specs
 
     specs = [spec for server in servers for spec in read_specs(server)]
-    taken = {"submit_final_answer", "notepad", *(tool.name for tool in tools)}
+    taken = {*OWN, *(tool.name for tool in tools)}
     lookup = functools.partial(find_variable, env_file=env_file)
     async with open_servers(specs, taken=taken, lookup=lookup) as found:
         yield found

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lzero.agent.corpus import corpus_search
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
 from lzero.agent.prompt import system_prompt
+from lzero.agent.recorded import OWN
 from lzero.config import Config, RewardConfig, TasksConfig
 from lzero.errors import ConfigError
 from lzero.protocols import Engine, Policy, RewardFn, SearchIndex, TaskSource, Tool
@@ -116,22 +117,17 @@ def open_tools(config: Config) -> tuple[Tool, ...]:
     """The tools of `agent.tools`, by their names or import paths. Raises ConfigError for one that is no tool, lacks what it needs, or has a
     name that is taken."""
     from lzero.repl import environment
-    from lzero.tools.catalog import open_tool
+    from lzero.tools.catalog import check_tool, open_tool
 
-    tools: list[Tool] = []
-    taken = {"search", "submit_final_answer"}
+    tools: dict[str, Tool] = {}
     for spec in config.agent.tools:
         if ":" in spec:
             tool = load_object(spec, key="agent.tools")
         else:
             tool = open_tool(spec, config, kernel_python=lambda: environment.python_of_sessions(config.repl))
-        if missing := [part for part in ("name", "parameters", "description", "call") if not hasattr(tool, part)]:
-            raise ConfigError(f"agent.tools: {spec!r} is no tool, it has no {', '.join(missing)} (see protocols.Tool)")
-        if tool.name in taken:
-            raise ConfigError(f"agent.tools: {spec!r} is called {tool.name!r}, and so is another tool")
-        taken.add(tool.name)
-        tools.append(tool)
-    return tuple(tools)
+        check_tool(tool, taken=("search", *OWN, *tools), said=f"agent.tools: {spec!r}")
+        tools[tool.name] = tool
+    return tuple(tools.values())
 
 
 def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> Engine:

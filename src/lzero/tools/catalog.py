@@ -1,6 +1,6 @@
 """The tools that have a name: `open_tool("web_search", config)`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -9,7 +9,6 @@ from lzero.errors import ConfigError
 from lzero.protocols import Tool
 
 CACHE_FILE = "answers.sqlite"
-
 
 KernelPython = Callable[[], Path]
 """Tells the interpreter of the kernel environment. Raises ConfigError where that is on another machine."""
@@ -30,6 +29,16 @@ def open_tool(name: str, config: Config, *, kernel_python: KernelPython = _no_ke
             'as "package.module:name"'
         )
     return _install(config, kernel_python) if name == INSTALL else CATALOG[name](config)
+
+
+def check_tool(tool: object, *, taken: Container[str], said: str) -> None:
+    """Raises ConfigError, which begins with how the tool was `said`, for what is no tool, or has a name that is `taken`."""
+    if not isinstance(tool, Tool):
+        missing = [part for part in ("name", "parameters", "description", "call") if not hasattr(tool, part)]
+        hint = "put @tool (lzero.tools) before the function" if callable(tool) else "see protocols.Tool"
+        raise ConfigError(f"{said} is no tool, it has no {', '.join(missing)} ({hint})")
+    if tool.name in taken:
+        raise ConfigError(f"{said} is called {tool.name!r}, and so is another tool")
 
 
 def _web_search(config: Config) -> Tool:
