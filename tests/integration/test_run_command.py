@@ -138,6 +138,7 @@ async def test_an_endpoint_that_breaks_in_the_middle_leaves_what_was_done(tmp_pa
         (("--model", "sage", "--tool", "serach"), "there is no tool 'serach'"),
         (("--model", "sage", "--memory", "some"), "memory"),
         (("--file", "none.csv"), "would not act without --model"),
+        (("--answer", "short", "--max-steps", "3"), "--max-steps, --answer would not act without --model"),
         (("--model", "sage", "--corpus", "nowhere"), "nowhere"),
         (("--model", "sage", "--set", "agent.steps=3"), "agent.steps"),
         (("--model", "sage", "--set", "train.lr=1"), "it is training's"),

@@ -6,15 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lzero.errors import ConfigError
-
 TERMINATED = 143
 """Exit code after SIGTERM, or where the terminal is gone."""
-_BRING_ONE = (
-    "No model is named, so the bundled nano plays a question of the built-in world, the only thing it knows. Bring a real one: "
-    "--model NAME for OpenAI's (OPENAI_API_KEY), with --base-url URL for vLLM, SGLang, Ollama and others, or --model DIRECTORY for "
-    "a Hugging Face one."
-)
 
 
 def run(
@@ -47,9 +40,7 @@ def run(
         str | None,
         typer.Option(help="When they are full: none (stop), soft (sum up), hard (drop).", show_default="soft"),
     ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="Of the model's sampling; 0 is greedy.", show_default="1")
-    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the model's sampling; 0 is greedy.")] = 1.0,
     ability: Annotated[
         str, typer.Option(help="The prompt for: qa, math, data, search, files.", show_default="qa, or files")
     ] = "",
@@ -71,7 +62,8 @@ def run(
 
     Example: lzero run "How many primes are there below 10,000?" --model gpt-5-mini
     """
-    from lzero.cli.question import Question, ask, plays_nano
+    from lzero.cli.ask import ask
+    from lzero.cli.question import Question
 
     agent = {"max_steps": max_steps, "max_tokens": max_tokens, "memory": memory, "answer_style": answer or None}
     asked = Question(
@@ -90,10 +82,6 @@ def run(
         config=config,
         changes=tuple(set_ or ()),
     )
-    if plays_nano(asked):
-        print(_BRING_ONE)
-    elif not question:
-        raise ConfigError('a question is missing: lzero run "…" --model …')
     try:
         came_to_its_end = asyncio.run(ask(asked))
     except asyncio.CancelledError:

@@ -1,0 +1,157 @@
+"""One question for NB-Agent: watched in the terminal, and kept, however it ends."""
+
+import asyncio
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from lzero.agent import NBAgent
+from lzero.agent.episode import budgets_of
+from lzero.agent.outputs import clean
+from lzero.agent.save import NOTEBOOK_FILE
+from lzero.agent.session import Session
+from lzero.agent.watch import Relay
+from lzero.cli.question import BRING_ONE, Question, open_agent, plays_nano, read_config
+from lzero.cli.steps import StepPrinter
+from lzero.errors import ConfigError, ReplError, WorkspaceError
+from lzero.store import EPISODE_FILE, new_directory, write_beneath
+from lzero.store.writing import told
+from lzero.types import Task
+
+LEFT_OUT_SHOWN = 20
+"""Files of the workspace that are told to be left out; there may be thousands."""
+
+
+async def ask(question: Question) -> bool:
+    """Whether the agent's work came to its end, whatever its answer. What it did is kept in any case. Raises LzeroError."""
+    config = read_config(question)
+    _check_places(question)
+    console = Console()
+    if plays_nano(question, config):
+        console.print(BRING_ONE, markup=False, highlight=False, soft_wrap=True)
+    agent, task = open_agent(question, config)
+    async with agent:
+        directory = _make_place(question)
+        console.print(Text(clean(task.question), style="bold"))
+        with _ended_by_signals(), StepPrinter(console, budgets_of(agent.settings)) as printer:
+            taken = _Collecting(printer, task, question.workspace_out is not None)
+            try:
+                printer.print_answer(await agent.run(task, watcher=taken))
+            finally:
+                left_out = _keep(question, agent, directory, taken)  # before all else: the terminal may be gone
+                printer.close()
+                _tell(question, agent, directory, (*taken.left_there, *left_out), console)
+    episode = agent.episode
+    return episode is not None and episode.status != "failed" and bool(episode.steps)
+
+
+class _Collecting(Relay):
+    """And takes, at the end, the files that the agent has made out of its workspace."""
+
+    def __init__(self, printer: StepPrinter, task: Task, wanted: bool) -> None:
+        super().__init__(printer)
+        self._given = {Path(file).name: Path(file) for file in task.files}
+        self._wanted = wanted
+        self.files: dict[str, bytes] = {}
+        self.left_there: list[str] = []
+        """Why others could not be taken."""
+
+    async def on_end(self, session: Session) -> None:
+        if not self._wanted:
+            return
+        try:
+            for file in await session.files():
+                await self._take(session, file.path)
+        except (WorkspaceError, ReplError) as error:  # of all: the answer counts without them
+            self.left_there.append(f"what else its workspace holds: {error}")
+
+    async def _take(self, session: Session, path: str) -> None:
+        try:
+            data = await session.read(path)
+        except WorkspaceError as error:
+            self.left_there.append(str(error))
+            return
+        if path not in self._given or not _holds(self._given[path], data):
+            self.files[path] = data
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    try:
+        return file.read_bytes() == data
+    except OSError:  # it was there when the agent got it
+        return False
+
+
+def _check_places(question: Question) -> None:
+    """Raises ConfigError where what is there already would be lost, or where the agent's files would lie among ours."""
+    out, workspace = question.out, question.workspace_out
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: no directory; name a new one")
+    if out is not None and (out / EPISODE_FILE).exists():
+        raise ConfigError(f"{out} holds an episode already: name another directory with --out")
+    if workspace is None:
+        return
+    if workspace.exists() and (not workspace.is_dir() or any(workspace.iterdir())):
+        raise ConfigError(f"--workspace-out {workspace}: not an empty directory; name a new one")
+    if (out or Path("runs")).resolve().is_relative_to(workspace.resolve()):
+        raise ConfigError(f"--workspace-out {workspace}: the run is kept in there; name a directory of its own")
+
+
+def _make_place(question: Question) -> Path:
+    """The directory that the run is kept in, and no other run. Raises ConfigError, StoreError."""
+    if question.workspace_out is not None:
+        with told(question.workspace_out):
+            question.workspace_out.mkdir(parents=True, exist_ok=True)
+    directory = question.out or new_directory("run")
+    with told(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            (directory / EPISODE_FILE).touch(exist_ok=False)
+        except FileExistsError:
+            raise ConfigError(f"{directory} is another run's: name another directory with --out") from None
+    return directory
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A terminal that is closed, or who ends us politely, is met as Ctrl-C is: the run is cancelled, and kept."""
+    loop, running = asyncio.get_running_loop(), asyncio.current_task()
+    assert running is not None
+    signals = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for each in signals:
+        loop.add_signal_handler(each, running.cancel)
+    try:
+        yield
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+
+def _keep(question: Question, agent: NBAgent, directory: Path, taken: _Collecting) -> tuple[str, ...]:
+    """Why files of the workspace were not written."""
+    if agent.episode is None:  # nothing was begun
+        (directory / EPISODE_FILE).unlink()
+        directory.rmdir()
+        return ()
+    agent.save(directory)
+    if question.workspace_out is None:
+        return ()
+    return tuple(f"{name!r} cannot be written here" for name in write_beneath(question.workspace_out, taken.files))
+
+
+def _tell(question: Question, agent: NBAgent, directory: Path, left_out: Sequence[str], console: Console) -> None:
+    """Where it all is."""
+    if agent.episode is None:
+        return
+    if (out := question.workspace_out) is not None:
+        num_kept = sum(file.is_file() for file in out.rglob("*"))
+        console.print(Text(f"{num_kept} {'file' if num_kept == 1 else 'files'} of its workspace in {out}", style="dim"))
+        for why in left_out[:LEFT_OUT_SHOWN]:
+            console.print(Text(f"left out: {clean(why)}", style="red"))
+        if len(left_out) > LEFT_OUT_SHOWN:
+            console.print(Text(f"left out: {len(left_out) - LEFT_OUT_SHOWN} more", style="red"))
+    console.print(Text(f"kept in {directory} (lzero show, lzero replay; {NOTEBOOK_FILE} for Jupyter)", style="dim"))
