@@ -1,4 +1,7 @@
-"""Text as search and scoring compare it: without case, without accents, as words. Any language; no dependencies."""
+"""Text as search and scoring compare it: without case, without accents, as words. And as messages show it: on one line, counted.
+
+Any language; no dependencies.
+"""
 
 import re
 import unicodedata
@@ -34,3 +37,13 @@ def words(text: str) -> list[str]:
     A word is a run of letters, digits and their marks; in scripts without spaces, each character is one.
     """
     return _WORD.findall(fold(text))
+
+
+def one_line(text: str) -> str:
+    """On one line, and nothing in it that a terminal would act on: `one_line("a\\n\\x1b[2Jb") == "a [2Jb"`."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def counted(number: int, noun: str) -> str:
+    """`counted(1, "step") == "1 step"`, `counted(412, "token") == "412 tokens"`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,10 +1,10 @@
-"""Folding and words, in any script."""
+"""Folding and words, in any script; lines and counts."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lzero.text import fold, words
+from lzero.text import counted, fold, one_line, words
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,11 @@ def test_words_split_at_all_that_is_no_letter_digit_or_mark() -> None:
 def test_words_of_any_text_are_their_own_words(text: str) -> None:
     found = words(text)
     assert words(" ".join(found)) == found
+
+
+def test_a_strangers_text_stays_on_one_line() -> None:
+    assert one_line(" a\n\x1b[2Jb\t\u202ec ") == "a [2Jb c"
+
+
+def test_one_is_counted_without_an_s() -> None:
+    assert [counted(number, "tool call") for number in (0, 1, 2)] == ["0 tool calls", "1 tool call", "2 tool calls"]

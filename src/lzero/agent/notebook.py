@@ -25,6 +25,7 @@ from lzero.agent.outputs import clean, cut
 from lzero.agent.recorded import has_notepad, tools_of
 from lzero.seeds import derive_seed
 from lzero.store import SavedEpisode, describe
+from lzero.text import counted
 from lzero.types import Display, Episode, Error, Execution, Json, Output, Result, Step, Stream, ToolCall
 
 Cell = dict[str, Json]
@@ -187,8 +188,7 @@ def _title(saved: SavedEpisode) -> str:
     question = clean(saved.task.question).strip()
     first = " ".join(question.split("\n")[0].split())
     title = first if len(first) <= TITLE_CHARS else f"{first[:TITLE_CHARS]}…"
-    num_steps = len(saved.episode.steps)
-    how = f"{saved.episode.status.replace('_', ' ')} after {num_steps} {'step' if num_steps == 1 else 'steps'}"
+    how = f"{saved.episode.status.replace('_', ' ')} after {counted(len(saved.episode.steps), 'step')}"
     parts = [
         f"# {prose(title) or 'A task without words'}",
         f"*{prose(saved.model)} · {how} · lzero {prose(saved.lzero)}*",
@@ -219,8 +219,7 @@ def _after(step: Step, notepad: str) -> Iterator[str]:
         yield f"*{prose(step.parsed.problem)}*"
     if step.tool_calls:
         calls = "\n".join(f"<li>{_call(call)}</li>" for call in step.tool_calls)
-        count = f"{len(step.tool_calls)} tool {'call' if len(step.tool_calls) == 1 else 'calls'}"
-        yield f"<details><summary>{count}</summary>\n<ol>\n{calls}\n</ol>\n</details>"
+        yield f"<details><summary>{counted(len(step.tool_calls), 'tool call')}</summary>\n<ol>\n{calls}\n</ol>\n</details>"
     if notepad:
         yield f"<details open><summary>notepad</summary>\n<pre>{_html(notepad)}</pre>\n</details>"
 

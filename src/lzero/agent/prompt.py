@@ -15,6 +15,7 @@ from lzero.agent.notepad import render_notepad
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError
 from lzero.protocols import ToolSpec
+from lzero.text import counted
 from lzero.types import Notepad, Task
 
 SUMMARY_STOP = "</summary>"
@@ -88,14 +89,14 @@ def trimmed_turn(agent: AgentConfig, question: str, *, summary: str, output: str
 
 
 def summary_of(text: str) -> str:
-    """What a reply to `summary_turn` says."""
+    """The summary in a reply to `SUMMARISE`: what stands between the tags, or all of it where there are none."""
     before, opened, after = text.partition("<summary>")
     return (after if opened else before).partition(SUMMARY_STOP)[0].strip()
 
 
 def budget_line(steps: int, tokens: int) -> str:
     """`budget_line(1, 412)` is "[1 step and 412 tokens left]"."""
-    return f"[{_count(steps, 'step')} and {_count(tokens, 'token')} left]"
+    return f"[{counted(steps, 'step')} and {counted(tokens, 'token')} left]"
 
 
 def shown_notepad(agent: AgentConfig, notepad: Notepad) -> str:
@@ -109,10 +110,6 @@ def _asked(agent: AgentConfig, question: str) -> str:
 
 def _output(text: str) -> str:
     return f"<output>\n{text}\n</output>"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @cache

@@ -20,6 +20,7 @@ from lzero.cli.steps import StepPrinter
 from lzero.errors import ConfigError, ReplError, WorkspaceError
 from lzero.store import EPISODE_FILE, new_directory, write_beneath
 from lzero.store.writing import told
+from lzero.text import counted
 from lzero.types import Task
 
 LEFT_OUT_SHOWN = 20
@@ -149,7 +150,7 @@ def _tell(question: Question, agent: NBAgent, directory: Path, left_out: Sequenc
         return
     if (out := question.workspace_out) is not None:
         num_kept = sum(file.is_file() for file in out.rglob("*"))
-        console.print(Text(f"{num_kept} {'file' if num_kept == 1 else 'files'} of its workspace in {out}", style="dim"))
+        console.print(Text(f"{counted(num_kept, 'file')} of its workspace in {out}", style="dim"))
         for why in left_out[:LEFT_OUT_SHOWN]:
             console.print(Text(f"left out: {clean(why)}", style="red"))
         if len(left_out) > LEFT_OUT_SHOWN:

@@ -96,13 +96,15 @@ def _show(console: "Console", evaluations: "list[Evaluation]") -> None:
 
 def _rows(evaluation: "Evaluation") -> list[tuple[str, str, str]]:
     """(measure, value, over what)."""
+    from lzero.text import counted
+
     name = NAMES[evaluation.phase]
     metrics = evaluation.metrics
     scored = evaluation.num_episodes - evaluation.num_failed
     rows = [(f"{name} EM", f"{evaluation.score:.3f}", f"{scored} episodes of {evaluation.num_tasks} tasks")]
     for hops, score in evaluation.score_by_hops.items():
         number = sum(record.task.hops == hops for record in evaluation.records)
-        rows.append((f"{name} EM, {hops} {'hop' if hops == 1 else 'hops'}", f"{score:.3f}", f"{number} tasks"))
+        rows.append((f"{name} EM, {counted(hops, 'hop')}", f"{score:.3f}", f"{number} tasks"))
     rows += [(f"pass@{k}", f"{value:.3f}", "unbiased") for k, value in evaluation.pass_at_k.items()]
     rows.append((f"{name} steps", f"{metrics['rollout/steps_per_episode']:.2f}", "an episode"))
     rows.append((f"{name} tokens", f"{metrics.get('rollout/tokens_per_step', 0.0):.1f}", "a step"))

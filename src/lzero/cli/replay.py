@@ -78,10 +78,12 @@ async def _replay(saved: "SavedEpisode", config: "ReplConfig", console: "Console
 
 
 def _verdict(saved: "SavedEpisode", differences: "tuple[Difference, ...]") -> str:
+    from lzero.text import counted
+
     cells = sum(step.parsed.code is not None for step in saved.episode.steps)
     differing = len({difference.step for difference in differences})
     if not differing:
-        return f"no differences in {cells} {'cell' if cells == 1 else 'cells'}"
+        return f"no differences in {counted(cells, 'cell')}"
     return f"{differing} of {cells} {'cell differs' if cells == 1 else 'cells differ'}"
 
 

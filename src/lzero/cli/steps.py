@@ -19,6 +19,7 @@ from rich.text import Text
 from lzero.agent.notepad import render_notepad
 from lzero.agent.outputs import clean, cut, render_output
 from lzero.agent.watch import Watcher
+from lzero.text import counted
 from lzero.types import Budgets, Episode, Json, Notepad, Step, ToolCall
 
 OUTPUT_CHARS = 2_000
@@ -178,8 +179,7 @@ def _heading(step: Step, number: int, budgets: Budgets | None) -> str:
 
 def _ending(episode: Episode) -> str:
     usages = [step.completion.usage for step in episode.steps if step.completion.usage is not None]
-    steps = f"{len(episode.steps)} {'step' if len(episode.steps) == 1 else 'steps'}"
-    parts = [episode.status.replace("_", " "), steps]
+    parts = [episode.status.replace("_", " "), counted(len(episode.steps), "step")]
     if usages:
         read, written = sum(usage.prompt_tokens for usage in usages), sum(usage.completion_tokens for usage in usages)
         parts.append(f"{read:,} tokens read, {written:,} written")

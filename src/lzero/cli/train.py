@@ -190,12 +190,13 @@ def scores(before: "Sequence[Record]", after: "Sequence[Record]") -> "Table":
     from rich.table import Table
 
     from lzero.rollout.summary import mean_score, score_by_hops
+    from lzero.text import counted
 
     table = Table("held-out tasks", "before", "after", "gain", box=None, header_style="bold", pad_edge=False)
     old_by_hops, new_by_hops = score_by_hops(before), score_by_hops(after)
     rows = [("all", mean_score(before), mean_score(after))]
     rows += [
-        (f"{hops} hop{'s' if hops > 1 else ''}", old_by_hops.get(hops, math.nan), new_by_hops.get(hops, math.nan))
+        (counted(hops, "hop"), old_by_hops.get(hops, math.nan), new_by_hops.get(hops, math.nan))
         for hops in sorted(old_by_hops.keys() | new_by_hops.keys())
     ]
     for name, old, new in rows:

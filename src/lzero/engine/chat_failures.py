@@ -5,6 +5,8 @@ import re
 import time
 from collections.abc import Mapping
 
+from lzero.text import one_line
+
 OPTIONS = ("stream_options", "stop", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
 """The options of a request that a server may refuse, and that a reply can do without."""
 MAX_WORDS = 300
@@ -50,7 +52,7 @@ def words_of(body: object, *, secret: str = "") -> str:
     if not isinstance(body, str) or body.lstrip().startswith("<"):
         return ""
     body = body.replace(secret, "***") if secret else body  # before it is cut, which could leave a part
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in body[: 4 * MAX_WORDS]).split())
+    line = one_line(body[: 4 * MAX_WORDS])
     return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
 
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from lzero.errors import ToolError
 from lzero.protocols import Tool
+from lzero.text import one_line
 from lzero.tools.converter import Converter
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret
@@ -177,7 +178,7 @@ class JinaReader:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ServiceError(f"the Jina reader sent an answer that is not understood: {error}") from None
         return Page(
-            title=_one_line(data.title or ""),
+            title=one_line(data.title or ""),
             url=data.url or str(target),
             text=data.content or "",
             note=data.warning or "",
@@ -220,8 +221,4 @@ def _decoded(answer: Answer) -> str:
 
 def _title(text: str) -> str:
     found = _TITLE.search(text[:_HEAD_CHARS])
-    return _one_line(html.unescape(found[1])) if found else ""
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return one_line(html.unescape(found[1])) if found else ""

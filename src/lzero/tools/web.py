@@ -26,6 +26,7 @@ import httpx2
 
 from lzero import __version__
 from lzero.errors import ConfigError, ToolError
+from lzero.text import one_line
 from lzero.tools.retry import ServiceError
 from lzero.tools.threads import in_thread
 from lzero.types import Json
@@ -364,7 +365,7 @@ def _said(answer: Answer, *, secrets: Iterable[str]) -> str:
     text = answer.body[:2_000].decode("utf-8", "replace")
     for secret in secrets:
         text = text.replace(secret.removeprefix("Bearer "), "…")
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    line = one_line(text)
     return f"HTTP {answer.status}" + (f": {line[:_SAID_CHARS]}" if line else "")
 
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool
+from lzero.text import one_line
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret
 from lzero.tools.retry import ServiceError
@@ -187,12 +188,7 @@ def search_url(provider: str, url: str) -> str:
 
 
 def _as_text(number: int, found: Found, snippet_chars: int) -> str:
-    lines = [f"[{number}] {_line(found.title)[:_MAX_TITLE_CHARS] or 'no title'}", _line(found.url)]
-    snippet = _line(found.snippet)
+    lines = [f"[{number}] {one_line(found.title)[:_MAX_TITLE_CHARS] or 'no title'}", one_line(found.url)]
+    snippet = one_line(found.snippet)
     lines.append(snippet if len(snippet) <= snippet_chars else f"{snippet[: snippet_chars - 1]}…")
     return "\n".join(line for line in lines if line)
-
-
-def _line(text: str) -> str:
-    """On one line, and nothing in it that a terminal would act on."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lzero.errors import StoreError
 from lzero.store import RunDirectory
+from lzero.text import counted
 from lzero.types import Json
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def draw_curve(path: Path) -> Path:
     if by_hops:
         _frame(axes[1], "Score by hops")
         for number, (hops, curve) in enumerate(by_hops.items()):
-            label = f"{hops} hop" if hops == 1 else f"{hops} hops"
+            label = counted(hops, "hop")
             _draw(axes[1], curve, HOP_COLORS[number % len(HOP_COLORS)], label)
         axes[1].legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=9)
     figure.supxlabel(f"updates   ({TRAINING_NOTE})", color=MUTED, fontsize=9)
