@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lzero.errors import ConfigError
 
+NANO = "nano"
+"""`model.path` of the model that comes with the package."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
@@ -40,7 +43,7 @@ class RunConfig(Section):
 
 class ModelConfig(Section):
     path: str = Field(
-        "nano",
+        NANO,
         description='"nano" (bundled), a Hugging Face model directory with its tokenizer, or, for `lzero sft`, "fresh": '
         "new random weights in the nano's shape, and a tokenizer of the world's words.",
     )

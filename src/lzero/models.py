@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lzero.config import NANO
 from lzero.errors import ModelError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def resolve(path: str) -> Path:
 
     Raises ModelError when it is missing, incomplete, cut short, or has no tokenizer or chat template.
     """
-    directory = ASSETS / "nano" if path == "nano" else Path(path).expanduser()
+    directory = ASSETS / NANO if path == NANO else Path(path).expanduser()
     if not directory.is_dir():
         raise ModelError(_not_a_directory(path, directory))
     _read_json(directory, "config.json", needed_for="a model directory in Hugging Face format")
@@ -225,7 +226,7 @@ def _byte_alphabet() -> list[str]:
 
 
 def _not_a_directory(path: str, directory: Path) -> str:
-    if path == "nano":
+    if path == NANO:
         return f"the bundled model is missing ({directory}): install lzero again"
     if directory.exists():
         return f"model {path!r} is a file: give the directory that holds config.json and the weights"

@@ -24,6 +24,11 @@ OnCall = Callable[[str, dict[str, Json]], Awaitable[Json]]
 """How a tool call leaves a kernel: (name, arguments) → value. Raises ToolError; its message is what the agent sees."""
 
 
+OnText = Callable[[str, str], None]
+"""Told of pieces of a reply as they come: ("reasoning" or "text", piece), and ("restart", "") when the reply is begun anew after a
+failure, so that what was told of it is void."""
+
+
 class Repl(Protocol):
     """A live Python session in a jail. Single use: one episode, then `close()`."""
 
@@ -157,12 +162,11 @@ class ChatEngine(Protocol):
         *,
         request_id: str,
         deadline_s: float,
-        on_text: Callable[[str, str], None] | None = None,
+        on_text: OnText | None = None,
     ) -> Completion:
-        """The assistant's next message: `text`, ending with the stop string that ended it, `reasoning`, and `usage`; no token ids. As they
-        come, `on_text` is told pieces of it: ("reasoning" or "text", piece), and ("restart", "") when the reply is begun anew after
-        a failure, so that what was told of it is void. Raises EngineError, also when `deadline_s` seconds have passed;
-        ContextOverflow, which is one, where the messages and the reply do not fit into the model's context."""
+        """The assistant's next message: `text`, ending with the stop string that ended it, `reasoning`, and `usage`; no token ids.
+        Raises EngineError, also when `deadline_s` seconds have passed; ContextOverflow, which is one, where the messages and the reply
+        do not fit into the model's context."""
 
     async def close(self) -> None: ...
 

@@ -17,7 +17,7 @@ from PIL import Image
 from pptx import Presentation
 from small_documents import docx, paragraph, pdf, zipped
 
-from lzero.agent.broker import Context
+from lzero.agent.broker import CallContext
 from lzero.config import load_config
 from lzero.errors import ConfigError, ToolError
 from lzero.tools import converter as converter_module
@@ -41,7 +41,7 @@ def reader(files: dict[str, bytes]) -> Callable[[str], Awaitable[bytes]]:
 
 async def inspect(data: bytes, name: str = "file", **arguments: str | int) -> str:
     tool = make_inspect_file(Converter(), max_chars=2_000)
-    found = await tool.call({"path": name, **arguments}, Context(TASK, reader({name: data})))
+    found = await tool.call({"path": name, **arguments}, CallContext(TASK, reader({name: data})))
     assert isinstance(found, str)
     return found
 
@@ -340,7 +340,7 @@ async def test_a_picture_that_a_process_makes_up_is_none(monkeypatch: pytest.Mon
 
 async def test_a_file_that_is_not_there_is_the_agents_fault() -> None:
     with pytest.raises(ToolError, match=r"there is no file 'b\.txt'") as caught:
-        await make_inspect_file(Converter()).call({"path": "b.txt"}, Context(TASK, reader({})))
+        await make_inspect_file(Converter()).call({"path": "b.txt"}, CallContext(TASK, reader({})))
     assert caught.value.fault == "agent"
 
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from lzero.agent.broker import Context
+from lzero.agent.broker import CallContext
 from lzero.config import load_config
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool
@@ -97,7 +97,7 @@ def looking(vision: Vision, key_variable: str = "VISION_KEY") -> Tool:
 
 
 async def ask(look: Tool, data: bytes = picture(30, 20), path: str = "a.png", question: str = "What is it?") -> Json:
-    return await look.call({"path": path, "question": question}, Context(TASK, reader(data)))
+    return await look.call({"path": path, "question": question}, CallContext(TASK, reader(data)))
 
 
 @pytest.fixture(autouse=True)

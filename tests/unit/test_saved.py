@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from saved_fakes import acted, saved_episodes, simple
 
-from lzero.agent.episode import Ticket
-from lzero.agent.recorded import has_notepad, interrupted, tools_of
+from lzero.agent.episode import Ticket, interrupted
+from lzero.agent.recorded import has_notepad, tools_of
 from lzero.agent.save import save_run
 from lzero.config import AgentConfig
 from lzero.errors import StoreError

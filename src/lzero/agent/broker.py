@@ -27,7 +27,7 @@ TOOL_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Context:
+class CallContext:
     """What a tool may know of the episode that calls it."""
 
     task: Task
@@ -86,7 +86,7 @@ class Broker:
         self._by_name = {tool.name: tool for tool in self.tools}
         if len(self._by_name) != len(self.tools):
             raise ValueError(f"two tools of one name among {[tool.name for tool in self.tools]}")
-        self._context = Context(task, read)
+        self._context = CallContext(task, read)
         self._told = on_call
         self._num_calls = 0
         self._num_notes = 0

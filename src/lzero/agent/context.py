@@ -21,15 +21,21 @@ _SHARES = 4
 
 @dataclass(frozen=True)
 class News:
-    """What there is to tell after a step."""
+    """What the model is told after a step."""
 
     output: str
+    """Of the step's cell, as text, or why nothing ran."""
     notepad: str
+    """As `render_notepad` writes it; "" for an empty one."""
     steps_left: int
 
 
 class Context:
-    """Of one episode. In turns: `room`, a reply, `tell`; where that returns False, `trim`."""
+    """What the model sees in one episode: it is said in `conversation`, and never grows beyond `agent.max_tokens`.
+
+    Each step: sample a reply of at most `room` tokens, then `tell` what came of it. Where `tell` returns False there is no room: with
+    memory "soft" say `ask_for_summary` and sample it, then `trim`.
+    """
 
     def __init__(self, agent: AgentConfig, conversation: Conversation, *, system: str | None, question: str) -> None:
         self._agent = agent
@@ -39,7 +45,7 @@ class Context:
         self._limit = agent.max_tokens
         conversation.start(system, task_turn(agent, question))
         if agent.memory == "soft":
-            self._limit -= conversation.cost(SUMMARISE) + agent.summary_tokens
+            self._limit -= conversation.count_tokens(SUMMARISE) + agent.summary_tokens
 
     @property
     def room(self) -> int:
@@ -52,13 +58,13 @@ class Context:
             news.output, notepad=news.notepad, steps_left=news.steps_left, tokens_left=self._tokens_left()
         )
         reply = 1 if self._agent.memory == "none" else self._agent.response_tokens
-        if self._conversation.num_tokens + self._conversation.cost(text) + reply > self._limit:
+        if self._conversation.num_tokens + self._conversation.count_tokens(text) + reply > self._limit:
             return False
         self._conversation.say(text)
         return True
 
     def ask_for_summary(self) -> int:
-        """Say that one is due. Tokens that it may hold."""
+        """Ask the model to sum up its steps; the most tokens that its summary may hold."""
         self._conversation.say(SUMMARISE)
         return min(self._agent.summary_tokens, self._agent.max_tokens - self._conversation.num_tokens)
 
@@ -89,7 +95,7 @@ class Context:
     def _fit(self, text: str, max_tokens: int) -> str:
         """The text, or its head and tail and how much was cut between them."""
         chars = len(text)
-        while text and (tokens := self._conversation.cost(text)) > max_tokens and chars > _SHARES:
+        while text and (tokens := self._conversation.count_tokens(text)) > max_tokens and chars > _SHARES:
             chars = min(chars - 1, chars * max_tokens // tokens)
             text = cut(text, chars)
         return text

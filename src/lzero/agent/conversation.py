@@ -5,7 +5,6 @@ conversation.start(system, task)  ─▶  reply  ─▶  say(output)  ─▶  re
               └──────────── afresh, where the context is trimmed ◀──┘
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,11 +12,8 @@ import msgspec
 
 from lzero.agent.outputs import unbroken
 from lzero.agent.renderer import Renderer
-from lzero.protocols import ChatEngine, Engine
+from lzero.protocols import ChatEngine, Engine, OnText
 from lzero.types import Completion, Message, Prompt, Sampling
-
-OnText = Callable[[str, str], None]
-"""Told of pieces of a reply as they come: ("reasoning" or "text", piece), and ("restart", "") when those told are void."""
 
 _BYTES_PER_TOKEN = 3
 """Of text that an endpoint has not counted yet; more than it takes in most languages and tokenizers, so that limits hold."""
@@ -39,7 +35,7 @@ class Conversation(Protocol):
     def say(self, text: str) -> None:
         """A user turn, after a reply."""
 
-    def cost(self, text: str) -> int:
+    def count_tokens(self, text: str) -> int:
         """Tokens that `say(text)` would add."""
 
     async def reply(self, sampling: Sampling, *, request_id: str, on_text: OnText) -> tuple[Prompt, Completion]:
@@ -92,7 +88,7 @@ class TokenConversation:
     def say(self, text: str) -> None:
         self._ids = (*self._ids, *self._turn(text))
 
-    def cost(self, text: str) -> int:
+    def count_tokens(self, text: str) -> int:
         return len(self._turn(text))
 
     async def reply(self, sampling: Sampling, *, request_id: str, on_text: OnText) -> tuple[Prompt, Completion]:
@@ -156,7 +152,7 @@ class ChatConversation:
     def say(self, text: str) -> None:
         self._add("user", text)
 
-    def cost(self, text: str) -> int:
+    def count_tokens(self, text: str) -> int:
         return len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN + _TOKENS_PER_TURN
 
     async def reply(self, sampling: Sampling, *, request_id: str, on_text: OnText) -> tuple[Prompt, Completion]:
@@ -175,10 +171,10 @@ class ChatConversation:
         self._kept = len(self._messages)
         if completion.usage is not None and completion.usage.prompt_tokens:  # some say 0 of what they had cached
             dropped = completion.reasoning and not said.reasoning and completion.reasoning not in said.content
-            thought = self.cost(completion.reasoning) if dropped else 0
+            thought = self.count_tokens(completion.reasoning) if dropped else 0
             self._counted = max(0, completion.usage.prompt_tokens + completion.usage.completion_tokens - thought)
         else:
-            self._counted += self.cost(said.reasoning + said.content)
+            self._counted += self.count_tokens(said.reasoning + said.content)
         return prompt, completion
 
     def _said(self, completion: Completion) -> Message:
@@ -198,4 +194,4 @@ class ChatConversation:
 
     def _add(self, role: Literal["system", "user"], text: str) -> None:
         self._messages.append(Message(role=role, content=text))
-        self._counted += self.cost(text)
+        self._counted += self.count_tokens(text)

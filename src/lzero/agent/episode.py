@@ -35,8 +35,6 @@ from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, S
 
 STOP = ("</code>",)
 """A reply ends where its code block does."""
-
-
 LIBRARIES = ("numpy", "pandas")
 """That every session of the sandbox can import, beside the standard library."""
 
@@ -82,6 +80,24 @@ async def run_episode(
     prompt template that cannot be used, DataError for files of the task that cannot be had.
     """
     return await _Attempt(task, ticket, setting, tools, watcher or Watcher()).settle()
+
+
+def interrupted(
+    task: Task, ticket: Ticket, agent: AgentConfig, *, steps: tuple[Step, ...], answer: str | None = None, why: str = ""
+) -> Episode:
+    """What is left of an episode that was broken off, by somebody or by an error that `why` tells: its steps so far."""
+    return Episode(
+        id=ticket.id,
+        task_id=task.id,
+        index=ticket.index,
+        seed=ticket.seed,
+        sampling=sampling_of(ticket, agent),
+        budgets=budgets_of(agent),
+        steps=steps,
+        status="failed",
+        answer=answer,
+        failure=Failure(kind="lost", what=why or "interrupted", where=f"step {len(steps)}"),
+    )
 
 
 class _Attempt:

@@ -24,14 +24,14 @@ from typing import Any, Self
 
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.conversation import ChatModel, Model, TokenModel
-from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
+from lzero.agent.episode import LIBRARIES, Setting, Ticket, interrupted, run_episode
 from lzero.agent.outputs import unbroken
-from lzero.agent.recorded import OWN, interrupted
+from lzero.agent.recorded import OWN
 from lzero.agent.renderer import open_renderer
 from lzero.agent.save import save_run
 from lzero.agent.session import check_files
 from lzero.agent.watch import Relay, Watcher
-from lzero.config import AgentConfig, Config, ReplConfig, make_config
+from lzero.config import NANO, AgentConfig, Config, ReplConfig, make_config
 from lzero.errors import ConfigError, LzeroError, StoreError
 from lzero.protocols import ChatEngine, ReplPool, Tool
 from lzero.repl import open_pool
@@ -50,7 +50,6 @@ FOR_A_PERSON: dict[str, Any] = {
     "cell_s": 60.0,
 }
 """What differs from the defaults of `AgentConfig`, which are those of the nano model."""
-BUNDLED = "nano"
 KEY_VARIABLE = "OPENAI_API_KEY"
 DEADLINE_S = 24 * 3600.0
 REQUEST_TIMEOUT_S = 600.0
@@ -83,7 +82,7 @@ class NBAgent:
 
         Raises ConfigError for settings, tools and keys that cannot work.
         """
-        self._name = model
+        self._model = model
         self._base_url = base_url
         self._sampling = Sampling(temperature=temperature)
         self._seed = seed
@@ -165,7 +164,7 @@ class NBAgent:
         saved = SavedEpisode(
             task=self._task,
             episode=self.episode,
-            model=self._name if isinstance(self._name, str) else self._name.model,
+            model=self._model if isinstance(self._model, str) else self._model.model,
             config={
                 "agent": self.settings.model_dump(mode="json"),
                 "repl": self._config.repl.model_dump(mode="json"),
@@ -188,16 +187,16 @@ class NBAgent:
             await asyncio.gather(running, return_exceptions=True)
 
     async def _open_model(self, stack: AsyncExitStack) -> Model:
-        if not isinstance(self._name, str):
-            return self._chat_model(self._name)
-        is_here = self._name == BUNDLED or Path(self._name).expanduser().is_dir()
+        if not isinstance(self._model, str):
+            return self._chat_model(self._model)
+        is_here = self._model == NANO or Path(self._model).expanduser().is_dir()
         if is_here and not self._base_url:  # servers often name a model by the directory that it came from
-            return await asyncio.to_thread(self._load, self._name, stack)
+            return await asyncio.to_thread(self._load, self._model, stack)
         from lzero.engine.chat import OpenAIChat
         from lzero.tools.keys import find_key
 
         key = find_key(KEY_VARIABLE, env_file=self._config.tools.env_file)
-        engine = OpenAIChat(self._name, base_url=self._base_url, key=key.reveal() if key is not None else None)
+        engine = OpenAIChat(self._model, base_url=self._base_url, key=key.reveal() if key is not None else None)
         stack.push_async_callback(engine.close)
         await engine.check()
         return self._chat_model(engine)
@@ -219,7 +218,7 @@ class NBAgent:
         tokenizer = load_tokenizer(path)
         renderer = open_renderer(self.settings, tokenizer)
         given = self._config.model
-        dtype = given.dtype if self._name == BUNDLED or "dtype" in given.model_fields_set else "bfloat16"
+        dtype = given.dtype if self._model == NANO or "dtype" in given.model_fields_set else "bfloat16"
         model = load_model(path, dtype=dtype, device=select_device(given.device))
         engine = LocalEngine(model, tokenizer, max_tokens=self.settings.max_tokens, num_slots=1)
         stack.push_async_callback(engine.close)

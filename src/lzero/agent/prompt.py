@@ -100,6 +100,7 @@ def budget_line(steps: int, tokens: int) -> str:
 
 
 def shown_notepad(agent: AgentConfig, notepad: Notepad) -> str:
+    """The notepad as it stands in a prompt; "" for an empty one."""
     return render_notepad(notepad, max_chars=agent.notepad_chars)
 
 

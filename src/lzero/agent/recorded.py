@@ -1,15 +1,13 @@
-"""What a saved episode says of the session that its code ran in."""
+"""What a saved episode tells of the session that its code ran in: its tools, and whether it had a notepad."""
 
 import keyword
 
 import msgspec
 
 from lzero.agent.broker import SubmitFinalAnswer
-from lzero.agent.episode import Ticket, budgets_of, sampling_of
 from lzero.agent.notepad import NotepadTool
-from lzero.config import AgentConfig
 from lzero.store import SavedEpisode, SavedTool
-from lzero.types import Episode, Failure, Notepad, Step, Task
+from lzero.types import Episode, Notepad
 
 OWN = (SubmitFinalAnswer.name, NotepadTool.name)
 """Tools that an agent has of itself."""
@@ -41,24 +39,7 @@ def _is_name(text: str) -> bool:
 
 
 def has_notepad(saved: SavedEpisode) -> bool:
+    """Whether its agent had one: as its configuration says, or, where that is not written down, as its steps show."""
     agent = saved.config.get("agent")
     said = agent.get("notepad") if isinstance(agent, dict) else None
     return bool(said) or any(step.notepad != Notepad() for step in saved.episode.steps)
-
-
-def interrupted(
-    task: Task, ticket: Ticket, agent: AgentConfig, *, steps: tuple[Step, ...], answer: str | None = None, why: str = ""
-) -> Episode:
-    """What is left of an episode that was broken off, by somebody or by an error that `why` tells: its steps so far."""
-    return Episode(
-        id=ticket.id,
-        task_id=task.id,
-        index=ticket.index,
-        seed=ticket.seed,
-        sampling=sampling_of(ticket, agent),
-        budgets=budgets_of(agent),
-        steps=steps,
-        status="failed",
-        answer=answer,
-        failure=Failure(kind="lost", what=why or "interrupted", where=f"step {len(steps)}"),
-    )

@@ -83,7 +83,7 @@ async def replay(
     and DataError for files that cannot be given.
     """
     episode, tape = saved.episode, _Tape()
-    tools = [_Recorded(tool, tape) for tool in tools_of(saved)]
+    tools = [_FromTape(tool, tape) for tool in tools_of(saved)]
     session = Session(pool, episode.seed, [file for file in saved.task.files if Path(file).is_file()])
     broker = Broker(saved.task, tools, session.read, notepad=has_notepad(saved))
     differences: list[Difference] = []
@@ -165,7 +165,7 @@ class _Tape:
         raise ToolError(f"this call of {name} is not on record", fault="agent")
 
 
-class _Recorded:
+class _FromTape:
     """A tool that answers from the tape. Its side of the session is the record's, and is run in there only."""
 
     def __init__(self, tool: SavedTool, tape: _Tape) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 
 from lzero.agent import NBAgent, make_task
 from lzero.agent.corpus import SEARCH_RESULTS
-from lzero.config import Config, load_config
+from lzero.config import NANO, Config, load_config
 from lzero.errors import ConfigError
 from lzero.rollout.build import eval_tasks, open_corpus_search, open_tools
 from lzero.tools import PassageIndex, Search
 from lzero.types import Task
 
-NANO = "nano"
 BRING_ONE = (
     "No model is named, so the bundled nano plays a question of the built-in world, the only thing it knows. Bring a real one: "
     "--model NAME for OpenAI's (OPENAI_API_KEY), with --base-url URL for vLLM, SGLang, Ollama and others, or --model DIRECTORY for "

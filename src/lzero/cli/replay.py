@@ -31,7 +31,7 @@ def replay(
 ) -> None:
     """Run a saved episode's code again in a fresh sandbox, its tools answering from the record; ends with 1 if anything differs.
 
-    Example: lzero replay runs/agent-20260131-174501
+    Example: lzero replay runs/run-20260131-174501
 
     Compared are how each cell ended, its outputs, tool calls and the notepad; addresses, durations and directories in tracebacks are set
     aside. Of the record's own sandbox settings only limits that are tighter than yours are taken: a record may be a stranger's.

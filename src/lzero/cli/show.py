@@ -22,7 +22,7 @@ def show(
 ) -> None:
     """Print a saved episode: thoughts, code, outputs, tool calls, notepad, answer.
 
-    Example: lzero show runs/agent-20260131-174501 --step 2
+    Example: lzero show runs/run-20260131-174501 --step 2
     """
     saved = open_saved(path, episode)
     steps = saved.episode.steps

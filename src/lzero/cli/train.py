@@ -72,17 +72,18 @@ def train(
 
 def plan(config: "Config") -> str:
     """What the run will do, in a few lines."""
+    from lzero.config import NANO
     from lzero.data.sources import is_world
 
     train, rollout = config.train, config.rollout
     where = "the built-in world" if is_world(config.tasks.train) else config.tasks.train
-    model = "the bundled nano model" if config.model.path == "nano" else config.model.path
+    model = "the bundled nano model" if config.model.path == NANO else config.model.path
     lines = [
         f"lzero trains {model} on {where} by reinforcement learning: {train.updates} updates, each from "
         f"{rollout.tasks_per_update} tasks × {rollout.episodes_per_task} episodes, every episode in a sandboxed Python session of its own.",
         f"Its score on {config.eval.num_tasks} held-out tasks is measured before and after. Ctrl-C stops cleanly.",
     ]
-    if config.model.path == "nano" and is_world(config.tasks.train) and not config.run.deterministic:
+    if config.model.path == NANO and is_world(config.tasks.train) and not config.run.deterministic:
         seconds = train.updates * rollout.tasks_per_update * rollout.episodes_per_task * EPISODE_S
         lines.append(f"On two cores this takes about {max(1, round(seconds / 60))} minutes.")
     return "\n".join(lines)

@@ -20,10 +20,11 @@ import msgspec
 from openai import AsyncStream
 
 from lzero.engine.chat_failures import OptionRefused, TryAgain
-from lzero.engine.chat_reply import Gathering, OnText, Telling
+from lzero.engine.chat_reply import Gathering, Telling
 from lzero.engine.chat_server import ChatServer, events
 from lzero.engine.chat_wire import Counts
 from lzero.errors import EngineError
+from lzero.protocols import OnText
 from lzero.types import Completion, Message, Sampling, Usage
 
 OPENAI_URL = "https://api.openai.com/v1"

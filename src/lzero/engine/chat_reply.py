@@ -1,14 +1,13 @@
 """One reply in words, as it comes: its pieces are told, its thought, text and usage gathered, its end understood."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from msgspec import UNSET
 
 from lzero.engine.chat_stops import StopCut, cut_off_stop
 from lzero.engine.chat_wire import Chunk, Counts
+from lzero.protocols import OnText
 from lzero.types import StopReason
-
-OnText = Callable[[str, str], None]
 
 
 class Telling:

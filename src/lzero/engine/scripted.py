@@ -1,12 +1,12 @@
 """Engines without a model: a plain function of the transcript decides. They carry experts, weak policies and tests."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lzero.engine.chat_stops import StopCut
 from lzero.errors import EngineError
-from lzero.protocols import ChatPolicy, Policy
+from lzero.protocols import ChatPolicy, OnText, Policy
 from lzero.types import Completion, Message, Sampling, StopReason, Usage
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ScriptedChat:
         *,
         request_id: str,
         deadline_s: float,
-        on_text: Callable[[str, str], None] | None = None,
+        on_text: OnText | None = None,
     ) -> Completion:
         cut = StopCut(sampling.stop)
         cut.feed(self._policy(messages, sampling.seed))
