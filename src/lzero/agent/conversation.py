@@ -21,9 +21,11 @@ _TOKENS_PER_TURN = 8
 
 
 class Conversation(Protocol):
+    """Turns of a user and a model. One episode leads one conversation, and begins it afresh where its context is trimmed."""
+
     @property
     def num_tokens(self) -> int:
-        """Of what has been said so far: the next prompt."""
+        """Tokens of the next prompt: of all that has been said so far."""
 
     @property
     def opening(self) -> str:
@@ -33,7 +35,7 @@ class Conversation(Protocol):
         """Begin afresh: what was said before is not part of it any more."""
 
     def say(self, text: str) -> None:
-        """A user turn, after a reply."""
+        """Add a user turn, after a reply."""
 
     def count_tokens(self, text: str) -> int:
         """Tokens that `say(text)` would add."""

@@ -64,10 +64,12 @@ class Ticket:
 
 
 def sampling_of(ticket: Ticket, agent: AgentConfig) -> Sampling:
+    """How the replies of an episode are sampled."""
     return msgspec.structs.replace(ticket.sampling, max_tokens=agent.response_tokens, stop=STOP, seed=ticket.seed)
 
 
 def budgets_of(agent: AgentConfig) -> Budgets:
+    """What an episode may use."""
     return Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s)
 
 

@@ -234,7 +234,7 @@ class _Queueing(Watcher):
 
 
 class _Keeping(Relay):
-    """And keeps the steps, and the answer."""
+    """Keeps the steps and the answer, for the case that the episode is broken off."""
 
     def __init__(self, watcher: Watcher) -> None:
         super().__init__(watcher)

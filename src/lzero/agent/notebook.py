@@ -39,7 +39,7 @@ _JSON = re.compile(r"application/(?:.+\+)?json")
 
 
 def to_notebook(saved: SavedEpisode) -> bytes:
-    """The whole .ipynb file."""
+    """The bytes of the .ipynb file."""
     episode = saved.episode
     agent = saved.config.get("agent")
     about: dict[str, Json] = {

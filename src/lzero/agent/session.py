@@ -14,6 +14,8 @@ from lzero.types import Execution, WorkspaceFile
 
 
 class Session:
+    """Runs the cells of one episode, and hands out the files of its workspace."""
+
     def __init__(self, pool: ReplPool, seed: int, files: Sequence[str]) -> None:
         """`files`: of the host; every REPL finds a copy of each in its workspace. Raises DataError for one that is not there."""
         self._pool = pool
@@ -24,6 +26,7 @@ class Session:
         self._repl: Repl | None = None
 
     async def run(self, code: str, broker: Broker, *, deadline_s: float) -> Execution:
+        """Run one cell, whose tool calls `broker` answers. Raises ReplError, and DataError for a file that cannot be given."""
         if self._repl is None:
             self._repl = await self._open(broker)
         execution = await self._repl.run(code, deadline_s=deadline_s)
@@ -38,10 +41,11 @@ class Session:
         return await self._repl.get(path)
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
-        """Of the workspace. Raises ReplError."""
+        """The regular files of the workspace. Raises ReplError."""
         return await self._repl.files() if self._repl is not None else ()
 
     async def close(self) -> None:
+        """End the session; the next cell would open another. Safe to call twice."""
         repl, self._repl = self._repl, None
         if repl is not None:
             await repl.close()

@@ -5,16 +5,17 @@ from lzero.types import Step, ToolCall
 
 
 class Watcher:
-    """Is told what happens as it happens; this one does nothing with it. What it raises ends the episode, and is raised."""
+    """Is told what happens in an episode, as it happens: override what you want to hear. What a method raises ends the episode, and
+    comes out of `run`."""
 
     def on_text(self, kind: str, piece: str) -> None:
         """A piece of a reply: `kind` is "reasoning" or "text"; "restart" when the reply is begun anew, and its pieces are void."""
 
     def on_cell(self, code: str) -> None:
-        """A cell begins."""
+        """A cell begins to run."""
 
     def on_call(self, call: ToolCall) -> None:
-        """A tool has answered."""
+        """A tool has answered, or refused."""
 
     def on_step(self, step: Step) -> None:
         """A step is over."""
@@ -24,7 +25,7 @@ class Watcher:
 
 
 class Relay(Watcher):
-    """Tells another one."""
+    """A watcher that passes everything on to `watcher`: override a method to do something more."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher

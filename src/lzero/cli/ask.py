@@ -51,7 +51,7 @@ async def ask(question: Question) -> bool:
 
 
 class _Collecting(Relay):
-    """And takes, at the end, the files that the agent has made out of its workspace."""
+    """Passes everything on to the printer and, at the end, takes the files that the agent has made or changed out of its workspace."""
 
     def __init__(self, printer: StepPrinter, task: Task, wanted: bool) -> None:
         super().__init__(printer)
@@ -145,7 +145,7 @@ def _keep(question: Question, agent: NBAgent, directory: Path, taken: _Collectin
 
 
 def _tell(question: Question, agent: NBAgent, directory: Path, left_out: Sequence[str], console: Console) -> None:
-    """Where it all is."""
+    """Say where it all is."""
     if agent.episode is None:
         return
     if (out := question.workspace_out) is not None:
@@ -155,4 +155,5 @@ def _tell(question: Question, agent: NBAgent, directory: Path, left_out: Sequenc
             console.print(Text(f"left out: {clean(why)}", style="red"))
         if len(left_out) > LEFT_OUT_SHOWN:
             console.print(Text(f"left out: {len(left_out) - LEFT_OUT_SHOWN} more", style="red"))
-    console.print(Text(f"kept in {directory} (lzero show, lzero replay; {NOTEBOOK_FILE} for Jupyter)", style="dim"))
+    kept = f"kept in {directory} (lzero show, lzero replay; {NOTEBOOK_FILE} for Jupyter)"
+    console.print(Text(kept, style="dim"), soft_wrap=True)  # a path in two lines could not be copied

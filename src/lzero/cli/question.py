@@ -52,7 +52,7 @@ def plays_nano(question: Question, config: Config) -> bool:
 
 
 def read_config(question: Question) -> Config:
-    """Raises ConfigError for a change that would not act, and for a wrong ability."""
+    """The configuration that the command line asks for. Raises ConfigError, also for a change that would not act, and a wrong ability."""
     if question.ability and question.ability not in ABILITIES:
         raise ConfigError(f"--ability {question.ability}: there are {', '.join(ABILITIES)}")
     config = load_config(question.config, question.changes)

@@ -153,7 +153,7 @@ class StepPrinter(Watcher):
 
 
 def tokens_of(step: Step) -> int | None:
-    """Of its prompt and reply together; None where only an endpoint knows, and has not said."""
+    """Tokens of a step's prompt and reply together; None where only an endpoint knows, and has not said."""
     usage, prompt = step.completion.usage, step.prompt
     if usage is not None:
         return usage.prompt_tokens + usage.completion_tokens
@@ -204,7 +204,7 @@ def _literal(value: Json) -> str:
 
 
 def _line(text: str) -> str:
-    """Text as part of one line."""
+    """Text as part of one line, cut at CALL_CHARS."""
     text = " ".join(clean(text).split())
     return text if len(text) <= CALL_CHARS else f"{text[:CALL_CHARS]}… [{len(text)} characters]"
 

@@ -44,6 +44,7 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of prompt tokens that the server had seen before; None: as `prompt`."""
 
     def cost(self, counts: Counts) -> float:
+        """US dollars for one reply."""
         cached = min(counts.cached_tokens, counts.prompt_tokens)
         cached_price = self.prompt if self.cached is None else self.cached
         fresh = counts.prompt_tokens - cached
@@ -100,7 +101,7 @@ class OpenAIChat:
 
     @property
     def usage(self) -> Usage:
-        """Of all replies together, those that broke off included; a lower bound when some were `num_unmetered`. The cost is None
+        """What all replies took together, those that broke off included; a lower bound when some were `num_unmetered`. The cost is None
         as soon as that of one reply is not known."""
         return self._usage
 

@@ -35,7 +35,7 @@ class ChatServer:
     """Asks for replies of `model`, and for the models there are. Knows the key, and tells it to nobody else."""
 
     def __init__(self, model: str, *, url: str, key: str | None, key_variable: str) -> None:
-        """Raises ConfigError."""
+        """Raises ConfigError for an address or a key that cannot be one."""
         self.model = model
         self.url = _checked_url(url)
         self._key = (os.environ.get(key_variable, "") if key is None else key).strip()
@@ -145,7 +145,7 @@ class ChatServer:
         return EngineError(f"{self} refused: {said}")
 
     def _told_failure(self, told: object, body: Mapping[str, object]) -> Exception:
-        """Of an error that comes in place of a reply, or in the middle of one."""
+        """What to raise for an error that comes in place of a reply, or in the middle of one."""
         words = self._words(told) or "an error without a word"
         code = told.get("code") if isinstance(told, dict) else None
         if is_overflow(words, code=str(code), status=None):

@@ -69,6 +69,7 @@ class _Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def describe(tool: ToolSpec) -> SavedTool:
+    """What is saved of a tool."""
     return SavedTool(
         name=tool.name,
         parameters=tuple(tool.parameters),
@@ -88,7 +89,7 @@ def write_saved(directory: Path, saved: SavedEpisode) -> Path:
 
 
 def read_saved(path: Path) -> SavedEpisode:
-    """Of a run's directory, or of its episode.jsonl by whatever name.
+    """The episode in a run's directory, or in its episode.jsonl by whatever name.
 
     Raises StoreError where there is none, where it is something else, of another version, cut short or changed.
     """

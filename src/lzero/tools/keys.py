@@ -47,7 +47,7 @@ def find_key(variable: str, *, env_file: str = "") -> Secret | None:
 
 
 def need_key(variable: str, *, purpose: str, env_file: str = "") -> Secret:
-    """The same, where there must be one: raises ConfigError that names the variable and the `purpose` it is for."""
+    """The key, as `find_key` finds it. Raises ConfigError where there is none: it names the variable and the `purpose` of the key."""
     key = find_key(variable, env_file=env_file)
     if key is None:
         raise ConfigError(f"{purpose} needs a key: set {variable} in the environment, or in {env_file or DEFAULT_FILE}")

@@ -34,7 +34,7 @@ class _Choice(msgspec.Struct, frozen=True):
 
 
 class _Reply(msgspec.Struct, frozen=True):
-    """Of a chat completion, what is read."""
+    """What is read of a chat completion."""
 
     choices: tuple[_Choice, ...]
 

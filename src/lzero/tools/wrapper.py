@@ -24,5 +24,5 @@ class Wrapper:
 
 
 def canonical(arguments: dict[str, Json]) -> str:
-    """The same text for the same arguments, in whatever order they were given."""
+    """Arguments as JSON text: the same for the same arguments, in whatever order they were given."""
     return json.dumps(arguments, sort_keys=True, separators=(",", ":"))

@@ -9,7 +9,7 @@ FEW_CHARS = 200
 
 
 def markdown(data: bytes, url: str) -> str:
-    """Of a page in UTF-8; its links are made whole by the `url` it came from. Empty where it holds no text."""
+    """The Markdown of a page in UTF-8; its links are made whole by the `url` it came from. Empty where it holds no text."""
     logging.disable(logging.CRITICAL)  # of a page without content the extractor complains on stderr
     text = data.decode(errors="replace")
     content = str(

@@ -68,7 +68,7 @@ class Filled:
 
 
 def fill(spec: McpSpec, lookup: Lookup) -> Filled:
-    """Raises ConfigError, with its name, for a variable that is not set."""
+    """A server's entry with values in place of its variables, as `lookup` finds them. Raises ConfigError that names one that is not set."""
     secrets: dict[str, str] = {}
 
     def value_of(match: re.Match[str]) -> str:
