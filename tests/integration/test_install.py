@@ -18,11 +18,11 @@ from repl_sessions import run, value
 from lzero.agent.broker import Broker
 from lzero.agent.nb_agent import NBAgent
 from lzero.agent.replay import replay
+from lzero.agent.toolbox import open_tools
 from lzero.config import ReplConfig, load_config
 from lzero.engine.scripted import ScriptedChat
 from lzero.errors import ConfigError, ToolError
 from lzero.repl import LocalPool, environment
-from lzero.rollout.build import open_tools
 from lzero.store import SavedEpisode, describe
 from lzero.tools import install as module
 from lzero.tools.install import Install
@@ -277,14 +277,14 @@ async def test_an_allow_list_holds_names_and_versions(entry: str) -> None:
 
 
 async def test_it_is_off_until_packages_are_named_and_fits_this_machines_sessions_only(index: Path) -> None:
-    settings = ["agent.tools=['install']", "tools.install_allow=['tiny']"]
-    (install,) = open_tools(load_config(None, settings))
+    settings = ["tools.install_allow=['tiny']"]
+    (install,) = open_tools(["install"], load_config(None, settings), key="tools")
     assert install.name == "install"
     assert "Allowed are tiny." in install.description
     for changed, problem in (
-        (settings[:1], "is off until tools.install_allow names packages"),
+        ([], "is off until tools.install_allow names packages"),
         ([*settings, "repl.tier=unsandboxed"], "fits packages to this machine's kernel environment"),
         ([*settings, "repl.servers=['ws://host:1']"], "fits packages to this machine's kernel environment"),
     ):
         with pytest.raises(ConfigError, match=problem):
-            open_tools(load_config(None, changed))
+            open_tools(["install"], load_config(None, changed), key="tools")

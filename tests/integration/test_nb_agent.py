@@ -268,6 +268,7 @@ async def test_what_is_left_of_a_run_tells_what_broke_it_off_and_keeps_its_answe
         ({"memory": "some"}, "memory"),
         ({"max_step": 5}, r"'agent.max_step'; did you mean 'agent.max_steps'\?"),
         ({"tools": ["web_serach"]}, 'did you mean "web_search"'),
+        ({"tools": ["no_such_module:shout"]}, "tools: cannot import 'no_such_module'"),
         ({"prompt": "none.jinja"}, "no file that can be read"),
         ({"template": "raw"}, "does not act with an endpoint"),
         ({"config": Config(model=ModelConfig(dtype="bfloat16"))}, "model.dtype does not act with an endpoint"),

@@ -20,7 +20,20 @@ ROWS = {
     "agent": 2,
     **dict.fromkeys(("repl", "engine", "tools", "rewards", "algo", "data", "view"), 1),
     **dict.fromkeys(
-        ("types", "protocols", "errors", "config", "seeds", "text", "store", "models", "serving", "__init__"), 0
+        (
+            "types",
+            "protocols",
+            "errors",
+            "config",
+            "seeds",
+            "text",
+            "store",
+            "models",
+            "serving",
+            "plugins",
+            "__init__",
+        ),
+        0,
     ),
 }
 MAY_IMPORT_TORCH = ("models.py", "algo/losses.py", "algo/batches.py", "engine/local", "train/")

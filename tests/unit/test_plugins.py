@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lzero.config import load_config
+from lzero.agent.toolbox import open_tools
+from lzero.config import Config, load_config
 from lzero.errors import ConfigError
-from lzero.rollout.build import open_reward, open_tools
+from lzero.rollout.build import open_reward
 
 MINE = """
 class Tool:
@@ -34,7 +35,9 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tools_and_a_reward_are_found_by_their_paths() -> None:
     config = load_config(None, ["agent.tools=['plugged:good']", "reward.function=plugged:reward"])
-    assert [tool.name for tool in open_tools(config)] == ["good"]
+    assert [tool.name for tool in open_tools(config.agent.tools, config, key="agent.tools", taken=("search",))] == [
+        "good"
+    ]
     assert open_reward(config).__name__ == "reward"
 
 
@@ -48,12 +51,12 @@ def test_tools_and_a_reward_are_found_by_their_paths() -> None:
         ("no_such_module:good", "cannot import 'no_such_module'"),
         ("plugged:half", "no name, parameters, description, call"),
         ("plugged:search", "called 'search', and so is another tool"),
-        ("plugged:good', 'plugged:good", "called 'good', and so is another tool"),
+        ("plugged:good plugged:good", "called 'good', and so is another tool"),
     ],
 )
 def test_what_is_no_tool_is_refused(value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        open_tools(load_config(None, [f"agent.tools=['{value}']"]))
+        open_tools(value.split(), Config(), key="agent.tools", taken=("search",))
 
 
 def test_the_keys_of_a_reward_that_is_replaced_are_refused() -> None:

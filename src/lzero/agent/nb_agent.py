@@ -30,6 +30,7 @@ from lzero.agent.recorded import OWN
 from lzero.agent.renderer import open_renderer
 from lzero.agent.save import save_run
 from lzero.agent.session import check_files
+from lzero.agent.toolbox import open_tools
 from lzero.agent.watch import Relay, Watcher
 from lzero.config import NANO, AgentConfig, Config, ReplConfig, make_config
 from lzero.errors import ConfigError, LzeroError, StoreError
@@ -93,7 +94,7 @@ class NBAgent:
         if given.tools:
             raise ConfigError(f"agent.tools = {list(given.tools)} would not act here: NBAgent(tools=[…]) names them")
         self.settings = _agent_config(given.model_dump(include=given.model_fields_set - {"tools"}) | settings)
-        self._given_tools = _open_tools(tools, self._config)
+        self._given_tools = open_tools(tools, self._config, key="tools")
         self.tools = self._given_tools
         """With those of the MCP servers, once they have been started."""
         self._stack = AsyncExitStack()
@@ -280,21 +281,6 @@ async def _started_pool(config: ReplConfig, stack: AsyncExitStack) -> ReplPool:
     stack.push_async_callback(pool.close)
     await pool.start()
     return pool
-
-
-def _open_tools(tools: Sequence[str | Tool], config: Config) -> tuple[Tool, ...]:
-    from lzero.repl import environment
-    from lzero.tools.catalog import check_tool, open_tool
-
-    def kernel_python() -> Path:
-        return environment.python_of_sessions(config.repl)
-
-    opened: dict[str, Tool] = {}
-    for each in tools:
-        tool = open_tool(each, config, kernel_python=kernel_python) if isinstance(each, str) else each
-        check_tool(tool, taken=(*OWN, *opened), said=f"tools: {each!r}")
-        opened[tool.name] = tool
-    return tuple(opened.values())
 
 
 @asynccontextmanager

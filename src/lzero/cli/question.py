@@ -9,7 +9,8 @@ from lzero.agent import NBAgent, make_task
 from lzero.agent.corpus import SEARCH_RESULTS
 from lzero.config import NANO, Config, load_config
 from lzero.errors import ConfigError
-from lzero.rollout.build import eval_tasks, open_corpus_search, open_tools
+from lzero.protocols import Tool
+from lzero.rollout.build import eval_tasks, open_corpus_search
 from lzero.tools import PassageIndex, Search
 from lzero.types import Task
 
@@ -71,9 +72,8 @@ def open_agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
     if not question.text:
         raise ConfigError('a question is missing: lzero run "…" --model …')
     task = make_task(question.text, question.files, ability=question.ability)
-    named = config.agent.model_copy(update={"tools": (*config.agent.tools, *question.tools)})
-    tools = [*open_tools(config.model_copy(update={"agent": named}))]
-    config = config.model_copy(update={"agent": named.model_copy(update={"tools": ()})})
+    tools: list[str | Tool] = [*config.agent.tools, *question.tools]
+    config = config.model_copy(update={"agent": config.agent.model_copy(update={"tools": ()})})
     if corpus := question.corpus or config.tasks.corpus:
         tasks = config.tasks
         if "search_results" not in tasks.model_fields_set:  # its default is the nano's

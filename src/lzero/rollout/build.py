@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from lzero.agent.corpus import corpus_search
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
 from lzero.agent.prompt import system_prompt
-from lzero.agent.recorded import OWN
+from lzero.agent.toolbox import open_tools
 from lzero.config import Config, RewardConfig, TasksConfig
 from lzero.errors import ConfigError
+from lzero.plugins import load_object
 from lzero.protocols import Engine, Policy, RewardFn, SearchIndex, TaskSource, Tool
-from lzero.rollout.plugins import load_object
 from lzero.rollout.runner import OpenTask, RunEpisode, Runner
 from lzero.tools.search import PassageIndex, Search
 from lzero.types import Episode, Json, Task
@@ -65,7 +65,7 @@ async def build(
 
     system_prompt(config.agent, ())  # a template that cannot be used is told now
     reward = open_reward(config)
-    tools = open_tools(config)
+    tools = open_tools(config.agent.tools, config, key="agent.tools", taken=("search",))
     pool = open_pool(config.repl)  # not started: what is wrong with [repl] is told before a model is loaded
     corpus = None
     if config.tasks.corpus:
@@ -111,23 +111,6 @@ def open_reward(config: Config) -> RewardFn:
         )
     function: RewardFn = load_object(name, key="reward.function")
     return function
-
-
-def open_tools(config: Config) -> tuple[Tool, ...]:
-    """The tools of `agent.tools`, by their names or import paths. Raises ConfigError for one that is no tool, lacks what it needs, or has a
-    name that is taken."""
-    from lzero.repl import environment
-    from lzero.tools.catalog import check_tool, open_tool
-
-    tools: dict[str, Tool] = {}
-    for spec in config.agent.tools:
-        if ":" in spec:
-            tool = load_object(spec, key="agent.tools")
-        else:
-            tool = open_tool(spec, config, kernel_python=lambda: environment.python_of_sessions(config.repl))
-        check_tool(tool, taken=("search", *OWN, *tools), said=f"agent.tools: {spec!r}")
-        tools[tool.name] = tool
-    return tuple(tools.values())
 
 
 def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> Engine:
