@@ -313,9 +313,50 @@ class RewardConfig(Section):
 
 
 class AlgoConfig(Section):
-    gamma: Fraction = Field(0.95, description="Discount of the return over steps.")
-    kl_coef: float = Field(
-        0.001, ge=0.0, description="Coefficient of the k3 KL penalty to the initial policy, in the loss."
+    # Credit: from rewards to advantages.
+    estimator: Literal["reinforce++", "reinforce++_baseline", "grpo", "dr_grpo", "rloo", "gigpo"] = Field(
+        "reinforce++",
+        description="How a step's advantage follows from rewards; lzero.algo.advantages has a line on each.",
+    )
+    gamma: Fraction = Field(
+        0.95, description="Discount of the return over steps (reinforce++, its baseline, and the steps of gigpo)."
+    )
+    step_weight: float = Field(
+        1.0, ge=0.0, description="Weight of gigpo's advantage among steps from one state, beside that of the episode."
+    )
+    # Loss.
+    loss: Literal["policy_gradient", "ppo"] = Field(
+        "policy_gradient",
+        description='"policy_gradient" (strictly on-policy: one optimiser step a batch), or "ppo" (the clipped ratio to the policy '
+        "before the update).",
+    )
+    ratio: Literal["token", "step", "episode"] = Field(
+        "token", description="What has one ratio of its own in ppo: a token, or a whole step or episode (GSPO)."
+    )
+    clip_low: Fraction = Field(0.2, description="ppo: ratios below 1 − this earn nothing more.")
+    clip_high: Annotated[float, Field(ge=0.0)] = Field(
+        0.25, description="ppo: ratios above 1 + this earn nothing more."
+    )
+    dual_clip: Annotated[float, Field(ge=0.0)] = Field(
+        3.0, description="ppo: a bad action costs at most this many times its advantage; 0: any number of times."
+    )
+    average: Literal["token", "step", "episode", "constant"] = Field(
+        "token",
+        description='What the loss is a mean over, in the whole update: its action tokens, steps, or episodes; "constant" divides by '
+        "episodes × agent.max_steps × agent.response_tokens (Dr. GRPO).",
+    )
+    kl_coef: float = Field(0.001, ge=0.0, description="Coefficient of the KL penalty to the initial policy; 0: none.")
+    kl: Literal["k1", "k2", "k3"] = Field(
+        "k3", description="Estimator of that KL: k1 (log-ratio), k2 (half its square), k3 (never negative, L0's)."
+    )
+    kl_in: Literal["loss", "reward"] = Field(
+        "loss", description="Whether the penalty is part of the loss, or taken off the reward of each step."
+    )
+    entropy_coef: float = Field(0.0, ge=0.0, description="Coefficient of a bonus for entropy, in the loss.")
+    importance_cap: Annotated[float, Field(ge=0.0)] = Field(
+        0.0,
+        description="Truncated importance sampling between sampler and trainer: the largest weight a token may get for being likelier "
+        "in the trainer; 0: no weights.",
     )
     shuffle_rewards: bool = Field(
         False, description="Control experiment: rewards change places among the episodes of a batch."
@@ -323,12 +364,22 @@ class AlgoConfig(Section):
 
 
 class TrainConfig(Section):
-    updates: Count = Field(12, description="Optimiser steps; one per batch (strictly on-policy).")
+    updates: Count = Field(12, description="Updates: a batch of episodes each.")
+    minibatches: Count = Field(
+        1,
+        description="Parts that a batch is cut into by episodes; each makes an optimiser step. 1: strictly on-policy.",
+    )
+    epochs: Count = Field(1, description="Times that an update goes over its batch.")
     lr: Positive = Field(1e-3, description="Learning rate, constant.")
     weight_decay: float = Field(0.01, ge=0.0, description="AdamW's decoupled weight decay.")
     grad_clip: Positive = Field(1.0, description="Largest gradient norm.")
     micro_batch_tokens: Count = Field(
         8192, description="Tokens (padding included) of one forward and backward pass; never changes the gradient."
+    )
+    packing: Literal["auto", "packed", "padded"] = Field(
+        "auto",
+        description='How sequences share a pass: in one row without padding ("packed"), a row each ("padded"), or as is faster on the '
+        "device (CUDA: packed).",
     )
     gradient_checkpointing: bool = Field(
         False,

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from lzero.types import (
+    Attempt,
     Completion,
     Episode,
     Execution,
@@ -197,5 +198,5 @@ Policy = Callable[[str, int], str]
 ChatPolicy = Callable[[Sequence[Message], int], str]
 """A scripted policy in words: (the conversation, seed) → the assistant's reply."""
 
-AdvantageFn = Callable[[Sequence[Sequence[float]]], list[tuple[float, ...]]]
-"""Rewards per step of each episode of a batch → advantages per step of each episode (`lzero.algo.advantages`)."""
+AdvantageFn = Callable[[Sequence[Attempt]], list[tuple[float, ...]]]
+"""The episodes of a batch, with a reward a step → an advantage a step of each (`lzero.algo.advantages`)."""

@@ -308,6 +308,25 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ValueError(f"Episode {episode.id}: {len(episode.steps)} steps, {len(reward.per_step)} rewards")
 
 
+class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An episode as credit is given to it: `Attempt(group="world/7", rewards=(0.1, 0.9), states=("a9…", "04…"))`."""
+
+    group: str
+    """Attempts of one group are at the same task."""
+    rewards: tuple[float, ...]
+    """A number a step."""
+    states: tuple[str, ...]
+    """For each step, a name of what the policy had just read (the task, a cell's output); equal where that was equal."""
+
+    def __post_init__(self) -> None:
+        if len(self.states) != len(self.rewards):
+            raise ValueError(f"Attempt at {self.group}: {len(self.rewards)} rewards, {len(self.states)} states")
+
+    def paid(self, rewards: tuple[float, ...]) -> "Attempt":
+        """The same with other rewards."""
+        return Attempt(group=self.group, rewards=rewards, states=self.states)
+
+
 class Sample(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A token sequence ready to train on: one or more whole steps whose prompts extend each other.
 

@@ -1,5 +1,4 @@
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import pytest
@@ -8,13 +7,14 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lzero.algo import losses
-from lzero.algo.batches import Scored, collate, unscored
-from lzero.algo.losses import policy_gradient
+from lzero.algo.batches import Layout, Scored, collate, unscored
+from lzero.algo.losses import make_loss
 from lzero.algo.samples import to_samples
+from lzero.config import AlgoConfig
 from lzero.engine.local import LocalEngine
 from lzero.errors import TrainError
 from lzero.models import Architecture, build_tokenizer, new_model
-from lzero.train.score import reference_logprobs
+from lzero.train.score import sample_logprobs
 from lzero.train.transfer import PROBE_TOKENS, probe_ids, transfer
 from lzero.train.update import make_adamw, recompute_activations, update_policy
 from lzero.types import Budgets, Completion, Episode, Parsed, Prompt, Sample, Sampling, Step
@@ -81,12 +81,13 @@ def row_per_step(sample: Sample) -> list[Sample]:
 
 
 def scored(samples: Sequence[Sample], reference: Any) -> list[Scored]:
-    references = reference_logprobs(reference, samples, max_tokens=50)
+    references = sample_logprobs(reference, samples, Layout(max_tokens=50))
     return [
         Scored(
             sample=sample,
             advantages=tuple(ADVANTAGES[step] if step >= 0 else 0.0 for step in sample.step_index),
             reference_logprobs=own,
+            old_logprobs=own,
         )
         for sample, own in zip(samples, references, strict=True)
     ]
@@ -99,8 +100,10 @@ def gradient(
     model = model or double_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    loss_fn = partial(policy_gradient, kl_coef=0.1)
-    update_policy(model, [optimizer], collate(rows, max_tokens=max_tokens), loss_fn=loss_fn, grad_clip=grad_clip)
+    loss_fn = make_loss(AlgoConfig(kl_coef=0.1))
+    update_policy(
+        model, [optimizer], collate(rows, Layout(max_tokens=max_tokens)), loss_fn=loss_fn, grad_clip=grad_clip
+    )
     return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
 
 
@@ -130,7 +133,7 @@ def test_merged_steps_give_the_gradient_of_one_row_a_step() -> None:
 
 def test_micro_batches_change_no_gradient() -> None:
     rows = scored([sample for number in range(7) for sample in to_samples(episode(number))], another_double_model())
-    parts = {len(collate(rows, max_tokens=size).micro_batches): size for size in (1, 40, 1000)}
+    parts = {len(collate(rows, Layout(max_tokens=size)).micro_batches): size for size in (1, 40, 1000)}
     assert {1, 7} < set(parts)
     assert any(1 < number < 7 for number in parts)
     whole = gradient(rows, max_tokens=1000)
@@ -195,7 +198,7 @@ def test_the_gradient_is_that_of_the_formula() -> None:
 def test_log_probabilities_are_those_of_a_plain_forward_pass_under_the_samples_temperature() -> None:
     model = nano_model()
     samples = [to_samples(episode(number))[0] for number in range(5)]
-    for sample, scores in zip(samples, reference_logprobs(model, samples, max_tokens=30), strict=True):
+    for sample, scores in zip(samples, sample_logprobs(model, samples, Layout(max_tokens=30)), strict=True):
         logits = model(input_ids=torch.tensor([sample.token_ids])).logits[0].float() / 0.8
         logprobs = torch.log_softmax(logits, dim=-1)
         for position, on in enumerate(sample.mask):
@@ -206,9 +209,9 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass_under_the_samples_t
 def test_log_probabilities_of_a_large_vocabulary_are_computed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nano_model()
     samples = [to_samples(episode(number))[0] for number in range(5)]
-    whole = reference_logprobs(model, samples, max_tokens=1000)
+    whole = sample_logprobs(model, samples, Layout(max_tokens=1000))
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 2 * 259)
-    for one, other in zip(whole, reference_logprobs(model, samples, max_tokens=1000), strict=True):
+    for one, other in zip(whole, sample_logprobs(model, samples, Layout(max_tokens=1000)), strict=True):
         assert one == pytest.approx(other, abs=1e-6)
 
 
@@ -228,8 +231,8 @@ def test_an_update_that_is_not_finite_is_not_applied() -> None:
         update_policy(
             model,
             [optimizer],
-            collate(rows, max_tokens=100),
-            loss_fn=partial(policy_gradient, kl_coef=0.0),
+            collate(rows, Layout(max_tokens=100)),
+            loss_fn=make_loss(AlgoConfig(kl_coef=0.0)),
             grad_clip=1.0,
         )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -240,15 +243,15 @@ def test_an_update_that_is_not_finite_is_not_applied() -> None:
 def test_the_gap_between_sampler_and_trainer_is_measured() -> None:
     model = nano_model()
     sample = to_samples(episode(1))[0]
-    own = reference_logprobs(model, [sample], max_tokens=100)[0]
+    own = sample_logprobs(model, [sample], Layout(max_tokens=100))[0]
     for shift in (0.0, 0.25):
         shifted = tuple(logprob + shift * on for logprob, on in zip(own, sample.mask, strict=True))
         drawn = Sample(**{name: getattr(sample, name) for name in sample.__struct_fields__} | {"logprobs": shifted})
         metrics = update_policy(
             model,
             [],
-            collate([unscored(drawn, advantage=1.0)], max_tokens=100),
-            loss_fn=partial(policy_gradient, kl_coef=0.0),
+            collate([unscored(drawn, advantage=1.0)], Layout(max_tokens=100)),
+            loss_fn=make_loss(AlgoConfig(kl_coef=0.0)),
             grad_clip=1.0,
         )
         assert metrics["train/logprob_gap"] == pytest.approx(shift, abs=1e-5)
@@ -259,11 +262,11 @@ def test_an_update_makes_rewarded_actions_likelier() -> None:
     model = nano_model()
     optimizer = make_adamw(model, lr=1e-2, weight_decay=0.0)
     good, bad = to_samples(episode(1))[0], to_samples(episode(2))[0]
-    before = reference_logprobs(model, [good, bad], max_tokens=100)
+    before = sample_logprobs(model, [good, bad], Layout(max_tokens=100))
     rows = [unscored(good, advantage=1.0), unscored(bad, advantage=-1.0)]
-    loss_fn = partial(policy_gradient, kl_coef=0.0)
-    update_policy(model, [optimizer], collate(rows, max_tokens=100), loss_fn=loss_fn, grad_clip=1.0)
-    after = reference_logprobs(model, [good, bad], max_tokens=100)
+    loss_fn = make_loss(AlgoConfig(kl_coef=0.0))
+    update_policy(model, [optimizer], collate(rows, Layout(max_tokens=100)), loss_fn=loss_fn, grad_clip=1.0)
+    after = sample_logprobs(model, [good, bad], Layout(max_tokens=100))
     assert sum(after[0]) > sum(before[0])
     assert sum(after[1]) < sum(before[1])
 
@@ -300,7 +303,7 @@ class StubbornEngine:
             versions=(0,) * len(ids),
             temperature=1.0,
         )
-        return reference_logprobs(self.model, [sample], max_tokens=100)[0]
+        return sample_logprobs(self.model, [sample], Layout(max_tokens=100))[0]
 
 
 def another_nano_model() -> Any:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lzero.algo.batches import Scored, collate, pad, plan_rows, step_advantages, unscored
+from lzero.algo.batches import Layout, Scored, collate, lay_out, plan, step_advantages, unscored
 from lzero.types import Sample
 
 
@@ -22,11 +22,17 @@ def scored(token_ids: tuple[int, ...], mask: tuple[int, ...], *, temperature: fl
         sample=sample(token_ids, mask, temperature=temperature),
         advantages=tuple(0.25 * on * token for on, token in zip(mask, token_ids, strict=True)),
         reference_logprobs=tuple(-1.0 * on * token for on, token in zip(mask, token_ids, strict=True)),
+        old_logprobs=tuple(-0.5 * on for on in mask),
     )
 
 
 def test_a_row_is_padded_on_the_right_and_its_action_tokens_are_found() -> None:
-    micro = pad([scored((1, 2, 3, 4), (0, 1, 0, 1)), scored((5, 6), (0, 1), temperature=0.5)])
+    micro = lay_out(
+        [scored((1, 2, 3, 4), (0, 1, 0, 1)), scored((5, 6), (0, 1), temperature=0.5)],
+        [(0.0, 0.25, 0.0, 0.25), (0.0, 0.5)],
+    )
+    assert micro.weights.tolist() == [0.25, 0.25, 0.5]
+    assert micro.position_ids is None
     assert micro.token_ids.tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
     assert micro.targets.tolist() == [2, 4, 6]
     assert micro.predictors.tolist() == [0, 2, 4]
@@ -51,33 +57,37 @@ def test_every_action_token_carries_its_steps_advantage() -> None:
 
 
 def test_micro_batches_hold_every_row_once_within_their_tokens_longest_first() -> None:
-    plan = plan_rows([3, 10, 4, 4, 9, 1], max_tokens=20)
-    assert plan == [[1, 4], [2, 3, 0, 5]]
-    assert plan_rows([30, 5], max_tokens=20) == [[0], [1]]
-    assert plan_rows([], max_tokens=20) == []
+    def planned(*lengths: int, packed: bool = False) -> list[list[int]]:
+        return plan([sample((1,) * length, (0,) * length) for length in lengths], Layout(max_tokens=20, packed=packed))
+
+    assert planned(3, 10, 4, 4, 9, 1) == [[1, 4], [2, 3, 0, 5]]
+    assert planned(3, 10, 4, 4, 9, 1, packed=True) == [[1, 4], [2, 3, 0, 5]]
+    assert planned(3, 10, 4, 4, 2, 1, packed=True) == [[1, 2, 3], [0, 4, 5]]
+    assert planned(30, 5) == [[0], [1]]
+    assert planned() == []
 
 
 def test_a_batch_counts_the_action_tokens_of_the_whole_update() -> None:
     rows = [scored((1, 2, 3), (0, 1, 1)), scored((4, 5), (0, 1)), scored((6, 7, 8, 9), (0, 0, 0, 1))]
     for max_tokens in (1, 4, 6, 100):
-        batch = collate(rows, max_tokens=max_tokens)
+        batch = collate(rows, Layout(max_tokens=max_tokens))
         assert batch.num_action_tokens == 4
         assert sum(len(micro.targets) for micro in batch.micro_batches) == 4
         assert batch.num_tokens == 9
         assert batch.num_padded == sum(micro.token_ids.numel() for micro in batch.micro_batches)
-    assert collate(rows, max_tokens=1).num_padded == 9
-    assert collate(rows, max_tokens=100).num_padded == 12
+    assert collate(rows, Layout(max_tokens=1)).num_padded == 9
+    assert collate(rows, Layout(max_tokens=100)).num_padded == 12
 
 
 def test_a_sample_that_cannot_be_trained_on_is_refused() -> None:
     with pytest.raises(ValueError, match="begins with an action token"):
-        collate([unscored(sample((1, 2), (1, 0)))], max_tokens=10)
+        collate([unscored(sample((1, 2), (1, 0)))], Layout(max_tokens=10))
     with pytest.raises(ValueError, match="temperature"):
-        collate([unscored(sample((1, 2), (0, 1), temperature=0.0))], max_tokens=10)
+        collate([unscored(sample((1, 2), (0, 1), temperature=0.0))], Layout(max_tokens=10))
     with pytest.raises(ValueError, match="no action token"):
-        collate([unscored(sample((1, 2), (0, 0)))], max_tokens=10)
+        collate([unscored(sample((1, 2), (0, 0)))], Layout(max_tokens=10))
     with pytest.raises(ValueError, match="different lengths"):
-        Scored(sample=sample((1, 2), (0, 1)), advantages=(0.0,), reference_logprobs=(0.0, 0.0))
+        Scored(sample=sample((1, 2), (0, 1)), advantages=(0.0,), reference_logprobs=(0.0, 0.0), old_logprobs=(0.0, 0.0))
 
 
 def test_a_row_to_imitate_has_one_advantage_where_the_policy_acted() -> None:
@@ -87,6 +97,6 @@ def test_a_row_to_imitate_has_one_advantage_where_the_policy_acted() -> None:
 
 
 def test_a_micro_batch_keeps_its_types_on_a_device() -> None:
-    micro = pad([scored((1, 2), (0, 1))]).to(torch.device("cpu"))
+    micro = lay_out([scored((1, 2), (0, 1))], [(0.0, 1.0)]).to(torch.device("cpu"))
     assert micro.token_ids.dtype == micro.targets.dtype == micro.predictors.dtype == torch.int64
     assert micro.advantages.dtype == torch.float64

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from lzero.algo import losses
 from lzero.algo.batches import MicroBatch
-from lzero.algo.losses import LossInputs, likelihood, policy_gradient, token_logprobs
+from lzero.algo.losses import LossInputs, likelihood, make_loss, token_logprobs
+from lzero.config import AlgoConfig
 
 
 def inputs(
@@ -22,12 +23,17 @@ def inputs(
         token_ids=torch.zeros(1, num_tokens + 1, dtype=torch.int64),
         predictors=torch.arange(num_tokens),
         targets=torch.zeros(num_tokens, dtype=torch.int64),
+        position_ids=None,
+        steps=torch.arange(num_tokens),
+        episodes=torch.zeros(num_tokens, dtype=torch.int64),
         temperatures=zeros + 1,
         logprobs=zeros,
+        old_logprobs=zeros,
         reference_logprobs=policy.detach() if reference is None else torch.tensor(reference, dtype=torch.float64),
         advantages=torch.tensor(advantages, dtype=torch.float64),
+        weights=torch.full((num_tokens,), 1.0 / (num_action_tokens or len(advantages) or 1), dtype=torch.float64),
     )
-    return LossInputs(policy_logprobs=policy, micro_batch=micro, num_action_tokens=num_action_tokens or len(advantages))
+    return LossInputs(policy_logprobs=policy, micro_batch=micro)
 
 
 def leaf(*values: float) -> Tensor:
@@ -36,7 +42,7 @@ def leaf(*values: float) -> Tensor:
 
 def test_the_loss_is_minus_advantage_times_logprob_over_all_action_tokens() -> None:
     policy = leaf(-1.0, -2.0)
-    loss, metrics = policy_gradient(inputs(policy, advantages=(0.5, -3.0), num_action_tokens=4), kl_coef=0.0)
+    loss, metrics = make_loss(AlgoConfig(kl_coef=0.0))(inputs(policy, advantages=(0.5, -3.0), num_action_tokens=4))
     assert loss.item() == pytest.approx(-(0.5 * -1.0 + -3.0 * -2.0) / 4)
     torch.autograd.backward(loss)
     assert policy.grad is not None
@@ -47,7 +53,7 @@ def test_the_loss_is_minus_advantage_times_logprob_over_all_action_tokens() -> N
 def test_k3_is_a_penalty_for_leaving_the_reference_in_either_direction() -> None:
     policy = leaf(-1.0, -2.0)
     reference = (-1.5, -1.0)
-    loss, metrics = policy_gradient(inputs(policy, advantages=(0.0, 0.0), reference=reference), kl_coef=0.1)
+    loss, metrics = make_loss(AlgoConfig(kl_coef=0.1))(inputs(policy, advantages=(0.0, 0.0), reference=reference))
     k3 = [math.exp(-0.5) - 1 + 0.5, math.exp(1.0) - 1 - 1.0]
     assert metrics["train/kl"].item() == pytest.approx(sum(k3) / 2)
     assert loss.item() == pytest.approx(0.1 * sum(k3) / 2)
@@ -59,7 +65,7 @@ def test_k3_is_a_penalty_for_leaving_the_reference_in_either_direction() -> None
 
 def test_the_penalty_vanishes_at_the_reference() -> None:
     policy = leaf(-1.0, -2.0)
-    loss, metrics = policy_gradient(inputs(policy, advantages=(0.0, 0.0)), kl_coef=1.0)
+    loss, metrics = make_loss(AlgoConfig(kl_coef=1.0))(inputs(policy, advantages=(0.0, 0.0)))
     torch.autograd.backward(loss)
     assert loss.item() == metrics["train/kl"].item() == 0.0
     assert policy.grad is not None
@@ -69,7 +75,7 @@ def test_the_penalty_vanishes_at_the_reference() -> None:
 def test_gradients_agree_with_finite_differences() -> None:
     def loss_of(policy: Tensor) -> Tensor:
         parts = inputs(policy, advantages=(0.5, -1.5, 2.0), reference=(-1.1, -0.2, -3.0), num_action_tokens=7)
-        return policy_gradient(parts, kl_coef=0.3)[0]
+        return make_loss(AlgoConfig(kl_coef=0.3))(parts)[0]
 
     assert torch.autograd.gradcheck(loss_of, (leaf(-1.0, -2.0, -0.5),))
 
@@ -78,7 +84,7 @@ def test_likelihood_is_the_policy_gradient_of_advantage_one() -> None:
     policy = leaf(-1.0, -2.0, -4.0)
     parts = inputs(policy, advantages=(1.0, 1.0, 1.0), num_action_tokens=5)
     assert likelihood(parts)[0].item() == pytest.approx(7.0 / 5)
-    assert likelihood(parts)[0].item() == pytest.approx(policy_gradient(parts, kl_coef=0.0)[0].item())
+    assert likelihood(parts)[0].item() == pytest.approx(make_loss(AlgoConfig(kl_coef=0.0))(parts)[0].item())
 
 
 def test_logprobs_are_those_of_the_softmax_under_each_tokens_temperature() -> None:
@@ -87,7 +93,7 @@ def test_logprobs_are_those_of_the_softmax_under_each_tokens_temperature() -> No
         head.weight.copy_(torch.tensor([[0.0], [1.0], [2.0]]))
     hidden = torch.tensor([[1.0], [1.0]], dtype=torch.float64)
     temperatures = torch.tensor([1.0, 0.5], dtype=torch.float64)
-    result = token_logprobs(hidden, head, torch.tensor([1, 2]), temperatures)
+    result = token_logprobs(hidden, head, torch.tensor([1, 2]), temperatures)[0]
     expected = [
         1.0 - math.log(1 + math.e + math.e**2),
         4.0 - math.log(1 + math.e**2 + math.e**4),
@@ -97,7 +103,7 @@ def test_logprobs_are_those_of_the_softmax_under_each_tokens_temperature() -> No
 
 def test_logprobs_of_bfloat16_states_are_float32() -> None:
     head = torch.nn.Linear(4, 3, bias=False).bfloat16()
-    result = token_logprobs(torch.randn(2, 4).bfloat16(), head, torch.tensor([1, 2]), torch.ones(2))
+    result = token_logprobs(torch.randn(2, 4).bfloat16(), head, torch.tensor([1, 2]), torch.ones(2))[0]
     assert result.dtype == torch.float32
 
 
@@ -108,7 +114,7 @@ def test_logits_computed_in_pieces_give_the_same_values_and_gradients(monkeypatc
     targets, temperatures = torch.randint(0, 8, (11,)), torch.rand(11, dtype=torch.float64) + 0.5
 
     def run() -> tuple[Tensor, ...]:
-        result = token_logprobs(hidden, head, targets, temperatures)
+        result = token_logprobs(hidden, head, targets, temperatures)[0]
         return result, *torch.autograd.grad(result.square().sum(), (hidden, head.weight))
 
     whole = run()
@@ -122,5 +128,5 @@ def test_logits_computed_in_pieces_give_the_same_values_and_gradients(monkeypatc
 
 
 def test_no_action_tokens_give_no_loss() -> None:
-    loss, _ = policy_gradient(inputs(leaf(), advantages=(), num_action_tokens=3), kl_coef=0.1)
+    loss, _ = make_loss(AlgoConfig(kl_coef=0.1))(inputs(leaf(), advantages=(), num_action_tokens=3))
     assert loss.item() == 0.0

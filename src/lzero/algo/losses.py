@@ -1,17 +1,19 @@
-"""What an update minimises. A loss is `inputs → (loss, metrics)`; the global token count is handed in.
+"""What an update minimises. A loss is `inputs → (loss, metrics)`.
 
-Every term is a sum over the action tokens of a micro-batch, divided by the action tokens of the whole update. So micro-batches
-add up to the batch, losses and metrics alike, however it is cut.
+Every term is a sum over the action tokens of a micro-batch, each with its weight (`batches.weigh`), so that micro-batches add up to
+the batch, losses and metrics alike, however it is cut. A metric whose name ends in `_max` is a maximum and not a sum.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lzero.algo.batches import MicroBatch
+from lzero.config import AlgoConfig
 
 LOGITS_AT_ONCE = 1 << 26
 """Logits (256 MiB in float32) computed in one piece; more are computed piece by piece, and again in the backward pass."""
@@ -19,61 +21,151 @@ LOGITS_AT_ONCE = 1 << 26
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
-    """One micro-batch's share of an update: `policy_logprobs` [N] carry the gradient, the rest are constants."""
+    """One micro-batch's share of an update: `policy_logprobs` [N] and `entropies` [N] carry the gradient, the rest are constants."""
 
     policy_logprobs: Tensor
     """Of the policy being trained, under the sampling temperature."""
     micro_batch: MicroBatch
-    num_action_tokens: int
-    """Of the whole update."""
+    entropies: Tensor | None = None
+    """Of its distribution at each action token, in nats; None where the loss does not ask for them."""
 
 
-LossFn = Callable[[LossInputs], tuple[Tensor, dict[str, Tensor]]]
-"""(inputs) → (scalar loss, detached scalar metrics); both add up over the micro-batches of an update."""
+Metrics = dict[str, Tensor]
+LossFn = Callable[[LossInputs], tuple[Tensor, Metrics]]
+"""(inputs) → (scalar loss, detached scalar metrics)."""
 
 
-def policy_gradient(inputs: LossInputs, *, kl_coef: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """L0's loss (arXiv 2506.23667): `1/Σ|a_t| · Σ [ −A_t log π(token) + kl_coef · k3 ]`, strictly on-policy.
+def make_loss(algo: AlgoConfig) -> LossFn:
+    """The loss that `algo` describes: a surrogate, a KL penalty and an entropy bonus."""
+    return partial(policy_loss, algo=algo)
 
-    Its gradient is that of expected advantage, with a penalty for leaving the initial policy. k3 (Schulman, "Approximating KL
-    divergence") is `exp(d) − 1 − d` with `d = log π_ref − log π`: never negative, an unbiased estimate of KL(π ‖ π_ref).
-    With a coefficient of 0 the reference log-probabilities are not looked at. `train/entropy` is −log π of what was sampled.
+
+def policy_loss(inputs: LossInputs, *, algo: AlgoConfig) -> tuple[Tensor, Metrics]:
+    """`Σ_i w_i · [ −S_i + kl_coef · KL_i − entropy_coef · H_i ]` over the action tokens i, with w_i = 1/Σ|a_t| by default.
+
+    `train/entropy` is −log π of what was sampled, an unbiased estimate; with a bonus for entropy it is the entropy itself.
     """
     policy, micro = inputs.policy_logprobs, inputs.micro_batch
-    loss = -(policy * micro.advantages.to(policy.dtype)).sum() / inputs.num_action_tokens
-    metrics = {"train/entropy": -policy.detach().sum() / inputs.num_action_tokens}
-    if kl_coef > 0:
-        difference = micro.reference_logprobs.to(policy.dtype) - policy
-        kl = (torch.expm1(difference) - difference).sum() / inputs.num_action_tokens
-        loss = loss + kl_coef * kl
+    weights = micro.weights.to(policy.dtype)
+    surrogate, metrics = _surrogate(policy, micro, algo)
+    loss = -(weights * surrogate).sum()
+    if algo.kl_coef > 0:
+        kl = (weights * kl_estimate(policy, micro.reference_logprobs.to(policy.dtype), algo.kl)).sum()
         metrics["train/kl"] = kl.detach()
-    return loss, metrics | {"train/loss": loss.detach()}
+        if algo.kl_in == "loss":
+            loss = loss + algo.kl_coef * kl
+    entropies = -policy.detach() if inputs.entropies is None else inputs.entropies
+    entropy = (weights * entropies).sum()
+    if algo.entropy_coef > 0:
+        loss = loss - algo.entropy_coef * entropy
+    return loss, metrics | {"train/entropy": entropy.detach(), "train/loss": loss.detach()}
 
 
-def likelihood(inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+def _surrogate(policy: Tensor, micro: MicroBatch, algo: AlgoConfig) -> tuple[Tensor, Metrics]:
+    """What is maximised, a number a token: `A log π` (L0, arXiv 2506.23667), or PPO's clipped `A π/π_old` (arXiv 1707.06347)."""
+    advantages = micro.advantages.to(policy.dtype)
+    trust, metrics = _importance(policy, micro, algo)
+    if algo.loss == "policy_gradient":
+        return trust * advantages * policy, metrics
+    ratios = ratio(policy, micro, algo.ratio)
+    held = ratios.clamp(1.0 - algo.clip_low, 1.0 + algo.clip_high)
+    surrogate = torch.minimum(ratios * advantages, held * advantages)
+    if algo.dual_clip > 0:
+        surrogate = torch.where(advantages < 0, torch.maximum(surrogate, algo.dual_clip * advantages), surrogate)
+    return trust * surrogate, metrics | _clip_metrics(ratios.detach(), micro, algo)
+
+
+def ratio(policy: Tensor, micro: MicroBatch, level: str) -> Tensor:
+    """π/π_old [N] of each "token", or of its "step" or "episode": then it is the geometric mean over the tokens of that, the same for
+    all of them (GSPO, arXiv 2507.18071; its sequence is the episode here, and the step is L0's action)."""
+    log_ratios = policy - micro.old_logprobs.to(policy.dtype)
+    if level == "token":
+        return log_ratios.exp()
+    owners = micro.steps if level == "step" else micro.episodes
+    num_owners = int(owners.max()) + 1 if len(owners) else 0
+    sums = log_ratios.new_zeros(num_owners).index_add(0, owners, log_ratios)
+    counts = torch.bincount(owners, minlength=num_owners).to(policy.dtype)
+    return (sums / counts).exp()[owners]
+
+
+def kl_estimate(policy: Tensor, reference: Tensor, kind: str) -> Tensor:
+    """KL(π ‖ π_ref) from single samples, a number a token (Schulman, "Approximating KL divergence"), with d = log π_ref − log π:
+    k1 = −d (unbiased), k2 = d²/2 (its gradient is unbiased), k3 = exp(d) − 1 − d (unbiased and never negative; L0's)."""
+    difference = reference - policy
+    if kind == "k1":
+        return -difference
+    if kind == "k2":
+        return difference.square() / 2
+    return torch.expm1(difference) - difference
+
+
+def _importance(policy: Tensor, micro: MicroBatch, algo: AlgoConfig) -> tuple[Tensor, Metrics]:
+    """min(π_old/π_sampler, cap) a token: the trainer's policy is not exactly the one that sampled (truncated importance sampling)."""
+    if algo.importance_cap <= 0:
+        return torch.ones_like(policy.detach()), {}
+    ratios = (micro.old_logprobs - micro.logprobs).exp()
+    truncated = (micro.weights * (ratios > algo.importance_cap)).sum()
+    largest = ratios.max() if len(ratios) else ratios.new_zeros(())
+    metrics = {"train/importance_truncated": truncated, "train/importance_max": largest}
+    return ratios.clamp(max=algo.importance_cap).to(policy.dtype), metrics
+
+
+def _clip_metrics(ratios: Tensor, micro: MicroBatch, algo: AlgoConfig) -> Metrics:
+    """Shares of the batch whose gradient a clip cuts off, and the tails of the ratio."""
+    weights, advantages = micro.weights.to(ratios.dtype), micro.advantages.to(ratios.dtype)
+    cut = {
+        "train/clipped_low": (ratios < 1.0 - algo.clip_low) & (advantages < 0),
+        "train/clipped_high": (ratios > 1.0 + algo.clip_high) & (advantages > 0),
+    }
+    if algo.dual_clip > 0:
+        cut["train/clipped_dual"] = (ratios > algo.dual_clip) & (advantages < 0)
+    metrics = {name: (weights * where).sum() for name, where in cut.items()}
+    if len(ratios):
+        metrics |= {"train/ratio_max": ratios.max(), "train/ratio_inverse_max": (1.0 / ratios).max()}
+    return metrics
+
+
+def likelihood(inputs: LossInputs) -> tuple[Tensor, Metrics]:
     """Supervised fine-tuning: minus the mean log-likelihood (nats a token) of the action tokens."""
-    loss = -inputs.policy_logprobs.sum() / inputs.num_action_tokens
+    loss = -(inputs.policy_logprobs * inputs.micro_batch.weights.to(inputs.policy_logprobs.dtype)).sum()
     return loss, {"train/loss": loss.detach()}
 
 
-def token_logprobs(hidden: Tensor, head: torch.nn.Module, targets: Tensor, temperatures: Tensor) -> Tensor:
-    """Log-probabilities [N] of `targets` [N] under `softmax(head(hidden) / temperature)`, in float32 or better.
+def token_logprobs(
+    hidden: Tensor, head: torch.nn.Module, targets: Tensor, temperatures: Tensor, *, entropies: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities [N] of `targets` [N] under `softmax(head(hidden) / temperature)`, in float32 or better; and, if asked for, the
+    entropies [N] of these distributions, in nats.
 
     `hidden` [N, H] are the states that predict the targets, and only those: positions that no loss looks at cost no logits.
     Above LOGITS_AT_ONCE the [N, V] logits are never held whole, neither now nor in the backward pass.
     """
     vocabulary_size = head.get_parameter("weight").shape[0]
     rows = max(1, LOGITS_AT_ONCE // vocabulary_size)
+    compute = _with_entropies if entropies else _logprobs
     if len(targets) <= rows:
-        return _logprobs(hidden, head, targets, temperatures)
-    pieces = zip(*(torch.split(column, rows) for column in (hidden, targets, temperatures)), strict=True)
-    return torch.cat(
-        [checkpoint(_logprobs, states, head, ids, heats, use_reentrant=False) for states, ids, heats in pieces]
-    )
+        found = compute(hidden, head, targets, temperatures)
+    else:
+        pieces = zip(*(torch.split(column, rows) for column in (hidden, targets, temperatures)), strict=True)
+        found = torch.cat(
+            [checkpoint(compute, states, head, ids, heats, use_reentrant=False) for states, ids, heats in pieces],
+            dim=-1,
+        )
+    return (found[0], found[1]) if entropies else (found, None)
 
 
 def _logprobs(hidden: Tensor, head: torch.nn.Module, targets: Tensor, temperatures: Tensor) -> Tensor:
+    return -torch.nn.functional.cross_entropy(_logits(hidden, head, temperatures), targets, reduction="none")
+
+
+def _with_entropies(hidden: Tensor, head: torch.nn.Module, targets: Tensor, temperatures: Tensor) -> Tensor:
+    """[2, N]: log-probabilities of the targets, entropies."""
+    logprobs = torch.log_softmax(_logits(hidden, head, temperatures), dim=-1)
+    own = logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return torch.stack((own, -(logprobs.exp() * logprobs).sum(dim=-1)))
+
+
+def _logits(hidden: Tensor, head: torch.nn.Module, temperatures: Tensor) -> Tensor:
     logits: Tensor = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    logits = logits / temperatures.to(logits.dtype).unsqueeze(-1)
-    return -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    return logits / temperatures.to(logits.dtype).unsqueeze(-1)

@@ -105,10 +105,10 @@ async def train(
 def _learn(trainer: Trainer, groups: Sequence[Group], run: RunDirectory, update: int) -> dict[str, float]:
     """From groups to new weights; the event loop runs on meanwhile."""
     samples = trainer.samples(groups)
-    references = trainer.score(samples)
-    advantages = trainer.advantages(groups, update=update)
+    scores = trainer.score(samples)
+    advantages = trainer.advantages(groups, samples, scores, update=update)
     run.write_advantages(advantages, update=update)
-    return trainer.update(trainer.batch(samples, references, advantages))
+    return trainer.update(trainer.scored(samples, scores, advantages), update=update)
 
 
 def _is_due(update: int, every: int, last: int) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.optim import AdamW, Muon, Optimizer
 
-from lzero.algo.batches import collate, unscored
+from lzero.algo.batches import Layout, collate, unscored
 from lzero.algo.losses import likelihood
 from lzero.config import Config, SftConfig
 from lzero.data.world import vocabulary
@@ -36,7 +36,7 @@ from lzero.models import (
 from lzero.seeds import derive_seed
 from lzero.store import RunDirectory
 from lzero.train.demonstrations import read_demonstrations
-from lzero.train.score import reference_logprobs
+from lzero.train.score import sample_logprobs
 from lzero.train.seeding import seeded
 from lzero.train.update import update_policy
 from lzero.types import Sample
@@ -129,7 +129,7 @@ def imitate(model: "PreTrainedModel", mix: "Mix", config: Config, run: RunDirect
     step, tokens, evaluations = 0, 0, 0
     while tokens < sft.tokens:
         rows = [unscored(sample, advantage=1.0) for sample in mix.draw(sft.batch_size)]
-        batch = collate(rows, max_tokens=config.train.micro_batch_tokens)
+        batch = collate(rows, Layout(max_tokens=config.train.micro_batch_tokens))
         middle = (tokens + batch.num_tokens / 2) / sft.tokens
         factor = schedule(middle, warmup=sft.warmup, decay=sft.decay)
         for optimizer, bases in zip(optimizers, rates, strict=True):
@@ -194,7 +194,7 @@ def make_optimizers(model: "PreTrainedModel", sft: SftConfig) -> list[Optimizer]
 
 def held_out_loss(model: "PreTrainedModel", samples: Sequence[Sample], *, max_tokens: int) -> float:
     """Mean of −log π over all action tokens of `samples` (nats)."""
-    total = math.fsum(value for row in reference_logprobs(model, samples, max_tokens=max_tokens) for value in row)
+    total = math.fsum(value for row in sample_logprobs(model, samples, Layout(max_tokens=max_tokens)) for value in row)
     return -total / sum(sum(sample.mask) for sample in samples)
 
 

@@ -1,29 +1,42 @@
-"""The policy that is trained, the one it started from, and the three things done with them: score, batch, update."""
+"""The policy that is trained, the one it started from, and what is done with them: score, give credit, update."""
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch.optim import Optimizer
 
-from lzero.algo.advantages import reinforce_plus_plus, shuffle_rewards
-from lzero.algo.batches import Batch, Scored, collate, step_advantages
-from lzero.algo.losses import LossFn, policy_gradient
+from lzero.algo.advantages import make_advantage_fn, shuffle_rewards
+from lzero.algo.batches import Batch, Layout, Scored, collate, step_advantages
+from lzero.algo.losses import make_loss
 from lzero.algo.samples import to_samples
 from lzero.config import Config
 from lzero.errors import TrainError
 from lzero.models import load_model, load_tokenizer, resolve
-from lzero.protocols import AdvantageFn
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, read_progress, restore_optimizers, save_checkpoint
-from lzero.train.score import reference_logprobs
-from lzero.train.update import make_adamw, recompute_activations, update_policy
+from lzero.train.credit import attempts, penalties
+from lzero.train.score import sample_logprobs
+from lzero.train.update import add_metric, make_adamw, recompute_activations, update_policy
 from lzero.types import Group, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Column = tuple[float, ...]
+"""A number a token of a sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Log-probabilities of every sample's tokens by the trainer's own forward passes; zeros where the settings need none."""
+
+    references: tuple[Column, ...]
+    """Of the initial policy."""
+    old: tuple[Column, ...]
+    """Of the policy before the update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,13 @@ class Trainer:
         tokenizer = load_tokenizer(checkpoint or initial)
         return cls(config=config, model=model, tokenizer=tokenizer, reference=reference, optimizer=optimizer), progress
 
+    @property
+    def layout(self) -> Layout:
+        settings = self.config.train
+        packed = self.model.device.type == "cuda" if settings.packing == "auto" else settings.packing == "packed"
+        whole = self.config.algo.loss == "ppo" and self.config.algo.ratio == "episode"
+        return Layout(max_tokens=settings.micro_batch_tokens, packed=packed, whole_episodes=whole)
+
     def samples(self, groups: Sequence[Group]) -> list[Sample]:
         """What the groups' episodes can teach. Raises TrainError if no episode took a step."""
         samples = [sample for group in groups for episode in group.episodes for sample in to_samples(episode)]
@@ -61,46 +81,79 @@ class Trainer:
             raise TrainError("no episode of this batch took a step: is agent.max_tokens below the length of a prompt?")
         return samples
 
-    def score(self, samples: Sequence[Sample]) -> list[tuple[float, ...]]:
-        """Log-probabilities of the initial policy, a number a token; zeros when there is no penalty for leaving it."""
-        if self.reference is None:
-            return [(0.0,) * len(sample.token_ids) for sample in samples]
-        return reference_logprobs(self.reference, samples, max_tokens=self.config.train.micro_batch_tokens)
+    def score(self, samples: Sequence[Sample]) -> Scores:
+        """What the settings need of the two policies."""
+        algo = self.config.algo
+        zeros = tuple((0.0,) * len(sample.token_ids) for sample in samples)
+        needs_old = algo.loss == "ppo" or algo.importance_cap > 0 or (algo.kl_coef > 0 and algo.kl_in == "reward")
+        return Scores(
+            references=zeros
+            if self.reference is None
+            else tuple(sample_logprobs(self.reference, samples, self.layout)),
+            old=tuple(sample_logprobs(self.model, samples, self.layout)) if needs_old else zeros,
+        )
 
-    def advantages(self, groups: Sequence[Group], *, update: int) -> dict[str, tuple[float, ...]]:
-        """Episode id → an advantage a step, over all steps of the batch."""
-        episodes = [episode for group in groups for episode in group.episodes]
-        rewards = [reward.per_step for group in groups for reward in group.rewards]
-        if self.config.algo.shuffle_rewards:
-            rewards = shuffle_rewards(rewards, seed=derive_seed(self.config.run.seed, "shuffle rewards", update))
-        advantage_fn: AdvantageFn = partial(reinforce_plus_plus, gamma=self.config.algo.gamma)
-        advantages = {episode.id: own for episode, own in zip(episodes, advantage_fn(rewards), strict=True)}
-        assert len(advantages) == len(episodes), "two episodes of a batch have one id"
-        return advantages
+    def advantages(
+        self, groups: Sequence[Group], samples: Sequence[Sample], scores: Scores, *, update: int
+    ) -> dict[str, tuple[float, ...]]:
+        """Episode id → an advantage a step."""
+        algo = self.config.algo
+        ids = [episode.id for group in groups for episode in group.episodes]
+        assert len(set(ids)) == len(ids), "two episodes of a batch have one id"
+        credited = attempts(groups)
+        if algo.shuffle_rewards:
+            credited = shuffle_rewards(credited, seed=derive_seed(self.config.run.seed, "shuffle rewards", update))
+        if algo.kl_coef > 0 and algo.kl_in == "reward":
+            costs = penalties(samples, scores.references, scores.old, kind=algo.kl)
+            credited = [
+                attempt.paid(
+                    tuple(
+                        reward - algo.kl_coef * costs.get((episode, step), 0.0)
+                        for step, reward in enumerate(attempt.rewards)
+                    )
+                )
+                for episode, attempt in zip(ids, credited, strict=True)
+            ]
+        return dict(zip(ids, make_advantage_fn(algo)(credited), strict=True))
 
-    def batch(
-        self,
-        samples: Sequence[Sample],
-        references: Sequence[tuple[float, ...]],
-        advantages: Mapping[str, tuple[float, ...]],
-    ) -> Batch:
-        """The whole update as tensors."""
-        scored = [
+    def scored(
+        self, samples: Sequence[Sample], scores: Scores, advantages: Mapping[str, tuple[float, ...]]
+    ) -> list[Scored]:
+        """Samples whose every token knows its advantage."""
+        return [
             Scored(
                 sample=sample,
                 advantages=step_advantages(sample, advantages[sample.episode_id]),
                 reference_logprobs=reference,
+                old_logprobs=old,
             )
-            for sample, reference in zip(samples, references, strict=True)
+            for sample, reference, old in zip(samples, scores.references, scores.old, strict=True)
         ]
-        return collate(scored, max_tokens=self.config.train.micro_batch_tokens)
 
-    def update(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step; returns its metrics. Raises TrainError if it would not be finite."""
-        loss_fn: LossFn = partial(policy_gradient, kl_coef=self.config.algo.kl_coef)
-        return update_policy(
-            self.model, [self.optimizer], batch, loss_fn=loss_fn, grad_clip=self.config.train.grad_clip
-        )
+    def update(self, scored: Sequence[Scored], *, update: int) -> dict[str, float]:
+        """The optimiser steps of one update; returns means of their metrics. Raises TrainError if one would not be finite."""
+        algo = self.config.algo
+        metrics: list[dict[str, float]] = [
+            update_policy(
+                self.model,
+                [self.optimizer],
+                batch,
+                loss_fn=make_loss(algo),
+                grad_clip=self.config.train.grad_clip,
+                entropies=algo.entropy_coef > 0,
+            )
+            for batch in self._batches(scored, update)
+        ]
+        return _mean_metrics(metrics)
+
+    def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[Batch]:
+        """A batch for each optimiser step: `train.epochs` times all of it, in `train.minibatches` parts by episodes."""
+        settings, algo = self.config.train, self.config.algo
+        constant = float(self.config.agent.max_steps * self.config.agent.response_tokens)
+        for epoch in range(settings.epochs):
+            seed = derive_seed(self.config.run.seed, "minibatches", update, epoch)
+            for part in split(scored, settings.minibatches, seed=seed):
+                yield collate(part, self.layout, average=algo.average, constant=constant)
 
     def save(self, directory: Path, progress: Progress) -> Path:
         """A checkpoint in `directory`; the oldest beyond `train.keep_checkpoints` go. Raises StoreError."""
@@ -112,3 +165,25 @@ class Trainer:
             progress=progress,
             keep=self.config.train.keep_checkpoints,
         )
+
+
+def split(scored: Sequence[Scored], num_parts: int, *, seed: int) -> list[list[Scored]]:
+    """Whole episodes, drawn into parts of nearly equal numbers; parts without a token to train on are left out."""
+    if num_parts == 1:
+        return [list(scored)]
+    episodes: dict[str, list[Scored]] = {}
+    for row in scored:
+        if any(row.sample.mask):
+            episodes.setdefault(row.sample.episode_id, []).append(row)
+    drawn = list(episodes.values())
+    random.Random(seed).shuffle(drawn)
+    parts = [[row for rows in drawn[number::num_parts] for row in rows] for number in range(num_parts)]
+    return [part for part in parts if part]
+
+
+def _mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for metrics in steps:
+        for name, value in metrics.items():
+            add_metric(totals, name, value if name.endswith("_max") else value / len(steps))
+    return totals

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from lzero.algo.batches import Layout
 from lzero.errors import TrainError
-from lzero.train.score import reference_logprobs
+from lzero.train.score import sample_logprobs
 from lzero.types import Sample
 
 if TYPE_CHECKING:
@@ -70,4 +71,4 @@ def _score(model: "PreTrainedModel", ids: tuple[int, ...]) -> tuple[float, ...]:
         versions=(-1,) * len(ids),
         temperature=1.0,
     )
-    return reference_logprobs(model, [sample], max_tokens=len(ids))[0]
+    return sample_logprobs(model, [sample], Layout(max_tokens=len(ids)))[0]

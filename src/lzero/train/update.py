@@ -46,30 +46,44 @@ def recompute_activations(model: "PreTrainedModel") -> None:
             layer.training = True  # transformers asks this of the layer; what is inside stays without dropout
 
 
+def add_metric(totals: dict[str, float], name: str, value: float) -> None:
+    """Micro-batches add up, but for maxima (`lzero.algo.losses`)."""
+    if name.endswith("_max"):
+        totals[name] = max(totals.get(name, -math.inf), value)
+    else:
+        totals[name] = totals.get(name, 0.0) + value
+
+
 def update_policy(
-    model: "PreTrainedModel", optimizers: Sequence[Optimizer], batch: Batch, *, loss_fn: LossFn, grad_clip: float
+    model: "PreTrainedModel",
+    optimizers: Sequence[Optimizer],
+    batch: Batch,
+    *,
+    loss_fn: LossFn,
+    grad_clip: float,
+    entropies: bool = False,
 ) -> dict[str, float]:
     """One optimiser step on the whole batch: gradients add up over micro-batches, are clipped together, and applied once.
 
-    Metrics are means over the batch's action tokens. `train/logprob_gap` is the mean of |log π_trainer − log π_sampler|: on
-    policy and in one precision it is rounding error, and anything else means that the two are not the same policy.
+    `entropies`: whether the loss asks for them. Metrics are means as the loss weighs. `train/logprob_gap` is the mean over action
+    tokens of |log π_trainer − log π_sampler|: on policy and in one precision it is rounding error, and anything else means that
+    the two are not the same policy.
     Raises TrainError, with the weights as they were, if the loss or the gradient is not finite.
     """
     totals: dict[str, float] = {}
-    largest_gap = 0.0
     for optimizer in optimizers:
         optimizer.zero_grad()
     for micro in batch.micro_batches:
         micro = micro.to(model.device)
-        logprobs = policy_logprobs(model, micro)
-        inputs = LossInputs(policy_logprobs=logprobs, micro_batch=micro, num_action_tokens=batch.num_action_tokens)
-        loss, metrics = loss_fn(inputs)
+        logprobs, own_entropies = policy_logprobs(model, micro, entropies=entropies)
+        loss, metrics = loss_fn(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=own_entropies))
         torch.autograd.backward(loss)
         gaps = (logprobs.detach() - micro.logprobs).abs()
         metrics["train/logprob_gap"] = gaps.sum() / batch.num_action_tokens
+        if len(gaps):
+            metrics["train/logprob_gap_max"] = gaps.max()
         for name, value in metrics.items():
-            totals[name] = totals.get(name, 0.0) + value.item()
-        largest_gap = max(largest_gap, gaps.max().item() if len(gaps) else 0.0)
+            add_metric(totals, name, value.item())
     norm = clip_grad_norm_(model.parameters(), grad_clip).item()
     if not (math.isfinite(totals["train/loss"]) and math.isfinite(norm)):
         model.zero_grad()
@@ -81,7 +95,6 @@ def update_policy(
         optimizer.step()
         optimizer.zero_grad()
     return totals | {
-        "train/logprob_gap_max": largest_gap,
         "train/grad_norm": norm,
         "train/action_tokens": float(batch.num_action_tokens),
         "train/tokens": float(batch.num_tokens),
