@@ -8,7 +8,7 @@ tokens, micro-batches add up to the batch, and how sequences are spread over the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import Literal
 
@@ -75,8 +75,9 @@ class MicroBatch:
     """What the token's share of the loss is multiplied with; over the whole update they add up to 1 (but for "constant")."""
 
     def to(self, device: torch.device) -> "MicroBatch":
-        moved = {name: value if value is None else value.to(device) for name, value in vars(self).items()}
-        return MicroBatch(**moved)
+        """The same, with all tensors there."""
+        moved = {name: tensor.to(device) for name, tensor in vars(self).items() if tensor is not None}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
