@@ -1,8 +1,21 @@
 import math
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import pytest
 
-from lzero.algo.advantages import reinforce_plus_plus, returns_to_go, shuffle_rewards
+from lzero.algo.advantages import (
+    dr_grpo,
+    gigpo,
+    grpo,
+    make_advantage_fn,
+    reinforce_plus_plus,
+    reinforce_plus_plus_baseline,
+    returns_to_go,
+    rloo,
+    shuffle_rewards,
+)
+from lzero.config import AlgoConfig
 from lzero.types import Attempt
 
 
@@ -12,6 +25,11 @@ def paid(*rewards: tuple[float, ...], groups: str = "") -> list[Attempt]:
         Attempt(group=group, rewards=own, states=tuple(map(str, range(len(own)))))
         for own, group in zip(rewards, groups or "a" * len(rewards), strict=True)
     ]
+
+
+def near(expected: Sequence[tuple[float, ...]]) -> Any:
+    """Equal to that but for rounding."""
+    return [pytest.approx(own) for own in expected]
 
 
 def test_the_return_of_a_step_is_what_follows_it_discounted_by_steps() -> None:
@@ -79,3 +97,81 @@ def test_shuffling_follows_its_seed_and_leaves_no_relation() -> None:
     covariance = sum((index - mean) * (value - mean) for index, value in enumerate(values)) / len(values)
     variance = sum((value - mean) ** 2 for value in values) / len(values)
     assert abs(covariance / variance) < 0.1
+
+
+# Two tasks. Totals a: 1, 0, 0.5; b: 2, 0.
+TASKS = paid((0.25, 0.75), (0.0,), (0.5,), (2.0,), (0.0, 0.0), groups="aaabb")
+
+
+def test_grpo_normalises_the_total_within_its_group() -> None:
+    # a: mean 0.5, unbiased std 0.5; b: mean 1, std √2. Both plus 1e-4.
+    high, one = 0.5 / (0.5 + 1e-4), 1.0 / (math.sqrt(2) + 1e-4)
+    assert grpo(TASKS) == near([(high, high), (-high,), (0.0,), (one,), (-one, -one)])
+
+
+def test_dr_grpo_takes_off_the_mean_and_divides_by_nothing() -> None:
+    assert dr_grpo(TASKS) == near([(0.5, 0.5), (-0.5,), (0.0,), (1.0,), (-1.0, -1.0)])
+
+
+def test_rloo_takes_off_the_mean_of_the_others() -> None:
+    # a: 1 − 0.25, 0 − 0.75, 0.5 − 0.5; b: 2 − 0, 0 − 2.
+    assert rloo(TASKS) == near([(0.75, 0.75), (-0.75,), (0.0,), (2.0,), (-2.0, -2.0)])
+
+
+def test_reinforce_plus_plus_with_baseline_takes_off_the_groups_mean_first() -> None:
+    # Returns with γ = 0.5 — a: .625 .75 | 0 | .5, mean .46875; b: 2 | 0 0, mean 2/3. Then mean 0 over all seven steps.
+    returns = [(0.625, 0.75), (0.0,), (0.5,), (2.0,), (0.0, 0.0)]
+    centred = [tuple(value - (0.46875 if place < 3 else 2 / 3) for value in own) for place, own in enumerate(returns)]
+    std = math.sqrt(sum(value**2 for own in centred for value in own) / 6)
+    expected = [tuple(value / (std + 1e-8) for value in own) for own in centred]
+    assert reinforce_plus_plus_baseline(TASKS, gamma=0.5) == near(expected)
+
+
+def test_for_episodes_of_one_step_the_baseline_is_the_mean_reward_of_the_group() -> None:
+    attempts = paid((1.0,), (0.0,), (0.5,), (3.0,), groups="aabb")
+    centred = [0.5, -0.5, -1.25, 1.25]
+    std = math.sqrt(sum(value**2 for value in centred) / 3)
+    expected = [(value / (std + 1e-8),) for value in centred]
+    assert reinforce_plus_plus_baseline(attempts, gamma=0.95) == near(expected)
+
+
+def test_gigpo_adds_how_a_step_did_among_steps_from_one_state() -> None:
+    # All three begin at s. Two meet u, one of them twice; nobody else meets v. With γ = 0.5 the returns are
+    # first (s u): .5 1 · second (s v): .25 .5 · third (s u u): 0 0 0.
+    attempts = [
+        Attempt(group="a", rewards=(0.0, 1.0), states=("s", "u")),
+        Attempt(group="a", rewards=(0.0, 0.5), states=("s", "v")),
+        Attempt(group="a", rewards=(0.0, 0.0, 0.0), states=("s", "u", "u")),
+        Attempt(group="b", rewards=(7.0,), states=("s",)),  # the same words at another task are another state
+    ]
+    whole = [0.5 / 0.5001, 0.0, -0.5 / 0.5001, 0.0]
+    at_s = [0.25 / 0.2501, 0.0, -0.25 / 0.2501]  # mean .25, std .25
+    std = math.sqrt((4 / 9 + 1 / 9 + 1 / 9) / 2)  # of 1, 0, 0
+    at_u = [(2 / 3) / (std + 1e-4), -(1 / 3) / (std + 1e-4)]
+    expected = [
+        (whole[0] + 2 * at_s[0], whole[0] + 2 * at_u[0]),
+        (whole[1] + 2 * at_s[1], whole[1]),
+        (whole[2] + 2 * at_s[2], whole[2] + 2 * at_u[1], whole[2] + 2 * at_u[1]),
+        (0.0,),
+    ]
+    assert gigpo(attempts, gamma=0.5, step_weight=2.0) == near(expected)
+    assert gigpo(attempts, gamma=0.5, step_weight=0.0) == grpo(attempts)
+
+
+@pytest.mark.parametrize("estimator", sorted(get_args(AlgoConfig.model_fields["estimator"].annotation)))
+def test_every_estimator_gives_each_step_a_number(estimator: str) -> None:
+    algo = AlgoConfig.model_validate({"estimator": estimator})
+    attempts = [*paid((0.0, 1.0), (0.5,), ()), *paid((1.0,), groups="z")]
+    advantages = make_advantage_fn(algo)(attempts)
+    assert [len(own) for own in advantages] == [2, 1, 0, 1]
+    assert all(math.isfinite(value) for own in advantages for value in own)
+    assert make_advantage_fn(algo)(attempts[::-1]) == advantages[::-1]
+    with pytest.raises(ValueError, match="not finite"):
+        make_advantage_fn(algo)(paid((0.0, math.nan), (1.0,)))
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "rloo"])
+def test_a_group_that_agrees_teaches_nothing(estimator: str) -> None:
+    algo = AlgoConfig.model_validate({"estimator": estimator})
+    assert make_advantage_fn(algo)(paid((0.5,), (0.25, 0.25), (0.5,))) == [(0.0,), (0.0, 0.0), (0.0,)]
+    assert make_advantage_fn(algo)(paid((0.5,))) == [(0.0,)]

@@ -63,7 +63,8 @@ def reinforce_plus_plus(attempts: Sequence[Attempt], *, gamma: float) -> Advanta
 
 
 def reinforce_plus_plus_baseline(attempts: Sequence[Attempt], *, gamma: float) -> Advantages:
-    """`R_t` less the mean of all steps of its group, then normalised over the batch as in `reinforce_plus_plus`."""
+    """`R_t` less the mean of all steps of its group, then normalised over the batch as in `reinforce_plus_plus`. With episodes of one
+    step this is the paper's; there, as here, what is averaged over is what has an advantage of its own."""
     returns = _returns(attempts, gamma)
     baselines = _group_means(attempts, returns)
     return _normalised(

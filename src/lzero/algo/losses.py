@@ -76,21 +76,32 @@ def _surrogate(policy: Tensor, micro: MicroBatch, algo: AlgoConfig) -> tuple[Ten
 
 
 def ratio(policy: Tensor, micro: MicroBatch, level: str) -> Tensor:
-    """π/π_old [N] of each "token", or of its "step" or "episode": then it is the geometric mean over the tokens of that, the same for
-    all of them (GSPO, arXiv 2507.18071; its sequence is the episode here, and the step is L0's action)."""
+    """π/π_old [N] of each "token", or of its "step" or "episode": the geometric mean over the tokens of that, one value for all of them
+    (GSPO, arXiv 2507.18071; its sequence is the episode here, and the step is L0's action).
+
+    The gradient of a shared ratio s is s ∇log π of each token, under the token's own advantage (the paper's GSPO-token). With one
+    advantage for all of them that is GSPO; where steps differ, the plain mean would credit each with the advantage of all.
+    """
     log_ratios = policy - micro.old_logprobs.to(policy.dtype)
     if level == "token":
         return log_ratios.exp()
     owners = micro.steps if level == "step" else micro.episodes
     num_owners = int(owners.max()) + 1 if len(owners) else 0
-    sums = log_ratios.new_zeros(num_owners).index_add(0, owners, log_ratios)
+    sums = log_ratios.new_zeros(num_owners).index_add(0, owners, log_ratios.detach())
     counts = torch.bincount(owners, minlength=num_owners).to(policy.dtype)
-    return (sums / counts).exp()[owners]
+    return (sums / counts).exp()[owners] * (policy - policy.detach()).exp()
 
 
 def kl_estimate(policy: Tensor, reference: Tensor, kind: str) -> Tensor:
-    """KL(π ‖ π_ref) from single samples, a number a token (Schulman, "Approximating KL divergence"), with d = log π_ref − log π:
-    k1 = −d (unbiased), k2 = d²/2 (its gradient is unbiased), k3 = exp(d) − 1 − d (unbiased and never negative; L0's)."""
+    """KL(π ‖ π_ref) from single samples, a number a token (Schulman, "Approximating KL divergence"), with d = log π_ref − log π.
+
+    In the loss, what counts is the gradient, which is another estimate than the value is, over samples of π:
+
+        kind                 value                                 gradient
+        k1   −d              unbiased                              0 on average: a penalty in the reward only
+        k2   d²/2            biased                                that of KL(π ‖ π_ref)
+        k3   exp(d) − 1 − d  unbiased and never negative (L0's)    that of KL(π_ref ‖ π)
+    """
     difference = reference - policy
     if kind == "k1":
         return -difference

@@ -1,0 +1,260 @@
+"""Every part of the loss against numbers worked out by hand, and its gradient against finite differences."""
+
+import math
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from lzero.algo.batches import Average, MicroBatch, weigh
+from lzero.algo.losses import LossInputs, kl_estimate, make_loss, ratio, token_logprobs
+from lzero.config import AlgoConfig
+from lzero.types import Sample
+
+# Three steps of two episodes, a, a and b: of two tokens, of one, of two.
+STEPS, EPISODES = (0, 0, 1, 2, 2), (0, 0, 0, 1, 1)
+BY_STEP, BY_EPISODE = (0.7, 0.7, -1.2, 0.4, 0.4), (0.7, 0.7, 0.7, -1.2, -1.2)
+POLICY, OLD = (-1.0, -2.0, -0.5, -1.5, -0.1), (-1.1, -1.6, -0.9, -1.2, -0.2)
+REFERENCE, SAMPLER = (-1.3, -1.8, -0.4, -2.0, -0.3), (-1.0, -1.9, -0.9, -2.0, -0.2)
+
+
+def floats(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def micro(
+    advantages: tuple[float, ...] = BY_STEP, weights: tuple[float, ...] = (0.2,) * 5, **columns: Any
+) -> MicroBatch:
+    """Of these tokens; `columns` take the place of those above."""
+    num_tokens = len(advantages)
+    values = {"logprobs": SAMPLER, "old_logprobs": OLD, "reference_logprobs": REFERENCE} | columns
+    return MicroBatch(
+        token_ids=torch.zeros(1, num_tokens + 1, dtype=torch.int64),
+        position_ids=None,
+        predictors=torch.arange(num_tokens),
+        targets=torch.zeros(num_tokens, dtype=torch.int64),
+        steps=torch.tensor(values.pop("steps", STEPS)),
+        episodes=torch.tensor(values.pop("episodes", EPISODES)),
+        temperatures=torch.ones(num_tokens, dtype=torch.float64),
+        advantages=floats(*advantages),
+        weights=floats(*weights),
+        **{name: floats(*column) for name, column in values.items()},
+    )
+
+
+def run(algo: AlgoConfig, batch: MicroBatch, policy: tuple[float, ...] = POLICY) -> tuple[float, list[float]]:
+    """The loss and its gradient."""
+    leaf = floats(*policy).requires_grad_()
+    loss, _ = make_loss(algo)(LossInputs(policy_logprobs=leaf, micro_batch=batch))
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return loss.item(), gradient.tolist()
+
+
+def ppo(**settings: Any) -> AlgoConfig:
+    return AlgoConfig(
+        **({"loss": "ppo", "clip_low": 0.2, "clip_high": 0.25, "dual_clip": 3.0, "kl_coef": 0.0} | settings)
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "advantage", "surrogate", "gradient"),
+    [
+        (1.1, 2.0, 2.2, 2.2),  # within the bounds: ratio times advantage
+        (1.5, 2.0, 2.5, 0.0),  # good and likelier than 1 + 0.25: nothing more to earn
+        (0.5, 2.0, 1.0, 1.0),  # good and unlikelier: pulled back
+        (0.5, -2.0, -1.6, 0.0),  # bad and unlikelier than 1 − 0.2: nothing more to earn
+        (1.5, -2.0, -3.0, -3.0),  # bad and likelier: pushed down
+        (4.0, -2.0, -6.0, 0.0),  # bad and more than 3 times as likely: costs no more than 3 times
+        (4.0, 2.0, 2.5, 0.0),
+    ],
+)
+def test_ppo_clips_below_above_and_dually(value: float, advantage: float, surrogate: float, gradient: float) -> None:
+    batch = micro(
+        (advantage,),
+        (1.0,),
+        logprobs=(0.0,),
+        old_logprobs=(-2.0,),
+        reference_logprobs=(0.0,),
+        steps=(0,),
+        episodes=(0,),
+    )
+    loss, gradients = run(ppo(), batch, (-2.0 + math.log(value),))
+    assert loss == pytest.approx(-surrogate)
+    assert gradients == pytest.approx([-gradient])
+
+
+def test_without_a_dual_clip_a_bad_action_costs_all_of_its_ratio() -> None:
+    batch = micro(
+        (-2.0,), (1.0,), logprobs=(0.0,), old_logprobs=(-2.0,), reference_logprobs=(0.0,), steps=(0,), episodes=(0,)
+    )
+    loss, gradients = run(ppo(dual_clip=0.0), batch, (-2.0 + math.log(4.0),))
+    assert loss == pytest.approx(8.0)
+    assert gradients == pytest.approx([8.0])
+
+
+def test_a_ratio_is_a_tokens_or_the_geometric_mean_of_its_step_or_episode() -> None:
+    policy, batch = floats(*POLICY), micro()
+    of_tokens = [math.exp(new - old) for new, old in zip(POLICY, OLD, strict=True)]
+    assert ratio(policy, batch, "token").tolist() == pytest.approx(of_tokens)
+    # Log-ratios: .1 −.4 | .4 | −.3 .1. Means of steps −.15, .4, −.1; of episodes (.1 − .4 + .4) / 3, −.1.
+    steps = [math.exp(-0.15)] * 2 + [math.exp(0.4)] + [math.exp(-0.1)] * 2
+    assert ratio(policy, batch, "step").tolist() == pytest.approx(steps)
+    episodes = [math.exp(0.1 / 3)] * 3 + [math.exp(-0.1)] * 2
+    assert ratio(policy, batch, "episode").tolist() == pytest.approx(episodes)
+
+
+def test_a_ratio_over_an_episode_leaves_each_step_its_own_credit() -> None:
+    batch = micro(old_logprobs=POLICY)  # as in a first optimiser step
+    for level in ("token", "step", "episode"):
+        assert run(ppo(ratio=level), batch)[1] == pytest.approx([-0.2 * advantage for advantage in BY_STEP])
+
+
+@pytest.mark.parametrize("level", ["step", "episode"])
+def test_with_one_advantage_the_shared_ratio_is_gspos(level: str) -> None:
+    """Against the paper's objective, a clipped ratio a sequence, in which the gradient runs through the mean."""
+    owners, advantages = (STEPS, BY_STEP) if level == "step" else (EPISODES, BY_EPISODE)
+    counts = [owners.count(owner) for owner in owners]
+    num_owners = len(set(owners))
+    batch = micro(advantages, tuple(1 / (num_owners * count) for count in counts))
+
+    def gspo(policy: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for owner in range(num_owners):
+            own = torch.tensor([place for place, other in enumerate(owners) if other == owner])
+            value = (policy - floats(*OLD))[own].mean().exp()
+            advantage = advantages[int(own[0])]
+            total = total + torch.minimum(value * advantage, value.clamp(0.8, 1.25) * advantage)
+        return -total / num_owners
+
+    leaf = floats(*POLICY).requires_grad_()
+    loss, gradients = run(ppo(ratio=level, dual_clip=0.0), batch)
+    assert loss == pytest.approx(gspo(leaf).item())
+    assert gradients == pytest.approx(torch.autograd.grad(gspo(leaf), leaf)[0].tolist())
+
+
+def test_the_three_estimates_of_kl() -> None:
+    policy, reference = floats(-1.0, -2.0), floats(-1.5, -1.0)
+    assert kl_estimate(policy, reference, "k1").tolist() == pytest.approx([0.5, -1.0])
+    assert kl_estimate(policy, reference, "k2").tolist() == pytest.approx([0.125, 0.5])
+    k3 = [math.exp(-0.5) - 1 + 0.5, math.exp(1.0) - 1 - 1.0]
+    assert kl_estimate(policy, reference, "k3").tolist() == pytest.approx(k3)
+
+
+def test_what_the_estimates_of_kl_are_on_average() -> None:
+    """Over all tokens of a small vocabulary, each as often as the policy draws it: values, and gradients as a loss has them."""
+    logits = floats(0.3, -1.0, 0.8, 0.1).requires_grad_()
+    reference = torch.log_softmax(floats(-0.5, 0.4, 0.2, 1.0), dim=-1)
+    policy = torch.log_softmax(logits, dim=-1)
+    forward = (reference.exp() * (reference - policy)).sum()
+    reverse = (policy.exp() * (policy - reference)).sum()
+
+    def expected(kind: str) -> tuple[float, list[float]]:
+        estimates = kl_estimate(policy, reference, kind)
+        drawn = (policy.exp().detach() * estimates).sum()
+        return drawn.item(), torch.autograd.grad(drawn, logits, retain_graph=True)[0].tolist()
+
+    def gradient(divergence: Tensor) -> list[float]:
+        return torch.autograd.grad(divergence, logits, retain_graph=True)[0].tolist()
+
+    assert [expected(kind)[0] for kind in ("k1", "k3")] == pytest.approx([reverse.item()] * 2)
+    assert expected("k1")[1] == pytest.approx([0.0] * 4, abs=1e-12)
+    assert expected("k2")[1] == pytest.approx(gradient(reverse))
+    assert expected("k3")[1] == pytest.approx(gradient(forward))
+
+
+def test_a_penalty_in_the_reward_is_none_in_the_loss() -> None:
+    with_penalty, without = AlgoConfig(kl_coef=0.5, kl_in="reward"), AlgoConfig(kl_coef=0.0)
+    assert run(with_penalty, micro()) == run(without, micro())
+
+
+def test_a_bonus_for_entropy_is_taken_off_the_loss() -> None:
+    entropies = floats(1.0, 0.5, 0.0, 2.0, 1.5).requires_grad_()
+    weights = (0.1, 0.2, 0.3, 0.15, 0.25)
+    inputs = LossInputs(policy_logprobs=floats(*POLICY), micro_batch=micro((0.0,) * 5, weights), entropies=entropies)
+    loss, metrics = make_loss(AlgoConfig(kl_coef=0.0, entropy_coef=0.4))(inputs)
+    mean = 0.1 * 1.0 + 0.2 * 0.5 + 0.15 * 2.0 + 0.25 * 1.5
+    assert metrics["train/entropy"].item() == pytest.approx(mean)
+    assert loss.item() == pytest.approx(-0.4 * mean)
+    assert torch.autograd.grad(loss, entropies)[0].tolist() == pytest.approx([-0.4 * weight for weight in weights])
+
+
+def test_importance_between_sampler_and_trainer_is_truncated_above_only() -> None:
+    # π_old/π_sampler: e^−.1, e^.3, 1, e^.8, 1; the fourth is more than 2.
+    weights = [math.exp(-0.1), math.exp(0.3), 1.0, 2.0, 1.0]
+    algo = AlgoConfig(kl_coef=0.0, importance_cap=2.0)
+    loss, gradients = run(algo, micro())
+    expected = [-0.2 * weight * advantage for weight, advantage in zip(weights, BY_STEP, strict=True)]
+    assert gradients == pytest.approx(expected)
+    assert loss == pytest.approx(sum(gradient * value for gradient, value in zip(expected, POLICY, strict=True)))
+    clipped = run(ppo(importance_cap=2.0), micro(old_logprobs=POLICY, logprobs=tuple(new - 1 for new in POLICY)))[1]
+    assert clipped == pytest.approx([-0.2 * 2.0 * advantage for advantage in BY_STEP])
+
+
+def test_what_each_average_weighs() -> None:
+    """Episode a: a step of three tokens, and, its context trimmed, one of one token in a row of its own. Episode b: one of two."""
+
+    def sample(episode: str, *step_index: int) -> Sample:
+        return Sample(
+            episode_id=episode,
+            token_ids=(1,) * len(step_index),
+            mask=tuple(int(step >= 0) for step in step_index),
+            step_index=step_index,
+            logprobs=(0.0,) * len(step_index),
+            versions=(0,) * len(step_index),
+            temperature=1.0,
+        )
+
+    rows = [sample("a", -1, 0, 0, 0), sample("a", -1, -1, 1), sample("b", -1, 0, 0)]
+
+    def weights(average: Average) -> list[list[float]]:
+        return [list(row) for row in weigh(rows, average=average, constant=10.0)]
+
+    sixth, third = 1 / 6, 1 / 3
+    assert weights("token") == [[0, sixth, sixth, sixth], [0, 0, sixth], [0, sixth, sixth]]
+    assert weights("step") == [[0, third / 3, third / 3, third / 3], [0, 0, third], [0, third / 2, third / 2]]
+    assert weights("episode") == [[0, 1 / 8, 1 / 8, 1 / 8], [0, 0, 1 / 8], [0, 1 / 4, 1 / 4]]
+    assert weights("constant") == [[0, 1 / 20, 1 / 20, 1 / 20], [0, 0, 1 / 20], [0, 1 / 20, 1 / 20]]
+
+
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+@pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("loss", ["policy_gradient", "ppo"])
+def test_gradients_agree_with_finite_differences(loss: str, kl: str, cap: float) -> None:
+    levels = {"token": (0.5, -1.5, 2.0, -0.3, 1.1), "step": BY_STEP, "episode": BY_EPISODE}
+    for level, advantages in levels.items():
+        if cap and level != "token":
+            continue  # tokens that share a ratio, and weigh differently: no finite difference knows whose gradient is whose
+        algo = ppo(loss=loss, ratio=level, kl=kl, kl_coef=0.3, importance_cap=cap)
+        batch = micro(advantages)
+
+        def loss_of(policy: Tensor, algo: AlgoConfig = algo, batch: MicroBatch = batch) -> Tensor:
+            return make_loss(algo)(LossInputs(policy_logprobs=policy, micro_batch=batch))[0]
+
+        assert torch.autograd.gradcheck(loss_of, (floats(*POLICY).requires_grad_(),))
+
+
+def test_gradients_of_the_output_layer_agree_with_finite_differences() -> None:
+    """From hidden states on: softmax, temperature, entropy."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(3, 6, bias=False).double()
+    targets, temperatures = torch.tensor([0, 5, 2, 2, 1]), floats(1.0, 0.5, 1.0, 2.0, 0.7)
+    algo = ppo(kl_coef=0.1, entropy_coef=0.2)
+    hidden = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        old = token_logprobs(hidden, head, targets, temperatures)[0] + floats(0.1, -0.1, 0.15, 0.05, -0.12)
+    batch = micro(old_logprobs=tuple(old.tolist()))
+
+    def whole(hidden: Tensor) -> Tensor:
+        logprobs, entropies = token_logprobs(hidden, head, targets, temperatures, entropies=True)
+        return make_loss(algo)(LossInputs(policy_logprobs=logprobs, micro_batch=batch, entropies=entropies))[0]
+
+    assert torch.autograd.gradcheck(whole, (hidden,))
+
+
+def test_every_choice_has_a_test_here() -> None:
+    choices = AlgoConfig.model_fields
+    assert set(get_args(choices["kl"].annotation)) == {"k1", "k2", "k3"}
+    assert set(get_args(choices["ratio"].annotation)) == {"token", "step", "episode"}
+    assert set(get_args(choices["loss"].annotation)) == {"policy_gradient", "ppo"}
+    assert set(get_args(choices["average"].annotation)) == set(get_args(Average))
