@@ -386,7 +386,11 @@ class TrainConfig(Section):
         description="Keep one activation a layer and compute the rest again in the backward pass: far less memory, slower.",
     )
     checkpoint_every: Count = Field(10, description="Updates between checkpoints; the last is always kept.")
-    keep_checkpoints: Count = Field(2, description="Checkpoints that stay on disk.")
+    keep_checkpoints: Count = Field(2, description="Checkpoints that stay on disk, the newest ones.")
+    keep_best: bool = Field(
+        True,
+        description="With eval.every: keep a checkpoint of the policy with the best held-out score, too.",
+    )
 
 
 class EvalConfig(Section):

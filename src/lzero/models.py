@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from lzero.config import NANO
 from lzero.errors import ModelError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 ASSETS = Path(__file__).parent / "assets"
@@ -147,9 +148,15 @@ def new_model(architecture: Architecture, tokenizer: "PreTrainedTokenizerFast", 
         return Qwen3ForCausalLM(config).eval()
 
 
-def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", directory: Path) -> None:
-    """Write both in Hugging Face format. The directory appears whole or not at all; one that is there is replaced
-    only once its successor is complete. Raises ModelError (a full disk, say)."""
+def save_model(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerFast",
+    directory: Path,
+    *,
+    weights: "Mapping[str, Tensor] | None" = None,
+) -> None:
+    """Write both in Hugging Face format, with these `weights` (names as in `model.state_dict()`) or the model's own. The directory
+    appears whole or not at all; one that is there is replaced only once its successor is complete. Raises ModelError (a full disk, say)."""
     from safetensors import SafetensorError
 
     directory = Path(directory).absolute()
@@ -159,7 +166,7 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", d
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         new = temporary / "new"
         with _no_progress_bars():
-            model.save_pretrained(new)
+            model.save_pretrained(new, state_dict=dict(weights) if weights is not None else None)
         # tokenizers reports a full disk as a plain Exception: we find out ourselves, with the very bytes it will write.
         (new / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         tokenizer.save_pretrained(new)

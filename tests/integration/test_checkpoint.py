@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from lzero.config import Config
 from lzero.errors import LzeroError, ModelError, StoreError
 from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model
 from lzero.train import checkpoint
@@ -12,9 +13,10 @@ from lzero.train.checkpoint import (
     Progress,
     checkpoints,
     newest_checkpoint,
-    read_progress,
+    read_manifest,
     restore_optimizers,
     save_checkpoint,
+    take_snapshot,
 )
 from lzero.train.update import make_adamw
 
@@ -40,10 +42,9 @@ def step(model: Any, optimizer: torch.optim.Optimizer, number: int) -> None:
 
 def save(directory: Path, update: int, *, keep: int = 2) -> Path:
     model, optimizer = trained(update)
-    progress = Progress(update=update, next_task=10 * update)
-    return save_checkpoint(
-        directory, model=model, tokenizer=TOKENIZER, optimizers=[optimizer], progress=progress, keep=keep
-    )
+    progress = Progress(update=update, collector={"next_task": 10 * update})
+    snapshot = take_snapshot(model, TOKENIZER, [optimizer], config=Config(), progress=progress)
+    return save_checkpoint(directory, snapshot, keep=keep)
 
 
 def test_training_goes_on_from_a_checkpoint_bit_by_bit(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_training_goes_on_from_a_checkpoint_bit_by_bit(tmp_path: Path) -> None:
         step(model, optimizer, number)
     for name, tensor in trained(5)[0].state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
-    assert read_progress(path) == Progress(update=3, next_task=30)
+    assert read_manifest(path).progress == Progress(update=3, collector={"next_task": 30})
 
 
 def test_a_checkpoint_is_a_model_directory_without_pickles(tmp_path: Path) -> None:
@@ -71,15 +72,14 @@ def test_a_tokenizer_with_several_chat_templates_is_saved_whole(tmp_path: Path) 
     tokenizer = build_tokenizer()
     tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ messages }}"}
     model, optimizer = trained(1)
-    path = save_checkpoint(
-        tmp_path, model=model, tokenizer=tokenizer, optimizers=[optimizer], progress=Progress(update=1), keep=2
-    )
-    assert read_progress(path) == Progress(update=1)
+    snapshot = take_snapshot(model, tokenizer, [optimizer], config=Config(), progress=Progress(update=1))
+    path = save_checkpoint(tmp_path, snapshot, keep=2)
+    assert read_manifest(path).progress == Progress(update=1)
     assert load_tokenizer(path).chat_template == tokenizer.chat_template
     extra = path / "additional_chat_templates" / "tool_use.jinja"
     extra.unlink()
     with pytest.raises(StoreError, match=str(extra)):
-        read_progress(path)
+        read_manifest(path)
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_broken_checkpoint_names_the_file_and_the_one_before_is_used(
     broken = save(tmp_path, 2) / name
     damage(broken)
     with pytest.raises(StoreError, match=str(broken)):
-        read_progress(broken.parent)
+        read_manifest(broken.parent)
     assert newest_checkpoint(tmp_path) == tmp_path / "update-000001"
     assert str(broken) in caplog.text
 
@@ -149,7 +149,7 @@ def test_saving_the_same_update_again_replaces_it(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     (path / "model.safetensors").unlink()
     assert save(tmp_path, 1) == path
-    assert read_progress(path).update == 1
+    assert read_manifest(path).progress.update == 1
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
 

@@ -20,7 +20,7 @@ from lzero.train.checkpoint import Progress, newest_checkpoint
 from lzero.train.loop import Outcome, train
 from lzero.train.seeding import seeded
 from lzero.train.trainer import Trainer
-from lzero.types import Budgets, Episode, Parsed, Prompt, Reward, Sampling, Step, Task, Update
+from lzero.types import Budgets, Episode, Json, Parsed, Prompt, Reward, Sampling, Step, Task, Update
 
 TINY = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
 PROMPT = (5, 6, 7)
@@ -31,11 +31,16 @@ PAID_BELOW = 128
 class Bandit:
     """A collector without agent, sandbox or source."""
 
-    def __init__(self, engine: LocalEngine, *, next_task: int = 0) -> None:
+    def __init__(self, engine: LocalEngine, *, next_task: Json = 0) -> None:
+        assert isinstance(next_task, int)
         self.engine = engine
         self.next_task = next_task
         self.started = asyncio.Event()
         self.hangs = False
+
+    @property
+    def state(self) -> dict[str, Json]:
+        return {"next_task": self.next_task}
 
     async def collect(self, update: int) -> Collected:
         self.started.set()
@@ -122,7 +127,7 @@ async def run_bandit(
                 stop.set()
 
         async with local_engine(config) as engine:
-            bandit = Bandit(engine, next_task=progress.next_task)
+            bandit = Bandit(engine, next_task=progress.collector.get("next_task", 0))
             outcome = await train(
                 trainer, progress, collector=bandit, engine=engine, run=run, on_update=on_update, stop=stop
             )
@@ -139,7 +144,7 @@ async def test_the_policy_learns_what_is_paid(tmp_path: Path) -> None:
     assert scores[0] < 0.6
     assert scores[-1] > 0.95
     assert outcome.finished
-    assert outcome.progress == Progress(update=16, next_task=16)
+    assert outcome.progress == Progress(update=16, collector={"next_task": 16})
     assert all(update.metrics["train/logprob_gap_max"] < 1e-4 for update in updates)
     assert updates[0].metrics["train/kl"] == pytest.approx(0.0, abs=1e-6)
     assert updates[-1].metrics["train/kl"] > 0.1
@@ -203,13 +208,13 @@ async def test_evaluations_come_between_updates_as_often_as_asked(tmp_path: Path
     trainer, progress = Trainer.build(config)
     evaluated: list[int] = []
 
-    async def evaluate(version: int) -> dict[str, float]:
+    async def evaluate(version: int) -> float:
         evaluated.append(version)
-        return {}
+        return 0.5
 
     async with local_engine(config) as engine:
         await train(trainer, progress, collector=Bandit(engine), engine=engine, run=run, evaluate=evaluate)
-    assert evaluated == [2, 4]
+    assert evaluated == [0, 2, 4, 6]
 
 
 async def test_shuffled_rewards_teach_nothing_of_the_real_ones(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from lzero.config import RolloutConfig
 from lzero.errors import TrainError
 from lzero.rollout.collector import Collected, Collector, drop_reason, leave_out, take_back, tasks_to_try
 from lzero.store import Record
-from lzero.types import Failure, Task
+from lzero.types import Failure, Json, Task
 
 BROKEN = Failure(kind="engine", what="no answer", where="step 1, sampling")
 
@@ -19,10 +19,12 @@ def luck(task: Task, seed: int, attempt: int) -> str:
     return "yes" if random.Random(seed).random() < 0.5 else "no"
 
 
-def make_collector(episodes: FakeEpisodes, *, next_task: int = 0, num_tasks: int = 10**9, **config: float) -> Collector:
+def make_collector(
+    episodes: FakeEpisodes, *, next_task: Json = 0, num_tasks: int = 10**9, **config: float
+) -> Collector:
     settings = RolloutConfig.model_validate({"tasks_per_update": 8, "episodes_per_task": 2} | config)
     runner = make_runner(episodes, **settings.model_dump())
-    return Collector(runner, Tasks(num_tasks), config=settings, seed=5, next_task=next_task)
+    return Collector(runner, Tasks(num_tasks), config=settings, seed=5, state={"next_task": next_task})
 
 
 def make_record(*answers: str | None, position: int = 0, dropped: str = "") -> Record:
@@ -48,7 +50,7 @@ async def test_what_is_collected_does_not_depend_on_timing(shuffle: int, concurr
     shuffled = make_collector(FakeEpisodes(luck, Shuffler(shuffle)), concurrency=concurrency)
     for update in range(3):
         assert what_happened(await shuffled.collect(update)) == what_happened(await plain.collect(update))
-    assert shuffled.next_task == plain.next_task
+    assert shuffled.state == plain.state
 
 
 async def test_dropped_groups_are_refilled() -> None:
@@ -77,7 +79,7 @@ async def test_without_dynamic_sampling_nothing_is_dropped() -> None:
 async def test_a_resumed_collector_goes_on_where_the_first_stopped() -> None:
     whole = make_collector(FakeEpisodes(luck))
     await whole.collect(0)
-    resumed = make_collector(FakeEpisodes(luck), next_task=whole.next_task)
+    resumed = make_collector(FakeEpisodes(luck), next_task=whole.state["next_task"])
     assert what_happened(await resumed.collect(1)) == what_happened(await whole.collect(1))
 
 

@@ -11,7 +11,8 @@ the task's position. So neither the concurrency nor who finishes first changes w
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct
@@ -24,7 +25,7 @@ from lzero.rollout.runner import Runner
 from lzero.rollout.summary import failure_metrics, summarise
 from lzero.seeds import derive_seed
 from lzero.store import Record
-from lzero.types import Group, Sampling
+from lzero.types import Group, Json, Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +51,32 @@ class Collected(Struct, frozen=True, kw_only=True):
 class Collector:
     """Takes tasks from `source` in order, without end: a file's source starts over by itself, in an order of its own.
 
-    `next_task` is the position of the first task that no update has used; a run that resumes passes it back in.
+    `state` is what a checkpoint holds of it: `next_task`, the position of the first task that no update has used. A run that resumes
+    passes it back in.
     """
 
     def __init__(
-        self, runner: Runner, source: TaskSource, *, config: RolloutConfig, seed: int, next_task: int = 0
+        self,
+        runner: Runner,
+        source: TaskSource,
+        *,
+        config: RolloutConfig,
+        seed: int,
+        state: Mapping[str, Json] = MappingProxyType({}),
     ) -> None:
         self._runner = runner
         self._source = source
         self._config = config
         self._seed = seed
         self._sampling = Sampling(temperature=config.temperature)
-        self.next_task = next_task
+        next_task = state.get("next_task", 0)
+        assert isinstance(next_task, int)
+        self._next_task = next_task
+
+    @property
+    def state(self) -> dict[str, Json]:
+        """What the next update depends on, but for its number."""
+        return {"next_task": self._next_task}
 
     async def collect(self, update: int) -> Collected:
         """Run the episodes of one update. Raises TrainError when no group is left, or too many episodes failed."""
@@ -90,9 +105,9 @@ class Collector:
         return Collected(groups=groups, records=tuple(records), metrics=metrics)
 
     async def _round(self, update: int, num_tasks: int) -> list[Record]:
-        positions = range(self.next_task, self.next_task + num_tasks)
+        positions = range(self._next_task, self._next_task + num_tasks)
         records = await run_all(self._record(update, position) for position in positions)
-        self.next_task += num_tasks
+        self._next_task += num_tasks
         judged = []
         for position, record in zip(positions, records, strict=True):
             chance = random.Random(derive_seed(self._seed, "drop", update, position)).random()

@@ -56,10 +56,7 @@ class RunDirectory:
         run = cls(path, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(path)})}))
         # First of all: where it does not fit, what is left is an empty directory, which `create` takes.
         write_whole(path / "config.toml", tomli_w.dumps(run.config.model_dump(mode="json")).encode())
-        with told(path):
-            run.checkpoints.mkdir()
-            (path / "episodes").mkdir()
-        write_whole(path / "versions.json", msgspec.json.format(msgspec.json.encode(versions())))
+        run._make_parts()
         return run
 
     @classmethod
@@ -115,20 +112,31 @@ class RunDirectory:
         except msgspec.DecodeError as error:
             raise StoreError(f"{file} holds a line that is no JSON object: {error}") from None
 
+    def score(self, version: int) -> float | None:
+        """The held-out score of a policy version, as its greedy evaluation recorded it; None if it was not evaluated. Raises StoreError."""
+        for line in self.read_metrics():
+            if (line["phase"], line["update"]) == ("eval", version) and isinstance(line["score"], float):
+                return line["score"]
+        return None
+
     def rewind(self, update: int) -> None:
-        """Forget what a run that resumes with policy version `update` will do again, so that nothing counts twice:
-        training of updates ≥ `update`, evaluations of later versions. Raises StoreError."""
+        """Make ready to go on with policy version `update`, and forget what will be done again, so that nothing counts twice: training
+        of updates ≥ `update`, evaluations of later versions, and one of this version that was cut short. Raises StoreError."""
+        self._make_parts()
+        lines = self.read_metrics()
+        phases = {line["phase"] for line in lines if line["update"] == update}
+        is_evaluated = phases >= ({"eval", "sampled"} if self.config.eval.sampled_episodes else {"eval"})
 
         def is_ahead(phase: object, number: object) -> bool:
             assert isinstance(number, int)
-            return number >= update if phase == "train" else number > update
+            return number > update or (number == update and (phase == "train" or not is_evaluated))
 
         for file in sorted((self.path / "episodes").glob("*/*.parquet")):
             phase, number = file.stem.split("-")
             if is_ahead(phase, int(number)):
                 with told(file):
                     file.unlink()
-        lines = [line for line in self.read_metrics() if not is_ahead(line["phase"], line["update"])]
+        lines = [line for line in lines if not is_ahead(line["phase"], line["update"])]
         write_whole(self.path / "metrics.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
 
     @contextmanager
@@ -148,6 +156,14 @@ class RunDirectory:
             logger.setLevel(level)
             logger.removeHandler(handler)
             log.close()
+
+    def _make_parts(self) -> None:
+        """What is not there yet: a run may be killed as it is made."""
+        with told(self.path):
+            self.checkpoints.mkdir(exist_ok=True)
+            (self.path / "episodes").mkdir(exist_ok=True)
+        if not (self.path / "versions.json").exists():
+            write_whole(self.path / "versions.json", msgspec.json.format(msgspec.json.encode(versions())))
 
     def _write_table(self, name: str, table: pa.Table, *, phase: Phase, update: int) -> None:
         file = self.path / "episodes" / name / f"{phase}-{update:06d}.parquet"

@@ -3,15 +3,16 @@
     checkpoints/update-000010/
         config.json model.safetensors tokenizer.json …   a Hugging Face model directory like any other
         trainer.safetensors                              optimizer moments, state of the random generators
-        trainer.json                                     progress, and the size of every file; written last
+        trainer.json                                     the manifest: progress, score, configuration, the size of every file
 
-A checkpoint appears whole or not at all: it is written beside its place and renamed. Nothing in it is a pickle.
+A checkpoint appears whole or not at all: it is written beside its place, the manifest last, and renamed. Nothing in it is a pickle.
 """
 
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lzero.config import Config
 from lzero.errors import ModelError, StoreError
 from lzero.models import files_below, save_model
+from lzero.types import Json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -32,52 +35,107 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 STATE, MANIFEST = "trainer.safetensors", "trainer.json"
 RANDOM_CPU, RANDOM_CUDA = "random_cpu", "random_cuda"
+FORMAT = 1
+"""Of a checkpoint's own two files; a larger one was written by a later version of lzero."""
 
 
 class Progress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a run is: `Progress(update=10, next_task=702)` has made 10 optimiser steps (its policy is version 10) and used
-    the first 702 tasks of its source."""
+    """How far a run is: `Progress(update=10, collector={"next_task": 702})` has made 10 updates (its policy is version 10)."""
 
     update: int = 0
-    next_task: int = 0
+    collector: dict[str, Json] = {}
+    """What the collector needs to go on (`Collector.state`): its place among the tasks."""
+    skipped_in_a_row: int = 0
+    """Optimiser steps that were not made, the last ones before this point."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`trainer.json`: progress, and the size in bytes of every other file of the checkpoint."""
+    """`trainer.json`."""
 
+    format: int = FORMAT
     progress: Progress
+    score: float | None
+    """Of the greedy evaluation of this policy on held-out tasks; None if there was none."""
+    config: dict[str, Json]
+    """Of the run that wrote it."""
     files: dict[str, int]
+    """The size in bytes of every other file."""
 
 
-def save_checkpoint(
-    directory: Path,
-    *,
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A run at one moment. Its tensors are copies on the CPU: training that goes on changes none of them."""
+
+    model: "PreTrainedModel"
+    """For its configuration; the weights are `weights`."""
+    tokenizer: "PreTrainedTokenizerFast"
+    weights: Mapping[str, Tensor]
+    state: Mapping[str, Tensor]
+    """Moments and random generators; `<optimizer>.<parameter>.<slot>`, as in `0.12.exp_avg`."""
+    config: Config
+    progress: Progress
+    score: float | None = None
+
+
+def take_snapshot(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerFast",
     optimizers: Sequence[Optimizer],
+    *,
+    config: Config,
     progress: Progress,
-    keep: int,
-) -> Path:
-    """Write `directory/update-<n>`, then remove all but the newest `keep`. Returns its path.
+    score: float | None = None,
+) -> Snapshot:
+    """Copy what a checkpoint holds. Tensors that share memory (tied weights) share their copy."""
+    copies: dict[tuple[object, ...], Tensor] = {}
+
+    def copy(tensor: Tensor) -> Tensor:
+        place = tensor.data_ptr(), tensor.shape, tensor.stride()
+        if place not in copies:
+            copies[place] = _copy(tensor)
+        return copies[place]
+
+    state = {RANDOM_CPU: torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state[RANDOM_CUDA] = torch.cuda.get_rng_state()
+    for number, optimizer in enumerate(optimizers):
+        for index, slots in optimizer.state_dict()["state"].items():
+            for slot, tensor in slots.items():
+                state[f"{number}.{index}.{slot}"] = _copy(tensor)
+    weights = {name: copy(tensor) for name, tensor in model.state_dict().items()}
+    return Snapshot(
+        model=model, tokenizer=tokenizer, weights=weights, state=state, config=config, progress=progress, score=score
+    )
+
+
+def save_checkpoint(directory: Path, snapshot: Snapshot, *, keep: int, keep_best: bool = False) -> Path:
+    """Write `directory/update-<n>`, then remove all but the newest `keep` and, if `keep_best`, the one of the best score.
+    Returns its path.
 
     Raises StoreError (a full disk, say); checkpoints that were there stay usable.
     """
-    final = directory / f"update-{progress.update:06d}"
+    final = directory / f"update-{snapshot.progress.update:06d}"
     partial, replaced = directory / f".{final.name}", directory / f".{final.name}.old"
     try:
         for left in directory.glob(".*update-*"):  # of a save that was killed
             shutil.rmtree(left, ignore_errors=True)
-        save_model(model, tokenizer, partial)
-        save_file(_tensors(optimizers), partial / STATE)
+        save_model(snapshot.model, snapshot.tokenizer, partial, weights=snapshot.weights)
+        save_file(dict(snapshot.state), partial / STATE)
         sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files_below(partial)}
-        (partial / MANIFEST).write_bytes(msgspec.json.encode(Manifest(progress=progress, files=sizes)))
-        for name in (STATE, MANIFEST):
-            with (partial / name).open("rb") as stream:
-                os.fsync(stream.fileno())
+        manifest = Manifest(
+            progress=snapshot.progress,
+            score=snapshot.score,
+            config=snapshot.config.model_dump(mode="json"),
+            files=sizes,
+        )
+        (partial / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+        for path in (partial / STATE, partial / MANIFEST, partial):
+            _flush(path)
         if final.exists():
             final.rename(replaced)
         partial.rename(final)
-        for old in checkpoints(directory)[keep:]:
+        _flush(directory)
+        for old in superfluous(directory, keep=keep, keep_best=keep_best):
             shutil.rmtree(old)
     except (OSError, SafetensorError, ModelError) as error:
         raise StoreError(f"cannot write the checkpoint {final}: {error}; earlier ones are whole") from error
@@ -87,16 +145,49 @@ def save_checkpoint(
     return final
 
 
+def superfluous(directory: Path, *, keep: int, keep_best: bool) -> list[Path]:
+    """Checkpoints that are neither among the newest `keep` nor, if `keep_best`, the best."""
+    best = best_checkpoint(directory) if keep_best else None
+    return [old for old in checkpoints(directory)[keep:] if old != best]
+
+
 def checkpoints(directory: Path) -> list[Path]:
     """Checkpoints of a run, newest first, whole or not."""
     return sorted(directory.glob("update-*"), reverse=True)
 
 
-def read_progress(checkpoint: Path) -> Progress:
-    """The progress of a checkpoint whose files are all there in full. Raises StoreError, naming the file that is not."""
+def scores(directory: Path) -> dict[Path, float]:
+    """The held-out score of every whole checkpoint that was evaluated, oldest first."""
+    found = {}
+    for checkpoint in reversed(checkpoints(directory)):
+        try:
+            score = read_manifest(checkpoint).score
+        except StoreError:
+            continue
+        if score is not None:
+            found[checkpoint] = score
+    return found
+
+
+def best_checkpoint(directory: Path) -> Path | None:
+    """The whole checkpoint of the best held-out score, the earliest of equal ones; None if none was evaluated."""
+    found = scores(directory)
+    return max(found, key=lambda checkpoint: found[checkpoint]) if found else None
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """The manifest of a checkpoint whose files are all there in full.
+
+    Raises StoreError, naming the file that is not, and `LaterFormat` for what a later version of lzero wrote.
+    """
     file = checkpoint / MANIFEST
     try:
-        manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
+        text = file.read_bytes()
+        if msgspec.json.decode(text, type=_Format).format > FORMAT:
+            raise LaterFormat(
+                f"{checkpoint} was written by a later version of lzero (format {FORMAT} is read here): upgrade"
+            )
+        manifest = msgspec.json.decode(text, type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
         raise StoreError(f"{file} is missing, broken or cut short: {error}") from None
     for name, size in manifest.files.items():
@@ -106,18 +197,28 @@ def read_progress(checkpoint: Path) -> Progress:
             raise StoreError(f"{part} is missing: the checkpoint is not whole")
         if found != size:
             raise StoreError(f"{part} is cut short or changed: {found} bytes, {size} were written")
-    return manifest.progress
+    return manifest
+
+
+class LaterFormat(StoreError):
+    """A checkpoint that only a later version of lzero can read."""
+
+
+class _Format(Struct):
+    format: int
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
     """The newest checkpoint that is whole; None if none was ever written. Every broken one on the way is logged.
 
-    Raises StoreError, naming the file, if there are checkpoints and all are broken.
+    Raises StoreError, naming the file, if there are checkpoints and all are broken; and for one of a later format.
     """
     problems = []
     for checkpoint in checkpoints(directory):
         try:
-            read_progress(checkpoint)
+            read_manifest(checkpoint)
+        except LaterFormat:
+            raise
         except StoreError as error:
             problems.append(str(error))
             logger.warning("%s; looking for an earlier checkpoint", error)
@@ -138,13 +239,15 @@ def restore_optimizers(checkpoint: Path, optimizers: Sequence[Optimizer]) -> Non
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{file} cannot be read: {error}") from None
-    torch.set_rng_state(tensors.pop(RANDOM_CPU))
-    random_cuda = tensors.pop(RANDOM_CUDA, None)
-    if random_cuda is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random_cuda)
+    random_cpu, random_cuda = tensors.pop(RANDOM_CPU), tensors.pop(RANDOM_CUDA, None)
     for number, optimizer in enumerate(optimizers):
         state = _state_of(number, tensors)
-        for index, parameter in enumerate(_parameters(optimizer)):
+        parameters = list(_parameters(optimizer))
+        if state and max(state) >= len(parameters):
+            raise StoreError(
+                f"{file} is of another model: it has moments of parameter {max(state)}, of {len(parameters)}"
+            )
+        for index, parameter in enumerate(parameters):
             for slot, tensor in state.get(index, {}).items():
                 if tensor.ndim and tensor.shape != parameter.shape:
                     raise StoreError(
@@ -152,10 +255,17 @@ def restore_optimizers(checkpoint: Path, optimizers: Sequence[Optimizer]) -> Non
                         f"the model's has {tuple(parameter.shape)}"
                     )
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    torch.set_rng_state(random_cpu)
+    if random_cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random_cuda)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def _state_of(number: int, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """The moments of one optimizer: parameter → slot → tensor. The inverse of `_tensors`."""
+    """The moments of one optimizer: parameter → slot → tensor."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         owner, parameter, slot = name.split(".")
@@ -164,18 +274,15 @@ def _state_of(number: int, tensors: Mapping[str, Tensor]) -> dict[int, dict[str,
     return state
 
 
-def _tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """Flat names: `<optimizer>.<parameter>.<slot>`, as in `0.12.exp_avg`."""
-    tensors = {RANDOM_CPU: torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors[RANDOM_CUDA] = torch.cuda.get_rng_state()
-    for number, optimizer in enumerate(optimizers):
-        for index, slots in optimizer.state_dict()["state"].items():
-            for slot, tensor in slots.items():
-                tensors[f"{number}.{index}.{slot}"] = tensor.contiguous()
-    return tensors
-
-
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
     for group in optimizer.param_groups:
         yield from group["params"]
+
+
+def _flush(path: Path) -> None:
+    """Have a file, or the names in a directory, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,7 +6,7 @@
                       │                                          │                               │
                       └───────────────▶ record ◀─────────────────┴──────────── metrics ──────────┤
                                                                                                  ▼
-                                                                                  evaluate, checkpoint, on_update
+                                                                                  on_update, evaluate, checkpoint
 
 Nothing is collected while an update is made, so every token of a batch is drawn by the policy that learns from it. Update u
 (from 0) learns from what version u sampled, and makes version u + 1.
@@ -15,17 +15,19 @@ Nothing is collected while an update is made, so every token of a batch is drawn
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from lzero.rollout.collector import Collected
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress
+from lzero.train.saver import Saver
 from lzero.train.trainer import Trainer
 from lzero.train.transfer import LoadingEngine, transfer
-from lzero.types import Group, Update
+from lzero.types import Group, Json, Update
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -34,15 +36,16 @@ Result = TypeVar("Result")
 class Collector(Protocol):
     """Makes the batch of one update (`lzero.rollout.collector.Collector` is one)."""
 
-    next_task: int
-    """Position of the first task that no update has used."""
+    @property
+    def state(self) -> dict[str, Json]:
+        """What the next update depends on, but for its number: a checkpoint holds it."""
 
     async def collect(self, update: int) -> Collected:
         """Run the episodes of this update. Cancelled when the run is stopped."""
 
 
-Evaluate = Callable[[int], Coroutine[None, None, Mapping[str, float]]]
-"""Evaluate (and record) the policy version given; metrics by name."""
+Evaluate = Callable[[int], Coroutine[None, None, float]]
+"""The held-out score of the policy version given, evaluated and recorded if it was not before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,39 +70,55 @@ async def train(
 ) -> Outcome:
     """Train until `train.updates` are made or `stop` is set; either way ends with a checkpoint of what was reached.
 
+    The policy is evaluated first and last, and every `eval.every` updates.
     `stop` cancels the episodes under way (a resumed run draws the same tasks again) and lets an update under way finish.
     Raises whatever a stage raises; then the last checkpoint and all records up to there are whole.
     """
     stop = stop or asyncio.Event()
-    settings = trainer.config.train
+    settings, every = trainer.config.train, trainer.config.eval.every
+    keep_best = settings.keep_best and every > 0
+
+    async def score() -> float | None:
+        if evaluate is None or not _is_due(progress.update, every, settings.updates):
+            return None
+        return await unless(stop, evaluate(progress.update))
+
+    async def save() -> float:
+        return await saver.save(partial(trainer.snapshot, progress, latest))
+
     await transfer(trainer.model, engine, version=progress.update)
-    saved: Path | None = None
-    while progress.update < settings.updates:
-        started = time.monotonic()
-        collected = await unless(stop, collector.collect(progress.update))
-        if collected is None:
-            break
-        rolled_out = time.monotonic()
-        version = progress.update
-        run.write_records(collected.records, phase="train", update=version)
-        learned = await asyncio.to_thread(_learn, trainer, collected.groups, run, version)
-        gap = await transfer(trainer.model, engine, version=version + 1)
-        progress = Progress(update=version + 1, next_task=collector.next_task)
-        timings = {
-            "time/train_s": time.monotonic() - rolled_out,
-            "time/update_s": time.monotonic() - started,
-        }
-        metrics = {**collected.metrics, **learned, "train/probe_gap": gap, **timings}
-        run.append_metrics(metrics, phase="train", update=version)
-        saved = None
-        if progress.update % settings.checkpoint_every == 0:
-            saved = trainer.save(run.checkpoints, progress)
-        on_update(Update(policy_version=progress.update, metrics=metrics))
-        if evaluate and _is_due(progress.update, trainer.config.eval.every, settings.updates):
-            await unless(stop, evaluate(progress.update))
-    saved = saved or trainer.save(run.checkpoints, progress)
-    logger.info("%d updates made; checkpoint %s", progress.update, saved)
-    return Outcome(finished=progress.update >= settings.updates, progress=progress, checkpoint=saved)
+    async with Saver(run.checkpoints, keep=settings.keep_checkpoints, keep_best=keep_best) as saver:
+        latest, held_up_s = await score(), 0.0
+        while progress.update < settings.updates:
+            if saver.is_best(latest):
+                held_up_s = await save()
+            started = time.monotonic()
+            collected = await unless(stop, collector.collect(progress.update))
+            if collected is None:
+                break
+            rolled_out = time.monotonic()
+            version = progress.update
+            run.write_records(collected.records, phase="train", update=version)
+            learned = await asyncio.to_thread(_learn, trainer, collected.groups, run, version)
+            gap = await transfer(trainer.model, engine, version=version + 1)
+            progress = Progress(update=version + 1, collector=collector.state)
+            timings = {
+                "time/train_s": time.monotonic() - rolled_out,
+                "time/update_s": time.monotonic() - started,
+                "time/checkpoint_s": held_up_s,
+            }
+            metrics = {**collected.metrics, **learned, "train/probe_gap": gap, **timings}
+            run.append_metrics(metrics, phase="train", update=version)
+            saver.check()
+            on_update(Update(policy_version=progress.update, metrics=metrics))
+            latest, held_up_s = await score(), 0.0
+            if progress.update % settings.checkpoint_every == 0:
+                held_up_s = await save()
+        last = saver.path(progress.update)
+        if saver.newest != last or saver.is_best(latest):
+            await save()
+    logger.info("%d updates made; checkpoint %s", progress.update, last)
+    return Outcome(finished=progress.update >= settings.updates, progress=progress, checkpoint=last)
 
 
 def _learn(trainer: Trainer, groups: Sequence[Group], run: RunDirectory, update: int) -> dict[str, float]:
@@ -112,8 +131,7 @@ def _learn(trainer: Trainer, groups: Sequence[Group], run: RunDirectory, update:
 
 
 def _is_due(update: int, every: int, last: int) -> bool:
-    """The evaluation after the last update is not the loop's: a run ends with its own."""
-    return every > 0 and update % every == 0 and update < last
+    return update in (0, last) or (every > 0 and update % every == 0)
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:

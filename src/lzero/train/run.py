@@ -1,13 +1,12 @@
 """A whole training run: the score on held-out tasks, training, the score again. What `lzero train` does.
 
-config ──▶ tasks, trainer, engine, sandboxes ──▶ evaluate ──▶ loop.train ──▶ evaluate ──▶ Report
+config ──▶ tasks, trainer, engine, sandboxes ──▶ loop.train ──▶ Report
                       │
                       └ what cannot be used is refused here, before a file is written
 """
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,8 +20,8 @@ from lzero.protocols import TaskSource
 from lzero.rollout.build import POLICY, build, eval_tasks, train_tasks
 from lzero.rollout.collector import Collector
 from lzero.store import Record, RunDirectory, check_new, read_records
-from lzero.train.checkpoint import Progress, checkpoints, newest_checkpoint, read_progress
-from lzero.train.loop import train, unless
+from lzero.train.checkpoint import Progress, checkpoints, newest_checkpoint, read_manifest
+from lzero.train.loop import train
 from lzero.train.seeding import seeded
 from lzero.train.trainer import Trainer
 from lzero.types import Update
@@ -75,32 +74,30 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
             run.append_sandbox(parts.sandbox)
             run.rewind(progress.update)
             evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
-            seed, next_task = config.run.seed, progress.next_task
-            collector = Collector(parts.runner, training, config=config.rollout, seed=seed, next_task=next_task)
+            seed, state = config.run.seed, progress.collector
+            collector = Collector(parts.runner, training, config=config.rollout, seed=seed, state=state)
 
-            async def evaluate(version: int) -> Mapping[str, float]:
+            async def evaluate(version: int) -> float:
+                recorded = run.score(version)
+                if recorded is not None:
+                    return recorded
                 watcher.say(f"evaluating version {version} of the policy on {evaluator.num_tasks} held-out tasks")
                 evaluation = (await evaluator.record(run, update=version))[0]
                 watcher.say(f"version {version} scores {evaluation.score:.3f} on held-out tasks")
-                return evaluation.metrics
+                return evaluation.score
 
             with run.logged():
-                if not _records(run, 0):
-                    await unless(stop, evaluate(0))
-                if not stop.is_set():
-                    outcome = await train(
-                        trainer,
-                        progress,
-                        collector=collector,
-                        engine=engine,
-                        run=run,
-                        evaluate=evaluate,
-                        on_update=watcher.updated,
-                        stop=stop,
-                    )
-                    progress = outcome.progress
-                    if outcome.finished and not _records(run, progress.update):
-                        await unless(stop, evaluate(progress.update))
+                outcome = await train(
+                    trainer,
+                    progress,
+                    collector=collector,
+                    engine=engine,
+                    run=run,
+                    evaluate=evaluate,
+                    on_update=watcher.updated,
+                    stop=stop,
+                )
+            progress = outcome.progress
     return _report(run, progress, finished=progress.update >= config.train.updates, seconds=time.monotonic() - start)
 
 
@@ -112,7 +109,7 @@ def _checkpoint(run: RunDirectory) -> Path | None:
     if whole is None or not broken:
         return whole
     try:
-        read_progress(broken[0])
+        read_manifest(broken[0])
     except StoreError as error:
         names = " ".join(str(found) for found in broken)
         raise StoreError(f"{error}; to go on from {whole.name} instead, first: rm -r {names}") from None

@@ -16,7 +16,7 @@ from lzero.config import Config
 from lzero.errors import TrainError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
-from lzero.train.checkpoint import Progress, read_progress, restore_optimizers, save_checkpoint
+from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
 from lzero.train.credit import attempts, penalties
 from lzero.train.score import sample_logprobs
 from lzero.train.update import add_metric, make_adamw, recompute_activations, update_policy
@@ -54,7 +54,7 @@ class Trainer:
     def build(cls, config: Config, *, checkpoint: Path | None = None) -> tuple["Trainer", Progress]:
         """Load everything; with a `checkpoint` the policy, its optimizer and the random state are the checkpoint's, and the
         reference is still the configuration's model. Raises ModelError or StoreError."""
-        progress = read_progress(checkpoint) if checkpoint else Progress()
+        progress = read_manifest(checkpoint).progress if checkpoint else Progress()
         initial = resolve(config.model.path)
         dtype, device = config.model.dtype, config.model.device
         model = load_model(checkpoint or initial, dtype=dtype, device=device)
@@ -155,15 +155,10 @@ class Trainer:
             for part in split(scored, settings.minibatches, seed=seed):
                 yield collate(part, self.layout, average=algo.average, constant=constant)
 
-    def save(self, directory: Path, progress: Progress) -> Path:
-        """A checkpoint in `directory`; the oldest beyond `train.keep_checkpoints` go. Raises StoreError."""
-        return save_checkpoint(
-            directory,
-            model=self.model,
-            tokenizer=self.tokenizer,
-            optimizers=[self.optimizer],
-            progress=progress,
-            keep=self.config.train.keep_checkpoints,
+    def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
+        """What a checkpoint holds, as it is now; `score` is this policy's on held-out tasks."""
+        return take_snapshot(
+            self.model, self.tokenizer, [self.optimizer], config=self.config, progress=progress, score=score
         )
 
 
