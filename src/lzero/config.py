@@ -500,9 +500,21 @@ def _apply(values: dict[str, Any], override: str) -> None:
     table[key] = value
 
 
+DISTORTING = re.compile(
+    r"top_p|top_k|top_a|min_p|typical_p|epsilon_cutoff|eta_cutoff|\w*_penalty|logit_bias|no_repeat_ngram_size"
+)
+"""Keys, elsewhere, by which tokens are drawn from another distribution than the policy's."""
+
+
 def _explain(detail: Any) -> str:
     location = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
+        section, _, key = location.partition(".")
+        if section in ("rollout", "agent", "algo", "train") and DISTORTING.fullmatch(key):
+            return (
+                f"{location!r} is no key: training draws from the policy's whole distribution at rollout.temperature, for of any other "
+                "the recorded log-probabilities would not be true, nor the gradient (eval.top_p is for sampled evaluation only)"
+            )
         nearest = difflib.get_close_matches(location, [*keys(), *Config.model_fields], n=1, cutoff=0.0)
         return f"unknown key {location!r}; did you mean {nearest[0]!r}?"
     given = re.sub(r"://[^/@\s]*@", "://…@", repr(detail["input"]))  # an address may hold a password

@@ -154,6 +154,15 @@ def test_a_value_of_the_wrong_type_names_its_key(complaint: Complaint) -> None:
     assert "train.updates = 'many'" in complaint("train", "train.updates=many")
 
 
+def test_settings_that_cannot_work_together_are_refused_before_anything_is_started(complaint: Complaint) -> None:
+    message = complaint("train", "train.epochs=2", "model.path=missing", "run.dir=run")
+    assert message.startswith(
+        'lzero: algo.loss = "policy_gradient" holds for the policy that sampled: train.epochs = 2'
+    )
+    assert "a batch of one episode" in complaint("train", "rollout.tasks_per_update=1", "rollout.episodes_per_task=1")
+    assert not Path("run").exists()
+
+
 # The run directory
 
 

@@ -77,15 +77,19 @@ def run(finished: Path, tmp_path: Path) -> Path:
 def test_a_run_prints_plain_lines_in_a_pipe_and_ends_with_json(
     tiny_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, lines, errors = train(*tiny_run, f"run.dir={tmp_path / 'run'}", "--json", capsys=capsys)
+    run = tmp_path / "run"
+    code, lines, errors = train(*tiny_run, f"run.dir={run}", "algo.clip_low=0.1", "--json", capsys=capsys)
     assert (code, errors) == (0, "")
+    (note,) = (line for line in lines if line.startswith("note: "))
+    assert note == 'note: algo.clip_low = 0.1 does nothing with algo.loss = "policy_gradient"'
+    assert note.removeprefix("note: ") in (run / "run.log").read_text()
     assert "2 updates, each from 2 tasks × 2 episodes" in lines[0]
     assert [line.split()[0] for line in lines if line.strip().startswith(("1/2", "2/2"))] == ["1/2", "2/2"]
     assert not any("\x1b" in line for line in lines)
     last = json.loads(lines[-1])
     assert last.keys() >= {"score_before", "score_after", "updates", "seconds", "episodes", "failures"}
     assert last["updates"] == 2
-    assert last["episodes"] == len(list(read_episodes(tmp_path / "run", phase="train")))
+    assert last["episodes"] == len(list(read_episodes(run, phase="train")))
     assert sum(last["failures"].values()) == 0
 
 
@@ -111,7 +115,7 @@ def test_a_finished_run_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_a_change_that_would_make_it_another_run_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "config.toml").read_text()
-    for change in ("rollout.temperature=2", "model.path=elsewhere", "train.update=3", "recipe.toml"):
+    for change in ("rollout.temperature=2", "model.path=elsewhere", "train.update=3", "train.epochs=2", "recipe.toml"):
         code, _, errors = train("--resume", str(run), change, capsys=capsys)
         assert code == 1
         assert errors.startswith("lzero: ")

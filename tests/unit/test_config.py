@@ -24,6 +24,11 @@ def test_a_file_changes_defaults_and_overrides_change_the_file(tmp_path: Path) -
     [
         ("algo.kl_coeff=1", r"unknown key 'algo.kl_coeff'; did you mean 'algo.kl_coef'\?"),
         ("aglo.kl_coef=1", r"unknown key 'aglo'; did you mean 'algo'\?"),
+        ("rollout.top_p=0.9", "'rollout.top_p' is no key: training draws from the policy's whole distribution"),
+        ("rollout.repetition_penalty=1.1", "the recorded log-probabilities would not be true"),
+        ("agent.min_p=0.05", "the recorded log-probabilities would not be true"),
+        ("rollout.top_up=1", "unknown key 'rollout.top_up'; did you mean"),
+        ("eval.top_k=5", "unknown key 'eval.top_k'; did you mean"),
         ("train.lr=-1", "train.lr = -1: .*greater than 0"),
         ("train.lr=fast", "train.lr = 'fast'"),
         ("rollout.drop_uniform=1.5", "rollout.drop_uniform = 1.5"),

@@ -72,7 +72,7 @@ def cells(update: Update, *, num_updates: int, left_s: float) -> tuple[str, ...]
 
 
 class TrainingDisplay:
-    """A context manager; `updated` is called after each update, `say` for anything in between."""
+    """A context manager; `updated` is called after each update, `say` for anything in between, `note` for what stays."""
 
     def __init__(self, console: Console, *, num_updates: int) -> None:
         self._console = console
@@ -106,6 +106,10 @@ class TrainingDisplay:
         self._last = time.monotonic()
         if self._live is None:
             self._console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+
+    def note(self, sentence: str) -> None:
+        """Something to know, whatever is done next: it stays above the table."""
+        self._console.print(f"note: {sentence}", highlight=False, soft_wrap=True, markup=False)
 
     def updated(self, update: Update) -> None:
         now = time.monotonic()

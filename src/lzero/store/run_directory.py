@@ -16,7 +16,7 @@ import importlib.metadata
 import io
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -60,9 +60,11 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
-        """The run at `path`, its configuration changed by `overrides` for good. Raises StoreError if there is none, ConfigError
-        for a change that would make it another run."""
+    def open(
+        cls, path: Path, overrides: Sequence[str] = (), *, check: Callable[[Config], None] = lambda config: None
+    ) -> Self:
+        """The run at `path`, its configuration changed by `overrides` for good, if it passes `check`. Raises StoreError if there is
+        none, ConfigError for a change that would make it another run."""
         file = path / "config.toml"
         if not file.is_file():
             raise StoreError(f"{path} is not a run directory: it holds no config.toml")
@@ -76,6 +78,7 @@ class RunDirectory:
                 raise ConfigError(f"{override!r} would make another run of {path}; a resumed run may change {allowed}")
         if overrides:
             config = load_config(file, overrides)
+            check(config)
             write_whole(file, tomli_w.dumps(config.model_dump(mode="json")).encode())
         return cls(path, config)
 

@@ -6,6 +6,7 @@ config ──▶ tasks, trainer, engine, sandboxes ──▶ loop.train ──�
 """
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,13 @@ from lzero.rollout.build import POLICY, build, eval_tasks, train_tasks
 from lzero.rollout.collector import Collector
 from lzero.store import Record, RunDirectory, check_new, read_records
 from lzero.train.checkpoint import Progress, checkpoints, newest_checkpoint, read_manifest
+from lzero.train.checks import check_settings, inert_settings
 from lzero.train.loop import train
 from lzero.train.seeding import seeded
 from lzero.train.trainer import Trainer
 from lzero.types import Update
+
+logger = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
@@ -32,6 +36,9 @@ class Watcher(Protocol):
 
     def say(self, sentence: str) -> None:
         """What is being done now."""
+
+    def note(self, sentence: str) -> None:
+        """Something to know, whatever is done next."""
 
     def updated(self, update: Update) -> None:
         """An update is made."""
@@ -60,10 +67,14 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
     the configuration, the tasks, the model or this machine's sandbox cannot be used.
     """
     start = time.monotonic()
+    check_settings(config)
     if run is None:
         check_new(config)
     checkpoint = _checkpoint(run) if run else None
     training, held_out = _sources(config)
+    notes = inert_settings(config)
+    for note in notes:
+        watcher.note(note)
     watcher.say("loading the model and starting the sandboxes")
     with seeded(config.run):
         trainer, progress = Trainer.build(config, checkpoint=checkpoint)
@@ -87,6 +98,8 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
                 return evaluation.score
 
             with run.logged():
+                for note in notes:
+                    logger.warning("%s", note)
                 outcome = await train(
                     trainer,
                     progress,

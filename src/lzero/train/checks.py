@@ -1,0 +1,108 @@
+"""What a configuration asks of training that cannot be, and what it sets that does nothing: told before anything is started."""
+
+from collections.abc import Iterator
+
+from lzero.config import Config, Section
+from lzero.errors import ConfigError
+
+GROUPED = ("reinforce++_baseline", "grpo", "dr_grpo", "rloo", "gigpo")
+"""Estimators that compare episodes at one task."""
+DISCOUNTED = ("reinforce++", "reinforce++_baseline", "gigpo")
+"""Estimators that look at returns over steps."""
+
+
+def check_settings(config: Config) -> None:
+    """Raises ConfigError, with a line for each of the settings that cannot work together."""
+    complaints = list(_complaints(config))
+    if complaints:
+        raise ConfigError("\n".join(complaints))
+
+
+def _complaints(config: Config) -> Iterator[str]:
+    algo, train, rollout, reward = config.algo, config.train, config.rollout, config.reward
+    num_episodes = rollout.tasks_per_update * rollout.episodes_per_task
+    if algo.estimator in GROUPED and rollout.episodes_per_task == 1:
+        yield (
+            f'algo.estimator = "{algo.estimator}" compares the episodes of a task: with rollout.episodes_per_task = 1 every '
+            'advantage would be 0; take at least 2, or "reinforce++"'
+        )
+    if num_episodes == 1:
+        yield (
+            "rollout.tasks_per_update = 1 and rollout.episodes_per_task = 1: a batch of one episode has none to compare it with"
+        )
+    if algo.loss == "policy_gradient" and train.epochs * train.minibatches > 1:
+        yield (
+            f'algo.loss = "policy_gradient" holds for the policy that sampled: train.epochs = {train.epochs} and train.minibatches = '
+            f'{train.minibatches} would go on with another one; leave both at 1, or take "ppo"'
+        )
+    if train.minibatches > num_episodes:
+        yield (
+            f"train.minibatches = {train.minibatches}: a batch of rollout.tasks_per_update × rollout.episodes_per_task = {num_episodes} "
+            "episodes has no more parts than that"
+        )
+    if 0 < algo.dual_clip <= 1:
+        yield (
+            f"algo.dual_clip = {algo.dual_clip}: it would cut bad actions off at a ratio of 1, before anything is learned from them; "
+            "take more than 1, or 0 for none"
+        )
+    if 0 < algo.importance_cap < 1:
+        yield (
+            f"algo.importance_cap = {algo.importance_cap}: it would cut tokens on which sampler and trainer agree, whose weight is 1; "
+            "take at least 1, or 0 for no weights"
+        )
+    if not reward.function and reward.qa == reward.format == reward.execution == 0:
+        yield "reward.qa, reward.format and reward.execution are all 0: nothing would be rewarded"
+
+
+def inert_settings(config: Config) -> list[str]:
+    """What does nothing in training with these settings, a sentence each. A key counts as set where it is not as by default."""
+    return [*_inert_keys(config), *_inert_parts(config)]
+
+
+def _inert_parts(config: Config) -> Iterator[str]:
+    algo, train = config.algo, config.train
+    if algo.loss == "ppo" and train.epochs * train.minibatches == 1:
+        yield (
+            'algo.loss = "ppo" makes one optimiser step a batch (train.epochs = train.minibatches = 1): every ratio is 1, and algo.ratio, '
+            "algo.clip_low, algo.clip_high and algo.dual_clip do nothing"
+        )
+    if algo.kl_coef > 0 and algo.kl == "k1" and algo.kl_in == "loss":
+        yield (
+            'algo.kl = "k1" in the loss pulls nowhere: its gradient is 0 on average over what the policy samples; take "k2" or "k3", or '
+            'algo.kl_in = "reward"'
+        )
+
+
+def _inert_keys(config: Config) -> Iterator[str]:
+    algo, reward, evaluation = config.algo, config.reward, config.eval
+    loss, estimator = f'with algo.loss = "{algo.loss}"', f'with algo.estimator = "{algo.estimator}"'
+    if algo.loss == "policy_gradient":
+        yield from _set(algo, "algo", ("ratio", "clip_low", "clip_high", "dual_clip"), loss)
+    if algo.estimator not in DISCOUNTED:
+        yield from _set(algo, "algo", ("gamma",), f"{estimator}, which adds up an episode's rewards")
+    elif algo.estimator == "gigpo" and algo.step_weight == 0:
+        yield from _set(algo, "algo", ("gamma",), f"{estimator} and algo.step_weight = 0")
+    elif config.agent.max_steps == 1:
+        yield from _set(algo, "algo", ("gamma",), "with agent.max_steps = 1")
+    if algo.estimator != "gigpo":
+        yield from _set(algo, "algo", ("step_weight",), estimator)
+    if algo.kl_coef == 0:
+        yield from _set(algo, "algo", ("kl", "kl_in"), "with algo.kl_coef = 0")
+    if reward.qa == 0:
+        yield from _set(reward, "reward", ("has_answer", "f1"), "with reward.qa = 0")
+    if reward.execution == 0:
+        yield from _set(reward, "reward", ("execution_rule",), "with reward.execution = 0")
+    if evaluation.every >= config.train.updates:
+        yield from _set(evaluation, "eval", ("every",), f"with train.updates = {config.train.updates}")
+    if evaluation.sampled_episodes == 0:
+        yield from _set(evaluation, "eval", ("top_p",), "with eval.sampled_episodes = 0")
+    yield from _set(config.sft, "sft", tuple(type(config.sft).model_fields), "here: it is for `lzero sft`")
+
+
+def _set(section: Section, name: str, keys: tuple[str, ...], why: str) -> Iterator[str]:
+    """A sentence for each of `keys` that is not as by default."""
+    for key in keys:
+        value = getattr(section, key)
+        if value != type(section).model_fields[key].default:
+            shown = f'"{value}"' if isinstance(value, str) else value
+            yield f"{name}.{key} = {shown} does nothing {why}"

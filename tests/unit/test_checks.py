@@ -1,0 +1,100 @@
+"""What cannot work together is refused, and what does nothing is said, before training starts."""
+
+from pathlib import Path
+
+import pytest
+
+from lzero.config import Config, load_config
+from lzero.errors import ConfigError
+from lzero.train.checks import DISCOUNTED, GROUPED, check_settings, inert_settings
+
+ROOT = Path(__file__).parents[2]
+RECIPES = [recipe for recipe in sorted((ROOT / "recipes").glob("*.toml")) if not recipe.name.startswith("nano-")]
+"""Of `lzero train`; the nano's are for `lzero sft`."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ("algo.estimator=rloo rollout.episodes_per_task=1", 'algo.estimator = "rloo" compares'),
+        ("rollout.tasks_per_update=1 rollout.episodes_per_task=1", "a batch of one episode"),
+        ("train.epochs=2", 'algo.loss = "policy_gradient" holds for'),
+        ("train.minibatches=2", 'take "ppo"'),
+        ("algo.loss=ppo train.minibatches=257", "train.minibatches = 257: a batch of .* = 256 episodes"),
+        ("algo.loss=ppo train.epochs=2 algo.dual_clip=0.5", "algo.dual_clip = 0.5"),
+        ("algo.importance_cap=0.9", "algo.importance_cap = 0.9"),
+        ("reward.qa=0 reward.format=0 reward.execution=0", "nothing would be rewarded"),
+    ],
+)
+def test_what_cannot_work_together_is_refused(settings: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as refused:
+        check_settings(load_config(None, settings.split()))
+    assert "\n" not in str(refused.value)
+
+
+def test_all_that_cannot_work_is_told_at_once() -> None:
+    config = load_config(None, ["algo.estimator=grpo", "rollout.episodes_per_task=1", "train.epochs=2"])
+    with pytest.raises(ConfigError) as refused:
+        check_settings(config)
+    assert len(str(refused.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "",
+        "algo.estimator=reinforce++ rollout.episodes_per_task=1",
+        "algo.loss=ppo train.epochs=4 train.minibatches=8 algo.dual_clip=0 algo.importance_cap=2",
+        "algo.loss=ppo train.minibatches=256",
+        *(f"algo.estimator={estimator} rollout.episodes_per_task=2" for estimator in GROUPED),
+    ],
+)
+def test_what_can_work_is_not_refused(settings: str) -> None:
+    check_settings(load_config(None, settings.split()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        ("", []),
+        ("algo.clip_low=0.1 algo.ratio=step", ["algo.ratio", "algo.clip_low"]),
+        ("algo.dual_clip=0 algo.clip_high=0.3", ["algo.clip_high", "algo.dual_clip"]),
+        ("algo.loss=ppo algo.clip_low=0.1 train.minibatches=2", []),
+        ("algo.loss=ppo", ['algo.loss = "ppo" makes one optimiser step a batch']),
+        ("algo.estimator=grpo algo.gamma=0.5", ["algo.gamma"]),
+        ("algo.gamma=0.5 agent.max_steps=1", ["algo.gamma"]),
+        ("algo.estimator=gigpo algo.gamma=0.5", []),
+        ("algo.estimator=gigpo algo.gamma=0.5 algo.step_weight=0", ["algo.gamma"]),
+        ("algo.step_weight=2", ["algo.step_weight"]),
+        ("algo.kl_coef=0 algo.kl=k2 algo.kl_in=reward", ["algo.kl ", "algo.kl_in"]),
+        ("algo.kl=k1", ['algo.kl = "k1" in the loss pulls nowhere']),
+        ("algo.kl=k1 algo.kl_in=reward", []),
+        ("reward.qa=0 reward.f1=0.5", ["reward.f1"]),
+        ("reward.execution=0 reward.execution_rule=l0", ["reward.execution_rule"]),
+        ("eval.every=12", ["eval.every"]),
+        ("eval.every=3 eval.top_p=0.9", ["eval.top_p"]),
+        ("eval.top_p=0.9 eval.sampled_episodes=4", []),
+        ("sft.lr=0.1", ["sft.lr"]),
+    ],
+)
+def test_what_does_nothing_is_said(settings: str, keys: list[str]) -> None:
+    sentences = inert_settings(load_config(None, settings.split()))
+    assert len(sentences) == len(keys)
+    assert all(sentence.startswith(key) for sentence, key in zip(sentences, keys, strict=True))
+
+
+def test_a_sentence_names_the_key_its_value_and_why() -> None:
+    config = load_config(None, ["algo.kl_coef=0", "algo.kl=k2"])
+    assert inert_settings(config) == ['algo.kl = "k2" does nothing with algo.kl_coef = 0']
+
+
+def test_gamma_acts_where_returns_are_looked_at() -> None:
+    assert set(DISCOUNTED) <= {"reinforce++", *GROUPED}
+    assert inert_settings(Config()) == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_our_recipes_set_nothing_that_cannot_act(recipe: Path) -> None:
+    config = load_config(recipe)
+    check_settings(config)
+    assert inert_settings(config) == []
