@@ -370,7 +370,14 @@ class TrainConfig(Section):
         description="Parts that a batch is cut into by episodes; each makes an optimiser step. 1: strictly on-policy.",
     )
     epochs: Count = Field(1, description="Times that an update goes over its batch.")
-    lr: Positive = Field(1e-3, description="Learning rate, constant.")
+    lr: Positive = Field(1e-3, description="Learning rate, the largest.")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="How the learning rate falls after the warm-up: not at all, or to zero after the last update.",
+    )
+    warmup_updates: Annotated[int, Field(ge=0)] = Field(
+        0, description="Updates over which the learning rate rises, before the first one with all of `lr`."
+    )
     weight_decay: float = Field(0.01, ge=0.0, description="AdamW's decoupled weight decay.")
     grad_clip: Positive = Field(1.0, description="Largest gradient norm.")
     micro_batch_tokens: Count = Field(
@@ -391,6 +398,12 @@ class TrainConfig(Section):
         True,
         description="With eval.every: keep a checkpoint of the policy with the best held-out score, too.",
     )
+
+    @pydantic.model_validator(mode="after")
+    def _an_update_has_all_of_the_rate(self) -> Self:
+        if self.warmup_updates >= self.updates:
+            raise ValueError(f"warmup_updates = {self.warmup_updates} leaves none of updates = {self.updates}")
+        return self
 
 
 class EvalConfig(Section):

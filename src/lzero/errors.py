@@ -15,7 +15,8 @@
     │   └── ContextOverflow    the prompt is longer than the model's own window
     ├── ToolError          a tool did not answer; `fault` says whether the agent or the tool is to blame
     ├── RewardError        a scorer failed
-    └── TrainError         training cannot go on (too many failures, a sync that does not hold, NaN)
+    └── TrainError         training cannot go on (too many failures, a sync that does not hold)
+        └── NotFinite          an optimiser step that was not made: NaN or infinity in the loss or the gradient
 
 A message names the offending value and what to do about it: the command line prints it without a traceback.
 """
@@ -88,4 +89,8 @@ class RewardError(LzeroError):
 
 
 class TrainError(LzeroError):
+    pass
+
+
+class NotFinite(TrainError):
     pass

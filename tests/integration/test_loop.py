@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -16,9 +17,10 @@ from lzero.models import Architecture, build_tokenizer, load_model, load_tokeniz
 from lzero.rollout.collector import Collected
 from lzero.seeds import derive_seed
 from lzero.store import Record, RunDirectory, read_episodes
-from lzero.train.checkpoint import Progress, newest_checkpoint
+from lzero.train.checkpoint import Progress, newest_checkpoint, read_manifest
 from lzero.train.loop import Outcome, train
 from lzero.train.seeding import seeded
+from lzero.train.skipped import read_skipped
 from lzero.train.trainer import Trainer
 from lzero.types import Budgets, Episode, Json, Parsed, Prompt, Reward, Sampling, Step, Task, Update
 
@@ -37,6 +39,8 @@ class Bandit:
         self.next_task = next_task
         self.started = asyncio.Event()
         self.hangs = False
+        self.breaks_at: frozenset[int] = frozenset()
+        """Updates whose sampled log-probabilities are no numbers."""
 
     @property
     def state(self) -> dict[str, Json]:
@@ -54,7 +58,10 @@ class Bandit:
             rewards=tuple(self.reward(episode) for episode in episodes),
         )
         score = sum(reward.score for reward in record.rewards if reward) / NUM_EPISODES
-        return Collected(groups=(record.group(),), records=(record,), metrics={"rollout/score": score})
+        group = record.group()
+        if update in self.breaks_at:
+            group = msgspec.structs.replace(group, episodes=tuple(map(broken, group.episodes)))
+        return Collected(groups=(group,), records=(record,), metrics={"rollout/score": score})
 
     async def episode(self, position: int, index: int) -> Episode:
         name = f"bandit-{position}/{index}"
@@ -83,6 +90,13 @@ class Bandit:
         token_ids = episode.steps[0].completion.token_ids
         paid = sum(token < PAID_BELOW for token in token_ids) / len(token_ids)
         return Reward(score=paid, per_step=(paid,), parts={"qa": (paid,)})
+
+
+def broken(episode: Episode) -> Episode:
+    (step,) = episode.steps
+    logprobs = (float("nan"),) * len(step.completion.logprobs)
+    completion = msgspec.structs.replace(step.completion, logprobs=logprobs)
+    return msgspec.structs.replace(episode, steps=(msgspec.structs.replace(step, completion=completion),))
 
 
 def config_of(tmp_path: Path, *overrides: str) -> Config:
@@ -215,6 +229,26 @@ async def test_evaluations_come_between_updates_as_often_as_asked(tmp_path: Path
     async with local_engine(config) as engine:
         await train(trainer, progress, collector=Bandit(engine), engine=engine, run=run, evaluate=evaluate)
     assert evaluated == [0, 2, 4, 6]
+
+
+async def test_an_update_that_is_not_finite_is_left_out_and_kept_and_the_third_in_a_row_ends_the_run(
+    tmp_path: Path,
+) -> None:
+    config = config_of(tmp_path, "train.updates=6", "algo.importance_cap=2")
+    run = new_run(tmp_path / "run")
+    trainer, progress = Trainer.build(config)
+    async with local_engine(config) as engine:
+        bandit = Bandit(engine)
+        bandit.breaks_at = frozenset({0, 2, 3, 4})
+        with pytest.raises(TrainError, match=r"update 4: .* 3 in a row"):
+            await train(trainer, progress, collector=bandit, engine=engine, run=run)
+    assert [line["train/skipped"] for line in run.read_metrics()] == [1.0, 0.0, 1.0, 1.0]
+    for update, kept in enumerate((1, 0, 1, 1, 1)):
+        steps = read_skipped(run.path, update=update)
+        assert [len(step.batch) for step in steps] == [NUM_EPISODES] * kept
+    checkpoint = newest_checkpoint(run.checkpoints)
+    assert checkpoint is not None
+    assert read_manifest(checkpoint).progress == Progress(update=3, collector={"next_task": 3}, skipped_in_a_row=1)
 
 
 async def test_shuffled_rewards_teach_nothing_of_the_real_ones(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from lzero.algo.losses import make_loss
 from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
 from lzero.engine.local import LocalEngine
-from lzero.errors import TrainError
+from lzero.errors import NotFinite, TrainError
 from lzero.models import Architecture, build_tokenizer, new_model
 from lzero.train.score import sample_logprobs
 from lzero.train.transfer import PROBE_TOKENS, probe_ids, transfer
@@ -227,7 +227,7 @@ def test_an_update_that_is_not_finite_is_not_applied() -> None:
     optimizer = make_adamw(model, lr=1e-2, weight_decay=0.01)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows = [unscored(to_samples(episode(1))[0], advantage=float("inf"))]
-    with pytest.raises(TrainError, match="was not applied: loss"):
+    with pytest.raises(NotFinite, match="was not made: loss"):
         update_policy(
             model,
             [optimizer],

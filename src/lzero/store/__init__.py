@@ -1,7 +1,7 @@
 """What runs leave on disk: a training run's directory, with its episodes as Parquet tables; an agent's episode as JSON lines."""
 
 from lzero.store.record import DROP_FAILED, Phase, Record
-from lzero.store.run_directory import RunDirectory, check_new, read_episodes, read_groups, read_records
+from lzero.store.run_directory import RunDirectory, check_new, read_episodes, read_groups, read_records, read_rows
 from lzero.store.saved import EPISODE_FILE, SavedEpisode, SavedTool, describe, read_saved, write_saved
 from lzero.store.writing import new_directory, write_beneath
 
@@ -19,6 +19,7 @@ __all__ = [
     "read_episodes",
     "read_groups",
     "read_records",
+    "read_rows",
     "read_saved",
     "write_beneath",
     "write_saved",

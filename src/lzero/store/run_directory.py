@@ -19,7 +19,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import pyarrow as pa
@@ -96,6 +96,10 @@ class RunDirectory:
             for step, value in enumerate(values)
         ]
         self._write_table("advantages", to_table("advantages", rows), phase="train", update=update)
+
+    def write_skipped(self, rows: Sequence[Mapping[str, Any]], *, update: int) -> None:
+        """A side table: the samples of optimiser steps that were not made (`lzero.train.skipped`). Raises StoreError."""
+        self._write_table("skipped", to_table("skipped", rows), phase="train", update=update)
 
     def append_metrics(self, metrics: Mapping[str, Json], *, phase: Phase, update: int) -> None:
         """One line of metrics.jsonl: `{"phase": …, "update": …, **metrics}`. Raises StoreError; then no part of it is written."""
@@ -194,6 +198,12 @@ def read_groups(path: Path, *, phase: Phase | None = None) -> Iterator[Group]:
     for record in read_records(path, phase=phase):
         if not record.dropped and record.scored:
             yield record.group()
+
+
+def read_rows(path: Path, name: str, *, phase: Phase, update: int) -> list[dict[str, Any]]:
+    """The rows of one side table; none if it was not written. Raises StoreError."""
+    file = f"{phase}-{update:06d}.parquet"
+    return _read_table(path, name, file).to_pylist() if (path / "episodes" / name / file).exists() else []
 
 
 def versions() -> dict[str, str]:

@@ -7,12 +7,13 @@
     rewards     a row a scored step     what the trainer got, and its parts
     drops       a row an episode        why it is not trained on
     advantages  a row a trained step    what the update made of its return
+    skipped     a row a sample          of an optimiser step that was not made: all that it would have learned from
 
 All after `steps` are side tables, keyed by `episode_id` (and `step`): scoring again writes new ones and touches no other.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -123,6 +124,22 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
     "rewards": pa.schema([*_KEY, ("reward", pa.float64()), ("parts", pa.map_(_TEXT, pa.float64()))]),
     "drops": pa.schema([("episode_id", _TEXT), ("reason", _TEXT)]),
     "advantages": pa.schema([*_KEY, ("advantage", pa.float64())]),
+    "skipped": pa.schema(
+        [
+            ("optimiser_step", pa.int32()),
+            ("reason", _TEXT),
+            ("episode_id", _TEXT),
+            ("temperature", pa.float64()),
+            ("token_ids", _IDS),
+            ("mask", pa.list_(pa.int8())),
+            ("step_index", pa.list_(pa.int32())),
+            ("logprobs", pa.list_(pa.float64())),
+            ("versions", pa.list_(pa.int64())),
+            ("advantages", pa.list_(pa.float64())),
+            ("reference_logprobs", pa.list_(pa.float64())),
+            ("old_logprobs", pa.list_(pa.float64())),
+        ]
+    ),
 }
 """Every table and its columns."""
 
@@ -147,7 +164,7 @@ def to_tables(records: Sequence[Record], *, phase: str, update: int) -> dict[str
     return {name: to_table(name, rows[name]) for name in RECORD_TABLES}
 
 
-def to_table(name: str, rows: Iterable[Row]) -> pa.Table:
+def to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     rows = list(rows)
     schema = SCHEMAS[name]
     return pa.table([pa.array([row[field.name] for row in rows], field.type) for field in schema], schema=schema)

@@ -25,6 +25,7 @@ from lzero.rollout.collector import Collected
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress
 from lzero.train.saver import Saver
+from lzero.train.skipped import write_skipped
 from lzero.train.trainer import Trainer
 from lzero.train.transfer import LoadingEngine, transfer
 from lzero.types import Group, Json, Update
@@ -101,7 +102,8 @@ async def train(
             run.write_records(collected.records, phase="train", update=version)
             learned = await asyncio.to_thread(_learn, trainer, collected.groups, run, version)
             gap = await transfer(trainer.model, engine, version=version + 1)
-            progress = Progress(update=version + 1, collector=collector.state)
+            skipped = trainer.skips.in_a_row
+            progress = Progress(update=version + 1, collector=collector.state, skipped_in_a_row=skipped)
             timings = {
                 "time/train_s": time.monotonic() - rolled_out,
                 "time/update_s": time.monotonic() - started,
@@ -127,7 +129,8 @@ def _learn(trainer: Trainer, groups: Sequence[Group], run: RunDirectory, update:
     scores = trainer.score(samples)
     advantages = trainer.advantages(groups, samples, scores, update=update)
     run.write_advantages(advantages, update=update)
-    return trainer.update(trainer.scored(samples, scores, advantages), update=update)
+    keep = partial(write_skipped, run, update=update)
+    return trainer.update(trainer.scored(samples, scores, advantages), update=update, on_skip=keep)
 
 
 def _is_due(update: int, every: int, last: int) -> bool:

@@ -1,8 +1,9 @@
 """The policy that is trained, the one it started from, and what is done with them: score, give credit, update."""
 
+import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +14,21 @@ from lzero.algo.batches import Batch, Layout, Scored, collate, step_advantages
 from lzero.algo.losses import make_loss
 from lzero.algo.samples import to_samples
 from lzero.config import Config
-from lzero.errors import TrainError
+from lzero.errors import NotFinite, TrainError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
 from lzero.train.credit import attempts, penalties
+from lzero.train.schedule import learning_rate_factor
 from lzero.train.score import sample_logprobs
+from lzero.train.skipped import MOST_IN_A_ROW, SkippedStep, Skips
 from lzero.train.update import add_metric, make_adamw, recompute_activations, update_policy
 from lzero.types import Group, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 Column = tuple[float, ...]
 """A number a token of a sample."""
@@ -49,6 +54,7 @@ class Trainer:
     reference: "PreTrainedModel | None"
     """The initial policy, which the KL penalty pulls towards; None when its coefficient is 0."""
     optimizer: Optimizer
+    skips: Skips = field(default_factory=Skips)
 
     @classmethod
     def build(cls, config: Config, *, checkpoint: Path | None = None) -> tuple["Trainer", Progress]:
@@ -65,7 +71,15 @@ class Trainer:
         if checkpoint:
             restore_optimizers(checkpoint, [optimizer])
         tokenizer = load_tokenizer(checkpoint or initial)
-        return cls(config=config, model=model, tokenizer=tokenizer, reference=reference, optimizer=optimizer), progress
+        trainer = cls(
+            config=config,
+            model=model,
+            tokenizer=tokenizer,
+            reference=reference,
+            optimizer=optimizer,
+            skips=Skips(in_a_row=progress.skipped_in_a_row),
+        )
+        return trainer, progress
 
     @property
     def layout(self) -> Layout:
@@ -130,30 +144,59 @@ class Trainer:
             for sample, reference, old in zip(samples, scores.references, scores.old, strict=True)
         ]
 
-    def update(self, scored: Sequence[Scored], *, update: int) -> dict[str, float]:
-        """The optimiser steps of one update; returns means of their metrics. Raises TrainError if one would not be finite."""
-        algo = self.config.algo
-        metrics: list[dict[str, float]] = [
-            update_policy(
-                self.model,
-                [self.optimizer],
-                batch,
-                loss_fn=make_loss(algo),
-                grad_clip=self.config.train.grad_clip,
-                entropies=algo.entropy_coef > 0,
-            )
-            for batch in self._batches(scored, update)
-        ]
-        return _mean_metrics(metrics)
+    def update(
+        self,
+        scored: Sequence[Scored],
+        *,
+        update: int,
+        on_skip: Callable[[Sequence[SkippedStep]], None] = lambda skipped: None,
+    ) -> dict[str, float]:
+        """The optimiser steps of one update; returns means of their metrics.
 
-    def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[Batch]:
-        """A batch for each optimiser step: `train.epochs` times all of it, in `train.minibatches` parts by episodes."""
+        A step whose loss or gradient is not finite is not made: `on_skip` is called with all of this update so far. Raises
+        TrainError, after that, at the third in a row.
+        """
+        settings, algo = self.config.train, self.config.algo
+        factor = learning_rate_factor(
+            update, updates=settings.updates, schedule=settings.lr_schedule, warmup=settings.warmup_updates
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * factor
+        metrics: list[dict[str, float]] = []
+        skipped: list[SkippedStep] = []
+        for number, (part, batch) in enumerate(self._batches(scored, update)):
+            try:
+                step = update_policy(
+                    self.model,
+                    [self.optimizer],
+                    batch,
+                    loss_fn=make_loss(algo),
+                    grad_clip=settings.grad_clip,
+                    entropies=algo.entropy_coef > 0,
+                )
+            except NotFinite as error:
+                logger.warning("update %d: %s", update, error)
+                skipped.append(SkippedStep(number=number, reason=str(error), batch=tuple(part)))
+                on_skip(skipped)
+                self.skips.in_a_row += 1
+                if self.skips.in_a_row >= MOST_IN_A_ROW:
+                    raise TrainError(
+                        f"update {update}: {error}, {MOST_IN_A_ROW} in a row. Their batches are in the run's episodes/skipped; "
+                        "go on from the last checkpoint with --resume and a lower train.lr, or another train.grad_clip"
+                    ) from error
+                continue
+            metrics.append(step)
+            self.skips.in_a_row = 0
+        return _mean_metrics(metrics) | {"train/lr": settings.lr * factor, "train/skipped": float(len(skipped))}
+
+    def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[tuple[list[Scored], Batch]]:
+        """What each optimiser step is made from: `train.epochs` times all of it, in `train.minibatches` parts by episodes."""
         settings, algo = self.config.train, self.config.algo
         constant = float(self.config.agent.max_steps * self.config.agent.response_tokens)
         for epoch in range(settings.epochs):
             seed = derive_seed(self.config.run.seed, "minibatches", update, epoch)
             for part in split(scored, settings.minibatches, seed=seed):
-                yield collate(part, self.layout, average=algo.average, constant=constant)
+                yield part, collate(part, self.layout, average=algo.average, constant=constant)
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
         """What a checkpoint holds, as it is now; `score` is this policy's on held-out tasks."""

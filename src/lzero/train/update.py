@@ -10,7 +10,7 @@ from torch.optim import AdamW, Optimizer
 
 from lzero.algo.batches import Batch
 from lzero.algo.losses import LossFn, LossInputs
-from lzero.errors import ConfigError, TrainError
+from lzero.errors import ConfigError, NotFinite
 from lzero.train.score import policy_logprobs
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def update_policy(
     `entropies`: whether the loss asks for them. Metrics are means as the loss weighs. `train/logprob_gap` is the mean over action
     tokens of |log π_trainer − log π_sampler|: on policy and in one precision it is rounding error, and anything else means that
     the two are not the same policy.
-    Raises TrainError, with the weights as they were, if the loss or the gradient is not finite.
+    Raises NotFinite, with weights and moments as they were, if the loss or the gradient is not finite.
     """
     totals: dict[str, float] = {}
     for optimizer in optimizers:
@@ -87,10 +87,7 @@ def update_policy(
     norm = clip_grad_norm_(model.parameters(), grad_clip).item()
     if not (math.isfinite(totals["train/loss"]) and math.isfinite(norm)):
         model.zero_grad()
-        raise TrainError(
-            f"the update was not applied: loss {totals['train/loss']}, gradient norm {norm}. "
-            "Lower train.lr or train.grad_clip, and go on from the last checkpoint with --resume"
-        )
+        raise NotFinite(f"the optimiser step was not made: loss {totals['train/loss']}, gradient norm {norm}")
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()

@@ -1,0 +1,84 @@
+"""Optimiser steps that were not made, because the loss or the gradient was not finite; their batches are kept to be looked at.
+
+    RUN/episodes/skipped/train-000007.parquet     a row a sample: which optimiser step of update 7, why, and all that it would have
+                                                  learned from
+
+pandas reads it as it is, `read_skipped` gives back the very samples: collate and score them again with the weights of a checkpoint.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from lzero.algo.batches import Scored
+from lzero.store import RunDirectory, read_rows
+from lzero.types import Sample
+
+MOST_IN_A_ROW = 3
+"""So many end the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedStep:
+    """One of them: `number` counts the optimiser steps of its update from 0."""
+
+    number: int
+    reason: str
+    batch: tuple[Scored, ...]
+
+
+@dataclass(kw_only=True)
+class Skips:
+    """What the next one depends on."""
+
+    in_a_row: int = 0
+
+
+def write_skipped(run: RunDirectory, steps: Iterable[SkippedStep], *, update: int) -> None:
+    """All of one update; an earlier file of it is replaced. Raises StoreError."""
+    rows = [
+        {
+            "optimiser_step": step.number,
+            "reason": step.reason,
+            "episode_id": row.sample.episode_id,
+            "temperature": row.sample.temperature,
+            "token_ids": row.sample.token_ids,
+            "mask": row.sample.mask,
+            "step_index": row.sample.step_index,
+            "logprobs": row.sample.logprobs,
+            "versions": row.sample.versions,
+            "advantages": row.advantages,
+            "reference_logprobs": row.reference_logprobs,
+            "old_logprobs": row.old_logprobs,
+        }
+        for step in steps
+        for row in step.batch
+    ]
+    run.write_skipped(rows, update=update)
+
+
+def read_skipped(path: Path, *, update: int) -> Sequence[SkippedStep]:
+    """What `write_skipped` was given, exactly; nothing for an update that skipped none. Raises StoreError."""
+    steps = []
+    rows = read_rows(path, "skipped", phase="train", update=update)
+    for (number, reason), group in groupby(rows, key=lambda row: (row["optimiser_step"], row["reason"])):
+        batch = tuple(
+            Scored(
+                sample=Sample(
+                    episode_id=row["episode_id"],
+                    token_ids=tuple(row["token_ids"]),
+                    mask=tuple(row["mask"]),
+                    step_index=tuple(row["step_index"]),
+                    logprobs=tuple(row["logprobs"]),
+                    versions=tuple(row["versions"]),
+                    temperature=row["temperature"],
+                ),
+                advantages=tuple(row["advantages"]),
+                reference_logprobs=tuple(row["reference_logprobs"]),
+                old_logprobs=tuple(row["old_logprobs"]),
+            )
+            for row in group
+        )
+        steps.append(SkippedStep(number=number, reason=reason, batch=batch))
+    return steps
