@@ -60,26 +60,6 @@ def episode(number: int, *, num_steps: int = 3) -> Episode:
     )
 
 
-def row_per_step(sample: Sample) -> list[Sample]:
-    """What training without merging would see: for each step its whole prompt, and only its own action."""
-    rows = []
-    for step in sorted(set(sample.step_index) - {-1}):
-        end = max(position for position, owner in enumerate(sample.step_index) if owner == step) + 1
-        own = tuple(int(owner == step) for owner in sample.step_index[:end])
-        rows.append(
-            Sample(
-                episode_id=sample.episode_id,
-                token_ids=sample.token_ids[:end],
-                mask=own,
-                step_index=tuple(step if on else -1 for on in own),
-                logprobs=sample.logprobs[:end],
-                versions=sample.versions[:end],
-                temperature=sample.temperature,
-            )
-        )
-    return rows
-
-
 def scored(samples: Sequence[Sample], reference: Any) -> list[Scored]:
     references = sample_logprobs(reference, samples, Layout(max_tokens=50))
     return [
@@ -117,28 +97,6 @@ def another_double_model() -> Any:
 
 def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     return max((one[name] - other[name]).abs().max().item() for name in one)
-
-
-def test_merged_steps_give_the_gradient_of_one_row_a_step() -> None:
-    samples = [sample for number in range(7) for sample in to_samples(episode(number))]
-    assert len(samples) == 7
-    reference = another_double_model()
-    merged = gradient(scored(samples, reference), max_tokens=1000)
-    rows = scored([row for sample in samples for row in row_per_step(sample)], reference)
-    assert len(rows) == 21
-    apart = gradient(rows, max_tokens=1000)
-    assert distance(merged, apart) < 1e-9
-    assert max(value.abs().max().item() for value in merged.values()) > 1e-3
-
-
-def test_micro_batches_change_no_gradient() -> None:
-    rows = scored([sample for number in range(7) for sample in to_samples(episode(number))], another_double_model())
-    parts = {len(collate(rows, Layout(max_tokens=size)).micro_batches): size for size in (1, 40, 1000)}
-    assert {1, 7} < set(parts)
-    assert any(1 < number < 7 for number in parts)
-    whole = gradient(rows, max_tokens=1000)
-    for size in parts.values():
-        assert distance(whole, gradient(rows, max_tokens=size)) < 1e-12
 
 
 def kept_bytes(model: Any) -> int:
