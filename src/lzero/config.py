@@ -273,11 +273,23 @@ class RolloutConfig(Section):
     episodes_per_task: Count = Field(4, description="Episodes of a group.")
     concurrency: Count = Field(128, description="Episodes that run at once.")
     temperature: Positive = Field(1.0, description="Sampling temperature of training episodes.")
-    drop_uniform: Fraction = Field(
-        0.5, description="Dynamic sampling: probability of dropping a group whose core scores are all 0 or all 1."
+    filter: Literal["l0", "dapo", "none"] = Field(
+        "l0",
+        description='What becomes of groups whose core scores are all 0 or all 1: "l0" (dropped with probability drop_uniform; the last '
+        'ones are taken back if refills do not fill the batch), "dapo" (dropped for good), "none" (trained on).',
     )
+    drop_uniform: Fraction = Field(0.5, description='Probability of dropping such a group, with filter = "l0".')
     max_refills: Annotated[int, Field(ge=0)] = Field(
-        4, description="Rounds that may refill what dynamic sampling dropped; then the last drops are taken back."
+        4, description="Rounds of further tasks that may refill what was dropped."
+    )
+    curriculum: Literal["none", "pass_rate"] = Field(
+        "none",
+        description='Which tasks are taken: each in turn ("none"), or those that were solved about half the time more often ("pass_rate").',
+    )
+    stragglers: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0,
+        description="Once this share of a round's episodes is in, the rest are cut off and dropped; 0: all are waited for. Gives up "
+        "determinism.",
     )
     episode_timeout_s: Positive = Field(
         240.0, description="Seconds after which an episode counts as our failure (kind lost), never as the agent's."

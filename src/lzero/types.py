@@ -242,9 +242,9 @@ Status = Literal["finished", "out_of_steps", "out_of_tokens", "failed"]
 
 
 class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What we broke. `Failure(kind="repl", what="zygote died", where="step 2")`."""
+    """What we broke, or cut off. `Failure(kind="repl", what="zygote died", where="step 2")`."""
 
-    kind: Literal["engine", "repl", "tool", "reward", "lost"]
+    kind: Literal["engine", "repl", "tool", "reward", "lost", "straggler"]
     what: str
     where: str
 

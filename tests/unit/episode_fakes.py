@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from lzero.agent.conversation import TokenModel
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import Cutoff, Setting, Ticket, run_episode
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
 from lzero.engine.scripted import ScriptedEngine
@@ -168,10 +168,11 @@ async def attempt(
     agent: AgentConfig = AGENT,
     tools: Sequence[Tool] = (),
     deadline_s: float = 20.0,
+    cutoff: Cutoff | None = None,
 ) -> Episode:
     engine = policy if isinstance(policy, ScriptedEngine) else ScriptedEngine(policy, TOKENIZER)
     setting = Setting(agent=agent, model=TokenModel(engine, RENDERER, 5.0), pool=pool, deadline_s=deadline_s)
-    ticket = Ticket(id="e1", index=2, seed=7, sampling=Sampling(temperature=0.7, top_p=0.9))
+    ticket = Ticket(id="e1", index=2, seed=7, sampling=Sampling(temperature=0.7, top_p=0.9), cutoff=cutoff)
     return await run_episode(TASK, ticket, setting, tools=tools)
 
 

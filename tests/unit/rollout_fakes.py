@@ -2,14 +2,16 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
 
-from lzero.agent.episode import Ticket
+from lzero.agent.episode import Cutoff, Ticket
 from lzero.config import RolloutConfig
 from lzero.rollout.runner import RunEpisode, Runner
 from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, Reward, Sampling, Step, Task
 
 ANY_SAMPLING = Sampling()
+CUT_OFF = Failure(kind="straggler", what="cut off", where="step 0, sampling")
 
 
 def make_task(position: int = 0, *, hops: int | None = None) -> Task:
@@ -97,11 +99,13 @@ Decide = Callable[[Task, int, int], str | Failure]
 
 
 class FakeEpisodes:
-    """Opens tasks whose episodes end as `decide` says. Keeps the ids of all attempts and the most that ran at once."""
+    """Opens tasks whose episodes end as `decide` says, but for those that are `hanging`. Keeps the ids of all attempts, and the most that
+    ran at once."""
 
-    def __init__(self, decide: Decide, shuffler: Shuffler | None = None) -> None:
+    def __init__(self, decide: Decide, shuffler: Shuffler | None = None, *, hanging: Collection[str] = ()) -> None:
         self._decide = decide
         self._shuffler = shuffler
+        self.hanging = hanging
         self.attempts: list[str] = []
         self.opened: list[str] = []
         self.num_running = 0
@@ -116,8 +120,16 @@ class FakeEpisodes:
             self.num_running += 1
             self.most_running = max(self.most_running, self.num_running)
             try:
-                if self._shuffler is not None:
-                    await self._shuffler.turn()
+                async with asyncio.timeout(None) as deadline:
+                    with (ticket.cutoff or Cutoff(sys.maxsize)).over(deadline):
+                        if ticket.id in self.hanging:
+                            await asyncio.Event().wait()
+                        if self._shuffler is not None:
+                            await self._shuffler.turn()
+                        if ticket.cutoff is not None:
+                            await asyncio.sleep(0)  # where a cut-off that is reached can end it
+            except TimeoutError:
+                return make_episode(task, ticket, answer=None, failure=CUT_OFF)
             finally:
                 self.num_running -= 1
             outcome = self._decide(task, ticket.seed, number)
@@ -128,5 +140,5 @@ class FakeEpisodes:
         return run
 
 
-def make_runner(episodes: FakeEpisodes, **config: float) -> Runner:
+def make_runner(episodes: FakeEpisodes, **config: float | str) -> Runner:
     return Runner(episodes.open_task, reward, RolloutConfig.model_validate(config))

@@ -24,6 +24,11 @@ RECIPES = [recipe for recipe in sorted((ROOT / "recipes").glob("*.toml")) if not
         ("algo.loss=ppo train.epochs=2 algo.dual_clip=0.5", "algo.dual_clip = 0.5"),
         ("algo.importance_cap=0.9", "algo.importance_cap = 0.9"),
         ("reward.qa=0 reward.format=0 reward.execution=0", "nothing would be rewarded"),
+        ("rollout.filter=dapo rollout.episodes_per_task=1", 'rollout.filter = "dapo" judges a group'),
+        (
+            "rollout.stragglers=0.9 run.deterministic=true",
+            "rollout.stragglers = 0.9 makes what is trained on depend on",
+        ),
     ],
 )
 def test_what_cannot_work_together_is_refused(settings: str, complaint: str) -> None:
@@ -75,6 +80,9 @@ def test_what_can_work_is_not_refused(settings: str) -> None:
         ("eval.every=3 eval.top_p=0.9", ["eval.top_p"]),
         ("eval.top_p=0.9 eval.sampled_episodes=4", []),
         ("sft.lr=0.1", ["sft.lr"]),
+        ("rollout.filter=dapo rollout.drop_uniform=0.3", ["rollout.drop_uniform"]),
+        ("rollout.drop_uniform=0.3", []),
+        ("rollout.stragglers=0.9", ["rollout.stragglers = 0.9: which episodes are trained on depends on"]),
     ],
 )
 def test_what_does_nothing_is_said(settings: str, keys: list[str]) -> None:

@@ -1,13 +1,20 @@
 """What an update trains on: dynamic sampling, refills, and independence of timing."""
 
+import json
+import logging
 import random
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 from rollout_fakes import FakeEpisodes, Shuffler, Tasks, make_episode, make_runner, make_task, reward
 
 from lzero.config import RolloutConfig
-from lzero.errors import TrainError
-from lzero.rollout.collector import Collected, Collector, drop_reason, leave_out, take_back, tasks_to_try
+from lzero.errors import ConfigError, StoreError, TrainError
+from lzero.rollout.collector import Collected, Collector
+from lzero.rollout.filters import drop_reason, leave_out, take_back, tasks_to_try
 from lzero.store import Record
 from lzero.types import Failure, Json, Task
 
@@ -20,11 +27,15 @@ def luck(task: Task, seed: int, attempt: int) -> str:
 
 
 def make_collector(
-    episodes: FakeEpisodes, *, next_task: Json = 0, num_tasks: int = 10**9, **config: float
+    episodes: FakeEpisodes,
+    *,
+    state: Mapping[str, Json] = MappingProxyType({}),
+    num_tasks: int = 10**9,
+    **config: float | str,
 ) -> Collector:
     settings = RolloutConfig.model_validate({"tasks_per_update": 8, "episodes_per_task": 2} | config)
     runner = make_runner(episodes, **settings.model_dump())
-    return Collector(runner, Tasks(num_tasks), config=settings, seed=5, state={"next_task": next_task})
+    return Collector(runner, Tasks(num_tasks), config=settings, seed=5, state=state)
 
 
 def make_record(*answers: str | None, position: int = 0, dropped: str = "") -> Record:
@@ -79,7 +90,7 @@ async def test_without_dynamic_sampling_nothing_is_dropped() -> None:
 async def test_a_resumed_collector_goes_on_where_the_first_stopped() -> None:
     whole = make_collector(FakeEpisodes(luck))
     await whole.collect(0)
-    resumed = make_collector(FakeEpisodes(luck), next_task=whole.state["next_task"])
+    resumed = make_collector(FakeEpisodes(luck), state=whole.state)
     assert what_happened(await resumed.collect(1)) == what_happened(await whole.collect(1))
 
 
@@ -163,3 +174,129 @@ def test_groups_beyond_what_is_wanted_are_left_out_the_last_ones_first() -> None
     records = [make_record("no", position=place, dropped=reason) for place, reason in enumerate(reasons)]
     assert [record.dropped for record in leave_out(records, 2)] == ["", "all_zero", "", "surplus", "surplus"]
     assert leave_out(records, 4) == records
+
+
+async def test_dapo_drops_every_uniform_group_and_refills_until_the_batch_is_full() -> None:
+    collected = await make_collector(FakeEpisodes(luck), filter="dapo", max_refills=20).collect(0)
+    assert len(collected.groups) == 8
+    assert all({reward.score for reward in group.rewards} == {0.0, 1.0} for group in collected.groups)
+    assert collected.metrics["groups/missing"] == 0
+
+
+async def test_dapo_takes_nothing_back_and_a_batch_that_stays_short_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def decide(task: Task, seed: int, attempt: int) -> str:
+        return luck(task, seed, attempt) if task.id == "task-5" else "no"
+
+    collector = make_collector(FakeEpisodes(decide), filter="dapo", max_refills=2, episodes_per_task=8)
+    with caplog.at_level(logging.WARNING, logger="lzero.rollout.collector"):
+        collected = await collector.collect(0)
+    assert [group.task.id for group in collected.groups] == ["task-5"]
+    assert len(collected.records) == 24
+    assert collected.metrics["groups/missing"] == 7
+    assert collected.metrics["groups/all_zero"] == 23
+    assert [record.getMessage() for record in caplog.records] == [
+        "update 0 trains on 1 of 8 groups and 8 of 64 episodes; 24 groups were tried, and dropped were: all_zero 23"
+    ]
+
+
+async def test_dapo_with_nothing_left_to_train_on_stops_the_run_with_the_reason() -> None:
+    episodes = FakeEpisodes(lambda task, seed, attempt: "yes")
+    with pytest.raises(TrainError, match=r"none of 24 groups is left to train on; dropped: all_one 24"):
+        await make_collector(episodes, filter="dapo", max_refills=2).collect(0)
+
+
+async def test_without_a_filter_uniform_groups_are_trained_on() -> None:
+    collected = await make_collector(FakeEpisodes(lambda task, seed, attempt: "no"), filter="none").collect(0)
+    assert len(collected.records) == len(collected.groups) == 8
+
+
+async def test_episodes_that_failures_took_from_a_batch_are_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    def decide(task: Task, seed: int, attempt: int) -> str | Failure:
+        return BROKEN if random.Random(seed).random() < 0.2 else "yes"
+
+    collector = make_collector(FakeEpisodes(decide), filter="none", episodes_per_task=4)
+    collected = await collector.collect(0)
+    lost = 8 * 4 - sum(len(group.episodes) for group in collected.groups)
+    assert lost > 0
+    assert collected.metrics["groups/missing_episodes"] == lost
+    assert f"trains on 8 of 8 groups and {32 - lost} of 32 episodes" in caplog.text
+    assert all(episode.failure is None for group in collected.groups for episode in group.episodes)
+
+
+async def test_once_enough_of_a_round_is_in_its_stragglers_are_cut_off_dropped_and_recorded() -> None:
+    hanging = {"train-0/1/0", "train-0/3/0", "train-0/3/1"}
+    episodes = FakeEpisodes(lambda task, seed, attempt: "yes", hanging=hanging)
+    collector = make_collector(
+        episodes, filter="none", stragglers=0.8, tasks_per_update=5, episodes_per_task=3, max_refills=0
+    )
+    collected = await collector.collect(0)
+    cut = {
+        episode.id
+        for record in collected.records
+        for episode in record.episodes
+        if episode.failure is not None and episode.failure.kind == "straggler"
+    }
+    assert cut == hanging
+    assert [record.dropped for record in collected.records] == ["", "", "", "straggler", ""]
+    assert [len(group.episodes) for group in collected.groups] == [3, 2, 3, 3]
+    assert collected.metrics["failures/straggler"] == 3
+    assert len(episodes.attempts) == 15, "a straggler is not tried again"
+
+
+async def test_stragglers_do_not_trip_the_circuit_breaker() -> None:
+    hanging = {f"train-0/{position}/0" for position in range(8)}
+    episodes = FakeEpisodes(luck, hanging=hanging)
+    collected = await make_collector(
+        episodes, filter="none", stragglers=0.6, episodes_per_task=3, max_failure_rate=0.0
+    ).collect(0)
+    assert collected.metrics["failures/straggler"] == 8
+
+
+def solvable(task: Task, seed: int, attempt: int) -> str:
+    """Tasks 0 to 9 are never solved, 10 to 19 half the time, the others always."""
+    number = int(task.id.removeprefix("task-"))
+    chance = (0.0, 0.5, 1.0)[number // 10]
+    return "yes" if random.Random(seed).random() < chance else "no"
+
+
+async def test_tasks_that_are_solved_half_the_time_are_drawn_more_often() -> None:
+    collector = make_collector(
+        FakeEpisodes(solvable), num_tasks=30, curriculum="pass_rate", filter="none", episodes_per_task=4
+    )
+    drawn: Counter[int] = Counter()
+    for update in range(40):
+        collected = await collector.collect(update)
+        assert len({record.task.id for record in collected.records}) == 8, "none twice while there are others"
+        if update >= 10:
+            drawn.update(int(record.task.id.removeprefix("task-")) // 10 for record in collected.records)
+    assert drawn[1] > 2 * max(drawn[0], drawn[2])
+    assert min(drawn[0], drawn[2]) > 0, "what was hopeless is tried again"
+    assert collected.metrics["curriculum/tried"] == 1
+
+
+async def test_a_curriculum_that_resumes_from_json_goes_on_as_if_it_had_not_stopped() -> None:
+    def make(state: Mapping[str, Json] = MappingProxyType({})) -> Collector:
+        return make_collector(FakeEpisodes(solvable), num_tasks=30, curriculum="pass_rate", state=state)
+
+    whole = make()
+    for update in range(3):
+        await whole.collect(update)
+    resumed = make(json.loads(json.dumps(whole.state)))
+    assert what_happened(await resumed.collect(3)) == what_happened(await whole.collect(3))
+    assert resumed.state == whole.state
+
+
+async def test_a_curriculum_takes_each_task_again_when_all_are_used_up() -> None:
+    collected = await make_collector(FakeEpisodes(luck), num_tasks=3, curriculum="pass_rate", filter="none").collect(0)
+    assert sorted(Counter(group.task.id for group in collected.groups).values()) == [2, 3, 3]
+
+
+def test_a_curriculum_over_tasks_without_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs tasks that come again"):
+        make_collector(FakeEpisodes(luck), num_tasks=sys.maxsize, curriculum="pass_rate")
+
+
+@pytest.mark.parametrize("state", [{"next_task": "x"}, {"pass_rates": {"0": [1]}}, {"pass_rates": {"99": [4.0, 1.0]}}])
+def test_a_state_of_other_tasks_is_refused(state: dict[str, Json]) -> None:
+    with pytest.raises(StoreError, match="the checkpoint"):
+        make_collector(FakeEpisodes(luck), num_tasks=30, curriculum="pass_rate", state=state)

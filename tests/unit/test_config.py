@@ -32,6 +32,7 @@ def test_a_file_changes_defaults_and_overrides_change_the_file(tmp_path: Path) -
         ("train.lr=-1", "train.lr = -1: .*greater than 0"),
         ("train.lr=fast", "train.lr = 'fast'"),
         ("rollout.drop_uniform=1.5", "rollout.drop_uniform = 1.5"),
+        ("rollout.stragglers=1", "rollout.stragglers = 1"),
         ("train.lr", "not an override"),
         ("lr=1", "not an override"),
         ("a.b.c=1", "not an override"),

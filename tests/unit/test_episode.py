@@ -28,6 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lzero.agent import broker as broker_module
+from lzero.agent.episode import Cutoff
 from lzero.engine.scripted import ScriptedEngine
 from lzero.errors import ConfigError, EngineError, ReplDied, ReplError, ToolError
 from lzero.protocols import OnCall, ToolContext
@@ -282,6 +283,27 @@ async def test_an_episode_that_does_not_end_is_lost_and_its_session_closed() -> 
     assert episode.failure is not None
     assert (episode.failure.kind, episode.failure.where) == ("lost", "step 0, running a cell")
     assert pool.opened[0].closed
+
+
+async def test_a_straggler_is_cut_off_with_the_steps_it_made() -> None:
+    cutoff = Cutoff(1)
+
+    async def others_are_in(on_call: OnCall) -> Execution:
+        cutoff.arrived()
+        return await hanging(on_call)
+
+    pool = FakePool({"one": cell("1\n"), "hang": others_are_in})
+    episode = await attempt(Replies(reply("one"), reply("hang")), pool, cutoff=cutoff)
+    assert episode.failure is not None
+    assert (episode.failure.kind, episode.failure.where, len(episode.steps)) == (
+        "straggler",
+        "step 1, running a cell",
+        1,
+    )
+    assert pool.opened[0].closed
+    late = await attempt(Replies(reply("hang")), FakePool({"hang": hanging}), cutoff=cutoff)
+    assert late.failure is not None
+    assert (late.failure.kind, late.steps) == ("straggler", ()), "one that starts after the cut-off ends at once"
 
 
 async def test_cancelling_an_episode_closes_its_session() -> None:

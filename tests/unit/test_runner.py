@@ -48,7 +48,7 @@ async def test_what_breaks_twice_is_kept_without_a_reward() -> None:
     assert found.rewards == (None,)
     assert found.group().episodes == ()
     assert len(episodes.attempts) == 2
-    assert runner.take_failures() == {"engine": 0, "repl": 2, "tool": 0, "reward": 0, "lost": 0}
+    assert {kind: count for kind, count in runner.take_failures().items() if count} == {"repl": 2}
     assert runner.take_failures()["repl"] == 0
 
 

@@ -12,8 +12,10 @@ session too (the agent is told so, and goes on in a fresh one without its variab
 """
 
 import asyncio
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +54,46 @@ class Setting:
     """What can be imported in its sessions, beside the standard library; for the system prompt."""
 
 
+class Cutoff:
+    """Ends the episodes that are still under way once `num_episodes` of them are in: their deadline comes early."""
+
+    def __init__(self, num_episodes: int) -> None:
+        self._missing = num_episodes
+        self._deadlines: set[asyncio.Timeout] = set()
+        self._cut: set[asyncio.Timeout] = set()
+
+    @property
+    def reached(self) -> bool:
+        return self._missing <= 0
+
+    def arrived(self) -> None:
+        """One more episode is in."""
+        self._missing -= 1
+        if self.reached:
+            for deadline in self._deadlines:
+                self._bring_forward(deadline)
+
+    @contextmanager
+    def over(self, deadline: asyncio.Timeout) -> Iterator[None]:
+        """While it lasts, `deadline` is now if the cut-off is reached."""
+        self._deadlines.add(deadline)
+        if self.reached:
+            self._bring_forward(deadline)
+        try:
+            yield
+        finally:
+            self._deadlines.discard(deadline)
+
+    def has_cut(self, deadline: asyncio.Timeout) -> bool:
+        """Whether it is the cut-off that made it pass."""
+        return deadline in self._cut
+
+    def _bring_forward(self, deadline: asyncio.Timeout) -> None:
+        if not deadline.expired():
+            self._cut.add(deadline)
+            deadline.reschedule(asyncio.get_running_loop().time())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
     """What sets one episode apart from the others of its task."""
@@ -61,6 +103,8 @@ class Ticket:
     seed: int
     sampling: Sampling
     """Temperature and top-p are used; length, stop string and seeds follow from the budgets, the format and `seed`."""
+    cutoff: Cutoff | None = None
+    """That of the round it belongs to."""
 
 
 def sampling_of(ticket: Ticket, agent: AgentConfig) -> Sampling:
@@ -128,17 +172,22 @@ class _Attempt:
     async def settle(self) -> Episode:
         """How the episode ends, whoever ends it. The session is closed then."""
         deadline_s = self._setting.deadline_s
+        cutoff = self._ticket.cutoff or Cutoff(sys.maxsize)
         status: Status = "failed"
         failure: Failure | None = None
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(deadline_s) as deadline:
                 try:
-                    status, failure = await self._outcome()
+                    with cutoff.over(deadline):
+                        status, failure = await self._outcome()
                     await self._watcher.on_end(self._session)
                 finally:
                     await self._session.close()
         except TimeoutError:
-            failure = self._failure("lost", f"the episode did not end within {deadline_s:g} s")
+            if cutoff.has_cut(deadline):
+                failure = self._failure("straggler", "cut off: enough of its round's episodes were in")
+            else:
+                failure = self._failure("lost", f"the episode did not end within {deadline_s:g} s")
         finally:
             await self._conversation.close()
         return Episode(
@@ -271,5 +320,5 @@ class _Attempt:
             shown = f"{output}\n[{shown}]" if shown else output
         return shown
 
-    def _failure(self, kind: Literal["engine", "repl", "tool", "lost"], what: str) -> Failure:
+    def _failure(self, kind: Literal["engine", "repl", "tool", "lost", "straggler"], what: str) -> Failure:
         return Failure(kind=kind, what=what, where=self._doing)

@@ -1,14 +1,16 @@
-"""What one update trains on: groups of episodes, chosen by L0's dynamic sampling.
+"""What one update trains on: groups of episodes, chosen by dynamic sampling.
 
-    round 0      tasks_per_update tasks ─▶ groups ─▶ uniform ones dropped with probability drop_uniform
+    round 0      tasks_per_update tasks ─▶ groups ─▶ those that teach little dropped, as rollout.filter has it
     round 1 …    as many tasks as will fill what is missing, by the rate so far; at most max_refills rounds
-    at the end   too many: the last ones are left out; too few: the uniform ones that were dropped last are taken back
+    at the end   too many: the last ones are left out; too few: L0's rule takes back the uniform ones that were dropped last
 
 A round is judged when all of it is done, in the order of its tasks, with random numbers that follow from the seed, the update and
-the task's position. So neither the concurrency nor who finishes first changes what is trained on.
+the task's position. So neither the concurrency nor who finishes first changes what is trained on; `rollout.stragglers` alone gives
+that up, for rounds that do not wait for their slowest episodes.
 """
 
 import logging
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -17,10 +19,13 @@ from types import MappingProxyType
 import msgspec
 from msgspec import Struct
 
+from lzero.agent.episode import Cutoff
 from lzero.config import RolloutConfig
-from lzero.errors import TrainError
+from lzero.errors import StoreError, TrainError
 from lzero.protocols import TaskSource
 from lzero.rollout.concurrency import run_all
+from lzero.rollout.curriculum import PassRates, check_curriculum
+from lzero.rollout.filters import drop_reason, drops, leave_out, take_back, tasks_to_try
 from lzero.rollout.runner import Runner
 from lzero.rollout.summary import failure_metrics, summarise
 from lzero.seeds import derive_seed
@@ -28,14 +33,6 @@ from lzero.store import Record
 from lzero.types import Group, Json, Sampling
 
 logger = logging.getLogger(__name__)
-
-UNIFORM = ("all_zero", "all_one")
-"""Drop reasons of dynamic sampling: such a group teaches little, and may be taken back."""
-TOO_FEW = "too_few"
-"""Drop reason of a group that failures left with fewer than two episodes (or none, where groups have one)."""
-
-SURPLUS = "surplus"
-"""Drop reason of the last groups of a refill that brought more than were missing."""
 
 
 class Collected(Struct, frozen=True, kw_only=True):
@@ -48,11 +45,19 @@ class Collected(Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
 
 
-class Collector:
-    """Takes tasks from `source` in order, without end: a file's source starts over by itself, in an order of its own.
+class State(Struct, frozen=True, forbid_unknown_fields=True):
+    """`Collector.state`, checked."""
 
-    `state` is what a checkpoint holds of it: `next_task`, the position of the first task that no update has used. A run that resumes
-    passes it back in.
+    next_task: int = 0
+    pass_rates: dict[str, tuple[float, float]] = {}
+
+
+class Collector:
+    """Takes tasks from `source` in order, without end (a file's source starts over by itself, in an order of its own), or as
+    `rollout.curriculum` draws them.
+
+    `state` is what a checkpoint holds of it: `next_task`, how many tasks were taken, and what was seen of them. A run that resumes passes
+    it back in. Raises ConfigError for a curriculum over tasks that never come again, StoreError for a state that no collector had.
     """
 
     def __init__(
@@ -64,119 +69,125 @@ class Collector:
         seed: int,
         state: Mapping[str, Json] = MappingProxyType({}),
     ) -> None:
+        check_curriculum(config, source)
         self._runner = runner
         self._source = source
         self._config = config
         self._seed = seed
         self._sampling = Sampling(temperature=config.temperature)
-        next_task = state.get("next_task", 0)
-        assert isinstance(next_task, int)
-        self._next_task = next_task
+        try:
+            found = msgspec.convert(dict(state), State)
+        except msgspec.ValidationError as error:
+            raise StoreError(f"the checkpoint's place among the tasks cannot be used: {error}") from None
+        self._next_task = found.next_task
+        self._pass_rates: PassRates | None = None
+        if config.curriculum == "pass_rate":
+            self._pass_rates = PassRates(len(source), state=found.pass_rates)
 
     @property
     def state(self) -> dict[str, Json]:
         """What the next update depends on, but for its number."""
-        return {"next_task": self._next_task}
+        if self._pass_rates is None:
+            return {"next_task": self._next_task}
+        return {"next_task": self._next_task, "pass_rates": self._pass_rates.state()}
 
     async def collect(self, update: int) -> Collected:
         """Run the episodes of one update. Raises TrainError when no group is left, or too many episodes failed."""
         start = time.monotonic()
         wanted = self._config.tasks_per_update
         records: list[Record] = []
+        tried: list[int] = []
+        chosen: dict[str, float] = {}
         for _ in range(1 + self._config.max_refills):
             num_tasks = tasks_to_try(records, wanted)
             if not num_tasks:
                 break
-            records += await self._round(update, num_tasks)
-        records, num_taken_back = take_back(leave_out(records, wanted), wanted)
+            indices = self._next_tasks(num_tasks, update, tried)
+            if self._pass_rates is not None:
+                chosen = chosen or self._pass_rates.metrics(indices)
+            tried += indices
+            records += await self._round(update, indices)
+        records, num_taken_back = leave_out(records, wanted), 0
+        if self._config.filter == "l0":
+            records, num_taken_back = take_back(records, wanted)
         groups = tuple(record.group() for record in records if not record.dropped)
         if not groups:
-            raise TrainError(f"update {update}: every one of {len(records)} groups lost its episodes to failures")
-        if num_taken_back or len(groups) < wanted:
-            logger.info(
-                "update %d: after %d tasks, %d of %d groups are uniform ones taken back, %d are missing",
-                update,
-                len(records),
-                num_taken_back,
-                wanted,
-                wanted - len(groups),
-            )
-        metrics = self._metrics(records, num_taken_back, seconds=time.monotonic() - start)
-        return Collected(groups=groups, records=tuple(records), metrics=metrics)
+            raise TrainError(_nothing_left(update, records))
+        self._tell_of_a_short_batch(update, records, groups, num_taken_back)
+        metrics = self._metrics(records, groups, seconds=time.monotonic() - start)
+        return Collected(
+            groups=groups,
+            records=tuple(records),
+            metrics={**metrics, **chosen, "groups/taken_back": float(num_taken_back)},
+        )
 
-    async def _round(self, update: int, num_tasks: int) -> list[Record]:
-        positions = range(self._next_task, self._next_task + num_tasks)
-        records = await run_all(self._record(update, position) for position in positions)
-        self._next_task += num_tasks
+    def _next_tasks(self, num_tasks: int, update: int, tried: Sequence[int]) -> list[int]:
+        if self._pass_rates is None:
+            return list(range(self._next_task, self._next_task + num_tasks))
+        seed = derive_seed(self._seed, "curriculum", update, self._next_task)
+        return self._pass_rates.draw(num_tasks, seed=seed, without=tried)
+
+    async def _round(self, update: int, indices: Sequence[int]) -> list[Record]:
+        positions = range(self._next_task, self._next_task + len(indices))
+        num_episodes = len(indices) * self._config.episodes_per_task
+        share = self._config.stragglers
+        cutoff = Cutoff(math.ceil(share * num_episodes)) if share > 0 else None
+        records = await run_all(
+            self._record(update, position, index, cutoff) for position, index in zip(positions, indices, strict=True)
+        )
+        self._next_task += len(indices)
         judged = []
-        for position, record in zip(positions, records, strict=True):
+        for position, index, record in zip(positions, indices, records, strict=True):
             chance = random.Random(derive_seed(self._seed, "drop", update, position)).random()
             judged.append(msgspec.structs.replace(record, dropped=drop_reason(record, chance, self._config)))
+            if self._pass_rates is not None:
+                self._pass_rates.saw(index, record.scores)
         return judged
 
-    async def _record(self, update: int, position: int) -> Record:
+    async def _record(self, update: int, position: int, index: int, cutoff: Cutoff | None) -> Record:
         return await self._runner.record(
-            self._source.task(position),
+            self._source.task(index),
             name=f"train-{update}/{position}",
             num_episodes=self._config.episodes_per_task,
             sampling=self._sampling,
             seed=derive_seed(self._seed, "train", update, position),
+            cutoff=cutoff,
         )
 
-    def _metrics(self, records: Sequence[Record], num_taken_back: int, *, seconds: float) -> dict[str, float]:
+    def _tell_of_a_short_batch(
+        self, update: int, records: Sequence[Record], groups: Sequence[Group], num_taken_back: int
+    ) -> None:
+        """A batch never shrinks unnoticed."""
+        wanted, num_episodes = self._config.tasks_per_update, sum(len(group.episodes) for group in groups)
+        wanted_episodes = wanted * self._config.episodes_per_task
+        if num_taken_back:
+            logger.info("update %d: %d of %d groups are uniform ones taken back", update, num_taken_back, len(groups))
+        if num_episodes < wanted_episodes:
+            logger.warning(
+                "update %d trains on %d of %d groups and %d of %d episodes; %d groups were tried, and dropped were: %s",
+                update,
+                len(groups),
+                wanted,
+                num_episodes,
+                wanted_episodes,
+                len(records),
+                drops(records),
+            )
+
+    def _metrics(self, records: Sequence[Record], groups: Sequence[Group], *, seconds: float) -> dict[str, float]:
         metrics = summarise(records) | failure_metrics(self._runner.take_failures())
-        metrics["groups/taken_back"] = float(num_taken_back)
+        num_episodes = sum(len(group.episodes) for group in groups)
+        metrics["groups/missing"] = float(self._config.tasks_per_update - len(groups))
+        metrics["groups/missing_episodes"] = float(len(groups) * self._config.episodes_per_task - num_episodes)
         metrics["time/rollout_s"] = seconds
         metrics["rollout/tokens_per_s"] = metrics.get("rollout/tokens", 0.0) / max(seconds, 1e-9)
         return metrics
 
 
-def drop_reason(record: Record, chance: float, config: RolloutConfig) -> str:
-    """Why the group is not trained on, or "". `chance` is uniform in [0, 1).
-
-    A group that lost episodes to our failures keeps the rest while two are left. Scores of a single episode are not judged:
-    they say nothing about how hard the task is.
-    """
-    scores = record.scores
-    if len(scores) < min(2, config.episodes_per_task):
-        return TOO_FEW
-    if len(scores) == 1 or chance >= config.drop_uniform:
-        return ""
-    for value, reason in zip((0.0, 1.0), UNIFORM, strict=True):
-        if all(score == value for score in scores):
-            return reason
-    return ""
-
-
-def tasks_to_try(records: Sequence[Record], wanted: int) -> int:
-    """How many tasks the next round takes. Asking for no more than is missing would take several rounds, and a round is as
-    slow as its slowest episode; so it asks for what, at the share of groups kept so far, will be enough, but for no more than `wanted`."""
-    if not records:
-        return wanted
-    num_kept = sum(not record.dropped for record in records)
-    missing = wanted - num_kept
-    if missing <= 0:
-        return 0
-    return min(wanted, max(1, round(missing * len(records) / max(num_kept, 1))))
-
-
-def leave_out(records: Sequence[Record], wanted: int) -> list[Record]:
-    """The records with the last groups, those beyond `wanted`, dropped."""
-    kept = [place for place, record in enumerate(records) if not record.dropped]
-    surplus = set(kept[wanted:])
-    return [
-        msgspec.structs.replace(record, dropped=SURPLUS) if place in surplus else record
-        for place, record in enumerate(records)
-    ]
-
-
-def take_back(records: Sequence[Record], wanted: int) -> tuple[list[Record], int]:
-    """The records with as many uniform groups taken back, the last ones first, as are missing; and their number."""
-    missing = wanted - sum(not record.dropped for record in records)
-    uniform = [place for place, record in enumerate(records) if record.dropped in UNIFORM]
-    chosen = set(uniform[len(uniform) - missing :] if missing < len(uniform) else uniform)
-    taken = [
-        msgspec.structs.replace(record, dropped="") if place in chosen else record
-        for place, record in enumerate(records)
-    ]
-    return taken, len(chosen)
+def _nothing_left(update: int, records: Sequence[Record]) -> str:
+    if not any(record.scores for record in records):
+        return f"update {update}: every one of {len(records)} groups lost its episodes to failures"
+    return (
+        f"update {update}: none of {len(records)} groups is left to train on; dropped: {drops(records)}. "
+        'Raise rollout.max_refills, choose tasks of another difficulty, or try rollout.filter = "l0"'
+    )

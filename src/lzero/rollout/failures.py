@@ -25,7 +25,10 @@ class CircuitBreaker:
         self._counts: Counter[str] = Counter()
 
     def saw(self, episode: Episode) -> None:
-        """Take note of an episode that ended, well or not. Raises TrainError."""
+        """Take note of an episode that ended, well or not; one that was cut off is counted, and is no failure. Raises TrainError."""
+        if episode.failure is not None and episode.failure.kind == "straggler":
+            self._counts["straggler"] += 1
+            return
         self._last.append(episode.failure)
         if episode.failure is None:
             return

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from lzero.agent.episode import Ticket
+from lzero.agent.episode import Cutoff, Ticket
 from lzero.config import RolloutConfig
 from lzero.errors import RewardError
 from lzero.protocols import RewardFn
@@ -47,8 +47,18 @@ class Runner:
         self._slots = asyncio.Semaphore(config.concurrency)
         self._breaker = CircuitBreaker(max_rate=config.max_failure_rate)
 
-    async def record(self, task: Task, *, name: str, num_episodes: int, sampling: Sampling, seed: int) -> Record:
-        """All episodes of a task. Their ids are `name`/0, `name`/1, …; their seeds follow from `seed`.
+    async def record(
+        self,
+        task: Task,
+        *,
+        name: str,
+        num_episodes: int,
+        sampling: Sampling,
+        seed: int,
+        cutoff: Cutoff | None = None,
+    ) -> Record:
+        """All episodes of a task. Their ids are `name`/0, `name`/1, …; their seeds follow from `seed`. Those that are under way when
+        `cutoff` is reached end there, as failures of the kind "straggler".
 
         Raises TrainError when too many of the last episodes failed; the episodes that still run are then the caller's to cancel.
         """
@@ -60,9 +70,16 @@ class Runner:
                 if run_episode is None:  # not before its turn: what a task holds open is then bounded, too
                     run_episode = self._open_task(task)
                 ticket = Ticket(
-                    id=f"{name}/{index}", index=index, seed=derive_seed(seed, "episode", index), sampling=sampling
+                    id=f"{name}/{index}",
+                    index=index,
+                    seed=derive_seed(seed, "episode", index),
+                    sampling=sampling,
+                    cutoff=cutoff,
                 )
-                return await self._run(task, run_episode, ticket)
+                pair = await self._run(task, run_episode, ticket)
+            if cutoff is not None:
+                cutoff.arrived()
+            return pair
 
         pairs = await run_all(run(index) for index in range(num_episodes))
         return Record(
@@ -80,7 +97,7 @@ class Runner:
             if episode.failure is None:
                 episode, reward = self._score(task, episode)
             self._breaker.saw(episode)
-            if episode.failure is None or episode.failure.kind == "reward":
+            if episode.failure is None or episode.failure.kind in ("reward", "straggler"):
                 break  # a scorer is a pure function: it would fail again
             logger.warning(
                 "episode %s of task %s, attempt %d of %d: %s failed at %s: %s",

@@ -1,12 +1,13 @@
 """What runs leave on disk: a training run's directory, with its episodes as Parquet tables; an agent's episode as JSON lines."""
 
-from lzero.store.record import DROP_FAILED, Phase, Record
+from lzero.store.record import DROP_FAILED, DROP_STRAGGLER, Phase, Record
 from lzero.store.run_directory import RunDirectory, check_new, read_episodes, read_groups, read_records, read_rows
 from lzero.store.saved import EPISODE_FILE, SavedEpisode, SavedTool, describe, read_saved, write_saved
 from lzero.store.writing import new_directory, write_beneath
 
 __all__ = [
     "DROP_FAILED",
+    "DROP_STRAGGLER",
     "EPISODE_FILE",
     "Phase",
     "Record",

@@ -11,13 +11,15 @@ Phase = Literal["train", "eval", "sampled"]
 
 DROP_FAILED = "failed"
 """Drop reason of a single episode that we, not the agent, ended."""
+DROP_STRAGGLER = "straggler"
+"""Drop reason of a single episode that was cut off, and of a group that this left with too few."""
 
 
 class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task with all its episodes: `Record(task=…, episodes=(a, b), rewards=(Reward(…), None), dropped="")`, where `b` failed.
 
     `rewards` holds None for failed episodes and for nothing else. `dropped` says why the whole group is not trained on
-    ("all_zero", "all_one", "too_few", "surplus"); empty when it is.
+    ("all_zero", "all_one", "too_few", "straggler", "surplus"); empty when it is.
     """
 
     task: Task
@@ -40,6 +42,12 @@ class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def scores(self) -> tuple[float, ...]:
         """Core scores of the episodes that did not fail."""
         return tuple(reward.score for _, reward in self.scored)
+
+    @property
+    def stragglers(self) -> int:
+        """How many of its episodes were cut off."""
+        failures = [episode.failure for episode in self.episodes]
+        return sum(failure is not None and failure.kind == "straggler" for failure in failures)
 
     def group(self) -> Group:
         """What is left when the failed episodes are taken out."""

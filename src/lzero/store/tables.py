@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from lzero.store.record import DROP_FAILED, Record
+from lzero.store.record import DROP_FAILED, DROP_STRAGGLER, Record
 from lzero.types import (
     Budgets,
     Completion,
@@ -158,10 +158,14 @@ def to_tables(records: Sequence[Record], *, phase: str, update: int) -> dict[str
             if reward is not None:
                 rows["scores"].append(_score_row(episode.id, reward))
                 rows["rewards"].extend(_reward_rows(episode.id, reward))
-            reason = DROP_FAILED if reward is None else record.dropped
+            reason = _broken(episode) if reward is None else record.dropped
             if reason:
                 rows["drops"].append({"episode_id": episode.id, "reason": reason})
     return {name: to_table(name, rows[name]) for name in RECORD_TABLES}
+
+
+def _broken(episode: Episode) -> str:
+    return DROP_STRAGGLER if episode.failure is not None and episode.failure.kind == "straggler" else DROP_FAILED
 
 
 def to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:

@@ -30,6 +30,16 @@ def _complaints(config: Config) -> Iterator[str]:
         yield (
             "rollout.tasks_per_update = 1 and rollout.episodes_per_task = 1: a batch of one episode has none to compare it with"
         )
+    if rollout.filter == "dapo" and rollout.episodes_per_task == 1:
+        yield (
+            'rollout.filter = "dapo" judges a group by how its scores differ: with rollout.episodes_per_task = 1 it would drop nothing; '
+            'take at least 2, or "none"'
+        )
+    if rollout.stragglers > 0 and config.run.deterministic:
+        yield (
+            f"rollout.stragglers = {rollout.stragglers:g} makes what is trained on depend on timing: set it to 0, or "
+            "run.deterministic to false"
+        )
     if algo.loss == "policy_gradient" and train.epochs * train.minibatches > 1:
         yield (
             f'algo.loss = "policy_gradient" holds for the policy that sampled: train.epochs = {train.epochs} and train.minibatches = '
@@ -55,12 +65,18 @@ def _complaints(config: Config) -> Iterator[str]:
 
 
 def inert_settings(config: Config) -> list[str]:
-    """What does nothing in training with these settings, a sentence each. A key counts as set where it is not as by default."""
+    """What does nothing in training with these settings, or gives something up, a sentence each. A key counts as set where it is not as by
+    default."""
     return [*_inert_keys(config), *_inert_parts(config)]
 
 
 def _inert_parts(config: Config) -> Iterator[str]:
-    algo, train = config.algo, config.train
+    algo, train, rollout = config.algo, config.train, config.rollout
+    if rollout.stragglers > 0:
+        yield (
+            f"rollout.stragglers = {rollout.stragglers:g}: which episodes are trained on depends on how fast they were; the same seed "
+            "does not give the same run, and long episodes are trained on less often than they are sampled"
+        )
     if algo.loss == "ppo" and train.epochs * train.minibatches == 1:
         yield (
             'algo.loss = "ppo" makes one optimiser step a batch (train.epochs = train.minibatches = 1): every ratio is 1, and algo.ratio, '
@@ -86,6 +102,11 @@ def _inert_keys(config: Config) -> Iterator[str]:
         yield from _set(algo, "algo", ("gamma",), "with agent.max_steps = 1")
     if algo.estimator != "gigpo":
         yield from _set(algo, "algo", ("step_weight",), estimator)
+    if config.rollout.filter != "l0":
+        why = f'with rollout.filter = "{config.rollout.filter}"'
+        yield from _set(config.rollout, "rollout", ("drop_uniform",), why)
+    elif config.rollout.episodes_per_task == 1:
+        yield from _set(config.rollout, "rollout", ("drop_uniform",), "with rollout.episodes_per_task = 1")
     if algo.kl_coef == 0:
         yield from _set(algo, "algo", ("kl", "kl_in"), "with algo.kl_coef = 0")
     if reward.qa == 0:

@@ -20,6 +20,7 @@ from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
 from lzero.rollout.build import POLICY, build, eval_tasks, train_tasks
 from lzero.rollout.collector import Collector
+from lzero.rollout.curriculum import check_curriculum
 from lzero.store import Record, RunDirectory, check_new, read_records
 from lzero.train.checkpoint import Progress, checkpoints, newest_checkpoint, read_manifest
 from lzero.train.checks import check_settings, inert_settings
@@ -134,6 +135,7 @@ def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
     if config.model.path.startswith(POLICY):
         raise ConfigError(f"model.path = {config.model.path!r}: a scripted policy has nothing to train; name a model")
     training, held_out = train_tasks(config), eval_tasks(config)
+    check_curriculum(config.rollout, training)
     shared = leaks(training, held_out)
     if shared:
         examples = ", ".join(f"{task.id} ({task.question!r})" for _, task in shared[:3])
