@@ -19,6 +19,7 @@ from lzero.seeds import derive_seed
 from lzero.store import Record, RunDirectory, read_episodes
 from lzero.train.checkpoint import Progress, newest_checkpoint, read_manifest
 from lzero.train.loop import Outcome, train
+from lzero.train.metrics import is_of_the_machine
 from lzero.train.seeding import seeded
 from lzero.train.skipped import read_skipped
 from lzero.train.trainer import Trainer
@@ -149,7 +150,7 @@ async def run_bandit(
 
 
 def untimed(metrics: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in metrics.items() if not name.startswith("time/")}
+    return {name: value for name, value in metrics.items() if not is_of_the_machine(name)}
 
 
 async def test_the_policy_learns_what_is_paid(tmp_path: Path) -> None:

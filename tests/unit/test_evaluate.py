@@ -11,7 +11,8 @@ from rollout_fakes import FakeEpisodes, Shuffler, Tasks, make_runner
 
 from lzero.config import Config, load_config
 from lzero.errors import TrainError
-from lzero.eval.evaluate import Evaluation, Evaluator, pass_at_k
+from lzero.eval.evaluate import Evaluation, Evaluator
+from lzero.rollout.summary import pass_at_k
 from lzero.store import RunDirectory, read_records
 from lzero.types import Failure, Task
 

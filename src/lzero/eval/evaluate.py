@@ -1,7 +1,6 @@
 """How good a policy is: greedy exact match on held-out tasks, and sampled exact match and pass@k when asked."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from lzero.protocols import TaskSource
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.failures import explain
 from lzero.rollout.runner import Runner
-from lzero.rollout.summary import failure_metrics, mean_score, score_by_hops, summarise
+from lzero.rollout.summary import failure_metrics, mean_pass_at_k, mean_score, score_by_hops, summarise
 from lzero.seeds import derive_seed
 from lzero.store import Phase, Record, RunDirectory
 from lzero.types import Sampling
@@ -137,23 +136,3 @@ def _judge(phase: Phase, records: Sequence[Record], metrics: dict[str, float]) -
             **metrics,
         },
     )
-
-
-def pass_at_k(num_episodes: int, num_right: int, k: int) -> float:
-    """Unbiased probability that at least one of k episodes, drawn without replacement, is right: 1 − C(n−c, k) / C(n, k)
-    (Chen et al. 2021, arXiv 2107.03374, equation 1). Raises ValueError for k above n."""
-    if not 1 <= k <= num_episodes:
-        raise ValueError(f"pass@{k} of {num_episodes} episodes is not defined")
-    return 1.0 - math.comb(num_episodes - num_right, k) / math.comb(num_episodes, k)
-
-
-def mean_pass_at_k(records: Sequence[Record]) -> dict[int, float]:
-    """For k = 1, 2, 4, … and the largest number of episodes that tasks have; a task that failures left with fewer is not in that mean."""
-    counts = [(len(record.scores), sum(score == 1.0 for score in record.scores)) for record in records]
-    largest = max(number for number, _ in counts)
-    powers = {2**exponent for exponent in range(largest.bit_length()) if 2**exponent <= largest}
-    means = {}
-    for k in sorted(powers | {largest}):
-        values = [pass_at_k(number, right, k) for number, right in counts if number >= k]
-        means[k] = sum(values) / len(values)
-    return means

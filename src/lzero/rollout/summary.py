@@ -1,6 +1,7 @@
 """What a set of records says, in numbers for a display, a table and metrics.jsonl."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
@@ -12,13 +13,15 @@ def summarise(records: Sequence[Record]) -> dict[str, float]:
     """Means over the episodes that did not fail, dropped groups included (what is trained on would flatter or belittle the policy).
 
         rollout/score               mean core score, 0 to 1; rollout/score_2_hops and so on where tasks tell their hops
-        reward/total, reward/<part> mean sum over an episode's steps
+        rollout/pass@<k>            chance that one of k episodes of a task is right, where groups have several
+        reward/total, reward/<part> mean sum over an episode's steps; reward/std of the totals
         rollout/episodes            how many
-        rollout/steps_per_episode, rollout/tokens_per_step, rollout/tokens (sampled, in all)
+        rollout/steps_per_episode, rollout/tokens_per_step, rollout/tokens (sampled, in all), and so on
         status/<status>             share of the episodes
         groups/<reason>             groups dropped, by reason; groups/kept
+        groups/uniform              share of the groups whose scores are all 0 or all 1, of those with several
 
-    Means of nothing are left out.
+    Means of nothing are left out. `docs/training.md` has a sentence on each.
     """
     pairs = [pair for record in records for pair in record.scored]
     metrics = {"rollout/episodes": float(len(pairs))}
@@ -27,6 +30,10 @@ def summarise(records: Sequence[Record]) -> dict[str, float]:
         metrics |= {f"rollout/score_{hops}_hops": score for hops, score in score_by_hops(records).items()}
         metrics |= _reward_means([reward for _, reward in pairs])
         metrics |= _episode_means([episode for episode, _ in pairs])
+    several = [record.scores for record in records if len(record.scores) > 1]
+    if several:
+        metrics |= {f"rollout/pass@{k}": value for k, value in mean_pass_at_k(records).items() if k > 1}
+        metrics["groups/uniform"] = _mean(set(scores) in ({0.0}, {1.0}) for scores in several)
     for record in records:
         name = f"groups/{record.dropped or 'kept'}"
         metrics[name] = metrics.get(name, 0.0) + 1.0
@@ -46,6 +53,26 @@ def score_by_hops(records: Sequence[Record]) -> dict[int, float]:
     return {hops: mean_score(record for record in scored if record.task.hops == hops) for hops in counts}
 
 
+def pass_at_k(num_episodes: int, num_right: int, k: int) -> float:
+    """Unbiased probability that at least one of k episodes, drawn without replacement, is right: 1 − C(n−c, k) / C(n, k)
+    (Chen et al. 2021, arXiv 2107.03374, equation 1). Raises ValueError for k above n."""
+    if not 1 <= k <= num_episodes:
+        raise ValueError(f"pass@{k} of {num_episodes} episodes is not defined")
+    return 1.0 - math.comb(num_episodes - num_right, k) / math.comb(num_episodes, k)
+
+
+def mean_pass_at_k(records: Sequence[Record]) -> dict[int, float]:
+    """For k = 1, 2, 4, … and the largest number of episodes that tasks have; a task that failures left with fewer is not in that mean."""
+    counts = [(len(record.scores), sum(score == 1.0 for score in record.scores)) for record in records]
+    largest = max(number for number, _ in counts)
+    powers = {2**exponent for exponent in range(largest.bit_length()) if 2**exponent <= largest}
+    means = {}
+    for k in sorted(powers | {largest}):
+        values = [pass_at_k(number, right, k) for number, right in counts if number >= k]
+        means[k] = sum(values) / len(values)
+    return means
+
+
 def failure_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     """`{"failures/repl": 2.0, …}`."""
     return {f"failures/{kind}": float(count) for kind, count in counts.items()}
@@ -54,17 +81,24 @@ def failure_metrics(counts: Mapping[str, int]) -> dict[str, float]:
 def _reward_means(rewards: Sequence[Reward]) -> dict[str, float]:
     names = dict.fromkeys(name for reward in rewards for name in reward.parts)
     parts = {f"reward/{name}": _mean(sum(reward.parts.get(name, ())) for reward in rewards) for name in names}
-    return {"reward/total": _mean(sum(reward.per_step) for reward in rewards), **parts}
+    totals = [sum(reward.per_step) for reward in rewards]
+    return {"reward/total": _mean(totals), "reward/std": statistics.pstdev(totals), **parts}
 
 
 def _episode_means(episodes: Sequence[Episode]) -> dict[str, float]:
-    lengths = [len(step.completion.token_ids) for episode in episodes for step in episode.steps]
+    steps = [step for episode in episodes for step in episode.steps]
+    lengths = [len(step.completion.token_ids) for step in steps]
     metrics = {
-        "rollout/steps_per_episode": len(lengths) / len(episodes),
+        "rollout/steps_per_episode": len(steps) / len(episodes),
+        "rollout/tokens_per_episode": sum(lengths) / len(episodes),
         "rollout/tokens": float(sum(lengths)),
+        "rollout/trims_per_episode": sum(step.trimmed for step in steps) / len(episodes),
+        "rollout/tool_calls_per_episode": sum(len(step.tool_calls) for step in steps) / len(episodes),
     }
-    if lengths:
+    if steps:
         metrics["rollout/tokens_per_step"] = _mean(lengths)
+        metrics["rollout/longest_step"] = float(max(lengths))
+        metrics["rollout/cut_off"] = _mean(step.completion.stop_reason == "length" for step in steps)
     for status in get_args(Status):
         if status != "failed":
             metrics[f"status/{status}"] = _mean(episode.status == status for episode in episodes)

@@ -24,6 +24,7 @@ from typing import Protocol, TypeVar
 from lzero.rollout.collector import Collected
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress
+from lzero.train.metrics import Stopwatch, advantage_metrics, memory_metrics
 from lzero.train.saver import Saver
 from lzero.train.skipped import write_skipped
 from lzero.train.trainer import Trainer
@@ -97,19 +98,16 @@ async def train(
             collected = await unless(stop, collector.collect(progress.update))
             if collected is None:
                 break
-            rolled_out = time.monotonic()
-            version = progress.update
+            watch, version = Stopwatch(), progress.update
             run.write_records(collected.records, phase="train", update=version)
-            learned = await asyncio.to_thread(_learn, trainer, collected.groups, run, version)
-            gap = await transfer(trainer.model, engine, version=version + 1)
+            watch.lap("record")
+            learned = await asyncio.to_thread(_learn, trainer, collected.groups, run, version, watch)
+            learned["train/probe_gap"] = await transfer(trainer.model, engine, version=version + 1)
+            watch.lap("transfer")
             skipped = trainer.skips.in_a_row
             progress = Progress(update=version + 1, collector=collector.state, skipped_in_a_row=skipped)
-            timings = {
-                "time/train_s": time.monotonic() - rolled_out,
-                "time/update_s": time.monotonic() - started,
-                "time/checkpoint_s": held_up_s,
-            }
-            metrics = {**collected.metrics, **learned, "train/probe_gap": gap, **timings}
+            timings = {**watch.seconds, "time/checkpoint_s": held_up_s, "time/update_s": time.monotonic() - started}
+            metrics = {**collected.metrics, **learned, **timings, **memory_metrics()}
             run.append_metrics(metrics, phase="train", update=version)
             saver.check()
             on_update(Update(policy_version=progress.update, metrics=metrics))
@@ -123,14 +121,22 @@ async def train(
     return Outcome(finished=progress.update >= settings.updates, progress=progress, checkpoint=last)
 
 
-def _learn(trainer: Trainer, groups: Sequence[Group], run: RunDirectory, update: int) -> dict[str, float]:
+def _learn(
+    trainer: Trainer, groups: Sequence[Group], run: RunDirectory, update: int, watch: Stopwatch
+) -> dict[str, float]:
     """From groups to new weights; the event loop runs on meanwhile."""
     samples = trainer.samples(groups)
     scores = trainer.score(samples)
+    watch.lap("score")
     advantages = trainer.advantages(groups, samples, scores, update=update)
     run.write_advantages(advantages, update=update)
+    watch.lap("credit")
     keep = partial(write_skipped, run, update=update)
-    return trainer.update(trainer.scored(samples, scores, advantages), update=update, on_skip=keep)
+    metrics = trainer.update(trainer.scored(samples, scores, advantages), update=update, on_skip=keep)
+    watch.lap("optimise")
+    seconds = watch.seconds["time/score_s"] + watch.seconds["time/optimise_s"]
+    speed = sum(len(sample.token_ids) for sample in samples) / max(seconds, 1e-9)
+    return {**metrics, **advantage_metrics(advantages), "train/tokens_per_s": speed}
 
 
 def _is_due(update: int, every: int, last: int) -> bool:
