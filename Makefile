@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 SERVERS ?= transformers vllm
 
-.PHONY: demo test test-long soak test-gpu test-servers lint check setup nano clean help
+.PHONY: demo test test-long soak test-gpu test-reference test-servers lint check setup nano clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,7 +14,7 @@ demo: setup  ## train the bundled nano model by reinforcement learning, a few mi
 	$(BIN)/lzero train $(ARGS)
 
 test: lint check  ## everything CI runs: lint, types, tests (ARGS="-k repl")
-	$(BIN)/pytest -m "not slow and not gpu and not servers" --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -m "not slow and not gpu and not reference and not servers" --numprocesses 2 --dist loadfile $(ARGS)
 
 test-long: setup  ## the bars of the README; kills, churn, fuzzing and attacks under load, whole (over an hour)
 	$(BIN)/pytest -m slow $(ARGS)
@@ -24,6 +24,10 @@ soak: setup  ## an hour of everything that sandboxed sessions do, well or badly 
 
 test-gpu: setup  ## what needs a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)
+
+test-reference: setup  ## credit and loss against TRL's
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[reference]'
+	$(BIN)/pytest -m reference $(ARGS)
 
 test-servers: setup $(SERVERS:%=.servers/%/.ready)  ## the agent against real model servers on loopback (SERVERS=transformers for one)
 	$(BIN)/pytest -m servers $(ARGS)

@@ -43,6 +43,8 @@ STARTED = {"ipykernel"}
 """Libraries that are started as a program, and imported by nobody."""
 NEEDED_BY_OTHERS = {"lxml-html-clean"}
 """Libraries that one of ours imports, and does not always bring."""
+FOR_TESTS = ("dev", "reference")
+"""Extras that no module of ours imports from."""
 IN_THE_JAIL = SOURCE / "repl" / "inside"
 IN_THE_CONVERTER = SOURCE / "tools" / "inside"
 """A program that is started beside the host: its modules import each other by their bare names."""
@@ -112,7 +114,7 @@ def test_every_library_that_is_used_is_declared_and_has_its_reason_in_the_design
     own = {"lzero", *(path.stem for path in IN_THE_CONVERTER.glob("*.py"))}
     used = {CALLED.get(name, name.replace("_", "-")) for name in top_level - sys.stdlib_module_names - own}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [names for extra, names in project["optional-dependencies"].items() if extra != "dev"]
+    extras = [names for extra, names in project["optional-dependencies"].items() if extra not in FOR_TESTS]
     declared = {re.split("[<>=~!]", name)[0] for name in [*project["dependencies"], *chain(*extras)]}
     assert used == declared - STARTED - NEEDED_BY_OTHERS
     _, _, section = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("| library | for |")
