@@ -78,6 +78,7 @@ def test_what_can_work_is_not_refused(settings: str) -> None:
         ("reward.execution=0 reward.execution_rule=l0", ["reward.execution_rule"]),
         ("eval.every=12", ["eval.every"]),
         ("eval.every=3 eval.top_p=0.9", ["eval.top_p"]),
+        ("train.keep_best=false", ["train.keep_best"]),
         ("eval.top_p=0.9 eval.sampled_episodes=4", []),
         ("sft.lr=0.1", ["sft.lr"]),
         ("rollout.filter=dapo rollout.drop_uniform=0.3", ["rollout.drop_uniform"]),

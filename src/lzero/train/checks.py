@@ -115,6 +115,8 @@ def _inert_keys(config: Config) -> Iterator[str]:
         yield from _set(reward, "reward", ("execution_rule",), "with reward.execution = 0")
     if evaluation.every >= config.train.updates:
         yield from _set(evaluation, "eval", ("every",), f"with train.updates = {config.train.updates}")
+    if evaluation.every == 0:
+        yield from _set(config.train, "train", ("keep_best",), "with eval.every = 0")
     if evaluation.sampled_episodes == 0:
         yield from _set(evaluation, "eval", ("top_p",), "with eval.sampled_episodes = 0")
     yield from _set(config.sft, "sft", tuple(type(config.sft).model_fields), "here: it is for `lzero sft`")
