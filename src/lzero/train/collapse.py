@@ -1,0 +1,132 @@
+"""Is this run falling apart? A pure function of its metrics, so that a finished run can be asked as well.
+
+A mean over the last WINDOW updates is compared with what was before it: one odd batch warns nobody. A warning is given when its sign
+appears, and again only when it was gone in between.
+
+    sign                             compared with                              asked of
+    entropy near nothing             the first WINDOW updates                   train/entropy
+    replies much longer or shorter   the median of up to REMEMBERED before      rollout/tokens_per_step
+    reward variance gone             1, and the first WINDOW updates            groups/uniform, reward/std
+    format reward falling            the best WINDOW updates so far             reward/format
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lzero.types import Json
+
+WINDOW = 3
+REMEMBERED = 20
+ENTROPY_LEFT = 0.1
+"""Share of the entropy at first, below which next to nothing is explored any more."""
+LONGER, SHORTER = 2.0, 0.5
+"""Times the length before."""
+UNIFORM = 0.95
+"""Share of groups whose scores are all alike."""
+SPREAD_LEFT = 0.1
+"""Share of the rewards' standard deviation at first."""
+FORMAT_LEFT = 0.8
+"""Share of the best format reward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned:
+    """`Warned(metric="train/entropy", update=40, values=(0.011, 0.008, 0.007), why="…")`; its text says all of that."""
+
+    metric: str
+    update: int
+    values: tuple[float, ...]
+    """Of the last updates, this one included."""
+    why: str
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{value:.3g}" for value in self.values)
+        return f"update {self.update}: {self.metric} is {values} in the last {len(self.values)} updates: {self.why}"
+
+
+def collapse_warnings(history: Sequence[Mapping[str, Json]]) -> list[Warned]:
+    """What is new in the last of the lines of metrics.jsonl, in order; evaluations among them are passed over."""
+    lines = [line for line in history if line.get("phase") == "train"]
+    known = {found.metric for found in _signs(lines[:-1])}
+    return [found for found in _signs(lines) if found.metric not in known]
+
+
+def _signs(lines: Sequence[Mapping[str, Json]]) -> list[Warned]:
+    found = []
+    for metric, judge in JUDGES.items():
+        measured = [line for line in lines if isinstance(line.get(metric), int | float)]
+        values = [_number(line, metric) for line in measured]
+        if len(values) < 2 * WINDOW or measured[-1] is not lines[-1]:
+            continue
+        why = judge(values)
+        if why:
+            update = int(_number(lines[-1], "update"))
+            found.append(Warned(metric=metric, update=update, values=tuple(values[-WINDOW:]), why=why))
+    return found
+
+
+def _number(line: Mapping[str, Json], name: str) -> float:
+    value = line[name]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _entropy(values: Sequence[float]) -> str:
+    first, last = _first(values), _last(values)
+    if last >= ENTROPY_LEFT * first:
+        return ""
+    return (
+        f"less than {ENTROPY_LEFT:.0%} of the {first:.3g} at first: the policy hardly varies what it does; a lower train.lr, "
+        "algo.entropy_coef or a larger algo.clip_high keep it open"
+    )
+
+
+def _length(values: Sequence[float]) -> str:
+    before, last = statistics.median(values[-WINDOW - REMEMBERED : -WINDOW]), _last(values)
+    if last > LONGER * before:
+        return f"more than {LONGER:g} times the {before:.3g} before: replies grow; read some (lzero show) before they fill the budget"
+    if last < SHORTER * before:
+        return f"less than {SHORTER:.0%} of the {before:.3g} before: replies shrink; read some (lzero show)"
+    return ""
+
+
+def _uniform(values: Sequence[float]) -> str:
+    if _last(values) < UNIFORM:
+        return ""
+    return (
+        "nearly every group is all right or all wrong: nothing tells better from worse; if the score is high the tasks are learned, if it "
+        "is low they are too hard, or the policy has collapsed"
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    first, last = _first(values), _last(values)
+    if last >= SPREAD_LEFT * first:
+        return ""
+    return f"less than {SPREAD_LEFT:.0%} of the {first:.3g} at first: all episodes earn the same, and there is nothing left to learn from"
+
+
+def _format(values: Sequence[float]) -> str:
+    best = max(statistics.fmean(values[end - WINDOW : end]) for end in range(WINDOW, len(values) + 1))
+    if _last(values) >= FORMAT_LEFT * best:
+        return ""
+    return f"less than {FORMAT_LEFT:.0%} of the {best:.3g} it was: replies lose the format that is read; an earlier checkpoint still has it"
+
+
+def _first(values: Sequence[float]) -> float:
+    return statistics.fmean(values[:WINDOW])
+
+
+def _last(values: Sequence[float]) -> float:
+    return statistics.fmean(values[-WINDOW:])
+
+
+JUDGES: Mapping[str, Callable[[Sequence[float]], str]] = {
+    "train/entropy": _entropy,
+    "rollout/tokens_per_step": _length,
+    "groups/uniform": _uniform,
+    "reward/std": _spread,
+    "reward/format": _format,
+}
+"""For each metric: its values so far → what is wrong with the last ones, or ""."""
