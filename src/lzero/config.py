@@ -39,6 +39,13 @@ class RunConfig(Section):
         False,
         description="Identical episodes, metrics and weights for one seed on CPU, whatever the timing; slower (see README).",
     )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="Where training shows its metrics beside metrics.jsonl (extra `tracking`)."
+    )
+    wandb: Literal["offline", "online"] = Field(
+        "offline",
+        description="Whether Weights & Biases stays on this machine, or sends what it is told (with WANDB_API_KEY).",
+    )
 
 
 class ModelConfig(Section):

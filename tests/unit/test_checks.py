@@ -83,6 +83,7 @@ def test_what_can_work_is_not_refused(settings: str) -> None:
         ("sft.lr=0.1", ["sft.lr"]),
         ("rollout.filter=dapo rollout.drop_uniform=0.3", ["rollout.drop_uniform"]),
         ("rollout.drop_uniform=0.3", []),
+        ("run.wandb=online", ["run.wandb"]),
         ("rollout.stragglers=0.9", ["rollout.stragglers = 0.9: which episodes are trained on depends on"]),
     ],
 )

@@ -41,7 +41,7 @@ CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4", "PIL": "pillow", "pptx": "pyt
 """Libraries that are imported by another name than they are installed by."""
 STARTED = {"ipykernel"}
 """Libraries that are started as a program, and imported by nobody."""
-NEEDED_BY_OTHERS = {"lxml-html-clean"}
+NEEDED_BY_OTHERS = {"lxml-html-clean", "tensorboard"}
 """Libraries that one of ours imports, and does not always bring."""
 FOR_TESTS = ("dev", "reference")
 """Extras that no module of ours imports from."""

@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -138,23 +138,27 @@ def _interruptible(stop: asyncio.Event, display: "TrainingDisplay") -> Iterator[
 
 @contextmanager
 def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
-    """While it lasts, errors of any logger go to stderr, and what the sandbox warns of to the display (a kernel environment
-    takes its time); the rest is for run.log."""
+    """While it lasts, errors of any logger go to stderr, and to the display what the sandbox warns of (a kernel environment takes its
+    time) and that a batch is short; the rest is for run.log."""
 
     class Teller(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            display.say(record.getMessage())
+        def __init__(self, tell: Callable[[str], None]) -> None:
+            super().__init__(logging.WARNING)
+            self._tell = tell
 
-    errors, told = logging.StreamHandler(), Teller(logging.WARNING)
+        def emit(self, record: logging.LogRecord) -> None:
+            self._tell(record.getMessage())
+
+    errors = logging.StreamHandler()
     errors.setLevel(logging.ERROR)  # the handler's, not the logger's: that would not hold for records of loggers below
-    root, sandbox = logging.getLogger(), logging.getLogger("lzero.repl")
-    root.addHandler(errors)
-    sandbox.addHandler(told)
+    handlers = {"": errors, "lzero.repl": Teller(display.say), "lzero.rollout.collector": Teller(display.note)}
+    for name, handler in handlers.items():
+        logging.getLogger(name).addHandler(handler)
     try:
         yield
     finally:
-        root.removeHandler(errors)
-        sandbox.removeHandler(told)
+        for name, handler in handlers.items():
+            logging.getLogger(name).removeHandler(handler)
 
 
 def _show(console: "Console", report: "Report") -> None:

@@ -37,7 +37,15 @@ from lzero.types import Episode, Group, Json
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec", "pydantic")
 """Whose versions a run records."""
 
-RESUMABLE = ("train.", "eval.every", "rollout.concurrency", "rollout.max_failure_rate", "rollout.episode_timeout_s")
+RESUMABLE = (
+    "train.",
+    "run.trackers",
+    "run.wandb",
+    "eval.every",
+    "rollout.concurrency",
+    "rollout.max_failure_rate",
+    "rollout.episode_timeout_s",
+)
 """Prefixes of the keys that a resumed run may change."""
 
 

@@ -102,6 +102,8 @@ def _inert_keys(config: Config) -> Iterator[str]:
         yield from _set(algo, "algo", ("gamma",), "with agent.max_steps = 1")
     if algo.estimator != "gigpo":
         yield from _set(algo, "algo", ("step_weight",), estimator)
+    if "wandb" not in config.run.trackers:
+        yield from _set(config.run, "run", ("wandb",), 'without "wandb" in run.trackers')
     if config.rollout.filter != "l0":
         why = f'with rollout.filter = "{config.rollout.filter}"'
         yield from _set(config.rollout, "rollout", ("drop_uniform",), why)

@@ -24,8 +24,10 @@ from lzero.rollout.curriculum import check_curriculum
 from lzero.store import Record, RunDirectory, check_new, read_records
 from lzero.train.checkpoint import Progress, checkpoints, newest_checkpoint, read_manifest
 from lzero.train.checks import check_settings, inert_settings
+from lzero.train.collapse import collapse_warnings
 from lzero.train.loop import train
 from lzero.train.seeding import seeded
+from lzero.train.trackers import check_trackers, open_trackers
 from lzero.train.trainer import Trainer
 from lzero.types import Update
 
@@ -69,6 +71,7 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
     """
     start = time.monotonic()
     check_settings(config)
+    check_trackers(config)
     if run is None:
         check_new(config)
     checkpoint = _checkpoint(run) if run else None
@@ -94,11 +97,24 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
                 if recorded is not None:
                     return recorded
                 watcher.say(f"evaluating version {version} of the policy on {evaluator.num_tasks} held-out tasks")
-                evaluation = (await evaluator.record(run, update=version))[0]
-                watcher.say(f"version {version} scores {evaluation.score:.3f} on held-out tasks")
-                return evaluation.score
+                evaluations = await evaluator.record(run, update=version)
+                for evaluation in evaluations:
+                    track(evaluation.phase, version, evaluation.metrics)
+                watcher.say(f"version {version} scores {evaluations[0].score:.3f} on held-out tasks")
+                return evaluations[0].score
 
-            with run.logged():
+            history = run.read_metrics()
+
+            def updated(update: Update) -> None:
+                number = update.policy_version - 1
+                history.append({"phase": "train", "update": number, **update.metrics})
+                track("train", number, update.metrics)
+                watcher.updated(update)
+                for warned in collapse_warnings(history):
+                    logger.warning("%s", warned)
+                    watcher.note(str(warned))
+
+            with run.logged(), open_trackers(config, run.path, update=progress.update) as track:
                 for note in notes:
                     logger.warning("%s", note)
                 outcome = await train(
@@ -108,7 +124,7 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
                     engine=engine,
                     run=run,
                     evaluate=evaluate,
-                    on_update=watcher.updated,
+                    on_update=updated,
                     stop=stop,
                 )
             progress = outcome.progress

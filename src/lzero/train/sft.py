@@ -83,6 +83,8 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
     Raises ConfigError, ModelError or StoreError before anything is written, TrainError if the loss is not finite.
     """
     start = time.monotonic()
+    if config.run.trackers:
+        raise ConfigError("run.trackers acts in `lzero train`: fine-tuning writes metrics.jsonl only")
     if not config.sft.episodes:
         raise ConfigError(
             "sft.episodes is empty: name run directories to learn from, as in sft.episodes='[\"runs/a\"]'"

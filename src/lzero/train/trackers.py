@@ -1,0 +1,122 @@
+"""What metrics.jsonl holds, shown elsewhere while the run goes on: TensorBoard and Weights & Biases, by name (`run.trackers`).
+
+    tensorboard   RUN/tensorboard/      tensorboard --logdir RUN/tensorboard
+    wandb         RUN/wandb/            offline: nothing leaves the machine until `wandb sync`; online with run.wandb = "online"
+
+Metrics of training keep their names, those of evaluations stand below `eval/` and `sampled/`. The packages are an extra: lzero[tracking].
+"""
+
+import importlib.util
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import tomli_w
+
+from lzero.config import Config
+from lzero.errors import ConfigError, TrainError
+from lzero.store import Phase
+from lzero.store.writing import write_whole
+from lzero.tools.keys import find_key, need_key
+
+KEY = "WANDB_API_KEY"
+PROJECT = "lzero"
+
+Track = Callable[[Phase, int, Mapping[str, float]], None]
+"""(phase, update, metrics), as they are appended to metrics.jsonl."""
+
+
+def check_trackers(config: Config) -> None:
+    """Raises ConfigError for a tracker whose package or key is missing."""
+    for name in config.run.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f'run.trackers: "{name}" is not installed: pip install "lzero[tracking]"')
+    if "wandb" in config.run.trackers and config.run.wandb == "online":
+        need_key(KEY, purpose='run.wandb = "online"', env_file=config.tools.env_file)
+
+
+@contextmanager
+def open_trackers(config: Config, directory: Path, *, update: int = 0) -> Iterator[Track]:
+    """Metrics go to every tracker of the run in `directory`, which goes on from `update`: what was tracked of later ones is done again.
+
+    Raises TrainError when a service cannot be reached.
+    """
+    openers = {"tensorboard": _tensorboard, "wandb": _wandb}
+    with ExitStack() as stack:
+        tracks = [
+            stack.enter_context(openers[name](config, directory, update)) for name in dict.fromkeys(config.run.trackers)
+        ]
+
+        def track(phase: Phase, number: int, metrics: Mapping[str, float]) -> None:
+            named = {name if phase == "train" else f"{phase}/{name}": value for name, value in metrics.items()}
+            for one in tracks:
+                one(phase, number, named)
+
+        yield track
+
+
+@contextmanager
+def _tensorboard(config: Config, directory: Path, update: int) -> Iterator[Track]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(directory / "tensorboard"), purge_step=update or None)
+
+    def track(phase: Phase, number: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, number)
+        writer.flush()
+
+    try:
+        if not update:
+            writer.add_text("config", f"```toml\n{tomli_w.dumps(config.model_dump(mode='json'))}\n```")
+        yield track
+    finally:
+        writer.close()
+
+
+def _lasting_id(file: Path) -> str:
+    """A run that resumes goes on under the id it had."""
+    if not file.is_file():
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, secrets.token_hex(4).encode())
+    return file.read_text(encoding="ascii")
+
+
+@contextmanager
+def _wandb(config: Config, directory: Path, update: int) -> Iterator[Track]:
+    import wandb
+
+    online = config.run.wandb == "online"
+    key = find_key(KEY, env_file=config.tools.env_file) if online else None
+    settings = wandb.Settings(
+        api_key=key.reveal() if key else None,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        save_code=False,
+        silent=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+    )
+    try:
+        run = wandb.init(
+            project=PROJECT,
+            name=directory.name,
+            dir=str(directory),
+            mode=config.run.wandb,
+            id=_lasting_id(directory / "wandb" / "id"),
+            resume="allow",
+            config=config.model_dump(mode="json"),
+            settings=settings,
+        )
+    except wandb.Error as error:
+        raise TrainError(
+            f'run.wandb = "{config.run.wandb}": Weights & Biases cannot be reached or refuses the key: {error}'
+        ) from None
+    try:
+        run.define_metric("update")
+        run.define_metric("*", step_metric="update")
+        yield lambda phase, number, metrics: run.log({"update": number, **metrics})
+    finally:
+        run.finish()

@@ -1,0 +1,67 @@
+"""Trackers by name: what TensorBoard reads, what W&B keeps offline, and what is refused before a run begins."""
+
+from pathlib import Path
+
+import pytest
+
+from lzero.config import Config, make_config
+from lzero.errors import ConfigError
+from lzero.train.trackers import check_trackers, open_trackers
+
+
+def tracked_by(*names: str, wandb: str = "offline") -> Config:
+    return make_config({"run": {"trackers": names, "wandb": wandb}})
+
+
+def test_tensorboard_reads_what_was_tracked_and_a_resumed_run_counts_nothing_twice(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tracked_by("tensorboard")
+    with open_trackers(config, tmp_path) as track:
+        for update in range(4):
+            track("train", update, {"train/loss": float(update)})
+        track("eval", 0, {"score": 0.5})
+    with open_trackers(config, tmp_path, update=2) as track:
+        track("train", 2, {"train/loss": 20.0})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(0, 0.0), (1, 1.0), (2, 20.0)]
+    assert [event.value for event in events.Scalars("eval/score")] == [0.5]
+
+
+def test_wandb_stays_on_the_machine_and_a_resumed_run_keeps_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    run = tmp_path / "run"
+    run.mkdir()
+    for update in range(2):
+        with open_trackers(tracked_by("wandb"), run, update=update) as track:
+            track("train", update, {"train/loss": 1.5})
+    name = (run / "wandb" / "id").read_text()
+    kept = sorted(path.name for path in (run / "wandb").glob("offline-run-*"))
+    assert len(kept) == 2
+    assert all(path.endswith(f"-{name}") for path in kept)
+    written = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())
+    assert b"train/loss" in written
+    assert b"x" * 40 not in written
+
+
+def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'"tensorboard" is not installed: pip install "lzero\[tracking\]"'):
+        check_trackers(tracked_by("tensorboard"))
+
+
+def test_wandb_online_without_a_key_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="needs a key: set WANDB_API_KEY"):
+        check_trackers(tracked_by("wandb", wandb="online"))
+    check_trackers(tracked_by("wandb"))
+
+
+def test_an_unknown_tracker_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"run\.trackers"):
+        tracked_by("tensorbord")
