@@ -191,6 +191,42 @@ def test_importance_between_sampler_and_trainer_is_truncated_above_only() -> Non
     assert clipped == pytest.approx([-0.2 * 2.0 * advantage for advantage in BY_STEP])
 
 
+def test_shares_of_what_is_cut_off_and_the_tails() -> None:
+    """Of each kind another weight, so that a share tells which tokens it counts."""
+    ratios = (0.5, 0.5, 0.77, 1.22, 1.5, 1.5, 4.0, 4.0)
+    advantages = (-1.0, 1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0)
+    weights = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
+    policy = (-5.0,) * 8
+    old = tuple(-5.0 - math.log(value) for value in ratios)
+    sampler = tuple(value - math.log(importance) for value, importance in zip(old, ratios[::-1], strict=True))
+    owners = tuple(range(8))
+    batch = micro(
+        advantages,
+        weights,
+        logprobs=sampler,
+        old_logprobs=old,
+        reference_logprobs=policy,
+        steps=owners,
+        episodes=owners,
+    )
+    algo = ppo(importance_cap=2.0)
+    _, metrics = make_loss(algo)(LossInputs(policy_logprobs=floats(*policy), micro_batch=batch))
+    found = {name: value.item() for name, value in metrics.items()}
+    assert found == pytest.approx(
+        {
+            "train/clipped_low": 0.01 + 0.04,
+            "train/clipped_high": 0.16 + 1.28,
+            "train/clipped_dual": 0.64,
+            "train/ratio_max": 4.0,
+            "train/ratio_inverse_max": 2.0,
+            "train/importance_truncated": 0.01 + 0.02,
+            "train/importance_max": 4.0,
+            "train/entropy": 5.0 * sum(weights),
+            "train/loss": found["train/loss"],
+        }
+    )
+
+
 def test_what_each_average_weighs() -> None:
     """Episode a: a step of three tokens, and, its context trimmed, one of one token in a row of its own. Episode b: one of two."""
 
