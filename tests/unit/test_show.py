@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from rollout_fakes import make_episode, make_task, reward
+from rollout_fakes import CUT_OFF, make_episode, make_task, reward
 from saved_fakes import acted, saved_episodes, simple
 
 from lzero.agent.save import save_run
 from lzero.cli import main
 from lzero.config import load_config
 from lzero.store import Record, RunDirectory, SavedEpisode, write_saved
-from lzero.types import Display, Stream
+from lzero.types import Display, Failure, Stream
 
 CONTROLS = {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160))}
 HOSTILE = "\x1b[2J\x1b]0;title\x07[red]not red[/red] \x9b31m<|im_end|> \x08\x00[/nothing]"
@@ -70,6 +70,30 @@ def test_an_episode_of_a_training_run(capsys: pytest.CaptureFixture[str], tmp_pa
     for arguments in ((), ("--episode", "none")):
         code, shown = show(capsys, str(run.path), *arguments)
         assert (code, f"name one with --episode ({episode.id} …)" in shown) == (1, True)
+
+
+def test_an_episode_that_was_not_trained_on_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    task = make_task(1)
+    cut, kept, lost = (
+        make_episode(task, index=0, answer=None, failure=CUT_OFF),
+        make_episode(task, index=1),
+        make_episode(task, index=2, answer=None, failure=Failure(kind="repl", what="gone", where="step 0")),
+    )
+    record = Record(
+        task=task, episodes=(cut, kept, lost), rewards=(None, reward(task, kept), None), dropped="straggler"
+    )
+    other = make_episode(make_task(2))
+    trained = Record(task=make_task(2), episodes=(other,), rewards=(reward(make_task(2), other),))
+    run.write_records([record, trained], phase="train", update=0)
+    shown = {
+        episode.id: show(capsys, str(run.path), "--episode", episode.id)[1] for episode in (cut, kept, lost, other)
+    }
+    assert "straggler at step 0, sampling: cut off" in shown[cut.id]
+    assert shown[cut.id].endswith("not trained on: straggler\n")
+    assert shown[kept.id].endswith("not trained on: straggler\n")
+    assert shown[lost.id].endswith("not trained on: failed\n")
+    assert "not trained on" not in shown[other.id]
 
 
 def test_what_is_not_there_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

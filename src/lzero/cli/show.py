@@ -36,7 +36,13 @@ def show(
         return
     from rich.console import Console
 
-    _print(Console(), saved, range(step, step + 1) if step else range(1, len(steps) + 1), whole=step is None)
+    from lzero.store import read_drop_reason
+
+    console = Console()
+    _print(console, saved, range(step, step + 1) if step else range(1, len(steps) + 1), whole=step is None)
+    reason = read_drop_reason(path, episode) if episode and not step else ""
+    if reason:
+        console.print(f"not trained on: {reason}", style="dim", markup=False, highlight=False)
 
 
 def _print(console: "Console", saved: "SavedEpisode", numbers: range, *, whole: bool) -> None:

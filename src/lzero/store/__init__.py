@@ -1,7 +1,15 @@
 """What runs leave on disk: a training run's directory, with its episodes as Parquet tables; an agent's episode as JSON lines."""
 
 from lzero.store.record import DROP_FAILED, DROP_STRAGGLER, Phase, Record
-from lzero.store.run_directory import RunDirectory, check_new, read_episodes, read_groups, read_records, read_rows
+from lzero.store.run_directory import (
+    RunDirectory,
+    check_new,
+    read_drop_reason,
+    read_episodes,
+    read_groups,
+    read_records,
+    read_rows,
+)
 from lzero.store.saved import EPISODE_FILE, SavedEpisode, SavedTool, describe, read_saved, write_saved
 from lzero.store.writing import new_directory, write_beneath
 
@@ -17,6 +25,7 @@ __all__ = [
     "check_new",
     "describe",
     "new_directory",
+    "read_drop_reason",
     "read_episodes",
     "read_groups",
     "read_records",

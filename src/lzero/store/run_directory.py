@@ -214,6 +214,15 @@ def read_rows(path: Path, name: str, *, phase: Phase, update: int) -> list[dict[
     return _read_table(path, name, file).to_pylist() if (path / "episodes" / name / file).exists() else []
 
 
+def read_drop_reason(path: Path, episode_id: str) -> str:
+    """Why an episode of a run was not trained on; empty if it was, or was never meant to be. Raises StoreError."""
+    for file in _episode_files(path, None):
+        for row in _read_table(path, "drops", file).to_pylist():
+            if row["episode_id"] == episode_id:
+                return str(row["reason"])
+    return ""
+
+
 def versions() -> dict[str, str]:
     """Of everything that a result may depend on; no library is imported for it."""
     found = {"lzero": lzero.__version__, "python": platform.python_version(), "platform": platform.platform()}
