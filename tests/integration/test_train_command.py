@@ -7,15 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
+from whole_runs import metrics, untimed_episodes, untimed_metrics
 
 from lzero.cli import main
 from lzero.models import resolve
 from lzero.store import read_episodes, read_records
-from lzero.train.metrics import is_of_the_machine
 
 pytestmark = pytest.mark.sandbox
 COMMAND = (sys.executable, "-c", "from lzero.cli import main; main()")
@@ -29,10 +27,6 @@ def train(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, lis
     assert "Traceback" not in printed.err
     assert isinstance(ended.value.code, int)
     return ended.value.code, printed.out.splitlines(), printed.err
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def phases(run: Path) -> list[tuple[str, int]]:
@@ -181,31 +175,13 @@ def run_twice(tmp_path: Path, *settings: str) -> tuple[Path, Path]:
     return runs
 
 
-def without_times(run: Path) -> list[Any]:
-    """All episodes, but for how long things took."""
-    episodes = []
-    for episode in read_episodes(run):
-        value = msgspec.to_builtins(episode)
-        for step in value["steps"]:
-            step.pop("timings", None)
-            if step["execution"]:
-                step["execution"].pop("duration_s")
-            for call in step["tool_calls"]:
-                call.pop("duration_s")
-        episodes.append(value)
-    return episodes
-
-
 def test_a_deterministic_run_is_the_same_at_any_concurrency(tmp_path: Path) -> None:
     """Episodes, metrics and weights, of the bundled model, whose cells run and search."""
     sizes = ("train.updates=2", "rollout.tasks_per_update=2", "rollout.episodes_per_task=2", "rollout.max_refills=1")
     first, second = run_twice(tmp_path, "run.deterministic=true", *sizes, "eval.num_tasks=2", "agent.max_steps=3")
-    episodes = without_times(first)
-    assert episodes == without_times(second)
+    episodes = untimed_episodes(first)
+    assert episodes == untimed_episodes(second)
     assert any(step["tool_calls"] for episode in episodes for step in episode["steps"])
-    for line, other in zip(metrics(first), metrics(second), strict=True):
-        assert [(name, value) for name, value in line.items() if not is_of_the_machine(name)] == [
-            (name, value) for name, value in other.items() if not is_of_the_machine(name)
-        ]
+    assert untimed_metrics(first) == untimed_metrics(second)
     weights = [run / "checkpoints" / "update-000002" / "model.safetensors" for run in (first, second)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
