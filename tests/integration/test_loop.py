@@ -165,6 +165,14 @@ async def test_the_policy_learns_what_is_paid(tmp_path: Path) -> None:
     assert updates[-1].metrics["train/kl"] > 0.1
 
 
+async def test_several_optimiser_steps_an_update_drift_from_the_sampler_and_are_no_gap(tmp_path: Path) -> None:
+    settings = ("train.updates=2", "algo.loss=ppo", "train.epochs=2", "train.minibatches=2")
+    _, updates, _ = await run_bandit(config_of(tmp_path, *settings), tmp_path / "run")
+    for metrics in (update.metrics for update in updates):
+        assert max(metrics["train/ratio_max"], metrics["train/ratio_inverse_max"]) > 1.01
+        assert metrics["train/logprob_gap_max"] < 1e-4
+
+
 async def test_a_stopped_run_resumes_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     config = config_of(tmp_path, "train.updates=6")
     whole, all_updates, weights = await run_bandit(config, tmp_path / "whole")

@@ -1,6 +1,7 @@
 """The policy that is trained, the one it started from, and what is done with them: score, give credit, update."""
 
 import logging
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,15 +98,19 @@ class Trainer:
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """What the settings need of the two policies."""
-        algo = self.config.algo
         zeros = tuple((0.0,) * len(sample.token_ids) for sample in samples)
-        needs_old = algo.loss == "ppo" or algo.importance_cap > 0 or (algo.kl_coef > 0 and algo.kl_in == "reward")
         return Scores(
             references=zeros
             if self.reference is None
             else tuple(sample_logprobs(self.reference, samples, self.layout)),
-            old=tuple(sample_logprobs(self.model, samples, self.layout)) if needs_old else zeros,
+            old=tuple(sample_logprobs(self.model, samples, self.layout)) if self.scores_old else zeros,
         )
+
+    @property
+    def scores_old(self) -> bool:
+        """Whether the settings need the policy's log-probabilities before the update."""
+        algo = self.config.algo
+        return algo.loss == "ppo" or algo.importance_cap > 0 or (algo.kl_coef > 0 and algo.kl_in == "reward")
 
     def advantages(
         self, groups: Sequence[Group], samples: Sequence[Sample], scores: Scores, *, update: int
@@ -187,7 +192,8 @@ class Trainer:
                 continue
             metrics.append(step)
             self.skips.in_a_row = 0
-        return _mean_metrics(metrics) | {"train/lr": settings.lr * factor, "train/skipped": float(len(skipped))}
+        gap = sampler_gap(scored) if self.scores_old else {}
+        return _mean_metrics(metrics) | gap | {"train/lr": settings.lr * factor, "train/skipped": float(len(skipped))}
 
     def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[tuple[list[Scored], Batch]]:
         """What each optimiser step is made from: `train.epochs` times all of it, in `train.minibatches` parts by episodes."""
@@ -217,6 +223,17 @@ def split(scored: Sequence[Scored], num_parts: int, *, seed: int) -> list[list[S
     random.Random(seed).shuffle(drawn)
     parts = [[row for rows in drawn[number::num_parts] for row in rows] for number in range(num_parts)]
     return [part for part in parts if part]
+
+
+def sampler_gap(scored: Sequence[Scored]) -> dict[str, float]:
+    """`train/logprob_gap` of the policy before the update: later optimiser steps find it changed by those before them."""
+    gaps = [
+        abs(old - sampled)
+        for row in scored
+        for old, sampled, on in zip(row.old_logprobs, row.sample.logprobs, row.sample.mask, strict=True)
+        if on
+    ]
+    return {"train/logprob_gap": math.fsum(gaps) / len(gaps), "train/logprob_gap_max": max(gaps)} if gaps else {}
 
 
 def _mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
