@@ -120,6 +120,21 @@ def load_model(path: str | Path, *, dtype: str, device: str) -> "PreTrainedModel
     return model.to(target).eval()
 
 
+def parameter_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of the parameters of a model directory, by its config.json alone: no weight is read. Raises ModelError."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    directory = resolve(str(path))
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{directory}: the model cannot be loaded: {_first_line(error)}") from error
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
 def new_model(architecture: Architecture, tokenizer: "PreTrainedTokenizerFast", *, seed: int) -> "PreTrainedModel":
     """A fresh float32 Qwen3 model on the CPU for `tokenizer`; the same seed gives the same weights."""
     import torch

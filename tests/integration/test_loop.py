@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lzero.config import Config, load_config
 from lzero.engine.local import LocalEngine
-from lzero.errors import TrainError
+from lzero.errors import StoreError, TrainError
 from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model, save_model
 from lzero.rollout.collector import Collected
 from lzero.seeds import derive_seed
@@ -205,6 +205,21 @@ async def test_a_run_whose_newest_checkpoint_is_broken_goes_on_from_the_one_befo
         untimed(update.metrics) for update in all_updates[3:]
     ]
     assert all(torch.equal(weights[name], resumed_weights[name]) for name in weights)
+
+
+async def test_a_checkpoint_of_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "train.updates=1")
+    outcome, _, _ = await run_bandit(config, tmp_path / "run")
+    tokenizer = build_tokenizer()
+    wider = Architecture(hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
+    save_model(new_model(wider, tokenizer, seed=0), tokenizer, tmp_path / "model")
+    shapes = r"model\.embed_tokens\.weight has shape \(259, 16\) there and \(259, 32\) here; .* and \d+ more"
+    with pytest.raises(StoreError, match=f"is of another model than the one in .*: {shapes}"):
+        Trainer.build(config, checkpoint=outcome.checkpoint)
+    tokenizer.add_tokens(["<new>"])
+    save_model(new_model(TINY, build_tokenizer(), seed=0), tokenizer, tmp_path / "model")
+    with pytest.raises(StoreError, match="token '<new>' has id none there and 259 here"):
+        Trainer.build(config, checkpoint=outcome.checkpoint)
 
 
 async def test_stop_cancels_the_episodes_under_way_and_leaves_a_checkpoint(tmp_path: Path) -> None:

@@ -134,6 +134,32 @@ def test_a_checkpoint_cut_in_half_is_told_and_nothing_is_forgotten(
     assert phases(run) == [("eval", 0), ("train", 0), ("train", 1), ("train", 2), ("eval", 3)]
 
 
+def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = run / "config.toml"
+    text = file.read_text()
+    for old, new in (("gamma = 0.95", "gamma = 0.5"), ("episodes_per_task = 2", "episodes_per_task = 4")):
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text.replace("updates = 2", "updates = 3"))  # which a resumed run may change
+    code, _, errors = train("--resume", str(run), capsys=capsys)
+    assert code == 1
+    assert errors.strip().endswith(
+        "update-000002 is of another configuration than this run: algo.gamma is 0.95 there and 0.5 here; "
+        "rollout.episodes_per_task is 2 there and 4 here"
+    )
+
+
+def test_a_checkpoint_of_a_later_version_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run / "checkpoints" / "update-000002" / "trainer.json"
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps({"format": manifest["format"] + 1, "unheard": "of"}))
+    code, _, errors = train("--resume", str(run), capsys=capsys)
+    assert code == 1
+    assert "update-000002 was written by a later version of lzero" in errors
+
+
 def test_ctrl_c_saves_what_was_reached_and_the_run_resumes(
     tiny_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ from lzero.train.checkpoint import Progress, checkpoints, newest_checkpoint, rea
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.collapse import collapse_warnings
 from lzero.train.loop import train
+from lzero.train.same_run import check_config
 from lzero.train.seeding import seeded
 from lzero.train.trackers import check_trackers, open_trackers
 from lzero.train.trainer import Trainer
@@ -75,6 +76,8 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
     if run is None:
         check_new(config)
     checkpoint = _checkpoint(run) if run else None
+    if checkpoint:
+        check_config(checkpoint, config)
     training, held_out = _sources(config)
     notes = inert_settings(config)
     for note in notes:

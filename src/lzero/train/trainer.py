@@ -20,6 +20,7 @@ from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
 from lzero.train.credit import attempts, penalties
+from lzero.train.same_run import check_model
 from lzero.train.schedule import learning_rate_factor
 from lzero.train.score import sample_logprobs
 from lzero.train.skipped import MOST_IN_A_ROW, SkippedStep, Skips
@@ -69,9 +70,10 @@ class Trainer:
             recompute_activations(model)
         reference = load_model(initial, dtype=dtype, device=device) if config.algo.kl_coef > 0 else None
         optimizer = make_adamw(model, lr=config.train.lr, weight_decay=config.train.weight_decay)
-        if checkpoint:
-            restore_optimizers(checkpoint, [optimizer])
         tokenizer = load_tokenizer(checkpoint or initial)
+        if checkpoint:
+            check_model(checkpoint, model, tokenizer, initial=initial)
+            restore_optimizers(checkpoint, [optimizer])
         trainer = cls(
             config=config,
             model=model,

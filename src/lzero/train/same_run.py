@@ -1,0 +1,75 @@
+"""Whether a checkpoint belongs to the run that is to go on from it: to its configuration, its model, its vocabulary."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lzero.config import Config
+from lzero.errors import StoreError
+from lzero.models import load_tokenizer, parameter_shapes
+from lzero.store.run_directory import RESUMABLE
+from lzero.train.checkpoint import read_manifest
+from lzero.types import Json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+SHOWN = 5
+"""Differences that an error names."""
+
+
+def check_config(checkpoint: Path, config: Config) -> None:
+    """Refuse a checkpoint of another configuration, but for what a resumed run may change and where it lies. Raises StoreError, which
+    names each key and both values."""
+    there, here = _flat(read_manifest(checkpoint).config), _flat(config.model_dump(mode="json"))
+    defaults = _flat(Config().model_dump(mode="json"))
+    differences = [
+        f"{key} is {_shown(there, key, defaults)} there and {_shown(here, key, defaults)} here"
+        for key in sorted(there.keys() | here.keys())
+        if key != "run.dir" and not key.startswith(RESUMABLE)
+        if _shown(there, key, defaults) != _shown(here, key, defaults)
+    ]
+    if differences:
+        raise StoreError(f"{checkpoint} is of another configuration than this run: {'; '.join(differences)}")
+
+
+def check_model(
+    checkpoint: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", *, initial: Path
+) -> None:
+    """Refuse a checkpoint, loaded as `model` and `tokenizer`, whose shapes or vocabulary are not those of the model in `initial`, which
+    samples and is the reference. Raises StoreError with what differs."""
+    there = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    here = parameter_shapes(initial)
+    differences = [
+        f"{name} has shape {there.get(name, 'none')} there and {here.get(name, 'none')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    own, others = tokenizer.get_vocab(), load_tokenizer(initial).get_vocab()
+    differences += [
+        f"token {token!r} has id {own.get(token, 'none')} there and {others.get(token, 'none')} here"
+        for token in sorted(own.keys() | others.keys())
+        if own.get(token) != others.get(token)
+    ]
+    if differences:
+        raise StoreError(f"{checkpoint} is of another model than the one in {initial}: {_some(differences)}")
+
+
+def _flat(config: Mapping[str, Json]) -> dict[str, Json]:
+    """ "section.key" → value."""
+    return {
+        f"{section}.{key}": value
+        for section, values in config.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
+
+
+def _shown(values: Mapping[str, Json], key: str, defaults: Mapping[str, Json]) -> str:
+    """A key that an earlier version did not have was at its default."""
+    return repr(values[key]) if key in values else repr(defaults[key]) if key in defaults else "no key"
+
+
+def _some(differences: Sequence[str]) -> str:
+    left = len(differences) - SHOWN
+    return "; ".join(differences[:SHOWN]) + (f"; and {left} more" if left > 0 else "")
