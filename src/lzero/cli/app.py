@@ -4,6 +4,7 @@ import typer
 
 from lzero.cli.check import check
 from lzero.cli.eval import evaluate
+from lzero.cli.export import export
 from lzero.cli.play import play
 from lzero.cli.pool import pool
 from lzero.cli.replay import replay
@@ -28,6 +29,7 @@ def _root() -> None:
 
 app.command(name="check")(check)
 app.command(name="eval")(evaluate)
+app.command(name="export")(export)
 app.command(name="play")(play)
 app.command(name="replay")(replay)
 app.command(name="run")(run)

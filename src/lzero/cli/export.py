@@ -1,0 +1,29 @@
+"""`lzero export`: a checkpoint as a model directory that other programs load.
+
+lzero export runs/world-20260131-174501 my-model
+lzero export runs/world-20260131-174501 my-model --checkpoint best
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a training run.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the model goes: a new or empty directory.")],
+    checkpoint: Annotated[
+        str, typer.Option(help='Name of a checkpoint, as "update-000010", or "best": the best held-out score.')
+    ] = "",
+) -> None:
+    """Write a trained model as a Hugging Face directory, for transformers, vLLM, SGLang.
+
+    Example: lzero export runs/world-20260131-174501 my-model --checkpoint best
+
+    Without --checkpoint: the newest one.
+    """
+    from lzero.train.export import export as export_checkpoint
+
+    found = export_checkpoint(run, directory, name=checkpoint)
+    print(f"{found} is exported to {directory}")

@@ -1,0 +1,73 @@
+"""A checkpoint as a plain model directory, without what only training needs; transformers, vLLM and SGLang load it."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from lzero.errors import StoreError
+from lzero.store import RunDirectory
+from lzero.store.writing import told, write_whole
+from lzero.train.checkpoint import MANIFEST, STATE, best_checkpoint, checkpoints, newest_checkpoint, read_manifest
+
+BEST = "best"
+
+
+def export(run_dir: Path, target: Path, *, name: str = "") -> Path:
+    """Copy the weights, configuration and tokenizer of a checkpoint to `target`, which appears whole or not at all. Returns the checkpoint.
+
+    `name` is that of a checkpoint, "best" (by held-out score), or empty: the newest. Raises StoreError for a run or checkpoint
+    that is not there or not whole, and for a `target` that holds something.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StoreError(f"{target} exists and is not an empty directory: name another one")
+    checkpoint = find(RunDirectory.open(run_dir), name)
+    manifest = read_manifest(checkpoint)
+    target = target.absolute()
+    with told(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+            new = Path(temporary) / "new"
+            new.mkdir()
+            for file in manifest.files:
+                if file not in (STATE, MANIFEST):
+                    (new / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(checkpoint / file, new / file)
+            _speak_to_earlier_versions(new)
+            new.rename(target)
+    return checkpoint
+
+
+def find(run: RunDirectory, name: str) -> Path:
+    """The checkpoint that `name` means. Raises StoreError, which lists those there are."""
+    if name == BEST:
+        checkpoint = best_checkpoint(run.checkpoints)
+    elif name:
+        checkpoint = next((found for found in checkpoints(run.checkpoints) if found.name == name), None)
+    else:
+        checkpoint = newest_checkpoint(run.checkpoints)
+    if checkpoint is None:
+        names = ", ".join(path.name for path in checkpoints(run.checkpoints)) or "none"
+        wanted = "checkpoint that was evaluated" if name == BEST else f"checkpoint {name}".strip()
+        raise StoreError(f"{run.path} has no {wanted}; it has {names}")
+    return checkpoint
+
+
+def _speak_to_earlier_versions(directory: Path) -> None:
+    """Say under their earlier names, too, what transformers 5 renamed: servers that build on transformers 4 read the directory as well."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        config.setdefault("rope_theta", rope["rope_theta"])
+    if "dtype" in config:
+        config.setdefault("torch_dtype", config["dtype"])
+    _write_json(directory / "config.json", config)
+    file = directory / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    _write_json(file, settings)
+
+
+def _write_json(file: Path, value: object) -> None:
+    write_whole(file, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
