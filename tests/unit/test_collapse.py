@@ -67,6 +67,7 @@ def test_evaluations_and_metrics_that_are_missing_are_passed_over() -> None:
     assert [warned.update for warned in all_warnings(lines)] == [5]
     assert collapse_warnings([]) == []
     assert collapse_warnings([*lines, {"phase": "train", "update": 6}]) == []
+    assert collapse_warnings([*lines, {"phase": "train", "update": 6, "train/entropy": float("nan")}]) == []
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

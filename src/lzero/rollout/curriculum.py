@@ -5,6 +5,7 @@ rate p is 1/2. So a task is drawn in proportion to 4p(1 − p), its learnability
 floor, as the policy changes: what was hopeless must be tried again. What was never tried counts as p = 1/2.
 """
 
+import heapq
 import random
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -59,9 +60,8 @@ class PassRates:
         drawn: list[int] = []
         while len(drawn) < num_tasks:
             keys = {index: generator.random() ** (1 / self.weight(index)) for index in range(self._num_tasks)}
-            fresh = sorted(keys.keys() - set(without), key=lambda index: -keys[index]) if not drawn else []
-            others = sorted(keys.keys() - set(fresh), key=lambda index: -keys[index])
-            drawn += [*fresh, *others][: num_tasks - len(drawn)]
+            fresh = keys.keys() - set(without) - set(drawn) or keys.keys()
+            drawn += heapq.nlargest(num_tasks - len(drawn), fresh, key=keys.__getitem__)
         return drawn
 
     def saw(self, index: int, scores: Sequence[float]) -> None:

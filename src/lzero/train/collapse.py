@@ -10,6 +10,7 @@ appears, and again only when it was gone in between.
     format reward falling            the best WINDOW updates so far             reward/format
 """
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,21 +56,20 @@ def collapse_warnings(history: Sequence[Mapping[str, Json]]) -> list[Warned]:
 def _signs(lines: Sequence[Mapping[str, Json]]) -> list[Warned]:
     found = []
     for metric, judge in JUDGES.items():
-        measured = [line for line in lines if isinstance(line.get(metric), int | float)]
-        values = [_number(line, metric) for line in measured]
-        if len(values) < 2 * WINDOW or measured[-1] is not lines[-1]:
+        measured = [value for line in lines if (value := _number(line, metric)) is not None]
+        if len(measured) < 2 * WINDOW or _number(lines[-1], metric) is None:
             continue
-        why = judge(values)
+        why, update = judge(measured), _number(lines[-1], "update")
         if why:
-            update = int(_number(lines[-1], "update"))
-            found.append(Warned(metric=metric, update=update, values=tuple(values[-WINDOW:]), why=why))
+            assert update is not None
+            found.append(Warned(metric=metric, update=int(update), values=tuple(measured[-WINDOW:]), why=why))
     return found
 
 
-def _number(line: Mapping[str, Json], name: str) -> float:
-    value = line[name]
-    assert isinstance(value, int | float)
-    return float(value)
+def _number(line: Mapping[str, Json], name: str) -> float | None:
+    """None where it was not measured, or is not finite (an update that was skipped)."""
+    value = line.get(name)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _entropy(values: Sequence[float]) -> str:

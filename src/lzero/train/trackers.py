@@ -60,7 +60,7 @@ def open_trackers(config: Config, directory: Path, *, update: int = 0) -> Iterat
 def _tensorboard(config: Config, directory: Path, update: int) -> Iterator[Track]:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(directory / "tensorboard"), purge_step=update or None)
+    writer = SummaryWriter(str(directory / "tensorboard"), purge_step=update)
 
     def track(phase: Phase, number: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
