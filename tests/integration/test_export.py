@@ -54,6 +54,7 @@ def test_transformers_loads_the_checkpoint_that_was_meant(
     messages = [{"role": "user", "content": "Where is Fura?"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text, return_tensors="pt").input_ids
+    assert tokenizer.all_special_tokens == load_tokenizer(checkpoint).all_special_tokens
     assert ids.tolist() == [load_tokenizer(checkpoint)(text).input_ids]
     with torch.no_grad():
         assert torch.equal(model.eval()(ids).logits, own(ids).logits)
@@ -69,6 +70,8 @@ def test_what_transformers_5_renamed_is_there_by_its_earlier_name_too(
     assert (config["rope_theta"], config["torch_dtype"]) == (100.0, "float32")
     settings = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert settings["additional_special_tokens"] == ["<|im_start|>"]
+    assert "extra_special_tokens" not in settings
 
 
 def test_a_directory_that_holds_something_is_left_alone(
