@@ -1,8 +1,12 @@
+import asyncio
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from lzero.config import Config
@@ -11,6 +15,8 @@ from lzero.models import Architecture, build_tokenizer, load_model, load_tokeniz
 from lzero.train import checkpoint
 from lzero.train.checkpoint import (
     Progress,
+    Snapshot,
+    best_checkpoint,
     checkpoints,
     newest_checkpoint,
     read_manifest,
@@ -18,6 +24,7 @@ from lzero.train.checkpoint import (
     save_checkpoint,
     take_snapshot,
 )
+from lzero.train.saver import Saver
 from lzero.train.update import make_adamw
 
 TINY = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
@@ -40,11 +47,11 @@ def step(model: Any, optimizer: torch.optim.Optimizer, number: int) -> None:
     optimizer.step()
 
 
-def save(directory: Path, update: int, *, keep: int = 2) -> Path:
+def save(directory: Path, update: int, *, keep: int = 2, score: float | None = None) -> Path:
     model, optimizer = trained(update)
     progress = Progress(update=update, collector={"next_task": 10 * update})
-    snapshot = take_snapshot(model, TOKENIZER, [optimizer], config=Config(), progress=progress)
-    return save_checkpoint(directory, snapshot, keep=keep)
+    snapshot = take_snapshot(model, TOKENIZER, [optimizer], config=Config(), progress=progress, score=score)
+    return save_checkpoint(directory, snapshot, keep=keep, keep_best=score is not None)
 
 
 def test_training_goes_on_from_a_checkpoint_bit_by_bit(tmp_path: Path) -> None:
@@ -169,3 +176,95 @@ def test_a_checkpoint_whose_tensors_are_garbage_is_one_clear_error(tmp_path: Pat
         load_model(path, dtype="float32", device="cpu")
     with pytest.raises(LzeroError, match=r"trainer\.safetensors"):
         restore_optimizers(path, [trained(0)[1]])
+
+
+def test_the_best_by_held_out_score_stays_beside_the_newest(tmp_path: Path) -> None:
+    left = []
+    for update, score in enumerate((0.2, 0.6, 0.6, 0.1, 0.7, 0.3), start=1):
+        save(tmp_path, update, keep=1, score=score)
+        left.append([int(path.name.removeprefix("update-")) for path in checkpoints(tmp_path)])
+    assert left == [[1], [2], [3, 2], [4, 2], [5], [6, 5]]
+    assert best_checkpoint(tmp_path) == tmp_path / "update-000005"
+    cut_in_half(tmp_path / "update-000005" / "model.safetensors")
+    assert best_checkpoint(tmp_path) == tmp_path / "update-000006"
+
+
+def test_training_that_goes_on_changes_nothing_of_a_snapshot(tmp_path: Path) -> None:
+    model, optimizer = trained(2)
+    assert model.config.tie_word_embeddings
+    snapshot = take_snapshot(model, TOKENIZER, [optimizer], config=Config(), progress=Progress(update=2))
+    step(model, optimizer, 2)
+    torch.rand(3)
+    late = save_checkpoint(tmp_path / "late", snapshot, keep=1)
+    torch.manual_seed(0)
+    other, moments = trained(2)
+    weights = load_model(late, dtype="float32", device="cpu").state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in other.state_dict().items())
+    again = make_adamw(other, lr=1e-2, weight_decay=0.01)
+    restore_optimizers(late, [again])
+    for index, slots in moments.state_dict()["state"].items():
+        for slot, tensor in slots.items():
+            assert torch.equal(again.state_dict()["state"][index][slot], tensor)
+    assert len((late / "model.safetensors").read_bytes()) < 1.1 * sum(4 * p.numel() for p in model.parameters()) + 4096
+
+
+class Gate:
+    """A disk that waits to be let go on, or is full."""
+
+    def __init__(self, *, full: bool = False) -> None:
+        self.full = full
+        self.entered, self.may_go_on = threading.Event(), threading.Event()
+
+    def save_file(self, tensors: dict[str, torch.Tensor], file: Path) -> None:
+        self.entered.set()
+        assert self.may_go_on.wait(timeout=30)
+        if self.full:
+            raise OSError(28, "No space left on device")
+        safetensors.torch.save_file(tensors, file)
+
+
+def snapshot_of(update: int) -> Snapshot:
+    model, optimizer = trained(0)
+    return take_snapshot(model, TOKENIZER, [optimizer], config=Config(), progress=Progress(update=update))
+
+
+async def test_a_run_goes_on_while_its_checkpoint_is_written_and_the_next_one_waits_for_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    monkeypatch.setattr(checkpoint, "save_file", gate.save_file)
+    async with Saver(tmp_path, keep=2, keep_best=False) as saver:
+        await saver.save(lambda: snapshot_of(1))
+        await asyncio.to_thread(gate.entered.wait, 30)
+        saver.check()
+        assert checkpoints(tmp_path) == []
+        second = asyncio.create_task(saver.save(lambda: snapshot_of(2)))
+        done, _ = await asyncio.wait([second], timeout=0.2)
+        assert not done
+        gate.may_go_on.set()
+        await second
+    assert [path.name for path in checkpoints(tmp_path)] == ["update-000002", "update-000001"]
+    assert newest_checkpoint(tmp_path) == saver.newest
+
+
+async def test_a_checkpoint_that_cannot_be_written_is_told_at_the_next_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(full=True)
+    gate.may_go_on.set()
+    monkeypatch.setattr(checkpoint, "save_file", gate.save_file)
+    for updates in ((1,), (1, 2)):
+        with pytest.raises(StoreError, match=r"update-000001: .*No space left"):
+            await save_all(tmp_path, *updates)
+    with pytest.raises(KeyError):  # the run's own end is the one that is told
+        await save_all(tmp_path, 1, then=KeyError())
+    assert list(tmp_path.iterdir()) == []
+
+
+async def save_all(directory: Path, *updates: int, then: Exception | None = None) -> None:
+    """A run that writes these checkpoints, and ends with `then`."""
+    async with Saver(directory, keep=2, keep_best=False) as saver:
+        for update in updates:
+            await saver.save(partial(snapshot_of, update))
+        if then:
+            raise then
