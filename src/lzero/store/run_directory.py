@@ -7,6 +7,7 @@
     run.log           what happened, with times
     episodes/<table>/<phase>-<update>.parquet
     checkpoints/
+    tensorboard/ wandb/   what run.trackers asks for
 
 Every file but the .jsonl and run.log, which grow, is written beside its place and renamed: it is whole or absent. `update`
 counts from 0; what belongs to update u was sampled by policy version u, in training and in evaluation.
