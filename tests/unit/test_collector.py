@@ -274,6 +274,14 @@ async def test_tasks_that_are_solved_half_the_time_are_drawn_more_often() -> Non
     assert collected.metrics["curriculum/tried"] == 1
 
 
+async def test_a_refill_draws_tasks_that_the_update_has_not_tried() -> None:
+    episodes = FakeEpisodes(lambda task, seed, attempt: "no")
+    collected = await make_collector(
+        episodes, num_tasks=24, curriculum="pass_rate", drop_uniform=1.0, max_refills=2
+    ).collect(0)
+    assert len({record.task.id for record in collected.records}) == len(collected.records) == 24
+
+
 async def test_a_curriculum_that_resumes_from_json_goes_on_as_if_it_had_not_stopped() -> None:
     def make(state: Mapping[str, Json] = MappingProxyType({})) -> Collector:
         return make_collector(FakeEpisodes(solvable), num_tasks=30, curriculum="pass_rate", state=state)
