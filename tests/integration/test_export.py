@@ -17,19 +17,23 @@ from lzero.train.checkpoint import Progress, save_checkpoint, take_snapshot
 SCORES = {1: 0.25, 2: 0.75, 3: 0.5}
 
 
-@pytest.fixture(scope="module")
-def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_of(model_dir: Path, directory: Path) -> Path:
     """A run of three checkpoints, the second of which is the best."""
-    config = load_config(overrides=[f"model.path={tiny_model}", f"run.dir={tmp_path_factory.mktemp('runs') / 'run'}"])
-    directory = RunDirectory.create(config)
-    model, tokenizer = load_model(tiny_model, dtype="float32", device="cpu"), load_tokenizer(tiny_model)
+    config = load_config(overrides=[f"model.path={model_dir}", f"run.dir={directory}"])
+    run = RunDirectory.create(config)
+    model, tokenizer = load_model(model_dir, dtype="float32", device="cpu"), load_tokenizer(model_dir)
     for update, score in SCORES.items():
         with torch.no_grad():
             model.get_output_embeddings().weight.mul_(1.5)
         progress = Progress(update=update)
         snapshot = take_snapshot(model, tokenizer, [], config=config, progress=progress, score=score)
-        save_checkpoint(directory.checkpoints, snapshot, keep=3)
-    return directory.path
+        save_checkpoint(run.checkpoints, snapshot, keep=3)
+    return run.path
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_of(tiny_model, tmp_path_factory.mktemp("runs") / "run")
 
 
 def export(*arguments: str | Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -72,6 +76,26 @@ def test_what_transformers_5_renamed_is_there_by_its_earlier_name_too(
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert settings["additional_special_tokens"] == ["<|im_start|>"]
     assert "extra_special_tokens" not in settings
+
+
+def test_scaled_positions_are_told_both_ways_and_mean_the_same(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaled = shutil.copytree(tiny_model, tmp_path / "scaled")
+    config = json.loads((scaled / "config.json").read_text())
+    scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
+    config |= {"max_position_embeddings": 128, "rope_parameters": {**scaling, "rope_theta": 100.0}}
+    (scaled / "config.json").write_text(json.dumps(config))
+    run = run_of(scaled, tmp_path / "run")
+    assert export(run, tmp_path / "model", capsys=capsys)[0] == 0
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["rope_scaling"].items() >= scaling.items()
+    ids = torch.arange(100).unsqueeze(0)
+    models = [
+        load_model(path, dtype="float32", device="cpu")
+        for path in (run / "checkpoints/update-000003", tmp_path / "model")
+    ]
+    with torch.no_grad():
+        assert torch.equal(models[0](ids).logits, models[1](ids).logits)
 
 
 def test_a_directory_that_holds_something_is_left_alone(

@@ -59,6 +59,8 @@ def _speak_to_earlier_versions(directory: Path) -> None:
     rope = config.get("rope_parameters") or {}
     if "rope_theta" in rope:
         config.setdefault("rope_theta", rope["rope_theta"])
+        if rope.get("rope_type", "default") != "default":
+            config.setdefault("rope_scaling", {key: value for key, value in rope.items() if key != "rope_theta"})
     if "dtype" in config:
         config.setdefault("torch_dtype", config["dtype"])
     _write_json(directory / "config.json", config)
