@@ -46,7 +46,7 @@ class Saver:
         except StoreError as failure:
             if error is None:
                 raise
-            logger.error("%s", failure)  # the run ends for a reason of its own, which is the one to tell
+            logger.warning("%s", failure)  # for run.log: the run ends for a reason of its own, which is the one to tell
         finally:
             self._thread.shutdown()
 
