@@ -155,12 +155,12 @@ def shown(execution: Execution) -> str:
     return "".join(output.data["text/plain"] for output in execution.outputs if isinstance(output, Result))
 
 
-async def carry_out(kill: Kill, pool: LocalPool) -> str:
-    """One life with a SIGKILL in it; how it ended."""
+async def carry_out(kill: Kill, pool: LocalPool, *, others: frozenset[int]) -> str:
+    """One life with a SIGKILL in it; how it ended. `others` are processes below this one that are not the pool's."""
     if kill.stage == "starting":
         for jail in jails():
             jail.kill()
-        await until(lambda: not below())
+        await until(lambda: {process.pid for process in below()} <= others)
     known = {process.pid for process in (*inits(), *sessions())}
     life = Life(pool)
     living = asyncio.create_task(life.live())
@@ -210,7 +210,7 @@ async def test_whoever_is_killed_sessions_end_typed_and_leave_nothing(kills: int
         idle, rss = await at_rest(), psutil.Process().memory_info().rss
         for number in range(kills):
             kill = draw(dice)
-            ended = await carry_out(kill, pool)
+            ended = await carry_out(kill, pool, others=before.processes)
             outcomes[kill.victim, kill.stage, ended] += 1
             if kill.victim == "process":
                 assert ended == "ok", kill
