@@ -1,5 +1,7 @@
 """The failure policy: what the agent did is scored, what we broke is tried once more, counted, and stops the run when it is too much."""
 
+import math
+
 import pytest
 from rollout_fakes import FakeEpisodes, Shuffler, make_runner, make_task
 
@@ -61,6 +63,27 @@ async def test_a_scorer_that_fails_is_our_failure_and_is_not_asked_again() -> No
     (episode,) = found.episodes
     assert episode.failure == Failure(kind="reward", what="no such metric", where="scoring task task-0")
     assert len(episodes.attempts) == 1
+
+
+@pytest.mark.parametrize(
+    ("score", "per_step", "told"),
+    [
+        (1.0, (math.nan,), "is not finite"),
+        (math.inf, (1.0,), "is not finite"),
+        (1.0, (0.5, 0.5), "2 rewards for 1 steps"),
+    ],
+)
+async def test_a_reward_that_cannot_be_learned_from_is_our_failure(
+    score: float, per_step: tuple[float, ...], told: str
+) -> None:
+    def odd_reward(task: Task, episode: Episode) -> Reward:
+        return Reward(score=score, per_step=per_step, parts={})
+
+    episodes = FakeEpisodes(lambda task, seed, attempt: "yes")
+    (episode,) = (await record(Runner(episodes.open_task, odd_reward, RolloutConfig()))).episodes
+    assert episode.failure is not None
+    assert episode.failure.kind == "reward"
+    assert told in episode.failure.what
 
 
 async def test_too_many_failures_stop_the_run_and_say_why() -> None:

@@ -11,6 +11,7 @@ record ─▶ attempt ─▶ scored                        what the agent did, r
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -113,7 +114,16 @@ class Runner:
 
     def _score(self, task: Task, episode: Episode) -> tuple[Episode, Reward | None]:
         try:
-            return episode, self._reward(task, episode)
+            return episode, _checked(self._reward(task, episode), episode)
         except RewardError as error:
             failure = Failure(kind="reward", what=str(error), where=f"scoring task {task.id}")
             return msgspec.structs.replace(episode, status="failed", failure=failure), None
+
+
+def _checked(reward: Reward, episode: Episode) -> Reward:
+    """A reward may be anybody's. Raises RewardError for one that cannot be learned from."""
+    if len(reward.per_step) != len(episode.steps):
+        raise RewardError(f"{len(reward.per_step)} rewards for {len(episode.steps)} steps of episode {episode.id}")
+    if not all(map(math.isfinite, (reward.score, *reward.per_step))):
+        raise RewardError(f"the reward of episode {episode.id} is not finite: {reward.per_step}, score {reward.score}")
+    return reward
