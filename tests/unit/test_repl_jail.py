@@ -11,7 +11,7 @@ from lzero.repl import environment, jail
 from lzero.repl.environment import Environment
 
 SAMPLE = Environment(
-    directory=Path("/tmp/lz env"),
+    directory=Path("/tmp/an env"),
     base_prefix=Path("/root/python"),
     interpreter=Path("/root/python/bin/python3.11"),
     os_file="/root/python/lib/os.py",
@@ -57,7 +57,7 @@ def test_root_that_may_not_mount_shows_the_jail_what_is_readable_as_it_is(
     command = jail.command(SAMPLE, ["inner"])
     assert Path(command[0]).name == "setpriv"
     assert "--reuid=65534" in command
-    assert command[command.index("/tmp/lz env") - 1 :][:3] == ["--ro-bind", "/tmp/lz env", "/opt/environment"]
+    assert command[command.index("/tmp/an env") - 1 :][:3] == ["--ro-bind", "/tmp/an env", "/opt/environment"]
 
 
 def test_an_ordinary_user_needs_bubblewrap_only(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
@@ -66,7 +66,7 @@ def test_an_ordinary_user_needs_bubblewrap_only(monkeypatch: pytest.MonkeyPatch,
     (programs / "setpriv").unlink()
     command = jail.command(SAMPLE, ["inner"])
     assert Path(command[0]).name == "bwrap"
-    assert command[command.index("/tmp/lz env") - 1 :][:3] == ["--ro-bind", "/tmp/lz env", "/opt/environment"]
+    assert command[command.index("/tmp/an env") - 1 :][:3] == ["--ro-bind", "/tmp/an env", "/opt/environment"]
 
 
 def test_a_system_python_needs_no_bind_of_its_own() -> None:
