@@ -12,8 +12,9 @@ from lzero.algo.losses import make_loss
 from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
 from lzero.engine.local import LocalEngine
-from lzero.errors import NotFinite, TrainError
-from lzero.models import Architecture, build_tokenizer, new_model
+from lzero.errors import ModelError, NotFinite, TrainError
+from lzero.models import Architecture, build_tokenizer, load_model, new_model, resolve
+from lzero.train.packing import check_packing
 from lzero.train.score import sample_logprobs
 from lzero.train.transfer import PROBE_TOKENS, probe_ids, transfer
 from lzero.train.update import make_adamw, recompute_activations, update_policy
@@ -302,3 +303,13 @@ def test_the_probe_is_the_same_in_every_run() -> None:
     assert probe_ids(259) == probe_ids(259)
     assert len(probe_ids(259)) == PROBE_TOKENS
     assert max(probe_ids(10)) < 10
+
+
+def test_a_model_that_does_not_keep_packed_sequences_apart_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(resolve("nano"), dtype="float32", device="cpu")
+    check_packing(model)
+    decoder = model.get_decoder()
+    forward = decoder.forward
+    monkeypatch.setattr(decoder, "forward", lambda position_ids=None, **inputs: forward(**inputs))
+    with pytest.raises(ModelError, match="does not keep packed sequences apart"):
+        check_packing(model)

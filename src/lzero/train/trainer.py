@@ -20,6 +20,7 @@ from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
 from lzero.train.credit import attempts, penalties
+from lzero.train.packing import check_packing
 from lzero.train.same_run import check_model
 from lzero.train.schedule import learning_rate_factor
 from lzero.train.score import sample_logprobs
@@ -82,6 +83,8 @@ class Trainer:
             optimizer=optimizer,
             skips=Skips(in_a_row=progress.skipped_in_a_row),
         )
+        if trainer.layout.packed:
+            check_packing(model)
         return trainer, progress
 
     @property

@@ -61,8 +61,13 @@ async def transfer(model: "PreTrainedModel", engine: LoadingEngine, *, version: 
 
 
 def _score(model: "PreTrainedModel", ids: tuple[int, ...]) -> tuple[float, ...]:
+    return sample_logprobs(model, [probe_sample(ids)], Layout(max_tokens=len(ids)))[0]
+
+
+def probe_sample(ids: tuple[int, ...]) -> Sample:
+    """All but the first of these tokens as an action."""
     rest = len(ids) - 1
-    sample = Sample(
+    return Sample(
         episode_id="probe",
         token_ids=ids,
         mask=(0,) + (1,) * rest,
@@ -71,4 +76,3 @@ def _score(model: "PreTrainedModel", ids: tuple[int, ...]) -> tuple[float, ...]:
         versions=(-1,) * len(ids),
         temperature=1.0,
     )
-    return sample_logprobs(model, [sample], Layout(max_tokens=len(ids)))[0]
