@@ -21,6 +21,7 @@ import typer
 from lzero.cli import INTERRUPTED
 from lzero.cli.arguments import Arguments, read_config
 from lzero.errors import ConfigError
+from lzero.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +86,7 @@ def plan(config: "Config") -> str:
     ]
     if config.model.path == NANO and is_world(config.tasks.train) and not config.run.deterministic:
         seconds = train.updates * rollout.tasks_per_update * rollout.episodes_per_task * EPISODE_S
-        lines.append(f"On two cores this takes about {max(1, round(seconds / 60))} minutes.")
+        lines.append(f"On two cores this takes about {counted(max(1, round(seconds / 60)), 'minute')}.")
     return "\n".join(lines)
 
 
