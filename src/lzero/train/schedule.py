@@ -1,20 +1,18 @@
 """The learning rate as a function of the update's number: a run that resumes needs to know nothing else."""
 
 import math
-from typing import Literal
 
-Schedule = Literal["constant", "linear", "cosine"]
+from lzero.config import TrainConfig
 
 
-def learning_rate_factor(update: int, *, updates: int, schedule: Schedule, warmup: int) -> float:
-    """What `train.lr` is multiplied with in update `update` (from 0) of `updates`.
+def learning_rate(update: int, train: TrainConfig) -> float:
+    """The rate of update `update` (from 0).
 
-    Over the first `warmup` updates it rises in equal steps, 1/(warmup + 1) in the first; then it is 1 ("constant"), or falls from 1
-    along a line or half a cosine that would be 0 in the update after the last.
+    Over the first `warmup_updates` it rises in equal steps, 1/(warmup_updates + 1) of `lr` in the first; then it is `lr`
+    ("constant"), or falls from there along a line or half a cosine that would be 0 in the update after the last.
     """
-    if update < warmup:
-        return (update + 1) / (warmup + 1)
-    if schedule == "constant":
-        return 1.0
-    past = min(1.0, (update - warmup) / (updates - warmup))
-    return 1.0 - past if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * past))
+    if update < train.warmup_updates:
+        return train.lr * ((update + 1) / (train.warmup_updates + 1))
+    past = min(1.0, (update - train.warmup_updates) / (train.updates - train.warmup_updates))
+    factors = {"constant": 1.0, "linear": 1.0 - past, "cosine": 0.5 * (1.0 + math.cos(math.pi * past))}
+    return train.lr * factors[train.lr_schedule]

@@ -22,7 +22,7 @@ from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_op
 from lzero.train.credit import attempts, penalties
 from lzero.train.packing import check_packing
 from lzero.train.same_run import check_model
-from lzero.train.schedule import learning_rate_factor
+from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
 from lzero.train.skipped import MOST_IN_A_ROW, SkippedStep, Skips
 from lzero.train.update import add_metric, make_adamw, recompute_activations, update_policy
@@ -167,11 +167,9 @@ class Trainer:
         TrainError, after that, at the third in a row.
         """
         settings, algo = self.config.train, self.config.algo
-        factor = learning_rate_factor(
-            update, updates=settings.updates, schedule=settings.lr_schedule, warmup=settings.warmup_updates
-        )
+        lr = learning_rate(update, settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * factor
+            group["lr"] = lr
         metrics: list[dict[str, float]] = []
         skipped: list[SkippedStep] = []
         for number, (part, batch) in enumerate(self._batches(scored, update)):
@@ -198,7 +196,7 @@ class Trainer:
             metrics.append(step)
             self.skips.in_a_row = 0
         gap = sampler_gap(scored) if self.scores_old else {}
-        return _mean_metrics(metrics) | gap | {"train/lr": settings.lr * factor, "train/skipped": float(len(skipped))}
+        return _mean_metrics(metrics) | gap | {"train/lr": lr, "train/skipped": float(len(skipped))}
 
     def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[tuple[list[Scored], Batch]]:
         """What each optimiser step is made from: `train.epochs` times all of it, in `train.minibatches` parts by episodes."""
