@@ -3,10 +3,12 @@
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import psutil
 import torch
+
+from lzero.algo.batches import Scored
 
 MB = 1 << 20
 
@@ -22,6 +24,34 @@ class Stopwatch:
         now = time.monotonic()
         self.seconds[f"time/{phase}_s"] = now - self._last
         self._last = now
+
+
+def sum_metrics(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """What the parts of a batch add up to; a name in `_max` is the largest of theirs (`lzero.algo.losses`)."""
+    totals: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            if name.endswith("_max"):
+                totals[name] = max(totals.get(name, -math.inf), value)
+            else:
+                totals[name] = totals.get(name, 0.0) + value
+    return totals
+
+
+def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Over the optimiser steps of an update, maxima again apart."""
+    return {name: total if name.endswith("_max") else total / len(steps) for name, total in sum_metrics(steps).items()}
+
+
+def sampler_gap(scored: Sequence[Scored]) -> dict[str, float]:
+    """`train/logprob_gap` of the policy before the update: later optimiser steps find it changed by those before them."""
+    gaps = [
+        abs(old - sampled)
+        for row in scored
+        for old, sampled, on in zip(row.old_logprobs, row.sample.logprobs, row.sample.mask, strict=True)
+        if on
+    ]
+    return {"train/logprob_gap": math.fsum(gaps) / len(gaps), "train/logprob_gap_max": max(gaps)} if gaps else {}
 
 
 def advantage_metrics(advantages: Mapping[str, Sequence[float]]) -> dict[str, float]:

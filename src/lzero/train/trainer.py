@@ -1,7 +1,6 @@
 """The policy that is trained, the one it started from, and what is done with them: score, give credit, update."""
 
 import logging
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +19,13 @@ from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
 from lzero.train.credit import attempts, penalties
+from lzero.train.metrics import mean_metrics, sampler_gap
 from lzero.train.packing import check_packing
 from lzero.train.same_run import check_model
 from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
 from lzero.train.skipped import MOST_IN_A_ROW, SkippedStep, Skips
-from lzero.train.update import add_metric, make_adamw, recompute_activations, update_policy
+from lzero.train.update import make_adamw, recompute_activations, update_policy
 from lzero.types import Group, Sample
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class Trainer:
             metrics.append(step)
             self.skips.in_a_row = 0
         gap = sampler_gap(scored) if self.scores_old else {}
-        return _mean_metrics(metrics) | gap | {"train/lr": lr, "train/skipped": float(len(skipped))}
+        return mean_metrics(metrics) | gap | {"train/lr": lr, "train/skipped": float(len(skipped))}
 
     def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[tuple[list[Scored], Batch]]:
         """What each optimiser step is made from: `train.epochs` times all of it, in `train.minibatches` parts by episodes."""
@@ -226,22 +226,3 @@ def split(scored: Sequence[Scored], num_parts: int, *, seed: int) -> list[list[S
     random.Random(seed).shuffle(drawn)
     parts = [[row for rows in drawn[number::num_parts] for row in rows] for number in range(num_parts)]
     return [part for part in parts if part]
-
-
-def sampler_gap(scored: Sequence[Scored]) -> dict[str, float]:
-    """`train/logprob_gap` of the policy before the update: later optimiser steps find it changed by those before them."""
-    gaps = [
-        abs(old - sampled)
-        for row in scored
-        for old, sampled, on in zip(row.old_logprobs, row.sample.logprobs, row.sample.mask, strict=True)
-        if on
-    ]
-    return {"train/logprob_gap": math.fsum(gaps) / len(gaps), "train/logprob_gap_max": max(gaps)} if gaps else {}
-
-
-def _mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for metrics in steps:
-        for name, value in metrics.items():
-            add_metric(totals, name, value if name.endswith("_max") else value / len(steps))
-    return totals

@@ -8,9 +8,10 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 
-from lzero.algo.batches import Batch
+from lzero.algo.batches import Batch, MicroBatch
 from lzero.algo.losses import LossFn, LossInputs
 from lzero.errors import ConfigError, NotFinite
+from lzero.train.metrics import sum_metrics
 from lzero.train.score import policy_logprobs
 
 if TYPE_CHECKING:
@@ -46,14 +47,6 @@ def recompute_activations(model: "PreTrainedModel") -> None:
             layer.training = True  # transformers asks this of the layer; what is inside stays without dropout
 
 
-def add_metric(totals: dict[str, float], name: str, value: float) -> None:
-    """Micro-batches add up, but for maxima (`lzero.algo.losses`)."""
-    if name.endswith("_max"):
-        totals[name] = max(totals.get(name, -math.inf), value)
-    else:
-        totals[name] = totals.get(name, 0.0) + value
-
-
 def update_policy(
     model: "PreTrainedModel",
     optimizers: Sequence[Optimizer],
@@ -70,20 +63,12 @@ def update_policy(
     the two are not the same policy.
     Raises NotFinite, with weights and moments as they were, if the loss or the gradient is not finite.
     """
-    totals: dict[str, float] = {}
     for optimizer in optimizers:
         optimizer.zero_grad()
-    for micro in batch.micro_batches:
-        micro = micro.to(model.device)
-        logprobs, own_entropies = policy_logprobs(model, micro, entropies=entropies)
-        loss, metrics = loss_fn(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=own_entropies))
-        torch.autograd.backward(loss)
-        gaps = (logprobs.detach() - micro.logprobs).abs()
-        metrics["train/logprob_gap"] = gaps.sum() / batch.num_action_tokens
-        if len(gaps):
-            metrics["train/logprob_gap_max"] = gaps.max()
-        for name, value in metrics.items():
-            add_metric(totals, name, value.item())
+    totals = sum_metrics(
+        _accumulate(model, micro.to(model.device), batch, loss_fn=loss_fn, entropies=entropies)
+        for micro in batch.micro_batches
+    )
     norm = clip_grad_norm_(model.parameters(), grad_clip).item()
     if not (math.isfinite(totals["train/loss"]) and math.isfinite(norm)):
         model.zero_grad()
@@ -97,3 +82,17 @@ def update_policy(
         "train/tokens": float(batch.num_tokens),
         "train/padding": 1.0 - batch.num_tokens / batch.num_padded,
     }
+
+
+def _accumulate(
+    model: "PreTrainedModel", micro: MicroBatch, batch: Batch, *, loss_fn: LossFn, entropies: bool
+) -> dict[str, float]:
+    """Add the gradient of one micro-batch; returns its share of the batch's metrics."""
+    logprobs, own_entropies = policy_logprobs(model, micro, entropies=entropies)
+    loss, metrics = loss_fn(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=own_entropies))
+    torch.autograd.backward(loss)
+    gaps = (logprobs.detach() - micro.logprobs).abs()
+    metrics["train/logprob_gap"] = gaps.sum() / batch.num_action_tokens
+    if len(gaps):
+        metrics["train/logprob_gap_max"] = gaps.max()
+    return {name: value.item() for name, value in metrics.items()}
