@@ -12,7 +12,7 @@ from lzero.config import load_config
 from lzero.errors import TrainError
 from lzero.models import Architecture, build_tokenizer, new_model
 from lzero.store import RunDirectory
-from lzero.train.skipped import SkippedStep, Skips, read_skipped, write_skipped
+from lzero.train.skipped import SkipCount, SkippedStep, read_skipped, write_skipped
 from lzero.train.trainer import Trainer
 from lzero.train.update import make_adamw
 from lzero.types import Sample
@@ -92,7 +92,7 @@ def test_the_third_in_a_row_stops_the_run_and_one_between_does_not_count() -> No
 
 
 def test_a_run_that_resumes_counts_on() -> None:
-    own = replace(trainer(), skips=Skips(in_a_row=2))
+    own = replace(trainer(), skips=SkipCount(in_a_row=2))
     with pytest.raises(TrainError, match="3 in a row"):
         own.update([scored(1, BAD)], update=7)
 

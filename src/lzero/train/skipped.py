@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from lzero.algo.batches import Scored
+from lzero.errors import TrainError
 from lzero.store import RunDirectory, read_rows
 from lzero.types import Sample
 
@@ -29,10 +30,22 @@ class SkippedStep:
 
 
 @dataclass(kw_only=True)
-class Skips:
-    """What the next one depends on."""
+class SkipCount:
+    """How many of the last optimiser steps were not made, over updates and resumed runs."""
 
     in_a_row: int = 0
+
+    def made(self) -> None:
+        self.in_a_row = 0
+
+    def skipped(self, what: str) -> None:
+        """Raises TrainError, saying `what` was the last, at the third in a row."""
+        self.in_a_row += 1
+        if self.in_a_row >= MOST_IN_A_ROW:
+            raise TrainError(
+                f"{what}, {MOST_IN_A_ROW} in a row. Their batches are in the run's episodes/skipped; "
+                "go on from the last checkpoint with --resume and a lower train.lr, or another train.grad_clip"
+            )
 
 
 def write_skipped(run: RunDirectory, steps: Iterable[SkippedStep], *, update: int) -> None:

@@ -24,7 +24,7 @@ from lzero.train.packing import check_packing
 from lzero.train.same_run import check_model
 from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
-from lzero.train.skipped import MOST_IN_A_ROW, SkippedStep, Skips
+from lzero.train.skipped import SkipCount, SkippedStep
 from lzero.train.update import make_adamw, recompute_activations, update_policy
 from lzero.types import Group, Sample
 
@@ -57,7 +57,7 @@ class Trainer:
     reference: "PreTrainedModel | None"
     """The initial policy, which the KL penalty pulls towards; None when its coefficient is 0."""
     optimizer: Optimizer
-    skips: Skips = field(default_factory=Skips)
+    skips: SkipCount = field(default_factory=SkipCount)
 
     @classmethod
     def build(cls, config: Config, *, checkpoint: Path | None = None) -> tuple["Trainer", Progress]:
@@ -81,7 +81,7 @@ class Trainer:
             tokenizer=tokenizer,
             reference=reference,
             optimizer=optimizer,
-            skips=Skips(in_a_row=progress.skipped_in_a_row),
+            skips=SkipCount(in_a_row=progress.skipped_in_a_row),
         )
         if trainer.layout.packed:
             check_packing(model)
@@ -166,37 +166,33 @@ class Trainer:
         A step whose loss or gradient is not finite is not made: `on_skip` is called with all of this update so far. Raises
         TrainError, after that, at the third in a row.
         """
-        settings, algo = self.config.train, self.config.algo
-        lr = learning_rate(update, settings)
+        lr = learning_rate(update, self.config.train)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        metrics: list[dict[str, float]] = []
+        steps: list[dict[str, float]] = []
         skipped: list[SkippedStep] = []
         for number, (part, batch) in enumerate(self._batches(scored, update)):
             try:
-                step = update_policy(
-                    self.model,
-                    [self.optimizer],
-                    batch,
-                    loss_fn=make_loss(algo),
-                    grad_clip=settings.grad_clip,
-                    entropies=algo.entropy_coef > 0,
-                )
+                steps.append(self._step(batch))
+                self.skips.made()
             except NotFinite as error:
                 logger.warning("update %d: %s", update, error)
                 skipped.append(SkippedStep(number=number, reason=str(error), batch=tuple(part)))
                 on_skip(skipped)
-                self.skips.in_a_row += 1
-                if self.skips.in_a_row >= MOST_IN_A_ROW:
-                    raise TrainError(
-                        f"update {update}: {error}, {MOST_IN_A_ROW} in a row. Their batches are in the run's episodes/skipped; "
-                        "go on from the last checkpoint with --resume and a lower train.lr, or another train.grad_clip"
-                    ) from error
-                continue
-            metrics.append(step)
-            self.skips.in_a_row = 0
+                self.skips.skipped(f"update {update}: {error}")
         gap = sampler_gap(scored) if self.scores_old else {}
-        return mean_metrics(metrics) | gap | {"train/lr": lr, "train/skipped": float(len(skipped))}
+        return mean_metrics(steps) | gap | {"train/lr": lr, "train/skipped": float(len(skipped))}
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        algo = self.config.algo
+        return update_policy(
+            self.model,
+            [self.optimizer],
+            batch,
+            loss_fn=make_loss(algo),
+            grad_clip=self.config.train.grad_clip,
+            entropies=algo.entropy_coef > 0,
+        )
 
     def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[tuple[list[Scored], Batch]]:
         """What each optimiser step is made from: `train.epochs` times all of it, in `train.minibatches` parts by episodes."""
