@@ -1,6 +1,6 @@
-"""From scored samples to the advantage of every step: what the penalty for leaving the initial policy, and chance, change in rewards."""
+"""What an estimator of credit is given: the episodes of a batch, and what leaving the initial policy takes off their rewards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -45,3 +45,15 @@ def penalties(
                 key = sample.episode_id, step
                 sums[key] = sums.get(key, 0.0) + value
     return sums
+
+
+def penalised(
+    attempts: Sequence[Attempt], ids: Sequence[str], costs: Mapping[tuple[str, int], float], *, kl_coef: float
+) -> list[Attempt]:
+    """The attempts, of the episodes `ids`, each of whose steps is paid `kl_coef` times its cost less."""
+    return [
+        attempt.paid(
+            tuple(reward - kl_coef * costs.get((name, step), 0.0) for step, reward in enumerate(attempt.rewards))
+        )
+        for name, attempt in zip(ids, attempts, strict=True)
+    ]

@@ -18,7 +18,7 @@ from lzero.errors import NotFinite, TrainError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
-from lzero.train.credit import attempts, penalties
+from lzero.train.credit import attempts, penalised, penalties
 from lzero.train.metrics import mean_metrics, sampler_gap
 from lzero.train.packing import check_packing
 from lzero.train.same_run import check_model
@@ -33,17 +33,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Column = tuple[float, ...]
-"""A number a token of a sample."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """Log-probabilities of every sample's tokens by the trainer's own forward passes; zeros where the settings need none."""
 
-    references: tuple[Column, ...]
+    reference_logprobs: Sequence[tuple[float, ...]]
     """Of the initial policy."""
-    old: tuple[Column, ...]
+    old_logprobs: Sequence[tuple[float, ...]]
     """Of the policy before the update."""
 
 
@@ -103,12 +100,11 @@ class Trainer:
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """What the settings need of the two policies."""
-        zeros = tuple((0.0,) * len(sample.token_ids) for sample in samples)
+        zeros = [(0.0,) * len(sample.token_ids) for sample in samples]
+        reference, layout = self.reference, self.layout
         return Scores(
-            references=zeros
-            if self.reference is None
-            else tuple(sample_logprobs(self.reference, samples, self.layout)),
-            old=tuple(sample_logprobs(self.model, samples, self.layout)) if self.scores_old else zeros,
+            reference_logprobs=zeros if reference is None else sample_logprobs(reference, samples, layout),
+            old_logprobs=sample_logprobs(self.model, samples, layout) if self.scores_old else zeros,
         )
 
     @property
@@ -128,16 +124,8 @@ class Trainer:
         if algo.shuffle_rewards:
             credited = shuffle_rewards(credited, seed=derive_seed(self.config.run.seed, "shuffle rewards", update))
         if algo.kl_coef > 0 and algo.kl_in == "reward":
-            costs = penalties(samples, scores.references, scores.old, kind=algo.kl)
-            credited = [
-                attempt.paid(
-                    tuple(
-                        reward - algo.kl_coef * costs.get((episode, step), 0.0)
-                        for step, reward in enumerate(attempt.rewards)
-                    )
-                )
-                for episode, attempt in zip(ids, credited, strict=True)
-            ]
+            costs = penalties(samples, scores.reference_logprobs, scores.old_logprobs, kind=algo.kl)
+            credited = penalised(credited, ids, costs, kl_coef=algo.kl_coef)
         return dict(zip(ids, make_advantage_fn(algo)(credited), strict=True))
 
     def scored(
@@ -151,7 +139,7 @@ class Trainer:
                 reference_logprobs=reference,
                 old_logprobs=old,
             )
-            for sample, reference, old in zip(samples, scores.references, scores.old, strict=True)
+            for sample, reference, old in zip(samples, scores.reference_logprobs, scores.old_logprobs, strict=True)
         ]
 
     def update(
