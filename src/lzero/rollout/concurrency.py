@@ -1,4 +1,4 @@
-"""Many coroutines, one outcome."""
+"""Many coroutines, one outcome; and one that may be stopped."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -16,3 +16,15 @@ async def run_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None if `stop` is set before; then `work` is cancelled, and waited for."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)

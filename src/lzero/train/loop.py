@@ -19,9 +19,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from lzero.rollout.collector import Collected
+from lzero.rollout.concurrency import unless
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress
 from lzero.train.metrics import Stopwatch, advantage_metrics, memory_metrics
@@ -32,7 +33,6 @@ from lzero.train.transfer import LoadingEngine, transfer
 from lzero.types import Group, Json, Update
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 
 class Collector(Protocol):
@@ -78,7 +78,6 @@ async def train(
     """
     stop = stop or asyncio.Event()
     settings, every = trainer.config.train, trainer.config.eval.every
-    keep_best = settings.keep_best and every > 0
 
     async def score() -> float | None:
         if evaluate is None or not _is_due(progress.update, every, settings.updates):
@@ -89,6 +88,7 @@ async def train(
         return await saver.save(partial(trainer.snapshot, progress, latest))
 
     await transfer(trainer.model, engine, version=progress.update)
+    keep_best = settings.keep_best and every > 0
     async with Saver(run.checkpoints, keep=settings.keep_checkpoints, keep_best=keep_best) as saver:
         latest, held_up_s = await score(), 0.0
         while progress.update < settings.updates:
@@ -98,18 +98,13 @@ async def train(
             collected = await unless(stop, collector.collect(progress.update))
             if collected is None:
                 break
-            watch, version = Stopwatch(), progress.update
-            run.write_records(collected.records, phase="train", update=version)
-            watch.lap("record")
-            learned = await asyncio.to_thread(_learn, trainer, collected.groups, run, version, watch)
-            learned["train/probe_gap"] = await transfer(trainer.model, engine, version=version + 1)
-            watch.lap("transfer")
-            skipped = trainer.skips.in_a_row
-            progress = Progress(update=version + 1, collector=collector.state, skipped_in_a_row=skipped)
-            timings = {**watch.seconds, "time/checkpoint_s": held_up_s, "time/update_s": time.monotonic() - started}
+            learned = await _learn(trainer, collected, engine, run, update=progress.update)
+            timings = {"time/checkpoint_s": held_up_s, "time/update_s": time.monotonic() - started}
             metrics = {**collected.metrics, **learned, **timings, **memory_metrics()}
-            run.append_metrics(metrics, phase="train", update=version)
+            run.append_metrics(metrics, phase="train", update=progress.update)
             saver.check()
+            skipped = trainer.skips.in_a_row
+            progress = Progress(update=progress.update + 1, collector=collector.state, skipped_in_a_row=skipped)
             on_update(Update(policy_version=progress.update, metrics=metrics))
             latest, held_up_s = await score(), 0.0
             if progress.update % settings.checkpoint_every == 0:
@@ -121,7 +116,20 @@ async def train(
     return Outcome(finished=progress.update >= settings.updates, progress=progress, checkpoint=last)
 
 
-def _learn(
+async def _learn(
+    trainer: Trainer, collected: Collected, engine: LoadingEngine, run: RunDirectory, *, update: int
+) -> dict[str, float]:
+    """From episodes to an engine that samples from the new weights; returns what was measured, with the time each phase took."""
+    watch = Stopwatch()
+    run.write_records(collected.records, phase="train", update=update)
+    watch.lap("record")
+    metrics = await asyncio.to_thread(_optimise, trainer, collected.groups, run, update, watch)
+    metrics["train/probe_gap"] = await transfer(trainer.model, engine, version=update + 1)
+    watch.lap("transfer")
+    return metrics | watch.seconds
+
+
+def _optimise(
     trainer: Trainer, groups: Sequence[Group], run: RunDirectory, update: int, watch: Stopwatch
 ) -> dict[str, float]:
     """From groups to new weights; the event loop runs on meanwhile."""
@@ -141,15 +149,3 @@ def _learn(
 
 def _is_due(update: int, every: int, last: int) -> bool:
     return update in (0, last) or (every > 0 and update % every == 0)
-
-
-async def unless(stop: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
-    """The result of `work`, or None if `stop` is set before; then `work` is cancelled, and waited for."""
-    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else None
-    finally:
-        for task in (working, stopping):
-            task.cancel()
-        await asyncio.gather(working, stopping, return_exceptions=True)
