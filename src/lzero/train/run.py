@@ -9,24 +9,23 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from lzero.config import Config
 from lzero.data.sources import leaks
 from lzero.engine.local import LocalEngine
-from lzero.errors import ConfigError, DataError, StoreError
+from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
 from lzero.rollout.build import POLICY, build, eval_tasks, train_tasks
 from lzero.rollout.collector import Collector
 from lzero.rollout.curriculum import check_curriculum
 from lzero.store import Record, RunDirectory, check_new, read_records
-from lzero.train.checkpoint import Progress, checkpoints, newest_checkpoint, read_manifest
+from lzero.train.checkpoint import Progress
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.collapse import collapse_warnings
 from lzero.train.loop import train
-from lzero.train.same_run import check_config
+from lzero.train.resume import check_config, checkpoint_to_resume
 from lzero.train.seeding import seeded
 from lzero.train.trackers import check_trackers, open_trackers
 from lzero.train.trainer import Trainer
@@ -75,7 +74,7 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
     check_trackers(config)
     if run is None:
         check_new(config)
-    checkpoint = _checkpoint(run) if run else None
+    checkpoint = checkpoint_to_resume(run) if run else None
     if checkpoint:
         check_config(checkpoint, config)
     training, held_out = _sources(config)
@@ -132,21 +131,6 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
                 )
             progress = outcome.progress
     return _report(run, progress, finished=progress.update >= config.train.updates, seconds=time.monotonic() - start)
-
-
-def _checkpoint(run: RunDirectory) -> Path | None:
-    """The newest checkpoint of a run, None if it has none. Raises StoreError if it is broken: going on from an earlier one
-    does updates again, and forgets what is recorded of them; that is for a person to decide."""
-    whole = newest_checkpoint(run.checkpoints)
-    broken = [found for found in checkpoints(run.checkpoints) if whole is not None and found > whole]
-    if whole is None or not broken:
-        return whole
-    try:
-        read_manifest(broken[0])
-    except StoreError as error:
-        names = " ".join(str(found) for found in broken)
-        raise StoreError(f"{error}; to go on from {whole.name} instead, first: rm -r {names}") from None
-    raise AssertionError("it was broken a moment ago")
 
 
 def _sources(config: Config) -> tuple[TaskSource, TaskSource]:

@@ -21,7 +21,7 @@ from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_op
 from lzero.train.credit import attempts, penalised, penalties
 from lzero.train.metrics import mean_metrics, sampler_gap
 from lzero.train.packing import check_packing
-from lzero.train.same_run import check_model
+from lzero.train.resume import check_model
 from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
 from lzero.train.skipped import SkipCount, SkippedStep

@@ -1,4 +1,4 @@
-"""Whether a checkpoint belongs to the run that is to go on from it: to its configuration, its model, its vocabulary."""
+"""Which checkpoint a run goes on from, and whether it belongs to it: to its configuration, its model, its vocabulary."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from lzero.config import Config
 from lzero.errors import StoreError
 from lzero.models import load_tokenizer, parameter_shapes
+from lzero.store import RunDirectory
 from lzero.store.run_directory import RESUMABLE
-from lzero.train.checkpoint import read_manifest
+from lzero.train.checkpoint import LaterFormat, checkpoints, newest_checkpoint, read_manifest
 from lzero.types import Json
 
 if TYPE_CHECKING:
@@ -16,6 +17,24 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 """Differences that an error names."""
+
+
+def checkpoint_to_resume(run: RunDirectory) -> Path | None:
+    """The newest checkpoint of a run, None if it has none. Raises StoreError if it is broken: going on from an earlier one
+    does updates again, and forgets what is recorded of them; that is for a person to decide."""
+    found = checkpoints(run.checkpoints)
+    if not found:
+        return None
+    try:
+        read_manifest(found[0])
+    except LaterFormat:
+        raise
+    except StoreError as error:
+        whole = newest_checkpoint(run.checkpoints)
+        assert whole is not None
+        broken = " ".join(map(str, found[: found.index(whole)]))
+        raise StoreError(f"{error}; to go on from {whole.name} instead, first: rm -r {broken}") from None
+    return found[0]
 
 
 def check_config(checkpoint: Path, config: Config) -> None:
