@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from lzero.config import Config
@@ -24,12 +25,12 @@ from lzero.store import Record, RunDirectory, check_new, read_records
 from lzero.train.checkpoint import Progress
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.collapse import collapse_warnings
-from lzero.train.loop import train
+from lzero.train.loop import Outcome, train
 from lzero.train.resume import check_config, checkpoint_to_resume
 from lzero.train.seeding import seeded
-from lzero.train.trackers import check_trackers, open_trackers
+from lzero.train.trackers import Track, check_trackers, open_trackers
 from lzero.train.trainer import Trainer
-from lzero.types import Update
+from lzero.types import Json, Update
 
 logger = logging.getLogger(__name__)
 
@@ -90,32 +91,9 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
             run = run or RunDirectory.create(config)
             run.append_sandbox(parts.sandbox)
             run.rewind(progress.update)
-            evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
             seed, state = config.run.seed, progress.collector
             collector = Collector(parts.runner, training, config=config.rollout, seed=seed, state=state)
-
-            async def evaluate(version: int) -> float:
-                recorded = run.score(version)
-                if recorded is not None:
-                    return recorded
-                watcher.say(f"evaluating version {version} of the policy on {evaluator.num_tasks} held-out tasks")
-                evaluations = await evaluator.record(run, update=version)
-                for evaluation in evaluations:
-                    track(evaluation.phase, version, evaluation.metrics)
-                watcher.say(f"version {version} scores {evaluations[0].score:.3f} on held-out tasks")
-                return evaluations[0].score
-
-            history = run.read_metrics()
-
-            def updated(update: Update) -> None:
-                number = update.policy_version - 1
-                history.append({"phase": "train", "update": number, **update.metrics})
-                track("train", number, update.metrics)
-                watcher.updated(update)
-                for warned in collapse_warnings(history):
-                    logger.warning("%s", warned)
-                    watcher.note(str(warned))
-
+            evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
             with run.logged(), open_trackers(config, run.path, update=progress.update) as track:
                 for note in notes:
                     logger.warning("%s", note)
@@ -125,12 +103,35 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
                     collector=collector,
                     engine=engine,
                     run=run,
-                    evaluate=evaluate,
-                    on_update=updated,
+                    evaluate=partial(_evaluate, evaluator=evaluator, run=run, watcher=watcher, track=track),
+                    on_update=partial(_tell, history=run.read_metrics(), watcher=watcher, track=track),
                     stop=stop,
                 )
-            progress = outcome.progress
-    return _report(run, progress, finished=progress.update >= config.train.updates, seconds=time.monotonic() - start)
+    return _report(run, outcome, seconds=time.monotonic() - start)
+
+
+async def _evaluate(version: int, *, evaluator: Evaluator, run: RunDirectory, watcher: Watcher, track: Track) -> float:
+    """The held-out score of a policy version: what the run recorded of it or, the first time, what it does now."""
+    recorded = run.score(version)
+    if recorded is not None:
+        return recorded
+    watcher.say(f"evaluating version {version} of the policy on {evaluator.num_tasks} held-out tasks")
+    evaluations = await evaluator.record(run, update=version)
+    for evaluation in evaluations:
+        track(evaluation.phase, version, evaluation.metrics)
+    watcher.say(f"version {version} scores {evaluations[0].score:.3f} on held-out tasks")
+    return evaluations[0].score
+
+
+def _tell(update: Update, *, history: list[dict[str, Json]], watcher: Watcher, track: Track) -> None:
+    """Of an update that is made: to the trackers, the watcher, and with what was before it, whether the run falls apart."""
+    number = update.policy_version - 1
+    history.append({"phase": "train", "update": number, **update.metrics})
+    track("train", number, update.metrics)
+    watcher.updated(update)
+    for warned in collapse_warnings(history):
+        logger.warning("%s", warned)
+        watcher.note(str(warned))
 
 
 def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
@@ -155,7 +156,7 @@ def _records(run: RunDirectory, version: int) -> tuple[Record, ...] | None:
     return records or None
 
 
-def _report(run: RunDirectory, progress: Progress, *, finished: bool, seconds: float) -> Report:
+def _report(run: RunDirectory, outcome: Outcome, *, seconds: float) -> Report:
     lines = run.read_metrics()
     failures: dict[str, int] = {}
     for line in lines:
@@ -166,9 +167,9 @@ def _report(run: RunDirectory, progress: Progress, *, finished: bool, seconds: f
     counts = [line["rollout/episodes"] for line in lines if line["phase"] == "train"]
     return Report(
         run=run,
-        progress=progress,
+        progress=outcome.progress,
         before=_records(run, 0),
-        after=_records(run, progress.update) if finished else None,
+        after=_records(run, outcome.progress.update) if outcome.finished else None,
         num_episodes=sum(int(count) for count in counts if isinstance(count, float)),
         failures=failures,
         seconds=seconds,
