@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lzero.config import Config, Section
+from lzero.config import Config, Section, SftConfig
 from lzero.errors import ConfigError
 
 GROUPED = ("reinforce++_baseline", "grpo", "dr_grpo", "rloo", "gigpo")
@@ -90,44 +90,46 @@ def _inert_parts(config: Config) -> Iterator[str]:
 
 
 def _inert_keys(config: Config) -> Iterator[str]:
-    algo, reward, evaluation = config.algo, config.reward, config.eval
-    loss, estimator = f'with algo.loss = "{algo.loss}"', f'with algo.estimator = "{algo.estimator}"'
+    algo, reward, rollout, evaluation = config.algo, config.reward, config.rollout, config.eval
+    estimator = f'with algo.estimator = "{algo.estimator}"'
     if algo.loss == "policy_gradient":
-        yield from _set(algo, "algo", ("ratio", "clip_low", "clip_high", "dual_clip"), loss)
+        keys = ("algo.ratio", "algo.clip_low", "algo.clip_high", "algo.dual_clip")
+        yield from _inert(config, *keys, why='with algo.loss = "policy_gradient"')
     if algo.estimator not in DISCOUNTED:
-        yield from _set(algo, "algo", ("gamma",), f"{estimator}, which adds up an episode's rewards")
+        yield from _inert(config, "algo.gamma", why=f"{estimator}, which adds up an episode's rewards")
     elif algo.estimator == "gigpo" and algo.step_weight == 0:
-        yield from _set(algo, "algo", ("gamma",), f"{estimator} and algo.step_weight = 0")
+        yield from _inert(config, "algo.gamma", why=f"{estimator} and algo.step_weight = 0")
     elif config.agent.max_steps == 1:
-        yield from _set(algo, "algo", ("gamma",), "with agent.max_steps = 1")
+        yield from _inert(config, "algo.gamma", why="with agent.max_steps = 1")
     if algo.estimator != "gigpo":
-        yield from _set(algo, "algo", ("step_weight",), estimator)
+        yield from _inert(config, "algo.step_weight", why=estimator)
     if "wandb" not in config.run.trackers:
-        yield from _set(config.run, "run", ("wandb",), 'without "wandb" in run.trackers')
-    if config.rollout.filter != "l0":
-        why = f'with rollout.filter = "{config.rollout.filter}"'
-        yield from _set(config.rollout, "rollout", ("drop_uniform",), why)
-    elif config.rollout.episodes_per_task == 1:
-        yield from _set(config.rollout, "rollout", ("drop_uniform",), "with rollout.episodes_per_task = 1")
+        yield from _inert(config, "run.wandb", why='without "wandb" in run.trackers')
+    if rollout.filter != "l0":
+        yield from _inert(config, "rollout.drop_uniform", why=f'with rollout.filter = "{rollout.filter}"')
+    elif rollout.episodes_per_task == 1:
+        yield from _inert(config, "rollout.drop_uniform", why="with rollout.episodes_per_task = 1")
     if algo.kl_coef == 0:
-        yield from _set(algo, "algo", ("kl", "kl_in"), "with algo.kl_coef = 0")
+        yield from _inert(config, "algo.kl", "algo.kl_in", why="with algo.kl_coef = 0")
     if reward.qa == 0:
-        yield from _set(reward, "reward", ("has_answer", "f1"), "with reward.qa = 0")
+        yield from _inert(config, "reward.has_answer", "reward.f1", why="with reward.qa = 0")
     if reward.execution == 0:
-        yield from _set(reward, "reward", ("execution_rule",), "with reward.execution = 0")
+        yield from _inert(config, "reward.execution_rule", why="with reward.execution = 0")
     if evaluation.every >= config.train.updates:
-        yield from _set(evaluation, "eval", ("every",), f"with train.updates = {config.train.updates}")
+        yield from _inert(config, "eval.every", why=f"with train.updates = {config.train.updates}")
     if evaluation.every == 0:
-        yield from _set(config.train, "train", ("keep_best",), "with eval.every = 0")
+        yield from _inert(config, "train.keep_best", why="with eval.every = 0")
     if evaluation.sampled_episodes == 0:
-        yield from _set(evaluation, "eval", ("top_p",), "with eval.sampled_episodes = 0")
-    yield from _set(config.sft, "sft", tuple(type(config.sft).model_fields), "here: it is for `lzero sft`")
+        yield from _inert(config, "eval.top_p", why="with eval.sampled_episodes = 0")
+    yield from _inert(config, *(f"sft.{key}" for key in SftConfig.model_fields), why="here: it is for `lzero sft`")
 
 
-def _set(section: Section, name: str, keys: tuple[str, ...], why: str) -> Iterator[str]:
-    """A sentence for each of `keys` that is not as by default."""
-    for key in keys:
+def _inert(config: Config, *names: str, why: str) -> Iterator[str]:
+    """A sentence for each of these keys that is not as by default."""
+    for name in names:
+        section_name, _, key = name.partition(".")
+        section: Section = getattr(config, section_name)
         value = getattr(section, key)
         if value != type(section).model_fields[key].default:
             shown = f'"{value}"' if isinstance(value, str) else value
-            yield f"{name}.{key} = {shown} does nothing {why}"
+            yield f"{name} = {shown} does nothing {why}"
