@@ -42,6 +42,8 @@ class Bandit:
         self.hangs = False
         self.breaks_at: frozenset[int] = frozenset()
         """Updates whose sampled log-probabilities are no numbers."""
+        self.fails_at: int | None = None
+        """The update that gets no batch."""
 
     @property
     def state(self) -> dict[str, Json]:
@@ -51,6 +53,8 @@ class Bandit:
         self.started.set()
         if self.hangs:
             await asyncio.Event().wait()
+        if update == self.fails_at:
+            raise TrainError("33 of the last 64 episodes failed")
         position, self.next_task = self.next_task, self.next_task + 1
         episodes = await asyncio.gather(*(self.episode(position, index) for index in range(NUM_EPISODES)))
         record = Record(
@@ -273,6 +277,20 @@ async def test_an_update_that_is_not_finite_is_left_out_and_kept_and_the_third_i
     checkpoint = newest_checkpoint(run.checkpoints)
     assert checkpoint is not None
     assert read_manifest(checkpoint).progress == Progress(update=3, collector={"next_task": 3}, skipped_in_a_row=1)
+
+
+async def test_a_run_that_gets_no_batch_ends_with_a_checkpoint_of_what_was_reached(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "train.updates=6", "train.checkpoint_every=10")
+    run = new_run(tmp_path / "run")
+    trainer, progress = Trainer.build(config)
+    async with local_engine(config) as engine:
+        bandit = Bandit(engine)
+        bandit.fails_at = 2
+        with pytest.raises(TrainError, match="33 of the last 64"):
+            await train(trainer, progress, collector=bandit, engine=engine, run=run)
+    checkpoint = newest_checkpoint(run.checkpoints)
+    assert checkpoint is not None
+    assert read_manifest(checkpoint).progress == Progress(update=2, collector={"next_task": 2})
 
 
 async def test_shuffled_rewards_teach_nothing_of_the_real_ones(tmp_path: Path) -> None:

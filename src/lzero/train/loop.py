@@ -74,7 +74,8 @@ async def train(
 
     The policy is evaluated first and last, and every `eval.every` updates.
     `stop` cancels the episodes under way (a resumed run draws the same tasks again) and lets an update under way finish.
-    Raises whatever a stage raises; then the last checkpoint and all records up to there are whole.
+    Raises whatever a stage raises; then the last checkpoint and all records up to there are whole. It is of what was reached where
+    episodes failed, and an earlier one where an update did.
     """
     stop = stop or asyncio.Event()
     settings, every = trainer.config.train, trainer.config.eval.every
@@ -82,20 +83,30 @@ async def train(
     async def score() -> float | None:
         if evaluate is None or not _is_due(progress.update, every, settings.updates):
             return None
-        return await unless(stop, evaluate(progress.update))
+        return await kept(evaluate(progress.update))
 
     async def save() -> float:
         return await saver.save(partial(trainer.snapshot, progress, latest))
 
+    async def kept(work: Coroutine[None, None, Result]) -> Result | None:
+        """`unless` stopped; where it fails, what was reached is saved first: nothing of `work` has touched the policy."""
+        try:
+            return await unless(stop, work)
+        except Exception:
+            if saver.newest != saver.path(progress.update):
+                await save()
+            raise
+
     await transfer(trainer.model, engine, version=progress.update)
     keep_best = settings.keep_best and every > 0
     async with Saver(run.checkpoints, keep=settings.keep_checkpoints, keep_best=keep_best) as saver:
-        latest, held_up_s = await score(), 0.0
+        latest, held_up_s = None, 0.0
+        latest = await score()
         while progress.update < settings.updates:
             if saver.is_best(latest):
                 held_up_s = await save()
             started = time.monotonic()
-            collected = await unless(stop, collector.collect(progress.update))
+            collected = await kept(collector.collect(progress.update))
             if collected is None:
                 break
             learned = await _learn(trainer, collected, engine, run, update=progress.update)
@@ -106,7 +117,8 @@ async def train(
             skipped = trainer.skips.in_a_row
             progress = Progress(update=progress.update + 1, collector=collector.state, skipped_in_a_row=skipped)
             on_update(Update(policy_version=progress.update, metrics=metrics))
-            latest, held_up_s = await score(), 0.0
+            latest, held_up_s = None, 0.0
+            latest = await score()
             if progress.update % settings.checkpoint_every == 0:
                 held_up_s = await save()
         last = saver.path(progress.update)
