@@ -160,6 +160,27 @@ def test_saving_the_same_update_again_replaces_it(tmp_path: Path) -> None:
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_checkpoint_that_gets_its_score_later_is_whole_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, 1, keep=1)
+    seen = []
+
+    def replaced(source: Path, target: Path) -> Path:
+        before = newest_checkpoint(tmp_path)
+        renamed = replace(source, target)
+        seen.append((before, newest_checkpoint(tmp_path)))
+        return renamed
+
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", replaced)
+    monkeypatch.setattr(Path, "rename", replaced)
+    save(tmp_path, 1, keep=1, score=0.5)
+    assert seen
+    assert set(seen) == {(path, path)}
+    assert read_manifest(path).score == 0.5
+
+
 def test_moments_of_another_model_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     wider = new_model(Architecture(hidden_size=32, num_layers=1, num_heads=2, head_dim=8), TOKENIZER, seed=0)

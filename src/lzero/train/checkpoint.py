@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from lzero.config import Config
 from lzero.errors import ModelError, StoreError
 from lzero.models import files_below, save_model
+from lzero.store.writing import write_whole
 from lzero.types import Json
 
 if TYPE_CHECKING:
@@ -110,39 +111,52 @@ def take_snapshot(
 
 def save_checkpoint(directory: Path, snapshot: Snapshot, *, keep: int, keep_best: bool = False) -> Path:
     """Write `directory/update-<n>`, then remove all but the newest `keep` and, if `keep_best`, the one of the best score.
-    Returns its path.
+    Returns its path. Where it is there already, of a run that was stopped before it evaluated this policy, only its manifest is new.
 
     Raises StoreError (a full disk, say); checkpoints that were there stay usable.
     """
     final = directory / f"update-{snapshot.progress.update:06d}"
-    partial, replaced = directory / f".{final.name}", directory / f".{final.name}.old"
     try:
         for left in directory.glob(".*update-*"):  # of a save that was killed
             shutil.rmtree(left, ignore_errors=True)
-        save_model(snapshot.model, snapshot.tokenizer, partial, weights=snapshot.weights)
-        save_file(dict(snapshot.state), partial / STATE)
-        sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files_below(partial)}
-        manifest = Manifest(
-            progress=snapshot.progress,
-            score=snapshot.score,
-            config=snapshot.config.model_dump(mode="json"),
-            files=sizes,
-        )
-        (partial / MANIFEST).write_bytes(msgspec.json.encode(manifest))
-        for path in (partial / STATE, partial / MANIFEST, partial):
-            _flush(path)
-        if final.exists():
-            final.rename(replaced)
-        partial.rename(final)
-        _flush(directory)
+        if _is_whole(final):
+            write_whole(final / MANIFEST, _manifest(snapshot, read_manifest(final).files))
+        else:
+            _write(final, snapshot)
         for old in superfluous(directory, keep=keep, keep_best=keep_best):
             shutil.rmtree(old)
     except (OSError, SafetensorError, ModelError) as error:
         raise StoreError(f"cannot write the checkpoint {final}: {error}; earlier ones are whole") from error
+    return final
+
+
+def _write(final: Path, snapshot: Snapshot) -> None:
+    partial = final.with_name(f".{final.name}")
+    try:
+        save_model(snapshot.model, snapshot.tokenizer, partial, weights=snapshot.weights)
+        save_file(dict(snapshot.state), partial / STATE)
+        sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files_below(partial)}
+        (partial / MANIFEST).write_bytes(_manifest(snapshot, sizes))
+        for path in (partial / STATE, partial / MANIFEST, partial):
+            _flush(path)
+        shutil.rmtree(final, ignore_errors=True)  # it is broken
+        partial.rename(final)
+        _flush(final.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
-    return final
+
+
+def _manifest(snapshot: Snapshot, files: dict[str, int]) -> bytes:
+    config = snapshot.config.model_dump(mode="json")
+    return msgspec.json.encode(Manifest(progress=snapshot.progress, score=snapshot.score, config=config, files=files))
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        read_manifest(checkpoint)
+    except StoreError:
+        return False
+    return True
 
 
 def superfluous(directory: Path, *, keep: int, keep_best: bool) -> list[Path]:
