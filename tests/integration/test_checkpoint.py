@@ -164,7 +164,7 @@ def test_a_checkpoint_that_gets_its_score_later_is_whole_at_every_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path, 1, keep=1)
-    seen = []
+    seen: list[tuple[Path | None, Path | None]] = []
 
     def replaced(source: Path, target: Path) -> Path:
         before = newest_checkpoint(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 from lzero.config import Config, make_config
 from lzero.errors import ConfigError
 from lzero.train.trackers import check_trackers, open_trackers
+from lzero.types import Json
 
 
 def tracked_by(*names: str, wandb: str = "offline") -> Config:
@@ -27,6 +28,26 @@ def test_tensorboard_reads_what_was_tracked_and_a_resumed_run_counts_nothing_twi
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(0, 0.0), (1, 1.0), (2, 20.0)]
     assert [event.value for event in events.Scalars("eval/score")] == [0.5]
+
+
+def test_tensorboard_still_shows_the_evaluation_that_a_resumed_run_begins_with(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tracked_by("tensorboard")
+    with open_trackers(config, tmp_path) as track:
+        track("eval", 0, {"score": 0.25})
+        track("train", 0, {"train/loss": 1.0})
+        track("train", 1, {"train/loss": 2.0})
+        track("eval", 2, {"score": 0.5})
+    history: list[dict[str, Json]] = [
+        {"phase": "train", "update": 1, "train/loss": 2.0},
+        {"phase": "eval", "update": 2, "score": 0.5, "reward/std": None},
+    ]
+    with open_trackers(config, tmp_path, update=2, history=history) as track:
+        track("train", 2, {"train/loss": 3.0})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("eval/score")] == [(0, 0.25), (2, 0.5)]
 
 
 def test_wandb_stays_on_the_machine_and_a_resumed_run_keeps_its_id(

@@ -94,7 +94,8 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
             seed, state = config.run.seed, progress.collector
             collector = Collector(parts.runner, training, config=config.rollout, seed=seed, state=state)
             evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
-            with run.logged(), open_trackers(config, run.path, update=progress.update) as track:
+            history = run.read_metrics()
+            with run.logged(), open_trackers(config, run.path, update=progress.update, history=history) as track:
                 for note in notes:
                     logger.warning("%s", note)
                 outcome = await train(
@@ -104,7 +105,7 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
                     engine=engine,
                     run=run,
                     evaluate=partial(_evaluate, evaluator=evaluator, run=run, watcher=watcher, track=track),
-                    on_update=partial(_tell, history=run.read_metrics(), watcher=watcher, track=track),
+                    on_update=partial(_tell, history=history, watcher=watcher, track=track),
                     stop=stop,
                 )
     return _report(run, outcome, seconds=time.monotonic() - start)

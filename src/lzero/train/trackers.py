@@ -8,8 +8,9 @@ Metrics of training keep their names, those of evaluations stand below `eval/` a
 
 import importlib.util
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 
 import tomli_w
@@ -19,6 +20,7 @@ from lzero.errors import ConfigError, TrainError
 from lzero.store import Phase
 from lzero.store.writing import write_whole
 from lzero.tools.keys import find_key, need_key
+from lzero.types import Json
 
 KEY = "WANDB_API_KEY"
 PROJECT = "lzero"
@@ -37,9 +39,13 @@ def check_trackers(config: Config) -> None:
 
 
 @contextmanager
-def open_trackers(config: Config, directory: Path, *, update: int = 0) -> Iterator[Track]:
+def open_trackers(
+    config: Config, directory: Path, *, update: int = 0, history: Sequence[Mapping[str, Json]] = ()
+) -> Iterator[Track]:
     """Metrics go to every tracker of the run in `directory`, which goes on from `update`: what was tracked of later ones is done again.
 
+    `history` are the lines of metrics.jsonl. Its evaluations of this very policy are not made again, so they are tracked again:
+    TensorBoard forgets all that has the number of an update that is done again.
     Raises TrainError when a service cannot be reached.
     """
     openers = {"tensorboard": _tensorboard, "wandb": _wandb}
@@ -53,6 +59,10 @@ def open_trackers(config: Config, directory: Path, *, update: int = 0) -> Iterat
             for one in tracks:
                 one(phase, number, named)
 
+        again: tuple[Phase, ...] = ("eval", "sampled")
+        for phase, line in product(again, history):
+            if (line["phase"], line["update"]) == (phase, update):
+                track(phase, update, {name: value for name, value in line.items() if isinstance(value, float)})
         yield track
 
 
