@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
+from small_models import TINY
 
 from lzero.data.world import vocabulary
-from lzero.models import Architecture, build_tokenizer, new_model, save_model
-
-TINY = Architecture(hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16)
+from lzero.models import build_tokenizer, new_model, save_model
 
 
 @pytest.fixture(scope="session")

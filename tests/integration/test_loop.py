@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from small_episodes import make_episode, make_step
+from small_models import TINY
 from torch import Tensor
 
 from lzero.config import Config, load_config
 from lzero.engine.local import LocalEngine
 from lzero.errors import StoreError, TrainError
-from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model, save_model
+from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model, save_model
 from lzero.rollout.collector import Collected
 from lzero.seeds import derive_seed
 from lzero.store import Record, RunDirectory, read_episodes
@@ -23,9 +26,8 @@ from lzero.train.metrics import is_of_the_machine
 from lzero.train.seeding import seeded
 from lzero.train.skipped import read_skipped
 from lzero.train.trainer import Trainer
-from lzero.types import Budgets, Episode, Json, Parsed, Prompt, Reward, Sampling, Step, Task, Update
+from lzero.types import Episode, Json, Reward, Sampling, Task, Update
 
-TINY = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
 PROMPT = (5, 6, 7)
 NUM_EPISODES = 32
 PAID_BELOW = 128
@@ -73,22 +75,7 @@ class Bandit:
         sampling = Sampling(max_tokens=4, seed=derive_seed(position, index))
         completion = await self.engine.sample(PROMPT, sampling, request_id=name, affinity=name, deadline_s=60.0)
         await self.engine.forget(name)
-        step = Step(
-            prompt=Prompt(keep=0, new_ids=PROMPT),
-            completion=completion,
-            parsed=Parsed(think="", code=None, well_formed=False),
-            execution=None,
-        )
-        return Episode(
-            id=name,
-            task_id=f"bandit-{position}",
-            index=index,
-            seed=0,
-            sampling=sampling,
-            budgets=Budgets(max_steps=1, max_tokens=16, cell_s=1.0),
-            steps=(step,),
-            status="out_of_steps",
-        )
+        return make_episode(make_step(completion, new_ids=PROMPT), name=name, index=index, sampling=sampling)
 
     @staticmethod
     def reward(episode: Episode) -> Reward:
@@ -215,8 +202,7 @@ async def test_a_checkpoint_of_another_model_is_refused_with_what_differs(tmp_pa
     config = config_of(tmp_path, "train.updates=1")
     outcome, _, _ = await run_bandit(config, tmp_path / "run")
     tokenizer = build_tokenizer()
-    wider = Architecture(hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
-    save_model(new_model(wider, tokenizer, seed=0), tokenizer, tmp_path / "model")
+    save_model(new_model(replace(TINY, hidden_size=32), tokenizer, seed=0), tokenizer, tmp_path / "model")
     shapes = r"model\.embed_tokens\.weight has shape \(259, 16\) there and \(259, 32\) here; .* and \d+ more"
     with pytest.raises(StoreError, match=f"is of another model than the one in .*: {shapes}"):
         Trainer.build(config, checkpoint=outcome.checkpoint)

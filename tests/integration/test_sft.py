@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
+from small_episodes import make_completion, make_episode, make_sample, make_step
+from small_models import TINY
 from transformers import PreTrainedTokenizerFast
 
 from lzero.agent.renderer import Renderer
@@ -11,13 +14,12 @@ from lzero.algo.samples import to_samples
 from lzero.config import Config, load_config
 from lzero.data.world import vocabulary
 from lzero.errors import ConfigError, ModelError, StoreError
-from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model, save_model
+from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model, save_model
 from lzero.store import Record, RunDirectory
 from lzero.train.demonstrations import Translator, read_demonstrations
 from lzero.train.sft import Mix, SftStep, fine_tune, make_optimizers, schedule, starting_model
-from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, Reward, Sample, Sampling, Step, Task
+from lzero.types import Episode, Failure, Prompt, Reward, Sample, Sampling, Step, Task
 
-TINY = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
 BYTES = build_tokenizer()
 WORDS = build_tokenizer(["<output>\n", "<code>", "</code>", "Liri", " rival", "Kato", "ing"])
 TURNS = [("<code>\nsearch('Liri')</code>", "Liri: rival Kato <|im_end|>"), ("<code>\nsubmit('Kato')</code>", "")]
@@ -38,37 +40,16 @@ def episode(
     length = 0
     for text, output in TURNS:
         ids = encode(tokenizer, text) + ((renderer.end_of_turn,) if ends_turns else ())
-        completion = Completion(
-            token_ids=ids, logprobs=(0.0,) * len(ids), text=text, stop_reason="stop", versions=((0, len(ids)),)
-        )
-        parsed = Parsed(think="", code=None, well_formed=False)
-        steps.append(Step(prompt=prompt, completion=completion, parsed=parsed, execution=None))
+        completion = make_completion(ids, text=text, logprobs=(0.0,) * len(ids))
+        steps.append(make_step(completion, new_ids=prompt.new_ids, keep=prompt.keep))
         length = prompt.keep + len(prompt.new_ids) + len(ids)
         prompt = Prompt(keep=length, new_ids=renderer.turn(completion, f"<output>\n{output}\n</output>"))
-    return Episode(
-        id=name,
-        task_id="task",
-        index=0,
-        seed=0,
-        sampling=SAMPLING,
-        budgets=Budgets(max_steps=8, max_tokens=500, cell_s=1.0),
-        steps=tuple(steps),
-        status="finished",
-    )
+    return make_episode(*steps, name=name, sampling=SAMPLING)
 
 
 def failed(name: str) -> Episode:
-    return Episode(
-        id=name,
-        task_id="task",
-        index=1,
-        seed=0,
-        sampling=SAMPLING,
-        budgets=Budgets(max_steps=8, max_tokens=500, cell_s=1.0),
-        steps=(),
-        status="failed",
-        failure=Failure(kind="repl", what="gone", where="step 0"),
-    )
+    failure = Failure(kind="repl", what="gone", where="step 0")
+    return structs.replace(make_episode(name=name), status="failed", failure=failure)
 
 
 def recorded(directory: Path, *, path: str = "policy:expert", num_episodes: int = 40) -> Path:
@@ -209,15 +190,7 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(tmp_p
 
 
 def sample(name: str) -> Sample:
-    return Sample(
-        episode_id=name,
-        token_ids=(1, 2),
-        mask=(0, 1),
-        step_index=(-1, 0),
-        logprobs=(0.0, 0.0),
-        versions=(-1, 0),
-        temperature=1.0,
-    )
+    return make_sample((-1, 0), name=name)
 
 
 def test_sources_are_mixed_by_weight_and_held_out_episodes_are_never_drawn() -> None:

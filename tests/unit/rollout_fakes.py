@@ -5,10 +5,12 @@ import random
 import sys
 from collections.abc import Callable, Collection
 
+import small_episodes
+
 from lzero.agent.episode import Cutoff, Ticket
 from lzero.config import RolloutConfig
 from lzero.rollout.runner import RunEpisode, Runner
-from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, Reward, Sampling, Step, Task
+from lzero.types import Budgets, Episode, Failure, Reward, Sampling, Step, Task
 
 ANY_SAMPLING = Sampling()
 CUT_OFF = Failure(kind="straggler", what="cut off", where="step 0, sampling")
@@ -19,18 +21,7 @@ def make_task(position: int = 0, *, hops: int | None = None) -> Task:
 
 
 def make_step(num_tokens: int = 1) -> Step:
-    return Step(
-        prompt=Prompt(keep=0, new_ids=(1, 2)),
-        completion=Completion(
-            token_ids=(3,) * num_tokens,
-            logprobs=(-0.5,) * num_tokens,
-            text="x",
-            stop_reason="eos",
-            versions=((0, num_tokens),),
-        ),
-        parsed=Parsed(think="", code=None, well_formed=False),
-        execution=None,
-    )
+    return small_episodes.make_step(small_episodes.make_completion((3,) * num_tokens, text="x"))
 
 
 def make_episode(

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from small_episodes import make_sample
 from torch import Tensor
 
 from lzero.algo.batches import Average, MicroBatch, weigh
@@ -231,15 +232,7 @@ def test_what_each_average_weighs() -> None:
     """Episode a: a step of three tokens, and, its context trimmed, one of one token in a row of its own. Episode b: one of two."""
 
     def sample(episode: str, *step_index: int) -> Sample:
-        return Sample(
-            episode_id=episode,
-            token_ids=(1,) * len(step_index),
-            mask=tuple(int(step >= 0) for step in step_index),
-            step_index=step_index,
-            logprobs=(0.0,) * len(step_index),
-            versions=(0,) * len(step_index),
-            temperature=1.0,
-        )
+        return make_sample(step_index, name=episode)
 
     rows = [sample("a", -1, 0, 0, 0), sample("a", -1, -1, 1), sample("b", -1, 0, 0)]
 

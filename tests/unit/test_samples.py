@@ -1,37 +1,20 @@
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from msgspec import structs
+from small_episodes import make_completion, make_episode, make_step
 
 from lzero.algo.samples import to_samples
-from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, Sampling, Step
+from lzero.types import Episode, Failure, Sampling, Step
 
 
 def step(keep: int, new_ids: tuple[int, ...], action: tuple[int, ...], version: int = 7) -> Step:
-    return Step(
-        prompt=Prompt(keep=keep, new_ids=new_ids),
-        completion=Completion(
-            token_ids=action,
-            logprobs=tuple(-0.1 * token for token in action),
-            text="",
-            stop_reason="stop",
-            versions=((version, len(action)),),
-        ),
-        parsed=Parsed(think="", code=None, well_formed=False),
-        execution=None,
-    )
+    completion = make_completion(action, logprobs=[-0.1 * token for token in action], version=version)
+    return make_step(completion, new_ids=new_ids, keep=keep)
 
 
-def episode(*steps: Step, temperature: float = 0.7) -> Episode:
-    return Episode(
-        id="task/0",
-        task_id="task",
-        index=0,
-        seed=1,
-        sampling=Sampling(temperature=temperature),
-        budgets=Budgets(max_steps=8, max_tokens=100, cell_s=1.0),
-        steps=steps,
-        status="finished",
-    )
+def episode(*steps: Step) -> Episode:
+    return make_episode(*steps, sampling=Sampling(temperature=0.7))
 
 
 def test_steps_whose_prompt_extends_the_last_sequence_are_one_sample() -> None:
@@ -63,12 +46,8 @@ def test_a_prompt_that_keeps_nothing_starts_a_new_sample() -> None:
 
 
 def test_a_completion_drawn_under_two_versions_keeps_both() -> None:
-    mixed = Completion(
-        token_ids=(3, 4, 5), logprobs=(-1.0, -1.0, -1.0), text="", stop_reason="eos", versions=((2, 1), (3, 2))
-    )
-    template = step(0, (1,), (3,))
-    drawn = Step(prompt=template.prompt, completion=mixed, parsed=template.parsed, execution=None)
-    assert to_samples(episode(drawn))[0].versions == (-1, 2, 3, 3)
+    mixed = structs.replace(make_completion((3, 4, 5)), versions=((2, 1), (3, 2)))
+    assert to_samples(episode(make_step(mixed, new_ids=(1,))))[0].versions == (-1, 2, 3, 3)
 
 
 def test_an_episode_without_steps_has_no_samples() -> None:
@@ -76,18 +55,9 @@ def test_an_episode_without_steps_has_no_samples() -> None:
 
 
 def test_a_failed_episode_is_never_trained_on() -> None:
-    failed = Episode(
-        id="task/1",
-        task_id="task",
-        index=1,
-        seed=1,
-        sampling=Sampling(),
-        budgets=Budgets(max_steps=8, max_tokens=100, cell_s=1.0),
-        steps=(step(0, (1,), (2,)),),
-        status="failed",
-        failure=Failure(kind="repl", what="gone", where="step 0"),
-    )
-    with pytest.raises(ValueError, match="task/1 failed"):
+    failure = Failure(kind="repl", what="gone", where="step 0")
+    failed = structs.replace(episode(step(0, (1,), (2,))), status="failed", failure=failure)
+    with pytest.raises(ValueError, match="task/0 failed"):
         to_samples(failed)
 
 
