@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from lzero.rollout.collector import Collected
 from lzero.rollout.concurrency import unless
@@ -33,6 +33,7 @@ from lzero.train.transfer import LoadingEngine, transfer
 from lzero.types import Group, Json, Update
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 class Collector(Protocol):
@@ -88,7 +89,7 @@ async def train(
     async def save() -> float:
         return await saver.save(partial(trainer.snapshot, progress, latest))
 
-    async def kept(work: Coroutine[None, None, Result]) -> Result | None:
+    async def kept(work: Coroutine[Any, Any, Result]) -> Result | None:
         """`unless` stopped; where it fails, what was reached is saved first: nothing of `work` has touched the policy."""
         try:
             return await unless(stop, work)
