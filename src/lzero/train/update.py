@@ -1,4 +1,4 @@
-"""One optimiser step: a whole batch in, new weights and what was measured out."""
+"""One optimiser step: all it learns from in, new weights and what was measured out."""
 
 import math
 from collections.abc import Sequence
