@@ -354,7 +354,7 @@ class Sample(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Update(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What learning from one batch came to: the version of the policy it made, and what was measured (`"train/loss"`, `"rollout/score"`, …)."""
+    """What learning from a batch came to: the policy version it made, and what was measured (`"train/loss"`, `"rollout/score"`, …)."""
 
     policy_version: int
     metrics: dict[str, float]
