@@ -16,6 +16,7 @@ import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
+from itertools import chain
 
 from lzero.config import AlgoConfig
 from lzero.protocols import AdvantageFn
@@ -93,17 +94,10 @@ def rloo(attempts: Sequence[Attempt]) -> Advantages:
 def gigpo(attempts: Sequence[Attempt], *, gamma: float, step_weight: float) -> Advantages:
     """`grpo`'s advantage of the episode, plus `step_weight` times that of the step: its return, normalised among the steps of the
     group that were taken from the same state. A state that was met once says nothing about what is better there: 0."""
-    returns = _returns(attempts, gamma)
-    of_episodes = grpo(attempts)
-    owners = [(place, step) for place, attempt in enumerate(attempts) for step in range(len(attempt.rewards))]
-    states = [(attempts[place].group, attempts[place].states[step]) for place, step in owners]
-    of_steps = dict(
-        zip(owners, _among(states, [returns[place][step] for place, step in owners], _standard), strict=True)
-    )
-    return [
-        tuple(whole + step_weight * of_steps[place, step] for step, whole in enumerate(own))
-        for place, own in enumerate(of_episodes)
-    ]
+    states = [(attempt.group, state) for attempt in attempts for state in attempt.states]
+    returns = list(chain.from_iterable(_returns(attempts, gamma)))
+    of_steps = iter(_among(states, returns, _standard))
+    return [tuple(whole + step_weight * next(of_steps) for whole in own) for own in grpo(attempts)]
 
 
 def shuffle_rewards(attempts: Sequence[Attempt], *, seed: int) -> list[Attempt]:
