@@ -265,6 +265,21 @@ async def test_an_update_that_is_not_finite_is_left_out_and_kept_and_the_third_i
     assert read_manifest(checkpoint).progress == Progress(update=3, collector={"next_task": 3}, skipped_in_a_row=1)
 
 
+async def test_a_penalty_in_the_reward_that_is_not_finite_skips_the_step_and_keeps_its_batch(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "train.updates=6", "algo.kl_in=reward", "algo.kl=k1")
+    run = new_run(tmp_path / "run")
+    trainer, progress = Trainer.build(config)
+    assert trainer.reference is not None
+    trainer.reference.get_output_embeddings().weight.data.fill_(float("nan"))
+    async with local_engine(config) as engine:
+        with pytest.raises(TrainError, match=r"update 2: .* 3 in a row"):
+            await train(trainer, progress, collector=Bandit(engine), engine=engine, run=run)
+    assert [line["train/skipped"] for line in run.read_metrics()] == [1.0, 1.0]
+    for update in range(3):
+        (step,) = read_skipped(run.path, update=update)
+        assert len(step.batch) == NUM_EPISODES
+
+
 async def test_a_run_that_gets_no_batch_ends_with_a_checkpoint_of_what_was_reached(tmp_path: Path) -> None:
     config = config_of(tmp_path, "train.updates=6", "train.checkpoint_every=10")
     run = new_run(tmp_path / "run")

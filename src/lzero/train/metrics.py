@@ -55,9 +55,10 @@ def sampler_gap(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 def advantage_metrics(advantages: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The spread of the advantages of a batch, over its steps: with none there is nothing to learn from it."""
+    """The spread of the advantages of a batch, over its steps: with none there is nothing to learn from it. Nothing where
+    they are not finite, and the update is skipped."""
     values = [value for own in advantages.values() for value in own]
-    if not values:
+    if not values or not all(map(math.isfinite, values)):
         return {}
     return {
         "advantage/mean_abs": math.fsum(map(abs, values)) / len(values),

@@ -1,6 +1,7 @@
 """The policy that is trained, the one it started from, and what is done with them: score, give credit, update."""
 
 import logging
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,7 +117,7 @@ class Trainer:
     def advantages(
         self, groups: Sequence[Group], samples: Sequence[Sample], scores: Scores, *, update: int
     ) -> dict[str, tuple[float, ...]]:
-        """Episode id → an advantage a step."""
+        """Episode id → an advantage a step. None is a number where a penalty is not finite: the optimiser step is then skipped and kept."""
         algo = self.config.algo
         ids = [episode.id for group in groups for episode in group.episodes]
         assert len(set(ids)) == len(ids), "two episodes of a batch have one id"
@@ -125,6 +126,8 @@ class Trainer:
             credited = shuffle_rewards(credited, seed=derive_seed(self.config.run.seed, "shuffle rewards", update))
         if algo.kl_coef > 0 and algo.kl_in == "reward":
             costs = penalties(samples, scores.reference_logprobs, scores.old_logprobs, kind=algo.kl)
+            if not all(map(math.isfinite, costs.values())):
+                return {name: (math.nan,) * len(attempt.rewards) for name, attempt in zip(ids, credited, strict=True)}
             credited = penalised(credited, ids, costs, kl_coef=algo.kl_coef)
         return dict(zip(ids, make_advantage_fn(algo)(credited), strict=True))
 
