@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import msgspec
+from msgspec import structs
+
 from lzero.algo.batches import Scored
 from lzero.errors import TrainError
 from lzero.store import RunDirectory, read_rows
 from lzero.types import Sample
 
+LEARNED = ("advantages", "reference_logprobs", "old_logprobs")
+"""What `Scored` knows of a sample's tokens."""
 MOST_IN_A_ROW = 3
 """So many end the run."""
 
@@ -54,16 +59,8 @@ def write_skipped(run: RunDirectory, steps: Iterable[SkippedStep], *, update: in
         {
             "optimiser_step": step.number,
             "reason": step.reason,
-            "episode_id": row.sample.episode_id,
-            "temperature": row.sample.temperature,
-            "token_ids": row.sample.token_ids,
-            "mask": row.sample.mask,
-            "step_index": row.sample.step_index,
-            "logprobs": row.sample.logprobs,
-            "versions": row.sample.versions,
-            "advantages": row.advantages,
-            "reference_logprobs": row.reference_logprobs,
-            "old_logprobs": row.old_logprobs,
+            **structs.asdict(row.sample),
+            **{name: getattr(row, name) for name in LEARNED},
         }
         for step in steps
         for row in step.batch
@@ -78,18 +75,8 @@ def read_skipped(path: Path, *, update: int) -> Sequence[SkippedStep]:
     for (number, reason), group in groupby(rows, key=lambda row: (row["optimiser_step"], row["reason"])):
         batch = tuple(
             Scored(
-                sample=Sample(
-                    episode_id=row["episode_id"],
-                    token_ids=tuple(row["token_ids"]),
-                    mask=tuple(row["mask"]),
-                    step_index=tuple(row["step_index"]),
-                    logprobs=tuple(row["logprobs"]),
-                    versions=tuple(row["versions"]),
-                    temperature=row["temperature"],
-                ),
-                advantages=tuple(row["advantages"]),
-                reference_logprobs=tuple(row["reference_logprobs"]),
-                old_logprobs=tuple(row["old_logprobs"]),
+                sample=msgspec.convert({name: row[name] for name in Sample.__struct_fields__}, Sample),
+                **{name: tuple(row[name]) for name in LEARNED},
             )
             for row in group
         )
