@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lzero.train.collapse import Warned, collapse_warnings
+from lzero.train.collapse import Sign, collapse_warnings
 from lzero.types import Json
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -19,7 +19,7 @@ def history(metric: str, values: Sequence[float]) -> list[Line]:
     return [{"phase": "train", "update": update, metric: value} for update, value in enumerate(values)]
 
 
-def all_warnings(lines: Sequence[Line]) -> list[Warned]:
+def all_warnings(lines: Sequence[Line]) -> list[Sign]:
     """As a run gives them: after each line."""
     return [found for end in range(1, len(lines) + 1) for found in collapse_warnings(lines[:end])]
 

@@ -32,8 +32,8 @@ FORMAT_LEFT = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warned:
-    """`Warned(metric="train/entropy", update=40, values=(0.011, 0.008, 0.007), why="…")`; its text says all of that."""
+class Sign:
+    """Of a collapse: `Sign(metric="train/entropy", update=40, values=(0.011, 0.008, 0.007), why="…")`; its text says all of that."""
 
     metric: str
     update: int
@@ -46,14 +46,14 @@ class Warned:
         return f"update {self.update}: {self.metric} is {values} in the last {len(self.values)} updates: {self.why}"
 
 
-def collapse_warnings(history: Sequence[Mapping[str, Json]]) -> list[Warned]:
+def collapse_warnings(history: Sequence[Mapping[str, Json]]) -> list[Sign]:
     """What is new in the last of the lines of metrics.jsonl, in order; evaluations among them are passed over."""
     lines = [line for line in history if line.get("phase") == "train"]
     known = {found.metric for found in _signs(lines[:-1])}
     return [found for found in _signs(lines) if found.metric not in known]
 
 
-def _signs(lines: Sequence[Mapping[str, Json]]) -> list[Warned]:
+def _signs(lines: Sequence[Mapping[str, Json]]) -> list[Sign]:
     found = []
     for metric, judge in JUDGES.items():
         measured = [value for line in lines if (value := _number(line, metric)) is not None]
@@ -62,7 +62,7 @@ def _signs(lines: Sequence[Mapping[str, Json]]) -> list[Warned]:
         why, update = judge(measured), _number(lines[-1], "update")
         if why:
             assert update is not None
-            found.append(Warned(metric=metric, update=int(update), values=tuple(measured[-WINDOW:]), why=why))
+            found.append(Sign(metric=metric, update=int(update), values=tuple(measured[-WINDOW:]), why=why))
     return found
 
 

@@ -130,9 +130,9 @@ def _tell(update: Update, *, history: list[dict[str, Json]], watcher: Watcher, t
     history.append({"phase": "train", "update": number, **update.metrics})
     track("train", number, update.metrics)
     watcher.updated(update)
-    for warned in collapse_warnings(history):
-        logger.warning("%s", warned)
-        watcher.note(str(warned))
+    for sign in collapse_warnings(history):
+        logger.warning("%s", sign)
+        watcher.note(str(sign))
 
 
 def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
