@@ -10,18 +10,10 @@ from lzero.types import Episode, Reward, Status
 
 
 def summarise(records: Sequence[Record]) -> dict[str, float]:
-    """Means over the episodes that did not fail, dropped groups included (what is trained on would flatter or belittle the policy).
+    """Metrics `rollout/…`, `reward/…`, `status/…` and `groups/…`; docs/training.md has a sentence on each.
 
-        rollout/score               mean core score, 0 to 1; rollout/score_2_hops and so on where tasks tell their hops
-        rollout/pass@<k>            chance that one of k episodes of a task is right, where groups have several
-        reward/total, reward/<part> mean sum over an episode's steps; reward/std of the totals
-        rollout/episodes            how many
-        rollout/steps_per_episode, rollout/tokens_per_step, rollout/tokens (sampled, in all), and so on
-        status/<status>             share of the episodes
-        groups/<reason>             groups dropped, by reason; groups/kept
-        groups/uniform              share of the groups whose scores are all 0 or all 1, of those with several
-
-    Means of nothing are left out. `docs/training.md` has a sentence on each.
+    Means are over the episodes that did not fail, those of dropped groups included: what is trained on would flatter or belittle
+    the policy. Means of nothing are left out.
     """
     pairs = [pair for record in records for pair in record.scored]
     metrics = {"rollout/episodes": float(len(pairs))}
