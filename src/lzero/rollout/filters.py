@@ -9,7 +9,7 @@ Whatever the filter, a group that our failures or the cut-off left with fewer th
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -63,23 +63,23 @@ def tasks_to_try(records: Sequence[Record], wanted: int) -> int:
 def leave_out(records: Sequence[Record], wanted: int) -> list[Record]:
     """The records with the last groups, those beyond `wanted`, dropped."""
     kept = [place for place, record in enumerate(records) if not record.dropped]
-    surplus = set(kept[wanted:])
-    return [
-        msgspec.structs.replace(record, dropped=SURPLUS) if place in surplus else record
-        for place, record in enumerate(records)
-    ]
+    return _marked(records, kept[wanted:], SURPLUS)
 
 
 def take_back(records: Sequence[Record], wanted: int) -> tuple[list[Record], int]:
     """The records with as many uniform groups taken back, the last ones first, as are missing; and their number."""
     missing = wanted - sum(not record.dropped for record in records)
     uniform = [place for place, record in enumerate(records) if record.dropped in UNIFORM]
-    chosen = set(uniform[len(uniform) - missing :] if missing < len(uniform) else uniform)
-    taken = [
-        msgspec.structs.replace(record, dropped="") if place in chosen else record
+    chosen = uniform[max(0, len(uniform) - missing) :]
+    return _marked(records, chosen, ""), len(chosen)
+
+
+def _marked(records: Sequence[Record], places: Collection[int], reason: str) -> list[Record]:
+    """The records, those at `places` dropped for `reason`, or kept where it is empty."""
+    return [
+        msgspec.structs.replace(record, dropped=reason) if place in places else record
         for place, record in enumerate(records)
     ]
-    return taken, len(chosen)
 
 
 def drops(records: Sequence[Record]) -> str:
