@@ -95,18 +95,7 @@ class Collector:
         """Run the episodes of one update. Raises TrainError when no group is left, or too many episodes failed."""
         start = time.monotonic()
         wanted = self._config.tasks_per_update
-        records: list[Record] = []
-        tried: list[int] = []
-        chosen: dict[str, float] = {}
-        for _ in range(1 + self._config.max_refills):
-            num_tasks = tasks_to_try(records, wanted)
-            if not num_tasks:
-                break
-            indices = self._next_tasks(num_tasks, update, tried)
-            if self._pass_rates is not None:
-                chosen = chosen or self._pass_rates.metrics(indices)
-            tried += indices
-            records += await self._round(update, indices)
+        records, expected = await self._rounds(update)
         records, num_taken_back = leave_out(records, wanted), 0
         if self._config.filter == "l0":
             records, num_taken_back = take_back(records, wanted)
@@ -118,8 +107,24 @@ class Collector:
         return Collected(
             groups=groups,
             records=tuple(records),
-            metrics={**metrics, **chosen, "groups/taken_back": float(num_taken_back)},
+            metrics={**metrics, **expected, "groups/taken_back": float(num_taken_back)},
         )
+
+    async def _rounds(self, update: int) -> tuple[list[Record], dict[str, float]]:
+        """Every task that was tried, judged; and what the curriculum expected of the first ones."""
+        records: list[Record] = []
+        tried: list[int] = []
+        expected: dict[str, float] = {}
+        for _ in range(1 + self._config.max_refills):
+            num_tasks = tasks_to_try(records, self._config.tasks_per_update)
+            if not num_tasks:
+                break
+            indices = self._next_tasks(num_tasks, update, tried)
+            if self._pass_rates is not None:
+                expected = expected or self._pass_rates.metrics(indices)
+            tried += indices
+            records += await self._round(update, indices)
+        return records, expected
 
     def _next_tasks(self, num_tasks: int, update: int, tried: Sequence[int]) -> list[int]:
         if self._pass_rates is None:
