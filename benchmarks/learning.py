@@ -3,8 +3,8 @@
     estimators    the demo by each estimator of credit; a table of the held-out score after 4, 8 and 12 updates
     ablation      L0's: hard questions with and without dynamic sampling; two curves of the training score
 
-Every run is an `lzero train` of its own, kept below DIRECTORY; those that are there and whole are not made again, and one that was
-stopped goes on. Most of an hour for each three seeds of an estimator table, on two cores.
+Every run is an `lzero train` of its own, kept below DIRECTORY; one that is there is not made again, and one that was stopped goes on.
+Three seeds of every estimator take most of an hour on two cores.
 """
 
 import argparse
@@ -21,10 +21,14 @@ from lzero.store import RunDirectory
 from lzero.view.curve import read_curves
 
 ESTIMATORS = ("reinforce++", "reinforce++_baseline", "grpo", "rloo", "gigpo")
-LOOKS = (4, 8, 12)
+EVALUATED = (4, 8, 12)
+"""Updates after which the table looks at the held-out score."""
 EXTRA = {"dr_grpo": ("algo.average=constant",)}
 """What an estimator is meant to go with."""
 HARD = ("tasks.hops=[2,3]", "train.updates=40", "eval.every=10", "rollout.tasks_per_update=32")
+
+Metrics = Sequence[Mapping[str, Any]]
+"""The lines of a run's metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class Series:
 
 
 def estimators(names: Sequence[str]) -> list[Series]:
-    return [Series(name, (f"algo.estimator={name}", f"eval.every={LOOKS[0]}", *EXTRA.get(name, ()))) for name in names]
+    return [
+        Series(name, (f"algo.estimator={name}", f"eval.every={EVALUATED[0]}", *EXTRA.get(name, ()))) for name in names
+    ]
 
 
 def ablation() -> list[Series]:
@@ -46,8 +52,8 @@ def ablation() -> list[Series]:
     ]
 
 
-def made(series: Series, seed: int, into: Path) -> Sequence[Mapping[str, Any]]:
-    """The metrics of one run, made or gone on with if need be."""
+def metrics_of(series: Series, seed: int, into: Path) -> Metrics:
+    """Of one run, which is begun or resumed if it is not there or not whole."""
     path = into / f"{series.name.replace(' ', '-').replace('+', 'p')}-{seed}"
     arguments = ("--resume", str(path)) if path.exists() else (*series.changes, f"run.seed={seed}", f"run.dir={path}")
     if not path.exists() or not _is_whole(path):
@@ -63,17 +69,17 @@ def _is_whole(path: Path) -> bool:
     return bool(held_out) and held_out[-1][0] >= run.config.train.updates
 
 
-def estimator_table(found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Iterator[str]:
-    yield "| estimator | " + " | ".join(f"after {look} updates" for look in LOOKS) + " | seconds |"
-    yield "|---" * (len(LOOKS) + 2) + "|"
+def estimator_table(found: Mapping[str, Sequence[Metrics]]) -> Iterator[str]:
+    yield "| estimator | " + " | ".join(f"after {version} updates" for version in EVALUATED) + " | seconds |"
+    yield "|---" * (len(EVALUATED) + 2) + "|"
     for name, runs in found.items():
         curves = [dict(read_curves(metrics)[0].held_out) for metrics in runs]
-        cells = [", ".join(f"{curve[look]:.3f}" for curve in curves) for look in LOOKS]
+        cells = [", ".join(f"{curve[version]:.3f}" for curve in curves) for version in EVALUATED]
         seconds = statistics.median(sum(line.get("time/update_s", 0.0) for line in metrics) for metrics in runs)
         yield f"| {name} | {' | '.join(cells)} | {seconds:.0f} |"
 
 
-def draw(found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], file: Path) -> None:
+def draw(found: Mapping[str, Sequence[Metrics]], file: Path) -> None:
     """The training score of each series, a line a seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -95,7 +101,7 @@ def draw(found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], file: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("estimators", "ablation"))
     parser.add_argument("--only", nargs="+", default=ESTIMATORS, metavar="ESTIMATOR")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -104,7 +110,7 @@ def main() -> None:
     arguments = parser.parse_args()
     series = estimators(arguments.only) if arguments.what == "estimators" else ablation()
     into = arguments.into / arguments.what
-    found = {each.name: [made(each, seed, into) for seed in arguments.seeds] for each in series}
+    found = {each.name: [metrics_of(each, seed, into) for seed in arguments.seeds] for each in series}
     if arguments.json:
         print(
             json.dumps({name: [read_curves(metrics)[0].held_out for metrics in runs] for name, runs in found.items()})

@@ -51,23 +51,25 @@ class Watch:
         trained_s = update.metrics["time/update_s"] - update.metrics["time/rollout_s"]
         self.training.append((now - trained_s, now))
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.busy.append((started, time.monotonic()))
+
     def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*given: Any, **named: Any) -> Any:
-            started = time.monotonic()
-            try:
-                return function(*given, **named)
-            finally:
-                self.busy.append((started, time.monotonic()))
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with self.at_work():
+                return function(*args, **kwargs)
 
         return wrapped
 
     def awaited(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        async def wrapped(*given: Any, **named: Any) -> Any:
-            started = time.monotonic()
-            try:
-                return await function(*given, **named)
-            finally:
-                self.busy.append((started, time.monotonic()))
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with self.at_work():
+                return await function(*args, **kwargs)
 
         return wrapped
 

@@ -95,9 +95,9 @@ def main(file: Path) -> None:
     )
     generate = trainer._generate_single_turn
 
-    def timed(*given: Any, **named: Any) -> Any:
+    def timed(*args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
-        found = generate(*given, **named)
+        found = generate(*args, **kwargs)
         watch["sampling"] += time.perf_counter() - started
         watch["tokens"] += sum(map(len, found[0]))
         return found
