@@ -217,6 +217,25 @@ def test_the_gap_between_sampler_and_trainer_is_measured() -> None:
         assert metrics["train/logprob_gap_max"] == pytest.approx(shift, abs=1e-5)
 
 
+def test_metrics_are_means_also_where_the_loss_is_divided_by_a_constant() -> None:
+    model = nano_model()
+    rows = [unscored(to_samples(episode(number))[0], advantage=1.0) for number in range(3)]
+    loss_fn = make_loss(AlgoConfig(loss="ppo", clip_low=0.0, clip_high=0.0))
+    token, constant = (
+        update_policy(
+            model,
+            [],
+            collate(rows, Layout(max_tokens=20), average=average, constant=1000.0),
+            loss_fn=loss_fn,
+            grad_clip=1.0,
+        )
+        for average in ("token", "constant")
+    )
+    for name in ("train/entropy", "train/kl", "train/clipped_low", "train/clipped_high"):
+        assert constant[name] == pytest.approx(token[name]), name
+    assert constant["train/loss"] == pytest.approx(token["train/loss"] * constant["train/action_tokens"] / 3000.0)
+
+
 def test_an_update_makes_rewarded_actions_likelier() -> None:
     model = nano_model()
     optimizer = make_adamw(model, lr=1e-2, weight_decay=0.0)

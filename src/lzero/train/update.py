@@ -58,7 +58,8 @@ def update_policy(
 ) -> dict[str, float]:
     """One optimiser step on the whole batch: gradients add up over micro-batches, are clipped together, and applied once.
 
-    `entropies`: whether the loss asks for them. Metrics are means as the loss weighs. `train/logprob_gap` is the mean over action
+    `entropies`: whether the loss asks for them. Metrics are means as the loss weighs, "constant" apart: there weights do not add up to 1,
+    and only the loss is what they make of it. `train/logprob_gap` is the mean over action
     tokens of |log π_trainer − log π_sampler|: on policy and in one precision it is rounding error, and anything else means that
     the two are not the same policy.
     Raises NotFinite, with weights and moments as they were, if the loss or the gradient is not finite.
@@ -66,9 +67,15 @@ def update_policy(
     for optimizer in optimizers:
         optimizer.zero_grad()
     totals = sum_metrics(
-        _accumulate(model, micro.to(model.device), batch, loss_fn=loss_fn, entropies=entropies)
+        _accumulate(model, micro.to(model.device), loss_fn=loss_fn, entropies=entropies)
         for micro in batch.micro_batches
     )
+    shares = {"train/loss": 1.0, "train/logprob_gap": float(batch.num_action_tokens)}
+    all_weights = sum(micro.weights.sum().item() for micro in batch.micro_batches)
+    totals = {
+        name: total if name.endswith("_max") else total / shares.get(name, all_weights)
+        for name, total in totals.items()
+    }
     norm = clip_grad_norm_(model.parameters(), grad_clip).item()
     if not (math.isfinite(totals["train/loss"]) and math.isfinite(norm)):
         model.zero_grad()
@@ -84,15 +91,13 @@ def update_policy(
     }
 
 
-def _accumulate(
-    model: "PreTrainedModel", micro: MicroBatch, batch: Batch, *, loss_fn: LossFn, entropies: bool
-) -> dict[str, float]:
-    """Add the gradient of one micro-batch; returns its share of the batch's metrics."""
+def _accumulate(model: "PreTrainedModel", micro: MicroBatch, *, loss_fn: LossFn, entropies: bool) -> dict[str, float]:
+    """Add the gradient of one micro-batch; returns its metrics, which are sums."""
     logprobs, own_entropies = policy_logprobs(model, micro, entropies=entropies)
     loss, metrics = loss_fn(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=own_entropies))
     torch.autograd.backward(loss)
     gaps = (logprobs.detach() - micro.logprobs).abs()
-    metrics["train/logprob_gap"] = gaps.sum() / batch.num_action_tokens
+    metrics["train/logprob_gap"] = gaps.sum()
     if len(gaps):
         metrics["train/logprob_gap_max"] = gaps.max()
     return {name: value.item() for name, value in metrics.items()}
