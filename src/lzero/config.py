@@ -402,10 +402,10 @@ class TrainConfig(Section):
     micro_batch_tokens: Count = Field(
         8192, description="Tokens (padding included) of one forward and backward pass; never changes the gradient."
     )
-    packing: Literal["auto", "packed", "padded"] = Field(
+    packing: Literal["auto", "packed", "padded", "tree"] = Field(
         "auto",
-        description='How sequences share a pass: in one row without padding ("packed"), a row each ("padded"), or as is faster on the '
-        "device (CUDA: packed).",
+        description='How sequences share a pass: in one row without padding ("packed"), a row each ("padded"), a row for those that begin '
+        'alike, with what they share computed once ("tree"), or as is fastest on the device (CUDA: packed, CPU: tree).',
     )
     gradient_checkpointing: bool = Field(
         False,

@@ -26,7 +26,9 @@ def trainer(*overrides: str) -> Trainer:
     model = new_model(TINY, tokenizer, seed=0)
     config = load_config(overrides=["algo.kl_coef=0", *overrides])
     optimizer = make_adamw(model, lr=config.train.lr, weight_decay=config.train.weight_decay)
-    return Trainer(config=config, model=model, tokenizer=tokenizer, reference=None, optimizer=optimizer)
+    return Trainer(
+        config=config, model=model, tokenizer=tokenizer, reference=None, optimizer=optimizer, packing="padded"
+    )
 
 
 def scored(number: int, advantage: float) -> Scored:

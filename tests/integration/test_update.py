@@ -4,17 +4,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from lzero.algo import losses
-from lzero.algo.batches import Layout, Scored, collate, unscored
+from lzero.algo.batches import Scored, collate, unscored
+from lzero.algo.layout import Layout, Packing
 from lzero.algo.losses import make_loss
 from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
 from lzero.engine.local import LocalEngine
 from lzero.errors import ModelError, NotFinite, TrainError
 from lzero.models import Architecture, build_tokenizer, load_model, new_model, resolve
-from lzero.train.packing import check_packing
+from lzero.train.packing import choose_packing
 from lzero.train.score import sample_logprobs
 from lzero.train.transfer import PROBE_TOKENS, probe_ids, transfer
 from lzero.train.update import make_adamw, recompute_activations, update_policy
@@ -324,11 +325,29 @@ def test_the_probe_is_the_same_in_every_run() -> None:
     assert max(probe_ids(10)) < 10
 
 
-def test_a_model_that_does_not_keep_packed_sequences_apart_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("packing", ["packed", "tree"])
+def test_a_model_that_does_not_keep_sequences_apart_is_refused(
+    packing: Packing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     model = load_model(resolve("nano"), dtype="float32", device="cpu")
-    check_packing(model)
+    assert choose_packing(model, packing) == packing
+    assert choose_packing(model, "auto") == "tree"
     decoder = model.get_decoder()
     forward = decoder.forward
-    monkeypatch.setattr(decoder, "forward", lambda position_ids=None, **inputs: forward(**inputs))
-    with pytest.raises(ModelError, match="does not keep packed sequences apart"):
-        check_packing(model)
+    monkeypatch.setattr(decoder, "forward", lambda position_ids=None, attention_mask=None, **inputs: forward(**inputs))
+    with pytest.raises(ModelError, match=f"does not keep {packing} sequences apart"):
+        choose_packing(model, packing)
+    assert choose_packing(model, "padded") == "padded"
+    assert not caplog.records
+    assert choose_packing(model, "auto") == "padded"
+    assert "every sequence has a row of its own" in caplog.text
+
+
+def test_a_model_that_looks_back_a_little_way_only_makes_no_trees() -> None:
+    tokens = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    windowed = MistralForCausalLM(MistralConfig(**tokens, **heads, sliding_window=8))
+    with pytest.raises(ModelError, match="looks back 8 tokens"):
+        choose_packing(windowed, "tree")
+    assert choose_packing(windowed, "auto") == "padded"
+    assert choose_packing(MistralForCausalLM(MistralConfig(**tokens, **heads, sliding_window=None)), "auto") == "tree"

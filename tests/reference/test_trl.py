@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lzero.algo.advantages import make_advantage_fn
-from lzero.algo.batches import Average, Layout, Scored, collate, step_advantages
+from lzero.algo.batches import Average, Scored, collate, step_advantages
+from lzero.algo.layout import Layout
 from lzero.algo.losses import LossInputs, make_loss, token_logprobs
 from lzero.config import AlgoConfig
 from lzero.data.world import vocabulary
@@ -34,7 +35,7 @@ GROUP_SIZE = 4
 REWARDS = (1.0, 0.0, 0.5, 0.25, 2.0, 0.0, 0.0, 1.0, 0.3, 0.3, 0.3, 0.3)
 MAX_COMPLETION = 24
 TEMPERATURE = 0.7
-LAYOUT = Layout(max_tokens=100, packed=False)
+LAYOUT = Layout(max_tokens=100)
 """So that a batch falls into several micro-batches."""
 
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lzero.algo.batches import Layout, Scored, collate, lay_out, plan, step_advantages, unscored
+from lzero.algo.batches import Scored, collate, lay_out, step_advantages, unscored
+from lzero.algo.layout import Layout, Row
 from lzero.types import Sample
 
 
@@ -30,9 +31,11 @@ def test_a_row_is_padded_on_the_right_and_its_action_tokens_are_found() -> None:
     micro = lay_out(
         [scored((1, 2, 3, 4), (0, 1, 0, 1)), scored((5, 6), (0, 1), temperature=0.5)],
         [(0.0, 0.25, 0.0, 0.25), (0.0, 0.5)],
+        [Row(members=(0,), length=4), Row(members=(1,), length=2)],
     )
     assert micro.weights.tolist() == [0.25, 0.25, 0.5]
     assert micro.position_ids is None
+    assert micro.attention_mask is None
     assert micro.token_ids.tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
     assert micro.targets.tolist() == [2, 4, 6]
     assert micro.predictors.tolist() == [0, 2, 4]
@@ -41,6 +44,27 @@ def test_a_row_is_padded_on_the_right_and_its_action_tokens_are_found() -> None:
     assert micro.reference_logprobs.tolist() == [-2.0, -4.0, -6.0]
     assert micro.logprobs.tolist() == [-0.5, -0.5, -0.5]
     assert micro.temperatures.tolist() == [1.0, 1.0, 0.5]
+
+
+def test_what_sequences_share_stands_once_in_a_tree_and_each_sees_only_its_own() -> None:
+    rows = [scored((1, 2, 3, 4), (0, 0, 1, 1)), scored((1, 2, 5), (0, 0, 1)), scored((7, 8), (0, 1))]
+    micro = lay_out(
+        rows,
+        [(0.0, 0.0, 0.25, 0.25), (0.0, 0.0, 0.3), (0.0, 0.2)],
+        [Row(members=(0, 1), length=5), Row(members=(2,), length=2)],
+        packing="tree",
+    )
+    assert micro.token_ids.tolist() == [[1, 2, 3, 4, 5], [7, 8, 0, 0, 0]]
+    assert micro.position_ids is not None
+    assert micro.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 1, 0, 0, 0]]
+    assert micro.attention_mask is not None
+    assert micro.attention_mask.int().tolist() == [
+        [[[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]],
+        [[[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]],
+    ]
+    assert micro.targets.tolist() == [3, 4, 5, 8]
+    assert micro.predictors.tolist() == [1, 2, 1, 5]
+    assert micro.weights.tolist() == [0.25, 0.25, 0.3, 0.2]
 
 
 def test_every_action_token_carries_its_steps_advantage() -> None:
@@ -56,17 +80,6 @@ def test_every_action_token_carries_its_steps_advantage() -> None:
     assert step_advantages(merged, (9.0, 0.7, -0.7)) == (0.0, 0.0, 0.7, 0.7, 0.0, -0.7)
 
 
-def test_micro_batches_hold_every_row_once_within_their_tokens_longest_first() -> None:
-    def planned(*lengths: int, packed: bool = False) -> list[list[int]]:
-        return plan([sample((1,) * length, (0,) * length) for length in lengths], Layout(max_tokens=20, packed=packed))
-
-    assert planned(3, 10, 4, 4, 9, 1) == [[1, 4], [2, 3, 0, 5]]
-    assert planned(3, 10, 4, 4, 9, 1, packed=True) == [[1, 4], [2, 3, 0, 5]]
-    assert planned(3, 10, 4, 4, 2, 1, packed=True) == [[1, 2, 3], [0, 4, 5]]
-    assert planned(30, 5) == [[0], [1]]
-    assert planned() == []
-
-
 def test_a_batch_counts_the_action_tokens_of_the_whole_update() -> None:
     rows = [scored((1, 2, 3), (0, 1, 1)), scored((4, 5), (0, 1)), scored((6, 7, 8, 9), (0, 0, 0, 1))]
     for max_tokens in (1, 4, 6, 100):
@@ -74,9 +87,9 @@ def test_a_batch_counts_the_action_tokens_of_the_whole_update() -> None:
         assert batch.num_action_tokens == 4
         assert sum(len(micro.targets) for micro in batch.micro_batches) == 4
         assert batch.num_tokens == 9
-        assert batch.num_padded == sum(micro.token_ids.numel() for micro in batch.micro_batches)
-    assert collate(rows, Layout(max_tokens=1)).num_padded == 9
-    assert collate(rows, Layout(max_tokens=100)).num_padded == 12
+        assert batch.num_computed == sum(micro.token_ids.numel() for micro in batch.micro_batches)
+    assert collate(rows, Layout(max_tokens=1)).num_computed == 9
+    assert collate(rows, Layout(max_tokens=100)).num_computed == 12
 
 
 def test_a_sample_that_cannot_be_trained_on_is_refused() -> None:
@@ -97,6 +110,6 @@ def test_a_row_to_imitate_has_one_advantage_where_the_policy_acted() -> None:
 
 
 def test_a_micro_batch_keeps_its_types_on_a_device() -> None:
-    micro = lay_out([scored((1, 2), (0, 1))], [(0.0, 1.0)]).to(torch.device("cpu"))
+    micro = lay_out([scored((1, 2), (0, 1))], [(0.0, 1.0)], [Row(members=(0,), length=2)]).to(torch.device("cpu"))
     assert micro.token_ids.dtype == micro.targets.dtype == micro.predictors.dtype == torch.int64
     assert micro.advantages.dtype == torch.float64

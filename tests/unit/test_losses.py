@@ -24,6 +24,7 @@ def inputs(
         predictors=torch.arange(num_tokens),
         targets=torch.zeros(num_tokens, dtype=torch.int64),
         position_ids=None,
+        attention_mask=None,
         steps=torch.arange(num_tokens),
         episodes=torch.zeros(num_tokens, dtype=torch.int64),
         temperatures=zeros + 1,

@@ -1,20 +1,19 @@
 """Samples in, tensors out: sequences share a micro-batch, and only action tokens are computed on.
 
-    padded    a sequence a row, rows of like length together, padding on the right: no real token sees it, as attention is causal
-    packed    all sequences in one row, positions counted anew in each: none sees another, and nothing is padded
-
-What an action token weighs in the loss is settled here, over the *whole* update (`weigh`). So every term of a loss is a sum over
-tokens, micro-batches add up to the batch, and how sequences are spread over them changes the cost of an update, never its gradient.
+Which of them share a row, and how, is `lzero.algo.layout`'s. What an action token weighs in the loss is settled here, over the *whole*
+update (`weigh`). So every term of a loss is a sum over tokens, micro-batches add up to the batch, and how sequences are spread over them
+changes the cost of an update, never its gradient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lzero.algo.layout import Layout, Packing, Row, num_computed, paths, plan
 from lzero.types import Sample
 
 Average = Literal["token", "step", "episode", "constant"]
@@ -55,9 +54,11 @@ class MicroBatch:
     token_ids: Tensor
     """[R, L] int64, padded with 0."""
     position_ids: Tensor | None
-    """[1, L] int64, from 0 in each sequence, where they are packed in one row; None where every row is a sequence."""
+    """[R, L] int64, from 0 in each sequence; None where every row is one sequence."""
+    attention_mask: Tensor | None
+    """[R, 1, L, L] bool, what each token sees, where rows are trees; None where that follows from the positions."""
     predictors: Tensor
-    """Where, in the flattened [R·L] hidden states, the one is that predicts the action token: the position before it."""
+    """Where, in the flattened [R·L] hidden states, the one is that predicts the action token: that of the token before it."""
     targets: Tensor
     """Ids of the action tokens."""
     steps: Tensor
@@ -87,20 +88,11 @@ class Batch:
     micro_batches: tuple[MicroBatch, ...]
     num_action_tokens: int
     num_tokens: int
-    """Real tokens, padding apart."""
-    num_padded: int
-    """Tokens computed on, padding included."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How a batch is laid out; nothing of it changes a gradient."""
-
-    max_tokens: int
-    """Of one micro-batch, padding included; a longer sequence stands alone."""
-    packed: bool = False
-    whole_episodes: bool = False
-    """Keep an episode's sequences in one micro-batch, as a ratio over episodes needs."""
+    """Of all sequences."""
+    num_distinct: int
+    """The same, with what sequences share counted once."""
+    num_computed: int
+    """Tokens computed on: the distinct ones, and padding."""
 
 
 def step_advantages(sample: Sample, advantages: Sequence[float]) -> tuple[float, ...]:
@@ -141,38 +133,6 @@ def _owners(sample: Sample, average: Average) -> list[object]:
     return [sample.episode_id if step >= 0 else None for step in sample.step_index]
 
 
-def plan(samples: Sequence[Sample], layout: Layout) -> list[list[int]]:
-    """Indices of samples for each micro-batch: longest first, each within the layout's tokens.
-
-    Longest first, so that a run that will not fit in memory fails at once. Ties keep the order given.
-    """
-    lengths = [len(sample.token_ids) for sample in samples]
-    units = _episodes(samples) if layout.whole_episodes else [[index] for index in range(len(samples))]
-    units.sort(key=lambda unit: -max(lengths[index] for index in unit))
-    micro_batches: list[list[int]] = []
-    for unit in units:
-        if (
-            micro_batches
-            and num_computed([lengths[index] for index in micro_batches[-1] + unit], layout) <= layout.max_tokens
-        ):
-            micro_batches[-1] += unit
-        else:
-            micro_batches.append(list(unit))
-    return micro_batches
-
-
-def _episodes(samples: Sequence[Sample]) -> list[list[int]]:
-    units: dict[str, list[int]] = {}
-    for index, sample in enumerate(samples):
-        units.setdefault(sample.episode_id, []).append(index)
-    return list(units.values())
-
-
-def num_computed(lengths: Sequence[int], layout: Layout) -> int:
-    """Tokens that a micro-batch of sequences of these lengths computes on."""
-    return sum(lengths) if layout.packed else max(lengths) * len(lengths)
-
-
 def collate(scored: Sequence[Scored], layout: Layout, *, average: Average = "token", constant: float = 1.0) -> Batch:
     """A whole optimiser step as tensors (float64 numbers; the loss casts).
 
@@ -180,21 +140,17 @@ def collate(scored: Sequence[Scored], layout: Layout, *, average: Average = "tok
     (it has no distribution to train under), and for a batch without any action token.
     """
     samples = [row.sample for row in scored]
-    for sample in samples:
-        _check(sample)
     num_action_tokens = sum(sum(sample.mask) for sample in samples)
     if num_action_tokens == 0:
         raise ValueError(f"a batch of {len(scored)} samples has no action token to train on")
     weights = weigh(samples, average=average, constant=constant)
     chosen = plan(samples, layout)
     return Batch(
-        micro_batches=tuple(
-            lay_out([scored[index] for index in rows], [weights[index] for index in rows], packed=layout.packed)
-            for rows in chosen
-        ),
+        micro_batches=tuple(lay_out(scored, weights, rows, packing=layout.packing) for rows in chosen),
         num_action_tokens=num_action_tokens,
         num_tokens=sum(len(sample.token_ids) for sample in samples),
-        num_padded=sum(num_computed([len(samples[index].token_ids) for index in rows], layout) for rows in chosen),
+        num_distinct=sum(row.length for rows in chosen for row in rows),
+        num_computed=sum(num_computed(rows, layout) for rows in chosen),
     )
 
 
@@ -205,38 +161,61 @@ def _check(sample: Sample) -> None:
         raise ValueError(f"sample of {sample.episode_id}: temperature {sample.temperature} has no log-probabilities")
 
 
-def lay_out(rows: Sequence[Scored], weights: Sequence[Sequence[float]], *, packed: bool = False) -> MicroBatch:
-    """One micro-batch of all `rows`, in their order."""
-    samples = [row.sample for row in rows]
-    lengths = [len(sample.token_ids) for sample in samples]
-    width = max(lengths)
-    starts = [0, *accumulate(lengths)] if packed else [number * width for number in range(len(rows))]
-    token_ids = torch.zeros(sum(lengths) if packed else width * len(rows), dtype=torch.int64)
-    for start, sample in zip(starts, samples, strict=False):
-        token_ids[start : start + len(sample.token_ids)] = torch.tensor(sample.token_ids, dtype=torch.int64)
-    position_ids = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0) if packed else None
-    actions = [
-        (number, position) for number, sample in enumerate(samples) for position, on in enumerate(sample.mask) if on
+def lay_out(
+    scored: Sequence[Scored], weights: Sequence[Sequence[float]], rows: Sequence[Row], *, packing: Packing = "padded"
+) -> MicroBatch:
+    """The micro-batch of these rows, whose members are indices of `scored` and of `weights`."""
+
+    def ids(index: int) -> tuple[int, ...]:
+        return scored[index].sample.token_ids
+
+    members = [index for row in rows for index in row.members]
+    samples = [scored[index].sample for index in members]
+    for sample in samples:
+        _check(sample)
+    width = max(row.length for row in rows)
+    token_ids, position_ids = torch.zeros((2, len(rows) * width), dtype=torch.int64)
+    standing = [[torch.tensor(path) for path in paths([ids(index) for index in row.members], packing)] for row in rows]
+    places = [number * width + path for number, in_row in enumerate(standing) for path in in_row]
+    for sample, place in zip(samples, places, strict=True):
+        token_ids[place] = torch.tensor(sample.token_ids)
+        position_ids[place] = torch.arange(len(place))
+    actions = [torch.tensor(sample.mask).nonzero().squeeze(1) for sample in samples]
+
+    def column(values: Iterable[Sequence[float]]) -> Tensor:
+        pairs = zip(values, actions, strict=True)
+        return torch.cat([torch.tensor(own, dtype=torch.float64)[on] for own, on in pairs])
+
+    several = any(len(row.members) > 1 for row in rows)
+    owners = [
+        (sample.episode_id, sample.step_index[place])
+        for sample, on in zip(samples, actions, strict=True)
+        for place in on.tolist()
     ]
-    places = torch.tensor([starts[number] + position for number, position in actions], dtype=torch.int64)
-
-    def column(values: Sequence[Sequence[float]]) -> Tensor:
-        return torch.tensor([values[number][position] for number, position in actions], dtype=torch.float64)
-
     return MicroBatch(
-        token_ids=token_ids.unsqueeze(0) if packed else token_ids.view(len(rows), width),
-        position_ids=position_ids,
-        predictors=places - 1,
-        targets=token_ids[places],
-        steps=_numbered([(samples[number].episode_id, samples[number].step_index[place]) for number, place in actions]),
-        episodes=_numbered([samples[number].episode_id for number, _ in actions]),
-        temperatures=torch.tensor([samples[number].temperature for number, _ in actions], dtype=torch.float64),
-        logprobs=column([sample.logprobs for sample in samples]),
-        old_logprobs=column([row.old_logprobs for row in rows]),
-        reference_logprobs=column([row.reference_logprobs for row in rows]),
-        advantages=column([row.advantages for row in rows]),
-        weights=column(weights),
+        token_ids=token_ids.view(len(rows), width),
+        position_ids=position_ids.view(len(rows), width) if several else None,
+        attention_mask=_visible(standing, width) if several and packing == "tree" else None,
+        predictors=torch.cat([path[on - 1] for path, on in zip(places, actions, strict=True)]),
+        targets=token_ids[torch.cat([path[on] for path, on in zip(places, actions, strict=True)])],
+        steps=_numbered(owners),
+        episodes=_numbered([episode for episode, _ in owners]),
+        temperatures=column([(sample.temperature,) * len(sample.token_ids) for sample in samples]),
+        logprobs=column(sample.logprobs for sample in samples),
+        old_logprobs=column(scored[index].old_logprobs for index in members),
+        reference_logprobs=column(scored[index].reference_logprobs for index in members),
+        advantages=column(scored[index].advantages for index in members),
+        weights=column(weights[index] for index in members),
     )
+
+
+def _visible(rows: Sequence[Sequence[Tensor]], width: int) -> Tensor:
+    """[R, 1, L, L] bool: each token sees those before it on its path. Padding sees itself: a softmax over nothing is not a number."""
+    visible = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
+    for row, places in zip(visible, rows, strict=True):
+        for path in places:
+            row[path[:, None], path] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
+    return visible.unsqueeze(1)
 
 
 def _numbered(owners: Sequence[object]) -> Tensor:

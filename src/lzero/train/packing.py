@@ -1,8 +1,10 @@
-"""Whether a model keeps apart what is packed in one row: its own code decides, and one that does not would learn from a mixture."""
+"""How sequences share rows with this model, on its device. Its own code decides whether it keeps them apart; one that does not would learn
+from a mixture."""
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Literal
 
-from lzero.algo.batches import Layout
+from lzero.algo.layout import Layout, Packing
 from lzero.errors import ModelError
 from lzero.train.score import sample_logprobs
 from lzero.train.transfer import TOLERANCE, probe_ids, probe_sample
@@ -10,20 +12,58 @@ from lzero.train.transfer import TOLERANCE, probe_ids, probe_sample
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+logger = logging.getLogger(__name__)
 
-def check_packing(model: "PreTrainedModel") -> None:
-    """Score two sequences in a row each and packed in one. Raises ModelError where that is not the same."""
+
+def choose_packing(model: "PreTrainedModel", wanted: Packing | Literal["auto"]) -> Packing:
+    """What is wanted, or ("auto") the fastest on the device that the model is right with. Raises ModelError if it is not right with
+    what is wanted."""
+    if wanted != "auto":
+        check_packing(model, wanted)
+        return wanted
+    fastest: Packing = "packed" if model.device.type == "cuda" else "tree"
+    try:
+        check_packing(model, fastest)
+    except ModelError as error:
+        logger.warning("train.packing: every sequence has a row of its own, which is slower: %s", error)
+        return "padded"
+    return fastest
+
+
+def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
+    """Score two sequences that begin alike in a row each, and as `packing` has them. Raises ModelError where that is not the same."""
+    if packing == "padded":
+        return
+    if packing == "tree" and (window := sliding_window(model)):
+        raise ModelError(
+            f"{type(model).__name__} looks back {window} tokens at most, which a tree of sequences does not keep to: set "
+            'train.packing = "padded"'
+        )
     ids = probe_ids(model.config.vocab_size)
-    samples = [probe_sample(ids), probe_sample(ids[::-1])]
-    apart = sample_logprobs(model, samples, Layout(max_tokens=len(ids)))
-    packed = sample_logprobs(model, samples, Layout(max_tokens=2 * len(ids), packed=True))
+    half = len(ids) // 2
+    samples = [probe_sample(ids), probe_sample(ids[:half] + ids[:half][::-1])]
+    apart = sample_logprobs(model, samples, Layout(max_tokens=2 * len(ids)))
+    try:
+        together = sample_logprobs(model, samples, Layout(max_tokens=2 * len(ids), packing=packing))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(
+            f'{type(model).__name__} cannot be given {packing} sequences: {error}; set train.packing = "padded"'
+        ) from error
     gaps = [
         abs(one - other)
-        for own, theirs in zip(apart, packed, strict=True)
+        for own, theirs in zip(apart, together, strict=True)
         for one, other in zip(own, theirs, strict=True)
     ]
     if not all(gap <= TOLERANCE[model.dtype] for gap in gaps):
         raise ModelError(
-            f"{type(model).__name__} does not keep packed sequences apart: a log-probability differs by {max(gaps):.3f} from that of a row "
-            'of its own; set train.packing = "padded"'
+            f"{type(model).__name__} does not keep {packing} sequences apart: a log-probability differs by {max(gaps):.3f} from that of a "
+            'row of its own; set train.packing = "padded"'
         )
+
+
+def sliding_window(model: "PreTrainedModel") -> int | None:
+    """How far back some layer of the model looks at most; None where all look at everything."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    return None if kinds is not None and "sliding_attention" not in kinds else window

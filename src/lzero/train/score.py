@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lzero.algo.batches import Layout, MicroBatch, lay_out, plan, unscored
+from lzero.algo.batches import MicroBatch, lay_out, unscored
+from lzero.algo.layout import Layout, plan
 from lzero.algo.losses import token_logprobs
 from lzero.types import Sample
 
@@ -20,11 +21,14 @@ def policy_logprobs(
     """Log-probabilities [N] of a micro-batch's action tokens under the sampling temperature, and, if asked for, the entropies [N] there;
     they carry the gradient.
 
-    Only the hidden states that predict an action token pass through the output layer. No mask is handed in: transformers sees
-    in positions that start over where packed sequences end.
+    Only the hidden states that predict an action token pass through the output layer. Without a mask transformers sees in positions that
+    start over where packed sequences end.
     """
     hidden: Tensor = model.get_decoder()(
-        input_ids=micro.token_ids, position_ids=micro.position_ids, use_cache=False
+        input_ids=micro.token_ids,
+        position_ids=micro.position_ids,
+        attention_mask=micro.attention_mask,
+        use_cache=False,
     ).last_hidden_state
     states = hidden.flatten(0, 1).index_select(0, micro.predictors)
     return token_logprobs(states, model.get_output_embeddings(), micro.targets, micro.temperatures, entropies=entropies)
@@ -33,11 +37,12 @@ def policy_logprobs(
 def sample_logprobs(model: "PreTrainedModel", samples: Sequence[Sample], layout: Layout) -> list[tuple[float, ...]]:
     """Log-probabilities of every sample's action tokens under `model` and the sample's temperature; 0 for the other tokens. No gradient."""
     scores: list[tuple[float, ...]] = [()] * len(samples)
+    rows_to_score = [unscored(sample) for sample in samples]
+    weights = [row.advantages for row in rows_to_score]
     with torch.inference_mode():
         for rows in plan(samples, layout):
-            scored = [unscored(samples[row]) for row in rows]
-            micro = lay_out(scored, [row.advantages for row in scored], packed=layout.packed).to(model.device)
+            micro = lay_out(rows_to_score, weights, rows, packing=layout.packing).to(model.device)
             values = iter(policy_logprobs(model, micro)[0].tolist())
-            for row in rows:
-                scores[row] = tuple(next(values) if on else 0.0 for on in samples[row].mask)
+            for index in (index for row in rows for index in row.members):
+                scores[index] = tuple(next(values) if on else 0.0 for on in samples[index].mask)
     return scores

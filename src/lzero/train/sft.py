@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.optim import AdamW, Muon, Optimizer
 
-from lzero.algo.batches import Layout, collate, unscored
+from lzero.algo.batches import collate, unscored
+from lzero.algo.layout import Layout
 from lzero.algo.losses import likelihood
 from lzero.config import Config, SftConfig
 from lzero.data.world import vocabulary

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from torch.optim import Optimizer
 
 from lzero.algo.advantages import make_advantage_fn, shuffle_rewards
-from lzero.algo.batches import Batch, Layout, Scored, collate, step_advantages
+from lzero.algo.batches import Batch, Scored, collate, step_advantages
+from lzero.algo.layout import Layout, Packing
 from lzero.algo.losses import make_loss
 from lzero.algo.samples import to_samples
 from lzero.config import Config
@@ -21,7 +22,7 @@ from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
 from lzero.train.credit import attempts, penalised, penalties
 from lzero.train.metrics import mean_metrics, sampler_gap
-from lzero.train.packing import check_packing
+from lzero.train.packing import choose_packing
 from lzero.train.resume import check_model
 from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
@@ -55,6 +56,8 @@ class Trainer:
     reference: "PreTrainedModel | None"
     """The initial policy, which the KL penalty pulls towards; None when its coefficient is 0."""
     optimizer: Optimizer
+    packing: Packing
+    """How sequences share rows: what `train.packing` says, or was found best with the model."""
     skips: SkipCount = field(default_factory=SkipCount)
 
     @classmethod
@@ -79,18 +82,15 @@ class Trainer:
             tokenizer=tokenizer,
             reference=reference,
             optimizer=optimizer,
+            packing=choose_packing(model, config.train.packing),
             skips=SkipCount(in_a_row=progress.skipped_in_a_row),
         )
-        if trainer.layout.packed:
-            check_packing(model)
         return trainer, progress
 
     @property
     def layout(self) -> Layout:
-        settings = self.config.train
-        packed = self.model.device.type == "cuda" if settings.packing == "auto" else settings.packing == "packed"
         whole = self.config.algo.loss == "ppo" and self.config.algo.ratio == "episode"
-        return Layout(max_tokens=settings.micro_batch_tokens, packed=packed, whole_episodes=whole)
+        return Layout(max_tokens=self.config.train.micro_batch_tokens, packing=self.packing, whole_episodes=whole)
 
     def samples(self, groups: Sequence[Group]) -> list[Sample]:
         """What the groups' episodes can teach. Raises TrainError if no episode took a step."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from lzero.algo.batches import Layout
+from lzero.algo.layout import Layout
 from lzero.errors import TrainError
 from lzero.train.score import sample_logprobs
 from lzero.types import Sample

@@ -87,7 +87,8 @@ def update_policy(
         "train/grad_norm": norm,
         "train/action_tokens": float(batch.num_action_tokens),
         "train/tokens": float(batch.num_tokens),
-        "train/padding": 1.0 - batch.num_tokens / batch.num_padded,
+        "train/shared": 1.0 - batch.num_distinct / batch.num_tokens,
+        "train/padding": 1.0 - batch.num_distinct / batch.num_computed,
     }
 
 
