@@ -7,8 +7,8 @@ changes the cost of an update, never its gradient.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Literal
+from itertools import chain, compress
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from lzero.algo.layout import Layout, Packing, Row, num_computed, paths, plan
 from lzero.types import Sample
 
 Average = Literal["token", "step", "episode", "constant"]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,42 +166,38 @@ def lay_out(
     scored: Sequence[Scored], weights: Sequence[Sequence[float]], rows: Sequence[Row], *, packing: Packing = "padded"
 ) -> MicroBatch:
     """The micro-batch of these rows, whose members are indices of `scored` and of `weights`."""
-
-    def ids(index: int) -> tuple[int, ...]:
-        return scored[index].sample.token_ids
-
+    width = max(row.length for row in rows)
     members = [index for row in rows for index in row.members]
     samples = [scored[index].sample for index in members]
     for sample in samples:
         _check(sample)
-    width = max(row.length for row in rows)
+    in_rows = [paths([scored[index].sample.token_ids for index in row.members], packing) for row in rows]
+    places = [[number * width + place for place in path] for number, row in enumerate(in_rows) for path in row]
+    before = [[-1, *path[:-1]] for path in places]
     token_ids, position_ids = torch.zeros((2, len(rows) * width), dtype=torch.int64)
-    standing = [[torch.tensor(path) for path in paths([ids(index) for index in row.members], packing)] for row in rows]
-    places = [number * width + path for number, in_row in enumerate(standing) for path in in_row]
-    for sample, place in zip(samples, places, strict=True):
-        token_ids[place] = torch.tensor(sample.token_ids)
-        position_ids[place] = torch.arange(len(place))
-    actions = [torch.tensor(sample.mask).nonzero().squeeze(1) for sample in samples]
+    every = _integers(chain.from_iterable(places))
+    token_ids[every] = _integers(chain.from_iterable(sample.token_ids for sample in samples))
+    position_ids[every] = _integers(chain.from_iterable(range(len(path)) for path in places))
+    several = any(len(row.members) > 1 for row in rows)
+    actions = list(chain.from_iterable(sample.mask for sample in samples))
+
+    def acted(values: Iterable[Sequence[Value]]) -> list[Value]:
+        """Of a value a token, those of the action tokens."""
+        return list(compress(chain.from_iterable(values), actions))
 
     def column(values: Iterable[Sequence[float]]) -> Tensor:
-        pairs = zip(values, actions, strict=True)
-        return torch.cat([torch.tensor(own, dtype=torch.float64)[on] for own, on in pairs])
+        return torch.tensor(acted(values), dtype=torch.float64)
 
-    several = any(len(row.members) > 1 for row in rows)
-    owners = [
-        (sample.episode_id, sample.step_index[place])
-        for sample, on in zip(samples, actions, strict=True)
-        for place in on.tolist()
-    ]
+    owners = acted([(sample.episode_id, step) for step in sample.step_index] for sample in samples)
     return MicroBatch(
         token_ids=token_ids.view(len(rows), width),
         position_ids=position_ids.view(len(rows), width) if several else None,
-        attention_mask=_visible(standing, width) if several and packing == "tree" else None,
-        predictors=torch.cat([path[on - 1] for path, on in zip(places, actions, strict=True)]),
-        targets=token_ids[torch.cat([path[on] for path, on in zip(places, actions, strict=True)])],
+        attention_mask=_visible(in_rows, width) if several and packing == "tree" else None,
+        predictors=_integers(acted(before)),
+        targets=token_ids[_integers(acted(places))],
         steps=_numbered(owners),
-        episodes=_numbered([episode for episode, _ in owners]),
-        temperatures=column([(sample.temperature,) * len(sample.token_ids) for sample in samples]),
+        episodes=_numbered(episode for episode, _ in owners),
+        temperatures=column([sample.temperature] * len(sample.token_ids) for sample in samples),
         logprobs=column(sample.logprobs for sample in samples),
         old_logprobs=column(scored[index].old_logprobs for index in members),
         reference_logprobs=column(scored[index].reference_logprobs for index in members),
@@ -209,15 +206,20 @@ def lay_out(
     )
 
 
-def _visible(rows: Sequence[Sequence[Tensor]], width: int) -> Tensor:
+def _integers(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)
+
+
+def _visible(rows: Sequence[Sequence[Sequence[int]]], width: int) -> Tensor:
     """[R, 1, L, L] bool: each token sees those before it on its path. Padding sees itself: a softmax over nothing is not a number."""
     visible = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
-    for row, places in zip(visible, rows, strict=True):
-        for path in places:
+    for row, in_row in zip(visible, rows, strict=True):
+        for path in map(torch.tensor, in_row):
             row[path[:, None], path] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
     return visible.unsqueeze(1)
 
 
-def _numbered(owners: Sequence[object]) -> Tensor:
+def _numbered(owners: Iterable[object]) -> Tensor:
+    """Owners as numbers, from 0 in the order in which they come."""
     numbers: dict[object, int] = {}
-    return torch.tensor([numbers.setdefault(owner, len(numbers)) for owner in owners], dtype=torch.int64)
+    return _integers(numbers.setdefault(owner, len(numbers)) for owner in owners)
