@@ -115,7 +115,7 @@ def save_checkpoint(directory: Path, snapshot: Snapshot, *, keep: int, keep_best
 
     Raises StoreError (a full disk, say); checkpoints that were there stay usable.
     """
-    final = directory / f"update-{snapshot.progress.update:06d}"
+    final = checkpoint_path(directory, snapshot.progress.update)
     try:
         for left in directory.glob(".*update-*"):  # of a save that was killed
             shutil.rmtree(left, ignore_errors=True)
@@ -163,6 +163,10 @@ def superfluous(directory: Path, *, keep: int, keep_best: bool) -> list[Path]:
     """Checkpoints that are neither among the newest `keep` nor, if `keep_best`, the best."""
     best = best_checkpoint(directory) if keep_best else None
     return [old for old in checkpoints(directory)[keep:] if old != best]
+
+
+def checkpoint_path(directory: Path, update: int) -> Path:
+    return directory / f"update-{update:06d}"
 
 
 def checkpoints(directory: Path) -> list[Path]:

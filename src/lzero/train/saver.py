@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from lzero.errors import StoreError
-from lzero.train.checkpoint import Snapshot, newest_checkpoint, save_checkpoint, scores
+from lzero.train.checkpoint import Snapshot, checkpoint_path, newest_checkpoint, save_checkpoint, scores
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Saver:
             self._thread.shutdown()
 
     def path(self, update: int) -> Path:
-        return self._directory / f"update-{update:06d}"
+        return checkpoint_path(self._directory, update)
 
     def is_best(self, score: float | None) -> bool:
         """Whether a policy of this held-out score is to be kept for it."""
