@@ -80,14 +80,17 @@ async def train(
     """
     stop = stop or asyncio.Event()
     settings, every = trainer.config.train, trainer.config.eval.every
+    score: float | None = None
 
-    async def score() -> float | None:
-        if evaluate is None or not _is_due(progress.update, every, settings.updates):
-            return None
-        return await kept(evaluate(progress.update))
+    async def measure() -> None:
+        """Evaluate the policy as it is now, if that is due."""
+        nonlocal score
+        score = None
+        if evaluate is not None and _is_due(progress.update, every, settings.updates):
+            score = await kept(evaluate(progress.update))
 
     async def save() -> float:
-        return await saver.save(partial(trainer.snapshot, progress, latest))
+        return await saver.save(partial(trainer.snapshot, progress, score))
 
     async def kept(work: Coroutine[Any, Any, Result]) -> Result | None:
         """`unless` stopped; where it fails, what was reached is saved first: nothing of `work` has touched the policy."""
@@ -101,10 +104,10 @@ async def train(
     await transfer(trainer.model, engine, version=progress.update)
     keep_best = settings.keep_best and every > 0
     async with Saver(run.checkpoints, keep=settings.keep_checkpoints, keep_best=keep_best) as saver:
-        latest, held_up_s = None, 0.0
-        latest = await score()
+        await measure()
+        held_up_s = 0.0
         while progress.update < settings.updates:
-            if saver.is_best(latest):
+            if saver.is_best(score):
                 held_up_s = await save()
             started = time.monotonic()
             collected = await kept(collector.collect(progress.update))
@@ -118,12 +121,10 @@ async def train(
             skipped = trainer.skips.in_a_row
             progress = Progress(update=progress.update + 1, collector=collector.state, skipped_in_a_row=skipped)
             on_update(Update(policy_version=progress.update, metrics=metrics))
-            latest, held_up_s = None, 0.0
-            latest = await score()
-            if progress.update % settings.checkpoint_every == 0:
-                held_up_s = await save()
+            await measure()
+            held_up_s = await save() if progress.update % settings.checkpoint_every == 0 else 0.0
         last = saver.path(progress.update)
-        if saver.newest != last or saver.is_best(latest):
+        if saver.newest != last or saver.is_best(score):
             await save()
     logger.info("%d updates made; checkpoint %s", progress.update, last)
     return Outcome(finished=progress.update >= settings.updates, progress=progress, checkpoint=last)
