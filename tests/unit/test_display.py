@@ -6,7 +6,7 @@ from rich.console import Console
 from rollout_fakes import make_episode, make_task, reward
 
 from lzero.cli.display import COLUMNS, TrainingDisplay, cells, failures_by_kind, minutes, sparkline
-from lzero.cli.train import plan, scores
+from lzero.cli.train import plan, score_table
 from lzero.config import load_config
 from lzero.store import Record
 from lzero.types import Failure, Update
@@ -100,7 +100,7 @@ def test_hops_whose_episodes_all_failed_keep_their_line() -> None:
         return found
 
     stream = io.StringIO()
-    Console(file=stream, width=100).print(scores(records(1), records(2)))
+    Console(file=stream, width=100).print(score_table(records(1), records(2)))
     one, two = [line.split() for line in stream.getvalue().splitlines() if "hop" in line]
     assert one[2:4] == ["nan", "1.000"]
     assert two[2:4] == ["1.000", "nan"]

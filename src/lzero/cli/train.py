@@ -137,22 +137,24 @@ def _interruptible(stop: asyncio.Event, display: "TrainingDisplay") -> Iterator[
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class _Teller(logging.Handler):
+    """Passes warnings on."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(record.getMessage())
+
+
 @contextmanager
 def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
     """While it lasts, errors of any logger go to stderr, and to the display what the sandbox warns of (a kernel environment takes its
     time) and that a batch is short; the rest is for run.log."""
-
-    class Teller(logging.Handler):
-        def __init__(self, tell: Callable[[str], None]) -> None:
-            super().__init__(logging.WARNING)
-            self._tell = tell
-
-        def emit(self, record: logging.LogRecord) -> None:
-            self._tell(record.getMessage())
-
     errors = logging.StreamHandler()
     errors.setLevel(logging.ERROR)  # the handler's, not the logger's: that would not hold for records of loggers below
-    handlers = {"": errors, "lzero.repl": Teller(display.say), "lzero.rollout.collector": Teller(display.note)}
+    handlers = {"": errors, "lzero.repl": _Teller(display.say), "lzero.rollout.collector": _Teller(display.note)}
     for name, handler in handlers.items():
         logging.getLogger(name).addHandler(handler)
     try:
@@ -172,7 +174,7 @@ def _show(console: "Console", report: "Report") -> None:
     before, after = most_telling(report.before, report.after)
     console.print(episode_panel(before, title="one held-out task, before training"))
     console.print(episode_panel(after, title="the same task, after training"))
-    console.print(scores(report.before, report.after))
+    console.print(score_table(report.before, report.after))
     curve = draw_curve(report.run.path)
     failures = ", ".join(f"{kind} {count}" for kind, count in sorted(report.failures.items()) if count) or "none"
     console.print(
@@ -192,12 +194,11 @@ def most_telling(before: "Sequence[Record]", after: "Sequence[Record]") -> "tupl
     return max(learned or pairs[:1], key=lambda pair: pair[0].task.hops or 0)
 
 
-def scores(before: "Sequence[Record]", after: "Sequence[Record]") -> "Table":
+def score_table(before: "Sequence[Record]", after: "Sequence[Record]") -> "Table":
     """Held-out score before and after, overall and by hops."""
     from rich.table import Table
 
     from lzero.rollout.summary import mean_score, score_by_hops
-    from lzero.text import counted
 
     table = Table("held-out tasks", "before", "after", "gain", box=None, header_style="bold", pad_edge=False)
     old_by_hops, new_by_hops = score_by_hops(before), score_by_hops(after)
