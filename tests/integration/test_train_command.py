@@ -117,6 +117,29 @@ def test_a_change_that_would_make_it_another_run_is_refused(run: Path, capsys: p
     assert (run / "config.toml").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (("run.trackers=['wandb']", "run.wandb=online"), "needs a key: set WANDB_API_KEY"),
+        (("train.updates=1",), "train.updates = 1: the run has made 2 updates already"),
+    ],
+)
+def test_a_change_that_is_refused_leaves_the_run_as_it_was(
+    changes: tuple[str, ...],
+    complaint: str,
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.chdir(run)
+    before = (run / "config.toml").read_text()
+    code, _, errors = train("--resume", str(run), *changes, capsys=capsys)
+    assert code == 1
+    assert complaint in errors
+    assert (run / "config.toml").read_text() == before
+
+
 def test_a_checkpoint_cut_in_half_is_told_and_nothing_is_forgotten(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,7 +152,7 @@ def test_a_checkpoint_cut_in_half_is_told_and_nothing_is_forgotten(
     assert f"to go on from update-000001 instead, first: rm -r {broken}" in errors
     assert phases(run)[-1] == ("eval", 2)
     shutil.rmtree(broken)
-    code, _, _ = train("--resume", str(run), capsys=capsys)
+    code, _, _ = train("--resume", str(run), "train.updates=3", capsys=capsys)
     assert code == 0
     assert phases(run) == [("eval", 0), ("train", 0), ("train", 1), ("train", 2), ("eval", 3)]
 

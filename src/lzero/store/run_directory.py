@@ -17,7 +17,7 @@ import importlib.metadata
 import io
 import logging
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -64,15 +64,13 @@ class RunDirectory:
         path = _make_directory(config)
         run = cls(path, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(path)})}))
         # First of all: where it does not fit, what is left is an empty directory, which `create` takes.
-        write_whole(path / "config.toml", tomli_w.dumps(run.config.model_dump(mode="json")).encode())
+        run.keep_changes()
         run._make_parts()
         return run
 
     @classmethod
-    def open(
-        cls, path: Path, overrides: Sequence[str] = (), *, check: Callable[[Config], None] = lambda config: None
-    ) -> Self:
-        """The run at `path`, its configuration changed by `overrides` for good, if it passes `check`. Raises StoreError if there is
+    def open(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """The run at `path`, its configuration changed by `overrides` (until `keep_changes`, here only). Raises StoreError if there is
         none, ConfigError for a change that would make it another run."""
         file = path / "config.toml"
         if not file.is_file():
@@ -85,11 +83,11 @@ class RunDirectory:
             if not override.startswith(RESUMABLE):
                 allowed = ", ".join(f"{section}*" for section in RESUMABLE)
                 raise ConfigError(f"{override!r} would make another run of {path}; a resumed run may change {allowed}")
-        if overrides:
-            config = load_config(file, overrides)
-            check(config)
-            write_whole(file, tomli_w.dumps(config.model_dump(mode="json")).encode())
-        return cls(path, config)
+        return cls(path, load_config(file, overrides) if overrides else config)
+
+    def keep_changes(self) -> None:
+        """Write the configuration as it is here: the run has it for good. Raises StoreError."""
+        write_whole(self.path / "config.toml", tomli_w.dumps(self.config.model_dump(mode="json")).encode())
 
     def write_records(self, records: Sequence[Record], *, phase: Phase, update: int) -> None:
         """All tables of these records; files of an earlier attempt at the same update are replaced. Raises StoreError."""

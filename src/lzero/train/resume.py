@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lzero.config import Config
-from lzero.errors import StoreError
+from lzero.errors import ConfigError, StoreError
 from lzero.models import load_tokenizer, parameter_shapes
 from lzero.store import RunDirectory
 from lzero.store.run_directory import RESUMABLE
+from lzero.text import counted
 from lzero.train.checkpoint import LaterFormat, checkpoints, newest_checkpoint, read_manifest
 from lzero.types import Json
 
@@ -39,8 +40,12 @@ def checkpoint_to_resume(run: RunDirectory) -> Path | None:
 
 def check_config(checkpoint: Path, config: Config) -> None:
     """Refuse a checkpoint of another configuration, but for what a resumed run may change and where it lies. Raises StoreError, which
-    names each key and both values."""
-    there, here = _flat(read_manifest(checkpoint).config), _flat(config.model_dump(mode="json"))
+    names each key and both values; and ConfigError for fewer updates than it has made."""
+    manifest = read_manifest(checkpoint)
+    if config.train.updates < manifest.progress.update:
+        made = counted(manifest.progress.update, "update")
+        raise ConfigError(f"train.updates = {config.train.updates}: the run has made {made} already")
+    there, here = _flat(manifest.config), _flat(config.model_dump(mode="json"))
     defaults = _flat(Config().model_dump(mode="json"))
     differences = [
         f"{key} is {_shown(there, key, defaults)} there and {_shown(here, key, defaults)} here"

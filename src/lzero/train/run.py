@@ -88,7 +88,10 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
         async with build(config) as parts:
             engine = parts.engine
             assert isinstance(engine, LocalEngine)
-            run = run or RunDirectory.create(config)
+            if run is None:
+                run = RunDirectory.create(config)
+            else:
+                run.keep_changes()
             run.append_sandbox(parts.sandbox)
             run.rewind(progress.update)
             seed, state = config.run.seed, progress.collector
