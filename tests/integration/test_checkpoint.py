@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from small_models import TINY
 
 from lzero.config import Config
 from lzero.errors import LzeroError, ModelError, StoreError
@@ -27,7 +28,6 @@ from lzero.train.checkpoint import (
 from lzero.train.saver import Saver
 from lzero.train.update import make_adamw
 
-TINY = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
 TOKENIZER = build_tokenizer()
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from msgspec import structs
+from small_episodes import make_completion, make_episode, make_step
+from small_models import TINY
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -23,14 +25,13 @@ from lzero.algo.batches import MicroBatch, Scored
 from lzero.algo.layout import Layout, Packing, plan
 from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig, Config, make_config
-from lzero.models import Architecture, build_tokenizer, new_model
+from lzero.models import build_tokenizer, new_model
 from lzero.train import trainer as production
 from lzero.train.trainer import Trainer
-from lzero.types import Budgets, Completion, Episode, Group, Parsed, Prompt, Reward, Sample, Sampling, Step, Task
+from lzero.types import Episode, Group, Prompt, Reward, Sample, Sampling, Step, Task
 
 VOCABULARY = 40
 PARTS = (1, 3, 7)
-TINY = Architecture(hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
 TOKENIZER = build_tokenizer()
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -75,7 +76,9 @@ class Policies:
 
 def policies(dtype: torch.dtype) -> Policies:
     """In float64 a GPT-2, which computes in the type of its weights throughout; Qwen3, whose norms are in float32, otherwise."""
-    current = gpt2() if dtype == torch.float64 else new_model(replace(TINY, init_std=0.2), TOKENIZER, seed=0)
+    current = (
+        gpt2() if dtype == torch.float64 else new_model(replace(TINY, num_layers=2, init_std=0.2), TOKENIZER, seed=0)
+    )
     return Policies(current=current, old=moved(current, 0.02, seed=1), initial=moved(current, 0.05, seed=2))
 
 
@@ -133,34 +136,14 @@ def random_episode(stream: random.Random, name: str, num_steps: int, start: Star
         action = random_ids(stream, stream.choice((1, 1, 2, 3, 6))) if steps else stream.choice(start.actions)
         steps.append(random_step(stream, Prompt(keep=keep, new_ids=new_ids), action, trimmed=trimmed))
         length = keep + len(new_ids) + len(steps[-1].completion.token_ids)
-    return Episode(
-        id=name,
-        task_id=name.split("/")[0],
-        index=int(name.split("/")[1]),
-        seed=0,
-        sampling=Sampling(temperature=stream.choice((0.7, 1.0, 1.3))),
-        budgets=Budgets(max_steps=8, max_tokens=100, cell_s=1.0),
-        steps=tuple(steps),
-        status="out_of_steps",
-    )
+    sampling = Sampling(temperature=stream.choice((0.7, 1.0, 1.3)))
+    return make_episode(*steps, name=name, sampling=sampling)
 
 
 def random_step(stream: random.Random, prompt: Prompt, action: tuple[int, ...], *, trimmed: bool) -> Step:
-    completion = Completion(
-        token_ids=action,
-        logprobs=tuple(-math.log(VOCABULARY) + stream.uniform(-2.0, 1.0) for _ in action),
-        text="",
-        stop_reason="stop",
-        versions=((0, len(action)),),
-    )
-    return Step(
-        kind="summarise" if stream.random() < 0.2 else "act",
-        prompt=prompt,
-        completion=completion,
-        parsed=Parsed(think="", code=None, well_formed=False),
-        execution=None,
-        trimmed=trimmed,
-    )
+    logprobs = [-math.log(VOCABULARY) + stream.uniform(-2.0, 1.0) for _ in action]
+    step = make_step(make_completion(action, logprobs=logprobs), new_ids=prompt.new_ids, keep=prompt.keep)
+    return structs.replace(step, kind="summarise" if stream.random() < 0.2 else "act", trimmed=trimmed)
 
 
 def random_ids(stream: random.Random, number: int) -> tuple[int, ...]:

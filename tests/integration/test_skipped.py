@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from small_episodes import make_sample
+from small_models import TINY
 
 from lzero.algo.batches import Scored, unscored
 from lzero.config import load_config
 from lzero.errors import TrainError
-from lzero.models import Architecture, build_tokenizer, new_model
+from lzero.models import build_tokenizer, new_model
 from lzero.store import RunDirectory
 from lzero.train.skipped import SkipCount, SkippedStep, read_skipped, write_skipped
 from lzero.train.trainer import Trainer
 from lzero.train.update import make_adamw
-from lzero.types import Sample
 
-TINY = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
 GOOD, BAD = 1.0, float("nan")
 
 
@@ -33,14 +33,11 @@ def trainer(*overrides: str) -> Trainer:
 
 def scored(number: int, advantage: float) -> Scored:
     """Three tokens of context and two actions."""
-    sample = Sample(
-        episode_id=f"episode-{number}",
+    sample = make_sample(
+        (-1, -1, -1, 0, 1),
+        name=f"episode-{number}",
         token_ids=(5, 6, number, 8, 9),
-        mask=(0, 0, 0, 1, 1),
-        step_index=(-1, -1, -1, 0, 1),
         logprobs=(0.0, 0.0, 0.0, -1.5, -0.25),
-        versions=(-1, -1, -1, 3, 3),
-        temperature=1.0,
     )
     row = unscored(sample)
     return replace(row, advantages=(0.0, 0.0, 0.0, 0.5, advantage))

@@ -1,8 +1,12 @@
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
+from small_episodes import make_completion, make_episode, make_sample, make_step
+from small_models import TINY
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
@@ -14,15 +18,15 @@ from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
 from lzero.engine.local import LocalEngine
 from lzero.errors import ModelError, NotFinite, TrainError
-from lzero.models import Architecture, build_tokenizer, load_model, new_model, resolve
+from lzero.models import build_tokenizer, load_model, new_model, resolve
 from lzero.train.packing import choose_packing
 from lzero.train.score import sample_logprobs
 from lzero.train.transfer import PROBE_TOKENS, probe_ids, transfer
 from lzero.train.update import make_adamw, recompute_activations, update_policy
-from lzero.types import Budgets, Completion, Episode, Parsed, Prompt, Sample, Sampling, Step
+from lzero.types import Episode, Sample, Sampling
 
 ADVANTAGES = (0.7, -1.3, 0.4)
-TINY = Architecture(hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
+SHAPE = replace(TINY, num_layers=2)
 
 
 def double_model() -> Any:
@@ -33,7 +37,7 @@ def double_model() -> Any:
 
 
 def nano_model() -> Any:
-    return new_model(TINY, build_tokenizer(), seed=0)
+    return new_model(SHAPE, build_tokenizer(), seed=0)
 
 
 def episode(number: int, *, num_steps: int = 3) -> Episode:
@@ -42,24 +46,9 @@ def episode(number: int, *, num_steps: int = 3) -> Episode:
     for index in range(num_steps):
         new_ids = tuple((7 * number + 3 * index + offset) % 40 for offset in range(2 + number % 4))
         action = tuple((5 * number + 11 * index + offset) % 40 for offset in range(1 + (number + index) % 3))
-        logprobs = (-1.0,) * len(action)
-        completion = Completion(
-            token_ids=action, logprobs=logprobs, text="", stop_reason="stop", versions=((0, len(action)),)
-        )
-        parsed = Parsed(think="", code=None, well_formed=False)
-        prompt = Prompt(keep=length, new_ids=new_ids)
-        steps.append(Step(prompt=prompt, completion=completion, parsed=parsed, execution=None))
+        steps.append(make_step(make_completion(action, logprobs=(-1.0,) * len(action)), new_ids=new_ids, keep=length))
         length += len(new_ids) + len(action)
-    return Episode(
-        id=f"task/{number}",
-        task_id="task",
-        index=number,
-        seed=0,
-        sampling=Sampling(temperature=0.8),
-        budgets=Budgets(max_steps=8, max_tokens=100, cell_s=1.0),
-        steps=tuple(steps),
-        status="finished",
-    )
+    return make_episode(*steps, name=f"task/{number}", index=number, sampling=Sampling(temperature=0.8))
 
 
 def scored(samples: Sequence[Sample], reference: Any) -> list[Scored]:
@@ -206,7 +195,7 @@ def test_the_gap_between_sampler_and_trainer_is_measured() -> None:
     own = sample_logprobs(model, [sample], Layout(max_tokens=100))[0]
     for shift in (0.0, 0.25):
         shifted = tuple(logprob + shift * on for logprob, on in zip(own, sample.mask, strict=True))
-        drawn = Sample(**{name: getattr(sample, name) for name in sample.__struct_fields__} | {"logprobs": shifted})
+        drawn = structs.replace(sample, logprobs=shifted)
         metrics = update_policy(
             model,
             [],
@@ -272,21 +261,12 @@ class StubbornEngine:
         pass
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
-        mask = (0,) + (1,) * (len(ids) - 1)
-        sample = Sample(
-            episode_id="probe",
-            token_ids=tuple(ids),
-            mask=mask,
-            step_index=tuple(on - 1 for on in mask),
-            logprobs=(0.0,) * len(ids),
-            versions=(0,) * len(ids),
-            temperature=1.0,
-        )
+        sample = make_sample((-1, *[0] * (len(ids) - 1)), token_ids=ids)
         return sample_logprobs(self.model, [sample], Layout(max_tokens=100))[0]
 
 
 def another_nano_model() -> Any:
-    return new_model(TINY, build_tokenizer(), seed=1)
+    return new_model(SHAPE, build_tokenizer(), seed=1)
 
 
 async def test_a_transfer_that_did_not_happen_stops_the_run_with_both_numbers() -> None:

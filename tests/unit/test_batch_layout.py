@@ -1,5 +1,7 @@
 from collections.abc import Sequence
 
+from small_episodes import make_sample
+
 from lzero.algo.layout import Layout, Packing, Row, num_computed, paths, plan
 from lzero.types import Sample
 
@@ -7,15 +9,7 @@ SYSTEM = tuple(range(100, 140))
 
 
 def sample(*token_ids: int, episode: str = "e") -> Sample:
-    return Sample(
-        episode_id=episode,
-        token_ids=token_ids,
-        mask=(0,) * len(token_ids),
-        step_index=(-1,) * len(token_ids),
-        logprobs=(0.0,) * len(token_ids),
-        versions=(-1,) * len(token_ids),
-        temperature=1.0,
-    )
+    return make_sample((-1,) * len(token_ids), name=episode, token_ids=token_ids)
 
 
 def planned(

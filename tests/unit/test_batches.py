@@ -1,5 +1,6 @@
 import pytest
 import torch
+from small_episodes import make_sample
 
 from lzero.algo.batches import Scored, collate, lay_out, step_advantages, unscored
 from lzero.algo.layout import Layout, Row
@@ -7,15 +8,9 @@ from lzero.types import Sample
 
 
 def sample(token_ids: tuple[int, ...], mask: tuple[int, ...], *, temperature: float = 1.0) -> Sample:
-    return Sample(
-        episode_id="e",
-        token_ids=token_ids,
-        mask=mask,
-        step_index=tuple(on - 1 for on in mask),
-        logprobs=tuple(-0.5 * on for on in mask),
-        versions=tuple(on - 1 for on in mask),
-        temperature=temperature,
-    )
+    step_index = [on - 1 for on in mask]
+    logprobs = [-0.5 * on for on in mask]
+    return make_sample(step_index, name="e", token_ids=token_ids, logprobs=logprobs, temperature=temperature)
 
 
 def scored(token_ids: tuple[int, ...], mask: tuple[int, ...], *, temperature: float = 1.0) -> Scored:
@@ -68,15 +63,7 @@ def test_what_sequences_share_stands_once_in_a_tree_and_each_sees_only_its_own()
 
 
 def test_every_action_token_carries_its_steps_advantage() -> None:
-    merged = Sample(
-        episode_id="e",
-        token_ids=(1, 2, 3, 4, 5, 6),
-        mask=(0, 0, 1, 1, 0, 1),
-        step_index=(-1, -1, 1, 1, -1, 2),
-        logprobs=(0.0,) * 6,
-        versions=(0,) * 6,
-        temperature=1.0,
-    )
+    merged = make_sample((-1, -1, 1, 1, -1, 2))
     assert step_advantages(merged, (9.0, 0.7, -0.7)) == (0.0, 0.0, 0.7, 0.7, 0.0, -0.7)
 
 
