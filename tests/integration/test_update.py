@@ -20,8 +20,9 @@ from lzero.engine.local import LocalEngine
 from lzero.errors import ModelError, NotFinite, TrainError
 from lzero.models import build_tokenizer, load_model, new_model, resolve
 from lzero.train.packing import choose_packing
+from lzero.train.probe import PROBE_TOKENS, probe_ids
 from lzero.train.score import sample_logprobs
-from lzero.train.transfer import PROBE_TOKENS, probe_ids, transfer
+from lzero.train.transfer import transfer
 from lzero.train.update import make_adamw, recompute_activations, update_policy
 from lzero.types import Episode, Sample, Sampling
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from lzero.algo.layout import Layout, Packing
 from lzero.errors import ModelError
+from lzero.train.probe import TOLERANCE, probe_ids, probe_sample
 from lzero.train.score import sample_logprobs
-from lzero.train.transfer import TOLERANCE, probe_ids, probe_sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -5,24 +5,18 @@ token ids are scored on both sides, and a gap stops the run with both numbers.
 """
 
 import math
-import random
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import torch
 from torch import Tensor
 
 from lzero.algo.layout import Layout
 from lzero.errors import TrainError
+from lzero.train.probe import TOLERANCE, probe_ids, probe_sample
 from lzero.train.score import sample_logprobs
-from lzero.types import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-PROBE_TOKENS = 32
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
-"""Largest gap of a log-probability (nats) that rounding explains, by the type of the weights."""
 
 
 class LoadingEngine(Protocol):
@@ -32,12 +26,6 @@ class LoadingEngine(Protocol):
         """Copy these weights between two forward passes; what is sampled from then on carries `version`."""
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]: ...
-
-
-def probe_ids(vocabulary_size: int) -> tuple[int, ...]:
-    """The fixed prompt that both sides score: ids spread over the vocabulary, the same ones in every run."""
-    generator = random.Random(0)
-    return tuple(generator.randrange(vocabulary_size) for _ in range(PROBE_TOKENS))
 
 
 async def transfer(model: "PreTrainedModel", engine: LoadingEngine, *, version: int) -> float:
@@ -62,17 +50,3 @@ async def transfer(model: "PreTrainedModel", engine: LoadingEngine, *, version: 
 
 def _score(model: "PreTrainedModel", ids: tuple[int, ...]) -> tuple[float, ...]:
     return sample_logprobs(model, [probe_sample(ids)], Layout(max_tokens=len(ids)))[0]
-
-
-def probe_sample(ids: tuple[int, ...]) -> Sample:
-    """All but the first of these tokens as an action."""
-    rest = len(ids) - 1
-    return Sample(
-        episode_id="probe",
-        token_ids=ids,
-        mask=(0,) + (1,) * rest,
-        step_index=(-1,) + (0,) * rest,
-        logprobs=(0.0,) * len(ids),
-        versions=(-1,) * len(ids),
-        temperature=1.0,
-    )
