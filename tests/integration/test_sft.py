@@ -17,7 +17,7 @@ from lzero.errors import ConfigError, ModelError, StoreError
 from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model, save_model
 from lzero.store import Record, RunDirectory
 from lzero.train.demonstrations import Translator, read_demonstrations
-from lzero.train.sft import Mix, SftStep, fine_tune, make_optimizers, schedule, starting_model
+from lzero.train.sft import Mix, SftStep, fine_tune, make_optimizers, starting_model
 from lzero.types import Episode, Failure, Prompt, Reward, Sample, Sampling, Step, Task
 
 BYTES = build_tokenizer()
@@ -215,12 +215,6 @@ def test_an_epoch_shows_every_episode_once() -> None:
     assert len(set(first)) == size
     assert sorted(first) == sorted(second)
     assert first != second
-
-
-def test_the_learning_rate_rises_stays_and_falls() -> None:
-    factors = [schedule(fraction, warmup=0.1, decay=0.2) for fraction in (0.0, 0.05, 0.1, 0.5, 0.8, 0.9, 1.0, 1.1)]
-    assert factors == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
-    assert schedule(0.0, warmup=0.0, decay=0.0) == schedule(1.0, warmup=0.0, decay=0.0) == 1.0
 
 
 def test_muon_gets_the_matrices_inside_the_layers_and_adamw_the_rest() -> None:

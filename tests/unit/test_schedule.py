@@ -2,7 +2,7 @@ import pytest
 
 from lzero.config import TrainConfig, load_config
 from lzero.errors import ConfigError
-from lzero.train.schedule import learning_rate
+from lzero.train.schedule import learning_rate, warmup_stable_decay
 
 
 def settings(schedule: str, *, warmup: int) -> TrainConfig:
@@ -30,3 +30,11 @@ def test_a_falling_rate_would_be_zero_in_the_update_after_the_last() -> None:
 def test_a_warm_up_that_never_ends_is_refused() -> None:
     with pytest.raises(ConfigError, match="warmup_updates = 4 leaves none of updates = 4"):
         load_config(overrides=["train.updates=4", "train.warmup_updates=4"])
+
+
+def test_of_fine_tuning_the_rate_rises_stays_and_falls() -> None:
+    factors = [
+        warmup_stable_decay(fraction, warmup=0.1, decay=0.2) for fraction in (0.0, 0.05, 0.1, 0.5, 0.8, 0.9, 1.0, 1.1)
+    ]
+    assert factors == pytest.approx([0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
+    assert warmup_stable_decay(0.0, warmup=0.0, decay=0.0) == warmup_stable_decay(1.0, warmup=0.0, decay=0.0) == 1.0

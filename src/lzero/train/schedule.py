@@ -1,4 +1,5 @@
-"""The learning rate as a function of the update's number: a run that resumes needs to know nothing else."""
+"""Learning rates: of reinforcement learning by the number of the update, so that a run that resumes needs to know nothing else; of
+fine-tuning by the share of its tokens."""
 
 import math
 
@@ -16,3 +17,11 @@ def learning_rate(update: int, train: TrainConfig) -> float:
     past = min(1.0, (update - train.warmup_updates) / (train.updates - train.warmup_updates))
     factors = {"constant": 1.0, "linear": 1.0 - past, "cosine": 0.5 * (1.0 + math.cos(math.pi * past))}
     return train.lr * factors[train.lr_schedule]
+
+
+def warmup_stable_decay(fraction: float, *, warmup: float, decay: float) -> float:
+    """Factor of the rate at this fraction of the tokens: up linearly from zero, flat, down linearly to zero (MiniCPM's WSD,
+    arXiv 2404.06395)."""
+    rising = fraction / warmup if warmup else 1.0
+    falling = (1.0 - fraction) / decay if decay else 1.0
+    return max(0.0, min(1.0, rising, falling))

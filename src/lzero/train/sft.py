@@ -37,6 +37,7 @@ from lzero.models import (
 from lzero.seeds import derive_seed
 from lzero.store import RunDirectory
 from lzero.train.demonstrations import read_demonstrations
+from lzero.train.schedule import warmup_stable_decay
 from lzero.train.score import sample_logprobs
 from lzero.train.seeding import seeded
 from lzero.train.update import update_policy
@@ -134,7 +135,7 @@ def imitate(model: "PreTrainedModel", mix: "Mix", config: Config, run: RunDirect
         rows = [unscored(sample, advantage=1.0) for sample in mix.draw(sft.batch_size)]
         batch = collate(rows, Layout(max_tokens=config.train.micro_batch_tokens))
         middle = (tokens + batch.num_tokens / 2) / sft.tokens
-        factor = schedule(middle, warmup=sft.warmup, decay=sft.decay)
+        factor = warmup_stable_decay(middle, warmup=sft.warmup, decay=sft.decay)
         for optimizer, bases in zip(optimizers, rates, strict=True):
             for group, base in zip(optimizer.param_groups, bases, strict=True):
                 group["lr"] = base * factor
@@ -171,13 +172,6 @@ class Mix:
 
     def draw(self, num_samples: int) -> list[Sample]:
         return [next(deck) for deck in self._random.choices(self._decks, self._weights, k=num_samples)]
-
-
-def schedule(fraction: float, *, warmup: float, decay: float) -> float:
-    """Factor of the learning rate at this fraction of the tokens: up linearly from zero, flat, down linearly to zero."""
-    rising = fraction / warmup if warmup else 1.0
-    falling = (1.0 - fraction) / decay if decay else 1.0
-    return max(0.0, min(1.0, rising, falling))
 
 
 def make_optimizers(model: "PreTrainedModel", sft: SftConfig) -> list[Optimizer]:
