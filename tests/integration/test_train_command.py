@@ -13,7 +13,7 @@ from whole_runs import metrics, untimed_episodes, untimed_metrics
 
 from lzero.cli import main
 from lzero.models import resolve
-from lzero.store import read_episodes, read_records
+from lzero.store import RunDirectory, read_episodes, read_records
 
 pytestmark = pytest.mark.sandbox
 COMMAND = (sys.executable, "-c", "from lzero.cli import main; main()")
@@ -138,6 +138,15 @@ def test_a_change_that_is_refused_leaves_the_run_as_it_was(
     assert code == 1
     assert complaint in errors
     assert (run / "config.toml").read_text() == before
+
+
+def test_a_run_that_is_under_way_is_not_resumed_beside_itself(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    with RunDirectory.open(run).claimed():
+        code, _, errors = train("--resume", str(run), "train.updates=3", capsys=capsys)
+    assert code == 1
+    assert f"another process is training in {run}" in errors
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
 def test_a_checkpoint_cut_in_half_is_told_and_nothing_is_forgotten(

@@ -13,6 +13,7 @@ Every file but the .jsonl and run.log, which grow, is written beside its place a
 counts from 0; what belongs to update u was sampled by policy version u, in training and in evaluation.
 """
 
+import fcntl
 import importlib.metadata
 import io
 import logging
@@ -34,6 +35,8 @@ from lzero.store.record import Phase, Record
 from lzero.store.tables import RECORD_TABLES, SCHEMAS, to_episodes, to_records, to_table, to_tables
 from lzero.store.writing import new_directory, told, write_whole
 from lzero.types import Episode, Group, Json
+
+logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec", "pydantic")
 """Whose versions a run records."""
@@ -152,6 +155,23 @@ class RunDirectory:
                     file.unlink()
         lines = [line for line in lines if not is_ahead(line["phase"], line["update"])]
         write_whole(self.path / "metrics.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """While it lasts, no other process goes on with this run: each would forget what the other records. Raises StoreError where
+        one does. A process that is killed claims nothing any more."""
+        with told(self.path):
+            log = (self.path / "run.log").open("ab")
+        with log:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"another process is training in {self.path}: let it end, or stop it, first") from None
+            except OSError as error:
+                logger.warning(
+                    "%s: its file system has no locks (%s); see that one process trains there", self.path, error
+                )
+            yield
 
     @contextmanager
     def logged(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ config ──▶ tasks, trainer, engine, sandboxes ──▶ loop.train ──�
 import asyncio
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -75,21 +76,24 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
     check_trackers(config)
     if run is None:
         check_new(config)
-    checkpoint = checkpoint_to_resume(run) if run else None
-    if checkpoint:
-        check_config(checkpoint, config)
     training, held_out = _sources(config)
     notes = inert_settings(config)
     for note in notes:
         watcher.note(note)
     watcher.say("loading the model and starting the sandboxes")
-    with seeded(config.run):
+    with ExitStack() as claim, seeded(config.run):
+        if run is not None:
+            claim.enter_context(run.claimed())
+        checkpoint = checkpoint_to_resume(run) if run else None
+        if checkpoint:
+            check_config(checkpoint, config)
         trainer, progress = Trainer.build(config, checkpoint=checkpoint)
         async with build(config) as parts:
             engine = parts.engine
             assert isinstance(engine, LocalEngine)
             if run is None:
                 run = RunDirectory.create(config)
+                claim.enter_context(run.claimed())
             else:
                 run.keep_changes()
             run.append_sandbox(parts.sandbox)
