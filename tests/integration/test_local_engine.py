@@ -3,8 +3,8 @@
 import asyncio
 import random
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -200,6 +200,77 @@ async def test_only_new_ids_are_fed() -> None:
         handle.remove()
     assert fed[0] == 10  # the last sampled token, and the nine that are new
     assert set(fed[1:]) == {1}
+
+
+@contextmanager
+def ids_fed(model: Any) -> Iterator[list[int]]:
+    """How many ids each pass feeds, padding included."""
+    fed: list[int] = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    yield fed
+    handle.remove()
+
+
+@pytest.mark.parametrize("already", [True, False], ids=["one was before", "all come together"])
+async def test_a_prompt_that_several_ask_is_fed_once(already: bool) -> None:
+    model = tiny_model()
+    async with running(model) as engine:
+        with ids_fed(model) as fed:
+            if already:
+                await ask(engine, prompt(80), name="before")
+            several = await asyncio.gather(*(ask(engine, prompt(80), name=f"{n}", seed=n) for n in range(6)))
+    assert sum(count >= 80 for count in fed) == 1
+    assert sum(fed) < 80 + 7 * 8 * 12
+    for completion in several:
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, prompt(80), completion, 1.0), abs=1e-4)
+    assert len({completion.token_ids for completion in several}) == 6
+
+
+async def test_a_long_beginning_that_prompts_share_is_fed_once() -> None:
+    model = tiny_model()
+    system, short = prompt(100), prompt(40)
+    prompts = [*([*system, *prompt(9 + n, n)] for n in range(4)), [*short, *prompt(9, 1)], [*short, *prompt(9, 2)]]
+    async with running(model) as engine:
+        with ids_fed(model) as fed:
+            several = await asyncio.gather(*(ask(engine, ids, name=f"{n}") for n, ids in enumerate(prompts)))
+    assert sum(count >= 100 for count in fed) == 1
+    for ids, completion in zip(prompts, several, strict=True):
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, ids, completion, 1.0), abs=1e-4)
+
+
+async def test_a_row_that_others_wait_for_may_leave() -> None:
+    model = tiny_model()
+    started, go_on = asyncio.Event(), threading.Event()
+    async with running(model, max_tokens=2000) as engine:
+        loop = asyncio.get_running_loop()
+
+        def hook(*_: Any) -> None:
+            loop.call_soon_threadsafe(started.set)
+            go_on.wait(30)
+
+        handle = model.register_forward_pre_hook(hook)
+        leaving = asyncio.create_task(ask(engine, prompt(1200), name="leaves"))
+        await started.wait()
+        staying = [asyncio.create_task(ask(engine, prompt(1200), name=f"{n}", seed=n)) for n in range(3)]
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        handle.remove()
+        go_on.set()
+        several = await asyncio.gather(*staying)
+    for completion in several:
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, prompt(1200), completion, 1.0), abs=1e-4)
+
+
+async def test_nothing_of_old_weights_is_copied() -> None:
+    model, other = tiny_model(0), tiny_model(1)
+    async with running(model) as engine:
+        await ask(engine, prompt(80), name="old")
+        await engine.load({name: weights.clone() for name, weights in other.state_dict().items()}, 1)
+        new = await ask(engine, prompt(80), name="new")
+    assert new.logprobs == pytest.approx(plain_logprobs(other, prompt(80), new, 1.0), abs=1e-4)
 
 
 async def test_more_episodes_than_slots_all_get_their_answers() -> None:

@@ -58,6 +58,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
                 found.append(storage[:, :, : self._kv_length].index_select(0, self._rows))
         return found[0], found[1]
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give a slot the first `length` positions of another."""
+        for block in self._blocks.values():
+            block[:, target, :, :length] = block[:, source, :, :length]
+
     def swap(self, one: int, other: int, length: int) -> None:
         """Two slots change places, in their first `length` positions."""
         for block in self._blocks.values():

@@ -66,6 +66,15 @@ class Rows:
         self.requests[slot], self.active[slot] = request, True
         return slot
 
+    def most_alike(self, slot: int, known: Ints) -> tuple[int, int]:
+        """The other slot that begins most like this one, and with how many tokens, of the first `known` of each slot."""
+        ids = self.tokens[slot, : self.length[slot]]
+        same = self.tokens[:, : len(ids)] == ids
+        shared = np.minimum(np.where(same.all(axis=1), len(ids), same.argmin(axis=1)), known)
+        shared[slot] = 0
+        other = int(shared.argmax())
+        return other, int(shared[other])
+
     def append(self, slots: Ints, tokens: Ints, logprobs: Floats, *, version: int) -> None:
         """One drawn token for each of `slots`."""
         ends = self.length[slots]

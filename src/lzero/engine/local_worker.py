@@ -2,6 +2,9 @@
 
     inbox ──▶ waiting ──seat──▶ slots ──prefill (new prompt ids)──▶ decode (one token a pass, all rows at once) ──▶ results
 
+What another row has computed of the same beginning (the episodes of a task have one prompt, all tasks one system prompt) is copied and
+not computed again; rows that come together wait for the first of them.
+
 Between two forward passes everything may change: requests join and leave, weights are replaced. A row whose request ended
 stays where it is, because its episode will soon be back; when it stays idle, the last active row takes its place.
 """
@@ -31,6 +34,8 @@ PREFILL_CHUNK = 512
 """Most ids of one row that a pass feeds."""
 PREFILL_TOKENS = 4096
 """Most ids, padding included, of one prefill pass."""
+WORTH_SHARING = 64
+"""Ids of a beginning that are copied, or waited for, rather than computed; shorter prompts must be the same."""
 PATIENCE = 2
 """Decode passes that an idle row within reach is carried along before an active one takes its place: about what the move costs."""
 
@@ -174,8 +179,9 @@ class Worker:
         return np.where(self._rows.active, self._rows.length - self._rows.cached, 0)
 
     def _prefill(self) -> None:
-        for slots, queries in self._prefill_groups():
-            rows = self._rows
+        rows = self._rows
+        waiting = self._copy_beginnings()
+        for slots, queries in self._prefill_groups(~waiting):
             feed = np.minimum(rows.length[slots] - rows.cached[slots], queries)
             # Aligned on the right: every row's last query is a real one.
             offsets = np.arange(queries) - (queries - feed[:, None])
@@ -186,10 +192,33 @@ class Worker:
             fed = np.flatnonzero(rows.cached[slots] == rows.length[slots])
             if len(fed):
                 self._draw(logits, slots, fed)
+        if waiting.any():
+            self._copy_beginnings()  # so that they decode together with the row they waited for
 
-    def _prefill_groups(self) -> Iterator[tuple[Ints, int]]:
+    def _copy_beginnings(self) -> Bools:
+        """Give rows of which nothing is cached what others have cached of the same beginning; returns which rows should wait for one
+        that is about to be fed."""
+        rows, pending = self._rows, self._pending()
+        waiting = np.zeros_like(rows.active)
+        new = (pending > 1) & (rows.cached == 0) & (not self._fixed)
+        soon = np.where(pending > 0, rows.length, rows.cached)  # cached once what is pending is fed
+        soon[new] = 0
+        for slot in np.flatnonzero(new).tolist():
+            most = int(rows.length[slot]) - 1  # the last token is always fed
+            other, shared = rows.most_alike(slot, soon)
+            shared = min(shared, most)
+            if shared < min(most, WORTH_SHARING):
+                soon[slot] = rows.length[slot]
+            elif shared <= rows.cached[other]:
+                self._forward.cache.copy(other, slot, shared)
+                rows.cached[slot] = shared
+            else:
+                waiting[slot] = True
+        return waiting
+
+    def _prefill_groups(self, chosen: Bools) -> Iterator[tuple[Ints, int]]:
         """Rows with more than one id to feed, the longest first, in groups of like size."""
-        pending = self._pending()
+        pending = np.where(chosen, self._pending(), 0)
         slots = np.flatnonzero(pending > 1)
         slots = slots[np.argsort(-pending[slots], kind="stable")]
         while len(slots):
