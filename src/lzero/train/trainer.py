@@ -117,7 +117,7 @@ class Trainer:
     def advantages(
         self, groups: Sequence[Group], samples: Sequence[Sample], scores: Scores, *, update: int
     ) -> dict[str, tuple[float, ...]]:
-        """Episode id → an advantage a step. None is a number where a penalty is not finite: the optimiser step is then skipped and kept."""
+        """Episode id → an advantage a step; NaN where a penalty is not finite, so that the optimiser step is skipped and its batch kept."""
         algo = self.config.algo
         ids = [episode.id for group in groups for episode in group.episodes]
         assert len(set(ids)) == len(ids), "two episodes of a batch have one id"
