@@ -8,7 +8,11 @@ import msgspec
 import pyarrow.parquet as pq
 
 from lzero.store import read_episodes
-from lzero.train.metrics import is_of_the_machine
+
+
+def is_of_the_machine(name: str) -> bool:
+    """Whether a metric tells of the machine and the hour, and so differs between two runs of a seed: times, rates, memory."""
+    return name.startswith(("time/", "memory/")) or name.endswith("tokens_per_s")
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from small_episodes import make_episode, make_step
 from small_models import TINY
 from torch import Tensor
+from whole_runs import is_of_the_machine
 
 from lzero.config import Config, load_config
 from lzero.engine.local import LocalEngine
@@ -22,7 +23,6 @@ from lzero.seeds import derive_seed
 from lzero.store import Record, RunDirectory, read_episodes
 from lzero.train.checkpoint import Progress, newest_checkpoint, read_manifest
 from lzero.train.loop import Outcome, train
-from lzero.train.metrics import is_of_the_machine
 from lzero.train.seeding import seeded
 from lzero.train.skipped import read_skipped
 from lzero.train.trainer import Trainer

@@ -75,8 +75,3 @@ def memory_metrics() -> dict[str, float]:
         metrics["memory/cuda_reserved_mb"] = torch.cuda.max_memory_reserved() / MB
         torch.cuda.reset_peak_memory_stats()
     return metrics
-
-
-def is_of_the_machine(name: str) -> bool:
-    """Whether a metric tells of the machine and the hour, and so differs between two runs of a seed: times, rates, memory."""
-    return name.startswith(("time/", "memory/")) or name.endswith("tokens_per_s")
