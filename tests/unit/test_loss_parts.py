@@ -6,6 +6,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from small_episodes import make_sample
+from small_micro_batches import make_micro_batch
 from torch import Tensor
 
 from lzero.algo.batches import Average, MicroBatch, weigh
@@ -28,20 +29,14 @@ def micro(
     advantages: tuple[float, ...] = BY_STEP, weights: tuple[float, ...] = (0.2,) * 5, **columns: Any
 ) -> MicroBatch:
     """Of these tokens; `columns` take the place of those above."""
-    num_tokens = len(advantages)
-    values = {"logprobs": SAMPLER, "old_logprobs": OLD, "reference_logprobs": REFERENCE} | columns
-    return MicroBatch(
-        token_ids=torch.zeros(1, num_tokens + 1, dtype=torch.int64),
-        position_ids=None,
-        predictors=torch.arange(num_tokens),
-        targets=torch.zeros(num_tokens, dtype=torch.int64),
-        steps=torch.tensor(values.pop("steps", STEPS)),
-        episodes=torch.tensor(values.pop("episodes", EPISODES)),
-        temperatures=torch.ones(num_tokens, dtype=torch.float64),
-        advantages=floats(*advantages),
-        weights=floats(*weights),
-        **{name: floats(*column) for name, column in values.items()},
-    )
+    own = {
+        "logprobs": SAMPLER,
+        "old_logprobs": OLD,
+        "reference_logprobs": REFERENCE,
+        "steps": STEPS,
+        "episodes": EPISODES,
+    }
+    return make_micro_batch(len(advantages), advantages=advantages, weights=weights, **(own | columns))
 
 
 def run(algo: AlgoConfig, batch: MicroBatch, policy: tuple[float, ...] = POLICY) -> tuple[float, list[float]]:

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
+from small_micro_batches import make_micro_batch
 from torch import Tensor
 
 from lzero.algo import losses
-from lzero.algo.batches import MicroBatch
 from lzero.algo.losses import LossInputs, likelihood, make_loss, token_logprobs
 from lzero.config import AlgoConfig
 
@@ -18,21 +18,11 @@ def inputs(
     num_action_tokens: int | None = None,
 ) -> LossInputs:
     num_tokens = len(policy)
-    zeros = torch.zeros(num_tokens, dtype=torch.float64)
-    micro = MicroBatch(
-        token_ids=torch.zeros(1, num_tokens + 1, dtype=torch.int64),
-        predictors=torch.arange(num_tokens),
-        targets=torch.zeros(num_tokens, dtype=torch.int64),
-        position_ids=None,
-        attention_mask=None,
-        steps=torch.arange(num_tokens),
-        episodes=torch.zeros(num_tokens, dtype=torch.int64),
-        temperatures=zeros + 1,
-        logprobs=zeros,
-        old_logprobs=zeros,
-        reference_logprobs=policy.detach() if reference is None else torch.tensor(reference, dtype=torch.float64),
-        advantages=torch.tensor(advantages, dtype=torch.float64),
-        weights=torch.full((num_tokens,), 1.0 / (num_action_tokens or len(advantages) or 1), dtype=torch.float64),
+    micro = make_micro_batch(
+        num_tokens,
+        reference_logprobs=policy.tolist() if reference is None else reference,
+        advantages=advantages,
+        weights=[1.0 / (num_action_tokens or num_tokens or 1)] * num_tokens,
     )
     return LossInputs(policy_logprobs=policy, micro_batch=micro)
 
