@@ -55,7 +55,8 @@ class ModelConfig(Section):
         "new random weights in the nano's shape, and a tokenizer of the world's words.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Type of the weights that are trained and sampled."
+        "float32",
+        description="Type of the weights that are sampled from and differentiated; AdamW changes float32 copies of bfloat16 ones.",
     )
     device: str = Field("auto", description='"auto" (CUDA if there is one), or as torch names it: "cpu", "cuda:1".')
 

@@ -69,6 +69,24 @@ def test_training_goes_on_from_a_checkpoint_bit_by_bit(tmp_path: Path) -> None:
     assert read_manifest(path).progress == Progress(update=3, collector={"next_task": 30})
 
 
+def test_training_in_bfloat16_goes_on_bit_by_bit_too(tmp_path: Path) -> None:
+    def steps(model: Any, optimizer: torch.optim.Optimizer, numbers: range) -> None:
+        for number in numbers:
+            step(model, optimizer, number)
+
+    model = load_model(save(tmp_path / "initial", 0), dtype="bfloat16", device="cpu")
+    optimizer = make_adamw(model, lr=1e-4, weight_decay=0.01)
+    steps(model, optimizer, range(3))
+    snapshot = take_snapshot(model, TOKENIZER, [optimizer], config=Config(), progress=Progress(update=3))
+    path = save_checkpoint(tmp_path, snapshot, keep=1)
+    steps(model, optimizer, range(3, 30))
+    resumed = load_model(path, dtype="bfloat16", device="cpu")
+    other = make_adamw(resumed, lr=1e-4, weight_decay=0.01)
+    restore_optimizers(path, [other])
+    steps(resumed, other, range(3, 30))
+    assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
 def test_a_checkpoint_is_a_model_directory_without_pickles(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     assert load_tokenizer(path).get_vocab() == TOKENIZER.get_vocab()

@@ -240,6 +240,23 @@ def test_an_update_makes_rewarded_actions_likelier() -> None:
     assert sum(after[1]) < sum(before[1])
 
 
+def test_small_steps_move_bfloat16_weights_as_they_do_float32_ones() -> None:
+    weights = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = nano_model().to(torch.bfloat16).to(dtype)
+        optimizer = make_adamw(model, lr=1e-5, weight_decay=0.0)
+        for _ in range(200):
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+            assert all(parameter.grad is None for parameter in model.parameters())
+        assert all(parameter.dtype == dtype for parameter in model.parameters())
+        weights[dtype] = dict(model.named_parameters())
+    for name, weight in weights[torch.float32].items():
+        assert torch.equal(weight.to(torch.bfloat16), weights[torch.bfloat16][name]), name
+
+
 def test_decay_pulls_on_matrices_only() -> None:
     model = nano_model()
     optimizer = make_adamw(model, lr=0.1, weight_decay=0.5)

@@ -1,10 +1,11 @@
 """One optimiser step: all it learns from in, new weights and what was measured out."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 
@@ -17,11 +18,16 @@ from lzero.train.score import policy_logprobs
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+COPY = "float32"
+"""The slot of an optimizer's state with the float32 copy of a weight."""
+
 
 def make_adamw(model: "PreTrainedModel", *, lr: float, weight_decay: float) -> AdamW:
-    """AdamW, with decay on matrices (embeddings included) only: pulling the gains of norms towards zero helps nobody."""
+    """AdamW, with decay on matrices (embeddings included) only: pulling the gains of norms towards zero helps nobody. Weights that are
+    not float32 are trained by a copy that is."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return AdamW(
+    kind = AdamW if all(parameter.dtype == torch.float32 for parameter in parameters) else Float32AdamW
+    return kind(
         [
             {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
             {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
@@ -29,6 +35,45 @@ def make_adamw(model: "PreTrainedModel", *, lr: float, weight_decay: float) -> A
         lr=lr,
         fused=True,
     )
+
+
+class Float32AdamW(AdamW):
+    """AdamW on float32 copies of weights of another type, to which each step is copied back.
+
+    bfloat16 has 8 bits: a step of 1e-6 would be rounded away in all but the smallest weights, and a second moment, which loses a
+    thousandth of itself a step, would never fade. The copies are a slot of the state, as the moments are.
+    """
+
+    def __init__(self, params: Iterable[dict[str, Any]], **settings: Any) -> None:
+        self._trained: dict[Tensor, Tensor] = {}
+        groups = []
+        for group in params:
+            copies = [parameter.detach().to(torch.float32, copy=True) for parameter in group["params"]]
+            self._trained |= dict(zip(copies, group["params"], strict=True))
+            groups.append({**group, "params": copies})
+        super().__init__(groups, **settings)
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for copy, weight in self._trained.items():
+            copy.grad = None if weight.grad is None else weight.grad.to(torch.float32)
+        super().step(closure)
+        with torch.no_grad():
+            for copy, weight in self._trained.items():
+                weight.copy_(copy)
+                if copy in self.state:
+                    self.state[copy][COPY] = copy
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for weight in self._trained.values():
+            weight.grad = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        with torch.no_grad():
+            for copy, slots in self.state.items():
+                copy.copy_(slots.get(COPY, copy))
+                slots[COPY] = copy
 
 
 def recompute_activations(model: "PreTrainedModel") -> None:
