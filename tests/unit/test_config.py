@@ -90,3 +90,12 @@ def test_a_configuration_loads_without_torch() -> None:
 def test_a_key_of_the_agent_that_would_not_act_is_refused(override: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         load_config(None, [override])
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize(
+    "key", ["train.lr", "algo.kl_coef", "algo.clip_high", "rollout.temperature", "rollout.stragglers"]
+)
+def test_a_number_that_is_not_finite_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} = {value}: Input should be"):
+        load_config(None, [f"{key}={value}"])
