@@ -345,7 +345,7 @@ def test_a_model_that_looks_back_a_little_way_only_makes_no_trees() -> None:
     tokens = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
     windowed = MistralForCausalLM(MistralConfig(**tokens, **heads, sliding_window=8))
-    with pytest.raises(ModelError, match="looks back 8 tokens"):
+    with pytest.raises(ModelError, match="look back a part of the way only"):
         choose_packing(windowed, "tree")
     assert choose_packing(windowed, "auto") == "padded"
     assert choose_packing(MistralForCausalLM(MistralConfig(**tokens, **heads, sliding_window=None)), "auto") == "tree"

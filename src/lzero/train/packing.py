@@ -34,9 +34,9 @@ def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
     """Score two sequences that begin alike in a row each, and as `packing` has them. Raises ModelError where that is not the same."""
     if packing == "padded":
         return
-    if packing == "tree" and (window := sliding_window(model)):
+    if packing == "tree" and not looks_at_everything(model):
         raise ModelError(
-            f"{type(model).__name__} looks back {window} tokens at most, which a tree of sequences does not keep to: set "
+            f"{type(model).__name__} has layers that look back a part of the way only, which a tree of sequences does not keep to: set "
             'train.packing = "padded"'
         )
     ids = probe_ids(model.config.vocab_size)
@@ -61,9 +61,8 @@ def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
         )
 
 
-def sliding_window(model: "PreTrainedModel") -> int | None:
-    """How far back some layer of the model looks at most; None where all look at everything."""
+def looks_at_everything(model: "PreTrainedModel") -> bool:
+    """Whether each token attends to all before it, in every layer: what a window leaves out is farther back than the probe is long."""
     config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-    return None if kinds is not None and "sliding_attention" not in kinds else window
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return kinds == {"full_attention"} if kinds else not getattr(config, "sliding_window", None)
