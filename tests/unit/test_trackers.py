@@ -1,5 +1,7 @@
 """Trackers by name: what TensorBoard reads, what W&B keeps offline, and what is refused before a run begins."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,30 @@ def test_tensorboard_still_shows_the_evaluation_that_a_resumed_run_begins_with(t
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("eval/score")] == [(0, 0.25), (2, 0.5)]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from lzero.config import make_config
+from lzero.errors import StoreError
+from lzero.train.trackers import open_trackers
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with open_trackers(make_config({"run": {"trackers": ["tensorboard"]}}), Path(sys.argv[1])) as track:
+        for update in range(1000):
+            track("train", update, {"train/loss": 1.0})
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_has_no_room_for_tensorboard_is_one_clear_error(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", FULL_DISK, str(tmp_path))
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    assert done.stdout.startswith(f"cannot write {tmp_path}/tensorboard: File too large")
 
 
 def test_wandb_stays_on_the_machine_and_a_resumed_run_keeps_its_id(

@@ -18,7 +18,7 @@ import tomli_w
 from lzero.config import Config
 from lzero.errors import ConfigError, TrainError
 from lzero.store import Phase
-from lzero.store.writing import write_whole
+from lzero.store.writing import told, write_whole
 from lzero.tools.keys import find_key, need_key
 from lzero.types import Json
 
@@ -46,7 +46,7 @@ def open_trackers(
 
     `history` are the lines of metrics.jsonl. Its evaluations of this very policy are not made again, so they are tracked again:
     TensorBoard forgets all that has the number of an update that is done again.
-    Raises TrainError when a service cannot be reached.
+    Raises TrainError when a service cannot be reached, StoreError for a full disk.
     """
     openers = {"tensorboard": _tensorboard, "wandb": _wandb}
     with ExitStack() as stack:
@@ -70,19 +70,23 @@ def open_trackers(
 def _tensorboard(config: Config, directory: Path, update: int) -> Iterator[Track]:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(directory / "tensorboard"), purge_step=update)
+    place = directory / "tensorboard"
+    with told(place):
+        writer = SummaryWriter(str(place), purge_step=update)
 
     def track(phase: Phase, number: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, number)
-        writer.flush()
+        with told(place):
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, number)
+            writer.flush()
 
     try:
         if not update:
             writer.add_text("config", f"```toml\n{tomli_w.dumps(config.model_dump(mode='json'))}\n```")
         yield track
     finally:
-        writer.close()
+        with told(place):
+            writer.close()
 
 
 def _lasting_id(file: Path) -> str:
