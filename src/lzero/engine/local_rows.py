@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 
 from lzero.engine.local_arrays import Floats, Ints
-from lzero.engine.local_sampling import uniforms
+from lzero.engine.local_sampling import Noise
 from lzero.errors import EngineError
 from lzero.types import Completion, Sampling, StopReason
 
@@ -40,6 +40,7 @@ class Rows:
         self.active = np.zeros(num_slots, dtype=np.bool_)
         self.requests: list[Request | None] = [None] * num_slots
         self.affinities: list[str | None] = [None] * num_slots
+        self._noise = Noise()
         self._slot_of: dict[str, int] = {}
         self._clock = 0
 
@@ -62,7 +63,7 @@ class Rows:
         self.limit[slot] = len(ids) + sampling.max_tokens
         self.stop_rule[slot] = stop_rule
         self.temperature[slot], self.top_p[slot] = sampling.temperature, sampling.top_p
-        self.noise[slot, : sampling.max_tokens] = uniforms(sampling.seed, sampling.max_tokens)
+        self.noise[slot, : sampling.max_tokens] = self._noise.uniforms(sampling.seed, sampling.max_tokens)
         self.requests[slot], self.active[slot] = request, True
         return slot
 

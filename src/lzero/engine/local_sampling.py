@@ -6,11 +6,20 @@ import torch
 from lzero.engine.local_arrays import Floats
 
 
-def uniforms(seed: int, count: int) -> Floats:
-    """The noise of a request: element i, in [0, 1), decides token i. Counter-based (Philox keyed by the seed); 32 bits each,
-    so that a share of a float64 total stays below the total."""
-    bits = np.random.Generator(np.random.Philox(key=seed % 2**64)).integers(0, 2**32, size=count, dtype=np.uint32)
-    return bits.astype(np.float64) / 2**32
+class Noise:
+    """What decides the tokens of a request. Counter-based: Philox keyed by the request's seed. One generator serves all seeds, as making
+    one takes longer than drawing from it; not thread-safe."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(key=0)
+        self._start = self._philox.state
+
+    def uniforms(self, seed: int, count: int) -> Floats:
+        """Element i, in [0, 1), decides token i; 32 bits each, so that a share of a float64 total stays below the total."""
+        self._start["state"]["key"][0] = seed % 2**64
+        self._philox.state = self._start
+        bits = np.random.Generator(self._philox).integers(0, 2**32, size=count, dtype=np.uint32)
+        return bits.astype(np.float64) / 2**32
 
 
 def draw(logits: torch.Tensor, temperature: Floats, top_p: Floats, noise: Floats) -> tuple[torch.Tensor, torch.Tensor]:
