@@ -103,12 +103,14 @@ def draw(found: Mapping[str, Sequence[Metrics]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("estimators", "ablation"))
-    parser.add_argument("--only", nargs="+", default=ESTIMATORS, metavar="ESTIMATOR")
+    parser.add_argument("--only", nargs="+", metavar="ESTIMATOR", help="some of the estimators")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--into", type=Path, default=Path("runs/learning"))
     parser.add_argument("--json", action="store_true", help="print the curves of held-out scores")
     arguments = parser.parse_args()
-    series = estimators(arguments.only) if arguments.what == "estimators" else ablation()
+    if arguments.only and arguments.what != "estimators":
+        parser.error("--only names estimators")
+    series = estimators(arguments.only or ESTIMATORS) if arguments.what == "estimators" else ablation()
     into = arguments.into / arguments.what
     found = {each.name: [metrics_of(each, seed, into) for seed in arguments.seeds] for each in series}
     if arguments.json:

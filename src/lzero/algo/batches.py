@@ -1,8 +1,8 @@
 """Samples in, tensors out: sequences share a micro-batch, and only action tokens are computed on.
 
-Which of them share a row, and how, is `lzero.algo.layout`'s. What an action token weighs in the loss is settled here, over the *whole*
-update (`weigh`). So every term of a loss is a sum over tokens, micro-batches add up to the batch, and how sequences are spread over them
-changes the cost of an update, never its gradient.
+Which of them share a row, and how, is `lzero.algo.layout`'s. What an action token weighs in the loss is settled here (`weigh`), over *all*
+that an optimiser step learns from. So every term of a loss is a sum over tokens, micro-batches add up to the minibatch, and how sequences
+are spread over them changes the cost of the step, never its gradient.
 """
 
 from collections.abc import Iterable, Sequence
@@ -74,7 +74,7 @@ class MicroBatch:
     reference_logprobs: Tensor
     advantages: Tensor
     weights: Tensor
-    """What the token's share of the loss is multiplied with; over the whole update they add up to 1 (but for "constant")."""
+    """What the token's share of the loss is multiplied with; over the optimiser step they add up to 1 (but for "constant")."""
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same, with all tensors there."""
@@ -109,7 +109,7 @@ def unscored(sample: Sample, *, advantage: float = 0.0) -> Scored:
 
 
 def weigh(samples: Sequence[Sample], *, average: Average, constant: float = 1.0) -> list[tuple[float, ...]]:
-    """What every token weighs, 0 where the policy did not act, over the whole update: a mean over its action tokens ("token", L0's), over
+    """What every token weighs, 0 where the policy did not act, over the whole minibatch: a mean over its action tokens ("token", L0's), over
     its steps ("step"), its episodes ("episode", GRPO's; of each step or episode the mean over its tokens), or a sum over
     tokens divided by the episodes times `constant` ("constant", Dr. GRPO's). Never over rows: an episode whose context was
     trimmed has several, and counts once.
