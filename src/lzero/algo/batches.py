@@ -109,7 +109,7 @@ def unscored(sample: Sample, *, advantage: float = 0.0) -> Scored:
 
 
 def weigh(samples: Sequence[Sample], *, average: Average, constant: float = 1.0) -> list[tuple[float, ...]]:
-    """What every token weighs, 0 where the policy did not act, over the whole minibatch: a mean over its action tokens ("token", L0's), over
+    """What every token weighs, 0 where the policy did not act, over the minibatch: a mean over its action tokens ("token", L0's), over
     its steps ("step"), its episodes ("episode", GRPO's; of each step or episode the mean over its tokens), or a sum over
     tokens divided by the episodes times `constant` ("constant", Dr. GRPO's). Never over rows: an episode whose context was
     trimmed has several, and counts once.
