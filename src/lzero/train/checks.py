@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lzero.config import Config, Section, SftConfig
+from lzero.data.sources import is_world
 from lzero.errors import ConfigError
 
 GROUPED = ("reinforce++_baseline", "grpo", "dr_grpo", "rloo", "gigpo")
@@ -77,6 +78,16 @@ def _inert_parts(config: Config) -> Iterator[str]:
             f"rollout.stragglers = {rollout.stragglers:g}: which episodes are trained on depends on how fast they were; the same seed "
             "does not give the same run, and long episodes are trained on less often than they are sampled"
         )
+    if (
+        rollout.filter == "l0"
+        and rollout.max_refills == 0
+        and rollout.episodes_per_task > 1
+        and rollout.drop_uniform > 0
+    ):
+        yield (
+            'rollout.filter = "l0" takes back what refills do not make up for: with rollout.max_refills = 0 that is all of it, as with '
+            'rollout.filter = "none"'
+        )
     if algo.loss == "ppo" and train.epochs * train.minibatches == 1:
         yield (
             'algo.loss = "ppo" makes one optimiser step a batch (train.epochs = train.minibatches = 1): every ratio is 1, and algo.ratio, '
@@ -109,6 +120,8 @@ def _inert_keys(config: Config) -> Iterator[str]:
         yield from _inert(config, "rollout.drop_uniform", why=f'with rollout.filter = "{rollout.filter}"')
     elif rollout.episodes_per_task == 1:
         yield from _inert(config, "rollout.drop_uniform", why="with rollout.episodes_per_task = 1")
+    if not (is_world(config.tasks.train) or is_world(config.tasks.eval)):
+        yield from _inert(config, "tasks.hops", why="with tasks of files")
     if algo.kl_coef == 0:
         yield from _inert(config, "algo.kl", "algo.kl_in", why="with algo.kl_coef = 0")
     if reward.qa == 0:
