@@ -48,6 +48,12 @@ def test_a_tree_grows_no_larger_than_a_micro_batch_nor_than_saves_work() -> None
     assert planned(one_token, max_tokens=10_000, packing="tree") == [[(0,), (1,), (2,)]]
 
 
+def test_trees_stand_beside_each_other_where_there_would_be_padding() -> None:
+    lengths = [sample(*(number,) * length) for number, length in enumerate((10, 6, 5, 4, 3))]
+    assert planned(lengths, max_tokens=1000, packing="tree") == [[(0,), (1, 3), (2, 4)]]
+    assert planned(lengths, max_tokens=1000, packing="padded") == [[(0,), (1,), (2,), (3,), (4,)]]
+
+
 def test_what_must_stay_together_shares_a_micro_batch_and_a_tree_of_its_own() -> None:
     trimmed = [sample(*SYSTEM, 1, episode="a"), sample(*SYSTEM, 2, episode="b"), sample(*SYSTEM, 3, episode="a")]
     assert planned(trimmed, max_tokens=50, packing="tree", whole=True) == [[(0, 2)], [(1,)]]

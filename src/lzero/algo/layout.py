@@ -53,8 +53,9 @@ def plan(samples: Sequence[Sample], layout: Layout) -> list[list[Row]]:
     units.sort(key=lambda unit: -max(row.length for row in unit))
     micro_batches: list[list[Row]] = []
     for unit in units:
-        if micro_batches and num_computed(micro_batches[-1] + unit, layout) <= layout.max_tokens:
-            micro_batches[-1] += unit
+        together = _beside(micro_batches[-1], unit, samples, layout) if micro_batches else []
+        if together and num_computed(together, layout) <= layout.max_tokens:
+            micro_batches[-1] = together
         else:
             micro_batches.append(list(unit))
     if layout.packing == "packed":
@@ -97,18 +98,36 @@ def _rows(samples: Sequence[Sample], indices: Iterable[int], layout: Layout) -> 
     rows: list[Row] = []
     for row in sorted(alone, key=lambda row: samples[row.members[0]].token_ids):
         if rows:
-            before, own = samples[rows[-1].members[-1]], samples[row.members[0]]
-            length = rows[-1].length + row.length - common_prefix(before.token_ids, own.token_ids)
-            if length <= layout.max_tokens and _work(length) < _work(rows[-1].length) + _work(row.length):
-                rows[-1] = Row(members=rows[-1].members + row.members, length=length)
+            joined = _joined(rows[-1], row, samples)
+            if joined.length <= layout.max_tokens and _work(joined) < _work(rows[-1]) + _work(row):
+                rows[-1] = joined
                 continue
         rows.append(row)
     return rows
 
 
-def _work(length: int) -> int:
-    """Of a row: each of its tokens through the matrices, and against all of them."""
-    return length * (ATTENTION_REACH + length)
+def _beside(rows: Sequence[Row], unit: Sequence[Row], samples: Sequence[Sample], layout: Layout) -> list[Row]:
+    """The rows of both; in trees, one that fits into what would be padding of another stands there."""
+    together, width = list(rows), max(row.length for row in rows)
+    for row in unit:
+        for place, other in enumerate(together if layout.packing == "tree" else ()):
+            joined = _joined(other, row, samples)
+            if joined.length <= width:
+                together[place] = joined
+                break
+        else:
+            together.append(row)
+    return together
+
+
+def _joined(row: Row, other: Row, samples: Sequence[Sample]) -> Row:
+    shared = common_prefix(samples[row.members[-1]].token_ids, samples[other.members[0]].token_ids)
+    return Row(members=row.members + other.members, length=row.length + other.length - shared)
+
+
+def _work(row: Row) -> int:
+    """Each of its tokens through the matrices, and against all of them."""
+    return row.length * (ATTENTION_REACH + row.length)
 
 
 def _end_to_end(rows: Sequence[Row]) -> Row:
