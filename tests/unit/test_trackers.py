@@ -95,6 +95,32 @@ def test_wandb_stays_on_the_machine_and_a_resumed_run_keeps_its_id(
     assert b"x" * 40 not in written
 
 
+def test_a_run_goes_on_when_the_service_of_wandb_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    command = (sys.executable, "-c", DEAD_SERVICE, str(tmp_path))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "went on\n"
+    assert done.stderr.count("Weights & Biases is gone (") == 1
+
+
+DEAD_SERVICE = """
+import sys
+from pathlib import Path
+import psutil
+from lzero.config import make_config
+from lzero.train.trackers import open_trackers
+
+with open_trackers(make_config({"run": {"trackers": ["wandb"]}}), Path(sys.argv[1])) as track:
+    (service,) = (child for child in psutil.Process().children() if "wandb" in child.name())
+    service.kill()
+    service.wait(timeout=30)
+    for update in range(1000):
+        track("train", update, {"train/loss": 1.0})
+print("went on")
+"""
+
+
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'"tensorboard" is not installed: pip install "lzero\[tracking\]"'):

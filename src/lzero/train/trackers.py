@@ -7,6 +7,7 @@ Metrics of training keep their names, those of evaluations stand below `eval/` a
 """
 
 import importlib.util
+import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from lzero.store.writing import told, write_whole
 from lzero.tools.keys import find_key, need_key
 from lzero.types import Json
 
+logger = logging.getLogger(__name__)
 KEY = "WANDB_API_KEY"
 PROJECT = "lzero"
 
@@ -128,9 +130,22 @@ def _wandb(config: Config, directory: Path, update: int) -> Iterator[Track]:
         raise TrainError(
             f'run.wandb = "{config.run.wandb}": Weights & Biases cannot be reached or refuses the key: {error}'
         ) from None
+    lost: list[Exception] = []
+
+    def unless_lost(say: Callable[[], object]) -> None:
+        """Its service is a process that may end before us; metrics.jsonl has all that it would have been told."""
+        try:
+            if not lost:
+                say()
+        except Exception as error:  # of many kinds, few of which are wandb's own
+            lost.append(error)
+            logger.warning(
+                "Weights & Biases is gone (%r): it is told nothing more, metrics.jsonl has everything", error
+            )
+
     try:
         run.define_metric("update")
         run.define_metric("*", step_metric="update")
-        yield lambda phase, number, metrics: run.log({"update": number, **metrics})
+        yield lambda phase, number, metrics: unless_lost(lambda: run.log({"update": number, **metrics}))
     finally:
-        run.finish()
+        unless_lost(run.finish)
