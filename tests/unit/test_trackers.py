@@ -97,6 +97,7 @@ def test_wandb_stays_on_the_machine_and_a_resumed_run_keeps_its_id(
 
 def test_a_run_goes_on_when_the_service_of_wandb_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # that of this very process
     command = (sys.executable, "-c", DEAD_SERVICE, str(tmp_path))
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
