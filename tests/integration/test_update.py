@@ -246,8 +246,7 @@ def test_small_steps_move_bfloat16_weights_as_they_do_float32_ones() -> None:
         model = nano_model().to(torch.bfloat16).to(dtype)
         optimizer = make_adamw(model, lr=1e-5, weight_decay=0.0)
         for _ in range(200):
-            for parameter in model.parameters():
-                parameter.grad = torch.ones_like(parameter)
+            torch.autograd.backward([parameter.sum() for parameter in model.parameters()])
             optimizer.step()
             optimizer.zero_grad()
             assert all(parameter.grad is None for parameter in model.parameters())
@@ -255,6 +254,23 @@ def test_small_steps_move_bfloat16_weights_as_they_do_float32_ones() -> None:
         weights[dtype] = dict(model.named_parameters())
     for name, weight in weights[torch.float32].items():
         assert torch.equal(weight.to(torch.bfloat16), weights[torch.bfloat16][name]), name
+
+
+def test_bfloat16_gradients_add_up_in_float32() -> None:
+    model = nano_model().to(torch.bfloat16)
+    weight = model.get_input_embeddings().weight
+    optimizer = make_adamw(model, lr=1e-5, weight_decay=0.0)
+    torch.autograd.backward(weight.sum())
+    for _ in range(64):  # each too small to move a bfloat16 1
+        torch.autograd.backward(weight.sum() / 512)
+    assert weight.grad is None
+    [gradient] = [
+        parameter.grad
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.shape == weight.shape
+    ]
+    assert torch.equal(gradient, torch.full_like(gradient, 1.125))
 
 
 def test_decay_pulls_on_matrices_only() -> None:

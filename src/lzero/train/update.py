@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,8 +41,9 @@ def make_adamw(model: "PreTrainedModel", *, lr: float, weight_decay: float) -> A
 class Float32AdamW(AdamW):
     """AdamW on float32 copies of weights of another type, to which each step is copied back.
 
-    bfloat16 has 8 bits: a step of 1e-6 would be rounded away in all but the smallest weights, and a second moment, which loses a
-    thousandth of itself a step, would never fade. The copies are a slot of the state, as the moments are.
+    bfloat16 has 8 bits: a step of 1e-6 would be rounded away in all but the smallest weights, a second moment, which loses a thousandth
+    of itself a step, would never fade, and what the last of many micro-batches adds to a gradient would be lost. The copies are a slot of
+    the state, as the moments are, and gradients add up in them.
     """
 
     def __init__(self, params: Iterable[dict[str, Any]], **settings: Any) -> None:
@@ -49,13 +51,13 @@ class Float32AdamW(AdamW):
         groups = []
         for group in params:
             copies = [parameter.detach().to(torch.float32, copy=True) for parameter in group["params"]]
-            self._trained |= dict(zip(copies, group["params"], strict=True))
+            for copy, weight in zip(copies, group["params"], strict=True):
+                weight.register_post_accumulate_grad_hook(partial(_hand_over, copy))
+                self._trained[copy] = weight
             groups.append({**group, "params": copies})
         super().__init__(groups, **settings)
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for copy, weight in self._trained.items():
-            copy.grad = None if weight.grad is None else weight.grad.to(torch.float32)
         super().step(closure)
         with torch.no_grad():
             for copy, weight in self._trained.items():
@@ -63,17 +65,20 @@ class Float32AdamW(AdamW):
                 if copy in self.state:
                     self.state[copy][COPY] = copy
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        super().zero_grad(set_to_none)
-        for weight in self._trained.values():
-            weight.grad = None
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         with torch.no_grad():
             for copy, slots in self.state.items():
                 copy.copy_(slots.get(COPY, copy))
                 slots[COPY] = copy
+
+
+def _hand_over(copy: Tensor, weight: Tensor) -> None:
+    """Add the gradient that a backward pass left at a weight to its copy's."""
+    assert weight.grad is not None
+    gradient = weight.grad.to(torch.float32)
+    copy.grad = gradient if copy.grad is None else copy.grad + gradient
+    weight.grad = None
 
 
 def recompute_activations(model: "PreTrainedModel") -> None:
@@ -121,9 +126,11 @@ def update_policy(
         name: total if name.endswith("_max") else total / shares.get(name, all_weights)
         for name, total in totals.items()
     }
-    norm = clip_grad_norm_(model.parameters(), grad_clip).item()
+    trained = [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
+    norm = clip_grad_norm_(trained, grad_clip).item()
     if not (math.isfinite(totals["train/loss"]) and math.isfinite(norm)):
-        model.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         raise NotFinite(f"the optimiser step was not made: loss {totals['train/loss']}, gradient norm {norm}")
     for optimizer in optimizers:
         optimizer.step()
