@@ -170,9 +170,9 @@ def _show(console: "Console", report: "Report") -> None:
 
     assert report.before is not None
     assert report.after is not None
-    before, after = most_telling(report.before, report.after)
-    console.print(episode_panel(before, title="one held-out task, before training"))
-    console.print(episode_panel(after, title="the same task, after training"))
+    if pair := most_telling(report.before, report.after):
+        console.print(episode_panel(pair[0], title="one held-out task, before training"))
+        console.print(episode_panel(pair[1], title="the same task, after training"))
     console.print(score_table(report.before, report.after))
     curve = draw_curve(report.run.path)
     failures = ", ".join(f"{kind} {count}" for kind, count in sorted(report.failures.items()) if count) or "none"
@@ -186,11 +186,12 @@ def _show(console: "Console", report: "Report") -> None:
     )
 
 
-def most_telling(before: "Sequence[Record]", after: "Sequence[Record]") -> "tuple[Record, Record]":
-    """The same task twice: of the most hops among those that were wrong and are now right, else the first."""
+def most_telling(before: "Sequence[Record]", after: "Sequence[Record]") -> "tuple[Record, Record] | None":
+    """The same task twice: of the most hops among those that were wrong and are now right, else the first; None if none was scored both
+    times."""
     pairs = [(old, new) for old, new in zip(before, after, strict=True) if old.scores and new.scores]
     learned = [pair for pair in pairs if pair[0].scores[0] < pair[1].scores[0]]
-    return max(learned or pairs[:1], key=lambda pair: pair[0].task.hops or 0)
+    return max(learned or pairs[:1], key=lambda pair: pair[0].task.hops or 0, default=None)
 
 
 def score_table(before: "Sequence[Record]", after: "Sequence[Record]") -> "Table":
