@@ -3,7 +3,9 @@ from small_episodes import make_completion, make_episode, make_step
 
 from lzero.cli.train import most_telling
 from lzero.store import Record
-from lzero.types import Reward, Task
+from lzero.types import Failure, Reward, Task
+
+GONE = Failure(kind="repl", what="gone", where="step 0")
 
 
 def record(task: str, score: float | None, *, hops: int = 1) -> Record:
@@ -11,7 +13,7 @@ def record(task: str, score: float | None, *, hops: int = 1) -> Record:
     episode = make_episode(make_step(make_completion([3])), name=f"{task}/0")
     return Record(
         task=Task(id=task, question="?", answers=("yes",), hops=hops),
-        episodes=(episode if score is not None else structs.replace(episode, status="failed"),),
+        episodes=(episode if score is not None else structs.replace(episode, status="failed", failure=GONE),),
         rewards=(None if score is None else Reward(score=score, per_step=(score,), parts={}),),
     )
 
