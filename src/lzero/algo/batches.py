@@ -211,11 +211,17 @@ def _integers(values: Iterable[int]) -> Tensor:
 
 
 def _visible(rows: Sequence[Sequence[Sequence[int]]], width: int) -> Tensor:
-    """[R, 1, L, L] bool: each token sees those before it on its path. Padding sees itself: a softmax over nothing is not a number."""
+    """[R, 1, L, L] bool: each token sees those before it on its path. Padding sees itself: a softmax over nothing is not a number.
+
+    Of a path only what is new is written: many that share a long beginning would each write all of it again.
+    """
     visible = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
     for row, in_row in zip(visible, rows, strict=True):
+        length = 0
         for path in map(torch.tensor, in_row):
-            row[path[:, None], path] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
+            added = int((path >= length).sum())
+            row[length : length + added, path] = torch.ones(added, len(path), dtype=torch.bool).tril(len(path) - added)
+            length += added
     return visible.unsqueeze(1)
 
 

@@ -110,14 +110,23 @@ def _beside(rows: Sequence[Row], unit: Sequence[Row], samples: Sequence[Sample],
     """The rows of both; in trees, one that fits into what would be padding of another stands there."""
     together, width = list(rows), max(row.length for row in rows)
     for row in unit:
-        for place, other in enumerate(together if layout.packing == "tree" else ()):
-            joined = _joined(other, row, samples)
-            if joined.length <= width:
-                together[place] = joined
-                break
-        else:
+        room = (
+            place
+            for place, other in enumerate(together if layout.packing == "tree" else ())
+            if _share(other, row, samples, other.length + row.length - width)
+        )
+        place = next(room, None)
+        if place is None:
             together.append(row)
+        else:
+            together[place] = _joined(together[place], row, samples)
     return together
+
+
+def _share(row: Row, other: Row, samples: Sequence[Sample], tokens: int) -> bool:
+    """Whether the one would share as many tokens with what follows it in a row."""
+    last, first = samples[row.members[-1]].token_ids, samples[other.members[0]].token_ids
+    return tokens <= 0 or (tokens <= len(last) and last[:tokens] == first[:tokens])
 
 
 def _joined(row: Row, other: Row, samples: Sequence[Sample]) -> Row:
