@@ -273,6 +273,16 @@ def test_bfloat16_gradients_add_up_in_float32() -> None:
     assert torch.equal(gradient, torch.full_like(gradient, 1.125))
 
 
+def test_bfloat16_weights_may_be_given_to_another_optimizer() -> None:
+    model = nano_model().to(torch.bfloat16)
+    before = make_adamw(model, lr=1e-5, weight_decay=0.0)
+    del before
+    optimizer = make_adamw(model, lr=1e-5, weight_decay=0.0)
+    torch.autograd.backward([parameter.sum() for parameter in model.parameters()])
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(copy.grad is not None for group in optimizer.param_groups for copy in group["params"])
+
+
 def test_decay_pulls_on_matrices_only() -> None:
     model = nano_model()
     optimizer = make_adamw(model, lr=0.1, weight_decay=0.5)

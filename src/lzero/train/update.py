@@ -1,6 +1,7 @@
 """One optimiser step: all it learns from in, new weights and what was measured out."""
 
 import math
+import weakref
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,8 @@ class Float32AdamW(AdamW):
         for group in params:
             copies = [parameter.detach().to(torch.float32, copy=True) for parameter in group["params"]]
             for copy, weight in zip(copies, group["params"], strict=True):
-                weight.register_post_accumulate_grad_hook(partial(_hand_over, copy))
+                hook = weight.register_post_accumulate_grad_hook(partial(_hand_over, copy))
+                weakref.finalize(self, hook.remove)  # the weights may outlive this, and have another optimizer
                 self._trained[copy] = weight
             groups.append({**group, "params": copies})
         super().__init__(groups, **settings)
