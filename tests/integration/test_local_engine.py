@@ -240,6 +240,55 @@ async def test_a_long_beginning_that_prompts_share_is_fed_once() -> None:
         assert completion.logprobs == pytest.approx(plain_logprobs(model, ids, completion, 1.0), abs=1e-4)
 
 
+async def test_what_some_prompts_share_beyond_what_all_do_is_fed_once() -> None:
+    model = tiny_model()
+    tasks = [[*prompt(100), *prompt(100, number)] for number in (1, 2)]
+    asked = [task for task in tasks for _ in range(3)]
+    async with running(model, max_tokens=250) as engine:
+        with ids_fed(model) as fed:
+            several = await asyncio.gather(*(ask(engine, ids, name=f"{n}", seed=n) for n, ids in enumerate(asked)))
+    assert sum(count for count in fed if count >= 100) == 300
+    for ids, completion in zip(asked, several, strict=True):
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, ids, completion, 1.0), abs=1e-4)
+
+
+async def test_a_prompt_does_not_wait_for_tokens_that_another_row_has_still_to_draw() -> None:
+    async with running() as engine:
+        drawn = await ask(engine, prompt(64), name="before", temperature=0.0, max_tokens=60)
+    ended: list[str] = []
+
+    async def one(name: str, ids: list[int], max_tokens: int) -> None:
+        await ask(engine, ids, name=name, temperature=0.0, max_tokens=max_tokens)
+        ended.append(name)
+
+    async with running() as engine:
+        await asyncio.gather(
+            one("draws", prompt(64), 60), one("has them in its prompt", [*prompt(64), *drawn.token_ids[:50]], 20)
+        )
+    assert ended == ["has them in its prompt", "draws"]
+
+
+async def test_a_beginning_is_kept_in_a_slot_that_another_affinity_takes() -> None:
+    model = tiny_model()
+    async with running(model, num_slots=1) as engine:
+        await ask(engine, [*prompt(80), *prompt(9, 1)], name="one")
+        with ids_fed(model) as fed:
+            other = await ask(engine, [*prompt(80), *prompt(9, 2)], name="other")
+    assert fed[0] == 9
+    expected = plain_logprobs(model, [*prompt(80), *prompt(9, 2)], other, 1.0)
+    assert other.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+async def test_a_beginning_is_copied_by_a_row_that_remembers_less_of_it() -> None:
+    model = tiny_model()
+    async with running(model) as engine:
+        await ask(engine, prompt(100), name="knows")
+        await ask(engine, prompt(10), name="knows little")
+        with ids_fed(model) as fed:
+            await ask(engine, prompt(110), name="knows little")
+    assert fed[0] == 10
+
+
 async def test_a_row_that_others_wait_for_may_leave() -> None:
     model = tiny_model()
     started, go_on = asyncio.Event(), threading.Event()

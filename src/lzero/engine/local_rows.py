@@ -27,7 +27,8 @@ class Rows:
     """State of `num_slots` slots, one array element or row each.
 
     A slot is active (a request runs in it), idle (its affinity's tokens are kept for the next request) or free. `length`
-    counts the tokens of its sequence, `cached` those whose keys are in the cache; the rest is still to be fed.
+    counts the tokens of its sequence, `cached` those whose keys are in the cache; the rest is still to be fed. `unfed` says that
+    feeding has not begun: until then keys may be copied from another slot.
     """
 
     def __init__(self, num_slots: int, max_tokens: int) -> None:
@@ -37,7 +38,7 @@ class Rows:
         self.length, self.cached, self.prompt, self.limit, self.stop_rule = np.zeros((5, num_slots), dtype=np.int64)
         self.used, self.idle_passes = np.zeros((2, num_slots), dtype=np.int64)
         self.temperature, self.top_p = np.ones((2, num_slots))
-        self.active = np.zeros(num_slots, dtype=np.bool_)
+        self.active, self.unfed = np.zeros((2, num_slots), dtype=np.bool_)
         self.requests: list[Request | None] = [None] * num_slots
         self.affinities: list[str | None] = [None] * num_slots
         self._noise = Noise()
@@ -64,17 +65,20 @@ class Rows:
         self.stop_rule[slot] = stop_rule
         self.temperature[slot], self.top_p[slot] = sampling.temperature, sampling.top_p
         self.noise[slot, : sampling.max_tokens] = self._noise.uniforms(sampling.seed, sampling.max_tokens)
-        self.requests[slot], self.active[slot] = request, True
+        self.requests[slot], self.active[slot], self.unfed[slot] = request, True, True
         return slot
 
     def most_alike(self, slot: int, known: Ints) -> tuple[int, int]:
         """The other slot that begins most like this one, and with how many tokens, of the first `known` of each slot."""
-        ids = self.tokens[slot, : self.length[slot]]
-        same = self.tokens[:, : len(ids)] == ids
-        shared = np.minimum(np.where(same.all(axis=1), len(ids), same.argmin(axis=1)), known)
-        shared[slot] = 0
-        other = int(shared.argmax())
-        return other, int(shared[other])
+        others = np.flatnonzero(known)
+        others = others[others != slot]
+        if len(others) == 0:
+            return slot, 0
+        ids = self.tokens[slot, : min(self.length[slot], known[others].max())]
+        same = self.tokens[others, : len(ids)] == ids
+        shared = np.minimum(np.where(same.all(axis=1), len(ids), same.argmin(axis=1)), known[others])
+        best = int(shared.argmax())
+        return int(others[best]), int(shared[best])
 
     def append(self, slots: Ints, tokens: Ints, logprobs: Floats, *, version: int) -> None:
         """One drawn token for each of `slots`."""
@@ -118,13 +122,14 @@ class Rows:
     def invalidate(self) -> None:
         """The weights changed: nothing in the cache holds any more."""
         self.cached[:] = 0
+        self.unfed[:] = True
 
     def swap(self, one: int, other: int) -> None:
         """Two slots change places (the cache's rows are the caller's to swap)."""
         pair, reverse = [one, other], [other, one]
         tokens = (self.tokens, self.logprobs, self.versions, self.noise)
         counts = (self.length, self.cached, self.prompt, self.limit, self.stop_rule, self.used, self.idle_passes)
-        for array in (*tokens, *counts, self.temperature, self.top_p, self.active):
+        for array in (*tokens, *counts, self.temperature, self.top_p, self.active, self.unfed):
             array[pair] = array[reverse]
         self.requests[one], self.requests[other] = self.requests[other], self.requests[one]
         self.affinities[one], self.affinities[other] = self.affinities[other], self.affinities[one]
@@ -145,7 +150,6 @@ class Rows:
         affinity, self.affinities[slot] = self.affinities[slot], None
         if affinity is not None:
             del self._slot_of[affinity]
-        self.cached[slot] = 0
 
 
 def _common_prefix(known: Ints, ids: Ints) -> int:

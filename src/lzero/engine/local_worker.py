@@ -196,24 +196,27 @@ class Worker:
             self._copy_beginnings()  # so that they decode together with the row they waited for
 
     def _copy_beginnings(self) -> Bools:
-        """Give rows of which nothing is cached what others have cached of the same beginning; returns which rows should wait for one
-        that is about to be fed."""
+        """Give rows that are still unfed what others have cached of the same beginning; returns which rows should wait for one that
+        is about to be fed."""
         rows, pending = self._rows, self._pending()
         waiting = np.zeros_like(rows.active)
-        new = (pending > 1) & (rows.cached == 0) & (not self._fixed)
-        soon = np.where(pending > 0, rows.length, rows.cached)  # cached once what is pending is fed
-        soon[new] = 0
+        if self._fixed:
+            return waiting
+        new = rows.unfed & (pending > 1)
+        soon = np.where((pending > 1) & ~new, rows.length, rows.cached)  # cached once prompts that are being fed are
         for slot in np.flatnonzero(new).tolist():
             most = int(rows.length[slot]) - 1  # the last token is always fed
             other, shared = rows.most_alike(slot, soon)
-            shared = min(shared, most)
-            if shared < min(most, WORTH_SHARING):
-                soon[slot] = rows.length[slot]
-            elif shared <= rows.cached[other]:
+            shared, own = min(shared, most), int(rows.cached[slot])
+            gains = shared - own >= min(most - own, WORTH_SHARING)
+            if gains and shared > rows.cached[other]:
+                waiting[slot] = True
+                continue
+            if gains:
                 self._forward.cache.copy(other, slot, shared)
                 rows.cached[slot] = shared
-            else:
-                waiting[slot] = True
+            if rows.cached[slot] < most:
+                rows.unfed[slot], soon[slot] = False, rows.length[slot]
         return waiting
 
     def _prefill_groups(self, chosen: Bools) -> Iterator[tuple[Ints, int]]:
