@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -42,6 +43,7 @@ from lzero.models import load_model, load_tokenizer, resolve, save_model
 from lzero.repl import LocalPool
 from lzero.rollout.build import train_tasks
 from lzero.seeds import derive_seed
+from lzero.threads import computing_alone
 from lzero.train.trainer import Trainer
 from lzero.train.transfer import transfer
 from lzero.types import Budgets, Episode, Group, Parsed, Prompt, Reward, Sampling, Step, Task
@@ -61,10 +63,10 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=2, help="groups of 4 episodes against a row a step")
     parser.add_argument("--prompts", type=int, default=32, help="groups of 4 episodes against TRL")
     arguments = parser.parse_args()
-    figures = against_rows(arguments.groups, arguments.rounds)
-    figures += share(arguments.rounds)
-    if find_spec("trl"):
-        figures += against_trl(arguments.prompts, arguments.rounds)
+    # TRL first: what this thread has computed with several threads by then would slow our engine's down (lzero.threads).
+    with computing_alone():
+        single_turns = against_trl(arguments.prompts, arguments.rounds) if find_spec("trl") else []
+    figures = against_rows(arguments.groups, arguments.rounds) + share(arguments.rounds) + single_turns
     print(json.dumps([asdict(figure) for figure in figures]) if arguments.json else table(figures))
 
 
@@ -193,7 +195,7 @@ def against_trl(num_prompts: int, rounds: int) -> list[Figure]:
     prompts = single_turn(num_prompts)
     directory = tempfile.TemporaryDirectory()
     model = that_ends_a_reply(Path(directory.name))
-    trl, ours = Trl(model, prompts, updates=rounds + 1), SingleTurn(model, prompts)
+    trl, ours = Trl(model, prompts, updates=rounds + 2), SingleTurn(model, prompts)
     try:
         for turn in range(rounds + 1):
             theirs, own = trl.update(), asyncio.run(ours.update(turn))
@@ -258,7 +260,7 @@ class SingleTurn:
         started = time.perf_counter()
         groups = await asyncio.gather(*(self._group(turn, place) for place in range(len(self._prompts))))
         sampled = time.perf_counter()
-        await asyncio.to_thread(learn, self._trainer, groups)
+        await self._engine.compute(partial(learn, self._trainer, groups))
         await transfer(self._trainer.model, self._engine, version=turn + 1)
         return Seconds(
             sampling_s=sampled - started,

@@ -18,6 +18,7 @@ from lzero.engine.local_probe import rows_are_independent
 from lzero.engine.local_sampling import draw
 from lzero.errors import EngineError
 from lzero.models import Architecture, build_tokenizer, new_model
+from lzero.threads import computing_alone
 from lzero.types import Completion, Sampling
 
 TINY = Architecture(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_size=48, init_std=0.2)
@@ -548,6 +549,36 @@ async def test_logits_that_are_not_finite_are_an_error() -> None:
         model.lm_head.register_forward_hook(add_to_logits({5: float("nan")}))
         with pytest.raises(EngineError, match="not finite"):
             await ask(engine, prompt(10))
+
+
+async def test_what_is_computed_in_the_engines_thread_has_gradients_and_its_own_errors() -> None:
+    weight = torch.ones(3, requires_grad=True)
+
+    def learn() -> str:
+        torch.autograd.backward((weight * 2.0).sum())
+        return threading.current_thread().name
+
+    def fail() -> None:
+        raise KeyError("mine")
+
+    async with running() as engine:
+        assert await engine.compute(learn) == "lzero-engine"
+        assert weight.grad is not None
+        assert weight.grad.tolist() == [2.0, 2.0, 2.0]
+        with pytest.raises(KeyError, match="mine"):
+            await engine.compute(fail)
+        assert len((await ask(engine, prompt(5))).token_ids) == 12
+    with pytest.raises(EngineError, match="closed"):
+        await engine.compute(learn)
+
+
+async def test_the_engine_computes_with_several_threads_where_its_maker_computes_alone() -> None:
+    several = torch.get_num_threads()
+    with computing_alone():
+        assert torch.get_num_threads() == 1
+        async with running() as engine:
+            assert await engine.compute(torch.get_num_threads) == several
+    assert torch.get_num_threads() == several
 
 
 async def test_close_fails_what_is_waiting() -> None:

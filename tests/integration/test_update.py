@@ -1,6 +1,6 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -26,6 +26,7 @@ from lzero.train.transfer import transfer
 from lzero.train.update import make_adamw, recompute_activations, update_policy
 from lzero.types import Episode, Sample, Sampling
 
+Answer = TypeVar("Answer")
 ADVANTAGES = (0.7, -1.3, 0.4)
 SHAPE = replace(TINY, num_layers=2)
 
@@ -307,6 +308,9 @@ class StubbornEngine:
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         sample = make_sample((-1, *[0] * (len(ids) - 1)), token_ids=ids)
         return sample_logprobs(self.model, [sample], Layout(max_tokens=100))[0]
+
+    async def compute(self, function: Callable[[], Answer]) -> Answer:
+        return function()
 
 
 def another_nano_model() -> Any:

@@ -30,13 +30,14 @@ ROWS = {
             "store",
             "models",
             "serving",
+            "threads",
             "plugins",
             "__init__",
         ),
         0,
     ),
 }
-MAY_IMPORT_TORCH = ("models.py", "algo/losses.py", "algo/batches.py", "engine/local", "train/")
+MAY_IMPORT_TORCH = ("models.py", "threads.py", "algo/losses.py", "algo/batches.py", "engine/local", "train/")
 CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4", "PIL": "pillow", "pptx": "python-pptx"}
 """Libraries that are imported by another name than they are installed by."""
 STARTED = {"ipykernel"}

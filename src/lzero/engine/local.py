@@ -14,8 +14,9 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from lzero.engine.local_rows import Request, Rows
 from lzero.engine.local_stops import Ending
 from lzero.engine.local_worker import Worker
 from lzero.errors import EngineError
+from lzero.threads import several
 from lzero.types import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -63,11 +65,14 @@ class LocalEngine:
         if deterministic:
             num_slots = DETERMINISTIC_ROWS
         forward = Forward(model, num_slots=num_slots, max_tokens=max_tokens)
-        if deterministic and not _in_a_thread(rows_are_independent, forward, num_slots):
+        num_threads = several()
+        if deterministic and not _in_a_thread(rows_are_independent, forward, num_slots, num_threads=num_threads):
             num_slots = 1
             forward = Forward(model, num_slots=num_slots, max_tokens=max_tokens)
         ending = Ending(tokenizer, self._vocab_size, _eos_ids(model, tokenizer))
-        self._worker = Worker(forward, ending, Rows(num_slots, max_tokens), fixed=deterministic)
+        self._worker = Worker(
+            forward, ending, Rows(num_slots, max_tokens), fixed=deterministic, num_threads=num_threads
+        )
 
     @property
     def version(self) -> int:
@@ -107,6 +112,17 @@ class LocalEngine:
         self._worker.ask(partial(self._worker.load, state_dict, version), succeed, fail)
         await _in_time(future, f"loading version {version}")
 
+    async def compute(self, function: Callable[[], T]) -> T:
+        """What `function` returns, or raises, called in the engine's thread between two forward passes, with gradients. Nothing is sampled
+        meanwhile, and all threads that the engine computes with are its (`lzero.threads`). It has no deadline but its own."""
+        future, succeed, fail = _answer(Outcome)
+        self._worker.ask(partial(_called, function), succeed, fail)
+        outcome = await future
+        if outcome.error is not None:
+            raise outcome.error
+        answer: T = outcome.answer
+        return answer
+
     async def forget(self, affinity: str) -> None:
         self._worker.forget(affinity)
 
@@ -129,10 +145,28 @@ class LocalEngine:
         return tokens
 
 
-def _in_a_thread(function: Callable[[Forward, int], bool], forward: Forward, num_slots: int) -> bool:
+def _in_a_thread(
+    function: Callable[[Forward, int], bool], forward: Forward, num_slots: int, *, num_threads: int
+) -> bool:
     """Computed as the worker will, in a thread of its own, whose pool of OpenMP threads ends with it."""
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,)) as thread:
         return thread.submit(function, forward, num_slots).result()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Of a call: what it returned or, if there is an error, raised."""
+
+    answer: Any = None
+    error: Exception | None = None
+
+
+def _called(function: Callable[[], object]) -> Outcome:
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            return Outcome(answer=function())
+        except Exception as error:  # the caller's, whatever it is; the thread goes on
+            return Outcome(error=error)
 
 
 def _answer(

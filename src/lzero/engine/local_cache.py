@@ -5,8 +5,6 @@ prefill names its rows, whose keys are gathered once. Position `max_tokens` of e
 rows that sit out write there.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from lzero.engine.local_arrays import Ints
 from lzero.errors import EngineError
+from lzero.threads import computing_alone
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
@@ -83,7 +82,7 @@ class Forward:
         self.scratch = max_tokens
         self.device: torch.device = model.device
         like: torch.Tensor = next(model.parameters())
-        with torch.inference_mode(), _no_thread_pool():
+        with torch.inference_mode(), computing_alone():
             shapes = _cache_shapes(model, max_tokens)
             _check_memory(like, shapes, num_slots, max_tokens)
             self.cache = SlotCache(shapes, like, slots=num_slots, tokens=max_tokens + 1)
@@ -121,21 +120,6 @@ class Forward:
 
     def _tensor(self, values: Ints) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device)
-
-
-@contextmanager
-def _no_thread_pool() -> Iterator[None]:
-    """torch computes in this thread alone while it lasts.
-
-    Every thread that computes with more keeps a pool of OpenMP threads, and once they outnumber the cores libgomp no longer
-    lets any of them wait actively. A pool of the thread that makes the engine would cost the one that samples half its speed.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _cache_shapes(model: Any, max_tokens: int) -> list[tuple[torch.Size, torch.Size]]:

@@ -43,12 +43,12 @@ PATIENCE = 2
 class Worker:
     """Owns the model, its cache and the rows; only its thread touches them. Commands reach it through the inbox."""
 
-    def __init__(self, forward: Forward, ending: Ending, rows: Rows, *, fixed: bool) -> None:
+    def __init__(self, forward: Forward, ending: Ending, rows: Rows, *, fixed: bool, num_threads: int) -> None:
         """`fixed`: results that depend on nothing but the request. A prompt is fed alone and from its first id, and every
-        decode pass has the same shape: all rows, all key positions."""
+        decode pass has the same shape: all rows, all key positions. `num_threads`: that torch computes with here."""
         self.version = 0
         self._forward, self._ending, self._rows = forward, ending, rows
-        self._fixed = fixed
+        self._fixed, self._num_threads = fixed, num_threads
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: deque[Request] = deque()
         self._open: dict[object, Callable[[EngineError], None]] = {}
@@ -129,6 +129,7 @@ class Worker:
     def _run(self) -> None:
         with ExitStack() as last_act, torch.inference_mode():
             last_act.push(self._end)
+            torch.set_num_threads(self._num_threads)
             while not self._closing:
                 self._obey()
                 self._admit()

@@ -137,7 +137,7 @@ async def _learn(
     watch = Stopwatch()
     run.write_records(collected.records, phase="train", update=update)
     watch.lap("record")
-    metrics = await asyncio.to_thread(_optimise, trainer, collected.groups, run, update, watch)
+    metrics = await engine.compute(partial(_optimise, trainer, collected.groups, run, update, watch))
     metrics["train/probe_gap"] = await transfer(trainer.model, engine, version=update + 1)
     watch.lap("transfer")
     return metrics | watch.seconds

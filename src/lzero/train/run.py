@@ -23,6 +23,7 @@ from lzero.rollout.build import POLICY, build, eval_tasks, train_tasks
 from lzero.rollout.collector import Collector
 from lzero.rollout.curriculum import check_curriculum
 from lzero.store import Record, RunDirectory, check_new, read_records
+from lzero.threads import computing_alone
 from lzero.train.checkpoint import Progress
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.collapse import collapse_warnings
@@ -81,7 +82,7 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
     for note in notes:
         watcher.note(note)
     watcher.say("loading the model and starting the sandboxes")
-    with ExitStack() as claim, seeded(config.run):
+    with ExitStack() as claim, seeded(config.run), computing_alone():
         if run is not None:
             claim.enter_context(run.claimed())
         checkpoint = checkpoint_to_resume(run) if run else None

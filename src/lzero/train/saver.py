@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
+
 from lzero.errors import StoreError
 from lzero.train.checkpoint import Snapshot, checkpoint_path, newest_checkpoint, save_checkpoint, scores
 
@@ -29,7 +31,9 @@ class Saver:
         self._directory = directory
         self._keep = keep
         self._keep_best = keep_best
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._thread = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="checkpoint", initializer=torch.set_num_threads, initargs=(1,)
+        )
         self._writing: asyncio.Future[Path] | None = None
         self._best = max(scores(directory).values(), default=float("-inf"))
         self.newest = newest_checkpoint(directory)

@@ -5,8 +5,9 @@ token ids are scored on both sides, and a gap stops the run with both numbers.
 """
 
 import math
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -19,13 +20,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+Answer = TypeVar("Answer")
+
+
 class LoadingEngine(Protocol):
-    """What a transfer needs of an engine."""
+    """What training needs of an engine."""
 
     def load(self, state_dict: Mapping[str, Tensor], version: int) -> Awaitable[None]:
         """Copy these weights between two forward passes; what is sampled from then on carries `version`."""
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]: ...
+
+    async def compute(self, function: Callable[[], Answer]) -> Answer:
+        """What `function` returns or raises, called where this process computes fastest; the event loop runs on meanwhile."""
 
 
 async def transfer(model: "PreTrainedModel", engine: LoadingEngine, *, version: int) -> float:
@@ -36,7 +43,7 @@ async def transfer(model: "PreTrainedModel", engine: LoadingEngine, *, version: 
     """
     await engine.load(model.state_dict(), version)
     ids = probe_ids(model.config.vocab_size)
-    ours, theirs = _score(model, ids), await engine.score(ids)
+    ours, theirs = await engine.compute(partial(_score, model, ids)), await engine.score(ids)
     gaps = [abs(own - other) for own, other in zip(ours, theirs, strict=True)]
     position = max(range(len(gaps)), key=lambda index: math.inf if math.isnan(gaps[index]) else gaps[index])
     if not gaps[position] <= TOLERANCE[model.dtype]:
