@@ -111,6 +111,20 @@ def test_code_tags_inside_a_closed_thought_are_thought() -> None:
     assert not parsed.well_formed
 
 
+def test_think_tags_inside_a_code_block_are_code() -> None:
+    parsed = parse('<code>\nprint("<think>a</think>b")\n</code>')
+    assert (parsed.think, parsed.code) == ("", 'print("<think>a</think>b")')
+    parsed = parse("<code>print(1)</code> <think>Done.</think> <code>print(2)</code>")
+    assert (parsed.think, parsed.code) == ("Done.", "print(1)")
+
+
+@pytest.mark.parametrize(
+    "text", ["<code>0<think></think>0", "```python\n0<think></think>0\n```", "<co<think></think>de>0</code>"]
+)
+def test_what_a_thought_stands_between_is_not_put_together(text: str) -> None:
+    assert parse(text).code in (None, "0<think></think>0")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -9,11 +9,13 @@ agent learns more from a cell's output than from a refusal:
     a ```python fence inside the code block    it is taken off (the format allows it)
     a ```python fence and no code block        what is in it runs
     a code tag inside a closed thought         it is part of the thought
+    a thought inside a code block              it is part of the code
     a code block that is not closed            it runs, unless the reply was cut off: half a cell does not run
     no code at all, or an empty block          nothing runs, and `problem` says why
 """
 
 import re
+from collections.abc import Sequence
 
 from lzero.types import Parsed
 
@@ -35,8 +37,8 @@ def parse(text: str, *, reasoning: str = "", cut_off: bool = False) -> Parsed:
     """
     if "<code>" in reasoning and not text.strip():  # an endpoint that took the whole reply for a thought
         text, reasoning = reasoning, ""
-    think, rest = _split_think(text)
-    blocks = _blocks(rest)
+    think, others = _split_think(text)
+    blocks = _blocks(others)
     code = _unfence(blocks[0][0]) if blocks else ""
     problem = ""
     if not blocks:
@@ -56,26 +58,28 @@ def parse(text: str, *, reasoning: str = "", cut_off: bool = False) -> Parsed:
     )
 
 
-def _blocks(text: str) -> list[tuple[str, bool]]:
+def _blocks(texts: Sequence[str]) -> list[tuple[str, bool]]:
     """The code blocks and whether each is closed; where there is none, Python that stands in fences."""
     blocks = []
-    _, opened, after = text.partition("<code>")
-    while opened:
-        block, closed, rest = after.partition("</code>")
-        blocks.append((block, bool(closed)))
-        _, opened, after = rest.partition("<code>")
-    return blocks or [(match[1], True) for match in _FENCES.finditer(text)]
+    for text in texts:
+        _, opened, after = text.partition("<code>")
+        while opened:
+            block, closed, rest = after.partition("</code>")
+            blocks.append((block, bool(closed)))
+            _, opened, after = rest.partition("<code>")
+    return blocks or [(match[1], True) for text in texts for match in _FENCES.finditer(text)]
 
 
-def _split_think(text: str) -> tuple[str, str]:
-    """The thought, and the text in which code is looked for. A thought that is not closed ends where code begins."""
+def _split_think(text: str) -> tuple[str, list[str]]:
+    """The thought, and the texts beside it, in which code is looked for. A thought that is not closed ends where code begins."""
     before, opened, after = text.partition("<think>")
-    if not opened:
-        return "", text
+    in_code = before.rfind("<code>") > before.rfind("</code>")
+    if not opened or in_code:
+        return "", [text]
     think, closed, rest = after.partition("</think>")
     if not closed:
-        return after.partition("<code>")[0], text
-    return think, before + rest
+        return after.partition("<code>")[0], [text]
+    return think, [before, rest]
 
 
 def _is_well_formed(text: str) -> bool:
