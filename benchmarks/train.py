@@ -4,7 +4,8 @@ The nano model, on this machine's CPU, through the update of `lzero.train.loop`:
 
     rows       8-step append-only episodes of the agent, merged, against the same with a row a step, as L0 trains
     packing    the same episodes, and episodes of one step, in trees and packed, against padded
-    share      a real run of the built-in world: the time in which no token is sampled, no cell runs, and no model passes
+    share      a real run of the built-in world: the time in which no token is sampled, no cell runs, and no model passes, and
+               how long an update waits for the checkpoint of the one before
     TRL        its GRPOTrainer on the same model, prompts and reward: single-turn episodes (if it is installed)
 
 Contenders take turns, and ratios are medians over the turns: all meet the same machine. On one that others use, too, set
@@ -49,7 +50,7 @@ from lzero.train.transfer import transfer
 from lzero.types import Budgets, Episode, Group, Parsed, Prompt, Reward, Sampling, Step, Task
 
 STEPS = 8
-REACH_TOKENS, REACH_WALL, REACH_SHARE, REACH_UPDATE, REACH_WHOLE = 4, 3, 10, 1.5, 2
+REACH_TOKENS, REACH_WALL, REACH_SHARE, REACH_CHECKPOINT, REACH_UPDATE, REACH_WHOLE = 4, 3, 10, 50, 1.5, 2
 BUDGET = "\n[6 steps and 384 tokens left]"
 """As the agent tells it."""
 REPLY = "<think>A thought.</think>\n<code>\nx = {}\nprint(x)\n</code>"
@@ -186,6 +187,7 @@ def share(rounds: int) -> list[Figure]:
         at_most("share of an update outside sampling, cells and passes", 100 * found.whole, "%", REACH_SHARE),
         Figure("  of its training phase, outside the model's passes", 100 * found.training, "%"),
         Figure("  seconds of such an update", found.seconds, "s"),
+        at_most("longest wait of an update for a checkpoint", found.checkpoint_ms, "ms", REACH_CHECKPOINT),
     ]
 
 

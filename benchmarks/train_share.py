@@ -30,6 +30,8 @@ class Shares:
     """Of the phase between sampling and the next update."""
     seconds: float
     """An update took."""
+    checkpoint_ms: float
+    """The longest that an update waited for a checkpoint."""
 
 
 class Watch:
@@ -39,6 +41,7 @@ class Watch:
         self.busy: list[Interval] = []
         self.updates: list[Interval] = []
         self.training: list[Interval] = []
+        self.checkpoint_s = 0.0
 
     def say(self, sentence: str) -> None:
         pass
@@ -50,6 +53,7 @@ class Watch:
         self.updates.append((now - update.metrics["time/update_s"], now))
         trained_s = update.metrics["time/update_s"] - update.metrics["time/rollout_s"]
         self.training.append((now - trained_s, now))
+        self.checkpoint_s = max(self.checkpoint_s, update.metrics["time/checkpoint_s"])
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -96,7 +100,7 @@ async def share_outside(directory: Path, *, updates: int) -> Shares:
         {
             "run": {"dir": str(directory / "run")},
             "model": {"device": "cpu"},
-            "train": {"updates": updates + 1},
+            "train": {"updates": updates + 1, "checkpoint_every": 1},
             "eval": {"num_tasks": 1},
         }
     )
@@ -105,7 +109,12 @@ async def share_outside(directory: Path, *, updates: int) -> Shares:
         await run_training(config, run=None, watcher=watch, stop=asyncio.Event())
     whole, training = watch.updates[1:], watch.training[1:]  # the first one warms up
     seconds = sum(end - start for start, end in whole) / len(whole)
-    return Shares(whole=watch.outside(whole), training=watch.outside(training), seconds=seconds)
+    return Shares(
+        whole=watch.outside(whole),
+        training=watch.outside(training),
+        seconds=seconds,
+        checkpoint_ms=1000 * watch.checkpoint_s,
+    )
 
 
 @contextmanager
