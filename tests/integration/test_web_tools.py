@@ -411,7 +411,7 @@ async def test_a_page_that_only_others_may_read_does_not_come_from_the_cache(tmp
 
 def test_an_address_with_a_password_is_refused_and_not_shown() -> None:
     for key in ("search_url", "vision_url", "proxy"):
-        with pytest.raises(ConfigError, match="holds no user name or password") as raised:
+        with pytest.raises(ConfigError, match="contains a user name or password") as raised:
             load_config(None, [f"tools.{key}=http://me:hunter2@localhost:1"])
         assert "hunter2" not in str(raised.value)
 
@@ -427,7 +427,7 @@ async def test_a_jina_readers_failures_are_told_apart(status: int, fault: str) -
 
 
 def test_a_key_that_would_not_act_is_refused() -> None:
-    with pytest.raises(ConfigError, match='reader_url acts with reader = "jina" only'):
+    with pytest.raises(ConfigError, match='reader_url has an effect with reader = "jina" only'):
         load_config(None, ["tools.reader_url=http://localhost"])
 
 

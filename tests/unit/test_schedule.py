@@ -28,7 +28,7 @@ def test_a_falling_rate_would_be_zero_in_the_update_after_the_last() -> None:
 
 
 def test_a_warm_up_that_never_ends_is_refused() -> None:
-    with pytest.raises(ConfigError, match="warmup_updates = 4 leaves none of updates = 4"):
+    with pytest.raises(ConfigError, match="warmup_updates = 4 must be smaller than updates = 4"):
         load_config(overrides=["train.updates=4", "train.warmup_updates=4"])
 
 
