@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from lzero.cli import main
-from lzero.cli.check import score_problems
 from lzero.config import RewardConfig
 from lzero.rewards import make_reward
+from lzero.train.preflight.rewards import score_problems
 from lzero.types import Episode, Reward, Task
 
 TASK = Task(id="t1", question="Who?", answers=("Kato", "北京"))
@@ -35,7 +35,7 @@ def test_files_and_a_corpus_pass(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "corpus.jsonl").write_text('{"title": "Liri", "text": "rival Kato"}\n', "utf-8")
     train, held_out = write(tmp_path / "a.jsonl", "One?", "Two?"), write(tmp_path / "b.jsonl", "Three?")
     assert run(f"tasks.train={train}", f"tasks.eval={held_out}", f"tasks.corpus={tmp_path / 'corpus.jsonl'}") == 0
-    assert "1 passages" in capsys.readouterr().out
+    assert "1 passage" in capsys.readouterr().out
 
 
 def test_a_long_path_is_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

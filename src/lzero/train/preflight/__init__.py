@@ -1,0 +1,39 @@
+"""Checks that `lzero check` makes before a run, each of one thing that would end or spoil it.
+
+    for line in look(config): ...
+
+To add one, write a function `(Subject) -> Iterable[Line]` and put it into CHECKS. An LzeroError that it raises is a problem, too.
+torch is loaded by the checks that need a model, not when this package is.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from lzero.config import Config
+from lzero.errors import LzeroError
+from lzero.train.preflight.rewards import check_rewards
+from lzero.train.preflight.subject import Line, Subject
+from lzero.train.preflight.tasks import check_corpus, check_leaks, check_tasks
+
+Check = Callable[[Subject], Iterable[Line]]
+CHECKS: tuple[Check, ...] = (check_tasks, check_leaks, check_corpus, check_rewards)
+"""In the order of the report."""
+
+
+def look(config: Config) -> Iterator[Line]:
+    """Make all checks, in order; one that fails stops none of the others. A problem that several of them meet is reported once."""
+    subject = Subject(config)
+    reported: set[str] = set()
+    for check in CHECKS:
+        for line in _lines(check, subject):
+            problems = tuple(problem for problem in line.problems if problem not in reported)
+            reported |= set(problems)
+            if problems or not line.problems:
+                yield Line(line.name, line.looked_at, problems)
+
+
+def _lines(check: Check, subject: Subject) -> Iterator[Line]:
+    try:
+        yield from check(subject)
+    except LzeroError as error:
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        yield Line(name, "not checked", (str(error),))

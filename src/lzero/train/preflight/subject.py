@@ -1,0 +1,57 @@
+"""What the checks look at: a configuration, and what it names, opened once."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from lzero.config import Config
+from lzero.protocols import RewardFn, TaskSource
+from lzero.rollout.build import eval_tasks, open_reward, train_tasks
+from lzero.types import Task
+
+Split = Literal["train", "eval"]
+SPLITS: tuple[Split, ...] = ("train", "eval")
+MAX_TASKS = 300
+"""Tasks checked of a source without end; of a file, all are."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the report."""
+
+    name: str
+    looked_at: str
+    """What was checked, with its number."""
+    problems: Sequence[str] = ()
+    """A sentence each: what is wrong, the value, the fix."""
+
+
+class Subject:
+    """A configuration and, opened when a check first asks for them, its tasks and its reward. Each raises as what opens it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._sources: dict[Split, TaskSource] = {}
+        self._tasks: dict[Split, Sequence[Task]] = {}
+
+    @cached_property
+    def reward(self) -> RewardFn:
+        return open_reward(self.config)
+
+    def source(self, split: Split) -> TaskSource:
+        if split not in self._sources:
+            self._sources[split] = train_tasks(self.config) if split == "train" else eval_tasks(self.config)
+        return self._sources[split]
+
+    def tasks(self, split: Split) -> Sequence[Task]:
+        """The tasks of a file, or the first ones of a source without end."""
+        if split not in self._tasks:
+            source = self.source(split)
+            number = MAX_TASKS if self.is_endless(split) else len(source)
+            self._tasks[split] = [source.task(index) for index in range(number)]
+        return self._tasks[split]
+
+    def is_endless(self, split: Split) -> bool:
+        return len(self.source(split)) == sys.maxsize

@@ -1,0 +1,42 @@
+"""Checks of tasks and of what the agent searches in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lzero.data.sources import leaks
+from lzero.errors import LzeroError
+from lzero.text import counted
+from lzero.train.preflight.subject import SPLITS, Line, Split, Subject
+
+
+def check_tasks(subject: Subject) -> Iterator[Line]:
+    """Task files can be read, each row is a task."""
+    for split in SPLITS:
+        name = f"tasks.{split}: {getattr(subject.config.tasks, split)}"
+        try:
+            yield Line(name, _counts(subject, split))
+        except LzeroError as error:
+            yield Line(name, "not checked", (str(error),))
+
+
+def _counts(subject: Subject, split: Split) -> str:
+    tasks = subject.tasks(split)
+    number = f"{len(tasks):,} of endless tasks" if subject.is_endless(split) else counted(len(tasks), "task")
+    return f"{number}, {counted(sum(len(task.answers) for task in tasks), 'gold answer')}"
+
+
+def check_leaks(subject: Subject) -> Iterator[Line]:
+    """No held-out question is trained on."""
+    leaked = leaks(subject.source("train"), subject.source("eval"))
+    problems = [f"eval: {held_out.id}: the question of train's {train.id}" for train, held_out in leaked]
+    yield Line("asked in both", counted(len(leaked), "question"), problems)
+
+
+def check_corpus(subject: Subject) -> Iterator[Line]:
+    """Documents of the corpus can be read."""
+    from lzero.data.files import read_passages
+    from lzero.tools.corpus import read_corpus
+
+    if corpus := subject.config.tasks.corpus:
+        number = sum(1 for _ in read_corpus(Path(corpus), read_passages))
+        yield Line(f"tasks.corpus: {corpus}", counted(number, "passage"))
