@@ -1,5 +1,7 @@
 """The parser: exact about the format reward, kind about what runs."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,11 @@ PIECES = [
     "print(search('Liri'))",
     "é北",
     "\r",
+    "~~~py\n",
+    "\n```\n",
+    "\n   ````\n",
+    "'''",
+    "`<code>`",
 ]
 
 
@@ -126,6 +133,107 @@ def test_what_a_thought_stands_between_is_not_put_together(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "First idea:\n```python\nanswer('draft')\n```\nThat is wrong.\n</think>\n```python\nanswer('right')\n```",
+        "<code>answer('draft')</code> would do.\n</think>\n<code>\nanswer('right')\n</code>",
+        "One. </think> <code>answer('draft')</code> </think> <code>answer('right')</code>",
+        "```python\nanswer('draft')\n</think>\nNow:\n```python\nanswer('right')\n```",
+        "```python\nanswer('draft')\n</think>\n<code>answer('right')</code>",
+        "It goes in <code> tags.\n</think>\n<code>\nanswer('right')\n</code>",
+        "<think>A thought ends with </think> and then comes <code>x</code>.</think>\n<code>answer('right')</code>",
+        "<think>A thought ends with `</think>`; then `<code>`.</think>\n<code>answer('right')</code>",
+        "<think>One.</think><think><code>answer('draft')</code></think><code>answer('right')</code>",
+        "<thinking>Or <code>answer('draft')</code>?</thinking>\n<code>answer('right')</code>",
+    ],
+)
+def test_a_draft_in_a_thought_never_runs(text: str) -> None:
+    parsed = parse(text)
+    assert (parsed.code, parsed.well_formed) == ("answer('right')", False)
+    assert parsed.think
+
+
+def test_a_reply_that_was_cut_off_in_its_thought_runs_nothing() -> None:
+    for draft in ("```python\nprint(1)\n```", "<code>print(1)</code>"):
+        text = f"<think>Perhaps\n{draft}\nor"
+        assert parse(text).code == "print(1)"
+        assert parse(text, cut_off=True).code is None
+        assert "<think> is not closed" in parse(text, cut_off=True).problem
+        assert parse("", reasoning=f"Perhaps {draft} or", cut_off=True).code is None
+    assert parse("The end of a thought.</think>").problem == "nothing ran: there is no <code> block"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("- one\n  - two\n\n    ```python\n    for x in y:\n        x\n    ```\n", "for x in y:\n    x"),
+        ("1. ```python\n   x\n   ```", "x"),
+        ("Look:\n~~~py\nx\n~~~", "x"),
+        ("`````python\ns = '```'\n````\n`````", "s = '```'\n````"),
+        ("```python\nprint(1)\n", "print(1)"),
+        ("```python\nprint(1)\n</code>", "print(1)"),
+        ("```python\nprint(1)\n```</code>", "print(1)"),
+        ("```python\nt = '''# A\n```\nb\n```\n'''\nt\n```\nDone.", "t = '''# A\n```\nb\n```\n'''\nt"),
+        ("```python\nt = '''never closed\n```\nIt's done.", "t = '''never closed"),
+        ("```xml\n<think>So.</think>\n<code>\nx\n</code>\n```", "x"),
+        ("```python\n<code>\nx\n</code>\n```", "x"),
+        ("```\n<think>So.</think>\n```\n<code>x</code>", "x"),
+        ("```text\nAs in:\n<code>no</code>\n```\n<code>x</code>", "x"),
+        ("```text\nnever closed\n<code>x</code>", "x"),
+        ("````markdown\n```python\nno\n```\n````\n```py\nx\n```", "x"),
+        ("All goes into a <code> block, like this:\n<code>\nx\n</code>", "x"),
+        ("The tag is <code>\nand this is it:\n\n<code>\nx\n</code>", "x"),
+        ("`<code>` and `</code>` stand around it: <code>x</code>", "x"),
+        ("Here is a <code> block:\n```python\nx\n```", "x"),
+        ("<code>\nhtml = '<code>a'\nprint(html)\n</code>", "html = '<code>a'\nprint(html)"),
+        ("<code>\n```python\nx\n</code>", "x"),
+        ("<code>\nx\n```\n</code>", "x"),
+        ("<code>\nHere it is:\n```py\nx\n```\nIt's short.\n</code>", "x"),
+        ("<code>```\nx```</code>", "x"),
+        ("<code>\ns = '''\n```python\nno\n```\n'''\n</code>", "s = '''\n```python\nno\n```\n'''"),
+        ("```python-console\nx\n```", None),
+        ("```pytb\nx\n```", None),
+        ("```markdown\n```python\nx\n```", None),
+    ],
+)
+def test_code_is_found_as_models_write_it(text: str, code: str | None) -> None:
+    assert parse(text).code == code
+
+
+def test_a_fence_that_was_cut_off_does_not_run() -> None:
+    parsed = parse("Sure.\n```python\nprint(1", cut_off=True)
+    assert (parsed.code, parsed.problem[:36]) == (None, "nothing ran: the fence is not closed")
+    assert parse("```py\na()\n```\n~~~py\nb()\n~~~").problem == "only the first of 2 code blocks ran"
+
+
+def test_the_time_that_a_reply_takes_is_linear_in_its_length() -> None:
+    """A reading that is quadratic takes many seconds at this length."""
+    pieces = [
+        "<code>",
+        "<code> x",
+        "</think>",
+        "<code></think>",
+        "```python\n",
+        "```a\n",
+        "~~~\n```\n",
+        "```\n</think>\n````x\n",
+    ]
+    pieces += [
+        "```python\n'''\n",
+        "```python\n\\'''\n```\n",
+        "```python\n<code>\n",
+        "<code>\n</think>\n```x\n",
+        "`",
+        " ",
+        "```<",
+    ]
+    for piece in pieces:
+        start = time.thread_time()
+        parse(piece * 10_000)
+        assert time.thread_time() - start < 3.0, piece
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("The answer is Kato.", "nothing ran: there is no <code> block"),
@@ -146,20 +254,48 @@ def test_the_agent_is_told_why_nothing_ran(text: str, problem: str) -> None:
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join)))
 def test_any_text_parses_to_a_part_of_itself_or_to_a_problem(text: str) -> None:
     parsed = parse(text)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     assert parsed.problem or parsed.code is not None
     assert parsed.think in text
     if parsed.code is not None:
         assert parsed.code
-        assert parsed.code in text
+        if "\n   `" not in text:  # the indentation of a fence is taken off its lines
+            assert parsed.code in text
     if parsed.well_formed:
         assert parsed.code is not None
         assert text.strip().startswith("<think>")
         assert text.strip().endswith("</code>")
 
 
+CODE_LINES = ["x = 1", "if x:", "    print('a')", "", "y = '''a\n```\n'''", "# it's", 's = "```"', "é = '北'"]
+
+
+@given(
+    code=st.lists(st.sampled_from(CODE_LINES), min_size=1).map("\n".join),
+    fence=st.sampled_from(["```", "````", "~~~", "~~~~~"]),
+    language=st.sampled_from(["python", "Python3", " py", "ipython", "{python, echo=FALSE}", 'python title="a<b"']),
+    indent=st.sampled_from(["", "  ", "\t", "        "]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    around=st.sampled_from([("Sure.\n", "\nDone."), ("", ""), ("<think>Long enough.</think>", "\n</code>")]),
+)
+def test_code_in_a_fence_runs_however_it_is_fenced(
+    code: str, fence: str, language: str, indent: str, end: str, around: tuple[str, str]
+) -> None:
+    lines = f"{fence}{language}\n{code}\n{fence}".split("\n")
+    fenced = around[0] + ("\n" if indent else "") + "\n".join(indent + line for line in lines) + around[1]
+    assert parse(fenced.replace("\n", end)).code == (code.rstrip().lstrip("\n") or None)
+
+
+@given(before=st.lists(st.sampled_from(PIECES)).map("".join), after=st.text())
+def test_nothing_before_a_closing_think_tag_runs(before: str, after: str) -> None:
+    before = before.replace("<think>", "").replace("x = 1", "draft()").replace("print(search('Liri'))", "draft()")
+    code = parse(f"{before}\n</think>\n<code>\nright()\n</code>{after}").code
+    assert code is None or "draft" not in code
+
+
 @given(think=st.text(min_size=11), code=st.text(min_size=6))
 def test_a_long_enough_thought_and_code_without_tags_are_well_formed(think: str, code: str) -> None:
-    if any(mark in think + code for mark in "<`") or len(think.strip()) <= 10 or len(code.strip()) <= 5:
+    if any(mark in think + code for mark in "<`\r") or len(think.strip()) <= 10 or len(code.strip()) <= 5:
         return
     parsed = parse(f"<think>{think}</think>\n<code>{code}</code>")
     assert parsed.well_formed
