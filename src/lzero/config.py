@@ -394,7 +394,7 @@ class AlgoConfig(Section):
         "trainer; 0: no weights.",
     )
     shuffle_rewards: bool = Field(
-        False, description="Control experiment: rewards change places among the episodes of a batch."
+        False, description="Control experiment: permute rewards among the episodes of a batch (see docs/training.md)."
     )
 
 

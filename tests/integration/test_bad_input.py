@@ -157,9 +157,11 @@ def test_a_value_of_the_wrong_type_names_its_key(complaint: Complaint) -> None:
 def test_settings_that_cannot_work_together_are_refused_before_anything_is_started(complaint: Complaint) -> None:
     message = complaint("train", "train.epochs=2", "model.path=missing", "run.dir=run")
     assert message.startswith(
-        'lzero: algo.loss = "policy_gradient" holds for the policy that sampled: train.epochs = 2'
+        'lzero: algo.loss = "policy_gradient" is correct only for the policy that sampled, but train.epochs = 2'
     )
-    assert "a batch of one episode" in complaint("train", "rollout.tasks_per_update=1", "rollout.episodes_per_task=1")
+    assert "a batch needs at least two episodes" in complaint(
+        "train", "rollout.tasks_per_update=1", "rollout.episodes_per_task=1"
+    )
     assert not Path("run").exists()
 
 

@@ -142,7 +142,7 @@ def test_when_all_checkpoints_are_broken_each_file_is_named(tmp_path: Path) -> N
     files = [save(tmp_path, update) / "model.safetensors" for update in (1, 2)]
     for file in files:
         cut_in_half(file)
-    with pytest.raises(StoreError, match="no whole checkpoint") as caught:
+    with pytest.raises(StoreError, match="no complete checkpoint") as caught:
         newest_checkpoint(tmp_path)
     assert all(str(file) in str(caught.value) for file in files)
 

@@ -119,5 +119,5 @@ def test_what_is_not_there_or_not_whole_is_told(run: Path, tmp_path: Path, capsy
     broken = shutil.copytree(run, tmp_path / "broken")
     (broken / "checkpoints" / "update-000003" / "model.safetensors").write_bytes(b"")
     code, errors = export(broken, target, "--checkpoint", "update-000003", capsys=capsys)
-    assert (code, "is cut short" in errors) == (1, True)
+    assert (code, "is truncated" in errors) == (1, True)
     assert not target.exists()

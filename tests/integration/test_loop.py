@@ -203,12 +203,12 @@ async def test_a_checkpoint_of_another_model_is_refused_with_what_differs(tmp_pa
     outcome, _, _ = await run_bandit(config, tmp_path / "run")
     tokenizer = build_tokenizer()
     save_model(new_model(replace(TINY, hidden_size=32), tokenizer, seed=0), tokenizer, tmp_path / "model")
-    shapes = r"model\.embed_tokens\.weight has shape \(259, 16\) there and \(259, 32\) here; .* and \d+ more"
-    with pytest.raises(StoreError, match=f"is of another model than the one in .*: {shapes}"):
+    shapes = r"model\.embed_tokens\.weight has shape \(259, 16\) in the checkpoint and \(259, 32\) in the model; .* and \d+ more"
+    with pytest.raises(StoreError, match=f"belongs to another model than the one in .*: {shapes}"):
         Trainer.build(config, checkpoint=outcome.checkpoint)
     tokenizer.add_tokens(["<new>"])
     save_model(new_model(TINY, build_tokenizer(), seed=0), tokenizer, tmp_path / "model")
-    with pytest.raises(StoreError, match="token '<new>' has id none there and 259 here"):
+    with pytest.raises(StoreError, match="token '<new>' has id none in the checkpoint and 259 in the model"):
         Trainer.build(config, checkpoint=outcome.checkpoint)
 
 
@@ -302,7 +302,7 @@ async def test_shuffled_rewards_teach_nothing_of_the_real_ones(tmp_path: Path) -
 
 async def test_a_batch_in_which_no_episode_took_a_step_stops_the_run_with_the_reason(tmp_path: Path) -> None:
     trainer, _ = Trainer.build(config_of(tmp_path))
-    with pytest.raises(TrainError, match=r"no episode .* took a step"):
+    with pytest.raises(TrainError, match=r"no episode .* made a step"):
         trainer.samples(())
 
 

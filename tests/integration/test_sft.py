@@ -176,7 +176,7 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(tmp_p
     empty = RunDirectory.create(load_config(overrides=[f"run.dir={tmp_path / 'empty'}", "model.path=policy:expert"]))
     wrong = {
         "sft.episodes is empty": "sft.episodes=[]",
-        "holds no episodes": f'sft.episodes=["{empty.path}"]',
+        "has no episodes": f'sft.episodes=["{empty.path}"]',
         "not a run directory": f'sft.episodes=["{tmp_path}/nothing"]',
         "one share for each of the 1": "sft.weights=[0.5,0.5]",
         "no such directory": f"model.path={tmp_path}/nowhere",

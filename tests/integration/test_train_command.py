@@ -76,7 +76,7 @@ def test_a_run_prints_plain_lines_in_a_pipe_and_ends_with_json(
     code, lines, errors = train(*tiny_run, f"run.dir={run}", "algo.clip_low=0.1", "--json", capsys=capsys)
     assert (code, errors) == (0, "")
     (note,) = (line for line in lines if line.startswith("note: "))
-    assert note == 'note: algo.clip_low = 0.1 does nothing with algo.loss = "policy_gradient"'
+    assert note == 'note: algo.clip_low = 0.1 has no effect with algo.loss = "policy_gradient"'
     assert note.removeprefix("note: ") in (run / "run.log").read_text()
     assert "2 updates, each from 2 tasks × 2 episodes" in lines[0]
     assert [line.split()[0] for line in lines if line.strip().startswith(("1/2", "2/2"))] == ["1/2", "2/2"]
@@ -121,7 +121,7 @@ def test_a_change_that_would_make_it_another_run_is_refused(run: Path, capsys: p
     ("changes", "complaint"),
     [
         (("run.trackers=['wandb']", "run.wandb=online"), "needs a key: set WANDB_API_KEY"),
-        (("train.updates=1",), "train.updates = 1: the run has made 2 updates already"),
+        (("train.updates=1",), "train.updates = 1 is less than what the run has made (2 updates)"),
     ],
 )
 def test_a_change_that_is_refused_leaves_the_run_as_it_was(
@@ -145,7 +145,7 @@ def test_a_run_that_is_under_way_is_not_resumed_beside_itself(run: Path, capsys:
     with RunDirectory.open(run).claimed():
         code, _, errors = train("--resume", str(run), "train.updates=3", capsys=capsys)
     assert code == 1
-    assert f"another process is training in {run}" in errors
+    assert f"another process trains in {run}" in errors
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
@@ -157,8 +157,8 @@ def test_a_checkpoint_cut_in_half_is_told_and_nothing_is_forgotten(
     weights.write_bytes(weights.read_bytes()[:1000])
     code, _, errors = train("--resume", str(run), "train.updates=3", capsys=capsys)
     assert code == 1
-    assert f"{weights} is cut short" in errors
-    assert f"to go on from update-000001 instead, first: rm -r {broken}" in errors
+    assert f"{weights} is truncated" in errors
+    assert f"To resume from update-000001 instead, first run: rm -r {broken}" in errors
     assert phases(run)[-1] == ("eval", 2)
     shutil.rmtree(broken)
     code, _, _ = train("--resume", str(run), "train.updates=3", capsys=capsys)
@@ -178,8 +178,8 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(
     code, _, errors = train("--resume", str(run), capsys=capsys)
     assert code == 1
     assert errors.strip().endswith(
-        "update-000002 is of another configuration than this run: algo.gamma is 0.95 there and 0.5 here; "
-        "rollout.episodes_per_task is 2 there and 4 here"
+        "update-000002 has another configuration than this run: algo.gamma is 0.95 in the checkpoint and 0.5 in this run; "
+        "rollout.episodes_per_task is 2 in the checkpoint and 4 in this run"
     )
 
 

@@ -178,7 +178,7 @@ def test_an_update_that_is_not_finite_is_not_applied() -> None:
     optimizer = make_adamw(model, lr=1e-2, weight_decay=0.01)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows = [unscored(to_samples(episode(1))[0], advantage=float("inf"))]
-    with pytest.raises(NotFinite, match="was not made: loss"):
+    with pytest.raises(NotFinite, match="was skipped: loss"):
         update_policy(
             model,
             [optimizer],
@@ -368,14 +368,14 @@ def test_a_model_that_does_not_keep_sequences_apart_is_refused(
     assert choose_packing(model, "padded") == "padded"
     assert not caplog.records
     assert choose_packing(model, "auto") == "padded"
-    assert "every sequence has a row of its own" in caplog.text
+    assert "falls back to one row per sequence" in caplog.text
 
 
 def test_a_model_that_looks_back_a_little_way_only_makes_no_trees() -> None:
     tokens = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
     windowed = MistralForCausalLM(MistralConfig(**tokens, **heads, sliding_window=8))
-    with pytest.raises(ModelError, match="look back a part of the way only"):
+    with pytest.raises(ModelError, match="layers with a limited attention window"):
         choose_packing(windowed, "tree")
     assert choose_packing(windowed, "auto") == "padded"
     assert choose_packing(MistralForCausalLM(MistralConfig(**tokens, **heads, sliding_window=None)), "auto") == "tree"

@@ -1,4 +1,4 @@
-"""What cannot work together is refused, and what does nothing is said, before training starts."""
+"""Contradictory settings are rejected, and inert ones are reported, before training starts."""
 
 from pathlib import Path
 
@@ -17,17 +17,20 @@ RECIPES = [recipe for recipe in sorted((ROOT / "recipes").glob("*.toml")) if not
     ("settings", "complaint"),
     [
         ("algo.estimator=rloo rollout.episodes_per_task=1", 'algo.estimator = "rloo" compares'),
-        ("rollout.tasks_per_update=1 rollout.episodes_per_task=1", "a batch of one episode"),
-        ("train.epochs=2", 'algo.loss = "policy_gradient" holds for'),
-        ("train.minibatches=2", 'take "ppo"'),
-        ("algo.loss=ppo train.minibatches=257", "train.minibatches = 257: a batch of .* = 256 episodes"),
+        ("rollout.tasks_per_update=1 rollout.episodes_per_task=1", "a batch needs at least two episodes"),
+        ("train.epochs=2", 'algo.loss = "policy_gradient" is correct only for'),
+        ("train.minibatches=2", 'use "ppo"'),
+        ("algo.loss=ppo train.minibatches=257", "train.minibatches = 257 is more than .* = 256 episodes"),
         ("algo.loss=ppo train.epochs=2 algo.dual_clip=0.5", "algo.dual_clip = 0.5"),
         ("algo.importance_cap=0.9", "algo.importance_cap = 0.9"),
-        ("reward.qa=0 reward.format=0 reward.execution=0", "nothing would be rewarded"),
-        ("rollout.filter=dapo rollout.episodes_per_task=1", 'rollout.filter = "dapo" judges a group'),
+        ("reward.qa=0 reward.format=0 reward.execution=0", "every reward would be 0"),
+        (
+            "rollout.filter=dapo rollout.episodes_per_task=1",
+            'rollout.filter = "dapo" compares the scores within a group',
+        ),
         (
             "rollout.stragglers=0.9 run.deterministic=true",
-            "rollout.stragglers = 0.9 makes what is trained on depend on",
+            "rollout.stragglers = 0.9 makes the choice of episodes depend on",
         ),
     ],
 )
@@ -65,14 +68,14 @@ def test_what_can_work_is_not_refused(settings: str) -> None:
         ("algo.clip_low=0.1 algo.ratio=step", ["algo.ratio", "algo.clip_low"]),
         ("algo.dual_clip=0 algo.clip_high=0.3", ["algo.clip_high", "algo.dual_clip"]),
         ("algo.loss=ppo algo.clip_low=0.1 train.minibatches=2", []),
-        ("algo.loss=ppo", ['algo.loss = "ppo" makes one optimiser step a batch']),
+        ("algo.loss=ppo", ['algo.loss = "ppo" makes one optimiser step per batch']),
         ("algo.estimator=grpo algo.gamma=0.5", ["algo.gamma"]),
         ("algo.gamma=0.5 agent.max_steps=1", ["algo.gamma"]),
         ("algo.estimator=gigpo algo.gamma=0.5", []),
         ("algo.estimator=gigpo algo.gamma=0.5 algo.step_weight=0", ["algo.gamma"]),
         ("algo.step_weight=2", ["algo.step_weight"]),
         ("algo.kl_coef=0 algo.kl=k2 algo.kl_in=reward", ["algo.kl ", "algo.kl_in"]),
-        ("algo.kl=k1", ['algo.kl = "k1" in the loss pulls nowhere']),
+        ("algo.kl=k1", ['algo.kl = "k1" in the loss has no effect']),
         ("algo.kl=k1 algo.kl_in=reward", []),
         ("reward.qa=0 reward.f1=0.5", ["reward.f1"]),
         ("reward.execution=0 reward.execution_rule=l0", ["reward.execution_rule"]),
@@ -83,12 +86,12 @@ def test_what_can_work_is_not_refused(settings: str) -> None:
         ("sft.lr=0.1", ["sft.lr"]),
         ("rollout.filter=dapo rollout.drop_uniform=0.3", ["rollout.drop_uniform"]),
         ("rollout.drop_uniform=0.3", []),
-        ("rollout.max_refills=0", ['rollout.filter = "l0" takes back what refills do not make up for']),
+        ("rollout.max_refills=0", ['rollout.filter = "l0" takes back dropped groups that refills do not replace']),
         ("rollout.max_refills=0 rollout.filter=dapo", []),
         ("tasks.hops=[2] tasks.train=tasks.jsonl", []),
         ("tasks.hops=[2] tasks.train=tasks.jsonl tasks.eval=held.jsonl", ["tasks.hops"]),
         ("run.wandb=online", ["run.wandb"]),
-        ("rollout.stragglers=0.9", ["rollout.stragglers = 0.9: which episodes are trained on depends on"]),
+        ("rollout.stragglers=0.9", ["rollout.stragglers = 0.9: the choice of episodes depends on"]),
     ],
 )
 def test_what_does_nothing_is_said(settings: str, keys: list[str]) -> None:
@@ -99,7 +102,7 @@ def test_what_does_nothing_is_said(settings: str, keys: list[str]) -> None:
 
 def test_a_sentence_names_the_key_its_value_and_why() -> None:
     config = load_config(None, ["algo.kl_coef=0", "algo.kl=k2"])
-    assert inert_settings(config) == ['algo.kl = "k2" does nothing with algo.kl_coef = 0']
+    assert inert_settings(config) == ['algo.kl = "k2" has no effect with algo.kl_coef = 0']
 
 
 def test_gamma_acts_where_returns_are_looked_at() -> None:

@@ -116,7 +116,7 @@ async def test_groups_that_failures_emptied_are_refilled_and_counted() -> None:
 
 async def test_an_update_without_any_group_is_an_error() -> None:
     episodes = FakeEpisodes(lambda task, seed, attempt: BROKEN)
-    with pytest.raises(TrainError, match="every one of 24 groups lost its episodes"):
+    with pytest.raises(TrainError, match="all 24 groups lost their episodes"):
         await make_collector(episodes, max_failure_rate=1.0, max_refills=2).collect(0)
 
 
@@ -195,7 +195,7 @@ async def test_dapo_takes_nothing_back_and_a_batch_that_stays_short_is_told(capl
     assert collected.metrics["groups/missing"] == 7
     assert collected.metrics["groups/all_zero"] == 23
     assert [record.getMessage() for record in caplog.records] == [
-        "update 0 trains on 1 of 8 groups and 8 of 64 episodes; 24 groups were tried, and dropped were: all_zero 23"
+        "update 0 trains on 1 of 8 groups and 8 of 64 episodes; it tried 24 groups and dropped: all_zero 23"
     ]
 
 
@@ -300,7 +300,7 @@ async def test_a_curriculum_takes_each_task_again_when_all_are_used_up() -> None
 
 
 def test_a_curriculum_over_tasks_without_end_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs tasks that come again"):
+    with pytest.raises(ConfigError, match="needs tasks that repeat"):
         make_collector(FakeEpisodes(luck), num_tasks=sys.maxsize, curriculum="pass_rate")
 
 

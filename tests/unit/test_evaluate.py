@@ -73,7 +73,7 @@ async def test_failed_episodes_are_left_out_and_reported(caplog: pytest.LogCaptu
         found = await evaluator(FakeEpisodes(decide), config()).greedy()
     assert found.score == 1.0
     assert (found.num_failed, found.num_episodes) == (1, 9)
-    assert "1 of 9 episodes failed twice and are left out" in caplog.text
+    assert "1 of 9 episodes failed twice and are not scored" in caplog.text
     assert found.metrics["num_failed"] == 1
     assert found.metrics["failures/repl"] == 2
 

@@ -61,5 +61,5 @@ def test_what_is_no_tool_is_refused(value: str, message: str) -> None:
 
 def test_the_keys_of_a_reward_that_is_replaced_are_refused() -> None:
     config = load_config(None, ["reward.function=plugged:reward", "reward.qa=0.5"])
-    with pytest.raises(ConfigError, match="would not act"):
+    with pytest.raises(ConfigError, match="have no effect"):
         open_reward(config)

@@ -302,7 +302,7 @@ def test_versions_are_recorded(run: RunDirectory) -> None:
 
 
 def test_an_existing_run_directory_is_refused(run: RunDirectory) -> None:
-    with pytest.raises(StoreError, match=r"exists: name another one \(run.dir=…\), or continue its run with --resume"):
+    with pytest.raises(StoreError, match=r"exists: name another one \(run.dir=…\), or resume its run with --resume"):
         RunDirectory.create(run.config)
 
 

@@ -102,7 +102,7 @@ def test_a_run_goes_on_when_the_service_of_wandb_dies(tmp_path: Path, monkeypatc
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "went on\n"
-    assert done.stderr.count("Weights & Biases is gone (") == 1
+    assert done.stderr.count("Weights & Biases failed (") == 1
 
 
 DEAD_SERVICE = """

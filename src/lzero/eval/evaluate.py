@@ -99,7 +99,7 @@ class Evaluator:
         evaluation = _judge(phase, records, metrics)
         if evaluation.num_failed:
             logger.warning(
-                "%d of %d episodes failed twice and are left out: %s",
+                "%d of %d episodes failed twice and are not scored: %s",
                 evaluation.num_failed,
                 evaluation.num_episodes,
                 failures,

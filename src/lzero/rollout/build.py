@@ -107,7 +107,7 @@ def open_reward(config: Config) -> RewardFn:
         return make_reward(config.reward)
     if config.reward != RewardConfig(function=name):
         raise ConfigError(
-            f"reward.function = {name!r} takes the place of L0's reward: the other keys of [reward] would not act"
+            f"reward.function = {name!r} replaces L0's reward, so the other keys of [reward] have no effect: remove them"
         )
     function: RewardFn = load_object(name, key="reward.function")
     return function

@@ -78,7 +78,7 @@ class Collector:
         try:
             found = msgspec.convert(dict(state), State)
         except msgspec.ValidationError as error:
-            raise StoreError(f"the checkpoint's place among the tasks cannot be used: {error}") from None
+            raise StoreError(f"cannot restore the checkpoint's position among the tasks: {error}") from None
         self._next_task = found.next_task
         self._pass_rates: PassRates | None = None
         if config.curriculum == "pass_rate":
@@ -166,10 +166,10 @@ class Collector:
         wanted, num_episodes = self._config.tasks_per_update, sum(len(group.episodes) for group in groups)
         wanted_episodes = wanted * self._config.episodes_per_task
         if num_taken_back:
-            logger.info("update %d: %d of %d groups are uniform ones taken back", update, num_taken_back, len(groups))
+            logger.info("update %d: took back %d of %d groups, all uniform", update, num_taken_back, len(groups))
         if num_episodes < wanted_episodes:
             logger.warning(
-                "update %d trains on %d of %d groups and %d of %d episodes; %d groups were tried, and dropped were: %s",
+                "update %d trains on %d of %d groups and %d of %d episodes; it tried %d groups and dropped: %s",
                 update,
                 len(groups),
                 wanted,
@@ -191,7 +191,7 @@ class Collector:
 
 def _nothing_left(update: int, records: Sequence[Record]) -> str:
     if not any(record.scores for record in records):
-        return f"update {update}: every one of {len(records)} groups lost its episodes to failures"
+        return f"update {update}: all {len(records)} groups lost their episodes to failures"
     return (
         f"update {update}: none of {len(records)} groups is left to train on; dropped: {drops(records)}. "
         'Raise rollout.max_refills, choose tasks of another difficulty, or try rollout.filter = "l0"'

@@ -28,8 +28,8 @@ def check_curriculum(config: RolloutConfig, source: TaskSource) -> None:
     """Raises ConfigError for tasks that never come again: a pass rate of theirs says nothing about the next ones."""
     if config.curriculum == "pass_rate" and len(source) == sys.maxsize:
         raise ConfigError(
-            'rollout.curriculum = "pass_rate" needs tasks that come again: those of tasks.train are made anew without end. '
-            'Name a file of tasks, or leave it at "none"'
+            'rollout.curriculum = "pass_rate" needs tasks that repeat, but tasks.train makes new ones without end: '
+            'name a file of tasks, or use "none"'
         )
 
 
@@ -41,7 +41,7 @@ class PassRates:
         self._seen = {int(index): counts for index, counts in state.items()}
         if any(index >= num_tasks for index in self._seen):
             raise StoreError(
-                f"the checkpoint knows the pass rate of task {max(self._seen)}: there are {num_tasks} tasks now"
+                f"the checkpoint has a pass rate of task {max(self._seen)}, but tasks.train has only {num_tasks} tasks now"
             )
 
     def rate(self, index: int) -> float:

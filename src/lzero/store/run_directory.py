@@ -81,11 +81,13 @@ class RunDirectory:
         try:
             config = load_config(file)
         except ConfigError as error:
-            raise StoreError(f"the configuration of the run in {path} cannot be used: {error}") from None
+            raise StoreError(f"the configuration of the run in {path} is invalid: {error}") from None
         for override in overrides:
             if not override.startswith(RESUMABLE):
                 allowed = ", ".join(f"{section}*" for section in RESUMABLE)
-                raise ConfigError(f"{override!r} would make another run of {path}; a resumed run may change {allowed}")
+                raise ConfigError(
+                    f"{override!r} would change what the run in {path} is; a resumed run may change only {allowed}"
+                )
         return cls(path, load_config(file, overrides) if overrides else config)
 
     def keep_changes(self) -> None:
@@ -127,7 +129,7 @@ class RunDirectory:
         try:
             return [msgspec.json.decode(line, type=dict[str, Json]) for line in text.split(b"\n")[:-1]]
         except msgspec.DecodeError as error:
-            raise StoreError(f"{file} holds a line that is no JSON object: {error}") from None
+            raise StoreError(f"{file} has a line that is not a JSON object: {error}") from None
 
     def score(self, version: int) -> float | None:
         """The held-out score of a policy version, as its greedy evaluation recorded it; None if it was not evaluated. Raises StoreError."""
@@ -166,10 +168,12 @@ class RunDirectory:
             try:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StoreError(f"another process is training in {self.path}: let it end, or stop it, first") from None
+                raise StoreError(f"another process trains in {self.path}: wait until it ends, or stop it") from None
             except OSError as error:
                 logger.warning(
-                    "%s: its file system has no locks (%s); see that one process trains there", self.path, error
+                    "%s: its file system has no locks (%s); make sure that only one process trains there",
+                    self.path,
+                    error,
                 )
             yield
 
@@ -258,7 +262,7 @@ def check_new(config: Config) -> None:
     path = Path(config.run.dir)
     if config.run.dir and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StoreError(
-            f"the run directory {path} exists: name another one (run.dir=…), or continue its run with --resume {path}"
+            f"the run directory {path} exists: name another one (run.dir=…), or resume its run with --resume {path}"
         )
 
 

@@ -100,14 +100,14 @@ def read_saved(path: Path) -> SavedEpisode:
         raise StoreError(f"there is no saved episode at {file}: {error.strerror}") from None
     _check_kind(file, lines[0])
     if len(lines) < 3:
-        raise StoreError(f"{file} was cut short: it ends in line {len(lines)}, and an episode has two whole ones")
+        raise StoreError(f"{file} is truncated: it ends in line {len(lines)}, and an episode has two complete lines")
     if len(lines) > 3 or lines[2]:
-        raise StoreError(f"{file} holds more than an episode: its third line should not be there")
+        raise StoreError(f"{file} has a third line, and an episode has two: remove it")
     try:
         header = msgspec.json.decode(lines[0], type=_Header)
         episode = msgspec.json.decode(lines[1], type=Episode)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise StoreError(f"{file} holds no episode that can be read, it was cut short or changed: {error}") from None
+        raise StoreError(f"{file} has no readable episode; it was truncated or changed: {error}") from None
     return SavedEpisode(
         task=header.task,
         episode=episode,
@@ -123,7 +123,7 @@ def _check_kind(file: Path, line: bytes) -> None:
         kind = msgspec.json.decode(line, type=_Kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise StoreError(
-            f"{file} is no saved episode: its first line does not say so (lzero run writes {EPISODE_FILE})"
+            f"{file} is not a saved episode: its first line is not the header that `lzero run` writes to {EPISODE_FILE}"
         ) from None
     if kind.version > VERSION:
         raise StoreError(
@@ -132,6 +132,6 @@ def _check_kind(file: Path, line: bytes) -> None:
         )
     if kind.version < VERSION:
         raise StoreError(
-            f"{file} is in version {kind.version} of the format, which lzero {__version__} does not read any more: lzero "
-            f"{kind.lzero} does"
+            f"{file} is in version {kind.version} of the format, which lzero {__version__} no longer reads: use lzero "
+            f"{kind.lzero}"
         )

@@ -66,7 +66,7 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; what was written before is whole") from error
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; files written before are intact") from error
 
 
 def _leads_into(root: Path, directory: Path) -> bool:

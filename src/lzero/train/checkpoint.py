@@ -126,7 +126,7 @@ def save_checkpoint(directory: Path, snapshot: Snapshot, *, keep: int, keep_best
         for old in superfluous(directory, keep=keep, keep_best=keep_best):
             shutil.rmtree(old)
     except (OSError, SafetensorError, ModelError) as error:
-        raise StoreError(f"cannot write the checkpoint {final}: {error}; earlier ones are whole") from error
+        raise StoreError(f"cannot write the checkpoint {final}: {error}; earlier checkpoints are intact") from error
     return final
 
 
@@ -203,18 +203,18 @@ def read_manifest(checkpoint: Path) -> Manifest:
         text = file.read_bytes()
         if msgspec.json.decode(text, type=_Format).format > FORMAT:
             raise LaterFormat(
-                f"{checkpoint} was written by a later version of lzero (format {FORMAT} is read here): upgrade"
+                f"{checkpoint} was written by a later version of lzero (this one reads format {FORMAT}): upgrade lzero"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
-        raise StoreError(f"{file} is missing, broken or cut short: {error}") from None
+        raise StoreError(f"{file} is missing, broken or truncated: {error}") from None
     for name, size in manifest.files.items():
         part = checkpoint / name
         found = part.stat().st_size if part.is_file() else None
         if found is None:
-            raise StoreError(f"{part} is missing: the checkpoint is not whole")
+            raise StoreError(f"{part} is missing: the checkpoint is incomplete")
         if found != size:
-            raise StoreError(f"{part} is cut short or changed: {found} bytes, {size} were written")
+            raise StoreError(f"{part} is truncated or changed: it has {found} bytes, and {size} were written")
     return manifest
 
 
@@ -243,7 +243,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
             continue
         return checkpoint
     if problems:
-        raise StoreError(f"{directory} holds no whole checkpoint: {'; '.join(problems)}")
+        raise StoreError(f"{directory} has no complete checkpoint: {'; '.join(problems)}")
     return None
 
 
@@ -263,7 +263,7 @@ def restore_optimizers(checkpoint: Path, optimizers: Sequence[Optimizer]) -> Non
         parameters = list(_parameters(optimizer))
         if state and max(state) >= len(parameters):
             raise StoreError(
-                f"{file} is of another model: it has moments of parameter {max(state)}, of {len(parameters)}"
+                f"{file} belongs to another model: it has moments of parameter {max(state)}, and the model has {len(parameters)} parameters"
             )
         for index, parameter in enumerate(parameters):
             for slot, tensor in state.get(index, {}).items():

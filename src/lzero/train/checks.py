@@ -1,4 +1,4 @@
-"""What a configuration asks of training that cannot be, and what it sets that does nothing: told before anything is started."""
+"""Reject contradictory settings and report inert ones before a run starts."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ DISCOUNTED = ("reinforce++", "reinforce++_baseline", "gigpo")
 
 
 def check_settings(config: Config) -> None:
-    """Raises ConfigError, with a line for each of the settings that cannot work together."""
+    """Raise ConfigError with one line for each contradiction between settings."""
     complaints = list(_complaints(config))
     if complaints:
         raise ConfigError("\n".join(complaints))
@@ -24,50 +24,50 @@ def _complaints(config: Config) -> Iterator[str]:
     num_episodes = rollout.tasks_per_update * rollout.episodes_per_task
     if algo.estimator in GROUPED and rollout.episodes_per_task == 1:
         yield (
-            f'algo.estimator = "{algo.estimator}" compares the episodes of a task: with rollout.episodes_per_task = 1 every '
-            'advantage would be 0; take at least 2, or "reinforce++"'
+            f'algo.estimator = "{algo.estimator}" compares the episodes of a task, so with rollout.episodes_per_task = 1 every '
+            'advantage would be 0: set it to at least 2, or use "reinforce++"'
         )
     if num_episodes == 1:
         yield (
-            "rollout.tasks_per_update = 1 and rollout.episodes_per_task = 1: a batch of one episode has none to compare it with"
+            "rollout.tasks_per_update = 1 and rollout.episodes_per_task = 1: a batch needs at least two episodes to compare"
         )
     if rollout.filter == "dapo" and rollout.episodes_per_task == 1:
         yield (
-            'rollout.filter = "dapo" judges a group by how its scores differ: with rollout.episodes_per_task = 1 it would drop nothing; '
-            'take at least 2, or "none"'
+            'rollout.filter = "dapo" compares the scores within a group, so with rollout.episodes_per_task = 1 it would drop nothing: '
+            'set it to at least 2, or use "none"'
         )
     if rollout.stragglers > 0 and config.run.deterministic:
         yield (
-            f"rollout.stragglers = {rollout.stragglers:g} makes what is trained on depend on timing: set it to 0, or "
+            f"rollout.stragglers = {rollout.stragglers:g} makes the choice of episodes depend on timing: set it to 0, or "
             "run.deterministic to false"
         )
     if algo.loss == "policy_gradient" and train.epochs * train.minibatches > 1:
         yield (
-            f'algo.loss = "policy_gradient" holds for the policy that sampled: train.epochs = {train.epochs} and train.minibatches = '
-            f'{train.minibatches} would go on with another one; leave both at 1, or take "ppo"'
+            f'algo.loss = "policy_gradient" is correct only for the policy that sampled, but train.epochs = {train.epochs} and '
+            f'train.minibatches = {train.minibatches} make more than one optimiser step: leave both at 1, or use "ppo"'
         )
     if train.minibatches > num_episodes:
         yield (
-            f"train.minibatches = {train.minibatches}: a batch of rollout.tasks_per_update × rollout.episodes_per_task = {num_episodes} "
-            "episodes has no more parts than that"
+            f"train.minibatches = {train.minibatches} is more than the rollout.tasks_per_update × rollout.episodes_per_task = "
+            f"{num_episodes} episodes of a batch: lower it"
         )
     if 0 < algo.dual_clip <= 1:
         yield (
-            f"algo.dual_clip = {algo.dual_clip}: it would cut bad actions off at a ratio of 1, before anything is learned from them; "
-            "take more than 1, or 0 for none"
+            f"algo.dual_clip = {algo.dual_clip}: it would clip bad actions at a ratio of 1, so nothing would be learned from them: "
+            "set it above 1, or to 0 for no limit"
         )
     if 0 < algo.importance_cap < 1:
         yield (
-            f"algo.importance_cap = {algo.importance_cap}: it would cut tokens on which sampler and trainer agree, whose weight is 1; "
-            "take at least 1, or 0 for no weights"
+            f"algo.importance_cap = {algo.importance_cap}: it would truncate tokens on which sampler and trainer agree, whose weight is 1: "
+            "set it to at least 1, or to 0 for no weights"
         )
     if not reward.function and reward.qa == reward.format == reward.execution == 0:
-        yield "reward.qa, reward.format and reward.execution are all 0: nothing would be rewarded"
+        yield "reward.qa, reward.format and reward.execution are all 0, so every reward would be 0: set one of them"
 
 
 def inert_settings(config: Config) -> list[str]:
-    """What does nothing in training with these settings, or gives something up, a sentence each. A key counts as set where it is not as by
-    default."""
+    """Return a sentence for each setting that has no effect in training, or gives up a guarantee. A key counts as set if it differs
+    from its default."""
     return [*_inert_keys(config), *_inert_parts(config)]
 
 
@@ -75,8 +75,8 @@ def _inert_parts(config: Config) -> Iterator[str]:
     algo, train, rollout = config.algo, config.train, config.rollout
     if rollout.stragglers > 0:
         yield (
-            f"rollout.stragglers = {rollout.stragglers:g}: which episodes are trained on depends on how fast they were; the same seed "
-            "does not give the same run, and long episodes are trained on less often than they are sampled"
+            f"rollout.stragglers = {rollout.stragglers:g}: the choice of episodes depends on their speed, so the same seed does not "
+            "give the same run, and long episodes are trained on less often than they are sampled"
         )
     if (
         rollout.filter == "l0"
@@ -85,17 +85,17 @@ def _inert_parts(config: Config) -> Iterator[str]:
         and rollout.drop_uniform > 0
     ):
         yield (
-            'rollout.filter = "l0" takes back what refills do not make up for: with rollout.max_refills = 0 that is all of it, as with '
-            'rollout.filter = "none"'
+            'rollout.filter = "l0" takes back dropped groups that refills do not replace: with rollout.max_refills = 0 it takes all '
+            'of them back, as rollout.filter = "none" does'
         )
     if algo.loss == "ppo" and train.epochs * train.minibatches == 1:
         yield (
-            'algo.loss = "ppo" makes one optimiser step a batch (train.epochs = train.minibatches = 1): every ratio is 1, and algo.ratio, '
-            "algo.clip_low, algo.clip_high and algo.dual_clip do nothing"
+            'algo.loss = "ppo" makes one optimiser step per batch (train.epochs = train.minibatches = 1): every ratio is 1, and '
+            "algo.ratio, algo.clip_low, algo.clip_high and algo.dual_clip have no effect"
         )
     if algo.kl_coef > 0 and algo.kl == "k1" and algo.kl_in == "loss":
         yield (
-            'algo.kl = "k1" in the loss pulls nowhere: its gradient is 0 on average over what the policy samples; take "k2" or "k3", or '
+            'algo.kl = "k1" in the loss has no effect: its gradient is 0 on average over samples of the policy; use "k2" or "k3", or '
             'algo.kl_in = "reward"'
         )
 
@@ -107,7 +107,7 @@ def _inert_keys(config: Config) -> Iterator[str]:
         keys = ("algo.ratio", "algo.clip_low", "algo.clip_high", "algo.dual_clip")
         yield from _inert(config, *keys, why='with algo.loss = "policy_gradient"')
     if algo.estimator not in DISCOUNTED:
-        yield from _inert(config, "algo.gamma", why=f"{estimator}, which adds up an episode's rewards")
+        yield from _inert(config, "algo.gamma", why=f"{estimator}, which sums an episode's rewards")
     elif algo.estimator == "gigpo" and algo.step_weight == 0:
         yield from _inert(config, "algo.gamma", why=f"{estimator} and algo.step_weight = 0")
     elif config.agent.max_steps == 1:
@@ -121,7 +121,7 @@ def _inert_keys(config: Config) -> Iterator[str]:
     elif rollout.episodes_per_task == 1:
         yield from _inert(config, "rollout.drop_uniform", why="with rollout.episodes_per_task = 1")
     if not (is_world(config.tasks.train) or is_world(config.tasks.eval)):
-        yield from _inert(config, "tasks.hops", why="with tasks of files")
+        yield from _inert(config, "tasks.hops", why="with tasks from files")
     if algo.kl_coef == 0:
         yield from _inert(config, "algo.kl", "algo.kl_in", why="with algo.kl_coef = 0")
     if reward.qa == 0:
@@ -134,15 +134,17 @@ def _inert_keys(config: Config) -> Iterator[str]:
         yield from _inert(config, "train.keep_best", why="with eval.every = 0")
     if evaluation.sampled_episodes == 0:
         yield from _inert(config, "eval.top_p", why="with eval.sampled_episodes = 0")
-    yield from _inert(config, *(f"sft.{key}" for key in SftConfig.model_fields), why="here: it is for `lzero sft`")
+    yield from _inert(
+        config, *(f"sft.{key}" for key in SftConfig.model_fields), why="in `lzero train`: it belongs to `lzero sft`"
+    )
 
 
 def _inert(config: Config, *names: str, why: str) -> Iterator[str]:
-    """A sentence for each of these keys that is not as by default."""
+    """Yield a sentence for each of these keys that differs from its default."""
     for name in names:
         section_name, _, key = name.partition(".")
         section: Section = getattr(config, section_name)
         value = getattr(section, key)
         if value != type(section).model_fields[key].default:
             shown = f'"{value}"' if isinstance(value, str) else value
-            yield f"{name} = {shown} does nothing {why}"
+            yield f"{name} = {shown} has no effect {why}"

@@ -77,17 +77,18 @@ def _entropy(values: Sequence[float]) -> str:
     if last >= ENTROPY_LEFT * first:
         return ""
     return (
-        f"less than {ENTROPY_LEFT:.0%} of the {first:.3g} at first: the policy hardly varies what it does; a lower train.lr, "
-        "algo.entropy_coef or a larger algo.clip_high keep it open"
+        f"less than {ENTROPY_LEFT:.0%} of its first value {first:.3g}: the policy hardly explores; a lower train.lr, "
+        "algo.entropy_coef or a larger algo.clip_high preserve exploration"
     )
 
 
 def _length(values: Sequence[float]) -> str:
     before, last = statistics.median(values[-WINDOW - REMEMBERED : -WINDOW]), _last(values)
     if last > LONGER * before:
-        return f"more than {LONGER:g} times the {before:.3g} before: replies grow; read some (lzero show) before they fill the budget"
+        grow = "replies grow; read some (lzero show) before they fill the budget"
+        return f"more than {LONGER:g} times the earlier median {before:.3g}: {grow}"
     if last < SHORTER * before:
-        return f"less than {SHORTER:.0%} of the {before:.3g} before: replies shrink; read some (lzero show)"
+        return f"less than {SHORTER:.0%} of the earlier median {before:.3g}: replies shrink; read some (lzero show)"
     return ""
 
 
@@ -95,7 +96,7 @@ def _uniform(values: Sequence[float]) -> str:
     if _last(values) < UNIFORM:
         return ""
     return (
-        "nearly every group is all right or all wrong: nothing tells better from worse; if the score is high the tasks are learned, if it "
+        "nearly every group is all right or all wrong, so advantages carry no signal; if the score is high the tasks are learned, if it "
         "is low they are too hard, or the policy has collapsed"
     )
 
@@ -104,14 +105,17 @@ def _spread(values: Sequence[float]) -> str:
     first, last = _first(values), _last(values)
     if last >= SPREAD_LEFT * first:
         return ""
-    return f"less than {SPREAD_LEFT:.0%} of the {first:.3g} at first: all episodes earn the same, and there is nothing left to learn from"
+    return f"less than {SPREAD_LEFT:.0%} of its first value {first:.3g}: all episodes earn the same, so nothing is left to learn"
 
 
 def _format(values: Sequence[float]) -> str:
     best = max(statistics.fmean(values[end - WINDOW : end]) for end in range(WINDOW, len(values) + 1))
     if _last(values) >= FORMAT_LEFT * best:
         return ""
-    return f"less than {FORMAT_LEFT:.0%} of the {best:.3g} it was: replies lose the format that is read; an earlier checkpoint still has it"
+    return (
+        f"less than {FORMAT_LEFT:.0%} of its best value {best:.3g}: replies lose the format that the parser reads; an earlier checkpoint "
+        "still has it"
+    )
 
 
 def _first(values: Sequence[float]) -> float:

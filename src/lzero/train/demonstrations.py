@@ -47,7 +47,7 @@ def read_demonstrations(
     found = [sample for sample in samples if any(sample.mask)]
     if not found:
         raise StoreError(
-            f"{run_dir} holds no episodes to learn from" + (f" with sft.focus = {focus.pattern!r}" if focus else "")
+            f"{run_dir} has no episodes to learn from" + (f" with sft.focus = {focus.pattern!r}" if focus else "")
         )
     return found
 
@@ -91,8 +91,8 @@ class Translator:
                 new_ids = self._turn(episode.steps[index - 1].completion, steps[-1].completion, ids)
             else:
                 raise ModelError(
-                    f"step {index} of episode {episode.id} keeps {keep} of {recorded} tokens of its context: such an episode "
-                    "can only be learned from with the tokenizer that recorded it"
+                    f"step {index} of episode {episode.id} keeps {keep} of {recorded} tokens of its context: train on "
+                    "such an episode with the tokenizer that recorded it"
                 )
             recorded = keep + len(ids) + len(step.completion.token_ids)
             completion = self._completion(step.completion)

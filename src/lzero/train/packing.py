@@ -25,7 +25,7 @@ def choose_packing(model: "PreTrainedModel", wanted: Packing | Literal["auto"]) 
     try:
         check_packing(model, fastest)
     except ModelError as error:
-        logger.warning("train.packing: every sequence has a row of its own, which is slower: %s", error)
+        logger.warning("train.packing falls back to one row per sequence, which is slower: %s", error)
         return "padded"
     return fastest
 
@@ -36,7 +36,7 @@ def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
         return
     if packing == "tree" and not looks_at_everything(model):
         raise ModelError(
-            f"{type(model).__name__} has layers that look back a part of the way only, which a tree of sequences does not keep to: set "
+            f"{type(model).__name__} has layers with a limited attention window, which a tree of sequences does not support: set "
             'train.packing = "padded"'
         )
     ids = probe_ids(model.config.vocab_size)
@@ -47,7 +47,7 @@ def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
         together = sample_logprobs(model, samples, Layout(max_tokens=2 * len(ids), packing=packing))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
-            f'{type(model).__name__} cannot be given {packing} sequences: {error}; set train.packing = "padded"'
+            f'{type(model).__name__} does not accept {packing} sequences: {error}; set train.packing = "padded"'
         ) from error
     gaps = [
         abs(one - other)

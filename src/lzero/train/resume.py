@@ -34,7 +34,7 @@ def checkpoint_to_resume(run: RunDirectory) -> Path | None:
         whole = newest_checkpoint(run.checkpoints)
         assert whole is not None
         broken = " ".join(map(str, found[: found.index(whole)]))
-        raise StoreError(f"{error}; to go on from {whole.name} instead, first: rm -r {broken}") from None
+        raise StoreError(f"{error}. To resume from {whole.name} instead, first run: rm -r {broken}") from None
     return found[0]
 
 
@@ -44,17 +44,19 @@ def check_config(checkpoint: Path, config: Config) -> None:
     manifest = read_manifest(checkpoint)
     if config.train.updates < manifest.progress.update:
         made = counted(manifest.progress.update, "update")
-        raise ConfigError(f"train.updates = {config.train.updates}: the run has made {made} already")
+        raise ConfigError(
+            f"train.updates = {config.train.updates} is less than what the run has made ({made}): raise it"
+        )
     there, here = _flat(manifest.config), _flat(config.model_dump(mode="json"))
     defaults = _flat(Config().model_dump(mode="json"))
     differences = [
-        f"{key} is {_shown(there, key, defaults)} there and {_shown(here, key, defaults)} here"
+        f"{key} is {_shown(there, key, defaults)} in the checkpoint and {_shown(here, key, defaults)} in this run"
         for key in sorted(there.keys() | here.keys())
         if key != "run.dir" and not key.startswith(RESUMABLE)
         if _shown(there, key, defaults) != _shown(here, key, defaults)
     ]
     if differences:
-        raise StoreError(f"{checkpoint} is of another configuration than this run: {'; '.join(differences)}")
+        raise StoreError(f"{checkpoint} has another configuration than this run: {'; '.join(differences)}")
 
 
 def check_model(
@@ -65,18 +67,18 @@ def check_model(
     there = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     here = parameter_shapes(initial)
     differences = [
-        f"{name} has shape {there.get(name, 'none')} there and {here.get(name, 'none')} here"
+        f"{name} has shape {there.get(name, 'none')} in the checkpoint and {here.get(name, 'none')} in the model"
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]
     own, others = tokenizer.get_vocab(), load_tokenizer(initial).get_vocab()
     differences += [
-        f"token {token!r} has id {own.get(token, 'none')} there and {others.get(token, 'none')} here"
+        f"token {token!r} has id {own.get(token, 'none')} in the checkpoint and {others.get(token, 'none')} in the model"
         for token in sorted(own.keys() | others.keys())
         if own.get(token) != others.get(token)
     ]
     if differences:
-        raise StoreError(f"{checkpoint} is of another model than the one in {initial}: {_some(differences)}")
+        raise StoreError(f"{checkpoint} belongs to another model than the one in {initial}: {_some(differences)}")
 
 
 def _flat(config: Mapping[str, Json]) -> dict[str, Json]:

@@ -146,7 +146,7 @@ def _tell(update: Update, *, history: list[dict[str, Json]], watcher: Watcher, t
 def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
     """Tasks to train on, tasks held out. Raises ConfigError or DataError."""
     if config.model.path.startswith(POLICY):
-        raise ConfigError(f"model.path = {config.model.path!r}: a scripted policy has nothing to train; name a model")
+        raise ConfigError(f"model.path = {config.model.path!r}: a scripted policy cannot be trained: name a model")
     training, held_out = train_tasks(config), eval_tasks(config)
     check_curriculum(config.rollout, training)
     shared = leaks(training, held_out)

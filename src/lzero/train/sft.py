@@ -86,7 +86,7 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
     """
     start = time.monotonic()
     if config.run.trackers:
-        raise ConfigError("run.trackers acts in `lzero train`: fine-tuning writes metrics.jsonl only")
+        raise ConfigError("run.trackers has no effect in `lzero sft`, which writes metrics.jsonl only: remove it")
     if not config.sft.episodes:
         raise ConfigError(
             "sft.episodes is empty: name run directories to learn from, as in sft.episodes='[\"runs/a\"]'"
@@ -161,7 +161,7 @@ class Mix:
     def __init__(self, sources: Sequence[Sequence[Sample]], weights: Sequence[float], *, seed: int) -> None:
         if weights and (len(weights) != len(sources) or min(weights) < 0 or not sum(weights)):
             raise ConfigError(
-                f"sft.weights = {list(weights)}: one share for each of the {len(sources)} sft.episodes, not all 0"
+                f"sft.weights = {list(weights)}: give one share for each of the {len(sources)} sft.episodes, not all 0"
             )
         split = [_split(source) for source in sources]
         self.held_out = [sample for _, held_out in split for sample in held_out]

@@ -49,7 +49,7 @@ class SkipCount:
         if self.in_a_row >= MOST_IN_A_ROW:
             raise TrainError(
                 f"{what}, {MOST_IN_A_ROW} in a row. Their batches are in the run's episodes/skipped; "
-                "go on from the last checkpoint with --resume and a lower train.lr, or another train.grad_clip"
+                "resume from the last checkpoint (--resume) with a lower train.lr or another train.grad_clip"
             )
 
 

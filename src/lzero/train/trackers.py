@@ -140,7 +140,7 @@ def _wandb(config: Config, directory: Path, update: int) -> Iterator[Track]:
         except Exception as error:  # of many kinds, few of which are wandb's own
             lost.append(error)
             logger.warning(
-                "Weights & Biases is gone (%r): it is told nothing more, metrics.jsonl has everything", error
+                "Weights & Biases failed (%r): lzero sends it no more metrics; metrics.jsonl has all of them", error
             )
 
     try:

@@ -96,7 +96,9 @@ class Trainer:
         """What the groups' episodes can teach. Raises TrainError if no episode took a step."""
         samples = [sample for group in groups for episode in group.episodes for sample in to_samples(episode)]
         if not any(any(sample.mask) for sample in samples):
-            raise TrainError("no episode of this batch took a step: is agent.max_tokens below the length of a prompt?")
+            raise TrainError(
+                "no episode of this batch made a step: check whether agent.max_tokens is below the length of a prompt"
+            )
         return samples
 
     def score(self, samples: Sequence[Sample]) -> Scores:

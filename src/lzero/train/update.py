@@ -91,7 +91,7 @@ def recompute_activations(model: "PreTrainedModel") -> None:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     if not model.supports_gradient_checkpointing:
-        raise ConfigError(f"train.gradient_checkpointing: {type(model).__name__} does not support it; leave it off")
+        raise ConfigError(f"train.gradient_checkpointing: {type(model).__name__} does not support it: set it to false")
     newer = getattr(model, "activation_checkpointing_enable", None)  # its name in later releases of transformers
     (newer or model.gradient_checkpointing_enable)()
     for layer in model.modules():
@@ -133,7 +133,7 @@ def update_policy(
     if not (math.isfinite(totals["train/loss"]) and math.isfinite(norm)):
         for optimizer in optimizers:
             optimizer.zero_grad()
-        raise NotFinite(f"the optimiser step was not made: loss {totals['train/loss']}, gradient norm {norm}")
+        raise NotFinite(f"the optimiser step was skipped: loss {totals['train/loss']}, gradient norm {norm}")
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
