@@ -7,12 +7,18 @@ A chat template is probed once, with markers as contents, which tells the pieces
 
 The pieces are encoded with their control tokens; the contents as plain text, so that a `<|im_end|>` in a tool's result stays the
 ten characters that it is. The probe holds no thoughts: templates that delete them from the history (Qwen3's) do not matter here.
+It is made once: a template that writes the date writes that of the day on which the run was started.
 """
 
-from collections.abc import Sequence
+import json
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from tokenizers import Tokenizer
@@ -30,6 +36,10 @@ _REPLIES = ("lzero-probe-reply", "lzero-probe-answer")
 _OR_RAW = 'agent.template = "raw" marks turns without it'
 _SYSTEMS = 16
 """System prompts whose tokens are kept."""
+_TEMPLATE_S = 5.0
+"""Seconds that a chat template may take for a few short messages."""
+_LONGEST = 1_000_000
+"""Characters that it may make of them."""
 _SAMPLE = "  a text\n\n with spaces, 'quotes' and é 北京 "
 
 
@@ -67,20 +77,24 @@ class Renderer:
         pieces = _raw(tokenizer) if raw else _probe(tokenizer)
         # Two encoders of our own: a flag on a shared one would have to be switched for every call, under other threads' feet.
         backend = tokenizer.backend_tokenizer.to_str()
-        self._with_specials = _encoder(backend, specials_are_text=False)
-        self._plain = _encoder(backend, specials_are_text=True)
+        self._with_specials = _encoder(backend)
+        specials = set(tokenizer.all_special_ids)
+        turns = "".join(
+            (pieces.opening, pieces.header.removesuffix(pieces.thought), pieces.to_user, *(pieces.system or ()))
+        )
+        controls = specials | (set(self._template_ids(turns)) & set(tokenizer.get_added_vocab().values()))
+        self._plain = _encoder(backend, text=controls)
         self._system_ids = lru_cache(_SYSTEMS)(self._text_ids)  # one for many episodes, and long
         self._pieces = pieces
         self._opening = self._template_ids(pieces.opening)
         self._header = self._template_ids(pieces.header)
         self._to_user = self._template_ids(pieces.to_user)
-        specials = set(tokenizer.all_special_ids)
         if not self._to_user or self._to_user[0] not in specials:
             raise ModelError(
                 f"the chat template ends a reply with {pieces.to_user!r}, which does not begin with a special token: "
                 "nothing would tell the model's end of turn from text"
             )
-        self._check_forgery(tokenizer, specials)
+        self._check_forgery(tokenizer, controls)
         self._check_round_trip(tokenizer)
 
     @property
@@ -114,17 +128,14 @@ class Renderer:
     def _text_ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def _check_forgery(self, tokenizer: "PreTrainedTokenizerFast", specials: set[int]) -> None:
-        """No control token may come out of plain text; the template's own count as such, however they are marked."""
-        pieces = self._pieces
-        template = self._template_ids("".join((pieces.opening, pieces.header, pieces.to_user, *(pieces.system or ()))))
-        controls = specials | (set(template) & set(tokenizer.get_added_vocab().values()))
+    def _check_forgery(self, tokenizer: "PreTrainedTokenizerFast", controls: Collection[int]) -> None:
+        """No token that marks a turn may come out of plain text, whether tokenizer.json calls it special or not."""
         for control in sorted(controls):
             text = tokenizer.convert_ids_to_tokens(control)
-            if controls.intersection(self._text_ids(f"{_SAMPLE}{text}")):
+            if not set(controls).isdisjoint(self._text_ids(f"{_SAMPLE}{text}")):
                 raise ModelError(
                     f"the tokenizer reads {text!r} in plain text as a control token: tool outputs could forge turns; "
-                    'mark it "special" among the added_tokens of tokenizer.json'
+                    "make it one of the added_tokens of tokenizer.json"
                 )
 
     def _check_round_trip(self, tokenizer: "PreTrainedTokenizerFast") -> None:
@@ -135,11 +146,15 @@ class Renderer:
             raise ModelError(f"the tokenizer does not give texts back as they were: {text!r} became {decoded!r}")
 
 
-def _encoder(backend: str, *, specials_are_text: bool) -> Tokenizer:
-    encoder = Tokenizer.from_str(backend)
+def _encoder(backend: str, *, text: Collection[int] | None = None) -> Tokenizer:
+    """An encoder that reads control tokens or, with `text`, leaves the added tokens of these ids the text that they are written as."""
+    state = json.loads(backend)
+    for token in state["added_tokens"]:
+        token["special"] |= token["id"] in (text or ())  # `encode_special_tokens` looks at this mark
+    encoder = Tokenizer.from_str(json.dumps(state))
     encoder.no_padding()
     encoder.no_truncation()
-    encoder.encode_special_tokens = specials_are_text
+    encoder.encode_special_tokens = text is not None
     return encoder
 
 
@@ -159,18 +174,21 @@ def _raw(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
 def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
     if not tokenizer.chat_template:
         raise ModelError(f"the tokenizer has no chat template, which tells where a turn starts and ends; {_OR_RAW}")
+    template = _Template(tokenizer)
     task, output, again = _USERS
-    long = _split(tokenizer, [task, _REPLIES[0], output, _REPLIES[1], again])
-    short = _split(tokenizer, [task])
+    contents = [task, _REPLIES[0], output, _REPLIES[1], again]
+    long, short = template.split(contents), template.split([task])
     if long is None or short is None:
         raise ModelError(f"the chat template drops, repeats or rewrites the contents of a conversation; {_OR_RAW}")
-    opening, _, to_user, _, to_user_again, header = long
+    opening, to_reply, to_user, _, to_user_again, header = long
     if short != [opening, header] or to_user != to_user_again:
         raise ModelError(
             "the chat template changes the start of a conversation as it grows: a history would not stay a prefix "
             f"({short} for one turn, {long} for three); {_OR_RAW}"
         )
-    with_system = _split(tokenizer, [task, _REPLIES[0], output, _REPLIES[1], again], system=_SYSTEM)
+    if template.split(contents, header=False) == long:  # it ignores add_generation_prompt
+        header = _header(header, to_reply)
+    with_system = template.split(contents, system=_SYSTEM)
     fits = with_system is not None and with_system[2:] == long[1:]
     before, think, after = header.partition("<think>")
     if "</think>" in after:  # an empty thought, that a reply would then not hold
@@ -184,24 +202,71 @@ def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
     )
 
 
-def _split(
-    tokenizer: "PreTrainedTokenizerFast", contents: Sequence[str], *, system: str | None = None
-) -> list[str] | None:
-    """The template's text before, between and after contents that alternate between user and assistant; None when it
-    refuses them or does not show each of them once, in order."""
-    messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    try:
-        rest = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except (jinja2.TemplateSyntaxError, jinja2.UndefinedError) as error:
-        raise ModelError(f"the chat template is broken: {error}") from error
-    except jinja2.TemplateError:
-        return None  # raise_exception(…): the template's way to say that it does not take such messages
-    pieces = []
-    for message in messages:
-        if rest.count(message["content"]) != 1:
+def _header(tail: str, to_reply: str) -> str:
+    """The header of a reply, from the history's, where the template has none for the next reply. A thought is the reply's own."""
+    told = to_reply.partition("<think>")[0]
+    if not told.startswith(tail):
+        raise ModelError(
+            f"the chat template writes {tail!r} where the next reply begins, and {to_reply!r} before the replies of a history: make it act "
+            f"on add_generation_prompt; {_OR_RAW}"
+        )
+    return told
+
+
+class _Template:
+    """A tokenizer's chat template."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        self._tokenizer = tokenizer
+
+    def split(self, contents: Sequence[str], *, system: str | None = None, header: bool = True) -> list[str] | None:
+        """The template's text before, between and after contents that alternate between user and assistant; None when it refuses them
+        or does not show each of them once, in order. `header`: whether to ask for that of the next reply."""
+        messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        try:
+            rest = self._rendered(messages, header)
+        except jinja2.exceptions.SecurityError as error:
+            raise ModelError(f"the chat template does what Jinja's sandbox forbids: {error}; {_OR_RAW}") from error
+        except (jinja2.TemplateSyntaxError, jinja2.UndefinedError) as error:
+            raise ModelError(f"the chat template is broken: {error}; {_OR_RAW}") from error
+        except jinja2.TemplateError:
+            return None  # raise_exception(…): the template's way to say that it does not take such messages
+        except Exception as error:  # a template is a program, and fails in every way that one can
+            reason = str(error).strip().partition("\n")[0]
+            raise ModelError(f"the chat template fails: {type(error).__name__}: {reason}; {_OR_RAW}") from error
+        pieces = []
+        for message in messages:
+            if rest.count(message["content"]) != 1:
+                return None
+            piece, _, rest = rest.partition(message["content"])
+            pieces.append(piece)
+        return [*pieces, rest]
+
+    def _rendered(self, messages: list[dict[str, str]], header: bool) -> str:
+        with _deadline(_TEMPLATE_S):
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=header)
+        if len(text) > _LONGEST:
+            raise ValueError(f"{len(messages)} short messages become {len(text):,} characters")
+        return str(text)
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in a template that is not done after this time: its loops may have no end."""
+    end = time.monotonic() + seconds
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename != "<template>":
             return None
-        piece, _, rest = rest.partition(message["content"])
-        pieces.append(piece)
-    return [*pieces, rest]
+        if time.monotonic() > end:
+            raise TimeoutError(f"it is not done after {seconds:g} s")
+        return trace
+
+    tracing = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(tracing)
