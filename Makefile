@@ -1,44 +1,59 @@
-# Two commands: `make demo` and `make test`. Each does all set-up on a fresh machine.
+# Two commands: `make demo` and `make test`. Each does all set-up on a fresh machine, and installs what locks/ pins.
 PYTHON ?= python3
+PYTHONS ?= python3.11 python3.12 python3.13
 VENV := .venv
 BIN := $(VENV)/bin
+LOCK := locks/lzero.txt
+NEWEST := .venv-newest
 ARGS ?=
 SERVERS ?= transformers vllm
+MARKS := not slow and not gpu and not reference and not servers
+PARALLEL := --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-long soak test-gpu test-reference test-servers lint check setup nano clean help
+.PHONY: demo test test-newest test-long soak test-gpu test-reference test-servers lint check lock setup nano clean help
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: setup  ## train the bundled nano model by reinforcement learning, a few minutes on two cores (ARGS="run.seed=1")
 	$(BIN)/lzero train $(ARGS)
 
 test: lint check  ## everything CI runs: lint, types, tests (ARGS="-k repl")
-	$(BIN)/pytest -m "not slow and not gpu and not reference and not servers" --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -m "$(MARKS)" $(PARALLEL) $(ARGS)
 
-test-long: setup  ## the bars of the README; kills, churn, fuzzing and attacks under load, whole (over an hour)
+test-newest: $(NEWEST)/.ready  ## the same tests on the newest releases that pyproject.toml allows, every warning an error
+	$(NEWEST)/bin/pytest -m "$(MARKS)" $(PARALLEL) -W error $(ARGS)
+
+test-long: setup  ## the bars of docs/benchmarks.md; kills, churn, fuzzing and attacks under load, whole (over an hour)
 	$(BIN)/pytest -m slow $(ARGS)
 
 soak: setup  ## an hour of everything that sandboxed sessions do, well or badly (ARGS="--soak-minutes 5")
 	$(BIN)/pytest -m slow -s tests/faults/test_soak.py --soak-minutes 60 $(ARGS)
 
-test-gpu: setup  ## what needs a CUDA device
-	$(BIN)/pytest -m gpu $(ARGS)
+# A GPU machine often has torch and no package registry: an interpreter that is named is used as it is.
+ifeq ($(origin PYTHON),file)
+test-gpu: setup
+test-gpu: GPU_PYTHON := $(BIN)/python
+else
+test-gpu: GPU_PYTHON := $(PYTHON)
+endif
+test-gpu:  ## what needs a CUDA device; PYTHON=python3 make test-gpu sets nothing up
+	PYTHONPATH=src $(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini $(ARGS) tests/gpu
 
 test-reference: setup  ## credit and loss against TRL's
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[reference]'
+	$(BIN)/pip install --quiet --constraint $(LOCK) --no-build-isolation --editable '.[reference]'
 	$(BIN)/pytest -m reference $(ARGS)
 
 test-servers: setup $(SERVERS:%=.servers/%/.ready)  ## the agent against real model servers on loopback (SERVERS=transformers for one)
 	$(BIN)/pytest -m servers $(ARGS)
 
 # A server is somebody else's program, with requirements of its own: each has an environment to itself.
-.servers/transformers/.ready: constraints.txt
+.servers/transformers/.ready: $(LOCK)
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/pip install --quiet --constraint constraints.txt 'transformers[serving]>=5.0'
+	$(@D)/bin/pip install --quiet --constraint $(LOCK) 'transformers[serving]>=5.0'
 	touch $@
 
-.servers/vllm/.ready: constraints.txt tests/servers/install_vllm.py
+.servers/vllm/.ready: $(LOCK) tests/servers/install_vllm.py
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python tests/servers/install_vllm.py
 	touch $@
@@ -50,15 +65,35 @@ lint: setup
 check: setup
 	$(BIN)/mypy
 
+lock:  ## resolve every package again, for each Python of PYTHONS (locks/lock.py)
+	$(PYTHON) locks/lock.py $(PYTHONS)
+
 setup: $(VENV)/.ready  ## virtual environment, bubblewrap, kernel environment
 
-$(VENV)/.ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "lzero needs Python 3.11 or newer; $(PYTHON) is older. Name another one: make PYTHON=python3.12 …" >&2; exit 1; }
+# hatchling comes first, from the lock: pip would build lzero with the newest one.
+$(VENV)/.ready: pyproject.toml $(LOCK) src/lzero/assets/kernel/lock.txt
+	$(python-is-new-enough)
 	$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint $(LOCK) hatchling editables
+	$(BIN)/pip install --quiet --constraint $(LOCK) --no-build-isolation --editable '.[dev]'
+	$(BIN)/pip download --quiet --constraint $(LOCK) --no-build-isolation --dest $(VENV)/wheelhouse .
 	$(BIN)/python -m lzero.repl.setup
 	touch $@
+
+$(NEWEST)/.ready: pyproject.toml $(LOCK)
+	$(python-is-new-enough)
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --upgrade pip
+	$(NEWEST)/bin/pip install --quiet hatchling editables "$$(grep ^torch== $(LOCK))"
+	$(NEWEST)/bin/pip install --quiet --no-build-isolation --editable '.[dev]' "$$(grep ^torch== $(LOCK))"
+	$(NEWEST)/bin/pip download --quiet --no-build-isolation --dest $(NEWEST)/wheelhouse .
+	$(NEWEST)/bin/python -m lzero.repl.setup --newest
+	touch $@
+
+define python-is-new-enough
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+  echo "lzero needs Python 3.11 or newer; $(PYTHON) is older. Name another one: make PYTHON=python3.12 …" >&2; exit 1; }
+endef
 
 nano: setup  ## make the bundled nano base model again, from nothing: demonstrations, two stages of fine-tuning (10 minutes)
 	rm -rf runs/nano-*
@@ -71,4 +106,4 @@ nano: setup  ## make the bundled nano base model again, from nothing: demonstrat
 	$(BIN)/python recipes/ship_nano.py runs/nano-base/model
 
 clean:  ## remove the virtual environments and caches (runs stay)
-	rm -rf $(VENV) .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,12 @@ pytest_plugins = ["neighbours"]
 # A busy machine is no bug: an example may take as long as it needs, within the test's own timeout.
 settings.register_profile("lzero", deadline=None)
 settings.load_profile("lzero")
+
+
+def pytest_configure() -> None:
+    """Take signals as a program in the foreground does: a shell that starts the suite in the background has it ignore them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

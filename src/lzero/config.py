@@ -530,12 +530,20 @@ def _sections() -> Iterable[tuple[str, type[Section]]]:
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
+    if not file.exists() and file.parent.name in ("", "recipes") and (bundled := _recipes() / file.name).exists():
+        file = bundled  # "recipes/world.toml" works outside of a checkout, too
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
+
+
+def _recipes() -> Path:
+    """Return the directory of the bundled recipes: in the installed package, or in the checkout."""
+    installed = Path(__file__).parent / "recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

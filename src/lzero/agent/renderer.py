@@ -21,13 +21,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from tokenizers import Tokenizer
 
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, ModelError
 from lzero.types import Completion
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 _SYSTEM = "lzero-probe-system"
@@ -146,8 +146,10 @@ class Renderer:
             raise ModelError(f"the tokenizer does not give texts back as they were: {text!r} became {decoded!r}")
 
 
-def _encoder(backend: str, *, text: Collection[int] | None = None) -> Tokenizer:
+def _encoder(backend: str, *, text: Collection[int] | None = None) -> "Tokenizer":
     """An encoder that reads control tokens or, with `text`, leaves the added tokens of these ids the text that they are written as."""
+    from tokenizers import Tokenizer
+
     state = json.loads(backend)
     for token in state["added_tokens"]:
         token["special"] |= token["id"] in (text or ())  # `encode_special_tokens` looks at this mark

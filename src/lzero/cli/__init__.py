@@ -1,11 +1,13 @@
 """The `lzero` command. One module per command; each loads what it needs when it runs, so that `--help` is quick."""
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from lzero.errors import LzeroError
+from lzero.extras import TRAIN, need_train
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -15,13 +17,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Our own errors print as one message and exit with 1, Ctrl-C with 130; anything else is a bug and keeps its traceback."""
     # Two cores serve the model's threads and the sandboxes: a thread of OpenMP that spins while it waits takes one from them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _keep_warnings_off_the_display()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character is no reason to lose a run
             stream.reconfigure(errors="replace")
     try:
         from lzero.cli.app import app  # here, so that Ctrl-C has its say while the commands are loaded
 
-        app(args=list(arguments) if arguments is not None else None)
+        try:
+            app(args=list(arguments) if arguments is not None else None)
+        except ModuleNotFoundError as error:
+            if error.name in TRAIN:
+                need_train("this command")
+            raise
     except LzeroError as error:
         from lzero.agent.outputs import clean
 
@@ -29,3 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _keep_warnings_off_the_display() -> None:
+    """Send the warnings of libraries to run.log, where there is one: a user can mend none of them. PYTHONWARNINGS and `python -W` win."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").propagate = False

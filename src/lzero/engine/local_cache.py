@@ -5,6 +5,7 @@ prefill names its rows, whose keys are gathered once. Position `max_tokens` of e
 rows that sit out write there.
 """
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ class Forward:
 
     def __init__(self, model: Any, *, num_slots: int, max_tokens: int) -> None:
         self.model = model.eval()
+        self._cache_argument = _cache_argument(model)
         self.scratch = max_tokens
         self.device: torch.device = model.device
         like: torch.Tensor = next(model.parameters())
@@ -105,9 +107,9 @@ class Forward:
             input_ids=self._tensor(tokens),
             attention_mask=mask,
             position_ids=seen,
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_argument: self.cache},
         )
         logits: torch.Tensor = result.logits[:, -1]
         return logits
@@ -120,6 +122,11 @@ class Forward:
 
     def _tensor(self, values: Ints) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device)
+
+
+def _cache_argument(model: Any) -> str:
+    """Return the name of the parameter of `forward` that takes the cache: transformers 5.24 renamed it."""
+    return "past_key_values" if "past_key_values" in inspect.signature(model.forward).parameters else "cache"
 
 
 def _cache_shapes(model: Any, max_tokens: int) -> list[tuple[torch.Size, torch.Size]]:
@@ -135,7 +142,8 @@ def _cache_shapes(model: Any, max_tokens: int) -> list[tuple[torch.Size, torch.S
             f"the local engine serves models with full attention; {type(model).__name__} has {', '.join(sorted(kinds))}"
         )
     cache = DynamicCache()
-    model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    model(input_ids=token, use_cache=True, **{_cache_argument(model): cache})
     return [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
 
 

@@ -1,10 +1,15 @@
-"""The kernel environment: a virtual environment of its own, so that a jail never sees the one lzero runs in."""
+"""The kernel environment: a virtual environment of its own, so that a jail never sees the one lzero runs in.
+
+`assets/kernel/requirements.txt` names its packages, and `assets/kernel/lock.txt` pins all that these need. A package that
+`repl.packages` names has the version asked for there: its own pin is lifted.
+"""
 
 import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, SandboxError
 
-REQUIREMENTS = ("ipython>=8.20,<10", "numpy>=1.26,<3", "pandas>=2.2,<4")
+_KERNEL = Path(__file__).parents[1] / "assets" / "kernel"
+REQUIREMENTS = tuple((_KERNEL / "requirements.txt").read_text(encoding="utf-8").split())
 _BUILD_TIMEOUT_S = 1800
 _PIP = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
 _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
@@ -60,8 +68,11 @@ def find(config: ReplConfig) -> Environment:
     return Environment(directory, Path(base_prefix), Path(interpreter), os_file)
 
 
-def build(config: ReplConfig, *, say: Callable[[str], None] = lambda _: None) -> Environment:
-    """Make the environment unless it is there; two processes may try at once. Raises SandboxError."""
+def build(config: ReplConfig, *, say: Callable[[str], None] = lambda _: None, pinned: bool = True) -> Environment:
+    """Make the environment unless it is there; two processes may try at once. `pinned`: of the releases that the lock names.
+
+    Raises SandboxError.
+    """
     directory = _directory(config)
     if (directory / "bin" / "python").exists():
         return find(config)
@@ -70,7 +81,7 @@ def build(config: ReplConfig, *, say: Callable[[str], None] = lambda _: None) ->
         with _lock(directory.with_name(directory.name + ".lock")):
             if not (directory / "bin" / "python").exists():
                 say(f"making the kernel environment in {directory} (about half a minute, 250 MB)")
-                _build_at(directory, config)
+                _build_at(directory, config, constraints=pins(config) if pinned else "")
     except OSError as error:
         raise SandboxError(
             f"cannot make the kernel environment in {directory}: {error.strerror or error}; repl.environment names another place"
@@ -82,7 +93,7 @@ def _directory(config: ReplConfig) -> Path:
     if config.environment:
         return Path(config.environment).expanduser().absolute()
     python = config.python or sys.executable
-    key = json.dumps([sys.version if not config.python else python, requirements(config)])
+    key = json.dumps([sys.version if not config.python else python, requirements(config), pins(config)])
     return Path(sys.prefix) / "lzero-kernels" / hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
@@ -90,7 +101,15 @@ def requirements(config: ReplConfig) -> tuple[str, ...]:
     return (*REQUIREMENTS, *config.packages)
 
 
-def _build_at(directory: Path, config: ReplConfig) -> None:
+def pins(config: ReplConfig) -> str:
+    """Return the pip constraints of the environment, a line each."""
+    asked = {canonicalize_name(re.split(r"[^\w.-]", package.strip(), maxsplit=1)[0]) for package in config.packages}
+    lines = (_KERNEL / "lock.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#") and line.partition("==")[0] not in asked]
+    return "".join(f"{pin}\n" for pin in pins)
+
+
+def _build_at(directory: Path, config: ReplConfig, constraints: str) -> None:
     """Build beside `directory`, then rename: what has the final name is complete. (A virtual environment's own scripts do
     not survive that; the kernel uses none.)"""
     if directory.exists() and any(directory.iterdir()):
@@ -100,7 +119,10 @@ def _build_at(directory: Path, config: ReplConfig) -> None:
     pip = [str(partial / "bin" / "python"), "-m", "pip"]
     try:
         command([config.python or _base_python(), "-m", "venv", str(partial)], "make a virtual environment")
-        command([*pip, "install", "--quiet", *requirements(config)], "install the kernel's packages", **_PIP)
+        lock = partial / "lock.txt"
+        lock.write_text(constraints, encoding="utf-8")
+        arguments = ["install", "--quiet", "--constraint", str(lock), *requirements(config)]
+        command([*pip, *arguments], "install the kernel's packages", **_PIP)
         # The jail has no network: without pip, `%pip install` fails at once instead of trying for a minute.
         command([*pip, "uninstall", "--quiet", "--yes", "setuptools", "pip"], "remove pip", **_PIP)
         if directory.exists():

@@ -1,7 +1,7 @@
-"""Set the sandbox up: `python -m lzero.repl.setup`.
+"""Set the sandbox up: `python -m lzero.repl.setup [--newest]`.
 
-Installs bubblewrap where it may (root, apt-get), makes the kernel environment, runs one cell and says what isolation was found.
-Ends with code 1 and one message where it cannot.
+Installs bubblewrap where it may (root, apt-get), makes the kernel environment, runs one cell and prints what isolation was found.
+Ends with code 1 and one message where it cannot. `--newest` installs the newest packages instead of those that the lock pins.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ def main() -> int:
     try:
         _require_linux()
         _install_bubblewrap()
-        environment.build(ReplConfig(), say=_say)
+        environment.build(ReplConfig(), say=_say, pinned="--newest" not in sys.argv[1:])
         _say(asyncio.run(_probe()))
     except LzeroError as error:
         print(f"error: {error}", file=sys.stderr)

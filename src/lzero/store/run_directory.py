@@ -179,20 +179,23 @@ class RunDirectory:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """While it lasts, what the loggers below "lzero" say goes to run.log."""
+        """While it lasts, run.log receives what the loggers below "lzero" say, and the warnings of libraries."""
         with told(self.path):
             log = _LogFile(self.path / "run.log")
         handler = logging.StreamHandler(log)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger = logging.getLogger("lzero")
         level = logger.level
+        warned = logging.getLogger("py.warnings")
         logger.addHandler(handler)
+        warned.addHandler(handler)
         logger.setLevel(logging.INFO)
         try:
             yield
         finally:
             logger.setLevel(level)
             logger.removeHandler(handler)
+            warned.removeHandler(handler)
             log.close()
 
     def _make_parts(self) -> None:

@@ -1,0 +1,17 @@
+"""The optional part of lzero that samples and trains models itself: `pip install 'lzero[train]'`.
+
+A pool server, an agent on an endpoint, and `lzero show` work without it.
+"""
+
+import importlib.util
+
+from lzero.errors import ConfigError
+
+TRAIN = ("matplotlib", "numpy", "safetensors", "tokenizers", "torch", "transformers")
+"""Libraries of the extra `train`."""
+
+
+def need_train(what: str) -> None:
+    """Raise ConfigError where a library of the extra `train` is missing; `what` is the sentence's subject."""
+    if missing := [name for name in TRAIN if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f"{what} needs {', '.join(missing)}: pip install 'lzero[train]'")
