@@ -49,7 +49,7 @@ def test_a_scripted_policy_plays_step_by_step() -> None:
 def test_the_end_of_the_input_gives_up() -> None:
     done = play(typed="print(1)\n\n")
     assert done.returncode == 0
-    assert done.stdout.endswith("given up.\n")
+    assert done.stdout.endswith("you gave up.\n")
     assert done.stderr == ""
 
 
@@ -91,4 +91,4 @@ def test_a_scripted_policy_knows_the_world_only(tmp_path: Path) -> None:
     done = play("--policy", "expert", f"tasks.eval={tasks}")
     assert done.returncode == 1
     assert "only the built-in world" in done.stderr
-    assert "holds 1 tasks" in play("--index", "1", f"tasks.eval={tasks}").stderr
+    assert "has 1 tasks" in play("--index", "1", f"tasks.eval={tasks}").stderr

@@ -32,7 +32,7 @@ def test_a_port_in_use_and_options_that_do_not_act(
         for arguments, message in (
             ((f"--port={port}",), f"cannot serve at port {port} of 127.0.0.1: Address already in use; name another"),
             ((f"--token-file={readable}",), "others may read the token"),
-            (("--certificate=x.pem",), "--certificate and --key belong together"),
+            (("--certificate=x.pem",), "--certificate and --key must be given together"),
             (('repl.servers=["ws://127.0.0.1:1"]',), "repl.servers would not act"),
             (("repl.token_file=token",), "repl.token_file would not act"),
             (("--lease-s=1e9",), "--lease-s = 1e+09: a lease takes no more than 604800 seconds"),

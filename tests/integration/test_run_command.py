@@ -60,13 +60,13 @@ def model(*replies: str) -> ChatServer:
 async def test_without_a_model_the_nano_plays_a_question_of_its_world(tmp_path: Path) -> None:
     run = await lzero("run", "--out", "kept", cwd=tmp_path)
     assert run.code == 0, run.err
-    assert "Bring a real one: --model NAME" in run.out
+    assert "To use another model: --model NAME" in run.out
     assert "finished" in run.out
     saved = read_saved(tmp_path / "kept")
     assert (saved.model, saved.episode.status) == ("nano", "finished")
     nbformat.validate(nbformat.read(str(tmp_path / "kept" / "notebook.ipynb"), as_version=4))
     again = await lzero("run", "--out", "kept", cwd=tmp_path)
-    assert (again.code, "holds an episode already" in again.err) == (1, True)
+    assert (again.code, "already holds an episode" in again.err) == (1, True)
 
 
 async def test_a_question_is_answered_with_files_and_its_workspace_comes_out(tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ async def test_a_run_that_is_interrupted_keeps_its_steps(tmp_path: Path, number:
             beside = await lzero("run", "What?", "-m", "sage", "--base-url", server.url, "--out", "kept", cwd=tmp_path)
             process.send_signal(number)
             out, err = await process.communicate()
-    assert (beside.code, beside.err) == (1, "lzero: kept holds an episode already: name another directory with --out\n")
+    assert (beside.code, beside.err) == (1, "lzero: kept already holds an episode: name another directory with --out\n")
     assert (process.returncode, err) == (code, b"")
-    assert b"kept in kept" in out
+    assert b"saved in kept" in out
     saved = read_saved(tmp_path / "kept")
     assert (saved.episode.status, len(saved.episode.steps)) == ("failed", 1)
     assert (tmp_path / "kept" / "notebook.ipynb").exists()
@@ -125,7 +125,7 @@ async def test_an_endpoint_that_breaks_in_the_middle_leaves_what_was_done(tmp_pa
         arguments = ("run", "What?", "-m", "sage", "--base-url", server.url, "--out", "kept")
         run = await lzero(*arguments, cwd=tmp_path)
     assert run.code == 1
-    assert "failed, by no fault of the agent: engine at step 1" in run.out
+    assert "failed, through no fault of the agent: engine at step 1" in run.out
     assert len(read_saved(tmp_path / "kept").episode.steps) == 1
 
 
@@ -137,19 +137,22 @@ async def test_an_endpoint_that_breaks_in_the_middle_leaves_what_was_done(tmp_pa
         (("--model", "sage", "--tool", "web_search"), "SERPER_API_KEY"),
         (("--model", "sage", "--tool", "serach"), "there is no tool 'serach'"),
         (("--model", "sage", "--memory", "some"), "memory"),
-        (("--file", "none.csv"), "would not act without --model"),
-        (("--answer", "short", "--max-steps", "3"), "--max-steps, --answer would not act without --model"),
+        (("--file", "none.csv"), "would have no effect without --model"),
+        (("--answer", "short", "--max-steps", "3"), "--max-steps, --answer would have no effect without --model"),
         (("--model", "sage", "--corpus", "nowhere"), "nowhere"),
         (("--model", "sage", "--set", "agent.steps=3"), "agent.steps"),
-        (("--model", "sage", "--set", "train.lr=1"), "it is training's"),
-        (("--model", "sage", "--set", "run.name=x"), "would not act here"),
-        (("--set", "tasks.corpus=x"), "would not act here"),
-        (("--model", "sage", "--out", f"{__file__}"), "no directory"),
+        (("--model", "sage", "--set", "train.lr=1"), "the key belongs to training"),
+        (("--model", "sage", "--set", "run.name=x"), "has no effect in `lzero run`"),
+        (("--set", "tasks.corpus=x"), "has no effect in `lzero run`"),
+        (("--model", "sage", "--out", f"{__file__}"), "is not a directory"),
         (("--model", "sage", "--workspace-out", f"{Path(__file__).parent}"), "not an empty directory"),
         (("--model", "sage", "--workspace-out", f"{__file__}"), "not an empty directory"),
-        (("--model", "sage", "--workspace-out", "made", "--out", "made/kept"), "a directory of its own"),
-        (("--model", "sage", "--workspace-out", "."), "a directory of its own"),
-        (("--model", "sage", "--ability", "mats"), "there are qa, math"),
+        (
+            ("--model", "sage", "--workspace-out", "made", "--out", "made/kept"),
+            "contains the directory that the run is saved in",
+        ),
+        (("--model", "sage", "--workspace-out", "."), "contains the directory that the run is saved in"),
+        (("--model", "sage", "--ability", "mats"), "use one of qa, math"),
     ],
 )
 async def test_what_cannot_work_is_told_in_a_sentence_and_leaves_nothing(

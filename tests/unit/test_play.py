@@ -84,7 +84,7 @@ async def test_a_reply_that_is_cut_says_so(capsys: pytest.CaptureFixture[str]) -
 
     stage = Stage(answer, build_tokenizer(), echo=True)
     await stage.sample([100], Sampling(max_tokens=6), request_id="r", affinity="a", deadline_s=1)
-    assert "a long\n(cut after 6 tokens" in capsys.readouterr().out
+    assert "a long\n(cut off after 6 tokens" in capsys.readouterr().out
 
 
 def episode(answer: str | None, failure: Failure | None = None) -> Episode:

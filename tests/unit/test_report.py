@@ -90,7 +90,7 @@ def test_a_failed_episode_says_that_it_was_our_doing() -> None:
     task = make_task()
     failure = Failure(kind="repl", what="zygote died", where="step 2")
     text = shown(record_of(task, make_episode(task, answer=None, failure=failure)))
-    assert "failed, by no fault of the agent: repl at step 2: zygote died" in text
+    assert "failed, through no fault of the agent: repl at step 2: zygote died" in text
 
 
 def test_what_a_model_writes_cannot_steer_the_terminal() -> None:

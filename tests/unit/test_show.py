@@ -99,4 +99,4 @@ def test_an_episode_that_was_not_trained_on_says_why(capsys: pytest.CaptureFixtu
 def test_what_is_not_there_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert show(capsys, str(tmp_path / "none"))[1].startswith("lzero: there is no saved episode at")
     save_run(tmp_path, simple())
-    assert "is none" in show(capsys, str(tmp_path), "--episode", "e1")[1]
+    assert "is not the directory of a training run" in show(capsys, str(tmp_path), "--episode", "e1")[1]

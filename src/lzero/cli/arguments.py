@@ -14,7 +14,7 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[CONFIG.toml] [SECTION.KEY=VALUE]...",
-        help="A configuration file, then changes to it. Without a file: the bundled nano model on the built-in world.",
+        help="A configuration file, then changes to it. Without a file: the defaults, the bundled nano model on the built-in world.",
         show_default=False,
     ),
 ]
@@ -28,6 +28,6 @@ def read_config(arguments: list[str] | None) -> "Config":
     overrides = [argument for argument in arguments or () if "=" in argument]
     if len(files) > 1:
         raise ConfigError(
-            f"more than one configuration file: {', '.join(files)}; give one, then section.key=value changes"
+            f"more than one configuration file: {', '.join(files)}. Give one file, then section.key=value changes"
         )
     return load_config(Path(files[0]) if files else None, overrides)

@@ -24,7 +24,7 @@ from lzero.text import counted
 from lzero.types import Task
 
 LEFT_OUT_SHOWN = 20
-"""Files of the workspace that are told to be left out; there may be thousands."""
+"""Number of left-out files that are printed; there may be thousands."""
 
 
 async def ask(question: Question) -> bool:
@@ -68,7 +68,7 @@ class _Collecting(Relay):
             for file in await session.files():
                 await self._take(session, file.path)
         except (WorkspaceError, ReplError) as error:  # of all: the answer counts without them
-            self.left_there.append(f"what else its workspace holds: {error}")
+            self.left_there.append(f"the rest of its workspace: {error}")
 
     async def _take(self, session: Session, path: str) -> None:
         try:
@@ -91,15 +91,17 @@ def _check_places(question: Question) -> None:
     """Raises ConfigError where what is there already would be lost, or where the agent's files would lie among ours."""
     out, workspace = question.out, question.workspace_out
     if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: no directory; name a new one")
+        raise ConfigError(f"--out {out} is not a directory: name a new one")
     if out is not None and (out / EPISODE_FILE).exists():
-        raise ConfigError(f"{out} holds an episode already: name another directory with --out")
+        raise ConfigError(f"{out} already holds an episode: name another directory with --out")
     if workspace is None:
         return
     if workspace.exists() and (not workspace.is_dir() or any(workspace.iterdir())):
-        raise ConfigError(f"--workspace-out {workspace}: not an empty directory; name a new one")
+        raise ConfigError(f"--workspace-out {workspace} is not an empty directory: name a new one")
     if (out or Path("runs")).resolve().is_relative_to(workspace.resolve()):
-        raise ConfigError(f"--workspace-out {workspace}: the run is kept in there; name a directory of its own")
+        raise ConfigError(
+            f"--workspace-out {workspace} contains the directory that the run is saved in: name another one"
+        )
 
 
 def _make_place(question: Question) -> Path:
@@ -113,7 +115,7 @@ def _make_place(question: Question) -> Path:
         try:
             (directory / EPISODE_FILE).touch(exist_ok=False)
         except FileExistsError:
-            raise ConfigError(f"{directory} is another run's: name another directory with --out") from None
+            raise ConfigError(f"another run uses {directory}: name another directory with --out") from None
     return directory
 
 
@@ -141,7 +143,9 @@ def _keep(question: Question, agent: NBAgent, directory: Path, taken: _Collectin
     agent.save(directory)
     if question.workspace_out is None:
         return ()
-    return tuple(f"{name!r} cannot be written here" for name in write_beneath(question.workspace_out, taken.files))
+    return tuple(
+        f"cannot write {name!r} on this machine" for name in write_beneath(question.workspace_out, taken.files)
+    )
 
 
 def _tell(question: Question, agent: NBAgent, directory: Path, left_out: Sequence[str], console: Console) -> None:
@@ -150,10 +154,10 @@ def _tell(question: Question, agent: NBAgent, directory: Path, left_out: Sequenc
         return
     if (out := question.workspace_out) is not None:
         num_kept = sum(file.is_file() for file in out.rglob("*"))
-        console.print(Text(f"{counted(num_kept, 'file')} of its workspace in {out}", style="dim"))
+        console.print(Text(f"{counted(num_kept, 'file')} from its workspace saved in {out}", style="dim"))
         for why in left_out[:LEFT_OUT_SHOWN]:
-            console.print(Text(f"left out: {clean(why)}", style="red"))
+            console.print(Text(f"not saved: {clean(why)}", style="red"))
         if len(left_out) > LEFT_OUT_SHOWN:
-            console.print(Text(f"left out: {len(left_out) - LEFT_OUT_SHOWN} more", style="red"))
-    kept = f"kept in {directory} (lzero show, lzero replay; {NOTEBOOK_FILE} for Jupyter)"
+            console.print(Text(f"not saved: {len(left_out) - LEFT_OUT_SHOWN} more", style="red"))
+    kept = f"saved in {directory} (lzero show, lzero replay; {NOTEBOOK_FILE} for Jupyter)"
     console.print(Text(kept, style="dim"), soft_wrap=True)  # a path in two lines could not be copied

@@ -32,7 +32,7 @@ def evaluate(
 
     Example: lzero eval model.path=policy:expert eval.num_tasks=30
 
-    The episodes are recorded in a run directory, where `lzero sft` can learn from them.
+    The episodes are saved in a run directory, from which `lzero sft` can learn.
     """
     config = read_config(arguments)
     from rich.console import Console
@@ -43,7 +43,7 @@ def evaluate(
     run, evaluations = asyncio.run(_evaluate(config, console))
     seconds = time.monotonic() - start
     _show(console, evaluations)
-    console.print(f"{seconds:.1f} s; episodes and metrics are in {run.path}", highlight=False, soft_wrap=True)
+    console.print(f"{seconds:.1f} s; episodes and metrics: {run.path}", highlight=False, soft_wrap=True)
     if json:
         print(_as_json(evaluations, run, seconds))
 
@@ -115,7 +115,7 @@ def _rows(evaluation: "Evaluation") -> list[tuple[str, str, str]]:
             )
     kinds = ", ".join(f"{kind} {count}" for kind, count in _failures([evaluation]).items())
     if kinds:
-        rows.append((f"{name} failures", kinds, f"{evaluation.num_failed} episodes failed twice and are left out"))
+        rows.append((f"{name} failures", kinds, f"{evaluation.num_failed} episodes failed twice and are not scored"))
     return rows
 
 

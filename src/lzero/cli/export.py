@@ -12,18 +12,19 @@ import typer
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a training run.")],
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the model goes: a new or empty directory.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty directory for the model.")],
     checkpoint: Annotated[
-        str, typer.Option(help='Name of a checkpoint, as "update-000010", or "best": the best held-out score.')
+        str,
+        typer.Option(
+            help='Name of a checkpoint, as "update-000010", or "best" for the best held-out score; default: the newest.'
+        ),
     ] = "",
 ) -> None:
     """Write a trained model as a Hugging Face directory, for transformers, vLLM, SGLang.
 
     Example: lzero export runs/world-20260131-174501 my-model --checkpoint best
-
-    Without --checkpoint: the newest one.
     """
     from lzero.train.export import export as export_checkpoint
 
     found = export_checkpoint(run, directory, name=checkpoint)
-    print(f"{found} is exported to {directory}")
+    print(f"exported {found} to {directory}")

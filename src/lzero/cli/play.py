@@ -10,9 +10,9 @@ from lzero.cli.arguments import Arguments, read_config
 
 def play(
     arguments: Arguments = None,
-    index: Annotated[int, typer.Option("--index", min=0, help="Which of the held-out tasks, from 0.")] = 0,
+    index: Annotated[int, typer.Option("--index", min=0, help="Number of the held-out task, from 0.")] = 0,
     policy: Annotated[
-        str, typer.Option("--policy", help='A scripted policy plays, step by step ("expert", …); without it, you do.')
+        str, typer.Option("--policy", help='Scripted policy that plays instead of you, for example "expert".')
     ] = "",
 ) -> None:
     """Play one task by hand: see the prompt as the model sees it, type code, read its output, submit an answer.
@@ -25,7 +25,7 @@ def play(
     try:
         went_well = asyncio.run(play_task(config, index=index, policy=policy))
     except GaveUp:
-        print("\nThe input has ended: given up.")
+        print("\nEnd of input: you gave up.")
         return
     if not went_well:
         raise typer.Exit(1)

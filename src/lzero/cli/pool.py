@@ -10,7 +10,9 @@ from lzero.cli.pool_serve import serve
 if TYPE_CHECKING:
     from lzero.repl.tiers import Report
 
-pool = typer.Typer(name="pool", help="The sandboxes of this machine.", no_args_is_help=True)
+pool = typer.Typer(
+    name="pool", help="Check the sandboxes of this machine, or serve them to others.", no_args_is_help=True
+)
 pool.command()(serve)
 
 
@@ -19,11 +21,11 @@ def probe(
     arguments: Arguments = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of the table.")] = False,
 ) -> None:
-    """Say what isolation this machine allows, found by doing it, and what to do where a part is missing.
+    """Check which isolation features this machine supports, by using each once; print a fix for each that is missing.
 
     Example: lzero pool probe repl.cgroups=on
 
-    Ends with code 1 where the tier that the configuration names cannot be had.
+    Exits with code 1 if this machine does not support the configured tier (repl.tier).
     """
     import asyncio
 
@@ -55,6 +57,6 @@ def _show(report: "Report") -> None:
     for mend in dict.fromkeys(finding.mend for finding in report.findings if not finding.here and finding.mend):
         console.print(f"→ {mend}", soft_wrap=True)
     if report.problem:
-        console.print(f"repl.tier = {report.tier!r} cannot be had here: {report.problem}", soft_wrap=True)
+        console.print(f"this machine does not support repl.tier = {report.tier!r}: {report.problem}", soft_wrap=True)
     else:
         console.print(f"REPLs run in tier {report.tier!r}", soft_wrap=True)

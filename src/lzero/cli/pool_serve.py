@@ -25,24 +25,24 @@ _USUAL = Serving()
 def serve(
     arguments: Arguments = None,
     host: Annotated[str, typer.Option("--host", help="Address to serve at.")] = _USUAL.host,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = _USUAL.port,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 picks a free one.")] = _USUAL.port,
     token_file: Annotated[
         str,
         typer.Option(
-            help="File with the token that clients bring; without: LZERO_POOL_TOKEN, or one made now and printed."
+            help="File with the bearer token of clients; default: LZERO_POOL_TOKEN, else a new token that is printed."
         ),
     ] = "",
-    certificate: Annotated[Path | None, typer.Option(help="Certificate for TLS (PEM, chain included).")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Certificate for TLS (PEM, including the chain).")] = None,
     key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
     lease_s: Annotated[
-        float, typer.Option(min=0.5, help="Seconds after which a client that is not heard of loses its REPLs.")
+        float, typer.Option(min=0.5, help="Seconds without a message after which a client loses its REPLs.")
     ] = _USUAL.lease_s,
-    max_repls: Annotated[int, typer.Option(min=1, help="REPLs at once, of all clients together.")] = _USUAL.max_repls,
+    max_repls: Annotated[int, typer.Option(min=1, help="Maximum number of REPLs over all clients.")] = _USUAL.max_repls,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Serve other machines without TLS, on a network that is trusted.")
+        bool, typer.Option("--insecure", help="Serve other machines without TLS, on a trusted network.")
     ] = _USUAL.insecure,
 ) -> None:
-    """Offer the sandboxes of this machine to runs on others (repl.servers there), until Ctrl-C.
+    """Serve the sandboxes of this machine to runs on other machines (repl.servers there) until Ctrl-C.
 
     Example: lzero pool serve --host 10.0.0.7 --certificate server.pem --key server.key repl.memory_mb=4096
     """
@@ -54,7 +54,7 @@ def serve(
     config = read_config(arguments).repl
     check_local(config)
     if (certificate is None) != (key is None):
-        raise ConfigError("--certificate and --key belong together: give both, or none")
+        raise ConfigError("--certificate and --key must be given together")
     given = read_token(token_file, option="--token-file")
     os.environ.pop(VARIABLE, None)  # nothing that is started from here needs it
     token = given or new_token()
@@ -104,7 +104,7 @@ async def _until_signalled(
 
 def welcome(url: str, new_token: str) -> str:
     """What to paste where lzero runs; `new_token` is shown this once."""
-    lines = [f"serving REPLs at {url} until Ctrl-C. Where lzero runs:"]
+    lines = [f"serving REPLs at {url} until Ctrl-C. On the machine that runs lzero:"]
     lines += [f"  export LZERO_POOL_TOKEN={new_token}"] if new_token else []
     lines += [f"  lzero train repl.servers='[\"{url}\"]'"]
     return "\n".join(lines)

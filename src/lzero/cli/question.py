@@ -15,9 +15,9 @@ from lzero.tools import PassageIndex, Search
 from lzero.types import Task
 
 BRING_ONE = (
-    "No model is named, so the bundled nano plays a question of the built-in world, the only thing it knows. Bring a real one: "
-    "--model NAME for OpenAI's (OPENAI_API_KEY), with --base-url URL for vLLM, SGLang, Ollama and others, or --model DIRECTORY for "
-    "a Hugging Face one."
+    "No --model is given, so the bundled nano model answers a question of the built-in world, which is all it knows. To use another model: "
+    "--model NAME for OpenAI (OPENAI_API_KEY); --model NAME --base-url URL for vLLM, SGLang, Ollama and others; --model DIRECTORY for "
+    "a Hugging Face model."
 )
 ABILITIES = ("qa", "math", "data", "search", "files")
 _SECTIONS = ("agent", "repl", "tools", "model")
@@ -55,13 +55,13 @@ def plays_nano(question: Question, config: Config) -> bool:
 def read_config(question: Question) -> Config:
     """The configuration that the command line asks for. Raises ConfigError, also for a change that would not act, and a wrong ability."""
     if question.ability and question.ability not in ABILITIES:
-        raise ConfigError(f"--ability {question.ability}: there are {', '.join(ABILITIES)}")
+        raise ConfigError(f"--ability {question.ability} is unknown: use one of {', '.join(ABILITIES)}")
     config = load_config(question.config, question.changes)
     acting = _KEYS_OF_NANO if plays_nano(question, config) else _KEYS
     for change in question.changes:
         key = change.partition("=")[0]
         if key.partition(".")[0] not in _SECTIONS and key not in acting:
-            raise ConfigError(f"--set {change} would not act here: it is training's")
+            raise ConfigError(f"--set {change} has no effect in `lzero run`: the key belongs to training")
     return config
 
 
@@ -70,7 +70,7 @@ def open_agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
     if plays_nano(question, config):
         return _nano(question, config)
     if not question.text:
-        raise ConfigError('a question is missing: lzero run "…" --model …')
+        raise ConfigError('no question is given: lzero run "…" --model …')
     task = make_task(question.text, question.files, ability=question.ability)
     tools: list[str | Tool] = [*config.agent.tools, *question.tools]
     config = config.model_copy(update={"agent": config.agent.model_copy(update={"tools": ()})})
@@ -98,7 +98,9 @@ def _nano(question: Question, config: Config) -> tuple[NBAgent, Task]:
     flags |= {"base-url": question.base_url, "ability": question.ability}
     flags |= {name.replace("_", "-").removesuffix("-style"): value for name, value in question.agent.items()}
     if idle := [f"--{name}" for name, value in flags.items() if value]:
-        raise ConfigError(f"{', '.join(idle)} would not act without --model: the bundled nano knows its own world only")
+        raise ConfigError(
+            f"{', '.join(idle)} would have no effect without --model: the bundled nano model knows only its own world"
+        )
     task = eval_tasks(config).task(config.run.seed)
     search = Search(PassageIndex(task.passages), num_results=config.tasks.search_results)
     agent = NBAgent(

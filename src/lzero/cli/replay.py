@@ -23,23 +23,21 @@ def replay(
     path: SavedPath,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[REPL.KEY=VALUE]...", help="The sandbox, where it should not be the default.", show_default=False
-        ),
+        typer.Argument(metavar="[REPL.KEY=VALUE]...", help="Changes to the sandbox's settings.", show_default=False),
     ] = None,
     episode: EpisodeId = "",
 ) -> None:
-    """Run a saved episode's code again in a fresh sandbox, its tools answering from the record; ends with 1 if anything differs.
+    """Run a saved episode's code again in a fresh sandbox, with recorded tool results; exits with 1 if anything differs.
 
     Example: lzero replay runs/run-20260131-174501
 
-    Compared are how each cell ended, its outputs, tool calls and the notepad; addresses, durations and directories in tracebacks are set
-    aside. Of the record's own sandbox settings only limits that are tighter than yours are taken: a record may be a stranger's.
+    Replay compares each cell's status, outputs, tool calls and the notepad, and ignores addresses, durations and directories in
+    tracebacks. It takes a recorded sandbox limit only if that is tighter than yours, because a record may come from a stranger.
     """
     saved = open_saved(path, episode)
     others = [override for override in overrides or () if not override.startswith("repl.")]
     if others:
-        raise ConfigError(f"{others[0]!r} would not act: a replay has settings of [repl] only")
+        raise ConfigError(f"{others[0]!r} has no effect: a replay takes only keys of [repl]")
     from rich.console import Console
 
     from lzero.agent.replay import missing_files, repl_config
@@ -48,9 +46,12 @@ def replay(
     console = Console()
     config, differing = repl_config(saved, load_config(None, overrides or ()).repl)
     for setting in differing:
-        _say(console, f"recorded with {setting}: not taken from a record; give it on the command line to have it")
+        _say(
+            console,
+            f"the episode was recorded with {setting}, which replay does not take from a record; to use it, add it to the command line",
+        )
     for file in missing_files(saved):
-        _say(console, f"{file} is not there any more: the cells will not find it")
+        _say(console, f"{file} no longer exists, so the cells will not find it")
     differences = asyncio.run(_replay(saved, config, console))
     _say(console, _verdict(saved, differences))
     if differences:
@@ -65,7 +66,7 @@ async def _replay(saved: "SavedEpisode", config: "ReplConfig", console: "Console
 
     def on_step(number: int, step: Step, found: "tuple[Difference, ...]") -> None:
         status = step.execution.status if step.execution else ""
-        _say(console, f"step {number}: " + (f"{status}, as it was" if not found else "differs"))
+        _say(console, f"step {number}: " + (f"{status}, same as recorded" if not found else "differs"))
         for difference in found:
             _say(console, f"{difference.of}:\n{cut(difference.diff, DIFF_CHARS)}")
 

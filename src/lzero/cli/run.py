@@ -11,17 +11,17 @@ TERMINATED = 143
 
 
 def run(
-    question: Annotated[str, typer.Argument(help="What is asked.", show_default=False)] = "",
+    question: Annotated[str, typer.Argument(help="The question.", show_default=False)] = "",
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Name of a model at an endpoint, or a Hugging Face directory.")
+        str, typer.Option("--model", "-m", help="Name of a model at an endpoint, or a Hugging Face model directory.")
     ] = "",
     base_url: Annotated[
         str,
-        typer.Option(help="The OpenAI-compatible endpoint, as http://localhost:8000/v1; OPENAI_BASE_URL, or OpenAI's."),
+        typer.Option(
+            help="OpenAI-compatible endpoint, as http://localhost:8000/v1; default: OPENAI_BASE_URL, else OpenAI."
+        ),
     ] = "",
-    file: Annotated[
-        list[Path] | None, typer.Option("--file", "-f", help="A file that the agent gets (repeatable).")
-    ] = None,
+    file: Annotated[list[Path] | None, typer.Option("--file", "-f", help="A file for the agent (repeatable).")] = None,
     tool: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,30 +32,34 @@ def run(
         list[str] | None, typer.Option(help='An MCP server: "stdio:COMMAND ARGUMENT …", a URL, or a file (repeatable).')
     ] = None,
     corpus: Annotated[
-        str, typer.Option(help="A directory of documents, or a file of passages, for a `search` tool.")
+        str, typer.Option(help="A directory of documents, or a file of passages, for the `search` tool.")
     ] = "",
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps it may take.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens that a prompt and its reply may hold.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Maximum steps.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum tokens of a prompt and its reply.")] = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="When they are full: none (stop), soft (sum up), hard (drop).", show_default="soft"),
+        typer.Option(
+            help="When max-tokens is reached: none (stop), soft (summarise earlier steps), hard (drop them).",
+            show_default="soft",
+        ),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the model's sampling; 0 is greedy.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = 1.0,
     ability: Annotated[
-        str, typer.Option(help="The prompt for: qa, math, data, search, files.", show_default="qa, or files")
+        str, typer.Option(help="Prompt for a kind of task: qa, math, data, search, files.", show_default="qa, or files")
     ] = "",
     answer: Annotated[str, typer.Option(help="Answer style: direct, short, report.", show_default="as asked")] = "",
     workspace_out: Annotated[
-        Path | None, typer.Option(help="Directory for the files that it leaves in its workspace.", show_default=False)
+        Path | None, typer.Option(help="Directory to save the files of the agent's workspace in.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where the run is kept.", show_default="runs/run-<date>-<time>")
+        Path | None, typer.Option(help="Directory to save the run in.", show_default="runs/run-<date>-<time>")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A TOML file, of which agent, repl and tools act.")
+        Path | None,
+        typer.Option("--config", "-c", help="A TOML file; its sections agent, repl and tools have an effect."),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, a change to it (repeatable).")
+        list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, a change to the configuration (repeatable).")
     ] = None,
 ) -> None:
     """Ask a question: NB-Agent thinks, writes Python and reads its output, step by step, until it submits an answer.

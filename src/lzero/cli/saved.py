@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 SavedPath = Annotated[
     Path,
     typer.Argument(
-        metavar="PATH", help="A directory that lzero run has written, its episode.jsonl, or a training run's directory."
+        metavar="PATH", help="A directory written by lzero run, its episode.jsonl, or the directory of a training run."
     ),
 ]
-EpisodeId = Annotated[str, typer.Option("--episode", help="Which episode of a training run, by its id.")]
+EpisodeId = Annotated[str, typer.Option("--episode", help="Id of an episode of a training run.")]
 
 
 def open_saved(path: Path, episode_id: str) -> "SavedEpisode":
@@ -27,7 +27,7 @@ def open_saved(path: Path, episode_id: str) -> "SavedEpisode":
     if (path / "config.toml").is_file():
         return _of_training(path, episode_id)
     if episode_id:
-        raise ConfigError(f"--episode {episode_id}: acts with a training run's directory, and {path} is none")
+        raise ConfigError(f"--episode {episode_id} has no effect: {path} is not the directory of a training run")
     return read_saved(path)
 
 
@@ -40,6 +40,6 @@ def _of_training(path: Path, episode_id: str) -> "SavedEpisode":
             if episode.id == episode_id:
                 sections = config.model_dump(mode="json")
                 return SavedEpisode(task=record.task, episode=episode, model=config.model.path, config=sections)
-    some = ", ".join(episode.id for episode in islice(read_episodes(path), 3)) or "it holds none yet"
-    problem = f"there is no episode {episode_id!r}" if episode_id else "it holds many episodes"
+    some = ", ".join(episode.id for episode in islice(read_episodes(path), 3)) or "it has none yet"
+    problem = f"there is no episode {episode_id!r}" if episode_id else "it has many episodes"
     raise StoreError(f"{path} is a training run: {problem}; name one with --episode ({some} …)")

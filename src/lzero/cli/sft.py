@@ -24,11 +24,11 @@ def sft(
     arguments: Arguments = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Fine-tune a model on recorded episodes: its loss is on the agent's own tokens, and nothing else.
+    """Fine-tune a model on recorded episodes, with loss on the agent's own tokens only.
 
     Example: lzero sft 'sft.episodes=["runs/expert"]' sft.tokens=500000
 
-    `sft.episodes` names run directories, of `lzero eval` or `lzero train`. The result is a model directory like any other.
+    `sft.episodes` names run directories of `lzero eval` or `lzero train`. The result is a model directory.
     """
     config = read_config(arguments)
     from rich.console import Console
@@ -39,8 +39,8 @@ def sft(
     report = Report(console, num_tokens=config.sft.tokens)
     done = fine_tune(config, on_step=report.stepped)
     console.print(
-        f"held-out loss {done.held_out_before:.4f} → {done.held_out_after:.4f} nats a token, after {done.steps} steps and "
-        f"{done.tokens:,} tokens in {done.seconds:.1f} s\nthe model is in {done.model_dir}",
+        f"held-out loss {done.held_out_before:.4f} → {done.held_out_after:.4f} nats per token after {done.steps} steps and "
+        f"{done.tokens:,} tokens in {done.seconds:.1f} s\nmodel: {done.model_dir}",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""A person, or a scripted policy, in the model's place for one task."""
+"""Play one task as a person or a scripted policy instead of a model."""
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,10 +14,10 @@ from lzero.types import Completion, Episode, Reward, Sampling, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-HELP = """You are the agent. What follows is the prompt, exactly as the model gets it.
+HELP = """You are the agent. The prompt below is exactly what the model reads.
 Type Python, several lines if you like; an empty line runs it. Tools: search(query), submit_final_answer(answer).
-A reply that begins with < is sent as you type it, <think>…</think> and <code> included, up to a line with </code>.
-The end of the input (Ctrl-D) gives up.
+A reply that begins with < is sent as typed, with <think>…</think> and <code>, up to a line that contains </code>.
+Ctrl-D gives up.
 """
 PATIENCE_S = 24 * 3600.0
 """A person may think for longer than an engine."""
@@ -36,7 +36,7 @@ async def play_task(config: Config, *, index: int, policy: str) -> bool:
 
     source = eval_tasks(config)
     if index >= len(source):
-        raise ConfigError(f"--index {index}: {config.tasks.eval} holds {len(source)} tasks, counted from 0")
+        raise ConfigError(f"--index {index}: {config.tasks.eval} has {len(source)} tasks, numbered from 0")
     task = source.task(index)
     by_hand = not policy
     answer = _typed(Keyboard()) if by_hand else _scripted(policy, task)
@@ -74,7 +74,7 @@ class Stage:
         if self._echo:
             print(clean(completion.text))
         if completion.stop_reason == "length":
-            print(f"(cut after {len(completion.token_ids)} tokens: agent.response_tokens, or all that were left)")
+            print(f"(cut off after {len(completion.token_ids)} tokens, by agent.response_tokens or the tokens left)")
         self._seen = prompt + decode(completion.token_ids, self._tokenizer)
         return completion
 

@@ -96,7 +96,7 @@ class StepPrinter(Watcher):
         self._console.print(Rule(Text(_ending(episode), style="bold"), align="left", style="dim"))
         if episode.failure is not None:
             failure = episode.failure
-            what = f"failed, by no fault of the agent: {failure.kind} at {clean(failure.where)}: {clean(failure.what)}"
+            what = f"failed, through no fault of the agent: {failure.kind} at {clean(failure.where)}: {clean(failure.what)}"
             self._console.print(Text(what, style="red"))
         if episode.answer is not None:
             self._console.print(Markdown(cut(clean(episode.answer), TEXT_CHARS), hyperlinks=False))
@@ -130,7 +130,7 @@ class StepPrinter(Watcher):
         yield Text("")
         yield Text(_heading(step, number, self._budgets), style="dim")
         if step.trimmed:
-            yield _indented(Text("earlier steps were dropped from view", style="yellow"))
+            yield _indented(Text("earlier steps were dropped from the prompt", style="yellow"))
         if step.kind == "summarise":
             yield _indented(_prose(step.completion.text))
             return
@@ -167,7 +167,7 @@ def _heading(step: Step, number: int, budgets: Budgets | None) -> str:
     tokens = tokens_of(step)
     parts = [f"step {number} of {budgets.max_steps}" if budgets else f"step {number}"]
     if step.kind == "summarise":
-        parts = [f"step {number}: a summary takes the place of the steps so far"]
+        parts = [f"step {number}: a summary replaces the steps so far"]
     if tokens is not None:
         parts.append(f"{tokens:,} of {budgets.max_tokens:,} tokens" if budgets else f"{tokens:,} tokens")
     if "engine" in step.timings:

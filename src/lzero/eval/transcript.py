@@ -49,7 +49,9 @@ def _step(number: int, step: Step, reward: float | None) -> Iterator[RenderableT
 def _ending(task: Task, episode: Episode, reward: Reward | None) -> Text:
     if episode.failure is not None:
         failure = episode.failure
-        return Text(f"failed, by no fault of the agent: {failure.kind} at {failure.where}: {failure.what}", style="red")
+        return Text(
+            f"failed, through no fault of the agent: {failure.kind} at {failure.where}: {failure.what}", style="red"
+        )
     assert reward is not None, "an episode that did not fail is scored"
     answer = "no answer" if episode.answer is None else f"answered {clean(episode.answer)!r}"
     verdict = ("right", "bold green") if reward.score == 1.0 else (f"wrong: {task.answers[0]!r} was right", "bold red")
