@@ -80,6 +80,8 @@ class ToolError(LzeroError):
     """`fault` is "agent" (wrong name, wrong arguments) or "tool" (its own failure, a timeout)."""
 
     def __init__(self, message: str, *, fault: Literal["agent", "tool"]) -> None:
+        if fault not in ("agent", "tool"):
+            raise ValueError(f'ToolError: fault is "agent" or "tool", not {fault!r}')
         super().__init__(message)
         self.fault: Literal["agent", "tool"] = fault
 

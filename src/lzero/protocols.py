@@ -96,7 +96,8 @@ class Tool(ToolSpec, Protocol):
     """What an agent may call. The kernel gets a stub; the host runs it."""
 
     async def call(self, arguments: dict[str, Json], context: "ToolContext") -> Json:
-        """Raises ToolError, with whose fault it is. Anything else is a bug of the tool, and stops the run with its traceback."""
+        """Return plain JSON data, or what becomes JSON (`lzero.tools.values`). Raises ToolError, with whose fault it is. Any other
+        exception is a bug of the tool: the episode fails with its words, and its traceback is logged."""
 
 
 class ToolContext(Protocol):

@@ -17,7 +17,7 @@ from PIL import Image
 from pptx import Presentation
 from small_documents import docx, paragraph, pdf, zipped
 
-from lzero.agent.broker import CallContext
+from lzero.agent.calling import CallContext
 from lzero.config import load_config
 from lzero.errors import ConfigError, ToolError
 from lzero.tools import converter as converter_module

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from lzero.agent.broker import CallContext
+from lzero.agent.calling import CallContext
 from lzero.config import load_config
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool

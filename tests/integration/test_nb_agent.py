@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from lzero.engine.scripted import ScriptedChat
 from lzero.errors import ConfigError, ContextOverflow, DataError, EngineError, ToolError
 from lzero.protocols import ChatPolicy
 from lzero.repl import LocalPool
+from lzero.repl.environment import python_of_sessions
 from lzero.store import SavedEpisode, read_saved
 from lzero.tools import tool
 from lzero.types import Completion, Message, Sampling, Stream, ToolCall, Usage
@@ -369,3 +371,58 @@ async def test_an_endpoint_that_counts_nothing_is_not_believed(pool: LocalPool) 
         await agent.run("What?")
     longest = max(sum(len(message.content) for message in messages) for messages in looks.shown)
     assert longest <= 3 * 8_000
+
+
+async def test_what_a_tool_raises_by_itself_is_never_taken_for_the_end_of_its_session(pool: LocalPool) -> None:
+    """These are what a session raises that is gone."""
+
+    @tool
+    def fails(how: str) -> str:
+        """Fails as sockets and clients do."""
+        raise {"late": TimeoutError("the directory hung up"), "reset": ConnectionResetError("by its peer")}[how]
+
+    for how, told in (("late", "TimeoutError: the directory hung up"), ("reset", "ConnectionResetError: by its peer")):
+        chat = ScriptedChat(script(cell(f"try:\n    fails('{how}')\nexcept ToolError as error:\n    print(error)")))
+        async with NBAgent(chat, tools=[fails], pool=pool) as agent:
+            episode = await agent.run("What?")
+        assert episode.failure is not None
+        assert (episode.failure.kind, episode.failure.what) == ("tool", f"fails raised {told}")
+        (step,) = episode.steps
+        assert step.execution is not None
+        assert step.execution.status == "ok"
+
+
+TABLES = """
+import sys
+sys.path.append(sys.argv[1])
+import math
+import pandas as pd
+from lzero.tools.values import as_json
+
+frame = pd.DataFrame({"city": ["Lyon", "Nice"], "size": [1.5, math.nan], "day": pd.to_datetime(["2026-01-31", None])})
+rows = [
+    {"city": "Lyon", "size": 1.5, "day": "2026-01-31T00:00:00"},
+    {"city": "Nice", "size": None, "day": None},
+]
+for value, plain in (
+    (frame, rows),
+    (frame.set_index("city")[["size"]], [{"city": "Lyon", "size": 1.5}, {"city": "Nice", "size": None}]),
+    (pd.Series([1, 2]), [1, 2]),
+    (pd.Series(["Lyon", "Lyon", "Nice"]).value_counts(), {"Lyon": 2, "Nice": 1}),
+    (pd.Series([1, 2], index=["a", "a"]), [["a", 1], ["a", 2]]),
+    (pd.Series([1, None], dtype="Int64"), [1, None]),
+    (pd.Timestamp("2026-01-31"), "2026-01-31T00:00:00"),
+    (pd.Timedelta(seconds=90), 90.0),
+    (pd.NaT, None),
+    (pd.Index(["a"]), ["a"]),
+):
+    found = as_json(value, tool="give")
+    assert found == plain, found
+"""
+
+
+async def test_tables_and_columns_of_pandas_become_rows_and_lists() -> None:
+    """pandas is in the environment of sessions only."""
+    environment = python_of_sessions(ReplConfig()).parents[1]
+    (packages,) = environment.glob("lib/python*/site-packages")
+    subprocess.run([sys.executable, "-c", TABLES, packages], check=True, timeout=60)

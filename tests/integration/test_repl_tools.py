@@ -40,6 +40,15 @@ async def test_arguments_by_position_and_by_name(pool: LocalPool) -> None:
     assert await value(repl, "import numpy as np\nsearch(np.array([1, 2]), np.int64(3))['arguments']") == (
         "{'query': [1, 2], 'limit': 3}"
     )
+    given = (
+        "import dataclasses, datetime, decimal, enum, pathlib, pandas\n"
+        "Red = enum.Enum('Red', {'RED': 'red'})\n"
+        "Place = dataclasses.make_dataclass('Place', ['name'])\n"
+        "search([datetime.date(2026, 1, 31), decimal.Decimal('1.50'), pathlib.Path('a'), Red.RED, Place('Liri')],"
+        " pandas.DataFrame({'a': [1]}))['arguments']"
+    )
+    expected = "{'query': ['2026-01-31', '1.50', 'a', 'red', {'name': 'Liri'}], 'limit': [{'a': 1}]}"
+    assert " ".join((await value(repl, given)).split()) == expected
     await repl.close()
 
 

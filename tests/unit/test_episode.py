@@ -170,17 +170,17 @@ async def test_a_call_that_is_too_large_is_not_kept() -> None:
 async def test_what_a_tool_answers_is_bounded_and_on_record_as_the_agent_saw_it() -> None:
     class Flood(Echo):
         async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-            return "x" * 9_000_000 if arguments["text"] == "flood" else "half \ud800"
+            return "x" * 9_000_000 if arguments["text"] == "flood" else ("half \ud800",)  # type: ignore[return-value]
 
     pool = FakePool({"flood": calling("echo", text="flood"), "odd": calling("echo", text="odd")})
     policy = Replies(reply("flood"), reply("odd"))
-    episode = await attempt(policy, pool, tools=[Flood()])
-    told = "echo answered with 9,000,002 bytes; at most 8,000,000 fit: ask it for less"
+    episode = await attempt(policy, pool, tools=[Flood()], agent=AGENT.model_copy(update={"max_steps": 2}))
+    told = "echo answered with more than 8,000,000 bytes, which is the most that fits: ask it for less"
     assert told in policy.transcripts[1]
     (call,) = episode.steps[0].tool_calls
     assert (call.result, call.error, call.fault) == (None, told, "agent")
-    assert episode.failure is not None
-    assert episode.failure.what.startswith("echo answered with what is no JSON")
+    (call,) = episode.steps[1].tool_calls
+    assert (call.result, call.error) == (["half \ufffd"], None)
     msgspec.json.encode(episode)
 
 
@@ -257,7 +257,7 @@ async def test_the_step_in_which_a_tool_breaks_is_on_record() -> None:
 
 
 async def test_a_tool_that_hangs_is_our_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_module, "TOOL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("lzero.agent.calling.TOOL_TIMEOUT_S", 0.05)
     episode = await attempt(Replies(reply("echo")), FakePool({"echo": calling("echo", text="hang")}), tools=[Echo()])
     assert episode.failure is not None
     assert (episode.failure.kind, episode.failure.what) == ("tool", "echo did not answer within 0.05 s")

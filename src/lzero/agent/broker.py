@@ -1,14 +1,14 @@
 """Tool calls, as they leave the kernel: checked, bounded, recorded. The submitted answer lives here, on the host."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
+from lzero.agent.bugs import Bugs
+from lzero.agent.calling import CallContext, call_tool
 from lzero.agent.notepad import NotepadTool
-from lzero.errors import ToolError, WorkspaceError
+from lzero.errors import ToolError
 from lzero.protocols import Tool, ToolContext, WithRecord
 from lzero.types import Json, Notepad, Task, ToolCall
 
@@ -19,26 +19,7 @@ ARGUMENT_BYTES = 100_000
 """Size of one call's arguments, as JSON."""
 ARGUMENT_DEPTH = 32
 """Lists in lists that arguments may be: what is deeper could not be written down everywhere that it came through."""
-RESULT_BYTES = 8_000_000
-"""Size of what a tool answers, as JSON: about what one message to a session holds."""
 ANSWER_CHARS = 20_000
-TOOL_TIMEOUT_S = 60.0
-"""A tool that takes longer has failed: ours to mend, not the agent's doing."""
-
-
-@dataclass(frozen=True)
-class CallContext:
-    """What a tool may know of the episode that calls it."""
-
-    task: Task
-    read: Callable[[str], Awaitable[bytes]]
-    """Of the session that calls."""
-
-    async def read_file(self, path: str) -> bytes:
-        try:
-            return await self.read(path)
-        except WorkspaceError as error:
-            raise ToolError(str(error), fault="agent") from None
 
 
 class SubmitFinalAnswer:
@@ -76,8 +57,10 @@ class Broker:
         *,
         notepad: bool = False,
         on_call: Callable[[ToolCall], None] = lambda call: None,
+        bugs: Bugs | None = None,
     ) -> None:
-        """`read`: a file of the session's workspace. `on_call` is told of every call that is recorded."""
+        """`read` reads a file of the session's workspace. `on_call` gets every call that is recorded. `bugs` logs exceptions of tools that
+        are no ToolError; episodes of a run share one."""
         self._submit = SubmitFinalAnswer()
         self._notepad = NotepadTool()
         self.described: tuple[Tool, ...] = (*tools, self._submit)
@@ -86,8 +69,10 @@ class Broker:
         self._by_name = {tool.name: tool for tool in self.tools}
         if len(self._by_name) != len(self.tools):
             raise ValueError(f"two tools of one name among {[tool.name for tool in self.tools]}")
-        self._context = CallContext(task, read)
+        self._task = task
+        self._read = read
         self._told = on_call
+        self._bugs = bugs or Bugs()
         self._num_calls = 0
         self._num_notes = 0
         self._calls: list[ToolCall] = []
@@ -112,11 +97,8 @@ class Broker:
             name, arguments = name[:100], {}
         try:
             tool = self._check(name, arguments, refused)
-            async with asyncio.timeout(TOOL_TIMEOUT_S):
-                answered = await tool.call(arguments, self._context)
-            result = _bounded(answered, name)
-        except TimeoutError:
-            error = ToolError(f"{name} did not answer within {TOOL_TIMEOUT_S:g} s", fault="tool")
+            context = CallContext(self._task, self._read)
+            result = await call_tool(tool, arguments, context, self._bugs)
         except ToolError as raised:
             error = raised
         if name != self._notepad.name or error is not None:
@@ -182,19 +164,6 @@ def _refusal(name: str, arguments: dict[str, Json]) -> str:
         return f"are nested more than {ARGUMENT_DEPTH} deep"
     size = len(name) + len(msgspec.json.encode(arguments))
     return f"take {size} bytes; at most {ARGUMENT_BYTES} fit" if size > ARGUMENT_BYTES else ""
-
-
-def _bounded(result: Json, name: str) -> Json:
-    """What can be sent to a session, and written down. Raises ToolError."""
-    try:
-        size = len(msgspec.json.encode(result))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ToolError(f"{name} answered with what is no JSON: {error}", fault="tool") from None
-    if size > RESULT_BYTES:
-        raise ToolError(
-            f"{name} answered with {size:,} bytes; at most {RESULT_BYTES:,} fit: ask it for less", fault="agent"
-        )
-    return result
 
 
 def _inside(value: dict[str, Json] | list[Json]) -> Iterable[Json]:

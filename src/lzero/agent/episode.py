@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
 from lzero.agent.broker import Broker
+from lzero.agent.bugs import Bugs
 from lzero.agent.context import Context, News
 from lzero.agent.conversation import Model
 from lzero.agent.outputs import render_output
@@ -52,6 +53,8 @@ class Setting:
     """What an episode may take, all waits included; one that takes longer is our failure."""
     libraries: tuple[str, ...] = LIBRARIES
     """What can be imported in its sessions, beside the standard library; for the system prompt."""
+    bugs: Bugs = field(default_factory=Bugs)
+    """Logs what tools raise that is no ToolError."""
 
 
 class Cutoff:
@@ -158,7 +161,9 @@ class _Attempt:
         self._watcher = watcher
         self._sampling = sampling_of(ticket, agent)
         self._session = Session(setting.pool, ticket.seed, task.files)
-        self._broker = Broker(task, tools, self._session.read, notepad=agent.notepad, on_call=watcher.on_call)
+        self._broker = Broker(
+            task, tools, self._session.read, notepad=agent.notepad, on_call=watcher.on_call, bugs=setting.bugs
+        )
         self._conversation = setting.model.converse(ticket.id)
         self._context = Context(
             agent,
@@ -184,6 +189,8 @@ class _Attempt:
                 finally:
                     await self._session.close()
         except TimeoutError:
+            if not deadline.expired():
+                raise
             if cutoff.has_cut(deadline):
                 failure = self._failure("straggler", "cut off: enough of its round's episodes were in")
             else:

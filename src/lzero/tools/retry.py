@@ -61,10 +61,13 @@ async def retrying(
     until = time.monotonic() + patience_s
     failures = 0
     while True:
+        deadline = asyncio.timeout(until - time.monotonic())
         try:
-            async with asyncio.timeout(until - time.monotonic()):
+            async with deadline:
                 return await attempt()
         except TimeoutError:
+            if not deadline.expired():  # the tool's own
+                raise
             raise ServiceError(f"no answer within {patience_s:g} s") from None
         except ToolError as error:
             failures += 1

@@ -6,6 +6,7 @@ from ending.
 
 import asyncio
 import contextvars
+import ctypes
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,9 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+_CLONE_FS = 0x200
 
 
 async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -30,12 +34,13 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
             answer.set_exception(error)
 
     def run() -> None:
+        _leave_shared_directory()
         result: T | None = None
         raised: BaseException | None = None
         try:
             result = context.run(function, *args, **kwargs)
-        except StopIteration as error:  # which no future can hold
-            raised = RuntimeError(f"{function!r} raised StopIteration")
+        except (StopIteration, KeyboardInterrupt) as error:  # no future holds the one; the other would pass for Ctrl-C
+            raised = RuntimeError(f"{getattr(function, '__name__', function)} raised {type(error).__name__}")
             raised.__cause__ = error
         except BaseException as error:
             raised = error
@@ -44,3 +49,10 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 
     threading.Thread(target=run, name=f"lzero-{getattr(function, '__name__', 'call')}", daemon=True).start()
     return await answer
+
+
+def _leave_shared_directory() -> None:
+    """A thread that changes its working directory (unshare(2)) then changes its own, not that of the whole process, below which relative
+    paths of others lie. Where the system does not allow it, all stays as it is."""
+    with suppress(AttributeError, OSError):  # not Linux
+        ctypes.CDLL(None).unshare(_CLONE_FS)

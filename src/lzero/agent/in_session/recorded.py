@@ -1,4 +1,6 @@
 # The tools of a recorded run. They answer as they did then, whatever has become of what they asked. Standard library only.
+import dataclasses as _dataclasses
+import enum as _enum
 import inspect as _inspect
 import json as _json
 import random as _random
@@ -36,7 +38,18 @@ def _key(name: str, arguments: dict[str, _Any]) -> tuple[str, str]:
 
 
 def _plain(value: _Any) -> _Any:
-    return value.tolist() if hasattr(value, "tolist") else sorted(value, key=repr)  # numpy and pandas; sets
+    """As the arguments of a call are written down."""
+    if hasattr(value, "tolist"):  # of numpy and pandas
+        return value.tolist()
+    if hasattr(value, "iloc"):
+        return value.to_dict("records")
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, _enum.Enum):
+        return value.value
+    if _dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in _dataclasses.fields(value)}
+    return sorted(value, key=repr) if isinstance(value, set | frozenset) else str(value)
 
 
 def _tool(tool: dict[str, _Any], ask: _Callable[[str, dict[str, _Any]], _Any]) -> _Any:

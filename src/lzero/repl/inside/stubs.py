@@ -1,6 +1,11 @@
 """Tools as the cells see them: plain functions that ask, and return the answer or raise ToolError."""
 
+import dataclasses
+import decimal
+import enum
 import inspect
+import pathlib
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -42,10 +47,21 @@ def _function(
     return call
 
 
-def plain(value: object) -> object:
-    """For JSON: arrays, scalars and series of numpy and pandas as the lists and numbers they hold; sets as lists."""
+def plain(value: Any) -> object:
+    """For JSON: arrays, scalars and series of numpy and pandas as the lists and numbers they hold, tables as rows; sets as lists, times as
+    ISO text, paths, decimals and UUIDs as text, members of an enum as their value, dataclasses as dicts."""
     if hasattr(value, "tolist"):
         return value.tolist()
+    if hasattr(value, "iloc"):  # a table of pandas
+        return value.to_dict("records")
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, (decimal.Decimal, pathlib.PurePath, uuid.UUID)):
+        return str(value)
     if isinstance(value, set | frozenset):
         return sorted(value, key=repr)
     raise TypeError(f"{type(value).__name__} is not text, a number, a list or a dict")

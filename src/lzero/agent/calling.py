@@ -1,0 +1,93 @@
+"""One call of one tool: bounded in time, with the tool's own exceptions told apart from ours.
+
+A tool may raise whatever we use for control, by itself: TimeoutError of its own `wait_for`, CancelledError, SystemExit. So it runs in
+a task of its own, whose outcome is a value here; what reaches us in another way is ours.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from lzero.agent.bugs import Bugs, leaves, words
+from lzero.errors import LzeroError, ToolError, WorkspaceError
+from lzero.protocols import Tool
+from lzero.tools.values import as_json
+from lzero.types import Json, Task
+
+TOOL_TIMEOUT_S = 60.0
+"""A tool that takes longer has failed: ours to mend, not the agent's doing."""
+CLEANUP_S = 5.0
+"""What a tool that is given up has to clean up; it is left to itself then."""
+
+
+@dataclass
+class CallContext:
+    """What a tool may know of the episode that calls it; one for each call."""
+
+    task: Task
+    read: Callable[[str], Awaitable[bytes]]
+    """Of the session that calls."""
+    broke: Exception | None = None
+    """How the session broke as a file was read. It is raised in place of what the tool makes of it: the session is to blame."""
+
+    async def read_file(self, path: str) -> bytes:
+        try:
+            return await self.read(path)
+        except WorkspaceError as error:
+            raise ToolError(str(error), fault="agent") from None
+        except Exception as error:
+            self.broke = error
+            raise
+
+
+async def call_tool(tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs) -> Json:
+    """What the tool returns. Raises ToolError, or what broke the session as the tool read a file."""
+    calling = asyncio.ensure_future(_outcome(tool, arguments, context))
+    try:
+        done, _ = await asyncio.wait({calling}, timeout=TOOL_TIMEOUT_S)
+    finally:
+        if not calling.done():
+            calling.cancel()
+            await asyncio.wait({calling}, timeout=CLEANUP_S)
+    if not done:
+        raise ToolError(f"{tool.name} did not answer within {TOOL_TIMEOUT_S:g} s", fault="tool")
+    result, raised = calling.result()
+    if context.broke is not None:
+        raise context.broke
+    if raised is not None:
+        raise _blamed(tool, raised, bugs) from raised
+    return result
+
+
+async def _outcome(tool: Tool, arguments: dict[str, Json], context: CallContext) -> tuple[Json, BaseException | None]:
+    """What the tool returns, or raises."""
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        answer = tool.call(arguments, context)
+        if not inspect.isawaitable(answer):
+            raise TypeError(
+                f"{type(tool).__qualname__}.call has to be `async def`: it returned {type(answer).__name__}"
+            )
+        return as_json(await answer, tool=tool.name), None
+    except KeyboardInterrupt:
+        raise  # Ctrl-C: one that a function raises in its thread comes as another exception
+    except asyncio.CancelledError as error:
+        if task.cancelling():  # by us
+            raise
+        return None, error
+    except BaseException as error:
+        return None, error
+
+
+def _blamed(tool: Tool, raised: BaseException, bugs: Bugs) -> ToolError:
+    """What a tool raised, as the error that the agent, the record and the failure show."""
+    found = list(leaves(raised))
+    told = [error for error in found if isinstance(error, ToolError)]
+    if len(told) == len(found):  # of a task group, the gravest
+        return next((error for error in told if error.fault == "tool"), told[0])
+    if isinstance(raised, LzeroError):  # a cache, say, whose file has gone
+        return ToolError(str(raised), fault="tool")
+    bugs.tell(f"the tool {tool.name}", raised)
+    return ToolError(f"{tool.name} raised {words(raised)}", fault="tool")

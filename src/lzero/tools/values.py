@@ -1,0 +1,241 @@
+"""What tools return, as the plain JSON data that a session gets.
+
+    None, bool, int, float, str        as they are; NaN, NaT and NA are None, infinities the texts "inf" and "-inf"
+    list, tuple, set, range, iterator  list (a set: sorted where that is possible); arrays and tensors: nested lists
+    dict, dataclass, pydantic model    dict; keys that are no text become it, as JSON has them
+    DataFrame, table                   list of rows, each a dict; a named index is a column
+    Series                             list; a dict by label where it has an index of its own
+    Enum                               its value
+    datetime, date, time, UUID, Path   text (ISO 8601 for times); a Decimal too, so that no digit is lost; timedelta: seconds
+    bytes                              the UTF-8 text that they are
+
+Anything else is an error that names the tool and the type. Sizes are bounded as the value is walked, so that an endless iterator
+ends, too. No library is imported here: its values are known by what they can do.
+"""
+
+import dataclasses
+import datetime
+import decimal
+import fractions
+import ipaddress
+import pathlib
+import re
+import uuid
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set, ValuesView
+from enum import Enum
+from typing import Any, cast
+
+from lzero.errors import ToolError
+from lzero.types import Json
+
+MAX_BYTES = 8_000_000
+"""Size of what one call returns, roughly as JSON: about what one message to a session holds."""
+MAX_DEPTH = 32
+_PLAIN = frozenset((type(None), bool, int, str))
+_AS_TEXT = (decimal.Decimal, fractions.Fraction, pathlib.PurePath, uuid.UUID, re.Pattern)
+_ADDRESSES = tuple(getattr(ipaddress, f"IPv{version}{kind}") for version in (4, 6) for kind in ("Address", "Network"))
+_BITS = 13_000
+"""Of an integer: Python refuses to write down more than 4,300 decimal digits."""
+
+
+def as_json(value: object, *, tool: str) -> Json:
+    """Return `value` as JSON data.
+
+    Raises ToolError: the tool's fault for a type that has no form in JSON and for what is nested too deep; the agent's for too much,
+    which it can ask for in parts."""
+    return _Walk(tool).convert(value, MAX_DEPTH)
+
+
+class _Walk:
+    """Through one value."""
+
+    def __init__(self, tool: str) -> None:
+        self._tool = tool
+        self._room = MAX_BYTES
+
+    def convert(self, value: Any, depth: int) -> Json:
+        if depth < 0:
+            raise self._refused(f"a value nested more than {MAX_DEPTH} deep")
+        kind = type(value)
+        if kind is str:
+            return self._text(value)
+        if kind is int and value.bit_length() > _BITS:
+            raise self._refused(f"an integer of {value.bit_length():,} bits", hint=f"at most {_BITS:,} fit")
+        if kind in _PLAIN:
+            self._take(8)
+            return cast(Json, value)
+        if isinstance(value, float):
+            self._take(16)
+            return _number(value)
+        if kind is list or kind is tuple:
+            self._take(2 * len(value))
+            return [self.convert(item, depth - 1) for item in value]
+        if isinstance(value, Mapping):
+            return self._table(value.items(), depth)
+        return self._other(value, depth)
+
+    def _other(self, value: Any, depth: int) -> Json:
+        """What JSON has no word for, by the first of its abilities that says what it is."""
+        if _is_missing(value):
+            return None
+        if isinstance(value, Enum):
+            return self.convert(value.value, depth - 1)
+        if isinstance(value, str):
+            return self._text(str.__str__(value))
+        if isinstance(value, int):
+            return self.convert(int(value), depth - 1)
+        if isinstance(value, datetime.date | datetime.time):
+            return self._text(value.isoformat())
+        if isinstance(value, datetime.timedelta):
+            return self.convert(value.total_seconds(), depth - 1)
+        if isinstance(value, (*_AS_TEXT, *_ADDRESSES)):
+            return self._text(value.pattern if isinstance(value, re.Pattern) else str(value))
+        if isinstance(value, bytes | bytearray | memoryview):
+            return self._text(self._decoded(bytes(value)))
+        if isinstance(value, type):
+            raise self._refused(f"the class {value.__qualname__}", hint="return an instance")
+        if callable(dump := getattr(value, "model_dump", None)):  # pydantic
+            return self.convert(dump(), depth - 1)
+        if (fields := _fields(value)) is not None:
+            return self._table(fields, depth)
+        if (found := _of_library(value, self._check_size)) is not None:
+            return self.convert(found[0], depth - 1)
+        if hasattr(value, "keys") and hasattr(value, "__getitem__"):  # a row of a database
+            return self._table([(key, value[key]) for key in value.keys()], depth)  # noqa: SIM118 # it iterates over its values
+        if isinstance(value, Sequence | Iterator | KeysView | ValuesView | ItemsView):
+            return self._list(value, depth)
+        if isinstance(value, Set):
+            return self._list(_in_order(value), depth)
+        raise self._refused(f"a value of type {type(value).__qualname__}")
+
+    def _list(self, values: Iterable[Any], depth: int) -> Json:
+        found = []
+        for item in values:  # an iterator runs the tool's code: what it raises is the tool's
+            self._take(2)
+            found.append(self.convert(item, depth - 1))
+        return found
+
+    def _table(self, items: Iterable[tuple[Any, Any]], depth: int) -> Json:
+        found: dict[str, Json] = {}
+        for key, item in items:
+            name = self._key(key, depth)
+            if name in found:
+                raise self._refused(f"a dict with two keys that both become {name[:100]!r}")
+            self._take(4)
+            found[name] = self.convert(item, depth - 1)
+        return found
+
+    def _key(self, key: Any, depth: int) -> str:
+        if type(key) is str:
+            return self._text(key)
+        plain = self.convert(key, depth - 1) if not isinstance(key, tuple) else ", ".join(map(str, key))
+        if isinstance(plain, list | dict):
+            raise self._refused(f"a dict with a key of type {type(key).__qualname__}")
+        if plain is None or isinstance(plain, bool):
+            return {None: "null", True: "true", False: "false"}[plain]
+        return str(plain)
+
+    def _text(self, text: str) -> str:
+        self._take(len(text))
+        try:
+            self._take(len(text.encode()) - len(text))
+        except UnicodeEncodeError:  # half a pair of surrogates, as in names of files that are no UTF-8
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return text
+
+    def _decoded(self, data: bytes) -> str:
+        self._check_size(len(data))
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise self._refused(
+                f"{len(data):,} bytes that are not UTF-8 text", hint="decode them, or use base64"
+            ) from None
+
+    def _check_size(self, size: int) -> None:
+        """Before something is taken apart that is larger then."""
+        if size > self._room:
+            raise self._too_much()
+
+    def _take(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise self._too_much()
+
+    def _too_much(self) -> ToolError:
+        return ToolError(
+            f"{self._tool} answered with more than {MAX_BYTES:,} bytes, which is the most that fits: ask it for less",
+            fault="agent",
+        )
+
+    def _refused(
+        self, what: str, *, hint: str = "return text, numbers, lists, dicts, dataclasses or arrays of these"
+    ) -> ToolError:
+        return ToolError(f"{self._tool} returned {what}, which is not JSON: {hint}", fault="tool")
+
+
+def _number(value: float) -> Json:
+    if value != value:
+        return None
+    if value - value != 0:
+        return "inf" if value > 0 else "-inf"
+    return float(value)
+
+
+def _is_missing(value: Any) -> bool:
+    """NaN, NaT and NA of any library; they differ from themselves, or say neither yes nor no."""
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, decimal.Decimal) and value.is_nan()
+
+
+def _fields(value: Any) -> Iterable[tuple[str, Any]] | None:
+    """Names and values of a record; None for what is none."""
+    if dataclasses.is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    for names in ("__struct_fields__", "__attrs_attrs__"):  # msgspec, attrs
+        if (found := getattr(type(value), names, None)) is not None:
+            parts = [str(getattr(part, "name", part)) for part in found]
+            return [(part, getattr(value, part)) for part in parts]
+    return None
+
+
+def _of_library(value: Any, check_size: Callable[[int], None]) -> tuple[Any] | None:
+    """Return an array, a table or a column (of numpy, pandas, polars, pyarrow, torch) as the Python values that it holds, in a tuple; None
+    for any other value. Its size is checked before."""
+    for name in ("size", "num_rows", "height"):
+        if isinstance(size := getattr(value, name, None), int):
+            check_size(2 * size)
+    if callable(count := getattr(value, "numel", None)):
+        check_size(2 * count())
+    if callable(getattr(value, "to_dict", None)) and hasattr(value, "iloc"):
+        return (_of_pandas(value),)
+    for method in ("to_dicts", "to_pylist", "to_list"):  # polars, pyarrow, columns of polars
+        if callable(convert := getattr(value, method, None)):
+            return (convert(),)
+    if callable(convert := getattr(value, "tolist", None)):
+        if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):  # of nanoseconds, it would give integers
+            return (value.astype(f"{value.dtype.kind}8[us]").tolist(),)
+        return (convert(),)
+    return None
+
+
+def _of_pandas(value: Any) -> Any:
+    index = value.index
+    is_numbered = type(index).__name__ == "RangeIndex" and index.name is None
+    if hasattr(value, "columns"):
+        named = value if is_numbered else value.reset_index()
+        return named.to_dict("records")
+    if is_numbered:
+        return value.tolist()
+    if index.is_unique:
+        return value.to_dict()
+    return [[label, item] for label, item in zip(index.tolist(), value.tolist(), strict=True)]
+
+
+def _in_order(values: Set[Any]) -> Iterable[Any]:
+    """The same at each call, whatever the hashes are."""
+    try:
+        return sorted(values)
+    except TypeError:
+        return sorted(values, key=repr)
