@@ -113,8 +113,9 @@ async def test_tools_are_described_by_their_schemas_and_answer_with_values(serve
     nested = named(server.tools, "nested")
     assert nested.parameters == ("points", "mode", "label")
     assert nested.description.splitlines()[0] == (
-        "nested(points: list[dict], mode: Literal['sum', 'mean'] = 'sum', label: str | None = None) -> dict"
+        "nested(points: list[Point], mode: Literal['sum', 'mean'] = 'sum', label: str | None = None) -> dict"
     )
+    assert "Point = {'x': int, 'y': float = 0.5}" in nested.description.splitlines()
     assert named(server.tools, "add").description.splitlines()[:2] == [
         "add(a: int, b: int = 2) -> int",
         "Adds two numbers.",

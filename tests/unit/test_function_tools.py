@@ -1,13 +1,18 @@
 """A typed function as a tool: what a model reads of it, which arguments fit, whose fault what does not fit is."""
 
+import functools
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
-from enum import StrEnum
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import Enum, StrEnum
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, Field
 
@@ -71,7 +76,7 @@ def test_the_description_is_the_signature_and_the_docstring() -> None:
     assert add.parameters == ("a", "b")
     assert add.description == "add(a: int, b: int = 1) -> int\nThe sum of two numbers.\n\nBoth are whole."
     assert describe.description.startswith(
-        "describe(place: Place, style: Literal['short', 'long'] = 'short', tags: list[str] | None = None) -> dict[str, Any]\n"
+        "describe(place: Place, style: Literal['short', 'long'] = 'short', tags: list[str] | None = None) -> dict\n"
     )
     assert _echo.name == "echo"
 
@@ -120,59 +125,13 @@ async def test_a_synchronous_function_does_not_block_the_loop() -> None:
     assert await call(where) is False
 
 
-@pytest.mark.parametrize(
-    ("value", "named"),
-    [
-        (object(), "type object"),
-        ({1: 2}, "keys that are not text"),
-        ([{"x": {1, 2}}], "type set"),
-        (b"bytes", "type bytes"),
-        (float("nan"), "the number nan"),
-        ("\ud800", "not JSON"),
-    ],
-)
-async def test_a_result_that_is_not_json_is_the_tools_fault(value: object, named: str) -> None:
-    @tool
-    def give() -> Any:
-        """Give it."""
-        return value
-
-    with pytest.raises(ToolError, match=named) as raised:
-        await call(give)
-    assert raised.value.fault == "tool"
-
-
-async def test_an_endless_result_is_the_tools_fault() -> None:
-    endless: list[object] = []
-    endless.append(endless)
-
-    @tool
-    async def give() -> Any:
-        """Give it."""
-        return endless
-
-    with pytest.raises(ToolError, match="nested more than"):
-        await call(give)
-
-
-async def test_what_is_nearly_json_is_made_so() -> None:
-    @tool
-    def give() -> Any:
-        """Give it."""
-        return ((1, 2), {"colour": Colour.RED})
-
-    result: Any = await call(give)
-    assert result == [[1, 2], {"colour": "red"}]
-    assert type(result[1]["colour"]) is str
-
-
 async def test_constraints_and_names_that_pydantic_uses_itself_are_fine() -> None:
     @tool
     def odd(schema: str, json: Annotated[int, Field(ge=1)], _private: int = 0, model_config: int = 1) -> list[object]:
         """Odd names."""
         return [schema, json, _private, model_config]
 
-    assert odd.signature == "odd(schema: str, json: int, _private: int = 0, model_config: int = 1) -> list[object]"
+    assert odd.signature == "odd(schema: str, json: int, _private: int = 0, model_config: int = 1) -> list"
     assert await call(odd, schema="s", json=3, _private=2) == ["s", 3, 2, 1]
     assert "json should be greater than or equal to 1, not 0" in await message(odd, schema="s", json=0)
 
@@ -200,6 +159,15 @@ def many(*words: str) -> None:
     """Many."""
 
 
+def calls_back(then: Callable[[str], str]) -> None:
+    """Calls back."""
+
+
+async def streams() -> AsyncIterator[str]:
+    """Streams."""
+    yield "a"
+
+
 def untestable(x: threading.Lock) -> None:
     """No JSON is a lock."""
 
@@ -211,13 +179,34 @@ def untestable(x: threading.Lock) -> None:
         (undocumented, "needs a docstring"),
         (many, r"\*words"),
         (untestable, "no JSON can be checked"),
+        (calls_back, "no JSON can be checked"),
+        (streams, "is an async generator"),
+        (SimpleNamespace, "is a class: decorate a function"),
+        (SimpleNamespace(), "is not callable"),
+        (print, "hide what Python"),
+        (functools.cmp_to_key, "no signature that can be read|needs a type for mycmp"),
+        (add, "is a tool already"),
     ],
 )
 def test_what_cannot_be_a_tool_says_what_is_missing(function: Any, told: str) -> None:
     with pytest.raises(TypeError, match=told):
         tool(function)
-    with pytest.raises(TypeError, match="a name that Python code can call"):
-        FunctionTool(add.function, name="no name")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("no name", "it is no name that Python code can call"),
+        ("class", "it is no name"),
+        ("open", "it would hide what Python, or the session, calls so"),
+        ("get_ipython", "it would hide"),
+        ("_", "begins with an underscore"),
+        ("\ufb01nd", "letters that Python takes for others"),
+    ],
+)
+def test_a_name_that_a_session_could_not_use_is_refused(name: str, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        FunctionTool(add.function, name=name)
 
 
 HANGING = """
@@ -266,3 +255,145 @@ async def test_a_function_in_its_thread_raises_as_anywhere_and_sees_the_context_
         await read.call({"what": "other"}, CONTEXT)
     with pytest.raises(RuntimeError, match="StopIteration"):
         await read.call({"what": "stop"}, CONTEXT)
+
+
+class Season(Enum):
+    WARM = "warm"
+    COLD = "cold"
+
+
+@dataclass
+class Span:
+    since: date
+    until: date | None = None
+
+
+class Visit(BaseModel):
+    place: Place
+    day: datetime
+    companions: list["Visit"] = []
+    budget: Annotated[float, Field(gt=0, description="in euros")] = 10.0
+
+
+@tool
+def plan(
+    visit: Annotated[Visit, "where and when"],
+    season: Season = Season.WARM,
+    span: Span | None = None,
+    limits: dict[str, int] | None = None,
+    pair: tuple[int, str] = (1, "a"),
+    seed: Annotated[int, Field(ge=0, le=9)] = 3,
+    *,
+    odd: Any = object,
+) -> list[Span]:
+    """Plan a visit."""
+    assert isinstance(visit, Visit)
+    assert isinstance(season, Season)
+    assert span is None or isinstance(span, Span)
+    return [span] if span else [Span(visit.day.date())]
+
+
+def test_a_model_reads_fields_choices_bounds_and_descriptions_in_one_form() -> None:
+    assert plan.description == "\n".join(
+        (
+            "plan(visit: Visit, season: Literal['warm', 'cold'] = 'warm', span: Span | None = None, "
+            "limits: dict[str, int] | None = None, pair: tuple[int, str] = [1, 'a'], seed: int = 3, odd: Any = …) -> list[Span]",
+            "Plan a visit.",
+            "visit: where and when",
+            "seed: >= 0, <= 9",
+            "Visit = {'place': Place, 'day': datetime, 'companions': list[Visit] = [], 'budget': float = 10.0}",
+            "Visit.budget: in euros; > 0",
+            "Span = {'since': date, 'until': date | None = None}",
+            "Place = {'name': str, 'year': int | None = None}",
+            "Span = {'since': str, 'until': str | None}",
+        )
+    )
+
+
+async def test_arguments_become_what_they_are_annotated_as_and_results_plain_data() -> None:
+    visit: Json = {"place": {"name": "Liri"}, "day": "2026-01-31T10:00"}
+    assert await call(plan, visit=visit) == [{"since": "2026-01-31", "until": None}]
+    span: Json = {"since": "2026-01-01"}
+    assert await call(plan, visit=visit, span=span, season="cold") == [{"since": "2026-01-01", "until": None}]
+    told = await message(plan, visit={"place": {"name": "Liri"}, "day": "tomorrow"}, season="wet", seed=10)
+    assert "visit.day should be a valid datetime" in told
+    assert "season should be 'warm' or 'cold', not 'wet'" in told
+    assert "seed should be less than or equal to 9, not 10" in told
+
+
+def test_what_is_returned_is_shown_as_it_arrives() -> None:
+    def made(returned: object) -> str:
+        def give() -> Any:
+            """Give it."""
+
+        give.__annotations__["return"] = returned
+        return tool(give).signature
+
+    assert made(datetime) == "give() -> str"
+    assert made(set[int]) == "give() -> list[int]"
+    assert made(Iterator[str]) == "give() -> list[str]"
+    assert made(tuple[int, str]) == "give() -> list[int | str]"
+    assert made(np.ndarray) == "give() -> list"
+    assert made(Season) == "give() -> Literal['warm', 'cold']"
+    assert made(None) == "give() -> None"
+
+
+class Guide:
+    """Knows a museum."""
+
+    def __init__(self, museum: str) -> None:
+        self.museum = museum
+
+    def opens(self, day: str) -> str:
+        """When it opens."""
+        return f"{self.museum} {day}"
+
+    def __call__(self, day: str) -> str:
+        return self.opens(day)
+
+
+def fetch(key: str, city: str, days: int = 1) -> str:
+    """The weather."""
+    return f"{key} {city} {days}"
+
+
+async def later(word: str) -> str:
+    """Say it later."""
+    return word
+
+
+def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*args: Any, **named: Any) -> Any:
+        return function(*args, **named)
+
+    return inner
+
+
+async def test_whatever_can_be_called_can_be_a_tool() -> None:
+    assert await call(tool(Guide("Rodin").opens), day="today") == "Rodin today"
+    guide = tool(name="guide")(Guide("Rodin"))
+    assert (await call(guide, day="today"), guide.description) == (
+        "Rodin today",
+        "guide(day: str) -> str\nKnows a museum.",
+    )
+    weather = tool(functools.partial(fetch, "secret", days=2))
+    assert (await call(weather, city="Lyon"), weather.signature) == ("secret Lyon 2", "fetch(city: str) -> str")
+    assert "secret" not in weather.description
+    assert await call(tool(wrapped(later)), word="so") == "so"
+    assert await call(tool(functools.partial(later)), word="so") == "so"
+    assert await call(tool(staticmethod(fetch)), key="k", city="Nice") == "k Nice 1"
+
+
+@tool
+def counts(last: int) -> Iterator[int]:
+    """Count."""
+    yield from range(last)
+    raise LookupError("there is no more")
+
+
+async def test_a_generator_gives_a_list_and_what_it_raises_is_raised() -> None:
+    with pytest.raises(LookupError, match="no more"):
+        await call(counts, last=2)
+    with pytest.raises(ToolError, match="more than 8,000,000 bytes"):
+        await call(counts, last=10**9)

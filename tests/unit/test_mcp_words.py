@@ -10,7 +10,8 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 from lzero.errors import ConfigError
 from lzero.tools.mcp_servers import McpSpec, read_specs
 from lzero.tools.mcp_servers.specs import fill
-from lzero.tools.mcp_servers.words import answer, description, plain, signature, tool_name
+from lzero.tools.mcp_servers.words import answer, description, signature, tool_name
+from lzero.tools.shapes import plain
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),

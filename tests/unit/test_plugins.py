@@ -18,7 +18,9 @@ class Tool:
         return None
 
 
-good, search, half = Tool("good"), Tool("search"), object()
+good, search, half, hides = Tool("good"), Tool("search"), object(), Tool("open")
+word, twice, mute = Tool("word"), Tool("twice"), Tool("mute")
+word.parameters, twice.parameters, mute.description = "text", ("a", "a"), " "
 
 
 def reward(task, episode):
@@ -49,6 +51,10 @@ def test_tools_and_a_reward_are_found_by_their_paths() -> None:
         (":good", "no import path"),
         ("plugged:nothing", "has no 'nothing'"),
         ("no_such_module:good", "cannot import 'no_such_module'"),
+        ("plugged:hides", "called 'open', which would hide what Python"),
+        ("plugged:word", r"parameters 'text': they are a tuple of names"),
+        ("plugged:twice", "two parameters of one name: a, a"),
+        ("plugged:mute", "has no description"),
         ("plugged:half", "no name, parameters, description, call"),
         ("plugged:search", "called 'search', and so is another tool"),
         ("plugged:good plugged:good", "called 'good', and so is another tool"),

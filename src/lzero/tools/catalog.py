@@ -7,6 +7,7 @@ from pathlib import Path
 from lzero.config import Config
 from lzero.errors import ConfigError
 from lzero.protocols import Tool
+from lzero.tools.names import name_problem
 
 CACHE_FILE = "answers.sqlite"
 
@@ -37,6 +38,17 @@ def check_tool(tool: object, *, taken: Container[str], said: str) -> None:
         missing = [part for part in ("name", "parameters", "description", "call") if not hasattr(tool, part)]
         hint = "put @tool (lzero.tools) before the function" if callable(tool) else "see protocols.Tool"
         raise ConfigError(f"{said} is no tool, it has no {', '.join(missing)} ({hint})")
+    if problem := name_problem(tool.name):
+        raise ConfigError(
+            f"{said} is called {tool.name!r}, which {problem}: give it another name, as in @tool(name=...)"
+        )
+    parameters = tool.parameters
+    if isinstance(parameters, str) or not all(isinstance(each, str) and each.isidentifier() for each in parameters):
+        raise ConfigError(f"{said} has parameters {parameters!r:.100}: they are a tuple of names, as in ('query',)")
+    if len(set(parameters)) != len(parameters):
+        raise ConfigError(f"{said} has two parameters of one name: {', '.join(parameters)}")
+    if not isinstance(tool.description, str) or not tool.description.strip():
+        raise ConfigError(f"{said} has no description: it is what a model knows of it")
     if tool.name in taken:
         raise ConfigError(f"{said} is called {tool.name!r}, and so is another tool")
 

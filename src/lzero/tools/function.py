@@ -5,25 +5,26 @@
         \"\"\"The sum of two numbers.\"\"\"
         return a + b
 
-The model reads `add(a: int, b: int = 1) -> int` and the docstring. Its arguments are checked against the annotations, and
-converted where nothing is lost ("3" for an int). A synchronous function runs in a thread of its own: it may block, but is not
-stopped when a deadline passes. A parameter annotated `ToolContext` receives the context, and is not shown.
+The model reads `add(a: int, b: int = 1) -> int`, the docstring, and the fields of models, dataclasses and other types that have a name
+(`lzero.tools.signatures`). Its arguments are checked against the annotations, and converted where nothing is lost ("3" for an int, a
+dict for a model, ISO text for a datetime). What the function returns becomes plain JSON data (`lzero.tools.values`).
+
+A synchronous function runs in a thread of its own: it may block, but is not stopped when a deadline passes. An `async` one runs on the
+event loop that all episodes share: it must not block. A parameter annotated `ToolContext` receives the context, and is not shown.
 """
 
 import inspect
-import keyword
-import types
-import typing
-from collections.abc import Callable
-from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, Union, overload
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-import msgspec
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
 
 from lzero.errors import ToolError
 from lzero.protocols import ToolContext
+from lzero.tools.names import name_problem
+from lzero.tools.signatures import read_signature, refusal
 from lzero.tools.threads import in_thread
+from lzero.tools.values import as_json
 from lzero.types import Json
 
 P = ParamSpec("P")
@@ -32,26 +33,25 @@ MAX_PROBLEMS = 5
 """Wrong arguments that one error tells of."""
 MAX_VALUE_CHARS = 80
 """Of a wrong argument, in the error."""
-MAX_RESULT_DEPTH = 32
-_LIMITS = ConfigDict(extra="forbid", coerce_numbers_to_str=True, arbitrary_types_allowed=False)
 
 
 class FunctionTool(Generic[P, R]):
     """A `protocols.Tool` made by `@tool`; called directly, it is still the function it was made from."""
 
     def __init__(self, function: Callable[P, R], *, name: str | None = None) -> None:
+        """Raises TypeError, which says what is missing, for what cannot be a tool."""
+        if problem := refusal(function):
+            raise TypeError(f"{function!r:.100} is {problem}")
         self.function = function
-        self.name = name or function.__name__
-        if not self.name.isidentifier() or keyword.iskeyword(self.name):
-            raise TypeError(f"a tool needs a name that Python code can call, not {self.name!r}: write @tool(name=...)")
-        purpose = inspect.getdoc(function)
-        if not purpose:
-            raise TypeError(f"the tool {self.name} needs a docstring: it is what a model knows of it")
-        shown, self._context_name, annotations = _parameters(function, self.name)
-        self.parameters = tuple(parameter.name for parameter in shown)
-        self.signature = _signature(self.name, shown, annotations)
-        self.description = f"{self.signature}\n{purpose}"
-        self._arguments = _arguments_model(self.name, shown, annotations)
+        self.name = _name(function) if name is None else name
+        if problem := name_problem(self.name):
+            raise TypeError(f"a tool cannot be called {self.name!r}: it {problem}; write @tool(name=...)")
+        found = read_signature(function, self.name)
+        self.parameters = found.parameters
+        self.signature = found.text
+        self.description = "\n".join((found.text, found.purpose, *found.notes))
+        self._context_name = found.context_name
+        self._arguments = found.arguments
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -63,11 +63,15 @@ class FunctionTool(Generic[P, R]):
         if self._context_name:
             values[self._context_name] = context
         function: Callable[..., Any] = self.function
-        if inspect.iscoroutinefunction(function):
-            result = await function(**values)
-        else:
-            result = await in_thread(function, **values)
-        return as_json(result, tool=self.name)
+        if inspect.iscoroutinefunction(inspect.unwrap(_called(function))):
+            return as_json(await function(**values), tool=self.name)
+
+        def answer() -> Json | Awaitable[Any]:  # what it returns may still run code of its own, as a generator does
+            result = function(**values)
+            return result if inspect.isawaitable(result) else as_json(result, tool=self.name)
+
+        result = await in_thread(answer)
+        return as_json(await result, tool=self.name) if inspect.isawaitable(result) else result
 
     def _checked(self, arguments: dict[str, Json]) -> dict[str, Any]:
         try:
@@ -93,102 +97,25 @@ def tool(*, name: str) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
 
 
 def tool(function: Callable[P, R] | None = None, /, *, name: str | None = None) -> Any:
-    """Make a tool of a function, sync or async: `@tool`, or `@tool(name="add")`. Raises TypeError, which says what is missing: an
-    annotation, a docstring."""
+    """Make a tool of a function, sync or async, of a method of an object, a partial, or an object that can be called: `@tool`, or
+    `@tool(name="add")`. Raises TypeError, which says what is missing: an annotation, a docstring, a name."""
     if function is None:
         return lambda function: FunctionTool(function, name=name)
     return FunctionTool(function, name=name)
 
 
-def as_json(value: object, *, tool: str) -> Json:
-    """`value`, if it is JSON; tuples become lists. Raises ToolError, the tool's fault, that names the type that is not."""
-    result = _as_json(value, tool, MAX_RESULT_DEPTH)
-    try:
-        msgspec.json.encode(result)
-    except UnicodeEncodeError as error:  # half a surrogate pair
-        raise ToolError(f"{tool} returned what is not JSON: {error}", fault="tool") from None
-    return result
+def _name(function: Callable[..., object]) -> str:
+    """A function's own name, also of one that is wrapped in a partial."""
+    name = getattr(getattr(function, "func", function), "__name__", None)
+    if not isinstance(name, str):
+        raise TypeError(f"{function!r:.100} has no name of its own: write tool(name=...)(...)")
+    return name
 
 
-def _as_json(value: object, tool: str, depth: int) -> Json:
-    if depth < 0:
-        raise ToolError(f"{tool} returned a value nested more than {MAX_RESULT_DEPTH} deep", fault="tool")
-    if value is None or type(value) in (bool, int, str):
-        return typing.cast(Json, value)
-    if isinstance(value, float) and value - value == 0:  # finite
-        return float(value)
-    if isinstance(value, list | tuple):
-        return [_as_json(item, tool, depth - 1) for item in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {str(key): _as_json(item, tool, depth - 1) for key, item in value.items()}
-    if isinstance(value, str | int):  # a subclass, such as an enum's member
-        return str(value) if isinstance(value, str) else int(value)
-    what = f"the number {value}" if isinstance(value, float) else f"a value of type {type(value).__qualname__}"
-    if isinstance(value, dict):
-        what = "a dict with keys that are not text"
-    raise ToolError(f"{tool} returned {what}, which is not JSON: return text, numbers, lists and dicts", fault="tool")
-
-
-def _parameters(function: Callable[..., object], tool: str) -> tuple[list[inspect.Parameter], str, dict[str, Any]]:
-    """The parameters that a model gives, the name of the one that takes the context ("" where none does), and all annotations."""
-    try:
-        annotations = typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise TypeError(f"the tool {tool} has an annotation that cannot be found: {error}") from None
-    shown: list[inspect.Parameter] = []
-    context_name = ""
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise TypeError(
-                f"the tool {tool} takes *{parameter.name}; a model gives arguments by name, one parameter each"
-            )
-        if parameter.name not in annotations:
-            raise TypeError(f"the tool {tool} needs a type for {parameter.name}, as in {parameter.name}: str")
-        annotation = annotations[parameter.name]
-        if annotation is ToolContext or ToolContext in typing.get_args(annotation):
-            context_name = parameter.name
-        else:
-            shown.append(parameter)
-    return shown, context_name, annotations
-
-
-def _arguments_model(tool: str, shown: list[inspect.Parameter], annotations: dict[str, Any]) -> type[BaseModel]:
-    """What checks the arguments. Its fields have names of their own, for a parameter may be called as one of pydantic's methods."""
-    fields: dict[str, Any] = {}
-    for number, parameter in enumerate(shown):
-        default = ... if parameter.default is parameter.empty else None  # the function knows its own defaults
-        fields[f"argument_{number}"] = (annotations[parameter.name], Field(default, alias=parameter.name))
-    try:
-        return pydantic.create_model(tool, __config__=_LIMITS, **fields)
-    except pydantic.PydanticUserError as error:
-        raise TypeError(f"the tool {tool} has a type that no JSON can be checked against: {error.message}") from None
-
-
-def _signature(tool: str, shown: list[inspect.Parameter], annotations: dict[str, Any]) -> str:
-    parts = []
-    for parameter in shown:
-        part = f"{parameter.name}: {_type_name(annotations[parameter.name])}"
-        parts.append(part if parameter.default is parameter.empty else f"{part} = {parameter.default!r}")
-    returned = f" -> {_type_name(annotations['return'])}" if "return" in annotations else ""
-    return f"{tool}({', '.join(parts)}){returned}"
-
-
-def _type_name(annotation: Any) -> str:
-    """A type as it would be written, without the modules it comes from."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is ...:
-        return "..."
-    if annotation is type(None):
-        return "None"
-    if origin is Annotated:
-        return _type_name(arguments[0])
-    if origin is Literal:
-        return f"Literal[{', '.join(repr(value) for value in arguments)}]"
-    if origin in (Union, types.UnionType):
-        return " | ".join(_type_name(member) for member in arguments)
-    if origin is not None and arguments:
-        return f"{_type_name(origin)}[{', '.join(_type_name(argument) for argument in arguments)}]"
-    return getattr(annotation, "__name__", None) or str(annotation)
+def _called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What runs when it is called: of a partial the function, of an object its `__call__`."""
+    function = getattr(function, "func", function)
+    return function if inspect.isroutine(function) else type(function).__call__
 
 
 def _problem(detail: Any) -> str:

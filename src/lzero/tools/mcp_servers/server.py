@@ -40,10 +40,10 @@ from lzero.tools.mcp_servers.words import (
     Signature,
     answer,
     description,
-    one_line,
     signature,
     tool_name,
 )
+from lzero.tools.shapes import one_line
 from lzero.types import Json
 
 CONNECT_S = 60.0
@@ -251,7 +251,7 @@ class _Connection:
                 await _first(request, self._task)
             if not request.done():
                 raise Lost(self.problem)
-            return request.result()
+            return _result_of(request)
         except MCPError as error:
             if error.code == CONNECTION_CLOSED or (error.code == INVALID_REQUEST and "terminated" in error.message):
                 await self._end(error.message)
@@ -291,6 +291,14 @@ class _Connection:
                 await self._stop.wait()
         except Exception as error:
             self._problem = _cause(error)
+
+
+def _result_of(request: "asyncio.Task[_Answer]") -> _Answer:
+    """Raises Lost for what looks like a deadline, or a cancellation, of ours."""
+    try:
+        return request.result()
+    except (TimeoutError, asyncio.CancelledError) as error:
+        raise Lost(f"failed: {one_line(str(error), 300) or type(error).__name__}") from None
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:

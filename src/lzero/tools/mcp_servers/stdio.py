@@ -17,7 +17,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
-from lzero.tools.mcp_servers.words import MAX_MESSAGE, one_line
+from lzero.tools.mcp_servers.words import MAX_MESSAGE
+from lzero.tools.shapes import one_line
 
 STOP_S = 2.0
 """Seconds that a server has to end once its standard input is closed, and again once it was asked by a signal."""

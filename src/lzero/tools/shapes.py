@@ -1,0 +1,181 @@
+"""JSON schemas as Python annotations: how a system prompt shows what a tool takes and gives.
+
+    {"type": "object", "properties": {"year": {"type": "integer"}}, "required": ["year"]}       {'year': int}
+    {"$ref": "#/$defs/Place"}                                                                   Place
+    {"enum": ["red", "blue"]}                                                                   Literal['red', 'blue']
+
+The schema may be a stranger's: whatever it holds is text on one line, bounded.
+"""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+_TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "object": "dict", "null": "None"}
+_FORMATS = {"date-time": "datetime", "date": "date", "time": "time"}
+"""Of texts, by the type that may be given in their place."""
+_BOUNDS = {
+    "minimum": ">= {}",
+    "maximum": "<= {}",
+    "exclusiveMinimum": "> {}",
+    "exclusiveMaximum": "< {}",
+    "multipleOf": "a multiple of {}",
+    "minLength": "at least {} long",
+    "maxLength": "at most {} long",
+    "minItems": "at least {} items",
+    "maxItems": "at most {} items",
+    "pattern": "matches {}",
+}
+_MAX_DEPTH = 4
+_MAX_CHOICES = 24
+_MAX_OPTIONS = 8
+_MAX_FIELDS = 64
+_MAX_NAMED = 16
+_LITERAL_CHARS = 40
+_NOTE_CHARS = 200
+_LINE_CHARS = 1_000
+_NAME_CHARS = 64
+
+
+class Shapes:
+    """Annotations of one tool. Types with a name are shown by it, and defined once, in `definitions`."""
+
+    def __init__(self, definitions: Mapping[str, Any], *, given: bool) -> None:
+        """`given`: as arguments, where a datetime may stand for its text. What is returned is plain JSON data."""
+        self._definitions = definitions
+        self._given = given
+        self._named: dict[str, Mapping[str, Any]] = {}
+
+    def annotation(self, schema: Mapping[str, Any], depth: int = 0) -> str:
+        """The type that a schema describes; `Any` for what would take too long to say."""
+        if depth > _MAX_DEPTH:
+            return "Any"
+        if isinstance(reference := schema.get("$ref"), str):
+            return self._referred(reference.rpartition("/")[2], depth)
+        if "const" in schema:
+            return f"Literal[{literal(schema['const'])}]"
+        if isinstance(choices := schema.get("enum"), list) and choices:
+            shown = [*map(literal, choices[:_MAX_CHOICES]), *(["…"] if len(choices) > _MAX_CHOICES else [])]
+            return f"Literal[{', '.join(shown)}]"
+        for key in ("anyOf", "oneOf", "allOf"):
+            if isinstance(found := schema.get(key), list) and found:
+                return _union(self.annotation(table(option), depth + 1) for option in found[:_MAX_OPTIONS])
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            return _union(self.annotation({**schema, "type": one}, depth + 1) for one in kind[:_MAX_OPTIONS])
+        if kind == "array":
+            return self._list(schema, depth)
+        if kind == "object":
+            return self._dict(schema, depth)
+        if kind == "string" and self._given and isinstance(form := schema.get("format"), str):
+            return _FORMATS.get(form, "str")
+        return _TYPES.get(kind, "Any") if isinstance(kind, str) else "Any"
+
+    def definitions(self) -> Iterator[str]:
+        """A line for each type that was shown by its name, and one for each field of it of which there is something to say."""
+        written: set[str] = set()
+        while missing := [name for name in self._named if name not in written]:
+            for name in missing:
+                written.add(name)
+                schema = self._named[name]
+                yield cut(f"{name} = {self._dict(schema, 0)}", _LINE_CHARS)
+                for field, described in list(table(schema.get("properties")).items())[:_MAX_FIELDS]:
+                    if text := note(table(described)):
+                        yield f"{name}.{one_line(field, _NAME_CHARS)}: {text}"
+
+    def _referred(self, name: str, depth: int) -> str:
+        schema = table(self._definitions.get(name))
+        if not table(schema.get("properties")):
+            return self.annotation(schema, depth + 1)
+        own = "".join(character if character.isalnum() else "_" for character in one_line(name, _NAME_CHARS))
+        if own not in self._named and len(self._named) >= _MAX_NAMED:
+            return "dict"
+        self._named.setdefault(own, schema)
+        return own
+
+    def _list(self, schema: Mapping[str, Any], depth: int) -> str:
+        if isinstance(places := schema.get("prefixItems"), list) and places:
+            shown = [self.annotation(table(place), depth + 1) for place in places[:_MAX_OPTIONS]]
+            return f"tuple[{', '.join(shown)}]" if self._given else f"list[{_union(shown)}]"
+        items = self.annotation(table(schema.get("items")), depth + 1)
+        return "list" if items == "Any" else f"list[{items}]"
+
+    def _dict(self, schema: Mapping[str, Any], depth: int) -> str:
+        fields, required = table(schema.get("properties")), schema.get("required")
+        if not fields:
+            values = self.annotation(table(schema.get("additionalProperties")), depth + 1)
+            return "dict" if values == "Any" else f"dict[str, {values}]"
+        parts = []
+        for name, field in list(fields.items())[:_MAX_FIELDS]:
+            is_required = isinstance(required, list) and name in required
+            optional = "" if is_required or not self._given else default(table(field))
+            parts.append(f"{literal(name)}: {self.annotation(table(field), depth + 1)}{optional}")
+        return f"{{{', '.join(parts)}}}"
+
+
+def default(schema: Mapping[str, Any]) -> str:
+    """What an optional parameter is without an argument, as it follows its annotation."""
+    return f" = {literal(schema['default'])}" if "default" in schema else " = …"
+
+
+def note(schema: Mapping[str, Any]) -> str:
+    """What a schema says of a value beside its type: its description and its bounds; "" for nothing."""
+    bounds = []
+    if "prefixItems" not in schema:  # which say how many there are
+        bounds = [words.format(literal(schema[key])) for key, words in _BOUNDS.items() if key in schema]
+    for key in ("anyOf", "items"):  # of an optional one, and of each item
+        inner = schema.get(key)
+        for option in inner[:_MAX_OPTIONS] if isinstance(inner, list) else [inner]:
+            bounds += [
+                words.format(literal(table(option)[part])) for part, words in _BOUNDS.items() if part in table(option)
+            ]
+    return "; ".join(filter(None, (one_line(schema.get("description"), _NOTE_CHARS), ", ".join(dict.fromkeys(bounds)))))
+
+
+def definitions_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    return table(schema.get("$defs") or schema.get("definitions"))
+
+
+def table(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def literal(value: object) -> str:
+    """A JSON value as Python writes it, in a few characters."""
+    if isinstance(value, str):
+        return f"'{one_line(value, _LITERAL_CHARS)}'"
+    text = repr(value) if value is None or isinstance(value, bool | int | float) else json.dumps(value)
+    return one_line(text, _LITERAL_CHARS)
+
+
+def one_line(value: object, max_chars: int) -> str:
+    """A text on one line, without what a terminal or a chat template would obey; "" for what is no text."""
+    if not isinstance(value, str):
+        return ""
+    return cut(" ".join(plain(value[: 4 * max_chars]).split()), max_chars)
+
+
+def plain(text: str) -> str:
+    """A stranger's text for a system prompt: control and format characters are written out, and so is what looks like the marks
+    that chat templates put around turns, which an endpoint might read as such."""
+    text = "".join(_escaped(character) for character in text)
+    return text.replace("<|", "< |").replace("|>", "| >")
+
+
+def cut(text: str, max_chars: int) -> str:
+    if len(text) <= max_chars:
+        return text
+    mark = f" [… {len(text):,} characters, cut]"
+    return text[: max(0, max_chars - len(mark))] + mark
+
+
+def _escaped(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def _union(options: Iterable[str]) -> str:
+    found = list(dict.fromkeys(options))
+    return "Any" if "Any" in found else " | ".join(found)

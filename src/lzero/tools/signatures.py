@@ -1,0 +1,190 @@
+"""The signature of a function, as a model reads it and as arguments are checked by it.
+
+    describe(place: Place, style: Literal['short', 'long'] = 'short') -> str
+    Describe a place.
+    style: how much to say
+    Place = {'name': str, 'year': int | None = None}
+    Place.name: as on maps
+
+Descriptions come from `Annotated[str, "how much to say"]` or `Field(description=…)`.
+"""
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from lzero.errors import ToolError
+from lzero.protocols import ToolContext
+from lzero.tools.shapes import Shapes, definitions_of, note, table
+from lzero.tools.values import as_json
+
+_LIMITS = ConfigDict(extra="forbid", coerce_numbers_to_str=True, arbitrary_types_allowed=False)
+_ARRIVE_AS = {"ndarray": "list", "Series": "list", "Tensor": "list", "DataFrame": "list[dict]", "Table": "list[dict]"}
+"""What becomes of types of libraries that pydantic does not know, by their names."""
+_ITERATORS = (Iterable, Iterator, Generator)
+_DEFAULT_CHARS = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionSignature:
+    """What a model has to know of a function to call it."""
+
+    parameters: tuple[str, ...]
+    context_name: str
+    """The parameter that takes the context; "" where none does."""
+    text: str
+    purpose: str
+    notes: tuple[str, ...]
+    arguments: type[BaseModel]
+    """Checks the arguments. Its fields have names of their own, and those of the parameters as aliases: a parameter may be called as one of
+    pydantic's methods."""
+
+
+def read_signature(function: Callable[..., object], tool: str) -> FunctionSignature:
+    """Raises TypeError for a function whose arguments a model could not give, or not know."""
+    shown, context_name, annotations = _parameters(function, tool)
+    arguments = _arguments_model(tool, shown, annotations)
+    try:
+        schema = arguments.model_json_schema()
+    except pydantic.PydanticUserError as error:
+        raise _untestable(tool, error) from None
+    shapes = Shapes(definitions_of(schema), given=True)
+    properties = table(schema.get("properties"))
+    parts, notes = [], []
+    for parameter in shown:
+        described = table(properties[parameter.name])
+        parts.append(f"{parameter.name}: {shapes.annotation(described)}{_default(parameter, tool)}")
+        if text := note(described):
+            notes.append(f"{parameter.name}: {text}")
+    returned, defined = _returned(annotations["return"]) if "return" in annotations else ("", ())
+    return FunctionSignature(
+        parameters=tuple(parameter.name for parameter in shown),
+        context_name=context_name,
+        text=f"{tool}({', '.join(parts)}){returned}",
+        purpose=_purpose(function, tool),
+        notes=tuple(dict.fromkeys((*notes, *shapes.definitions(), *defined))),
+        arguments=arguments,
+    )
+
+
+def refusal(function: object) -> str:
+    """Why no call could be answered by it; "" for what may be a function."""
+    if isinstance(function, type):
+        return "a class: decorate a function, or make a tool of an object's method"
+    if not callable(function):
+        return "not callable: decorate a function"
+    if inspect.isasyncgenfunction(function):
+        return "an async generator: return a list"
+    return "a tool already" if hasattr(function, "signature") and hasattr(function, "parameters") else ""
+
+
+def _purpose(function: Callable[..., object], tool: str) -> str:
+    """The docstring: of a partial that of its function, of an object that of its `__call__` or, where there is none, of its class."""
+    function = _unbound(function)
+    of_call = None if inspect.isroutine(function) else type(function).__call__.__doc__
+    purpose = inspect.cleandoc(of_call) if of_call else inspect.getdoc(function)
+    if not purpose:
+        raise TypeError(f"the tool {tool} needs a docstring: it is what a model knows of it")
+    return purpose
+
+
+def _unbound(function: Callable[..., object]) -> Callable[..., object]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _parameters(function: Callable[..., object], tool: str) -> tuple[list[inspect.Parameter], str, dict[str, Any]]:
+    """The parameters that a model gives, the name of the one that takes the context ("" where none does), and all annotations.
+
+    What a partial has bound is not the model's to give, nor to see: it may be a key."""
+    annotations = _annotations(_unbound(function), tool)
+    bound = function.keywords if isinstance(function, functools.partial) else {}
+    shown: list[inspect.Parameter] = []
+    context_name = ""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise TypeError(f"the tool {tool} has no signature that can be read: wrap it in a function") from None
+    for parameter in parameters:
+        if parameter.name in bound:
+            continue
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(
+                f"the tool {tool} takes *{parameter.name}; a model gives arguments by name, one parameter each"
+            )
+        if parameter.name not in annotations:
+            hint = f"as in {parameter.name}: str"
+            if parameter.name in ("self", "cls"):
+                hint = "or, of a method, an object that it belongs to: tool(thing.method)"
+            raise TypeError(f"the tool {tool} needs a type for {parameter.name}, {hint}")
+        annotation = annotations[parameter.name]
+        if annotation is ToolContext or ToolContext in typing.get_args(annotation):
+            context_name = parameter.name
+        else:
+            shown.append(parameter)
+    return shown, context_name, annotations
+
+
+def _annotations(function: Callable[..., object], tool: str) -> dict[str, Any]:
+    annotated = function if inspect.isroutine(function) else type(function).__call__
+    try:
+        return typing.get_type_hints(annotated, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"the tool {tool} has an annotation that cannot be found: {error}") from None
+    except TypeError:  # of what is written in C
+        return {}
+
+
+def _arguments_model(tool: str, shown: list[inspect.Parameter], annotations: dict[str, Any]) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for number, parameter in enumerate(shown):
+        default = ... if parameter.default is parameter.empty else None  # the function knows its own defaults
+        annotation = annotations[parameter.name]
+        description = _description(annotation)
+        fields[f"argument_{number}"] = (annotation, Field(default, alias=parameter.name, description=description))
+    try:
+        return pydantic.create_model(tool, __config__=_LIMITS, **fields)
+    except pydantic.PydanticUserError as error:
+        raise _untestable(tool, error) from None
+
+
+def _untestable(tool: str, error: pydantic.PydanticUserError) -> TypeError:
+    return TypeError(f"the tool {tool} has a type that no JSON can be checked against: {error.message}")
+
+
+def _description(annotation: Any) -> str | None:
+    """Of `Annotated[str, "description"]`; pydantic finds its own in `Field`."""
+    if typing.get_origin(annotation) is not Annotated:
+        return None
+    return next((said for said in typing.get_args(annotation)[1:] if isinstance(said, str)), None)
+
+
+def _default(parameter: inspect.Parameter, tool: str) -> str:
+    if parameter.default is parameter.empty:
+        return ""
+    try:
+        text = repr(as_json(parameter.default, tool=tool))
+    except ToolError:
+        text = "…"
+    return f" = {text if len(text) <= _DEFAULT_CHARS else '…'}"
+
+
+def _returned(annotation: Any) -> tuple[str, tuple[str, ...]]:
+    """What a call gives, as plain data; and the types that have a name in it."""
+    if typing.get_origin(annotation) in _ITERATORS:
+        annotation = list[typing.get_args(annotation)[0]]  # type: ignore[misc] # as it is read
+    try:
+        schema = pydantic.TypeAdapter(annotation).json_schema(mode="serialization")
+    except Exception:  # what pydantic does not know may still be converted: an array, a table
+        name = getattr(annotation, "__name__", None) or str(annotation)
+        return f" -> {_ARRIVE_AS.get(name, name)}", ()
+    shapes = Shapes(definitions_of(schema), given=False)
+    text = shapes.annotation(schema)
+    return f" -> {text}", tuple(shapes.definitions())
