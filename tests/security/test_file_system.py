@@ -32,14 +32,20 @@ async def test_secrets_and_homes_of_the_host_are_not_there(repl: LocalRepl, publ
         Path.home() / ".cache",
         Path.home() / ".config",
         Path(lzero.__file__),
-        *map(
-            Path, ("/etc/shadow", "/etc/passwd", "/etc/hostname", "/etc/ssl/private", "/home", "/var", "/run", "/sys")
-        ),
+        *map(Path, ("/etc/shadow", "/etc/hosts", "/etc/hostname", "/etc/ssl/private", "/home", "/var", "/run", "/sys")),
         *map(Path, ("/var/run/docker.sock", "/run/secrets", "/proc/1/root/etc/shadow", "/boot", "/mnt", "/media")),
     ]
     code = f"[way + place for way in {ROUNDABOUT!r} for place in {[str(place) for place in places]!r}]"
     assert await value(repl, f"import os\n[path for path in {code} if os.path.lexists(path)]") == "[]"
     assert secret.exists()
+
+
+@attack(29)
+async def test_users_and_settings_of_the_host_are_not_there(repl: LocalRepl) -> None:
+    code = "import os\nsorted(os.listdir('/etc')), [line.split(':')[0] for name in ('passwd', 'group') for line in open(f'/etc/{name}')]"
+    files, names = ast.literal_eval(await value(repl, code))
+    assert set(files) <= {"alternatives", "group", "ld.so.cache", "passwd"}
+    assert names == ["root", "agent", "nobody", "root", "agent", "nogroup"]
 
 
 @attack(29)

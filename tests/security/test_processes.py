@@ -151,6 +151,8 @@ except OSError:
 @attack(24)
 async def test_the_priority_of_others_stays(repl: LocalRepl, sibling: LocalRepl) -> None:
     pid = await start(sibling)
+    priority = "import os\nos.getpriority(os.PRIO_PROCESS, 0)"
+    before = await value(sibling, priority)
     lower = f"""
 os.setpriority(os.PRIO_PGRP, 0, 19)
 [attempt(os.setpriority, os.PRIO_PROCESS, {pid}, 19), attempt(os.setpriority, os.PRIO_USER, 0, 19)]
@@ -159,7 +161,7 @@ os.setpriority(os.PRIO_PGRP, 0, 19)
         errno.ESRCH,
         errno.EPERM,
     ]  # of its user there is its init, which it may not touch
-    assert await value(sibling, "import os\nos.getpriority(os.PRIO_PROCESS, 0)") == "0"
+    assert await value(sibling, priority) == before
     assert os.getpriority(os.PRIO_PROCESS, pid) == 0
 
 

@@ -89,6 +89,48 @@ def test_packages_of_the_host_are_hidden_beneath_what_is_shown(monkeypatch: pyte
         )
 
 
+def test_etc_of_the_jail_is_made_of_links_into_what_the_jail_shows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    targets = {
+        "awk": "/usr/bin/mawk",
+        "java": "/home/me/jdk/bin/java",
+        "awk.1.gz": "/usr/share/man/man1/mawk.1.gz",
+        "cc": "../bin/gcc",
+        "up": "/usr/../home/me/program",
+    }
+    for name, target in targets.items():
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "README").write_text("no link")
+    monkeypatch.setattr(jail, "_ALTERNATIVES", tmp_path)
+    arguments = jail._links_in_etc()
+    assert set(arguments[::3]) == {"--symlink"}
+    assert dict(zip(arguments[2::3], arguments[1::3], strict=True)) == {
+        "/etc/passwd": "/opt/lzero/etc/passwd",
+        "/etc/group": "/opt/lzero/etc/group",
+        str(tmp_path / "awk"): "/usr/bin/mawk",
+    }
+
+
+def test_scripts_of_an_environment_name_its_place_in_the_jail(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    scripts = {
+        "pytest": f"#!{tmp_path}/bin/python\nimport sys\n",
+        "long": f"#!/bin/sh\n'''exec' {tmp_path}/bin/python \"$0\" \"$@\"\n' '''\n",
+        "other": "#!/bin/sh\n",
+    }
+    for name, text in scripts.items():
+        (tmp_path / "bin" / name).write_text(text)
+    (tmp_path / "bin" / "program").write_bytes(b"\x7fELF" + str(tmp_path).encode())
+    (tmp_path / "bin" / "python").symlink_to("/usr/bin/env")
+    (tmp_path / "pyvenv.cfg").write_text(f"home = /usr/bin\ncommand = /usr/bin/python3 -m venv {tmp_path}\n")
+    environment._name_the_jails_place(tmp_path)
+    for name, text in scripts.items():
+        assert (tmp_path / "bin" / name).read_text() == text.replace(str(tmp_path), "/opt/environment")
+    assert str(tmp_path).encode() in (tmp_path / "bin" / "program").read_bytes()
+    assert str(tmp_path) not in (tmp_path / "pyvenv.cfg").read_text()
+
+
 @pytest.mark.parametrize("missing", ["bwrap", "unshare", "setpriv"])
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, programs: Path, missing: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -24,6 +24,8 @@ from packaging.utils import canonicalize_name
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, SandboxError
 
+PLACE = "/opt/environment"
+"""Where the jail shows a kernel environment, wherever it is outside: a cell sees the same on every machine."""
 _KERNEL = Path(__file__).parents[1] / "assets" / "kernel"
 REQUIREMENTS = tuple((_KERNEL / "requirements.txt").read_text(encoding="utf-8").split())
 _BUILD_TIMEOUT_S = 1800
@@ -93,7 +95,7 @@ def _directory(config: ReplConfig) -> Path:
     if config.environment:
         return Path(config.environment).expanduser().absolute()
     python = config.python or sys.executable
-    key = json.dumps([sys.version if not config.python else python, requirements(config), pins(config)])
+    key = json.dumps([sys.version if not config.python else python, requirements(config), pins(config), PLACE])
     return Path(sys.prefix) / "lzero-kernels" / hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
@@ -110,26 +112,41 @@ def pins(config: ReplConfig) -> str:
 
 
 def _build_at(directory: Path, config: ReplConfig, constraints: str) -> None:
-    """Build beside `directory`, then rename: what has the final name is complete. (A virtual environment's own scripts do
-    not survive that; the kernel uses none.)"""
+    """Build beside `directory`, then rename: what has the final name is complete."""
     if directory.exists() and any(directory.iterdir()):
         raise SandboxError(f"{directory} exists and is no kernel environment: remove it, or set repl.environment")
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     pip = [str(partial / "bin" / "python"), "-m", "pip"]
     try:
-        command([config.python or _base_python(), "-m", "venv", str(partial)], "make a virtual environment")
+        command(
+            [config.python or _base_python(), "-m", "venv", "--prompt", "environment", str(partial)],
+            "make a virtual environment",
+        )
         lock = partial / "lock.txt"
         lock.write_text(constraints, encoding="utf-8")
         arguments = ["install", "--quiet", "--constraint", str(lock), *requirements(config)]
         command([*pip, *arguments], "install the kernel's packages", **_PIP)
         # The jail has no network: without pip, `%pip install` fails at once instead of trying for a minute.
         command([*pip, "uninstall", "--quiet", "--yes", "setuptools", "pip"], "remove pip", **_PIP)
+        _name_the_jails_place(partial)
         if directory.exists():
             directory.rmdir()
         partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _name_the_jails_place(built: Path) -> None:
+    """Have the environment's scripts name the interpreter at its place in the jail, and nothing of this machine's directories.
+
+    pip writes the path of the interpreter that it runs in into the first line of a script (or its second one, where the path is
+    long or holds a space); venv writes it into its own scripts and its settings."""
+    for file in (built / "pyvenv.cfg", *(built / "bin").iterdir()):
+        if file.is_file() and not file.is_symlink():
+            content = file.read_bytes()
+            if not content.startswith(b"\x7fELF"):
+                file.write_bytes(content.replace(os.fsencode(built), PLACE.encode()))
 
 
 def _base_python() -> str:

@@ -18,13 +18,14 @@ from typing import IO, Self
 
 from lzero.config import ReplConfig
 from lzero.errors import SandboxError
+from lzero.repl.environment import PLACE as _ENVIRONMENT
 from lzero.repl.environment import Environment
 
 INSIDE = Path(__file__).parent / "inside"
 INSTALL_HINT = "install it: apt-get install bubblewrap (Debian, Ubuntu), dnf install bubblewrap (Fedora), pacman -S bubblewrap (Arch)"
 _MODULES = "/opt/lzero"
-_ENVIRONMENT = "/opt/environment"  # wherever it is outside: what a cell sees is the same on every machine
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_ALTERNATIVES = Path("/etc/alternatives")
 _NOBODY = "65534"
 _STAGING = "/mnt"
 # Binds every argument before "--" at /mnt/<number>, in a mount namespace of its own, and runs the rest. The first is copied, so
@@ -64,6 +65,8 @@ _VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
+    "NUMEXPR_MAX_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pandas imports pyarrow, whose allocator starts one otherwise
 }
 _USUAL = ReplConfig()
 
@@ -170,6 +173,7 @@ def _bwrap(binds: Sequence[tuple[str, str]]) -> list[str]:
             arguments += ["--ro-bind", directory, directory]
     if os.path.exists("/etc/ld.so.cache"):
         arguments += ["--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+    arguments += _links_in_etc()
     # tmpfs before the binds beneath it: an environment may lie under /tmp.
     arguments += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev", "--dir", "/workspace"]
     for source, target in binds:
@@ -177,6 +181,19 @@ def _bwrap(binds: Sequence[tuple[str, str]]) -> list[str]:
     for directory in _hidden_directories([target for _, target in binds]):
         arguments += ["--tmpfs", directory, "--remount-ro", directory]
     return [*arguments, "--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/"]
+
+
+def _links_in_etc() -> list[str]:
+    """Return bubblewrap's arguments for /etc: users of our own, and the choices among the system's programs and libraries.
+
+    On many systems /usr/bin/awk, cc and which are links to /etc/alternatives, which links back into /usr. The links are made anew
+    where they lead into what the jail shows: no file of the host's /etc is bound, and no name of another directory is told."""
+    links = {f"/etc/{name}": f"{_MODULES}/etc/{name}" for name in ("passwd", "group")}
+    for link in sorted(_ALTERNATIVES.glob("*")):
+        target = os.path.normpath(os.readlink(link)) if link.is_symlink() else ""
+        if target.startswith(tuple(f"{directory}/" for directory in _SYSTEM)) and "/man/" not in target:
+            links[str(link)] = target
+    return [part for link, target in links.items() for part in ("--symlink", target, link)]
 
 
 def _bound_directories(environment: Environment) -> list[tuple[str, str]]:
