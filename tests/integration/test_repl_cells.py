@@ -1,10 +1,12 @@
 """What a cell does, as IPython users expect it, through the real sandbox."""
 
+import os
+
 import pytest
 from repl_sessions import no_tools, run, value
 
 from lzero.repl import LocalPool, LocalRepl
-from lzero.types import Display, Error, Execution, Stream
+from lzero.types import Display, Error, Execution, Result, Stream
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -218,3 +220,103 @@ async def test_a_module_of_the_workspace_may_have_any_name(repl: LocalRepl) -> N
         await repl.put(f"{name}.py", f"mine = {name!r}".encode())
     code = f"import importlib\n[importlib.import_module(name).mine for name in {names!r}] == list({names!r})"
     assert await value(repl, code) == "True"
+
+
+async def test_a_session_has_no_command_line(repl: LocalRepl) -> None:
+    parse = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--count', type=int, default=4)\n"
+    assert await value(repl, f"import sys\n{parse}parser.parse_args().count, sys.argv") == "(4, [''])"
+    tests = "import unittest\nclass Sums(unittest.TestCase):\n    def test_sum(self): self.assertEqual(1 + 1, 2)\n"
+    assert await value(repl, f"{tests}unittest.main(exit=False).result.testsRun") == "1"
+
+
+async def test_all_cells_share_one_event_loop(repl: LocalRepl) -> None:
+    work = "import asyncio\nasync def work(n, wait=0.0):\n    await asyncio.sleep(wait)\n    return n\n"
+    assert await value(repl, f"{work}asyncio.get_event_loop().run_until_complete(work(1))") == "1"
+    assert await value(repl, "asyncio.run(work(2)), asyncio.get_event_loop().is_closed()") == "(2, False)"
+    await run(repl, "made = [asyncio.create_task(work(3)), asyncio.ensure_future(work(4)), asyncio.gather(work(5))]")
+    assert await value(repl, "[await each for each in made]") == "[3, 4, [5]]"
+    await run(repl, "asyncio.get_event_loop().close()\nlater = asyncio.create_task(work(6))")
+    assert await value(repl, "await later") == "6"
+    await run(repl, "asyncio.set_event_loop(asyncio.new_event_loop())\nlater = asyncio.create_task(work(7))")
+    assert await value(repl, "await later") == "7"
+    child = "import multiprocessing\ndef in_child(): return asyncio.get_event_loop().run_until_complete(work(8))\n"
+    pending = "pending = asyncio.create_task(asyncio.sleep(60))\nawait asyncio.sleep(0)\n"
+    assert (
+        await value(repl, f"{pending}{child}with multiprocessing.Pool(1) as pool: n = pool.apply(in_child)\nn") == "8"
+    )
+    nested = "await asyncio.sleep(0)\nget_ipython().run_cell('9').result"
+    assert (await run(repl, nested)).outputs[-1] == Result(data={"text/plain": "9"})
+    outside = (
+        "import threading\ndef start(): asyncio.create_task(asyncio.sleep(0))\nthread = threading.Thread(target=start)"
+    )
+    execution = await run(repl, f"{outside}\nthread.start(); thread.join()")
+    assert "no running event loop" in "".join(text for _, text in streams(execution))
+
+
+async def test_a_task_goes_on_as_its_cell_ends_and_as_the_next_begins(repl: LocalRepl) -> None:
+    steps = "async def steps():\n    for _ in range(3): await asyncio.sleep(0)\n    return 'all taken'\n"
+    await run(repl, f"import asyncio, time\n{steps}task = asyncio.create_task(steps())")
+    await run(
+        repl, "timer = asyncio.ensure_future(asyncio.sleep(0.01, 'over'))\nawait asyncio.sleep(0)\ntime.sleep(0.02)"
+    )
+    assert await value(repl, "task.result(), timer.result()") == "('all taken', 'over')"
+    leave = "async def leave(): raise SystemExit\nleaving = asyncio.create_task(leave())"
+    assert (await run(repl, leave)).status == "ok"
+    assert await value(repl, "leaving.done()") == "True"
+
+
+async def test_a_task_that_never_lets_go_meets_the_deadline_of_a_cell(repl: LocalRepl) -> None:
+    spin = "import asyncio\nasync def spin(wait):\n    await asyncio.sleep(wait)\n    while True: pass\n"
+    assert (await repl.run(f"{spin}task = asyncio.create_task(spin(0))", deadline_s=0.3)).status == "timed_out"
+    await run(repl, "task = asyncio.create_task(spin(0.05))")
+    await run(repl, "import time\ntask.get_loop()._run_once, time.sleep(0.06)") if False else None
+    assert await value(repl, "6 * 7") == "42"
+
+
+async def test_users_and_home_are_the_sessions_own(repl: LocalRepl) -> None:
+    names = "import getpass, grp, os, pwd\nowner = os.stat('/usr').st_uid\n"
+    names += "pwd.getpwuid(os.getuid()).pw_name, getpass.getuser(), grp.getgrgid(os.getgid()).gr_name, pwd.getpwuid(owner).pw_name"
+    assert await value(repl, names) == "('agent', 'agent', 'agent', 'nobody')"
+    assert await value(repl, "from pathlib import Path\ndel os.environ['HOME']\nstr(Path.home())") == "'/workspace'"
+    assert streams(await run(repl, "!whoami")) == [("stdout", "agent\n")]
+
+
+async def test_programs_that_are_chosen_in_etc_run(repl: LocalRepl) -> None:
+    assert streams(await run(repl, "!echo 3 4 | awk '{print $1 * $2}'")) == [("stdout", "12\n")]
+    ((_, found),) = streams(await run(repl, "!which python"))
+    assert found == "/opt/environment/bin/python\n"
+    chosen = "import os\nlinks = ['/etc/alternatives/' + name for name in os.listdir('/etc/alternatives')]\n"
+    if os.path.isdir("/etc/alternatives"):
+        system = "('/usr/', '/bin/', '/sbin/', '/lib')"
+        assert await value(repl, f"{chosen}all(os.readlink(link).startswith({system}) for link in links)") == "True"
+
+
+async def test_console_scripts_run(repl: LocalRepl) -> None:
+    ((_, said),) = streams(await run(repl, "!pygmentize -V"))
+    assert said.startswith("Pygments version")
+    assert streams(await run(repl, "!head -n 1 /opt/environment/bin/pygmentize")) == [
+        ("stdout", "#!/opt/environment/bin/python\n")
+    ]
+
+
+async def test_a_cell_that_shows_an_error_has_failed(repl: LocalRepl) -> None:
+    await run(
+        repl, "class Bad:\n    def _repr_html_(self): raise ValueError('no html')\n    def __repr__(self): return 'bad'"
+    )
+    open_script = "open('script.py', 'w').write('raise KeyError(1)')"
+    for code, name in (
+        ("Bad()", "ValueError"),
+        ("display(Bad())", "ValueError"),
+        (f"{open_script}\n%run script.py", "KeyError"),
+    ):
+        execution = await run(repl, code)
+        assert (execution.status, error(execution).ename) == ("error", name)
+    assert (await run(repl, "str(Bad())")).status == "ok"
+    mute = await run(repl, "class Mute:\n    def __repr__(self): raise ValueError('no text')\nMute()")
+    assert [type(output) for output in mute.outputs] == [Error]
+
+
+async def test_pandas_prints_as_many_columns_as_in_a_notebook(repl: LocalRepl) -> None:
+    text = await value(repl, "import pandas\npandas.DataFrame([range(1000, 1020)])")
+    assert "..." not in text
+    assert "1019" in text

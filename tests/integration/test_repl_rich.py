@@ -75,6 +75,17 @@ async def test_plain_values_have_text_alone(repl: LocalRepl) -> None:
         assert list(data) == ["text/plain"]
 
 
+async def test_plain_values_are_shown_as_a_cell_says(repl: LocalRepl) -> None:
+    html = "get_ipython().display_formatter.formatters['text/html']"
+    await run(repl, f"{html}.for_type(list, lambda items: f'<p>{{len(items)}}</p>')")
+    await run(repl, f"{html}.for_type_by_name('builtins', 'float', '<b>{{}}</b>'.format)")
+    shown = [bundles(await run(repl, code))[0].get("text/html") for code in ("[1, 2]", "0.5", "7", "True")]
+    assert shown == ["<p>2</p>", "<b>0.5</b>", None, None]
+    await run(repl, f"{html}.for_type(int, '<i>{{}}</i>'.format)")
+    shown = [bundles(await run(repl, code))[0].get("text/html") for code in ("7", "True", "'text'")]
+    assert shown == ["<i>7</i>", "<i>True</i>", None]
+
+
 async def test_markdown_latex_svg_json_and_images(repl: LocalRepl) -> None:
     code = f"""
 from IPython.display import HTML, JSON, SVG, Image, Latex, Markdown, display
@@ -115,9 +126,7 @@ display({{"application/x-strange": "?"}}, raw=True)
 
 async def test_a_representation_that_fails_leaves_the_others(repl: LocalRepl) -> None:
     code = "class Half:\n    def _repr_html_(self): raise ValueError('no html')\n    def __repr__(self): return 'half'\nHalf()"
-    execution = await run(repl, code)
-    assert execution.status == "ok"
-    (failed, result) = execution.outputs
+    (failed, result) = (await run(repl, code)).outputs
     assert isinstance(failed, Error)
     assert (failed.ename, failed.evalue) == ("ValueError", "no html")
     assert result == Result(data={"text/plain": "half"})
@@ -229,6 +238,8 @@ MAGICS = {
     "%pip": ("%pip install requests", "No module named pip"),
     "!lines": ("lines = !echo one; echo two\nlines", "['one', 'two']"),
     "%matplotlib": ("%matplotlib inline", "matplotlib"),
+    "%edit": ("%edit", "UsageError: there is no editor"),
+    "%store": ("stored = [1, 2]\n%store stored\ndel stored\n%store -r stored\nprint(stored)", "[1, 2]"),
     "%no_such": ("%no_such", "UsageError: Line magic function `%no_such` not found"),
     "%%no_such": ("%%no_such\nx", "UsageError: Cell magic `%%no_such` not found"),
     "%debug": ("%debug", "No traceback"),

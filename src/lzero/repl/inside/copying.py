@@ -179,8 +179,12 @@ def _outputs_of(pid: int) -> dict[int, tuple[str, int]]:
         if (fields[1].endswith("s") and written) or name.startswith((*OWN_PLACES, "/memfd:")):
             raise Refused(f"it maps {name} into memory, which the copy would share")
     outputs = {}
-    for number in map(int, os.listdir(f"/proc/{pid}/fd")):
-        target = os.readlink(f"/proc/{pid}/fd/{number}")
+    targets = {number: os.readlink(f"/proc/{pid}/fd/{number}") for number in map(int, os.listdir(f"/proc/{pid}/fd"))}
+    if "anon_inode:[eventpoll]" in targets.values():
+        raise Refused(
+            "a task waits in its event loop (or it holds an epoll object open); await or cancel the task first"
+        )
+    for number, target in targets.items():
         if number == _CONNECTION or target in _STATELESS:
             continue
         if target not in _OUTPUTS:

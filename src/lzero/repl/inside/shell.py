@@ -1,6 +1,5 @@
 """The IPython shell of a kernel: results, displays and tracebacks go to `Outputs`, in the MIME types that a notebook knows."""
 
-import asyncio
 import base64
 import json
 import linecache
@@ -15,8 +14,9 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import heap
+import loops
 from capture import TYPES, Outputs
-from IPython.core import async_helpers
+from IPython.core import pylabtools
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
@@ -28,7 +28,9 @@ _HERE = str(Path(__file__).parent)
 _FRAMES = 24
 """Of a traceback; the middle of a longer one is left out."""
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, list, tuple, dict, set, frozenset, range, type(None)))
-"""Types that have nothing but text: asking each formatter for them would double a trivial cell's time."""
+"""Types that have nothing but text unless a cell says otherwise: asking each formatter for them would double a trivial cell's time."""
+_IMAGE_BACKENDS = ("inline", "module://matplotlib_inline.backend_inline", "agg", "cairo", "pdf", "pgf", "ps", "svg")
+"""What matplotlib draws with where there is neither a screen nor a notebook's page."""
 _IMPORTS = "import numpy, pandas\npandas.DataFrame({'a': numpy.arange(3) / 2}).describe()"
 _WARM_UP = (
     _IMPORTS,
@@ -63,13 +65,16 @@ class _Results(DisplayHook):
         pass
 
     def compute_format_data(self, result: object) -> tuple[dict[str, str], dict[str, Any]]:
-        if type(result) in _PLAIN:
-            return {"text/plain": self.shell.display_formatter.formatters["text/plain"](result)}, {}
-        data, _ = self.shell.display_formatter.format(result)
+        formatter = self.shell.display_formatter
+        if type(result) in _PLAIN and not _has_printer(formatter, result):
+            return {"text/plain": formatter.formatters["text/plain"](result)}, {}
+        data, _ = formatter.format(result)
         return data, {}
 
     def write_format_data(self, format_dict: dict[str, str], md_dict: object = None) -> None:
-        self.shell.outputs.show("execute_result", _bundle(format_dict))
+        bundle = _bundle(format_dict)
+        if bundle:
+            self.shell.outputs.show("execute_result", bundle)
 
     def quiet(self) -> bool:
         """Whether the cell ends in a semicolon; its tokens are looked at only where there may be one."""
@@ -104,6 +109,7 @@ class Shell(InteractiveShell):
     """IPython without a terminal, history, colours or threads."""
 
     outputs: Outputs
+    _errors_shown = 0
 
     def __init__(self, **settings: Any) -> None:
         HistoryManager.enabled = False  # its thread would make forking unsafe
@@ -116,13 +122,18 @@ class Shell(InteractiveShell):
         )
         self.display_formatter.active_types = list(TYPES)
         self.system = self._run_in_shell
+        self.set_hook("editor", _refuse_to_edit)
+        self.extension_manager.load_extension("storemagic")
+        loops.install()
         warnings.filterwarnings("ignore", message="To exit: use", module="IPython")
 
     def warm_up(self, outputs: Outputs) -> None:
         """Run what cells usually do, so that its imports and caches are there before the first fork, and its code in as few pages
         as can be. Raises what importing numpy and pandas raises."""
         self.outputs = outputs
+        self.kernel = None  # how pandas knows, as it is imported, that no terminal's width bounds the columns it prints
         self.run_cell(_IMPORTS).raise_error()
+        del self.kernel
         for code in (*_WARM_UP, *([_WARM_UP_FIGURE] if find_spec("matplotlib") else ())):
             self.run_cell(code, store_history=True)
         heap.gather(self._ordinary_cells)
@@ -130,9 +141,7 @@ class Shell(InteractiveShell):
             self._ordinary_cells()
         outputs.take()
         del self.outputs  # each session has its own
-        async_helpers.get_asyncio_loop().close()  # each session makes its own at its first `await`
-        async_helpers._asyncio_event_loop = None
-        asyncio.set_event_loop(None)
+        loops.close_idle()  # each session makes its own
         for name in ("last_type", "last_value", "last_traceback", "last_exc"):  # of our own errors, for %debug
             vars(sys).pop(name, None)
         for name in [name for name in linecache.cache if name.startswith("<cell ")]:
@@ -145,13 +154,20 @@ class Shell(InteractiveShell):
         for code in _ORDINARY:
             self.run_cell(code, store_history=True)
 
+    def run_cell(self, *code: Any, **options: Any) -> Any:
+        """Count a cell that showed an error as failed, also where IPython goes on after it: a representation that raised, a
+        script of `%run`."""
+        loops.go_on()
+        shown = self._errors_shown
+        result = super().run_cell(*code, **options)
+        loops.go_on()
+        if result.success and self._errors_shown > shown:
+            result.error_in_exec = RuntimeError("the cell has shown an error")
+        return result
+
     def close_idle_loop(self) -> None:
-        """The event loop of cells that await, unless something waits in it: the next such cell makes another."""
-        loop = async_helpers._asyncio_event_loop
-        if loop is not None and not loop.is_closed() and not asyncio.all_tasks(loop):
-            loop.close()
-            async_helpers._asyncio_event_loop = None
-            asyncio.set_event_loop(None)
+        """The event loop of cells, unless something waits in it: what needs it makes another."""
+        loops.close_idle()
 
     def should_run_async(self, raw_cell: str, **details: Any) -> bool:
         """Parse the cell once more, to look for a top-level `await`, only where there may be one."""
@@ -162,6 +178,7 @@ class Shell(InteractiveShell):
         return nullcontext()
 
     def showtraceback(self, exc_tuple: Any = None, *_: object, **__: object) -> None:
+        self._errors_shown += 1
         kind, value, trace = self._get_exc_info(exc_tuple)
         self.outputs.error(kind.__name__, _text(value), _format(value, trace))
 
@@ -172,6 +189,15 @@ class Shell(InteractiveShell):
         """Nothing. IPython's own looks up the source of every frame, which takes seconds after a deep recursion, and fails where
         an exception's text cannot be made; nobody reads what it keeps."""
         return {}
+
+    def enable_matplotlib(self, gui: str | None = None) -> tuple[str | None, str]:
+        _, backend = pylabtools.find_gui_and_backend(gui, self.pylab_gui_select)
+        if backend.lower() not in _IMAGE_BACKENDS:
+            raise UsageError(f"there is no screen and no page for {gui!r}; figures are shown as images")
+        selected: tuple[str | None, str] = super().enable_matplotlib(gui)
+        # IPython's own runner of %run draws once more after the figures have been shown, which makes an empty one.
+        self.magics_manager.registry["ExecutionMagics"].default_runner = None
+        return selected
 
     def enable_gui(self, gui: str | None = None) -> None:
         """`%matplotlib inline` asks for none; a figure is a display anyway."""
@@ -186,6 +212,21 @@ class Shell(InteractiveShell):
         """`!command`: what it writes is captured at the descriptors."""
         code = subprocess.call(self.var_expand(command, depth=1), shell=True)  # noqa: S602 - the agent's own shell
         self.user_ns["_exit_code"] = code
+
+
+def _has_printer(formatter: Any, value: object) -> bool:
+    """Whether a cell has registered how to show values of this plain type, beside their text."""
+    others = [other for mime, other in formatter.formatters.items() if mime != "text/plain"]
+    return any(
+        id(value) in other.singleton_printers
+        or any(kind in other.type_printers for kind in type(value).__mro__)
+        or any((kind.__module__, kind.__name__) in other.deferred_printers for kind in type(value).__mro__)
+        for other in (*others, formatter.ipython_display_formatter, formatter.mimebundle_formatter)
+    )
+
+
+def _refuse_to_edit(*_: object) -> NoReturn:
+    raise UsageError("there is no editor; write a file with %%writefile and run it with %run")
 
 
 def _bundle(data: dict[str, Any]) -> dict[str, str]:

@@ -14,14 +14,16 @@ import isolate
 
 
 def main() -> None:
-    control = socket.socket(fileno=int(sys.argv[1]))
+    descriptor, limits_json, *without = sys.argv[1:]
+    sys.argv[:] = [""]  # a session is no script, so its argument parsers find no arguments
+    control = socket.socket(fileno=int(descriptor))
     control.set_inheritable(False)
-    limits = isolate.Limits(**json.loads(sys.argv[2]))
+    limits = isolate.Limits(**json.loads(limits_json))
     maker = copying.Maker(limits, control)
 
     import zygote
 
-    zygote.serve(control, limits, sys.argv[3:], maker)
+    zygote.serve(control, limits, without, maker)
 
 
 if __name__ == "__main__":
