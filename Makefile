@@ -7,10 +7,10 @@ LOCK := locks/lzero.txt
 NEWEST := .venv-newest
 ARGS ?=
 SERVERS ?= transformers vllm
-MARKS := not slow and not gpu and not reference and not servers
+MARKS := not slow and not gpu and not reference and not servers and not notebooks
 PARALLEL := --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-newest test-long soak test-gpu test-reference test-servers lint check lock setup nano clean help
+.PHONY: demo test test-newest test-long soak test-gpu test-reference test-servers test-notebooks lint check lock setup nano clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ test-reference: setup  ## credit and loss against TRL's
 
 test-servers: setup $(SERVERS:%=.servers/%/.ready)  ## the agent against real model servers on loopback (SERVERS=transformers for one)
 	$(BIN)/pytest -m servers $(ARGS)
+
+test-notebooks: setup  ## whole notebooks, cell by cell, against ipykernel
+	$(BIN)/pytest -m notebooks $(ARGS)
 
 # A server is somebody else's program, with requirements of its own: each has an environment to itself.
 .servers/transformers/.ready: $(LOCK)
