@@ -50,8 +50,17 @@ async def test_a_package_that_fails_to_import_is_told(packages: Path) -> None:
 
 async def test_a_package_that_starts_a_thread_is_told(packages: Path) -> None:
     start = "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
-    (packages / "background.pth").write_text(start)
-    assert "its packages start threads as they are imported" in await refusal(packages)
+    (packages / "busy.py").write_text(start)
+    (packages / "background.pth").write_text("import busy\n")
+    assert "RuntimeError: threads start as Python starts (python, python)" in await refusal(packages)
+    (packages / "background.pth").unlink()
+    dateutil = packages / "dateutil" / "__init__.py"
+    source = dateutil.read_text()
+    dateutil.unlink()  # a hard link
+    dateutil.write_text(f"import busy\n{source}")
+    told = await refusal(packages)
+    assert "threads start as pandas is imported, which imports " in told
+    assert "busy, dateutil" in told
 
 
 async def test_the_least_limits_that_can_be_asked_for_let_cells_run() -> None:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.sandbox
 
 DIRECTORY = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = tuple(sorted(file.stem for file in DIRECTORY.glob("*.ipy")))
-PACKAGES = ("matplotlib", "pytest")
+PACKAGES = ("matplotlib", "pyarrow", "pytest")
 QUICK = ("errors", "language", "looking", "loops")
 """Notebooks that need no more than every session has, and take a second."""
 SAMPLE = tuple(random.Random(12).sample(QUICK, 2))

@@ -65,7 +65,6 @@ _VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
-    "NUMEXPR_MAX_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pandas imports pyarrow, whose allocator starts one otherwise
 }
 _USUAL = ReplConfig()

@@ -1,5 +1,7 @@
 """What /proc says of a process. proc(5)."""
 
+import os
+
 
 def read(path: str) -> str:
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -14,3 +16,8 @@ def status_of(pid: int) -> dict[str, str]:
 def pids_of(pid: int) -> list[int]:
     """Its numbers in this pid namespace and in all below, down to its own."""
     return list(map(int, status_of(pid)["NSpid"].split()))
+
+
+def thread_names() -> list[str]:
+    """Return the name of each thread of this process."""
+    return sorted(read(f"/proc/self/task/{thread}/comm").strip() for thread in os.listdir("/proc/self/task"))

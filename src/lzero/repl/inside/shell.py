@@ -8,7 +8,6 @@ import sys
 import traceback
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -41,7 +40,7 @@ _WARM_UP = (
     "print({'a': [1, 2]})",
 )
 _WARM_UP_FIGURE = "import matplotlib.pyplot\nmatplotlib.pyplot.plot([1]);"
-"""Where matplotlib is installed: its first import looks at every font of the machine, for a second."""
+"""Where matplotlib is installed."""
 _ORDINARY = (
     "import numpy, pandas",
     "x = 1",
@@ -131,10 +130,8 @@ class Shell(InteractiveShell):
         """Run what cells usually do, so that its imports and caches are there before the first fork, and its code in as few pages
         as can be. Raises what importing numpy and pandas raises."""
         self.outputs = outputs
-        self.kernel = None  # how pandas knows, as it is imported, that no terminal's width bounds the columns it prints
         self.run_cell(_IMPORTS).raise_error()
-        del self.kernel
-        for code in (*_WARM_UP, *([_WARM_UP_FIGURE] if find_spec("matplotlib") else ())):
+        for code in (*_WARM_UP, *([_WARM_UP_FIGURE] if "matplotlib" in sys.modules else ())):
             self.run_cell(code, store_history=True)
         heap.gather(self._ordinary_cells)
         for _ in range(_TIMES):

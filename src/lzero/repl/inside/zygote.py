@@ -16,11 +16,11 @@ import traceback
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import copying
 import heap
+import imports
 import isolate
 from capture import Outputs
 from families import Families, Family
@@ -44,8 +44,10 @@ class Zygote:
         """By the descriptor that its maker tells of it over."""
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._shell = Shell.instance(ipython_dir="/tmp/ipython")
+        imports.require_one_thread("Python starts")  # a package may have it run code of its own (a file *.pth)
+        imports.warm(self._shell)
         self._shell.warm_up(Outputs({}))
-        _require_one_thread()
+        imports.require_one_thread("a first cell runs")
 
     def serve(self) -> None:
         wake_up, wake_up_write = socket.socketpair()
@@ -190,16 +192,6 @@ class _Copy:
     number: int
     of: Family
     said: bytes = b""
-
-
-def _require_one_thread() -> None:
-    """Raises RuntimeError where an import has started more."""
-    names = [Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in os.listdir("/proc/self/task")]
-    if len(names) > 1:
-        raise RuntimeError(
-            f"its packages start threads as they are imported ({', '.join(sorted(names))}), and what has threads cannot be "
-            "forked safely: pyarrow, which pandas imports, is one of them"
-        )
 
 
 def serve(control: socket.socket, limits: isolate.Limits, without: Collection[str], maker: copying.Maker) -> None:
