@@ -2,15 +2,20 @@
 
 import importlib
 import sys
+import traceback
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from lzero.errors import ConfigError
+from lzero.errors import ConfigError, LzeroError
+
+_OURS = str(Path(__file__).parent)
 
 
 def load_object(spec: str, *, key: str) -> Any:
-    """The object that the value `spec` of the configuration's `key` names; modules of the working directory are found too.
+    """Return the object that the value `spec` of the configuration's `key` names; modules of the working directory are found too.
 
-    Raises ConfigError for a path of another form, a module that cannot be imported, a name it does not have.
+    Raises ConfigError for a path of another form, a module that cannot be imported, whatever it raises, and a name it does not have.
     """
     module_name, colon, name = spec.partition(":")
     if not (module_name and colon and name):
@@ -18,8 +23,24 @@ def load_object(spec: str, *, key: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        return getattr(importlib.import_module(module_name), name)
-    except ImportError as error:
-        raise ConfigError(f"{key}: cannot import {module_name!r} of {spec!r}: {error}") from error
-    except AttributeError:
-        raise ConfigError(f"{key}: the module {module_name!r} has no {name!r}") from None
+        module = importlib.import_module(module_name)
+        found = getattr(module, name, module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module runs as it is imported: sys.exit() in it ends nothing of ours
+        raise ConfigError(f"{key}: cannot import {module_name!r} of {spec!r}: {_told(error)}") from error
+    if found is module:
+        near = get_close_matches(name, vars(module), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{key}: the module {module_name!r} has no {name!r}{hint}")
+    return found
+
+
+def _told(error: BaseException) -> str:
+    """The type and the message, and the file and the line of the user's that raised it."""
+    if isinstance(error, ImportError | LzeroError):
+        return str(error)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    words = "".join(traceback.format_exception_only(error)[-1:]).strip()
+    return words + ("" if isinstance(error, SyntaxError) else place)

@@ -26,6 +26,7 @@ from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.conversation import ChatModel, Model, TokenModel
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, interrupted, run_episode
 from lzero.agent.outputs import unbroken
+from lzero.agent.prompt import system_prompt
 from lzero.agent.recorded import OWN
 from lzero.agent.renderer import open_renderer
 from lzero.agent.save import save_run
@@ -98,6 +99,9 @@ class NBAgent:
             raise ConfigError(f"agent.tools = {list(given.tools)} would not act here: NBAgent(tools=[…]) names them")
         self.settings = _agent_config(given.model_dump(include=given.model_fields_set - {"tools"}) | settings)
         self._given_tools = open_tools(tools, self._config, key="tools")
+        system_prompt(
+            self.settings, self._given_tools
+        )  # a template that cannot be used is told before a model is loaded
         self.tools = self._given_tools
         """With those of the MCP servers, once they have been started."""
         self._stack = AsyncExitStack()

@@ -4,7 +4,8 @@ System prompts are Jinja templates in `templates/`: `system.jinja`, and one for 
 user's may do the same, or stand alone; `system.jinja` names the variables.
 """
 
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from lzero.text import counted
 from lzero.types import Notepad, Task
 
 SUMMARY_STOP = "</summary>"
+MAX_CHARS = 1_000_000
+"""Characters of a system prompt."""
 _STYLES: Mapping[str, tuple[str, str]] = {
     "": ("", ""),
     "direct": ("Give a direct answer to this question, without explanation.\n", ""),
@@ -49,7 +52,7 @@ def system_prompt(
         return None
     ability = task.ability if task is not None else ""
     try:
-        text = _template(agent.prompt, ability).render(
+        pieces = _template(agent.prompt, ability).generate(
             tools=[tool.description for tool in tools],
             libraries=list(libraries),
             files=[Path(file).name for file in task.files] if task is not None else [],
@@ -60,9 +63,9 @@ def system_prompt(
             output_chars=agent.output_chars,
             cell_s=f"{agent.cell_s:g}",
         )
-    except jinja2.TemplateError as error:
-        raise ConfigError(f"agent.prompt = {agent.prompt!r}: {error}") from None
-    return text.strip()
+        return _bounded(pieces).strip()
+    except Exception as error:  # a template computes: it may divide by zero, or recurse without end
+        raise ConfigError(f"agent.prompt = {agent.prompt!r}: {_told(error)}") from None
 
 
 def task_turn(agent: AgentConfig, question: str) -> str:
@@ -102,6 +105,27 @@ def budget_line(steps: int, tokens: int) -> str:
 def shown_notepad(agent: AgentConfig, notepad: Notepad) -> str:
     """The notepad as it stands in a prompt; "" for an empty one."""
     return render_notepad(notepad, max_chars=agent.notepad_chars)
+
+
+def _bounded(pieces: Iterable[str]) -> str:
+    """Raises OverflowError for more than any model reads; a template may loop without end."""
+    text: list[str] = []
+    size = 0
+    for piece in pieces:
+        text.append(piece)
+        size += len(piece)
+        if size > MAX_CHARS:
+            raise OverflowError(f"it renders more than {MAX_CHARS:,} characters")
+    return "".join(text)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return f"line {error.lineno}: {error}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+    place = f"line {lines[-1]}: " if lines else ""
+    kind = "" if isinstance(error, jinja2.TemplateError | OverflowError) else f"{type(error).__name__}: "
+    return f"{place}{kind}{error}"
 
 
 def _asked(agent: AgentConfig, question: str) -> str:

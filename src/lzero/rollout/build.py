@@ -63,9 +63,9 @@ async def build(
     from lzero.agent.renderer import open_renderer
     from lzero.repl import open_pool
 
-    system_prompt(config.agent, ())  # a template that cannot be used is told now
     reward = open_reward(config)
     tools = open_tools(config.agent.tools, config, key="agent.tools", taken=("search",))
+    system_prompt(config.agent, tools)  # a template that cannot be used is told now
     pool = open_pool(config.repl)  # not started: what is wrong with [repl] is told before a model is loaded
     corpus = None
     if config.tasks.corpus:
