@@ -1,6 +1,7 @@
 """Code and templates that a user brings, as they should not be: one clear message, an exit code, and what was written stays."""
 
 import logging
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,3 +183,14 @@ def test_a_tool_that_fails_in_every_episode_stops_the_run_with_its_words_and_wha
     assert "lzero/cli" not in errors
     assert Path("run/config.toml").exists()
     assert not list(read_records(Path("run"), phase="eval", update=0))
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_process() -> None:
+    waits = "import threading\nthreading.Thread(target=threading.Event().wait, name='forever').start()\n"
+    Path("waits.py").write_text(waits, encoding="utf-8")
+    program = "import lzero.cli; lzero.cli.THREADS_S = 0.1; lzero.cli.main()"
+    command = (sys.executable, "-c", program, *RUN, "--tool", "waits:tool")
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "the module 'waits' has no 'tool'" in ended.stderr
+    assert ended.stderr.endswith("lzero: threads that did not end are left behind: forever\n")

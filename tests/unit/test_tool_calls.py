@@ -269,3 +269,21 @@ async def test_a_tool_that_changes_its_directory_changes_it_for_itself(tmp_path:
     os.chdir(before)
     if moved != before:
         pytest.skip("this machine has no working directory of a thread's own (unshare)")
+
+
+async def test_an_async_tool_that_blocks_the_event_loop_is_named_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calling, "BLOCKING_S", 0.0)
+
+    @tool
+    async def computes() -> str:
+        """Computes where it should wait."""
+        await asyncio.sleep(0)
+        return "done"
+
+    broker = broker_of(computes)
+    for _ in range(2):
+        assert await broker.on_call("computes", {}) == "done"
+    (message,) = caplog.messages
+    assert message.startswith("the tool computes blocked the event loop for 0.0 s")

@@ -24,6 +24,7 @@ class Bugs:
 
     def __init__(self) -> None:
         self._seen: set[tuple[object, ...]] = set()
+        self._blocking: set[str] = set()
 
     def tell(self, who: str, error: BaseException) -> None:
         """Log the traceback of `error`, which `who` raised, unless one of its type and place was logged before."""
@@ -36,6 +37,17 @@ class Bugs:
         theirs = next((frame for frame in frames if not _is_ours(frame)), error.__traceback__)
         text = "".join(traceback.TracebackException(type(error), error, theirs, compact=True).format())
         logger.error("%s raised an exception:\n%s", who, cut(unbroken(text), MAX_TRACEBACK_CHARS).rstrip())
+
+    def tell_blocking(self, who: str, blocked_s: float) -> None:
+        """Log a warning, once for each `who`, that its `async` code did not let others run for so long."""
+        if who not in self._blocking:
+            self._blocking.add(who)
+            logger.warning(
+                "%s blocked the event loop for %.1f s, and all other episodes with it: make it a plain function, which runs in a thread, "
+                "or await what takes long",
+                who,
+                blocked_s,
+            )
 
 
 def words(error: BaseException) -> str:

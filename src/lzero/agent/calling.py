@@ -6,8 +6,10 @@ a task of its own, whose outcome is a value here; what reaches us in another way
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 from lzero.agent.bugs import Bugs, leaves, words
 from lzero.errors import LzeroError, ToolError, WorkspaceError
@@ -17,6 +19,8 @@ from lzero.types import Json, Task
 
 TOOL_TIMEOUT_S = 60.0
 """A tool that takes longer has failed: ours to mend, not the agent's doing."""
+BLOCKING_S = 2.0
+"""A step of an `async` tool that takes longer is worth a warning."""
 CLEANUP_S = 5.0
 """What a tool that is given up has to clean up; it is left to itself then."""
 
@@ -43,7 +47,7 @@ class CallContext:
 
 async def call_tool(tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs) -> Json:
     """What the tool returns. Raises ToolError, or what broke the session as the tool read a file."""
-    calling = asyncio.ensure_future(_outcome(tool, arguments, context))
+    calling = asyncio.ensure_future(_outcome(tool, arguments, context, bugs))
     try:
         done, _ = await asyncio.wait({calling}, timeout=TOOL_TIMEOUT_S)
     finally:
@@ -60,7 +64,9 @@ async def call_tool(tool: Tool, arguments: dict[str, Json], context: CallContext
     return result
 
 
-async def _outcome(tool: Tool, arguments: dict[str, Json], context: CallContext) -> tuple[Json, BaseException | None]:
+async def _outcome(
+    tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs
+) -> tuple[Json, BaseException | None]:
     """What the tool returns, or raises."""
     task = asyncio.current_task()
     assert task is not None
@@ -70,7 +76,8 @@ async def _outcome(tool: Tool, arguments: dict[str, Json], context: CallContext)
             raise TypeError(
                 f"{type(tool).__qualname__}.call has to be `async def`: it returned {type(answer).__name__}"
             )
-        return as_json(await answer, tool=tool.name), None
+        found = await _Watched(answer, lambda blocked_s: bugs.tell_blocking(f"the tool {tool.name}", blocked_s))
+        return as_json(found, tool=tool.name), None
     except KeyboardInterrupt:
         raise  # Ctrl-C: one that a function raises in its thread comes as another exception
     except asyncio.CancelledError as error:
@@ -79,6 +86,33 @@ async def _outcome(tool: Tool, arguments: dict[str, Json], context: CallContext)
         return None, error
     except BaseException as error:
         return None, error
+
+
+class _Watched:
+    """An awaitable, whose steps are timed: what it computes, or sleeps, without `await` keeps all episodes waiting."""
+
+    def __init__(self, awaitable: Awaitable[Json], on_blocking: Callable[[float], None]) -> None:
+        self._awaitable = awaitable
+        self._on_blocking = on_blocking
+
+    def __await__(self) -> Generator[Any, Any, Json]:
+        steps = self._awaitable.__await__()
+        sent: Any = None
+        thrown: BaseException | None = None
+        while True:
+            start = time.monotonic()
+            try:
+                waits_for = steps.send(sent) if thrown is None else steps.throw(thrown)
+            except StopIteration as end:
+                answer: Json = end.value
+                return answer
+            finally:
+                if (blocked_s := time.monotonic() - start) > BLOCKING_S:
+                    self._on_blocking(blocked_s)
+            try:
+                sent, thrown = (yield waits_for), None
+            except BaseException as error:
+                sent, thrown = None, error
 
 
 def _blamed(tool: Tool, raised: BaseException, bugs: Bugs) -> ToolError:

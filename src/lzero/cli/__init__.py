@@ -4,17 +4,46 @@ import io
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 from lzero.errors import LzeroError
 from lzero.extras import TRAIN, need_train
 
+THREADS_S = 5.0
+"""What threads have to end once a command has."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Our own errors print as one message and exit with 1, Ctrl-C with 130; anything else is a bug and keeps its traceback."""
+    """Entry point: run a command, and end the process though threads that a user's code has started do not end."""
+    try:
+        _run(arguments)
+    except SystemExit as ended:
+        if arguments is None:
+            _leave_stuck_threads(ended.code)
+        raise
+
+
+def _leave_stuck_threads(code: object) -> None:
+    """Python waits at its end for every thread that is no daemon, for ever: for the workers of a tool's executor, say."""
+    until = time.monotonic() + THREADS_S
+    threads = [each for each in threading.enumerate() if each is not threading.current_thread() and not each.daemon]
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    stuck = [thread.name for thread in threads if thread.is_alive()]
+    if not stuck:
+        return
+    print(f"lzero: threads that did not end are left behind: {', '.join(stuck[:3])}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    """Our own errors print as one message and exit with 1, Ctrl-C with 130; anything else is a bug and keeps its traceback."""
     # Two cores serve the model's threads and the sandboxes: a thread of OpenMP that spins while it waits takes one from them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _keep_warnings_off_the_display()
