@@ -104,7 +104,6 @@ def load_model(path: str | Path, *, dtype: str, device: str) -> "PreTrainedModel
             model, info = AutoModelForCausalLM.from_pretrained(
                 directory,
                 dtype=getattr(torch, dtype),
-                attn_implementation="sdpa",
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,

@@ -633,11 +633,3 @@ def test_rows_that_differ_in_the_last_bits_are_noticed(edge: float) -> None:
 async def test_a_cache_beyond_the_machine_is_refused_with_the_sum() -> None:
     with pytest.raises(EngineError, match=r"1000000 slots × 100000 tokens × 256 bytes needs 25600\.3 GB"):
         LocalEngine(tiny_model(), TOKENIZER, max_tokens=100_000, num_slots=1_000_000)
-
-
-async def test_a_model_with_sliding_windows_is_refused() -> None:
-    model = tiny_model()
-    model.config.layer_types = ["sliding_attention", "full_attention"]
-    model.config.sliding_window = 16
-    with pytest.raises(EngineError, match="sliding_attention"):
-        LocalEngine(model, TOKENIZER, max_tokens=160, num_slots=2)

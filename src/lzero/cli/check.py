@@ -38,6 +38,6 @@ def _print(problems: Sequence[str]) -> None:
     from lzero.agent.outputs import clean
 
     for problem in islice(problems, SHOWN):
-        print(clean(problem), file=sys.stderr)  # it may quote a file
+        print(f"lzero: {clean(problem)}", file=sys.stderr)  # it may quote a file
     if len(problems) > SHOWN:
         print(f"… and {len(problems) - SHOWN:,} more", file=sys.stderr)

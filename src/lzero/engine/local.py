@@ -23,12 +23,12 @@ import torch
 
 from lzero.engine.local_arrays import Ints
 from lzero.engine.local_cache import Forward
-from lzero.engine.local_probe import rows_are_independent
+from lzero.engine.local_probe import check_policy, rows_are_independent
 from lzero.engine.local_rows import Request, Rows
 from lzero.engine.local_stops import Ending
 from lzero.engine.local_worker import Worker
 from lzero.errors import EngineError
-from lzero.threads import several
+from lzero.threads import computing_alone, several
 from lzero.types import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class LocalEngine:
     """`protocols.Engine` on a model in this process, whose weights it owns from now on. Needs no running event loop to be made.
 
     At most `num_slots` requests run at once, the others queue; a prompt and its completion fit into `max_tokens`. Keys and
-    values are allocated at once. Raises EngineError for a model it cannot serve or a cache that cannot fit.
+    values are allocated at once. Raises ModelError for a model that it would not sample from exactly (`local_probe`), EngineError
+    for a cache that cannot fit.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class LocalEngine:
         if deterministic:
             num_slots = DETERMINISTIC_ROWS
         forward = Forward(model, num_slots=num_slots, max_tokens=max_tokens)
+        with computing_alone():
+            check_policy(forward)
         num_threads = several()
         if deterministic and not _in_a_thread(rows_are_independent, forward, num_slots, num_threads=num_threads):
             num_slots = 1

@@ -13,7 +13,8 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache
 
 from lzero.engine.local_arrays import Ints
-from lzero.errors import EngineError
+from lzero.engine.local_reach import shortest_reach
+from lzero.errors import EngineError, ModelError
 from lzero.threads import computing_alone
 
 
@@ -76,7 +77,10 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
 
 
 class Forward:
-    """Forward passes of one model over the slots of its cache. Raises EngineError for a model that it cannot serve."""
+    """Forward passes of one model over the slots of its cache.
+
+    Raises ModelError for a model that it cannot serve, EngineError for a cache that does not fit.
+    """
 
     def __init__(self, model: Any, *, num_slots: int, max_tokens: int) -> None:
         self.model = model.eval()
@@ -85,11 +89,11 @@ class Forward:
         self.device: torch.device = model.device
         like: torch.Tensor = next(model.parameters())
         with torch.inference_mode(), computing_alone():
-            shapes = _cache_shapes(model, max_tokens)
+            shapes = _cache_shapes(model)
             _check_memory(like, shapes, num_slots, max_tokens)
             self.cache = SlotCache(shapes, like, slots=num_slots, tokens=max_tokens + 1)
         self._forbidden = torch.finfo(like.dtype).min
-        self._dtype = like.dtype
+        self.dtype = like.dtype
         self._columns = torch.arange(max_tokens + 1, device=self.device)
 
     def __call__(self, tokens: Ints, positions: Ints, *, rows: Ints | None, kv_length: int) -> torch.Tensor:
@@ -101,7 +105,7 @@ class Forward:
         write = self._tensor(np.where(padding, self.scratch, positions))
         seen = self._tensor(np.where(padding, 0, positions))
         hidden = self._columns[:kv_length] > seen[:, None, :, None]
-        mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self.device).masked_fill_(hidden, self._forbidden)
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, self._forbidden)
         self.cache.aim(None if rows is None else self._tensor(rows), write, kv_length)
         result = self.model(
             input_ids=self._tensor(tokens),
@@ -129,22 +133,17 @@ def _cache_argument(model: Any) -> str:
     return "past_key_values" if "past_key_values" in inspect.signature(model.forward).parameters else "cache"
 
 
-def _cache_shapes(model: Any, max_tokens: int) -> list[tuple[torch.Size, torch.Size]]:
-    """Ask the model itself, with one token."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None)
-    if "sliding_attention" in kinds and window is not None and window >= max_tokens:
-        kinds.discard("sliding_attention")
-        kinds.add("full_attention")
-    if kinds != {"full_attention"}:
-        raise EngineError(
-            f"the local engine serves models with full attention; {type(model).__name__} has {', '.join(sorted(kinds))}"
-        )
+def _cache_shapes(model: Any) -> list[tuple[torch.Size, torch.Size]]:
+    """Ask the model itself, with one token. Raises ModelError."""
+    shortest_reach(model)  # refuses what keeps something else than keys and values
     cache = DynamicCache()
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    model(input_ids=token, use_cache=True, **{_cache_argument(model): cache})
-    return [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
+    try:
+        model(input_ids=token, use_cache=True, **{_cache_argument(model): cache})
+        return [(layer.keys.shape, layer.values.shape) for layer in cache.layers]
+    except Exception as error:  # a model is a program, and fails in every way that one can
+        name = type(model).__name__
+        raise ModelError(f"the local engine cannot serve {name}: {type(error).__name__}: {error}") from error
 
 
 def _check_memory(like: torch.Tensor, shapes: list[tuple[torch.Size, torch.Size]], slots: int, tokens: int) -> None:
@@ -156,7 +155,9 @@ def _check_memory(like: torch.Tensor, shapes: list[tuple[torch.Size, torch.Size]
     on_gpu = like.device.type == "cuda"
     free = torch.cuda.mem_get_info(like.device)[0] if on_gpu else psutil.virtual_memory().available
     if needed > free:
+        fitting = int(free / per_token / (tokens + 1))
+        fix = f"lower rollout.concurrency to {fitting}, or agent.max_tokens" if fitting else "lower agent.max_tokens"
         raise EngineError(
             f"the cache of {slots} slots × {tokens} tokens × {per_token} bytes needs {needed / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free on {like.device}: lower rollout.concurrency or agent.max_tokens"
+            f"{free / 1e9:.1f} GB are free on {like.device}: {fix}"
         )

@@ -5,6 +5,7 @@ import logging
 from typing import TYPE_CHECKING, Literal
 
 from lzero.algo.layout import Layout, Packing
+from lzero.engine.local_reach import shortest_reach
 from lzero.errors import ModelError
 from lzero.train.probe import TOLERANCE, probe_ids, probe_sample
 from lzero.train.score import sample_logprobs
@@ -34,7 +35,7 @@ def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
     """Score two sequences that begin alike in a row each, and as `packing` has them. Raises ModelError where that is not the same."""
     if packing == "padded":
         return
-    if packing == "tree" and not looks_at_everything(model):
+    if packing == "tree" and shortest_reach(model) is not None:
         raise ModelError(
             f"{type(model).__name__} has layers with a limited attention window, which a tree of sequences does not support: set "
             'train.packing = "padded"'
@@ -59,10 +60,3 @@ def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
             f"{type(model).__name__} does not keep {packing} sequences apart: a log-probability differs by {max(gaps):.3f} from that of a "
             'row of its own; set train.packing = "padded"'
         )
-
-
-def looks_at_everything(model: "PreTrainedModel") -> bool:
-    """Whether each token attends to all before it, in every layer: what a window leaves out is farther back than the probe is long."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    return kinds == {"full_attention"} if kinds else not getattr(config, "sliding_window", None)

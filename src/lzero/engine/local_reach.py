@@ -1,0 +1,33 @@
+"""How far back a model's layers look, by transformers' own reading of its configuration: the cache that it would make for it."""
+
+from typing import TYPE_CHECKING
+
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from lzero.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def shortest_reach(model: "PreTrainedModel") -> int | None:
+    """Tokens that the layer with the shortest view attends to, the newest included; None where every layer attends to all.
+
+    Raises ModelError for layers that keep something else than the keys and values of each token (a recurrent state, say).
+    """
+    config = model.config.get_text_config(decoder=True)
+    try:
+        layers = DynamicCache(config=config).layers
+    except Exception as error:  # whatever a configuration of its own kind makes of it
+        raise ModelError(
+            f"the cache of {type(model).__name__} cannot be made: {type(error).__name__}: {error}"
+        ) from error
+    others = sorted(
+        {type(layer).__name__ for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)}
+    )
+    if others:
+        raise ModelError(
+            f"{type(model).__name__} has layers that keep more than keys and values ({', '.join(others)}), which is not supported: "
+            "take a model with full attention"
+        )
+    return min((layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)), default=None)
