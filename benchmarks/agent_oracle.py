@@ -39,7 +39,7 @@ def answerable(directory: Path, number: int) -> list[Task]:
     """HotpotQA's held-out questions that have gold titles and are answered by a name or a phrase, the first `number` of them."""
     tasks = [
         task
-        for task in read_tasks(directory / "dev.jsonl.gz")
+        for task in read_tasks(directory / "dev.jsonl.gz").tasks
         if task.source == "hotpotqa"
         and task.metadata["setting"] == "gold_only"
         and task.answers[0].lower() not in ("yes", "no")

@@ -18,6 +18,8 @@ from lzero.errors import ConfigError
 
 NANO = "nano"
 """`model.path` of the model that comes with the package."""
+ROW_FILES = (".jsonl", ".jsonl.gz", ".parquet")
+"""How files of tasks and of passages end."""
 
 
 class Section(BaseModel):
@@ -66,6 +68,11 @@ class TasksConfig(Section):
     eval: str = Field(
         "world", description="Source of held-out tasks, as for `train`. The world's splits never overlap."
     )
+    columns: dict[str, str] = Field(
+        {},
+        description='Which column of a task file holds a field of a task: {question = "utterance", answers = "target"}; "a.b" is column '
+        'b inside of a; "" reads the field from no column.',
+    )
     hops: tuple[int, ...] = Field((1, 2, 3), description="Hop counts of the world's questions, in equal parts.")
     corpus: str = Field(
         "",
@@ -74,6 +81,12 @@ class TasksConfig(Section):
     )
     search_results: Count = Field(1, description="Passages that one `search` returns.")
     snippet_chars: Count = Field(1000, description="Characters of a passage that `search` returns.")
+
+    @pydantic.model_validator(mode="after")
+    def _every_key_acts(self) -> Self:
+        if self.columns and not (self.train.endswith(ROW_FILES) or self.eval.endswith(ROW_FILES)):
+            raise ValueError("columns acts with task files only: neither tasks.train nor tasks.eval names one")
+        return self
 
 
 class AgentConfig(Section):

@@ -17,6 +17,10 @@ else:
     Json = Any  # msgspec decodes any JSON, but does not know recursive aliases
 
 
+ABILITIES = ("qa", "math", "data", "search", "files")
+"""Kinds of tasks that NB-Agent has a prompt for."""
+
+
 class Passage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One searchable text: `Passage(title="Liri", text="a place; founder Titu; twin Kato")`."""
 
@@ -43,6 +47,7 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     passages: tuple[Passage, ...] = ()
     """What `search` sees for this task; empty when the run has a corpus of its own."""
     files: tuple[str, ...] = ()
+    """Paths on the host; a session finds a copy of each in its working directory. A stored task has their names only."""
     metadata: dict[str, str] = {}
 
 

@@ -1,5 +1,6 @@
 """`lzero play` as it is used: by a person at a pipe, by a scripted policy, and broken off."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,9 +18,9 @@ BYTES = ("model.path=policy:expert", "agent.max_tokens=8000", "agent.response_to
 COMMAND = (sys.executable, "-c", "from lzero.cli import main; main()", "play")
 
 
-def play(*arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
+def play(*arguments: str, typed: str = "", cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*COMMAND, *BYTES, *arguments], input=typed, capture_output=True, text=True, timeout=100, check=False
+        [*COMMAND, *BYTES, *arguments], input=typed, capture_output=True, text=True, timeout=100, check=False, cwd=cwd
     )
 
 
@@ -36,6 +37,32 @@ def test_a_person_plays_through_a_pipe() -> None:
     assert "[5 steps and 7" in done.stdout
     assert "score   1\n" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_session_has_the_files_and_the_tools_of_its_task(tmp_path: Path) -> None:
+    (tmp_path / "bikes.csv").write_text("day,bikes\nMon,4\n", "utf-8")
+    passage = {"title": "Liri", "text": "rival Kato"}
+    rows = (
+        {"question": "How many?", "answer": 4, "files": ["bikes.csv"]},
+        {"question": "Who?", "answer": "Kato", "passages": [passage]},
+    )
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    (tmp_path / "shelves.py").write_text(
+        'from lzero.tools import tool\n\n@tool\ndef shelf(title: str) -> str:\n    """A place."""\n    return title\n',
+        "utf-8",
+    )
+    tasks = (f"tasks.eval={tmp_path / 't.jsonl'}", 'agent.tools=["shelves:shelf"]', "agent.prompt=full")
+    code = "import os\nprint(os.listdir(), open('bikes.csv').read(), 'search' in globals(), shelf('x'))\n\n"
+    done = play(*tasks, typed=code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Tools: shelf(title), submit_final_answer(answer).\n" in done.stdout
+    assert "In the working directory: bikes.csv." in done.stdout
+    assert "- search(" not in done.stdout
+    assert "['bikes.csv'] day,bikes\nMon,4\n False x" in done.stdout
+    done = play(*tasks, "--index", "1", typed="print(search('Liri'))\n\n", cwd=tmp_path)
+    assert "Tools: search(query), shelf(title), submit_final_answer(answer).\n" in done.stdout
+    assert "- search(query" in done.stdout
+    assert "Liri: rival Kato" in done.stdout
 
 
 def test_a_scripted_policy_plays_step_by_step() -> None:

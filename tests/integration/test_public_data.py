@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no public data sets 
     ],
 )
 def test_a_set_loads_whole_and_its_gold_answers_score(name: str, count: int) -> None:
-    tasks = read_tasks(DATA / name)
+    tasks = read_tasks(DATA / name).tasks
     assert len(tasks) == count
     for task in tasks:
         assert all(exact_match(gold, task.answers) and f1(gold, task.answers) == 1.0 for gold in task.answers), task.id
@@ -40,7 +40,7 @@ def test_a_set_loads_whole_and_its_gold_answers_score(name: str, count: int) -> 
 
 @pytest.mark.parametrize(("folder", "train", "held_out"), [("multihop", "train", "dev"), ("gsm8k", "train", "test")])
 def test_official_splits_share_no_question(folder: str, train: str, held_out: str) -> None:
-    splits = (Listed(read_tasks(DATA / folder / f"{name}.jsonl.gz")) for name in (train, held_out))
+    splits = (Listed(read_tasks(DATA / folder / f"{name}.jsonl.gz").tasks) for name in (train, held_out))
     assert leaks(*splits) == []
 
 
@@ -48,7 +48,7 @@ def test_one_query_finds_a_gold_passage_first_for_most_questions(tmp_path: Path)
     index = PassageIndex.of_file(DATA / "multihop" / "corpus.jsonl.gz", read_passages, cache=tmp_path)
     assert len(index) == 29_779
     tasks = [
-        task for task in read_tasks(DATA / "multihop" / "dev.jsonl.gz") if task.metadata["setting"] == "gold_only"
+        task for task in read_tasks(DATA / "multihop" / "dev.jsonl.gz").tasks if task.metadata["setting"] == "gold_only"
     ][:100]
     found = [index.search(task.question, limit=10) for task in tasks]
     gold = [{passage.title for passage in task.passages} for task in tasks]

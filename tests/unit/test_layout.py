@@ -30,6 +30,7 @@ ROWS = {
             "text",
             "store",
             "models",
+            "paths",
             "serving",
             "threads",
             "plugins",

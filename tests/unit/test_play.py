@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from lzero.cli.keyboard import Keyboard
-from lzero.cli.stage import GaveUp, Stage, ending, read_reply
+from lzero.cli.stage import GaveUp, Stage, ending, read_reply, tool_names
 from lzero.config import Config
 from lzero.errors import EngineError
 from lzero.models import build_tokenizer
+from lzero.tools.search import PassageIndex, Search
 from lzero.types import Budgets, Episode, Failure, Reward, Sampling, Task
 
 TASK = Task(id="t1", question="Who?", answers=("Kato", "Kato I"))
@@ -118,3 +119,9 @@ def test_our_failure_is_told_without_a_score() -> None:
     failed = ending(TASK, episode(None, Failure(kind="repl", what="the zygote died", where="step 2")), None, Config())
     assert "lzero failed (repl, step 2): the zygote died" in failed
     assert "score" not in failed
+
+
+def test_a_person_reads_which_tools_there_are() -> None:
+    assert tool_names((), notepad=False) == "submit_final_answer(answer)"
+    found = tool_names((Search(PassageIndex(())),), notepad=True)
+    assert found == "search(query), submit_final_answer(answer), notepad"

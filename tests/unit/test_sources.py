@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lzero.config import TasksConfig
-from lzero.data.sources import Listed, Shuffled, leaks, open_source
+from lzero.data.sources import Listed, Shuffled, leaks, open_source, unread_fields
 from lzero.errors import DataError
 from lzero.protocols import TaskSource
 from lzero.types import Task
@@ -85,3 +85,12 @@ def test_a_question_in_both_sources_is_a_leak_however_it_is_written() -> None:
 def test_a_source_without_end_has_no_leaks() -> None:
     world = open_source("world", split="train", seed=3, config=TasksConfig())
     assert leaks(world, tasks("How many?")) == leaks(tasks("How many?"), world) == []
+
+
+def test_what_is_not_read_of_a_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({"question": "Who?", "answer": "Kato", "csv": ["a"]}) + "\n", "utf-8")
+    for split in ("train", "eval"):
+        source = open_source(str(path), split=split, seed=3, config=TasksConfig())
+        assert unread_fields(source) == "these fields are not read: `csv` (1 row)"
+    assert unread_fields(open_source("world", split="eval", seed=3, config=TasksConfig())) == ""

@@ -25,6 +25,7 @@ from lzero.agent.broker import Broker
 from lzero.agent.bugs import Bugs
 from lzero.agent.context import Context, News
 from lzero.agent.conversation import Model
+from lzero.agent.given import FileCache
 from lzero.agent.outputs import render_output
 from lzero.agent.parser import parse
 from lzero.agent.prompt import SUMMARY_STOP, shown_notepad, summary_of, system_prompt
@@ -55,6 +56,8 @@ class Setting:
     """What can be imported in its sessions, beside the standard library; for the system prompt."""
     bugs: Bugs = field(default_factory=Bugs)
     """Logs what tools raise that is no ToolError."""
+    files: FileCache = field(default_factory=FileCache)
+    """Reads the files of tasks."""
 
 
 class Cutoff:
@@ -160,7 +163,7 @@ class _Attempt:
         self._agent = agent
         self._watcher = watcher
         self._sampling = sampling_of(ticket, agent)
-        self._session = Session(setting.pool, ticket.seed, task.files)
+        self._session = Session(setting.pool, ticket.seed, task.files, cache=setting.files)
         self._broker = Broker(
             task, tools, self._session.read, notepad=agent.notepad, on_call=watcher.on_call, bugs=setting.bugs
         )

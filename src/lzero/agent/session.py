@@ -1,13 +1,14 @@
 """An episode's REPL: opened when the first code wants to run, and afresh when a cell has killed the last one."""
 
-import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lzero.agent.broker import Broker
+from lzero.agent.given import FileCache
 from lzero.agent.outputs import unbroken
 from lzero.errors import DataError, WorkspaceError
+from lzero.paths import file_problem
 from lzero.protocols import Repl, ReplPool
 from lzero.seeds import derive_seed
 from lzero.types import Execution, WorkspaceFile
@@ -16,9 +17,11 @@ from lzero.types import Execution, WorkspaceFile
 class Session:
     """Runs the cells of one episode, and hands out the files of its workspace."""
 
-    def __init__(self, pool: ReplPool, seed: int, files: Sequence[str]) -> None:
-        """`files`: of the host; every REPL finds a copy of each in its workspace. Raises DataError for one that is not there."""
+    def __init__(self, pool: ReplPool, seed: int, files: Sequence[str], *, cache: FileCache | None = None) -> None:
+        """`files`: of the host; every REPL finds a copy of each in its workspace. `cache`: what reads them, shared by the episodes
+        of a run. Raises DataError for one that cannot be read."""
         self._pool = pool
+        self._cache = cache or FileCache()
         self._seed = seed
         self._files = tuple(map(Path, files))
         check_files(self._files)
@@ -58,8 +61,8 @@ class Session:
         try:
             for file in self._files:
                 try:
-                    await repl.put(file.name, await asyncio.to_thread(file.read_bytes))
-                except (OSError, WorkspaceError) as error:
+                    await repl.put(file.name, await self._cache.read(file))
+                except WorkspaceError as error:
                     raise DataError(f"{file} cannot be given to the agent: {error}") from None
             ready = True
         finally:
@@ -69,11 +72,11 @@ class Session:
 
 
 def check_files(files: Sequence[Path], *, max_bytes: int = sys.maxsize) -> None:
-    """Raises DataError for one that is no file that can be read, or a larger one, and for two of one name."""
+    """Raises DataError for a file that cannot be read or is larger than `max_bytes`, and for two files of one name."""
     names: set[str] = set()
     for file in files:
-        if not file.is_file():
-            raise DataError(f"{file} cannot be given to the agent: there is no such file")
+        if problem := file_problem(file):
+            raise DataError(f"{file} cannot be given to the agent: {problem}")
         if unbroken(str(file)) != str(file):
             raise DataError(f"{str(file)!r} cannot be given to the agent: its name is not UTF-8")
         if (size := file.stat().st_size) > max_bytes:

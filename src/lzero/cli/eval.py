@@ -51,6 +51,7 @@ def evaluate(
 async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory, list[Evaluation]]":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from lzero.data.sources import unread_fields
     from lzero.eval.evaluate import Evaluator
     from lzero.rollout.build import POLICY, build, check_understood, eval_tasks
     from lzero.store import RunDirectory, check_new
@@ -59,6 +60,8 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
     source = eval_tasks(config)
     if config.model.path.startswith(POLICY):
         check_understood(source.task(0), option=f"model.path = {config.model.path!r}")
+    if unread := unread_fields(source):
+        console.print(f"tasks.eval: {config.tasks.eval}: {unread}", highlight=False, soft_wrap=True, markup=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with build(config) as parts:
         named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})

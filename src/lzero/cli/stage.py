@@ -4,18 +4,20 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
+from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.outputs import clean, render_output
 from lzero.cli.keyboard import Keyboard
 from lzero.config import Config
 from lzero.engine.scripted import complete, decode
 from lzero.errors import ConfigError, EngineError
+from lzero.protocols import ToolSpec
 from lzero.types import Completion, Episode, Reward, Sampling, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 HELP = """You are the agent. The prompt below is exactly what the model reads.
-Type Python, several lines if you like; an empty line runs it. Tools: search(query), submit_final_answer(answer).
+Type Python, several lines if you like; an empty line runs it. Tools: {tools}.
 A reply that begins with < is sent as typed, with <think>…</think> and <code>, up to a line that contains </code>.
 Ctrl-D gives up.
 """
@@ -47,11 +49,17 @@ async def play_task(config: Config, *, index: int, policy: str) -> bool:
         make_engine=lambda tokenizer: Stage(answer, tokenizer, echo=echo),
     ) as parts:
         if by_hand:
-            print(HELP)
+            print(HELP.format(tools=tool_names(parts.tools_of(task), notepad=config.agent.notepad)))
         name = f"play/{task.id}"
         record = await parts.runner.record(task, name=name, num_episodes=1, sampling=Sampling(), seed=config.run.seed)
     print(ending(task, record.episodes[0], record.rewards[0], config))
     return record.rewards[0] is not None
+
+
+def tool_names(tools: Sequence[ToolSpec], *, notepad: bool) -> str:
+    """Return what a person may call: "search(query), submit_final_answer(answer), notepad"."""
+    calls = [f"{tool.name}({', '.join(tool.parameters)})" for tool in (*tools, SubmitFinalAnswer())]
+    return ", ".join([*calls, "notepad"] if notepad else calls)
 
 
 class Stage:

@@ -7,103 +7,98 @@ A row of a **task** file holds
     aliases                  more gold answers
     id                       else "<file>-<line>"
     passages | paragraphs    what `search` sees: a list of {"title": text or null, "text": text}, or of texts
+    files                    a path, or a list of paths, relative to the task file's directory: what sessions find in theirs
     hops, difficulty         numbers
     source | dataset         else the file's name
-    split, ability           texts
+    ability                  qa, math, data, search or files; else files where there are some, or qa
+    split                    text
 
-and a row of a **passage** file `title` (text or null) and `text`. Further fields are welcome: short texts and numbers
-are kept as the task's metadata, the rest is not read. Errors name the file, the line (the row, in Parquet) and the field.
+and a row of a **passage** file `title` (text or null) and `text`. `tasks.columns` names the columns of files that call them otherwise.
+A field that is spelt nearly as one of these is an error. Of other fields, short texts and numbers are kept as the task's metadata;
+`TaskFile.unread` counts the rest. Errors name the file, the line (the row, in Parquet) and the field.
 """
 
-import gzip
-import math
-import zlib
+import difflib
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from lzero.config import ROW_FILES
+from lzero.data.attachments import Attachments, FileLimits
+from lzero.data.fields import ANSWERS, FIELDS, Columns, check_fields, has
+from lzero.data.rows import Row, read_rows, shown
 from lzero.errors import DataError
-from lzero.types import Passage, Task
+from lzero.types import ABILITIES, Passage, Task
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 METADATA_CHARS = 200
 """Longest text of a further field that is kept."""
-_NAMED = frozenset({"id", "question", "answer", "answers", "aliases", "passages", "paragraphs", "hops", "difficulty"})
-_USED = _NAMED | {"source", "dataset", "split", "ability", "metadata"}
+TASK_BYTES = 4 << 30
+"""Most that the rows of a task file may hold, unpacked: tasks are kept in memory."""
+PASSAGE_BYTES = 256 << 30
+"""Most that the rows of a passage file may hold, unpacked: their index is kept on disk."""
 
 
-class _Row:
-    """One row, and where it stands."""
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a task file is read."""
 
-    def __init__(self, where: str, fields: Mapping[str, object]) -> None:
-        self.where = where
-        self.fields = fields
-
-    def error(self, field: str, problem: str) -> DataError:
-        return DataError(f'{self.where}: field "{field}" {problem}')
-
-    def first(self, *names: str) -> str:
-        """The first of `names` that the row has a value for, else the last of them."""
-        return next((name for name in names if self.fields.get(name) is not None), names[-1])
-
-    def text(self, field: str, default: str = "") -> str:
-        value = self.fields.get(field)
-        return default if value is None else self._text(field, value)
-
-    def texts(self, field: str) -> list[str]:
-        """A field that holds a text or a list of texts; empty when absent. Numbers count as texts."""
-        value = self.fields.get(field)
-        if value is None:
-            return []
-        values = value if isinstance(value, list) else [value]
-        return [self._text(field, item) for item in values]
-
-    def number(self, field: str) -> float | None:
-        value = self.fields.get(field)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.error(field, f"is {_shown(value)}: give a number, or leave it out")
-        return value
-
-    def _text(self, field: str, value: object) -> str:
-        if isinstance(value, str):
-            return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.error(field, f"holds {_shown(value)}: give a text")
-        return str(value)
+    key: str = ""
+    """The configuration's that names it ("tasks.eval"), for errors."""
+    split: str = ""
+    """What rows without a split belong to."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """`tasks.columns`."""
+    limits: FileLimits = field(default_factory=FileLimits)
 
 
-def read_tasks(path: Path, *, split: str = "") -> list[Task]:
-    """The tasks of a file, in its order; `split` is what rows without one belong to. Raises DataError."""
+@dataclass(frozen=True, kw_only=True)
+class TaskFile:
+    """The tasks of a file, in its order."""
+
+    tasks: tuple[Task, ...]
+    unread: Mapping[str, int]
+    """Field → number of rows in which it is neither a field of a task nor short enough for its metadata."""
+
+
+def read_tasks(path: Path, reading: Reading | None = None) -> TaskFile:
+    """Read a task file. Raises DataError, and ConfigError for `tasks.columns` with an unknown field."""
+    reading = reading or Reading()
     tasks = []
     lines: dict[str, str] = {}
-    for number, row in _rows(path):
-        task = _task(row, path, number=number, split=split)
+    unread: Counter[str] = Counter()
+    columns = Columns(reading.columns)
+    attachments = Attachments(path.parent, reading.limits)
+    for number, raw in read_rows(path, key=reading.key, max_bytes=TASK_BYTES):
+        row = columns.apply(raw)
+        others = check_fields(row, columns, names_files=attachments.are_meant)
+        task = _task(row, path, number=number, split=reading.split, attachments=attachments)
         if task.id in lines:
             raise row.error("id", f'is "{task.id}", as in {lines[task.id]}: give each task an id of its own')
         lines[task.id] = row.where
         tasks.append(task)
+        unread.update(name for name in _further(row) if name not in task.metadata or name in others)
+    where = f"{reading.key}: {path}" if reading.key else str(path)
     if not tasks:
-        raise DataError(f"{path}: no tasks in it")
-    return tasks
+        raise DataError(f"{where}: no tasks in it")
+    columns.check_used(where)
+    return TaskFile(tasks=tuple(tasks), unread=dict(unread))
 
 
 def read_passages(path: Path) -> Iterator[Passage]:
-    """The passages of a file, one by one. Raises DataError."""
-    for _, row in _rows(path):
+    """Yield the passages of a file. Raises DataError."""
+    for _, row in read_rows(path, max_bytes=PASSAGE_BYTES):
+        if "text" not in row.fields:
+            raise DataError(f"{row.where} has no field `text`. {has(row)} Rename the one that holds a passage")
         yield _passage(row, "text", row.fields)
 
 
 def stem(path: Path) -> str:
     """A file's name without its suffix: `stem(Path("data/dev.jsonl.gz")) == "dev"`."""
-    return next((path.name.removesuffix(suffix) for suffix in SUFFIXES if path.name.endswith(suffix)), path.name)
+    return next((path.name.removesuffix(suffix) for suffix in ROW_FILES if path.name.endswith(suffix)), path.name)
 
 
-def _task(row: _Row, path: Path, *, number: int, split: str) -> Task:
+def _task(row: Row, path: Path, *, number: int, split: str, attachments: Attachments) -> Task:
     question = row.text("question")
     if not question.strip():
         raise row.error("question", "is empty: give the question as a text")
@@ -117,19 +112,20 @@ def _task(row: _Row, path: Path, *, number: int, split: str) -> Task:
         id=identifier,
         question=question,
         answers=_answers(row),
-        ability=row.text("ability", "qa"),
+        ability=_ability(row),
         source=row.text(row.first("source", "dataset"), stem(path)),
         split=row.text("split", split),
         difficulty=row.number("difficulty"),
         hops=None if hops is None else int(hops),
         passages=_passages(row),
+        files=attachments.paths(row),
         metadata=_metadata(row),
     )
 
 
-def _answers(row: _Row) -> tuple[str, ...]:
+def _answers(row: Row) -> tuple[str, ...]:
+    field = row.first(*(name for name in ANSWERS if name in row.fields))
     golds = [_final(answer) for answer in row.texts("answer")] + row.texts("answers")
-    field = row.first("answer", "answers")
     if not golds:
         raise row.error(field, "is empty: give at least one gold answer")
     if any(not gold.strip() for gold in golds):
@@ -143,77 +139,51 @@ def _final(answer: str) -> str:
     return answer.rpartition("####")[2].strip() if "####" in answer else answer
 
 
-def _passages(row: _Row) -> tuple[Passage, ...]:
+def _passages(row: Row) -> tuple[Passage, ...]:
     field = row.first("passages", "paragraphs")
     value = row.fields.get(field)
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise row.error(field, f"is {_shown(value)}: give a list of texts or of objects with title and text")
+        raise row.error(field, f"is {shown(value)}: give a list of texts or of objects with title and text")
     return tuple(_passage(row, f"{field}[{index}]", item) for index, item in enumerate(value))
 
 
-def _passage(row: _Row, field: str, value: object) -> Passage:
+def _passage(row: Row, field: str, value: object) -> Passage:
     title: object = None
     text = value
     if isinstance(value, Mapping):
         title, text = value.get("title"), value.get("text")
     if not isinstance(text, str) or not text.strip():
-        raise row.error(field, f"holds {_shown(text)}: a passage needs a text")
+        raise row.error(field, f"holds {shown(text)}: a passage needs a text")
     if title is not None and not isinstance(title, str):
-        raise row.error(field, f"has the title {_shown(title)}: give a text or null")
+        raise row.error(field, f"has the title {shown(title)}: give a text or null")
     return Passage(title=title or "", text=text)
 
 
-def _metadata(row: _Row) -> dict[str, str]:
-    given = row.fields.get("metadata")
-    extra = {name: value for name, value in row.fields.items() if name not in _USED}
-    extra |= given if isinstance(given, dict) else {}
-    short = {name: str(value) for name, value in extra.items() if isinstance(value, str | int | float)}
+def _ability(row: Row) -> str:
+    ability = row.text("ability").strip().lower()
+    if not ability:
+        return "files" if row.texts("files") else "qa"
+    if ability not in ABILITIES:
+        nearest = difflib.get_close_matches(ability, ABILITIES, n=1)
+        asked = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise row.error(
+            "ability",
+            f"is {ability!r:.60}: {asked}There are {', '.join(ABILITIES)}; "
+            'leave it out, or do not read it: tasks.columns={ability = ""}',
+        )
+    return ability
+
+
+def _metadata(row: Row) -> dict[str, str]:
+    short = {name: str(value) for name, value in _further(row).items() if isinstance(value, str | int | float)}
     return {name: value for name, value in short.items() if len(value) <= METADATA_CHARS}
 
 
-def _shown(value: object) -> str:
-    kinds = {type(None): "nothing", bool: "true or false", dict: "an object", list: "a list"}
-    return kinds.get(type(value)) or f"{value!r:.60}"
-
-
-def _rows(path: Path) -> Iterator[tuple[int, _Row]]:
-    """Number (from 1) and row of each line that is not blank."""
-    if not path.name.endswith(SUFFIXES):
-        raise DataError(f"{path}: a file of tasks or passages ends in {', '.join(SUFFIXES)}")
-    read = _parquet_rows if path.name.endswith(".parquet") else _json_rows
-    try:
-        for number, fields in read(path):
-            yield number, _Row(f"{path}:{number}", fields)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}); fetch or compress it again") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            text = line.removeprefix(b"\xef\xbb\xbf").strip()
-            if not text:
-                continue
-            try:
-                fields = msgspec.json.decode(text)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise DataError(f"{path}:{number}: not a line of JSON in UTF-8: {error}") from None
-            if not isinstance(fields, dict):
-                raise DataError(f"{path}:{number}: holds {_shown(fields)}: each line is one JSON object")
-            yield number, fields
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield number, fields
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: not a whole Parquet file: {error}") from error
+def _further(row: Row) -> dict[str, object]:
+    """Return what a row holds beside the fields of a task; an object in `metadata` field by field."""
+    further = {name: value for name, value in row.fields.items() if name not in FIELDS}
+    given = row.fields.get("metadata")
+    further |= given if isinstance(given, dict) else {"metadata": given}
+    return {name: value for name, value in further.items() if value is not None}

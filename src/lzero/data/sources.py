@@ -8,16 +8,18 @@ Training wants tasks without end, mixed; evaluation wants the same tasks each ti
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
-from lzero.config import TasksConfig
-from lzero.data.files import SUFFIXES, read_tasks
+from lzero.config import ROW_FILES, ReplConfig, TasksConfig
+from lzero.data.attachments import FileLimits
+from lzero.data.files import Reading, read_tasks
 from lzero.data.world import WorldSource
 from lzero.protocols import TaskSource
 from lzero.seeds import derive_seed
-from lzero.text import fold, words
+from lzero.text import counted, fold, words
 from lzero.types import Task
 
 TRAIN = "train"
@@ -26,8 +28,10 @@ TRAIN = "train"
 class Listed:
     """Tasks in the order given; `task(index)` raises IndexError outside of it."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task], *, unread: Mapping[str, int] = MappingProxyType({})) -> None:
+        """`unread`: fields of the tasks' file of which nothing is kept, with the number of their rows."""
         self._tasks = tuple(tasks)
+        self.unread = unread
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -45,39 +49,54 @@ class Shuffled:
     """
 
     def __init__(self, source: TaskSource, *, seed: int) -> None:
-        self._source = source
+        self.source = source
+        """In its own order, each task once."""
         self._seed = seed
         self._order = lru_cache(maxsize=2)(self._new_order)  # two: a batch may reach over an epoch's end
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.source)
 
     def task(self, index: int) -> Task:
         if index < 0:
             raise IndexError(f"task {index}")
-        epoch, position = divmod(index, len(self._source))
-        return self._source.task(self._order(epoch)[position])
+        epoch, position = divmod(index, len(self.source))
+        return self.source.task(self._order(epoch)[position])
 
     def _new_order(self, epoch: int) -> list[int]:
-        order = list(range(len(self._source)))
+        order = list(range(len(self.source)))
         random.Random(derive_seed(self._seed, "epoch", epoch)).shuffle(order)
         return order
 
 
 def is_world(spec: str) -> bool:
     """Whether `spec` names the built-in world ("world", "world/sft"), and not a file ("world/tasks.jsonl")."""
-    return spec.partition("/")[0] == "world" and not spec.endswith(SUFFIXES)
+    return spec.partition("/")[0] == "world" and not spec.endswith(ROW_FILES)
 
 
-def open_source(spec: str, *, split: str, seed: int, config: TasksConfig) -> TaskSource:
-    """The tasks that `spec` names: "world", "world/<split>", or a file (see `lzero.data.files`).
+def open_source(spec: str, *, split: str, seed: int, config: TasksConfig, repl: ReplConfig | None = None) -> TaskSource:
+    """Open the tasks that `spec` names: "world", "world/<split>", or a file (see `lzero.data.files`).
 
-    A file's tasks come shuffled and without end for the split "train", in order for any other. Raises DataError.
+    A file's tasks come shuffled and without end for the split "train", in order for any other. `repl`: bounds the files of tasks.
+    Raises DataError; ConfigError for `tasks.columns` with an unknown field.
     """
     if is_world(spec):
         return WorldSource(seed=seed, split=spec.partition("/")[2] or split, hops=config.hops)
-    tasks = Listed(read_tasks(Path(spec).expanduser(), split=split))
+    reading = Reading(
+        key=f"tasks.{split}", split=split, columns=config.columns, limits=FileLimits.of(repl or ReplConfig())
+    )
+    file = read_tasks(Path(spec).expanduser(), reading)
+    tasks = Listed(file.tasks, unread=file.unread)
     return Shuffled(tasks, seed=seed) if split == TRAIN else tasks
+
+
+def unread_fields(source: TaskSource) -> str:
+    """Return a sentence that lists the fields of a task file of which nothing is kept; "" if there are none."""
+    listed = source.source if isinstance(source, Shuffled) else source
+    if not (isinstance(listed, Listed) and listed.unread):
+        return ""
+    fields = ", ".join(f"`{name:.60}` ({counted(number, 'row')})" for name, number in listed.unread.items())
+    return f"these fields are not read: {fields}"
 
 
 def leaks(train: TaskSource, held_out: TaskSource) -> list[tuple[Task, Task]]:

@@ -12,16 +12,19 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lzero.agent.corpus import corpus_search
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
+from lzero.agent.given import FileCache
 from lzero.agent.prompt import system_prompt
 from lzero.agent.toolbox import open_tools
 from lzero.config import Config, RewardConfig, TasksConfig
+from lzero.data.attachments import FileLimits
 from lzero.errors import ConfigError
 from lzero.plugins import load_object
-from lzero.protocols import Engine, Policy, RewardFn, SearchIndex, TaskSource, Tool
+from lzero.protocols import Engine, Policy, RewardFn, TaskSource, Tool
 from lzero.rollout.runner import OpenTask, RunEpisode, Runner
 from lzero.tools.search import PassageIndex, Search
 from lzero.types import Episode, Json, Task
@@ -45,6 +48,8 @@ class Parts:
 
     engine: Engine
     runner: Runner
+    tools_of: Callable[[Task], tuple[Tool, ...]]
+    """The tools that a task's episodes have, beside the agent's own."""
     sandbox: Mapping[str, Json]
     """What shuts the REPLs in: for the record of the run."""
 
@@ -83,9 +88,11 @@ async def build(
             pool=pool,
             deadline_s=config.rollout.episode_timeout_s,
             libraries=LIBRARIES + config.repl.packages,
+            files=FileCache(max_file_bytes=FileLimits.of(config.repl).file_bytes),
         )
-        open_task = _episodes_of(config, setting, corpus=corpus, tools=tools)
-        yield Parts(engine=engine, runner=Runner(open_task, reward, config.rollout), sandbox=pool.facts())
+        tools_of = partial(_tools_of, config=config.tasks, corpus=corpus, tools=tools)
+        runner = Runner(_episodes_of(setting, tools_of), reward, config.rollout)
+        yield Parts(engine=engine, runner=runner, tools_of=tools_of, sandbox=pool.facts())
 
 
 def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
@@ -137,14 +144,14 @@ def train_tasks(config: Config) -> TaskSource:
     """What training draws from, in an order that follows from the run's seed. Raises DataError."""
     from lzero.data.sources import open_source
 
-    return open_source(config.tasks.train, split="train", seed=config.run.seed, config=config.tasks)
+    return open_source(config.tasks.train, split="train", seed=config.run.seed, config=config.tasks, repl=config.repl)
 
 
 def eval_tasks(config: Config) -> TaskSource:
     """Held-out tasks, the same for every run. Raises DataError."""
     from lzero.data.sources import open_source
 
-    return open_source(config.tasks.eval, split="eval", seed=EVAL_SEED, config=config.tasks)
+    return open_source(config.tasks.eval, split="eval", seed=EVAL_SEED, config=config.tasks, repl=config.repl)
 
 
 def find_policy(name: str, *, option: str) -> Policy:
@@ -170,18 +177,24 @@ def open_corpus_search(corpus: str, config: TasksConfig) -> Search:
     return corpus_search(corpus, num_results=config.search_results, snippet_chars=config.snippet_chars)
 
 
-def _search(index: SearchIndex, config: TasksConfig) -> Search:
-    return Search(index, num_results=config.search_results, snippet_chars=config.snippet_chars)
+def _tools_of(task: Task, *, config: TasksConfig, corpus: Search | None, tools: Sequence[Tool]) -> tuple[Tool, ...]:
+    """Return the tools of a task's episodes: `search` only where there is something to search."""
+    if corpus is not None:
+        return (corpus, *tools)
+    if not task.passages:
+        return tuple(tools)
+    index = PassageIndex(task.passages)
+    return (Search(index, num_results=config.search_results, snippet_chars=config.snippet_chars), *tools)
 
 
-def _episodes_of(config: Config, setting: Setting, *, corpus: Search | None, tools: Sequence[Tool]) -> OpenTask:
-    """The function that opens a task: its episodes share one search index."""
+def _episodes_of(setting: Setting, tools_of: Callable[[Task], tuple[Tool, ...]]) -> OpenTask:
+    """Return the function that opens a task: its episodes share one search index."""
 
     def open_task(task: Task) -> RunEpisode:
-        search = corpus or _search(PassageIndex(task.passages), config.tasks)
+        tools = tools_of(task)
 
         async def run(ticket: Ticket) -> Episode:
-            return await run_episode(task, ticket, setting, tools=(search, *tools))
+            return await run_episode(task, ticket, setting, tools=tools)
 
         return run
 

@@ -1,4 +1,4 @@
-"""Records as tidy Parquet tables, and back, exactly.
+"""Records as tidy Parquet tables, and back, exactly (but that files of a task keep their names only, not their places).
 
     tasks       a row a task            its place in the file is `group`
     episodes    a row an episode        `group` points into tasks
@@ -14,6 +14,7 @@ All after `steps` are side tables, keyed by `episode_id` (and `step`): scoring a
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 import msgspec
@@ -237,7 +238,7 @@ def _task_row(record: Record, group: int) -> Row:
         "difficulty": task.difficulty,
         "hops": task.hops,
         "passages": [{"title": passage.title, "text": passage.text} for passage in task.passages],
-        "files": task.files,
+        "files": [PurePath(file).name for file in task.files],
         "metadata": list(task.metadata.items()),
         "dropped": record.dropped,
     }

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from lzero.config import Config
-from lzero.data.sources import leaks
+from lzero.data.sources import leaks, unread_fields
 from lzero.engine.local import LocalEngine
 from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
@@ -78,7 +78,7 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
     if run is None:
         check_new(config)
     training, held_out = _sources(config)
-    notes = inert_settings(config)
+    notes = inert_settings(config) + unread_notes(config, training, held_out)
     for note in notes:
         watcher.note(note)
     watcher.say("loading the model and starting the sandboxes")
@@ -157,6 +157,13 @@ def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
             f"{examples} …; take them out of one of the two files (`lzero check` lists them)"
         )
     return training, held_out
+
+
+def unread_notes(config: Config, training: TaskSource, held_out: TaskSource) -> list[str]:
+    """Return a sentence for each task file with fields of which nothing is kept."""
+    named = {"train": (config.tasks.train, training), "eval": (config.tasks.eval, held_out)}
+    found = {f"tasks.{key}: {spec}": unread_fields(source) for key, (spec, source) in named.items()}
+    return [f"{where}: {fields}" for where, fields in found.items() if fields]
 
 
 def _records(run: RunDirectory, version: int) -> tuple[Record, ...] | None:

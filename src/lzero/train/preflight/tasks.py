@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from lzero.data.sources import leaks
+from lzero.data.sources import leaks, unread_fields
 from lzero.errors import LzeroError
 from lzero.text import counted
 from lzero.train.preflight.subject import SPLITS, Line, Split, Subject
@@ -22,7 +22,10 @@ def check_tasks(subject: Subject) -> Iterator[Line]:
 def _counts(subject: Subject, split: Split) -> str:
     tasks = subject.tasks(split)
     number = f"{len(tasks):,} of endless tasks" if subject.is_endless(split) else counted(len(tasks), "task")
-    return f"{number}, {counted(sum(len(task.answers) for task in tasks), 'gold answer')}"
+    parts = [number, counted(sum(len(task.answers) for task in tasks), "gold answer")]
+    if files := {file for task in tasks for file in task.files}:
+        parts.append(counted(len(files), "file"))
+    return ", ".join(parts) + "".join(f"; {note}" for note in filter(None, [unread_fields(subject.source(split))]))
 
 
 def check_leaks(subject: Subject) -> Iterator[Line]:

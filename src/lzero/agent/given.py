@@ -1,0 +1,51 @@
+"""Files that a task gives to its sessions: read once, bounded in memory, and the same for all episodes of a run."""
+
+import asyncio
+import hashlib
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from lzero.errors import DataError
+from lzero.paths import read_bounded
+
+CACHE_BYTES = 256 << 20
+"""What all files together take in memory, at most."""
+LARGEST = 4 << 30
+"""Largest file, in bytes, where no limit of a session is known."""
+
+
+class FileCache:
+    """Contents of files by path. Those that were asked for last stay in memory; others are read again, and must not have changed."""
+
+    def __init__(self, *, max_bytes: int = CACHE_BYTES, max_file_bytes: int = LARGEST) -> None:
+        self._max_bytes = max_bytes
+        self._max_file_bytes = max_file_bytes
+        self._kept: OrderedDict[Path, bytes] = OrderedDict()
+        self._digests: dict[Path, bytes] = {}
+        self._size = 0
+        self._lock = threading.Lock()
+
+    async def read(self, path: Path) -> bytes:
+        """Return the content of a file, as it was when it was first read. Raises DataError where it is gone, too large or changed."""
+        data = self._kept.get(path)
+        return data if data is not None else await asyncio.to_thread(self._read, path)
+
+    def _read(self, path: Path) -> bytes:
+        with self._lock:  # episodes that begin together ask for the same file
+            if path in self._kept:
+                self._kept.move_to_end(path)
+                return self._kept[path]
+            try:
+                data = read_bounded(path, max_bytes=self._max_file_bytes)
+            except OSError as error:
+                raise DataError(f"{path} cannot be given to the agent: {error.strerror}") from None
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            if self._digests.setdefault(path, digest) != digest:
+                raise DataError(f"{path} has changed since an episode of this run got it: put it back, or start anew")
+            if len(data) <= self._max_bytes:
+                self._kept[path] = data
+                self._size += len(data)
+            while self._size > self._max_bytes:
+                self._size -= len(self._kept.popitem(last=False)[1])
+            return data

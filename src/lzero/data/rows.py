@@ -1,0 +1,157 @@
+"""Rows of JSONL, gzipped JSONL and Parquet files, one by one, within bounds.
+
+A row knows where it stands: its errors name the configuration's key, the file, the line (the row, in Parquet) and the field.
+"""
+
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lzero.config import ROW_FILES
+from lzero.errors import DataError
+from lzero.paths import file_problem
+
+MAX_ROW_BYTES = 64 << 20
+"""Largest row. A packed line can be a thousand times as long as its file."""
+BATCH_ROWS = 16
+"""Rows of a Parquet file that are decoded at once."""
+
+Fields = dict[str, object]
+
+
+class Row:
+    """One row, and where it stands."""
+
+    def __init__(self, where: str, fields: Mapping[str, object]) -> None:
+        self.where = where
+        self.fields = fields
+
+    def error(self, field: str, problem: str) -> DataError:
+        return DataError(f"{self.where}: field `{field}` {problem}")
+
+    def first(self, *names: str) -> str:
+        """Return the first of `names` that the row has a value for, else the last of them."""
+        return next((name for name in names if self.fields.get(name) is not None), names[-1])
+
+    def text(self, field: str, default: str = "") -> str:
+        value = self.fields.get(field)
+        return default if value is None else self._text(field, value)
+
+    def texts(self, field: str) -> list[str]:
+        """Return a field that holds a text or a list of texts; [] if it is absent. Numbers count as texts."""
+        value = self.fields.get(field)
+        if value is None:
+            return []
+        values = value if isinstance(value, list) else [value]
+        return [self._text(field, item) for item in values]
+
+    def number(self, field: str) -> float | None:
+        value = self.fields.get(field)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.error(field, f"is {shown(value)}: give a number, or leave it out")
+        return value
+
+    def _text(self, field: str, value: object) -> str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.error(field, f"holds {shown(value)}: give a text")
+        return str(value)
+
+
+def shown(value: object) -> str:
+    """Return a value as an error message shows it: a list as "a list", a text by its first characters."""
+    kinds = {type(None): "nothing", bool: "true or false", dict: "an object", list: "a list"}
+    return kinds.get(type(value)) or f"{value!r:.60}"
+
+
+def read_rows(path: Path, *, key: str = "", max_bytes: int) -> Iterator[tuple[int, Row]]:
+    """Yield number (from 1) and row of each line that is not blank.
+
+    `key`: the configuration's, for errors. Raises DataError for a file that cannot be read, a row that is no object or larger than
+    MAX_ROW_BYTES, and rows of more than `max_bytes` in all, unpacked.
+    """
+    of = f"{key}: " if key else ""
+    problem = file_problem(path)
+    if problem:
+        raise DataError(f"{of}{path} cannot be read: {problem}")
+    if not path.name.endswith(ROW_FILES):
+        raise DataError(f"{of}{path}: a file of tasks or passages ends in {', '.join(ROW_FILES)}")
+    is_parquet = path.name.endswith(".parquet")
+    read = _parquet_rows if is_parquet else _json_rows
+    unit = "row" if is_parquet else "line"
+    number, total = 0, 0
+    try:
+        for number, size, fields in read(path):
+            total += size
+            if total > max_bytes:
+                raise DataError(
+                    f"{of}{path} holds more than {max_bytes:,} bytes, unpacked: split it into several files"
+                )
+            yield number, Row(f"{of}{unit} {number} of {path}", fields)
+    except _BadRow as error:
+        raise DataError(f"{of}{unit} {error.number} of {path} {error}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{of}{path} is not a whole gzip file ({error}): fetch or compress it again") from error
+    except pa.ArrowException as error:
+        raise DataError(f"{of}{path} is not a whole Parquet file: {error}") from error
+    except OSError as error:
+        raise DataError(f"{of}{path} cannot be read: {error.strerror or error}") from error
+
+
+class _BadRow(Exception):
+    def __init__(self, number: int, problem: str) -> None:
+        super().__init__(problem)
+        self.number = number
+
+
+_TOO_LARGE = f"is larger than the {MAX_ROW_BYTES:,} bytes that a row may have: split it, or give long texts as `files`"
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, int, Fields]]:
+    """Yield number, bytes and fields of each line."""
+    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as lines:
+        for number, line in _lines(lines):
+            if len(line) > MAX_ROW_BYTES:
+                raise _BadRow(number, _TOO_LARGE)
+            text = line.removeprefix(b"\xef\xbb\xbf").strip()
+            if not text:
+                continue
+            try:
+                fields = msgspec.json.decode(text)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise _BadRow(number, f"is not JSON in UTF-8: {error}") from None
+            if not isinstance(fields, dict):
+                raise _BadRow(number, f"holds {shown(fields)}: each line is one JSON object")
+            yield number, len(line), fields
+
+
+def _lines(stream: IO[bytes] | gzip.GzipFile | io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of `stream`; of one that is too long, a part that is too long."""
+    number = 0
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        yield number, line
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, int, Fields]]:
+    """Yield number, bytes (of a row like its neighbours) and fields of each row."""
+    number = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            size = batch.nbytes // max(1, batch.num_rows)
+            if size > MAX_ROW_BYTES:
+                raise _BadRow(number + 1, _TOO_LARGE)
+            for fields in batch.to_pylist():
+                number += 1
+                yield number, size, fields

@@ -1,0 +1,41 @@
+"""Files that a person names, in a configuration or on the command line: why one cannot be read, and how to read one within a bound."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+_REASONS = {errno.ENOENT: "there is no such file", errno.ENOTDIR: "part of its path is a file, not a directory"}
+
+
+def file_problem(path: Path) -> str:
+    """Return why `path` cannot be read as a regular file ("it is a directory, not a file"); "" if it can."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return _REASONS.get(error.errno or 0) or error.strerror or str(error)
+    except ValueError:  # a null byte, or a character that no file name here can hold
+        return "there is no such file"
+    if stat.S_ISDIR(mode):
+        return "it is a directory, not a file"
+    if not stat.S_ISREG(mode):
+        return "it is no regular file"
+    return "" if os.access(path, os.R_OK) else "this user may not read it"
+
+
+def read_bounded(path: Path, *, max_bytes: int) -> bytes:
+    """Read a regular file of at most `max_bytes` bytes. Never waits for a pipe.
+
+    Raises OSError; its `strerror` says what is wrong also where the file is too large, or no regular file.
+    """
+    if problem := file_problem(path):
+        raise OSError(errno.EINVAL, problem)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
+    if status.st_size > max_bytes or len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes")
+    return data
