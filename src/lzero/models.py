@@ -180,7 +180,7 @@ def save_model(
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         new = temporary / "new"
         with _no_progress_bars():
-            model.save_pretrained(new, state_dict=dict(weights) if weights is not None else None)
+            model.save_pretrained(new, state_dict=_unshared(model, weights or model.state_dict()))
         # tokenizers reports a full disk as a plain Exception: we find out ourselves, with the very bytes it will write.
         (new / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         tokenizer.save_pretrained(new)
@@ -195,6 +195,20 @@ def save_model(
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unshared(model: "PreTrainedModel", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Weights whose shared memory is copied, but for what the model itself ties as it is loaded: safetensors writes no tensor twice, and
+    transformers refuses what it does not know to be shared (layers that share a module)."""
+    tied = getattr(model, "all_tied_weights_keys", {})
+    whole: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        storage = tensor.untyped_storage().data_ptr()
+        whole[name] = tensor.detach().clone() if storage in seen and name not in tied else tensor
+        if name not in tied:
+            seen.add(storage)
+    return whole
 
 
 def build_tokenizer(words: Sequence[str] = ()) -> "PreTrainedTokenizerFast":

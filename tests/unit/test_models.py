@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lzero.config import Config
 from lzero.errors import ModelError
 from lzero.models import (
     Architecture,
@@ -23,6 +24,7 @@ from lzero.models import (
     save_model,
     select_device,
 )
+from lzero.train.checkpoint import Progress, save_checkpoint, take_snapshot
 
 TINY = Architecture(hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16)
 TOKENIZER = build_tokenizer(["Liri", " founder", "北京"])
@@ -98,6 +100,27 @@ def test_saving_replaces_a_directory_and_leaves_nothing_else(saved: Path) -> Non
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
     expected = new_model(TINY, TOKENIZER, seed=1).model.layers[0].mlp.up_proj.weight
     assert torch.equal(load_model(saved, dtype="float32", device="cpu").model.layers[0].mlp.up_proj.weight, expected)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_layers_that_share_a_module_are_saved_and_loaded_whole(tied: bool, tmp_path: Path) -> None:
+    shape = Architecture(
+        hidden_size=16, num_layers=3, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16, tied_embeddings=tied
+    )
+    model = new_model(shape, TOKENIZER, seed=0)
+    model.model.layers[2] = model.model.layers[0]
+    model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    progress = Progress(update=1)
+    snapshot = take_snapshot(model, TOKENIZER, [], config=Config(), progress=progress)
+    checkpoint = save_checkpoint(tmp_path / "checkpoints", snapshot, keep=1)
+    save_model(model, TOKENIZER, tmp_path / "model")
+    ids = torch.tensor([encode("Liri founder")])
+    for path in (tmp_path / "model", checkpoint):
+        again = load_model(path, dtype="float32", device="cpu")
+        assert torch.equal(again(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
+        assert [
+            name for name, weights in model.state_dict().items() if not torch.equal(weights, again.state_dict()[name])
+        ] == []
 
 
 def test_a_save_that_fails_leaves_the_old_directory(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
