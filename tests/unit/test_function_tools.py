@@ -392,8 +392,9 @@ def counts(last: int) -> Iterator[int]:
     raise LookupError("there is no more")
 
 
-async def test_a_generator_gives_a_list_and_what_it_raises_is_raised() -> None:
+async def test_a_generator_gives_a_list_and_what_it_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LookupError, match="no more"):
         await call(counts, last=2)
-    with pytest.raises(ToolError, match="more than 8,000,000 bytes"):
+    monkeypatch.setattr("lzero.tools.values.MAX_BYTES", 80_000)
+    with pytest.raises(ToolError, match="more than 80,000 bytes"):
         await call(counts, last=10**9)

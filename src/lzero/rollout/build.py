@@ -68,9 +68,7 @@ async def build(
     from lzero.agent.renderer import open_renderer
     from lzero.repl import open_pool
 
-    reward = open_reward(config)
-    tools = open_tools(config.agent.tools, config, key="agent.tools", taken=("search",))
-    system_prompt(config.agent, tools)  # a template that cannot be used is told now
+    reward, tools = open_user_code(config)
     pool = open_pool(config.repl)  # not started: what is wrong with [repl] is told before a model is loaded
     corpus = None
     if config.tasks.corpus:
@@ -93,6 +91,14 @@ async def build(
         tools_of = partial(_tools_of, config=config.tasks, corpus=corpus, tools=tools)
         runner = Runner(_episodes_of(setting, tools_of), reward, config.rollout)
         yield Parts(engine=engine, runner=runner, tools_of=tools_of, sandbox=pool.facts())
+
+
+def open_user_code(config: Config) -> tuple[RewardFn, tuple[Tool, ...]]:
+    """Import the reward and the tools, and try the prompt template. Raises ConfigError for what cannot be used."""
+    reward = open_reward(config)
+    tools = open_tools(config.agent.tools, config, key="agent.tools", taken=("search",))
+    system_prompt(config.agent, tools)
+    return reward, tools
 
 
 def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":

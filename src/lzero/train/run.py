@@ -19,7 +19,7 @@ from lzero.engine.local import LocalEngine
 from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
-from lzero.rollout.build import POLICY, build, eval_tasks, train_tasks
+from lzero.rollout.build import POLICY, build, eval_tasks, open_user_code, train_tasks
 from lzero.rollout.collector import Collector
 from lzero.rollout.curriculum import check_curriculum
 from lzero.store import Record, RunDirectory, check_new, read_records
@@ -75,6 +75,7 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
     start = time.monotonic()
     check_settings(config)
     check_trackers(config)
+    open_user_code(config)  # a misspelt tool is told before a large model is loaded
     if run is None:
         check_new(config)
     training, held_out = _sources(config)
