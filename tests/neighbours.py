@@ -8,6 +8,7 @@ come and go, are in a pool of a process of their own: `python tests/neighbours.p
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -25,7 +26,7 @@ from lzero.types import Execution, Json, Result
 PERIOD_S = 1.0
 """Between two cells of a neighbour."""
 BOUND_S = 3.0
-"""What a cell of less than a millisecond may take beside an attack on a busy machine."""
+"""What a cell of less than a millisecond may take beside an attack, for each process that wants a core at the start of the test."""
 SHARING = frozenset({1, 2, 4, 11, 12, 13, 16, 17, 19, 58})
 """Cases whose attackers keep every core busy: processor time is then shared by the scheduler, fairly among processes."""
 SHARING_BOUND_S = 10.0
@@ -125,8 +126,9 @@ async def neighbours_in_pool(pool: LocalPool, request: pytest.FixtureRequest) ->
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def beside_the_pool(neighbours_in_pool: Neighbourhood, request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    load = rivals()
     yield
-    judge(await neighbours_in_pool.report(), request)
+    judge(await neighbours_in_pool.report(), request, load)
 
 
 @pytest.fixture(scope="session")
@@ -146,8 +148,9 @@ def neighbours_elsewhere(request: pytest.FixtureRequest) -> Iterator["subprocess
 
 @pytest.fixture
 def beside_others(neighbours_elsewhere: "subprocess.Popen[str]", request: pytest.FixtureRequest) -> Iterator[None]:
+    load = rivals()
     yield
-    judge(asked(neighbours_elsewhere), request)
+    judge(asked(neighbours_elsewhere), request, load)
 
 
 @pytest.fixture(autouse=True)
@@ -169,12 +172,17 @@ def asked(process: "subprocess.Popen[str]") -> dict[str, Any]:
     return report
 
 
-def judge(report: dict[str, Any], request: pytest.FixtureRequest) -> None:
+def rivals() -> float:
+    """Processes that want a core of this machine already, or one: they have nothing to do with the attack that begins."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def judge(report: dict[str, Any], request: pytest.FixtureRequest, load: float) -> None:
     attack = request.node.get_closest_marker("attack")
     bound_s = SHARING_BOUND_S if attack is not None and attack.args[0] in SHARING else BOUND_S
     print(f"slowest cell of a neighbour: {1000 * report['slowest_s']:.0f} ms")
     assert not report["noticed"], report["noticed"]
-    assert report["slowest_s"] < bound_s
+    assert report["slowest_s"] < bound_s * load
 
 
 async def main(count: int) -> None:
