@@ -200,9 +200,9 @@ class ReplConfig(Section):
         description="Seconds after which a REPL is ended; this counts as a failure of lzero, never as the agent's.",
     )
     output_kb: int = Field(
-        512,
-        ge=8,
-        le=1000,
+        2000,
+        ge=32,
+        le=4000,
         description="Maximum output of a cell, in 1,000 characters (images in Base64); longer text is cut in its middle, larger values "
         "are left out.",
     )

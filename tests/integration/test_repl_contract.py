@@ -36,6 +36,10 @@ DIFFERENCES = {
     ("jupyter", "test_a_result_of_fifty_megabytes_keeps_its_head_and_tail"): (
         "one message holds it all: the host takes none so large, and says that something was left out"
     ),
+    (
+        "jupyter",
+        "test_tools_are_called_from_worker_processes",
+    ): "a forked ipykernel cannot ask the host; a tool says so there, and what to do",
     ("jupyter", "test_a_copy_goes_its_own_way"): "a plain Jupyter kernel cannot be copied, and says so",
     (
         "jupyter",
@@ -239,13 +243,13 @@ async def test_an_image_is_there_as_a_whole_or_the_text_says_that_it_is_not(repl
     code = """
 class Image:
     def __repr__(self): return 'image'
-    def _repr_png_(self): return bytes(150_000)
-display(Image())
+    def _repr_png_(self): return bytes(360_000)
+for _ in range(3): display(Image())
 Image()
 """
-    shown, last = (output.data for output in (await run(repl, code)).outputs if isinstance(output, Display | Result))
-    assert base64.b64decode(shown["image/png"]) == bytes(150_000)
-    assert last == {"text/plain": "image\n… [image/png of 200000 characters left out] …"}
+    *shown, last = (output.data for output in (await run(repl, code)).outputs if isinstance(output, Display | Result))
+    assert [base64.b64decode(data["image/png"]) for data in shown] == [bytes(360_000)] * 3
+    assert last == {"text/plain": "image\n… [image/png of 480000 characters left out] …"}
 
 
 async def test_a_display_is_changed_and_outputs_are_cleared(repl: Repl) -> None:
@@ -581,6 +585,85 @@ async def test_an_argument_that_is_no_call_never_leaves_the_cell(shared: Shared,
     shared.host.answer = never
     assert error(await run(repl, "x = []\nx.append(x)\nsearch(x)")).ename == "ValueError"
     assert error(await run(repl, "search(10 ** 5000)")).ename == "ValueError"
+
+
+WORKERS = """
+import multiprocessing as mp, os
+from concurrent.futures import ProcessPoolExecutor
+def ask(name): return search(name)["arguments"]["query"]
+"""
+
+
+async def test_tools_are_called_from_worker_processes(repl: Repl) -> None:
+    await run(repl, WORKERS)
+    assert (
+        await value(repl, "with mp.Pool(2) as pool: told = pool.map(ask, range(20))\ntold == list(range(20))") == "True"
+    )
+    assert await value(
+        repl, "with ProcessPoolExecutor(2) as pool: told = list(pool.map(search, 'ab', [1, 2]))\ntold"
+    ) == (
+        "[{'name': 'search', 'arguments': {'query': 'a', 'limit': 1}},\n"
+        " {'name': 'search', 'arguments': {'query': 'b', 'limit': 2}}]"
+    )
+
+
+async def test_whatever_becomes_of_calls_from_worker_processes_the_repl_lives_on(repl: Repl) -> None:
+    await run(repl, WORKERS)
+    forked = "pid = os.fork()\nif pid == 0:\n    try: ask('child')\n    finally: os._exit(0)\nos.waitpid(pid, 0)[1]"
+    assert await value(repl, forked) == "0"
+    told = """
+def told(name):
+    try: return ask(name)
+    except ToolError as error: return str(error)
+with mp.Pool(1) as pool: answer = pool.map(told, ["Liri"])
+answer == ["Liri"] or "in threads" in answer[0]
+"""
+    assert await value(repl, told) == "True"
+    killed = "for _ in range(5):\n    worker = mp.Process(target=ask, args=('x' * 900_000,)); worker.start(); worker.kill(); worker.join()"
+    assert (await run(repl, killed)).status == "ok"
+    assert await value(repl, "search('parent')['arguments']") == "{'query': 'parent'}"
+
+
+async def test_a_tools_error_reaches_the_cell_from_a_worker_process(shared: Shared, repl: Repl) -> None:
+    async def fail(name: str, arguments: dict[str, Json]) -> Json:
+        raise ToolError("no such index", fault="tool")
+
+    shared.host.answer = fail
+    await run(repl, WORKERS)
+    assert (
+        error(await run(repl, "with ProcessPoolExecutor(1) as pool: list(pool.map(ask, ['x']))")).ename == "ToolError"
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "%reset -f",
+        "get_ipython().reset()",
+        "%xdel search",
+        "%reset_selective -f search",
+        "del search, ToolError",
+        "for name in [name for name in globals() if not name.startswith('_')]: del globals()[name]",
+    ],
+)
+async def test_tools_are_there_again_after_a_cell_that_clears_names(repl: Repl, code: str) -> None:
+    assert (await run(repl, code)).status == "ok"
+    assert await value(repl, "search('x')['name'], ToolError.__name__") == "('search', 'ToolError')"
+
+
+async def test_a_value_that_takes_the_name_of_a_tool_moves_to_another_one(repl: Repl) -> None:
+    execution = await run(repl, "search = search('x')['name']\nprint(search)")
+    assert (execution.status, text(execution)) == ("ok", "search\n")
+    assert text(execution, "stderr") == (
+        "[the session has restored search, which this cell overwrote; the cell's value is now in search_]\n"
+    )
+    assert await value(repl, "search('y')['arguments'], search_") == "({'query': 'y'}, 'search')"
+    await run(repl, "for search in 'ab': pass\nsearch_2 = 2")
+    await run(repl, "ToolError, ToolError_ = None, 'mine'")
+    assert await value(repl, "search('y')['name'], search_, search_2, ToolError_, ToolError_2") == (
+        "('search', 'b', 2, 'mine', None)"
+    )
+    assert error(await run(repl, "raise ToolError('still one')")).evalue == "still one"
 
 
 # Files

@@ -1,15 +1,26 @@
 """A cell's time, and what happens to those that ignore it."""
 
 import time
+from dataclasses import dataclass
 
 import pytest
-from repl_sessions import no_tools
+from repl_sessions import echo, no_tools
 
 from lzero.errors import ReplDied
 from lzero.repl import LocalPool, LocalRepl
 from lzero.types import Error, Execution, Result, Stream
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    parameters: tuple[str, ...] = ()
+    description: str = ""
+
+
+SEARCH = Spec("search")
 
 
 async def timed(repl: LocalRepl, code: str, deadline_s: float = 0.3) -> Execution:
@@ -28,6 +39,10 @@ async def timed(repl: LocalRepl, code: str, deadline_s: float = 0.3) -> Executio
         "import subprocess\nsubprocess.run(['sleep', '60'])",
         "import threading\nthreading.Event().wait(60)",
         "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pass",
+        "import time\nfrom concurrent.futures import ProcessPoolExecutor\n"
+        "with ProcessPoolExecutor(2) as pool: list(pool.map(time.sleep, [60] * 4))",
+        "import time, multiprocessing as mp\nchild = mp.Process(target=time.sleep, args=(60,)); child.start(); child.join()",
+        "!sleep 60",
     ],
 )
 async def test_a_slow_cell_is_interrupted_and_the_session_lives(repl: LocalRepl, code: str) -> None:
@@ -37,6 +52,41 @@ async def test_a_slow_cell_is_interrupted_and_the_session_lives(repl: LocalRepl,
     assert "0.3 s" in execution.reason
     after = await repl.run("kept", deadline_s=20.0)
     assert after.outputs == (Result(data={"text/plain": "5"}),)
+
+
+async def test_a_cell_is_interrupted_while_another_thread_of_it_calls_a_tool(pool: LocalPool) -> None:
+    code = """
+import threading, time
+def ask():
+    while True: search()
+threading.Thread(target=ask, daemon=True).start()
+time.sleep(60)
+"""
+    repl = await pool.open([SEARCH], echo, seed=0)
+    assert (await timed(repl, code)).status == "timed_out"
+    await repl.close()
+
+
+FIGURES = """
+import sys, time, types
+pyplot = sys.modules["matplotlib.pyplot"] = types.ModuleType("matplotlib.pyplot")
+pyplot.get_backend = lambda: "inline"
+pyplot.get_fignums = lambda: list(figures)
+pyplot.close = lambda which: figures.clear()
+get_ipython().events.register("post_execute", lambda: [time.sleep(60) for _ in figures])
+figures = [1, 2]
+time.sleep(60)
+"""
+"""As matplotlib does it: figures that are open at the end of a cell are drawn, which takes long."""
+
+
+async def test_open_figures_of_an_interrupted_cell_are_closed_and_not_drawn(repl: LocalRepl) -> None:
+    execution = await timed(repl, FIGURES)
+    assert execution.status == "timed_out"
+    note = "[open figures (2) were closed and not drawn: the cell was interrupted]\n"
+    assert Stream(name="stderr", text=note) in execution.outputs
+    after = await repl.run("figures", deadline_s=20.0)
+    assert after.outputs == (Result(data={"text/plain": "[]"}),)
 
 
 async def test_what_an_interrupted_cell_printed_is_kept(repl: LocalRepl) -> None:

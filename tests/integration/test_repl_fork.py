@@ -14,7 +14,7 @@ from lzero.config import ReplConfig
 from lzero.errors import ForkRefused, ReplDied, ReplError
 from lzero.protocols import OnCall
 from lzero.repl import Limits, LocalPool, LocalRepl
-from lzero.types import Json
+from lzero.types import Json, Stream
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -216,6 +216,20 @@ async def test_what_cannot_be_copied_says_why_and_goes_on(pool: LocalPool, code:
     assert await value(repl, "open('/proc/sys/user/max_user_namespaces').read()") == "'0\\n'"
     await repl.close()
     assert pool.stats()["open"] == before
+
+
+async def test_children_that_have_called_tools_and_ended_are_no_obstacle(pool: LocalPool) -> None:
+    original = await pool.open([Ask()], answers("original"), seed=1)
+    code = "import os\npid = os.fork()\nif pid == 0:\n    print(ask('x')); os._exit(0)\n_ = os.waitpid(pid, 0)"
+    printed = "import os\nos.write(1, b'here\\n');"
+    for _ in range(2):
+        assert (await run(original, code)).outputs == (Stream(name="stdout", text="original: x\n"),)
+        assert (await run(original, printed)).outputs == (Stream(name="stdout", text="here\n"),)
+        copy = await original.fork(answers("copy"), seed=2)
+        assert (await run(copy, code)).outputs == (Stream(name="stdout", text="copy: x\n"),)
+        assert (await run(copy, printed)).outputs == (Stream(name="stdout", text="here\n"),)
+        await copy.close()
+    await original.close()
 
 
 async def test_a_loop_that_awaited_is_no_obstacle(pool: LocalPool) -> None:

@@ -115,6 +115,74 @@ found == list(range(40)), len(await asyncio.gather(*(asyncio.to_thread(search, n
     await repl.close()
 
 
+async def test_calls_of_a_child_that_outlives_its_cell_wait_for_the_next(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], echo, seed=0)
+    code = """
+import multiprocessing as mp
+told = mp.Queue()
+def ask():
+    for n in range(200): told.put(search(n)["arguments"]["query"])
+child = mp.Process(target=ask); child.start()
+"""
+    await run(repl, code)
+    for number in range(20):
+        assert await value(repl, f"search({number})['arguments']['query']") == str(number)
+    assert (
+        await value(repl, "answers = [told.get() for _ in range(200)]\nchild.join()\nanswers == list(range(200))")
+        == "True"
+    )
+    await repl.close()
+
+
+async def test_a_call_of_a_child_that_was_killed_while_it_waited_is_not_made(pool: LocalPool) -> None:
+    called: list[Json] = []
+
+    async def note(name: str, arguments: dict[str, Json]) -> Json:
+        called.append(arguments["query"])
+        return None
+
+    repl = await pool.open([SEARCH], note, seed=0)
+    code = """
+import multiprocessing as mp, os, signal
+def ask(): os.kill(parent, signal.SIGUSR1); search("child")
+def late():
+    child = mp.Process(target=ask); child.start()
+    child.join(0.3); child.kill(); child.join()
+parent = os.getpid()
+signal.signal(signal.SIGUSR1, lambda *_: None)
+import threading
+search("first")
+thread = threading.Thread(target=late); thread.start()
+"""
+    await run(repl, code)  # at once between two cells, for the thread
+    await run(repl, "thread.join()")
+    assert await value(repl, "search('last')\n1") == "1"
+    assert called[0] == "first"
+    assert called[-1] == "last"
+    await repl.close()
+
+
+async def test_nested_children_and_threads_of_children_call_tools(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], echo, seed=0)
+    code = """
+import os, multiprocessing as mp
+from concurrent.futures import ThreadPoolExecutor
+def ask(n): return search(n)["arguments"]["query"]
+def asked(n):
+    with ThreadPoolExecutor(4) as threads: return list(threads.map(ask, range(n)))
+def deeper(queue): queue.put(ask("deep"))
+def nested(queue):
+    child = mp.Process(target=deeper, args=(queue,)); child.start(); child.join()
+queue = mp.Queue()
+child = mp.Process(target=nested, args=(queue,)); child.start()
+with mp.Pool(2) as pool: counts = pool.map(asked, [10, 20])
+child.join()
+counts == [list(range(10)), list(range(20))], queue.get(), asked(5)
+"""
+    assert await value(repl, code) == "(True, 'deep', [0, 1, 2, 3, 4])"
+    await repl.close()
+
+
 async def test_many_calls_in_one_cell(pool: LocalPool) -> None:
     repl = await pool.open([SEARCH], echo, seed=0)
     assert await value(repl, "sum(search(n)['arguments']['query'] for n in range(500))") == str(sum(range(500)))

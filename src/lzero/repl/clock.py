@@ -9,6 +9,9 @@ from lzero.types import Execution, Output
 
 GRACE_S = 1.0
 """What a cell has, after the interrupt, to come to its end."""
+_AGAIN_S = 0.7
+"""When, in its grace, a cell is interrupted again: one that waits for its worker processes, for example, has met the first interrupt
+and waits on."""
 
 
 class Clock:
@@ -19,7 +22,8 @@ class Clock:
         self._started = self._now()
         self._waited = 0.0
         self._deadline_s = self._allowed_s = deadline_s
-        self._interrupted = False
+        self.interrupts = 0
+        """How often it was told that its time is over."""
 
     @property
     def duration_s(self) -> float:
@@ -37,11 +41,11 @@ class Clock:
         self._allowed_s = self.duration_s + more_s
 
     def interrupt(self) -> None:
-        """At its deadline, when there is a little more. Raises TimeoutError the second time."""
-        if self._interrupted:
+        """At its deadline, and again in its grace: there is a little more time. Raises TimeoutError the third time."""
+        if self.interrupts == 2:
             raise TimeoutError
-        self._interrupted = True
-        self.allow(GRACE_S)
+        self.allow(GRACE_S - _AGAIN_S if self.interrupts else _AGAIN_S)
+        self.interrupts += 1
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -53,5 +57,5 @@ class Clock:
 
     def execution(self, status: Literal["ok", "error"], outputs: tuple[Output, ...], duration_s: float) -> Execution:
         """Of a cell that came to its end, with the interrupt or without."""
-        late = f"interrupted after {self._deadline_s:g} s" if self._interrupted else ""
+        late = f"interrupted after {self._deadline_s:g} s" if self.interrupts else ""
         return Execution(outputs=outputs, status="timed_out" if late else status, duration_s=duration_s, reason=late)

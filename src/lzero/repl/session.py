@@ -43,8 +43,8 @@ class LocalRepl(Session):
         self._connection = connection
         self._transfers = Transfers(connection, config)
         self._cells = 0
-        self._interrupted = False
-        """Whether the last cell was."""
+        self._interrupts = 0
+        """How often the last cell was interrupted."""
         self._reading = asyncio.Lock()
         self._closed = False
         self.group: Group | None = None
@@ -179,15 +179,15 @@ class LocalRepl(Session):
 
     async def _converse(self, code: str, clock: Clock) -> Execution:
         self._cells += 1
-        cell = wire.Run(id=self._cells, code=code, after_interrupt=self._interrupted)
-        self._interrupted = False
+        cell = wire.Run(id=self._cells, code=code, interrupts=self._interrupts)
+        self._interrupts = 0
         await self._connection.send(cell, until=self._loop.time() + _SEND_TIMEOUT_S)
         while True:
             try:
                 answer = await self._connection.receive(until=clock.until())
             except TimeoutError:
                 clock.interrupt()
-                self._interrupted = True
+                self._interrupts += 1
                 await self._zygote.signal(self._child, signal.SIGINT)
                 continue
             match answer:

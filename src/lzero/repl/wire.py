@@ -15,7 +15,8 @@ MAX_FRAME = 8 * 1024 * 1024
 MAX_OUTPUTS = 128
 MAX_QUOTES = 1 << 20
 """Quotation marks in the JSON of all outputs of a cell, which bound how many strings these are: each costs the host fifty bytes,
-and may take three in a frame. An honest kernel needs fewer: `repl.output_kb` ends at 1,000."""
+and may take three in a frame. An honest kernel needs fewer: `repl.output_kb` ends at 4,000, and a quotation mark counts as eight
+characters there, if it is in what is not text."""
 MAX_ARGUMENTS = 1 << 20
 """Bytes of JSON in a call."""
 CHUNK_BYTES = 1 << 20
@@ -50,8 +51,8 @@ class Run(Struct, frozen=True, kw_only=True, tag="run"):
 
     id: int
     code: str
-    after_interrupt: bool = False
-    """The last cell was interrupted: the signal may have come too late for it."""
+    interrupts: int = 0
+    """How often the last cell was interrupted: a signal may have come too late for it."""
 
 
 class Settle(Struct, frozen=True, kw_only=True, tag="settle"):

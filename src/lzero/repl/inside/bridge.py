@@ -6,11 +6,13 @@ Nothing is installed in the kernel's environment: the host sends this module, an
 import builtins
 import importlib.util
 import json
+import os
 import random
+import sys
 import threading
 from typing import Any, NoReturn
 
-from stubs import ToolError, plain, stub
+from stubs import Names, ToolError, plain, stub
 
 
 class Bridge:
@@ -21,8 +23,14 @@ class Bridge:
         self._max_bytes = max_bytes
         self._calls = 0
         self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     def ask(self, name: str, arguments: dict[str, Any]) -> Any:
+        if os.getpid() != self._pid:
+            raise ToolError(
+                f"{name} cannot be called from a worker process of a Jupyter kernel: call it in the cell itself, or in threads "
+                "(concurrent.futures.ThreadPoolExecutor)"
+            )
         with self._lock:
             number = self._calls + 1
             call = {"type": "call", "id": number, "name": name, "arguments": arguments}
@@ -48,9 +56,23 @@ def install(names: dict[str, Any], settings: dict[str, Any]) -> None:
 
         numpy.random.seed(settings["seed"] % 2**32)
     bridge = Bridge(settings["nonce"], settings["max_bytes"])
-    names |= {"ToolError": ToolError, "exit": leave, "quit": leave}
-    for tool in settings["tools"]:
-        names[tool["name"]] = stub(tool, bridge.ask)
+    tools = {tool["name"]: stub(tool, bridge.ask) for tool in settings["tools"]}
+    kept = Names(names, {"ToolError": ToolError} | tools)
+    _forbid_exit(names)
+    if "get_ipython" in names:
+        names["get_ipython"]().events.register("post_run_cell", lambda *_: _restore(names, kept))
+
+
+def _restore(names: dict[str, Any], kept: Names) -> None:
+    sys.stderr.write(kept.restore())
+    _forbid_exit(names)
+
+
+def _forbid_exit(names: dict[str, Any]) -> None:
+    """Replace what IPython has under these names, now and whenever it puts it back."""
+    for name in ("exit", "quit"):
+        if type(names.get(name)).__module__.startswith("IPython."):
+            names[name] = leave
 
 
 def leave() -> NoReturn:

@@ -1,13 +1,19 @@
 """What a cell writes and shows, in order, with its head and its tail kept when it is too much."""
 
+import ctypes
+import errno
 import io
+import json
 import os
 import resource
+import threading
+from codecs import getincrementaldecoder
+from dataclasses import dataclass, field
 from typing import Any
 
 CELL_OUTPUTS = 100
-CELL_CHARS = 512_000
-"""What the outputs of a cell hold together, unless the host says otherwise: half of it text, half of it all that is not."""
+CELL_CHARS = 2_000_000
+"""Characters of all outputs of a cell together, unless the host says otherwise: an eighth of them text, the rest what is not."""
 TYPES = (
     "text/plain",
     "text/html",
@@ -22,21 +28,42 @@ TYPES = (
 _TEXT = ("text/plain", "text/markdown", "text/latex")
 """Types that still say something when their middle is missing."""
 _TRACEBACK_LINES = 200
+_DESCRIPTORS = {"stdout": 1, "stderr": 2}
+_READ_BYTES = 1 << 18
+_LINE_CHARS = 1 << 13
+"""A line of a forked child that is longer is written in parts."""
+_PUNCH_HOLE = 3
+"""FALLOC_FL_PUNCH_HOLE, and FALLOC_FL_KEEP_SIZE, which it needs."""
+_QUOTE_COST = 8
+"""The host takes fewer quotation marks than bytes: wire.MAX_QUOTES."""
+
+_libc = ctypes.CDLL(None)
 
 
 class Clipped:
-    """Text that keeps its first and last `limit // 2` characters, and says how many are missing between them."""
+    """Text that keeps its first and last `limit // 2` characters, and counts those between them."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, text: str = "") -> None:
         self._half = limit // 2
         self._head = ""
         self._tail: list[str] = []
         self._tail_chars = 0
         self._left_out = 0
+        self.add(text)
+
+    @property
+    def size(self) -> int:
+        """Characters that were added, whether they were kept or not."""
+        return len(self._head) + self._tail_chars + self._left_out
+
+    @property
+    def kept(self) -> int:
+        self._shrink()
+        return len(self._head) + self._tail_chars
 
     def add(self, text: str) -> None:
         room = self._half - len(self._head)
-        if room > 0:
+        if room > 0 and not self._left_out:
             self._head += text[:room]
             text = text[room:]
         if not text:
@@ -46,9 +73,23 @@ class Clipped:
         if self._tail_chars > 2 * self._half:
             self._shrink()
 
-    def left_out(self, count: int) -> None:
-        """Count characters that were never here."""
-        self._left_out += count
+    def narrow(self, limit: int) -> None:
+        """Keep no more than `limit` characters from now on."""
+        self._shrink()
+        self._half = limit // 2
+        if self.kept > limit:
+            tail = "".join(self._tail)
+            head, tail = (self._head, tail) if self._left_out else (self._head + tail, self._head + tail)
+            self._keep(head[: self._half], tail[max(0, len(tail) - self._half) :])
+
+    def keep_lines(self, count: int) -> None:
+        """Keep no more than the first and the last `count // 2` lines."""
+        self._shrink()
+        tail = "".join(self._tail)
+        if not self._left_out and (self._head + tail).count("\n") < count:
+            return
+        head, tail = (self._head, tail) if self._left_out else (self._head + tail, self._head + tail)
+        self._keep("\n".join(head.split("\n")[: count // 2]), "\n".join(tail.split("\n")[-(count // 2) :]))
 
     def text(self) -> str:
         self._shrink()
@@ -59,127 +100,221 @@ class Clipped:
 
     def _shrink(self) -> None:
         tail = "".join(self._tail)
-        kept = tail[-self._half :]
+        kept = tail[max(0, len(tail) - self._half) :]
         self._left_out += len(tail) - len(kept)
         self._tail, self._tail_chars = [kept], len(kept)
 
+    def _keep(self, head: str, tail: str) -> None:
+        self._left_out = self.size - len(head) - len(tail)
+        self._head, self._tail, self._tail_chars = head, [tail], len(tail)
+
 
 def clip(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    clipped = Clipped(limit)
-    clipped.add(text)
-    return clipped.text()
+    return text if len(text) <= limit else Clipped(limit, text).text()
+
+
+@dataclass
+class _Output:
+    """One output; of those of its parts that are text, the middle may be missing."""
+
+    kind: str
+    parts: dict[str, "str | Clipped"]
+    """The text of a stream, name, value and traceback of an error, representations by MIME type."""
+    cost: int = 0
+    """Bytes of a frame that its parts other than text take."""
+    name: str = ""
+    """Of a stream."""
+
+    @property
+    def texts(self) -> list[Clipped]:
+        return [part for part in self.parts.values() if isinstance(part, Clipped)]
+
+    @property
+    def size(self) -> int:
+        """Characters that a reader of text would have seen."""
+        return sum(text.size for text in self.texts) + (self.kind != "stream")
+
+    def plain(self) -> dict[str, Any]:
+        """In nbformat's shape."""
+        parts = {name: part.text() if isinstance(part, Clipped) else part for name, part in self.parts.items()}
+        match self.kind:
+            case "stream":
+                return {"output_type": "stream", "name": self.name, **parts}
+            case "error":
+                return {"output_type": "error", **parts, "traceback": parts["traceback"].split("\n")}
+            case _:
+                return {"output_type": self.kind, "data": parts}
+
+
+@dataclass
+class _File:
+    """What is written to a descriptor past Python."""
+
+    descriptor: int
+    start: int = 0
+    """Where the cell's part of it begins."""
+    seen: int = 0
+    decoder: Any = field(default_factory=lambda: getincrementaldecoder("utf-8")("replace"))
 
 
 class Outputs:
-    """The outputs of the cell that runs: streams merged, everything in the order it came, bounded in number and size."""
+    """The outputs of the cell that runs: streams merged, everything in the order it came, bounded in number and size.
+
+    Threads may write at the same time. In a forked child, everything goes to the descriptors, where the session finds it.
+    """
 
     def __init__(self, descriptors: dict[str, int], limit: int = CELL_CHARS) -> None:
         """`descriptors`: files that hold what is written to descriptors 1 and 2 past Python, by name. `limit`: characters of
         all outputs of a cell together."""
-        self._files = {name: (descriptor, 0) for name, descriptor in descriptors.items()}
-        self._items: list[dict[str, Any] | tuple[str, Clipped]] = []
-        self._displays: dict[str, dict[str, Any]] = {}
-        self._left_out = 0
+        self._files = {name: _File(descriptor) for name, descriptor in descriptors.items()}
+        self._items: list[_Output] = []
+        self._displays: dict[str, _Output] = {}
+        self._num_left_out = 0
+        self._chars_left_out = 0
         self._cleared = False
+        self._lock = threading.RLock()
+        self._lines: dict[str, list[str]] | None = None
+        """In a forked child: what it has not passed on yet, by stream."""
         self.limit = limit
 
+    def become_child(self) -> None:
+        """Go on in a process that was forked from the session."""
+        self._lines = {name: [] for name in _DESCRIPTORS}
+
     def write(self, name: str, text: str) -> None:
-        self.drain()
-        self._write(name, text)
+        if self._lines is not None:
+            self._pass_on(name, text)
+            return
+        with self._lock:
+            self.drain()
+            self._write(name, text)
 
     def show(self, kind: str, data: dict[str, str], *, name: str = "", update: bool = False) -> None:
         """`name`: under which the display can be changed until the cell ends; `update` changes it, or shows it anew."""
-        self.drain()
-        self._make_way()
-        shown = self._displays.get(name) if update else None
-        if shown is not None:
-            shown["data"] = {}  # what it held makes room
-            shown["data"] = self._fit(data)
+        if self._lines is not None:
+            self._pass_on("stdout", data.get("text/plain", " ".join(f"[{mime}]" for mime in data)) + "\n")
             return
-        item = {"output_type": kind, "data": self._fit(data)}
-        if name:
-            self._displays[name] = item
-        self._append(item)
+        with self._lock:
+            self.drain()
+            self._make_way()
+            shown = self._displays.get(name) if update else None
+            if shown is not None:
+                shown.parts, shown.cost = {}, 0  # what it held makes room
+                shown.parts, shown.cost = self._fit(data)
+                return
+            item = _Output(kind, *self._fit(data))
+            if name:
+                self._displays[name] = item
+            self._append(item)
 
     def error(self, name: str, value: str, traceback: list[str]) -> None:
-        self.drain()
-        self._make_way()
-        lines = clip("\n".join(traceback), self.limit // 16).split("\n")
-        if len(lines) > _TRACEBACK_LINES:
-            half = _TRACEBACK_LINES // 2
-            lines = [*lines[:half], f"… [{len(lines) - 2 * half} lines left out] …", *lines[-half:]]
-        self._append(
-            {"output_type": "error", "ename": clip(name, 200), "evalue": clip(value, 2000), "traceback": lines}
-        )
+        if self._lines is not None:
+            if name != "SystemExit":  # how a child ends, which is not an error of the cell
+                self._pass_on("stderr", "\n".join(traceback) + "\n")
+            return
+        lines = Clipped(self._text_limit // 8, "\n".join(traceback))
+        lines.keep_lines(_TRACEBACK_LINES)
+        with self._lock:
+            self.drain()
+            self._make_way()
+            self._append(_Output("error", {"ename": clip(name, 200), "evalue": clip(value, 2000), "traceback": lines}))
 
     def clear(self, *, wait: bool) -> None:
         """Drop what the cell has put out so far; `wait`: when something new comes."""
-        self.drain()
-        self._cleared = True
-        if not wait:
-            self._make_way()
+        if self._lines is not None:
+            return
+        with self._lock:
+            self.drain()
+            self._cleared = True
+            if not wait:
+                self._make_way()
+
+    def flush(self) -> None:
+        """Pass on what a forked child has written of a line."""
+        for name in self._lines or ():
+            self._flush(name)
 
     def drain(self) -> None:
-        """Take what was written past Python (by a subprocess, by C code) since the last time."""
-        for name, (descriptor, seen) in self._files.items():
-            size = os.fstat(descriptor).st_size
-            if size > seen:
-                at_once = self.limit // 4  # twice what a stream keeps; UTF-8 needs at most 4 bytes a character
-                head = os.pread(descriptor, min(size - seen, at_once), seen)
-                tail_start = max(seen + len(head), size - at_once)
-                self._write(name, head.decode("utf-8", "replace"))
-                if tail_start > seen + len(head):
-                    self._stream(name).left_out(tail_start - seen - len(head))
-                self._write(name, os.pread(descriptor, size - tail_start, tail_start).decode("utf-8", "replace"))
-                self._files[name] = (descriptor, size)
+        """Take what was written past Python (by a subprocess, by C code) since the last time. The caller holds the lock."""
+        for name, file in self._files.items():
+            size = os.fstat(file.descriptor).st_size
+            while file.seen < size:
+                chunk = os.pread(file.descriptor, min(size - file.seen, _READ_BYTES), file.seen)
+                file.seen += len(chunk)
+                self._write(name, file.decoder.decode(chunk))
 
     def take(self) -> list[dict[str, Any]]:
-        """The outputs so far, and start afresh."""
-        self.drain()
-        self._empty_files()
-        taken = [
-            {"output_type": "stream", "name": item[0], "text": item[1].text()} if isinstance(item, tuple) else item
-            for item in self._items
-        ]
-        if self._left_out:
-            note = f"… [{self._left_out} outputs left out] …\n"
-            taken.insert(CELL_OUTPUTS // 2, {"output_type": "stream", "name": "stderr", "text": note})
-        self._items, self._displays, self._left_out, self._cleared = [], {}, 0, False
-        if sum(_num_chars(item) for item in taken) > self.limit // 2:
-            taken = [_cut(item, self.limit // 2 // len(taken)) for item in taken]
-        return taken
+        """Return the outputs so far, and start afresh."""
+        with self._lock:
+            self.drain()
+            self._release_files()
+            taken, num_left_out, chars_left_out = self._items, self._num_left_out, self._chars_left_out
+            self._forget()
+        if sum(text.kept + 1 for item in taken for text in item.texts) > self._text_limit:
+            for item in taken:
+                for text in item.texts:
+                    text.narrow(self._text_limit // len(taken) // len(item.texts))
+        outputs = [item.plain() for item in taken]
+        if num_left_out:
+            note = f"… [{num_left_out} outputs left out: {chars_left_out} characters] …\n"
+            outputs.insert(CELL_OUTPUTS // 2, {"output_type": "stream", "name": "stderr", "text": note})
+        return outputs
 
-    def _empty_files(self) -> None:
-        for name, (descriptor, seen) in self._files.items():
-            if not seen:
+    def rewind(self) -> None:
+        """Empty the files behind the descriptors; nobody may be writing to them."""
+        with self._lock:
+            self.drain()
+            for file in self._files.values():
+                os.ftruncate(file.descriptor, 0)
+                file.start = file.seen = 0
+
+    @property
+    def _text_limit(self) -> int:
+        return self.limit // 8
+
+    def _release_files(self) -> None:
+        """Give back the memory of what was taken. The files keep their length, since a child may be writing, until half of the
+        length that they may have is used up."""
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        for name, file in self._files.items():
+            if file.seen == file.start:
                 continue
-            if seen >= resource.getrlimit(resource.RLIMIT_FSIZE)[0] >= 0:
-                self._write("stderr", f"\n… [{name}: nothing is captured beyond its first {seen} bytes] …\n")
-            os.ftruncate(descriptor, 0)
-            self._files[name] = (descriptor, 0)
+            self._write(name, file.decoder.decode(b"", True))
+            if file.seen >= limit >= 0:
+                note = f"{name}: nothing is captured beyond its first {file.seen - file.start} bytes"
+                self._write("stderr", f"\n… [{note}] …\n")
+            if file.seen >= limit // 2 >= 0 or not _punch(file.descriptor, file.start, file.seen):
+                os.ftruncate(file.descriptor, 0)
+                file.seen = 0
+            file.start = file.seen
 
     def _make_way(self) -> None:
         """For something new: what was cleared until now goes."""
         if self._cleared:
-            self._items, self._displays, self._left_out, self._cleared = [], {}, 0, False
+            self._forget()
 
-    def _fit(self, data: dict[str, str]) -> dict[str, str]:
-        """Text in its share, its middle cut out; what is not text as a whole, or a note in the text that it was left out."""
-        room = self.limit // 2 - sum(_num_rich_chars(item) for item in self._items)
-        fitting, notes = {}, []
+    def _forget(self) -> None:
+        self._items, self._displays, self._cleared = [], {}, False
+        self._num_left_out = self._chars_left_out = 0
+
+    def _fit(self, data: dict[str, str]) -> tuple[dict[str, str | Clipped], int]:
+        """Text in its share, its middle cut out; what is not text as a whole, or a note in the text that it was left out. And
+        what the latter costs."""
+        room = self.limit - self._text_limit - sum(item.cost for item in self._items)
+        fitting: dict[str, str | Clipped] = {}
+        notes, cost = [], 0
         for mime, text in data.items():
             if mime in _TEXT:
-                fitting[mime] = clip(text, self.limit // 16)
-            elif len(text) <= room:
+                fitting[mime] = Clipped(self._text_limit // 8, text)
+            elif cost + len(text) <= room and cost + (own := _cost(text)) <= room:
                 fitting[mime] = text
-                room -= len(text)
+                cost += own
             else:
                 notes.append(f"… [{mime} of {len(text)} characters left out] …")
         if notes:
-            fitting["text/plain"] = "\n".join(filter(None, (fitting.get("text/plain"), *notes)))
-        return fitting
+            told = "\n".join(filter(None, (data.get("text/plain"), *notes)))
+            fitting["text/plain"] = Clipped(self._text_limit // 8, told)
+        return fitting, cost
 
     def _write(self, name: str, text: str) -> None:
         if text:
@@ -188,44 +323,50 @@ class Outputs:
 
     def _stream(self, name: str) -> Clipped:
         last = self._items[-1] if self._items else None
-        if isinstance(last, tuple) and last[0] == name:
-            return last[1]
-        stream = Clipped(self.limit // 8)
-        self._append((name, stream))
+        if last is not None and last.kind == "stream" and last.name == name:
+            return last.texts[0]
+        stream = Clipped(self._text_limit // 4)
+        self._append(_Output("stream", {"text": stream}, name=name))
         return stream
 
-    def _append(self, item: dict[str, Any] | tuple[str, Clipped]) -> None:
+    def _append(self, item: _Output) -> None:
         self._items.append(item)
         if len(self._items) > CELL_OUTPUTS:
             gone = self._items.pop(CELL_OUTPUTS // 2)
             self._displays = {name: shown for name, shown in self._displays.items() if shown is not gone}
-            self._left_out += 1
+            self._num_left_out += 1
+            self._chars_left_out += gone.size
+
+    def _pass_on(self, name: str, text: str) -> None:
+        """Write whole lines, so that those of several children stay apart."""
+        assert self._lines is not None
+        line = self._lines[name]
+        line.append(text)
+        if "\n" in text or sum(map(len, line)) > _LINE_CHARS:
+            self._flush(name)
+
+    def _flush(self, name: str) -> None:
+        assert self._lines is not None
+        pieces, self._lines[name] = self._lines[name], []
+        rest = "".join(pieces).encode("utf-8", "replace")
+        while rest:
+            try:
+                rest = rest[os.write(_DESCRIPTORS[name], rest) :]
+            except OSError as error:
+                if error.errno != errno.EFBIG:
+                    raise
+                return  # nothing is captured beyond this, as the session will say
 
 
-def _num_chars(item: dict[str, Any]) -> int:
-    """Of text."""
-    data = item.get("data", {})
-    texts = (item.get("text", ""), *(data[mime] for mime in _TEXT if mime in data), *item.get("traceback", ()))
-    return sum(len(text) + 1 for text in texts)
+def _cost(text: str) -> int:
+    """Bytes that a text takes in a frame, and more for its quotation marks."""
+    return len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) + (_QUOTE_COST - 2) * text.count('"')
 
 
-def _num_rich_chars(item: dict[str, Any] | tuple[str, Clipped]) -> int:
-    """Of all that is not text."""
-    if isinstance(item, tuple):
-        return 0
-    return sum(len(text) for mime, text in item.get("data", {}).items() if mime not in _TEXT)
-
-
-def _cut(item: dict[str, Any], limit: int) -> dict[str, Any]:
-    match item["output_type"]:
-        case "stream":
-            return item | {"text": clip(item["text"], limit)}
-        case "error":
-            return item | {"traceback": clip("\n".join(item["traceback"]), limit).split("\n")}
-        case _:
-            share = limit // len(_TEXT)
-            data = {mime: clip(text, share) if mime in _TEXT else text for mime, text in item["data"].items()}
-            return item | {"data": data}
+def _punch(descriptor: int, start: int, end: int) -> bool:
+    """Free the memory of a part of a file, which reads as zeros from now on; whether it could be done. fallocate(2)."""
+    punched = _libc.fallocate(descriptor, _PUNCH_HOLE, ctypes.c_int64(start), ctypes.c_int64(end - start))
+    return bool(punched == 0)
 
 
 class Stream(io.TextIOBase):
@@ -234,10 +375,9 @@ class Stream(io.TextIOBase):
     encoding = "utf-8"
     errors = "replace"
 
-    def __init__(self, name: str, outputs: Outputs, descriptor: int) -> None:
+    def __init__(self, name: str, outputs: Outputs) -> None:
         self._name = name
         self._outputs = outputs
-        self._descriptor = descriptor
 
     @property
     def name(self) -> str:
@@ -249,6 +389,9 @@ class Stream(io.TextIOBase):
         self._outputs.write(self._name, text)
         return len(text)
 
+    def flush(self) -> None:
+        self._outputs.flush()
+
     def writable(self) -> bool:
         return True
 
@@ -256,4 +399,4 @@ class Stream(io.TextIOBase):
         return False
 
     def fileno(self) -> int:
-        return self._descriptor
+        return _DESCRIPTORS[self._name]

@@ -159,11 +159,11 @@ def _require_alone(original: Tracee, init: int) -> None:
         raise Refused("it does not wait for its next cell")
     if _num_filters(pid) > _num_filters(os.getpid()) + 1:
         raise Refused("it filters system calls itself, and could answer in place of the kernel")
-    if (threads := len(os.listdir(f"/proc/{pid}/task"))) > 1:
-        raise Refused(f"it has {threads} threads, and a copy would have one")
     children = sum(len(read(f"/proc/{each}/task/{each}/children").split()) for each in (pid, init))
     if children:
         raise Refused(f"it has processes of its own ({children}; one that has ended counts until it is waited for)")
+    if (threads := len(os.listdir(f"/proc/{pid}/task"))) > 1:
+        raise Refused(f"it has {threads} threads, and a copy would have one")
     if len(pids_of(pid)) >= _DEEPEST:
         raise Refused(NO_DEEPER)
 

@@ -64,12 +64,17 @@ class Families:
         return family if family is not None and family.session else None
 
     def signal(self, number: int, sent: int) -> None:
-        """Kill with its init, if it has it to itself; any other signal is for the session."""
+        """Kill with its init, if it has it to itself; interrupt as a terminal does, with the processes that it waits for; any
+        other signal is for the session."""
         family = self._by_number.get(number)
-        if family is not None and family.session:
-            os.kill(
-                family.init if sent == signal.SIGKILL and family.init and not family.below else family.session, sent
-            )
+        if family is None or not family.session:
+            return
+        if sent == signal.SIGKILL and family.init and not family.below:
+            os.kill(family.init, sent)
+        elif sent == signal.SIGINT:
+            os.killpg(family.session, sent)
+        else:
+            os.kill(family.session, sent)
 
     def discard(self, init: int) -> None:
         """Of a copy that did not come to be."""

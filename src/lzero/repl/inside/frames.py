@@ -35,6 +35,10 @@ class Channel:
         message: dict[str, Any] = json.loads(self._exactly(length))
         return message
 
+    def close(self) -> None:
+        """Let go of this process's end; another process that has it, too, keeps it."""
+        self._socket.close()
+
     def _exactly(self, count: int) -> bytes:
         data = b""
         while len(data) < count:

@@ -10,16 +10,20 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy
 import workspace
 from capture import Outputs, Stream
 from frames import Channel, Closed
+from relay import Relay
 from shell import Shell
-from stubs import ToolError, stub
+from stubs import Names, ToolError, stub
+
+_MODULE = {"__name__": "__main__", "__doc__": None, "__package__": None, "__loader__": None, "__spec__": None}
+"""What a module has of itself; multiprocessing asks for some of it, class statements for the name."""
 
 
 class Interrupts:
@@ -32,8 +36,8 @@ class Interrupts:
     def __init__(self) -> None:
         self._in_cell = False
         self._between = 0
-        self._met = False
-        """Whether the last cell, or the one that runs, has met one."""
+        self.met = 0
+        """How many the last cell, or the one that runs, has met."""
         self._held = False
         self._pending = False
         signal.signal(signal.SIGINT, self._on_signal)
@@ -42,24 +46,28 @@ class Interrupts:
         if self._held:
             self._pending = True
         elif self._in_cell:
-            self._met = True
+            self.met += 1
             raise KeyboardInterrupt
         else:
             self._between += 1
+
+    def become_child(self) -> None:
+        """Go on in a process that was forked from the session: there it is an ordinary KeyboardInterrupt."""
+        self._in_cell, self._held = True, False
 
     def start_again(self) -> None:
         """None was meant for the cells to come."""
         self._between = 0
 
     @contextmanager
-    def cell(self, *, after_interrupt: bool) -> Iterator[None]:
-        """`after_interrupt`: the host has interrupted the last one."""
+    def cell(self, *, sent: int) -> Iterator[None]:
+        """`sent`: how often the host has interrupted the last one."""
         self._pending, self._in_cell = False, True
         try:
-            num_late = int(after_interrupt and not self._met)
-            num_between, self._between, self._met = self._between, 0, False
+            num_late = max(0, sent - self.met)
+            num_between, self._between, self.met = self._between, 0, 0
             if num_between > num_late:
-                self._met = True
+                self.met = 1
                 raise KeyboardInterrupt
             yield
         finally:
@@ -67,6 +75,10 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        """Let one wait, if this is the thread that it would meet."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         self._held = True
         try:
             yield
@@ -86,23 +98,49 @@ class Tools:
         self._calls = 0
         self.lock = threading.Lock()
         """Held by whoever waits for a frame."""
+        self._relay = Relay(self._call)
+        self._is_child = False
+        os.register_at_fork(
+            before=self._relay.open, after_in_parent=self._relay.start, after_in_child=self._become_child
+        )
 
     def start_again(self) -> None:
         """Count calls from 1."""
         self._calls = 0
 
+    def settle(self) -> None:
+        """Between two cells: take no calls of children, where there are none."""
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            self._relay.close()
+
     def stub(self, tool: dict[str, Any]) -> Any:
         return stub(tool, self._ask)
 
     def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
+        reply = self._relay.call(name, arguments) if self._is_child else self._call(name, arguments)
+        if reply["error"] is not None:
+            raise ToolError(reply["error"])
+        return reply["value"]
+
+    def _call(
+        self, name: str, arguments: dict[str, Any], is_wanted: Callable[[], bool] = lambda: True
+    ) -> dict[str, Any]:
         with self.lock, self._interrupts.held():
+            if not is_wanted():
+                raise Closed
             self._channel.send({"type": "call", "id": self._calls + 1, "name": name, "arguments": arguments})
             self._calls += 1
             while (reply := self._channel.receive())["type"] == "get":  # the tool wants to see a file first
                 workspace.serve(reply, self._channel)
-        if reply["error"] is not None:
-            raise ToolError(reply["error"])
-        return reply["value"]
+        return reply
+
+    def _become_child(self) -> None:
+        self._is_child = True
+        self._interrupts.become_child()
+        self._relay.become_child()
+        self._channel.close()
 
 
 class Kernel:
@@ -114,7 +152,9 @@ class Kernel:
         self._interrupts = Interrupts()
         self._tools = Tools(self._channel, self._interrupts)
         self._streams = self._capture()
+        os.register_at_fork(after_in_child=self._shell.outputs.become_child)
         self._pid = os.getpid()
+        self._names = Names({}, {})
 
     def serve(self) -> None:
         """Until the host closes the socket."""
@@ -123,9 +163,7 @@ class Kernel:
             with self._tools.lock:
                 message = self._next_cell()
             while True:
-                status = self._run(message["code"], message["after_interrupt"])
-                if os.getpid() != self._pid:
-                    os._exit(0)  # forked by the cell, and come to the cell's end too: it is not the session
+                status = self._run(message["code"], message["interrupts"])
                 message = self._finish(message["id"], status)
         except (Closed, ConnectionError):
             pass
@@ -134,22 +172,51 @@ class Kernel:
         random.seed(message["seed"])
         numpy.random.seed(message["seed"] % 2**32)
         self._shell.outputs.limit = message["output_chars"]
-        tools = {tool["name"]: self._tools.stub(tool) for tool in message["tools"]}
-        self._shell.push({"ToolError": ToolError, "_dh": [os.getcwd()], **tools}, interactive=False)
+        given = {"ToolError": ToolError} | {tool["name"]: self._tools.stub(tool) for tool in message["tools"]}
+        self._shell.push({"_dh": [os.getcwd()], **_MODULE, **given}, interactive=False)
+        self._names = Names(self._shell.user_ns, given)
+        self._shell.events.callbacks["post_execute"].insert(0, self._close_figures)  # before they are drawn
         sys.path.insert(0, "")  # what stands in the workspace can be imported, as in IPython
         gc.enable()
         self._channel.send({"type": "ready"})
 
-    def _run(self, code: str, after_interrupt: bool) -> str:
+    def _run(self, code: str, interrupts: int) -> str:
         sys.stdout, sys.stderr = self._streams
         try:
-            with self._interrupts.cell(after_interrupt=after_interrupt):
+            with self._interrupts.cell(sent=interrupts):
                 result = self._shell.run_cell(code, store_history=True)
+            status = "ok" if result.success else "error"
+            error = result.error_in_exec or result.error_before_exec
         except KeyboardInterrupt as interrupt:  # outside of the user's code, but in its time
             self._shell.outputs.error("KeyboardInterrupt", "", ["KeyboardInterrupt"])
-            del interrupt
-            return "error"
-        return "ok" if result.success else "error"
+            status, error = "error", interrupt
+        if os.getpid() != self._pid:
+            self._end_child(error)
+        self._restore_names()
+        return status
+
+    def _end_child(self, error: BaseException | None) -> NoReturn:
+        """End a process that the cell has forked and that has come to the cell's end too: it is not the session."""
+        self._shell.outputs.flush()
+        code = error.code if isinstance(error, SystemExit) else error
+        os._exit(code & 0xFF if isinstance(code, int) else code is not None)
+
+    def _restore_names(self) -> None:
+        names = self._shell.user_ns
+        for name, value in _MODULE.items():
+            names.setdefault(name, value)
+        if "_oh" not in names:  # without IPython's own names, no result is shown
+            self._shell.init_user_ns()
+        if note := self._names.restore():
+            self._shell.outputs.write("stderr", note)
+
+    def _close_figures(self) -> None:
+        """After an interrupt: to draw what is open may take longer than a cell has then."""
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if self._interrupts.met and pyplot and "inline" in pyplot.get_backend() and (numbers := pyplot.get_fignums()):
+            pyplot.close("all")
+            note = f"[open figures ({len(numbers)}) were closed and not drawn: the cell was interrupted]\n"
+            self._shell.outputs.write("stderr", note)
 
     def _finish(self, number: int, status: str) -> dict[str, Any]:
         """Tell the host, and wait for the next cell. A thread that a cell left behind cannot call a tool in between: the
@@ -175,6 +242,8 @@ class Kernel:
     def _settle(self) -> None:
         """About to be copied: let go of what a copy could not have, and is made anew where it is needed."""
         self._shell.close_idle_loop()
+        self._shell.outputs.rewind()
+        self._tools.settle()
         self._channel.send({"type": "ready"})
 
     def _renew(self, seed: int) -> None:
@@ -196,4 +265,4 @@ class Kernel:
             descriptors[name] = file
         outputs = Outputs(descriptors)
         self._shell.outputs = outputs
-        return Stream("stdout", outputs, 1), Stream("stderr", outputs, 2)
+        return Stream("stdout", outputs), Stream("stderr", outputs)

@@ -14,7 +14,41 @@ class ToolError(Exception):
     """A tool did not answer; the message says why."""
 
 
-ToolError.__module__ = "builtins"  # tracebacks then say "ToolError", as the cell names it
+ToolError.__module__ = (
+    "__main__"  # where cells find it: tracebacks then say "ToolError", and worker processes can send one
+)
+
+
+class Names:
+    """Names that the host gave a session. Each cell finds them, whatever the one before it did to them."""
+
+    def __init__(self, namespace: dict[str, Any], given: dict[str, Any]) -> None:
+        """Bind what is `given` in the session's `namespace`."""
+        self._namespace = namespace
+        self._given = given
+        self._moved: dict[str, str] = {}
+        namespace.update(given)
+
+    def restore(self) -> str:
+        """Bind the names again, and move a value that has taken the place of one to a free name. Return what to print about that."""
+        notes = []
+        for name, value in self._given.items():
+            found = self._namespace.get(name, value)
+            if found is not value:
+                other = self._moved[name] = self._free_name(name)
+                self._namespace[other] = found
+                notes.append(
+                    f"[the session has restored {name}, which this cell overwrote; the cell's value is now in {other}]\n"
+                )
+            self._namespace[name] = value
+        return "".join(notes)
+
+    def _free_name(self, name: str) -> str:
+        """The one that the last value of this name moved to, or the first that is free."""
+        number, free = 2, f"{name}_"
+        while free in self._namespace and free != self._moved.get(name):
+            number, free = number + 1, f"{name}_{number}"
+        return free
 
 
 def stub(tool: dict[str, Any], ask: Callable[[str, dict[str, Any]], Any]) -> Any:
@@ -42,7 +76,7 @@ def _function(
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = description
-    call.__module__ = "builtins"
+    call.__module__ = "__main__"  # where worker processes look it up
     call.__signature__ = signature  # type: ignore[attr-defined] # how functions say it
     return call
 

@@ -114,7 +114,7 @@ class JupyterRepl(Session):
 
     async def _converse(self, code: str, clock: Clock, *, silent: bool = False) -> Execution:
         always = {"store_history": True, "user_expressions": {}, "allow_stdin": True, "stop_on_error": True}
-        asked, interrupted = self._kernel.ask("execute_request", {"code": code, "silent": silent} | always), ""
+        asked = [self._kernel.ask("execute_request", {"code": code, "silent": silent} | always)]
         outputs = Outputs(self._output_chars)
         reply: Answer | None = None
         idle = False
@@ -127,11 +127,11 @@ class JupyterRepl(Session):
                     await self._kernel.listen_again()
                     break
                 clock.interrupt()
-                interrupted = await self._interrupt()
+                asked.append(await self._interrupt())
                 continue
             if channel == "stdin" and message.kind == "input_request":
                 self._kernel.reply(await self._answer_prompt(message, clock))
-            elif message.parent not in (asked, interrupted):
+            elif message.parent not in asked:
                 continue  # of an earlier cell
             elif channel == "iopub":
                 outputs.add(message)
