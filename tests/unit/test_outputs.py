@@ -65,6 +65,19 @@ def test_head_and_tail_of_a_long_output_stay() -> None:
     assert "5010 characters" in text
 
 
+def test_the_note_of_a_cut_counts_what_the_session_had_left_out() -> None:
+    stream = stdout("a" * 300 + "\n… [1000000 characters left out] …\n" + "b" * 300)
+    value = Result(data={"text/plain": "c" * 100 + "\n… [500 characters left out] …\n" + "d" * 100})
+    note = Stream(name="stderr", text="… [7 outputs left out: 4000 characters] …\n")
+    size = 600 + 1_000_000 + 4_000 + 200 + 500
+    assert f"[{size} characters, the middle is cut]" in render_output(done(stream, note, value), max_chars=200)
+    assert f"[{size} characters, the middle is cut]" in render_output(done(stream, note, value), max_chars=700)
+    picture = "… [image/png of 9000 characters left out] …"
+    assert "[643 characters, the middle is cut]" in render_output(done(stdout("e" * 600 + picture)), max_chars=200)
+    error = Error(ename="E", evalue="v" * 900 + "\n… [9000 characters left out] …\n" + "w" * 900, traceback=())
+    assert "[10803 characters, the middle is cut]" in render_output(done(error), max_chars=500)
+
+
 def test_a_traceback_ends_with_the_error() -> None:
     error = Error(
         ename="NameError",

@@ -17,6 +17,8 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNSEEN = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 """What turns the order of text around, and letters that a person does not see and a model reads."""
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
+_LEFT_OUT = re.compile(r"\n?… \[(?:\d+ outputs left out: )?(\d{1,15}) characters(?: left out)?\] …\n?")
+"""What a session says where it has left out characters itself."""
 _RULER = re.compile(r"-{20,}")
 
 
@@ -50,15 +52,21 @@ def unbroken(text: str) -> str:
 
 
 def cut(text: str, max_chars: int) -> str:
-    """The head and the tail of `text` in `max_chars` characters, with a line between them that says how many went."""
+    """The head and the tail of `text` in `max_chars` characters, with a line between them that tells the size of the whole: of
+    what the session has left out before, too."""
     if len(text) <= max_chars:
         return text
-    mark = f"\n[{len(text)} characters, the middle is cut]\n"
+    mark = f"\n[{_size(text)} characters, the middle is cut]\n"
     room = max_chars - len(mark)
     if room <= 0:
         return text[len(text) - max_chars :]
     tail = room // 2
     return text[: room - tail] + mark + text[len(text) - tail :]
+
+
+def _size(text: str) -> int:
+    """Characters of what was put out."""
+    return len(text) + sum(int(mark[1]) - len(mark[0]) for mark in _LEFT_OUT.finditer(text))
 
 
 def _join(outputs: Iterable[Stream | Result | Display]) -> str:
