@@ -108,21 +108,21 @@ def test_a_tokenizer_without_chat_template(complaint: Complaint, model: Path) ->
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ('{"question": "c?", "answers": []}', 'field "answers" is empty: give at least one gold answer'),
-        ('{"question": "c?", "answer": [" "]}', 'field "answer" holds an empty answer'),
-        ('{"question": "c?", "answer": {"text": "d"}}', 'field "answer" holds an object'),
-        ('{"question": 3.5, "answer": null}', 'field "answers" is empty'),
-        ('{"answer": "d"}', 'field "question" is empty'),
-        ('{"question": "c?", "answer": "d", "hops": "two"}', "field \"hops\" is 'two'"),
-        ('{"question": "c?", "answer": "d", "passages": [{"title": "t"}]}', 'field "passages[0]" holds nothing'),
-        ('{"question": "c?", "ans', "not a line of JSON"),
+        ('{"question": "c?", "answers": []}', "field `answers` is empty: give at least one gold answer"),
+        ('{"question": "c?", "answer": [" "]}', "field `answer` holds an empty answer"),
+        ('{"question": "c?", "answer": {"text": "d"}}', "field `answer` holds an object"),
+        ('{"question": 3.5, "answer": null}', "field `answer` is empty"),
+        ('{"answer": "d"}', "has no field `question`. It has `answer`."),
+        ('{"question": "c?", "answer": "d", "hops": "two"}', "field `hops` is 'two'"),
+        ('{"question": "c?", "answer": "d", "passages": [{"title": "t"}]}', "field `passages[0]` holds nothing"),
+        ('{"question": "c?", "ans', "is not JSON in UTF-8"),
     ],
 )
 def test_a_bad_row_is_told_with_its_file_line_and_field(complaint: Complaint, row: str, problem: str) -> None:
     Path("tasks.jsonl").write_text(f'{{"question": "a?", "answer": "b"}}\n\n{row}\n')
     for key in ("tasks.train", "tasks.eval"):
         message = complaint("train", f"{key}=tasks.jsonl", "run.dir=run")
-        assert message.startswith("lzero: tasks.jsonl:3: ")
+        assert message.startswith(f"lzero: {key}: line 3 of tasks.jsonl")
         assert problem in message
     assert problem in complaint("check", "tasks.train=tasks.jsonl")
     assert not Path("run").exists()

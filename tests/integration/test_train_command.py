@@ -89,7 +89,16 @@ def test_a_run_prints_plain_lines_in_a_pipe_and_ends_with_json(
 
 
 def test_the_run_directory_holds_everything(finished: Path) -> None:
-    names = {"config.toml", "versions.json", "sandbox.jsonl", "metrics.jsonl", "run.log", "episodes", "checkpoints"}
+    names = {
+        "config.toml",
+        "inputs.json",
+        "versions.json",
+        "sandbox.jsonl",
+        "metrics.jsonl",
+        "run.log",
+        "episodes",
+        "checkpoints",
+    }
     assert {file.name for file in finished.iterdir()} == names | {"learning-curve.png", "learning-curve.svg"}
     assert phases(finished) == [("eval", 0), ("train", 0), ("train", 1), ("eval", 2)]
     assert len(list(read_records(finished, phase="eval"))) == 2 * 3
@@ -101,11 +110,32 @@ def test_the_run_directory_holds_everything(finished: Path) -> None:
 
 
 def test_a_finished_run_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "inputs.json").unlink()  # as in a run of an earlier version
     code, lines, _ = train("--resume", str(run), "train.updates=3", "--json", capsys=capsys)
     assert code == 0
     assert json.loads(lines[-1])["updates"] == 3
+    assert any("holds no inputs.json" in line for line in lines)
+    assert (run / "inputs.json").exists()
     assert phases(run) == [("eval", 0), ("train", 0), ("train", 1), ("eval", 2), ("train", 2), ("eval", 3)]
     assert "updates = 3" in (run / "config.toml").read_text()
+
+
+def test_a_run_whose_inputs_changed_is_resumed_only_where_that_is_accepted(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = (run / "inputs.json").read_text()
+    changed = recorded.replace('"digest": "', '"digest": "0')
+    (run / "inputs.json").write_text(changed)
+    code, _, errors = train("--resume", str(run), "train.updates=3", capsys=capsys)
+    assert code == 1
+    assert "; or train a new run from its last policy: lzero train " in errors
+    assert f"model.path={run / 'checkpoints' / 'update-000002'}" in errors
+    assert (run / "inputs.json").read_text() == changed
+    code, _, _ = train("--resume", str(run), "--accept-changes", "--json", capsys=capsys)
+    assert code == 0
+    assert (run / "inputs.json").read_text() == recorded
+    assert "holds others now, or in another order; the run goes on with it" in (run / "run.log").read_text()
+    assert "--accept-changes acts with --resume" in train("--accept-changes", capsys=capsys)[2]
 
 
 def test_a_change_that_would_make_it_another_run_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import jinja2
+import jinja2.meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from lzero.agent.notepad import render_notepad
@@ -156,6 +157,21 @@ def _template(name: str, ability: str) -> jinja2.Template:
         return _environment(jinja2.ChoiceLoader([own, beside])).from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"agent.prompt = {name!r}, line {error.lineno}: {error}") from None
+
+
+def template_files(agent: AgentConfig) -> list[Path]:
+    """Return the files of the user's that make the system prompt: the one that `agent.prompt` names, and those beside it that it
+    extends or includes by name. Raises ConfigError for a file that cannot be used."""
+    if agent.prompt in ("brief", "full"):
+        return []
+    system_prompt(agent, ())
+    first = Path(agent.prompt).expanduser()
+    found = [first]
+    for file in found:
+        parsed = _environment(jinja2.BaseLoader()).parse(file.read_text(encoding="utf-8"))
+        beside = [first.parent / name for name in jinja2.meta.find_referenced_templates(parsed) if name]
+        found += [other for other in beside if other.is_file() and other not in found]
+    return found
 
 
 def _environment(loader: jinja2.BaseLoader) -> SandboxedEnvironment:

@@ -45,6 +45,9 @@ def train(
         Path | None, typer.Option(help="Go on with the run in this directory; section.key=value changes it.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Resume though tasks, corpus, prompt or model have changed since.")
+    ] = False,
 ) -> None:
     """Train a model by reinforcement learning, with its score on held-out tasks before and after.
 
@@ -54,11 +57,13 @@ def train(
 
     from lzero.cli.display import TrainingDisplay
 
+    if accept_changes and not resume:
+        raise ConfigError("--accept-changes acts with --resume only")
     run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments))
     console = Console()
     console.print(plan(config), highlight=False, soft_wrap=True, markup=False)
     with TrainingDisplay(console, num_updates=config.train.updates) as display, _log_shown(display):
-        report = asyncio.run(_train(config, run, display))
+        report = asyncio.run(_train(config, run, display, accept_changes=accept_changes))
     if report.after is None:
         path = report.run.path
         print(
@@ -101,12 +106,14 @@ def _resumed(path: Path, arguments: list[str] | None) -> "tuple[RunDirectory, Co
     return run, run.config
 
 
-async def _train(config: "Config", run: "RunDirectory | None", display: "TrainingDisplay") -> "Report":
+async def _train(
+    config: "Config", run: "RunDirectory | None", display: "TrainingDisplay", *, accept_changes: bool
+) -> "Report":
     from lzero.train.run import run_training
 
     stop = asyncio.Event()
     with _interruptible(stop, display):
-        return await run_training(config, run=run, watcher=display, stop=stop)
+        return await run_training(config, run=run, watcher=display, stop=stop, accept_changes=accept_changes)
 
 
 @contextmanager

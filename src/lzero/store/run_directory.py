@@ -1,6 +1,7 @@
 """The directory of a run.
 
     config.toml       the resolved configuration; `lzero train RUN/config.toml run.dir=` repeats the run in a new directory
+    inputs.json       fingerprints of what the run reads from paths: tasks, corpus, prompt, model, code (`lzero.store.inputs`)
     versions.json     of Python, the platform and the libraries that results depend on
     sandbox.jsonl     what shut the REPLs in, a line for each time the run was started: tier, kernel, control groups, limits
     metrics.jsonl     a line an update or evaluation

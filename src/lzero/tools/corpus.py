@@ -52,11 +52,16 @@ def open_corpus(path: Path, read_rows: ReadRows, *, cache: Path | None = None) -
     """
     if not path.is_dir():
         return PassageIndex.of_file(path, read_rows, cache=cache)
-    digest = hashlib.blake2b(digest_size=16)
-    for file in corpus_files(path):
-        digest.update(content_hash(file, _name(file, path)).encode())
+    digest = hashlib.blake2b("".join(corpus_hashes(path)).encode(), digest_size=16)
     key = f"{digest.hexdigest()} {FORMAT} {_SPLITTING}"
     return PassageIndex.kept(key, functools.partial(read_corpus, path, read_rows), cache=cache)
+
+
+def corpus_hashes(path: Path) -> list[str]:
+    """Return a hash of the name and the content of each file of a corpus, in their order. Raises DataError."""
+    if not path.is_dir():
+        return [content_hash(path, path.name)]
+    return [content_hash(file, _name(file, path)) for file in corpus_files(path)]
 
 
 def read_corpus(path: Path, read_rows: ReadRows) -> Iterator[Passage]:

@@ -8,9 +8,11 @@ config ──▶ tasks, trainer, engine, sandboxes ──▶ loop.train ──�
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from lzero.config import Config
@@ -23,10 +25,12 @@ from lzero.rollout.build import POLICY, build, eval_tasks, open_user_code, train
 from lzero.rollout.collector import Collector
 from lzero.rollout.curriculum import check_curriculum
 from lzero.store import Record, RunDirectory, check_new, read_records
+from lzero.store.inputs import INPUTS_FILE, Input, read_inputs, write_inputs
 from lzero.threads import computing_alone
 from lzero.train.checkpoint import Progress
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.collapse import collapse_warnings
+from lzero.train.inputs import check_inputs, run_inputs
 from lzero.train.loop import Outcome, train
 from lzero.train.resume import check_config, checkpoint_to_resume
 from lzero.train.seeding import seeded
@@ -66,9 +70,12 @@ class Report:
     seconds: float
 
 
-async def run_training(config: Config, *, run: RunDirectory | None, watcher: Watcher, stop: asyncio.Event) -> Report:
+async def run_training(
+    config: Config, *, run: RunDirectory | None, watcher: Watcher, stop: asyncio.Event, accept_changes: bool = False
+) -> Report:
     """Train as `config` says, in a new run directory or, with `run`, on from the newest checkpoint of that one.
 
+    `accept_changes`: resume though what the run reads (tasks, corpus, prompt, model) has changed since it began.
     `stop` ends the run at the next point from which it can resume. Raises an LzeroError before a run directory is made when
     the configuration, the tasks, the model or this machine's sandbox cannot be used.
     """
@@ -80,15 +87,18 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
         check_new(config)
     training, held_out = _sources(config)
     notes = inert_settings(config) + unread_notes(config, training, held_out)
-    for note in notes:
-        watcher.note(note)
-    watcher.say("loading the model and starting the sandboxes")
     with ExitStack() as claim, seeded(config.run), computing_alone():
         if run is not None:
             claim.enter_context(run.claimed())
         checkpoint = checkpoint_to_resume(run) if run else None
         if checkpoint:
             check_config(checkpoint, config)
+        inputs = run_inputs(config, training, held_out)
+        if run is not None:
+            notes += _compared(run, inputs, checkpoint=checkpoint, accept=accept_changes)
+        for note in notes:
+            watcher.note(note)
+        watcher.say("loading the model and starting the sandboxes")
         trainer, progress = Trainer.build(config, checkpoint=checkpoint)
         async with build(config) as parts:
             engine = parts.engine
@@ -98,6 +108,7 @@ async def run_training(config: Config, *, run: RunDirectory | None, watcher: Wat
                 claim.enter_context(run.claimed())
             else:
                 run.keep_changes()
+            write_inputs(run.path, inputs)
             run.append_sandbox(parts.sandbox)
             run.rewind(progress.update)
             seed, state = config.run.seed, progress.collector
@@ -158,6 +169,16 @@ def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
             f"{examples} …; take them out of one of the two files (`lzero check` lists them)"
         )
     return training, held_out
+
+
+def _compared(run: RunDirectory, inputs: Mapping[str, Input], *, checkpoint: Path | None, accept: bool) -> list[str]:
+    """Return notes on what has changed of a run's inputs. Raises StoreError as `check_inputs` does."""
+    there = read_inputs(run.path)
+    if there is None:
+        return [
+            f"{run.path} holds no {INPUTS_FILE}: whether its tasks, corpus, prompt and model are as before is not known"
+        ]
+    return check_inputs(run.path, there, inputs, checkpoint=checkpoint, accept=accept)
 
 
 def unread_notes(config: Config, training: TaskSource, held_out: TaskSource) -> list[str]:

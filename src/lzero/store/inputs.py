@@ -1,0 +1,39 @@
+"""`inputs.json` in a run's directory: fingerprints of what the run read from paths, so that a resumed run reads the same."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from lzero.errors import StoreError
+from lzero.store.writing import write_whole
+
+INPUTS_FILE: Final = "inputs.json"
+
+
+class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one key of the configuration names. `Input(where="train.jsonl", holds="5 tasks", digest="9f…")`."""
+
+    where: str
+    """The key's value."""
+    holds: str
+    digest: str
+    """Of the content, in its order; a copy at another place has the same."""
+
+
+def write_inputs(run: Path, inputs: Mapping[str, Input]) -> None:
+    """Write the inputs of a run, by key. Raises StoreError."""
+    write_whole(run / INPUTS_FILE, msgspec.json.format(msgspec.json.encode(inputs)))
+
+
+def read_inputs(run: Path) -> dict[str, Input] | None:
+    """Read what `write_inputs` wrote; None if nothing did. Raises StoreError for a file that is broken."""
+    file = run / INPUTS_FILE
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Input])
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StoreError(f"{file} cannot be read: {error}. To resume without comparing the inputs: rm {file}") from None
