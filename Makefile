@@ -8,7 +8,8 @@ NEWEST := .venv-newest
 ARGS ?=
 SERVERS ?= transformers vllm
 MARKS := not slow and not gpu and not reference and not servers and not notebooks
-PARALLEL := --numprocesses 2 --dist loadfile
+# In the order of their names: files of few and long tests (faults/) come first, and those of many short ones (unit/) even out the end.
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-newest test-long soak test-gpu test-reference test-servers test-notebooks lint check lock setup nano clean help
 
