@@ -114,7 +114,7 @@ def load_model(path: str | Path, *, dtype: str, device: str) -> "PreTrainedModel
     if info["missing_keys"] or info["mismatched_keys"]:
         wrong = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
         raise ModelError(
-            f"{directory}: {len(wrong)} weights are missing or of another shape than config.json says ({wrong[0]}, …)"
+            f"{directory}: {len(wrong)} weights are missing, or their shape differs from config.json ({wrong[0]}, …)"
         )
     return model.to(target).eval()
 
@@ -281,7 +281,7 @@ def _read_json(directory: Path, name: str, *, needed_for: str) -> dict[str, Any]
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ModelError(f"{file} is broken or cut short: {error}") from None
+        raise ModelError(f"{file} is broken or truncated: {error}") from None
     if not isinstance(value, dict):
         raise ModelError(f"{file} is broken: expected an object, found {type(value).__name__}")
     return value
@@ -312,7 +312,7 @@ def _check_safetensors(file: Path) -> None:
     with file.open("rb") as stream:
         header_size = int.from_bytes(stream.read(8), "little")
         if size < 8 or header_size > min(size - 8, _LARGEST_HEADER):
-            raise ModelError(f"{file} is broken or cut short ({size} bytes): copy or download it again")
+            raise ModelError(f"{file} is broken or truncated ({size} bytes): copy or download it again")
         try:
             header = json.loads(stream.read(header_size))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
@@ -320,7 +320,7 @@ def _check_safetensors(file: Path) -> None:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise ModelError(f"{file} is not a safetensors file (its header is unreadable): {error}") from None
     if size != expected:
-        raise ModelError(f"{file} is cut short or broken: {size} bytes, its header announces {expected}")
+        raise ModelError(f"{file} is truncated or broken: it has {size} bytes, and its header announces {expected}")
 
 
 def _check_tokenizer(directory: Path) -> None:
@@ -335,8 +335,8 @@ def _check_tokenizer(directory: Path) -> None:
         settings = _read_json(directory, "tokenizer_config.json", needed_for="a tokenizer")
     if not ((directory / "chat_template.jinja").is_file() or settings.get("chat_template")):
         raise ModelError(
-            f"{directory}: the tokenizer has no chat template, which tells where a turn starts and ends. Base models often "
-            "lack one: take the chat_template.jinja of its instruct version, or ChatML, and put it beside tokenizer.json"
+            f"{directory}: the tokenizer has no chat template, which marks where a turn starts and ends. Base models often "
+            "lack one: copy the chat_template.jinja of its instruct version, or ChatML, into the directory"
         )
 
 

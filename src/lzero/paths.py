@@ -19,7 +19,7 @@ def file_problem(path: Path) -> str:
     if stat.S_ISDIR(mode):
         return "it is a directory, not a file"
     if not stat.S_ISREG(mode):
-        return "it is no regular file"
+        return "it is not a regular file"
     return "" if os.access(path, os.R_OK) else "this user may not read it"
 
 
@@ -34,7 +34,7 @@ def read_bounded(path: Path, *, max_bytes: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
     if status.st_size > max_bytes or len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes")

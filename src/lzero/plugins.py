@@ -19,7 +19,7 @@ def load_object(spec: str, *, key: str) -> Any:
     """
     module_name, colon, name = spec.partition(":")
     if not (module_name and colon and name):
-        raise ConfigError(f'{key}: {spec!r} is no import path; write "package.module:name"')
+        raise ConfigError(f'{key}: {spec!r} is not an import path: write "package.module:name"')
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:

@@ -177,6 +177,9 @@ async def test_files_of_the_task_lie_in_the_working_directory(pool: LocalPool, t
     read = cell("import os, pandas\nname = pandas.read_csv('table.csv').name[0]\nos._exit(1)")
     again = cell("import pandas\nsubmit_final_answer(pandas.read_csv('table.csv').name[0])")
     assert (await attempt(pool, script(read, again), task)).answer == "Kato"
-    for files, told in ((("none.csv",), "no such file"), ((str(tmp_path / "table.csv"),) * 2, "another file")):
+    for files, told in (
+        (("none.csv",), "no such file"),
+        ((str(tmp_path / "table.csv"),) * 2, "another file"),
+    ):
         with pytest.raises(DataError, match=told):
             await attempt(pool, script(again), Task(id="files", question="Who?", answers=("Kato",), files=files))

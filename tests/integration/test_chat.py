@@ -151,7 +151,9 @@ async def test_a_server_that_does_not_stop_is_left() -> None:
 
 
 async def test_after_a_stop_string_the_usage_is_waited_for_and_nothing_else() -> None:
-    async with serving(raw(*sse(text("a</code>")), then="die"), raw(*sse([choice(content="</code>"), "no JSON"]))) as (
+    async with serving(
+        raw(*sse(text("a</code>")), then="die"), raw(*sse([choice(content="</code>"), "invalid JSON"]))
+    ) as (
         _,
         chat,
     ):
@@ -433,7 +435,7 @@ async def test_what_broke_each_time_is_told() -> None:
 
 
 async def test_the_deadline_holds_for_the_whole_reply() -> None:
-    assert "gave no whole reply within 0.3 s" in await fails(raw(then="hang"), deadline_s=0.3)
+    assert "gave no complete reply within 0.3 s" in await fails(raw(then="hang"), deadline_s=0.3)
     assert "failures before that: m at" in await fails(refuses(500, "ill"), raw(*BEGUN, then="hang"), deadline_s=1.5)
 
 
@@ -490,13 +492,13 @@ async def test_a_conversation_that_is_too_long_is_an_error_of_its_own(status: in
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (raw(b"data: {not json\n\n"), "no JSON"),
-        (raw(b"data: \xff\n\n"), "no JSON"),
-        (raw(b"data: " + b"[" * 100_000 + b"\n\n"), "no JSON"),
-        (raw(b'{"choices": [', content_type="application/json"), "no JSON"),
-        (raw(b"data: [1]\n\n"), "no chat completion"),
-        (raw(*sse([{"choices": "x"}])), "no chat completion"),
-        (raw(*sse([choice(content=["x"])])), "no chat completion"),
+        (raw(b"data: {not json\n\n"), "invalid JSON"),
+        (raw(b"data: \xff\n\n"), "invalid JSON"),
+        (raw(b"data: " + b"[" * 100_000 + b"\n\n"), "invalid JSON"),
+        (raw(b'{"choices": [', content_type="application/json"), "invalid JSON"),
+        (raw(b"data: [1]\n\n"), "an invalid chat completion"),
+        (raw(*sse([{"choices": "x"}])), "an invalid chat completion"),
+        (raw(*sse([choice(content=["x"])])), "an invalid chat completion"),
         (lambda _: HTMLResponse("<h1>hello</h1>"), "is a web page"),
         (streams(*text("a"), ended("content_filter")), "content filter"),
         (lambda _: HTMLResponse("<h1>no</h1>", 418), "refused: HTTP 418$"),
@@ -525,7 +527,7 @@ async def test_a_model_that_is_not_there_is_told_with_those_that_are() -> None:
     message = await fails(refuses(404, "The model `m` does not exist."), models=models)
     assert "has no model m, or no chat (HTTP 404: The model `m` does not exist.); it has me, other-0" in message
     assert message.endswith("and 9 more")
-    assert "does the address end in /v1?" in await fails(lambda _: JSONResponse({"detail": "Not Found"}, 404))
+    assert "check that the address ends in /v1" in await fails(lambda _: JSONResponse({"detail": "Not Found"}, 404))
 
 
 # Keys
@@ -558,7 +560,7 @@ async def test_a_server_that_wants_no_key_gets_none() -> None:
 
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "ключ"])
 def test_a_key_that_is_none_is_refused_and_not_said(key: str) -> None:
-    with pytest.raises(ConfigError, match="the key from the configuration is none") as raised:
+    with pytest.raises(ConfigError, match="the key from the configuration is invalid") as raised:
         OpenAIChat("m", key=key)
     assert key not in str(raised.value)
 
@@ -597,8 +599,8 @@ async def test_check_asks_for_a_word_where_the_model_is_not_listed(models: Respo
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        (HTMLResponse("<h1>hello</h1>"), "is no list of models"),
-        (Response(b"{", media_type="application/json"), "is no list of models"),
+        (HTMLResponse("<h1>hello</h1>"), "is not a list of models"),
+        (Response(b"{", media_type="application/json"), "is not a list of models"),
         (JSONResponse({"error": {"message": "?"}}, 401), "wants a key"),
         (JSONResponse({"error": {"message": "no"}}, 403), "refused: HTTP 403: no"),
     ],
@@ -616,7 +618,7 @@ async def test_close_leaves_nothing() -> None:
         await warm.close()
         descriptors, tasks = len(os.listdir("/proc/self/fd")), asyncio.all_tasks()
         chat = OpenAIChat("m", base_url=server.url)
-        with pytest.raises(EngineError, match="no whole reply"):
+        with pytest.raises(EngineError, match="no complete reply"):
             await ask(chat, deadline_s=0.3)
         await chat.close()
         await chat.close()

@@ -207,7 +207,7 @@ def test_what_is_missing_is_told_before_work(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match=r"needs a vision model: set tools\.vision_model"):
         open_look(Converter(), base_url=url, model="")
     for wrong in ("", "api.example.org", "ftp://x/v1", "http://x:99999/v1", "http://x/v1?key=1"):
-        with pytest.raises(ConfigError, match="is no URL"):
+        with pytest.raises(ConfigError, match="is not a URL"):
             open_look(Converter(), base_url=wrong, model="m")
 
 

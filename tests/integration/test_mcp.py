@@ -206,7 +206,7 @@ async def test_a_secret_is_in_the_servers_environment_and_nowhere_else() -> None
     assert isinstance(found, dict)
     assert found["API_KEY"] == "${TESTS_KEY}"  # hidden on its way back; the server had it
     assert set(found) <= {"PATH", "HOME", "LANG", "LC_CTYPE", "API_KEY", "PLAIN"}
-    with pytest.raises(ConfigError, match="needs the variable TESTS_KEY, which is set neither"):
+    with pytest.raises(ConfigError, match="needs the variable TESTS_KEY, which is not set"):
         McpServer(spec, lookup=lambda _: None)
 
 

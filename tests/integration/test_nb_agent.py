@@ -230,7 +230,7 @@ async def test_files_that_cannot_be_given_are_told_before_the_model_is_asked(tmp
     with (tmp_path / "large").open("wb") as large:
         large.truncate(2**20 + 1)
     async with NBAgent(ScriptedChat(turns), config=Config(repl=ReplConfig(file_mb=1))) as agent:
-        with pytest.raises(DataError, match="its 1,048,577 bytes are more than the 1,048,576"):
+        with pytest.raises(DataError, match="its 1,048,577 bytes exceed the limit of 1,048,576"):
             await agent.run("Who?", files=[tmp_path / "large"])
     assert not turns.shown
 
@@ -271,11 +271,11 @@ async def test_what_is_left_of_a_run_tells_what_broke_it_off_and_keeps_its_answe
         ({"max_step": 5}, r"'agent.max_step'; did you mean 'agent.max_steps'\?"),
         ({"tools": ["web_serach"]}, 'did you mean "web_search"'),
         ({"tools": ["no_such_module:shout"]}, "tools: cannot import 'no_such_module'"),
-        ({"prompt": "none.jinja"}, "no file that can be read"),
-        ({"template": "raw"}, "does not act with an endpoint"),
-        ({"config": Config(model=ModelConfig(dtype="bfloat16"))}, "model.dtype does not act with an endpoint"),
-        ({"tools": [double, double]}, "called 'double', and so is another tool"),
-        ({"tools": [len]}, "is no tool, it has no .*put @tool"),
+        ({"prompt": "none.jinja"}, "nor a readable file"),
+        ({"template": "raw"}, "has no effect with an endpoint"),
+        ({"config": Config(model=ModelConfig(dtype="bfloat16"))}, "model.dtype has no effect with an endpoint"),
+        ({"tools": [double, double]}, "the name 'double', and so has another tool"),
+        ({"tools": [len]}, "is not a tool: it has no .*put @tool"),
     ],
 )
 async def test_what_cannot_work_is_told_before_it_starts(pool: LocalPool, settings: dict[str, Any], told: str) -> None:

@@ -102,7 +102,7 @@ def test_ctrl_c_ends_cleanly() -> None:
     [
         (("--policy", "exprt"), "lzero: --policy exprt: did you mean expert?"),
         (("agent.max_stepz=1",), "did you mean 'agent.max_steps'?"),
-        (("agent.prompt=nowhere.txt",), 'not "brief" or "full"'),
+        (("agent.prompt=nowhere.txt",), 'neither "brief" nor "full"'),
     ],
 )
 def test_bad_input_is_one_message(arguments: tuple[str, ...], message: str) -> None:

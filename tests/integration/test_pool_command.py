@@ -31,11 +31,11 @@ def test_a_port_in_use_and_options_that_do_not_act(
         port = taken.getsockname()[1]
         for arguments, message in (
             ((f"--port={port}",), f"cannot serve at port {port} of 127.0.0.1: Address already in use; name another"),
-            ((f"--token-file={readable}",), "others may read the token"),
+            ((f"--token-file={readable}",), "other users can read the token"),
             (("--certificate=x.pem",), "--certificate and --key must be given together"),
-            (('repl.servers=["ws://127.0.0.1:1"]',), "repl.servers would not act"),
-            (("repl.token_file=token",), "repl.token_file would not act"),
-            (("--lease-s=1e9",), "--lease-s = 1e+09: a lease takes no more than 604800 seconds"),
+            (('repl.servers=["ws://127.0.0.1:1"]',), "repl.servers has no effect"),
+            (("repl.token_file=token",), "repl.token_file has no effect"),
+            (("--lease-s=1e9",), "--lease-s = 1e+09: the maximum is 604800 seconds"),
         ):
             monkeypatch.setenv("LZERO_POOL_TOKEN", TOKEN)
             with pytest.raises(SystemExit) as ended:

@@ -259,7 +259,7 @@ async def test_a_killed_server_is_a_typed_failure_and_is_left_out() -> None:
         assert servers.stats()["servers"] == 1
         second.process.kill()
         await second.process.wait()
-        with pytest.raises(ReplError, match=f"no pool server is left: {first.url}.*{second.url}"):
+        with pytest.raises(ReplError, match=f"no pool server is available: {first.url}.*{second.url}"):
             await servers.open((), no_tools, seed=0)
         await asyncio.gather(*(repl.close() for repl in (*repls, *others)))
 
@@ -276,7 +276,7 @@ async def test_a_server_that_hangs_is_noticed_and_comes_back(monkeypatch: pytest
         with pytest.raises(ReplDied, match=f"{server.url} was lost: nothing was heard of it for 1 s"):
             await running
         assert time.monotonic() - started < 10.0
-        with pytest.raises(ReplError, match="no pool server is left"):
+        with pytest.raises(ReplError, match="no pool server is available"):
             await servers.open((), no_tools, seed=0)
         server.process.send_signal(signal.SIGCONT)
         await until(lambda: servers.stats()["servers"] == 1)
@@ -439,7 +439,7 @@ async def test_what_is_no_pool_server_is_told(caplog: pytest.LogCaptureFixture) 
         port = somebody.sockets[0].getsockname()[1]
         with pytest.raises(ReplError, match=r"no pool server answers there \(HTTP 302"):
             await RemotePool((f"ws://127.0.0.1:{port}",), token=TOKEN).start()
-    with pytest.raises(ReplError, match=rf"no pool server is left: ws://127\.0\.0\.1:{port}: Connection refused"):
+    with pytest.raises(ReplError, match=rf"no pool server is available: ws://127\.0\.0\.1:{port}: Connection refused"):
         await RemotePool((f"ws://127.0.0.1:{port}",), token=TOKEN).start()
 
 
@@ -465,7 +465,7 @@ async def test_tls_with_an_authority_of_ones_own(pool: LocalPool, tmp_path: Path
         with pytest.raises(ReplError, match=r"certificate is not trusted.*repl\.certificate_authority"):
             await open_pool(config.model_copy(update={"certificate_authority": ""})).start()
         plain = server.url.replace("wss:", "ws:")
-        with pytest.raises(ReplError, match="no pool server is left"):
+        with pytest.raises(ReplError, match="no pool server is available"):
             await RemotePool((plain,), token=TOKEN).start()
     with pytest.raises(ConfigError, match="cannot use the certificate"):
         await serving(pool, certificate=key, key=key).start()

@@ -76,5 +76,7 @@ def test_less_than_the_least_is_an_error_of_the_configuration(key: str) -> None:
 
 
 async def test_a_limit_that_a_first_cell_exceeds_is_told() -> None:
-    with pytest.raises(SandboxError, match=r"a first cell ended its REPL: memory: .* is a limit of \[repl\] too small"):
+    with pytest.raises(
+        SandboxError, match=r"the first test cell ended its REPL: memory: .* a limit of \[repl\] is too small"
+    ):
         await LocalPool(limits=Limits(memory_bytes=1 << 20)).start()

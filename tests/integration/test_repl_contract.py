@@ -690,7 +690,7 @@ async def test_a_file_goes_in_and_comes_out_as_it_was(own: Repl) -> None:
         ("/etc/passwd", "leaves the workspace"),
         ("a\0b", "null byte"),
         ("a\udcff", "valid Unicode"),
-        ("d/" * 600 + "f", "1,024 bytes"),
+        ("d/" * 600 + "f", "limit is 1,024"),
         ("n" * 256, "255 bytes"),
     ],
 )
@@ -765,7 +765,7 @@ os.mkfifo('fifo')
         ("file/below", "no directory"),
         ("link", "links are not followed"),
         ("linked/passwd", "links are not followed"),
-        ("fifo", "no regular file"),
+        ("fifo", "not a regular file"),
     ):
         with pytest.raises(WorkspaceError, match=f"'{path}': .*{why}"):
             await repl.get(path)

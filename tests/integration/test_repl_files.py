@@ -57,7 +57,7 @@ WRONG = {
     "absolute and within": ("/workspace/a", "leaves the workspace"),
     "a null byte": ("a\0b", "null byte"),
     "no Unicode": ("a\udcff", "valid Unicode"),
-    "a path of 4 KB": ("/".join(["d" * 100] * 41), "1,024 bytes"),
+    "a path of 4 KB": ("/".join(["d" * 100] * 41), "limit is 1,024"),
     "a name of 256 bytes": ("n" * 256, "255 bytes"),
 }
 
@@ -88,10 +88,10 @@ async def test_limits_of_size_and_number_and_of_the_workspace() -> None:
         repl = await pool.open((), no_tools, seed=0)
         megabyte = os.urandom(1 << 20)
         await repl.put("one", megabyte)
-        with pytest.raises(WorkspaceError, match=r"1,048,577 bytes are more than the 1,048,576 .*repl\.file_mb"):
+        with pytest.raises(WorkspaceError, match=r"1,048,577 bytes exceed the limit of 1,048,576 .*repl\.file_mb"):
             await repl.put("large", megabyte + b"x")
         await run(repl, "import os\nwith open('one', 'ab') as file: n = file.write(bytes(1 << 19))")
-        with pytest.raises(WorkspaceError, match=r"'one': it is larger .*repl\.file_mb"):
+        with pytest.raises(WorkspaceError, match=r"'one': the file exceeds the limit .*repl\.file_mb"):
             await repl.get("one")
         with pytest.raises(WorkspaceError, match=r"full .*repl\.disk_mb"):
             await repl.put("two", megabyte)
@@ -102,7 +102,7 @@ async def test_limits_of_size_and_number_and_of_the_workspace() -> None:
         with pytest.raises(WorkspaceError, match=r"full .*repl\.files"):
             await repl.put("three", b"")
         assert await repl.get("two") == megabyte
-        with pytest.raises(WorkspaceError, match=r"6 files have gone .*repl\.transfers"):
+        with pytest.raises(WorkspaceError, match=r"6 files were copied .*repl\.transfers"):
             await repl.get("two")
         assert await value(repl, "6 * 7") == "42"
         await repl.close()

@@ -172,7 +172,7 @@ async def test_a_forged_call_ends_its_own_session_only(jupyter: JupyterPool) -> 
 async def test_another_language_runs_cells_and_refuses_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "elvish", IPYKERNEL, "Elvish", monkeypatch)
     async with JupyterPool(ReplConfig(tier="unsandboxed", kernelspec="elvish")) as pool:
-        with pytest.raises(ConfigError, match=r"'elvish' speaks elvish: tools have stubs in Python only"):
+        with pytest.raises(ConfigError, match=r"'elvish' runs elvish, but tools work in Python kernels only"):
             await pool.open([SEARCH], no_tools, seed=0)
         repl = await pool.open((), no_tools, seed=0)
         assert await value(repl, "6 * 7") == "42"
@@ -198,9 +198,9 @@ async def test_what_is_not_installed_is_a_matter_of_configuration(monkeypatch: p
 
 
 async def test_keys_that_would_not_act_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"repl\.disk_mb would not act"):
+    with pytest.raises(ConfigError, match=r"repl\.disk_mb has no effect"):
         JupyterPool(ReplConfig(tier="unsandboxed", disk_mb=1))
-    with pytest.raises(ConfigError, match=r"repl\.kernelspec would not act"):
+    with pytest.raises(ConfigError, match=r"repl\.kernelspec has no effect"):
         LocalPool(ReplConfig(kernelspec="ir"))
 
 

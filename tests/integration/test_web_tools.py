@@ -180,7 +180,9 @@ async def test_no_results_are_an_answer_and_dead_engines_are_not() -> None:
         assert "no answer from its engines (google: timeout)" in await told(tool, "tool", query="dead")
         for query in ("html", "half", "surrogate"):
             assert "not understood" in await told(tool, "tool", query=query)
-        assert "is json among search.formats" in await told(tool, "tool", query="forbidden")
+        assert "check that search.formats in its settings.yml contains json" in await told(
+            tool, "tool", query="forbidden"
+        )
 
 
 async def test_an_answer_that_is_nested_without_end_is_the_services_fault() -> None:
@@ -240,8 +242,8 @@ async def test_answers_are_kept_where_the_configuration_says_so(tmp_path: Path) 
         ({"search": "serper"}, "web_search by Serper needs a key: set SERPER_API_KEY"),
         ({"search": "exa", "env_file": "keys"}, "cannot read the keys in keys"),
         ({"search": "searxng"}, "needs tools.search_url"),
-        ({"search": "searxng", "search_url": "localhost:8888"}, "is no web address"),
-        ({"search_url": "http://localhost:x"}, "is no host"),
+        ({"search": "searxng", "search_url": "localhost:8888"}, "is not a web address"),
+        ({"search_url": "http://localhost:x"}, "is not a host"),
         ({"search_url": "http://localhost:8888", "proxy": "socks5://a"}, "tools.proxy"),
     ],
 )

@@ -59,7 +59,7 @@ async def test_memory_is_bounded_before_the_watchdog_looks(monkeypatch: pytest.M
     async with LocalPool(ON, limits=limits) as pool:
         repl, sibling = [await pool.open((), no_tools, seed=number) for number in range(2)]
         assert (await run(repl, HOARD)).status == "ok"  # one of its children went, and it did not notice
-        assert repl.objection().startswith("memory: its processes and its workspace came to hold 272 MB together")
+        assert repl.objection().startswith("memory: its processes and workspace together reached 272 MB")
         assert sibling.objection() == ""
         assert await value(sibling, "6 * 7") == "42"
 

@@ -188,7 +188,7 @@ async def test_an_address_that_is_not_its_own_is_told(server: ModelServer) -> No
     wrong = server.url.removesuffix("/v1")
     chat = OpenAIChat(server.model, base_url=wrong)
     try:
-        with pytest.raises(EngineError, match="does the address end in /v1"):
+        with pytest.raises(EngineError, match="check that the address ends in /v1"):
             await chat.check()
     finally:
         await chat.close()

@@ -140,17 +140,19 @@ def test_what_cannot_be_a_corpus_is_told(tmp_path: Path) -> None:
         raise AssertionError(path)
 
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: no file of a corpus among its 0: they end in \.jsonl"):
+    with pytest.raises(
+        DataError, match=r"empty: none of its 0 files can be part of a corpus; supported endings: \.jsonl"
+    ):
         open_corpus(tmp_path / "empty", never)
-    with pytest.raises(DataError, match="no file of a corpus among its 1"):
+    with pytest.raises(DataError, match="none of its 1 files can be part of a corpus"):
         open_corpus(write(tmp_path / "code", a_py="1"), never)
-    with pytest.raises(DataError, match="there is no text in any of its files"):
+    with pytest.raises(DataError, match="none of its files contains text"):
         open_corpus(write(tmp_path / "blank", a_md=" \n"), never, cache=tmp_path / "cache")
     with pytest.raises(DataError, match="cannot read the corpus"):
         open_corpus(tmp_path / "none", never)
     (tmp_path / "pipes").mkdir()
     os.mkfifo(tmp_path / "pipes" / "a.md")
-    with pytest.raises(DataError, match=r"a\.md: it is no regular file"):
+    with pytest.raises(DataError, match=r"a\.md: it is not a regular file"):
         open_corpus(tmp_path / "pipes", never)
     latin = write(tmp_path / "latin", a_md="ok")
     (latin / "b.txt").write_bytes("Łódź, naïve".encode("iso8859-2", "replace"))
@@ -158,7 +160,7 @@ def test_what_cannot_be_a_corpus_is_told(tmp_path: Path) -> None:
         open_corpus(latin, never, cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())  # nothing half made
     deep = write(tmp_path / "deep", a_html="<div>" * 5_000 + "x")
-    with pytest.raises(DataError, match=r"a\.html: it is nested too deep; mend it"):
+    with pytest.raises(DataError, match=r"a\.html: it is nested too deep; repair it"):
         open_corpus(deep, never, cache=tmp_path / "cache")
 
 
@@ -181,7 +183,7 @@ def test_pages_of_documents_are_found_and_a_broken_one_is_named(tmp_path: Path) 
     assert index.search("lake", limit=1) == [Passage(title="b.docx › Umi", text="A lake.")]
     assert len(index) == 3
     (tmp_path / "c.pdf").write_bytes(b"%PDF-1.7 no more")
-    with pytest.raises(DataError, match=r"c\.pdf: it is broken, .*; mend it, or move it away"):
+    with pytest.raises(DataError, match=r"c\.pdf: it is broken, .*; repair it, or move it out of the corpus"):
         open_corpus(tmp_path, read_passages, cache=tmp_path / "cache")
 
 

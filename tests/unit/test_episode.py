@@ -318,7 +318,7 @@ async def test_cancelling_an_episode_closes_its_session() -> None:
 
 
 async def test_a_bad_prompt_template_is_raised() -> None:
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(ConfigError, match="readable file"):
         await attempt(Replies(""), FakePool({}), agent=AGENT.model_copy(update={"prompt": "/nowhere.txt"}))
 
 

@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         "plain.jsonl.gz": "is not a whole gzip file",
         "bad.parquet": "is not a whole Parquet file",
         "empty.jsonl": "no tasks in it",
-        "pipe.jsonl": "cannot be read: it is no regular file",
+        "pipe.jsonl": "cannot be read: it is not a regular file",
         "folder.jsonl": "cannot be read: it is a directory, not a file",
         "whole.csv": r"ends in \.jsonl, \.jsonl\.gz, \.parquet",
     }.items():

@@ -50,7 +50,7 @@ def test_a_url_may_have_a_bearer_token() -> None:
 
 def test_a_token_that_no_header_can_hold_is_refused_and_not_shown() -> None:
     (spec,) = read_specs("http://127.0.0.1:80/mcp KEY")
-    with pytest.raises(ConfigError, match="KEY, which holds what no header can hold") as raised:
+    with pytest.raises(ConfigError, match="KEY, which contains characters that a header cannot hold") as raised:
         fill(spec, {"KEY": "secret\n-key"}.get)
     assert "secret" not in str(raised.value)
 
@@ -75,13 +75,13 @@ def test_a_file_holds_several_servers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("npx server", "names no MCP server"),
+        ("npx server", "is not an MCP server"),
         ("stdio:", "has no command"),
         ("stdio:A=1", "has no command"),
         ("stdio:run 'x", "No closing quotation"),
-        ("https://", "is no MCP server"),
-        ("https://host/mcp ONE TWO", "is no MCP server"),
-        ("https://host/mcp not-a-name", "is no MCP server"),
+        ("https://", "is not an MCP server"),
+        ("https://host/mcp ONE TWO", "is not an MCP server"),
+        ("https://host/mcp not-a-name", "is not an MCP server"),
         ("/no/such.json", "cannot read the MCP servers in"),
     ],
 )
@@ -95,15 +95,15 @@ def test_what_names_no_server_is_refused(text: str, problem: str) -> None:
     [
         ("{", "is not valid JSON"),
         ("{}", 'no servers under "mcpServers"'),
-        ('{"mcpServers": {"a": 1}}', "no table"),
-        ('{"mcpServers": {"a": {}}}', "needs a command or a url"),
-        ('{"mcpServers": {"a": {"command": "x", "url": "http://h"}}}', "one of them"),
+        ('{"mcpServers": {"a": 1}}', "not a table"),
+        ('{"mcpServers": {"a": {}}}', "needs either a command or a url"),
+        ('{"mcpServers": {"a": {"command": "x", "url": "http://h"}}}', "either a command or a url"),
         ('{"mcpServers": {"a": {"command": "x", "args": "y"}}}', "list of texts"),
         ('{"mcpServers": {"a": {"command": "x", "env": {"K": 1}}}}', "tables of texts"),
         ('{"mcpServers": {"a": {"command": "x", "cwd": "/"}}}', "unknown key 'cwd'"),
-        ('{"mcpServers": {"a": {"url": "http://h", "type": "sse"}}}', "type 'sse' is not known"),
-        ('{"mcpServers": {"a": {"command": "x", "headers": {"A": "b"}}}}', "has no headers"),
-        ('{"mcpServers": {"a": {"url": "http://h", "env": {"A": "b"}}}}', "has no environment"),
+        ('{"mcpServers": {"a": {"url": "http://h", "type": "sse"}}}', "unknown type 'sse'"),
+        ('{"mcpServers": {"a": {"command": "x", "headers": {"A": "b"}}}}', "takes no headers"),
+        ('{"mcpServers": {"a": {"url": "http://h", "env": {"A": "b"}}}}', "takes no environment"),
     ],
 )
 def test_a_file_that_is_wrong_says_where(tmp_path: Path, text: str, problem: str) -> None:

@@ -48,16 +48,16 @@ def test_tools_and_a_reward_are_found_by_their_paths() -> None:
     [
         ("plugged", "there is no tool 'plugged'"),
         ("web_serch", 'did you mean "web_search"'),
-        (":good", "no import path"),
+        (":good", "not an import path"),
         ("plugged:nothing", "has no 'nothing'"),
         ("no_such_module:good", "cannot import 'no_such_module'"),
         ("plugged:hides", "called 'open', which would hide what Python"),
-        ("plugged:word", r"parameters 'text': they are a tuple of names"),
-        ("plugged:twice", "two parameters of one name: a, a"),
+        ("plugged:word", r"parameters 'text': give a tuple of names"),
+        ("plugged:twice", "two parameters of the same name: a, a"),
         ("plugged:mute", "has no description"),
         ("plugged:half", "no name, parameters, description, call"),
-        ("plugged:search", "called 'search', and so is another tool"),
-        ("plugged:good plugged:good", "called 'good', and so is another tool"),
+        ("plugged:search", "the name 'search', and so has another tool"),
+        ("plugged:good plugged:good", "the name 'good', and so has another tool"),
     ],
 )
 def test_what_is_no_tool_is_refused(value: str, message: str) -> None:

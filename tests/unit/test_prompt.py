@@ -94,7 +94,7 @@ def test_an_answer_style_asks_for_the_answer_it_wants() -> None:
 
 
 def test_a_template_that_cannot_be_read_is_a_configuration_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match='not "brief" or "full", and no file'):
+    with pytest.raises(ConfigError, match='neither "brief" nor "full" nor a readable file'):
         system_prompt(AgentConfig(prompt=str(tmp_path / "none.txt")), TOOLS)
     (tmp_path / "latin.txt").write_bytes(b"\xe9")
     with pytest.raises(ConfigError, match="not UTF-8"):

@@ -27,16 +27,16 @@ def test_servers_decide_where_repls_are() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"servers": (SERVER,), "memory_mb": 4096}, r"repl\.memory_mb would not act.*lzero pool serve repl\.memory_mb"),
-        ({"servers": (SERVER,), "packages": ("scipy",)}, r"repl\.packages would not act"),
-        ({"servers": (SERVER,), "certificate_authority": "x.pem"}, r"certificate_authority would not act"),
+        ({"servers": (SERVER,), "memory_mb": 4096}, r"repl\.memory_mb has no effect.*lzero pool serve repl\.memory_mb"),
+        ({"servers": (SERVER,), "packages": ("scipy",)}, r"repl\.packages has no effect"),
+        ({"servers": (SERVER,), "certificate_authority": "x.pem"}, r"certificate_authority has no effect"),
         ({"servers": ("wss://a:1",), "certificate_authority": "/none.pem"}, r"cannot use /none\.pem"),
         ({"servers": (SERVER, SERVER)}, "twice"),
         ({"servers": (SERVER, SERVER + "/")}, "twice"),
-        ({"token_file": "token"}, r"repl\.token_file would not act"),
-        ({"certificate_authority": "x.pem"}, r"repl\.certificate_authority would not act"),
+        ({"token_file": "token"}, r"repl\.token_file has no effect"),
+        ({"certificate_authority": "x.pem"}, r"repl\.certificate_authority has no effect"),
         *(
-            ({"servers": (url,)}, "is no address of a pool server")
+            ({"servers": (url,)}, "is not the address of a pool server")
             for url in (
                 "127.0.0.1:7321",
                 "http://127.0.0.1:7321",
@@ -71,7 +71,7 @@ def test_a_token_comes_from_a_file_that_others_cannot_read(tmp_path: Path) -> No
     file.write_text(token + "\n")
     assert read_token(str(file), option="--token-file") == token
     file.chmod(0o604)
-    with pytest.raises(ConfigError, match=r"--token-file: others may read .*mode 604.*chmod 600"):
+    with pytest.raises(ConfigError, match=r"--token-file: other users can read .*mode 604.*chmod 600"):
         read_token(str(file), option="--token-file")
     file.chmod(0o600)
     for text, message in (("", "is empty"), ("short", "16 or more"), ("two words " * 4, "spaces"), ("é" * 20, "ASCII")):

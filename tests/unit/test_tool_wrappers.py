@@ -236,7 +236,7 @@ async def test_calls_are_recorded_with_their_failures_and_replayed_in_order(tmp_
         with pytest.raises(ToolError) as raised:
             await replayed.call({"word": word}, CONTEXT)
         assert raised.value.fault == fault
-    with pytest.raises(ToolError, match=r'count was not recorded with {"word":"d"}') as raised:
+    with pytest.raises(ToolError, match=r'count has no recorded call with {"word":"d"}') as raised:
         await replayed.call({"word": "d"}, CONTEXT)
     assert raised.value.fault == "tool"
 
@@ -247,17 +247,17 @@ async def test_a_cassette_is_continued_and_shared(tmp_path: Path) -> None:
         await asyncio.gather(*(Recorded(Scripted(), file).call({"word": "w" * 50_000}, CONTEXT) for _ in range(5)))
     assert len(read_cassette(file)) == 10
     other = ToolCall(name="other", arguments={}, duration_s=0.0)
-    with pytest.raises(ToolError, match="not recorded"):
+    with pytest.raises(ToolError, match="no recorded call"):
         await Replayed(Scripted(), [other]).call({}, CONTEXT)
 
 
 @pytest.mark.parametrize(
     ("tail", "told"),
     [
-        (b'{"name": "count", "argu', "line 2: it was cut short"),
-        (b'{"name": "count", "arguments": {}, "duration_s": 0.1}', "line 2: it was cut short"),
-        (b'{"some": "thing"}\n', "line 2: it is no recorded tool call"),
-        (b"\xff\xfe\n\n", "line 2: it is no recorded tool call"),
+        (b'{"name": "count", "argu', "line 2: the line is truncated"),
+        (b'{"name": "count", "arguments": {}, "duration_s": 0.1}', "line 2: the line is truncated"),
+        (b'{"some": "thing"}\n', "line 2: not a recorded tool call"),
+        (b"\xff\xfe\n\n", "line 2: not a recorded tool call"),
     ],
 )
 async def test_a_cassette_that_is_cut_short_names_the_line_and_is_left_as_it_is(

@@ -39,7 +39,7 @@ class FileCache:
             try:
                 data = read_bounded(path, max_bytes=self._max_file_bytes)
             except OSError as error:
-                raise DataError(f"{path} cannot be given to the agent: {error.strerror}") from None
+                raise DataError(f"cannot give {path} to the agent: {error.strerror}") from None
             digest = hashlib.blake2b(data, digest_size=16).digest()
             if self._digests.setdefault(path, digest) != digest:
                 raise DataError(f"{path} has changed since an episode of this run got it: put it back, or start anew")

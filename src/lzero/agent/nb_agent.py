@@ -96,7 +96,7 @@ class NBAgent:
         self._config = config or Config()
         given = self._config.agent
         if given.tools:
-            raise ConfigError(f"agent.tools = {list(given.tools)} would not act here: NBAgent(tools=[…]) names them")
+            raise ConfigError(f"agent.tools = {list(given.tools)} has no effect here: pass tools to NBAgent(tools=[…])")
         self.settings = _agent_config(given.model_dump(include=given.model_fields_set - {"tools"}) | settings)
         self._given_tools = open_tools(tools, self._config, key="tools")
         system_prompt(
@@ -168,7 +168,7 @@ class NBAgent:
         Returns the paths of `files` that could not be written. Raises StoreError, also where nothing has been run.
         """
         if self.episode is None or self._task is None:
-            raise StoreError(f"there is nothing to keep in {directory}: the agent has not run")
+            raise StoreError(f"cannot save to {directory}: the agent has not run")
         saved = SavedEpisode(
             task=self._task,
             episode=self.episode,
@@ -217,10 +217,10 @@ class NBAgent:
     def _chat_model(self, engine: ChatEngine) -> ChatModel:
         if self.settings.template == "raw":
             raise ConfigError(
-                'agent.template = "raw" does not act with an endpoint: how turns are marked is up to its server'
+                'agent.template = "raw" has no effect with an endpoint, whose server formats turns itself'
             )
         if loading := sorted(self._config.model.model_fields_set - {"path"}):
-            raise ConfigError(f"model.{loading[0]} does not act with an endpoint: it says how a model is loaded here")
+            raise ConfigError(f"model.{loading[0]} has no effect with an endpoint: it applies to a local model")
         return ChatModel(engine, REQUEST_TIMEOUT_S, self.settings.past_thoughts)
 
     def _load(self, directory: str, stack: AsyncExitStack) -> TokenModel:

@@ -148,7 +148,7 @@ def _template(name: str, ability: str) -> jinja2.Template:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f'agent.prompt = {name!r}: not "brief" or "full", and no file that can be read ({error.strerror})'
+            f'agent.prompt = {name!r}: neither "brief" nor "full" nor a readable file ({error.strerror})'
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"agent.prompt = {name!r}: the file is not UTF-8 text") from None

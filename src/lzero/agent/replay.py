@@ -127,7 +127,7 @@ def repl_config(saved: SavedEpisode, own: ReplConfig) -> tuple[ReplConfig, tuple
     try:
         return ReplConfig.model_validate(ours | tighter), others
     except pydantic.ValidationError as error:
-        raise StoreError(f"the record holds limits of a session that cannot be: {error}") from None
+        raise StoreError(f"the record has impossible limits of a session: {error}") from None
 
 
 def _is_tighter(value: Json, bound: float) -> bool:

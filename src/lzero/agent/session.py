@@ -63,7 +63,7 @@ class Session:
                 try:
                     await repl.put(file.name, await self._cache.read(file))
                 except WorkspaceError as error:
-                    raise DataError(f"{file} cannot be given to the agent: {error}") from None
+                    raise DataError(f"cannot give {file} to the agent: {error}") from None
             ready = True
         finally:
             if not ready:
@@ -76,14 +76,13 @@ def check_files(files: Sequence[Path], *, max_bytes: int = sys.maxsize) -> None:
     names: set[str] = set()
     for file in files:
         if problem := file_problem(file):
-            raise DataError(f"{file} cannot be given to the agent: {problem}")
+            raise DataError(f"cannot give {file} to the agent: {problem}")
         if unbroken(str(file)) != str(file):
-            raise DataError(f"{str(file)!r} cannot be given to the agent: its name is not UTF-8")
+            raise DataError(f"cannot give {str(file)!r} to the agent: its name is not UTF-8")
         if (size := file.stat().st_size) > max_bytes:
             raise DataError(
-                f"{file} cannot be given to the agent: its {size:,} bytes are more than the {max_bytes:,} that a file may have "
-                "(repl.file_mb)"
+                f"cannot give {file} to the agent: its {size:,} bytes exceed the limit of {max_bytes:,} for a file (repl.file_mb)"
             )
         if file.name in names:
-            raise DataError(f"{file} cannot be given to the agent: another file is called {file.name!r} too")
+            raise DataError(f"cannot give {file} to the agent: another file also has the name {file.name!r}")
         names.add(file.name)

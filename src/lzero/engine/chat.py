@@ -157,7 +157,7 @@ class OpenAIChat:
             if not deadline.expired():
                 raise
             last = f"; the last of {len(failures)} failures before that: {failures[-1]}" if failures else ""
-            raise EngineError(f"{self._server} gave no whole reply within {deadline_s:g} s{last}") from None
+            raise EngineError(f"{self._server} gave no complete reply within {deadline_s:g} s{last}") from None
 
     async def close(self) -> None:
         """Close every connection. Safe to call twice."""

@@ -41,7 +41,9 @@ class ChatServer:
         self._key = (os.environ.get(key_variable, "") if key is None else key).strip()
         self._key_from = f"the environment variable {key_variable}" if key is None else "the configuration"
         if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
-            raise ConfigError(f"the key from {self._key_from} is none: it holds characters that no key has")
+            raise ConfigError(
+                f"the key from {self._key_from} is invalid: it contains characters that a key cannot have"
+            )
         self._client = AsyncOpenAI(
             api_key=self._key or "none",
             base_url=self.url,
@@ -93,10 +95,10 @@ class ChatServer:
         except openai.APIError as error:
             raise self._told_failure(error.body, body) from None
         except msgspec.ValidationError as error:
-            raise EngineError(f"{self} sent what no chat completion is: {error}") from None
+            raise EngineError(f"{self} sent an invalid chat completion: {error}") from None
         except (ValueError, RecursionError) as error:
             raise EngineError(
-                f"{self} sent what is no JSON ({error!s:.100}): is it an OpenAI-compatible server?"
+                f"{self} sent invalid JSON ({error!s:.100}): check that it is an OpenAI-compatible server"
             ) from None
         if chunk.error:
             raise self._told_failure(chunk.error, body)
@@ -121,7 +123,7 @@ class ChatServer:
             raise TryAgain(f"{self.url}/models broke off: {error}") from None
         except (msgspec.ValidationError, ValueError, RecursionError):
             raise EngineError(
-                f"{self.url}/models is no list of models: is it an OpenAI-compatible server, and does its address end in /v1?"
+                f"{self.url}/models is not a list of models: check that it is an OpenAI-compatible server, and that its address ends in /v1"
             ) from None
 
     async def close(self) -> None:
@@ -182,7 +184,7 @@ class ChatServer:
         except (TimeoutError, EngineError, TryAgain):
             models = None
         if models is None:
-            return "; does the address end in /v1?"
+            return "; check that the address ends in /v1"
         names = [card.id for card in models]
         near = difflib.get_close_matches(self.model, names, n=MODELS_NAMED, cutoff=0.4)
         shown = list(dict.fromkeys((*near, *names)))[:MODELS_NAMED]
@@ -196,7 +198,9 @@ async def events(stream: AsyncStream[object]) -> AsyncGenerator[object, None]:
     if kind == "application/json":
         yield json.loads(await stream.response.aread())
     elif kind == "text/html":
-        raise EngineError(f"{stream.response.request.url} is a web page: does the address of the server end in /v1?")
+        raise EngineError(
+            f"{stream.response.request.url} is a web page: check that the address of the server ends in /v1"
+        )
     else:
         async for event in stream:
             yield event
@@ -233,7 +237,7 @@ def _checked_url(url: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise ConfigError(f'{url!r} is no address of a server, as in "http://127.0.0.1:8000/v1"')
+        raise ConfigError(f'{url!r} is not the address of a server, as in "http://127.0.0.1:8000/v1"')
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ConfigError(
             f"the address of the server at {parts.hostname} holds more than host, port and path; a key is given by itself"

@@ -76,7 +76,7 @@ class Group:
             return ""
         if not killed:
             return ""
-        return f"memory: its processes and its workspace came to hold {self.limit_bytes >> 20:,} MB together, and the kernel ended some"
+        return f"memory: its processes and workspace together reached {self.limit_bytes >> 20:,} MB, and the kernel ended some"
 
     def remove(self) -> bool:
         """Whether it is gone; False while something in it has not ended yet."""
@@ -258,10 +258,12 @@ def open_groups(config: ReplConfig) -> Groups | None:
     except SandboxError as error:
         if config.cores:
             raise SandboxError(
-                f"repl.cores = {config.cores:g} needs control groups: {error}; 0 sets no bound"
+                f"repl.cores = {config.cores:g} needs control groups: {error}; set it to 0 for no limit"
             ) from None
         if config.cgroups == "on":
-            raise SandboxError(f"repl.cgroups is 'on': {error}; 'auto' goes without where it has to") from None
+            raise SandboxError(
+                f"repl.cgroups is 'on': {error}; with 'auto' lzero runs without control groups if they are missing"
+            ) from None
         return None
     return groups
 
@@ -278,10 +280,10 @@ def find(cores: float = 0.0) -> Groups:
         raise SandboxError(f"control groups cannot be used: {error}") from None
     if missing := [controller for controller in needed if controller not in places]:
         raise SandboxError(
-            f"there is no control group with {', '.join(missing)} (neither v2 nor v1 is mounted with it)"
+            f"no control group has the controllers {', '.join(missing)} (neither v2 nor v1 is mounted with it)"
         )
     if refused := [controller for controller in needed if not os.access(places[controller], os.W_OK)]:
-        raise SandboxError(f"no control group may be made in {places[refused[0]]}: it is not delegated to this user")
+        raise SandboxError(f"cannot make a control group in {places[refused[0]]}: it is not delegated to this user")
     mine = {name: place for name, place in places.items() if name in (*NEEDED, "cpu") and os.access(place, os.W_OK)}
     return Groups("v1", mine, cores)
 
@@ -331,7 +333,7 @@ def _unified(own: Path, needed: Iterable[str]) -> Path:
             aside.rmdir()
         hint = "it holds other processes too" if error.errno == errno.EBUSY else "it is not delegated to this user"
         raise SandboxError(
-            f"no control group may be made in {place}: {hint}; start lzero in one of its own: "
+            f"cannot make a control group in {place}: {hint}; start lzero in its own group: "
             "systemd-run --user --scope -p Delegate=yes …"
         ) from None
     return place

@@ -19,7 +19,7 @@ MAX_PATH = 1024
 _REASONS = {
     errno.ENOENT: "it is not there",
     errno.ELOOP: "it is a link, and links are not followed",
-    errno.ENXIO: "it is no regular file",
+    errno.ENXIO: "it is not a regular file",
     errno.EISDIR: "it is a directory",
     errno.ENOTDIR: "its path leads through something that is no directory; links are not followed",
     errno.ENOSPC: "the workspace is full (repl.disk_mb, repl.files)",
@@ -94,12 +94,11 @@ class Allowance:
         """Count one file. Raises WorkspaceError."""
         if size > self.file_bytes:
             raise WorkspaceError(
-                f"{path!r}: {size:,} bytes are more than the {self.file_bytes:,} that a file may have; "
-                "raise repl.file_mb"
+                f"{path!r}: {size:,} bytes exceed the limit of {self.file_bytes:,} for a file; raise repl.file_mb"
             )
         if self._done >= self._most:
             raise WorkspaceError(
-                f"{path!r}: {self._done} files have gone in and out of this REPL, and no more may; raise repl.transfers"
+                f"{path!r}: {self._done} files were copied into or out of this REPL, which is the limit; raise repl.transfers"
             )
         self._done += 1
 
@@ -107,7 +106,7 @@ class Allowance:
         """Why a file cannot be had, or written, by the number of the error (errno(3))."""
         if number == errno.EFBIG:
             return WorkspaceError(
-                f"{path!r}: it is larger than the {self.file_bytes:,} bytes that a file may have; raise repl.file_mb"
+                f"{path!r}: the file exceeds the limit of {self.file_bytes:,} bytes; raise repl.file_mb"
             )
         return WorkspaceError(f"{path!r}: {_REASONS.get(number) or os.strerror(number)}")
 
@@ -136,11 +135,11 @@ def _objection(path: str) -> str:
         return "a path must be valid Unicode"
     pure = PurePosixPath(path)
     if size > MAX_PATH:
-        return f"a path may have {MAX_PATH:,} bytes; this one has {size:,}"
+        return f"the path has {size:,} bytes, and the limit is {MAX_PATH:,}"
     if "\0" in path:
-        return "a path holds no null byte"
+        return "the path contains a null byte"
     if pure.is_absolute() or ".." in pure.parts:
-        return "it leaves the workspace; a path is relative to it, without '..'"
+        return "the path leaves the workspace: give a relative path without '..'"
     if not pure.parts:
-        return "it names no file"
+        return "the path names no file"
     return ""

@@ -27,7 +27,7 @@ def check_acting(config: ReplConfig, acting: Collection[str], why: str) -> None:
     usual = ReplConfig()
     for key in ReplConfig.model_fields:
         if key not in acting and getattr(config, key) != getattr(usual, key):
-            raise ConfigError(f"repl.{key} would not act: {why.format(key=key)}")
+            raise ConfigError(f"repl.{key} has no effect: {why.format(key=key)}")
 
 
 def check_local(config: ReplConfig) -> None:

@@ -53,7 +53,9 @@ class LocalPool:
         self._without = tuple(without)
         self._config = config or ReplConfig()
         if self._config.tier == "unsandboxed":
-            raise ConfigError("repl.tier = 'unsandboxed' is a plain Jupyter kernel, which this pool is not")
+            raise ConfigError(
+                "repl.tier = 'unsandboxed' is a plain Jupyter kernel, and this pool runs sandboxed REPLs only"
+            )
         check_acting(self._config, SANDBOXED, "only repl.tier = 'unsandboxed' runs one")
         self._limits = limits or Limits.of(self._config)
         self._environment: Environment | None = None
@@ -82,10 +84,12 @@ class LocalPool:
             proof = await repl.run(_PROBE, deadline_s=30.0)
             if proof.status != "killed" and not watchdog.memory_of(repl.host_pids, enough=0):
                 raise SandboxError(
-                    "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so nothing bounds it"
+                    "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so lzero cannot limit it"
                 )
             if objection := proof.reason or watchdog.objection(repl.host_pids, bounds):
-                raise SandboxError(f"a first cell ended its REPL: {objection}; is a limit of [repl] too small?")
+                raise SandboxError(
+                    f"the first test cell ended its REPL: {objection}; check whether a limit of [repl] is too small"
+                )
             if proof.status != "ok" and not self._without:
                 raise SandboxError(f"the sandbox does not isolate: {_complaint_of(proof)}")
             await repl.close()
@@ -177,7 +181,7 @@ class LocalPool:
 
     def _require_watch(self) -> None:
         if self._watching is not None and self._watching.done():
-            raise SandboxError(f"nothing bounds what REPLs use any more: {self._watching.exception()!r}")
+            raise SandboxError(f"the watchdog on the memory of REPLs failed: {self._watching.exception()!r}")
 
     def _gone(self, repl: LocalRepl) -> None:
         self._repls.discard(repl)
@@ -198,7 +202,7 @@ def _socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     try:
         ours, theirs = socket.socketpair()
     except OSError as error:
-        raise ReplError(f"cannot open a REPL: {error}; allow more open files (ulimit -n)") from None
+        raise ReplError(f"cannot open a REPL: {error}; raise the limit on open files (ulimit -n)") from None
     try:
         yield ours, theirs
     except BaseException:

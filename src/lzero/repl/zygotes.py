@@ -101,7 +101,7 @@ class Zygotes:
             try:
                 await self._add()
             except SandboxError as error:
-                logger.warning("no further zygote could be started, the others go on: %s", error)
+                logger.warning("cannot start another zygote; the others continue: %s", error)
                 self._start_from = time.monotonic() + _RETRY_S
                 return
             for zygote in worn:

@@ -85,7 +85,7 @@ class Replayed:
         """Raises ToolError, as it was recorded, or the tool's fault for a call that was not."""
         known = self._calls.get(canonical(arguments))
         if not known:
-            raise ToolError(f"{self.name} was not recorded with {canonical(arguments):.200}", fault="tool")
+            raise ToolError(f"{self.name} has no recorded call with {canonical(arguments):.200}", fault="tool")
         call = known.popleft() if len(known) > 1 else known[0]
         if call.error is not None:
             raise ToolError(call.error, fault=call.fault or "tool")
@@ -106,8 +106,8 @@ def read_cassette(file: Path) -> tuple[ToolCall, ...]:
             calls.append(msgspec.json.decode(line, type=ToolCall))
         except msgspec.MsgspecError as error:
             cut = number == len(lines)
-            hint = "it was cut short: delete that line to keep the others" if cut else "it is no recorded tool call"
+            hint = "the line is truncated: delete it to keep the others" if cut else "not a recorded tool call"
             raise DataError(f"{file}, line {number}: {hint} ({error})") from None
         if number == len(lines):
-            raise DataError(f"{file}, line {number}: it was cut short: it does not end with a newline")
+            raise DataError(f"{file}, line {number}: the line is truncated: it does not end with a newline")
     return tuple(calls)

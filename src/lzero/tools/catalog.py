@@ -26,8 +26,8 @@ def open_tool(name: str, config: Config, *, kernel_python: KernelPython = _no_ke
     if name not in CATALOG:
         (nearest,) = get_close_matches(name, CATALOG, n=1, cutoff=0.0)
         raise ConfigError(
-            f'agent.tools: there is no tool {name!r}; did you mean "{nearest}"? There are {", ".join(CATALOG)}, and tools of your own '
-            'as "package.module:name"'
+            f'agent.tools: there is no tool {name!r}; did you mean "{nearest}"? The built-in tools are '
+            f'{", ".join(CATALOG)}; name your own as "package.module:name"'
         )
     return _install(config, kernel_python) if name == INSTALL else CATALOG[name](config)
 
@@ -37,20 +37,20 @@ def check_tool(tool: object, *, taken: Container[str], said: str) -> None:
     if not isinstance(tool, Tool):
         missing = [part for part in ("name", "parameters", "description", "call") if not hasattr(tool, part)]
         hint = "put @tool (lzero.tools) before the function" if callable(tool) else "see protocols.Tool"
-        raise ConfigError(f"{said} is no tool, it has no {', '.join(missing)} ({hint})")
+        raise ConfigError(f"{said} is not a tool: it has no {', '.join(missing)} ({hint})")
     if problem := name_problem(tool.name):
         raise ConfigError(
             f"{said} is called {tool.name!r}, which {problem}: give it another name, as in @tool(name=...)"
         )
     parameters = tool.parameters
     if isinstance(parameters, str) or not all(isinstance(each, str) and each.isidentifier() for each in parameters):
-        raise ConfigError(f"{said} has parameters {parameters!r:.100}: they are a tuple of names, as in ('query',)")
+        raise ConfigError(f"{said} has parameters {parameters!r:.100}: give a tuple of names, as in ('query',)")
     if len(set(parameters)) != len(parameters):
-        raise ConfigError(f"{said} has two parameters of one name: {', '.join(parameters)}")
+        raise ConfigError(f"{said} has two parameters of the same name: {', '.join(parameters)}")
     if not isinstance(tool.description, str) or not tool.description.strip():
-        raise ConfigError(f"{said} has no description: it is what a model knows of it")
+        raise ConfigError(f"{said} has no description: write one for the model")
     if tool.name in taken:
-        raise ConfigError(f"{said} is called {tool.name!r}, and so is another tool")
+        raise ConfigError(f"{said} has the name {tool.name!r}, and so has another tool: rename one")
 
 
 def _web_search(config: Config) -> Tool:

@@ -76,7 +76,7 @@ def read_corpus(path: Path, read_rows: ReadRows) -> Iterator[Passage]:
             num_passages += 1
             yield passage
     if not num_passages:
-        raise DataError(f"{path}: there is no text in any of its files")
+        raise DataError(f"{path}: none of its files contains text")
 
 
 def corpus_files(directory: Path) -> list[Path]:
@@ -92,7 +92,9 @@ def corpus_files(directory: Path) -> list[Path]:
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     found = sorted((file for file in files if _is(file, SUFFIXES)), key=lambda file: _name(file, directory))
     if not found:
-        raise DataError(f"{directory}: no file of a corpus among its {len(files)}: they end in {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"{directory}: none of its {len(files)} files can be part of a corpus; supported endings: {', '.join(SUFFIXES)}"
+        )
     return found
 
 
@@ -181,7 +183,8 @@ def _decoded(data: bytes, file: Path) -> str:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{file}: not a text in UTF-8 (byte {error.start:,} is 0x{data[error.start]:02x}); save it as UTF-8, or move it away"
+            f"{file}: not a text in UTF-8 (byte {error.start:,} is 0x{data[error.start]:02x}); save it as "
+            "UTF-8, or move it out of the corpus"
         ) from None
     return text.replace("\0", "\ufffd")
 
@@ -191,7 +194,7 @@ def _converted(data: bytes, file: Path) -> str:
     try:
         text = asyncio.run(converter.text(data, str(file), max_chars=DOCUMENT_CHARS, links=not _is(file, HTML)))
     except ToolError as error:
-        raise DataError(f"{error}; mend it, or move it away") from None
+        raise DataError(f"{error}; repair it, or move it out of the corpus") from None
     if len(text) > DOCUMENT_CHARS:
         raise DataError(f"{file}: holds more than {DOCUMENT_CHARS:,} characters; split it")
     return text if _is(file, (".docx", *HTML)) else text.partition("\n")[2]  # the first line counts the pages

@@ -318,9 +318,9 @@ def _allowed(entry: str) -> Requirement:
     try:
         found = Requirement(entry)
     except InvalidRequirement as error:
-        raise ConfigError(f"tools.install_allow: {entry!r} names no package: {error}") from None
+        raise ConfigError(f"tools.install_allow: {entry!r} is not a package name: {error}") from None
     if found.url or found.marker or found.extras:
-        raise ConfigError(f'tools.install_allow: {entry!r} is more than a name with versions, as in "attrs>=23"')
+        raise ConfigError(f'tools.install_allow: {entry!r} must be a name with optional versions, as in "attrs>=23"')
     return found
 
 

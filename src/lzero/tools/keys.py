@@ -42,7 +42,9 @@ def find_key(variable: str, *, env_file: str = "") -> Secret | None:
     if not value:
         return None
     if not (value.isascii() and value.isprintable()) or " " in value:
-        raise ConfigError(f"{variable} holds characters that no key has (spaces, line breaks, letters beyond ASCII)")
+        raise ConfigError(
+            f"{variable} contains characters that a key cannot have (spaces, line breaks, non-ASCII letters)"
+        )
     return Secret(value)
 
 

@@ -48,9 +48,7 @@ def open_look(
     One try a call: `Retried` makes more of it. Raises ConfigError for a URL that is none, no model, or no key.
     """
     if not model:
-        raise ConfigError(
-            "the tool look needs a vision model: set tools.vision_model to its name, as the endpoint knows it"
-        )
+        raise ConfigError("the tool look needs a vision model: set tools.vision_model to its name at the endpoint")
     key = need_key(key_variable, purpose="the tool look", env_file=env_file) if key_variable else None
     client = WebClient(timeout_s=TIMEOUT_S, allow_hosts=(_host(base_url),), proxy=proxy)
 
@@ -112,6 +110,6 @@ def _host(base_url: str) -> str:
     except ValueError:
         parts, port = urlsplit(""), 0
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError(f'tools.vision_url = {base_url!r} is no URL: write it as in "https://api.openai.com/v1"')
+        raise ConfigError(f'tools.vision_url = {base_url!r} is not a URL, as in "https://api.openai.com/v1"')
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{port}"

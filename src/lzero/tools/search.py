@@ -228,7 +228,7 @@ def _open(path: Path) -> sqlite3.Connection:
 def content_hash(file: Path, name: str) -> str:
     """A hash of a file's bytes and its name. Raises DataError where it cannot be read."""
     if file.is_fifo() or file.is_socket() or file.is_char_device():  # which would be waited for
-        raise DataError(f"cannot read the corpus {file}: it is no regular file")
+        raise DataError(f"cannot read the corpus {file}: it is not a regular file")
     try:
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))

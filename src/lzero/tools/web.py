@@ -393,13 +393,13 @@ def _places(entry: str) -> Iterable[tuple[str, int]]:
     found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", entry.strip().lower())
     host = found[1].strip("[]").rstrip(".") if found else ""
     if found is None or not (_HOST.fullmatch(host) or _is_ipv6(host)):
-        raise ConfigError(f'tools.allow_hosts: {entry!r} is no host; write "host:port" or "host"')
+        raise ConfigError(f'tools.allow_hosts: {entry!r} is not a host: write "host:port" or "host"')
     return [(host, port) for port in ((int(found[2]),) if found[2] else PORTS)]
 
 
 def _proxy(url: str) -> httpcore2.Proxy:
     if not re.fullmatch(r"https?://[^/@\s]+/?", url):
-        raise ConfigError(f'tools.proxy: {url!r} is no proxy; write "http://host:port"')
+        raise ConfigError(f'tools.proxy: {url!r} is not a proxy: write "http://host:port"')
     return httpcore2.Proxy(url)
 
 

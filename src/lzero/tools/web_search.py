@@ -126,7 +126,9 @@ async def searxng(service: Service, query: str, limit: int) -> Sequence[Found]:
     except ServiceError as error:
         if not error.permanent:
             raise
-        raise ServiceError(f"{error}; is json among search.formats in its settings.yml?", permanent=True) from None
+        raise ServiceError(
+            f"{error}; check that search.formats in its settings.yml contains json", permanent=True
+        ) from None
     if not answer.results and answer.unresponsive_engines:
         engines = ", ".join(": ".join(engine) for engine in answer.unresponsive_engines[:5])
         raise ServiceError(f"{service.name} got no answer from its engines ({engines[:300]})")
@@ -181,7 +183,7 @@ def search_url(provider: str, url: str) -> str:
     if not (url or own):
         raise ConfigError(f'tools.search = "{provider}" needs tools.search_url, as in "http://localhost:8888"')
     if url and not url.startswith(("http://", "https://")):
-        raise ConfigError(f"tools.search_url: {url!r} is no web address: it begins with http:// or https://")
+        raise ConfigError(f"tools.search_url: {url!r} is not a web address: it must begin with http:// or https://")
     if provider == "searxng" and not url.rstrip("/").endswith("/search"):
         return f"{url.rstrip('/')}/search"
     return url or own

@@ -295,5 +295,5 @@ def _variables(directory: Path) -> dict[str, str]:
 def _program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
-        raise SandboxError(f"a Jupyter kernel is started with {name}, which is not on PATH; it is part of util-linux")
+        raise SandboxError(f"a Jupyter kernel needs {name}, which is not on PATH: install util-linux")
     return path

@@ -54,8 +54,7 @@ class JupyterPool:
         from lzero.repl.jupyter.kernel import new_context, sweep
 
         logger.warning(
-            "REPLs are plain Jupyter kernels (%s): unsandboxed, with all your rights; run nothing in them that you would not "
-            "run yourself",
+            "REPLs are plain Jupyter kernels (%s), unsandboxed, with all your rights: run only code that you would run yourself",
             self._config.kernelspec,
         )
         await sweep()
@@ -73,7 +72,7 @@ class JupyterPool:
             raise ReplError("the pool is closed" if self._closed else "the pool has not been started")
         if tools and self._language != "python":
             raise ConfigError(
-                f"repl.kernelspec = {self._config.kernelspec!r} speaks {self._language}: tools have stubs in Python only"
+                f"repl.kernelspec = {self._config.kernelspec!r} runs {self._language}, but tools work in Python kernels only"
             )
         async with self._opening:
             repl = JupyterRepl(await Kernel.start(self._config.kernelspec, self._context), on_call, self._config)
@@ -127,5 +126,5 @@ def _language_of(kernelspec: str) -> str:
         installed = sorted(specs.find_kernel_specs())
         near = get_close_matches(kernelspec, installed, n=1, cutoff=0.0)
         raise ConfigError(
-            f"repl.kernelspec = {kernelspec!r} is not installed; {f'did you mean {near[0]!r}?' if near else 'there is none'}"
+            f"repl.kernelspec = {kernelspec!r} is not installed; {f'did you mean {near[0]!r}?' if near else 'no kernel is installed'}"
         ) from None

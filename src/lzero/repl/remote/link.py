@@ -123,8 +123,8 @@ class Link:
             raise _refusal(url, error) from None
         except ssl.SSLCertVerificationError as error:
             raise Refused(
-                f"{url}: its certificate is not trusted ({error.verify_message}); repl.certificate_authority names the file of "
-                "the authority that signed it"
+                f"{url}: its certificate is not trusted ({error.verify_message}); set "
+                "repl.certificate_authority to the certificate of the authority that signed it"
             ) from None
         except TimeoutError:
             raise ReplError(f"{url}: no answer within {_CONNECT_TIMEOUT_S:g} s") from None
@@ -147,7 +147,7 @@ class Link:
         """The server's first words: how busy it is, and how long its lease is."""
         assert self._connection.response is not None
         if self._connection.response.headers.get(wire.VERSION_HEADER) != str(wire.VERSION):
-            raise Refused(f"{self.url}: what answers there is no pool server")
+            raise Refused(f"{self.url} is not a pool server")
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 first = self._decode(await self._connection.recv())

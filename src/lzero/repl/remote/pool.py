@@ -61,7 +61,7 @@ class RemotePool:
                 raise ReplError(self._why_none())
             for outcome in outcomes:
                 if outcome is not None:
-                    logger.warning("a pool server is left out for now: %s", outcome)
+                    logger.warning("a pool server is unavailable and is retried later: %s", outcome)
             self._keeping = [asyncio.create_task(server.keep()) for server in self._servers]
             ready = True
         finally:
@@ -137,14 +137,15 @@ class RemotePool:
         except TimeoutError:
             urls = ", ".join(server.url for server in self._servers if server.lives)
             raise ReplError(
-                f"no REPL became free within {_OPEN_TIMEOUT_S:g} s on {urls}: lower rollout.concurrency, or raise --max-repls there"
+                f"no REPL became free within {_OPEN_TIMEOUT_S:g} s on {urls}: lower "
+                "rollout.concurrency, or raise --max-repls on the servers"
             ) from None
 
     def _changed(self) -> None:
         self._news.set()
 
     def _why_none(self) -> str:
-        return "no pool server is left: " + "; ".join(server.why for server in self._servers)
+        return "no pool server is available: " + "; ".join(server.why for server in self._servers)
 
 
 class _Server:
@@ -208,7 +209,7 @@ class _Server:
                 delay_s = min(2 * delay_s, _LAST_RETRY_S)
             else:
                 delay_s = _FIRST_RETRY_S
-                logger.warning("the pool server %s is back", self.url)
+                logger.warning("the pool server %s is available again", self.url)
 
     async def open(self, tools: tuple[ToolStub, ...], on_call: OnCall, seed: int) -> "RemoteRepl":
         """Raises PoolFull, ReplDied where the link is lost meanwhile, ReplError."""
@@ -275,7 +276,7 @@ class RemoteRepl:
                 self._due(wire.Opened, await inbox.get(within_s=_ANSWER_TIMEOUT_S))
                 born = True
             except wire.PoolFull:
-                raise ForkRefused(f"there is no room for a copy on {self._link.url}; raise --max-repls there") from None
+                raise ForkRefused(f"{self._link.url} has no room for a copy: raise --max-repls there") from None
             finally:
                 if not born:
                     copy.abandon()
@@ -286,7 +287,7 @@ class RemoteRepl:
         target = workspace_path(path)
         if len(data) > self._link.file_bytes:
             raise WorkspaceError(
-                f"{target!r}: {len(data):,} bytes are more than the {self._link.file_bytes:,} that a file may have; "
+                f"{target!r}: {len(data):,} bytes exceed the limit of {self._link.file_bytes:,} for a file; "
                 f"raise repl.file_mb on {self._link.url}"
             )
         async with self._request("transfer", WorkspaceError) as inbox:

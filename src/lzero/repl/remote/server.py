@@ -59,7 +59,7 @@ class PoolServer:
         """`file_bytes`: the largest file that the pool's REPLs take. Raises ConfigError for a lease that no client understands."""
         lease_s = serving.lease_s
         if not 0.0 < lease_s <= wire.MAX_DEADLINE_S:
-            raise ConfigError(f"--lease-s = {lease_s:g}: a lease takes no more than {wire.MAX_DEADLINE_S:g} seconds")
+            raise ConfigError(f"--lease-s = {lease_s:g}: the maximum is {wire.MAX_DEADLINE_S:g} seconds")
         self._room = Room(max_repls=serving.max_repls, lease_s=lease_s, file_bytes=file_bytes)
         self._app = application(pool, token=token, room=self._room)
         self._serving = serving
@@ -143,8 +143,8 @@ class PoolServer:
             protected = self._serving.certificate is not None or self._serving.insecure
             if not protected and not ipaddress.ip_address(address[0]).is_loopback:
                 raise ConfigError(
-                    f"{self._serving.host} can be reached from other machines, and tokens and cells would travel unencrypted: give "
-                    "--certificate and --key, or --insecure where the network is trusted"
+                    f"{self._serving.host} is reachable from other machines, and tokens and cells would travel unencrypted: give "
+                    "--certificate and --key, or --insecure on a trusted network"
                 )
             listener = socket.socket(family, kind, protocol)
         except OSError as error:

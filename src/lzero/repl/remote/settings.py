@@ -34,7 +34,7 @@ def _check(url: str) -> None:
         good = plain = False
     if not (good and plain):
         raise ConfigError(
-            f'repl.servers: {url!r} is no address of a pool server, as in "ws://127.0.0.1:7321" or "wss://host:7321"'
+            f'repl.servers: {url!r} is not the address of a pool server, as in "ws://127.0.0.1:7321" or "wss://host:7321"'
         )
 
 
@@ -42,7 +42,7 @@ def _tls(config: ReplConfig) -> ssl.SSLContext | None:
     authority = config.certificate_authority
     secure = any(url.startswith("wss:") for url in config.servers)
     if authority and not secure:
-        raise ConfigError("repl.certificate_authority would not act: no address in repl.servers begins with wss://")
+        raise ConfigError("repl.certificate_authority has no effect: no address in repl.servers begins with wss://")
     if not secure:
         return None
     try:

@@ -26,7 +26,7 @@ def read_token(file: str, *, option: str) -> str:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & stat.S_IROTH:
-            raise ConfigError(f"{option}: others may read the token in {path} (mode {mode:o}): chmod 600 {path}")
+            raise ConfigError(f"{option}: other users can read the token in {path} (mode {mode:o}): chmod 600 {path}")
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

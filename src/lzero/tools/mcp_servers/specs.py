@@ -46,11 +46,11 @@ class McpSpec:
 
     def __post_init__(self) -> None:
         if bool(self.command) == bool(self.url):
-            raise ConfigError(f"the MCP server {self.name!r} needs a command or a url, one of them")
+            raise ConfigError(f"the MCP server {self.name!r} needs either a command or a url")
         if self.command and self.headers:
-            raise ConfigError(f"the MCP server {self.name!r} is a command: it has no headers")
+            raise ConfigError(f"the MCP server {self.name!r} is a command, which takes no headers")
         if self.url and self.environment:
-            raise ConfigError(f"the MCP server {self.name!r} is at a url: it has no environment")
+            raise ConfigError(f"the MCP server {self.name!r} is a url, which takes no environment")
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,12 @@ def fill(spec: McpSpec, lookup: Lookup) -> Filled:
         value = lookup(match[1])
         if not value:
             raise ConfigError(
-                f"the MCP server {spec.name!r} needs the variable {match[1]}, which is set neither in the environment nor in .env"
+                f"the MCP server {spec.name!r} needs the variable {match[1]}, which is not set in the environment or in .env"
             )
         if spec.headers and not (value.isascii() and value.isprintable()):
-            raise ConfigError(f"the MCP server {spec.name!r} is sent {match[1]}, which holds what no header can hold")
+            raise ConfigError(
+                f"the MCP server {spec.name!r} takes {match[1]}, which contains characters that a header cannot hold"
+            )
         if len(value) >= 6:  # what is shorter stands in innocent words too
             secrets[value] = match[1]
         return value
@@ -96,7 +98,7 @@ def read_specs(text: str) -> tuple[McpSpec, ...]:
     if text.endswith((".json", ".toml")):
         return _of_file(Path(text).expanduser())
     raise ConfigError(
-        f'{text!r} names no MCP server: write "stdio:COMMAND ARGUMENT …", a URL, or a .json or .toml file with "mcpServers"'
+        f'{text!r} is not an MCP server: write "stdio:COMMAND ARGUMENT …", a URL, or a .json or .toml file with "mcpServers"'
     )
 
 
@@ -104,7 +106,7 @@ def _of_command(text: str) -> McpSpec:
     try:
         words = shlex.split(text.removeprefix(STDIO))
     except ValueError as error:
-        raise ConfigError(f"{text!r} is no command: {error}") from None
+        raise ConfigError(f"{text!r} is not a valid command: {error}") from None
     environment = {}
     while words and (match := _ASSIGNMENT.fullmatch(words[0])):
         environment[match[1]] = match[2]
@@ -124,7 +126,7 @@ def _of_url(text: str) -> McpSpec:
         host = None
     if not host or len(variables) > 1 or not all(map(_VARIABLE.fullmatch, variables)):
         raise ConfigError(
-            f'{text!r} is no MCP server: write "https://host/path", or "https://host/path VARIABLE" for a bearer token'
+            f'{text!r} is not an MCP server: write "https://host/path", or "https://host/path VARIABLE" for a bearer token'
         )
     headers = {"Authorization": f"Bearer ${{{variables[0]}}}"} if variables else {}
     return McpSpec(name=host.removeprefix("www.").partition(".")[0], url=url, headers=headers)
@@ -147,19 +149,19 @@ def _of_file(file: Path) -> tuple[McpSpec, ...]:
 def _of_entry(name: str, entry: Any, file: Path) -> McpSpec:
     where = f"the MCP server {name!r} in {file}"
     if not isinstance(entry, dict):
-        raise ConfigError(f"{where} is no table of settings")
+        raise ConfigError(f"{where} is not a table of settings")
     known = ("command", "args", "env", "url", "headers", "type")
     if unknown := [key for key in entry if key not in known]:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
     if (kind := entry.get("type", "stdio")) not in ("stdio", "http", "streamable-http"):
-        raise ConfigError(f"{where}: type {kind!r} is not known; stdio and http are")
+        raise ConfigError(f"{where}: unknown type {kind!r}; use stdio or http")
     command, url, arguments = entry.get("command", ""), entry.get("url", ""), entry.get("args", [])
     if not isinstance(command, str) or not isinstance(url, str) or not _are_texts(arguments):
-        raise ConfigError(f"{where}: command and url are texts, args is a list of texts")
+        raise ConfigError(f"{where}: command and url must be text, and args a list of texts")
     environment, headers = entry.get("env", {}), entry.get("headers", {})
     for table in (environment, headers):
         if not isinstance(table, dict) or not _are_texts(list(table.values())):
-            raise ConfigError(f"{where}: env and headers are tables of texts")
+            raise ConfigError(f"{where}: env and headers must be tables of texts")
     words = (command, *arguments) if command else ()
     return McpSpec(name=name, command=words, environment=environment, url=url, headers=headers)
 
