@@ -74,7 +74,7 @@ def test_a_missing_key_or_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ConfigError, match="cannot read the keys in none: No such file"):
         find_key("MY_KEY", env_file="none")
     monkeypatch.setenv("MY_KEY", "se\ncret")
-    with pytest.raises(ConfigError, match="MY_KEY holds characters") as raised:
+    with pytest.raises(ConfigError, match="MY_KEY contains characters") as raised:
         find_key("MY_KEY")
     assert "cret" not in str(raised.value)
 
