@@ -351,6 +351,9 @@ class RewardConfig(Section):
         "clean",
         description='"clean": each cell without error earns the execution reward; "l0": 1 − errors/outputs, 0 for a silent cell.',
     )
+    timeout_s: Positive = Field(
+        60.0, description="Seconds that scoring one episode may take; a later reward counts as a failure (kind reward)."
+    )
     function: str = Field(
         "",
         description='Import path "package.module:name" of your own reward, (task, episode) -> Reward. Empty: L0\'s reward, with the keys '

@@ -5,7 +5,7 @@ asks of an engine beside sampling, in `lzero.train.transfer`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, SupportsFloat, runtime_checkable
 
 from lzero.types import (
     Attempt,
@@ -190,8 +190,9 @@ class TaskSource(Protocol):
         IndexError."""
 
 
-RewardFn = Callable[[Task, Episode], Reward]
-"""A pure scorer. Never sees a failed episode. Raises RewardError."""
+RewardFn = Callable[[Task, Episode], Reward | SupportsFloat | Awaitable[Reward | SupportsFloat]]
+"""Scores an episode that did not fail: returns a Reward, or a number from 0 to 1, or is `async` and does so. `lzero.rollout.scoring`
+calls it, in a thread; an exception is a failure of that episode."""
 
 Policy = Callable[[str, int], str]
 """A scripted policy: (the whole decoded transcript, seed) → the assistant's reply."""

@@ -10,6 +10,7 @@ import small_episodes
 from lzero.agent.episode import Cutoff, Ticket
 from lzero.config import RolloutConfig
 from lzero.rollout.runner import RunEpisode, Runner
+from lzero.rollout.scoring import Scorer
 from lzero.types import Budgets, Episode, Failure, Reward, Sampling, Step, Task
 
 ANY_SAMPLING = Sampling()
@@ -132,4 +133,4 @@ class FakeEpisodes:
 
 
 def make_runner(episodes: FakeEpisodes, **config: float | str) -> Runner:
-    return Runner(episodes.open_task, reward, RolloutConfig.model_validate(config))
+    return Runner(episodes.open_task, Scorer(reward), RolloutConfig.model_validate(config))

@@ -8,6 +8,7 @@ import pytest
 from lzero.cli import main
 from lzero.config import RewardConfig
 from lzero.rewards import make_reward
+from lzero.rollout.scoring import Scorer
 from lzero.train.preflight.rewards import score_problems
 from lzero.types import Episode, Reward, Task
 
@@ -63,13 +64,13 @@ def test_a_bad_row_fails_with_its_place(key: str, tmp_path: Path, capsys: pytest
     assert "bad.jsonl: field " in capsys.readouterr().err
 
 
-def test_every_gold_answer_is_scored_and_the_empty_one() -> None:
-    assert score_problems(TASK, make_reward(RewardConfig())) == []
+async def test_every_gold_answer_is_scored_and_the_empty_one() -> None:
+    assert await score_problems(TASK, Scorer(make_reward(RewardConfig()))) == []
 
     def upside_down(task: Task, episode: Episode) -> Reward:
-        return Reward(score=0.5 if episode.answer in ("北京", "") else 1.0, per_step=(), parts={})
+        return Reward(score=0.5 if episode.answer in ("北京", "") else 1.0, per_step=(0.0,), parts={})
 
-    assert score_problems(TASK, upside_down) == [
+    assert await score_problems(TASK, Scorer(upside_down)) == [
         "t1: the gold answer '北京' scores 0.5, not 1",
         "t1: an empty answer scores 0.5, not 0",
     ]

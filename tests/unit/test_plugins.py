@@ -25,6 +25,10 @@ word.parameters, twice.parameters, mute.description = "text", ("a", "a"), " "
 
 def reward(task, episode):
     return None
+
+
+def one_argument(task):
+    return 1.0
 """
 
 
@@ -69,3 +73,22 @@ def test_the_keys_of_a_reward_that_is_replaced_are_refused() -> None:
     config = load_config(None, ["reward.function=plugged:reward", "reward.qa=0.5"])
     with pytest.raises(ConfigError, match="have no effect"):
         open_reward(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("half", "name a function of"), ("one_argument", r"cannot be called with \(task, episode\): too many positional")],
+)
+def test_a_reward_that_cannot_be_called_is_refused_before_the_run(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_reward(load_config(None, [f"reward.function=plugged:{name}"]))
+
+
+@pytest.mark.parametrize(
+    "line", ["import this_is_nowhere", "1 / 0", "x = (", "import sys; sys.exit(2)", "None.nothing"]
+)
+def test_a_module_that_fails_as_it_is_imported_is_a_configuration_error(line: str, tmp_path: Path) -> None:
+    name = f"broken_{abs(hash(line))}"
+    (tmp_path / f"{name}.py").write_text(f"{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"reward.function: cannot import '{name}'"):
+        open_reward(load_config(None, [f"reward.function={name}:reward"]))

@@ -1,6 +1,6 @@
 """The failure policy: what the agent did is scored, what we broke is tried once more, counted, and stops the run when it is too much."""
 
-import math
+import threading
 
 import pytest
 from rollout_fakes import FakeEpisodes, Shuffler, make_runner, make_task
@@ -10,6 +10,7 @@ from lzero.errors import RewardError, TrainError
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.failures import WINDOW
 from lzero.rollout.runner import Runner
+from lzero.rollout.scoring import Scorer
 from lzero.store import Record
 from lzero.types import Episode, Failure, Reward, Sampling, Task
 
@@ -54,36 +55,30 @@ async def test_what_breaks_twice_is_kept_without_a_reward() -> None:
     assert runner.take_failures()["repl"] == 0
 
 
-async def test_a_scorer_that_fails_is_our_failure_and_is_not_asked_again() -> None:
+async def test_a_reward_function_that_fails_is_our_failure_and_is_not_asked_again() -> None:
     def broken_reward(task: Task, episode: Episode) -> Reward:
         raise RewardError("no such metric")
 
     episodes = FakeEpisodes(lambda task, seed, attempt: "yes")
-    found = await record(Runner(episodes.open_task, broken_reward, RolloutConfig()))
-    (episode,) = found.episodes
-    assert episode.failure == Failure(kind="reward", what="no such metric", where="scoring task task-0")
+    runner = Runner(episodes.open_task, Scorer(broken_reward), RolloutConfig())
+    (episode,) = (await record(runner)).episodes
+    assert episode.failure is not None
+    assert (episode.failure.kind, episode.failure.where) == ("reward", "scoring task task-0")
+    assert "no such metric" in episode.failure.what
     assert len(episodes.attempts) == 1
+    assert runner.take_failures()["reward"] == 1
 
 
-@pytest.mark.parametrize(
-    ("score", "per_step", "told"),
-    [
-        (1.0, (math.nan,), "is not finite"),
-        (math.inf, (1.0,), "is not finite"),
-        (1.0, (0.5, 0.5), "2 rewards for 1 steps"),
-    ],
-)
-async def test_a_reward_that_cannot_be_learned_from_is_our_failure(
-    score: float, per_step: tuple[float, ...], told: str
-) -> None:
-    def odd_reward(task: Task, episode: Episode) -> Reward:
-        return Reward(score=score, per_step=per_step, parts={})
+async def test_an_episode_that_is_scored_holds_no_place_of_one_that_could_run() -> None:
+    both = threading.Barrier(2, timeout=30)  # two calls of the reward at once, though one episode runs at a time
+
+    def judge(task: Task, episode: Episode) -> float:
+        both.wait()
+        return 1.0
 
     episodes = FakeEpisodes(lambda task, seed, attempt: "yes")
-    (episode,) = (await record(Runner(episodes.open_task, odd_reward, RolloutConfig()))).episodes
-    assert episode.failure is not None
-    assert episode.failure.kind == "reward"
-    assert told in episode.failure.what
+    runner = Runner(episodes.open_task, Scorer(judge), RolloutConfig(concurrency=1))
+    assert (await record(runner, num_episodes=2)).scores == (1.0, 1.0)
 
 
 async def test_too_many_failures_stop_the_run_and_say_why() -> None:

@@ -157,10 +157,15 @@ class _Teller(logging.Handler):
 @contextmanager
 def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
     """While it lasts, errors of any logger go to stderr, and to the display what the sandbox warns of (a kernel environment takes its
-    time) and that a batch is short; the rest is for run.log."""
+    time), that a batch is short and that a reward function failed; the rest is for run.log."""
     errors = logging.StreamHandler()
     errors.setLevel(logging.ERROR)  # the handler's, not the logger's: that would not hold for records of loggers below
-    handlers = {"": errors, "lzero.repl": _Teller(display.say), "lzero.rollout.collector": _Teller(display.note)}
+    handlers = {
+        "": errors,
+        "lzero.repl": _Teller(display.say),
+        "lzero.rollout.collector": _Teller(display.note),
+        "lzero.rollout.scoring": _Teller(display.note),
+    }
     for name, handler in handlers.items():
         logging.getLogger(name).addHandler(handler)
     try:

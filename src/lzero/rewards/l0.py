@@ -9,14 +9,15 @@ For an episode of T steps (summaries are none of them), the terms of a step are
 so that an episode without a flaw earns the sum of the weights.
 """
 
+from collections.abc import Callable
+
 from lzero.config import RewardConfig
 from lzero.errors import ConfigError
-from lzero.protocols import RewardFn
 from lzero.rewards.answers import exact_match, f1
 from lzero.types import Episode, Error, Execution, Reward, Step, Task
 
 
-def make_reward(config: RewardConfig) -> RewardFn:
+def make_reward(config: RewardConfig) -> Callable[[Task, Episode], Reward]:
     """The reward that `config` asks for. Raises ConfigError when the shares of `qa` exceed the whole."""
     if config.has_answer + config.f1 > 1:
         raise ConfigError(

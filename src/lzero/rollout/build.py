@@ -8,6 +8,7 @@ torch and transformers are loaded when `build` is called, not when this module i
 """
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from lzero.errors import ConfigError
 from lzero.plugins import load_object
 from lzero.protocols import Engine, Policy, RewardFn, TaskSource, Tool
 from lzero.rollout.runner import OpenTask, RunEpisode, Runner
+from lzero.rollout.scoring import Scorer
 from lzero.tools.search import PassageIndex, Search
 from lzero.types import Episode, Json, Task
 
@@ -68,7 +70,7 @@ async def build(
     from lzero.agent.renderer import open_renderer
     from lzero.repl import open_pool
 
-    reward, tools = open_user_code(config)
+    scorer, tools = open_user_code(config)
     pool = open_pool(config.repl)  # not started: what is wrong with [repl] is told before a model is loaded
     corpus = None
     if config.tasks.corpus:
@@ -89,16 +91,16 @@ async def build(
             files=FileCache(max_file_bytes=FileLimits.of(config.repl).file_bytes),
         )
         tools_of = partial(_tools_of, config=config.tasks, corpus=corpus, tools=tools)
-        runner = Runner(_episodes_of(setting, tools_of), reward, config.rollout)
+        runner = Runner(_episodes_of(setting, tools_of), scorer, config.rollout)
         yield Parts(engine=engine, runner=runner, tools_of=tools_of, sandbox=pool.facts())
 
 
-def open_user_code(config: Config) -> tuple[RewardFn, tuple[Tool, ...]]:
+def open_user_code(config: Config) -> tuple[Scorer, tuple[Tool, ...]]:
     """Import the reward and the tools, and try the prompt template. Raises ConfigError for what cannot be used."""
-    reward = open_reward(config)
+    scorer = open_scorer(config)
     tools = open_tools(config.agent.tools, config, key="agent.tools", taken=("search",))
     system_prompt(config.agent, tools)
-    return reward, tools
+    return scorer, tools
 
 
 def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
@@ -111,6 +113,11 @@ def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
     return load_tokenizer(resolve(config.model.path))
 
 
+def open_scorer(config: Config) -> Scorer:
+    """Make the scorer of L0's reward, or of the one that `reward.function` names. Raises ConfigError."""
+    return Scorer(open_reward(config), timeout_s=config.reward.timeout_s)
+
+
 def open_reward(config: Config) -> RewardFn:
     """L0's reward, or the one that `reward.function` names. Raises ConfigError."""
     from lzero.rewards import make_reward
@@ -118,11 +125,21 @@ def open_reward(config: Config) -> RewardFn:
     name = config.reward.function
     if not name:
         return make_reward(config.reward)
-    if config.reward != RewardConfig(function=name):
+    if config.reward != RewardConfig(function=name, timeout_s=config.reward.timeout_s):
         raise ConfigError(
-            f"reward.function = {name!r} replaces L0's reward, so the other keys of [reward] have no effect: remove them"
+            f"reward.function = {name!r} replaces L0's reward, so the other keys of [reward], except timeout_s, have no effect: remove them"
         )
     function: RewardFn = load_object(name, key="reward.function")
+    if not callable(function):
+        raise ConfigError(f"reward.function = {name!r} is {function!r:.80}: name a function of (task, episode)")
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError as error:
+        raise ConfigError(
+            f"reward.function = {name!r} cannot be called with (task, episode): {error}. Let it take these two arguments"
+        ) from None
+    except ValueError:
+        pass  # a function written in C has no signature to check
     return function
 
 

@@ -25,6 +25,7 @@ from lzero.errors import StoreError, TrainError
 from lzero.protocols import TaskSource
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.curriculum import PassRates, check_curriculum
+from lzero.rollout.failures import explain
 from lzero.rollout.filters import drop_reason, drops, leave_out, take_back, tasks_to_try
 from lzero.rollout.runner import Runner
 from lzero.rollout.summary import failure_metrics, summarise
@@ -191,7 +192,8 @@ class Collector:
 
 def _nothing_left(update: int, records: Sequence[Record]) -> str:
     if not any(record.scores for record in records):
-        return f"update {update}: all {len(records)} groups lost their episodes to failures"
+        failures = [episode.failure for record in records for episode in record.episodes if episode.failure]
+        return f"update {update}: all {len(records)} groups lost their episodes to failures: {explain(failures)}"
     return (
         f"update {update}: none of {len(records)} groups is left to train on; dropped: {drops(records)}. "
         'Raise rollout.max_refills, choose tasks of another difficulty, or try rollout.filter = "l0"'

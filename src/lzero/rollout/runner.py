@@ -11,7 +11,6 @@ record ─▶ attempt ─▶ scored                        what the agent did, r
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -19,9 +18,9 @@ import msgspec
 from lzero.agent.episode import Cutoff, Ticket
 from lzero.config import RolloutConfig
 from lzero.errors import RewardError
-from lzero.protocols import RewardFn
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.failures import CircuitBreaker
+from lzero.rollout.scoring import Scorer
 from lzero.seeds import derive_seed
 from lzero.store import Record
 from lzero.types import Episode, Failure, Reward, Sampling, Task
@@ -42,9 +41,9 @@ OpenTask = Callable[[Task], RunEpisode]
 class Runner:
     """Runs episodes, at most `concurrency` at once, first come, first served."""
 
-    def __init__(self, open_task: OpenTask, reward: RewardFn, config: RolloutConfig) -> None:
+    def __init__(self, open_task: OpenTask, scorer: Scorer, config: RolloutConfig) -> None:
         self._open_task = open_task
-        self._reward = reward
+        self._scorer = scorer
         self._slots = asyncio.Semaphore(config.concurrency)
         self._breaker = CircuitBreaker(max_rate=config.max_failure_rate)
 
@@ -77,10 +76,10 @@ class Runner:
                     sampling=sampling,
                     cutoff=cutoff,
                 )
-                pair = await self._run(task, run_episode, ticket)
+                episode = await self._run(task, run_episode, ticket)
             if cutoff is not None:
                 cutoff.arrived()
-            return pair
+            return await self._score(task, episode)  # outside of the slot: a slow judge keeps no other episode waiting
 
         pairs = await run_all(run(index) for index in range(num_episodes))
         return Record(
@@ -91,15 +90,14 @@ class Runner:
         """Failed attempts by kind since the last call, those that a second attempt mended included."""
         return self._breaker.take_counts()
 
-    async def _run(self, task: Task, run_episode: RunEpisode, ticket: Ticket) -> tuple[Episode, Reward | None]:
+    async def _run(self, task: Task, run_episode: RunEpisode, ticket: Ticket) -> Episode:
         for number in range(1, ATTEMPTS + 1):
             episode = await run_episode(ticket)
-            reward = None
             if episode.failure is None:
-                episode, reward = self._score(task, episode)
+                break
             self._breaker.saw(episode)
-            if episode.failure is None or episode.failure.kind in ("reward", "straggler"):
-                break  # a scorer is a pure function: it would fail again
+            if episode.failure.kind == "straggler":
+                break
             logger.warning(
                 "episode %s of task %s, attempt %d of %d: %s failed at %s: %s",
                 ticket.id,
@@ -110,20 +108,16 @@ class Runner:
                 episode.failure.where,
                 episode.failure.what,
             )
+        return episode
+
+    async def _score(self, task: Task, episode: Episode) -> tuple[Episode, Reward | None]:
+        """The episode with its reward, or as a failed one: a scorer that fails is not asked again, as it would fail again."""
+        reward = None
+        if episode.failure is None:
+            try:
+                reward = await self._scorer.score(task, episode)
+            except RewardError as error:
+                failure = Failure(kind="reward", what=str(error), where=f"scoring task {task.id}")
+                episode = msgspec.structs.replace(episode, status="failed", failure=failure)
+            self._breaker.saw(episode)
         return episode, reward
-
-    def _score(self, task: Task, episode: Episode) -> tuple[Episode, Reward | None]:
-        try:
-            return episode, _checked(self._reward(task, episode), episode)
-        except RewardError as error:
-            failure = Failure(kind="reward", what=str(error), where=f"scoring task {task.id}")
-            return msgspec.structs.replace(episode, status="failed", failure=failure), None
-
-
-def _checked(reward: Reward, episode: Episode) -> Reward:
-    """A reward may be anybody's. Raises RewardError for one that cannot be learned from."""
-    if len(reward.per_step) != len(episode.steps):
-        raise RewardError(f"{len(reward.per_step)} rewards for {len(episode.steps)} steps of episode {episode.id}")
-    if not all(map(math.isfinite, (reward.score, *reward.per_step))):
-        raise RewardError(f"the reward of episode {episode.id} is not finite: {reward.per_step}, score {reward.score}")
-    return reward

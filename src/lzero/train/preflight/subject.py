@@ -3,12 +3,11 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 from lzero.config import Config
-from lzero.protocols import RewardFn, TaskSource
-from lzero.rollout.build import eval_tasks, open_reward, train_tasks
+from lzero.protocols import TaskSource
+from lzero.rollout.build import eval_tasks, train_tasks
 from lzero.types import Task
 
 Split = Literal["train", "eval"]
@@ -29,16 +28,12 @@ class Line:
 
 
 class Subject:
-    """A configuration and, opened when a check first asks for them, its tasks and its reward. Each raises as what opens it."""
+    """A configuration and, opened when a check first asks for them, its tasks; which raises as `open_source` does."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._sources: dict[Split, TaskSource] = {}
         self._tasks: dict[Split, Sequence[Task]] = {}
-
-    @cached_property
-    def reward(self) -> RewardFn:
-        return open_reward(self.config)
 
     def source(self, split: Split) -> TaskSource:
         if split not in self._sources:
