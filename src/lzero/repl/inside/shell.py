@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -65,10 +66,30 @@ class _Results(DisplayHook):
 
     def compute_format_data(self, result: object) -> tuple[dict[str, str], dict[str, Any]]:
         formatter = self.shell.display_formatter
-        if type(result) in _PLAIN and not _has_printer(formatter, result):
+        if type(result) in _PLAIN and not self._has_printer(result):
             return {"text/plain": formatter.formatters["text/plain"](result)}, {}
         data, _ = formatter.format(result)
         return data, {}
+
+    def _has_printer(self, value: object) -> bool:
+        """Whether a cell has registered how to show values of this plain type, beside their text."""
+        kinds = type(value).__mro__
+        return any(
+            (singletons and id(value) in singletons)
+            or (types and any(kind in types for kind in kinds))
+            or (deferred and any((kind.__module__, kind.__name__) in deferred for kind in kinds))
+            for singletons, types, deferred in self._printers
+        )
+
+    @cached_property
+    def _printers(self) -> list[tuple[dict[Any, Any], ...]]:
+        """The registries of all formatters but that of text. IPython changes them in place."""
+        display = self.shell.display_formatter
+        others = [formatter for mime, formatter in display.formatters.items() if mime != "text/plain"]
+        return [
+            (each.singleton_printers, each.type_printers, each.deferred_printers)
+            for each in (*others, display.ipython_display_formatter, display.mimebundle_formatter)
+        ]
 
     def write_format_data(self, format_dict: dict[str, str], md_dict: object = None) -> None:
         bundle = _bundle(format_dict)
@@ -209,17 +230,6 @@ class Shell(InteractiveShell):
         """`!command`: what it writes is captured at the descriptors."""
         code = subprocess.call(self.var_expand(command, depth=1), shell=True)  # noqa: S602 - the agent's own shell
         self.user_ns["_exit_code"] = code
-
-
-def _has_printer(formatter: Any, value: object) -> bool:
-    """Whether a cell has registered how to show values of this plain type, beside their text."""
-    others = [other for mime, other in formatter.formatters.items() if mime != "text/plain"]
-    return any(
-        id(value) in other.singleton_printers
-        or any(kind in other.type_printers for kind in type(value).__mro__)
-        or any((kind.__module__, kind.__name__) in other.deferred_printers for kind in type(value).__mro__)
-        for other in (*others, formatter.ipython_display_formatter, formatter.mimebundle_formatter)
-    )
 
 
 def _refuse_to_edit(*_: object) -> NoReturn:
