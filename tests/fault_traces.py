@@ -24,7 +24,7 @@ from lzero.repl import LocalRepl, cgroups
 INSIDE = """
 import os
 status = {line.split(":")[0]: line.split(":")[1].strip() for line in open("/proc/self/status")}
-os.getpid(), os.getuid() != 0, int(status["CapEff"], 16), status["Seccomp"], status["NoNewPrivs"], os.path.exists("/etc/passwd")
+os.getpid(), os.getuid() != 0, int(status["CapEff"], 16), status["Seccomp"], status["NoNewPrivs"], os.path.exists("/etc/shadow")
 """
 """Asked in a session: how it is shut in."""
 SHUT_IN = "(2, True, 0, '2', '1', False)"

@@ -62,7 +62,7 @@ async def test_the_workspace_of_others_is_not_there(pool: LocalPool, repl: Local
 async def test_what_is_shared_cannot_be_changed(repl: LocalRepl) -> None:
     code = """
 import IPython, numpy, site
-found, shared = set(), [os.__file__, numpy.__file__, sys.executable, IPython.__file__, "/opt/lzero/kernel.py", "/bin/sh"]
+found, shared = set(), [os.__file__, numpy.__file__, sys.executable, IPython.__file__, "/opt/lzero/kernel.py", "/etc/passwd", "/bin/sh"]
 for file in shared:
     folder = os.path.dirname(file)
     for attack in (

@@ -27,6 +27,7 @@ from lzero.errors import ConfigError, SandboxError
 PLACE = "/opt/environment"
 """Where the jail shows a kernel environment, wherever it is outside: a cell sees the same on every machine."""
 _KERNEL = Path(__file__).parents[1] / "assets" / "kernel"
+_LOCK = tuple((_KERNEL / "lock.txt").read_text(encoding="utf-8").splitlines())
 REQUIREMENTS = tuple((_KERNEL / "requirements.txt").read_text(encoding="utf-8").split())
 _BUILD_TIMEOUT_S = 1800
 _PIP = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
@@ -106,8 +107,7 @@ def requirements(config: ReplConfig) -> tuple[str, ...]:
 def pins(config: ReplConfig) -> str:
     """Return the pip constraints of the environment, a line each."""
     asked = {canonicalize_name(re.split(r"[^\w.-]", package.strip(), maxsplit=1)[0]) for package in config.packages}
-    lines = (_KERNEL / "lock.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if line and not line.startswith("#") and line.partition("==")[0] not in asked]
+    pins = [line for line in _LOCK if line and not line.startswith("#") and line.partition("==")[0] not in asked]
     return "".join(f"{pin}\n" for pin in pins)
 
 
