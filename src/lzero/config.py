@@ -19,7 +19,7 @@ from lzero.errors import ConfigError
 NANO = "nano"
 """`model.path` of the model that comes with the package."""
 ROW_FILES = (".jsonl", ".jsonl.gz", ".parquet")
-"""How files of tasks and of passages end."""
+"""Endings of files of tasks and passages."""
 
 
 class Section(BaseModel):
@@ -70,7 +70,7 @@ class TasksConfig(Section):
     )
     columns: dict[str, str] = Field(
         {},
-        description='Which column of a task file holds a field of a task: {question = "utterance", answers = "target"}; "a.b" is column '
+        description='Columns of a task file that hold the fields of a task: {question = "utterance", answers = "target"}; "a.b" is column '
         'b inside of a; "" reads the field from no column.',
     )
     hops: tuple[int, ...] = Field((1, 2, 3), description="Hop counts of the world's questions, in equal parts.")
@@ -85,7 +85,7 @@ class TasksConfig(Section):
     @pydantic.model_validator(mode="after")
     def _every_key_acts(self) -> Self:
         if self.columns and not (self.train.endswith(ROW_FILES) or self.eval.endswith(ROW_FILES)):
-            raise ValueError("columns acts with task files only: neither tasks.train nor tasks.eval names one")
+            raise ValueError("columns has an effect with task files only: neither tasks.train nor tasks.eval names one")
         return self
 
 

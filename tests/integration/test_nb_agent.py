@@ -324,7 +324,7 @@ async def test_thoughts_that_an_endpoint_tells_apart_are_sent_again_as_asked(
 
 
 async def test_thoughts_of_a_model_that_samples_here_are_its_own(pool: LocalPool) -> None:
-    with pytest.raises(ConfigError, match="acts with an endpoint only"):
+    with pytest.raises(ConfigError, match="has an effect with an endpoint only"):
         await NBAgent("nano", pool=pool, past_thoughts="text").run("Who?")
 
 

@@ -134,8 +134,8 @@ def test_a_run_whose_inputs_changed_is_resumed_only_where_that_is_accepted(
     code, _, _ = train("--resume", str(run), "--accept-changes", "--json", capsys=capsys)
     assert code == 0
     assert (run / "inputs.json").read_text() == recorded
-    assert "holds others now, or in another order; the run goes on with it" in (run / "run.log").read_text()
-    assert "--accept-changes acts with --resume" in train("--accept-changes", capsys=capsys)[2]
+    assert "has other contents now, or another order; the run goes on with it" in (run / "run.log").read_text()
+    assert "--accept-changes has an effect with --resume" in train("--accept-changes", capsys=capsys)[2]
 
 
 def test_a_change_that_would_make_it_another_run_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +228,7 @@ def test_ctrl_c_saves_what_was_reached_and_the_run_resumes(
     run = tmp_path / "run"
     code, printed = interrupt(*tiny_run, "train.updates=500", f"run.dir={run}", at=" 1/500")
     assert code == 130
-    assert f"go on with: lzero train --resume {run}" in printed
+    assert f"resume with: lzero train --resume {run}" in printed
     done = len(phases(run)) - 1
     assert phases(run) == [("eval", 0), *(("train", update) for update in range(done))]
     code, lines, _ = train("--resume", str(run), f"train.updates={done + 1}", "--json", capsys=capsys)
@@ -243,7 +243,7 @@ def test_ctrl_c_during_the_first_evaluation_leaves_a_run_that_resumes(
     at = "evaluating version 0"
     code, printed = interrupt(*tiny_run, "train.updates=1", "eval.num_tasks=60", f"run.dir={run}", at=at)
     assert code == 130
-    assert f"stopped after update 0; go on with: lzero train --resume {run}" in printed
+    assert f"stopped after update 0; resume with: lzero train --resume {run}" in printed
     code, _, _ = train("--resume", str(run), capsys=capsys)
     assert code == 0
     assert phases(run) == [("eval", 0), ("train", 0), ("eval", 1)]

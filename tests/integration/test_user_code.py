@@ -53,8 +53,8 @@ MODULES = {
 }
 IMPORTS = [
     ("mine:raise", "the module 'mine' has no 'raise'; did you mean 'raises'?"),
-    ("mine:plain", "'mine:plain' is no tool, it has no name, parameters, description, call (put @tool"),
-    ("mine:number", "'mine:number' is no tool"),
+    ("mine:plain", "'mine:plain' is not a tool: it has no name, parameters, description, call (put @tool"),
+    ("mine:number", "'mine:number' is not a tool"),
     (
         "divides:tool",
         "cannot import 'divides' of 'divides:tool': ZeroDivisionError: division by zero (divides.py, line 1)",
@@ -63,7 +63,7 @@ IMPORTS = [
     ("unfinished:tool", "cannot import 'unfinished' of 'unfinished:tool': SyntaxError: invalid syntax"),
     ("lacks:tool", "cannot import 'lacks' of 'lacks:tool': No module named 'no_such_library'"),
     ("mistyped:find", "TypeError: the tool find needs a type for name, as in name: str (mistyped.py, line 4)"),
-    ("named:print", "TypeError: a tool cannot be called 'print': it would hide what Python, or the session, calls so"),
+    ("named:print", "TypeError: a tool cannot be called 'print': it would hide a name of Python or of the session"),
 ]
 TEMPLATES = [
     ("{{ 1 // 0 }}", "line 1: ZeroDivisionError: "),

@@ -183,7 +183,7 @@ def untestable(x: threading.Lock) -> None:
         (streams, "is an async generator"),
         (SimpleNamespace, "is a class: decorate a function"),
         (SimpleNamespace(), "is not callable"),
-        (print, "hide what Python"),
+        (print, "hide a name of Python"),
         (functools.cmp_to_key, "no signature that can be read|needs a type for mycmp"),
         (add, "is a tool already"),
     ],
@@ -196,12 +196,12 @@ def test_what_cannot_be_a_tool_says_what_is_missing(function: Any, told: str) ->
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("no name", "it is no name that Python code can call"),
-        ("class", "it is no name"),
-        ("open", "it would hide what Python, or the session, calls so"),
+        ("no name", "it is not a valid Python name"),
+        ("class", "it is not a valid Python name"),
+        ("open", "it would hide a name of Python or of the session"),
         ("get_ipython", "it would hide"),
         ("_", "begins with an underscore"),
-        ("\ufb01nd", "letters that Python takes for others"),
+        ("\ufb01nd", "letters that Python replaces by others"),
     ],
 )
 def test_a_name_that_a_session_could_not_use_is_refused(name: str, told: str) -> None:

@@ -58,10 +58,10 @@ def test_every_input_is_compared_by_what_it_holds(place: Path) -> None:
         return changes(before, fingerprints())
 
     write(place / "train.jsonl", ROWS[:2])
-    assert changed() == {"tasks.train": "tasks.train: train.jsonl held 3 tasks, and holds 2 tasks now"}
+    assert changed() == {"tasks.train": "tasks.train: train.jsonl held 3 tasks, and has 2 tasks now"}
     write(place / "train.jsonl", ROWS[::-1])
     assert changed() == {
-        "tasks.train": "tasks.train: train.jsonl held 3 tasks, and holds others now, or in another order"
+        "tasks.train": "tasks.train: train.jsonl held 3 tasks, and has other contents now, or another order"
     }
     write(place / "train.jsonl", ROWS)
     for name, key in {
@@ -109,10 +109,10 @@ def test_changed_data_is_refused_and_changed_code_is_told(tmp_path: Path) -> Non
     data = there | {"tasks.train": Input(where="train.jsonl", holds="2 tasks", digest="b")}
     with pytest.raises(StoreError) as caught:
         check_inputs(tmp_path, there, data, checkpoint=tmp_path / "update-1", accept=False)
-    for part in ("train.jsonl held 3 tasks, and holds 2 tasks now", f"model.path={tmp_path}/", "--accept-changes"):
+    for part in ("train.jsonl held 3 tasks, and has 2 tasks now", f"model.path={tmp_path}/", "--accept-changes"):
         assert part in str(caught.value)
     (note,) = check_inputs(tmp_path, there, data, checkpoint=None, accept=True)
-    assert note.endswith("and holds 2 tasks now; the run goes on with it")
+    assert note.endswith("and has 2 tasks now; the run goes on with it")
 
 
 def test_a_broken_record_of_inputs_says_how_to_go_on(tmp_path: Path) -> None:

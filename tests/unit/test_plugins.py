@@ -55,7 +55,7 @@ def test_tools_and_a_reward_are_found_by_their_paths() -> None:
         (":good", "not an import path"),
         ("plugged:nothing", "has no 'nothing'"),
         ("no_such_module:good", "cannot import 'no_such_module'"),
-        ("plugged:hides", "called 'open', which would hide what Python"),
+        ("plugged:hides", "called 'open', which would hide a name of Python"),
         ("plugged:word", r"parameters 'text': give a tuple of names"),
         ("plugged:twice", "two parameters of the same name: a, a"),
         ("plugged:mute", "has no description"),

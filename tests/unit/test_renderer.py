@@ -243,7 +243,7 @@ def test_a_tokenizer_that_adds_spaces_is_refused() -> None:
         tokenizer_object=backend, eos_token=TURN_END, additional_special_tokens=["<|im_start|>"]
     )
     tokenizer.chat_template = CHATML_BODY + HEADER
-    with pytest.raises(ModelError, match="does not give texts back"):
+    with pytest.raises(ModelError, match="does not preserve text"):
         Renderer(tokenizer)
 
 

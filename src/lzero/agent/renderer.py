@@ -60,7 +60,7 @@ def open_renderer(agent: AgentConfig, tokenizer: "PreTrainedTokenizerFast") -> "
     """As the settings say. Raises ConfigError for one that would not act on a model whose tokens are ours, and as `Renderer` does."""
     if agent.past_thoughts != "dropped":
         raise ConfigError(
-            f'agent.past_thoughts = "{agent.past_thoughts}" acts with an endpoint only: a model that samples here sees all that it wrote'
+            f'agent.past_thoughts = "{agent.past_thoughts}" has an effect with an endpoint only: a local model always sees its own thoughts'
         )
     return Renderer(tokenizer, raw=agent.template == "raw")
 
@@ -143,7 +143,7 @@ class Renderer:
         text = f"{_SAMPLE}{self._pieces.to_user}{_SAMPLE}{self._pieces.header}"
         decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if decoded != text:
-            raise ModelError(f"the tokenizer does not give texts back as they were: {text!r} became {decoded!r}")
+            raise ModelError(f"the tokenizer does not preserve text: {text!r} became {decoded!r}")
 
 
 def _encoder(backend: str, *, text: Collection[int] | None = None) -> "Tokenizer":
@@ -175,7 +175,7 @@ def _raw(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
 
 def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
     if not tokenizer.chat_template:
-        raise ModelError(f"the tokenizer has no chat template, which tells where a turn starts and ends; {_OR_RAW}")
+        raise ModelError(f"the tokenizer has no chat template, which marks where a turn starts and ends; {_OR_RAW}")
     template = _Template(tokenizer)
     task, output, again = _USERS
     contents = [task, _REPLIES[0], output, _REPLIES[1], again]

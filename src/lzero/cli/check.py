@@ -16,14 +16,14 @@ def check(arguments: Arguments = None) -> None:
 
     Example: lzero check recipes/world.toml tasks.eval=questions.jsonl
 
-    The exit code is 1 where there is a problem.
+    Exits with code 1 if there is a problem.
     """
     from rich.console import Console
     from rich.table import Column, Table
 
     from lzero.train.preflight import look
 
-    table = Table(Column("", overflow="fold"), "looked at", "problems", title="before a run")
+    table = Table(Column("", overflow="fold"), "checked", "problems", title="checks before a run")
     problems: list[str] = []
     for line in look(read_config(arguments)):
         table.add_row(line.name, line.looked_at, str(len(line.problems)))

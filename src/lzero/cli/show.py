@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def show(
     path: SavedPath,
-    step: Annotated[int | None, typer.Option("--step", min=1, help="This step only, from 1.")] = None,
+    step: Annotated[int | None, typer.Option("--step", min=1, help="Print only this step, from 1.")] = None,
     episode: EpisodeId = "",
-    json: Annotated[bool, typer.Option("--json", help="All of it, or of the step, as one line of JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the episode, or the step, as one line of JSON.")] = False,
 ) -> None:
     """Print a saved episode: thoughts, code, outputs, tool calls, notepad, answer.
 

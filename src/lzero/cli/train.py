@@ -42,7 +42,7 @@ EPISODE_S = 0.065
 def train(
     arguments: Arguments = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this directory; section.key=value changes it.")
+        Path | None, typer.Option(help="Resume the run in this directory; section.key=value changes its settings.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     accept_changes: Annotated[
@@ -58,7 +58,7 @@ def train(
     from lzero.cli.display import TrainingDisplay
 
     if accept_changes and not resume:
-        raise ConfigError("--accept-changes acts with --resume only")
+        raise ConfigError("--accept-changes has an effect with --resume only")
     run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments))
     console = Console()
     console.print(plan(config), highlight=False, soft_wrap=True, markup=False)
@@ -67,7 +67,7 @@ def train(
     if report.after is None:
         path = report.run.path
         print(
-            f"lzero: stopped after update {report.progress.update}; go on with: lzero train --resume {path}",
+            f"lzero: stopped after update {report.progress.update}; resume with: lzero train --resume {path}",
             file=sys.stderr,
         )
         raise typer.Exit(INTERRUPTED)
@@ -101,7 +101,7 @@ def _resumed(path: Path, arguments: list[str] | None) -> "tuple[RunDirectory, Co
 
     overrides = arguments or []
     if any("=" not in argument for argument in overrides):
-        raise ConfigError("--resume takes the run's own configuration: give section.key=value changes only, no file")
+        raise ConfigError("--resume uses the run's own configuration: give section.key=value changes, and no file")
     run = RunDirectory.open(path, overrides)
     return run, run.config
 
@@ -123,7 +123,9 @@ def _interruptible(stop: asyncio.Event, display: "TrainingDisplay") -> Iterator[
     loop = asyncio.get_running_loop()
 
     def told() -> None:
-        display.say("stopping: what is under way is finished or dropped, then saved; Ctrl-C again does not wait")
+        display.say(
+            "stopping: an update under way finishes, episodes under way are dropped, then the run is saved; Ctrl-C again stops at once"
+        )
         stop.set()
 
     def interrupted(number: int, frame: "FrameType | None") -> None:

@@ -11,11 +11,11 @@ RESERVED = frozenset((*dir(builtins), *keyword.kwlist, "self", "ToolError", "dis
 def name_problem(name: object) -> str:
     """Why code cannot call a tool by this name; "" where it can."""
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        return "is no name that Python code can call"
+        return "is not a valid Python name"
     if unicodedata.normalize("NFKC", name) != name:
-        return "is written in letters that Python takes for others"
+        return "contains letters that Python replaces by others"
     if name.startswith("_"):
         return "begins with an underscore, as names of the session itself do"
     if name in RESERVED:
-        return "would hide what Python, or the session, calls so"
+        return "would hide a name of Python or of the session"
     return ""

@@ -90,7 +90,7 @@ def _purpose(function: Callable[..., object], tool: str) -> str:
     of_call = None if inspect.isroutine(function) else type(function).__call__.__doc__
     purpose = inspect.cleandoc(of_call) if of_call else inspect.getdoc(function)
     if not purpose:
-        raise TypeError(f"the tool {tool} needs a docstring: it is what a model knows of it")
+        raise TypeError(f"the tool {tool} needs a docstring: the model reads it")
     return purpose
 
 

@@ -57,7 +57,7 @@ def changes(there: Mapping[str, Input], here: Mapping[str, Input]) -> dict[str, 
     for key in there.keys() & here.keys():
         old, new = there[key], here[key]
         if old.digest != new.digest:
-            now = f"holds {new.holds} now" if old.holds != new.holds else "holds others now, or in another order"
+            now = f"has {new.holds} now" if old.holds != new.holds else "has other contents now, or another order"
             what = f"held {old.holds}, and {now}" if key not in CODE else "has another source now"
             found[key] = f"{key}: {new.where} {what}"
     return dict(sorted(found.items()))
