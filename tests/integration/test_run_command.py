@@ -94,6 +94,7 @@ async def test_a_question_is_answered_with_files_and_its_workspace_comes_out(tmp
     first = server.bodies[0]["messages"]
     assert "In the working directory: table.csv." in first[0]["content"]
     assert first[1]["content"].startswith("What is the total?\nAnswer with a word or a short phrase.\n[5 steps")
+    (tmp_path / "table.csv").unlink()  # the run has a copy
     replayed = await lzero("replay", "kept", cwd=tmp_path)
     assert (replayed.code, "no differences in 2 cells" in replayed.out) == (0, True), replayed.out
 

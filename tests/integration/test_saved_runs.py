@@ -75,9 +75,10 @@ async def test_a_replay_finds_no_differences(pool: LocalPool, tmp_path: Path) ->
     saved = await saved_run(pool, CELLS, files=(str(tmp_path / "table.csv"),))
     statuses = [step.execution.status for step in saved.episode.steps if step.execution is not None]
     assert statuses == ["ok", "ok", "ok", "error", "error", "timed_out", "killed", "ok", "error", "ok"]
-    assert await replay(saved, pool) == ()
+    files = (tmp_path / "table.csv",)
+    assert await replay(saved, pool, files=files) == ()
     unwritten = msgspec.structs.replace(saved, tools=())
-    assert await replay(unwritten, pool) == (), "the tool is known by its calls"
+    assert await replay(unwritten, pool, files=files) == (), "the tool is known by its calls"
 
 
 async def test_a_replay_finds_what_was_doctored(pool: LocalPool) -> None:

@@ -11,13 +11,13 @@ from lzero.errors import DataError
 
 async def test_a_file_is_read_once_while_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
-    whole = FileCache._read
+    whole = FileCache.read_now
 
     def counted(self: FileCache, path: Path) -> bytes:
         reads.append(path)
         return whole(self, path)
 
-    monkeypatch.setattr(FileCache, "_read", counted)
+    monkeypatch.setattr(FileCache, "read_now", counted)
     small, other, large = (tmp_path / name for name in "abc")
     small.write_bytes(b"1" * 10)
     other.write_bytes(b"2" * 10)

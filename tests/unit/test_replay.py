@@ -1,14 +1,19 @@
 """What counts as a difference when code runs again, and what does not."""
 
+import shutil
+from pathlib import Path
+
 import msgspec
 import pytest
 from episode_fakes import AnyCode, FakePool, calling, cell, killed
 from saved_fakes import acted, simple
 
-from lzero.agent.replay import Difference, compare, missing_files, repl_config, replay
+from lzero.agent.replay import Difference, compare, repl_config, replay
+from lzero.agent.save import given_files, save_run
 from lzero.config import ReplConfig
-from lzero.errors import StoreError
+from lzero.errors import ConfigError, StoreError
 from lzero.seeds import derive_seed
+from lzero.store import read_saved, write_saved
 from lzero.types import Display, Error, Json, Notepad, Result, Stream, ToolCall
 
 
@@ -109,13 +114,46 @@ async def test_a_recorded_refusal_is_given_again() -> None:
     assert await replay(saved, FakePool({"ask": calling("search")})) == ()
 
 
-async def test_files_that_are_gone_are_left_out() -> None:
+async def test_a_session_gets_copies_of_the_record_and_named_files_and_no_others(tmp_path: Path) -> None:
+    table, big = tmp_path / "table.csv", tmp_path / "big.csv"
+    table.write_bytes(b"1")
+    big.write_bytes(b"2")
     saved = simple(acted("1", out("1\n")))
-    saved = msgspec.structs.replace(saved, task=msgspec.structs.replace(saved.task, files=(__file__, "/nowhere/a")))
+    files = (str(table), str(big), "/nowhere/gone.csv")
+    saved = msgspec.structs.replace(saved, task=msgspec.structs.replace(saved.task, files=files))
+    record = tmp_path / "record"
+    assert save_run(record, saved) == ("given/gone.csv",)
+    (record / "given" / "big.csv").unlink()
+    read = read_saved(record)
+    assert read.task.files == ("table.csv", "big.csv", "gone.csv")
+    assert given_files(record, read, ()) == ((record / "given" / "table.csv",), ("big.csv", "gone.csv"))
+    found, missing = given_files(record / "episode.jsonl", read, (big,))
+    assert (found, missing) == ((record / "given" / "table.csv", big), ("gone.csv",))
     pool = FakePool(AnyCode(cell("1\n")))
-    assert await replay(saved, pool) == ()
-    assert list(pool.opened[0].stored) == ["test_replay.py"]
-    assert missing_files(saved) == ("/nowhere/a",)
+    assert await replay(read, pool, files=found) == ()
+    assert pool.opened[0].stored == {"table.csv": b"1", "big.csv": b"2"}
+    with pytest.raises(
+        ConfigError, match=r"the episode had no file of that name; it had table\.csv, big\.csv, gone\.csv"
+    ):
+        given_files(record, read, (Path("other.csv"),))
+
+
+def test_a_record_reaches_no_file_of_its_readers(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"key")
+    record = tmp_path / "record"
+    saved = simple()
+    for name in ("/proc/self/environ", "../secret", "link", "..", ""):
+        task = msgspec.structs.replace(saved.task, files=(name,))
+        write_saved(record, msgspec.structs.replace(saved, task=task))
+        (record / "given").mkdir(exist_ok=True)
+        (record / "given" / "link").unlink(missing_ok=True)
+        (record / "given" / "link").symlink_to(tmp_path / "secret")
+        assert given_files(record, read_saved(record), ())[0] == ()
+    shutil.rmtree(record / "given")
+    (record / "given").symlink_to(tmp_path)
+    task = msgspec.structs.replace(saved.task, files=("secret",))
+    write_saved(record, msgspec.structs.replace(saved, task=task))
+    assert given_files(record, read_saved(record), ())[0] == ()
 
 
 def test_of_the_records_sandbox_only_tighter_limits_are_taken() -> None:

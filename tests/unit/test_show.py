@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from rollout_fakes import CUT_OFF, make_episode, make_task, reward
@@ -11,8 +12,9 @@ from saved_fakes import acted, saved_episodes, simple
 from lzero.agent.save import save_run
 from lzero.cli import main
 from lzero.config import load_config
+from lzero.models import load_tokenizer, resolve
 from lzero.store import Record, RunDirectory, SavedEpisode, write_saved
-from lzero.types import Display, Failure, Stream
+from lzero.types import Display, Failure, Message, Prompt, Stream
 
 CONTROLS = {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160))}
 HOSTILE = "\x1b[2J\x1b]0;title\x07[red]not red[/red] \x9b31m<|im_end|> \x08\x00[/nothing]"
@@ -65,11 +67,80 @@ def test_an_episode_of_a_training_run(capsys: pytest.CaptureFixture[str], tmp_pa
     run.write_records(
         [Record(task=task, episodes=(episode,), rewards=(reward(task, episode),))], phase="eval", update=0
     )
-    code, shown = show(capsys, str(run.path), "--episode", episode.id)
+    code, shown = show(capsys, str(run.path), episode.id)
     assert (code, f"episode {episode.id}" in shown, "nano" in shown) == (0, True, True)
-    for arguments in ((), ("--episode", "none")):
-        code, shown = show(capsys, str(run.path), *arguments)
-        assert (code, f"name one with --episode ({episode.id} …)" in shown) == (1, True)
+    assert shown.endswith("gold    yes\nscore   1\nreward  1 = qa 1\n")
+    assert json.loads(show(capsys, str(run.path), episode.id, "--json")[1])["reward"]["score"] == 1.0
+    code, shown = show(capsys, str(run.path), "none")
+    assert (code, shown) == (1, f"lzero: {run.path} has no episode 'none' (lzero show {run.path} lists them)\n")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run of 50 right, 10 wrong and 1 failed episodes."""
+    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path_factory.mktemp("many") / "run"}"']))
+    records = []
+    for number in range(60):
+        task = make_task(number)
+        episode = make_episode(task, answer="yes" if number < 50 else "no\x1b[2J")
+        records.append(Record(task=task, episodes=(episode,), rewards=(reward(task, episode),)))
+    lost = make_episode(task, index=1, answer=None, failure=Failure(kind="repl", what="gone", where="step 0"))
+    run.write_records(records, phase="eval", update=3)
+    run.write_records([Record(task=task, episodes=(lost,), rewards=(None,))], phase="train", update=0)
+    return run
+
+
+def test_every_episode_of_a_run_is_listed(capsys: pytest.CaptureFixture[str], many: RunDirectory) -> None:
+    path = str(many.path)
+    code, first = show(capsys, path)
+    lines = first.splitlines()
+    assert (code, lines[0].split()) == (0, ["episode", "task", "status", "score", "reward", "steps", "answer"])
+    assert lines[1].split(maxsplit=6) == ["task-59/1", "task-59", "failed", "1", "repl:", "gone"]
+    assert lines[-1] == f"1 to 40 of 61 episodes (page 1 of 2: --page N); one of them: lzero show {path} EPISODE"
+    _, second = show(capsys, path, "--page", "2")
+    ids = {line.split()[0] for line in (*lines[1:-1], *second.splitlines()[1:-1])}
+    assert ids == {*(f"task-{number}/0" for number in range(60)), "task-59/1"}
+    assert "41 to 61 of 61 episodes (page 2 of 2" in second
+    assert r"'no\x1b[2J'" in second
+    assert not set(second) & CONTROLS
+    for flags, number in {
+        ("--wrong",): 10,
+        ("--failed",): 1,
+        ("--wrong", "--failed"): 11,
+        ("--task", "task-59"): 2,
+        ("--limit", "3", "--page", "21"): 1,
+        (): 61,
+    }.items():
+        rows = [json.loads(line) for line in show(capsys, path, *flags, "--json")[1].splitlines()]
+        assert len(rows) == number, flags
+    assert rows[1]["score"] == 1.0
+    assert show(capsys, path, "--task", "none")[1] == f"{path} has no such episodes\n"
+
+
+def test_flags_without_effect_are_refused(capsys: pytest.CaptureFixture[str], many: RunDirectory) -> None:
+    path = str(many.path)
+    for arguments, complaint in {
+        ("--page", "3"): "--page 3: there are 2 pages",
+        ("--step", "1"): "--step needs an episode",
+        ("--prompt",): "--prompt needs an episode",
+        ("task-1/0", "--wrong"): "--wrong has no effect on one episode",
+    }.items():
+        code, said = show(capsys, path, *arguments)
+        assert (code, complaint in said) == (1, True)
+
+
+def test_prompts_are_shown_as_the_model_saw_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    turn = Message(role="user", content="Who is it?")
+    words = msgspec.structs.replace(acted("1"), prompt=Prompt(keep=0, new_ids=(), new_messages=(turn,)))
+    more = msgspec.structs.replace(words, prompt=msgspec.structs.replace(words.prompt, keep=2))
+    write_saved(tmp_path / "words", simple(words, more))
+    shown = show(capsys, str(tmp_path / "words"), "--prompt")[1]
+    assert "prompt of step 1\n[user]\nWho is it?\n" in shown
+    assert "prompt of step 2\n[2 turns as before]\n[user]" in shown
+    ids = tuple(load_tokenizer(resolve("nano")).encode("Starting from Liri", add_special_tokens=False))
+    tokens = msgspec.structs.replace(acted("1"), prompt=Prompt(keep=0, new_ids=ids))
+    write_saved(tmp_path / "tokens", msgspec.structs.replace(simple(tokens), model="nano"))
+    assert "prompt of step 1\nStarting from Liri\n" in show(capsys, str(tmp_path / "tokens"), "--prompt")[1]
 
 
 def test_an_episode_that_was_not_trained_on_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -86,9 +157,7 @@ def test_an_episode_that_was_not_trained_on_says_why(capsys: pytest.CaptureFixtu
     other = make_episode(make_task(2))
     trained = Record(task=make_task(2), episodes=(other,), rewards=(reward(make_task(2), other),))
     run.write_records([record, trained], phase="train", update=0)
-    shown = {
-        episode.id: show(capsys, str(run.path), "--episode", episode.id)[1] for episode in (cut, kept, lost, other)
-    }
+    shown = {episode.id: show(capsys, str(run.path), episode.id)[1] for episode in (cut, kept, lost, other)}
     assert "straggler at step 0, sampling: cut off" in shown[cut.id]
     assert shown[cut.id].endswith("not trained on: straggler\n")
     assert shown[kept.id].endswith("not trained on: straggler\n")
@@ -99,4 +168,4 @@ def test_an_episode_that_was_not_trained_on_says_why(capsys: pytest.CaptureFixtu
 def test_what_is_not_there_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert show(capsys, str(tmp_path / "none"))[1].startswith("lzero: there is no saved episode at")
     save_run(tmp_path, simple())
-    assert "is not the directory of a training run" in show(capsys, str(tmp_path), "--episode", "e1")[1]
+    assert "is not the directory of a training run" in show(capsys, str(tmp_path), "e1")[1]

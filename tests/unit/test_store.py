@@ -6,7 +6,7 @@ import resource
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, get_args
 
 import duckdb
@@ -122,7 +122,7 @@ tasks = st.builds(
     difficulty=st.none() | finite,
     hops=st.none() | small,
     passages=tuples(st.builds(Passage, title=texts, text=texts), 2),
-    files=tuples(texts, 2),
+    files=tuples(texts.map(lambda text: PurePath(text).name), 2),
     metadata=st.dictionaries(texts, texts, max_size=2),
 )
 
@@ -221,6 +221,14 @@ def largest_file(num_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_stored_task_has_the_names_of_its_files_and_not_their_places(tmp_path: Path) -> None:
+    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    task = Task(id="t1", question="?", answers=("yes",), files=("/home/a/tasks/bikes.csv",))
+    run.write_records([Record(task=task, episodes=(), rewards=())], phase="eval", update=0)
+    (record,) = read_records(run.path)
+    assert record.task.files == ("bikes.csv",)
 
 
 @settings(max_examples=30, deadline=None, phases=[Phase.generate])

@@ -29,9 +29,10 @@ class FileCache:
     async def read(self, path: Path) -> bytes:
         """Return the content of a file, as it was when it was first read. Raises DataError where it is gone, too large or changed."""
         data = self._kept.get(path)
-        return data if data is not None else await asyncio.to_thread(self._read, path)
+        return data if data is not None else await asyncio.to_thread(self.read_now, path)
 
-    def _read(self, path: Path) -> bytes:
+    def read_now(self, path: Path) -> bytes:
+        """Do what `read` does, in this thread."""
         with self._lock:  # episodes that begin together ask for the same file
             if path in self._kept:
                 self._kept.move_to_end(path)

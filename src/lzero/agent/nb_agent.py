@@ -22,9 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.conversation import ChatModel, Model, TokenModel
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, interrupted, run_episode
+from lzero.agent.given import FileCache
 from lzero.agent.outputs import unbroken
 from lzero.agent.prompt import system_prompt
 from lzero.agent.recorded import OWN
@@ -105,6 +108,7 @@ class NBAgent:
         self.tools = self._given_tools
         """With those of the MCP servers, once they have been started."""
         self._stack = AsyncExitStack()
+        self._files = FileCache()
         self._setting: Setting | None = None
         self._task: Task | None = None
         self.episode: Episode | None = None
@@ -125,6 +129,7 @@ class NBAgent:
                 pool=pool,
                 deadline_s=DEADLINE_S,
                 libraries=LIBRARIES + self._config.repl.packages,
+                files=self._files,
             )
             self.tools = (*self._given_tools, *tools)
             self._stack = stack.pop_all()
@@ -144,6 +149,7 @@ class NBAgent:
                 return await self.run(task, files=files, watcher=watcher)
         seed = secrets.randbits(32) if self._seed is None else self._seed
         task = make_task(task, files) if isinstance(task, str) else task
+        task = msgspec.structs.replace(task, files=tuple(str(Path(file).absolute()) for file in task.files))
         self.episode = None
         if self._pool is None and not self._config.repl.servers:  # others have limits of their own
             check_files(list(map(Path, task.files)), max_bytes=self._config.repl.file_mb << 20)
@@ -165,7 +171,8 @@ class NBAgent:
     def save(self, directory: str | Path, *, files: Mapping[str, bytes] | None = None) -> tuple[str, ...]:
         """Keep the last episode, however it ended, as `lzero run` does: `episode.jsonl` and `notebook.ipynb`, and `files` beneath `files/`.
 
-        Returns the paths of `files` that could not be written. Raises StoreError, also where nothing has been run.
+        Copies of the task's files go beneath `given/`. Returns the paths of `files` and of copies that could not be written. Raises
+        StoreError, also where nothing has been run.
         """
         if self.episode is None or self._task is None:
             raise StoreError(f"cannot save to {directory}: the agent has not run")
@@ -179,7 +186,7 @@ class NBAgent:
             },
             tools=tuple(map(describe, self.tools)),
         )
-        return save_run(Path(directory), saved, files)
+        return save_run(Path(directory), saved, files, given=self._files)
 
     async def stream(self, task: Task | str, *, files: Sequence[str | Path] = ()) -> AsyncGenerator[Step, None]:
         """The steps of `run`, as they happen; `episode` holds the whole when they are over. Whoever stops listening ends it."""

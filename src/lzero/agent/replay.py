@@ -12,7 +12,7 @@ import asyncio
 import difflib
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,16 +75,20 @@ OnStep = Callable[[int, Step, tuple[Difference, ...]], None]
 
 
 async def replay(
-    saved: SavedEpisode, pool: ReplPool, *, on_step: OnStep = lambda number, step, found: None
+    saved: SavedEpisode,
+    pool: ReplPool,
+    *,
+    files: Sequence[Path] = (),
+    on_step: OnStep = lambda number, step, found: None,
 ) -> tuple[Difference, ...]:
-    """Every difference, in order. Files of the task that are still there are given again (`missing_files` tells the others).
+    """Return every difference, in order. `files`: those that the session gets, whatever the record names (`save.given_files`).
 
     A tool call that is not on record, or not with these arguments, is refused in the session, and is a difference. Raises ReplError,
     and DataError for files that cannot be given.
     """
     episode, tape = saved.episode, _Tape()
     tools = [_FromTape(tool, tape) for tool in tools_of(saved)]
-    session = Session(pool, episode.seed, [file for file in saved.task.files if Path(file).is_file()])
+    session = Session(pool, episode.seed, [str(file) for file in files])
     broker = Broker(saved.task, tools, session.read, notepad=has_notepad(saved))
     differences: list[Difference] = []
     try:
@@ -102,11 +106,6 @@ async def replay(
     finally:
         await session.close()
     return tuple(differences)
-
-
-def missing_files(saved: SavedEpisode) -> tuple[str, ...]:
-    """Files of the task that are not where they were."""
-    return tuple(file for file in saved.task.files if not Path(file).is_file())
 
 
 def repl_config(saved: SavedEpisode, own: ReplConfig) -> tuple[ReplConfig, tuple[str, ...]]:

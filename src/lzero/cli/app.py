@@ -1,7 +1,10 @@
 """All commands under one name."""
 
+from typing import Annotated
+
 import typer
 
+from lzero import __version__
 from lzero.cli.check import check
 from lzero.cli.eval import evaluate
 from lzero.cli.export import export
@@ -22,8 +25,18 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lzero {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
     pass
 
 

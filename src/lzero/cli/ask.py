@@ -135,17 +135,16 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _keep(question: Question, agent: NBAgent, directory: Path, taken: _Collecting) -> tuple[str, ...]:
-    """Why files of the workspace were not written."""
+    """Return why files of the workspace were not written, and copies of the given files not kept."""
     if agent.episode is None:  # nothing was begun
         (directory / EPISODE_FILE).unlink()
         directory.rmdir()
         return ()
-    agent.save(directory)
+    not_kept = tuple(f"{name!r}: lzero replay will need --file" for name in agent.save(directory))
     if question.workspace_out is None:
-        return ()
-    return tuple(
-        f"cannot write {name!r} on this machine" for name in write_beneath(question.workspace_out, taken.files)
-    )
+        return not_kept
+    not_written = write_beneath(question.workspace_out, taken.files)
+    return (*not_kept, *(f"cannot write {name!r} on this machine" for name in not_written))
 
 
 def _tell(question: Question, agent: NBAgent, directory: Path, left_out: Sequence[str], console: Console) -> None:

@@ -1,14 +1,17 @@
 """`lzero replay`: does the code of an episode still do what it did?"""
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.saved import EpisodeId, SavedPath, open_saved
+from lzero.cli.saved import SavedPath, open_saved
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from lzero.agent.replay import Difference
@@ -21,11 +24,18 @@ DIFF_CHARS = 4_000
 
 def replay(
     path: SavedPath,
-    overrides: Annotated[
+    arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REPL.KEY=VALUE]...", help="Changes to the sandbox's settings.", show_default=False),
+        typer.Argument(
+            metavar="[EPISODE] [REPL.KEY=VALUE]...",
+            help="Id of an episode of a training run; changes to the sandbox's settings.",
+            show_default=False,
+        ),
     ] = None,
-    episode: EpisodeId = "",
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", "-f", help="A file of the task that the record has no copy of (repeatable)."),
+    ] = None,
 ) -> None:
     """Run a saved episode's code again in a fresh sandbox, with recorded tool results; exits with 1 if anything differs.
 
@@ -33,32 +43,41 @@ def replay(
 
     Replay compares each cell's status, outputs, tool calls and the notepad, and ignores addresses, durations and directories in
     tracebacks. It takes a recorded sandbox limit only if that is tighter than yours, because a record may come from a stranger.
+    For the same reason it gives the session only the copies of files in the record's directory, and those that --file names.
     """
-    saved = open_saved(path, episode)
-    others = [override for override in overrides or () if not override.startswith("repl.")]
+    names = [argument for argument in arguments or () if "=" not in argument]
+    overrides = [argument for argument in arguments or () if "=" in argument]
+    if len(names) > 1:
+        raise ConfigError(f"more than one episode: {', '.join(names)}")
+    saved = open_saved(path, names[0] if names else "").saved
+    others = [override for override in overrides if not override.startswith("repl.")]
     if others:
         raise ConfigError(f"{others[0]!r} has no effect: a replay takes only keys of [repl]")
     from rich.console import Console
 
-    from lzero.agent.replay import missing_files, repl_config
+    from lzero.agent.replay import repl_config
+    from lzero.agent.save import given_files
     from lzero.config import load_config
 
     console = Console()
-    config, differing = repl_config(saved, load_config(None, overrides or ()).repl)
+    config, differing = repl_config(saved, load_config(None, overrides).repl)
     for setting in differing:
         _say(
             console,
             f"the episode was recorded with {setting}, which replay does not take from a record; to use it, add it to the command line",
         )
-    for file in missing_files(saved):
-        _say(console, f"{file} no longer exists, so the cells will not find it")
-    differences = asyncio.run(_replay(saved, config, console))
+    files, missing = given_files(path, saved, file or ())
+    for name in missing:
+        _say(console, f"the record has no copy of {name}, so the cells will not find it: give it with --file")
+    differences = asyncio.run(_replay(saved, config, files, console))
     _say(console, _verdict(saved, differences))
     if differences:
         raise typer.Exit(1)
 
 
-async def _replay(saved: "SavedEpisode", config: "ReplConfig", console: "Console") -> "tuple[Difference, ...]":
+async def _replay(
+    saved: "SavedEpisode", config: "ReplConfig", files: "Sequence[Path]", console: "Console"
+) -> "tuple[Difference, ...]":
     from lzero.agent.outputs import cut
     from lzero.agent.replay import replay as run_again
     from lzero.repl import open_pool
@@ -73,7 +92,7 @@ async def _replay(saved: "SavedEpisode", config: "ReplConfig", console: "Console
     pool = open_pool(config)
     try:
         await pool.start()
-        return await run_again(saved, pool, on_step=on_step)
+        return await run_again(saved, pool, files=files, on_step=on_step)
     finally:
         await pool.close()
 

@@ -1,6 +1,6 @@
 """What `lzero show` and `lzero replay` are given: a saved run of an agent, or an episode of a training run."""
 
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +10,7 @@ from lzero.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from lzero.store import SavedEpisode
+    from lzero.types import Reward
 
 SavedPath = Annotated[
     Path,
@@ -17,29 +18,44 @@ SavedPath = Annotated[
         metavar="PATH", help="A directory written by lzero run, its episode.jsonl, or the directory of a training run."
     ),
 ]
-EpisodeId = Annotated[str, typer.Option("--episode", help="Id of an episode of a training run.")]
 
 
-def open_saved(path: Path, episode_id: str) -> "SavedEpisode":
-    """Raises StoreError, and ConfigError for an `episode_id` that would not act."""
+@dataclass(frozen=True)
+class Opened:
+    """A saved episode and, of a training run, its reward and why it was not trained on."""
+
+    saved: "SavedEpisode"
+    reward: "Reward | None" = None
+    dropped: str = ""
+
+
+def is_training_run(path: Path) -> bool:
+    return (path / "config.toml").is_file()
+
+
+def open_saved(path: Path, episode_id: str) -> Opened:
+    """Open an episode; `episode_id` names one of a training run. Raises StoreError, and ConfigError for an id that has no effect."""
     from lzero.store import read_saved
 
-    if (path / "config.toml").is_file():
+    if is_training_run(path):
         return _of_training(path, episode_id)
     if episode_id:
-        raise ConfigError(f"--episode {episode_id} has no effect: {path} is not the directory of a training run")
-    return read_saved(path)
+        raise ConfigError(f"{episode_id!r} names an episode, but {path} is not the directory of a training run")
+    return Opened(read_saved(path))
 
 
-def _of_training(path: Path, episode_id: str) -> "SavedEpisode":
-    from lzero.store import RunDirectory, SavedEpisode, read_episodes, read_records
+def _of_training(path: Path, episode_id: str) -> Opened:
+    from lzero.store import DROP_FAILED, DROP_STRAGGLER, RunDirectory, SavedEpisode, find_record
 
     config = RunDirectory.open(path).config
-    for record in read_records(path) if episode_id else ():
-        for episode in record.episodes:
-            if episode.id == episode_id:
-                sections = config.model_dump(mode="json")
-                return SavedEpisode(task=record.task, episode=episode, model=config.model.path, config=sections)
-    some = ", ".join(episode.id for episode in islice(read_episodes(path), 3)) or "it has none yet"
-    problem = f"there is no episode {episode_id!r}" if episode_id else "it has many episodes"
-    raise StoreError(f"{path} is a training run: {problem}; name one with --episode ({some} …)")
+    found = find_record(path, episode_id) if episode_id else None
+    if found is None:
+        problem = f"has no episode {episode_id!r}" if episode_id else "has many episodes: name one by its id"
+        raise StoreError(f"{path} {problem} (lzero show {path} lists them)")
+    record, index = found
+    episode, reward = record.episodes[index], record.rewards[index]
+    sections = config.model_dump(mode="json")
+    saved = SavedEpisode(task=record.task, episode=episode, model=config.model.path, config=sections)
+    if episode.failure is None:
+        return Opened(saved, reward, record.dropped)
+    return Opened(saved, None, DROP_STRAGGLER if episode.failure.kind == "straggler" else DROP_FAILED)

@@ -1,14 +1,16 @@
-"""`lzero show`: an episode, step by step."""
+"""`lzero show`: the episodes of a run, and one of them step by step."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.saved import EpisodeId, SavedPath, open_saved
+from lzero.cli.saved import Opened, SavedPath, is_training_run, open_saved
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from rich.console import Console
 
     from lzero.store import SavedEpisode
@@ -16,47 +18,117 @@ if TYPE_CHECKING:
 
 def show(
     path: SavedPath,
+    episode: Annotated[
+        str, typer.Argument(metavar="[EPISODE]", help="Id of an episode of a training run.", show_default=False)
+    ] = "",
     step: Annotated[int | None, typer.Option("--step", min=1, help="Print only this step, from 1.")] = None,
-    episode: EpisodeId = "",
-    json: Annotated[bool, typer.Option("--json", help="Print the episode, or the step, as one line of JSON.")] = False,
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="Print each step's prompt, too, as the model saw it.")
+    ] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="List episodes that failed.")] = False,
+    wrong: Annotated[bool, typer.Option("--wrong", help="List episodes that score less than 1.")] = False,
+    task: Annotated[str, typer.Option("--task", help="List episodes of the task with this id.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Episodes of a page of the list (40).")] = None,
+    page: Annotated[int | None, typer.Option(min=1, help="Which page of the list, from 1.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: a line an episode of the list, or one line with all of one.")
+    ] = False,
 ) -> None:
-    """Print a saved episode: thoughts, code, outputs, tool calls, notepad, answer.
+    """List the episodes of a training run, or print one: question, thoughts, code, outputs, answer, gold answer, score, reward.
 
-    Example: lzero show runs/run-20260131-174501 --step 2
+    Example: lzero show runs/world-20260131-174501 --wrong
+
+    A run of `lzero run` has one episode, which is printed.
     """
-    saved = open_saved(path, episode)
-    steps = saved.episode.steps
+    from lzero.cli.listing import Choice, has_effect, list_run
+
+    choice = Choice(failed=failed, wrong=wrong, task=task, limit=limit, page=page)
+    if is_training_run(path) and not episode:
+        if step or prompt:
+            raise ConfigError(f"{'--step' if step else '--prompt'} needs an episode: lzero show {path} EPISODE")
+        list_run(path, choice, json=json)
+        return
+    opened = open_saved(path, episode)
+    for flag in has_effect(choice):
+        raise ConfigError(f"{flag} has no effect on one episode: it chooses from the list of a training run's episodes")
+    steps = opened.saved.episode.steps
     if step is not None and step > len(steps):
         raise ConfigError(f"--step {step}: the episode has {len(steps)} steps")
     if json:
-        import msgspec
-
-        whole = msgspec.json.encode(steps[step - 1] if step else saved)
-        sys.stdout.buffer.write(whole + b"\n")
+        _write_json(opened, step)
         return
     from rich.console import Console
 
-    from lzero.store import read_drop_reason
-
-    console = Console()
-    _print(console, saved, range(step, step + 1) if step else range(1, len(steps) + 1), whole=step is None)
-    reason = read_drop_reason(path, episode) if episode and not step else ""
-    if reason:
-        console.print(f"not trained on: {reason}", style="dim", markup=False, highlight=False)
+    numbers = range(step, step + 1) if step else range(1, len(steps) + 1)
+    _print(Console(), opened, numbers, whole=step is None, prompts=_prompts(opened.saved) if prompt else [])
 
 
-def _print(console: "Console", saved: "SavedEpisode", numbers: range, *, whole: bool) -> None:
+def _write_json(opened: Opened, step: int | None) -> None:
+    import msgspec
+
+    if step:
+        line = msgspec.json.encode(opened.saved.episode.steps[step - 1])
+    else:
+        scored = {"reward": opened.reward, "dropped": opened.dropped} if opened.reward or opened.dropped else {}
+        line = msgspec.json.encode(msgspec.to_builtins(opened.saved) | msgspec.to_builtins(scored))
+    sys.stdout.buffer.write(line + b"\n")
+
+
+def _print(console: "Console", opened: Opened, numbers: range, *, whole: bool, prompts: list[str]) -> None:
     from rich.text import Text
 
     from lzero.agent.outputs import clean
     from lzero.cli.steps import StepPrinter
 
+    saved = opened.saved
     printer = StepPrinter(console, saved.episode.budgets)
     if whole:
         console.print(Text(clean(saved.task.question), style="bold"))
         made_by = f"{clean(saved.model)} · episode {clean(saved.episode.id)} · lzero {clean(saved.lzero)}"
         console.print(Text(made_by, style="dim"))
+        if saved.task.files:
+            console.print(Text(f"files: {clean(', '.join(saved.task.files))}", style="dim"))
     for number in numbers:
+        if prompts:
+            console.print(Text(f"\nprompt of step {number}", style="dim"))
+            console.print(Text(clean(prompts[number - 1]), style="blue"), soft_wrap=True)
         printer.print_step(saved.episode.steps[number - 1], number)
     if whole:
         printer.print_answer(saved.episode)
+        for line in _scored(opened):
+            console.print(Text(clean(line), style="dim"), soft_wrap=True)
+
+
+def _scored(opened: Opened) -> list[str]:
+    """Return lines on the gold answers, the score and what made up the reward, as far as they are known."""
+    lines = [f"gold    {' | '.join(opened.saved.task.answers)}"] if opened.saved.task.answers else []
+    if (reward := opened.reward) is not None:
+        parts = ", ".join(f"{name} {sum(values):.3g}" for name, values in reward.parts.items())
+        lines += [f"score   {reward.score:g}", f"reward  {sum(reward.per_step):.3g} = {parts}"]
+    return lines + ([f"not trained on: {opened.dropped}"] if opened.dropped else [])
+
+
+def _prompts(saved: "SavedEpisode") -> list[str]:
+    """Return what is new in each step's prompt, as the model saw it: text of tokens, or turns in words."""
+    decode = None
+    found = []
+    for step in saved.episode.steps:
+        new = step.prompt
+        kept = f"[{new.keep:,} {'turns' if new.new_messages else 'tokens'} as before]\n" if new.keep else ""
+        if new.new_messages:
+            text = "\n".join(f"[{message.role}]\n{message.content}" for message in new.new_messages)
+        else:
+            decode = decode or _decoder(saved.model)
+            text = decode(new.new_ids)
+        found.append(kept + text)
+    return found
+
+
+def _decoder(model: str) -> "Callable[[Sequence[int]], str]":
+    """Raises ModelError where the model's tokenizer is gone."""
+    from lzero.config import make_config
+    from lzero.engine.scripted import decode
+    from lzero.rollout.build import open_tokenizer
+
+    tokenizer = open_tokenizer(make_config({"model": {"path": model}}))
+    return lambda ids: decode(ids, tokenizer)

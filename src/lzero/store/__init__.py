@@ -1,10 +1,10 @@
 """What runs leave on disk: a training run's directory, with its episodes as Parquet tables; an agent's episode as JSON lines."""
 
+from lzero.store.listing import EpisodeLine, find_record, list_episodes
 from lzero.store.record import DROP_FAILED, DROP_STRAGGLER, Phase, Record
 from lzero.store.run_directory import (
     RunDirectory,
     check_new,
-    read_drop_reason,
     read_episodes,
     read_groups,
     read_records,
@@ -17,6 +17,7 @@ __all__ = [
     "DROP_FAILED",
     "DROP_STRAGGLER",
     "EPISODE_FILE",
+    "EpisodeLine",
     "Phase",
     "Record",
     "RunDirectory",
@@ -24,8 +25,9 @@ __all__ = [
     "SavedTool",
     "check_new",
     "describe",
+    "find_record",
+    "list_episodes",
     "new_directory",
-    "read_drop_reason",
     "read_episodes",
     "read_groups",
     "read_records",

@@ -218,14 +218,14 @@ class RunDirectory:
 
 def read_records(path: Path, *, phase: Phase | None = None, update: int | None = None) -> Iterator[Record]:
     """Every record of a run, or of one update, by phase ("eval", "sampled", "train") and update. Raises StoreError."""
-    for file in _episode_files(path, phase, update):
-        yield from to_records({name: _read_table(path, name, file) for name in RECORD_TABLES})
+    for file in episode_files(path, phase, update):
+        yield from to_records({name: read_table(path, name, file) for name in RECORD_TABLES})
 
 
 def read_episodes(path: Path, *, phase: Phase | None = None) -> Iterator[Episode]:
     """Every episode of a run, in the same order, the failed and the dropped ones too. Raises StoreError."""
-    for file in _episode_files(path, phase):
-        yield from to_episodes({name: _read_table(path, name, file) for name in ("episodes", "steps")})
+    for file in episode_files(path, phase):
+        yield from to_episodes({name: read_table(path, name, file) for name in ("episodes", "steps")})
 
 
 def read_groups(path: Path, *, phase: Phase | None = None) -> Iterator[Group]:
@@ -238,16 +238,7 @@ def read_groups(path: Path, *, phase: Phase | None = None) -> Iterator[Group]:
 def read_rows(path: Path, name: str, *, phase: Phase, update: int) -> list[dict[str, Any]]:
     """The rows of one side table; none if it was not written. Raises StoreError."""
     file = f"{phase}-{update:06d}.parquet"
-    return _read_table(path, name, file).to_pylist() if (path / "episodes" / name / file).exists() else []
-
-
-def read_drop_reason(path: Path, episode_id: str) -> str:
-    """Why an episode of a run was not trained on; empty if it was, or was never meant to be. Raises StoreError."""
-    for file in _episode_files(path, None):
-        for row in _read_table(path, "drops", file).to_pylist():
-            if row["episode_id"] == episode_id:
-                return str(row["reason"])
-    return ""
+    return read_table(path, name, file).to_pylist() if (path / "episodes" / name / file).exists() else []
 
 
 def versions() -> dict[str, str]:
@@ -297,17 +288,22 @@ def _make_directory(config: Config) -> Path:
     return new_directory(config.run.name)
 
 
-def _episode_files(path: Path, phase: Phase | None, update: int | None = None) -> list[str]:
+def episode_files(path: Path, phase: Phase | None, update: int | None = None) -> list[str]:
+    """Return the names of a run's files of episodes. Raises StoreError."""
     if not (path / "config.toml").is_file():
         raise StoreError(f"{path} is not a run directory: it holds no config.toml")
     number = "*" if update is None else f"{update:06d}"
     return sorted(file.name for file in (path / "episodes" / "episodes").glob(f"{phase or '*'}-{number}.parquet"))
 
 
-def _read_table(path: Path, name: str, file: str) -> pa.Table:
+def read_table(path: Path, name: str, file: str, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read the table `name` of a run's `file`, or some of its columns. Raises StoreError."""
     whole = path / "episodes" / name / file
+    schema = SCHEMAS[name]
     try:
-        return pq.read_table(whole, schema=SCHEMAS[name], partitioning=None)
+        return pq.read_table(
+            whole, schema=schema, columns=None if columns is None else list(columns), partitioning=None
+        )
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"cannot read the episodes in {whole}: {error}") from None
 

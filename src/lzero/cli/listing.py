@@ -1,0 +1,103 @@
+"""The episodes of a training run as a table, a page at a time."""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lzero.errors import ConfigError
+from lzero.text import counted, one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lzero.store import EpisodeLine
+
+PAGE = 40
+"""Episodes of a page."""
+CHARS = 40
+"""Longest answer, task id or note that a line shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which episodes are listed."""
+
+    failed: bool
+    wrong: bool
+    task: str
+    limit: int | None
+    page: int | None
+
+    def takes(self, line: "EpisodeLine") -> bool:
+        kinds = [line.status == "failed"] * self.failed + [line.is_wrong] * self.wrong
+        return (not kinds or any(kinds)) and self.task in ("", line.task)
+
+
+def list_run(run: Path, choice: Choice, *, json: bool) -> None:
+    """Print the chosen episodes of a run. Raises StoreError, and ConfigError for a page that there is not."""
+    from lzero.store import list_episodes
+
+    lines = [line for line in list_episodes(run) if choice.takes(line)]
+    if json:
+        import msgspec
+
+        shown = lines if choice.limit is None and choice.page is None else _page(lines, choice)[0]
+        sys.stdout.buffer.writelines(msgspec.json.encode(line) + b"\n" for line in shown)
+        return
+    from rich.console import Console
+
+    shown, first, of = _page(lines, choice)
+    _print(Console(), run, shown, first=first, total=len(lines), of=of)
+
+
+def _page(lines: "Sequence[EpisodeLine]", choice: Choice) -> "tuple[list[EpisodeLine], int, str]":
+    """Return the lines of the page, the number of the first, from 1, and the page among the pages; "" where there is one."""
+    limit, page = choice.limit or PAGE, choice.page or 1
+    pages = max(1, math.ceil(len(lines) / limit))
+    if page > pages:
+        raise ConfigError(f"--page {page}: there {'is 1 page' if pages == 1 else f'are {pages} pages'}")
+    start = (page - 1) * limit
+    of = f" (page {page} of {pages}: --page N)" if pages > 1 else ""
+    return list(islice(lines, start, start + limit)), start + 1, of
+
+
+def _print(console: "Console", run: Path, lines: "Sequence[EpisodeLine]", *, first: int, total: int, of: str) -> None:
+    from rich.text import Text
+
+    if not total:
+        console.print(Text(f"{run} has no such episodes"))
+        return
+    heads = ("episode", "task", "status", "score", "reward", "steps", "answer")
+    rows = [heads, *(_cells(line) for line in lines)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    for number, row in enumerate(rows):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        console.print(Text(text, style="bold" if number == 0 else ""), soft_wrap=True)
+    last = first + len(lines) - 1
+    console.print(
+        Text(f"{first:,} to {last:,} of {counted(total, 'episode')}{of}; one of them: lzero show {run} EPISODE", "dim"),
+        soft_wrap=True,
+    )
+
+
+def _cells(line: "EpisodeLine") -> tuple[str, ...]:
+    score, reward = ("" if value is None else f"{value:.3g}" for value in (line.score, line.reward))
+    said = line.note or ("" if line.answer is None else repr(line.answer))
+    status = line.status.replace("_", " ")
+    return (_short(line.id, 80), _short(line.task), status, score, reward, str(line.steps), _short(said))
+
+
+def _short(text: str, chars: int = CHARS) -> str:
+    text = one_line(text[: 4 * chars])
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"
+
+
+def has_effect(choice: Choice) -> Iterable[str]:
+    """Yield the flags of the list that are set."""
+    flags = {"failed": choice.failed, "wrong": choice.wrong, "task": choice.task, "limit": choice.limit}
+    flags["page"] = choice.page
+    return (f"--{name}" for name, value in flags.items() if value)
