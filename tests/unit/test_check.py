@@ -7,11 +7,13 @@ import pytest
 
 from lzero.cli import main
 from lzero.config import RewardConfig
+from lzero.models import Architecture, build_tokenizer, new_model, save_model
 from lzero.rewards import make_reward
 from lzero.rollout.scoring import Scorer
 from lzero.train.preflight.rewards import score_problems
 from lzero.types import Episode, Reward, Task
 
+TINY = Architecture(hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16)
 TASK = Task(id="t1", question="Who?", answers=("Kato", "北京"))
 
 
@@ -79,3 +81,62 @@ async def test_every_gold_answer_is_scored_and_the_empty_one() -> None:
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     assert "Example: lzero check" in capsys.readouterr().out
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    tokenizer = build_tokenizer()
+    save_model(new_model(TINY, tokenizer, seed=0), tokenizer, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ("template", "the chat template fails: ZeroDivisionError"),
+        ("window", "look back 100 tokens only (a sliding window, or chunks)"),
+        ("weights", "has no weights: model.safetensors is missing"),
+        ("tokenizer", "the tokenizer has ids to"),
+    ],
+)
+def test_a_model_that_a_run_would_die_of_is_found(
+    damage: str, problem: str, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    if damage == "template":
+        (saved / "chat_template.jinja").write_text("{{ 1 // 0 }}")
+    elif damage == "window":
+        config |= {"layer_types": ["sliding_attention"], "sliding_window": 100, "use_sliding_window": True}
+        (saved / "config.json").write_text(json.dumps(config))
+    elif damage == "weights":
+        (saved / "model.safetensors").unlink()
+    else:
+        build_tokenizer(["more", "words"]).save_pretrained(saved)
+    assert run(f"model.path={saved}", "rollout.concurrency=2") == 1
+    errors = capsys.readouterr().err
+    assert problem in errors
+    assert errors.count("\n") == 1, errors
+
+
+def test_budgets_that_the_longest_prompt_exceeds_are_found(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "a.jsonl", "Who?", "Who " * 200 + "?")
+    assert run(f"model.path={saved}", f"tasks.eval={file}", "agent.max_tokens=600", "rollout.concurrency=2") == 1
+    error = capsys.readouterr().err
+    assert "eval: a-2: its first prompt has 8" in error
+    assert "exceed agent.max_tokens = 600: set it to 1,0" in error
+    assert run(f"model.path={saved}", f"tasks.eval={file}", "rollout.concurrency=2") == 0
+
+
+def test_settings_tools_and_abilities_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "One?", "answer": "1", "ability": "maths"}\n', "utf-8")
+    settings = ("agent.prompt=full", "agent.max_tokens=4000", 'agent.tools=["no_module:tool"]', "train.minibatches=2")
+    assert run(f"tasks.eval={tmp_path / 'a.jsonl'}", "rollout.concurrency=2", *settings) == 1
+    errors = capsys.readouterr().err
+    for problem in (
+        "maths",
+        "cannot import 'no_module'",
+        "train.minibatches = 2",
+    ):
+        assert problem in errors

@@ -21,8 +21,9 @@ Arguments = Annotated[
 
 
 def read_config(arguments: list[str] | None) -> "Config":
-    """The configuration that a command line asks for. Raises ConfigError."""
+    """The configuration that a command line asks for, with budgets that fit its model. Raises ConfigError."""
     from lzero.config import load_config
+    from lzero.rollout.budgets import fit_budgets
 
     files = [argument for argument in arguments or () if "=" not in argument]
     overrides = [argument for argument in arguments or () if "=" in argument]
@@ -30,4 +31,4 @@ def read_config(arguments: list[str] | None) -> "Config":
         raise ConfigError(
             f"more than one configuration file: {', '.join(files)}. Give one file, then section.key=value changes"
         )
-    return load_config(Path(files[0]) if files else None, overrides)
+    return fit_budgets(load_config(Path(files[0]) if files else None, overrides))

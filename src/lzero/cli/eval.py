@@ -17,10 +17,12 @@ from lzero.cli.arguments import Arguments, read_config
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lzero.config import Config
+    from lzero.config import AgentConfig, Config
     from lzero.eval.evaluate import Evaluation
     from lzero.store import RunDirectory
 
+MANY = 0.5
+"""Share of episodes or steps that run out of a budget above which its key is named."""
 NAMES = {"eval": "greedy", "sampled": "sampled"}
 
 
@@ -42,7 +44,7 @@ def evaluate(
     start = time.monotonic()
     run, evaluations = asyncio.run(_evaluate(config, console))
     seconds = time.monotonic() - start
-    _show(console, evaluations)
+    _show(console, evaluations, run.config.agent)
     console.print(f"{seconds:.1f} s; episodes and metrics: {run.path}", highlight=False, soft_wrap=True)
     if json:
         print(_as_json(evaluations, run, seconds))
@@ -80,8 +82,8 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
             return run, await evaluator.record(run)
 
 
-def _show(console: "Console", evaluations: "list[Evaluation]") -> None:
-    rows = [row for evaluation in evaluations for row in _rows(evaluation)]
+def _show(console: "Console", evaluations: "list[Evaluation]", agent: "AgentConfig") -> None:
+    rows = [row for evaluation in evaluations for row in _rows(evaluation, agent)]
     if not console.is_terminal:
         for name, value, over in rows:
             console.print(f"{name}: {value} ({over})", highlight=False, soft_wrap=True, markup=False)
@@ -97,7 +99,7 @@ def _show(console: "Console", evaluations: "list[Evaluation]") -> None:
     console.print(table)
 
 
-def _rows(evaluation: "Evaluation") -> list[tuple[str, str, str]]:
+def _rows(evaluation: "Evaluation", agent: "AgentConfig") -> list[tuple[str, str, str]]:
     """(measure, value, over what)."""
     from lzero.text import counted
 
@@ -113,13 +115,25 @@ def _rows(evaluation: "Evaluation") -> list[tuple[str, str, str]]:
     rows.append((f"{name} tokens", f"{metrics.get('rollout/tokens_per_step', 0.0):.1f}", "a step"))
     for metric, share in metrics.items():
         if metric.startswith("status/") and share:
+            status = metric.removeprefix("status/")
             rows.append(
-                (f"{name} {metric.removeprefix('status/').replace('_', ' ')}", f"{share:.1%}", "of the episodes")
+                (f"{name} {status.replace('_', ' ')}", f"{share:.1%}", f"of the episodes{_fix(status, share, agent)}")
             )
+    if (cut_off := metrics.get("rollout/cut_off", 0.0)) >= MANY:
+        fix = f"of the steps: raise agent.response_tokens = {agent.response_tokens:,}"
+        rows.append((f"{name} replies cut off", f"{cut_off:.1%}", fix))
     kinds = ", ".join(f"{kind} {count}" for kind, count in _failures([evaluation]).items())
     if kinds:
         rows.append((f"{name} failures", kinds, f"{evaluation.num_failed} episodes failed twice and are not scored"))
     return rows
+
+
+def _fix(status: str, share: float, agent: "AgentConfig") -> str:
+    """The budget to raise, where many episodes ran out of it."""
+    keys = {"out_of_tokens": "max_tokens", "out_of_steps": "max_steps"}
+    if share < MANY or status not in keys:
+        return ""
+    return f": raise agent.{keys[status]} = {getattr(agent, keys[status]):,}"
 
 
 def _failures(evaluations: "list[Evaluation]") -> dict[str, int]:

@@ -3,19 +3,30 @@
     for line in look(config): ...
 
 To add one, write a function `(Subject) -> Iterable[Line]` and put it into CHECKS. An LzeroError that it raises is a problem, too.
-torch is loaded by the checks that need a model, not when this package is.
+torch is loaded by the checks of the model, not when this package is.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 
 from lzero.config import Config
 from lzero.errors import LzeroError
+from lzero.train.preflight.model import check_model, check_prompts
 from lzero.train.preflight.rewards import check_rewards
+from lzero.train.preflight.settings import check_combinations, check_tools
 from lzero.train.preflight.subject import Line, Subject
 from lzero.train.preflight.tasks import check_corpus, check_leaks, check_tasks
 
 Check = Callable[[Subject], Iterable[Line]]
-CHECKS: tuple[Check, ...] = (check_tasks, check_leaks, check_corpus, check_rewards)
+CHECKS: tuple[Check, ...] = (
+    check_combinations,
+    check_tasks,
+    check_leaks,
+    check_corpus,
+    check_tools,
+    check_rewards,
+    check_model,
+    check_prompts,
+)
 """In the order of the report."""
 
 

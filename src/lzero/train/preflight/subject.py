@@ -3,12 +3,18 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from lzero.config import Config
 from lzero.protocols import TaskSource
-from lzero.rollout.build import eval_tasks, train_tasks
+from lzero.rollout.build import eval_tasks, open_tokenizer, train_tasks
 from lzero.types import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from lzero.agent.renderer import Renderer
 
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = ("train", "eval")
@@ -28,12 +34,22 @@ class Line:
 
 
 class Subject:
-    """A configuration and, opened when a check first asks for them, its tasks; which raises as `open_source` does."""
+    """A configuration and, opened when a check first asks for them, its tasks and tokenizer. Each raises as what opens it."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._sources: dict[Split, TaskSource] = {}
         self._tasks: dict[Split, Sequence[Task]] = {}
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        return open_tokenizer(self.config)
+
+    @cached_property
+    def renderer(self) -> "Renderer":
+        from lzero.agent.renderer import open_renderer
+
+        return open_renderer(self.config.agent, self.tokenizer)
 
     def source(self, split: Split) -> TaskSource:
         if split not in self._sources:

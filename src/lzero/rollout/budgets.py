@@ -1,0 +1,83 @@
+"""Budgets of tokens that fit the model, where the configuration sets none.
+
+The defaults of agent.max_tokens and agent.response_tokens are the nano model's. Another model gets those that it was trained with (a
+checkpoint holds them), or else what its context holds, up to MAX_TOKENS: keys and values take memory for all of it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lzero.config import NANO, Config
+from lzero.models import ASSETS
+
+MAX_TOKENS = 16_384
+MAX_RESPONSE_TOKENS = 4_096
+_SHARE = 4
+"""Replies that fit into a context."""
+_SMALLEST_WINDOW = 1_024
+"""A shorter sliding window leaves no room for a prompt: the engine then says what it does not serve."""
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+_CHECKPOINT = "trainer.json"
+
+
+def fit_budgets(config: Config) -> Config:
+    """The configuration with budgets of tokens for its model; those that it sets stay. One whose model cannot be read is left as it is: the
+    error is that of whatever loads the model."""
+    directory = Path(config.model.path).expanduser()
+    given = config.agent.model_fields_set
+    if (
+        {"max_tokens", "response_tokens"} <= given
+        or config.model.path == NANO
+        or not (directory / "config.json").is_file()
+    ):
+        return config
+    settings = _read(directory / "config.json")
+    trained = _read(directory / _CHECKPOINT).get("config")
+    budgets = trained.get("agent") if isinstance(trained, dict) else None
+    if not isinstance(budgets, dict):
+        if _speaks_as_nano(directory, settings):
+            return config
+        tokens = config.agent.max_tokens if "max_tokens" in given else _context(settings)
+        budgets = {"max_tokens": tokens, "response_tokens": max(1, min(MAX_RESPONSE_TOKENS, tokens // _SHARE))}
+    keys = {key: budgets[key] for key in ("max_tokens", "response_tokens") if key in budgets and key not in given}
+    return config.model_copy(update={"agent": config.agent.model_copy(update=keys)})
+
+
+def _context(settings: Mapping[str, Any]) -> int:
+    """Tokens that a model can hold exactly, as its config.json says."""
+    text = settings.get("text_config")
+    settings = {**settings, **text} if isinstance(text, dict) else settings
+    limits = [_whole(settings.get(key)) for key in _CONTEXT]
+    scaling = settings.get("rope_parameters") or settings.get("rope_scaling")
+    scaling = scaling if isinstance(scaling, dict) else {}
+    if scaling.get("rope_type", scaling.get("type")) in ("longrope", "su", "dynamic"):
+        original = settings.get("original_max_position_embeddings", scaling.get("original_max_position_embeddings"))
+        limits.append(_whole(original))
+    if settings.get("use_sliding_window") is not False:
+        windows = (_whole(settings.get(key)) for key in ("sliding_window", "attention_chunk_size"))
+        limits += [window for window in windows if window >= _SMALLEST_WINDOW]
+    return min((limit for limit in (*limits, MAX_TOKENS) if limit > 0), default=MAX_TOKENS)
+
+
+def _speaks_as_nano(directory: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a model has the vocabulary of the bundled one: it was made from it, or for the same world."""
+    nano = ASSETS / NANO
+    if settings.get("vocab_size") != _read(nano / "config.json").get("vocab_size"):
+        return False
+    own, others = (_read(path / "tokenizer.json").get("model") for path in (directory, nano))
+    return isinstance(own, dict) and isinstance(others, dict) and own.get("vocab") == others.get("vocab")
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A file's JSON object; nothing where there is none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,25 @@
+"""Checks of settings that need neither tasks nor a model."""
+
+from collections.abc import Iterator
+
+from lzero.rollout.build import open_user_code
+from lzero.rollout.curriculum import check_curriculum
+from lzero.text import counted
+from lzero.train.checks import check_settings, inert_settings
+from lzero.train.preflight.subject import Line, Subject
+from lzero.train.trackers import check_trackers
+
+
+def check_combinations(subject: Subject) -> Iterator[Line]:
+    """Settings of training can work together, and trackers are there."""
+    check_settings(subject.config)
+    check_trackers(subject.config)
+    check_curriculum(subject.config.rollout, subject.source("train"))
+    notes = inert_settings(subject.config)
+    yield Line("settings", "; ".join(notes) or "all have an effect")
+
+
+def check_tools(subject: Subject) -> Iterator[Line]:
+    """Tools and the reward can be imported, tools have names and signatures, the prompt template can be rendered."""
+    _, tools = open_user_code(subject.config)
+    yield Line("agent.tools", ", ".join(tool.name for tool in tools) or counted(0, "tool"))
