@@ -108,8 +108,16 @@ class AgentConfig(Section):
     notepad: bool = Field(False, description="Give sessions a `notepad`, whose content the model always sees.")
     notepad_chars: Count = Field(4000, description="Maximum characters of the notepad that the model sees.")
     max_steps: Count = Field(6, description="Maximum steps of an episode.")
-    max_tokens: Count = Field(384, description="Maximum tokens of a step's prompt and reply together.")
-    response_tokens: Count = Field(32, description="Maximum tokens of a reply.")
+    max_tokens: Count = Field(
+        384,
+        description="Maximum tokens of a step's prompt and reply together. The default is the nano's; commands give another model what it was "
+        "trained with, or its context, up to 16,384.",
+    )
+    response_tokens: Count = Field(
+        32,
+        description="Maximum tokens of a reply. The default is the nano's; commands give another model what it was trained with, or a quarter of "
+        "max_tokens, up to 4,096.",
+    )
     output_chars: Count = Field(
         400,
         description="Maximum characters of a cell's output that the model sees; longer output keeps its head and tail.",

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rollout_fakes import FakeEpisodes, Shuffler, Tasks, make_runner
 
-from lzero.config import Config, load_config
+from lzero.cli.eval import summary_rows
+from lzero.config import AgentConfig, Config, load_config
 from lzero.errors import TrainError
 from lzero.eval.evaluate import Evaluation, Evaluator
 from lzero.rollout.summary import pass_at_k
@@ -115,3 +116,22 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_episode(num_episodes: int,
 def test_pass_at_more_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match="pass@3 of 2"):
         pass_at_k(2, 1, 3)
+
+
+def test_a_summary_names_the_budget_that_many_episodes_ran_out_of() -> None:
+    shares = {"status/out_of_tokens": 0.75, "status/out_of_steps": 0.25, "rollout/cut_off": 0.6}
+    found = Evaluation(
+        phase="eval",
+        score=0.0,
+        score_by_hops={},
+        pass_at_k={},
+        num_tasks=4,
+        num_episodes=4,
+        num_failed=0,
+        records=(),
+        metrics={"rollout/steps_per_episode": 1.0, **shares},
+    )
+    rows = summary_rows(found, AgentConfig(max_tokens=384, response_tokens=32))
+    assert ("greedy out of tokens", "75.0%", "of the episodes: raise agent.max_tokens = 384") in rows
+    assert ("greedy out of steps", "25.0%", "of the episodes") in rows
+    assert ("greedy replies cut off", "60.0%", "of the steps: raise agent.response_tokens = 32") in rows

@@ -12,11 +12,13 @@ SHOWN = 10
 
 
 def check(arguments: Arguments = None) -> None:
-    """Check a run before it starts: files load, every gold answer scores 1, an empty one 0, no held-out question is trained on.
+    """Check a run before it starts: settings, task files, leaks, corpus, tools, reward, chat template, model, engine, prompts.
+
+    Every gold answer must score 1, an empty one 0, and no held-out question may be trained on. The model is loaded as a run loads it.
 
     Example: lzero check recipes/world.toml tasks.eval=questions.jsonl
 
-    Exits with code 1 if there is a problem.
+    Each problem is one line on stderr. Exits with code 1 if there is one.
     """
     from rich.console import Console
     from rich.table import Column, Table

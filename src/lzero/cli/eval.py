@@ -83,7 +83,7 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
 
 
 def _show(console: "Console", evaluations: "list[Evaluation]", agent: "AgentConfig") -> None:
-    rows = [row for evaluation in evaluations for row in _rows(evaluation, agent)]
+    rows = [row for evaluation in evaluations for row in summary_rows(evaluation, agent)]
     if not console.is_terminal:
         for name, value, over in rows:
             console.print(f"{name}: {value} ({over})", highlight=False, soft_wrap=True, markup=False)
@@ -99,8 +99,8 @@ def _show(console: "Console", evaluations: "list[Evaluation]", agent: "AgentConf
     console.print(table)
 
 
-def _rows(evaluation: "Evaluation", agent: "AgentConfig") -> list[tuple[str, str, str]]:
-    """(measure, value, over what)."""
+def summary_rows(evaluation: "Evaluation", agent: "AgentConfig") -> list[tuple[str, str, str]]:
+    """Rows of (measure, value, over what). A budget that many episodes ran out of is named with its key."""
     from lzero.text import counted
 
     name = NAMES[evaluation.phase]
