@@ -110,13 +110,13 @@ class AgentConfig(Section):
     max_steps: Count = Field(6, description="Maximum steps of an episode.")
     max_tokens: Count = Field(
         384,
-        description="Maximum tokens of a step's prompt and reply together. The default is the nano's; commands give another model what it was "
+        description="Maximum tokens of a step's prompt and reply together. The default is the nano's; another model gets the number it was "
         "trained with, or its context, up to 16,384.",
     )
     response_tokens: Count = Field(
         32,
-        description="Maximum tokens of a reply. The default is the nano's; commands give another model what it was trained with, or a quarter of "
-        "max_tokens, up to 4,096.",
+        description="Maximum tokens of a reply. The default is the nano's; another model gets the number it was trained with, or a quarter "
+        "of max_tokens, up to 4,096.",
     )
     output_chars: Count = Field(
         400,
