@@ -16,6 +16,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from lzero.agent.notepad import render_notepad
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError
+from lzero.paths import file_problem
 from lzero.protocols import ToolSpec
 from lzero.text import counted
 from lzero.types import Notepad, Task
@@ -65,6 +66,8 @@ def system_prompt(
             cell_s=f"{agent.cell_s:g}",
         )
         return _bounded(pieces).strip()
+    except ConfigError:
+        raise
     except Exception as error:  # a template computes: it may divide by zero, or recurse without end
         raise ConfigError(f"agent.prompt = {agent.prompt!r}: {_told(error)}") from None
 
@@ -148,7 +151,7 @@ def _template(name: str, ability: str) -> jinja2.Template:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f'agent.prompt = {name!r}: neither "brief" nor "full" nor a readable file ({error.strerror})'
+            f'agent.prompt = {name!r}: neither "brief" nor "full" nor a readable file ({file_problem(file) or error.strerror})'
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"agent.prompt = {name!r}: the file is not UTF-8 text") from None

@@ -94,7 +94,10 @@ def build(config: ReplConfig, *, say: Callable[[str], None] = lambda _: None, pi
 
 def _directory(config: ReplConfig) -> Path:
     if config.environment:
-        return Path(config.environment).expanduser().absolute()
+        directory = Path(config.environment).expanduser().absolute()
+        if directory.exists() and not directory.is_dir():
+            raise SandboxError(f"repl.environment = {directory} is a file: name a directory")
+        return directory
     python = config.python or sys.executable
     key = json.dumps([sys.version if not config.python else python, requirements(config), pins(config), PLACE])
     return Path(sys.prefix) / "lzero-kernels" / hashlib.sha256(key.encode()).hexdigest()[:12]

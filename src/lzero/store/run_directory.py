@@ -77,6 +77,8 @@ class RunDirectory:
         """The run at `path`, its configuration changed by `overrides` (until `keep_changes`, here only). Raises StoreError if there is
         none, ConfigError for a change that would make it another run."""
         file = path / "config.toml"
+        if path.exists() and not path.is_dir():
+            raise StoreError(f"{path} is a file: name the directory of a run")
         if not file.is_file():
             raise StoreError(f"{path} is not a run directory: it holds no config.toml")
         try:
@@ -255,7 +257,9 @@ def versions() -> dict[str, str]:
 def check_new(config: Config) -> None:
     """Refuse a `run.dir` that exists and is not empty: for a command to ask before it does any work. Raises StoreError."""
     path = Path(config.run.dir)
-    if config.run.dir and path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if config.run.dir and path.exists() and not path.is_dir():
+        raise StoreError(f"run.dir = {path} is a file: name a new directory")
+    if config.run.dir and path.exists() and any(path.iterdir()):
         raise StoreError(
             f"the run directory {path} exists: name another one (run.dir=…), or resume its run with --resume {path}"
         )

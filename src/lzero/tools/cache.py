@@ -35,6 +35,8 @@ class Cached(Wrapper):
         super().__init__(tool)
         self._file = file
         self._version = version
+        if file.parent.exists() and not file.parent.is_dir():
+            raise DataError(f"cannot write the cache of tool answers: tools.cache = {file.parent} is not a directory")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with self._open() as connection:

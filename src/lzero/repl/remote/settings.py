@@ -1,10 +1,12 @@
 """A `RemotePool` from its configuration: whatever can be wrong in that is told before anybody is called."""
 
 import ssl
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError
+from lzero.paths import file_problem
 from lzero.repl.keys import REMOTE, check_acting
 from lzero.repl.remote.pool import RemotePool
 from lzero.repl.remote.token import VARIABLE, read_token
@@ -45,6 +47,8 @@ def _tls(config: ReplConfig) -> ssl.SSLContext | None:
         raise ConfigError("repl.certificate_authority has no effect: no address in repl.servers begins with wss://")
     if not secure:
         return None
+    if authority and (problem := file_problem(Path(authority))):
+        raise ConfigError(f"repl.certificate_authority: cannot use {authority}: {problem}")
     try:
         return ssl.create_default_context(cafile=authority or None)
     except (OSError, ssl.SSLError) as error:

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 from lzero.errors import ConfigError
+from lzero.paths import file_problem
 
 VARIABLE = "LZERO_POOL_TOKEN"
 MIN_CHARS = 16
@@ -23,6 +24,8 @@ def read_token(file: str, *, option: str) -> str:
     if not file:
         return _checked(os.environ.get(VARIABLE, ""), VARIABLE)
     path = Path(file).expanduser()
+    if path.is_dir():
+        raise ConfigError(f"{option}: cannot read the token in {path}: {file_problem(path)}")
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & stat.S_IROTH:
