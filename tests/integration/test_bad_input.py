@@ -92,7 +92,7 @@ def test_a_model_file_cut_in_half(complaint: Complaint, model: Path, name: str, 
     cut_in_half(model / name)
     message = complaint(command, f"model.path={model}", "run.dir=run")
     assert f"{model / name} is" in message
-    assert "cut short" in message
+    assert "truncated" in message
     assert not Path("run").exists()
 
 
