@@ -1,0 +1,34 @@
+"""Every configuration key, once: its type, its default and its description.
+
+The defaults are the demo: reinforcement learning of the bundled nano model on the built-in world. A run's configuration is
+the defaults, changed by a TOML file, changed by dotted overrides (`algo.kl_coef=0.01`). Loads no torch.
+"""
+
+from lzero.config.agent import AgentConfig, ToolsConfig
+from lzero.config.base import NANO, ROW_FILES, Section
+from lzero.config.reading import Config, keys, load_config, make_config
+from lzero.config.repl import ReplConfig
+from lzero.config.run import ModelConfig, RunConfig, TasksConfig
+from lzero.config.training import AlgoConfig, EvalConfig, RewardConfig, RolloutConfig, SftConfig, TrainConfig
+
+__all__ = [
+    "NANO",
+    "ROW_FILES",
+    "AgentConfig",
+    "AlgoConfig",
+    "Config",
+    "EvalConfig",
+    "ModelConfig",
+    "ReplConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "Section",
+    "SftConfig",
+    "TasksConfig",
+    "ToolsConfig",
+    "TrainConfig",
+    "keys",
+    "load_config",
+    "make_config",
+]

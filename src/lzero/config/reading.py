@@ -1,0 +1,123 @@
+"""The whole configuration of a run, read from a TOML file and dotted overrides (`algo.kl_coef=0.01`)."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from lzero.config.agent import AgentConfig, ToolsConfig
+from lzero.config.base import Section
+from lzero.config.repl import ReplConfig
+from lzero.config.run import ModelConfig, RunConfig, TasksConfig
+from lzero.config.training import AlgoConfig, EvalConfig, RewardConfig, RolloutConfig, SftConfig, TrainConfig
+from lzero.errors import ConfigError
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    tasks: TasksConfig = TasksConfig()
+    agent: AgentConfig = AgentConfig()
+    tools: ToolsConfig = ToolsConfig()
+    repl: ReplConfig = ReplConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    algo: AlgoConfig = AlgoConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    sft: SftConfig = SftConfig()
+
+
+def load_config(file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Return the defaults, changed by `file`, changed by `overrides` ("section.key=value"; the value is TOML, or a bare string).
+
+    Raises ConfigError, which suggests the nearest key for an unknown one.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = _read_toml(file)
+    for override in overrides:
+        _apply(values, override)
+    return make_config(values)
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """Return the defaults, changed by `values`: `make_config({"agent": {"max_steps": 12}})`. Raises ConfigError as `load_config` does."""
+    try:
+        return Config.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from None
+
+
+def keys() -> list[str]:
+    """Return every "section.key"."""
+    return [f"{name}.{key}" for name, section in _sections() for key in section.model_fields]
+
+
+def _sections() -> Iterable[tuple[str, type[Section]]]:
+    for name, field in Config.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, Section)
+        yield name, field.annotation
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    if not file.exists() and file.parent.name in ("", "recipes") and (bundled := _recipes() / file.name).exists():
+        file = bundled  # "recipes/world.toml" works outside of a checkout, too
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+
+
+def _recipes() -> Path:
+    """Return the directory of the bundled recipes: in the installed package, or in the checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    section, dot, key = path.partition(".")
+    if not (equals and dot and section and key) or "." in key:
+        raise ConfigError(f"{override!r} is not of the form section.key=value, as in algo.kl_coef=0.01")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word or path
+    table = values.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(
+            f"{section!r} is a key in the configuration file, not a section: write [{section}] above its keys"
+        )
+    table[key] = value
+
+
+_DISTORTING = re.compile(
+    r"top_p|top_k|top_a|min_p|typical_p|epsilon_cutoff|eta_cutoff|\w*_penalty|logit_bias|no_repeat_ngram_size"
+)
+"""Sampling keys of other programs that change the distribution; training has none of them."""
+
+
+def _explain(detail: Any) -> str:
+    location = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        section, _, key = location.partition(".")
+        if section in ("rollout", "agent", "algo", "train") and _DISTORTING.fullmatch(key):
+            return (
+                f"unknown key {location!r}: training samples from the policy's whole distribution at rollout.temperature. Any other "
+                "distribution would make the recorded log-probabilities and the gradient wrong (eval.top_p is for sampled evaluation only)"
+            )
+        nearest = difflib.get_close_matches(location, [*keys(), *Config.model_fields], n=1, cutoff=0.0)
+        return f"unknown key {location!r}; did you mean {nearest[0]!r}?"
+    given = re.sub(r"://[^/@\s]*@", "://…@", repr(detail["input"]))  # an address may hold a password
+    return f"{location} = {given}: {detail['msg']}"

@@ -1,0 +1,202 @@
+"""Keys of training: rollouts, rewards, the algorithm, updates, evaluation, fine-tuning."""
+
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from lzero.config.base import Count, Fraction, Positive, Section
+
+
+class RolloutConfig(Section):
+    tasks_per_update: Count = Field(64, description="Groups per update.")
+    episodes_per_task: Count = Field(4, description="Episodes per group.")
+    concurrency: Count = Field(128, description="Maximum number of concurrent episodes.")
+    temperature: Positive = Field(1.0, description="Sampling temperature of training episodes.")
+    filter: Literal["l0", "dapo", "none"] = Field(
+        "l0",
+        description='Treatment of groups whose core scores are all 0 or all 1: "l0" (dropped with probability drop_uniform; the last drops '
+        'are taken back if refills do not fill the batch), "dapo" (dropped for good), "none" (trained on).',
+    )
+    drop_uniform: Fraction = Field(0.5, description='Probability of dropping such a group, with filter = "l0".')
+    max_refills: Annotated[int, Field(ge=0)] = Field(
+        4, description="Maximum rounds of further tasks that replace dropped groups."
+    )
+    curriculum: Literal["none", "pass_rate"] = Field(
+        "none",
+        description='Order of tasks: each in turn ("none"), or tasks that are solved about half the time more often ("pass_rate").',
+    )
+    stragglers: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0,
+        description="Once this share of a round's episodes is done, cut off and drop the rest; 0: wait for all. The run is then not "
+        "deterministic.",
+    )
+    episode_timeout_s: Positive = Field(
+        240.0,
+        description="Seconds after which an episode counts as a failure of lzero (kind lost), never as the agent's.",
+    )
+    request_timeout_s: Positive = Field(120.0, description="Timeout of one request to the engine, in seconds.")
+    max_failure_rate: Fraction = Field(
+        0.5, description="Share of failed episodes among the last 64 above which the run stops with an error."
+    )
+
+
+class RewardConfig(Section):
+    qa: float = Field(0.8, ge=0.0, description="Weight of the answer's exact match, on the last step.")
+    format: float = Field(0.1, ge=0.0, description="Weight of the format reward: 1/T for each well-formed step.")
+    execution: float = Field(
+        0.1, ge=0.0, description="Weight of the execution reward: 1/T for each cell that ran without error."
+    )
+    has_answer: Fraction = Field(0.0, description="Share of `qa` earned by any answer, right or wrong (0.1 in L0).")
+    f1: Fraction = Field(0.0, description="Share of `qa` that token F1 earns instead of exact match.")
+    match: Literal["unicode", "ascii"] = Field(
+        "unicode",
+        description='Comparison of answers: "unicode" (any script; ignores case, accents and articles), or "ascii" '
+        "(L0's rule: deletes everything outside a–z0–9).",
+    )
+    execution_rule: Literal["clean", "l0"] = Field(
+        "clean",
+        description='"clean": each cell without error earns the execution reward; "l0": 1 − errors/outputs, 0 for a silent cell.',
+    )
+    timeout_s: Positive = Field(
+        60.0, description="Seconds that scoring one episode may take; a later reward counts as a failure (kind reward)."
+    )
+    function: str = Field(
+        "",
+        description='Import path "package.module:name" of your own reward, (task, episode) -> Reward. Empty: L0\'s reward, with the keys '
+        "above.",
+    )
+
+
+class AlgoConfig(Section):
+    # Credit: from rewards to advantages.
+    estimator: Literal["reinforce++", "reinforce++_baseline", "grpo", "dr_grpo", "rloo", "gigpo"] = Field(
+        "reinforce++",
+        description="Estimator of advantages from rewards; lzero.algo.advantages describes each.",
+    )
+    gamma: Fraction = Field(
+        0.95, description="Discount of the return per step (reinforce++, reinforce++_baseline, and the steps of gigpo)."
+    )
+    step_weight: float = Field(
+        1.0, ge=0.0, description="Weight of gigpo's step advantage, added to its episode advantage."
+    )
+    # Loss.
+    loss: Literal["policy_gradient", "ppo"] = Field(
+        "policy_gradient",
+        description='"policy_gradient" (strictly on-policy: one optimiser step per batch), or "ppo" (the clipped ratio to the policy '
+        "before the update).",
+    )
+    ratio: Literal["token", "step", "episode"] = Field(
+        "token", description="Unit of one ratio in ppo: a token, a step, or an episode (GSPO)."
+    )
+    clip_low: Fraction = Field(
+        0.2, description="ppo: no gradient where the advantage is negative and the ratio is below 1 − clip_low."
+    )
+    clip_high: Annotated[float, Field(ge=0.0)] = Field(
+        0.25, description="ppo: no gradient where the advantage is positive and the ratio is above 1 + clip_high."
+    )
+    dual_clip: Annotated[float, Field(ge=0.0)] = Field(
+        3.0, description="ppo: limit the loss of a bad action to this multiple of its advantage; 0: no limit."
+    )
+    average: Literal["token", "step", "episode", "constant"] = Field(
+        "token",
+        description='Denominator of the loss, over the whole update: its action tokens, steps, or episodes; "constant" divides by '
+        "episodes × agent.max_steps × agent.response_tokens (Dr. GRPO).",
+    )
+    kl_coef: float = Field(0.001, ge=0.0, description="Coefficient of the KL penalty to the initial policy; 0: none.")
+    kl: Literal["k1", "k2", "k3"] = Field(
+        "k3", description="Estimator of that KL: k1 (log-ratio), k2 (half its square), k3 (never negative, L0's)."
+    )
+    kl_in: Literal["loss", "reward"] = Field(
+        "loss", description="Add the KL penalty to the loss, or subtract it from the reward of each step."
+    )
+    entropy_coef: float = Field(0.0, ge=0.0, description="Coefficient of the entropy bonus in the loss.")
+    importance_cap: Annotated[float, Field(ge=0.0)] = Field(
+        0.0,
+        description="Truncated importance sampling between sampler and trainer: the largest weight of a token that is likelier in the "
+        "trainer; 0: no weights.",
+    )
+    shuffle_rewards: bool = Field(
+        False, description="Control experiment: permute rewards among the episodes of a batch (see docs/training.md)."
+    )
+
+
+class TrainConfig(Section):
+    updates: Count = Field(12, description="Number of updates; each trains on one batch of episodes.")
+    minibatches: Count = Field(
+        1,
+        description="Parts of a batch, split by episodes, with one optimiser step each. 1: strictly on-policy.",
+    )
+    epochs: Count = Field(1, description="Passes of an update over its batch.")
+    lr: Positive = Field(1e-3, description="Peak learning rate.")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="Decay of the learning rate after the warm-up: none, or to zero after the last update.",
+    )
+    warmup_updates: Annotated[int, Field(ge=0)] = Field(
+        0, description="Updates over which the learning rate rises, before the first one at `lr`."
+    )
+    weight_decay: float = Field(0.01, ge=0.0, description="AdamW's decoupled weight decay.")
+    grad_clip: Positive = Field(1.0, description="Maximum gradient norm; larger gradients are scaled down.")
+    micro_batch_tokens: Count = Field(
+        8192, description="Tokens (padding included) of one forward and backward pass; does not change the gradient."
+    )
+    packing: Literal["auto", "packed", "padded", "tree"] = Field(
+        "auto",
+        description='Layout of sequences in a pass: one row without padding ("packed"), one row per sequence ("padded"), one row per '
+        'common prefix, computed once ("tree"), or the fastest on the device ("auto"; CUDA: packed, CPU: tree).',
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Keep one activation per layer and recompute the rest in the backward pass: far less memory, slower.",
+    )
+    checkpoint_every: Count = Field(10, description="Updates between checkpoints; the last policy is always saved.")
+    keep_checkpoints: Count = Field(2, description="Number of newest checkpoints that stay on disk.")
+    keep_best: bool = Field(
+        True,
+        description="With eval.every: also keep a checkpoint of the policy with the best held-out score.",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _an_update_has_all_of_the_rate(self) -> Self:
+        if self.warmup_updates >= self.updates:
+            raise ValueError(f"warmup_updates = {self.warmup_updates} must be smaller than updates = {self.updates}")
+        return self
+
+
+class EvalConfig(Section):
+    num_tasks: Count = Field(300, description="Number of held-out tasks.")
+    every: Annotated[int, Field(ge=0)] = Field(
+        0, description="Updates between evaluations in training; 0: only before and after."
+    )
+    sampled_episodes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Episodes per task sampled at rollout.temperature, for sampled exact match and pass@k in addition to the greedy "
+        "score; 0: none.",
+    )
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0,
+        description="Sample from the likeliest tokens whose total probability is this (sampled episodes only); 1: from all.",
+    )
+
+
+class SftConfig(Section):
+    episodes: tuple[str, ...] = Field((), description="Run directories whose recorded episodes are the training data.")
+    weights: tuple[float, ...] = Field(
+        (), description="Share of each of `episodes` in the mix; empty: in proportion to their sizes."
+    )
+    focus: str = Field(
+        "",
+        description="Regular expression: only action tokens that overlap a match have loss; empty: all action tokens.",
+    )
+    tokens: Count = Field(1_000_000, description="Tokens to train on.")
+    batch_size: Count = Field(32, description="Sequences per optimiser step.")
+    lr: Positive = Field(0.02, description="Learning rate of Muon on matrices (or of AdamW on everything).")
+    embedding_lr: Positive = Field(
+        0.01, description="Learning rate of AdamW on embeddings and norms, with Muon on the rest."
+    )
+    optimizer: Literal["muon", "adamw"] = Field(
+        "adamw", description="Muon on matrices with AdamW on the rest, or AdamW alone."
+    )
+    warmup: Fraction = Field(0.02, description="Share of the steps over which the learning rate rises.")
+    decay: Fraction = Field(0.2, description="Share of the steps, at the end, over which it falls to zero.")
