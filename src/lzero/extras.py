@@ -12,6 +12,6 @@ TRAIN = ("matplotlib", "numpy", "safetensors", "tokenizers", "torch", "transform
 
 
 def need_train(what: str) -> None:
-    """Raise ConfigError where a library of the extra `train` is missing; `what` is the sentence's subject."""
+    """Raise ConfigError if a library of the extra `train` is missing; `what` is the subject of its message."""
     if missing := [name for name in TRAIN if importlib.util.find_spec(name) is None]:
         raise ConfigError(f"{what} needs {', '.join(missing)}: pip install 'lzero[train]'")

@@ -1,4 +1,4 @@
-"""What a user brings: an object by its import path, "package.module:name"."""
+"""Loads a user's own object by its import path, "package.module:name"."""
 
 import importlib
 import sys
@@ -15,7 +15,7 @@ _OURS = str(Path(__file__).parent)
 def load_object(spec: str, *, key: str) -> Any:
     """Return the object that the value `spec` of the configuration's `key` names; modules of the working directory are found too.
 
-    Raises ConfigError for a path of another form, a module that cannot be imported, whatever it raises, and a name it does not have.
+    Raises ConfigError for a malformed path, for a module whose import raises anything, and for a name that the module lacks.
     """
     module_name, colon, name = spec.partition(":")
     if not (module_name and colon and name):
@@ -28,7 +28,7 @@ def load_object(spec: str, *, key: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module runs as it is imported: sys.exit() in it ends nothing of ours
-        raise ConfigError(f"{key}: cannot import {module_name!r} of {spec!r}: {_told(error)}") from error
+        raise ConfigError(f"{key}: cannot import {module_name!r} of {spec!r}: {_described(error)}") from error
     if found is module:
         near = get_close_matches(name, vars(module), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -36,8 +36,8 @@ def load_object(spec: str, *, key: str) -> Any:
     return found
 
 
-def _told(error: BaseException) -> str:
-    """The type and the message, and the file and the line of the user's that raised it."""
+def _described(error: BaseException) -> str:
+    """Return type and message of an exception, with the user's file and line that raised it."""
     if isinstance(error, ImportError | LzeroError):
         return str(error)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]

@@ -15,7 +15,7 @@ import torch
 from rollout_fakes import make_episode, make_step, make_task
 
 from lzero.errors import RewardError
-from lzero.rewards.returned import as_reward
+from lzero.rewards.validation import as_reward
 from lzero.rollout import scoring
 from lzero.rollout.scoring import Scorer
 from lzero.types import Episode, Reward, Task

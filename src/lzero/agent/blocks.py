@@ -24,7 +24,7 @@ _OPEN, _CLOSE = ("<think>", "<thinking>"), ("</think>", "</thinking>")
 
 @dataclass(frozen=True)
 class Block:
-    """Code as a reply holds it."""
+    """One code block of a reply."""
 
     text: str
     closed: bool = True
@@ -35,10 +35,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Blocks:
-    """What a reply holds, in order."""
+    """The thought and the code blocks of a reply, in order."""
 
     thought: str
-    """The first one. What stands before a </think> that nothing opened is thought."""
+    """The first thought. Text before a </think> without a <think> is thought."""
     blocks: Sequence[Block]
 
 
@@ -56,7 +56,7 @@ def find_blocks(text: str) -> Blocks:
 
 
 def unfenced(block: str) -> str:
-    """The code of a block: without a fence that it is in, and what stands around that."""
+    """Return the code of a block without the fence that encloses it and the text around that fence."""
     strings, first = _Strings(block, 0), len(block) - len(block.lstrip())
     for mark in _MARK.finditer(block):
         if mark["fence"] is None or strings.open_at(mark.start()):
@@ -76,7 +76,7 @@ class _Scan:
         self.thought = ""
         self.blocks: list[Block] = []
         self.mentions: list[Block] = []
-        """What follows a <code> in prose that nothing closes: code where there is no other."""
+        """Text after an unclosed <code> in prose; counts as code only if the reply has no other."""
         self._thought_start: int | None = None
         self._in_open_thought = False
         self._decoration: re.Match[str] | None = None
@@ -99,14 +99,14 @@ class _Scan:
     # Marks ahead.
 
     def _nexts(self, chosen: list[bool]) -> list[int | None]:
-        """The first chosen mark at or after each, and after the last one."""
+        """Return, for each mark and for the end, the index of the first chosen mark at or after it."""
         backwards: list[int | None] = [None]
         for index in range(len(chosen) - 1, -1, -1):
             backwards.append(index if chosen[index] else backwards[-1])
         return backwards[::-1]
 
     def _longest_ends(self, char: str) -> list[int]:
-        """The longest line at or after each mark that can end a fence of `char`, and after the last one."""
+        """Return, for each mark and for the end, the length of the longest line at or after it that can end a fence of `char`."""
         lengths = [len(mark["fence"]) if _is_end(mark, char * 3) else 0 for mark in self.marks]
         return [*accumulate(reversed(lengths), max, initial=0)][::-1]
 
@@ -129,7 +129,7 @@ class _Scan:
         return index + 1
 
     def _end_thought(self, index: int) -> int:
-        """A </think> that nothing opened: all before it is thought."""
+        """Read a </think> without a <think>: everything before it is thought."""
         self._thought_start = self._thought_start or 0
         self.thought = self.text[self._thought_start : self.marks[index].start()]
         self.blocks, self.mentions, self._decoration = [], [], None
@@ -162,7 +162,7 @@ class _Scan:
         return len(self.marks)
 
     def _rank(self, index: int) -> int:
-        """How likely a <code> is to open a block: 2 where it begins a line, and 1 where it ends one."""
+        """Rank a <code> by how likely it opens a block: 2 if it begins a line, plus 1 if it ends one."""
         start, end = self.marks[index].span()
         while start and self.text[start - 1] in " \t":
             start -= 1
@@ -191,20 +191,20 @@ class _Scan:
         return end + 1
 
     def first_fence(self) -> str:
-        """The code in the fence that the text begins with; all that follows where nothing ends it."""
+        """Return the code in the fence that the text begins with; without a closing fence, all that follows."""
         mark, end = self.marks[0], self._fence_end(0, python=True)
         if end is not None and self.marks[end]["tag"] is None:
             return _dedent(self.text[mark.end() + 1 : self.marks[end].start()], mark)
         return _dedent(self.text[mark.end() + 1 :].rstrip().removesuffix(mark["fence"]), mark)
 
     def _holds_tags(self, index: int) -> bool:
-        """Whether a fence is around a whole reply, or around a <code>."""
+        """Return whether a fence only decorates: it encloses a whole reply or a <code>."""
         if index + 1 == len(self.marks) or self.marks[index + 1]["tag"] not in ("<code>", *_OPEN):
             return False
         return not self.text[self.marks[index].end() : self.marks[index + 1].start()].strip()
 
     def _fence_end(self, index: int, *, python: bool) -> int | None:
-        """The line that ends a fence, or a </think> before which all is thought; None where there is neither."""
+        """Return the mark that ends a fence, or a </think> without a <think>; None if there is neither."""
         mark = self.marks[index]
         if self._longest[mark["fence"][0]][index + 1] < len(mark["fence"]):
             return None
@@ -225,7 +225,7 @@ class _Scan:
         return in_string
 
     def _open_fence(self, index: int) -> int:
-        """A fence that no line ends: code up to a </code> or to the end, unless something in it is plainly no code."""
+        """Read a fence without a closing line: code up to a </code> or the end, unless a tag in it shows that it is not code."""
         mark, close, code_end = self.marks[index], self._next_close[index + 1], self._next_code_end[index + 1]
         if not _is_python(mark) or self._next_code[index + 1] is not None:
             return index + 1
@@ -242,13 +242,13 @@ class _Scan:
 
 
 class _Strings:
-    """Where the triple-quoted strings of Python are, asked from one place to the next."""
+    """Scanner for triple-quoted strings of Python. Positions are queried in ascending order."""
 
     def __init__(self, text: str, start: int) -> None:
         self._text, self._position, self._quote = text, start, ""
 
     def open_at(self, position: int) -> bool:
-        """Whether `position`, the start of a line, lies within one. Positions only grow."""
+        """Return whether `position`, the start of a line, lies inside a triple-quoted string."""
         for line in self._text[self._position : position].split("\n"):
             self._read(line)
         self._position = position
@@ -275,12 +275,12 @@ def _is_python(mark: re.Match[str]) -> bool:
 
 
 def _is_end(mark: re.Match[str], fence: str) -> bool:
-    """Whether a mark is a line that ends a fence."""
+    """Return whether a mark is a line that can end `fence`."""
     return mark["fence"] is not None and mark["fence"].startswith(fence) and not mark["info"].strip()
 
 
 def _dedent(text: str, mark: re.Match[str]) -> str:
-    """Take the indentation of a fence off the lines in it."""
+    """Remove the fence's indentation from its lines."""
     if not mark["indent"]:
         return text
     return re.sub(rf"^[ \t]{{1,{len(mark['indent'])}}}", "", text, flags=re.MULTILINE)

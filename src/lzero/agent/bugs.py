@@ -1,4 +1,4 @@
-"""Bugs of code that a user brings: told in a sentence, and logged with their traceback the first time."""
+"""Exceptions of a user's code: as one sentence for the failure, and once with a traceback in the log."""
 
 import logging
 import traceback
@@ -12,21 +12,21 @@ from lzero.agent.outputs import cut, unbroken
 logger = logging.getLogger(__name__)
 
 MAX_CHARS = 2_000
-"""Characters of an exception's own words in a failure."""
+"""Longest exception message that a failure keeps."""
 MAX_TRACEBACK_CHARS = 20_000
 MAX_LOGGED = 32
-"""Different bugs of a run whose traceback is logged."""
+"""Maximum number of tracebacks that a run logs."""
 _OURS = str(Path(lzero.__file__).parent)
 
 
 class Bugs:
-    """Logs the traceback of each different bug of a run once: a training run would repeat it a thousand times."""
+    """Log of bugs, each once: a training run would repeat a traceback a thousand times."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[object, ...]] = set()
         self._blocking: set[str] = set()
 
-    def tell(self, who: str, error: BaseException) -> None:
+    def log(self, who: str, error: BaseException) -> None:
         """Log the traceback of `error`, which `who` raised, unless one of its type and place was logged before."""
         frames = list(_frames(error.__traceback__))
         place = (frames[-1].tb_frame.f_code.co_filename, frames[-1].tb_lineno) if frames else ()
@@ -38,8 +38,8 @@ class Bugs:
         text = "".join(traceback.TracebackException(type(error), error, theirs, compact=True).format())
         logger.error("%s raised an exception:\n%s", who, cut(unbroken(text), MAX_TRACEBACK_CHARS).rstrip())
 
-    def tell_blocking(self, who: str, blocked_s: float) -> None:
-        """Log a warning, once for each `who`, that its `async` code did not let others run for so long."""
+    def log_blocking(self, who: str, blocked_s: float) -> None:
+        """Warn, once for each `who`, that its `async` code blocked the event loop for `blocked_s` seconds."""
         if who not in self._blocking:
             self._blocking.add(who)
             logger.warning(
@@ -51,7 +51,7 @@ class Bugs:
 
 
 def words(error: BaseException) -> str:
-    """The type and the message of an exception, with those that a group holds: "TimeoutError: no answer after 2 s"."""
+    """Return type and message of an exception and of the members of a group: "TimeoutError: no answer after 2 s"."""
     lines = [_line(error)]
     if isinstance(error, BaseExceptionGroup):
         lines += map(_line, leaves(error))
@@ -59,7 +59,7 @@ def words(error: BaseException) -> str:
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions that a group holds, of its inner groups too; the exception itself where it is no group."""
+    """Yield the members of an exception group and of its inner groups, or the exception itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)

@@ -1,7 +1,7 @@
-"""One call of one tool: bounded in time, with the tool's own exceptions told apart from ours.
+"""One call of one tool: with a deadline, and with the tool's exceptions kept apart from lzero's.
 
-A tool may raise whatever we use for control, by itself: TimeoutError of its own `wait_for`, CancelledError, SystemExit. So it runs in
-a task of its own, whose outcome is a value here; what reaches us in another way is ours.
+A tool may raise the exceptions that control asyncio: TimeoutError of its own `wait_for`, CancelledError, SystemExit. So each call runs
+in its own task, which returns such an exception as a value. An exception that is raised here is lzero's own.
 """
 
 import asyncio
@@ -18,22 +18,22 @@ from lzero.tools.values import as_json
 from lzero.types import Json, Task
 
 TOOL_TIMEOUT_S = 60.0
-"""A tool that takes longer has failed: ours to mend, not the agent's doing."""
+"""Deadline of a call, in seconds. A tool that exceeds it counts as a failure of the tool, not of the agent."""
 BLOCKING_S = 2.0
-"""A step of an `async` tool that takes longer is worth a warning."""
+"""Seconds after which an `async` tool that blocks the event loop is logged as a warning."""
 CLEANUP_S = 5.0
-"""What a tool that is given up has to clean up; it is left to itself then."""
+"""Seconds that a cancelled tool has to clean up. The episode then goes on without waiting for it."""
 
 
 @dataclass
 class CallContext:
-    """What a tool may know of the episode that calls it; one for each call."""
+    """The part of an episode that a tool may see. Each call gets its own."""
 
     task: Task
     read: Callable[[str], Awaitable[bytes]]
-    """Of the session that calls."""
+    """Reads a file of the calling session's workspace."""
     broke: Exception | None = None
-    """How the session broke as a file was read. It is raised in place of what the tool makes of it: the session is to blame."""
+    """The exception with which the session broke during `read_file`. It replaces what the tool raises, because the session is at fault."""
 
     async def read_file(self, path: str) -> bytes:
         try:
@@ -46,7 +46,7 @@ class CallContext:
 
 
 async def call_tool(tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs) -> Json:
-    """What the tool returns. Raises ToolError, or what broke the session as the tool read a file."""
+    """Return the tool's result. Raises ToolError, or the exception with which the session broke during `read_file`."""
     calling = asyncio.ensure_future(_outcome(tool, arguments, context, bugs))
     try:
         done, _ = await asyncio.wait({calling}, timeout=TOOL_TIMEOUT_S)
@@ -67,7 +67,7 @@ async def call_tool(tool: Tool, arguments: dict[str, Json], context: CallContext
 async def _outcome(
     tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs
 ) -> tuple[Json, BaseException | None]:
-    """What the tool returns, or raises."""
+    """Return the tool's result, or the exception that it raised."""
     task = asyncio.current_task()
     assert task is not None
     try:
@@ -76,7 +76,7 @@ async def _outcome(
             raise TypeError(
                 f"{type(tool).__qualname__}.call has to be `async def`: it returned {type(answer).__name__}"
             )
-        found = await _Watched(answer, lambda blocked_s: bugs.tell_blocking(f"the tool {tool.name}", blocked_s))
+        found = await _Watched(answer, lambda blocked_s: bugs.log_blocking(f"the tool {tool.name}", blocked_s))
         return as_json(found, tool=tool.name), None
     except KeyboardInterrupt:
         raise  # Ctrl-C: one that a function raises in its thread comes as another exception
@@ -89,7 +89,7 @@ async def _outcome(
 
 
 class _Watched:
-    """An awaitable, whose steps are timed: what it computes, or sleeps, without `await` keeps all episodes waiting."""
+    """An awaitable that measures how long each of its steps blocks the event loop, which all episodes share."""
 
     def __init__(self, awaitable: Awaitable[Json], on_blocking: Callable[[float], None]) -> None:
         self._awaitable = awaitable
@@ -116,12 +116,12 @@ class _Watched:
 
 
 def _blamed(tool: Tool, raised: BaseException, bugs: Bugs) -> ToolError:
-    """What a tool raised, as the error that the agent, the record and the failure show."""
+    """Convert an exception of a tool to the ToolError that the agent sees and the record keeps."""
     found = list(leaves(raised))
-    told = [error for error in found if isinstance(error, ToolError)]
-    if len(told) == len(found):  # of a task group, the gravest
-        return next((error for error in told if error.fault == "tool"), told[0])
-    if isinstance(raised, LzeroError):  # a cache, say, whose file has gone
+    tool_errors = [error for error in found if isinstance(error, ToolError)]
+    if len(tool_errors) == len(found):  # in a group, a fault of the tool outweighs one of the agent
+        return next((error for error in tool_errors if error.fault == "tool"), tool_errors[0])
+    if isinstance(raised, LzeroError):  # for example, a cache whose file is gone
         return ToolError(str(raised), fault="tool")
-    bugs.tell(f"the tool {tool.name}", raised)
+    bugs.log(f"the tool {tool.name}", raised)
     return ToolError(f"{tool.name} raised {words(raised)}", fault="tool")

@@ -25,7 +25,7 @@ from lzero.agent.broker import Broker
 from lzero.agent.bugs import Bugs
 from lzero.agent.context import Context, News
 from lzero.agent.conversation import Model
-from lzero.agent.given import FileCache
+from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import render_output
 from lzero.agent.parser import parse
 from lzero.agent.prompt import SUMMARY_STOP, shown_notepad, summary_of, system_prompt

@@ -27,7 +27,7 @@ import msgspec
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.conversation import ChatModel, Model, TokenModel
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, interrupted, run_episode
-from lzero.agent.given import FileCache
+from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import unbroken
 from lzero.agent.prompt import system_prompt
 from lzero.agent.recorded import OWN

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from lzero.agent.given import FileCache
+from lzero.agent.file_cache import FileCache
 from lzero.agent.notebook import to_notebook
 from lzero.errors import ConfigError, DataError
 from lzero.store import SavedEpisode, write_beneath, write_saved

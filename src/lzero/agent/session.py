@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lzero.agent.broker import Broker
-from lzero.agent.given import FileCache
+from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import unbroken
 from lzero.errors import DataError, WorkspaceError
 from lzero.paths import file_problem

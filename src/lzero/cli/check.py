@@ -1,4 +1,4 @@
-"""`lzero check`: before hours of training, is there anything that a run would die of?"""
+"""`lzero check`: finds what would end or spoil a run, before it starts."""
 
 import sys
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ def check(arguments: Arguments = None) -> None:
 
     Example: lzero check recipes/world.toml tasks.eval=questions.jsonl
 
-    Each problem is one line on stderr. Exits with code 1 if there is one.
+    Each problem is one line on stderr. Exits with code 1 if there are any.
     """
     from rich.console import Console
     from rich.table import Column, Table
 
-    from lzero.train.preflight import look
+    from lzero.train.preflight import run_checks
 
     table = Table(Column("", overflow="fold"), "checked", "problems", title="checks before a run")
     problems: list[str] = []
-    for line in look(read_config(arguments)):
+    for line in run_checks(read_config(arguments)):
         table.add_row(line.name, line.looked_at, str(len(line.problems)))
         problems += line.problems
     Console(markup=False).print(table)  # a path may hold brackets

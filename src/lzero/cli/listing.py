@@ -24,7 +24,7 @@ CHARS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which episodes are listed."""
+    """Filter and page of a list of episodes."""
 
     failed: bool
     wrong: bool
@@ -38,7 +38,7 @@ class Choice:
 
 
 def list_run(run: Path, choice: Choice, *, json: bool) -> None:
-    """Print the chosen episodes of a run. Raises StoreError, and ConfigError for a page that there is not."""
+    """Print the chosen episodes of a run. Raises StoreError, and ConfigError for a page that does not exist."""
     from lzero.store import list_episodes
 
     lines = [line for line in list_episodes(run) if choice.takes(line)]
@@ -55,7 +55,7 @@ def list_run(run: Path, choice: Choice, *, json: bool) -> None:
 
 
 def _page(lines: "Sequence[EpisodeLine]", choice: Choice) -> "tuple[list[EpisodeLine], int, str]":
-    """Return the lines of the page, the number of the first, from 1, and the page among the pages; "" where there is one."""
+    """Return the lines of the page, the number of the first (from 1), and " (page 2 of 3…)", or "" if there is one page only."""
     limit, page = choice.limit or PAGE, choice.page or 1
     pages = max(1, math.ceil(len(lines) / limit))
     if page > pages:

@@ -18,7 +18,7 @@ UNBOUNDED = 4 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class FileLimits:
-    """What a session can be given. `FileLimits(file_bytes=16 << 20, total_bytes=256 << 20, count=256)`."""
+    """Limits of the files that a task may give to its session. `FileLimits(file_bytes=16 << 20, total_bytes=256 << 20, count=256)`."""
 
     file_bytes: int = UNBOUNDED
     total_bytes: int = UNBOUNDED
@@ -37,7 +37,7 @@ class Attachments:
     """Resolves the files of rows. Looks at each file once, however many rows name it."""
 
     def __init__(self, directory: Path, limits: FileLimits) -> None:
-        """`directory`: of the task file."""
+        """`directory` is the task file's."""
         self._directory = directory
         self._limits = limits
         self._seen: dict[str, tuple[str, int]] = {}
@@ -59,7 +59,7 @@ class Attachments:
         return tuple(str(self._directory.absolute() / name) for name in names)
 
     def are_meant(self, value: object) -> bool:
-        """Return whether a value under another name than `files` means some: a list, or the path of a file that is there."""
+        """Return whether a value in another field than `files` names files: it is a list, or the path of a file that exists."""
         return isinstance(value, list) or (isinstance(value, str) and not self._look(value)[0])
 
     def _too_much(self, names: Sequence[str], total: int) -> str:
@@ -107,5 +107,5 @@ def _objection(name: str) -> str:
 def _is_link(path: Path) -> bool:
     try:
         return stat.S_ISLNK(path.lstat().st_mode)
-    except OSError:  # file_problem tells
+    except OSError:  # file_problem reports it
         return False

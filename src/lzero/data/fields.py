@@ -1,4 +1,4 @@
-"""The fields of a task row: which there are, which column holds which, and what a misspelt one is told."""
+"""The fields of a task row: their names, the columns that hold them, and the errors for missing and misspelt ones."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from lzero.errors import ConfigError, DataError
 QUESTION = ("question",)
 ANSWERS = ("answer", "answers")
 SAME = (QUESTION, ANSWERS, ("passages", "paragraphs"), ("source", "dataset"))
-"""Fields that stand for each other."""
+"""Groups of fields with one meaning."""
 FIELDS = (
     *("id", "question", "answer", "answers", "aliases", "passages", "paragraphs", "files", "hops", "difficulty"),
     *("source", "dataset", "split", "ability", "metadata"),
@@ -21,7 +21,7 @@ _USUAL = {
     "question": ("question", "query", "utterance", "problem", "prompt", "instruction", "input", "ask"),
     "answers": ("answer", "target", "gold", "label", "solution", "expected", "groundtruth", "output", "response"),
 }
-"""What other data sets call these fields: for suggestions only."""
+"""Names of these fields in other data sets, for suggestions only."""
 
 
 class Columns:
@@ -64,10 +64,10 @@ class Columns:
 
 
 def check_fields(row: Row, columns: Columns, *, names_files: Callable[[object], bool]) -> list[str]:
-    """Return the fields that are spelt nearly as `files`, and hold something else (the name of a source, say).
+    """Return the fields that are spelt nearly like `files` but hold something else, such as the name of a source.
 
-    `names_files`: whether a value means files. Raises DataError where the question or the answer is missing, and for a field that is
-    spelt nearly as another one that the row lacks.
+    `names_files` tells whether a value names files. Raises DataError if the question or the answer is missing, and for a field that is
+    spelt nearly like one that the row lacks.
     """
     missing = [names for names in (QUESTION, ANSWERS) if not any(name in row.fields for name in names)]
     misspelt = _misspelt(row, columns)
@@ -85,7 +85,7 @@ def check_fields(row: Row, columns: Columns, *, names_files: Callable[[object], 
 
 
 def _misspelt(row: Row, columns: Columns) -> dict[str, str]:
-    """Return unknown field → the known one that it nearly spells, where the row has none of that kind."""
+    """Return unknown field → the known field that it nearly spells and that the row lacks."""
     unknown = [name for name, value in row.fields.items() if value is not None and name not in FIELDS]
     if not unknown:
         return {}
@@ -132,7 +132,7 @@ def _usual(there: Sequence[str], field: str) -> str:
 
 
 def _value(fields: Fields | Mapping[str, object], column: str) -> object:
-    """Return what a column holds: `column` by its whole name, or step by step at its dots."""
+    """Return the value of a column: by its whole name, else as a path of names at its dots."""
     if column in fields:
         return fields[column]
     value: object = fields
@@ -147,7 +147,7 @@ def _value(fields: Fields | Mapping[str, object], column: str) -> object:
 
 
 def is_near(name: str, field: str) -> bool:
-    """Return whether `name` is `field` but for case, one letter, or two letters that changed places: `is_near("anwser", "answer")`."""
+    """Return whether `name` is `field` except for case, one letter, or two letters that changed places: `is_near("anwser", "answer")`."""
     name = name.lower()
     if name == field:
         return True

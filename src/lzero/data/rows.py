@@ -1,6 +1,6 @@
 """Rows of JSONL, gzipped JSONL and Parquet files, one by one, within bounds.
 
-A row knows where it stands: its errors name the configuration's key, the file, the line (the row, in Parquet) and the field.
+A row knows its place: its errors name the configuration's key, the file, the line (in Parquet: the row) and the field.
 """
 
 import gzip
@@ -28,7 +28,7 @@ Fields = dict[str, object]
 
 
 class Row:
-    """One row, and where it stands."""
+    """One row, with its place for error messages."""
 
     def __init__(self, where: str, fields: Mapping[str, object]) -> None:
         self.where = where
@@ -137,7 +137,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, int, Fields]]:
 
 
 def _lines(stream: IO[bytes] | gzip.GzipFile | io.BufferedReader) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of `stream`; of one that is too long, a part that is too long."""
+    """Yield number and text of each line. A line above MAX_ROW_BYTES is cut just above that."""
     number = 0
     while line := stream.readline(MAX_ROW_BYTES + 1):
         number += 1

@@ -1,7 +1,7 @@
 """Checks of a model and a machine before the first request: that the engine samples from the model's own policy, and rows are independent.
 
-What is not known of an architecture is found by trying it: a probe is computed both ways. A short probe does not reach the end of a long
-window; there the configuration is believed.
+The engine computes probe tokens both from cached keys and in one plain pass, and compares the log-probabilities. A short probe does not
+reach the end of a long attention window; there the check reads the configuration instead.
 """
 
 import re
@@ -20,18 +20,21 @@ from lzero.errors import EngineError, ModelError
 NUM_POSITIONS = 4
 PROBE_TOKENS = 24
 NUM_DECODED = 3
-"""Of the probe, the last ones are fed one at a time, as tokens are that were sampled."""
+"""Tokens at the end of a probe that are fed one at a time, as sampled tokens are."""
 TOLERANCE = {torch.float32: 1e-3}
 TOLERANCE_OF_HALVES = 0.2
-"""Mean gap of log-probabilities (nats), weighted by probability, that rounding explains."""
+"""Largest mean gap of log-probabilities (nats, weighted by probability) that rounding explains."""
 LOWER = "lower agent.max_tokens"
 _LENGTHS = re.compile(r"window|chunk|local|block_size")
 
 
 @torch.inference_mode()
 def check_policy(forward: Forward) -> None:
-    """Raise ModelError for a model that the engine, up to the length of its slots, would sample from otherwise than a plain forward pass
-    of the whole sequence does: what is trained would not be what was sampled."""
+    """Check that the engine samples from the model's own policy at every length up to that of its slots.
+
+    Raises ModelError if its log-probabilities differ from those of a plain forward pass: training would then score another policy
+    than the one that sampled.
+    """
     model, max_tokens = forward.model, forward.scratch
     name = type(model).__name__
     reach = shortest_reach(model)
@@ -57,8 +60,10 @@ def check_policy(forward: Forward) -> None:
 
 
 def _check_positions(model: Any, max_tokens: int) -> None:
-    """That every position of a slot can be computed, and that none changes what comes out at the others: frequencies that grow with the
-    longest sequence would make cached keys wrong, and every row depend on its neighbours."""
+    """Check that the model has all positions of a slot, and that a position does not change the results at others.
+
+    Rope frequencies that depend on the longest sequence would make cached keys wrong and couple the rows of a batch.
+    """
     name, tokens = type(model).__name__, model.get_input_embeddings()
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding) and module is not tokens and re.search(r"pos|wpe", path):
@@ -88,7 +93,7 @@ def _original(model: Any) -> str:
 
 
 def _lengths(model: Any, max_tokens: int) -> Iterator[int]:
-    """Of the probes: a short one, and one beyond each length in the configuration at which a model may begin to look elsewhere."""
+    """Yield the lengths of the probes: a short one, and one beyond each length in the configuration at which attention may change."""
     yield min(PROBE_TOKENS, max_tokens)
     named = _numbers(model.config.get_text_config(decoder=True).to_dict())
     yield from sorted({min(2 * length, max_tokens) for length in named if PROBE_TOKENS <= length < max_tokens})
@@ -103,8 +108,11 @@ def _numbers(config: dict[str, Any]) -> Iterator[int]:
 
 
 def _gap(forward: Forward, length: int) -> float:
-    """How far what the engine computes of a sequence, fed in two parts and then token by token, is from one plain pass over it. All keys
-    of the slot are given, as where a neighbour is longer: a model that places its queries by the number of keys fails here."""
+    """Return the gap between the engine's log-probabilities of a sequence, fed in two parts and then token by token, and one plain pass.
+
+    The engine's passes get all keys of the slot, as beside a longer neighbour, so a model that derives query positions from the
+    number of keys fails here.
+    """
     ids = _probe_ids(forward.model, length)
     plain = forward.model(input_ids=torch.from_numpy(ids).to(forward.device)[None], use_cache=False).logits[0].float()
     decoded = min(NUM_DECODED, length - 1)
@@ -131,7 +139,7 @@ def _probe_ids(model: Any, length: int) -> Ints:
 
 @torch.inference_mode()
 def rows_are_independent(forward: Forward, num_rows: int) -> bool:
-    """Whether decode passes of `num_rows` rows and of full key length give a sequence the same bits in every row.
+    """Return whether decode passes of `num_rows` rows and of full key length give a sequence the same bits in every row.
 
     The same ids in every row have to give the same logits in all; then, with other ids around it, each of three rows
     has to give them again. Matrix kernels are free to treat the edge of a batch otherwise; on one that does, this is False.

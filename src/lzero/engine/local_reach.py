@@ -1,4 +1,4 @@
-"""How far back a model's layers look, by transformers' own reading of its configuration: the cache that it would make for it."""
+"""How many tokens back a model's layers attend, read from the cache that transformers would make for its configuration."""
 
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def shortest_reach(model: "PreTrainedModel") -> int | None:
-    """Tokens that the layer with the shortest view attends to, the newest included; None where every layer attends to all.
+    """Return how many tokens the layer with the shortest window attends to, the newest included; None if every layer attends to all.
 
-    Raises ModelError for layers that keep something else than the keys and values of each token (a recurrent state, say).
+    Raises ModelError for layers that keep anything but keys and values per token, such as a recurrent state.
     """
     config = model.config.get_text_config(decoder=True)
     try:
         layers = DynamicCache(config=config).layers
-    except Exception as error:  # whatever a configuration of its own kind makes of it
+    except Exception as error:  # code of the model's own configuration class
         raise ModelError(
             f"the cache of {type(model).__name__} cannot be made: {type(error).__name__}: {error}"
         ) from error

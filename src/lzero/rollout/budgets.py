@@ -1,7 +1,7 @@
-"""Budgets of tokens that fit the model, where the configuration sets none.
+"""Token budgets that fit the model, if the configuration sets none.
 
-The defaults of agent.max_tokens and agent.response_tokens are the nano model's. Another model gets those that it was trained with (a
-checkpoint holds them), or else what its context holds, up to MAX_TOKENS: keys and values take memory for all of it.
+The defaults of agent.max_tokens and agent.response_tokens are the nano model's. Another model gets the budgets that it was trained with
+(a checkpoint holds them), or else its context length, up to MAX_TOKENS, because the key-value cache takes memory for all of it.
 """
 
 import json
@@ -15,16 +15,18 @@ from lzero.models import ASSETS
 MAX_TOKENS = 16_384
 MAX_RESPONSE_TOKENS = 4_096
 _SHARE = 4
-"""Replies that fit into a context."""
+"""Number of replies that fit into a context."""
 _SMALLEST_WINDOW = 1_024
-"""A shorter sliding window leaves no room for a prompt: the engine then says what it does not serve."""
+"""A shorter sliding window has no room for a prompt, so it sets no budget; the engine then rejects the model."""
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 _CHECKPOINT = "trainer.json"
 
 
 def fit_budgets(config: Config) -> Config:
-    """The configuration with budgets of tokens for its model; those that it sets stay. One whose model cannot be read is left as it is: the
-    error is that of whatever loads the model."""
+    """Return the configuration with token budgets for its model; budgets that it sets stay.
+
+    A configuration whose model cannot be read is returned unchanged: loading the model raises the error.
+    """
     directory = Path(config.model.path).expanduser()
     given = config.agent.model_fields_set
     if (
@@ -46,7 +48,7 @@ def fit_budgets(config: Config) -> Config:
 
 
 def _context(settings: Mapping[str, Any]) -> int:
-    """Tokens that a model can hold exactly, as its config.json says."""
+    """Return the context length, in tokens, that a model's config.json allows, at most MAX_TOKENS."""
     text = settings.get("text_config")
     settings = {**settings, **text} if isinstance(text, dict) else settings
     limits = [_whole(settings.get(key)) for key in _CONTEXT]
@@ -62,7 +64,7 @@ def _context(settings: Mapping[str, Any]) -> int:
 
 
 def _speaks_as_nano(directory: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a model has the vocabulary of the bundled one: it was made from it, or for the same world."""
+    """Return whether a model has the vocabulary of the nano: it was trained from it, or for the same world."""
     nano = ASSETS / NANO
     if settings.get("vocab_size") != _read(nano / "config.json").get("vocab_size"):
         return False
@@ -75,7 +77,7 @@ def _whole(value: object) -> int:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A file's JSON object; nothing where there is none."""
+    """Return a file's JSON object; {} if it has none."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from lzero.agent.corpus import corpus_search
 from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
-from lzero.agent.given import FileCache
+from lzero.agent.file_cache import FileCache
 from lzero.agent.prompt import system_prompt
 from lzero.agent.toolbox import open_tools
 from lzero.config import Config, RewardConfig, TasksConfig

@@ -1,4 +1,4 @@
-"""Score episodes by a reward function that may be slow, wrong or hung. Whatever it does, the caller gets a Reward or a RewardError.
+"""Scores episodes with a reward function that may be slow, wrong or hung. The caller always gets a Reward or a RewardError.
 
     function(task, episode), in a thread ──▶ Reward | number ──────────────────▶ as_reward ──▶ Reward
                                         └──▶ awaitable, awaited on the loop ──┘
@@ -17,7 +17,7 @@ from typing import Any
 
 from lzero.errors import RewardError
 from lzero.protocols import RewardFn
-from lzero.rewards.returned import as_reward
+from lzero.rewards.validation import as_reward
 from lzero.text import one_line
 from lzero.tools.threads import in_thread
 from lzero.types import Episode, Reward, Task
@@ -33,7 +33,7 @@ ERROR_CHARS = 500
 """Characters of an exception that a failure keeps."""
 
 Outcome = Reward | RewardError
-"""An error is returned, not raised: what a user's code raises may be SystemExit, which ends an event loop."""
+"""An error is a value here, because a user's code may raise SystemExit, which would end the event loop."""
 
 
 class Scorer:
@@ -48,9 +48,9 @@ class Scorer:
         self._has_failed = False
 
     async def score(self, task: Task, episode: Episode) -> Reward:
-        """Return the reward of an episode that did not fail. Raises RewardError, which names the function and says what it did.
+        """Return the reward of an episode that did not fail. Raises RewardError, which names the function and what it did.
 
-        Logs the first failure as a warning, and its traceback.
+        Logs the first failure as a warning, with its traceback in run.log.
         """
         async with self._free:
             outcome = await self._outcome(task, episode)
@@ -120,12 +120,12 @@ def _checked(returned: object, num_steps: int) -> Outcome:
         return as_reward(returned, num_steps=num_steps)
     except RewardError as error:
         return error
-    except BaseException as error:  # of an iterator in it
+    except BaseException as error:  # raised by an iterator in the returned value
         return _raised(error)
 
 
 def _raised(error: BaseException) -> RewardError:
-    """`raised ValueError: could not convert string to float: 'Kato' (mine.py, line 7)`."""
+    """Return an error that says `raised ValueError: could not convert string to float: 'Kato' (mine.py, line 7)`."""
     what = "".join(traceback.format_exception_only(error))  # also where the exception's own __str__ fails
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
@@ -140,6 +140,6 @@ async def _is_done(work: "asyncio.Task[Any]", deadline: float) -> bool:
 
 
 def _name(function: RewardFn) -> str:
-    """`mine:reward`, as `reward.function` spells it."""
+    """Return a function's import path, as `reward.function` spells it: `mine:reward`."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"

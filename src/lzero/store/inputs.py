@@ -1,4 +1,4 @@
-"""`inputs.json` in a run's directory: fingerprints of what the run read from paths, so that a resumed run reads the same."""
+"""`inputs.json` in a run's directory: fingerprints of the files that the run read, so that a resumed run reads the same."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +14,14 @@ INPUTS_FILE: Final = "inputs.json"
 
 
 class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one key of the configuration names. `Input(where="train.jsonl", holds="5 tasks", digest="9f…")`."""
+    """Fingerprint of what one key of the configuration names. `Input(where="train.jsonl", holds="5 tasks", digest="9f…")`."""
 
     where: str
     """The key's value."""
     holds: str
+    """Size in words, for messages."""
     digest: str
-    """Of the content, in its order; a copy at another place has the same."""
+    """Hash of the content, in its order; independent of the path."""
 
 
 def write_inputs(run: Path, inputs: Mapping[str, Input]) -> None:

@@ -1,4 +1,4 @@
-"""The episodes of a training run, a line each, and one of them whole: without reading the steps of all."""
+"""The episodes of a training run: a line for each, and one of them whole, without reading the steps of the others."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ class EpisodeLine(Struct, frozen=True, kw_only=True):
     steps: int
     answer: str | None
     note: str
-    """Why it failed, or why it was not trained on; "" if neither."""
+    """Reason why it failed or was not trained on; "" if neither."""
 
     @property
     def is_wrong(self) -> bool:
@@ -59,7 +59,7 @@ def list_episodes(run: Path) -> Iterator[EpisodeLine]:
 
 
 def find_record(run: Path, episode_id: str) -> tuple[Record, int] | None:
-    """Return the record of an episode, and the episode's place in it; None if the run has no such episode. Raises StoreError."""
+    """Return the record of an episode, and the episode's index in it; None if the run has no such episode. Raises StoreError."""
     for file, phase, update in _files(run):
         if any(row["episode_id"] == episode_id for row in _rows(run, "episodes", file, "episode_id")):
             for record in read_records(run, phase=phase, update=update):

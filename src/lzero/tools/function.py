@@ -30,9 +30,9 @@ from lzero.types import Json
 P = ParamSpec("P")
 R = TypeVar("R")
 MAX_PROBLEMS = 5
-"""Wrong arguments that one error tells of."""
+"""Maximum number of wrong arguments in one error."""
 MAX_VALUE_CHARS = 80
-"""Of a wrong argument, in the error."""
+"""Longest text of a wrong argument in the error."""
 
 
 class FunctionTool(Generic[P, R]):
@@ -57,8 +57,8 @@ class FunctionTool(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """Raises ToolError: the agent's fault for arguments that do not fit, the tool's for a result that is not JSON. What the
-        function raises comes through as it is."""
+        """Raises ToolError: the agent's fault for arguments that do not fit, the tool's for a result that is not JSON. Exceptions of
+        the function pass through unchanged."""
         values = self._checked(arguments)
         if self._context_name:
             values[self._context_name] = context
@@ -66,7 +66,7 @@ class FunctionTool(Generic[P, R]):
         if inspect.iscoroutinefunction(inspect.unwrap(_called(function))):
             return as_json(await function(**values), tool=self.name)
 
-        def answer() -> Json | Awaitable[Any]:  # what it returns may still run code of its own, as a generator does
+        def answer() -> Json | Awaitable[Any]:  # converted in the thread, because a generator runs the tool's code
             result = function(**values)
             return result if inspect.isawaitable(result) else as_json(result, tool=self.name)
 
@@ -105,7 +105,7 @@ def tool(function: Callable[P, R] | None = None, /, *, name: str | None = None) 
 
 
 def _name(function: Callable[..., object]) -> str:
-    """A function's own name, also of one that is wrapped in a partial."""
+    """Return the name of a function, or of a partial's function."""
     name = getattr(getattr(function, "func", function), "__name__", None)
     if not isinstance(name, str):
         raise TypeError(f"{function!r:.100} has no name of its own: write tool(name=...)(...)")
@@ -113,7 +113,7 @@ def _name(function: Callable[..., object]) -> str:
 
 
 def _called(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What runs when it is called: of a partial the function, of an object its `__call__`."""
+    """Return the function that a call runs: that of a partial, or an object's `__call__`."""
     function = getattr(function, "func", function)
     return function if inspect.isroutine(function) else type(function).__call__
 

@@ -1,15 +1,15 @@
-"""Names that a tool may have in a session: it is called by its name there."""
+"""Valid names of tools: in a session, a tool is a global function of its name."""
 
 import builtins
 import keyword
 import unicodedata
 
 RESERVED = frozenset((*dir(builtins), *keyword.kwlist, "self", "ToolError", "display", "get_ipython", "In", "Out"))
-"""Names that a tool would hide from the code of a cell, or that Python would not let it have."""
+"""Names that belong to Python or the session; a tool of such a name would hide them."""
 
 
 def name_problem(name: object) -> str:
-    """Why code cannot call a tool by this name; "" where it can."""
+    """Return why a cell cannot call a tool by this name ("is not a valid Python name"); "" if it can."""
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         return "is not a valid Python name"
     if unicodedata.normalize("NFKC", name) != name:

@@ -1,10 +1,10 @@
-"""JSON schemas as Python annotations: how a system prompt shows what a tool takes and gives.
+"""JSON schemas as Python annotations, for the signatures of tools in a system prompt.
 
     {"type": "object", "properties": {"year": {"type": "integer"}}, "required": ["year"]}       {'year': int}
     {"$ref": "#/$defs/Place"}                                                                   Place
     {"enum": ["red", "blue"]}                                                                   Literal['red', 'blue']
 
-The schema may be a stranger's: whatever it holds is text on one line, bounded.
+The schema may come from a stranger's server, so everything shown of it is one line of bounded length.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 _TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "object": "dict", "null": "None"}
 _FORMATS = {"date-time": "datetime", "date": "date", "time": "time"}
-"""Of texts, by the type that may be given in their place."""
+"""Format of a text → the Python type that a cell may pass instead."""
 _BOUNDS = {
     "minimum": ">= {}",
     "maximum": "<= {}",
@@ -39,16 +39,16 @@ _NAME_CHARS = 64
 
 
 class Shapes:
-    """Annotations of one tool. Types with a name are shown by it, and defined once, in `definitions`."""
+    """Annotations of one tool. A named type is shown by its name and defined once, in `definitions`."""
 
     def __init__(self, definitions: Mapping[str, Any], *, given: bool) -> None:
-        """`given`: as arguments, where a datetime may stand for its text. What is returned is plain JSON data."""
+        """`given`: the schema describes arguments, so a datetime may stand for its text; results are plain JSON data."""
         self._definitions = definitions
         self._given = given
         self._named: dict[str, Mapping[str, Any]] = {}
 
     def annotation(self, schema: Mapping[str, Any], depth: int = 0) -> str:
-        """The type that a schema describes; `Any` for what would take too long to say."""
+        """Return the annotation that a schema describes; `Any` below _MAX_DEPTH levels."""
         if depth > _MAX_DEPTH:
             return "Any"
         if isinstance(reference := schema.get("$ref"), str):
@@ -73,7 +73,7 @@ class Shapes:
         return _TYPES.get(kind, "Any") if isinstance(kind, str) else "Any"
 
     def definitions(self) -> Iterator[str]:
-        """A line for each type that was shown by its name, and one for each field of it of which there is something to say."""
+        """Yield a line for each named type that was shown, and one for each of its fields that has a description or bounds."""
         written: set[str] = set()
         while missing := [name for name in self._named if name not in written]:
             for name in missing:
@@ -115,16 +115,16 @@ class Shapes:
 
 
 def default(schema: Mapping[str, Any]) -> str:
-    """What an optional parameter is without an argument, as it follows its annotation."""
+    """Return the default of an optional parameter as it follows the annotation: " = 5"."""
     return f" = {literal(schema['default'])}" if "default" in schema else " = …"
 
 
 def note(schema: Mapping[str, Any]) -> str:
-    """What a schema says of a value beside its type: its description and its bounds; "" for nothing."""
+    """Return the description and the bounds in a schema, as one line; "" if there are none."""
     bounds = []
-    if "prefixItems" not in schema:  # which say how many there are
+    if "prefixItems" not in schema:  # prefixItems already shows how many there are
         bounds = [words.format(literal(schema[key])) for key, words in _BOUNDS.items() if key in schema]
-    for key in ("anyOf", "items"):  # of an optional one, and of each item
+    for key in ("anyOf", "items"):  # bounds of an optional value, and of each item
         inner = schema.get(key)
         for option in inner[:_MAX_OPTIONS] if isinstance(inner, list) else [inner]:
             bounds += [
@@ -142,7 +142,7 @@ def table(value: object) -> Mapping[str, Any]:
 
 
 def literal(value: object) -> str:
-    """A JSON value as Python writes it, in a few characters."""
+    """Return a JSON value as a Python literal, cut to _LITERAL_CHARS characters."""
     if isinstance(value, str):
         return f"'{one_line(value, _LITERAL_CHARS)}'"
     text = repr(value) if value is None or isinstance(value, bool | int | float) else json.dumps(value)
@@ -150,15 +150,15 @@ def literal(value: object) -> str:
 
 
 def one_line(value: object, max_chars: int) -> str:
-    """A text on one line, without what a terminal or a chat template would obey; "" for what is no text."""
+    """Return a text on one line, without control sequences of terminals and chat templates; "" if `value` is no text."""
     if not isinstance(value, str):
         return ""
     return cut(" ".join(plain(value[: 4 * max_chars]).split()), max_chars)
 
 
 def plain(text: str) -> str:
-    """A stranger's text for a system prompt: control and format characters are written out, and so is what looks like the marks
-    that chat templates put around turns, which an endpoint might read as such."""
+    """Escape a stranger's text for a system prompt: control and format characters, and marks that an endpoint might read as the
+    borders of a turn (`<|…|>`)."""
     text = "".join(_escaped(character) for character in text)
     return text.replace("<|", "< |").replace("|>", "| >")
 

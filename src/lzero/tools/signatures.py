@@ -1,4 +1,4 @@
-"""The signature of a function, as a model reads it and as arguments are checked by it.
+"""The signature of a tool's function: the text that a model reads, and the pydantic model that checks the arguments.
 
     describe(place: Place, style: Literal['short', 'long'] = 'short') -> str
     Describe a place.
@@ -26,28 +26,27 @@ from lzero.tools.values import as_json
 
 _LIMITS = ConfigDict(extra="forbid", coerce_numbers_to_str=True, arbitrary_types_allowed=False)
 _ARRIVE_AS = {"ndarray": "list", "Series": "list", "Tensor": "list", "DataFrame": "list[dict]", "Table": "list[dict]"}
-"""What becomes of types of libraries that pydantic does not know, by their names."""
+"""Name of a library's type → how `lzero.tools.values` converts it; pydantic knows none of these types."""
 _ITERATORS = (Iterable, Iterator, Generator)
 _DEFAULT_CHARS = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionSignature:
-    """What a model has to know of a function to call it."""
+    """Signature, purpose and parameters of a function that is a tool."""
 
     parameters: tuple[str, ...]
     context_name: str
-    """The parameter that takes the context; "" where none does."""
+    """Name of the parameter that takes the context; "" if there is none."""
     text: str
     purpose: str
     notes: tuple[str, ...]
     arguments: type[BaseModel]
-    """Checks the arguments. Its fields have names of their own, and those of the parameters as aliases: a parameter may be called as one of
-    pydantic's methods."""
+    """Checks the arguments. The parameters are aliases of its fields, because a parameter may have the name of a pydantic method."""
 
 
 def read_signature(function: Callable[..., object], tool: str) -> FunctionSignature:
-    """Raises TypeError for a function whose arguments a model could not give, or not know."""
+    """Read the signature of `function`. Raises TypeError if a model could not call it, because a type or a docstring is missing, say."""
     shown, context_name, annotations = _parameters(function, tool)
     arguments = _arguments_model(tool, shown, annotations)
     try:
@@ -74,7 +73,7 @@ def read_signature(function: Callable[..., object], tool: str) -> FunctionSignat
 
 
 def refusal(function: object) -> str:
-    """Why no call could be answered by it; "" for what may be a function."""
+    """Return why an object cannot be a tool's function ("not callable: …"); "" if it can."""
     if isinstance(function, type):
         return "a class: decorate a function, or make a tool of an object's method"
     if not callable(function):
@@ -85,7 +84,7 @@ def refusal(function: object) -> str:
 
 
 def _purpose(function: Callable[..., object], tool: str) -> str:
-    """The docstring: of a partial that of its function, of an object that of its `__call__` or, where there is none, of its class."""
+    """Return the docstring of a function, of a partial's function, or of an object's `__call__` or class. Raises TypeError without one."""
     function = _unbound(function)
     of_call = None if inspect.isroutine(function) else type(function).__call__.__doc__
     purpose = inspect.cleandoc(of_call) if of_call else inspect.getdoc(function)
@@ -101,9 +100,10 @@ def _unbound(function: Callable[..., object]) -> Callable[..., object]:
 
 
 def _parameters(function: Callable[..., object], tool: str) -> tuple[list[inspect.Parameter], str, dict[str, Any]]:
-    """The parameters that a model gives, the name of the one that takes the context ("" where none does), and all annotations.
+    """Return the parameters that a model passes, the name of the one that takes the context ("" if none does), and all annotations.
 
-    What a partial has bound is not the model's to give, nor to see: it may be a key."""
+    Arguments that a partial has bound are hidden from the model: one may be a secret key.
+    """
     annotations = _annotations(_unbound(function), tool)
     bound = function.keywords if isinstance(function, functools.partial) else {}
     shown: list[inspect.Parameter] = []
@@ -138,7 +138,7 @@ def _annotations(function: Callable[..., object], tool: str) -> dict[str, Any]:
         return typing.get_type_hints(annotated, include_extras=True)
     except NameError as error:
         raise TypeError(f"the tool {tool} has an annotation that cannot be found: {error}") from None
-    except TypeError:  # of what is written in C
+    except TypeError:  # a function written in C
         return {}
 
 
@@ -160,7 +160,7 @@ def _untestable(tool: str, error: pydantic.PydanticUserError) -> TypeError:
 
 
 def _description(annotation: Any) -> str | None:
-    """Of `Annotated[str, "description"]`; pydantic finds its own in `Field`."""
+    """Return the text of `Annotated[str, "text"]`; pydantic itself reads `Field(description=…)`."""
     if typing.get_origin(annotation) is not Annotated:
         return None
     return next((said for said in typing.get_args(annotation)[1:] if isinstance(said, str)), None)
@@ -177,12 +177,12 @@ def _default(parameter: inspect.Parameter, tool: str) -> str:
 
 
 def _returned(annotation: Any) -> tuple[str, tuple[str, ...]]:
-    """What a call gives, as plain data; and the types that have a name in it."""
+    """Return " -> type" for the result as plain data, and the definitions of the named types in it."""
     if typing.get_origin(annotation) in _ITERATORS:
-        annotation = list[typing.get_args(annotation)[0]]  # type: ignore[misc] # as it is read
+        annotation = list[typing.get_args(annotation)[0]]  # type: ignore[misc] # only pydantic reads it
     try:
         schema = pydantic.TypeAdapter(annotation).json_schema(mode="serialization")
-    except Exception:  # what pydantic does not know may still be converted: an array, a table
+    except Exception:  # a type that pydantic does not know; lzero.tools.values may still convert it
         name = getattr(annotation, "__name__", None) or str(annotation)
         return f" -> {_ARRIVE_AS.get(name, name)}", ()
     shapes = Shapes(definitions_of(schema), given=False)

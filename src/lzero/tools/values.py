@@ -1,16 +1,16 @@
-"""What tools return, as the plain JSON data that a session gets.
+"""Converts results of tools to plain JSON data for the session.
 
     None, bool, int, float, str        as they are; NaN, NaT and NA are None, infinities the texts "inf" and "-inf"
     list, tuple, set, range, iterator  list (a set: sorted where that is possible); arrays and tensors: nested lists
-    dict, dataclass, pydantic model    dict; keys that are no text become it, as JSON has them
+    dict, dataclass, pydantic model    dict; other keys become text, as in JSON
     DataFrame, table                   list of rows, each a dict; a named index is a column
-    Series                             list; a dict by label where it has an index of its own
+    Series                             list; with an index of its own, a dict by label
     Enum                               its value
     datetime, date, time, UUID, Path   text (ISO 8601 for times); a Decimal too, so that no digit is lost; timedelta: seconds
-    bytes                              the UTF-8 text that they are
+    bytes                              text, decoded as UTF-8
 
-Anything else is an error that names the tool and the type. Sizes are bounded as the value is walked, so that an endless iterator
-ends, too. No library is imported here: its values are known by what they can do.
+Anything else is an error that names the tool and the type. The size is counted during the conversion, so an endless iterator is an
+error, too. No library is imported here: values of libraries are recognised by their methods.
 """
 
 import dataclasses
@@ -35,19 +35,20 @@ _PLAIN = frozenset((type(None), bool, int, str))
 _AS_TEXT = (decimal.Decimal, fractions.Fraction, pathlib.PurePath, uuid.UUID, re.Pattern)
 _ADDRESSES = tuple(getattr(ipaddress, f"IPv{version}{kind}") for version in (4, 6) for kind in ("Address", "Network"))
 _BITS = 13_000
-"""Of an integer: Python refuses to write down more than 4,300 decimal digits."""
+"""Largest integer, in bits: Python converts at most 4,300 decimal digits to text."""
 
 
 def as_json(value: object, *, tool: str) -> Json:
     """Return `value` as JSON data.
 
-    Raises ToolError: the tool's fault for a type that has no form in JSON and for what is nested too deep; the agent's for too much,
-    which it can ask for in parts."""
+    Raises ToolError: the tool's fault for a type without a form in JSON and for deep nesting; the agent's for more than MAX_BYTES,
+    because it can ask for less.
+    """
     return _Walk(tool).convert(value, MAX_DEPTH)
 
 
 class _Walk:
-    """Through one value."""
+    """Conversion of one value, with the room that is left of MAX_BYTES."""
 
     def __init__(self, tool: str) -> None:
         self._tool = tool
@@ -75,7 +76,7 @@ class _Walk:
         return self._other(value, depth)
 
     def _other(self, value: Any, depth: int) -> Json:
-        """What JSON has no word for, by the first of its abilities that says what it is."""
+        """Convert a value of a type that JSON lacks, by the first rule that applies."""
         if _is_missing(value):
             return None
         if isinstance(value, Enum):
@@ -110,7 +111,7 @@ class _Walk:
 
     def _list(self, values: Iterable[Any], depth: int) -> Json:
         found = []
-        for item in values:  # an iterator runs the tool's code: what it raises is the tool's
+        for item in values:  # an iterator runs the tool's code, so its exceptions pass through
             self._take(2)
             found.append(self.convert(item, depth - 1))
         return found
@@ -139,7 +140,7 @@ class _Walk:
         self._take(len(text))
         try:
             self._take(len(text.encode()) - len(text))
-        except UnicodeEncodeError:  # half a pair of surrogates, as in names of files that are no UTF-8
+        except UnicodeEncodeError:  # a lone surrogate, as in file names that are not UTF-8
             return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return text
 
@@ -153,7 +154,7 @@ class _Walk:
             ) from None
 
     def _check_size(self, size: int) -> None:
-        """Before something is taken apart that is larger then."""
+        """Check that `size` fits, before a conversion makes the value larger."""
         if size > self._room:
             raise self._too_much()
 
@@ -183,14 +184,14 @@ def _number(value: float) -> Json:
 
 
 def _is_missing(value: Any) -> bool:
-    """NaN, NaT and NA of any library; they differ from themselves, or say neither yes nor no."""
+    """Return whether a value is NA or NaT of a library, or a decimal NaN."""
     if type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, decimal.Decimal) and value.is_nan()
 
 
 def _fields(value: Any) -> Iterable[tuple[str, Any]] | None:
-    """Names and values of a record; None for what is none."""
+    """Return names and values of a dataclass, msgspec or attrs object; None for any other value."""
     if dataclasses.is_dataclass(value):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     for names in ("__struct_fields__", "__attrs_attrs__"):  # msgspec, attrs
@@ -202,7 +203,7 @@ def _fields(value: Any) -> Iterable[tuple[str, Any]] | None:
 
 def _of_library(value: Any, check_size: Callable[[int], None]) -> tuple[Any] | None:
     """Return an array, a table or a column (of numpy, pandas, polars, pyarrow, torch) as the Python values that it holds, in a tuple; None
-    for any other value. Its size is checked before."""
+    for any other value. Checks the size first."""
     for name in ("size", "num_rows", "height"):
         if isinstance(size := getattr(value, name, None), int):
             check_size(2 * size)
@@ -214,7 +215,7 @@ def _of_library(value: Any, check_size: Callable[[int], None]) -> tuple[Any] | N
         if callable(convert := getattr(value, method, None)):
             return (convert(),)
     if callable(convert := getattr(value, "tolist", None)):
-        if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):  # of nanoseconds, it would give integers
+        if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):  # nanoseconds would become integers
             return (value.astype(f"{value.dtype.kind}8[us]").tolist(),)
         return (convert(),)
     return None
@@ -234,7 +235,7 @@ def _of_pandas(value: Any) -> Any:
 
 
 def _in_order(values: Set[Any]) -> Iterable[Any]:
-    """The same at each call, whatever the hashes are."""
+    """Return the members of a set in an order that does not depend on hashes."""
     try:
         return sorted(values)
     except TypeError:

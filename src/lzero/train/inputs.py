@@ -1,7 +1,7 @@
-"""What a run reads from paths: tasks, corpus, prompt, model, code. A resumed run must read the same.
+"""Fingerprints of a run's inputs: tasks, corpus, prompt, model, code. A resumed run must read the same.
 
-Tasks, corpora and prompts are hashed whole (about a second a gigabyte), large weights by 64 blocks of each file: training rewrites every
-part of them. Of code only the module that a key names is hashed, and a change of it is a warning: a module changes for many reasons.
+Tasks, corpora and prompts are hashed whole (about a second per gigabyte). Of large weights, 64 blocks of each file are hashed, because
+training changes every part of them. Of code, only the module that a key names is hashed, and a change of it is only a warning.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def run_inputs(config: Config, training: TaskSource, held_out: TaskSource) -> di
 
 
 def changes(there: Mapping[str, Input], here: Mapping[str, Input]) -> dict[str, str]:
-    """Return key → a sentence for each input that is not what it was."""
+    """Return key → a sentence for each input that has changed."""
     found = {}
     for key in there.keys() & here.keys():
         old, new = there[key], here[key]
@@ -66,7 +66,7 @@ def changes(there: Mapping[str, Input], here: Mapping[str, Input]) -> dict[str, 
 def check_inputs(
     run: Path, there: Mapping[str, Input], here: Mapping[str, Input], *, checkpoint: Path | None, accept: bool
 ) -> list[str]:
-    """Return notes on changed inputs that a resumed run may have: code, and all if `accept`. Raises StoreError for the others."""
+    """Return notes on changed inputs with which a run may resume: code, and with `accept` all. Raises StoreError for others."""
     found = changes(there, here)
     data = [sentence for key, sentence in found.items() if key not in CODE]
     if data and not accept:
@@ -93,7 +93,7 @@ def _tasks(spec: str, source: TaskSource) -> Input | None:
 
 
 def _content(task: Task, hash_of: Callable[[Path], str]) -> list[object]:
-    """Return what an episode and its reward may depend on."""
+    """Return everything in a task that an episode and its reward may depend on."""
     return [
         *(task.id, task.question, task.answers, task.ability, task.source, task.split, task.difficulty, task.hops),
         [(passage.title, passage.text) for passage in task.passages],
@@ -118,7 +118,7 @@ def _model(path: str) -> Input:
 
 
 def _sampled(file: Path) -> str:
-    """Return a hash of a file's size and of its first, its last and evenly spread blocks; of a small file, of all of it."""
+    """Return a hash of a file's size and of evenly spread blocks, the first and the last included; a small file is hashed whole."""
     size = file.stat().st_size
     if size <= WHOLE_BYTES:
         digest = _hash(file.read_bytes())
@@ -132,7 +132,7 @@ def _sampled(file: Path) -> str:
 
 
 def _code(specs: Iterable[str], *, key: str) -> Input | None:
-    """Return the modules that import paths name; names of the catalog have none. Raises ConfigError as `load_object` does."""
+    """Return the fingerprint of the modules that import paths name; None if there are none. Raises ConfigError as `load_object` does."""
     paths = [spec for spec in specs if ":" in spec]
     for spec in paths:
         load_object(spec, key=key)

@@ -13,7 +13,7 @@ from typing import Any
 
 CELL_OUTPUTS = 100
 CELL_CHARS = 2_000_000
-"""Characters of all outputs of a cell together, unless the host says otherwise: an eighth of them text, the rest what is not."""
+"""Default limit of all outputs of a cell, in characters: an eighth for text, the rest for images, tables and JSON."""
 TYPES = (
     "text/plain",
     "text/html",
@@ -31,9 +31,9 @@ _TRACEBACK_LINES = 200
 _DESCRIPTORS = {"stdout": 1, "stderr": 2}
 _READ_BYTES = 1 << 18
 _LINE_CHARS = 1 << 13
-"""A line of a forked child that is longer is written in parts."""
+"""Longest line of a forked child that is written in one piece."""
 _PUNCH_HOLE = 3
-"""FALLOC_FL_PUNCH_HOLE, and FALLOC_FL_KEEP_SIZE, which it needs."""
+"""FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE; the first requires the second."""
 _QUOTE_COST = 8
 """The host takes fewer quotation marks than bytes: wire.MAX_QUOTES."""
 
@@ -115,15 +115,15 @@ def clip(text: str, limit: int) -> str:
 
 @dataclass
 class _Output:
-    """One output; of those of its parts that are text, the middle may be missing."""
+    """One output of a cell; the middle of a text part may be cut out."""
 
     kind: str
     parts: dict[str, "str | Clipped"]
     """The text of a stream, name, value and traceback of an error, representations by MIME type."""
     cost: int = 0
-    """Bytes of a frame that its parts other than text take."""
+    """Bytes that the parts other than text take in a frame."""
     name: str = ""
-    """Of a stream."""
+    """Name of the stream; "" for other outputs."""
 
     @property
     def texts(self) -> list[Clipped]:
@@ -131,11 +131,11 @@ class _Output:
 
     @property
     def size(self) -> int:
-        """Characters that a reader of text would have seen."""
+        """Characters of text before any was cut, and 1 more for an output that is no stream."""
         return sum(text.size for text in self.texts) + (self.kind != "stream")
 
     def plain(self) -> dict[str, Any]:
-        """In nbformat's shape."""
+        """Return the output in nbformat's shape."""
         parts = {name: part.text() if isinstance(part, Clipped) else part for name, part in self.parts.items()}
         match self.kind:
             case "stream":
@@ -148,11 +148,11 @@ class _Output:
 
 @dataclass
 class _File:
-    """What is written to a descriptor past Python."""
+    """File behind a descriptor: catches what subprocesses and C code write past Python."""
 
     descriptor: int
     start: int = 0
-    """Where the cell's part of it begins."""
+    """Offset at which the current cell's output begins."""
     seen: int = 0
     decoder: Any = field(default_factory=lambda: getincrementaldecoder("utf-8")("replace"))
 
@@ -174,11 +174,11 @@ class Outputs:
         self._cleared = False
         self._lock = threading.RLock()
         self._lines: dict[str, list[str]] | None = None
-        """In a forked child: what it has not passed on yet, by stream."""
+        """Stream → unfinished line, in a forked child; None in the session."""
         self.limit = limit
 
     def become_child(self) -> None:
-        """Go on in a process that was forked from the session."""
+        """Switch to the child's role, in a process that was forked from the session."""
         self._lines = {name: [] for name in _DESCRIPTORS}
 
     def write(self, name: str, text: str) -> None:
@@ -199,7 +199,7 @@ class Outputs:
             self._make_way()
             shown = self._displays.get(name) if update else None
             if shown is not None:
-                shown.parts, shown.cost = {}, 0  # what it held makes room
+                shown.parts, shown.cost = {}, 0  # its old content no longer counts
                 shown.parts, shown.cost = self._fit(data)
                 return
             item = _Output(kind, *self._fit(data))
@@ -230,7 +230,7 @@ class Outputs:
                 self._make_way()
 
     def flush(self) -> None:
-        """Pass on what a forked child has written of a line."""
+        """Write the unfinished lines of a forked child."""
         for name in self._lines or ():
             self._flush(name)
 
@@ -261,7 +261,7 @@ class Outputs:
         return outputs
 
     def rewind(self) -> None:
-        """Empty the files behind the descriptors; nobody may be writing to them."""
+        """Empty the files behind the descriptors, while no process writes to them."""
         with self._lock:
             self.drain()
             for file in self._files.values():
@@ -273,8 +273,8 @@ class Outputs:
         return self.limit // 8
 
     def _release_files(self) -> None:
-        """Give back the memory of what was taken. The files keep their length, since a child may be writing, until half of the
-        length that they may have is used up."""
+        """Free the memory of output that was read. A file keeps its length, because a child may be writing to it, until it has used up
+        half of the length limit."""
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         for name, file in self._files.items():
             if file.seen == file.start:
@@ -298,8 +298,10 @@ class Outputs:
         self._num_left_out = self._chars_left_out = 0
 
     def _fit(self, data: dict[str, str]) -> tuple[dict[str, str | Clipped], int]:
-        """Text in its share, its middle cut out; what is not text as a whole, or a note in the text that it was left out. And
-        what the latter costs."""
+        """Fit an output into the limits: cut the middle out of text, and replace any other part that is too large by a note.
+
+        Returns the parts, and the bytes that those other than text take.
+        """
         room = self.limit - self._text_limit - sum(item.cost for item in self._items)
         fitting: dict[str, str | Clipped] = {}
         notes, cost = [], 0
@@ -312,8 +314,8 @@ class Outputs:
             else:
                 notes.append(f"… [{mime} of {len(text)} characters left out] …")
         if notes:
-            told = "\n".join(filter(None, (data.get("text/plain"), *notes)))
-            fitting["text/plain"] = Clipped(self._text_limit // 8, told)
+            text = "\n".join(filter(None, (data.get("text/plain"), *notes)))
+            fitting["text/plain"] = Clipped(self._text_limit // 8, text)
         return fitting, cost
 
     def _write(self, name: str, text: str) -> None:
@@ -359,12 +361,12 @@ class Outputs:
 
 
 def _cost(text: str) -> int:
-    """Bytes that a text takes in a frame, and more for its quotation marks."""
+    """Return the bytes that a text takes in a frame, with a surcharge for quotation marks."""
     return len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) + (_QUOTE_COST - 2) * text.count('"')
 
 
 def _punch(descriptor: int, start: int, end: int) -> bool:
-    """Free the memory of a part of a file, which reads as zeros from now on; whether it could be done. fallocate(2)."""
+    """Free the memory of a part of a file, which then reads as zeros, with fallocate(2). Return whether that worked."""
     punched = _libc.fallocate(descriptor, _PUNCH_HOLE, ctypes.c_int64(start), ctypes.c_int64(end - start))
     return bool(punched == 0)
 

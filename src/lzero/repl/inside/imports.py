@@ -1,4 +1,4 @@
-"""What the zygote imports for all sessions, one package after the other, and what may not happen meanwhile."""
+"""Imports packages in the zygote, once for all sessions, and checks that none of them starts a thread."""
 
 import importlib
 import sys
@@ -12,8 +12,8 @@ PACKAGES = ("numpy", "pandas", *(("matplotlib.pyplot",) if find_spec("matplotlib
 
 
 def warm(shell: Any) -> None:
-    """Import the packages. Raises what an import raises, and RuntimeError where it starts a thread."""
-    shell.kernel = None  # how pandas knows, as it is imported, that no terminal's width bounds the columns it prints
+    """Import the packages. Raises what an import raises, and RuntimeError if it starts a thread."""
+    shell.kernel = None  # pandas looks for it on import, and then does not fit the columns that it prints to a terminal
     for package in PACKAGES:
         before = _installed()
         with shell.builtin_trap:  # `get_ipython` is there, as in a cell
@@ -24,7 +24,7 @@ def warm(shell: Any) -> None:
 
 
 def require_one_thread(when: str) -> None:
-    """Raises RuntimeError where this process has more: a fork copies one of them, and what the others hold stays locked."""
+    """Raise RuntimeError if this process has more threads: a fork copies one only, and locks that the others hold stay locked."""
     names = thread_names()
     if len(names) > 1:
         raise RuntimeError(
@@ -33,7 +33,7 @@ def require_one_thread(when: str) -> None:
 
 
 def _installed() -> set[str]:
-    """The packages that are imported, by what they are installed as."""
+    """Return the top-level names of the installed packages that are imported."""
     files = {
         name.partition(".")[0]: getattr(module, "__file__", None) or "" for name, module in list(sys.modules.items())
     }

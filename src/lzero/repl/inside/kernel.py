@@ -23,7 +23,7 @@ from shell import Shell
 from stubs import Names, ToolError, stub
 
 _MODULE = {"__name__": "__main__", "__doc__": None, "__package__": None, "__loader__": None, "__spec__": None}
-"""What a module has of itself; multiprocessing asks for some of it, class statements for the name."""
+"""Module attributes: multiprocessing reads some of them, and class statements the name."""
 
 
 class Interrupts:
@@ -37,7 +37,7 @@ class Interrupts:
         self._in_cell = False
         self._between = 0
         self.met = 0
-        """How many the last cell, or the one that runs, has met."""
+        """Number of interrupts that reached the last or the running cell."""
         self._held = False
         self._pending = False
         signal.signal(signal.SIGINT, self._on_signal)
@@ -52,7 +52,7 @@ class Interrupts:
             self._between += 1
 
     def become_child(self) -> None:
-        """Go on in a process that was forked from the session: there it is an ordinary KeyboardInterrupt."""
+        """Switch to the child's role: in a process forked from the session, an interrupt is an ordinary KeyboardInterrupt."""
         self._in_cell, self._held = True, False
 
     def start_again(self) -> None:
@@ -61,7 +61,7 @@ class Interrupts:
 
     @contextmanager
     def cell(self, *, sent: int) -> Iterator[None]:
-        """`sent`: how often the host has interrupted the last one."""
+        """`sent`: how often the host interrupted the last cell."""
         self._pending, self._in_cell = False, True
         try:
             num_late = max(0, sent - self.met)
@@ -109,7 +109,7 @@ class Tools:
         self._calls = 0
 
     def settle(self) -> None:
-        """Between two cells: take no calls of children, where there are none."""
+        """Close the relay between two cells if no child is left."""
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
@@ -196,7 +196,7 @@ class Kernel:
         return status
 
     def _end_child(self, error: BaseException | None) -> NoReturn:
-        """End a process that the cell has forked and that has come to the cell's end too: it is not the session."""
+        """End a forked child that reached the end of the cell: only the session itself goes on."""
         self._shell.outputs.flush()
         code = error.code if isinstance(error, SystemExit) else error
         os._exit(code & 0xFF if isinstance(code, int) else code is not None)
@@ -211,7 +211,7 @@ class Kernel:
             self._shell.outputs.write("stderr", note)
 
     def _close_figures(self) -> None:
-        """After an interrupt: to draw what is open may take longer than a cell has then."""
+        """Close open figures after an interrupt: drawing them may take longer than the time that the cell has left."""
         pyplot = sys.modules.get("matplotlib.pyplot")
         if self._interrupts.met and pyplot and "inline" in pyplot.get_backend() and (numbers := pyplot.get_fignums()):
             pyplot.close("all")

@@ -1,8 +1,8 @@
 """The event loop of a session: one for all its cells, made when something first needs it.
 
 No loop runs while a cell without a top-level `await` runs, so `asyncio.run` and `loop.run_until_complete` work, as in a script. A
-task that such a cell creates waits in the session's loop, as in a notebook. Tasks go on while a cell awaits, and for a moment
-before and after each cell. Nothing of them runs between two cells.
+task that such a cell creates waits in the session's loop, as in a notebook. Tasks run while a cell awaits, and for a moment
+before and after each cell; between two cells they pause.
 """
 
 import asyncio
@@ -46,14 +46,14 @@ _plain_create_task = asyncio.create_task
 
 @functools.wraps(_plain_create_task)
 def _create_task(coro: Any, **options: Any) -> Any:
-    """Create a task in the session's loop where none runs."""
+    """Create a task in the running loop, or else in the session's loop."""
     if asyncio._get_running_loop() is None and threading.current_thread() is threading.main_thread():
         return async_helpers.get_asyncio_loop().create_task(coro, **options)
     return _plain_create_task(coro, **options)
 
 
 def install() -> None:
-    """Make the loops of asyncio and of IPython's `await` one, in this process and those that it forks."""
+    """Make asyncio and IPython's `await` share one loop, in this process and in those that it forks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         asyncio.set_event_loop_policy(_Loops())
@@ -62,7 +62,7 @@ def install() -> None:
 
 
 def go_on() -> None:
-    """Give the tasks that wait in the session's loop a moment. What they raise is theirs; an interrupt is the caller's."""
+    """Run the tasks of the session's loop for a moment. Their exceptions stay in the tasks; an interrupt reaches the caller."""
     loop = async_helpers._asyncio_event_loop
     if loop is None or loop.is_closed() or asyncio._get_running_loop() is not None:
         return
@@ -72,7 +72,7 @@ def go_on() -> None:
 
 
 def close_idle() -> None:
-    """Close the session's loop, unless a task waits in it: the next one that asks makes another."""
+    """Close the session's loop unless a task waits in it; the next use makes a new one."""
     loop = async_helpers._asyncio_event_loop
     if loop is not None and not loop.is_closed() and not asyncio.all_tasks(loop):
         loop.close()

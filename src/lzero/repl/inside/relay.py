@@ -1,8 +1,8 @@
-"""Tool calls of forked children, which the session makes for them.
+"""Relay: the session makes the tool calls of its forked children.
 
-A child has no part in the session's connection: two processes that read from one stream take each other's answers, and one that is
-killed in the middle of a frame leaves the rest of it to the other. So a child calls the session, over a connection of its own for
-each call, and a thread of the session makes its calls one after another.
+A child cannot use the session's connection: two processes that read one stream would take each other's answers, and a process killed
+in the middle of a frame would corrupt the stream. So a child opens a connection to the session for each call, and a thread of the
+session makes these calls one after another.
 """
 
 import os
@@ -19,15 +19,15 @@ from stubs import ToolError
 
 _WAITING_CALLS = 64
 _PATIENCE_S = 10.0
-"""For a child to say what it calls, and to take the answer: one that is stopped does neither, and others wait behind it."""
+"""Deadline for a child to send its call and to take the answer: other children wait behind one that is stopped."""
 _RETRY_S = 0.01
 
 
 class Relay:
-    """Made by the session; used by it and by all that is forked from it."""
+    """Passes tool calls from forked children to the session. The session makes it, and its children inherit it."""
 
     def __init__(self, make_call: Callable[[str, dict[str, Any], Callable[[], bool]], dict[str, Any]]) -> None:
-        """`make_call(name, arguments, is_wanted)` gives the host's reply; a call that waited until nobody wants it is not made."""
+        """`make_call(name, arguments, is_wanted)` returns the host's reply; it makes no call once `is_wanted()` is false."""
         self._make_call = make_call
         self._is_child = False
         self._address = f"\0lzero {os.urandom(8).hex()}"
@@ -35,7 +35,7 @@ class Relay:
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
-        """Be there for a child that is about to be forked."""
+        """Start to listen, before a child is forked."""
         if self._door is None and not self._is_child:
             door = socket.socket(socket.AF_UNIX)
             door.bind(self._address)
@@ -43,7 +43,7 @@ class Relay:
             self._door = door
 
     def start(self) -> None:
-        """Answer the children, from now on. Started after the first fork, since a fork with threads is frowned upon."""
+        """Start the thread that answers children. It starts after the first fork, because forking with threads is unsafe."""
         if self._thread is None and self._door is not None and not self._is_child:
             thread = threading.Thread(target=self._serve, args=(self._door,), name="calls of children", daemon=True)
             try:
@@ -54,24 +54,24 @@ class Relay:
                 self._thread = thread
 
     def become_child(self) -> None:
-        """Go on in a process that was forked from the session."""
+        """Switch to the child's role, in a process that was forked from the session."""
         self._is_child = True
         if self._door is not None:
             self._door.close()  # without a shutdown: it is the session's
 
     def close(self) -> None:
-        """Answer no child any more; the next fork opens it again."""
+        """Stop answering children; the next fork opens the relay again."""
         door, self._door = self._door, None
         thread, self._thread = self._thread, None
         if door is not None:
             with suppress(OSError):
-                door.shutdown(socket.SHUT_RDWR)  # wakes who waits at it
+                door.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
             door.close()
         if thread is not None:
             thread.join(_PATIENCE_S)
 
     def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """In a child: the host's reply. Raises ToolError where the session cannot be reached."""
+        """Return the host's reply to a child's call. Raises ToolError if the session cannot be reached."""
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.connect(self._address)
@@ -91,9 +91,9 @@ class Relay:
             except OSError:
                 if self._door is not door:
                     return
-                time.sleep(_RETRY_S)  # out of descriptors, for one
+                time.sleep(_RETRY_S)  # for example, no descriptor is free
                 continue
-            with connection, suppress(Exception):  # whatever becomes of one call, the next one is answered
+            with connection, suppress(Exception):  # a broken call must not stop the next one
                 connection.settimeout(_PATIENCE_S)
                 self._answer(connection)
 
@@ -108,5 +108,5 @@ class Relay:
 
 
 def _is_open(connection: socket.socket) -> bool:
-    """Whether the other end, which says no more, is still there: an end is all that could be read."""
+    """Return whether the child still waits. It sends nothing after its call, so only the end of the connection is readable."""
     return not select.select([connection], [], [], 0)[0]

@@ -28,9 +28,9 @@ _HERE = str(Path(__file__).parent)
 _FRAMES = 24
 """Of a traceback; the middle of a longer one is left out."""
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, list, tuple, dict, set, frozenset, range, type(None)))
-"""Types that have nothing but text unless a cell says otherwise: asking each formatter for them would double a trivial cell's time."""
+"""Types that are shown as text unless a cell registers a formatter: asking every formatter would double a trivial cell's time."""
 _IMAGE_BACKENDS = ("inline", "module://matplotlib_inline.backend_inline", "agg", "cairo", "pdf", "pgf", "ps", "svg")
-"""What matplotlib draws with where there is neither a screen nor a notebook's page."""
+"""Backends of matplotlib that need no screen and no page of a notebook."""
 _IMPORTS = "import numpy, pandas\npandas.DataFrame({'a': numpy.arange(3) / 2}).describe()"
 _WARM_UP = (
     _IMPORTS,
@@ -41,7 +41,7 @@ _WARM_UP = (
     "print({'a': [1, 2]})",
 )
 _WARM_UP_FIGURE = "import matplotlib.pyplot\nmatplotlib.pyplot.plot([1]);"
-"""Where matplotlib is installed."""
+"""Extra warm-up cell, if matplotlib is installed."""
 _ORDINARY = (
     "import numpy, pandas",
     "x = 1",
@@ -72,7 +72,7 @@ class _Results(DisplayHook):
         return data, {}
 
     def _has_printer(self, value: object) -> bool:
-        """Whether a cell has registered how to show values of this plain type, beside their text."""
+        """Return whether a cell has registered a formatter, other than text's, for this value or its type."""
         kinds = type(value).__mro__
         return any(
             (singletons and id(value) in singletons)
@@ -83,7 +83,7 @@ class _Results(DisplayHook):
 
     @cached_property
     def _printers(self) -> list[tuple[dict[Any, Any], ...]]:
-        """The registries of all formatters but that of text. IPython changes them in place."""
+        """Registries of all formatters but the one for text. IPython changes them in place."""
         display = self.shell.display_formatter
         others = [formatter for mime, formatter in display.formatters.items() if mime != "text/plain"]
         return [
@@ -173,8 +173,8 @@ class Shell(InteractiveShell):
             self.run_cell(code, store_history=True)
 
     def run_cell(self, *code: Any, **options: Any) -> Any:
-        """Count a cell that showed an error as failed, also where IPython goes on after it: a representation that raised, a
-        script of `%run`."""
+        """Run a cell. A cell that shows an error has failed, also where IPython goes on after it: a representation that raised, a script
+        of `%run`."""
         loops.go_on()
         shown = self._errors_shown
         result = super().run_cell(*code, **options)
@@ -184,7 +184,7 @@ class Shell(InteractiveShell):
         return result
 
     def close_idle_loop(self) -> None:
-        """The event loop of cells, unless something waits in it: what needs it makes another."""
+        """Close the cells' event loop unless a task waits in it; the next use makes a new one."""
         loops.close_idle()
 
     def should_run_async(self, raw_cell: str, **details: Any) -> bool:

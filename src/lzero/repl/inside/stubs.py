@@ -14,16 +14,14 @@ class ToolError(Exception):
     """A tool did not answer; the message says why."""
 
 
-ToolError.__module__ = (
-    "__main__"  # where cells find it: tracebacks then say "ToolError", and worker processes can send one
-)
+ToolError.__module__ = "__main__"  # so that tracebacks say "ToolError", and worker processes can pickle it
 
 
 class Names:
-    """Names that the host gave a session. Each cell finds them, whatever the one before it did to them."""
+    """Names that the host gave a session: tools and ToolError. Each cell finds them, even if the previous one overwrote them."""
 
     def __init__(self, namespace: dict[str, Any], given: dict[str, Any]) -> None:
-        """Bind what is `given` in the session's `namespace`."""
+        """Bind the `given` names in the session's `namespace`."""
         self._namespace = namespace
         self._given = given
         self._moved: dict[str, str] = {}
@@ -44,7 +42,7 @@ class Names:
         return "".join(notes)
 
     def _free_name(self, name: str) -> str:
-        """The one that the last value of this name moved to, or the first that is free."""
+        """Return the name that the last such value moved to, or the first free one."""
         number, free = 2, f"{name}_"
         while free in self._namespace and free != self._moved.get(name):
             number, free = number + 1, f"{name}_{number}"
@@ -76,14 +74,14 @@ def _function(
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = description
-    call.__module__ = "__main__"  # where worker processes look it up
+    call.__module__ = "__main__"  # worker processes look it up there
     call.__signature__ = signature  # type: ignore[attr-defined] # how functions say it
     return call
 
 
 def plain(value: Any) -> object:
-    """For JSON: arrays, scalars and series of numpy and pandas as the lists and numbers they hold, tables as rows; sets as lists, times as
-    ISO text, paths, decimals and UUIDs as text, members of an enum as their value, dataclasses as dicts."""
+    """Convert a value for JSON: arrays, scalars and series of numpy and pandas to lists and numbers, tables to rows, sets to lists, times
+    to ISO text, paths, decimals and UUIDs to text, members of an enum to their values, dataclasses to dicts."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if hasattr(value, "iloc"):  # a table of pandas

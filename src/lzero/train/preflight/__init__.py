@@ -1,9 +1,9 @@
-"""Checks that `lzero check` makes before a run, each of one thing that would end or spoil it.
+"""Checks of `lzero check`, each of one thing that would end or spoil a run.
 
-    for line in look(config): ...
+    for line in run_checks(config): ...
 
 To add one, write a function `(Subject) -> Iterable[Line]` and put it into CHECKS. An LzeroError that it raises is a problem, too.
-torch is loaded by the checks of the model, not when this package is.
+Only the checks of the model load torch; importing this package does not.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,11 +27,11 @@ CHECKS: tuple[Check, ...] = (
     check_model,
     check_prompts,
 )
-"""In the order of the report."""
+"""All checks, in the order of the report."""
 
 
-def look(config: Config) -> Iterator[Line]:
-    """Make all checks, in order; one that fails stops none of the others. A problem that several of them meet is reported once."""
+def run_checks(config: Config) -> Iterator[Line]:
+    """Run all checks, in order; a failed check does not stop the others. A problem that several checks find is reported once."""
     subject = Subject(config)
     reported: set[str] = set()
     for check in CHECKS:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LONGEST = 3
-"""Tasks of a split, those with the longest questions, whose first prompts are counted."""
+"""Number of tasks of a split, those with the longest questions, whose first prompts are counted."""
 
 
 def check_model(subject: Subject) -> Iterator[Line]:
-    """The directory holds a model and its tokenizer, the chat template can be used, and the engine serves the model in the budgets and the
-    memory of a run."""
+    """Check that the directory holds a model and its tokenizer, that the chat template works, and that the engine can serve the model with
+    the run's budgets and memory."""
     config = subject.config
     name = f"model.path: {config.model.path}"
     if config.model.path.startswith(POLICY):
@@ -63,7 +63,7 @@ def _engine(config: Config, model: "PreTrainedModel") -> Iterator[Line]:
 
 
 def check_prompts(subject: Subject) -> Iterator[Line]:
-    """The first prompts of the longest tasks leave room for a reply; prompts have a template for each ability."""
+    """Check that the first prompts of the longest tasks leave room for a reply, and that prompts have a template for each ability."""
     config = subject.config
     _, tools = open_user_code(config)
     for split in SPLITS:

@@ -13,7 +13,7 @@ from lzero.types import Budgets, Completion, Episode, Execution, Parsed, Prompt,
 
 
 def check_rewards(subject: Subject) -> Iterator[Line]:
-    """Every gold answer scores 1, an empty answer 0."""
+    """Check that every gold answer scores 1 and an empty answer 0."""
     name = subject.config.reward.function or "L0's"
     for split in SPLITS:
         tasks = subject.tasks(split)
@@ -28,7 +28,7 @@ async def _score_all(tasks: Sequence[Task], scorer: Scorer) -> list[str]:
 
 
 async def score_problems(task: Task, scorer: Scorer) -> list[str]:
-    """What is wrong with how answers to the task are scored, one sentence each."""
+    """Return a sentence for each answer to the task that gets a wrong score."""
 
     async def score(answer: str) -> float:
         return (await scorer.score(task, made_up(task, answer))).score
@@ -47,7 +47,7 @@ async def score_problems(task: Task, scorer: Scorer) -> list[str]:
 
 
 def made_up(task: Task, answer: str) -> Episode:
-    """An episode of one step that submitted `answer`."""
+    """Return an episode of one step that submitted `answer`."""
     code = f"submit_final_answer({answer!r})"
     step = Step(
         prompt=Prompt(keep=0, new_ids=(0,)),

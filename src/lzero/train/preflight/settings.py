@@ -11,7 +11,7 @@ from lzero.train.trackers import check_trackers
 
 
 def check_combinations(subject: Subject) -> Iterator[Line]:
-    """Settings of training can work together, and trackers are there."""
+    """Check that settings do not contradict each other and that trackers are installed."""
     check_settings(subject.config)
     check_trackers(subject.config)
     check_curriculum(subject.config.rollout, subject.source("train"))
@@ -20,6 +20,6 @@ def check_combinations(subject: Subject) -> Iterator[Line]:
 
 
 def check_tools(subject: Subject) -> Iterator[Line]:
-    """Tools and the reward can be imported, tools have names and signatures, the prompt template can be rendered."""
+    """Check that tools and reward can be imported, that tools have valid names and signatures, and that the prompt template renders."""
     _, tools = open_user_code(subject.config)
     yield Line("agent.tools", ", ".join(tool.name for tool in tools) or counted(0, "tool"))

@@ -1,4 +1,4 @@
-"""What the checks look at: a configuration, and what it names, opened once."""
+"""Subject of the checks: a configuration, with its tasks and tokenizer opened once."""
 
 import sys
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = ("train", "eval")
 MAX_TASKS = 300
-"""Tasks checked of a source without end; of a file, all are."""
+"""Number of tasks that are checked of an endless source; of a file, all are."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Line:
 
     name: str
     looked_at: str
-    """What was checked, with its number."""
+    """What was checked, with the number of it: "300 tasks"."""
     problems: Sequence[str] = ()
-    """A sentence each: what is wrong, the value, the fix."""
+    """A sentence for each problem: what is wrong, the value, the fix."""
 
 
 class Subject:
-    """A configuration and, opened when a check first asks for them, its tasks and tokenizer. Each raises as what opens it."""
+    """A configuration, whose tasks and tokenizer are opened on first use. Each raises the error of opening it."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -57,7 +57,7 @@ class Subject:
         return self._sources[split]
 
     def tasks(self, split: Split) -> Sequence[Task]:
-        """The tasks of a file, or the first ones of a source without end."""
+        """Return the tasks of a file, or the first MAX_TASKS of an endless source."""
         if split not in self._tasks:
             source = self.source(split)
             number = MAX_TASKS if self.is_endless(split) else len(source)

@@ -1,4 +1,4 @@
-"""Checks of tasks and of what the agent searches in."""
+"""Checks of tasks and of the corpus."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from lzero.train.preflight.subject import SPLITS, Line, Split, Subject
 
 
 def check_tasks(subject: Subject) -> Iterator[Line]:
-    """Task files can be read, each row is a task."""
+    """Check that task files can be read and that each row is a task."""
     for split in SPLITS:
         name = f"tasks.{split}: {getattr(subject.config.tasks, split)}"
         try:
@@ -29,14 +29,14 @@ def _counts(subject: Subject, split: Split) -> str:
 
 
 def check_leaks(subject: Subject) -> Iterator[Line]:
-    """No held-out question is trained on."""
+    """Check that no held-out question is trained on."""
     leaked = leaks(subject.source("train"), subject.source("eval"))
     problems = [f"eval: {held_out.id}: the question of train's {train.id}" for train, held_out in leaked]
     yield Line("asked in both", counted(len(leaked), "question"), problems)
 
 
 def check_corpus(subject: Subject) -> Iterator[Line]:
-    """Documents of the corpus can be read."""
+    """Check that the documents of the corpus can be read."""
     from lzero.data.files import read_passages
     from lzero.tools.corpus import read_corpus
 

@@ -10,13 +10,13 @@ from lzero.errors import DataError
 from lzero.paths import read_bounded
 
 CACHE_BYTES = 256 << 20
-"""What all files together take in memory, at most."""
+"""Maximum memory for the contents of all files."""
 LARGEST = 4 << 30
-"""Largest file, in bytes, where no limit of a session is known."""
+"""Largest file in bytes, if the session's own limit is unknown."""
 
 
 class FileCache:
-    """Contents of files by path. Those that were asked for last stay in memory; others are read again, and must not have changed."""
+    """LRU cache of file contents by path. An evicted file is read again, and must not have changed."""
 
     def __init__(self, *, max_bytes: int = CACHE_BYTES, max_file_bytes: int = LARGEST) -> None:
         self._max_bytes = max_bytes

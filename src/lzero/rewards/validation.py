@@ -1,7 +1,7 @@
-"""What a reward function returned, as a `Reward` of plain floats.
+"""Validates what a reward function returned, and converts it to a `Reward` of plain floats.
 
-A reward function may be anybody's. It returns a `Reward`, or a number, which is a score: it is paid on the last step, as the
-part "reward". Numbers of any real type are welcome: bool, int, Decimal, Fraction, scalars of numpy and torch.
+A reward function may be a user's. It returns a `Reward`, or a number, which is the score and is paid on the last step as the
+part "reward". A number may have any real type: bool, int, Decimal, Fraction, scalars of numpy and torch.
 """
 
 import math
@@ -15,18 +15,18 @@ from lzero.types import Reward
 LARGEST = 1e6
 """Largest magnitude of a step's reward: sums and squares of larger ones would overflow in training."""
 ROUNDING = 1e-6
-"""How far a score may lie outside 0 to 1 and still be taken as 0 or 1."""
+"""Distance outside 0 to 1 at which a score still counts as 0 or 1."""
 PART_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
-"""A part is the metric `reward/<part>`."""
+"""Form of a part's name, which becomes the metric `reward/<part>`."""
 TAKEN = ("total", "std")
-"""Names of metrics that are there already."""
+"""Names that other metrics `reward/…` have."""
 
 
 def as_reward(returned: object, *, num_steps: int) -> Reward:
-    """Return what a reward function returned for an episode of `num_steps` steps, checked and in floats.
+    """Return the checked reward of an episode of `num_steps` steps, in floats.
 
-    Raises RewardError, whose message completes "the reward function …", for what is neither a Reward nor a real number, a score
-    outside 0 to 1, another number of rewards than steps, a number that is not finite, a part whose name is no metric's.
+    Raises RewardError, whose message completes "the reward function …", if `returned` is neither a Reward nor a real number, the score
+    is outside 0 to 1, the number of rewards is not that of steps, a number is not finite, or a part's name cannot name a metric.
     """
     if not isinstance(returned, Reward):
         score = _score(returned, "returned")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lzero.agent.given import FileCache
+from lzero.agent.file_cache import FileCache
 from lzero.errors import DataError
 
 
