@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -95,6 +96,28 @@ def test_gzip_and_parquet_hold_the_same_tasks(tmp_path: Path) -> None:
     assert read_tasks(write(tmp_path / "t.jsonl.gz", *rows)) == plain
     assert read_tasks(tmp_path / "t.parquet") == plain
     assert plain[0].passages == (Passage(title="", text="x"),)
+
+
+def test_a_number_of_a_column_is_written_as_a_person_writes_it(tmp_path: Path) -> None:
+    """One missing value makes floats of a column's whole numbers; a small float has few digits."""
+    columns = {
+        "question": ["a", "b", "c"],
+        "answer": pa.array([5.0, -0.5, 1e300], pa.float64()),
+        "aliases": pa.array([[0.1], None, [2.0]], pa.list_(pa.float32())),
+        "id": pa.array([1.0, 2.0, 3.0], pa.float64()),
+        "year": pa.array([1990.0, None, 0.1], pa.float32()),
+        "price": pa.array([Decimal("5.00"), Decimal("0.50"), None], pa.decimal128(5, 2)),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    tasks = read_tasks(tmp_path / "t.parquet")
+    assert [task.answers for task in tasks] == [("5", "0.1"), ("-0.5",), ("1e+300", "2")]
+    assert [task.id for task in tasks] == ["1", "2", "3"]
+    assert [task.metadata.get("year") for task in tasks] == ["1990", None, "0.1"]
+    prices = pa.table({"question": columns["question"][:2], "answer": columns["price"][:2]})
+    pq.write_table(prices, tmp_path / "p.parquet")
+    assert [task.answers for task in read_tasks(tmp_path / "p.parquet")] == [("5",), ("0.5",)]
+    (task,) = read_tasks(write(tmp_path / "t.jsonl", {"question": "?", "answer": 5.0}))
+    assert task.answers == ("5",)
 
 
 def test_passages_stream_from_each_format(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from lzero.config import ROW_FILES
 from lzero.data.attachments import Attachments, FileLimits
 from lzero.data.fields import ANSWERS, FIELDS, Columns, check_fields, has
-from lzero.data.rows import Row, read_rows, shown
+from lzero.data.rows import Row, read_rows, shown, written
 from lzero.errors import DataError
 from lzero.types import ABILITIES, Passage, Task
 
@@ -177,7 +177,8 @@ def _ability(row: Row) -> str:
 
 
 def _metadata(row: Row) -> dict[str, str]:
-    short = {name: str(value) for name, value in _further(row).items() if isinstance(value, str | int | float)}
+    kept = {name: value for name, value in _further(row).items() if isinstance(value, str | int | float)}
+    short = {name: value if isinstance(value, str) else written(value) for name, value in kept.items()}
     return {name: value for name, value in short.items() if len(value) <= METADATA_CHARS}
 
 

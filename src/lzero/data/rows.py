@@ -8,6 +8,7 @@ import io
 import math
 import zlib
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +24,9 @@ MAX_ROW_BYTES = 64 << 20
 """Largest row. A packed line can be a thousand times as long as its file."""
 BATCH_ROWS = 16
 """Rows of a Parquet file that are decoded at once."""
+
+LARGEST_WHOLE = 2**53
+"""Below it, a float holds every whole number."""
 
 Fields = dict[str, object]
 
@@ -64,9 +68,21 @@ class Row:
     def _text(self, field: str, value: object) -> str:
         if isinstance(value, str):
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
             raise self.error(field, f"holds {shown(value)}: give a text")
-        return str(value)
+        return written(value)
+
+
+def written(value: float | Decimal) -> str:
+    """Return a number as a person writes it: `written(5.0) == "5"`. A column of floats has no other way to hold a whole number."""
+    if isinstance(value, Decimal):
+        text = f"{value:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return (
+        str(int(value))
+        if isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_WHOLE
+        else str(value)
+    )
 
 
 def shown(value: object) -> str:
@@ -152,6 +168,19 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, int, Fields]]:
             size = batch.nbytes // max(1, batch.num_rows)
             if size > MAX_ROW_BYTES:
                 raise _BadRow(number + 1, _TOO_LARGE)
-            for fields in batch.to_pylist():
+            for fields in _with_doubles(batch).to_pylist():
                 number += 1
                 yield number, size, fields
+
+
+def _with_doubles(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the batch with its columns of small floats in doubles of the same decimal digits: 0.1 is not 0.10000000149011612."""
+    for index, column in enumerate(batch.schema):
+        is_list = pa.types.is_list(column.type)
+        inner = column.type.value_type if is_list else column.type
+        if pa.types.is_float16(inner) or pa.types.is_float32(inner):
+            values = batch.column(index)
+            for kind in (pa.float32(), pa.string(), pa.float64()):
+                values = values.cast(pa.list_(kind) if is_list else kind)
+            batch = batch.set_column(index, column.name, values)
+    return batch
