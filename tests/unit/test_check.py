@@ -10,7 +10,7 @@ from lzero.config import RewardConfig
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
 from lzero.rewards import make_reward
 from lzero.rollout.scoring import Scorer
-from lzero.train.preflight.rewards import score_problems
+from lzero.train.preflight.rewards import form_problems, score_problems
 from lzero.types import Episode, Reward, Task
 
 TINY = Architecture(hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16)
@@ -76,6 +76,19 @@ async def test_every_gold_answer_is_scored_and_the_empty_one() -> None:
         "t1: the gold answer '北京' scores 0.5, not 1",
         "t1: an empty answer scores 0.5, not 0",
     ]
+
+
+def test_a_gold_answer_of_which_the_rule_leaves_nothing_is_a_problem() -> None:
+    assert form_problems(TASK, RewardConfig()) == []
+    (problem,) = form_problems(TASK, RewardConfig(match="ascii"))
+    assert problem.startswith("t1: nothing is left of the gold answer '北京' by reward.match = \"ascii\"")
+
+
+def test_a_gold_number_whose_plain_spelling_scores_0_is_a_problem() -> None:
+    task = Task(id="t1", question="How many?", answers=("5.0", "1,000", "Kato 7"))
+    assert form_problems(task, RewardConfig()) == []
+    (problem,) = form_problems(task, RewardConfig(numbers="text"))
+    assert problem.startswith("t1: the gold answer '5.0' is '5', and that spelling scores 0")
 
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:

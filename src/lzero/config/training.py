@@ -54,6 +54,10 @@ class RewardConfig(Section):
         description='Comparison of answers: "unicode" (any script; ignores case, accents and articles), or "ascii" '
         "(L0's rule: deletes everything outside a–z0–9).",
     )
+    numbers: Literal["value", "text"] = Field(
+        "value",
+        description='Comparison of numbers in answers: "value" (29.0 is 29, ½ is 0.5), or "text" (digits as spelled).',
+    )
     execution_rule: Literal["clean", "l0"] = Field(
         "clean",
         description='"clean": each cell without error earns the execution reward; "l0": 1 − errors/outputs, 0 for a silent cell.',
@@ -66,6 +70,14 @@ class RewardConfig(Section):
         description='Import path "package.module:name" of your own reward, (task, episode) -> Reward. Empty: L0\'s reward, with the keys '
         "above.",
     )
+
+    @pydantic.model_validator(mode="after")
+    def _every_key_acts(self) -> Self:
+        if self.match == "ascii" and self.numbers != "value":
+            raise ValueError(
+                f'numbers = "{self.numbers}" has no effect with match = "ascii", which deletes signs and points'
+            )
+        return self
 
 
 class AlgoConfig(Section):

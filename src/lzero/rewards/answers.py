@@ -1,8 +1,9 @@
 """Does an answer match? Exact match and token F1, in any script, against a gold answer and its aliases.
 
 The rules of SQuAD's official script (lower case, punctuation and articles removed), with what it gets wrong outside
-plain English mended: letters of any script count, accents do not; digits never merge into another number
-("3.5" is not "35", "1990-1995" is "1990–1995"); an answer made of articles or punctuation alone ("The The", "A", "+") stays itself.
+plain English mended: letters of any script count, accents do not; an answer made of articles or punctuation alone
+("The The", "A", "+") stays itself. Numbers are compared by value, with their signs and units (`lzero.rewards.numbers`),
+or with `numbers="text"` by their digits. A list matches with and without its brackets.
 
 `match="ascii"` compares by L0's rule instead: lower case, and everything outside a–z and 0–9 deleted (spaces too; F1 keeps words apart).
 """
@@ -10,46 +11,130 @@ plain English mended: letters of any script count, accents do not; digits never 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+from lzero.rewards.numbers import Number, find, plain, unwrapped
 from lzero.text import fold, words
 
 Match = Literal["unicode", "ascii"]
+Numbers = Literal["value", "text"]
 
 _ARTICLES = frozenset({"a", "an", "the"})
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_COMPARISONS = frozenset({"<", ">", "<=", ">=", "!="})
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)[^\w\s.](?=\d)")
+_VARIABLE = re.compile(r"[ijkntxyz](?![^\W_])")
+_HAS_NUMBER = re.compile(r"\d|\A[-+±]? ?(?:inf|infinity|pi)\Z")
 _NOT_ASCII = re.compile(r"[^a-z0-9]")
-_NEGATIVE = re.compile(r"^\s*[-\u2212\u2013](?=[\d.])")
 
 
-def normalize(answer: str) -> str:
-    """The form in which answers are compared: `normalize("The  Beyoncé!") == "beyonce"`, `normalize("-1,234.50") == "-1234.50"`."""
-    folded = fold(answer)
-    sign = "-" if _NEGATIVE.search(folded) else ""
-    numbers = _BETWEEN_DIGITS.sub(" ", _THOUSANDS.sub("", folded))
-    kept = "".join(
-        character for index, character in enumerate(numbers) if _is_text(character) or _is_point(numbers, index)
-    )
-    all_words = kept.split()
-    without_articles = [word for word in all_words if word not in _ARTICLES]
-    return sign + " ".join(without_articles or all_words or folded.split() or answer.casefold().split())
+@dataclass(frozen=True)
+class _Form:
+    """An answer as it is compared."""
+
+    text: str
+    tokens: tuple[str, ...]
+    currencies: frozenset[str] = frozenset()
+
+    def matches(self, other: "_Form") -> bool:
+        """A currency that only one of them names is no difference."""
+        return self.text == other.text != "" and not self.differ_in_currency(other)
+
+    def differ_in_currency(self, other: "_Form") -> bool:
+        return bool(self.currencies and other.currencies) and self.currencies != other.currencies
 
 
-def exact_match(prediction: str, golds: Iterable[str], *, match: Match = "unicode") -> bool:
+def normalize(answer: str, *, match: Match = "unicode", numbers: Numbers = "value") -> str:
+    """Return the form in which answers are compared, currencies apart: `normalize("The  Beyoncé!") == "beyonce"`,
+    `normalize("(-1,234.50 €)") == "-1234.5"`. Blank answers have an empty form; by L0's rule others have, too."""
+    return _ascii(answer) if match == "ascii" else _form(answer, numbers).text
+
+
+def exact_match(prediction: str, golds: Iterable[str], *, match: Match = "unicode", numbers: Numbers = "value") -> bool:
     """Whether the prediction is one of the gold answers, normalised. A blank prediction never is."""
     if match == "ascii":
         return prediction.strip() != "" and any(_ascii(prediction) == _ascii(gold) for gold in golds)
-    normalized = normalize(prediction)
-    return normalized != "" and any(normalized == normalize(gold) for gold in golds)
+    form = _form(prediction, numbers)
+    return any(form.matches(_form(gold, numbers)) for gold in golds)
 
 
-def f1(prediction: str, golds: Iterable[str], *, match: Match = "unicode") -> float:
-    """The best token F1 with a gold answer, 0 to 1. Tokens are counted with repeats; a character of an unspaced script is one."""
-    tokens_of = _ascii_tokens if match == "ascii" else _tokens
-    predicted = tokens_of(prediction)
-    return max((_overlap(predicted, tokens_of(gold)) for gold in golds), default=0.0)
+def f1(prediction: str, golds: Iterable[str], *, match: Match = "unicode", numbers: Numbers = "value") -> float:
+    """The best token F1 with a gold answer, 0 to 1. Tokens are counted with repeats; a character of an unspaced script is one, a number
+    is one with its sign, and its unit another."""
+    if match == "ascii":
+        predicted = _ascii_tokens(prediction)
+        return max((_overlap(predicted, _ascii_tokens(gold)) for gold in golds), default=0.0)
+    form = _form(prediction, numbers)
+    return max((_form_overlap(form, _form(gold, numbers)) for gold in golds), default=0.0)
+
+
+def _form(answer: str, numbers: Numbers) -> _Form:
+    folded = fold(answer)
+    if _HAS_NUMBER.search(text := plain(answer)):
+        return _form_with_numbers(text, by_value=numbers == "value")
+    all_words = [word for token in folded.split() for word in _squad_words(token)]
+    without_articles = [word for word in all_words if word not in _ARTICLES]
+    kept = without_articles or all_words or folded.split() or answer.casefold().split()
+    return _Form(text=" ".join(kept), tokens=tuple(token for word in kept for token in _pieces(word)))
+
+
+def _form_with_numbers(text: str, *, by_value: bool) -> _Form:
+    inner = unwrapped(text)
+    pieces: list[str] = []
+    tokens: list[str] = []
+    currencies = set()
+    end = 0
+    was_number = False
+    for number in (*find(inner, is_list=inner != text, by_value=by_value), None):
+        gap = list(_gap_words(inner[end : len(inner) if number is None else number.start]))
+        tokens += (token for word in gap for token in _pieces(word))
+        if number is not None:
+            operator = [number.operator] if number.operator and (pieces or gap) else []
+            if was_number and not (gap or operator):
+                pieces[-1] += ","
+            pieces += [*gap, *operator, number.form]
+            tokens += [*operator, *_number_tokens(number)]
+            currencies |= {number.currency} - {""}
+            end, was_number = number.end, True
+        else:
+            pieces += gap
+    kept = pieces or text.split()
+    return _Form(text=" ".join(kept), tokens=tuple(tokens or kept), currencies=frozenset(currencies))
+
+
+def _gap_words(gap: str) -> Iterator[str]:
+    """The words between two numbers, without articles; with the signs that compare, and those beside a variable."""
+    found = gap.split()
+    for before, word, after in zip(["", *found], found, [*found[1:], ""], strict=False):
+        is_sign = word in ("-", "+") and _VARIABLE.match(after)
+        is_equation = word == "=" and _VARIABLE.fullmatch(before)
+        if word in _COMPARISONS or is_sign or is_equation:
+            yield word
+        else:
+            yield from (kept for kept in _squad_words(word) if kept not in _ARTICLES)
+
+
+def _squad_words(token: str) -> list[str]:
+    """The words of a token without spaces: punctuation is deleted, between digits it parts them; a decimal point stays."""
+    parted = _BETWEEN_DIGITS.sub(" ", token)
+    kept = (character for index, character in enumerate(parted) if _is_text(character) or _is_point(parted, index))
+    return "".join(kept).split()
+
+
+def _number_tokens(number: Number) -> list[str]:
+    return [*number.value.split(", "), *number.unit.split()]
+
+
+def _pieces(word: str) -> list[str]:
+    found = words(word)
+    return found if "".join(found) == word else [word]
+
+
+def _form_overlap(predicted: _Form, gold: _Form) -> float:
+    if predicted.differ_in_currency(gold):
+        return _overlap([*predicted.tokens, *predicted.currencies], [*gold.tokens, *gold.currencies])
+    return _overlap(predicted.tokens, gold.tokens)
 
 
 def _ascii(answer: str) -> str:
@@ -61,15 +146,7 @@ def _ascii_tokens(answer: str) -> list[str]:
     return [token for word in answer.split() if (token := _ascii(word))]
 
 
-def _tokens(answer: str) -> list[str]:
-    tokens = []
-    for word in normalize(answer).split():
-        pieces = words(word)
-        tokens += pieces if "".join(pieces) == word else [word]  # "3.5" and "-5" stay whole
-    return tokens
-
-
-def _overlap(predicted: list[str], gold: list[str]) -> float:
+def _overlap(predicted: Sequence[str], gold: Sequence[str]) -> float:
     num_common = (Counter(predicted) & Counter(gold)).total()
     return 2 * num_common / (len(predicted) + len(gold)) if num_common else 0.0
 

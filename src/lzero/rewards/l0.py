@@ -27,7 +27,10 @@ def make_reward(config: RewardConfig) -> Callable[[Task, Episode], Reward]:
     def reward(task: Task, episode: Episode) -> Reward:
         num_steps = len(episode.steps)
         num_acts = sum(step.kind == "act" for step in episode.steps)
-        score = float(episode.answer is not None and exact_match(episode.answer, task.answers, match=config.match))
+        score = float(
+            episode.answer is not None
+            and exact_match(episode.answer, task.answers, match=config.match, numbers=config.numbers)
+        )
         qa = config.qa * _qa_share(task, episode.answer, score, config)
         parts = {
             "qa": tuple(qa if index == num_steps - 1 else 0.0 for index in range(num_steps)),
@@ -45,7 +48,7 @@ def make_reward(config: RewardConfig) -> Callable[[Task, Episode], Reward]:
 def _qa_share(task: Task, answer: str | None, score: float, config: RewardConfig) -> float:
     if answer is None or not answer.strip():
         return 0.0
-    overlap = f1(answer, task.answers, match=config.match) if config.f1 else 0.0
+    overlap = f1(answer, task.answers, match=config.match, numbers=config.numbers) if config.f1 else 0.0
     return (1 - config.f1 - config.has_answer) * score + config.f1 * overlap + config.has_answer
 
 

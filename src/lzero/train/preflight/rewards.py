@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from lzero.config import RewardConfig
 from lzero.errors import RewardError
+from lzero.rewards import exact_match, normalize
 from lzero.rollout.build import open_scorer
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.scoring import Scorer
@@ -18,9 +20,29 @@ def check_rewards(subject: Subject) -> Iterator[Line]:
     for split in SPLITS:
         tasks = subject.tasks(split)
         found = asyncio.run(_score_all(tasks, open_scorer(subject.config)))
+        if not subject.config.reward.function:
+            found += [problem for task in tasks for problem in form_problems(task, subject.config.reward)]
         yield Line(
             f"reward, {split}: {name}", f"answers of {len(tasks):,} tasks", [f"{split}: {each}" for each in found]
         )
+
+
+def form_problems(task: Task, config: RewardConfig) -> list[str]:
+    """What is wrong with gold answers under `reward.match` and `reward.numbers`: a gold answer of which nothing is left, and a number
+    whose plain spelling scores 0."""
+    problems = []
+    for gold in task.answers:
+        if not normalize(gold, match=config.match, numbers=config.numbers):
+            problems.append(
+                f'{task.id}: nothing is left of the gold answer {gold!r} by reward.match = "{config.match}", so it equals any answer of '
+                'which nothing is left. Set reward.match = "unicode", or remove the task'
+            )
+        elif not exact_match(plain := normalize(gold), task.answers, match=config.match, numbers=config.numbers):
+            problems.append(
+                f"{task.id}: the gold answer {gold!r} is {plain!r}, and that spelling scores 0. "
+                'Set reward.numbers = "value" with reward.match = "unicode", or add it to `aliases`'
+            )
+    return problems
 
 
 async def _score_all(tasks: Sequence[Task], scorer: Scorer) -> list[str]:
