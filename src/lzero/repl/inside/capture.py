@@ -2,7 +2,6 @@
 
 import ctypes
 import errno
-import io
 import json
 import os
 import resource
@@ -28,7 +27,7 @@ TYPES = (
 _TEXT = ("text/plain", "text/markdown", "text/latex")
 """Types that still say something when their middle is missing."""
 _TRACEBACK_LINES = 200
-_DESCRIPTORS = {"stdout": 1, "stderr": 2}
+DESCRIPTORS = {"stdout": 1, "stderr": 2}
 _READ_BYTES = 1 << 18
 _LINE_CHARS = 1 << 13
 """Longest line of a forked child that is written in one piece."""
@@ -179,7 +178,7 @@ class Outputs:
 
     def become_child(self) -> None:
         """Switch to the child's role, in a process that was forked from the session."""
-        self._lines = {name: [] for name in _DESCRIPTORS}
+        self._lines = {name: [] for name in DESCRIPTORS}
 
     def write(self, name: str, text: str) -> None:
         if self._lines is not None:
@@ -353,7 +352,7 @@ class Outputs:
         rest = "".join(pieces).encode("utf-8", "replace")
         while rest:
             try:
-                rest = rest[os.write(_DESCRIPTORS[name], rest) :]
+                rest = rest[os.write(DESCRIPTORS[name], rest) :]
             except OSError as error:
                 if error.errno != errno.EFBIG:
                     raise
@@ -369,36 +368,3 @@ def _punch(descriptor: int, start: int, end: int) -> bool:
     """Free the memory of a part of a file, which then reads as zeros, with fallocate(2). Return whether that worked."""
     punched = _libc.fallocate(descriptor, _PUNCH_HOLE, ctypes.c_int64(start), ctypes.c_int64(end - start))
     return bool(punched == 0)
-
-
-class Stream(io.TextIOBase):
-    """`sys.stdout` or `sys.stderr` of a cell."""
-
-    encoding = "utf-8"
-    errors = "replace"
-
-    def __init__(self, name: str, outputs: Outputs) -> None:
-        self._name = name
-        self._outputs = outputs
-
-    @property
-    def name(self) -> str:
-        return f"<{self._name}>"
-
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self._outputs.write(self._name, text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._outputs.flush()
-
-    def writable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return False
-
-    def fileno(self) -> int:
-        return _DESCRIPTORS[self._name]

@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 
 import numpy
 import workspace
-from capture import Outputs, Stream
+from capture import Outputs
 from frames import Channel, Closed
 from relay import Relay
 from shell import Shell
+from streams import Stream
 from stubs import Names, ToolError, stub
 
 _MODULE = {"__name__": "__main__", "__doc__": None, "__package__": None, "__loader__": None, "__spec__": None}
