@@ -81,7 +81,7 @@ async def test_every_gold_answer_is_scored_and_the_empty_one() -> None:
 def test_a_gold_answer_of_which_the_rule_leaves_nothing_is_a_problem() -> None:
     assert form_problems(TASK, RewardConfig()) == []
     (problem,) = form_problems(TASK, RewardConfig(match="ascii"))
-    assert problem.startswith("t1: nothing is left of the gold answer '北京' by reward.match = \"ascii\"")
+    assert problem.startswith("t1: reward.match = \"ascii\" deletes the whole gold answer '北京'")
 
 
 def test_a_gold_number_whose_plain_spelling_scores_0_is_a_problem() -> None:

@@ -1,8 +1,8 @@
-"""Does an answer match? Exact match and token F1, in any script, against a gold answer and its aliases.
+"""Exact match and token F1 of an answer, in any script, against a gold answer and its aliases.
 
-The rules of SQuAD's official script (lower case, punctuation and articles removed), with what it gets wrong outside
-plain English mended: letters of any script count, accents do not; an answer made of articles or punctuation alone
-("The The", "A", "+") stays itself. Numbers are compared by value, with their signs and units (`lzero.rewards.numbers`),
+The rules are those of SQuAD's official script (lower case, punctuation and articles removed), extended beyond plain
+English: letters of any script count, accents do not; an answer made of articles or punctuation alone
+("The The", "A", "+") stays as it is. Numbers are compared by value, with their signs and units (`lzero.rewards.numbers`),
 or with `numbers="text"` by their digits. A list matches with and without its brackets.
 
 `match="ascii"` compares by L0's rule instead: lower case, and everything outside a–z and 0–9 deleted (spaces too; F1 keeps words apart).
@@ -31,14 +31,14 @@ _NOT_ASCII = re.compile(r"[^a-z0-9]")
 
 @dataclass(frozen=True)
 class _Form:
-    """An answer as it is compared."""
+    """Normalised form of an answer."""
 
     text: str
     tokens: tuple[str, ...]
     currencies: frozenset[str] = frozenset()
 
     def matches(self, other: "_Form") -> bool:
-        """A currency that only one of them names is no difference."""
+        """Return whether two answers match. A currency that only one of them names is ignored."""
         return self.text == other.text != "" and not self.differ_in_currency(other)
 
     def differ_in_currency(self, other: "_Form") -> bool:
@@ -46,13 +46,13 @@ class _Form:
 
 
 def normalize(answer: str, *, match: Match = "unicode", numbers: Numbers = "value") -> str:
-    """Return the form in which answers are compared, currencies apart: `normalize("The  Beyoncé!") == "beyonce"`,
+    """Return the form in which answers are compared, without currencies: `normalize("The  Beyoncé!") == "beyonce"`,
     `normalize("(-1,234.50 €)") == "-1234.5"`. Blank answers have an empty form; by L0's rule others have, too."""
     return _ascii(answer) if match == "ascii" else _form(answer, numbers).text
 
 
 def exact_match(prediction: str, golds: Iterable[str], *, match: Match = "unicode", numbers: Numbers = "value") -> bool:
-    """Whether the prediction is one of the gold answers, normalised. A blank prediction never is."""
+    """Return whether the prediction equals a gold answer after normalisation. A blank prediction never does."""
     if match == "ascii":
         return prediction.strip() != "" and any(_ascii(prediction) == _ascii(gold) for gold in golds)
     form = _form(prediction, numbers)
@@ -60,8 +60,10 @@ def exact_match(prediction: str, golds: Iterable[str], *, match: Match = "unicod
 
 
 def f1(prediction: str, golds: Iterable[str], *, match: Match = "unicode", numbers: Numbers = "value") -> float:
-    """The best token F1 with a gold answer, 0 to 1. Tokens are counted with repeats; a character of an unspaced script is one, a number
-    is one with its sign, and its unit another."""
+    """Return the best token F1 with a gold answer, 0 to 1.
+
+    Repeated tokens count. A character of an unspaced script is a token; a number with its sign is one, and its unit another.
+    """
     if match == "ascii":
         predicted = _ascii_tokens(prediction)
         return max((_overlap(predicted, _ascii_tokens(gold)) for gold in golds), default=0.0)
@@ -104,7 +106,7 @@ def _form_with_numbers(text: str, *, by_value: bool) -> _Form:
 
 
 def _gap_words(gap: str) -> Iterator[str]:
-    """The words between two numbers, without articles; with the signs that compare, and those beside a variable."""
+    """Yield the words between two numbers, without articles, but with comparison signs and the signs next to a variable."""
     found = gap.split()
     for before, word, after in zip(["", *found], found, [*found[1:], ""], strict=False):
         is_sign = word in ("-", "+") and _VARIABLE.match(after)
@@ -116,7 +118,7 @@ def _gap_words(gap: str) -> Iterator[str]:
 
 
 def _squad_words(token: str) -> list[str]:
-    """The words of a token without spaces: punctuation is deleted, between digits it parts them; a decimal point stays."""
+    """Return the words of a token: punctuation is deleted, or separates digits; a decimal point stays."""
     parted = _BETWEEN_DIGITS.sub(" ", token)
     kept = (character for index, character in enumerate(parted) if _is_text(character) or _is_point(parted, index))
     return "".join(kept).split()

@@ -1,8 +1,8 @@
-"""Numbers as answers spell them: `-1,234.50`, `3×10⁴`, `1 1/2`, `5 km`, `-$5`, `29.0`.
+"""Finds and normalises numbers in answers: `-1,234.50`, `3×10⁴`, `1 1/2`, `5 km`, `-$5`, `29.0`.
 
     answer ──plain──▶ text ──find──▶ Number(start, end, value, unit, currency, operator) …
 
-Two spellings of one number have one form; a change of its value or unit changes the form. What is a judgement:
+All spellings of a number have one form; another value or unit has another form. The rules:
 
     29.0, 29, .5, 1e3, 10³, 3×10⁴, 1/2, ½, 1 1/2   by value; a fraction that does not end stays one (1/3 is not 0.333)
     1,000  1 000  1'000  1_000         1000, in whole groups of three; 1,5 and (1,200) are lists, 1.000 is 1
@@ -15,9 +15,9 @@ Two spellings of one number have one form; a change of its value or unit changes
     Python 3.10                        as spelled: after a name, the digits may be a version (3.10 is not 3.1)
     inf, ∞, infinity, pi, π            with their sign; i and j of complex numbers are one
 
-With `by_value=False` digits are compared as they are spelled, but for thousands separators, scripts of digits and units.
+With `by_value=False` digits are compared as they are spelled, except for thousands separators, scripts of digits and units.
 
-Every step takes linear time, and no number is ever expanded: 1e999999999 stays the digit 1 and an exponent.
+Every step takes linear time, and no number is expanded: 1e999999999 stays the digit 1 with an exponent.
 """
 
 import re
@@ -30,9 +30,9 @@ from lzero.rewards.units import CURRENCIES, UNITS, currency_of, unit_of
 from lzero.text import fold
 
 PLAIN_ZEROS = 40
-"""Powers of ten beyond this stay an exponent in the form of a number."""
+"""Largest power of ten that a form writes as zeros; a larger one stays an exponent."""
 SMALL_DIGITS = 15
-"""Digits of the parts of fractions and powers that are computed; longer ones stay as they are spelled."""
+"""Largest number of digits in fractions and powers that are computed; longer ones stay as they are spelled."""
 LARGEST_POWER = 64
 LARGEST_EXPONENT = 10**10
 MAX_BRACKETS = 4
@@ -103,7 +103,7 @@ _LEAD = re.compile(
     rf"(?P<sign>[-+±∓]|(?<!\w)(?:minus|negative)(?= ))? ?(?:(?<!\w)(?P<currency>{CURRENCIES}) ?(?P<inner>[-+±∓])? ?)?\Z"
 )
 _LEAD_CHARS = 24
-"""What leads a number is no longer."""
+"""Maximum length of a number's sign and currency."""
 _WORD_BEFORE = re.compile(r"(?:\A|(?<![^\W_]))(?P<word>[^\W\d_]+) \Z")
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _CONNECTORS = frozenset(
@@ -113,7 +113,7 @@ _CONNECTORS = frozenset(
         "only or over roughly than the times to total under value was were with x y z",
     )
 )
-"""Words that name nothing: a number after one of them is a quantity."""
+"""Words after which a number is a quantity; after another word it may be part of a name."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Number:
     unit: str = ""
     currency: str = ""
     operator: str = ""
-    """Joins it to what stands before it: "-" in 2 - 3."""
+    """Operator between this number and the text before it: "-" in 2 - 3."""
 
     @property
     def form(self) -> str:
@@ -288,7 +288,7 @@ def _value(match: re.Match[str], *, named: bool) -> str | None:
 
 
 def _spelled(match: re.Match[str]) -> str:
-    """As it is spelled, but for thousands separators and spaces."""
+    """Return a number as it is spelled, without thousands separators and spaces."""
     if match["code"]:
         return match["code"] if match["dash"] in (None, ".") else ", ".join(match["code"].split(match["dash"]))
     if match["part"]:
@@ -313,7 +313,7 @@ def _date(code: str, dash: str | None) -> str | None:
 
 
 def _decimal(digits: str) -> tuple[str, int]:
-    """(significant digits, power of ten): `_decimal("0.50") == ("5", -1)`."""
+    """Return significant digits and power of ten: `_decimal("0.50") == ("5", -1)`."""
     integer, _, part = digits.partition(".")
     significant = (integer + part).lstrip("0")
     shortest = significant.rstrip("0")

@@ -1,4 +1,4 @@
-"""Units and currencies that stand beside numbers, and the names they go by. Small on purpose: any other unit is a word like others."""
+"""Units and currencies with their aliases. The list is short on purpose: any other unit is an ordinary word."""
 
 import re
 
@@ -43,7 +43,7 @@ _CURRENCIES = {
 
 
 def _called(names: dict[str, str]) -> dict[str, str]:
-    """Every name of each, itself included."""
+    """Return alias → name, each name itself included."""
     aliases = {alias.replace("-", " "): name for name, listed in names.items() for alias in listed.split()}
     return aliases | {name: name for name in names}
 
@@ -55,7 +55,7 @@ def _any(names: dict[str, str]) -> str:
 _UNIT_OF, _CURRENCY_OF = _called(_NAMES), _called(_CURRENCIES)
 _ONE = rf"(?:{_any(_UNIT_OF)})(?:\^?[23])?"
 UNITS = rf"{_ONE}(?: ?(?:/|per) ?(?:{_ONE}))?"
-"""A regular expression: one unit, its square or cube, or one per another."""
+"""Regular expression of a unit, its square or cube, or a unit per another."""
 CURRENCIES = rf"(?:{_any(_CURRENCY_OF)})"
 
 

@@ -28,14 +28,14 @@ def check_rewards(subject: Subject) -> Iterator[Line]:
 
 
 def form_problems(task: Task, config: RewardConfig) -> list[str]:
-    """What is wrong with gold answers under `reward.match` and `reward.numbers`: a gold answer of which nothing is left, and a number
-    whose plain spelling scores 0."""
+    """Return a sentence for each gold answer that `reward.match` and `reward.numbers` compare wrongly: normalisation leaves nothing of it,
+    or its plain spelling scores 0."""
     problems = []
     for gold in task.answers:
         if not normalize(gold, match=config.match, numbers=config.numbers):
             problems.append(
-                f'{task.id}: nothing is left of the gold answer {gold!r} by reward.match = "{config.match}", so it equals any answer of '
-                'which nothing is left. Set reward.match = "unicode", or remove the task'
+                f'{task.id}: reward.match = "{config.match}" deletes the whole gold answer {gold!r}, so it matches any answer that '
+                'is deleted whole. Set reward.match = "unicode", or remove the task'
             )
         elif not exact_match(plain := normalize(gold), task.answers, match=config.match, numbers=config.numbers):
             problems.append(
