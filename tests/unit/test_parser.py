@@ -1,6 +1,7 @@
 """The parser: exact about the format reward, kind about what runs."""
 
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -231,6 +232,17 @@ def test_the_time_that_a_reply_takes_is_linear_in_its_length() -> None:
         start = time.thread_time()
         parse(piece * 10_000)
         assert time.thread_time() - start < 3.0, piece
+
+
+def test_the_memory_that_a_reply_takes_is_linear_in_its_length() -> None:
+    """Copies of what follows each <code> are a quarter of a gigabyte."""
+    text = "prose <code> x " * 6_000
+    tracemalloc.start()
+    try:
+        assert parse(text).code == text.partition("<code>")[2].rstrip()
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(text)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

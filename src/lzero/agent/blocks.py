@@ -52,7 +52,7 @@ def find_blocks(text: str) -> Blocks:
     index = 0
     while index < len(scan.marks):
         index = scan.step(index)
-    return Blocks(scan.thought, scan.blocks or scan.mentions[:1])
+    return Blocks(scan.thought, scan.blocks or scan.mentions)
 
 
 def unfenced(block: str) -> str:
@@ -76,7 +76,7 @@ class _Scan:
         self.thought = ""
         self.blocks: list[Block] = []
         self.mentions: list[Block] = []
-        """Text after an unclosed <code> in prose; counts as code only if the reply has no other."""
+        """Text after the first unclosed <code> in prose; counts as code only if the reply has no other."""
         self._thought_start: int | None = None
         self._in_open_thought = False
         self._decoration: re.Match[str] | None = None
@@ -140,7 +140,8 @@ class _Scan:
     def _code(self, index: int) -> int:
         rank = self._rank(index)
         if rank == 0 and self._next_code_end[index] is None:
-            self._add(self.mentions, self.text[self.marks[index].end() :], closed=False)
+            if not self.mentions:
+                self._add(self.mentions, self.text[self.marks[index].end() :], closed=False)
             return index + 1
         opened, lone = False, None
         for other in range(index + 1, len(self.marks)):
