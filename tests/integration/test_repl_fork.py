@@ -232,6 +232,19 @@ async def test_children_that_have_called_tools_and_ended_are_no_obstacle(pool: L
     await original.close()
 
 
+async def test_a_call_that_waits_for_the_next_cell_delays_no_copy(pool: LocalPool) -> None:
+    original = await pool.open([Ask()], answers("original"), seed=1)
+    grandchild = "    if not os.fork():\n        while True: ask('x')\n    os._exit(0)"
+    code = f"import os\nif not (child := os.fork()):\n{grandchild}\n_ = os.waitpid(child, 0)"
+    assert (await run(original, code)).status == "ok"
+    async with asyncio.timeout(5.0):
+        for _ in range(3):
+            with pytest.raises(ForkRefused, match="processes of its own"):
+                await original.fork(no_tools, seed=2)
+    assert (await run(original, "")).status == "ok"
+    await original.close()
+
+
 async def test_a_loop_that_awaited_is_no_obstacle(pool: LocalPool) -> None:
     original = await pool.open((), no_tools, seed=0)
     assert (await run(original, "import asyncio\nawait asyncio.sleep(0)")).status == "ok"

@@ -25,6 +25,8 @@ from stubs import Names, ToolError, stub
 
 _MODULE = {"__name__": "__main__", "__doc__": None, "__package__": None, "__loader__": None, "__spec__": None}
 """Module attributes: multiprocessing reads some of them, and class statements the name."""
+_TURN_S = 0.05
+"""Seconds after which a tool call that waits for its turn checks whether it is still wanted."""
 
 
 class Interrupts:
@@ -99,7 +101,7 @@ class Tools:
         self._calls = 0
         self.lock = threading.Lock()
         """Held by whoever waits for a frame."""
-        self._relay = Relay(self._call)
+        self._relay = Relay(self._call_of_child)
         self._is_child = False
         os.register_at_fork(
             before=self._relay.open, after_in_parent=self._relay.start, after_in_child=self._become_child
@@ -125,16 +127,29 @@ class Tools:
             raise ToolError(reply["error"])
         return reply["value"]
 
-    def _call(
-        self, name: str, arguments: dict[str, Any], is_wanted: Callable[[], bool] = lambda: True
-    ) -> dict[str, Any]:
+    def _call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         with self.lock, self._interrupts.held():
+            return self._exchange(name, arguments)
+
+    def _call_of_child(self, name: str, arguments: dict[str, Any], is_wanted: Callable[[], bool]) -> dict[str, Any]:
+        """In the relay's thread, which meets no interrupt. Raises Closed for a call that nobody wants any more: its turn may come
+        only with the next cell."""
+        while not self.lock.acquire(timeout=_TURN_S):
             if not is_wanted():
                 raise Closed
-            self._channel.send({"type": "call", "id": self._calls + 1, "name": name, "arguments": arguments})
-            self._calls += 1
-            while (reply := self._channel.receive())["type"] == "get":  # the tool wants to see a file first
-                workspace.serve(reply, self._channel)
+        try:
+            if not is_wanted():
+                raise Closed
+            return self._exchange(name, arguments)
+        finally:
+            self.lock.release()
+
+    def _exchange(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The caller holds the lock."""
+        self._channel.send({"type": "call", "id": self._calls + 1, "name": name, "arguments": arguments})
+        self._calls += 1
+        while (reply := self._channel.receive())["type"] == "get":  # the tool wants to see a file first
+            workspace.serve(reply, self._channel)
         return reply
 
     def _become_child(self) -> None:

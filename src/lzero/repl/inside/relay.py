@@ -35,12 +35,13 @@ class Relay:
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
-        """Start to listen, before a child is forked."""
+        """Start to listen, before a child is forked. Where no descriptor is free, the child's calls are refused."""
         if self._door is None and not self._is_child:
-            door = socket.socket(socket.AF_UNIX)
-            door.bind(self._address)
-            door.listen(_WAITING_CALLS)
-            self._door = door
+            with suppress(OSError):
+                door = socket.socket(socket.AF_UNIX)
+                door.bind(self._address)
+                door.listen(_WAITING_CALLS)
+                self._door = door
 
     def start(self) -> None:
         """Start the thread that answers children. It starts after the first fork, because forking with threads is unsafe."""
@@ -79,9 +80,10 @@ class Relay:
                 channel.send({"name": name, "arguments": arguments})
                 return channel.receive()
         except (Closed, OSError) as error:
+            reason = str(error) or "the session did not take the call"
             raise ToolError(
-                f"{name} could not be called from this process ({error or 'the session did not take the call'}): call it in the cell "
-                "itself, or in threads (concurrent.futures.ThreadPoolExecutor)"
+                f"{name} could not be called from this process ({reason}): call it in the cell itself, or in threads "
+                "(concurrent.futures.ThreadPoolExecutor)"
             ) from None
 
     def _serve(self, door: socket.socket) -> None:
@@ -95,13 +97,15 @@ class Relay:
                 continue
             with connection, suppress(Exception):  # a broken call must not stop the next one
                 connection.settimeout(_PATIENCE_S)
-                self._answer(connection)
+                self._answer(connection, door)
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _answer(self, connection: socket.socket, door: socket.socket) -> None:
         channel = Channel(connection)
         call = channel.receive()
         try:
-            reply = self._make_call(call["name"], call["arguments"], lambda: _is_open(connection))
+            reply = self._make_call(
+                call["name"], call["arguments"], lambda: self._door is door and _is_open(connection)
+            )
         except ValueError as error:
             reply = {"error": str(error), "value": None}
         channel.send(reply)
