@@ -198,8 +198,10 @@ def save_model(
 
 
 def _unshared(model: "PreTrainedModel", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """Weights whose shared memory is copied, but for what the model itself ties as it is loaded: safetensors writes no tensor twice, and
-    transformers refuses what it does not know to be shared (layers that share a module)."""
+    """Return the weights with shared memory copied, except for weights that the model ties when it is loaded.
+
+    safetensors writes no tensor twice, and transformers refuses shared weights that it does not know (layers that share a module).
+    """
     tied = getattr(model, "all_tied_weights_keys", {})
     whole: dict[str, Tensor] = {}
     seen: set[int] = set()

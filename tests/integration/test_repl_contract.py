@@ -607,7 +607,7 @@ async def test_tools_are_called_from_worker_processes(repl: Repl) -> None:
     )
 
 
-async def test_whatever_becomes_of_calls_from_worker_processes_the_repl_lives_on(repl: Repl) -> None:
+async def test_a_repl_survives_any_failure_of_calls_from_worker_processes(repl: Repl) -> None:
     await run(repl, WORKERS)
     forked = "pid = os.fork()\nif pid == 0:\n    try: ask('child')\n    finally: os._exit(0)\nos.waitpid(pid, 0)[1]"
     assert await value(repl, forked) == "0"

@@ -121,7 +121,7 @@ def commands(key: str, value: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(("path", "told"), IMPORTS, ids=[path for path, _ in IMPORTS])
-def test_an_import_path_that_gives_no_tool_is_told_before_anything_starts(
+def test_an_import_path_that_gives_no_tool_is_an_error_before_anything_starts(
     complaint: Callable[..., str], path: str, told: str
 ) -> None:
     for command in commands("tools", path):
@@ -142,7 +142,7 @@ def test_a_reward_is_imported_as_tools_are(complaint: Callable[..., str]) -> Non
 
 
 @pytest.mark.parametrize(("text", "told"), TEMPLATES, ids=[told for _, told in TEMPLATES])
-def test_a_prompt_template_that_fails_is_told_before_anything_starts(
+def test_a_prompt_template_that_fails_is_an_error_before_anything_starts(
     complaint: Callable[..., str], text: str, told: str
 ) -> None:
     Path("prompt.jinja").write_text(text, encoding="utf-8")

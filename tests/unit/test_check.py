@@ -112,7 +112,7 @@ def saved(tmp_path: Path) -> Path:
         ("tokenizer", "the tokenizer has ids to"),
     ],
 )
-def test_a_model_that_a_run_would_die_of_is_found(
+def test_a_model_that_would_end_a_run_is_found(
     damage: str, problem: str, saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = json.loads((saved / "config.json").read_text())

@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
             read_tasks(tmp_path / name)
 
 
-def test_a_row_of_unknown_fields_is_told_what_it_has_and_how_to_map_it(tmp_path: Path) -> None:
+def test_an_error_about_unknown_fields_lists_them_and_shows_the_mapping(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", {"id": "c1", "utterance": "Which?", "targetValue": "Nord", "note": "x"})
     assert refusal(path, Reading(key="tasks.eval")) == (
         f"tasks.eval: line 1 of {path} has no field `question`, and no field `answer` or `answers`. "
@@ -259,7 +259,7 @@ def test_other_fields_are_kept_or_counted(tmp_path: Path) -> None:
     assert file.unread == {"file": 1, "csv": 2}
 
 
-def test_an_unknown_ability_is_told_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_ability_is_an_error_that_names_the_nearest(tmp_path: Path) -> None:
     said = refusal(write(tmp_path / "t.jsonl", {**GOOD, "ability": "file"}))
     assert "field `ability` is 'file': did you mean 'files'? There are qa, math, data, search, files" in said
 
@@ -321,6 +321,6 @@ def test_a_packed_file_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest
         list(rows.read_rows(many, max_bytes=99))
 
 
-def test_a_passage_file_of_other_columns_is_told_what_it_has(tmp_path: Path) -> None:
+def test_an_error_about_a_passage_file_lists_its_columns(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 1 of .* has no field `text`. It has `contents`. Rename the one"):
         list(read_passages(write(tmp_path / "p.jsonl", {"contents": "rival Kato"})))

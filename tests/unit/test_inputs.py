@@ -82,7 +82,7 @@ def test_the_built_in_world_is_no_file_and_the_model_is_one() -> None:
     assert set(run_inputs(config, train_tasks(config), eval_tasks(config))) == {"model.path"}
 
 
-def test_of_large_weights_blocks_from_all_over_the_file_are_compared(
+def test_large_weights_are_compared_by_blocks_from_the_whole_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "WHOLE_BYTES", 100)
@@ -98,7 +98,7 @@ def test_of_large_weights_blocks_from_all_over_the_file_are_compared(
     assert module._sampled(file) != before
 
 
-def test_changed_data_is_refused_and_changed_code_is_told(tmp_path: Path) -> None:
+def test_changed_data_is_refused_and_changed_code_is_a_warning(tmp_path: Path) -> None:
     old = Input(where="train.jsonl", holds="3 tasks", digest="a")
     there = {"tasks.train": old, "reward.function": Input(where="mine:judge", holds="1 file", digest="a")}
     write_inputs(tmp_path, there)

@@ -87,7 +87,7 @@ def test_a_source_without_end_has_no_leaks() -> None:
     assert leaks(world, tasks("How many?")) == leaks(tasks("How many?"), world) == []
 
 
-def test_what_is_not_read_of_a_file_is_told(tmp_path: Path) -> None:
+def test_fields_that_are_not_read_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"question": "Who?", "answer": "Kato", "csv": ["a"]}) + "\n", "utf-8")
     for split in ("train", "eval"):

@@ -89,7 +89,7 @@ async def test_what_a_tool_raises_by_itself_is_its_failure_in_its_own_words(erro
         assert found.__cause__ is error
 
 
-async def test_exceptions_that_a_thread_cannot_hand_over_are_told_too() -> None:
+async def test_exceptions_that_a_thread_cannot_hand_over_are_reported_too() -> None:
     @tool
     def fails(how: str) -> str:
         """Fails."""
@@ -115,7 +115,7 @@ async def test_a_tool_error_inside_a_task_group_counts_as_it_was_meant() -> None
     assert (found.fault, str(found)) == ("agent", "there is no Liri")
 
 
-async def test_a_fault_that_is_none_is_a_bug() -> None:
+async def test_an_unknown_fault_is_a_bug() -> None:
     @tool
     def odd() -> str:
         """Blames somebody else."""
@@ -142,7 +142,7 @@ async def test_wrappers_leave_a_timeout_of_the_tool_alone(tmp_path: Path) -> Non
         assert str(await failure(made)) == "slow raised TimeoutError"
 
 
-async def test_our_deadline_is_told_as_ours_also_where_the_tool_makes_something_else_of_it(
+async def test_our_deadline_is_reported_as_ours_even_if_the_tool_replaces_its_exception(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(calling, "TOOL_TIMEOUT_S", 0.05)

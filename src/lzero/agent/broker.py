@@ -59,8 +59,8 @@ class Broker:
         on_call: Callable[[ToolCall], None] = lambda call: None,
         bugs: Bugs | None = None,
     ) -> None:
-        """`read` reads a file of the session's workspace. `on_call` gets every call that is recorded. `bugs` logs exceptions of tools that
-        are no ToolError; episodes of a run share one."""
+        """`read` reads a file of the session's workspace. `on_call` gets every call that is recorded. `bugs` logs exceptions of tools
+        other than ToolError; episodes of a run share it."""
         self._submit = SubmitFinalAnswer()
         self._notepad = NotepadTool()
         self.described: tuple[Tool, ...] = (*tools, self._submit)

@@ -55,7 +55,7 @@ class Setting:
     libraries: tuple[str, ...] = LIBRARIES
     """What can be imported in its sessions, beside the standard library; for the system prompt."""
     bugs: Bugs = field(default_factory=Bugs)
-    """Logs what tools raise that is no ToolError."""
+    """Logs exceptions of tools other than ToolError."""
     files: FileCache = field(default_factory=FileCache)
     """Reads the files of tasks."""
 

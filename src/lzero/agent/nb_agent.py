@@ -104,7 +104,7 @@ class NBAgent:
         self._given_tools = open_tools(tools, self._config, key="tools")
         system_prompt(
             self.settings, self._given_tools
-        )  # a template that cannot be used is told before a model is loaded
+        )  # so that an unusable template is an error before a model is loaded
         self.tools = self._given_tools
         """With those of the MCP servers, once they have been started."""
         self._stack = AsyncExitStack()
@@ -202,7 +202,7 @@ class NBAgent:
             await asyncio.gather(running, return_exceptions=True)
 
     def _samples_here(self) -> bool:
-        """Return whether the model is a directory, and no endpoint is named: servers often call a model by the directory it came from."""
+        """Return whether the model is a directory. With an endpoint it is not, because servers often name a model by its directory."""
         if not isinstance(self._model, str) or self._base_url:
             return False
         return self._model == NANO or Path(self._model).expanduser().is_dir()

@@ -18,7 +18,7 @@ _UNSEEN = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 """What turns the order of text around, and letters that a person does not see and a model reads."""
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _LEFT_OUT = re.compile(r"\n?… \[(?:\d+ outputs left out: )?(\d{1,15}) characters(?: left out)?\] …\n?")
-"""What a session says where it has left out characters itself."""
+"""The note with which a session replaces the characters that it cut."""
 _RULER = re.compile(r"-{20,}")
 
 
@@ -52,8 +52,8 @@ def unbroken(text: str) -> str:
 
 
 def cut(text: str, max_chars: int) -> str:
-    """The head and the tail of `text` in `max_chars` characters, with a line between them that tells the size of the whole: of
-    what the session has left out before, too."""
+    """Return head and tail of `text` in `max_chars` characters, with a line between them that states the size of the whole,
+    including what the session had cut before."""
     if len(text) <= max_chars:
         return text
     mark = f"\n[{_size(text)} characters, the middle is cut]\n"
@@ -65,7 +65,7 @@ def cut(text: str, max_chars: int) -> str:
 
 
 def _size(text: str) -> int:
-    """Characters of what was put out."""
+    """Return the characters of the output before any cut."""
     return len(text) + sum(int(mark[1]) - len(mark[0]) for mark in _LEFT_OUT.finditer(text))
 
 

@@ -23,7 +23,7 @@ from lzero.types import Notepad, Task
 
 SUMMARY_STOP = "</summary>"
 MAX_CHARS = 1_000_000
-"""Characters of a system prompt."""
+"""Maximum characters of a system prompt."""
 _STYLES: Mapping[str, tuple[str, str]] = {
     "": ("", ""),
     "direct": ("Give a direct answer to this question, without explanation.\n", ""),
@@ -112,7 +112,7 @@ def shown_notepad(agent: AgentConfig, notepad: Notepad) -> str:
 
 
 def _bounded(pieces: Iterable[str]) -> str:
-    """Raises OverflowError for more than any model reads; a template may loop without end."""
+    """Render a template. Raises OverflowError for more than MAX_CHARS characters: a template may loop without end."""
     text: list[str] = []
     size = 0
     for piece in pieces:
@@ -163,7 +163,7 @@ def _template(name: str, ability: str) -> jinja2.Template:
 
 
 def template_files(agent: AgentConfig) -> list[Path]:
-    """Return the files of the user's that make the system prompt: the one that `agent.prompt` names, and those beside it that it
+    """Return the user's files that make the system prompt: the one that `agent.prompt` names, and those in its directory that it
     extends or includes by name. Raises ConfigError for a file that cannot be used."""
     if agent.prompt in ("brief", "full"):
         return []

@@ -37,9 +37,9 @@ _OR_RAW = 'agent.template = "raw" marks turns without it'
 _SYSTEMS = 16
 """System prompts whose tokens are kept."""
 _TEMPLATE_S = 5.0
-"""Seconds that a chat template may take for a few short messages."""
+"""Deadline of a chat template for a few short messages, in seconds."""
 _LONGEST = 1_000_000
-"""Characters that it may make of them."""
+"""Maximum characters that it may render for them."""
 _SAMPLE = "  a text\n\n with spaces, 'quotes' and é 北京 "
 
 
@@ -129,7 +129,7 @@ class Renderer:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
     def _check_forgery(self, tokenizer: "PreTrainedTokenizerFast", controls: Collection[int]) -> None:
-        """No token that marks a turn may come out of plain text, whether tokenizer.json calls it special or not."""
+        """Prevent plain text from becoming tokens that mark turns, whether tokenizer.json calls these special or not."""
         for control in sorted(controls):
             text = tokenizer.convert_ids_to_tokens(control)
             if not set(controls).isdisjoint(self._text_ids(f"{_SAMPLE}{text}")):
@@ -147,7 +147,7 @@ class Renderer:
 
 
 def _encoder(backend: str, *, text: Collection[int] | None = None) -> "Tokenizer":
-    """An encoder that reads control tokens or, with `text`, leaves the added tokens of these ids the text that they are written as."""
+    """Return an encoder that reads control tokens, or with `text` encodes the spelling of these added tokens as plain text."""
     from tokenizers import Tokenizer
 
     state = json.loads(backend)
@@ -205,7 +205,7 @@ def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
 
 
 def _header(tail: str, to_reply: str) -> str:
-    """The header of a reply, from the history's, where the template has none for the next reply. A thought is the reply's own."""
+    """Return the header of a reply as the history has it, if the template has none for the next reply. A thought belongs to the reply."""
     told = to_reply.partition("<think>")[0]
     if not told.startswith(tail):
         raise ModelError(
@@ -222,8 +222,11 @@ class _Template:
         self._tokenizer = tokenizer
 
     def split(self, contents: Sequence[str], *, system: str | None = None, header: bool = True) -> list[str] | None:
-        """The template's text before, between and after contents that alternate between user and assistant; None when it refuses them
-        or does not show each of them once, in order. `header`: whether to ask for that of the next reply."""
+        """Return the template's text before, between and after contents that alternate between user and assistant.
+
+        Returns None if the template refuses them or does not show each of them once, in order. `header`: end with the header of the
+        next reply.
+        """
         messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
@@ -256,7 +259,7 @@ class _Template:
 
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in a template that is not done after this time: its loops may have no end."""
+    """Raise TimeoutError in a template that runs longer than `seconds`: its loops may have no end."""
     end = time.monotonic() + seconds
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:

@@ -23,7 +23,7 @@ NOTEBOOK_FILE: Final = "notebook.ipynb"
 FILES_DIRECTORY: Final = "files"
 GIVEN_DIRECTORY: Final = "given"
 KEPT_BYTES: Final = 256 << 20
-"""What copies of the task's files may take together."""
+"""Maximum size of the copies of a task's files together."""
 
 
 def save_run(
@@ -70,7 +70,7 @@ def _is_own_file(directory: Path, name: str) -> bool:
 
 
 def _keep_given(directory: Path, files: Sequence[str], cache: FileCache) -> tuple[str, ...]:
-    """Copy what fits into KEPT_BYTES. Returns the names of the others, and of those that are gone or have changed."""
+    """Copy the files that fit into KEPT_BYTES. Return the names of the others, and of those that are gone or have changed."""
     copies: dict[str, bytes] = {}
     room = KEPT_BYTES
     for file in filter(Path.is_absolute, map(Path, files)):  # names of a record that was read are no places here

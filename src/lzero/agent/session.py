@@ -18,8 +18,8 @@ class Session:
     """Runs the cells of one episode, and hands out the files of its workspace."""
 
     def __init__(self, pool: ReplPool, seed: int, files: Sequence[str], *, cache: FileCache | None = None) -> None:
-        """`files`: of the host; every REPL finds a copy of each in its workspace. `cache`: what reads them, shared by the episodes
-        of a run. Raises DataError for one that cannot be read."""
+        """`files`: paths on the host; every REPL gets a copy of each in its workspace. `cache` reads them; the episodes of a run
+        share it. Raises DataError for a file that cannot be read."""
         self._pool = pool
         self._cache = cache or FileCache()
         self._seed = seed
@@ -72,7 +72,7 @@ class Session:
 
 
 def check_files(files: Sequence[Path], *, max_bytes: int = sys.maxsize) -> None:
-    """Raises DataError for a file that cannot be read or is larger than `max_bytes`, and for two files of one name."""
+    """Check the files. Raises DataError for one that cannot be read or is larger than `max_bytes`, and for two files of one name."""
     names: set[str] = set()
     for file in files:
         if problem := file_problem(file):

@@ -12,13 +12,13 @@ from lzero.errors import LzeroError
 from lzero.extras import TRAIN, need_train
 
 THREADS_S = 5.0
-"""What threads have to end once a command has."""
+"""Seconds that threads have to end after a command."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: run a command, and end the process though threads that a user's code has started do not end."""
+    """Entry point: run a command, and end the process even if threads of a user's code still run."""
     try:
         _run(arguments)
     except SystemExit as ended:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _leave_stuck_threads(code: object) -> None:
-    """Python waits at its end for every thread that is no daemon, for ever: for the workers of a tool's executor, say."""
+    """End the process. Python itself would wait for every non-daemon thread without a deadline, such as workers of a tool's executor."""
     until = time.monotonic() + THREADS_S
     threads = [each for each in threading.enumerate() if each is not threading.current_thread() and not each.daemon]
     for thread in threads:
@@ -43,7 +43,7 @@ def _leave_stuck_threads(code: object) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> None:
-    """Our own errors print as one message and exit with 1, Ctrl-C with 130; anything else is a bug and keeps its traceback."""
+    """Print an LzeroError as one message and exit with 1, Ctrl-C with 130; any other exception is a bug and keeps its traceback."""
     # Two cores serve the model's threads and the sandboxes: a thread of OpenMP that spins while it waits takes one from them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _keep_warnings_off_the_display()
@@ -69,7 +69,7 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 
 def _keep_warnings_off_the_display() -> None:
-    """Send the warnings of libraries to run.log, where there is one: a user can mend none of them. PYTHONWARNINGS and `python -W` win."""
+    """Send warnings of libraries to run.log, if there is one: a user cannot fix them. PYTHONWARNINGS and `python -W` take precedence."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.warnoptions:
         logging.captureWarnings(True)

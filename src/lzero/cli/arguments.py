@@ -21,7 +21,7 @@ Arguments = Annotated[
 
 
 def read_config(arguments: list[str] | None) -> "Config":
-    """The configuration that a command line asks for, with budgets that fit its model. Raises ConfigError."""
+    """Return the configuration of a command line, with budgets that fit its model. Raises ConfigError."""
     from lzero.config import load_config
     from lzero.rollout.budgets import fit_budgets
 

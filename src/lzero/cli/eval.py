@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lzero.store import RunDirectory
 
 MANY = 0.5
-"""Share of episodes or steps that run out of a budget above which its key is named."""
+"""Share of episodes or steps that ran out of a budget above which the summary names its key."""
 NAMES = {"eval": "greedy", "sampled": "sampled"}
 
 
@@ -100,7 +100,7 @@ def _show(console: "Console", evaluations: "list[Evaluation]", agent: "AgentConf
 
 
 def summary_rows(evaluation: "Evaluation", agent: "AgentConfig") -> list[tuple[str, str, str]]:
-    """Rows of (measure, value, over what). A budget that many episodes ran out of is named with its key."""
+    """Return rows of (measure, value, over what). A budget that many episodes ran out of is named with its key."""
     from lzero.text import counted
 
     name = NAMES[evaluation.phase]
@@ -129,7 +129,7 @@ def summary_rows(evaluation: "Evaluation", agent: "AgentConfig") -> list[tuple[s
 
 
 def _fix(status: str, share: float, agent: "AgentConfig") -> str:
-    """The budget to raise, where many episodes ran out of it."""
+    """Return a note on the budget to raise, if many episodes ran out of it."""
     keys = {"out_of_tokens": "max_tokens", "out_of_steps": "max_steps"}
     if share < MANY or status not in keys:
         return ""

@@ -125,7 +125,7 @@ def _prompts(saved: "SavedEpisode") -> list[str]:
 
 
 def _decoder(model: str) -> "Callable[[Sequence[int]], str]":
-    """Raises ModelError where the model's tokenizer is gone."""
+    """Return the decoder of the model's tokens. Raises ModelError if its tokenizer is gone."""
     from lzero.config import make_config
     from lzero.engine.scripted import decode
     from lzero.rollout.build import open_tokenizer

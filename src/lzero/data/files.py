@@ -34,19 +34,19 @@ from lzero.types import ABILITIES, Passage, Task
 METADATA_CHARS = 200
 """Longest text of a further field that is kept."""
 TASK_BYTES = 4 << 30
-"""Most that the rows of a task file may hold, unpacked: tasks are kept in memory."""
+"""Maximum size of a task file, unpacked: tasks are kept in memory."""
 PASSAGE_BYTES = 256 << 30
-"""Most that the rows of a passage file may hold, unpacked: their index is kept on disk."""
+"""Maximum size of a passage file, unpacked: its index is kept on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a task file is read."""
+    """Options for reading a task file."""
 
     key: str = ""
-    """The configuration's that names it ("tasks.eval"), for errors."""
+    """Key of the configuration that names the file ("tasks.eval"), for errors."""
     split: str = ""
-    """What rows without a split belong to."""
+    """Split of the rows that name none."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """`tasks.columns`."""
     limits: FileLimits = field(default_factory=FileLimits)
@@ -54,7 +54,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFile:
-    """The tasks of a file, in its order."""
+    """Tasks of a file, in its order."""
 
     tasks: tuple[Task, ...]
     unread: Mapping[str, int]
@@ -183,7 +183,7 @@ def _metadata(row: Row) -> dict[str, str]:
 
 
 def _further(row: Row) -> dict[str, object]:
-    """Return what a row holds beside the fields of a task; an object in `metadata` field by field."""
+    """Return the other fields of a row, and those of an object in `metadata`."""
     further = {name: value for name, value in row.fields.items() if name not in FIELDS}
     given = row.fields.get("metadata")
     further |= given if isinstance(given, dict) else {"metadata": given}

@@ -29,7 +29,7 @@ class Listed:
     """Tasks in the order given; `task(index)` raises IndexError outside of it."""
 
     def __init__(self, tasks: Sequence[Task], *, unread: Mapping[str, int] = MappingProxyType({})) -> None:
-        """`unread`: fields of the tasks' file of which nothing is kept, with the number of their rows."""
+        """`unread`: field of the task file that was left out → number of rows that have it."""
         self._tasks = tuple(tasks)
         self.unread = unread
 
@@ -50,7 +50,7 @@ class Shuffled:
 
     def __init__(self, source: TaskSource, *, seed: int) -> None:
         self.source = source
-        """In its own order, each task once."""
+        """The source in its own order, each task once."""
         self._seed = seed
         self._order = lru_cache(maxsize=2)(self._new_order)  # two: a batch may reach over an epoch's end
 
@@ -91,7 +91,7 @@ def open_source(spec: str, *, split: str, seed: int, config: TasksConfig, repl: 
 
 
 def unread_fields(source: TaskSource) -> str:
-    """Return a sentence that lists the fields of a task file of which nothing is kept; "" if there are none."""
+    """Return a sentence that lists the fields of a task file that were left out; "" if there are none."""
     listed = source.source if isinstance(source, Shuffled) else source
     if not (isinstance(listed, Listed) and listed.unread):
         return ""

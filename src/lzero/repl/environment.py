@@ -25,7 +25,7 @@ from lzero.config import ReplConfig
 from lzero.errors import ConfigError, SandboxError
 
 PLACE = "/opt/environment"
-"""Where the jail shows a kernel environment, wherever it is outside: a cell sees the same on every machine."""
+"""Path of the kernel environment inside the jail, the same on every machine."""
 _KERNEL = Path(__file__).parents[1] / "assets" / "kernel"
 _LOCK = tuple((_KERNEL / "lock.txt").read_text(encoding="utf-8").splitlines())
 REQUIREMENTS = tuple((_KERNEL / "requirements.txt").read_text(encoding="utf-8").split())
@@ -72,7 +72,7 @@ def find(config: ReplConfig) -> Environment:
 
 
 def build(config: ReplConfig, *, say: Callable[[str], None] = lambda _: None, pinned: bool = True) -> Environment:
-    """Make the environment unless it is there; two processes may try at once. `pinned`: of the releases that the lock names.
+    """Make the environment unless it exists; two processes may try at once. `pinned`: use the releases that the lock names.
 
     Raises SandboxError.
     """
@@ -115,7 +115,7 @@ def pins(config: ReplConfig) -> str:
 
 
 def _build_at(directory: Path, config: ReplConfig, constraints: str) -> None:
-    """Build beside `directory`, then rename: what has the final name is complete."""
+    """Build the environment next to `directory`, then rename it, so that a directory of the final name is complete."""
     if directory.exists() and any(directory.iterdir()):
         raise SandboxError(f"{directory} exists and is no kernel environment: remove it, or set repl.environment")
     partial = directory.with_name(f"{directory.name}.partial")
@@ -141,7 +141,7 @@ def _build_at(directory: Path, config: ReplConfig, constraints: str) -> None:
 
 
 def _name_the_jails_place(built: Path) -> None:
-    """Have the environment's scripts name the interpreter at its place in the jail, and nothing of this machine's directories.
+    """Make the environment's scripts name the interpreter by its path in the jail, without directories of this machine.
 
     pip writes the path of the interpreter that it runs in into the first line of a script (or its second one, where the path is
     long or holds a space); venv writes it into its own scripts and its settings."""

@@ -186,7 +186,7 @@ def _links_in_etc() -> list[str]:
     """Return bubblewrap's arguments for /etc: users of our own, and the choices among the system's programs and libraries.
 
     On many systems /usr/bin/awk, cc and which are links to /etc/alternatives, which links back into /usr. The links are made anew
-    where they lead into what the jail shows: no file of the host's /etc is bound, and no name of another directory is told."""
+    where they lead into what the jail shows: no file of the host's /etc is bound, and no name of another directory is visible."""
     links = {f"/etc/{name}": f"{_MODULES}/etc/{name}" for name in ("passwd", "group")}
     for link in sorted(_ALTERNATIVES.glob("*")):
         target = os.path.normpath(os.readlink(link)) if link.is_symlink() else ""

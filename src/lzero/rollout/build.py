@@ -51,7 +51,7 @@ class Parts:
     engine: Engine
     runner: Runner
     tools_of: Callable[[Task], tuple[Tool, ...]]
-    """The tools that a task's episodes have, beside the agent's own."""
+    """Tools of a task's episodes in addition to the agent's own."""
     sandbox: Mapping[str, Json]
     """What shuts the REPLs in: for the record of the run."""
 
@@ -96,7 +96,7 @@ async def build(
 
 
 def open_user_code(config: Config) -> tuple[Scorer, tuple[Tool, ...]]:
-    """Import the reward and the tools, and try the prompt template. Raises ConfigError for what cannot be used."""
+    """Import the reward and the tools, and try the prompt template. Raises ConfigError for one that cannot be used."""
     scorer = open_scorer(config)
     tools = open_tools(config.agent.tools, config, key="agent.tools", taken=("search",))
     system_prompt(config.agent, tools)
@@ -201,7 +201,7 @@ def open_corpus_search(corpus: str, config: TasksConfig) -> Search:
 
 
 def _tools_of(task: Task, *, config: TasksConfig, corpus: Search | None, tools: Sequence[Tool]) -> tuple[Tool, ...]:
-    """Return the tools of a task's episodes: `search` only where there is something to search."""
+    """Return the tools of a task's episodes: `search` only if there are passages to search."""
     if corpus is not None:
         return (corpus, *tools)
     if not task.passages:

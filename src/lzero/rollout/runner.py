@@ -111,7 +111,7 @@ class Runner:
         return episode
 
     async def _score(self, task: Task, episode: Episode) -> tuple[Episode, Reward | None]:
-        """The episode with its reward, or as a failed one: a scorer that fails is not asked again, as it would fail again."""
+        """Return the episode with its reward, or as failed. A scorer that fails is not called again, because it would fail again."""
         reward = None
         if episode.failure is None:
             try:

@@ -182,7 +182,7 @@ class RunDirectory:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """While it lasts, run.log receives what the loggers below "lzero" say, and the warnings of libraries."""
+        """Write messages of the loggers below "lzero", and warnings of libraries, to run.log within this context."""
         with told(self.path):
             log = _LogFile(self.path / "run.log")
         handler = logging.StreamHandler(log)

@@ -1,4 +1,4 @@
-"""Records as tidy Parquet tables, and back, exactly (but that files of a task keep their names only, not their places).
+"""Writes records as tidy Parquet tables and reads them back exactly, except that files of a task keep their names only, not their paths.
 
     tasks       a row a task            its place in the file is `group`
     episodes    a row an episode        `group` points into tasks

@@ -52,7 +52,7 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 
 
 def _leave_shared_directory() -> None:
-    """A thread that changes its working directory (unshare(2)) then changes its own, not that of the whole process, below which relative
-    paths of others lie. Where the system does not allow it, all stays as it is."""
+    """Give this thread a working directory of its own (unshare(2)), so that a tool that changes it does not change the relative paths of
+    others. Does nothing if the system does not allow it."""
     with suppress(AttributeError, OSError):  # not Linux
         ctypes.CDLL(None).unshare(_CLONE_FS)

@@ -82,7 +82,7 @@ async def run_training(
     start = time.monotonic()
     check_settings(config)
     check_trackers(config)
-    open_user_code(config)  # a misspelt tool is told before a large model is loaded
+    open_user_code(config)  # so that a misspelt tool is an error before a large model is loaded
     if run is None:
         check_new(config)
     training, held_out = _sources(config)
@@ -172,7 +172,7 @@ def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
 
 
 def _compared(run: RunDirectory, inputs: Mapping[str, Input], *, checkpoint: Path | None, accept: bool) -> list[str]:
-    """Return notes on what has changed of a run's inputs. Raises StoreError as `check_inputs` does."""
+    """Return notes on a run's inputs that have changed. Raises StoreError as `check_inputs` does."""
     there = read_inputs(run.path)
     if there is None:
         return [
@@ -182,7 +182,7 @@ def _compared(run: RunDirectory, inputs: Mapping[str, Input], *, checkpoint: Pat
 
 
 def unread_notes(config: Config, training: TaskSource, held_out: TaskSource) -> list[str]:
-    """Return a sentence for each task file with fields of which nothing is kept."""
+    """Return a sentence for each task file with fields that were left out."""
     named = {"train": (config.tasks.train, training), "eval": (config.tasks.eval, held_out)}
     found = {f"tasks.{key}: {spec}": unread_fields(source) for key, (spec, source) in named.items()}
     return [f"{where}: {fields}" for where, fields in found.items() if fields]

@@ -69,7 +69,7 @@ def _restore(names: dict[str, Any], kept: Names) -> None:
 
 
 def _forbid_exit(names: dict[str, Any]) -> None:
-    """Replace what IPython has under these names, now and whenever it puts it back."""
+    """Replace IPython's functions of these names, now and whenever IPython restores them."""
     for name in ("exit", "quit"):
         if type(names.get(name)).__module__.startswith("IPython."):
             names[name] = leave

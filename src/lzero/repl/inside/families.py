@@ -64,8 +64,8 @@ class Families:
         return family if family is not None and family.session else None
 
     def signal(self, number: int, sent: int) -> None:
-        """Kill with its init, if it has it to itself; interrupt as a terminal does, with the processes that it waits for; any
-        other signal is for the session."""
+        """Send a signal to a session. A kill also reaches its init, unless copies share it. An interrupt also reaches the processes that
+        the session waits for, as from a terminal. Any other signal reaches the session alone."""
         family = self._by_number.get(number)
         if family is None or not family.session:
             return

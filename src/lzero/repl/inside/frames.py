@@ -36,7 +36,7 @@ class Channel:
         return message
 
     def close(self) -> None:
-        """Let go of this process's end; another process that has it, too, keeps it."""
+        """Close this process's end; another process that shares it keeps its own."""
         self._socket.close()
 
     def _exactly(self, count: int) -> bytes:

@@ -294,7 +294,7 @@ class _Connection:
 
 
 def _result_of(request: "asyncio.Task[_Answer]") -> _Answer:
-    """Raises Lost for what looks like a deadline, or a cancellation, of ours."""
+    """Return the result of a finished request. Raises Lost for an exception that looks like our own deadline or cancellation."""
     try:
         return request.result()
     except (TimeoutError, asyncio.CancelledError) as error:

@@ -39,7 +39,7 @@ class Signature:
     text: str
     """`(path: str, lines: int = 10) -> str`"""
     notes: tuple[str, ...]
-    """What the server says of a parameter, and the types that have a name, a line each."""
+    """One line for each parameter that the server describes, and for each named type."""
 
 
 def tool_name(name: str, *, server: str, taken: Collection[str]) -> str:
