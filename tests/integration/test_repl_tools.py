@@ -217,6 +217,15 @@ async def test_an_interrupt_in_a_loop_of_calls_keeps_the_wire_in_step(pool: Loca
     await repl.close()
 
 
+async def test_arguments_that_take_long_to_convert_can_be_interrupted_and_may_call_tools(pool: LocalPool) -> None:
+    repl = await pool.open([SEARCH], echo, seed=0)
+    slow = "import time\nclass Slow:\n    def tolist(self): time.sleep(60)\nsearch(Slow())"
+    assert (await repl.run(slow, deadline_s=0.5)).status == "timed_out"
+    nested = "class Nested:\n    def tolist(self): return search('inner')['name']\nsearch(Nested())['arguments']"
+    assert await value(repl, nested) == "{'query': 'search'}"
+    await repl.close()
+
+
 async def test_calls_of_a_thread_that_outlives_its_cell_wait_for_the_next(pool: LocalPool) -> None:
     repl = await pool.open([SEARCH], echo, seed=0)
     code = "import threading\nanswers = []\ndef ask():\n    while True: answers.append(search('x')['name'])\n"

@@ -15,6 +15,15 @@ class Closed(Exception):
     """The host is gone, or has closed this REPL."""
 
 
+def encode(message: dict[str, Any]) -> bytes:
+    """Return JSON. Raises ValueError or TypeError for what JSON or a frame cannot hold."""
+    text = json.dumps(message, ensure_ascii=False, allow_nan=False, default=plain, separators=(",", ":"))
+    body = text.encode("utf-8", "replace")  # lone surrogates have no UTF-8
+    if len(body) > MAX_FRAME:
+        raise ValueError(f"{len(body)} bytes are more than a message may hold ({MAX_FRAME})")
+    return body
+
+
 class Channel:
     """Frames over a connected socket."""
 
@@ -22,11 +31,8 @@ class Channel:
         self._socket = connection
 
     def send(self, message: dict[str, Any]) -> None:
-        """Raises ValueError or TypeError for what JSON cannot hold, before anything is written."""
-        text = json.dumps(message, ensure_ascii=False, allow_nan=False, default=plain, separators=(",", ":"))
-        body = text.encode("utf-8", "replace")  # lone surrogates have no UTF-8
-        if len(body) > MAX_FRAME:
-            raise ValueError(f"{len(body)} bytes are more than a message may hold ({MAX_FRAME})")
+        """Raises ValueError or TypeError as `encode` does, before anything is written."""
+        body = encode(message)
         self._socket.sendall(_LENGTH.pack(len(body)) + body)
 
     def receive(self) -> dict[str, Any]:

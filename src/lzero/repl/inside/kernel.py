@@ -4,6 +4,7 @@ Nothing here is trusted by the host: the cells share this process and may forge 
 """
 
 import gc
+import json
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 import numpy
 import workspace
 from capture import Outputs
-from frames import Channel, Closed
+from frames import Channel, Closed, encode
 from relay import Relay
 from shell import Shell
 from streams import Stream
@@ -122,6 +123,7 @@ class Tools:
         return stub(tool, self._ask)
 
     def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
+        arguments = json.loads(encode(arguments))  # before the lock is taken: it may run code of the cell, for any time
         reply = self._relay.call(name, arguments) if self._is_child else self._call(name, arguments)
         if reply["error"] is not None:
             raise ToolError(reply["error"])
