@@ -94,7 +94,7 @@ def _pattern(integer: str) -> re.Pattern[str]:
         r"(?: ?(?P<scale>thousand|million|billion|trillion)(?!\w))?"
         rf"(?: ?(?P<after>{CURRENCIES})(?!\w))?"
         rf"(?: ?(?P<unit>{UNITS})(?![\w/]))?"
-        r"(?P<suffix>(?:[-']?[^\W\d_](?:[^\W_]|\.(?=\d))*+)*+)(?![^\W_]|\.\d)"
+        r"(?P<suffix>°?(?:[-']?[^\W\d_](?:[^\W_]|\.(?=\d))*+)*+)(?![^\W_]|\.\d)"
     )
 
 
@@ -258,7 +258,10 @@ def _unit(match: re.Match[str], *, scaled: bool) -> str:
     if match["word"] and match["unit"]:
         scale += " "
     suffix = re.sub("[-']", "", match["suffix"])
-    return scale + (unit_of(match["unit"]) if match["unit"] else "") + ("i" if suffix == "j" else suffix)
+    unit = match["unit"] or (suffix if re.fullmatch(UNITS, suffix) else "")  # 5-kilometre
+    if unit:
+        return scale + unit_of(unit)
+    return scale + ("i" if suffix == "j" else suffix)
 
 
 def _value(match: re.Match[str], *, named: bool) -> str | None:

@@ -37,7 +37,11 @@ def form_problems(task: Task, config: RewardConfig) -> list[str]:
                 f'{task.id}: reward.match = "{config.match}" deletes the whole gold answer {gold!r}, so it matches any answer that '
                 'is deleted whole. Set reward.match = "unicode", or remove the task'
             )
-        elif not exact_match(plain := normalize(gold), task.answers, match=config.match, numbers=config.numbers):
+        elif (
+            not any(map(str.isalpha, gold))
+            and (plain := normalize(gold)) != normalize(gold, numbers="text")
+            and not exact_match(plain, task.answers, match=config.match, numbers=config.numbers)
+        ):
             problems.append(
                 f"{task.id}: the gold answer {gold!r} is {plain!r}, and that spelling scores 0. "
                 'Set reward.numbers = "value" with reward.match = "unicode", or add it to `aliases`'
