@@ -109,6 +109,56 @@ def test_the_run_directory_holds_everything(finished: Path) -> None:
         assert resolve(str(finished / "checkpoints" / f"update-{update:06d}"))
 
 
+MINE = """
+import itertools
+import time
+
+import numpy
+
+from lzero.types import Reward
+
+calls = itertools.count()
+
+
+def odd(task, episode):
+    if next(calls) == 5:
+        return float("Kato")
+    score = numpy.mean([1, 0])
+    return Reward(score=score, per_step=[score for _ in episode.steps], parts={"half": numpy.full(len(episode.steps), 0.5)})
+
+
+async def broken(task, episode):
+    raise SystemExit("no judge")
+"""
+
+
+def test_a_reward_function_that_fails_costs_its_episode_and_numbers_of_numpy_cost_nothing(
+    tiny_run: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd_rewards.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    code, lines, errors = train(*tiny_run, f"run.dir={run}", "reward.function=odd_rewards:odd", capsys=capsys)
+    assert (code, errors) == (0, "")
+    (note,) = (line for line in lines if "is left out" in line)
+    assert "the reward function odd_rewards:odd raised ValueError: could not convert string to float: 'Kato'" in note
+    assert "Traceback (most recent call last)" in (run / "run.log").read_text()
+    assert sum(line["failures/reward"] for line in metrics(run)) == 1
+    assert all(line["reward/half"] == line["reward/total"] > 0 for line in metrics(run))
+
+
+def test_a_reward_function_that_always_fails_ends_the_run_with_a_checkpoint_and_its_name(
+    tiny_run: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken_rewards.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = tmp_path / "run"
+    code, _, errors = train(*tiny_run, f"run.dir={run}", "reward.function=broken_rewards:broken", capsys=capsys)
+    assert code == 1
+    assert "the reward function broken_rewards:broken raised SystemExit: no judge" in errors
+    assert len(list((run / "checkpoints").iterdir())) == 1
+
+
 def test_a_finished_run_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "inputs.json").unlink()  # as in a run of an earlier version
     code, lines, _ = train("--resume", str(run), "train.updates=3", "--json", capsys=capsys)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rollout_fakes import FakeEpisodes, Shuffler, Tasks, make_runner
 
 from lzero.cli.eval import summary_rows
-from lzero.config import AgentConfig, Config, load_config
+from lzero.config import AgentConfig, Config, RewardConfig, load_config
 from lzero.errors import TrainError
 from lzero.eval.evaluate import Evaluation, Evaluator
 from lzero.rollout.summary import pass_at_k
@@ -131,7 +131,11 @@ def test_a_summary_names_the_budget_that_many_episodes_ran_out_of() -> None:
         records=(),
         metrics={"rollout/steps_per_episode": 1.0, **shares},
     )
-    rows = summary_rows(found, AgentConfig(max_tokens=384, response_tokens=32))
+    config = Config(agent=AgentConfig(max_tokens=384, response_tokens=32))
+    rows = summary_rows(found, config)
+    assert rows[0][0] == "greedy EM"
+    judged = config.model_copy(update={"reward": RewardConfig(function="mine:judge")})
+    assert summary_rows(found, judged)[0][0] == "greedy score"
     assert ("greedy out of tokens", "75.0%", "of the episodes: raise agent.max_tokens = 384") in rows
     assert ("greedy out of steps", "25.0%", "of the episodes") in rows
     assert ("greedy replies cut off", "60.0%", "of the steps: raise agent.response_tokens = 32") in rows

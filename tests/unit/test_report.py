@@ -12,7 +12,7 @@ from lzero.config import load_config
 from lzero.errors import StoreError
 from lzero.eval.transcript import episode_panel
 from lzero.store import Record, RunDirectory
-from lzero.types import Episode, Execution, Failure, Parsed, Stream, Task
+from lzero.types import Episode, Execution, Failure, Parsed, Reward, Stream, Task
 from lzero.view.curve import draw_curve, read_curves
 
 
@@ -41,6 +41,15 @@ def test_the_curve_is_drawn_as_png_and_svg(run: RunDirectory) -> None:
     assert "</svg>" in png.with_suffix(".svg").read_text()
 
 
+def test_the_curve_names_what_the_score_is(tmp_path: Path) -> None:
+    for function, label in (("", "exact match"), ("mine:judge", "score by mine:judge")):
+        config = load_config(None, [f'run.dir="{tmp_path / (function or "own")}"', f'reward.function="{function}"'])
+        directory = RunDirectory.create(config)
+        directory.append_metrics({"score": 0.3}, phase="eval", update=0)
+        draw_curve(directory.path)
+        assert f"<!-- {label} -->" in (directory.path / "learning-curve.svg").read_text()
+
+
 def test_the_points_of_the_curve_are_those_of_the_metrics() -> None:
     whole, by_hops = read_curves(
         [
@@ -59,6 +68,15 @@ def test_the_points_of_the_curve_are_those_of_the_metrics() -> None:
 def test_a_run_without_a_score_has_no_curve(run: RunDirectory) -> None:
     with pytest.raises(StoreError, match="holds no score to draw yet"):
         draw_curve(run.path)
+
+
+def test_a_score_between_wrong_and_right_is_shown_as_it_is() -> None:
+    task = make_task()
+    half = Reward(score=0.5, per_step=(0.5,), parts={})
+    record = Record(task=task, episodes=(make_episode(task),), rewards=(half,))
+    assert "score 0.5, 'yes' is right" in shown(record)
+    unknown = msgspec.structs.replace(task, answers=())
+    assert "score 0.5 · reward 0.500" in shown(msgspec.structs.replace(record, task=unknown))
 
 
 def test_an_episode_is_shown_step_by_step() -> None:

@@ -44,7 +44,7 @@ def evaluate(
     start = time.monotonic()
     run, evaluations = asyncio.run(_evaluate(config, console))
     seconds = time.monotonic() - start
-    _show(console, evaluations, run.config.agent)
+    _show(console, evaluations, run.config)
     console.print(f"{seconds:.1f} s; episodes and metrics: {run.path}", highlight=False, soft_wrap=True)
     if json:
         print(_as_json(evaluations, run, seconds))
@@ -82,8 +82,8 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
             return run, await evaluator.record(run)
 
 
-def _show(console: "Console", evaluations: "list[Evaluation]", agent: "AgentConfig") -> None:
-    rows = [row for evaluation in evaluations for row in summary_rows(evaluation, agent)]
+def _show(console: "Console", evaluations: "list[Evaluation]", config: "Config") -> None:
+    rows = [row for evaluation in evaluations for row in summary_rows(evaluation, config)]
     if not console.is_terminal:
         for name, value, over in rows:
             console.print(f"{name}: {value} ({over})", highlight=False, soft_wrap=True, markup=False)
@@ -99,17 +99,20 @@ def _show(console: "Console", evaluations: "list[Evaluation]", agent: "AgentConf
     console.print(table)
 
 
-def summary_rows(evaluation: "Evaluation", agent: "AgentConfig") -> list[tuple[str, str, str]]:
-    """Return rows of (measure, value, over what). A budget that many episodes ran out of is named with its key."""
+def summary_rows(evaluation: "Evaluation", config: "Config") -> list[tuple[str, str, str]]:
+    """Return rows of (measure, value, over what). The score is called "EM" where it is exact match. A budget that many episodes ran out
+    of is named with its key."""
     from lzero.text import counted
 
+    agent = config.agent
     name = NAMES[evaluation.phase]
+    measure = f"{name} {'score' if config.reward.function else 'EM'}"
     metrics = evaluation.metrics
     scored = evaluation.num_episodes - evaluation.num_failed
-    rows = [(f"{name} EM", f"{evaluation.score:.3f}", f"{scored} episodes of {evaluation.num_tasks} tasks")]
+    rows = [(measure, f"{evaluation.score:.3f}", f"{scored} episodes of {evaluation.num_tasks} tasks")]
     for hops, score in evaluation.score_by_hops.items():
         number = sum(record.task.hops == hops for record in evaluation.records)
-        rows.append((f"{name} EM, {counted(hops, 'hop')}", f"{score:.3f}", f"{number} tasks"))
+        rows.append((f"{measure}, {counted(hops, 'hop')}", f"{score:.3f}", f"{number} tasks"))
     rows += [(f"pass@{k}", f"{value:.3f}", "unbiased") for k, value in evaluation.pass_at_k.items()]
     rows.append((f"{name} steps", f"{metrics['rollout/steps_per_episode']:.2f}", "an episode"))
     rows.append((f"{name} tokens", f"{metrics.get('rollout/tokens_per_step', 0.0):.1f}", "a step"))

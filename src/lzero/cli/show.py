@@ -104,7 +104,7 @@ def _scored(opened: Opened) -> list[str]:
     lines = [f"gold    {' | '.join(opened.saved.task.answers)}"] if opened.saved.task.answers else []
     if (reward := opened.reward) is not None:
         parts = ", ".join(f"{name} {sum(values):.3g}" for name, values in reward.parts.items())
-        lines += [f"score   {reward.score:g}", f"reward  {sum(reward.per_step):.3g} = {parts}"]
+        lines += [f"score   {reward.score:g}", f"reward  {sum(reward.per_step):.3g}" + (f" = {parts}" if parts else "")]
     return lines + ([f"not trained on: {opened.dropped}"] if opened.dropped else [])
 
 

@@ -155,5 +155,5 @@ def ending(task: Task, episode: Episode, reward: Reward | None, config: Config) 
     ]
     if reward is not None:
         parts = ", ".join(f"{name} {sum(values):.2f}" for name, values in reward.parts.items())
-        lines += [f"score   {reward.score:g}", f"reward  {sum(reward.per_step):.2f} = {parts}"]
+        lines += [f"score   {reward.score:g}", f"reward  {sum(reward.per_step):.2f}" + (f" = {parts}" if parts else "")]
     return "\n".join(lines)

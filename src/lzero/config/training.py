@@ -79,6 +79,11 @@ class RewardConfig(Section):
             )
         return self
 
+    @property
+    def score_name(self) -> str:
+        """What the core score is, for displays."""
+        return f"score by {self.function}" if self.function else "exact match"
+
 
 class AlgoConfig(Section):
     # Credit: from rewards to advantages.

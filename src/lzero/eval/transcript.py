@@ -54,9 +54,16 @@ def _ending(task: Task, episode: Episode, reward: Reward | None) -> Text:
         )
     assert reward is not None, "an episode that did not fail is scored"
     answer = "no answer" if episode.answer is None else f"answered {clean(episode.answer)!r}"
-    verdict = ("right", "bold green") if reward.score == 1.0 else (f"wrong: {task.answers[0]!r} was right", "bold red")
+    verdict = ("right", "bold green") if reward.score == 1.0 else (_shortfall(task, reward), "bold red")
     how = episode.status.replace("_", " ")
     return Text.assemble(f"{how} · {answer} · ", verdict, f" · reward {sum(reward.per_step):.3f}")
+
+
+def _shortfall(task: Task, reward: Reward) -> str:
+    if not task.answers:
+        return f"score {reward.score:g}"
+    gold = clean(repr(task.answers[0]))
+    return f"score {reward.score:g}, {gold} is right" if reward.score else f"wrong: {gold} was right"
 
 
 def _indented(part: RenderableType) -> Padding:

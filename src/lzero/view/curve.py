@@ -46,14 +46,15 @@ def draw_curve(path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    whole, by_hops = read_curves(RunDirectory.open(path).read_metrics())
+    run = RunDirectory.open(path)
+    whole, by_hops = read_curves(run.read_metrics())
     if not whole.held_out and not whole.training:
         raise StoreError(f"{path / 'metrics.jsonl'} holds no score to draw yet")
     figure = Figure(figsize=(10.5, 4.2) if by_hops else (6.4, 4.2), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2 if by_hops else 1, sharey=True, squeeze=False)[0]
     _frame(axes[0], "Score")
-    axes[0].set_ylabel("exact match", color=MUTED)
+    axes[0].set_ylabel(run.config.reward.score_name, color=MUTED)
     _draw(axes[0], whole, ACCENT)
     if by_hops:
         _frame(axes[1], "Score by hops")
