@@ -216,6 +216,15 @@ def test_an_error_about_unknown_fields_lists_them_and_shows_the_mapping(tmp_path
     assert mapped == (Task(id="c1", question="Which?", answers=("Nord",), source="t", metadata={"note": "x"}),)
 
 
+def test_a_whole_number_may_be_longer_than_a_float_but_for_measures(tmp_path: Path) -> None:
+    large = 10**400
+    (task,) = read_tasks(write(tmp_path / "t.jsonl", {"question": "?", "answer": large}))
+    assert task.answers == (str(large),)
+    for field in ("difficulty", "hops"):
+        with pytest.raises(DataError, match=rf"line 1 of .*: field `{field}` is 1000.*give a number"):
+            read_tasks(write(tmp_path / "t.jsonl", {"question": "?", "answer": "a", field: large}))
+
+
 def test_columns_reach_into_objects_and_lists(tmp_path: Path) -> None:
     row = {"prompt": [{"role": "user", "content": "Who?"}], "reward": {"truth": 3}, "ability": "MATH", "sources": [1]}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "t.parquet")

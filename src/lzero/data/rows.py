@@ -6,6 +6,7 @@ A row knows its place: its errors name the configuration's key, the file, the li
 import gzip
 import io
 import math
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -22,6 +23,8 @@ from lzero.paths import file_problem
 
 MAX_ROW_BYTES = 64 << 20
 """Largest row. A packed line can be a thousand times as long as its file."""
+LARGEST_NUMBER = sys.float_info.max
+"""Of a difficulty, say. An answer may be any whole number."""
 BATCH_ROWS = 16
 """Rows of a Parquet file that are decoded at once."""
 
@@ -61,16 +64,20 @@ class Row:
         value = self.fields.get(field)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
             raise self.error(field, f"is {shown(value)}: give a number, or leave it out")
         return value
 
     def _text(self, field: str, value: object) -> str:
         if isinstance(value, str):
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not _is_finite(value):
             raise self.error(field, f"holds {shown(value)}: give a text")
         return written(value)
+
+
+def _is_finite(value: float | Decimal) -> bool:
+    return isinstance(value, int) or math.isfinite(value)  # an int may be too large for a float
 
 
 def written(value: float | Decimal) -> str:
