@@ -13,7 +13,7 @@ import torch
 
 from lzero.engine import local
 from lzero.engine.local import LocalEngine
-from lzero.engine.local_cache import Forward
+from lzero.engine.local_cache import Forward, fitting_slots
 from lzero.engine.local_probe import rows_are_independent
 from lzero.engine.local_sampling import draw
 from lzero.errors import EngineError
@@ -633,3 +633,11 @@ def test_rows_that_differ_in_the_last_bits_are_noticed(edge: float) -> None:
 async def test_a_cache_beyond_the_machine_is_refused_with_the_sum() -> None:
     with pytest.raises(EngineError, match=r"1000000 slots × 100000 tokens × 256 bytes needs 25600\.3 GB"):
         LocalEngine(tiny_model(), TOKENIZER, max_tokens=100_000, num_slots=1_000_000)
+
+
+def test_as_many_slots_as_fit_into_memory() -> None:
+    model = tiny_model()
+    assert fitting_slots(model, num_slots=128, max_tokens=64) == 128
+    fewer = fitting_slots(model, num_slots=1_000_000, max_tokens=100_000)
+    assert 1 <= fewer < 1_000_000
+    assert fitting_slots(model, num_slots=8, max_tokens=10**12) == 1

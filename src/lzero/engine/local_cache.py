@@ -17,6 +17,9 @@ from lzero.engine.local_reach import shortest_reach
 from lzero.errors import EngineError, ModelError
 from lzero.threads import computing_alone
 
+SHARE = 0.5
+"""Share of the free memory that the cache takes where it has to be smaller than asked for: passes and training need the rest."""
+
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
     """A transformers cache of `num_slots` sequences; `aim` says where the next forward pass reads and writes."""
@@ -90,7 +93,7 @@ class Forward:
         like: torch.Tensor = next(model.parameters())
         with torch.inference_mode(), computing_alone():
             shapes = _cache_shapes(model)
-            _check_memory(like, shapes, num_slots, max_tokens)
+            _check_memory(model, shapes, num_slots, max_tokens)
             self.cache = SlotCache(shapes, like, slots=num_slots, tokens=max_tokens + 1)
         self._forbidden = torch.finfo(like.dtype).min
         self.dtype = like.dtype
@@ -146,18 +149,34 @@ def _cache_shapes(model: Any) -> list[tuple[torch.Size, torch.Size]]:
         raise ModelError(f"the local engine cannot serve {name}: {type(error).__name__}: {error}") from error
 
 
-def _check_memory(like: torch.Tensor, shapes: list[tuple[torch.Size, torch.Size]], slots: int, tokens: int) -> None:
-    """Refuse a cache that cannot fit before the machine has to."""
+def fitting_slots(model: Any, *, num_slots: int, max_tokens: int) -> int:
+    """Return `num_slots`, or where their cache does not fit into the free memory, how many fit into half of it. Raises ModelError."""
+    with torch.inference_mode(), computing_alone():
+        per_slot = _token_bytes(model, _cache_shapes(model)) * (max_tokens + 1)
+    free = _free_bytes(model.device)
+    return num_slots if per_slot * num_slots <= free else max(1, int(free * SHARE / per_slot))
+
+
+def _token_bytes(model: Any, shapes: list[tuple[torch.Size, torch.Size]]) -> int:
+    like: torch.Tensor = next(model.parameters())
+    return sum(key.numel() + value.numel() for key, value in shapes) * like.element_size()
+
+
+def _free_bytes(device: torch.device) -> int:
     import psutil
 
-    per_token = sum(key.numel() + value.numel() for key, value in shapes) * like.element_size()
+    free: int = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return free
+
+
+def _check_memory(model: Any, shapes: list[tuple[torch.Size, torch.Size]], slots: int, tokens: int) -> None:
+    """Refuse a cache that cannot fit before the machine has to."""
+    per_token, free = _token_bytes(model, shapes), _free_bytes(model.device)
     needed = per_token * slots * (tokens + 1)
-    on_gpu = like.device.type == "cuda"
-    free = torch.cuda.mem_get_info(like.device)[0] if on_gpu else psutil.virtual_memory().available
     if needed > free:
         fitting = int(free / per_token / (tokens + 1))
         fix = f"lower rollout.concurrency to {fitting}, or agent.max_tokens" if fitting else "lower agent.max_tokens"
         raise EngineError(
             f"the cache of {slots} slots × {tokens} tokens × {per_token} bytes needs {needed / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free on {like.device}: {fix}"
+            f"{free / 1e9:.1f} GB are free on {model.device}: {fix}"
         )

@@ -9,6 +9,7 @@ torch and transformers are loaded when `build` is called, not when this module i
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from lzero.agent.episode import LIBRARIES, Setting, Ticket, run_episode
 from lzero.agent.file_cache import FileCache
 from lzero.agent.prompt import system_prompt
 from lzero.agent.toolbox import open_tools
-from lzero.config import Config, RewardConfig, TasksConfig
+from lzero.config import Config, RewardConfig, RolloutConfig, TasksConfig
 from lzero.data.attachments import FileLimits
 from lzero.errors import ConfigError
 from lzero.plugins import load_object
@@ -32,7 +33,9 @@ from lzero.tools.search import PassageIndex, Search
 from lzero.types import Episode, Json, Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 POLICY = "policy:"
 """`model.path = "policy:expert"` is the world's scripted policy of that name, not a model."""
@@ -78,7 +81,7 @@ async def build(
     tokenizer = open_tokenizer(config)
     renderer = open_renderer(config.agent, tokenizer)
     async with AsyncExitStack() as stack:
-        engine = make_engine(tokenizer) if make_engine else open_engine(config, tokenizer)
+        engine, rollout = (make_engine(tokenizer), config.rollout) if make_engine else open_engine(config, tokenizer)
         stack.push_async_callback(engine.close)
         stack.push_async_callback(pool.close)
         await pool.start()
@@ -91,7 +94,7 @@ async def build(
             files=FileCache(max_file_bytes=FileLimits.of(config.repl).file_bytes),
         )
         tools_of = partial(_tools_of, config=config.tasks, corpus=corpus, tools=tools)
-        runner = Runner(_episodes_of(setting, tools_of), scorer, config.rollout)
+        runner = Runner(_episodes_of(setting, tools_of), scorer, rollout)
         yield Parts(engine=engine, runner=runner, tools_of=tools_of, sandbox=pool.facts())
 
 
@@ -143,24 +146,46 @@ def open_reward(config: Config) -> RewardFn:
     return function
 
 
-def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> Engine:
-    """Raises ConfigError for an unknown policy, ModelError for a model directory that cannot be used."""
+def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> tuple[Engine, RolloutConfig]:
+    """Return the engine, and [rollout] with as many episodes at once as it has memory for.
+
+    Raises ConfigError for an unknown policy, ModelError for a model directory that cannot be used.
+    """
     if config.model.path.startswith(POLICY):
         from lzero.engine.scripted import ScriptedEngine
 
         name = config.model.path.removeprefix(POLICY)
-        return ScriptedEngine(find_policy(name, option=f"model.path = {config.model.path!r}"), tokenizer)
+        return ScriptedEngine(
+            find_policy(name, option=f"model.path = {config.model.path!r}"), tokenizer
+        ), config.rollout
     from lzero.engine.local import LocalEngine
     from lzero.models import load_model, resolve, select_device
 
     device = select_device(config.model.device)
-    return LocalEngine(
-        load_model(resolve(config.model.path), dtype=config.model.dtype, device=device),
+    model = load_model(resolve(config.model.path), dtype=config.model.dtype, device=device)
+    rollout = config.rollout.model_copy(update={"concurrency": fitting_concurrency(config, model)})
+    if rollout.concurrency < config.rollout.concurrency:
+        logger.warning(
+            "keys and values of rollout.concurrency = %d episodes of agent.max_tokens = %d do not fit into memory: %d run at once",
+            config.rollout.concurrency,
+            config.agent.max_tokens,
+            rollout.concurrency,
+        )
+    engine = LocalEngine(
+        model,
         tokenizer,
         max_tokens=config.agent.max_tokens,
-        num_slots=config.rollout.concurrency,
+        num_slots=rollout.concurrency,
         deterministic=config.run.deterministic,
     )
+    return engine, rollout
+
+
+def fitting_concurrency(config: Config, model: "PreTrainedModel") -> int:
+    """Return `rollout.concurrency`, or fewer episodes where the keys and values of so many do not fit. Raises ModelError."""
+    from lzero.engine.local_cache import fitting_slots
+
+    return fitting_slots(model, num_slots=config.rollout.concurrency, max_tokens=config.agent.max_tokens)
 
 
 def train_tasks(config: Config) -> TaskSource:

@@ -8,7 +8,7 @@ from lzero.agent.episode import LIBRARIES
 from lzero.agent.prompt import system_prompt, task_turn
 from lzero.config import Config
 from lzero.protocols import Tool
-from lzero.rollout.build import POLICY, find_policy, open_user_code
+from lzero.rollout.build import POLICY, find_policy, fitting_concurrency, open_user_code
 from lzero.text import counted
 from lzero.tools.search import PassageIndex, Search
 from lzero.train.preflight.subject import SPLITS, Line, Subject
@@ -56,10 +56,12 @@ def _engine(config: Config, model: "PreTrainedModel") -> Iterator[Line]:
     from lzero.engine.local_probe import check_policy
     from lzero.threads import computing_alone
 
-    tokens, slots = config.agent.max_tokens, config.rollout.concurrency
+    tokens, slots = config.agent.max_tokens, fitting_concurrency(config, model)
     with computing_alone():
         check_policy(Forward(model, num_slots=slots, max_tokens=tokens))
-    yield Line("local engine", f"{slots:,} episodes at once of {tokens:,} tokens each")
+    wanted = config.rollout.concurrency
+    fewer = f"; memory for rollout.concurrency = {wanted:,} is missing" if slots < wanted else ""
+    yield Line("local engine", f"{slots:,} at once of episodes of {tokens:,} tokens{fewer}")
 
 
 def check_prompts(subject: Subject) -> Iterator[Line]:
