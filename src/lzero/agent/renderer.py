@@ -206,13 +206,13 @@ def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
 
 def _header(tail: str, to_reply: str) -> str:
     """Return the header of a reply as the history has it, if the template has none for the next reply. A thought belongs to the reply."""
-    told = to_reply.partition("<think>")[0]
-    if not told.startswith(tail):
+    header = to_reply.partition("<think>")[0]
+    if not header.startswith(tail):
         raise ModelError(
             f"the chat template writes {tail!r} where the next reply begins, and {to_reply!r} before the replies of a history: make it act "
             f"on add_generation_prompt; {_OR_RAW}"
         )
-    return told
+    return header
 
 
 class _Template:

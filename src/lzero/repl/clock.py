@@ -23,7 +23,7 @@ class Clock:
         self._waited = 0.0
         self._deadline_s = self._allowed_s = deadline_s
         self.interrupts = 0
-        """How often it was told that its time is over."""
+        """Number of interrupts that the cell was sent."""
 
     @property
     def duration_s(self) -> float:

@@ -179,7 +179,7 @@ def find(text: str, *, is_list: bool, by_value: bool) -> Iterator[Number]:
 
 
 def _respelled(character: str) -> str:
-    """A character that is no ASCII, such that no digit of it joins those beside it: `½` is ` 1/2 `, `٣` is `3`."""
+    """Respell a non-ASCII character in ASCII, so that its digits do not join adjacent ones: `½` becomes ` 1/2 `, `٣` becomes `3`."""
     if character.isascii():
         return character
     category = unicodedata.category(character)
@@ -265,7 +265,7 @@ def _unit(match: re.Match[str], *, scaled: bool) -> str:
 
 
 def _value(match: re.Match[str], *, named: bool) -> str | None:
-    """One spelling for each value; None for what stays as it is spelled."""
+    """Return the one spelling of a number's value; None if it stays as it is spelled."""
     shift = _SCALES.get(match["scale"], 0)
     if match["code"]:
         return None if shift else _date(match["code"], match["dash"])
