@@ -114,7 +114,7 @@ def _gap(forward: Forward, length: int) -> float:
     number of keys fails here.
     """
     ids = _probe_ids(forward.model, length)
-    plain = forward.model(input_ids=torch.from_numpy(ids).to(forward.device)[None], use_cache=False).logits[0].float()
+    plain = forward.model(input_ids=torch.from_numpy(ids).to(forward.device)[None], use_cache=False).logits[0]
     decoded = min(NUM_DECODED, length - 1)
     ends = sorted({max(1, (length - decoded) // 2), length - decoded, *range(length - decoded + 1, length + 1)})
     gaps, start = [], 0
@@ -122,7 +122,7 @@ def _gap(forward: Forward, length: int) -> float:
         positions = np.arange(start, end)[None]
         rows = None if end - start == 1 else np.zeros(1, dtype=np.int64)
         logits = forward(ids[None, start:end], positions, rows=rows, kv_length=forward.scratch)
-        gaps.append(_divergence(plain[end - 1], logits[0].float()))
+        gaps.append(_divergence(plain[end - 1].float(), logits[0].float()))
         start = end
     return max(gaps, key=lambda gap: float("inf") if gap != gap else gap)
 
