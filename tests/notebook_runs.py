@@ -1,4 +1,4 @@
-"""Notebooks run cell by cell, in a session and in ipykernel, and what each cell put out, in one form that can be compared."""
+"""Run notebooks cell by cell, in a session and in ipykernel, with outputs in one comparable form."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""Notebooks come out of a session as they do out of ipykernel, cell by cell, but for what `docs/sandbox.md` names."""
+"""A notebook gives the same in a session as in ipykernel, cell by cell, except for the differences in `docs/sandbox.md`."""
 
 import random
 from dataclasses import dataclass

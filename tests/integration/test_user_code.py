@@ -1,4 +1,4 @@
-"""Code and templates that a user brings, as they should not be: one clear message, an exit code, and what was written stays."""
+"""Bad code and templates of a user give one clear message and an exit code, and leave what was written."""
 
 import logging
 import subprocess

@@ -1,4 +1,4 @@
-"""Budgets of tokens that fit the model, where the configuration sets none."""
+"""Token budgets fit the model, if the configuration sets none."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A directory where a file is named, and the reverse, is told as what it is."""
+"""A directory in place of a file, or a file in place of a directory, is an error that says so."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What becomes of the values that tools return: plain JSON data, or a clear error."""
+"""Results of tools become plain JSON data, or a clear error."""
 
 import collections
 import dataclasses

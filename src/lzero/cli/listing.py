@@ -96,8 +96,8 @@ def _short(text: str, chars: int = CHARS) -> str:
     return text if len(text) <= chars else f"{text[: chars - 1]}…"
 
 
-def has_effect(choice: Choice) -> Iterable[str]:
-    """Yield the flags of the list that are set."""
+def flags_set(choice: Choice) -> Iterable[str]:
+    """Yield the flags of the command line that choose from the list: "--failed", …."""
     flags = {"failed": choice.failed, "wrong": choice.wrong, "task": choice.task, "limit": choice.limit}
     flags["page"] = choice.page
     return (f"--{name}" for name, value in flags.items() if value)

@@ -40,7 +40,7 @@ def show(
 
     A run of `lzero run` has one episode, which is printed.
     """
-    from lzero.cli.listing import Choice, has_effect, list_run
+    from lzero.cli.listing import Choice, flags_set, list_run
 
     choice = Choice(failed=failed, wrong=wrong, task=task, limit=limit, page=page)
     if is_training_run(path) and not episode:
@@ -49,7 +49,7 @@ def show(
         list_run(path, choice, json=json)
         return
     opened = open_saved(path, episode)
-    for flag in has_effect(choice):
+    for flag in flags_set(choice):
         raise ConfigError(f"{flag} has no effect on one episode: it chooses from the list of a training run's episodes")
     steps = opened.saved.episode.steps
     if step is not None and step > len(steps):

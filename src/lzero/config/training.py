@@ -11,7 +11,9 @@ from lzero.config.base import Count, Fraction, Positive, Section
 class RolloutConfig(Section):
     tasks_per_update: Count = Field(64, description="Groups per update.")
     episodes_per_task: Count = Field(4, description="Episodes per group.")
-    concurrency: Count = Field(128, description="Maximum number of concurrent episodes.")
+    concurrency: Count = Field(
+        128, description="Maximum number of concurrent episodes; fewer if their keys and values do not fit into memory."
+    )
     temperature: Positive = Field(1.0, description="Sampling temperature of training episodes.")
     filter: Literal["l0", "dapo", "none"] = Field(
         "l0",

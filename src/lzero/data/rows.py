@@ -24,7 +24,7 @@ from lzero.paths import file_problem
 MAX_ROW_BYTES = 64 << 20
 """Largest row. A packed line can be a thousand times as long as its file."""
 LARGEST_NUMBER = sys.float_info.max
-"""Of a difficulty, say. An answer may be any whole number."""
+"""Largest number in a field that holds numbers, such as `difficulty`. An answer may be any whole number."""
 BATCH_ROWS = 16
 """Rows of a Parquet file that are decoded at once."""
 

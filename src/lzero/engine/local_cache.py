@@ -18,7 +18,7 @@ from lzero.errors import EngineError, ModelError
 from lzero.threads import computing_alone
 
 SHARE = 0.5
-"""Share of the free memory that the cache takes where it has to be smaller than asked for: passes and training need the rest."""
+"""Share of the free memory that a reduced cache takes: passes and training need the rest."""
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
@@ -150,7 +150,7 @@ def _cache_shapes(model: Any) -> list[tuple[torch.Size, torch.Size]]:
 
 
 def fitting_slots(model: Any, *, num_slots: int, max_tokens: int) -> int:
-    """Return `num_slots`, or where their cache does not fit into the free memory, how many fit into half of it. Raises ModelError."""
+    """Return `num_slots` or, if their cache does not fit into the free memory, how many fit into half of it. Raises ModelError."""
     with torch.inference_mode(), computing_alone():
         per_slot = _token_bytes(model, _cache_shapes(model)) * (max_tokens + 1)
     free = _free_bytes(model.device)

@@ -182,7 +182,7 @@ def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> tuple[E
 
 
 def fitting_concurrency(config: Config, model: "PreTrainedModel") -> int:
-    """Return `rollout.concurrency`, or fewer episodes where the keys and values of so many do not fit. Raises ModelError."""
+    """Return `rollout.concurrency`, or the smaller number of episodes whose keys and values fit into memory. Raises ModelError."""
     from lzero.engine.local_cache import fitting_slots
 
     return fitting_slots(model, num_slots=config.rollout.concurrency, max_tokens=config.agent.max_tokens)

@@ -134,8 +134,8 @@ class Tools:
             return self._exchange(name, arguments)
 
     def _call_of_child(self, name: str, arguments: dict[str, Any], is_wanted: Callable[[], bool]) -> dict[str, Any]:
-        """In the relay's thread, which meets no interrupt. Raises Closed for a call that nobody wants any more: its turn may come
-        only with the next cell."""
+        """Make a child's call, in the relay's thread, which interrupts do not reach. Raises Closed for a call that is no longer wanted:
+        its turn may come only with the next cell."""
         while not self.lock.acquire(timeout=_TURN_S):
             if not is_wanted():
                 raise Closed
