@@ -234,6 +234,14 @@ def test_the_time_that_a_reply_takes_is_linear_in_its_length() -> None:
         assert time.thread_time() - start < 3.0, piece
 
 
+def test_fences_in_a_block_that_do_not_run_are_named() -> None:
+    two = "```python\na()\n```\nand\n```python\nb()\n```"
+    parsed = parse(f"<code>\n{two}\n</code>")
+    assert (parsed.code, parsed.problem) == ("a()", "only the first of 2 code blocks ran")
+    assert parse(f"<code>\nprint('''\n{two}\n''')\n</code>").problem == ""
+    assert parse("<code>\n```python\na()\n```\n</code>").problem == ""
+
+
 def test_the_memory_that_a_reply_takes_is_linear_in_its_length() -> None:
     """Copies of what follows each <code> are a quarter of a gigabyte."""
     text = "prose <code> x " * 6_000

@@ -56,14 +56,22 @@ def parse(text: str, *, reasoning: str = "", cut_off: bool = False) -> Parsed:
     elif not code:
         problem = "nothing ran: the <code> block is empty"
     runs = not problem
-    if runs and len(blocks) > 1:
-        problem = f"only the first of {len(blocks)} code blocks ran"
+    num_blocks = len(blocks) + (_num_left(blocks[0], code) if runs else 0)
+    if runs and num_blocks > 1:
+        problem = f"only the first of {num_blocks} code blocks ran"
     return Parsed(
         think=found.thought.strip() or reasoning.strip(),
         code=code if runs else None,
         well_formed=_is_well_formed(text),
         problem=problem,
     )
+
+
+def _num_left(block: Block, code: str) -> int:
+    """Count the fences in a <code> block after the one that its code was taken from."""
+    if not block.tagged or code.strip() == block.text.strip():
+        return 0
+    return max(0, sum(not fence.tagged for fence in find_blocks(block.text).blocks) - 1)
 
 
 def _is_well_formed(text: str) -> bool:
