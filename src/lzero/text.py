@@ -3,6 +3,7 @@
 Any language; no dependencies.
 """
 
+import functools
 import re
 import unicodedata
 
@@ -19,14 +20,30 @@ _MARKS = "".join(
 _WORD = re.compile(rf"[{_UNSPACED}][{_MARKS}]*|(?:[^\W_{_UNSPACED}][{_MARKS}]*)+")
 
 
+MARKS_ON_A_LETTER = 32
+"""More than any language writes; Unicode's stream-safe format has 30."""
+
+
+@functools.cache
+def _long_runs() -> re.Pattern[str]:
+    """What normalising reorders (it begins with a mark of a combining class), more than MARKS_ON_A_LETTER in a row."""
+    marks = "".join(
+        character
+        for character in map(chr, range(0x0300, 0x1F000))
+        if unicodedata.combining(unicodedata.normalize("NFKD", character)[0])
+    )
+    return re.compile(f"([{marks}]{{{MARKS_ON_A_LETTER}}})[{marks}]+")
+
+
 def fold(text: str) -> str:
     """Case, width and accents removed, letters kept: `fold("Beyoncé") == fold("BEYONCE")`, `fold("北京") != fold("東京")`.
 
     Only accents of the Latin, Greek and Cyrillic scripts go: the vowel signs of Hindi or the voicing marks of kana make
-    other words, and stay.
+    other words, and stay. Of the marks upon one letter, those beyond MARKS_ON_A_LETTER go: normalising takes the square of their number.
     """
     if text.isascii():
         return text.lower()
+    text = _long_runs().sub(r"\1", text)
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
     return unicodedata.normalize("NFKC", _ACCENTS.sub("", decomposed).translate(_LETTERS))
 

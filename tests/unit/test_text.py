@@ -47,3 +47,9 @@ def test_a_strangers_text_stays_on_one_line() -> None:
 
 def test_one_is_counted_without_an_s() -> None:
     assert [counted(number, "tool call") for number in (0, 1, 2)] == ["0 tool calls", "1 tool call", "2 tool calls"]
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0323", "\u0f73", "\uff9e\u3099", "\U0001d165\u0334"])
+def test_folding_any_number_of_marks_takes_linear_time(marks: str) -> None:
+    """The square would take longer than the time limit of a test."""
+    assert len(fold("a" + marks[0] * 200_000 + marks[-1] * 200_000)) < 200
