@@ -301,7 +301,7 @@ def _spelled(match: re.Match[str]) -> str:
     if match["word"]:
         return match["word"][:3]
     ending = "".join(
-        f"{name}{match[group]}" for group, name in (("e", "e"), ("ten", "*10^"), ("power", "^")) if match[group]
+        f"{name}{match[group]}" for group, name in (("e", "e"), ("ten", "*10^"), ("power", " ^ ")) if match[group]
     )
     return ("sqrt" if match["root"] else "") + re.sub(r"[^\d.]", "", match["decimal"]) + ending
 
