@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator
@@ -13,6 +14,9 @@ from repl_sessions import no_tools
 from lzero.repl import LocalPool, LocalRepl
 
 pytest_plugins = ["neighbours"]
+
+# As `lzero` does, before torch is imported: threads that wait for work by spinning take the cores from the other tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A busy machine is no bug: an example may take as long as it needs, within the test's own timeout.
 settings.register_profile("lzero", deadline=None)
