@@ -1,17 +1,20 @@
 """The README runs: every `lzero` command in it is executed as it stands, only on less, with the files that it names."""
 
 import gzip
+import io
 import json
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lzero.cli import main
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
 
 pytestmark = pytest.mark.sandbox
@@ -75,18 +78,24 @@ def test_the_readme_holds_commands_to_run() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_runs(command: str, folder: Path) -> None:
+def test_a_command_of_the_readme_runs(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which has imported torch already; that the script `lzero` starts is shown below."""
     words = shlex.split(command, comments=True)
-    done = subprocess.run(
-        [LZERO, *words[1:], *SMALL.get(words[1], ())],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,  # whoever is asked to play gives up
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # whoever is asked to play gives up
+    with pytest.raises(SystemExit) as ended:
+        main((*words[1:], *SMALL.get(words[1], ())))
+    assert ended.value.code == 0, f"{command}\n{capfd.readouterr()}"
+    for name in [path.stem for path in folder.glob("*.py")]:
+        sys.modules.pop(name, None)
+
+
+def test_the_script_starts() -> None:
+    done = subprocess.run([LZERO, "--help"], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_make_knows_the_targets_that_the_readme_names() -> None:
