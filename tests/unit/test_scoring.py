@@ -192,3 +192,18 @@ async def test_the_first_failure_is_a_warning_with_its_traceback_and_the_others_
     assert "is left out: the reward function" in caplog.messages[0]
     assert caplog.records[1].exc_info is not None
     assert "in judge" in caplog.text
+
+
+def test_a_coroutine_that_does_not_let_itself_be_cancelled_does_not_keep_the_event_loop_from_ending() -> None:
+    async def stubborn(task: Task, episode: Episode) -> float:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except BaseException:
+                await asyncio.sleep(0)
+
+    async def score() -> None:
+        with pytest.raises(RewardError, match="did not return within"):
+            await Scorer(stubborn, timeout_s=0.01).score(TASK, EPISODE)
+
+    asyncio.run(score())

@@ -8,8 +8,9 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lzero.agent.bugs import Bugs, leaves, words
 from lzero.errors import LzeroError, ToolError, WorkspaceError
@@ -17,6 +18,7 @@ from lzero.protocols import Tool
 from lzero.tools.values import as_json
 from lzero.types import Json, Task
 
+T = TypeVar("T")
 TOOL_TIMEOUT_S = 60.0
 """Deadline of a call, in seconds. A tool that exceeds it counts as a failure of the tool, not of the agent."""
 BLOCKING_S = 2.0
@@ -76,7 +78,7 @@ async def _outcome(
             raise TypeError(
                 f"{type(tool).__qualname__}.call has to be `async def`: it returned {type(answer).__name__}"
             )
-        found = await _Watched(answer, lambda blocked_s: bugs.log_blocking(f"the tool {tool.name}", blocked_s))
+        found = await Watched(answer, lambda blocked_s: bugs.log_blocking(f"the tool {tool.name}", blocked_s))
         return as_json(found, tool=tool.name), None
     except KeyboardInterrupt:
         raise  # Ctrl-C: one that a function raises in its thread comes as another exception
@@ -88,14 +90,17 @@ async def _outcome(
         return None, error
 
 
-class _Watched:
-    """An awaitable that measures how long each of its steps blocks the event loop, which all episodes share."""
+class Watched(Generic[T]):
+    """An awaitable of a user's code that measures how long each of its steps blocks the event loop, which all episodes share.
 
-    def __init__(self, awaitable: Awaitable[Json], on_blocking: Callable[[float], None]) -> None:
+    If it goes on when it is cancelled, it is abandoned when it is cancelled again, so that the process can end.
+    """
+
+    def __init__(self, awaitable: Awaitable[T], on_blocking: Callable[[float], None]) -> None:
         self._awaitable = awaitable
         self._on_blocking = on_blocking
 
-    def __await__(self) -> Generator[Any, Any, Json]:
+    def __await__(self) -> Generator[Any, Any, T]:
         steps = self._awaitable.__await__()
         sent: Any = None
         thrown: BaseException | None = None
@@ -104,13 +109,20 @@ class _Watched:
             try:
                 waits_for = steps.send(sent) if thrown is None else steps.throw(thrown)
             except StopIteration as end:
-                answer: Json = end.value
+                answer: T = end.value
                 return answer
             finally:
                 if (blocked_s := time.monotonic() - start) > BLOCKING_S:
                     self._on_blocking(blocked_s)
             try:
                 sent, thrown = (yield waits_for), None
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling() > 1:  # it went on after the first time: it is abandoned
+                    with suppress(RuntimeError):  # it may ignore that, too
+                        steps.close()
+                    raise
+                sent, thrown = None, error
             except BaseException as error:
                 sent, thrown = None, error
 

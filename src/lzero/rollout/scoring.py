@@ -15,6 +15,8 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
+from lzero.agent.bugs import Bugs
+from lzero.agent.calling import Watched
 from lzero.errors import RewardError
 from lzero.protocols import RewardFn
 from lzero.rewards.validation import as_reward
@@ -46,6 +48,7 @@ class Scorer:
         self._free = asyncio.Semaphore(MAX_THREADS)
         self._hung: set[asyncio.Task[Outcome | Awaitable[object]]] = set()
         self._has_failed = False
+        self._bugs = Bugs()
 
     async def score(self, task: Task, episode: Episode) -> Reward:
         """Return the reward of an episode that did not fail. Raises RewardError, which names the function and what it did.
@@ -57,7 +60,7 @@ class Scorer:
         if isinstance(outcome, Reward):
             return outcome
         failure = RewardError(f"the reward function {self.name} {outcome}")
-        self._log(failure, outcome.__cause__ or outcome, episode)
+        self._log(failure, outcome.__cause__, episode)
         raise failure from outcome
 
     async def _outcome(self, task: Task, episode: Episode) -> Outcome:
@@ -73,7 +76,7 @@ class Scorer:
         outcome = call.result()
         if isinstance(outcome, Reward | RewardError):
             return outcome
-        waiting = asyncio.create_task(_awaited(outcome, num_steps))
+        waiting = asyncio.create_task(_awaited(Watched(outcome, self._log_blocking), num_steps))
         try:
             if not await _is_done(waiting, deadline):
                 return self._late()
@@ -81,10 +84,13 @@ class Scorer:
             waiting.cancel()
         return RewardError("was cancelled") if waiting.cancelled() else waiting.result()
 
+    def _log_blocking(self, blocked_s: float) -> None:
+        self._bugs.log_blocking(f"the reward function {self.name}", blocked_s)
+
     def _late(self) -> RewardError:
         return RewardError(f"did not return within reward.timeout_s = {self._timeout_s:g} s")
 
-    def _log(self, failure: RewardError, cause: BaseException, episode: Episode) -> None:
+    def _log(self, failure: RewardError, cause: BaseException | None, episode: Episode) -> None:
         if self._has_failed:
             logger.info("episode %s is left out: %s", episode.id, failure)
             return
@@ -94,7 +100,8 @@ class Scorer:
             episode.id,
             failure,
         )
-        logger.info("traceback of that failure:", exc_info=cause)
+        if cause is not None:
+            logger.info("traceback of that failure:", exc_info=cause)
 
 
 def _call(function: RewardFn, task: Task, episode: Episode) -> Outcome | Awaitable[object]:
