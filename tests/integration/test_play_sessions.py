@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lzero.cli import main
 from lzero.data.world import WorldSource
 from lzero.rollout.build import EVAL_SEED
 
@@ -105,17 +106,22 @@ def test_ctrl_c_ends_cleanly() -> None:
         (("agent.prompt=nowhere.txt",), 'neither "brief" nor "full"'),
     ],
 )
-def test_bad_input_is_one_message(arguments: tuple[str, ...], message: str) -> None:
-    done = play(*arguments)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_is_one_message(arguments: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert message in refusal(capfd, *arguments)
 
 
-def test_a_scripted_policy_knows_the_world_only(tmp_path: Path) -> None:
+def test_a_scripted_policy_knows_the_world_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"question": "Who?", "answer": "Kato"}\n', encoding="utf-8")
-    done = play("--policy", "expert", f"tasks.eval={tasks}")
-    assert done.returncode == 1
-    assert "only the built-in world" in done.stderr
-    assert "has 1 tasks" in play("--index", "1", f"tasks.eval={tasks}").stderr
+    assert "only the built-in world" in refusal(capfd, "--policy", "expert", f"tasks.eval={tasks}")
+    assert "has 1 tasks" in refusal(capfd, "--index", "1", f"tasks.eval={tasks}")
+
+
+def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What `lzero play` ends with, in this process: it starts no session."""
+    with pytest.raises(SystemExit) as ended:
+        main(("play", *BYTES, *arguments))
+    assert ended.value.code == 1
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors
+    return errors
