@@ -120,3 +120,8 @@ def test_a_broken_record_of_inputs_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "inputs.json").write_text("{", "utf-8")
     with pytest.raises(StoreError, match=r"To resume without comparing the inputs: rm .*inputs\.json"):
         read_inputs(tmp_path)
+
+
+def test_code_without_a_file_has_no_fingerprint() -> None:
+    config = load_config(None, ["agent.tools=['time:ctime']"])
+    assert "agent.tools" not in run_inputs(config, train_tasks(config), eval_tasks(config))

@@ -137,7 +137,8 @@ def _code(specs: Iterable[str], *, key: str) -> Input | None:
     for spec in paths:
         load_object(spec, key=key)
     modules = [sys.modules[spec.partition(":")[0]] for spec in paths]
-    files = [Path(module.__file__) for module in modules if module.__file__]
+    names = [getattr(module, "__file__", None) for module in modules]  # built-in modules have none
+    files = [Path(name) for name in names if name and Path(name).is_file()]
     if not files:
         return None
     return Input(where=", ".join(paths), holds=counted(len(files), "file"), digest=_digest(map(_whole, files)))
