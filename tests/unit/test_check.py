@@ -10,7 +10,7 @@ from lzero.config import RewardConfig
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
 from lzero.rewards import make_reward
 from lzero.rollout.scoring import Scorer
-from lzero.train.preflight.rewards import form_problems, score_problems
+from lzero.train.preflight.rewards import form_problems, function_problems, score_problems
 from lzero.types import Episode, Reward, Task
 
 TINY = Architecture(hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16)
@@ -76,6 +76,28 @@ async def test_every_gold_answer_is_scored_and_the_empty_one() -> None:
         "t1: the gold answer '北京' scores 0.5, not 1",
         "t1: an empty answer scores 0.5, not 0",
     ]
+
+
+async def test_a_reward_function_is_tried_on_two_episodes_and_may_pay_less_than_1() -> None:
+    asked: list[str | None] = []
+
+    def short(task: Task, episode: Episode) -> float:
+        asked.append(episode.answer)
+        return 0.9 if episode.answer else 0.0
+
+    def constant(task: Task, episode: Episode) -> float:
+        return 0.5
+
+    def fails(task: Task, episode: Episode) -> float:
+        return float("Kato")
+
+    assert await function_problems([TASK], Scorer(short)) == []
+    assert asked == ["Kato", ""]
+    assert await function_problems([TASK], Scorer(constant)) == [
+        "t1: the gold answer 'Kato' scores 0.5, and an empty answer 0.5"
+    ]
+    (problem,) = await function_problems([TASK], Scorer(fails))
+    assert "could not convert string to float" in problem
 
 
 def test_a_gold_answer_of_which_the_rule_leaves_nothing_is_a_problem() -> None:

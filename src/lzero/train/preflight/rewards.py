@@ -15,16 +15,35 @@ from lzero.types import Budgets, Completion, Episode, Execution, Parsed, Prompt,
 
 
 def check_rewards(subject: Subject) -> Iterator[Line]:
-    """Check that every gold answer scores 1 and an empty answer 0."""
-    name = subject.config.reward.function or "L0's"
+    """Check L0's reward on every gold answer, and a reward function of the user's, which may cost time or money, on two episodes."""
+    name = subject.config.reward.function
     for split in SPLITS:
         tasks = subject.tasks(split)
-        found = asyncio.run(_score_all(tasks, open_scorer(subject.config)))
-        if not subject.config.reward.function:
+        scorer = open_scorer(subject.config)
+        if name:
+            over, found = "a right and an empty answer", asyncio.run(function_problems(tasks[:1], scorer))
+        else:
+            over, found = f"answers of {len(tasks):,} tasks", asyncio.run(_score_all(tasks, scorer))
             found += [problem for task in tasks for problem in form_problems(task, subject.config.reward)]
-        yield Line(
-            f"reward, {split}: {name}", f"answers of {len(tasks):,} tasks", [f"{split}: {each}" for each in found]
-        )
+        whose = name or "L0's"
+        yield Line(f"reward, {split}: {whose}", over, [f"{split}: {each}" for each in found])
+
+
+async def function_problems(tasks: Sequence[Task], scorer: Scorer) -> list[str]:
+    """Return a sentence where the reward function fails on an episode of the tasks, or pays no more for a right answer than for none."""
+    problems = []
+    for task in tasks:
+        try:
+            right = await scorer.score(task, made_up(task, task.answers[0]))
+            empty = await scorer.score(task, made_up(task, ""))
+        except RewardError as error:
+            problems.append(f"{task.id}: {error}")
+        else:
+            if right.score <= empty.score:
+                problems.append(
+                    f"{task.id}: the gold answer {task.answers[0]!r} scores {right.score:g}, and an empty answer {empty.score:g}"
+                )
+    return problems
 
 
 def form_problems(task: Task, config: RewardConfig) -> list[str]:
