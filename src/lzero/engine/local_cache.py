@@ -6,10 +6,12 @@ rows that sit out write there.
 """
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache, DynamicCache
 
 from lzero.engine.local_arrays import Ints
@@ -17,6 +19,9 @@ from lzero.engine.local_reach import shortest_reach
 from lzero.errors import EngineError, ModelError
 from lzero.threads import computing_alone
 
+ALIGNED_POSITIONS = 16
+"""The storage of a slot is a multiple of so many positions: then every row of keys, values and attention weights (in float32) begins at a
+multiple of 64 bytes. Matrix kernels may round by the alignment of what they read."""
 SHARE = 0.5
 """Share of the free memory that a reduced cache takes: passes and training need the rest."""
 
@@ -67,6 +72,12 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
         for block in self._blocks.values():
             block[:, target, :, :length] = block[:, source, :, :length]
 
+    def fill(self) -> None:
+        """Give all slots the same random keys and values."""
+        generator = torch.Generator().manual_seed(0)
+        for block in self._blocks.values():
+            block.copy_(torch.randn(block[:, :1].shape, generator=generator))
+
     def swap(self, one: int, other: int, length: int) -> None:
         """Two slots change places, in their first `length` positions."""
         for block in self._blocks.values():
@@ -89,15 +100,16 @@ class Forward:
         self.model = model.eval()
         self._cache_argument = _cache_argument(model)
         self.scratch = max_tokens
+        self._width = -(-(max_tokens + 1) // ALIGNED_POSITIONS) * ALIGNED_POSITIONS
         self.device: torch.device = model.device
         like: torch.Tensor = next(model.parameters())
         with torch.inference_mode(), computing_alone():
             shapes = _cache_shapes(model)
             _check_memory(model, shapes, num_slots, max_tokens)
-            self.cache = SlotCache(shapes, like, slots=num_slots, tokens=max_tokens + 1)
+            self.cache = SlotCache(shapes, like, slots=num_slots, tokens=self._width)
         self._forbidden = torch.finfo(like.dtype).min
         self.dtype = like.dtype
-        self._columns = torch.arange(max_tokens + 1, device=self.device)
+        self._columns = torch.arange(self._width, device=self.device)
 
     def __call__(self, tokens: Ints, positions: Ints, *, rows: Ints | None, kv_length: int) -> torch.Tensor:
         """Feed `tokens` [batch, queries] at `positions` (-1: padding) of `rows` (None: the first ones).
@@ -120,6 +132,16 @@ class Forward:
         )
         logits: torch.Tensor = result.logits[:, -1]
         return logits
+
+    def decode_alike(self, tokens: Ints, positions: Ints) -> torch.Tensor:
+        """Feed one token, at one position, to each of the first rows [rows], so that a row's logits depend on its own sequence and not on
+        which row it is: every pass reads all keys of the slots. Returns [rows, vocabulary].
+
+        On CPU, torch's fused attention gives each thread a buffer at another alignment and rounds by it, so that a row's bits depend on the
+        thread that computes it. Attention is computed as plain matrix products instead.
+        """
+        with sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext():
+            return self(tokens[:, None], positions[:, None], rows=None, kv_length=self._width)
 
     def score(self, ids: Ints) -> tuple[float, ...]:
         """Log-probability of each token given those before it; 0.0 for the first. A plain pass, without the cache."""

@@ -238,15 +238,16 @@ class Worker:
         if not ready.any():
             return
         rows = self._rows
-        if self._fixed:
-            reach, kv_length = len(ready), self._forward.scratch
-        else:
+        if not self._fixed:
             ready = self._compact(ready)
-            reach, kv_length = int(np.flatnonzero(ready)[-1]) + 1, int(rows.cached[ready].max()) + 1
+        reach = len(ready) if self._fixed else int(np.flatnonzero(ready)[-1]) + 1
         ready, slots = ready[:reach], np.arange(reach)
         positions = np.where(ready, rows.cached[:reach], -1)
         tokens = rows.tokens[slots, np.maximum(positions, 0)]
-        logits = self._forward(tokens[:, None], positions[:, None], rows=None, kv_length=kv_length)
+        if self._fixed:
+            logits = self._forward.decode_alike(tokens, positions)
+        else:
+            logits = self._forward(tokens[:, None], positions[:, None], rows=None, kv_length=int(positions.max()) + 1)
         rows.cached[:reach] += ready
         self._draw(logits, slots, np.flatnonzero(ready))
 
