@@ -6,8 +6,9 @@
 What a request gets depends on its ids, its sampling and the weights. Batches of another shape may round differently in the
 last bits, which can change a draw that lies on the edge. `deterministic=True` rules that out: prompts are fed one at a time,
 from their first id, and every decode pass has one and the same shape (32 rows, whatever `num_slots` says, and `max_tokens`
-keys). At the start the engine asks the machine whether such a pass gives a sequence the same bits in every row; where it does
-not, requests are computed one by one. Measured on the nano model, it takes about 2.5 times the CPU time.
+keys). On CPU, such a pass computes attention as plain matrix products: torch's fused kernel rounds by the thread that computes it.
+At the start the engine tries whether such a pass gives a sequence the same bits in every row; where it does not, requests are computed
+one by one. Measured on the nano model, it takes about 2.5 times the CPU time.
 """
 
 import asyncio
