@@ -138,18 +138,17 @@ def _probe_ids(model: Any, length: int) -> Ints:
 
 @torch.inference_mode()
 def rows_are_independent(forward: Forward, num_rows: int) -> bool:
-    """Return whether decode passes of `num_rows` rows (`Forward.decode_alike`) give a sequence the same bits in every row. The cache is lost.
+    """Return whether decode passes of `num_rows` rows (`Forward.decode_alike`) give a sequence the same bits in every row.
 
     The same sequence in every row has to give the same logits in all; then, with other sequences in every second row, the rest have to give
     them again. The sequences are long, because sums of few terms hide how a kernel rounds. Matrix kernels are free to treat the edge of a
-    batch, or another thread's rows, otherwise; on one that does, this is False.
+    batch, or another thread's rows, otherwise; on one that does, this is False. The cache is overwritten.
     """
     forward.cache.fill()
     token, other = _probe_ids(forward.model, 2).tolist()
     last = forward.scratch - 1
-    for position in sorted(
-        {last, last * 2 // 3, last // 3}, reverse=True
-    ):  # what is written at a later position is not seen any more
+    # From the end: a pass sees nothing of what an earlier one wrote, which is at a later position.
+    for position in sorted({last, last * 2 // 3, last // 3}, reverse=True):
         logits = forward.decode_alike(np.full(num_rows, token), np.full(num_rows, position))
         if not (logits == logits[0]).all():
             return False
