@@ -300,6 +300,14 @@ async def test_a_checkpoint_that_cannot_be_written_is_told_at_the_next_point(
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_run_that_resumes_removes_what_a_kill_in_the_middle_of_a_save_left(tmp_path: Path) -> None:
+    for update in (1, 2, 3):
+        save(tmp_path, update, keep=3)
+    (tmp_path / ".update-000004").mkdir()
+    await save_all(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["update-000002", "update-000003"]
+
+
 async def save_all(directory: Path, *updates: int, then: Exception | None = None) -> None:
     """A run that writes these checkpoints, and ends with `then`."""
     async with Saver(directory, keep=2, keep_best=False) as saver:

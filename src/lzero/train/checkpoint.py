@@ -117,14 +117,12 @@ def save_checkpoint(directory: Path, snapshot: Snapshot, *, keep: int, keep_best
     """
     final = checkpoint_path(directory, snapshot.progress.update)
     try:
-        for left in directory.glob(".*update-*"):  # of a save that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        remove_partial(directory)
         if _is_whole(final):
             write_whole(final / MANIFEST, _manifest(snapshot, read_manifest(final).files))
         else:
             _write(final, snapshot)
-        for old in superfluous(directory, keep=keep, keep_best=keep_best):
-            shutil.rmtree(old)
+        remove_superfluous(directory, keep=keep, keep_best=keep_best)
     except (OSError, SafetensorError, ModelError) as error:
         raise StoreError(f"cannot write the checkpoint {final}: {error}; earlier checkpoints are intact") from error
     return final
@@ -159,10 +157,18 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def superfluous(directory: Path, *, keep: int, keep_best: bool) -> list[Path]:
-    """Checkpoints that are neither among the newest `keep` nor, if `keep_best`, the best."""
+def remove_partial(directory: Path) -> None:
+    """Remove what a save that was killed has left."""
+    for left in directory.glob(".*update-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def remove_superfluous(directory: Path, *, keep: int, keep_best: bool) -> None:
+    """Remove checkpoints that are neither among the newest `keep` nor, if `keep_best`, the best. Raises OSError."""
     best = best_checkpoint(directory) if keep_best else None
-    return [old for old in checkpoints(directory)[keep:] if old != best]
+    for old in checkpoints(directory)[keep:]:
+        if old != best:
+            shutil.rmtree(old)
 
 
 def checkpoint_path(directory: Path, update: int) -> Path:

@@ -18,7 +18,15 @@ from typing import Self
 import torch
 
 from lzero.errors import StoreError
-from lzero.train.checkpoint import Snapshot, checkpoint_path, newest_checkpoint, save_checkpoint, scores
+from lzero.train.checkpoint import (
+    Snapshot,
+    checkpoint_path,
+    newest_checkpoint,
+    remove_partial,
+    remove_superfluous,
+    save_checkpoint,
+    scores,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +48,12 @@ class Saver:
         """The last checkpoint, though it may still be under way."""
 
     async def __aenter__(self) -> Self:
+        """Remove what a run that was killed as it saved had still to remove. Raises StoreError."""
+        try:
+            remove_partial(self._directory)
+            remove_superfluous(self._directory, keep=self._keep, keep_best=self._keep_best)
+        except OSError as error:
+            raise StoreError(f"cannot remove old checkpoints in {self._directory}: {error}") from error
         return self
 
     async def __aexit__(
