@@ -71,6 +71,23 @@ def episode(*steps: Step, answer: str | None = None) -> Episode:
         ("The The", "the the"),
         ("A", "a"),
         ("+", "+"),
+        ("- Paris", "Paris"),
+        ("- The Beatles", "Beatles"),
+        ("-Paris", "Paris"),
+        ("— Paris", "Paris"),
+        ("- x", "x"),
+        ("Paris – France", "Paris, France"),
+        ("Jean-Luc", "jean‐luc"),
+        ("X-ray", "xray"),
+        ("the C++.", "(C++)"),
+        ("**C#**", "C#"),
+        ("`-x`", "−x"),
+        ("a - b", "a−b"),
+        ("A−", "A-."),
+        ("y = - x", "y = -x"),
+        ("+x", "x"),
+        ("-\\sin(x)", "-sin(x)"),
+        ("#MeToo", "MeToo"),
     ],
 )
 def test_the_same_answer_written_otherwise_matches(prediction: str, gold: str) -> None:
@@ -93,10 +110,31 @@ def test_the_same_answer_written_otherwise_matches(prediction: str, gold: str) -
         ("", "+"),
         ("  ", "the"),
         ("\0", "!"),
+        ("-x", "x"),
+        ("-i", "i"),
+        ("y=-x", "y=x"),
+        ("f(-x)", "f(x)"),
+        ("f(-x)", "-f(x)"),
+        ("-sin(x)", "sin(x)"),
+        ("a-b", "a+b"),
+        ("a - b", "b - a"),
+        ("a - b", "b"),
+        ("(a+b)-(c+d)", "(a+b)+(c+d)"),
+        ("a-(b+c)", "a-b+c"),
+        ("¬p", "p"),
+        ("~p", "p"),
+        ("A+", "A"),
+        ("A-", "A"),
+        ("A+", "A-"),
+        ("BBB-", "BBB"),
+        ("C++", "C"),
+        ("C#", "C"),
+        ("C++", "C#"),
     ],
 )
 def test_another_answer_does_not_match(prediction: str, gold: str) -> None:
     assert not exact_match(prediction, [gold])
+    assert not exact_match(gold, [prediction])
 
 
 def test_aliases_match_too() -> None:
@@ -105,12 +143,43 @@ def test_aliases_match_too() -> None:
     assert not exact_match("kato", [])
 
 
-@given(st.text(alphabet=string.ascii_letters + string.punctuation + " ", min_size=1))
+WITHOUT_SIGNS = "".join(sorted({*string.punctuation} - {*"-+~#"}))
+
+
+@given(st.text(alphabet=string.ascii_letters + WITHOUT_SIGNS + " ", min_size=1))
 def test_on_plain_english_the_rules_are_squads(text: str) -> None:
     assume(not re.search("inf|pi", text.lower()))  # these are numbers, with a sign
     without_punctuation = "".join(character for character in text.lower() if character not in string.punctuation)
     squad = " ".join(re.sub(r"\b(a|an|the)\b", " ", without_punctuation).split())
     assert not squad or normalize(text) == squad
+
+
+TERMS = [
+    "a",
+    "-b",
+    "f(-x)",
+    "(a+b)",
+    "the cat",
+    "- the end",
+    "A+",
+    "BBB-",
+    "C++",
+    "C#",
+    "-(c)",
+    "Jean-Luc",
+    "¬p",
+    "-sin(x)",
+    "(ab)",
+]
+
+
+@given(
+    st.lists(st.sampled_from(TERMS), min_size=1, max_size=4),
+    st.sampled_from([" - ", "-", "+", " – ", " = ", ", ", " "]),
+)
+def test_a_form_with_signs_is_its_own_form(terms: list[str], mark: str) -> None:
+    form = normalize(mark.join(terms))
+    assert normalize(form) == form
 
 
 @given(st.text())

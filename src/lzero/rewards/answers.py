@@ -2,7 +2,8 @@
 
 The rules are those of SQuAD's official script (lower case, punctuation and articles removed), extended beyond plain
 English: letters of any script count, accents do not; an answer made of articles or punctuation alone
-("The The", "A", "+") stays as it is. Numbers are compared by value, with their signs and units (`lzero.rewards.numbers`),
+("The The", "A", "+") stays as it is. A sign that is an operator stays: -x, A+, C++, ¬p (`lzero.rewards.signs`).
+Numbers are compared by value, with their signs and units (`lzero.rewards.numbers`),
 or with `numbers="text"` by their digits. A list matches with and without its brackets.
 
 `match="ascii"` compares by L0's rule instead: lower case, and everything outside a–z and 0–9 deleted (spaces too; F1 keeps words apart).
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lzero.rewards.numbers import Number, find, plain, unwrapped
+from lzero.rewards.signs import after_number, is_between, marked, parted
 from lzero.text import fold, words
 
 Match = Literal["unicode", "ascii"]
@@ -23,6 +25,8 @@ Numbers = Literal["value", "text"]
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _COMPARISONS = frozenset({"<", ">", "<=", ">=", "!="})
+_SIGNS = ("-\\", "+\\")
+"""An operator between words, as a form writes it: a lone dash is punctuation."""
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)[^\w\s.](?=\d)")
 _VARIABLE = re.compile(r"[ijkntxyz](?![^\W_])")
 _HAS_NUMBER = re.compile(r"\d|\A[-+±]? ?(?:inf|infinity|pi)\Z")
@@ -72,12 +76,13 @@ def f1(prediction: str, golds: Iterable[str], *, match: Match = "unicode", numbe
 
 
 def _form(answer: str, numbers: Numbers) -> _Form:
-    folded = fold(answer)
-    if _HAS_NUMBER.search(text := plain(answer)):
+    signed = marked(answer)
+    folded = fold(signed)
+    if _HAS_NUMBER.search(text := plain(signed)):
         return _form_with_numbers(text, by_value=numbers == "value")
-    all_words = [word for token in folded.split() for word in _squad_words(token)]
-    without_articles = [word for word in all_words if word not in _ARTICLES]
-    kept = without_articles or all_words or folded.split() or answer.casefold().split()
+    without_articles = list(_kept_words(folded, comparisons=False))
+    all_words = without_articles or [word for token in folded.split() for word in _squad_words(token)]
+    kept = all_words or folded.split() or answer.casefold().split()
     return _Form(text=" ".join(kept), tokens=tuple(token for word in kept for token in _pieces(word)))
 
 
@@ -89,7 +94,11 @@ def _form_with_numbers(text: str, *, by_value: bool) -> _Form:
     end = 0
     was_number = False
     for number in (*find(inner, is_list=inner != text, by_value=by_value), None):
-        gap = list(_gap_words(inner[end : len(inner) if number is None else number.start]))
+        between = inner[end : len(inner) if number is None else number.start]
+        if was_number and (sign := after_number(between)):
+            pieces[-1] += sign
+            tokens[-1] += sign
+        gap = list(_kept_words(between, comparisons=True))
         tokens += (token for word in gap for token in _pieces(word))
         if number is not None:
             operator = [number.operator] if number.operator and (pieces or gap) else []
@@ -105,23 +114,41 @@ def _form_with_numbers(text: str, *, by_value: bool) -> _Form:
     return _Form(text=" ".join(kept), tokens=tuple(tokens or kept), currencies=frozenset(currencies))
 
 
-def _gap_words(gap: str) -> Iterator[str]:
-    """Yield the words between two numbers, without articles, but with comparison signs and the signs next to a variable."""
-    found = gap.split()
-    for before, word, after in zip(["", *found], found, [*found[1:], ""], strict=False):
-        is_sign = word in ("-", "+") and _VARIABLE.match(after)
-        is_equation = word == "=" and _VARIABLE.fullmatch(before)
-        if word in _COMPARISONS or is_sign or is_equation:
+def _kept_words(text: str, *, comparisons: bool) -> Iterator[str]:
+    """Yield the words of a text without numbers: no articles, but operators with their terms and, if asked, comparison signs."""
+    found = ["", *text.split(), "", ""]
+    squad = [_squad_words(token) for token in found]
+    after_sign = False
+    for index, word in enumerate(found[1:-2], start=1):
+        before, after = found[index - 1], found[index + 1]
+        is_before_variable = comparisons and word in ("-", "+") and _VARIABLE.match(after)
+        is_comparison = comparisons and (word in _COMPARISONS or (word in ("=", "^") and _VARIABLE.fullmatch(before)))
+        is_operator = word in ("-", "+") and is_between(before, after)
+        if is_before_variable or is_comparison:
             yield word
+        elif is_operator:
+            is_plain = is_between(" ".join(squad[index - 1]), " ".join(squad[index + 1]))
+            yield word if is_plain else f"{word}\\"
         else:
-            yield from (kept for kept in _squad_words(word) if kept not in _ARTICLES)
+            is_term = after_sign or after in _SIGNS or (after in ("-", "+") and is_between(word, found[index + 2]))
+            yield from (kept for kept in squad[index] if is_term or kept not in _ARTICLES)
+        after_sign = bool(is_operator or is_before_variable or word in _SIGNS)
 
 
 def _squad_words(token: str) -> list[str]:
-    """Return the words of a token: punctuation is deleted, or separates digits; a decimal point stays."""
-    parted = _BETWEEN_DIGITS.sub(" ", token)
-    kept = (character for index, character in enumerate(parted) if _is_text(character) or _is_point(parted, index))
-    return "".join(kept).split()
+    """Return the words of a token: punctuation is deleted, or separates digits; a decimal point and a sign of a word stay."""
+    before, word, after = parted(token)
+    spaced = _BETWEEN_DIGITS.sub(" ", word)
+    kept = "".join(
+        letter for index, letter in enumerate(spaced) if _is_text(letter) or _is_point(spaced, index)
+    ).split()
+    if kept and parted(kept[-1] + after)[2] == after:
+        kept[-1] += after
+    if before and kept and parted(before + kept[0])[0] == before and len(before) == 1:
+        kept[0] = before + kept[0]
+    elif before:
+        kept.insert(0, before if len(before) > 1 else f"{before}\\")
+    return kept
 
 
 def _number_tokens(number: Number) -> list[str]:

@@ -13,7 +13,9 @@ All spellings of a number have one form; another value or unit has another form.
     007, 01.50, 1.2.3, 10:30           as they are spelled: codes, versions, times
     2024-01-05, 2024/1/5               a date, which is the list 2024, 1, 5; digits with other dashes (555-12-34) are a list, too
     Python 3.10                        as spelled: after a name, the digits may be a version (3.10 is not 3.1)
-    inf, ∞, infinity, pi, π            with their sign; i and j of complex numbers are one
+    COVID-19, MP3                      a name and a number: COVID 19, MP 3; F-16 and F16 are one word
+    ~5, ≈5, 5-, 18+                    not 5, nor 18 (`lzero.rewards.signs` has the signs of other terms)
+    inf, ∞, infinity, pi, π            with their sign; 2π is 2 pi; i and j of complex numbers are one
 
 With `by_value=False` digits are compared as they are spelled, except for thousands separators, scripts of digits and units.
 
@@ -48,6 +50,7 @@ _SYMBOLS = str.maketrans(
         "≥": " >= ",
         "⩾": " >= ",
         "∞": " inf ",
+        "≈": " ~",
         "√": " sqrt",
         "’": "'",
         "′": "'",
@@ -60,12 +63,18 @@ _SYMBOLS = str.maketrans(
 _SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _SUBSCRIPT = re.compile("(?<=[0-9])[₀-₉]+")
 _PLUS_MINUS = re.compile(r"\+ ?/ ?-|\+-(?=[\d.])")
+_POWER_OF_A_VARIABLE = re.compile(r"(?<=[ijkntxyz])(?<![^\W\d_][ijkntxyz])\^(?=\d)")
 _POWER_OF_A_WORD = re.compile(r"(?<=[^\W\d_])\^(?=\d)")
 _TERM = r"[ijkntxyz](?![^\W_])"
-_BETWEEN_TERMS = re.compile(rf"(?P<left>(?<![^\W_])(?:\d*{_TERM})|\)|(?<![^\W_])\d+) ?(?P<sign>[-+]) ?(?=\(|{_TERM})")
+_BETWEEN_TERMS = re.compile(rf"(?P<left>(?<![^\W_])(?:\d*{_TERM})|\)|(?<![^\W_])\d+) ?(?P<sign>[-+]) ?(?={_TERM})")
 _AFTER_VARIABLE = re.compile(r"(?P<left>(?<![^\W_])\d*[ijkntxyz])(?: ?(?P<spaced>[-+]) |(?P<glued>[-+]))(?=\d)")
 _MEGA = re.compile(r"(?<=\d) ?M(?=(?:Wh?|V|J|Pa|Hz|eV|N)\b)")
 _PI = re.compile(r"(?<![^\W\d_])π(?![^\W\d_])")
+_MINUS_BY_PI = re.compile(r"(?<=\d)-(?=pi(?!\w))|(?<=\bpi)-(?=\d)")
+_TIMES_PI = re.compile(r"(?<=\d) ?\*? ?pi(?!\w)")
+_NUMBERED_WORD = re.compile(
+    rf"(?<!\d )(?<![^\W_])(?<!/)(?!(?:pi|inf|infinity|{CURRENCIES}|utc|gmt)-)(?P<word>[^\W\d_]{{2,}}+)-?(?=\d++(?![\w/]))"
+)
 _REPR = re.compile(r"(?<!\w)(?:decimal|(?:np|numpy)\.\w{1,20})\(['\"]?(?P<inner>[^()'\"]{1,400})['\"]?\)")
 _FRACTION_REPR = re.compile(r"(?<!\w)fraction\((?P<over>-?\d+), (?P<under>\d+)\)")
 _COMPARISON = re.compile(r"(?<![-=<>!])(?P<sign><=|>=|!=|=|<|>)(?![<>=]|-(?![\d.$€£¥]))")
@@ -100,7 +109,7 @@ def _pattern(integer: str) -> re.Pattern[str]:
 
 _GROUPED, _UNGROUPED = _pattern(_GROUPS), _pattern(r"(?>\d+)")
 _LEAD = re.compile(
-    rf"(?P<sign>[-+±∓]|(?<!\w)(?:minus|negative)(?= ))? ?(?:(?<!\w)(?P<currency>{CURRENCIES}) ?(?P<inner>[-+±∓])? ?)?\Z"
+    rf"(?P<sign>(?<![^\W\d_]\+)[-+±∓~]|(?<!\w)(?:minus|negative)(?= ))? ?(?:(?<!\w)(?P<currency>{CURRENCIES}) ?(?P<inner>[-+±∓~])? ?)?\Z"
 )
 _LEAD_CHARS = 24
 """Maximum length of a number's sign and currency."""
@@ -142,7 +151,9 @@ def plain(answer: str) -> str:
     text = _BETWEEN_TERMS.sub(r"\g<left> \g<sign> ", _AFTER_VARIABLE.sub(_parted, text))
     folded = fold(_MEGA.sub("mega", text))
     folded = _FRACTION_REPR.sub(r" \g<over>/\g<under> ", _REPR.sub(r" \g<inner> ", folded))
-    folded = _COMPARISON.sub(r" \g<sign> ", _POWER_OF_A_WORD.sub("", folded))
+    folded = _POWER_OF_A_WORD.sub("", _POWER_OF_A_VARIABLE.sub(" ^ ", folded))
+    folded = _NUMBERED_WORD.sub(r"\g<word> ", _TIMES_PI.sub("pi", _MINUS_BY_PI.sub(" - ", folded)))
+    folded = _COMPARISON.sub(r" \g<sign> ", folded)
     return " ".join(folded.split())
 
 
@@ -195,9 +206,7 @@ def _respelled(character: str) -> str:
 def _raised(match: re.Match[str]) -> str:
     before = match.string[match.start() - 1 : match.start()]
     digits = unicodedata.normalize("NFKC", match.group()).replace("−", "-")
-    if before.isdigit() or before == ")" or (before.isalpha() and not digits.isdigit()):
-        return f"^{digits}"
-    return digits if before.isalpha() else f" {digits}"
+    return f"^{digits}" if before.isalnum() or before == ")" else f" {digits}"
 
 
 def _parted(match: re.Match[str]) -> str:
