@@ -257,6 +257,6 @@ async def test_forged_calls_without_a_pause_do_not_outrun_the_deadline(pool: Loc
     repl = await pool.open([SEARCH], echo, seed=0)
     started = asyncio.get_running_loop().time()
     execution = await repl.run(FLOOD, deadline_s=0.5)
-    assert execution.status == "killed"
+    assert execution.status in ("killed", "timed_out")  # whether the interrupt finds it between two frames
     assert asyncio.get_running_loop().time() - started < 8.0  # the grace, and a busy machine
     await repl.close()

@@ -4,9 +4,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from lzero.agent import calling
@@ -287,3 +289,23 @@ async def test_an_async_tool_that_blocks_the_event_loop_is_named_once(
         assert await broker.on_call("computes", {}) == "done"
     (message,) = caplog.messages
     assert message.startswith("the tool computes blocked the event loop for 0.0 s")
+
+
+async def test_a_tool_may_leave_a_cancel_scope_of_its_own_as_http_clients_do() -> None:
+    """anyio cancels the task at each turn of the event loop, until it has left the scope."""
+
+    @tool
+    async def races() -> str:
+        """Ask two servers and take the first answer."""
+        for _ in range(3):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                try:
+                    await asyncio.sleep(30.0)
+                finally:
+                    for _ in range(3):  # cleaning up is cancelled, too
+                        with suppress(asyncio.CancelledError):
+                            await asyncio.sleep(0)
+        return "answered"
+
+    assert await broker_of(races).on_call("races", {}) == "answered"

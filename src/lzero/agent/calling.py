@@ -118,13 +118,19 @@ class Watched(Generic[T]):
                 sent, thrown = (yield waits_for), None
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
-                if task is not None and task.cancelling() > 1:  # it went on after the first time: it is abandoned
+                # It went on after the first time, so it is abandoned. anyio cancels the task again and again to leave a scope of its own.
+                if task is not None and task.cancelling() > 1 and not _leaves_a_scope(error):
                     with suppress(RuntimeError):  # it may ignore that, too
                         steps.close()
                     raise
                 sent, thrown = None, error
             except BaseException as error:
                 sent, thrown = None, error
+
+
+def _leaves_a_scope(error: asyncio.CancelledError) -> bool:
+    """Return whether anyio, beneath HTTP clients, cancelled the task: the code that is cancelled catches this itself."""
+    return bool(error.args) and str(error.args[0]).startswith("Cancelled via cancel scope")
 
 
 def _blamed(tool: Tool, raised: BaseException, bugs: Bugs) -> ToolError:
