@@ -111,10 +111,11 @@ open("/tmp/own", "w").write("outside")
 os.symlink("/tmp", "d/link"); os.symlink("/tmp/own", "d/file"); os.mkfifo("d/fifo")
 def swap():
     for source in itertools.cycle(("d/fifo", "d/file", "d/real/file", "d/other/file", "d/empty")):
-        try:
-            open("d/empty", "w").close()
-            os.rename(source, "d/x"); os.rename("d/x", "now"); os.rename("now", source)
-            os.rename("d/real", "way"); os.rename("way", "d/real"); os.rename("d/link", "way"); os.rename("way", "d/link")
+        moves = (source, "d/x"), ("d/x", "now"), ("now", source), ("d/real", "way"), ("way", "d/real"), ("d/link", "way"), ("way", "d/link")
+        for here, there in moves:
+            try: os.rename(here, there)
+            except OSError: pass
+        try: os.close(os.open("d/empty", os.O_CREAT | os.O_WRONLY | os.O_NONBLOCK))  # where the FIFO lies now, a wait would last for ever
         except OSError: pass
 for _ in range(2):
     threading.Thread(target=swap, daemon=True).start()
