@@ -51,7 +51,9 @@ async def test_a_slow_cell_is_interrupted_and_the_session_lives(repl: LocalRepl,
     assert execution.status == "timed_out"
     assert "0.3 s" in execution.reason
     after = await repl.run("kept", deadline_s=20.0)
-    assert after.outputs == (Result(data={"text/plain": "5"}),)
+    assert after.outputs[-1] == Result(data={"text/plain": "5"})
+    # An interrupted worker may write its traceback only now.
+    assert all(isinstance(output, Stream) and output.name == "stderr" for output in after.outputs[:-1])
 
 
 async def test_a_cell_is_interrupted_while_another_thread_of_it_calls_a_tool(pool: LocalPool) -> None:
