@@ -99,3 +99,8 @@ def test_a_key_of_the_agent_that_would_not_act_is_refused(override: str, told: s
 def test_a_number_that_is_not_finite_is_refused(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} = {value}: Input should be"):
         load_config(None, [f"{key}={value}"])
+
+
+def test_a_single_value_in_place_of_a_list_says_how_a_list_is_written() -> None:
+    with pytest.raises(ConfigError, match=r"agent.tools = 'shelf': a list is needed, as agent.tools='\[…, …\]'"):
+        load_config(None, ["agent.tools=shelf"])

@@ -120,4 +120,6 @@ def _explain(detail: Any) -> str:
         nearest = difflib.get_close_matches(location, [*keys(), *Config.model_fields], n=1, cutoff=0.0)
         return f"unknown key {location!r}; did you mean {nearest[0]!r}?"
     given = re.sub(r"://[^/@\s]*@", "://…@", repr(detail["input"]))  # an address may hold a password
+    if detail["type"] == "tuple_type":
+        return f"{location} = {given}: a list is needed, as {location}='[…, …]' on the command line (texts in double quotes)"
     return f"{location} = {given}: {detail['msg']}"
