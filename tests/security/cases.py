@@ -110,6 +110,9 @@ CASES = tuple(
         (70, "Lateral", "two forks of one zygote", "random where it must be, seeded where it should"),
         (71, "Lateral", "what the zygote leaves to its children", "one thread, no secret, no open socket"),
         (72, "Lateral", "a late word of a dead session", "reaches nobody"),
+        # servers and clients, before anything is trusted
+        (97, "HostDoS", "a request without end, before the token", "the connection ends at some kilobytes"),
+        (98, "HostDoS", "connections without number or without a word, before the token", "bounded; clients get in"),
     )
 )
 

@@ -33,7 +33,6 @@ ROWS = {
             "paths",
             "serving",
             "threads",
-            "turns",
             "plugins",
             "__init__",
         ),

@@ -5,6 +5,9 @@
 
 An ASGI application of two routes, both behind the bearer token: `GET /load` says how busy it is, and a WebSocket at `/repls` serves
 one client with all its REPLs (`lzero.repl.remote.served`). Loopback unless told otherwise; beyond it, TLS, or a caller who insists.
+
+uvicorn serves it with the parsers named here, whichever others are installed: each bounds what it reads. `lzero.repl.remote.door`
+bounds the number of connections and the time of those that have not shown the token.
 """
 
 import asyncio
@@ -26,13 +29,16 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from websockets.frames import Frame
 
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError
 from lzero.protocols import ReplPool
 from lzero.repl.remote import wire
+from lzero.repl.remote.door import Door, Guest, Refusals
 from lzero.repl.remote.served import Client, Room
 from lzero.serving import Serving
 
@@ -41,6 +47,10 @@ _FILE_BYTES = ReplConfig().file_mb << 20
 _USUAL = Serving()
 _OTHER_VERSION = 426
 """HTTP's code for a client that should speak another version."""
+REQUEST_BYTES = 16 << 10
+"""Of everything that a connection sends as HTTP: the request line, headers and a body. An honest request has a few hundred, and no body."""
+_GUEST = "guest"
+"""Where the state of a request has the connection that it came by."""
 _MOST_PIECES = 1024
 """Of one message; whoever sends whole ones sends one."""
 _LAST_WORDS_S = 5.0
@@ -61,7 +71,8 @@ class PoolServer:
         if not 0.0 < lease_s <= wire.MAX_DEADLINE_S:
             raise ConfigError(f"--lease-s = {lease_s:g}: the maximum is {wire.MAX_DEADLINE_S:g} seconds")
         self._room = Room(max_repls=serving.max_repls, lease_s=lease_s, file_bytes=file_bytes)
-        self._app = application(pool, token=token, room=self._room)
+        self._refusals = Refusals()
+        self._app = application(pool, token=token, room=self._room, refusals=self._refusals)
         self._serving = serving
         self._port = serving.port
         self._listener: socket.socket | None = None
@@ -86,6 +97,8 @@ class PoolServer:
         """Take the port, and serve nobody yet. Raises ConfigError: a port in use, a certificate that cannot be read, …"""
         config = uvicorn.Config(
             self._app,
+            loop="asyncio",
+            http=_Http,
             ws=_WebSocket,
             ws_max_size=wire.MAX_MESSAGE,
             ws_per_message_deflate=False,  # what is sent is short, or has no time
@@ -93,7 +106,7 @@ class PoolServer:
             lifespan="off",
             proxy_headers=False,  # a client is called what it is, not what it says
             log_config=None,
-            log_level="warning",
+            log_level="error",  # a warning is about what a stranger sent, a line for each
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
@@ -109,7 +122,7 @@ class PoolServer:
         logging.getLogger("uvicorn.error").addFilter(_no_refusals)
         self._listener = await asyncio.to_thread(self._listen)
         self._port = self._listener.getsockname()[1]
-        self._server = _Server(config)
+        self._server = _Server(config, self._listener, self._refusals)
 
     async def start(self) -> None:
         """Returns when clients can connect. Raises as `bind` does."""
@@ -117,7 +130,7 @@ class PoolServer:
             await self.bind()
         assert self._listener is not None
         assert self._server is not None
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        self._task = asyncio.create_task(self._server.serve())
         while not self._server.started and not self._task.done():
             await asyncio.sleep(0.001)  # what it does before that waits for nobody
 
@@ -161,11 +174,67 @@ class PoolServer:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to whoever runs the event loop."""
+    """uvicorn behind our door. Leaves signals to whoever runs the event loop."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, refusals: Refusals) -> None:
+        super().__init__(config)
+        self._refusals = refusals
+        self._door = Door(listener, config.ssl, self._protocol, refusals)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        self.servers = []  # uvicorn's own way to accept
+        self._door.open(self._end)
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await self._door.close()
+        finally:
+            await super().shutdown()
+
+    def _protocol(self, guest: Guest) -> asyncio.Protocol:
+        return _Http(guest, self._refusals, self.config, self.server_state)
+
+    def _end(self) -> None:
+        self.should_exit = True
+
+
+class _Http(H11Protocol):
+    """Serves one request, and reads `REQUEST_BYTES` for it at most."""
+
+    def __init__(self, guest: Guest, refusals: Refusals, config: uvicorn.Config, state: ServerState) -> None:
+        super().__init__(config, state, {_GUEST: guest})
+        self._guest = guest
+        self._refusals = refusals
+        self._read = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._read += len(data)
+        if self._read <= REQUEST_BYTES:
+            super().data_received(data)
+        else:
+            self._refuse(f"it sent more than {REQUEST_BYTES:,} bytes of a request")
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse("it did not send a request of HTTP/1.1")
+
+    def on_response_complete(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._guest.leave()
+
+    def _refuse(self, why: str) -> None:
+        self._refusals.note(self._guest.name, why)
+        self.transport.abort()
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
@@ -185,6 +254,10 @@ class _WebSocket(WebSocketsSansIOProtocol):
         if not self.writable.is_set():
             self.transport.abort()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.app_state[_GUEST].leave()
+
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)
         self.loop.call_later(_LAST_WORDS_S if self.writable.is_set() else 0.0, self.transport.abort)
@@ -195,11 +268,12 @@ def _no_refusals(record: logging.LogRecord) -> bool:
     return "without completing handshake" not in record.msg
 
 
-def application(pool: ReplPool, *, token: str, room: Room) -> ASGIApp:
-    """The ASGI application, for any server that speaks WebSocket."""
+def application(pool: ReplPool, *, token: str, room: Room, refusals: Refusals) -> ASGIApp:
+    """The ASGI application. A request's state holds its connection."""
 
     async def load(_: Request) -> Response:
-        return JSONResponse({**pool.stats(), "repls": room.repls, "max_repls": room.max_repls})
+        load = {**pool.stats(), "repls": room.repls, "max_repls": room.max_repls}
+        return JSONResponse(load, headers={"Connection": "close"})
 
     async def repls(websocket: WebSocket) -> None:
         name = f"{websocket.client.host}:{websocket.client.port}" if websocket.client else "a client"
@@ -215,24 +289,29 @@ def application(pool: ReplPool, *, token: str, room: Room) -> ASGIApp:
         await Client(websocket, pool, room, name).serve()
 
     routes = [Route("/load", load), WebSocketRoute(wire.PATH, repls)]
-    return _Guard(Starlette(routes=routes), token)
+    return _Guard(Starlette(routes=routes), token, refusals)
 
 
 class _Guard:
     """Lets nobody in who does not bring the token."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, refusals: Refusals) -> None:
         self._app = app
         self._expected = f"Bearer {token}".encode()
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope["headers"]).get(b"authorization", b"")
+        guest: Guest = scope["state"][_GUEST]
         if hmac.compare_digest(given, self._expected):
+            if scope["type"] == "websocket":
+                guest.admit()
             await self._app(scope, receive, send)
             return
-        logger.warning("%s is refused: its token is %s", scope.get("client"), "another one" if given else "missing")
+        self._refusals.note(guest.name, f"its token is {'another one' if given else 'missing'}")
         text = "the token is not this server's" if given else "a token is needed: Authorization: Bearer …"
-        response = PlainTextResponse(text, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+        headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
+        response = PlainTextResponse(text, status_code=401, headers=headers)
         if scope["type"] == "websocket":
             await WebSocket(scope, receive, send).send_denial_response(response)
         else:
