@@ -14,6 +14,7 @@
     ├── EngineError        sampling failed or was not answered within its deadline
     │   └── ContextOverflow    the prompt is longer than the model's own window
     ├── ToolError          a tool did not answer; `fault` says whether the agent or the tool is to blame
+    │   └── HelperBusy         what all episodes share was not free in time: our failure
     ├── RewardError        a scorer failed
     └── TrainError         training cannot go on (too many failures, a sync that does not hold)
         └── NotFinite          an optimiser step that was not made: NaN or infinity in the loss or the gradient
@@ -84,6 +85,13 @@ class ToolError(LzeroError):
             raise ValueError(f'ToolError: fault is "agent" or "tool", not {fault!r}')
         super().__init__(message)
         self.fault: Literal["agent", "tool"] = fault
+
+
+class HelperBusy(ToolError):
+    """Its `fault` is "tool": too many episodes ask for the same thing at once."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, fault="tool")
 
 
 class RewardError(LzeroError):

@@ -180,6 +180,9 @@ class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     arguments: dict[str, Json]
     duration_s: float
+    """Seconds at work, those in queues not included."""
+    queued_s: float = 0.0
+    """Seconds in queues for what all episodes share."""
     result: Json = None
     error: str | None = None
     fault: Literal["agent", "tool"] | None = None

@@ -33,6 +33,7 @@ ROWS = {
             "paths",
             "serving",
             "threads",
+            "turns",
             "plugins",
             "__init__",
         ),

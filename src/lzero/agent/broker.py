@@ -1,6 +1,5 @@
 """Tool calls, as they leave the kernel: checked, bounded, recorded. The submitted answer lives here, on the host."""
 
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
@@ -10,6 +9,7 @@ from lzero.agent.calling import CallContext, call_tool
 from lzero.agent.notepad import NotepadTool
 from lzero.errors import ToolError
 from lzero.protocols import Tool, ToolContext, WithRecord
+from lzero.turns import CallClock
 from lzero.types import Json, Notepad, Task, ToolCall
 
 CALLS_PER_CELL = 64
@@ -89,7 +89,7 @@ class Broker:
 
     async def on_call(self, name: str, arguments: dict[str, Json]) -> Json:
         """Answer one call. Raises ToolError: the agent's mistake, told to it, or a failure of ours, which stays as `broken`."""
-        start = time.perf_counter()
+        clock = CallClock(self)
         result: Json = None
         error: ToolError | None = None
         refused = _refusal(name, arguments)
@@ -98,11 +98,14 @@ class Broker:
         try:
             tool = self._check(name, arguments, refused)
             context = CallContext(self._task, self._read)
-            result = await call_tool(tool, arguments, context, self._bugs)
+            result = await call_tool(tool, arguments, context, self._bugs, clock=clock)
         except ToolError as raised:
             error = raised
         if name != self._notepad.name or error is not None:
-            self._record(name, arguments, result, error, time.perf_counter() - start)
+            call = ToolCall(
+                name=name, arguments=arguments, result=result, duration_s=clock.worked_s, queued_s=clock.queued_s
+            )
+            self._record(call, error)
         if error is not None:
             raise error
         return result
@@ -135,22 +138,16 @@ class Broker:
             )
         return tool
 
-    def _record(
-        self, name: str, arguments: dict[str, Json], result: Json, error: ToolError | None, duration_s: float
-    ) -> None:
+    def _record(self, call: ToolCall, error: ToolError | None) -> None:
         if error is not None and error.fault == "tool":
             self.broken = self.broken or error
         if len(self._calls) >= CALLS_PER_CELL:
             return  # a loop of refused calls would grow the record without bound
-        tool = self._by_name.get(name)
-        call = ToolCall(
-            name=name,
-            arguments=arguments,
-            duration_s=duration_s,
-            result=tool.on_record(result) if isinstance(tool, WithRecord) and error is None else result,
-            error=None if error is None else str(error),
-            fault=None if error is None else error.fault,
-        )
+        tool = self._by_name.get(call.name)
+        if error is not None:
+            call = msgspec.structs.replace(call, error=str(error), fault=error.fault)
+        elif isinstance(tool, WithRecord):
+            call = msgspec.structs.replace(call, result=tool.on_record(call.result))
         self._calls.append(call)
         self._told(call)
 

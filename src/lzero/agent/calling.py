@@ -16,11 +16,13 @@ from lzero.agent.bugs import Bugs, leaves, words
 from lzero.errors import LzeroError, ToolError, WorkspaceError
 from lzero.protocols import Tool
 from lzero.tools.values import as_json
+from lzero.turns import CLOCK, CallClock
 from lzero.types import Json, Task
 
 T = TypeVar("T")
 TOOL_TIMEOUT_S = 60.0
-"""Deadline of a call, in seconds. A tool that exceeds it counts as a failure of the tool, not of the agent."""
+"""Deadline of a call, in seconds at work: those in a queue (`lzero.turns`) do not count. A tool that exceeds it counts as a failure of the
+tool, not of the agent."""
 BLOCKING_S = 2.0
 """Seconds after which an `async` tool that blocks the event loop is logged as a warning."""
 CLEANUP_S = 5.0
@@ -47,16 +49,23 @@ class CallContext:
             raise
 
 
-async def call_tool(tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs) -> Json:
-    """Return the tool's result. Raises ToolError, or the exception with which the session broke during `read_file`."""
-    calling = asyncio.ensure_future(_outcome(tool, arguments, context, bugs))
+async def call_tool(
+    tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs, *, clock: CallClock
+) -> Json:
+    """Return the tool's result; `clock` is the time of the call.
+
+    Raises ToolError, or the exception with which the session broke during `read_file`."""
+    calling = asyncio.ensure_future(_outcome(tool, arguments, context, bugs, clock))
     try:
-        done, _ = await asyncio.wait({calling}, timeout=TOOL_TIMEOUT_S)
+        with suppress(TimeoutError):
+            async with clock.at_most(TOOL_TIMEOUT_S):
+                await asyncio.wait({calling})
+        in_time = calling.done()
     finally:
         if not calling.done():
             calling.cancel()
             await asyncio.wait({calling}, timeout=CLEANUP_S)
-    if not done:
+    if not in_time:
         raise ToolError(f"{tool.name} did not answer within {TOOL_TIMEOUT_S:g} s", fault="tool")
     result, raised = calling.result()
     if context.broke is not None:
@@ -67,9 +76,10 @@ async def call_tool(tool: Tool, arguments: dict[str, Json], context: CallContext
 
 
 async def _outcome(
-    tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs
+    tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs, clock: CallClock
 ) -> tuple[Json, BaseException | None]:
     """Return the tool's result, or the exception that it raised."""
+    CLOCK.set(clock)  # for this task and what it starts
     task = asyncio.current_task()
     assert task is not None
     try:

@@ -86,6 +86,8 @@ def _episode_means(episodes: Sequence[Episode]) -> dict[str, float]:
         "rollout/tokens": float(sum(lengths)),
         "rollout/trims_per_episode": sum(step.trimmed for step in steps) / len(episodes),
         "rollout/tool_calls_per_episode": sum(len(step.tool_calls) for step in steps) / len(episodes),
+        "rollout/queued_s_per_episode": sum(call.queued_s for step in steps for call in step.tool_calls)
+        / len(episodes),
     }
     if steps:
         metrics["rollout/tokens_per_step"] = _mean(lengths)

@@ -1,0 +1,192 @@
+"""Turns at what all episodes share (a reader of files, an MCP server, a rate of calls), and the time of a call, which a queue stops.
+
+    readers = Turns(2, "a reader of files")
+
+    async with readers.turn():                      # waits for a place: the time of the call stands still
+        async with call_clock().at_most(45.0):      # 45 seconds from here
+            …
+
+Episodes take turns: however many calls of one episode wait, the next free place goes to the episode that has waited longest
+for its turn. A wait has a deadline of its own, and is our failure, not the tool's and not the agent's.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+
+from lzero.errors import HelperBusy, ToolError
+
+QUEUE_S = 600.0
+"""Seconds that one call may spend in queues."""
+MAX_WAITING = 64
+"""Calls of one episode that may wait for the same thing."""
+
+
+class CallClock:
+    """The time of one call: seconds at work and, apart, seconds in queues. Its deadlines count the seconds at work."""
+
+    def __init__(self, owner: Hashable = None, *, queue_s: float = QUEUE_S) -> None:
+        """`owner` stands for the episode, whose calls share its turns; None for a call of no episode."""
+        self.owner = self if owner is None else owner
+        self._queue_s = queue_s
+        self._started = _now()
+        self._queued_s = 0.0
+        self._stopped_at: float | None = None
+        self._stops = 0
+        self._due: dict[asyncio.Timeout, float] = {}
+        """Open deadlines, by the loop's clock less the seconds in queues."""
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds spent in queues so far."""
+        return self._queued_s + (0.0 if self._stopped_at is None else _now() - self._stopped_at)
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds at work so far."""
+        return _now() - self._started - self.queued_s
+
+    @asynccontextmanager
+    async def at_most(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
+        """`asyncio.timeout(seconds)`, but that seconds in queues do not count."""
+        async with asyncio.timeout(None) as deadline:
+            self._due[deadline] = _now() - self.queued_s + seconds
+            self._reschedule()
+            try:
+                yield deadline
+            finally:
+                del self._due[deadline]
+
+    @asynccontextmanager
+    async def queueing(self, what: str, *, advice: str = "") -> AsyncIterator[None]:
+        """Wait in the block for `what`. Raises HelperBusy when the call has spent `queue_s` seconds in queues."""
+        try:
+            with self.stopped():
+                async with asyncio.timeout(max(0.0, self._queue_s - self.queued_s)) as patience:
+                    yield
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise HelperBusy(
+                f"waited {self._queue_s:g} s in the queue for {what}; {advice or 'run fewer episodes at once (rollout.concurrency)'}"
+            ) from None
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Count the block's seconds as seconds in a queue. Blocks of one call may overlap."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.go_on()
+
+    def stop(self) -> None:
+        """Stop until the matching `go_on`."""
+        self._stops += 1
+        if self._stops == 1:
+            self._stopped_at = _now()
+            self._reschedule()
+
+    def go_on(self) -> None:
+        self._stops -= 1
+        if self._stops == 0:
+            self._queued_s, self._stopped_at = self.queued_s, None
+            self._reschedule()
+
+    def _reschedule(self) -> None:
+        for deadline, due in self._due.items():
+            if not deadline.expired():
+                deadline.reschedule(None if self._stops else due + self._queued_s)
+
+
+CLOCK: ContextVar[CallClock | None] = ContextVar("CLOCK", default=None)
+
+
+def call_clock() -> CallClock:
+    """Return the clock of the call that this code works for; a new one outside of any call."""
+    return CLOCK.get() or CallClock()
+
+
+class Turns:
+    """Places at something that all episodes share. Belongs to no event loop."""
+
+    def __init__(self, places: int, what: str, *, advice: str = "", one_by_one: bool = False) -> None:
+        """`what` completes "waited in the queue for"; `advice` says how the wait becomes shorter.
+
+        `one_by_one`: what is behind the places may serve them one after another, and does not say so. The time of a call in a
+        place then begins when those that took theirs before it have left.
+        """
+        self._free = places
+        self._what = what
+        self._advice = advice
+        self._one_by_one = one_by_one
+        self._inside: dict[object, CallClock] = {}
+        """Calls that hold a place, in the order in which they took it."""
+        self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        """Calls that wait, by episode, in the order of the episodes' turns."""
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Hold a place in the block. Raises HelperBusy where none becomes free in time; ToolError, the agent's fault, where its episode
+        has MAX_WAITING calls in the queue already."""
+        clock, place = call_clock(), object()
+        await self._enter(clock)
+        self._inside[place] = clock
+        if self._one_by_one and len(self._inside) > 1:
+            clock.stop()
+        try:
+            yield
+        finally:
+            self._leave(place)
+
+    async def _enter(self, clock: CallClock) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        queue = self._waiting.setdefault(clock.owner, deque())
+        if len(queue) >= MAX_WAITING:
+            raise ToolError(
+                f"{MAX_WAITING} calls wait in the queue for {self._what} already: wait for their answers first",
+                fault="agent",
+            )
+        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.append(called)
+        try:
+            async with clock.queueing(self._what, advice=self._advice):
+                await called
+        except BaseException:
+            if called in queue:
+                queue.remove(called)
+                if not queue:
+                    del self._waiting[clock.owner]
+            elif not called.cancelled():  # its turn came, and nobody is here to take it
+                self._pass_on()
+            raise
+
+    def _leave(self, place: object) -> None:
+        was_first = place is next(iter(self._inside))
+        clock = self._inside.pop(place)
+        if self._one_by_one and not was_first:
+            clock.go_on()
+        elif self._one_by_one and self._inside:
+            next(iter(self._inside.values())).go_on()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give a place that became free to the next episode in turn, whose other calls then wait behind those of all others."""
+        while self._waiting:
+            owner = next(iter(self._waiting))
+            queue = self._waiting.pop(owner)
+            called = queue.popleft()
+            if queue:
+                self._waiting[owner] = queue
+            if not called.done():  # else it was cancelled
+                called.set_result(None)
+                return
+        self._free += 1
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
