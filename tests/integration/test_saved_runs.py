@@ -111,15 +111,17 @@ async def test_jupyter_runs_a_saved_notebook_to_the_same_outputs(pool: LocalPool
 
 
 def outputs(cell: Any) -> list[Any]:
-    """What a cell put out, but for what Jupyter and the sandbox say otherwise: addresses, counts and frames."""
+    """What a cell put out, without what differs between Jupyter and the sandbox: addresses, counts, frames, the pieces of a stream."""
     found: list[Any] = []
     for output in cell.get("outputs", ()):
         if output.output_type == "error":
             found.append((output.ename, output.evalue))
+        elif output.output_type == "stream" and found and found[-1][0] == output.name:
+            found[-1] = (output.name, found[-1][1] + output.text)
         elif output.output_type == "stream":
             found.append((output.name, output.text))
         else:
-            found.append({mime: text.partition(" at 0x")[0] for mime, text in output.data.items()})
+            found.append(("data", {mime: text.partition(" at 0x")[0] for mime, text in output.data.items()}))
     return found
 
 
