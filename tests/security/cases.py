@@ -110,6 +110,12 @@ CASES = tuple(
         (70, "Lateral", "two forks of one zygote", "random where it must be, seeded where it should"),
         (71, "Lateral", "what the zygote leaves to its children", "one thread, no secret, no open socket"),
         (72, "Lateral", "a late word of a dead session", "reaches nobody"),
+        # what is counted for all, and what all share
+        (79, "PeerDoS", "signals and timers in waiting", "bounded and counted per session; siblings have theirs"),
+        (80, "PeerDoS", "pages of pipes", "no more than a pipe has at first"),
+        (81, "HostDoS", "what the machine has once: filters on sockets, huge pages, aio, sync", "refused"),
+        (82, "PeerDoS", "leases that hold up who opens a shared file", "refused"),
+        (83, "Lateral", "marks on shared files, and which of their pages are in memory", "refused, or read-only"),
         # servers and clients, before anything is trusted
         (97, "HostDoS", "a request without end, before the token", "the connection ends at some kilobytes"),
         (98, "HostDoS", "connections without number or without a word, before the token", "bounded; clients get in"),

@@ -107,12 +107,6 @@ sorted(set(found))
         "/workspace",
         "/tmp",
         "/dev/shm",
-        "/dev/null",
-        "/dev/zero",
-        "/dev/full",
-        "/dev/random",
-        "/dev/urandom",
-        "/dev/tty",
         "/dev/pts",
         "/dev/console",
     }, shown

@@ -25,15 +25,22 @@ WORLD = _NEWNS | _NEWUTS | _NEWIPC | NEWPID | _NEWNET
 """All kinds of namespaces that a user namespace can own, and a REPL has of its own."""
 _CLONE, _CLONE_PARENT = 56, 0x8000
 """A system call of x86-64, and its flag."""
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = (
+    *(1, 2, 4, 8, 32),
+    *(4096, 16384, 1 << 18),
+)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 _CAP_KILL = 5
 # Made before the fork: every page that a child touches first costs it a copy.
 _CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+"""The host's own files in /dev."""
 _TERMINALS = 16
 """Pseudoterminals of one REPL; the kernel has a few thousand for all."""
+_PENDING_SIGNALS = 64
+"""Queued signals and timers (timer_create) of one REPL; the kernel has about as many for each user as it has threads."""
 _NO_CORE = 1
 """core(5): to a program that takes core dumps only this limit says no; 0 would let it run, on the host."""
 _LAST_CAPABILITY = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
@@ -70,6 +77,13 @@ def _call(name: str, *arguments: object) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
+def keep_devices() -> None:
+    """For the zygote, once: make the mounts of the devices read-only. They work as before, but no session can change their times,
+    which the host and all other sessions see. Raises OSError."""
+    for name in _DEVICES:
+        _mount("none", f"/dev/{name}", "", _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID, "")
+
+
 def fork(own_pid_namespace: int) -> tuple[int, int]:
     """For the zygote: `os.fork()` into a new pid namespace, beside an init. (init, child) as the caller sees them; (0, 0) in the
     child.
@@ -101,7 +115,7 @@ def enter(limits: Limits, without: Collection[str] = ()) -> None:
     _call("unshare", _NEWNS | _NEWIPC | _NEWUTS | (0 if "network" in without else _NEWNET))
     furnish(limits)
     enter_user_namespace(nesting="nesting" in without)
-    _set_limits(limits)  # the process count is kept per user namespace: after entering it, siblings do not share it
+    _set_limits(limits)  # after entering it: processes and queued signals are counted per user namespace
     _drop_privileges()
 
 
@@ -215,6 +229,7 @@ def _set_limits(limits: Limits) -> None:
         (resource.RLIMIT_AS, _address_space() + limits.memory_bytes),
         (resource.RLIMIT_CORE, _NO_CORE),
         (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_SIGPENDING, _PENDING_SIGNALS),
         (resource.RLIMIT_NICE, 0),
         (resource.RLIMIT_RTPRIO, 0),
         (resource.RLIMIT_MSGQUEUE, 0),

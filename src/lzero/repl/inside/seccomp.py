@@ -55,7 +55,14 @@ _REFUSED = {
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "memfd_secret": (447, 447),
+    # Which pages of the files that all share are in memory.
+    "mincore": (27, 232),
     "cachestat": (451, 451),
+    # What the kernel counts, or does, for the whole machine at once; and the turn of others at its disks.
+    "io_setup": (206, 0),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
+    "ioprio_set": (251, 30),
     # Memory that belongs to no process, and to no file system of a bounded size.
     "memfd_create": (319, 279),
     "shmget": (29, 194),
@@ -110,23 +117,48 @@ _CLONE_PARENT = 0x8000
 _KEY = (0xFFFFFFF0, 0xFFFFFFF1)
 """Where the two halves of the key are to be."""
 _CLONE, _NEW_NAMESPACES = (56, 220), 0x7E020000
-_SOCKETS, _AF_UNIX = ((41, 198), (53, 199)), 1
-"""socket and socketpair."""
-_PERSONALITY, _PERSONALITIES = (135, 92), (0, 0xFFFFFFFF)
-"""The ordinary one, and the question which it is."""
-_IOCTL, _TERMINAL_INPUT = (16, 29), (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX put words into the mouth of whoever types at a terminal."""
-
-_FCNTL, _NOTIFY = (72, 25), (1026,)
-"""F_NOTIFY: the inotify of old."""
-_SETRLIMIT, _PRLIMIT, _RLIMIT_CORE = (160, 164), (302, 261), 4
+_PRLIMIT, _RLIMIT_CORE = (302, 261), 4
 """The limit that keeps the host's handler of core dumps from running holds only as it is: also 0 would let it run."""
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
-_NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD, _SIXTH = 0, 4, 16, 24, 32, 56
-"""Offsets in `struct seccomp_data`; of an argument the lower half, which is all that the kernel reads of the first two."""
+_NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD, _FOURTH, _SIXTH = 0, 4, 16, 24, 32, 40, 56
+"""Offsets in `struct seccomp_data`; of an argument the lower half, which holds all that the rules below ask for."""
 _PR_SET_SECCOMP, _FILTER_MODE = 22, 2
+_REFUSE, _NO_FAMILY = _ERRNO | errno.EPERM, _ERRNO | errno.EAFNOSUPPORT
+
+_BY_ARGUMENT: tuple[tuple[tuple[int, int], int, tuple[tuple[int, int, int], ...], int], ...] = (
+    # (number on x86-64, on arm64), an argument, what answers if it passes a test (the first that it passes), what answers otherwise
+    # socket, socketpair: AF_UNIX only.
+    ((41, 198), _FIRST, ((_EQUAL, 1, _ALLOW),), _NO_FAMILY),
+    ((53, 199), _FIRST, ((_EQUAL, 1, _ALLOW),), _NO_FAMILY),
+    # setsockopt: no programs on sockets (SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF). Their memory is the
+    # kernel's, and where it is translated to machine code it is counted for the whole machine: without it no filter can be made.
+    ((54, 208), _THIRD, tuple((_EQUAL, option, _REFUSE) for option in (26, 50, 51, 52)), _ALLOW),
+    # personality: the ordinary one, and the question which it is.
+    ((135, 92), _FIRST, ((_EQUAL, 0, _ALLOW), (_EQUAL, 0xFFFFFFFF, _ALLOW)), _REFUSE),
+    # ioctl: TIOCSTI and TIOCLINUX put words into the mouth of whoever types at a terminal.
+    ((16, 29), _SECOND, ((_EQUAL, 0x5412, _REFUSE), (_EQUAL, 0x541C, _REFUSE)), _ALLOW),
+    # fcntl: of Linux's own commands (1024 and above) only F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS. The others watch
+    # shared files (F_NOTIFY), hold up who opens them (F_SETLEASE), mark them (F_SET_RW_HINT), take pages of all (F_SETPIPE_SZ).
+    (
+        (72, 25),
+        _SECOND,
+        (*((_EQUAL, command, _ALLOW) for command in (1030, 1032, 1033, 1034)), (_AT_LEAST, 1024, _REFUSE)),
+        _ALLOW,
+    ),
+    # setrlimit: RLIMIT_CORE stays.
+    ((160, 164), _FIRST, ((_EQUAL, _RLIMIT_CORE, _REFUSE),), _ALLOW),
+    # prctl: PR_SCHED_CORE keeps others from the second thread of a core.
+    ((157, 167), _FIRST, ((_EQUAL, 62, _REFUSE),), _ALLOW),
+    # mmap: MAP_HUGETLB takes from the machine's huge pages, which are few and are memory of no process.
+    ((9, 222), _FOURTH, ((_ANY_BIT, 0x40000, _REFUSE),), _ALLOW),
+    # Whether pages of shared files are in memory, and their way out of it: madvise (MADV_COLD, MADV_PAGEOUT),
+    # fadvise64 (POSIX_FADV_DONTNEED), preadv2 (RWF_NOWAIT, RWF_DONTCACHE).
+    ((28, 233), _THIRD, ((_EQUAL, 20, _REFUSE), (_EQUAL, 21, _REFUSE)), _ALLOW),
+    ((221, 223), _FOURTH, ((_EQUAL, 4, _REFUSE),), _ALLOW),
+    ((327, 286), _SIXTH, ((_ANY_BIT, 0x88, _REFUSE),), _ALLOW),
+)
 
 Instruction = tuple[int, int, int, int]
 """code, jump if true, jump if false, operand."""
@@ -158,29 +190,22 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
         number = numbers[column]
         if number is not None:
             yield _EQUAL, 0, 1, number
-            yield _RETURN, 0, 0, _ERRNO | errno.EPERM
+            yield _RETURN, 0, 0, _REFUSE
     yield _EQUAL, 0, 1, _CLONE3[column]
     yield _RETURN, 0, 0, _ERRNO | errno.ENOSYS
-    refuse = _ERRNO | errno.EPERM
     yield _EQUAL, 0, 10, _CLONE[column]  # on another number, jump over all of it
     yield _LOAD, 0, 0, _FIRST
     yield _ANY_BIT, 7, 0, _NEW_NAMESPACES
     yield _ANY_BIT, 1, 0, _CLONE_PARENT
     yield _RETURN, 0, 0, _ALLOW
-    yield from _with_key(refuse)
-    for numbers in _SOCKETS:
-        yield from _by_argument(
-            numbers[column], _FIRST, _EQUAL, (_AF_UNIX,), match=_ALLOW, other=_ERRNO | errno.EAFNOSUPPORT
-        )
+    yield from _with_key()
     yield _EQUAL, 0, 9, _SETNS[column]
     yield _LOAD, 0, 0, _SECOND
     yield _EQUAL, 1, 0, _STEPS[0]
     yield _EQUAL, 0, 5, _STEPS[1]
-    yield from _with_key(refuse)
-    yield from _by_argument(_PERSONALITY[column], _FIRST, _EQUAL, _PERSONALITIES, match=_ALLOW, other=refuse)
-    yield from _by_argument(_IOCTL[column], _SECOND, _EQUAL, _TERMINAL_INPUT, match=refuse, other=_ALLOW)
-    yield from _by_argument(_FCNTL[column], _SECOND, _EQUAL, _NOTIFY, match=refuse, other=_ALLOW)
-    yield from _by_argument(_SETRLIMIT[column], _FIRST, _EQUAL, (_RLIMIT_CORE,), match=refuse, other=_ALLOW)
+    yield from _with_key()
+    for numbers, argument, tests, other in _BY_ARGUMENT:
+        yield from _by_argument(numbers[column], argument, tests, other)
     yield _EQUAL, 0, 8, _PRLIMIT[column]  # on another number, jump over all that follows
     yield _LOAD, 0, 0, _SECOND
     yield _EQUAL, 0, 5, _RLIMIT_CORE
@@ -188,33 +213,32 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
     yield _EQUAL, 0, 2, 0
     yield _LOAD, 0, 0, _THIRD + 4
     yield _EQUAL, 1, 0, 0
-    yield _RETURN, 0, 0, refuse
+    yield _RETURN, 0, 0, _REFUSE
     yield _RETURN, 0, 0, _ALLOW
     yield _RETURN, 0, 0, _ALLOW
 
 
-def _with_key(refuse: int) -> Iterator[Instruction]:
+def _with_key() -> Iterator[Instruction]:
     """Six instructions: allow the call whose sixth argument is the key, refuse any other. The kernel ignores that argument."""
     yield _LOAD, 0, 0, _SIXTH
     yield _EQUAL, 0, 3, _KEY[0]
     yield _LOAD, 0, 0, _SIXTH + 4
     yield _EQUAL, 0, 1, _KEY[1]
     yield _RETURN, 0, 0, _ALLOW
-    yield _RETURN, 0, 0, refuse
+    yield _RETURN, 0, 0, _REFUSE
 
 
 def _by_argument(
-    number: int, argument: int, test: int, operands: tuple[int, ...], *, match: int, other: int
+    number: int, argument: int, tests: tuple[tuple[int, int, int], ...], other: int
 ) -> Iterator[Instruction]:
-    """End with `match` a call of this number whose argument passes the test with one of the operands, with `other` any other
-    call of this number; go on with the rest of the filter for all others."""
-    count = len(operands)
-    yield _EQUAL, 0, count + 3, number
+    """Answer a call of this number with the answer of the first test that its argument passes, or with `other`; go on with the rest
+    of the filter for all other numbers."""
+    yield _EQUAL, 0, 2 + 2 * len(tests), number
     yield _LOAD, 0, 0, argument
-    for index, operand in enumerate(operands):
-        yield test, count - index, 0, operand
+    for test, operand, answer in tests:
+        yield test, 0, 1, operand
+        yield _RETURN, 0, 0, answer
     yield _RETURN, 0, 0, other
-    yield _RETURN, 0, 0, match
 
 
 def prepare(libc: ctypes.CDLL) -> "_Program":

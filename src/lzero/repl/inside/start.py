@@ -19,6 +19,7 @@ def main() -> None:
     control = socket.socket(fileno=int(descriptor))
     control.set_inheritable(False)
     limits = isolate.Limits(**json.loads(limits_json))
+    isolate.keep_devices()
     maker = copying.Maker(limits, control)
 
     import zygote
