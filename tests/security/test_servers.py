@@ -1,11 +1,12 @@
-"""Servers and clients of lzero: a stranger without the token, and a server that means harm, cost little and hold nobody up."""
+"""A stranger at a server of lzero, and a server that means harm to a client of it: both cost little and hold nobody up."""
 
 import asyncio
+import gzip
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,19 @@ import psutil
 import pytest
 from cases import attack
 from pool_servers import TOKEN, serving
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Response
 
-from lzero.errors import ReplError
+from lzero.engine import chat
+from lzero.engine.chat import OpenAIChat
+from lzero.errors import LzeroError, ReplError
 from lzero.protocols import OnCall, Repl, ToolSpec
-from lzero.repl.remote import door, wire
+from lzero.repl.remote import door, link, wire
 from lzero.repl.remote.pool import RemotePool
-from lzero.types import Json
+from lzero.tools.mcp_servers.server import McpServer
+from lzero.tools.mcp_servers.specs import McpSpec
+from lzero.tools.web import WebClient
+from lzero.types import Json, Message, Sampling
 
 STRANGER = "127.0.0.2"
 """Another address of this machine."""
@@ -242,3 +250,119 @@ async def test_wrong_tokens_in_a_row_leave_nothing_and_fill_no_log(caplog: pytes
     ]
     assert 1 <= len(lines) < 150
     assert TOKEN not in caplog.text
+
+
+# A server that means harm
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+BOMB = gzip.compress(gzip.compress(bytes(256 << 20), 1), 1)
+ANSWERS: dict[str, tuple[bytes, bytes]] = {
+    "status": (b"HTTP/1.1 200 ", b"a" * 60_000),
+    "one header": (b"HTTP/1.1 200 OK\r\nX: ", b"a" * 60_000),
+    "many headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 10_000),
+    "chunk": (STREAM + b"Transfer-Encoding: chunked\r\n\r\n", b"1;" + b"a" * 60_000),
+    "line": (STREAM + b"\r\ndata: ", b"a" * 60_000),
+    "event": (STREAM + b"\r\n", (b"data: " + b"a" * 1_000 + b"\r\n") * 60),
+    "object": (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n[", b"0," * 30_000),
+    "error": (b"HTTP/1.1 400 Bad\r\nContent-Type: application/json\r\n\r\n[", b"0," * 30_000),
+    "bomb": (STREAM + b"Content-Encoding: gzip, gzip\r\n\r\n" + BOMB, b""),
+    "redirect": (b"HTTP/1.1 307 Over There\r\nLocation: /v1/here\r\nContent-Length: 0\r\n\r\n", b""),
+}
+
+
+@asynccontextmanager
+async def answering(start: bytes, piece: bytes) -> AsyncIterator[int]:
+    """The port of a server that answers every request with `start` and then with `piece`, without end."""
+    served: set[asyncio.Task[None]] = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(start)
+            while piece:
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.add(asyncio.create_task(answer(reader, writer)))
+
+    async with await asyncio.start_server(begin, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        for task in served:
+            task.cancel()
+        await asyncio.gather(*served, return_exceptions=True)
+
+
+async def chats(port: int) -> None:
+    model = OpenAIChat("m", base_url=f"http://127.0.0.1:{port}/v1", key="k" * 20)
+    try:
+        await model.reply((Message(role="user", content="?"),), Sampling(), request_id="r", deadline_s=PATIENCE_S)
+    finally:
+        await model.close()
+
+
+async def calls_a_tool(port: int) -> None:
+    async with McpServer(McpSpec(name="x", url=f"http://127.0.0.1:{port}/mcp"), connect_s=PATIENCE_S):
+        pass
+
+
+async def reads_a_page(port: int) -> None:
+    await WebClient(allow_hosts=[f"127.0.0.1:{port}"]).fetch(f"http://127.0.0.1:{port}/")
+
+
+async def opens_a_pool(port: int) -> None:
+    async with RemotePool((f"ws://127.0.0.1:{port}",), token=TOKEN):
+        pass
+
+
+@attack(99)
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("client", [chats, calls_a_tool, reads_a_page, opens_a_pool])
+async def test_an_answer_without_end_ends_in_time(
+    client: Callable[[int], Awaitable[None]], answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is cut at its limit is a page; all else is an error of ours, with what happened."""
+    monkeypatch.setattr(link, "_CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(chat, "FIRST_WAIT_S", 0.001)
+    before = psutil.Process().memory_info().rss
+    told = ""
+    async with answering(*ANSWERS[answer]) as port, asyncio.timeout(PATIENCE_S):
+        try:
+            await client(port)
+        except LzeroError as error:
+            told = str(error)
+    assert len(told) < 2_000
+    assert told or client is reads_a_page
+    assert psutil.Process().memory_info().rss < before + (64 << 20)
+
+
+@attack(99)
+@pytest.mark.parametrize("frames", ["pings", "pieces"])
+async def test_a_pool_server_that_floods_beneath_the_messages_is_lost(frames: str) -> None:
+    """Pings whose answers it does not take, or a message in pieces without end."""
+
+    async def flood(connection: ServerConnection) -> None:
+        welcome = wire.Welcome(
+            lease_s=wire.MAX_DEADLINE_S, file_bytes=1, facts=b"{}", load=wire.Load(repls=0, max_repls=1)
+        )
+        await connection.send(wire.encode(welcome))
+        connection.transport.pause_reading()
+        connection.transport.write(b"\x02\x00")  # the first piece
+        while True:
+            connection.transport.write((b"\x89\x7d" + bytes(125) if frames == "pings" else b"\x00\x00") * 1_000)
+            await connection.drain()
+
+    def name_version(connection: ServerConnection, request: object, response: Response) -> None:
+        response.headers[wire.VERSION_HEADER] = str(wire.VERSION)
+
+    before = psutil.Process().memory_info().rss
+    async with serve(
+        flood, "127.0.0.1", 0, process_response=name_version, ping_interval=None, close_timeout=0.1
+    ) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with RemotePool((url,), token=TOKEN) as servers, asyncio.timeout(PATIENCE_S):
+            with pytest.raises(ReplError, match=r"was lost|no pool server is available"):
+                await servers.open((), nobody, seed=0)
+    assert psutil.Process().memory_info().rss < before + (32 << 20)

@@ -24,9 +24,14 @@ from lzero.engine.chat_failures import (
 )
 from lzero.engine.chat_wire import Chunk, ModelCard, ModelList
 from lzero.errors import ConfigError, ContextOverflow, EngineError
+from lzero.text import one_line
 
 MAX_BYTES = 256 << 20
-"""Of one answer: some hundred bytes a token are usual."""
+"""Of one streamed answer: some hundred bytes a token are usual."""
+MAX_EVENT_BYTES = 8 << 20
+"""Of one event of a stream, and of an answer that is not streamed: it is read whole before it is understood."""
+_BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
+"""The ends of an event."""
 CONNECT_S = 15.0
 MODELS_NAMED = 12
 
@@ -49,7 +54,8 @@ class ChatServer:
             base_url=self.url,
             max_retries=0,  # those who wait for a reply know their deadline, and what was told of one that broke off
             timeout=openai.Timeout(None, connect=CONNECT_S),
-            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_bound]}),
+            # A redirect could send the conversation to anybody.
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_bound]}, follow_redirects=False),
         )
         # What is compressed could be far larger than what is counted.
         self._headers: dict[str, Any] = {"Accept-Encoding": "identity"}
@@ -134,6 +140,9 @@ class ChatServer:
         status, words, said = error.status_code, self._words(error.body), self._said(error)
         if status == 401:
             return self._wrong_key()
+        if 300 <= status < 400:
+            place = one_line(error.response.headers.get("location", "")[:200])
+            return EngineError(f"{self.url} redirects to {place!r}: set the address of the server to where it is")
         if status == 404:
             return EngineError(f"{self.url} has no model {self.model}, or no chat ({said}){await self._alternatives()}")
         if may_pass(status, error.response.headers, code=error.code):
@@ -194,7 +203,7 @@ class ChatServer:
 
 async def events(stream: AsyncStream[object]) -> AsyncGenerator[object, None]:
     """The events of a stream; of a server that does not stream, the one that its answer is."""
-    kind = stream.response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _media_type(stream.response)
     if kind == "application/json":
         yield json.loads(await stream.response.aread())
     elif kind == "text/html":
@@ -207,18 +216,26 @@ async def events(stream: AsyncStream[object]) -> AsyncGenerator[object, None]:
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """The bytes of an answer, MAX_BYTES at most."""
+    """The bytes of an answer, with bounds on the whole and on one event."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream, url: str) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, url: str, *, streamed: bool) -> None:
         self._stream = stream
         self._url = url
+        self._streamed = streamed
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        num_bytes = 0
+        total = event = 0
+        end = b""
         async for piece in self._stream:
-            num_bytes += len(piece)
-            if num_bytes > MAX_BYTES:
+            total += len(piece)
+            joined = end + piece
+            blank = max(joined.rfind(line) for line in _BLANK_LINES) if self._streamed else -1
+            event = len(joined) - blank if blank >= 0 else event + len(piece)
+            end = joined[-2:]
+            if total > MAX_BYTES:
                 raise EngineError(f"{self._url} answered with more than {MAX_BYTES:,} bytes")
+            if event > MAX_EVENT_BYTES:
+                raise EngineError(f"{self._url} answered with more than {MAX_EVENT_BYTES:,} bytes at once")
             yield piece
 
     async def aclose(self) -> None:
@@ -226,8 +243,15 @@ class _Bounded(httpx2.AsyncByteStream):
 
 
 async def _bound(response: httpx2.Response) -> None:
+    url = str(response.request.url)
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise EngineError(f"{url} compressed what it was asked to send as it is")
     assert isinstance(response.stream, httpx2.AsyncByteStream)
-    response.stream = _Bounded(response.stream, str(response.request.url))
+    response.stream = _Bounded(response.stream, url, streamed=_media_type(response) == "text/event-stream")
+
+
+def _media_type(response: httpx2.Response) -> str:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _checked_url(url: str) -> str:

@@ -11,6 +11,8 @@ from contextlib import suppress
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event
 
 from lzero.errors import ProtocolError, ReplDied, ReplError
 from lzero.repl.remote import wire
@@ -35,6 +37,15 @@ class Refused(ReplError):
 class _Connect(connect):
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc  # a token is for the server that was named, and no other
+
+
+class _Connection(ClientConnection):
+    """Ends where a server sends pings and takes no answers: these would wait in memory, without a bound."""
+
+    def process_event(self, event: Event) -> None:
+        super().process_event(event)
+        if self.paused and isinstance(event, Frame) and event.opcode is Opcode.PING:
+            self.transport.abort()
 
 
 class Inbox:
@@ -117,6 +128,7 @@ class Link:
                 open_timeout=_CONNECT_TIMEOUT_S,
                 close_timeout=_CLOSE_TIMEOUT_S,
                 max_size=wire.MAX_MESSAGE,
+                create_connection=_Connection,
                 logger=_quiet,
             )
         except InvalidStatus as error:
