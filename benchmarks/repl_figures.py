@@ -16,7 +16,7 @@ import repl_yardstick
 from figures import Figure, at_least, at_most
 
 from lzero.protocols import Repl, ReplPool
-from lzero.repl import LocalPool, LocalRepl, watchdog
+from lzero.repl import LocalPool, LocalRepl, processes
 from lzero.repl.remote.pool import RemotePool
 from lzero.repl.remote.token import new_token
 from lzero.types import Json
@@ -78,7 +78,7 @@ async def live_at_once(settings: Settings) -> list[Figure]:
         await asyncio.gather(*(answers(repl, CELL) for repl in repls))
         answered = time.perf_counter() - started
         together = sum(
-            watchdog.memory_of([process.pid], enough=0) for process in psutil.Process().children(recursive=True)
+            processes.memory_of([process.pid], enough=0) for process in psutil.Process().children(recursive=True)
         )
         taken = free - psutil.virtual_memory().available
     each = max(together, taken) / settings.live
@@ -231,7 +231,7 @@ async def answers(repl: Repl, code: str) -> None:
 
 def private_bytes(repl: LocalRepl) -> int:
     """Held by the processes of a REPL and by nobody else."""
-    pids = [pid for root in repl.host_pids for pid in watchdog.tree(root)]
+    pids = [pid for root in repl.host_pids for pid in processes.tree([root])]
     return sum(_private(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")) for pid in pids)
 
 
@@ -243,7 +243,7 @@ def _private(rollup: str) -> int:
 def cpu_s() -> float:
     """Processor seconds so far of this process, the zygotes, and every session that they have reaped."""
     own = resource.getrusage(resource.RUSAGE_SELF)
-    return own.ru_utime + own.ru_stime + watchdog.cpu_s_of(watchdog.tree(os.getpid())[1:])
+    return own.ru_utime + own.ru_stime + processes.cpu_s_of(processes.tree([os.getpid()])[1:])
 
 
 async def no_tools(name: str, arguments: dict[str, Json]) -> Json:

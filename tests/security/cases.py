@@ -110,6 +110,14 @@ CASES = tuple(
         (70, "Lateral", "two forks of one zygote", "random where it must be, seeded where it should"),
         (71, "Lateral", "what the zygote leaves to its children", "one thread, no secret, no open socket"),
         (72, "Lateral", "a late word of a dead session", "reaches nobody"),
+        # memory beside resident sets
+        (
+            73,
+            "HostDoS",
+            "memory of processes that come and go, or whose first thread has ended",
+            "killed, reason memory",
+        ),
+        (74, "HostDoS", "memory in socket buffers", "killed, reason memory"),
         # what is counted for all, and what all share
         (79, "PeerDoS", "signals and timers in waiting", "bounded and counted per session; siblings have theirs"),
         (80, "PeerDoS", "pages of pipes", "no more than a pipe has at first"),

@@ -16,7 +16,7 @@ from repl_sessions import no_tools, run, value
 
 from lzero.config import ReplConfig
 from lzero.errors import ReplDied, SandboxError
-from lzero.repl import LocalPool, LocalRepl, cgroups, watchdog
+from lzero.repl import LocalPool, LocalRepl, cgroups, processes, watchdog
 from lzero.repl.jail import Limits
 
 pytestmark = pytest.mark.sandbox
@@ -101,7 +101,7 @@ async def test_every_process_of_a_session_is_in_its_group_and_the_group_goes_wit
         repl = await pool.open((), no_tools, seed=0)
         await run(repl, "import subprocess\nchild = subprocess.Popen(['sleep', '100'], start_new_session=True)")
         assert repl.group is not None
-        assert repl.group.pids() == set(watchdog.tree(repl.host_pids[0]))
+        assert repl.group.pids() == set(processes.tree(repl.host_pids[:1]))
         assert len(of_this_host()) > len(before)
         await repl.close()
         assert of_this_host() == before

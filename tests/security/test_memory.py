@@ -1,13 +1,12 @@
 """Memory of all processes of a session together: what no limit of a single process bounds."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from cases import attack
 from repl_sessions import no_tools, run, value
 
-from lzero.repl import LocalPool, LocalRepl, watchdog
+from lzero.repl import LocalPool, LocalRepl, processes
 from lzero.repl.jail import Limits
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
@@ -43,7 +42,7 @@ async def test_what_a_cell_leaves_behind_is_counted_too() -> None:
         pid, _ = repl.host_pids
         assert (await run(repl, HOARD)).status == "ok"
         async with asyncio.timeout(50):
-            while watchdog.memory_of([pid], enough=0):
+            while processes.memory_of([pid], enough=0):
                 await asyncio.sleep(0.05)
         execution = await run(repl, "1")
         assert (execution.status, execution.reason.partition(":")[0]) == ("killed", "memory")
@@ -74,7 +73,7 @@ memfd(), libc.shmget(0, 1 << 20, 0o1600) >= 0
 async def test_a_session_that_the_host_cannot_look_at_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     async with LocalPool() as pool:
         repl = await pool.open((), no_tools, seed=0)
-        monkeypatch.setattr(watchdog, "_PROC", Path("/dev/null"))
+        monkeypatch.setattr(processes, "_PROC", "/dev/null")
         execution = await repl.run("import time\ntime.sleep(60)", deadline_s=30.0)
         monkeypatch.undo()
         assert execution.status == "killed"

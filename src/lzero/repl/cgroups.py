@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 from lzero.config import ReplConfig
 from lzero.errors import SandboxError
 from lzero.repl.jail import Limits
-from lzero.repl.watchdog import tree
+from lzero.repl.processes import tree
 
 logger = logging.getLogger(__name__)
 Kind = Literal["v1", "v2"]
@@ -225,7 +225,7 @@ async def holding(repl: Held) -> AsyncIterator[None]:
         yield
         await adding
         pid = await repl.forked()
-        left = set(tree(pid)) - repl.group.pids() if pid else set()
+        left = set(tree([pid])) - repl.group.pids() if pid else set()
         if left:  # started before its parent was put there
             await asyncio.to_thread(repl.group.add, left)
     except OSError as error:

@@ -14,7 +14,7 @@ from typing import Self
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplDied, ReplError, SandboxError
 from lzero.protocols import OnCall, ToolSpec
-from lzero.repl import cgroups, environment, jail, watchdog, wire
+from lzero.repl import cgroups, environment, jail, processes, watchdog, wire
 from lzero.repl.cgroups import Groups
 from lzero.repl.connection import Connection
 from lzero.repl.environment import Environment
@@ -79,14 +79,14 @@ class LocalPool:
         (half a minute, once; the log says so). Raises SandboxError."""
         ready = False
         try:
-            bounds = watchdog.Bounds.of(self._config, self._limits.memory_bytes)
+            bounds = watchdog.Bounds.of(self._config, self._limits.memory_bytes, watchdog.socket_bytes())
             repl = await self.open((), no_tools, seed=0)
             proof = await repl.run(_PROBE, deadline_s=30.0)
-            if proof.status != "killed" and not watchdog.memory_of(repl.host_pids, enough=0):
+            if proof.status != "killed" and not processes.memory_of(repl.host_pids, enough=0):
                 raise SandboxError(
                     "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so lzero cannot limit it"
                 )
-            if objection := proof.reason or watchdog.objection(repl.host_pids, bounds):
+            if objection := proof.reason or await watchdog.objection(repl.host_pids, bounds):
                 raise SandboxError(
                     f"the first test cell ended its REPL: {objection}; check whether a limit of [repl] is too small"
                 )

@@ -1,34 +1,45 @@
-"""What a REPL's processes use together, seen from the host, and the end of one that uses too much or exists for too long.
+"""Ends REPLs that use too much or exist for too long.
 
 An address-space limit bounds one process, and none of what many of them hold. The host therefore adds them up: resident memory
 first, which is quick to read and never less than what is really held; only where that exceeds the limit, proportional memory,
-which counts a page that several processes share (with the zygote, above all) by its part. proc(5): statm, smaps_rollup.
+which counts a page that several processes share (with the zygote, above all) by its part.
+
+Bytes in sockets belong to no process. Each socket counts as what it can hold, whether it holds that or not.
+
+Processes that start and end while the host reads could be missed, and their memory with them. So where the host finds other
+processes after reading than before, it stops all of them for the few milliseconds of a second reading.
 
 Processor time is that of the living and of those that they have waited for; what nobody waits for (a daemon) counts while it
-lives. proc(5): stat.
+lives.
 """
 
 import asyncio
 import errno
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
 from lzero.config import ReplConfig
+from lzero.repl import processes
 
 logger = logging.getLogger(__name__)
 INTERVAL_S = 0.25
-"""Time between two rounds, at least; a round takes no more than a twentieth of the time."""
+"""Time between two rounds, at least."""
+_QUICK, _THOROUGH = 0.05, 0.2
+"""Shares of the time that quick and thorough looks may take; then rounds are further apart."""
+_AGAIN_S = 0.02
+"""Between two looks at a REPL that holds too much: a process that is about to run a program shares its parent's memory until
+then, and would count twice."""
 _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What the host itself has run out of: no REPL's doing. The next round looks again."""
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PROC = Path("/proc")
+_UNSEEN = 0.25
+"""By this share of a REPL's limit the machine's memory may shrink before the host looks again."""
+_MEMINFO = Path("/proc/meminfo")
+_WHOLE_BUFFERS = 2
+"""What the longest datagram takes beyond a socket's buffer, which it may begin to fill, is as much again."""
 
 
 class Watched(Protocol):
@@ -60,85 +71,113 @@ class Bounds:
     memory_bytes: int
     cpu_s: float
     lifetime_s: float
+    socket_bytes: int = 0
+    """What a socket counts as; 0 where others have sockets in the same network namespace."""
 
     @classmethod
-    def of(cls, config: ReplConfig, memory_bytes: int) -> Self:
-        return cls(memory_bytes=memory_bytes, cpu_s=config.cpu_s, lifetime_s=config.lifetime_s)
+    def of(cls, config: ReplConfig, memory_bytes: int, socket_bytes: int = 0) -> Self:
+        return cls(
+            memory_bytes=memory_bytes, cpu_s=config.cpu_s, lifetime_s=config.lifetime_s, socket_bytes=socket_bytes
+        )
+
+
+def socket_bytes() -> int:
+    """What an AF_UNIX socket can hold whose buffer nobody may enlarge. socket(7): wmem_default."""
+    return _WHOLE_BUFFERS * int(Path("/proc/sys/net/core/wmem_default").read_text(encoding="ascii"))
 
 
 async def watch(repls: Callable[[], Iterable[Watched]], bounds: Bounds) -> None:
     """End every REPL that comes to use more than `bounds`, until cancelled."""
     while True:
-        started = time.monotonic()
-        for repl in list(repls()):
-            if time.monotonic() - repl.opened > bounds.lifetime_s:
-                await repl.expire(f"it has existed for longer than repl.lifetime_s = {bounds.lifetime_s:g}")
-            elif reason := repl.objection() or objection(repl.host_pids, bounds):
-                logger.info("a REPL is killed: %s", reason)
-                await repl.kill(reason)
-            await asyncio.sleep(0)
-        await asyncio.sleep(max(INTERVAL_S, 20 * (time.monotonic() - started)))
+        quick_s = 0.0
+        async with asyncio.TaskGroup() as thorough:  # which takes longer, and holds up nobody else's look
+            for repl in list(repls()):
+                if time.monotonic() - repl.opened > bounds.lifetime_s:
+                    await repl.expire(f"it has existed for longer than repl.lifetime_s = {bounds.lifetime_s:g}")
+                elif reason := repl.objection():
+                    await _end(repl, reason)
+                else:
+                    began = time.thread_time()
+                    well = _is_well(repl.host_pids, bounds)
+                    quick_s += time.thread_time() - began
+                    if not well:
+                        thorough.create_task(_judge(repl, bounds))
+                await asyncio.sleep(0)
+            began = time.monotonic()
+        await _rest(max(quick_s / _QUICK, (time.monotonic() - began) / _THOROUGH), bounds)
 
 
-def objection(roots: Sequence[int], bounds: Bounds) -> str:
+async def objection(roots: Sequence[int], bounds: Bounds) -> str:
     """Why the REPL must end; empty where it may go on. One that cannot be looked at ends, and no other with it."""
     try:
-        pids = [pid for root in roots for pid in tree(root)]
-        held, used = memory_of(pids, enough=bounds.memory_bytes), cpu_s_of(pids)
-    except OSError as error:
-        if error.errno in _SHORT_OF:
+        if not await _look(roots, bounds):
+            return ""
+        await asyncio.sleep(_AGAIN_S)
+        return await _look(roots, bounds)
+    except processes.Restless:
+        return "memory: its processes start and continue each other too fast for the host to add up what they hold"
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) or error.errno in _SHORT_OF:
             logger.warning("what a REPL uses cannot be looked at just now: %s", error)
             return ""
         return f"memory: the host cannot read what its processes hold ({error})"
-    if held > bounds.memory_bytes:
-        return f"memory: its processes held {held >> 20:,} MB together, the limit is {bounds.memory_bytes >> 20:,} MB"
-    if used > bounds.cpu_s:
-        return f"time: its processes used {used:,.1f} s of processor time together, the limit is {bounds.cpu_s:g} s"
-    return ""
 
 
-def cpu_s_of(pids: Iterable[int]) -> float:
-    """Processor seconds of processes and of those that they have waited for; 0 for one that is gone."""
-    return sum(map(_ticks, pids)) / _TICKS
+async def _judge(repl: Watched, bounds: Bounds) -> None:
+    if reason := await objection(repl.host_pids, bounds):
+        await _end(repl, reason)
 
 
-def memory_of(pids: Iterable[int], *, enough: int) -> int:
-    """Bytes that processes hold: resident ones if these are no more than `enough`, else proportional ones. 0 for one that is
-    gone. Raises PermissionError where the host may not look."""
-    pids = list(pids)
-    resident = sum(map(_resident, pids))
-    return resident if resident <= enough else sum(map(_proportional, pids))
+async def _end(repl: Watched, reason: str) -> None:
+    logger.info("a REPL is killed: %s", reason)
+    await repl.kill(reason)
 
 
-def tree(pid: int) -> list[int]:
-    """A process and its descendants."""
-    found = [pid]
-    for each in found:  # which grows meanwhile
-        with suppress(FileNotFoundError, ProcessLookupError):
-            for thread in os.listdir(_PROC / str(each) / "task"):
-                children = (_PROC / str(each) / "task" / thread / "children").read_text(encoding="ascii")
-                found += map(int, children.split())
+async def _rest(rest_s: float, bounds: Bounds) -> None:
+    """Until the next round; it comes early where the machine's memory shrinks by what a REPL may not take unseen."""
+    until = time.monotonic() + rest_s
+    enough = _available_bytes() - bounds.memory_bytes * _UNSEEN
+    await asyncio.sleep(INTERVAL_S)
+    while time.monotonic() < until and _available_bytes() > enough:
+        await asyncio.sleep(INTERVAL_S)
+
+
+def _available_bytes() -> int:
+    (line,) = (line for line in _MEMINFO.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) << 10
+
+
+def _is_well(roots: Sequence[int], bounds: Bounds) -> bool:
+    """Whether a quick look finds all that there is, and nothing too much."""
+    try:
+        pids = processes.tree(roots)
+        held = _in_sockets(pids, bounds) + processes.resident_bytes(pids)
+        used = processes.cpu_s_of(pids)
+        return held <= bounds.memory_bytes and used <= bounds.cpu_s and processes.tree(roots) == pids
+    except OSError:
+        return False
+
+
+async def _look(roots: Sequence[int], bounds: Bounds) -> str:
+    """A thorough look. Reading proportional memory takes a while, so a thread does it."""
+    pids = processes.tree(roots)
+    found = await asyncio.to_thread(_excess, pids, bounds)
+    if not found and processes.tree(roots) != pids:
+        async with processes.standstill(roots) as pids:
+            found = await asyncio.to_thread(_excess, pids, bounds)
     return found
 
 
-def _ticks(pid: int) -> int:
-    try:
-        _, _, after_name = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return sum(map(int, after_name.split()[11:15]))  # utime, stime, cutime, cstime
+def _in_sockets(pids: Sequence[int], bounds: Bounds) -> int:
+    return processes.sockets_of(pids) * bounds.socket_bytes if bounds.socket_bytes else 0
 
 
-def _resident(pid: int) -> int:
-    try:
-        return int((_PROC / str(pid) / "statm").read_text(encoding="ascii").split()[1]) * _PAGE
-    except (FileNotFoundError, ProcessLookupError, IndexError):
-        return 0
-
-
-def _proportional(pid: int) -> int:
-    try:
-        lines = (_PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Pss:", "SwapPss:")))
+def _excess(pids: Sequence[int], bounds: Bounds) -> str:
+    in_sockets = _in_sockets(pids, bounds)
+    held = in_sockets + processes.memory_of(pids, enough=bounds.memory_bytes - in_sockets)
+    if held > bounds.memory_bytes:
+        counted = f" ({in_sockets >> 20:,} MB of it for its sockets)" if in_sockets >> 20 else ""
+        return f"memory: its processes held {held >> 20:,} MB together{counted}, the limit is {bounds.memory_bytes >> 20:,} MB"
+    if (used := processes.cpu_s_of(pids)) > bounds.cpu_s:
+        return f"time: its processes used {used:,.1f} s of processor time together, the limit is {bounds.cpu_s:g} s"
+    return ""

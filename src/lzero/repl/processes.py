@@ -1,0 +1,177 @@
+"""What processes hold and use, as the host reads it in /proc, and how the host stops those that come and go meanwhile.
+
+proc(5): status, smaps_rollup, stat, task/<tid>/children. proc_pid_net(5): sockstat.
+"""
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+_PROC = "/proc"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_ROUNDS, _ROUND_S = 64, 0.002
+"""For all processes of a REPL to stop. Each that stops leaves fewer that can fork, so two or three rounds are usual. On a busy
+machine a process may wait long for a core, which it needs to stop: the second half of the rounds counts it as stopped."""
+_HELD = re.compile(rb"^(?:VmRSS|VmPTE|VmSwap|HugetlbPages):\s+(\d+) kB$", re.MULTILINE)
+_PAGE_TABLES = re.compile(rb"^VmPTE:\s+(\d+) kB$", re.MULTILINE)
+_PROPORTIONAL = re.compile(rb"^(?:Pss|SwapPss|Shared_Hugetlb|Private_Hugetlb):\s+(\d+) kB$", re.MULTILINE)
+_STATE = re.compile(rb"^State:\s+(\S)", re.MULTILINE)
+_PARENT = re.compile(rb"^PPid:\s+(\d+)$", re.MULTILINE)
+_PENDING = re.compile(rb"^ShdPnd:\s+([0-9a-f]+)$", re.MULTILINE)
+_SOCKETS = re.compile(rb"^sockets: used (\d+)$", re.MULTILINE)
+_STOPPED = (b"T", b"t", b"X", b"Z")
+"""stopped, by a signal or a tracer; dead"""
+
+
+class Restless(Exception):
+    """The processes below some roots did not stop: they start and continue each other faster than the host stops them."""
+
+
+def tree(roots: Sequence[int]) -> list[int]:
+    """Processes and their descendants."""
+    found = dict.fromkeys(roots)
+    waiting = list(found)
+    while waiting:
+        children = [child for pid in waiting for child in _children(pid)]
+        waiting = [child for child in dict.fromkeys(children) if child not in found]
+        found |= dict.fromkeys(waiting)
+    return list(found)
+
+
+def memory_of(pids: Iterable[int], *, enough: int) -> int:
+    """Bytes that processes hold, page tables and swapped pages included; 0 for one that is gone.
+
+    Counts resident memory if that is no more than `enough`. Else counts a page that several processes share, with the zygote
+    above all, by its part. Raises PermissionError where the host may not look.
+    """
+    pids = list(pids)
+    resident = resident_bytes(pids)
+    return resident if resident <= enough else sum(map(_proportional, pids))
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Bytes that processes hold, where a page that several share counts for each of them."""
+    return sum(map(_resident, pids))
+
+
+def cpu_s_of(pids: Iterable[int]) -> float:
+    """Processor seconds of processes and of those that they have waited for; 0 for one that is gone."""
+    return sum(map(_ticks, pids)) / _TICKS
+
+
+def sockets_of(pids: Iterable[int]) -> int:
+    """The number of sockets in the network namespace of the first process that is there.
+
+    Counts also those that no process holds any more: closed ones whose bytes nobody has read, connections that nobody has
+    accepted, descriptors that nobody has received.
+    """
+    for pid in pids:
+        directory, _ = _living(pid)
+        if directory and (found := _SOCKETS.search(_read(f"{directory}/net/sockstat"))):
+            return int(found[1])
+    return 0
+
+
+@asynccontextmanager
+async def standstill(roots: Sequence[int]) -> AsyncIterator[list[int]]:
+    """Stop processes and their descendants, and continue them in the end; those that were stopped before stay stopped.
+
+    A process that forks before it stops leaves a child, which the next round stops. So no child is born that shares memory with
+    a stopped process and is not stopped itself. Raises Restless.
+    """
+    stopped: dict[int, int] = {}  # pid → pidfd
+    try:
+        for number in range(_ROUNDS):
+            pids = tree(roots)
+            running = [pid for pid in pids if not _stands(pid, about_to=number > _ROUNDS / 2)]
+            if not running and tree(roots) == pids:  # one that is gone by now may have left a child
+                break
+            for pid in running:
+                _stop(pid, stopped, family=pids, roots=roots)
+            await asyncio.sleep(_ROUND_S)
+        else:
+            raise Restless
+        yield pids
+    finally:
+        for descriptor in stopped.values():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGCONT)
+            os.close(descriptor)
+
+
+def _stop(pid: int, stopped: dict[int, int], *, family: Sequence[int], roots: Sequence[int]) -> None:
+    with suppress(ProcessLookupError):
+        if pid not in stopped:
+            descriptor = os.pidfd_open(pid)
+            # The pid may have become another process's since it was listed. It cannot any more while the descriptor is open.
+            parent = _PARENT.search(_read(f"{_PROC}/{pid}/status"))
+            if pid not in roots and (parent is None or int(parent[1]) not in family):
+                os.close(descriptor)
+                return
+            stopped[pid] = descriptor
+        signal.pidfd_send_signal(stopped[pid], signal.SIGSTOP)
+
+
+def _stands(pid: int, *, about_to: bool) -> bool:
+    """Whether a process is stopped or gone; `about_to`: or a stop is the next thing that its program meets."""
+    _, status = _living(pid)
+    state, pending = _STATE.search(status), _PENDING.search(status)
+    if state is None or pending is None:
+        return True
+    return state[1] in _STOPPED or (about_to and bool(int(pending[1], 16) >> (signal.SIGSTOP - 1) & 1))
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        threads = os.listdir(f"{_PROC}/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(child) for thread in threads for child in _read(f"{_PROC}/{pid}/task/{thread}/children").split()]
+
+
+def _living(pid: int) -> tuple[str, bytes]:
+    """The directory in /proc, and the status, of a thread that has the memory of a process; "" where it is gone.
+
+    A first thread that has ended shows no memory, while the others go on with all of it.
+    """
+    directory = f"{_PROC}/{pid}"
+    status = _read(f"{directory}/status")
+    if status and not _HELD.search(status):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for thread in os.listdir(f"{directory}/task"):
+                of_thread = _read(f"{directory}/task/{thread}/status")
+                if _HELD.search(of_thread):
+                    return f"{directory}/task/{thread}", of_thread
+    return (directory if status else "", status)
+
+
+def _resident(pid: int) -> int:
+    _, status = _living(pid)
+    return _sum(_HELD, status)
+
+
+def _proportional(pid: int) -> int:
+    directory, status = _living(pid)
+    return _sum(_PAGE_TABLES, status) + (_sum(_PROPORTIONAL, _read(f"{directory}/smaps_rollup")) if directory else 0)
+
+
+def _sum(lines: re.Pattern[bytes], text: bytes) -> int:
+    """Bytes, of lines in kB."""
+    return sum(map(int, lines.findall(text))) << 10
+
+
+def _ticks(pid: int) -> int:
+    _, _, after_name = _read(f"{_PROC}/{pid}/stat").rpartition(b")")
+    return sum(map(int, after_name.split()[11:15]))  # utime, stime, cutime, cstime
+
+
+def _read(path: str) -> bytes:
+    """A file in /proc; empty where its process is gone."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
