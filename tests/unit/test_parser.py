@@ -223,6 +223,8 @@ def test_the_time_that_a_reply_takes_is_linear_in_its_length() -> None:
         "```python\n'''\n",
         "```python\n\\'''\n```\n",
         "```python\n<code>\n",
+        '```python\n# """\n"""\n```\n',
+        "<code>x</think>",
         "<code>\n</think>\n```x\n",
         "`",
         " ",

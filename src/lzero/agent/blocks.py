@@ -19,6 +19,8 @@ _FENCE = (
 _MARK = re.compile(rf"(?:^|(?<=</think>)|(?<=</thinking>)){_FENCE}|(?P<tag></?(?:think(?:ing)?|code)>)", re.MULTILINE)
 _PYTHON = re.compile(r"[ \t]*\{?\.?(?:i?python3?|py3?|python3?\.\d+)(?![\w+-])", re.IGNORECASE)
 _QUOTES = re.compile(r"\\.|'''|\"\"\"|['\"#]", re.DOTALL)
+_STRING_MARKS = 32
+"""Marks after a fence line in a string of Python, among which the end of the string is looked for."""
 _OPEN, _CLOSE = ("<think>", "<thinking>"), ("</think>", "</thinking>")
 
 
@@ -52,7 +54,7 @@ def find_blocks(text: str) -> Blocks:
     index = 0
     while index < len(scan.marks):
         index = scan.step(index)
-    return Blocks(scan.thought, scan.blocks or scan.mentions)
+    return scan.found()
 
 
 def unfenced(block: str) -> str:
@@ -68,15 +70,19 @@ def unfenced(block: str) -> str:
 
 
 class _Scan:
-    """State of one pass: `step` reads what begins at a mark and returns the next mark to read."""
+    """State of one pass: `step` reads what begins at a mark and returns the next mark to read.
+
+    Thoughts and blocks are spans of the text until the pass is over: a </think> may void any number of them.
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.marks = [mark for mark in _MARK.finditer(text) if not self._is_mention(mark)]
-        self.thought = ""
-        self.blocks: list[Block] = []
-        self.mentions: list[Block] = []
-        """Text after the first unclosed <code> in prose; counts as code only if the reply has no other."""
+        self._thought_span = slice(0)
+        self._blocks: list[Block] = []
+        self._mention: tuple[int, bool] | None = None
+        """Where the text after the first unclosed <code> in prose begins, and whether a thought is open there. It counts as code only if
+        the reply has no other."""
         self._thought_start: int | None = None
         self._in_open_thought = False
         self._decoration: re.Match[str] | None = None
@@ -85,6 +91,14 @@ class _Scan:
         self._next_code = self._nexts([tag == "<code>" for tag in tags])
         self._next_code_end = self._nexts([tag == "</code>" for tag in tags])
         self._longest = {char: self._longest_ends(char) for char in "`~"}
+
+    def found(self) -> Blocks:
+        """Return what the pass has found."""
+        blocks = self._blocks
+        if not blocks and self._mention is not None:
+            start, in_open_thought = self._mention
+            blocks = [Block(self.text[start:], closed=False, in_open_thought=in_open_thought)]
+        return Blocks(self.text[self._thought_span], blocks)
 
     def step(self, index: int) -> int:
         mark = self.marks[index]
@@ -122,7 +136,7 @@ class _Scan:
             self._thought_start = start
             code = self._next_code[index + 1]
             end = close if close is not None else code
-            self.thought = self.text[start : self.marks[end].start() if end is not None else None]
+            self._thought_span = slice(start, self.marks[end].start() if end is not None else None)
         if close is not None:
             return close + 1
         self._in_open_thought = True
@@ -131,8 +145,8 @@ class _Scan:
     def _end_thought(self, index: int) -> int:
         """Read a </think> without a <think>: everything before it is thought."""
         self._thought_start = self._thought_start or 0
-        self.thought = self.text[self._thought_start : self.marks[index].start()]
-        self.blocks, self.mentions, self._decoration = [], [], None
+        self._thought_span = slice(self._thought_start, self.marks[index].start())
+        self._blocks, self._mention, self._decoration = [], None, None
         return index + 1
 
     # Code in tags.
@@ -140,14 +154,13 @@ class _Scan:
     def _code(self, index: int) -> int:
         rank = self._rank(index)
         if rank == 0 and self._next_code_end[index] is None:
-            if not self.mentions:
-                self._add(self.mentions, self.text[self.marks[index].end() :], closed=False)
+            self._mention = self._mention or (self.marks[index].end(), self._in_open_thought)
             return index + 1
         opened, lone = False, None
         for other in range(index + 1, len(self.marks)):
             tag = self.marks[other]["tag"]
             if tag == "</code>":
-                self._add(self.blocks, self.text[self.marks[index].end() : self.marks[other].start()])
+                self._add(self.text[self.marks[index].end() : self.marks[other].start()])
                 return other + 1
             if tag == "<code>" and lone is not None:
                 return lone
@@ -159,7 +172,7 @@ class _Scan:
                 opened, lone = False, lone if opened or lone is not None else other
         if lone is not None:
             return lone
-        self._add(self.blocks, self.text[self.marks[index].end() :], closed=False)
+        self._add(self.text[self.marks[index].end() :], closed=False)
         return len(self.marks)
 
     def _rank(self, index: int) -> int:
@@ -188,7 +201,7 @@ class _Scan:
         if self.marks[end]["tag"] is not None:
             return end
         if _is_python(mark):
-            self._add(self.blocks, _dedent(self.text[mark.end() + 1 : self.marks[end].start()], mark), tagged=False)
+            self._add(_dedent(self.text[mark.end() + 1 : self.marks[end].start()], mark), tagged=False)
         return end + 1
 
     def first_fence(self) -> str:
@@ -213,6 +226,8 @@ class _Scan:
         opened, lone, in_string = False, None, None
         for other in range(index + 1, len(self.marks)):
             later = self.marks[other]
+            if in_string is not None and other - in_string > _STRING_MARKS:
+                break  # each fence would read all that follows
             if later["tag"] in _OPEN:
                 opened = True
             elif later["tag"] in _CLOSE:
@@ -233,13 +248,11 @@ class _Scan:
         if close is not None:
             return close
         end = self.marks[code_end].start() if code_end is not None else None
-        self._add(
-            self.blocks, _dedent(self.text[mark.end() + 1 : end], mark), closed=code_end is not None, tagged=False
-        )
+        self._add(_dedent(self.text[mark.end() + 1 : end], mark), closed=code_end is not None, tagged=False)
         return len(self.marks)
 
-    def _add(self, blocks: list[Block], text: str, *, closed: bool = True, tagged: bool = True) -> None:
-        blocks.append(Block(text, closed, tagged, self._in_open_thought))
+    def _add(self, text: str, *, closed: bool = True, tagged: bool = True) -> None:
+        self._blocks.append(Block(text, closed, tagged, self._in_open_thought))
 
 
 class _Strings:
