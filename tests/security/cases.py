@@ -128,6 +128,7 @@ CASES = tuple(
         (97, "HostDoS", "a request without end, before the token", "the connection ends at some kilobytes"),
         (98, "HostDoS", "connections without number or without a word, before the token", "bounded; clients get in"),
         (99, "HostDoS", "a server that answers its client without end", "a typed failure, within bounds"),
+        (100, "PeerDoS", "texts that take the square of their length", "linear, or bounded"),
     )
 )
 

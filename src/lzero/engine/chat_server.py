@@ -34,6 +34,8 @@ _BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
 """The ends of an event."""
 CONNECT_S = 15.0
 MODELS_NAMED = 12
+_NAMES, _NAME_CHARS = 1_000, 200
+"""Of a list of models: comparing names takes more than their length."""
 
 
 class ChatServer:
@@ -194,7 +196,7 @@ class ChatServer:
             models = None
         if models is None:
             return "; check that the address ends in /v1"
-        names = [card.id for card in models]
+        names = [card.id[:_NAME_CHARS] for card in models[:_NAMES]]
         near = difflib.get_close_matches(self.model, names, n=MODELS_NAMED, cutoff=0.4)
         shown = list(dict.fromkeys((*near, *names)))[:MODELS_NAMED]
         more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""

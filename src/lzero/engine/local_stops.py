@@ -8,6 +8,9 @@ from tokenizers import Tokenizer
 
 from lzero.engine.local_arrays import Bools, Ints
 
+_CUT_CHARS = 8
+"""Characters that decoding may lose or change where it begins in the middle of a text."""
+
 
 class Ending:
     """End-of-sequence ids and stop strings of one tokenizer. Not thread-safe; keeps a tokenizer of its own, because
@@ -35,9 +38,13 @@ class Ending:
         found: Bools = self._may_stop[rules, tokens]
         return found
 
-    def has_stopped(self, ids: Sequence[int], stop: tuple[str, ...]) -> bool:
-        """Whether the text of a whole completion holds a stop string."""
-        text = self._decode(ids)
+    def has_stopped(self, ids: Ints, stop: tuple[str, ...]) -> bool:
+        """Whether a stop string ends in the last token of a completion. Decodes only its last tokens: this is asked of every token
+        that may end one, and a model may repeat such a token without end."""
+        num_chars = 2 * max(map(len, stop), default=0) + _CUT_CHARS
+        num_tokens = num_chars
+        while len(text := self._decode(ids[-num_tokens:].tolist())) < num_chars and num_tokens < len(ids):
+            num_tokens *= 2  # tokens may have no text, or a part of a character
         return any(string in text for string in stop if string)
 
     def text(self, ids: Sequence[int]) -> str:

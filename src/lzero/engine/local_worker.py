@@ -283,7 +283,7 @@ class Worker:
             assert request is not None
             if eos[place]:
                 self._hand_over(request, slot, "eos")
-            elif may_stop[place] and self._ending.has_stopped(rows.completion(slot).tolist(), request.sampling.stop):
+            elif may_stop[place] and self._ending.has_stopped(rows.completion(slot), request.sampling.stop):
                 self._hand_over(request, slot, "stop")
             elif full[place]:
                 self._hand_over(request, slot, "length")

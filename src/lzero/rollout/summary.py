@@ -40,9 +40,11 @@ def mean_score(records: Iterable[Record]) -> float:
 
 def score_by_hops(records: Sequence[Record]) -> dict[int, float]:
     """The same for the tasks of each hop count, where tasks tell it."""
-    scored = [record for record in records if record.scores]
-    counts = sorted({record.task.hops for record in scored if record.task.hops is not None})
-    return {hops: mean_score(record for record in scored if record.task.hops == hops) for hops in counts}
+    by_hops: dict[int, list[Record]] = {}
+    for record in records:
+        if record.scores and record.task.hops is not None:
+            by_hops.setdefault(record.task.hops, []).append(record)
+    return {hops: mean_score(by_hops[hops]) for hops in sorted(by_hops)}
 
 
 def pass_at_k(num_episodes: int, num_right: int, k: int) -> float:

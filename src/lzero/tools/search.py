@@ -29,7 +29,7 @@ MAX_SCORED = 8_000
 COMMON = 100
 """Passages that must hold a word for its frequency to be kept."""
 MAX_QUERY_WORDS = 64
-MAX_QUERY_CHARS = 10_000
+MAX_QUERY_CHARS = 2_000
 FORMAT = 1
 """Raised when the layout of an index or the splitting of words changes: older files are then made anew."""
 _CONNECTIONS = 4

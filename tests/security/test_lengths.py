@@ -1,0 +1,282 @@
+"""Nothing that the host does with a text of an agent, a tool or a model takes more than a time linear in its length."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from cases import attack
+
+from lzero.agent.context import Context
+from lzero.agent.notebook import prose
+from lzero.agent.outputs import clean, render_output, unbroken
+from lzero.agent.parser import parse
+from lzero.agent.renderer import Renderer
+from lzero.config import AgentConfig
+from lzero.engine.chat_stops import StopCut, cut_off_stop
+from lzero.engine.local_stops import Ending
+from lzero.models import build_tokenizer
+from lzero.rewards.answers import exact_match, f1
+from lzero.text import fold, one_line, words
+from lzero.tools.mcp_servers.words import identifier
+from lzero.tools.search import PassageIndex
+from lzero.tools.shapes import plain
+from lzero.tools.values import as_json
+from lzero.types import Display, Error, Execution, Passage, Stream
+
+PIECES = (
+    *(
+        "a",
+        "A",
+        "1",
+        " ",
+        "\n",
+        "\t",
+        ".",
+        ",",
+        "-",
+        "+",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "\\",
+        "'",
+        '"',
+        "`",
+        "~",
+        "$",
+        "€",
+        "%",
+        "°",
+        "^",
+        "*",
+        "/",
+    ),
+    *(
+        "=",
+        "<",
+        ">",
+        "_",
+        "#",
+        "|",
+        "&",
+        ";",
+        ":",
+        "!",
+        "²",
+        "⁻",
+        "½",
+        "₂",
+        "π",
+        "∞",
+        "±",
+        "é",
+        "e\u0301",
+        "\u0301\u0323",
+        "北",
+        "ก",
+        "한",
+        "ﬃ",
+    ),
+    *("ﷺ", "İ", "\u202e", "\x1b", "\x1b[", "\x1b]", "\r", "\x00", "\u200b", "\ud800", "٣", "…", "\U0001d165\u0334"),
+    *(
+        "```",
+        "```\n",
+        "```python\n",
+        "~~~\n",
+        "'''",
+        '"""',
+        "<code>",
+        "</code>",
+        "<think>",
+        "</think>",
+        "<code>\n",
+        "\n</code>\n",
+        "<code>x</think>",
+    ),
+    *(
+        '```python\n# """\n"""\n```\n',
+        "```python\n'''\n",
+        "~~~\n```\n",
+        "and ",
+        "the ",
+        "minus ",
+        "x+",
+        "x-",
+        "1e9",
+        "1,000,",
+        "1 000 ",
+        "1/2",
+    ),
+    *(
+        "10^",
+        "5 km/",
+        "$5",
+        "-(",
+        "pi",
+        "inf",
+        "sqrt(",
+        "decimal(",
+        "fraction(",
+        "1:",
+        "1_",
+        "# ",
+        "1. ",
+        "![",
+        "<a ",
+        "&amp",
+        'File "',
+        "0x",
+        "5 ms",
+    ),
+    *(
+        "… [1 characters] …",
+        "<|",
+        "\n\n",
+        "a-",
+        "A+",
+        "+ ",
+        "- x ",
+        "(-",
+        "http://",
+        "@",
+        "|---|",
+        "1 1/2 ",
+        "x^2+",
+        "\\frac{",
+        "Traceback\n",
+    ),
+)
+"""What hostile texts are made of, each many times over."""
+SAMPLE = random.Random(100).sample(PIECES, 8)
+TOKENIZER = build_tokenizer()
+RENDERER = Renderer(TOKENIZER)
+INDEX = PassageIndex([Passage(title="x", text="y z")])
+LINEAR, ENOUGH_S, LONGEST = 10.0, 0.004, 1 << 15
+"""Four times the length takes four times as long, not sixteen. Shorter times than ENOUGH_S say little."""
+
+
+def in_pieces(text: str) -> object:
+    cut = StopCut(["</code>", "</x>"])
+    return [cut.feed(text[start : start + 8]) for start in range(0, len(text), 8)]
+
+
+def shown(text: str) -> str:
+    outputs = (
+        Stream(name="stdout", text=text),
+        Display(data={"text/plain": text}),
+        Error(ename="E", evalue=text, traceback=tuple(text.split("\n"))),
+    )
+    return render_output(Execution(outputs=outputs, status="error", duration_s=0.0), max_chars=4_000)
+
+
+READINGS: dict[str, Callable[[str], object]] = {
+    "fold": fold,
+    "words": words,
+    "one_line": one_line,
+    "plain": plain,
+    "identifier": lambda text: identifier(text, "x"),
+    "parse": parse,
+    "parse what is cut off": lambda text: parse(text, cut_off=True),
+    "parse a thought": lambda text: parse("", reasoning=f"<code>{text}"),
+    "clean": clean,
+    "unbroken": unbroken,
+    "render an output": shown,
+    "prose": prose,
+    "match by value": lambda text: exact_match(text, ["5 km"]),
+    "match by digits": lambda text: exact_match(text, ["5 km"], numbers="text"),
+    "match in ASCII": lambda text: exact_match(text, ["5 km"], match="ascii"),
+    "overlap": lambda text: f1(text, [text]),
+    "find a stop string": in_pieces,
+    "find what was cut off": lambda text: cut_off_stop(text, ["</code>"]),
+    "convert": lambda text: as_json({text: [text]}, tool="x"),
+    "encode": lambda text: RENDERER.turn(None, text),
+    "search": lambda text: INDEX.search(text, limit=1),
+}
+
+
+def seconds(reading: Callable[[str], object], text: str) -> float:
+    start = time.thread_time()
+    reading(text)
+    return time.thread_time() - start
+
+
+def growth(reading: Callable[[str], object], piece: str) -> float:
+    """By how much the time grows with four times the length."""
+    length = 1_000
+    while True:
+        text = piece * (length // len(piece) + 1)
+        taken = seconds(reading, text)
+        if taken > ENOUGH_S or length >= LONGEST:
+            return seconds(reading, text * 4) / max(taken, ENOUGH_S)
+        length *= 2
+
+
+def check(reading: Callable[[str], object], pieces: Sequence[str]) -> None:
+    """Three tries for each: another program may have had the caches."""
+    slow = [piece for piece in pieces if all(growth(reading, piece) > LINEAR for _ in range(3))]
+    assert not slow
+
+
+@attack(100)
+@pytest.mark.parametrize("name", READINGS)
+def test_reading_a_text_takes_time_linear_in_its_length(name: str) -> None:
+    check(READINGS[name], SAMPLE)
+
+
+@pytest.mark.slow
+@attack(100)
+@pytest.mark.parametrize("name", READINGS)
+def test_reading_any_text_takes_time_linear_in_its_length(name: str) -> None:
+    mixed = ["".join(random.Random(number).choices(PIECES, k=3)) for number in range(100)]
+    check(READINGS[name], [*PIECES, *mixed])
+
+
+class Counting:
+    """A conversation that counts the characters whose tokens it was asked for; the middle of a text takes few."""
+
+    num_tokens = 0
+    opening = ""
+    asked = 0
+
+    def start(self, system: str | None, user: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def count_tokens(self, text: str) -> int:
+        self.asked += len(text)
+        return len(text) - text.count(" ")
+
+
+@attack(100)
+def test_what_fits_into_a_context_is_found_in_time_linear_in_its_length() -> None:
+    """Head and tail hold all tokens, and their share is nearly what fits."""
+    conversation = Counting()
+    context = Context(AgentConfig(), conversation, system=None, question="?")  # type: ignore[arg-type] # nobody replies
+    conversation.asked = 0
+    text = "x" * 501 + " " * 100_000 + "x" * 500
+    assert context._fit(text, 1_000)
+    assert conversation.asked < 20 * len(text)
+
+
+class Decoding(Ending):
+    decoded = 0
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        self.decoded += len(ids)
+        return super()._decode(ids)
+
+
+@attack(100)
+def test_stop_strings_are_looked_for_in_time_linear_in_the_length_of_a_completion() -> None:
+    """And found where the whole text has them."""
+    ending = Decoding(TOKENIZER, len(TOKENIZER), [])
+    stop = ("</code>",)
+    ids = np.array(TOKENIZER.encode("<code> é > x</code > " * 50 + "</code>", add_special_tokens=False))
+    for end in range(1, len(ids) + 1):
+        before = ending.decoded
+        assert ending.has_stopped(ids[:end], stop) == ("</code>" in TOKENIZER.decode(ids[:end]))
+        assert ending.decoded - before < 200
