@@ -19,7 +19,8 @@ from lzero.engine.local_stops import Ending
 from lzero.models import build_tokenizer
 from lzero.rewards.answers import exact_match, f1
 from lzero.text import fold, one_line, words
-from lzero.tools.mcp_servers.words import identifier
+from lzero.tools.corpus import split
+from lzero.tools.mcp_servers.words import identifier, signature
 from lzero.tools.search import PassageIndex
 from lzero.tools.shapes import plain
 from lzero.tools.values import as_json
@@ -173,6 +174,12 @@ def shown(text: str) -> str:
     return render_output(Execution(outputs=outputs, status="error", duration_s=0.0), max_chars=4_000)
 
 
+def schema(text: str) -> dict[str, object]:
+    """Of a tool with many parameters, each described by the text's beginning."""
+    names = [f"{text[:40]}{number}" for number in range(len(text) // 8)]
+    return {"properties": {name: {"description": name} for name in names}, "required": names[::-1]}
+
+
 READINGS: dict[str, Callable[[str], object]] = {
     "fold": fold,
     "words": words,
@@ -194,6 +201,8 @@ READINGS: dict[str, Callable[[str], object]] = {
     "find what was cut off": lambda text: cut_off_stop(text, ["</code>"]),
     "convert": lambda text: as_json({text: [text]}, tool="x"),
     "encode": lambda text: RENDERER.turn(None, text),
+    "split a document": lambda text: [*split(text, "x", headings=True)],
+    "describe a tool": lambda text: signature(schema(text), schema(text)),
     "search": lambda text: INDEX.search(text, limit=1),
 }
 
@@ -233,6 +242,20 @@ def test_reading_a_text_takes_time_linear_in_its_length(name: str) -> None:
 def test_reading_any_text_takes_time_linear_in_its_length(name: str) -> None:
     mixed = ["".join(random.Random(number).choices(PIECES, k=3)) for number in range(100)]
     check(READINGS[name], [*PIECES, *mixed])
+
+
+@attack(100)
+def test_schemas_that_refer_to_each_other_are_described_within_bounds() -> None:
+    """Each definition stands for eight of the next, with a constant of a megabyte at the end."""
+    start = time.thread_time()
+    ends = {"enum": [list(range(200_000))] * 24}
+    middle = {
+        "anyOf": [{"type": "object", "properties": {f"x{number}": {"$ref": "#/$defs/End"} for number in range(64)}}] * 8
+    }
+    fields = {f"x{number}": {"$ref": "#/$defs/Middle"} for number in range(64)}
+    described = signature({"properties": fields, "$defs": {"Middle": middle, "End": ends}}, None)
+    assert len(described.text) <= 1_000
+    assert time.thread_time() - start < 10.0  # thousands of seconds without bounds
 
 
 class Counting:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ CONVERTING_S = 600
 _SPLITTING = 1
 """Raised when documents are split otherwise: older indexes are then made anew."""
 _HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
+_INK = re.compile(r"\S")
 _FENCE = re.compile(r"\s{0,3}(```|~~~)")
 
 
@@ -138,32 +140,32 @@ def _sections(text: str) -> Iterator[tuple[re.Match[str] | None, str]]:
 def _paragraphs(text: str) -> Iterator[str]:
     """None longer than a passage: a longer one is cut behind a sentence, a line or a word, or in the middle of one that is too long."""
     for block in re.split(r"\n[^\S\n]*\n", text):
-        rest = block.strip()
-        while len(rest) > PASSAGE_CHARS:
-            window = rest[:PASSAGE_CHARS]
+        block, start = block.strip(), 0
+        while len(block) - start > PASSAGE_CHARS:
+            window = block[start : start + PASSAGE_CHARS]
             ends = (window.rfind(mark) + 1 for mark in (". ", "。", "\n", " "))
             cut = next((end for end in ends if end > PASSAGE_CHARS // 2), PASSAGE_CHARS)
-            yield rest[:cut].rstrip()
-            rest = rest[cut:].lstrip()
-        if rest:
-            yield rest
+            yield window[:cut].rstrip()
+            after = _INK.search(block, start + cut)
+            assert after is not None  # a block ends with one
+            start = after.start()
+        if block:
+            yield block[start:]
 
 
 def _packed(paragraphs: Iterable[str]) -> Iterator[str]:
     """Paragraphs put together, as many as fit; each passage begins with the last short ones of that before it."""
-    current: list[str] = []
+    current: deque[str] = deque()
+    length = 0  # of the passage and a blank line after it
     for paragraph in paragraphs:
-        if current and _length([*current, paragraph]) > PASSAGE_CHARS:
+        if current and length + len(paragraph) > PASSAGE_CHARS:
             yield "\n\n".join(current)
-            while current and (_length(current) > OVERLAP_CHARS or _length([*current, paragraph]) > PASSAGE_CHARS):
-                current = current[1:]
+            while current and (length - 2 > OVERLAP_CHARS or length + len(paragraph) > PASSAGE_CHARS):
+                length -= len(current.popleft()) + 2
         current.append(paragraph)
+        length += len(paragraph) + 2
     if current:
         yield "\n\n".join(current)
-
-
-def _length(paragraphs: list[str]) -> int:
-    return sum(map(len, paragraphs)) + 2 * (len(paragraphs) - 1)
 
 
 def _document(file: Path, title: str) -> Iterator[Passage]:

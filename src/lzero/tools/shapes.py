@@ -32,6 +32,8 @@ _MAX_CHOICES = 24
 _MAX_OPTIONS = 8
 _MAX_FIELDS = 64
 _MAX_NAMED = 16
+_MAX_PARTS = 1_000
+"""Schemas that are read for one tool: definitions that refer to each other may stand for any number."""
 _LITERAL_CHARS = 40
 _NOTE_CHARS = 200
 _LINE_CHARS = 1_000
@@ -45,11 +47,13 @@ class Shapes:
         """`given`: the schema describes arguments, so a datetime may stand for its text; results are plain JSON data."""
         self._definitions = definitions
         self._given = given
+        self._left = _MAX_PARTS
         self._named: dict[str, Mapping[str, Any]] = {}
 
     def annotation(self, schema: Mapping[str, Any], depth: int = 0) -> str:
-        """Return the annotation that a schema describes; `Any` below _MAX_DEPTH levels."""
-        if depth > _MAX_DEPTH:
+        """Return the annotation that a schema describes; `Any` below _MAX_DEPTH levels, and after _MAX_PARTS schemas."""
+        self._left -= 1
+        if depth > _MAX_DEPTH or self._left < 0:
             return "Any"
         if isinstance(reference := schema.get("$ref"), str):
             return self._referred(reference.rpartition("/")[2], depth)
@@ -103,13 +107,13 @@ class Shapes:
 
     def _dict(self, schema: Mapping[str, Any], depth: int) -> str:
         fields, required = table(schema.get("properties")), schema.get("required")
+        needed = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
         if not fields:
             values = self.annotation(table(schema.get("additionalProperties")), depth + 1)
             return "dict" if values == "Any" else f"dict[str, {values}]"
         parts = []
         for name, field in list(fields.items())[:_MAX_FIELDS]:
-            is_required = isinstance(required, list) and name in required
-            optional = "" if is_required or not self._given else default(table(field))
+            optional = "" if name in needed or not self._given else default(table(field))
             parts.append(f"{literal(name)}: {self.annotation(table(field), depth + 1)}{optional}")
         return f"{{{', '.join(parts)}}}"
 
@@ -145,7 +149,13 @@ def literal(value: object) -> str:
     """Return a JSON value as a Python literal, cut to _LITERAL_CHARS characters."""
     if isinstance(value, str):
         return f"'{one_line(value, _LITERAL_CHARS)}'"
-    text = repr(value) if value is None or isinstance(value, bool | int | float) else json.dumps(value)
+    if value is None or isinstance(value, bool | int | float):
+        return one_line(repr(value), _LITERAL_CHARS)
+    text = ""
+    for part in json.JSONEncoder().iterencode(value):
+        text += part
+        if len(text) > 4 * _LITERAL_CHARS:  # what is cut away is not written
+            break
     return one_line(text, _LITERAL_CHARS)
 
 

@@ -14,7 +14,7 @@ from lzero.text import one_line
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret
 from lzero.tools.retry import ServiceError
-from lzero.tools.web import WebClient, ask_service
+from lzero.tools.web import MAX_URL_CHARS, WebClient, ask_service
 from lzero.types import Json
 
 T = TypeVar("T")
@@ -105,7 +105,9 @@ async def exa(service: Service, query: str, limit: int) -> Sequence[Found]:
     """exa.ai; the snippet is the beginning of the page's text."""
     asked: dict[str, Json] = {"query": query, "numResults": limit, "contents": {"text": {"maxCharacters": 1_000}}}
     answer = await service.ask(_ExaAnswer, json=asked)
-    return [Found(title=result.title or "", url=result.url, snippet=result.text or "") for result in answer.results]
+    return [
+        Found(title=result.title or "", url=result.url, snippet=result.text or "") for result in answer.results[:limit]
+    ]
 
 
 class _SearxngResult(Struct):
@@ -190,7 +192,8 @@ def search_url(provider: str, url: str) -> str:
 
 
 def _as_text(number: int, found: Found, snippet_chars: int) -> str:
-    lines = [f"[{number}] {one_line(found.title)[:_MAX_TITLE_CHARS] or 'no title'}", one_line(found.url)]
-    snippet = one_line(found.snippet)
+    title = one_line(found.title[: 4 * _MAX_TITLE_CHARS])[:_MAX_TITLE_CHARS]
+    lines = [f"[{number}] {title or 'no title'}", one_line(found.url[:MAX_URL_CHARS])]
+    snippet = one_line(found.snippet[: 4 * snippet_chars])
     lines.append(snippet if len(snippet) <= snippet_chars else f"{snippet[: snippet_chars - 1]}…")
     return "\n".join(line for line in lines if line)

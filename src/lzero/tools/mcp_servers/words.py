@@ -60,21 +60,22 @@ def identifier(text: str, otherwise: str) -> str:
 def signature(input_schema: Mapping[str, Any], output_schema: Mapping[str, Any] | None) -> Signature:
     properties, shapes = table(input_schema.get("properties")), Shapes(definitions_of(input_schema), given=True)
     listed = input_schema.get("required")
-    required = [name for name in properties if name in listed] if isinstance(listed, list) else []
+    needed = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
+    required = [name for name in properties if name in needed]
     names: dict[str, str] = {}
     shown, notes = [], []
-    for name in [*required, *(name for name in properties if name not in required)][:MAX_PARAMETERS]:
+    for name in [*required, *(name for name in properties if name not in needed)][:MAX_PARAMETERS]:
         schema = table(properties[name])
         own = _parameter_name(name, names)
         names[own] = name
-        shown.append(f"{own}: {shapes.annotation(schema)}{'' if name in required else default(schema)}")
+        shown.append(f"{own}: {shapes.annotation(schema)}{'' if name in needed else default(schema)}")
         if text := note(schema):
             notes.append(f"{own}: {text}")
     returned = Shapes(definitions_of(output_schema or {}), given=False)
     result = returned.annotation(_unwrapped(output_schema)) if output_schema else "str"
     text = cut(f"({', '.join(shown)}) -> {result}", _SIGNATURE_CHARS)
     notes += dict.fromkeys((*shapes.definitions(), *returned.definitions()))
-    return Signature(names, frozenset(own for own, name in names.items() if name in required), text, tuple(notes))
+    return Signature(names, frozenset(own for own, name in names.items() if name in needed), text, tuple(notes))
 
 
 def description(name: str, signature: Signature, text: str | None, *, server: str) -> str:
