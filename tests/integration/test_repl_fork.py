@@ -193,7 +193,10 @@ REFUSED = {
     "a socket": ("import socket\npair = socket.socketpair()", "a socket open"),
     "a file": ("file = open('x', 'w')", "/workspace/x open"),
     "a pipe": ("import os\npipe = os.pipe()", "pipe:"),
-    "shared memory": ("import mmap\nshared = mmap.mmap(-1, 4096)", "which the copy would share"),
+    "shared memory": (
+        "import mmap\nwith open('/dev/shm/x', 'wb+') as file: file.truncate(4096); shared = mmap.mmap(file.fileno(), 4096)",
+        "which the copy would share",
+    ),
     "a mapped file": (
         "import numpy\nmapped = numpy.memmap('x', mode='w+', shape=(8,)); mapped._mmap.madvise(0)", "which the copy would share",
     ),

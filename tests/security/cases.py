@@ -117,7 +117,20 @@ CASES = tuple(
             "memory of processes that come and go, or whose first thread has ended",
             "killed, reason memory",
         ),
-        (74, "HostDoS", "memory in socket buffers", "killed, reason memory"),
+        (74, "HostDoS", "memory in socket buffers", "killed, reason memory; larger buffers refused"),
+        (75, "HostDoS", "shared memory that is of no file, and not mapped any more", "refused"),
+        (
+            76,
+            "HostDoS",
+            "pages pinned in pipes and sockets (splice, tee, vmsplice, sendfile)",
+            "refused; programs copy instead",
+        ),
+        (
+            77,
+            "HostDoS",
+            "memory of the kernel's own: access lists, Landlock rules, filters, tables of futexes",
+            "refused",
+        ),
         # what is counted for all, and what all share
         (79, "PeerDoS", "signals and timers in waiting", "bounded and counted per session; siblings have theirs"),
         (80, "PeerDoS", "pages of pipes", "no more than a pipe has at first"),

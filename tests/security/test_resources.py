@@ -160,7 +160,7 @@ async def test_starting_threads_ends_at_the_limit(repl: LocalRepl, tight: LocalR
 
 @attack(3)
 async def test_one_huge_allocation_is_an_error(repl: LocalRepl, tight: LocalRepl) -> None:
-    reserve = "import mmap\nspace = mmap.mmap(-1, 1 << 30)\nspace.close()"  # no page of it is ever touched
+    reserve = "import mmap\nspace = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE)\nspace.close()"  # no page of it is ever touched
     assert await raised(repl, reserve) == ""
     assert await raised(tight, reserve) == "OSError"
     for attempt in ("bytearray(10 ** 12)", "'x' * 10 ** 12", "[None] * 10 ** 12", "import numpy\nnumpy.ones(10 ** 12)"):
@@ -185,7 +185,7 @@ async def test_locked_and_huge_mappings_are_refused(repl: LocalRepl) -> None:
     code = """
 import ctypes, mmap
 libc = ctypes.CDLL(None, use_errno=True)
-page = mmap.mmap(-1, mmap.PAGESIZE)
+page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE)
 address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(page)))
 def call(name, *arguments):
     ctypes.set_errno(0)

@@ -79,7 +79,11 @@ def _call(name: str, *arguments: object) -> None:
 
 def keep_devices() -> None:
     """For the zygote, once: make the mounts of the devices read-only. They work as before, but no session can change their times,
-    which the host and all other sessions see. Raises OSError."""
+    which the host and all other sessions see. Raises OSError.
+
+    /dev/full stands for /dev/zero: it reads the same, but cannot be mapped as shared memory, which is that of a file without a name.
+    """
+    _mount("/dev/full", "/dev/zero", "", _MS_BIND, "")
     for name in _DEVICES:
         _mount("none", f"/dev/{name}", "", _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID, "")
 

@@ -69,6 +69,21 @@ _REFUSED = {
     "msgget": (68, 186),
     "semget": (64, 190),
     "mq_open": (240, 180),
+    # Whole pages in pipes and sockets, which count there as the bytes that are used of them. Programs read and write instead.
+    "splice": (275, 76),
+    "tee": (276, 77),
+    "vmsplice": (278, 75),
+    "sendfile": (40, 71),
+    # Landlock rules and filters on system calls: as many as one likes, each of them some megabytes.
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+    "seccomp": (317, 277),
+    # An access list of a file takes a hundred kilobytes that no limit on the workspace counts.
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
@@ -132,9 +147,10 @@ _BY_ARGUMENT: tuple[tuple[tuple[int, int], int, tuple[tuple[int, int, int], ...]
     # socket, socketpair: AF_UNIX only.
     ((41, 198), _FIRST, ((_EQUAL, 1, _ALLOW),), _NO_FAMILY),
     ((53, 199), _FIRST, ((_EQUAL, 1, _ALLOW),), _NO_FAMILY),
-    # setsockopt: no programs on sockets (SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF). Their memory is the
-    # kernel's, and where it is translated to machine code it is counted for the whole machine: without it no filter can be made.
-    ((54, 208), _THIRD, tuple((_EQUAL, option, _REFUSE) for option in (26, 50, 51, 52)), _ALLOW),
+    # setsockopt: no buffers larger than the watchdog counts (SO_SNDBUF), and no programs on sockets (SO_ATTACH_FILTER,
+    # SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF). Their memory is the kernel's, and where it is translated to machine code
+    # it is counted for the whole machine: without it no filter can be made.
+    ((54, 208), _THIRD, tuple((_EQUAL, option, _REFUSE) for option in (7, 26, 50, 51, 52)), _ALLOW),
     # personality: the ordinary one, and the question which it is.
     ((135, 92), _FIRST, ((_EQUAL, 0, _ALLOW), (_EQUAL, 0xFFFFFFFF, _ALLOW)), _REFUSE),
     # ioctl: TIOCSTI and TIOCLINUX put words into the mouth of whoever types at a terminal.
@@ -149,10 +165,12 @@ _BY_ARGUMENT: tuple[tuple[tuple[int, int], int, tuple[tuple[int, int, int], ...]
     ),
     # setrlimit: RLIMIT_CORE stays.
     ((160, 164), _FIRST, ((_EQUAL, _RLIMIT_CORE, _REFUSE),), _ALLOW),
-    # prctl: PR_SCHED_CORE keeps others from the second thread of a core.
-    ((157, 167), _FIRST, ((_EQUAL, 62, _REFUSE),), _ALLOW),
-    # mmap: MAP_HUGETLB takes from the machine's huge pages, which are few and are memory of no process.
-    ((9, 222), _FOURTH, ((_ANY_BIT, 0x40000, _REFUSE),), _ALLOW),
+    # prctl: PR_SCHED_CORE keeps others from the second thread of a core; PR_SET_SECCOMP adds filters, as seccomp
+    # does; PR_FUTEX_HASH takes a gigabyte of the kernel's memory at once.
+    ((157, 167), _FIRST, tuple((_EQUAL, option, _REFUSE) for option in (22, 62, 78)), _ALLOW),
+    # mmap: MAP_HUGETLB takes from the machine's huge pages, which are few and are memory of no process. MAP_ANONYMOUS that is not
+    # MAP_PRIVATE (or MAP_DROPPABLE) is a file without a name, which keeps its pages when they are not mapped any more.
+    ((9, 222), _FOURTH, ((_ANY_BIT, 0x40000, _REFUSE), (_ANY_BIT, 0x0A, _ALLOW), (_ANY_BIT, 0x20, _REFUSE)), _ALLOW),
     # Whether pages of shared files are in memory, and their way out of it: madvise (MADV_COLD, MADV_PAGEOUT),
     # fadvise64 (POSIX_FADV_DONTNEED), preadv2 (RWF_NOWAIT, RWF_DONTCACHE).
     ((28, 233), _THIRD, ((_EQUAL, 20, _REFUSE), (_EQUAL, 21, _REFUSE)), _ALLOW),
