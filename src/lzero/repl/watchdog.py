@@ -16,6 +16,8 @@ lives.
 import asyncio
 import errno
 import logging
+import re
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from lzero.config import ReplConfig
+from lzero.errors import SandboxError
 from lzero.repl import processes
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _UNSEEN = 0.25
 """By this share of a REPL's limit the machine's memory may shrink before the host looks again."""
 _MEMINFO = Path("/proc/meminfo")
+_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
 _WHOLE_BUFFERS = 2
 """What the longest datagram takes beyond a socket's buffer, which it may begin to fill, is as much again."""
 
@@ -82,8 +86,13 @@ class Bounds:
 
 
 def socket_bytes() -> int:
-    """What an AF_UNIX socket can hold whose buffer nobody may enlarge. socket(7): wmem_default."""
-    return _WHOLE_BUFFERS * int(Path("/proc/sys/net/core/wmem_default").read_text(encoding="ascii"))
+    """What an AF_UNIX socket can hold whose buffer nobody may enlarge. Raises SandboxError."""
+    try:
+        one, other = socket.socketpair()
+    except OSError as error:
+        raise SandboxError(f"cannot start the sandbox: {error}; raise the limit on open files (ulimit -n)") from None
+    with one, other:
+        return _WHOLE_BUFFERS * one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
 async def watch(repls: Callable[[], Iterable[Watched]], bounds: Bounds) -> None:
@@ -143,8 +152,12 @@ async def _rest(rest_s: float, bounds: Bounds) -> None:
 
 
 def _available_bytes() -> int:
-    (line,) = (line for line in _MEMINFO.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) << 10
+    """Of the machine; 0 where the host cannot read it just now."""
+    try:
+        found = _AVAILABLE.search(_MEMINFO.read_text(encoding="ascii"))
+    except OSError:
+        return 0
+    return int(found[1]) << 10 if found else 0
 
 
 def _is_well(roots: Sequence[int], bounds: Bounds) -> bool:
