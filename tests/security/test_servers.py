@@ -167,7 +167,6 @@ async def test_whoever_shows_no_token_is_let_go_of_in_time(
     tls: str,
     certificate: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(door, "STRANGER_S", 0.3)
     files: dict[str, Any] = dict(zip(("certificate", "key"), certificate, strict=True)) if tls else {}

@@ -133,7 +133,7 @@ class Door:
 
     async def _entertain(self, guest: Guest) -> None:
         """Keep a connection until it is admitted, or ends."""
-        transport: asyncio.BaseTransport | None = None
+        transport: asyncio.Transport | None = None
         try:
             async with asyncio.timeout(STRANGER_S):
                 transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
@@ -149,7 +149,7 @@ class Door:
             self._refusals.note(guest.name, f"it did not connect: {error}")
         finally:
             self._strangers.pop(guest, None)
-            if isinstance(transport, asyncio.Transport) and not guest.admitted:
+            if transport is not None and not guest.admitted:
                 transport.abort()  # which does nothing for a TLS connection that is being closed
                 with suppress(OSError):
                     guest.connection.shutdown(socket.SHUT_RDWR)

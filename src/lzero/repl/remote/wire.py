@@ -289,4 +289,4 @@ def failure(number: int, error: LzeroError, load: Load) -> Failed:
 
 
 def error_of(failed: Failed) -> LzeroError:
-    return _ERRORS.get(failed.error, ReplError)(failed.message)
+    return _ERRORS.get(failed.error, ReplError)(failed.message[:MAX_REASON])

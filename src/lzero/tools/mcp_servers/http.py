@@ -7,6 +7,7 @@ import httpx2
 from lzero.tools.mcp_servers.words import MAX_MESSAGE
 
 _CONNECT_S = 10.0
+_REASON_CHARS = 200
 
 
 class TooMuch(httpx2.StreamError):
@@ -28,7 +29,7 @@ class BoundedClient(httpx2.AsyncClient):
 
     async def _bound(self, response: httpx2.Response) -> None:
         if response.status_code >= 400:
-            self.problem = f"HTTP {response.status_code} {response.reason_phrase}".strip()
+            self.problem = f"HTTP {response.status_code} {response.reason_phrase[:_REASON_CHARS]}".strip()
         if response.headers.get("content-encoding", "identity") != "identity":
             raise TooMuch("compressed what it was asked to send as it is")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
