@@ -24,40 +24,92 @@ MAX_WAITING = 64
 """Calls of one episode that may wait for the same thing."""
 
 
-class CallClock:
-    """The time of one call: seconds at work and, apart, seconds in queues. Its deadlines count the seconds at work."""
+class Clock:
+    """Seconds at work: those during which it is not stopped. Its deadlines count them alone. It runs at first."""
 
-    def __init__(self, owner: Hashable = None, *, queue_s: float = QUEUE_S) -> None:
-        """`owner` stands for the episode, whose calls share its turns; None for a call of no episode."""
-        self.owner = self if owner is None else owner
-        self._queue_s = queue_s
+    def __init__(self, *, outer: "Clock | None" = None, opposite: "Clock | None" = None) -> None:
+        """`outer` is stopped as long as this clock is; `opposite` runs only as long as this clock is stopped."""
+        self._outer = outer
+        self._opposite = opposite
         self._started = _now()
-        self._queued_s = 0.0
+        self._before_s = 0.0
         self._stopped_at: float | None = None
         self._stops = 0
         self._due: dict[asyncio.Timeout, float] = {}
-        """Open deadlines, by the loop's clock less the seconds in queues."""
+        """Open deadlines, by the loop's clock less the seconds in which this one was stopped."""
+        if opposite is not None:
+            opposite.stop()
 
     @property
-    def queued_s(self) -> float:
-        """Seconds spent in queues so far."""
-        return self._queued_s + (0.0 if self._stopped_at is None else _now() - self._stopped_at)
+    def stopped_s(self) -> float:
+        """Seconds in which it was stopped, so far."""
+        return self._before_s + (0.0 if self._stopped_at is None else _now() - self._stopped_at)
 
     @property
     def worked_s(self) -> float:
         """Seconds at work so far."""
-        return _now() - self._started - self.queued_s
+        return _now() - self._started - self.stopped_s
 
     @asynccontextmanager
     async def at_most(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
-        """`asyncio.timeout(seconds)`, but that seconds in queues do not count."""
+        """`asyncio.timeout(seconds)`, but that seconds in which the clock is stopped do not count."""
         async with asyncio.timeout(None) as deadline:
-            self._due[deadline] = _now() - self.queued_s + seconds
+            self._due[deadline] = _now() - self.stopped_s + seconds
             self._reschedule()
             try:
                 yield deadline
             finally:
                 del self._due[deadline]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Do not count the block's seconds. Blocks may overlap."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.go_on()
+
+    def stop(self) -> None:
+        """Stop until the matching `go_on`."""
+        self._stops += 1
+        if self._stops == 1:
+            self._stopped_at = _now()
+            self._reschedule()
+            if self._outer is not None:
+                self._outer.stop()
+            if self._opposite is not None:
+                self._opposite.go_on()
+
+    def go_on(self) -> None:
+        self._stops -= 1
+        if self._stops == 0:
+            self._before_s, self._stopped_at = self.stopped_s, None
+            self._reschedule()
+            if self._outer is not None:
+                self._outer.go_on()
+            if self._opposite is not None:
+                self._opposite.stop()
+
+    def _reschedule(self) -> None:
+        for deadline, due in self._due.items():
+            if not deadline.expired():
+                deadline.reschedule(None if self._stops else due + self._before_s)
+
+
+class CallClock(Clock):
+    """The time of one call; it is stopped while the call waits in a queue."""
+
+    def __init__(self, owner: Hashable = None, *, queue_s: float = QUEUE_S, outer: Clock | None = None) -> None:
+        """`owner` stands for the episode, whose calls share its turns; None for a call of no episode. `outer` is the episode's clock."""
+        super().__init__(outer=outer)
+        self.owner = self if owner is None else owner
+        self._queue_s = queue_s
+
+    @property
+    def queued_s(self) -> float:
+        """Seconds spent in queues so far."""
+        return self.stopped_s
 
     @asynccontextmanager
     async def queueing(self, what: str, *, advice: str = "") -> AsyncIterator[None]:
@@ -72,33 +124,6 @@ class CallClock:
             raise HelperBusy(
                 f"waited {self._queue_s:g} s in the queue for {what}; {advice or 'run fewer episodes at once (rollout.concurrency)'}"
             ) from None
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Count the block's seconds as seconds in a queue. Blocks of one call may overlap."""
-        self.stop()
-        try:
-            yield
-        finally:
-            self.go_on()
-
-    def stop(self) -> None:
-        """Stop until the matching `go_on`."""
-        self._stops += 1
-        if self._stops == 1:
-            self._stopped_at = _now()
-            self._reschedule()
-
-    def go_on(self) -> None:
-        self._stops -= 1
-        if self._stops == 0:
-            self._queued_s, self._stopped_at = self.queued_s, None
-            self._reschedule()
-
-    def _reschedule(self) -> None:
-        for deadline, due in self._due.items():
-            if not deadline.expired():
-                deadline.reschedule(None if self._stops else due + self._queued_s)
 
 
 CLOCK: ContextVar[CallClock | None] = ContextVar("CLOCK", default=None)

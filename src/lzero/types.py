@@ -242,11 +242,12 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trimmed: bool = False
     """Whether earlier steps had been dropped from its prompt just before."""
     timings: dict[str, float] = {}
-    """Seconds by phase ("engine", "repl"); the one field that two runs of a seed may differ in."""
+    """Seconds by phase: "engine", "repl", and "work", the part of "repl" that counts on `Budgets.work_s`. The one field that two
+    runs of a seed may differ in."""
 
 
-Status = Literal["finished", "out_of_steps", "out_of_tokens", "failed"]
-"""The first three are the agent's doing and are scored; `failed` is ours and is never trained on."""
+Status = Literal["finished", "out_of_steps", "out_of_tokens", "out_of_time", "failed"]
+"""All but `failed` are the agent's doing and are scored; `failed` is ours and is never trained on."""
 
 
 class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -258,14 +259,17 @@ class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an agent may use: `Budgets(max_steps=6, max_tokens=512, cell_s=10.0)`. No wall clock: a slow engine is not its doing.
+    """What an agent may use: `Budgets(max_steps=6, max_tokens=512, cell_s=10.0, work_s=120.0)`. No wall clock: a slow engine is not its
+    doing.
 
-    `max_tokens` bounds prompt + completion of every step.
+    `max_tokens` bounds prompt + completion of every step, `work_s` the seconds of all cells and the tools that they call.
     """
 
     max_steps: int
     max_tokens: int
     cell_s: float
+    work_s: float | None = None
+    """None in records that are older than this budget."""
 
 
 class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

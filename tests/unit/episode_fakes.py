@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from lzero.agent.conversation import TokenModel
-from lzero.agent.episode import Cutoff, Setting, Ticket, run_episode
+from lzero.agent.cutoff import Cutoff
+from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
 from lzero.engine.scripted import ScriptedEngine
 from lzero.errors import ToolError
 from lzero.models import build_tokenizer
 from lzero.protocols import OnCall, Repl, Tool, ToolContext, ToolSpec
-from lzero.types import Episode, Error, Execution, Json, Sampling, Stream, Task, WorkspaceFile
+from lzero.types import Completion, Episode, Error, Execution, Json, Sampling, Stream, Task, WorkspaceFile
 
 TOKENIZER = build_tokenizer()
 RENDERER = Renderer(TOKENIZER)
@@ -26,9 +27,11 @@ class FakeRepl:
     def __init__(self, cells: Mapping[str, Cell], on_call: OnCall) -> None:
         self.cells, self.on_call, self.closed = cells, on_call, False
         self.stored: dict[str, bytes] = {}
+        self.deadlines: list[float] = []
 
     async def run(self, code: str, *, deadline_s: float) -> Execution:
         assert not self.closed
+        self.deadlines.append(deadline_s)
         return await self.cells[code](self.on_call)
 
     async def put(self, path: str, data: bytes) -> None:
@@ -159,6 +162,23 @@ class Replies:
         self.transcripts.append(transcript)
         self.seeds.append(seed)
         return self.replies[min(len(self.transcripts), len(self.replies)) - 1]
+
+
+class StuckEngine(ScriptedEngine):
+    """Answers `answers` requests; tells of the next one, and never answers it."""
+
+    def __init__(self, policy: Replies, *, answers: int, on_stuck: Callable[[], None] = lambda: None) -> None:
+        super().__init__(policy, TOKENIZER)
+        self._answers, self._on_stuck = answers, on_stuck
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
+    ) -> Completion:
+        if self._answers == 0:
+            self._on_stuck()
+            await asyncio.Event().wait()
+        self._answers -= 1
+        return await super().sample(ids, sampling, request_id=request_id, affinity=affinity, deadline_s=deadline_s)
 
 
 async def attempt(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 
 import small_episodes
 
-from lzero.agent.episode import Cutoff, Ticket
+from lzero.agent.cutoff import Cutoff
+from lzero.agent.episode import Ticket
 from lzero.config import RolloutConfig
 from lzero.rollout.runner import RunEpisode, Runner
 from lzero.rollout.scoring import Scorer

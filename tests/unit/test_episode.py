@@ -14,6 +14,7 @@ from episode_fakes import (
     Echo,
     FakePool,
     Replies,
+    StuckEngine,
     attempt,
     calling,
     cell,
@@ -28,7 +29,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lzero.agent import broker as broker_module
-from lzero.agent.episode import Cutoff
+from lzero.agent.cutoff import Cutoff
 from lzero.engine.scripted import ScriptedEngine
 from lzero.errors import ConfigError, EngineError, ReplDied, ReplError, ToolError
 from lzero.protocols import OnCall, ToolContext
@@ -256,11 +257,14 @@ async def test_the_step_in_which_a_tool_breaks_is_on_record() -> None:
     ]
 
 
-async def test_a_tool_that_hangs_is_our_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_takes_too_long_is_the_agents_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lzero.agent.calling.TOOL_TIMEOUT_S", 0.05)
-    episode = await attempt(Replies(reply("echo")), FakePool({"echo": calling("echo", text="hang")}), tools=[Echo()])
-    assert episode.failure is not None
-    assert (episode.failure.kind, episode.failure.what) == ("tool", "echo did not answer within 0.05 s")
+    policy = Replies(reply("echo"), reply("submit"))
+    episode = await attempt(policy, FakePool({"echo": calling("echo", text="hang"), **SUBMIT}), tools=[Echo()])
+    assert (episode.status, episode.answer) == ("finished", "Kato")
+    (call,) = episode.steps[0].tool_calls
+    assert (call.error, call.fault) == ("echo did not answer within 0.05 s", "agent")
+    assert "echo did not answer within 0.05 s" in policy.transcripts[1]
 
 
 class BrokenEngine(ScriptedEngine):
@@ -277,29 +281,22 @@ async def test_an_engine_that_breaks_is_our_failure() -> None:
     assert episode.failure.what == "no answer to e1/0 of e1 within 5 s"
 
 
-async def test_an_episode_that_does_not_end_is_lost_and_its_session_closed() -> None:
-    pool = FakePool({"hang": hanging})
-    episode = await attempt(Replies(reply("hang")), pool, deadline_s=0.05)
+async def test_an_episode_that_lzero_does_not_bring_to_its_end_is_lost_and_its_session_closed() -> None:
+    pool = FakePool({"one": cell("1\n")})
+    episode = await attempt(StuckEngine(Replies(reply("one")), answers=1), pool, deadline_s=0.05)
     assert episode.failure is not None
-    assert (episode.failure.kind, episode.failure.where) == ("lost", "step 0, running a cell")
+    assert (episode.failure.kind, episode.failure.where) == ("lost", "step 1, sampling")
+    assert episode.failure.what == "engine, sandbox and queues together took more than 0.05 s"
     assert pool.opened[0].closed
 
 
-async def test_a_straggler_is_cut_off_with_the_steps_it_made() -> None:
+async def test_a_straggler_that_waits_for_us_is_cut_off_with_the_steps_it_made() -> None:
     cutoff = Cutoff(1)
-
-    async def others_are_in(on_call: OnCall) -> Execution:
-        cutoff.arrived()
-        return await hanging(on_call)
-
-    pool = FakePool({"one": cell("1\n"), "hang": others_are_in})
-    episode = await attempt(Replies(reply("one"), reply("hang")), pool, cutoff=cutoff)
+    pool = FakePool({"one": cell("1\n")})
+    engine = StuckEngine(Replies(reply("one")), answers=1, on_stuck=cutoff.arrived)
+    episode = await attempt(engine, pool, cutoff=cutoff)
     assert episode.failure is not None
-    assert (episode.failure.kind, episode.failure.where, len(episode.steps)) == (
-        "straggler",
-        "step 1, running a cell",
-        1,
-    )
+    assert (episode.failure.kind, episode.failure.where, len(episode.steps)) == ("straggler", "step 1, sampling", 1)
     assert pool.opened[0].closed
     late = await attempt(Replies(reply("hang")), FakePool({"hang": hanging}), cutoff=cutoff)
     assert late.failure is not None

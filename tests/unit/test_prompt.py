@@ -21,17 +21,18 @@ def test_a_brief_prompt_is_the_question_and_the_budget() -> None:
 
 
 def test_an_output_turn_ends_with_what_is_left() -> None:
-    text = output_turn("Kato", notepad="", steps_left=2, tokens_left=412)
+    text = output_turn("Kato", notepad="", left=budget_line(2, 412))
     assert text == "<output>\nKato\n</output>\n[2 steps and 412 tokens left]"
     assert budget_line(1, 1) == "[1 step and 1 token left]"
+    assert budget_line(1, 1, 9) == "[1 step and 1 token left; 9 seconds left for cells and tool calls]"
 
 
 def test_the_full_prompt_holds_the_tools_and_the_budgets() -> None:
-    text = system_prompt(AgentConfig(prompt="full", max_steps=7, max_tokens=16384, cell_s=2.5), TOOLS)
+    text = system_prompt(AgentConfig(prompt="full", max_steps=7, max_tokens=16384, cell_s=2.5, work_s=95), TOOLS)
     assert text is not None
     assert LISTED in text
     assert "You have 7 steps and 16384 tokens" in text
-    assert "2.5 seconds" in text
+    assert "2.5 seconds; all cells together, with the tools that they call, 95." in text
     assert "{" not in text
 
 

@@ -243,7 +243,7 @@ async def test_a_helper_that_is_never_free_is_our_failure_and_says_for_what_the_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     turns = Turns(1, "a reader of files")
-    monkeypatch.setattr("lzero.agent.broker.CallClock", lambda owner: CallClock(owner, queue_s=0.02))
+    monkeypatch.setattr("lzero.agent.broker.CallClock", lambda owner, **more: CallClock(owner, queue_s=0.02, **more))
 
     @tool
     async def read() -> str:

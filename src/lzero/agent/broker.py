@@ -1,11 +1,13 @@
 """Tool calls, as they leave the kernel: checked, bounded, recorded. The submitted answer lives here, on the host."""
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
 from lzero.agent.bugs import Bugs
-from lzero.agent.calling import CallContext, call_tool
+from lzero.agent.calling import TIME_UP, CallContext, call_tool
+from lzero.agent.clocks import Clocks
 from lzero.agent.notepad import NotepadTool
 from lzero.errors import ToolError
 from lzero.protocols import Tool, ToolContext, WithRecord
@@ -58,9 +60,10 @@ class Broker:
         notepad: bool = False,
         on_call: Callable[[ToolCall], None] = lambda call: None,
         bugs: Bugs | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         """`read` reads a file of the session's workspace. `on_call` gets every call that is recorded. `bugs` logs exceptions of tools
-        other than ToolError; episodes of a run share it."""
+        other than ToolError; episodes of a run share it. `clocks` bound the time of calls; without them, each has its own deadline only."""
         self._submit = SubmitFinalAnswer()
         self._notepad = NotepadTool()
         self.described: tuple[Tool, ...] = (*tools, self._submit)
@@ -73,6 +76,7 @@ class Broker:
         self._read = read
         self._told = on_call
         self._bugs = bugs or Bugs()
+        self._clocks = clocks
         self._num_calls = 0
         self._num_notes = 0
         self._calls: list[ToolCall] = []
@@ -87,9 +91,14 @@ class Broker:
     def notepad(self) -> Notepad:
         return self._notepad.state
 
+    @property
+    def _left_s(self) -> float:
+        """Seconds that the agent has left for its calls."""
+        return math.inf if self._clocks is None else self._clocks.left_s
+
     async def on_call(self, name: str, arguments: dict[str, Json]) -> Json:
         """Answer one call. Raises ToolError: the agent's mistake, told to it, or a failure of ours, which stays as `broken`."""
-        clock = CallClock(self)
+        clock = CallClock(self, outer=self._clocks.agent if self._clocks is not None else None)
         result: Json = None
         error: ToolError | None = None
         refused = _refusal(name, arguments)
@@ -98,7 +107,7 @@ class Broker:
         try:
             tool = self._check(name, arguments, refused)
             context = CallContext(self._task, self._read)
-            result = await call_tool(tool, arguments, context, self._bugs, clock=clock)
+            result = await call_tool(tool, arguments, context, self._bugs, clock=clock, left_s=self._left_s)
         except ToolError as raised:
             error = raised
         if name != self._notepad.name or error is not None:
@@ -128,6 +137,8 @@ class Broker:
             raise ToolError(f"a cell may change the notepad {NOTES_PER_CELL} times, no more", fault="agent")
         if refused:
             raise ToolError(f"the arguments of {name} {refused}", fault="agent")
+        if self._left_s <= 0:
+            raise ToolError(TIME_UP, fault="agent")
         tool = self._by_name.get(name)
         if tool is None:
             raise ToolError(f"there is no tool {name!r}", fault="agent")

@@ -6,6 +6,7 @@ in its own task, which returns such an exception as a value. An exception that i
 
 import asyncio
 import inspect
+import math
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
@@ -21,8 +22,9 @@ from lzero.types import Json, Task
 
 T = TypeVar("T")
 TOOL_TIMEOUT_S = 60.0
-"""Deadline of a call, in seconds at work: those in a queue (`lzero.turns`) do not count. A tool that exceeds it counts as a failure of the
-tool, not of the agent."""
+"""Deadline of a call, in seconds at work: those in a queue (`lzero.turns`) do not count. The agent chooses what it calls a tool with, so a
+call that exceeds it is the agent's fault: the agent reads the error, and the time counts on its budget."""
+TIME_UP = "the time for cells and tool calls is used up"
 BLOCKING_S = 2.0
 """Seconds after which an `async` tool that blocks the event loop is logged as a warning."""
 CLEANUP_S = 5.0
@@ -50,15 +52,21 @@ class CallContext:
 
 
 async def call_tool(
-    tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs, *, clock: CallClock
+    tool: Tool,
+    arguments: dict[str, Json],
+    context: CallContext,
+    bugs: Bugs,
+    *,
+    clock: CallClock,
+    left_s: float = math.inf,
 ) -> Json:
-    """Return the tool's result; `clock` is the time of the call.
+    """Return the tool's result; `clock` is the time of the call, `left_s` the seconds that the agent has left.
 
     Raises ToolError, or the exception with which the session broke during `read_file`."""
     calling = asyncio.ensure_future(_outcome(tool, arguments, context, bugs, clock))
     try:
         with suppress(TimeoutError):
-            async with clock.at_most(TOOL_TIMEOUT_S):
+            async with clock.at_most(min(TOOL_TIMEOUT_S, left_s)):
                 await asyncio.wait({calling})
         in_time = calling.done()
     finally:
@@ -66,7 +74,8 @@ async def call_tool(
             calling.cancel()
             await asyncio.wait({calling}, timeout=CLEANUP_S)
     if not in_time:
-        raise ToolError(f"{tool.name} did not answer within {TOOL_TIMEOUT_S:g} s", fault="tool")
+        late = f"{tool.name} did not answer within {TOOL_TIMEOUT_S:g} s"
+        raise ToolError(TIME_UP if left_s < TOOL_TIMEOUT_S else late, fault="agent")
     result, raised = calling.result()
     if context.broke is not None:
         raise context.broke

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lzero.agent.conversation import Conversation
 from lzero.agent.outputs import cut
-from lzero.agent.prompt import SUMMARISE, output_turn, task_turn, trimmed_turn
+from lzero.agent.prompt import SUMMARISE, budget_line, output_turn, task_turn, trimmed_turn
 from lzero.config import AgentConfig
 
 _SHARES = 4
@@ -28,6 +28,8 @@ class News:
     notepad: str
     """As `render_notepad` writes it; "" for an empty one."""
     steps_left: int
+    seconds_left: int | None = None
+    """For cells and tool calls, where they are few."""
 
 
 class Context:
@@ -54,9 +56,7 @@ class Context:
 
     def tell(self, news: News) -> bool:
         """Say what is new. False where there is no room for it and a reply: it has not been said."""
-        text = output_turn(
-            news.output, notepad=news.notepad, steps_left=news.steps_left, tokens_left=self._tokens_left()
-        )
+        text = output_turn(news.output, notepad=news.notepad, left=self._left(news))
         reply = 1 if self._agent.memory == "none" else self._agent.response_tokens
         if self._conversation.num_tokens + self._conversation.count_tokens(text) + reply > self._limit:
             return False
@@ -70,27 +70,22 @@ class Context:
 
     def trim(self, news: News, *, summary: str = "") -> None:
         """Begin afresh, with what stays, and with room for a reply where there can be any."""
-        self._conversation.start(self._system, self._trimmed("", "", "", news.steps_left))
+        left = budget_line(news.steps_left, self._agent.max_tokens, news.seconds_left)
+        self._conversation.start(self._system, self._trimmed("", "", "", left))
         reply = min(self._agent.response_tokens, self._limit // _SHARES)
-        left = max(0, self._limit - self._conversation.num_tokens - reply)
-        share = min(self._agent.max_tokens // _SHARES, left // (_SHARES - 1))
+        room = max(0, self._limit - self._conversation.num_tokens - reply)
+        share = min(self._agent.max_tokens // _SHARES, room // (_SHARES - 1))
         text = self._trimmed(
-            self._fit(summary, share), self._fit(news.output, share), self._fit(news.notepad, share), news.steps_left
+            self._fit(summary, share), self._fit(news.output, share), self._fit(news.notepad, share), left
         )
         self._conversation.start(self._system, text)
 
-    def _trimmed(self, summary: str, output: str, notepad: str, steps_left: int) -> str:
-        return trimmed_turn(
-            self._agent,
-            self._question,
-            summary=summary,
-            output=output,
-            notepad=notepad,
-            steps_left=steps_left,
-        )
+    def _trimmed(self, summary: str, output: str, notepad: str, left: str) -> str:
+        return trimmed_turn(self._agent, self._question, summary=summary, output=output, notepad=notepad, left=left)
 
-    def _tokens_left(self) -> int:
-        return max(0, self._limit - self._conversation.num_tokens)
+    def _left(self, news: News) -> str:
+        tokens = max(0, self._limit - self._conversation.num_tokens)
+        return budget_line(news.steps_left, tokens, news.seconds_left)
 
     def _fit(self, text: str, max_tokens: int) -> str:
         """The text, or its head and tail and how much was cut between them."""

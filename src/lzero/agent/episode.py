@@ -7,15 +7,17 @@
                  └────────────────────────────────────────────────────┘
 
 What the agent does wrong is part of the episode: a reply without code, an error, a cell that is interrupted, and one that kills its
-session too (the agent is told so, and goes on in a fresh one without its variables). What *we* break ends the episode as
-`failed`, with the steps so far; whether it is tried again is the caller's to decide.
+session too (the agent is told so, and goes on in a fresh one without its variables). Its cells and the tools that they call have
+`agent.work_s` seconds in all (`clocks`). What *we* break ends the episode as `failed`, with the steps so far; whether it is tried again is
+the caller's to decide.
 """
 
 import asyncio
+import logging
+import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,8 +25,10 @@ import msgspec
 
 from lzero.agent.broker import Broker
 from lzero.agent.bugs import Bugs
+from lzero.agent.clocks import Clocks
 from lzero.agent.context import Context, News
 from lzero.agent.conversation import Model
+from lzero.agent.cutoff import Cutoff
 from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import render_output
 from lzero.agent.parser import parse
@@ -35,12 +39,20 @@ from lzero.config import AgentConfig
 from lzero.errors import ContextOverflow, EngineError, ReplError, ToolError
 from lzero.protocols import ReplPool, Tool
 from lzero.seeds import derive_seed
-from lzero.types import Budgets, Completion, Episode, Failure, Parsed, Prompt, Sampling, Status, Step, Task
+from lzero.types import Budgets, Completion, Episode, Execution, Failure, Parsed, Prompt, Sampling, Status, Step, Task
+
+logger = logging.getLogger(__name__)
 
 STOP = ("</code>",)
 """A reply ends where its code block does."""
 LIBRARIES = ("numpy", "pandas")
 """That every session of the sandbox can import, beside the standard library."""
+SCARCE = 0.25
+"""Share of the agent's time below which the model is shown how much is left: a prompt that never speaks of it is the same at any speed."""
+GRACE_S = 3.0
+"""Seconds after the end of the agent's time in which its cell is interrupted and ends. Then its session is closed."""
+LEAST_S = 0.01
+"""Seconds of its time that are too few for another cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,53 +63,13 @@ class Setting:
     model: Model
     pool: ReplPool
     deadline_s: float
-    """What an episode may take, all waits included; one that takes longer is our failure."""
+    """Seconds that an episode may take beside its cells and tool calls, all waits included; one that takes longer is our failure."""
     libraries: tuple[str, ...] = LIBRARIES
     """What can be imported in its sessions, beside the standard library; for the system prompt."""
     bugs: Bugs = field(default_factory=Bugs)
     """Logs exceptions of tools other than ToolError."""
     files: FileCache = field(default_factory=FileCache)
     """Reads the files of tasks."""
-
-
-class Cutoff:
-    """Ends the episodes that are still under way once `num_episodes` of them are in: their deadline comes early."""
-
-    def __init__(self, num_episodes: int) -> None:
-        self._missing = num_episodes
-        self._deadlines: set[asyncio.Timeout] = set()
-        self._cut: set[asyncio.Timeout] = set()
-
-    @property
-    def reached(self) -> bool:
-        return self._missing <= 0
-
-    def arrived(self) -> None:
-        """One more episode is in."""
-        self._missing -= 1
-        if self.reached:
-            for deadline in self._deadlines:
-                self._bring_forward(deadline)
-
-    @contextmanager
-    def over(self, deadline: asyncio.Timeout) -> Iterator[None]:
-        """While it lasts, `deadline` is now if the cut-off is reached."""
-        self._deadlines.add(deadline)
-        if self.reached:
-            self._bring_forward(deadline)
-        try:
-            yield
-        finally:
-            self._deadlines.discard(deadline)
-
-    def has_cut(self, deadline: asyncio.Timeout) -> bool:
-        """Whether it is the cut-off that made it pass."""
-        return deadline in self._cut
-
-    def _bring_forward(self, deadline: asyncio.Timeout) -> None:
-        if not deadline.expired():
-            self._cut.add(deadline)
-            deadline.reschedule(asyncio.get_running_loop().time())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +92,7 @@ def sampling_of(ticket: Ticket, agent: AgentConfig) -> Sampling:
 
 def budgets_of(agent: AgentConfig) -> Budgets:
     """What an episode may use."""
-    return Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s)
+    return Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s, work_s=agent.work_s)
 
 
 async def run_episode(
@@ -164,8 +136,15 @@ class _Attempt:
         self._watcher = watcher
         self._sampling = sampling_of(ticket, agent)
         self._session = Session(setting.pool, ticket.seed, task.files, cache=setting.files)
+        self._clocks = Clocks(agent_s=agent.work_s)
         self._broker = Broker(
-            task, tools, self._session.read, notepad=agent.notepad, on_call=watcher.on_call, bugs=setting.bugs
+            task,
+            tools,
+            self._session.read,
+            notepad=agent.notepad,
+            on_call=watcher.on_call,
+            bugs=setting.bugs,
+            clocks=self._clocks,
         )
         self._conversation = setting.model.converse(ticket.id)
         self._context = Context(
@@ -175,29 +154,32 @@ class _Attempt:
             question=task.question,
         )
         self._steps: list[Step] = []
+        self._begun: Step | None = None
+        """The step whose cell runs."""
         self._doing = "step 0, starting"
 
     async def settle(self) -> Episode:
         """How the episode ends, whoever ends it. The session is closed then."""
-        deadline_s = self._setting.deadline_s
         cutoff = self._ticket.cutoff or Cutoff(sys.maxsize)
         status: Status = "failed"
         failure: Failure | None = None
+        cut = asyncio.timeout(None)
+        deadline_s = self._setting.deadline_s
         try:
-            async with asyncio.timeout(deadline_s) as deadline:
+            async with cut, self._clocks.lzero.at_most(deadline_s) as deadline:
                 try:
-                    with cutoff.over(deadline):
-                        status, failure = await self._outcome()
+                    with cutoff.over(cut):
+                        status, failure = await self._outcome(self._act())
                     await self._watcher.on_end(self._session)
                 finally:
                     await self._session.close()
         except TimeoutError:
-            if not deadline.expired():
-                raise
-            if cutoff.has_cut(deadline):
-                failure = self._failure("straggler", "cut off: enough of its round's episodes were in")
+            if cut.expired():
+                status, failure = await self._outcome(self._cut_off())
+            elif deadline.expired():
+                failure = self._failure("lost", f"engine, sandbox and queues together took more than {deadline_s:g} s")
             else:
-                failure = self._failure("lost", f"the episode did not end within {deadline_s:g} s")
+                raise
         finally:
             await self._conversation.close()
         return Episode(
@@ -213,41 +195,35 @@ class _Attempt:
             failure=failure,
         )
 
-    async def _outcome(self) -> tuple[Status, Failure | None]:
+    async def _outcome(self, acting: Awaitable[Status | Failure]) -> tuple[Status, Failure | None]:
         try:
-            return await self._act(), None
+            ended = await acting
         except EngineError as error:
-            return "failed", self._failure("engine", str(error))
+            ended = self._failure("engine", str(error))
         except ReplError as error:
-            return "failed", self._failure("repl", str(error))
+            ended = self._failure("repl", str(error))
         except ToolError as error:
-            return "failed", self._failure("tool", str(error))
+            ended = self._failure("tool", str(error))
+        return ("failed", ended) if isinstance(ended, Failure) else (ended, None)
 
     async def _act(self) -> Status:
-        """Step until an answer is submitted or a budget is used up."""
+        """Step until an answer is submitted or a budget is used up. Raises what breaks."""
         trimmed = False
         news: News | None = None
         for number in range(self._agent.max_steps):
             if self._context.room < 1:
                 return "out_of_tokens"
-            try:
-                step = await self._step(number, trimmed)
-            except ContextOverflow:  # our count of words is too low, or the model's window smaller than `max_tokens`
-                if news is None or trimmed:
-                    raise
-                if self._agent.memory == "none":
-                    return "out_of_tokens"
-                self._context.trim(news)
-                step = await self._step(number, trimmed=True)
+            step = await self._next(number, trimmed, news)
+            if step is None:
+                return "out_of_tokens"
             self._keep(step)
-            if self._broker.broken is not None:
-                raise self._broker.broken
-            if self._broker.answer is not None:
-                return "finished"
+            if ended := self._ending():
+                return ended
             news = News(
                 output=self._shown(step),
                 notepad=shown_notepad(self._agent, step.notepad),
                 steps_left=self._agent.max_steps - number - 1,
+                seconds_left=self._scarce_s(),
             )
             if not news.steps_left:
                 break
@@ -258,31 +234,95 @@ class _Attempt:
                 self._context.trim(news, summary=await self._summary(number))
         return "out_of_steps"
 
+    async def _next(self, number: int, trimmed: bool, news: News | None) -> Step | None:
+        """Make the next step, in a trimmed context if need be. Returns None if what the agent wrote and printed does not fit."""
+        try:
+            return await self._step(number, trimmed)
+        except (
+            ContextOverflow
+        ) as error:  # our count of words is too low, or the model's window smaller than `max_tokens`
+            if news is None:
+                raise
+            if trimmed or self._agent.memory == "none":
+                logger.warning("episode %s is out of tokens: %s", self._ticket.id, error)
+                return None
+        self._context.trim(news)
+        return await self._next(number, True, news)
+
     async def _step(self, number: int, trimmed: bool) -> Step:
         self._doing = f"step {len(self._steps)}, sampling"
         start = time.perf_counter()
         prompt, completion = await self._sample("step", number, self._context.room, STOP)
-        sampled = time.perf_counter()
+        sampled_s = time.perf_counter() - start
         parsed = parse(
             self._conversation.opening + completion.text,
             reasoning=completion.reasoning,
             cut_off=completion.stop_reason == "length",
         )
-        execution = None
-        if parsed.code is not None:
-            self._doing = f"step {len(self._steps)}, running a cell"
-            self._watcher.on_cell(parsed.code)
-            execution = await self._session.run(parsed.code, self._broker, deadline_s=self._agent.cell_s)
-        return Step(
+        step = Step(
             prompt=prompt,
             completion=completion,
             parsed=parsed,
+            execution=None,
+            notepad=self._broker.notepad,
+            trimmed=trimmed,
+            timings={"engine": sampled_s, "repl": 0.0, "work": 0.0},
+        )
+        return step if parsed.code is None else await self._run(step, parsed.code)
+
+    async def _run(self, step: Step, code: str) -> Step:
+        """Run the cell of a step, on the agent's clock. Whoever cancels this finds the step in `_begun`."""
+        self._doing = f"step {len(self._steps)}, running a cell"
+        self._watcher.on_cell(code)
+        start, clocks = time.perf_counter(), self._clocks
+        spent_s = clocks.agent.worked_s
+        await self._session.ready(self._broker)
+        self._begun = step
+        try:
+            with clocks.agents_turn():
+                async with clocks.agent.at_most(clocks.left_s + GRACE_S) as deadline:
+                    deadline_s = min(self._agent.cell_s, clocks.left_s)
+                    execution = await self._session.run(code, deadline_s=deadline_s)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            await self._session.close()
+            execution = _killed(f"the agent's {clocks.agent_s:g} s are used up", clocks.agent.worked_s - spent_s)
+        self._begun = None
+        timings = {"repl": time.perf_counter() - start, "work": clocks.agent.worked_s - spent_s}
+        return self._with_cell(step, execution, timings)
+
+    def _with_cell(self, step: Step, execution: Execution, timings: Mapping[str, float]) -> Step:
+        return msgspec.structs.replace(
+            step,
             execution=execution,
             tool_calls=self._broker.take_calls(),
             notepad=self._broker.notepad,
-            trimmed=trimmed,
-            timings={"engine": sampled - start, "repl": time.perf_counter() - sampled},
+            timings={**step.timings, **timings},
         )
+
+    async def _cut_off(self) -> Status | Failure:
+        """How an episode ends whose round is over. It cannot leave its score behind by being slow itself: one that took more time than
+        lzero did is out of time. Raises what broke."""
+        clocks = self._clocks
+        if clocks.agent.worked_s <= clocks.lzero.worked_s:
+            return self._failure("straggler", "cut off: enough of its round's episodes were in")
+        if self._begun is not None:
+            self._keep(self._with_cell(self._begun, _killed("its round is over", clocks.agent.worked_s), {}))
+        return self._ending() or "out_of_time"
+
+    def _ending(self) -> Status | None:
+        """How the episode ends after its last step; None if it goes on. Raises ToolError for a tool that broke."""
+        if self._broker.broken is not None:
+            raise self._broker.broken
+        if self._broker.answer is not None:
+            return "finished"
+        return "out_of_time" if self._clocks.left_s < LEAST_S else None
+
+    def _scarce_s(self) -> int | None:
+        """Whole seconds that are left for cells, None while they are plenty."""
+        left_s = self._clocks.left_s
+        return math.floor(left_s) if left_s < SCARCE * self._agent.work_s else None
 
     async def _summary(self, number: int) -> str:
         """With memory "soft": what the model says its steps come to. It is kept as a step of its own kind."""
@@ -332,3 +372,7 @@ class _Attempt:
 
     def _failure(self, kind: Literal["engine", "repl", "tool", "lost", "straggler"], what: str) -> Failure:
         return Failure(kind=kind, what=what, where=self._doing)
+
+
+def _killed(why: str, duration_s: float) -> Execution:
+    return Execution(outputs=(), status="killed", reason=f"time: {why}", duration_s=duration_s)

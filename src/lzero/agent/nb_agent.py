@@ -54,6 +54,7 @@ FOR_A_PERSON: dict[str, Any] = {
     "summary_tokens": 1_024,
     "output_chars": 8_000,
     "cell_s": 60.0,
+    "work_s": 3_600.0,
 }
 """What differs from the defaults of `AgentConfig`, which are those of the nano model."""
 KEY_VARIABLE = "OPENAI_API_KEY"

@@ -64,6 +64,7 @@ def system_prompt(
             max_tokens=agent.max_tokens,
             output_chars=agent.output_chars,
             cell_s=f"{agent.cell_s:g}",
+            work_s=f"{agent.work_s:g}",
         )
         return _bounded(pieces).strip()
     except ConfigError:
@@ -77,12 +78,12 @@ def task_turn(agent: AgentConfig, question: str) -> str:
     return f"{_asked(agent, question)}\n{budget_line(agent.max_steps, agent.max_tokens)}"
 
 
-def output_turn(text: str, *, notepad: str, steps_left: int, tokens_left: int) -> str:
-    """The user turn that answers a reply: what its cell put out, the notepad, and what is left."""
-    return "\n".join(filter(None, (_output(text), notepad, budget_line(steps_left, tokens_left))))
+def output_turn(text: str, *, notepad: str, left: str) -> str:
+    """The user turn that answers a reply: what its cell put out, the notepad, and what is left (`budget_line`)."""
+    return "\n".join(filter(None, (_output(text), notepad, left)))
 
 
-def trimmed_turn(agent: AgentConfig, question: str, *, summary: str, output: str, notepad: str, steps_left: int) -> str:
+def trimmed_turn(agent: AgentConfig, question: str, *, summary: str, output: str, notepad: str, left: str) -> str:
     """The first user turn of a context that was trimmed: the task, what is left of the steps before, and the newest output."""
     parts = (
         _asked(agent, question),
@@ -90,7 +91,7 @@ def trimmed_turn(agent: AgentConfig, question: str, *, summary: str, output: str
         f"<summary>\n{summary}\n</summary>" if summary else "",
         _output(output) if output else "",
         notepad,
-        budget_line(steps_left, agent.max_tokens),
+        left,
     )
     return "\n".join(filter(None, parts))
 
@@ -101,9 +102,10 @@ def summary_of(text: str) -> str:
     return (after if opened else before).partition(SUMMARY_STOP)[0].strip()
 
 
-def budget_line(steps: int, tokens: int) -> str:
-    """`budget_line(1, 412)` is "[1 step and 412 tokens left]"."""
-    return f"[{counted(steps, 'step')} and {counted(tokens, 'token')} left]"
+def budget_line(steps: int, tokens: int, seconds: int | None = None) -> str:
+    """`budget_line(1, 412)` is "[1 step and 412 tokens left]". `seconds`: for cells and tool calls, if the model is to know."""
+    line = f"[{counted(steps, 'step')} and {counted(tokens, 'token')} left"
+    return f"{line}]" if seconds is None else f"{line}; {counted(seconds, 'second')} left for cells and tool calls]"
 
 
 def shown_notepad(agent: AgentConfig, notepad: Notepad) -> str:

@@ -96,7 +96,8 @@ async def replay(
             if step.parsed.code is None:
                 continue
             tape.load(step.tool_calls)
-            execution = await session.run(step.parsed.code, broker, deadline_s=episode.budgets.cell_s)
+            await session.ready(broker)
+            execution = await session.run(step.parsed.code, deadline_s=episode.budgets.cell_s)
             now = msgspec.structs.replace(
                 step, execution=execution, tool_calls=broker.take_calls(), notepad=broker.notepad
             )

@@ -28,10 +28,15 @@ class Session:
         self._num_opened = 0
         self._repl: Repl | None = None
 
-    async def run(self, code: str, broker: Broker, *, deadline_s: float) -> Execution:
-        """Run one cell, whose tool calls `broker` answers. Raises ReplError, and DataError for a file that cannot be given."""
+    async def ready(self, broker: Broker) -> None:
+        """Open a REPL, whose tool calls `broker` answers, if there is none. Raises ReplError, and DataError for a file that cannot be
+        given."""
         if self._repl is None:
             self._repl = await self._open(broker)
+
+    async def run(self, code: str, *, deadline_s: float) -> Execution:
+        """Run one cell; `ready` comes first. Raises ReplError."""
+        assert self._repl is not None
         execution = await self._repl.run(code, deadline_s=deadline_s)
         if execution.status == "killed":
             await self.close()

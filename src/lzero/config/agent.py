@@ -42,6 +42,11 @@ class AgentConfig(Section):
         description="Maximum characters of a cell's output that the model sees; longer output keeps its head and tail.",
     )
     cell_s: Positive = Field(10.0, description="Seconds a cell may run before it is interrupted.")
+    work_s: Positive = Field(
+        120.0,
+        description="Seconds that all cells of an episode and the tools that they call may take together; then the episode ends, "
+        "out_of_time, and is scored. Waiting for the engine, a sandbox or a queue is not counted.",
+    )
     past_thoughts: Literal["dropped", "field", "text"] = Field(
         "dropped",
         description='Earlier thoughts that an endpoint returned apart from its replies: "dropped" (not sent again), "field" (sent in '

@@ -19,7 +19,7 @@ from types import MappingProxyType
 import msgspec
 from msgspec import Struct
 
-from lzero.agent.episode import Cutoff
+from lzero.agent.cutoff import Cutoff
 from lzero.config import RolloutConfig
 from lzero.errors import StoreError, TrainError
 from lzero.protocols import TaskSource

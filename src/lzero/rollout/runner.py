@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from lzero.agent.episode import Cutoff, Ticket
+from lzero.agent.cutoff import Cutoff
+from lzero.agent.episode import Ticket
 from lzero.config import RolloutConfig
 from lzero.errors import RewardError
 from lzero.rollout.concurrency import run_all

@@ -91,6 +91,7 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
             ("max_steps", pa.int32()),
             ("max_tokens", pa.int32()),
             ("cell_s", pa.float64()),
+            ("work_s", pa.float64()),
         ]
     ),
     "steps": pa.schema(
@@ -284,6 +285,7 @@ def _episode_row(episode: Episode) -> Row:
         "max_steps": budgets.max_steps,
         "max_tokens": budgets.max_tokens,
         "cell_s": budgets.cell_s,
+        "work_s": budgets.work_s,
     }
 
 
@@ -301,7 +303,9 @@ def _read_episode(row: Row, steps: tuple[Step, ...]) -> Episode:
             stop=tuple(row["stop"]),
             seed=row["sampling_seed"],
         ),
-        budgets=Budgets(max_steps=row["max_steps"], max_tokens=row["max_tokens"], cell_s=row["cell_s"]),
+        budgets=Budgets(
+            max_steps=row["max_steps"], max_tokens=row["max_tokens"], cell_s=row["cell_s"], work_s=row["work_s"]
+        ),
         steps=steps,
         status=row["status"],
         answer=row["answer"],
