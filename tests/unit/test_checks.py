@@ -32,6 +32,16 @@ RECIPES = [recipe for recipe in sorted((ROOT / "recipes").glob("*.toml")) if not
             "rollout.stragglers=0.9 run.deterministic=true",
             "rollout.stragglers = 0.9 makes the choice of episodes depend on",
         ),
+        (
+            "rollout.episode_timeout_s=240 agent.max_steps=8",
+            "rollout.episode_timeout_s = 240 and agent.work_s = 120: 120 s are left .* 8 replies .* need 1080 s. Set .* to 1200 at least",
+        ),
+        (
+            "agent.work_s=500 rollout.episode_timeout_s=400",
+            "rollout.episode_timeout_s = 400 and agent.work_s = 500: 0 s are left",
+        ),
+        ("agent.memory=soft rollout.episode_timeout_s=1000", "12 replies"),
+        ("repl.lifetime_s=900", "repl.lifetime_s = 900 ends a session before its episode, which may take 960 s"),
     ],
 )
 def test_what_cannot_work_together_is_refused(settings: str, complaint: str) -> None:
@@ -54,6 +64,9 @@ def test_all_that_cannot_work_is_told_at_once() -> None:
         "algo.estimator=reinforce++ rollout.episodes_per_task=1",
         "algo.loss=ppo train.epochs=4 train.minibatches=8 algo.dual_clip=0 algo.importance_cap=2",
         "algo.loss=ppo train.minibatches=256",
+        "agent.work_s=600",
+        "agent.work_s=600 rollout.episode_timeout_s=1440",
+        "rollout.request_timeout_s=10 rollout.episode_timeout_s=300",
         *(f"algo.estimator={estimator} rollout.episodes_per_task=2" for estimator in GROUPED),
     ],
 )

@@ -102,6 +102,11 @@ class NBAgent:
         if given.tools:
             raise ConfigError(f"agent.tools = {list(given.tools)} has no effect here: pass tools to NBAgent(tools=[…])")
         self.settings = _agent_config(given.model_dump(include=given.model_fields_set - {"tools"}) | settings)
+        if pool is None and not self._config.repl.servers and self.settings.work_s > self._config.repl.lifetime_s:
+            raise ConfigError(
+                f"agent.work_s = {self.settings.work_s:g} is more than repl.lifetime_s = {self._config.repl.lifetime_s:g}, after which the "
+                "session ends: lower the one, or raise the other"
+            )
         self._given_tools = open_tools(tools, self._config, key="tools")
         system_prompt(
             self.settings, self._given_tools

@@ -39,8 +39,11 @@ def evaluate(
     config = read_config(arguments)
     from rich.console import Console
 
+    from lzero.rollout.deadline import budgets_line
+
     console = Console()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    console.print(f"budgets of an episode: {budgets_line(config)}", highlight=False, soft_wrap=True, markup=False)
     start = time.monotonic()
     run, evaluations = asyncio.run(_evaluate(config, console))
     seconds = time.monotonic() - start
@@ -133,7 +136,7 @@ def summary_rows(evaluation: "Evaluation", config: "Config") -> list[tuple[str, 
 
 def _fix(status: str, share: float, agent: "AgentConfig") -> str:
     """Return a note on the budget to raise, if many episodes ran out of it."""
-    keys = {"out_of_tokens": "max_tokens", "out_of_steps": "max_steps"}
+    keys = {"out_of_tokens": "max_tokens", "out_of_steps": "max_steps", "out_of_time": "work_s"}
     if share < MANY or status not in keys:
         return ""
     return f": raise agent.{keys[status]} = {getattr(agent, keys[status]):,}"

@@ -43,9 +43,8 @@ async def play_task(config: Config, *, index: int, policy: str) -> bool:
     by_hand = not policy
     answer = _typed(Keyboard()) if by_hand else _scripted(policy, task)
     echo = not (by_hand and sys.stdin.isatty())
-    patient = config.rollout.model_copy(update={"episode_timeout_s": PATIENCE_S})
     async with build(
-        config.model_copy(update={"rollout": patient}),
+        patient(config),
         make_engine=lambda tokenizer: Stage(answer, tokenizer, echo=echo),
     ) as parts:
         if by_hand:
@@ -54,6 +53,13 @@ async def play_task(config: Config, *, index: int, policy: str) -> bool:
         record = await parts.runner.record(task, name=name, num_episodes=1, sampling=Sampling(), seed=config.run.seed)
     print(ending(task, record.episodes[0], record.rewards[0], config))
     return record.rewards[0] is not None
+
+
+def patient(config: Config) -> Config:
+    """Return the configuration with time for somebody who thinks."""
+    rollout = config.rollout.model_copy(update={"episode_timeout_s": PATIENCE_S})
+    repl = config.repl if config.repl.servers else config.repl.model_copy(update={"lifetime_s": PATIENCE_S})
+    return config.model_copy(update={"rollout": rollout, "repl": repl})
 
 
 def tool_names(tools: Sequence[ToolSpec], *, notepad: bool) -> str:

@@ -185,6 +185,9 @@ def _ending(episode: Episode) -> str:
         parts.append(f"{read:,} tokens read, {written:,} written")
         costs = [usage.cost_usd for usage in usages if usage.cost_usd is not None]
         parts += [f"{sum(costs):.4f} USD"] if costs else []
+    if episode.budgets.work_s is not None:
+        work_s = sum(step.timings.get("work", 0.0) for step in episode.steps)
+        parts.append(f"{work_s:.1f} of {episode.budgets.work_s:,g} s for cells and tools")
     return " · ".join(parts)
 
 

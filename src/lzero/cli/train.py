@@ -77,9 +77,10 @@ def train(
 
 
 def plan(config: "Config") -> str:
-    """What the run will do, in a few lines."""
+    """What the run will do, in a few lines. Raises ConfigError for an episode without enough time."""
     from lzero.config import NANO
     from lzero.data.sources import is_world
+    from lzero.rollout.deadline import budgets_line
 
     train, rollout = config.train, config.rollout
     where = "the built-in world" if is_world(config.tasks.train) else config.tasks.train
@@ -87,7 +88,8 @@ def plan(config: "Config") -> str:
     lines = [
         f"lzero trains {model} on {where} by reinforcement learning: {train.updates} updates, each from "
         f"{rollout.tasks_per_update} tasks × {rollout.episodes_per_task} episodes, every episode in a sandboxed Python session of its own.",
-        f"Its score on {config.eval.num_tasks} held-out tasks is measured before and after. Ctrl-C stops cleanly.",
+        f"An episode may use {budgets_line(config)}.",
+        f"The model's score on {config.eval.num_tasks} held-out tasks is measured before and after. Ctrl-C stops cleanly.",
     ]
     if config.model.path == NANO and is_world(config.tasks.train) and not config.run.deterministic:
         seconds = train.updates * rollout.tasks_per_update * rollout.episodes_per_task * EPISODE_S

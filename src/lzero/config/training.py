@@ -33,9 +33,11 @@ class RolloutConfig(Section):
         description="Once this share of a round's episodes is done, cut off and drop the rest; 0: wait for all. The run is then not "
         "deterministic.",
     )
-    episode_timeout_s: Positive = Field(
-        240.0,
-        description="Seconds after which an episode counts as a failure of lzero (kind lost), never as the agent's.",
+    episode_timeout_s: float = Field(
+        0.0,
+        ge=0.0,
+        description="Seconds that an episode may take in all. agent.work_s of them are the agent's; if lzero needs more than the others, "
+        "the episode is a failure of lzero (kind lost), never of the agent. 0: as many as agent.work_s and request_timeout_s allow.",
     )
     request_timeout_s: Positive = Field(120.0, description="Timeout of one request to the engine, in seconds.")
     max_failure_rate: Fraction = Field(

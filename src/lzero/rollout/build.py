@@ -27,6 +27,7 @@ from lzero.data.attachments import FileLimits
 from lzero.errors import ConfigError
 from lzero.plugins import load_object
 from lzero.protocols import Engine, Policy, RewardFn, TaskSource, Tool
+from lzero.rollout.deadline import lzero_s
 from lzero.rollout.runner import OpenTask, RunEpisode, Runner
 from lzero.rollout.scoring import Scorer
 from lzero.tools.search import PassageIndex, Search
@@ -73,6 +74,7 @@ async def build(
     from lzero.agent.renderer import open_renderer
     from lzero.repl import open_pool
 
+    deadline_s = lzero_s(config)
     scorer, tools = open_user_code(config)
     pool = open_pool(config.repl)  # not started: what is wrong with [repl] is told before a model is loaded
     corpus = None
@@ -89,7 +91,7 @@ async def build(
             agent=config.agent,
             model=TokenModel(engine, renderer, config.rollout.request_timeout_s),
             pool=pool,
-            deadline_s=config.rollout.episode_timeout_s,
+            deadline_s=deadline_s,
             libraries=LIBRARIES + config.repl.packages,
             files=FileCache(max_file_bytes=FileLimits.of(config.repl).file_bytes),
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from lzero.config import Config, Section, SftConfig
 from lzero.data.sources import is_world
 from lzero.errors import ConfigError
+from lzero.rollout.deadline import lzero_s
 
 GROUPED = ("reinforce++_baseline", "grpo", "dr_grpo", "rloo", "gigpo")
 """Estimators that compare episodes at one task."""
@@ -15,6 +16,10 @@ DISCOUNTED = ("reinforce++", "reinforce++_baseline", "gigpo")
 def check_settings(config: Config) -> None:
     """Raise ConfigError with one line for each contradiction between settings."""
     complaints = list(_complaints(config))
+    try:
+        lzero_s(config)
+    except ConfigError as error:
+        complaints.append(str(error))
     if complaints:
         raise ConfigError("\n".join(complaints))
 

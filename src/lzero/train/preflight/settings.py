@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lzero.rollout.build import open_user_code
 from lzero.rollout.curriculum import check_curriculum
+from lzero.rollout.deadline import budgets_line
 from lzero.text import counted
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.preflight.subject import Line, Subject
@@ -17,6 +18,7 @@ def check_combinations(subject: Subject) -> Iterator[Line]:
     check_curriculum(subject.config.rollout, subject.source("train"))
     notes = inert_settings(subject.config)
     yield Line("settings", "; ".join(notes) or "all have an effect")
+    yield Line("budgets of an episode", budgets_line(subject.config))
 
 
 def check_tools(subject: Subject) -> Iterator[Line]:
