@@ -37,6 +37,7 @@ def recorded(name: str) -> list[Line]:
         ("groups/uniform", (0.5, 0.6, 0.7, 0.95, 1.0, 0.9, 1.0), 5),
         ("reward/std", (0.4, 0.4, 0.4, 0.1, 0.03, 0.03, 0.02), 6),
         ("reward/format", (0.1, 0.1, 0.1, 0.09, 0.07, 0.04), 5),
+        ("rollout/failed_attempts", (0.0, 0.01, 0.0, 0.0, 0.1, 0.02, 0.1), 6),
     ],
 )
 def test_a_sign_is_told_once_with_the_metric_its_values_and_the_update(
@@ -55,6 +56,12 @@ def test_a_sign_that_was_gone_is_told_again() -> None:
 
 def test_one_odd_update_warns_nobody() -> None:
     assert all_warnings(history("rollout/tokens_per_step", (100,) * 8 + (290,) + (100,) * 4)) == []
+
+
+def test_failures_that_were_there_from_the_start_are_not_what_a_policy_learned() -> None:
+    assert all_warnings(history("rollout/failed_attempts", (0.2, 0.1, 0.2, 0.2, 0.3, 0.2, 0.3))) == []
+    (found,) = all_warnings(history("rollout/failed_attempts", (0.02,) * 6 + (0.2, 0.3)))
+    assert "8% of all attempts fail, and 2% did at first" in str(found)
 
 
 def test_replies_that_grow_slowly_are_no_explosion() -> None:

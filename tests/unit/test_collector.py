@@ -308,3 +308,17 @@ def test_a_curriculum_over_tasks_without_end_is_refused() -> None:
 def test_a_state_of_other_tasks_is_refused(state: dict[str, Json]) -> None:
     with pytest.raises(StoreError, match="the checkpoint"):
         make_collector(FakeEpisodes(luck), num_tasks=30, curriculum="pass_rate", state=state)
+
+
+async def test_tasks_at_which_attempts_fail_again_and_again_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    def decide(task: Task, seed: int, attempt: int) -> str | Failure:
+        return BROKEN if task.id == "task-3" or (task.id == "task-5" and attempt == 0) else luck(task, seed, attempt)
+
+    with caplog.at_level(logging.WARNING, logger="lzero.rollout.collector"):
+        collected = await make_collector(FakeEpisodes(decide), filter="none", max_refills=0).collect(0)
+    (told,) = (record.getMessage() for record in caplog.records if "again and again" in record.getMessage())
+    assert told.startswith(
+        "update 0: attempts failed at 2 of 8 tasks, again and again at task-3 (4 of 4: engine); task-5"
+    )
+    assert collected.metrics["rollout/failing_tasks"] == 0.25
+    assert collected.failing.worst[0].task == "task-3"

@@ -8,7 +8,7 @@ from rollout_fakes import FakeEpisodes, Shuffler, make_runner, make_task
 from lzero.config import RolloutConfig
 from lzero.errors import RewardError, TrainError
 from lzero.rollout.concurrency import run_all
-from lzero.rollout.failures import WINDOW
+from lzero.rollout.failures import WINDOW, WORST, Failing, TaskFailures, by_task
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
 from lzero.store import Record
@@ -138,3 +138,33 @@ async def test_the_first_error_cancels_what_still_runs() -> None:
     with pytest.raises(TrainError, match="bad"):
         await run_all(work(name) for name in ("a", "bad", "b"))
     assert sorted(ended) == ["a", "b", "bad"]
+
+
+async def test_failed_attempts_are_counted_by_task_the_worst_first() -> None:
+    def decide(task: Task, seed: int, attempt: int) -> str | Failure:
+        if task.id == "task-0":
+            return BROKEN
+        return BROKEN if task.id in ("task-1", "task-2") and attempt == 0 else "yes"
+
+    runner = make_runner(FakeEpisodes(decide), max_failure_rate=1.0)
+    for position in range(10):
+        await record(runner, position=position, num_episodes=2)
+    found = runner.take_failing()
+    assert (found.attempts, found.failed, found.tasks, found.failing) == (26, 8, 10, 3)
+    assert found.metrics() == {"rollout/failed_attempts": 8 / 26, "rollout/failing_tasks": 0.3}
+    assert [str(each) for each in found.worst] == [
+        "task-0 (4 of 4: repl)",
+        "task-1 (2 of 4: repl)",
+        "task-2 (2 of 4: repl)",
+    ]
+    assert [each.often for each in found.worst] == [True, True, True]
+    assert found.line()["failing_tasks"][0] == {"task": "task-0", "attempts": 4, "failed": 4, "kinds": {"repl": 4}}  # type: ignore[index]
+    assert runner.take_failing() == Failing(), "each is told once"
+
+
+def test_only_a_few_of_the_failing_tasks_are_named_and_several_updates_are_added_up() -> None:
+    lines = [TaskFailures(task=f"t{index}", attempts=4, failed=index, kinds={"tool": index}) for index in range(9)]
+    found = by_task([*lines, *lines, TaskFailures(task="t1", attempts=4, failed=40, kinds={"lost": 40})])
+    assert (found.tasks, found.failing, len(found.worst)) == (9, 8, WORST)
+    assert str(found.worst[0]) == "t1 (42 of 12: lost, tool)"
+    assert [each.task for each in found.worst[1:]] == ["t8", "t7", "t6", "t5"]

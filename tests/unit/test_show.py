@@ -96,9 +96,10 @@ def test_every_episode_of_a_run_is_listed(capsys: pytest.CaptureFixture[str], ma
     lines = first.splitlines()
     assert (code, lines[0].split()) == (0, ["episode", "task", "status", "score", "reward", "steps", "answer"])
     assert lines[1].split(maxsplit=6) == ["task-59/1", "task-59", "failed", "1", "repl:", "gone"]
-    assert lines[-1] == f"1 to 40 of 61 episodes (page 1 of 2: --page N); one of them: lzero show {path} EPISODE"
+    assert lines[-2] == f"1 to 40 of 61 episodes (page 1 of 2: --page N); one of them: lzero show {path} EPISODE"
+    assert lines[-1] == "failed: 1 of 61 episodes, at 1 of 60 tasks; most at task-59 (1 of 2: repl)"
     _, second = show(capsys, path, "--page", "2")
-    ids = {line.split()[0] for line in (*lines[1:-1], *second.splitlines()[1:-1])}
+    ids = {line.split()[0] for line in (*lines[1:-2], *second.splitlines()[1:-2])}
     assert ids == {*(f"task-{number}/0" for number in range(60)), "task-59/1"}
     assert "41 to 61 of 61 episodes (page 2 of 2" in second
     assert r"'no\x1b[2J'" in second

@@ -41,7 +41,8 @@ def list_run(run: Path, choice: Choice, *, json: bool) -> None:
     """Print the chosen episodes of a run. Raises StoreError, and ConfigError for a page that does not exist."""
     from lzero.store import list_episodes
 
-    lines = [line for line in list_episodes(run) if choice.takes(line)]
+    every = list(list_episodes(run))
+    lines = [line for line in every if choice.takes(line)]
     if json:
         import msgspec
 
@@ -52,6 +53,8 @@ def list_run(run: Path, choice: Choice, *, json: bool) -> None:
 
     shown, first, of = _page(lines, choice)
     _print(Console(), run, shown, first=first, total=len(lines), of=of)
+    if lines:
+        _print_failing(Console(), every)
 
 
 def _page(lines: "Sequence[EpisodeLine]", choice: Choice) -> "tuple[list[EpisodeLine], int, str]":
@@ -82,6 +85,27 @@ def _print(console: "Console", run: Path, lines: "Sequence[EpisodeLine]", *, fir
         Text(f"{first:,} to {last:,} of {counted(total, 'episode')}{of}; one of them: lzero show {run} EPISODE", "dim"),
         soft_wrap=True,
     )
+
+
+def _print_failing(console: "Console", lines: "Sequence[EpisodeLine]") -> None:
+    """Print how many episodes of the run failed, and at which tasks most."""
+    from rich.text import Text
+
+    from lzero.rollout.failures import TaskFailures, by_task
+
+    found = by_task(
+        TaskFailures(task=line.task, attempts=1, failed=int(line.status == "failed"), kinds=_kinds(line))
+        for line in lines
+    )
+    if found.failed:
+        most = "; ".join(_short(str(each), 80) for each in found.worst)
+        episodes = f"{found.failed:,} of {counted(found.attempts, 'episode')}"
+        told = f"failed: {episodes}, at {found.failing:,} of {counted(found.tasks, 'task')}; most at {most}"
+        console.print(Text(told, style="red"), soft_wrap=True)
+
+
+def _kinds(line: "EpisodeLine") -> dict[str, int]:
+    return {line.note.partition(":")[0]: 1} if line.status == "failed" else {}
 
 
 def _cells(line: "EpisodeLine") -> tuple[str, ...]:

@@ -192,6 +192,8 @@ def _show(console: "Console", report: "Report") -> None:
     console.print(score_table(report.before, report.after))
     curve = draw_curve(report.run.path)
     failures = ", ".join(f"{kind} {count}" for kind, count in sorted(report.failures.items()) if count) or "none"
+    if report.failing:
+        failures += f" (most at {'; '.join(map(str, report.failing))})"
     console.print(
         f"{report.progress.update} updates, {report.num_episodes:,} training episodes, failures: {failures}; {report.seconds:.0f} s",
         f"learning curve: {curve} (and .svg)",
@@ -199,6 +201,7 @@ def _show(console: "Console", report: "Report") -> None:
         sep="\n",
         highlight=False,
         soft_wrap=True,
+        markup=False,  # a task's id may hold brackets
     )
 
 

@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from msgspec import Struct
 
 from lzero.config import Config
 from lzero.errors import TrainError
 from lzero.protocols import TaskSource
 from lzero.rollout.concurrency import run_all
-from lzero.rollout.failures import explain
+from lzero.rollout.failures import Failing, explain
 from lzero.rollout.runner import Runner
 from lzero.rollout.summary import failure_metrics, mean_pass_at_k, mean_score, score_by_hops, summarise
 from lzero.seeds import derive_seed
@@ -40,6 +41,8 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     records: tuple[Record, ...]
     metrics: dict[str, float]
     """For a line of metrics.jsonl: `score`, `score_2_hops`, `pass@4`, `num_failed` …, and the summary of the records."""
+    failing: Failing = Failing()
+    """Failed attempts by task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,8 @@ class Evaluator:
         for kind in kinds:
             evaluation = await kind(update=update)
             run.write_records(evaluation.records, phase=evaluation.phase, update=update)
-            run.append_metrics(evaluation.metrics, phase=evaluation.phase, update=update)
+            line = {**evaluation.metrics, **evaluation.failing.line()}
+            run.append_metrics(line, phase=evaluation.phase, update=update)
             evaluations.append(evaluation)
         return evaluations
 
@@ -95,14 +99,16 @@ class Evaluator:
 
         records = await run_all(record(position) for position in range(self.num_tasks))
         failures = self.runner.take_failures()
-        metrics = failure_metrics(failures) | {"time/eval_s": time.monotonic() - start}
-        evaluation = _judge(phase, records, metrics)
+        failing = self.runner.take_failing()
+        metrics = failure_metrics(failures) | failing.metrics() | {"time/eval_s": time.monotonic() - start}
+        evaluation = msgspec.structs.replace(_judge(phase, records, metrics), failing=failing)
         if evaluation.num_failed:
             logger.warning(
-                "%d of %d episodes failed twice and are not scored: %s",
+                "%d of %d episodes failed twice and are not scored: %s; most at %s",
                 evaluation.num_failed,
                 evaluation.num_episodes,
                 failures,
+                "; ".join(map(str, failing.worst)),
             )
         return evaluation
 

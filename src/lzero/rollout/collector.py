@@ -25,7 +25,7 @@ from lzero.errors import StoreError, TrainError
 from lzero.protocols import TaskSource
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.curriculum import PassRates, check_curriculum
-from lzero.rollout.failures import explain
+from lzero.rollout.failures import Failing, explain
 from lzero.rollout.filters import drop_reason, drops, leave_out, take_back, tasks_to_try
 from lzero.rollout.runner import Runner
 from lzero.rollout.summary import failure_metrics, summarise
@@ -44,6 +44,8 @@ class Collected(Struct, frozen=True, kw_only=True):
     records: tuple[Record, ...]
     """Every task that was tried, in order, dropped ones and failed episodes included."""
     metrics: dict[str, float]
+    failing: Failing = Failing()
+    """Failed attempts by task."""
 
 
 class State(Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,11 +106,14 @@ class Collector:
         if not groups:
             raise TrainError(_nothing_left(update, records))
         self._tell_of_a_short_batch(update, records, groups, num_taken_back)
-        metrics = self._metrics(records, groups, seconds=time.monotonic() - start)
+        failing = self._runner.take_failing()
+        _tell_of_failing_tasks(update, failing)
+        metrics = self._metrics(records, groups, seconds=time.monotonic() - start) | failing.metrics()
         return Collected(
             groups=groups,
             records=tuple(records),
             metrics={**metrics, **expected, "groups/taken_back": float(num_taken_back)},
+            failing=failing,
         )
 
     async def _rounds(self, update: int) -> tuple[list[Record], dict[str, float]]:
@@ -188,6 +193,19 @@ class Collector:
         metrics["time/rollout_s"] = seconds
         metrics["rollout/tokens_per_s"] = metrics.get("rollout/tokens", 0.0) / max(seconds, 1e-9)
         return metrics
+
+
+def _tell_of_failing_tasks(update: int, failing: Failing) -> None:
+    """Warn of tasks whose episodes keep failing: no answer to them is ever scored, and a policy may learn that."""
+    often = [str(each) for each in failing.worst if each.often]
+    if often:
+        logger.warning(
+            "update %d: attempts failed at %d of %d tasks, again and again at %s; lzero show RUN --failed lists them",
+            update,
+            failing.failing,
+            failing.tasks,
+            "; ".join(often),
+        )
 
 
 def _nothing_left(update: int, records: Sequence[Record]) -> str:

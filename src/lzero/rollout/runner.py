@@ -20,7 +20,7 @@ from lzero.agent.episode import Ticket
 from lzero.config import RolloutConfig
 from lzero.errors import RewardError
 from lzero.rollout.concurrency import run_all
-from lzero.rollout.failures import CircuitBreaker
+from lzero.rollout.failures import CircuitBreaker, Failing
 from lzero.rollout.scoring import Scorer
 from lzero.seeds import derive_seed
 from lzero.store import Record
@@ -90,6 +90,10 @@ class Runner:
     def take_failures(self) -> dict[str, int]:
         """Failed attempts by kind since the last call, those that a second attempt mended included."""
         return self._breaker.take_counts()
+
+    def take_failing(self) -> Failing:
+        """Failed attempts by task since the last call."""
+        return self._breaker.take_failing()
 
     async def _run(self, task: Task, run_episode: RunEpisode, ticket: Ticket) -> Episode:
         for number in range(1, ATTEMPTS + 1):

@@ -8,6 +8,7 @@ appears, and again only when it was gone in between.
     replies much longer or shorter   the median of up to REMEMBERED before      rollout/tokens_per_step
     reward variance gone             1, and the first WINDOW updates            groups/uniform, reward/std
     format reward falling            the best WINDOW updates so far             reward/format
+    failures rising                  the first WINDOW updates                   rollout/failed_attempts
 """
 
 import math
@@ -29,6 +30,8 @@ SPREAD_LEFT = 0.1
 """Share of the rewards' standard deviation at first."""
 FORMAT_LEFT = 0.8
 """Share of the best format reward."""
+FAILING, MORE_FAILING = 0.05, 2.0
+"""Share of attempts that fail, and times the share at first, from which on a policy may have learned to fail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,16 @@ def _format(values: Sequence[float]) -> str:
     )
 
 
+def _failing(values: Sequence[float]) -> str:
+    first, last = _first(values), _last(values)
+    if last < FAILING or last < MORE_FAILING * first:
+        return ""
+    return (
+        f"{last:.0%} of all attempts fail, and {first:.0%} did at first: what fails is not scored, so the policy may have learned to fail; "
+        "read some (lzero show RUN --failed)"
+    )
+
+
 def _first(values: Sequence[float]) -> float:
     return statistics.fmean(values[:WINDOW])
 
@@ -132,5 +145,6 @@ JUDGES: Mapping[str, Callable[[Sequence[float]], str]] = {
     "groups/uniform": _uniform,
     "reward/std": _spread,
     "reward/format": _format,
+    "rollout/failed_attempts": _failing,
 }
 """For each metric: its values so far → what is wrong with the last ones, or ""."""

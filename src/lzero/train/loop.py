@@ -116,7 +116,7 @@ async def train(
             learned = await _learn(trainer, collected, engine, run, update=progress.update)
             timings = {"time/checkpoint_s": held_up_s, "time/update_s": time.monotonic() - started}
             metrics = {**collected.metrics, **learned, **timings, **memory_metrics()}
-            run.append_metrics(metrics, phase="train", update=progress.update)
+            run.append_metrics({**metrics, **collected.failing.line()}, phase="train", update=progress.update)
             saver.check()
             skipped = trainer.skips.in_a_row
             progress = Progress(update=progress.update + 1, collector=collector.state, skipped_in_a_row=skipped)

@@ -8,12 +8,15 @@ config ──▶ tasks, trainer, engine, sandboxes ──▶ loop.train ──�
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from lzero.config import Config
 from lzero.data.sources import leaks, unread_fields
@@ -24,6 +27,7 @@ from lzero.protocols import TaskSource
 from lzero.rollout.build import POLICY, build, eval_tasks, open_user_code, train_tasks
 from lzero.rollout.collector import Collector
 from lzero.rollout.curriculum import check_curriculum
+from lzero.rollout.failures import TaskFailures, by_task
 from lzero.store import Record, RunDirectory, check_new, read_records
 from lzero.store.inputs import INPUTS_FILE, Input, read_inputs, write_inputs
 from lzero.threads import computing_alone
@@ -67,6 +71,8 @@ class Report:
     """Training episodes that were scored, over the whole run."""
     failures: dict[str, int]
     """Failed attempts by kind, over the whole run, those that a second attempt mended included."""
+    failing: tuple[TaskFailures, ...]
+    """Tasks at which most attempts failed, of those that lines of metrics.jsonl name."""
     seconds: float
 
 
@@ -210,5 +216,11 @@ def _report(run: RunDirectory, outcome: Outcome, *, seconds: float) -> Report:
         after=_records(run, outcome.progress.update) if outcome.finished else None,
         num_episodes=sum(int(count) for count in counts if isinstance(count, float)),
         failures=failures,
+        failing=_failing(lines),
         seconds=seconds,
     )
+
+
+def _failing(lines: Sequence[Mapping[str, Json]]) -> tuple[TaskFailures, ...]:
+    found = (msgspec.convert(line.get("failing_tasks", []), list[TaskFailures]) for line in lines)
+    return by_task(chain.from_iterable(found)).worst
