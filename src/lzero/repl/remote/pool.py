@@ -380,7 +380,7 @@ class RemoteRepl:
         try:
             with self._ending.call():
                 value = await self._on_call(call.name, wire.arguments_of(call))
-        except ToolError as error:
+        except (ToolError, ReplError) as error:  # the last: the session broke as a file was read, which its cell tells
             reply = wire.Reply(id=call.id, error=str(error).encode("utf-8", "replace").decode())
         else:
             try:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, ToolError
+from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, Repl, ReplPool
 from lzero.repl.remote import wire
 from lzero.types import Json
@@ -42,6 +42,13 @@ class Room:
 
     def load(self) -> wire.Load:
         return wire.Load(repls=self.repls, max_repls=self.max_repls)
+
+
+class _Broke(Exception):
+    """The session broke as it carried a file, with `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 class _Served:
@@ -138,7 +145,7 @@ class Client:
                 if known is None:
                     await self._send(self._failure(message.id, ReplDied("the server has no such REPL")))
                 elif known.in_call and isinstance(message, wire.Get) and not known.reads:
-                    known.reading = asyncio.create_task(self._answer(known, message, None))
+                    known.reading = asyncio.create_task(self._read(known, message))
                 elif known.busy:
                     raise ProtocolError("two requests at once for one REPL")
                 elif not isinstance(message, wire.Fork):
@@ -178,6 +185,22 @@ class Client:
             if born is not None and born.repl is None and self._repls.get(message.id) is born:  # and nobody closes it
                 del self._repls[message.id]
                 self._room.repls -= 1
+        await self._say(answer)
+
+    async def _read(self, served: _Served, get: wire.Get) -> None:
+        """Answer a request for a file in the middle of a tool call. A session that breaks as it carries the file breaks its own cell, as
+        it does where no server is between."""
+        try:
+            answer = await self._perform(served, get, None)
+        except WebSocketDisconnect:
+            return
+        except WorkspaceError as error:
+            answer = self._failure(get.id, error)
+        except (ReplError, ConnectionError) as error:
+            asked = self._asked.get(served.number)
+            if asked is not None and not asked.done():
+                asked.set_exception(_Broke(error))
+            answer = self._failure(get.id, ReplDied(f"the session broke as a file was read: {error}"))
         await self._say(answer)
 
     async def _perform(self, served: _Served, message: wire.Open | wire.OfRepl, born: _Served | None) -> wire.Answer:
@@ -266,6 +289,8 @@ class Client:
                 if reply.error is not None:
                     raise ToolError(reply.error, fault="agent")
                 return wire.value_of(reply)
+            except _Broke as broke:
+                raise broke.error from None
             except wire.UNSENDABLE as error:
                 raise ToolError(f"{name} cannot be called from another machine: {error}", fault="agent") from None
             finally:
