@@ -82,13 +82,14 @@ class Replayed:
                 self._calls[canonical(call.arguments)].append(call)
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """Raises ToolError, as it was recorded, or the tool's fault for a call that was not."""
+        """Raises ToolError with the recorded words, or for a call that was not recorded. The fault is the agent's, which chooses its
+        calls: a tape does not fail."""
         known = self._calls.get(canonical(arguments))
         if not known:
-            raise ToolError(f"{self.name} has no recorded call with {canonical(arguments):.200}", fault="tool")
+            raise ToolError(f"{self.name} has no recorded call with {canonical(arguments):.200}", fault="agent")
         call = known.popleft() if len(known) > 1 else known[0]
         if call.error is not None:
-            raise ToolError(call.error, fault=call.fault or "tool")
+            raise ToolError(call.error, fault="agent")
         return call.result
 
 
