@@ -1,5 +1,7 @@
 """Saved episodes to write, read, show and replay, hostile ones among them."""
 
+from typing import get_args
+
 from hypothesis import strategies as st
 
 from lzero.store import SavedEpisode, SavedTool
@@ -110,7 +112,7 @@ STEPS = st.builds(
     trimmed=st.booleans(),
     timings=st.dictionaries(st.sampled_from(("engine", "repl")), NUMBERS, max_size=2),
 )
-ENDINGS: st.SearchStrategy[Status] = st.sampled_from(("finished", "out_of_steps", "out_of_tokens", "failed"))
+ENDINGS: st.SearchStrategy[Status] = st.sampled_from(get_args(Status))
 
 
 @st.composite
