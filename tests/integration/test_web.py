@@ -398,6 +398,13 @@ async def test_what_is_packed_over_and_over_is_not_unpacked() -> None:
         assert "packed its answer 3 times" in await failed(WebClient(allow_hosts=[server.host]), server.url)
 
 
+async def test_headers_without_number_are_not_looked_at() -> None:
+    """Each would be compared, joined and searched for cookies, in the event loop."""
+    many = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + b"Set-Cookie: a=b\r\n" * 2_000 + b"\r\n"
+    async with serving(pages({"/": many})) as server:
+        assert "sent 2,001 headers" in await failed(WebClient(allow_hosts=[server.host]), server.url)
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -37,6 +37,8 @@ USER_AGENT = f"lzero/{__version__} (research agent)"
 TIMEOUT_S = 15.0
 MAX_BYTES = 5_000_000
 """Of an answer, after it was unpacked; more is left out."""
+MAX_HEADERS = 500
+"""Of an answer, which httpx2 bounds in bytes."""
 MAX_REDIRECTS = 5
 MAX_URL_CHARS = 4_096
 PORTS = (80, 443)
@@ -285,6 +287,9 @@ class _Transport(httpx2.AsyncBaseTransport):
                 extensions=request.extensions,
             )
         )
+        if len(response.headers) > MAX_HEADERS:  # before each is looked at, by name, for cookies, …
+            await response.aclose()
+            raise ServiceError(f"{url.host} sent {len(response.headers):,} headers", permanent=True)
         return httpx2.Response(
             status_code=response.status,
             headers=response.headers,
