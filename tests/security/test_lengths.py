@@ -10,7 +10,7 @@ from cases import attack
 
 from lzero.agent.context import Context
 from lzero.agent.notebook import prose
-from lzero.agent.outputs import clean, render_output, unbroken
+from lzero.agent.outputs import render_output, unbroken
 from lzero.agent.parser import parse
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
@@ -25,6 +25,7 @@ from lzero.tools.search import PassageIndex
 from lzero.tools.shapes import plain
 from lzero.tools.values import as_json
 from lzero.types import Display, Error, Execution, Passage, Stream
+from lzero.visible import clean
 
 PIECES = (
     *(

@@ -28,6 +28,7 @@ ROWS = {
             "config",
             "seeds",
             "text",
+            "visible",
             "store",
             "models",
             "paths",

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from lzero.agent.frame import without_control_tokens
 from lzero.agent.outputs import unbroken
 from lzero.agent.renderer import Renderer
 from lzero.protocols import ChatEngine, Engine, OnText
@@ -195,5 +196,6 @@ class ChatConversation:
     async def close(self) -> None: ...
 
     def _add(self, role: Literal["system", "user"], text: str) -> None:
-        self._messages.append(Message(role=role, content=text))
-        self._counted += self.count_tokens(text)
+        content = without_control_tokens(text)
+        self._messages.append(Message(role=role, content=content))
+        self._counted += self.count_tokens(content)

@@ -21,12 +21,13 @@ import msgspec
 from lzero import __version__
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.notepad import NotepadTool, render_notepad
-from lzero.agent.outputs import clean, cut
+from lzero.agent.outputs import cut
 from lzero.agent.recorded import has_notepad, tools_of
 from lzero.seeds import derive_seed
 from lzero.store import SavedEpisode, describe
 from lzero.text import counted
 from lzero.types import Display, Episode, Error, Execution, Json, Output, Result, Step, Stream, ToolCall
+from lzero.visible import clean
 
 Cell = dict[str, Json]
 

@@ -5,10 +5,12 @@ from importlib import resources
 
 import msgspec
 
-from lzero.agent.outputs import clean, cut
+from lzero.agent.frame import unframed
+from lzero.agent.outputs import cut
 from lzero.errors import ToolError
 from lzero.protocols import ToolContext
 from lzero.types import Json, Notepad
+from lzero.visible import clean
 
 MAX_TODOS = 100
 MAX_FACTS = 200
@@ -50,14 +52,18 @@ class NotepadTool:
 
 
 def render_notepad(notepad: Notepad, *, max_chars: int) -> str:
-    """As the model reads it, in `max_chars` characters; "" for an empty one."""
-    lines = [f"{_MARKS[todo.status]} {number}. {todo.text}" for number, todo in enumerate(notepad.todos, 1)]
+    """Return what the model reads, in `max_chars` characters; "" for an empty notepad. Further lines of an item are indented."""
+    lines = [f"{_MARKS[todo.status]} {number}. {_indented(todo.text)}" for number, todo in enumerate(notepad.todos, 1)]
     if notepad.facts:
-        lines += ["facts:", *(f"{number}. {fact}" for number, fact in enumerate(notepad.facts, 1))]
+        lines += ["facts:", *(f"{number}. {_indented(fact)}" for number, fact in enumerate(notepad.facts, 1))]
     if notepad.draft:
         lines += ["draft:", notepad.draft]
-    text = cut("\n".join(lines), max_chars)
+    text = cut(unframed("\n".join(lines)), max_chars)
     return f"<notepad>\n{text}\n</notepad>" if lines else ""
+
+
+def _indented(item: str) -> str:
+    return item.replace("\n", "\n   ")
 
 
 def _refusal(state: Notepad) -> str:

@@ -3,19 +3,13 @@
 import re
 from collections.abc import Iterable
 
+from lzero.agent.frame import NO_OUTPUT, unframed
 from lzero.types import Display, Error, Execution, Result, Stream
+from lzero.visible import clean
 
 TRACEBACK_LINES = 12
 """Lines of a traceback that are shown: the last ones, before the line that names the error."""
 
-_ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor movement
-    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles, links and other strings
-    r"|\x1b[ -/]*[0-~]?"  # everything else that begins with an escape
-)
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_UNSEEN = re.compile("[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
-"""What turns the order of text around, and letters that a person does not see and a model reads."""
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _LEFT_OUT = re.compile(r"\n?… \[(?:\d+ outputs left out: )?(\d{1,15}) characters(?: left out)?\] …\n?")
 """The note with which a session replaces the characters that it cut."""
@@ -33,15 +27,7 @@ def render_output(execution: Execution, *, max_chars: int) -> str:
     endings = [_traceback(error, max_chars // 2) for error in errors[-1:]] + _notes(execution)
     ending = cut("\n".join(endings), max_chars)
     body = cut(_join(others), max(0, max_chars - len(ending) - bool(ending)))
-    return "\n".join(part for part in (body, ending) if part.strip()) or "(no output)"
-
-
-def clean(text: str) -> str:
-    """Text without escapes and control characters, changes of direction, letters that nobody sees, and what a carriage return overwrote."""
-    text = _ESCAPES.sub("", text)
-    if "\r" in text:
-        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return _UNSEEN.sub("", _CONTROLS.sub("", text))
+    return "\n".join(part for part in (body, ending) if part.strip()) or NO_OUTPUT
 
 
 def unbroken(text: str) -> str:
@@ -64,6 +50,10 @@ def cut(text: str, max_chars: int) -> str:
     return text[: room - tail] + mark + text[len(text) - tail :]
 
 
+def _shown(text: str) -> str:
+    return unframed(clean(text))
+
+
 def _size(text: str) -> int:
     """Return the characters of the output before any cut."""
     return len(text) + sum(int(mark[1]) - len(mark[0]) for mark in _LEFT_OUT.finditer(text))
@@ -79,14 +69,14 @@ def _join(outputs: Iterable[Stream | Result | Display]) -> str:
             text += "\n" if text and not text.endswith("\n") else ""
             text += output.data.get("text/plain", " ".join(f"[{mime}]" for mime in output.data))
             text += "\n"
-    return clean(text).strip("\n")
+    return _shown(text).strip("\n")
 
 
 def _traceback(error: Error, max_chars: int) -> str:
     """The last frames and the line that names the error, in `max_chars` characters; the line has precedence."""
-    name, value = clean(error.ename), clean(error.evalue)
+    name, value = _shown(error.ename), _shown(error.evalue)
     line = cut(f"{name}: {value}" if value else name, max_chars)
-    frames = [row.rstrip() for row in clean("\n".join(error.traceback)).split("\n")]
+    frames = [row.rstrip() for row in _shown("\n".join(error.traceback)).split("\n")]
     frames = [
         row for row in frames if row and not _RULER.fullmatch(row) and "Traceback (most recent call last)" not in row
     ]

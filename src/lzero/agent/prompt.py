@@ -13,6 +13,7 @@ import jinja2
 import jinja2.meta
 from jinja2.sandbox import SandboxedEnvironment
 
+from lzero.agent.frame import quoted
 from lzero.agent.notepad import render_notepad
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError
@@ -55,9 +56,9 @@ def system_prompt(
     ability = task.ability if task is not None else ""
     try:
         pieces = _template(agent.prompt, ability).generate(
-            tools=[tool.description for tool in tools],
+            tools=[quoted(tool.description) for tool in tools],
             libraries=list(libraries),
-            files=[Path(file).name for file in task.files] if task is not None else [],
+            files=[quoted(Path(file).name) for file in task.files] if task is not None else [],
             memory=agent.memory,
             notepad=agent.notepad,
             max_steps=agent.max_steps,
@@ -97,9 +98,9 @@ def trimmed_turn(agent: AgentConfig, question: str, *, summary: str, output: str
 
 
 def summary_of(text: str) -> str:
-    """The summary in a reply to `SUMMARISE`: what stands between the tags, or all of it where there are none."""
+    """Return the summary in a reply to `SUMMARISE`, as a turn quotes it: the text between the tags, or all of it if there are none."""
     before, opened, after = text.partition("<summary>")
-    return (after if opened else before).partition(SUMMARY_STOP)[0].strip()
+    return quoted((after if opened else before).partition(SUMMARY_STOP)[0]).strip()
 
 
 def budget_line(steps: int, tokens: int, seconds: int | None = None) -> str:
@@ -136,7 +137,7 @@ def _told(error: Exception) -> str:
 
 def _asked(agent: AgentConfig, question: str) -> str:
     before, after = _STYLES[agent.answer_style]
-    return f"{agent.question_prefix}{before}{question}{after}{agent.question_suffix}"
+    return f"{agent.question_prefix}{before}{quoted(question)}{after}{agent.question_suffix}"
 
 
 def _output(text: str) -> str:

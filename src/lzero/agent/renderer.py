@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from lzero.agent.frame import without_control_tokens
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, ModelError
 from lzero.types import Completion
@@ -79,11 +80,8 @@ class Renderer:
         backend = tokenizer.backend_tokenizer.to_str()
         self._with_specials = _encoder(backend)
         specials = set(tokenizer.all_special_ids)
-        turns = "".join(
-            (pieces.opening, pieces.header.removesuffix(pieces.thought), pieces.to_user, *(pieces.system or ()))
-        )
-        controls = specials | (set(self._template_ids(turns)) & set(tokenizer.get_added_vocab().values()))
-        self._plain = _encoder(backend, text=controls)
+        self._controls = specials | _controls(tokenizer)
+        self._plain = _encoder(backend, text=self._controls)
         self._system_ids = lru_cache(_SYSTEMS)(self._text_ids)  # one for many episodes, and long
         self._pieces = pieces
         self._opening = self._template_ids(pieces.opening)
@@ -94,7 +92,7 @@ class Renderer:
                 f"the chat template ends a reply with {pieces.to_user!r}, which does not begin with a special token: "
                 "nothing would tell the model's end of turn from text"
             )
-        self._check_forgery(tokenizer, controls)
+        self._check_forgery(tokenizer)
         self._check_round_trip(tokenizer)
 
     @property
@@ -126,13 +124,18 @@ class Renderer:
         return tuple(self._with_specials.encode(text, add_special_tokens=False).ids)
 
     def _text_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+        ids = self._plain.encode(text, add_special_tokens=False).ids
+        if self._controls.isdisjoint(ids):
+            return tuple(ids)
+        return tuple(
+            token for token in ids if token not in self._controls
+        )  # a spelling that `_check_forgery` has not tried
 
-    def _check_forgery(self, tokenizer: "PreTrainedTokenizerFast", controls: Collection[int]) -> None:
-        """Prevent plain text from becoming tokens that mark turns, whether tokenizer.json calls these special or not."""
-        for control in sorted(controls):
+    def _check_forgery(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        """Prevent plain text from becoming control tokens, whether tokenizer.json calls these special or not."""
+        for control in sorted(self._controls):
             text = tokenizer.convert_ids_to_tokens(control)
-            if not set(controls).isdisjoint(self._text_ids(f"{_SAMPLE}{text}")):
+            if not self._controls.isdisjoint(self._plain.encode(f"{_SAMPLE}{text}", add_special_tokens=False).ids):
                 raise ModelError(
                     f"the tokenizer reads {text!r} in plain text as a control token: tool outputs could forge turns; "
                     "make it one of the added_tokens of tokenizer.json"
@@ -144,6 +147,17 @@ class Renderer:
         decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if decoded != text:
             raise ModelError(f"the tokenizer does not preserve text: {text!r} became {decoded!r}")
+
+
+def _controls(tokenizer: "PreTrainedTokenizerFast") -> set[int]:
+    """Return the added tokens that mark something in a conversation: those that the chat template writes, and those spelled like
+    `<|im_start|>`. Others stand for words, such as `<table>` or a run of spaces in some vocabularies."""
+    template = str(tokenizer.chat_template or "")
+    return {
+        token
+        for text, token in tokenizer.get_added_vocab().items()
+        if text.strip() and (text in template or without_control_tokens(text) != text)
+    }
 
 
 def _encoder(backend: str, *, text: Collection[int] | None = None) -> "Tokenizer":

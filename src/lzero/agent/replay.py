@@ -21,7 +21,6 @@ import pydantic
 
 from lzero.agent.broker import Broker
 from lzero.agent.notepad import render_notepad
-from lzero.agent.outputs import clean
 from lzero.agent.recorded import OWN, has_notepad, tools_of
 from lzero.agent.session import Session
 from lzero.config import ReplConfig
@@ -31,6 +30,7 @@ from lzero.store import SavedEpisode, SavedTool
 from lzero.tools.install import recalled, recorded
 from lzero.tools.wrapper import canonical
 from lzero.types import Error, Execution, Json, Output, Step, Stream, ToolCall
+from lzero.visible import clean
 
 LIMITS = (
     "memory_mb",

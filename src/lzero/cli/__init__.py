@@ -60,7 +60,7 @@ def _run(arguments: Sequence[str] | None) -> None:
                 need_train("this command")
             raise
     except LzeroError as error:
-        from lzero.agent.outputs import clean
+        from lzero.visible import clean
 
         print(f"lzero: {clean(str(error))}", file=sys.stderr)  # it may quote a server
         sys.exit(1)

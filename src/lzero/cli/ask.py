@@ -11,7 +11,6 @@ from rich.text import Text
 
 from lzero.agent import NBAgent
 from lzero.agent.episode import budgets_of
-from lzero.agent.outputs import clean
 from lzero.agent.save import NOTEBOOK_FILE
 from lzero.agent.session import Session
 from lzero.agent.watch import Relay
@@ -22,6 +21,7 @@ from lzero.store import EPISODE_FILE, new_directory, write_beneath
 from lzero.store.writing import told
 from lzero.text import counted
 from lzero.types import Task
+from lzero.visible import clean
 
 LEFT_OUT_SHOWN = 20
 """Number of left-out files that are printed; there may be thousands."""

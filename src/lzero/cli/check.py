@@ -37,7 +37,7 @@ def check(arguments: Arguments = None) -> None:
 
 
 def _print(problems: Sequence[str]) -> None:
-    from lzero.agent.outputs import clean
+    from lzero.visible import clean
 
     for problem in islice(problems, SHOWN):
         print(f"lzero: {clean(problem)}", file=sys.stderr)  # it may quote a file

@@ -108,6 +108,6 @@ def _verdict(saved: "SavedEpisode", differences: "tuple[Difference, ...]") -> st
 
 
 def _say(console: "Console", text: str) -> None:
-    from lzero.agent.outputs import clean
+    from lzero.visible import clean
 
     console.print(clean(text), markup=False, highlight=False, soft_wrap=True)

@@ -77,8 +77,8 @@ def _write_json(opened: Opened, step: int | None) -> None:
 def _print(console: "Console", opened: Opened, numbers: range, *, whole: bool, prompts: list[str]) -> None:
     from rich.text import Text
 
-    from lzero.agent.outputs import clean
     from lzero.cli.steps import StepPrinter
+    from lzero.visible import clean
 
     saved = opened.saved
     printer = StepPrinter(console, saved.episode.budgets)

@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lzero.agent.broker import SubmitFinalAnswer
-from lzero.agent.outputs import clean, render_output
+from lzero.agent.outputs import render_output
 from lzero.cli.keyboard import Keyboard
 from lzero.config import Config
 from lzero.engine.scripted import complete, decode
 from lzero.errors import ConfigError, EngineError
 from lzero.protocols import ToolSpec
 from lzero.types import Completion, Episode, Reward, Sampling, Task
+from lzero.visible import clean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

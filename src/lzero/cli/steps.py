@@ -17,10 +17,11 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from lzero.agent.notepad import render_notepad
-from lzero.agent.outputs import clean, cut, render_output
+from lzero.agent.outputs import cut, render_output
 from lzero.agent.watch import Watcher
 from lzero.text import counted
 from lzero.types import Budgets, Episode, Json, Notepad, Step, ToolCall
+from lzero.visible import clean
 
 OUTPUT_CHARS = 2_000
 """How much of a cell's output is shown."""

@@ -8,9 +8,10 @@ from rich.rule import Rule
 from rich.syntax import Syntax
 from rich.text import Text
 
-from lzero.agent.outputs import clean, render_output
+from lzero.agent.outputs import render_output
 from lzero.store import Record
 from lzero.types import Episode, Reward, Step, Task
+from lzero.visible import clean
 
 OUTPUT_CHARS = 1_000
 """How much of a cell's output is shown."""

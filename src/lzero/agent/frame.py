@@ -1,0 +1,72 @@
+r"""The frame that lzero writes around what a model reads, and text that cannot be mistaken for it.
+
+    <output>            tags around an output, the notepad and a summary
+    [12 characters, …]  notes of lzero, inside of them and below
+    [3 steps and 400 tokens left]
+
+Text of sessions, tools, pages and tasks may hold such words. In it, a backslash stands behind the first character of each:
+`<\/output>`, `[\3 steps and 400 tokens left]`. No cut in the middle of a text can undo that.
+"""
+
+import re
+import unicodedata
+
+from lzero.visible import clean
+
+TAGS = ("output", "notepad", "summary")
+NO_OUTPUT = "(no output)"
+NOTHING_RAN = "nothing ran"
+_NOTES = (
+    r"\d[\d,]*+ steps? and \d[\d,]*+ tokens? left\]",
+    r"\d[\d,]*+ characters, the middle is cut\]",
+    r"interrupted\b",
+    r"the session was killed\b",
+    r"earlier steps were dropped\b",
+    r"what you see is nearly full\b",
+    r"only the first of \d",
+)
+"""What follows the bracket of each note."""
+_NAMES = f"(?:{'|'.join(TAGS)})"
+_TAG = rf"<(?=\s*+/\s*+{_NAMES}\b|{_NAMES}(?:[\s/>]|$)|\s++{_NAMES}\s*+>)"
+_NOTE = rf"\[(?={'|'.join(_NOTES)})|\((?=no output\))|{NOTHING_RAN}(?=:)".replace(" ", r"\s++")
+_FRAME = re.compile(f"{_TAG}|{_NOTE}", re.IGNORECASE)
+_CONTROL_TOKEN = re.compile(
+    r"[<\[](?=[|｜][^<>|｜\s]{1,64}+[|｜]>"  # <|im_end|>, <|eot_id|>, <｜User｜>
+    r"|/?(?:s|bos|eos|pad|unk)>|(?:start|end)_of_turn>|</?SYS>>"  # Llama 2, Gemma
+    r"|/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\])"  # Mistral
+)
+
+
+def quoted(text: str) -> str:
+    """Return prose as a turn shows it: the characters that a person sees, and nothing that looks like the frame."""
+    return unframed(clean(text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+def unframed(text: str) -> str:
+    r"""Return cleaned text in which nothing looks like the frame: `unframed("</output>") == "<\\/output>"`."""
+    return _marked(text, _FRAME)
+
+
+def without_control_tokens(text: str) -> str:
+    r"""Return text in which no spelling of a control token is left, for a server whose tokenizer reads them in contents.
+
+    >>> without_control_tokens("<|im_end|>")
+    '<\\|im_end|>'
+    """
+    return _marked(text, _CONTROL_TOKEN)
+
+
+def _marked(text: str, pattern: re.Pattern[str]) -> str:
+    """Put a backslash behind each match. Characters that tokenizers replace by ASCII (fullwidth forms, say) match as that."""
+    ends = [found.end() for found in pattern.finditer(_compatible(text))]
+    if not ends:
+        return text
+    return "\\".join(text[start:end] for start, end in zip((0, *ends), (*ends, None), strict=True))
+
+
+def _compatible(text: str) -> str:
+    """Return the text in compatibility form (NFKC), character by character, so that positions stay."""
+    if text.isascii():
+        return text
+    forms = ((character, unicodedata.normalize("NFKC", character)) for character in set(text))
+    return text.translate({ord(character): form for character, form in forms if len(form) == 1 and form != character})

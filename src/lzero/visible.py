@@ -1,0 +1,143 @@
+"""The characters that a model or a person is shown: those that a person can see, and no others.
+
+A character is judged by its properties in Unicode, not by a list of known offenders:
+
+    invisible (Default_Ignorable_Code_Point, other format characters, lone surrogates)   removed
+    control characters and terminal escapes                                              removed; tab and line feed stay
+    line and paragraph separator                                                         a line feed
+    looks blank and is no space (braille blank, null notehead, …)                        a space
+    private use, noncharacter, unassigned                                                U+FFFD, which shows that something is there
+    a joiner or variation selector that changes what a person sees                       stays
+
+Joiners stay where languages and emoji need them: beside a virama (Indic scripts), between letters of Arabic script, between emoji.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+from lzero.text import MARKS_ON_A_LETTER
+
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor movement
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles, links and other strings
+    r"|\x1b[ -/]*[0-~]?"  # everything else that begins with an escape
+)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+# Unicode 16.0, PropList.txt. `unicodedata` has neither property; categories give the rest of Default_Ignorable_Code_Point.
+OTHER_DEFAULT_IGNORABLE = (
+    *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x3164, 0xFFA0),
+    *range(0xFFF0, 0xFFF9),
+    *(0xE0000, *range(0xE0002, 0xE0020), *range(0xE0080, 0xE0100), *range(0xE01F0, 0xE1000)),
+)
+"""Other_Default_Ignorable_Code_Point: fillers, and code points that are reserved for further format characters."""
+VARIATION_SELECTORS = (*range(0x180B, 0x180E), 0x180F, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
+"""Variation_Selector."""
+PREPENDED_MARKS = (*range(0x0600, 0x0606), 0x06DD, 0x070F, 0x0890, 0x0891, 0x08E2, 0x110BD, 0x110CD)
+"""Prepended_Concatenation_Mark: the only format characters that are signs which one sees."""
+
+_IGNORABLE = frozenset(map(chr, OTHER_DEFAULT_IGNORABLE + VARIATION_SELECTORS))
+_PREPENDED = frozenset(map(chr, PREPENDED_MARKS))
+_BLANK = frozenset("\u2800\U00013441\U00013442\U00016fe4\U0001d159")
+"""Letters, symbols and marks whose glyph is empty by their definition in the code charts."""
+_JOINERS = "\u200c\u200d"
+_EMOJI_STYLE = "\ufe0f"
+_CONDITIONAL = frozenset(_JOINERS + _EMOJI_STYLE)
+_RUN = re.compile(f"[{_JOINERS}{_EMOJI_STYLE}]+")
+_EMOJI_ELSEWHERE = frozenset("‼⁉ℹ↔◻◼◽◾〰〽")
+"""Emoji that are not symbols of the category So."""
+_VIRAMA = 9
+"""Combining class of the sign that joins consonants in Indic scripts."""
+
+
+def clean(text: str) -> str:
+    """Return what a person sees of `text`: without escapes, invisible characters and what a carriage return overwrote.
+
+    The same text whatever was cleaned before: `clean(clean(text)) == clean(text)`. Takes time linear in the text.
+    """
+    text = _ESCAPES.sub("", text)
+    if "\r" in text:
+        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    if text.isascii():
+        return _CONTROLS.sub("", text)
+    shown = ((character, _shown(character)) for character in set(text))
+    text = text.translate({ord(character): new for character, new in shown if new != character})
+    return _RUN.sub(_kept, _bounded(text))
+
+
+@lru_cache(maxsize=1 << 14)
+def _shown(character: str) -> str:
+    """Return what stands for one character, wherever it stands."""
+    if character in _CONDITIONAL:
+        return character  # its neighbours decide
+    if character in _BLANK:
+        return " "
+    if character in _IGNORABLE:
+        return ""
+    match unicodedata.category(character):
+        case "Cc":
+            return character if character in "\t\n" else ""
+        case "Cf":
+            return character if character in _PREPENDED else ""
+        case "Cs":
+            return ""
+        case "Zl" | "Zp":
+            return "\n"
+        case "Co":
+            return "\ufffd"
+        case "Cn":
+            return character if _is_reserved_for_signs(ord(character)) else "\ufffd"
+    return "\ufffd" if character == "\ufffc" else character  # an object that is not in the text
+
+
+def _is_reserved_for_signs(code: int) -> bool:
+    """Return whether an unassigned code point is kept free for emoji or ideographs: later versions of Unicode assign it as such."""
+    return (0x1F000 <= code <= 0x1FAFF or 0x20000 <= code <= 0x3FFFD) and code & 0xFFFE != 0xFFFE
+
+
+def _bounded(text: str) -> str:
+    """Return the text with at most MARKS_ON_A_LETTER combining marks in a row: more of them cover the lines around."""
+    marks = {character for character in set(text) if unicodedata.category(character) in ("Mn", "Me")}
+    if not marks:
+        return text
+    joined = "".join(marks | _CONDITIONAL)
+    return re.sub(f"([{joined}]{{{MARKS_ON_A_LETTER}}})[{joined}]+", r"\1", text)
+
+
+def _kept(run: re.Match[str]) -> str:
+    """Return what stays of a run of joiners and variation selectors."""
+    start, end = run.span()
+    before, after = run.string[max(0, start - 1) : start], run.string[end : end + 1]
+    return _needed("".join(sorted(set(run[0]))), before, after)
+
+
+@lru_cache(maxsize=1 << 14)
+def _needed(run: str, before: str, after: str) -> str:
+    """Return those of the run's characters that change how its neighbours look."""
+    joiner = next((character for character in run if character in _JOINERS), "")
+    if joiner and _joins(before, after):
+        return joiner
+    is_emoji = _is_emoji(before)
+    style = _EMOJI_STYLE if _EMOJI_STYLE in run and (is_emoji or after == "\u20e3") else ""  # "1️⃣" has a keycap
+    return style + ("\u200d" if "\u200d" in run and is_emoji and _is_emoji(after) else "")
+
+
+def _joins(before: str, after: str) -> bool:
+    """Return whether a joiner between these two changes how they are written (RFC 5892, A.1 and A.2)."""
+    if not before:
+        return False
+    if _VIRAMA in (unicodedata.combining(before), unicodedata.combining(after or " ")):
+        return True
+    return unicodedata.bidirectional(before) in ("AL", "NSM") and unicodedata.bidirectional(after or " ") == "AL"
+
+
+def _is_emoji(character: str) -> bool:
+    """Return whether a character may be an emoji: a symbol, or the tone of its skin."""
+    if not character:
+        return False
+    return (
+        unicodedata.category(character) == "So"
+        or character in _EMOJI_ELSEWHERE
+        or "\U0001f3fb" <= character <= "\U0001f3ff"
+    )
