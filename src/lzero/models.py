@@ -4,7 +4,6 @@ A directory is checked before anything is loaded, and whatever is wrong with it 
 fix. Nothing is ever downloaded. Importing this module loads neither torch nor transformers.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -12,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lzero.config import NANO
 from lzero.errors import ModelError
+from lzero.model_files import check_model, check_tokenizer, first_line, read_by_library
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,9 +29,6 @@ CHAT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_LARGEST_HEADER = 100_000_000
-"""Bytes; the bound that safetensors itself puts on a header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +56,7 @@ def resolve(path: str) -> Path:
     directory = ASSETS / NANO if path == NANO else Path(path).expanduser()
     if not directory.is_dir():
         raise ModelError(_not_a_directory(path, directory))
-    _read_json(directory, "config.json", needed_for="a model directory in Hugging Face format")
-    for file in _weight_files(directory):
-        _check_safetensors(file)
-    _check_tokenizer(directory)
+    check_model(directory)
     return directory
 
 
@@ -71,15 +65,13 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
     directory = Path(path)
     if not directory.is_dir():
         raise ModelError(_not_a_directory(str(path), directory))
-    _check_tokenizer(directory)
+    check_tokenizer(directory)
     from transformers import AutoTokenizer
 
-    try:
+    with read_by_library(directory, "the tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False, clean_up_tokenization_spaces=False
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ModelError(f"{directory}: the tokenizer cannot be loaded: {_first_line(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{directory}: lzero needs a fast tokenizer (a tokenizer.json); this one is {type(tokenizer)}")
     if tokenizer.eos_token_id is None:
@@ -96,21 +88,17 @@ def load_model(path: str | Path, *, dtype: str, device: str) -> "PreTrainedModel
     directory = resolve(str(path))
     target = select_device(device)
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    try:
-        with _no_progress_bars():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                directory,
-                dtype=getattr(torch, dtype),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{directory}: the model cannot be loaded: {_first_line(error)}") from error
+    with read_by_library(directory, "the model cannot be loaded"), _no_progress_bars():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
     if info["missing_keys"] or info["mismatched_keys"]:
         wrong = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
         raise ModelError(
@@ -125,12 +113,10 @@ def parameter_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     directory = resolve(str(path))
-    try:
+    with read_by_library(directory, "the model cannot be loaded"):
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{directory}: the model cannot be loaded: {_first_line(error)}") from error
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
@@ -191,7 +177,7 @@ def save_model(
             directory.rename(temporary / "old")
         new.rename(directory)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot save the model to {directory}: {_first_line(error)}") from error
+        raise ModelError(f"cannot save the model to {directory}: {first_line(error)}") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -251,7 +237,7 @@ def select_device(device: str = "auto") -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {device!r} cannot be used: {_first_line(error)}") from error
+        raise ModelError(f"device {device!r} cannot be used: {first_line(error)}") from error
     return device
 
 
@@ -274,72 +260,6 @@ def _not_a_directory(path: str, directory: Path) -> str:
             f"{path.partition('/')[2]}, and give that directory; lzero downloads nothing by itself"
         )
     return message
-
-
-def _read_json(directory: Path, name: str, *, needed_for: str) -> dict[str, Any]:
-    file = directory / name
-    if not file.is_file():
-        raise ModelError(f"{directory} has no {name}: it is not {needed_for}")
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{file} is broken or truncated: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{file} is broken: expected an object, found {type(value).__name__}")
-    return value
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        shards = _read_json(directory, index.name, needed_for="a sharded model").get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-            raise ModelError(f"{index} is broken: it has no weight_map of file names")
-        files = [directory / name for name in sorted(set(shards.values()))]
-    else:
-        files = [directory / "model.safetensors"]
-    for file in files:
-        if not file.is_file():
-            pickled = sorted(found.name for found in directory.glob("*.bin"))
-            reason = (
-                f"; {pickled[0]} is a pickle, which lzero never reads: convert it to safetensors" if pickled else ""
-            )
-            raise ModelError(f"{directory} has no weights: {file.name} is missing{reason}")
-    return files
-
-
-def _check_safetensors(file: Path) -> None:
-    """Compare the file's size with what its header announces: a download or copy that was cut short shows here."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        header_size = int.from_bytes(stream.read(8), "little")
-        if size < 8 or header_size > min(size - 8, _LARGEST_HEADER):
-            raise ModelError(f"{file} is broken or truncated ({size} bytes): copy or download it again")
-        try:
-            header = json.loads(stream.read(header_size))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            expected = 8 + header_size + max(ends, default=0)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ModelError(f"{file} is not a safetensors file (its header is unreadable): {error}") from None
-    if size != expected:
-        raise ModelError(f"{file} is truncated or broken: it has {size} bytes, and its header announces {expected}")
-
-
-def _check_tokenizer(directory: Path) -> None:
-    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError(f"{directory} has no tokenizer ({' or '.join(_TOKENIZER_FILES)}): save it beside the weights")
-    if (directory / "tokenizer.json").is_file():
-        parts = _read_json(directory, "tokenizer.json", needed_for="a tokenizer")
-        if not isinstance(parts.get("model"), dict):
-            raise ModelError(f"{directory / 'tokenizer.json'} is broken: it has no model")
-    settings = {}
-    if (directory / "tokenizer_config.json").is_file():
-        settings = _read_json(directory, "tokenizer_config.json", needed_for="a tokenizer")
-    if not ((directory / "chat_template.jinja").is_file() or settings.get("chat_template")):
-        raise ModelError(
-            f"{directory}: the tokenizer has no chat template, which marks where a turn starts and ends. Base models often "
-            "lack one: copy the chat_template.jinja of its instruct version, or ChatML, into the directory"
-        )
 
 
 @contextmanager
@@ -366,7 +286,3 @@ def _flush(directory: Path) -> None:
     for file in files_below(directory):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -23,12 +23,22 @@ def file_problem(path: Path) -> str:
     return "" if os.access(path, os.R_OK) else "this user may not read it"
 
 
+def is_within(file: Path, directory: Path) -> bool:
+    """Return whether `file`, with all links followed, lies beneath `directory`. For files that another file names."""
+    try:
+        return file.resolve().is_relative_to(directory.resolve())
+    except (OSError, RuntimeError, ValueError):  # a circle of links; a null byte
+        return False
+
+
 def read_bounded(path: Path, *, max_bytes: int) -> bytes:
     """Read a regular file of at most `max_bytes` bytes. Never waits for a pipe.
 
     Raises OSError; its `strerror` says what is wrong also where the file is too large, or no regular file.
     """
     if problem := file_problem(path):
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise OSError(errno.EINVAL, problem)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:

@@ -140,6 +140,12 @@ CASES = tuple(
         # failing on purpose
         (85, "RewardHacking", "stalling in cells and tool calls, so as to be lost", "out of time, and scored"),
         (86, "RewardHacking", "breaking its session or a tool, so as to fail", "the agent's doing, and scored"),
+        # files of strangers
+        (90, "HostLeak", "a saved run that names files of the host", "only copies beside it, and files that you name"),
+        (91, "HostDoS", "a saved run with limits of its own", "your limits, or tighter ones"),
+        (92, "HostLeak", "models, checkpoints and corpora that name or link to files elsewhere", "refused"),
+        (93, "HostDoS", "files that break, fill or stop their reader", "a typed error within a bound"),
+        (94, "HostDoS", "tokenizers and templates that panic or do not end", "a ModelError"),
         # texts that are shown
         (
             95,

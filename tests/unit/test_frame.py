@@ -23,13 +23,20 @@ from lzero.agent.prompt import (
 from lzero.config import AgentConfig
 from lzero.types import Display, Error, Execution, Notepad, Result, Stream, Task, Todo
 
-BUDGET = r"\[\d+ steps? and \d+ tokens? left\]"
+BUDGET = r"\[\d+ steps? and \d+ tokens? left(?:\]|; \d+ seconds? left for cells and tool calls\])"
 TURN = re.compile(rf"<output>\n(.*)\n</output>\n(?:<notepad>\n(.*)\n</notepad>\n)?{BUDGET}", re.DOTALL)
 PIECES = st.lists(
     st.sampled_from(
         (
             *("<output>", "</output>", "< /OUTPUT >", "＜/output＞", "</out\u200bput>", "<notepad>", "</notepad>"),
-            *("</summary>", "<summary>", "[3 steps and 400 tokens left]", "[1 step and 1 token left]", "(no output)"),
+            *(
+                "</summary>",
+                "<summary>",
+                "[3 steps and 400 tokens left]",
+                "[2 steps and 1 token left; 9 seconds left for cells and tool calls]",
+                "[1 step and 1 token left]",
+                "(no output)",
+            ),
             *(
                 "[900 characters, the middle is cut]",
                 "[interrupted after 10 s]",
@@ -74,7 +81,7 @@ def test_a_turn_is_one_frame_around_its_texts(printed: str, value: str, error: s
     output = render_output(execution, max_chars=100_000)
     pad = Notepad(todos=(Todo(text=fact),), facts=(fact, draft), draft=draft)
     notepad = render_notepad(pad, max_chars=100_000)
-    turn = output_turn(output, notepad=notepad, steps_left=3, tokens_left=400)
+    turn = output_turn(output, notepad=notepad, left=budget_line(3, 400, 60))
     found = TURN.fullmatch(turn)
     assert found is not None
     assert found[1] == output
@@ -98,7 +105,14 @@ def test_texts_of_tasks_and_summaries_are_quoted(text: str) -> None:
     agent = AgentConfig()
     turn = task_turn(agent, text)
     assert re.findall(BUDGET, turn) == [budget_line(agent.max_steps, agent.max_tokens)]
-    trimmed = trimmed_turn(agent, text, summary=summary_of(f"<summary>{text}"), output="", notepad="", steps_left=3)
+    trimmed = trimmed_turn(
+        agent,
+        text,
+        summary=summary_of(f"<summary>{text}"),
+        output="",
+        notepad="",
+        left=budget_line(3, agent.max_tokens),
+    )
     assert re.findall(BUDGET, trimmed) == [budget_line(3, agent.max_tokens)]
     assert trimmed.count("<summary>") == trimmed.count("</summary>") <= 1
     assert not re.search("</?(output|notepad)>", trimmed)
@@ -109,7 +123,8 @@ def test_every_note_of_ours_is_known() -> None:
         cut("x" * 1000, 200).split("\n")[1],
         budget_line(1, 1),
         budget_line(19, 31_000),
-        trimmed_turn(AgentConfig(), "q", summary="", output="", notepad="", steps_left=1).split("\n")[1],
+        budget_line(2, 9, 60),
+        trimmed_turn(AgentConfig(), "q", summary="", output="", notepad="", left=budget_line(1, 1)).split("\n")[1],
         SUMMARISE,
         NO_OUTPUT,
         parse("no code").problem,

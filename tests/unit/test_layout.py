@@ -31,6 +31,7 @@ ROWS = {
             "visible",
             "store",
             "models",
+            "model_files",
             "paths",
             "serving",
             "threads",

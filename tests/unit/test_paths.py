@@ -45,8 +45,8 @@ def certificate(value: str) -> object:
         ),
         (token, "repl.token_file: cannot read the token in {}: it is a directory, not a file"),
         (certificate, "repl.certificate_authority: cannot use {}: it is a directory, not a file"),
-        (lambda value: read_env_file(Path(value)), "cannot read the keys in {}: Is a directory"),
-        (lambda value: load_config(Path(value)), "cannot read the configuration {}: Is a directory"),
+        (lambda value: read_env_file(Path(value)), "cannot read the keys in {}: it is a directory, not a file"),
+        (lambda value: load_config(Path(value)), "cannot read the configuration {}: it is a directory, not a file"),
     ],
     ids=["prompt", "token", "certificate", "keys", "configuration"],
 )

@@ -17,7 +17,7 @@ TAGS = ("output", "notepad", "summary")
 NO_OUTPUT = "(no output)"
 NOTHING_RAN = "nothing ran"
 _NOTES = (
-    r"\d[\d,]*+ steps? and \d[\d,]*+ tokens? left\]",
+    r"\d[\d,]*+ steps? and \d[\d,]*+ tokens? left[\];]",
     r"\d[\d,]*+ characters, the middle is cut\]",
     r"interrupted\b",
     r"the session was killed\b",

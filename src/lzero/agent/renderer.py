@@ -25,6 +25,7 @@ import jinja2
 from lzero.agent.frame import without_control_tokens
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, ModelError
+from lzero.model_files import read_by_library
 from lzero.types import Completion
 
 if TYPE_CHECKING:
@@ -121,10 +122,10 @@ class Renderer:
         return (*self._to_user[1 if ended else 0 :], *self._text_ids(text), *self._header)
 
     def _template_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._with_specials.encode(text, add_special_tokens=False).ids)
+        return tuple(_encoded(self._with_specials, text))
 
     def _text_ids(self, text: str) -> tuple[int, ...]:
-        ids = self._plain.encode(text, add_special_tokens=False).ids
+        ids = _encoded(self._plain, text)
         if self._controls.isdisjoint(ids):
             return tuple(ids)
         return tuple(
@@ -135,7 +136,7 @@ class Renderer:
         """Prevent plain text from becoming control tokens, whether tokenizer.json calls these special or not."""
         for control in sorted(self._controls):
             text = tokenizer.convert_ids_to_tokens(control)
-            if not self._controls.isdisjoint(self._plain.encode(f"{_SAMPLE}{text}", add_special_tokens=False).ids):
+            if not self._controls.isdisjoint(_encoded(self._plain, f"{_SAMPLE}{text}")):
                 raise ModelError(
                     f"the tokenizer reads {text!r} in plain text as a control token: tool outputs could forge turns; "
                     "make it one of the added_tokens of tokenizer.json"
@@ -147,6 +148,13 @@ class Renderer:
         decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if decoded != text:
             raise ModelError(f"the tokenizer does not preserve text: {text!r} became {decoded!r}")
+
+
+def _encoded(encoder: "Tokenizer", text: str) -> list[int]:
+    """Return the token ids of a text. Raises ModelError for a tokenizer that fails on it: its patterns may be a stranger's."""
+    with read_by_library("the tokenizer", f"it cannot encode {text[:40]!r}"):
+        ids: list[int] = encoder.encode(text, add_special_tokens=False).ids
+    return ids
 
 
 def _controls(tokenizer: "PreTrainedTokenizerFast") -> set[int]:
@@ -167,7 +175,8 @@ def _encoder(backend: str, *, text: Collection[int] | None = None) -> "Tokenizer
     state = json.loads(backend)
     for token in state["added_tokens"]:
         token["special"] |= token["id"] in (text or ())  # `encode_special_tokens` looks at this mark
-    encoder = Tokenizer.from_str(json.dumps(state))
+    with read_by_library("the tokenizer", "it cannot be loaded"):
+        encoder = Tokenizer.from_str(json.dumps(state))
     encoder.no_padding()
     encoder.no_truncation()
     encoder.encode_special_tokens = text is not None

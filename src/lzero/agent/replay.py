@@ -46,6 +46,10 @@ LIMITS = (
 )
 """Keys of [repl] that bound a session: less is tighter."""
 
+CELL_S = 60.0
+MAX_CELLS = 20
+"""Limits of a replay where the caller gives none: those of `lzero run`."""
+
 CONTEXT_LINES = 2
 DIFF_LINES = 1_000
 """Compared line by line, from a little before the first that differs: what it takes grows with their square."""
@@ -79,10 +83,13 @@ async def replay(
     pool: ReplPool,
     *,
     files: Sequence[Path] = (),
+    cell_s: float = CELL_S,
+    max_cells: int = MAX_CELLS,
     on_step: OnStep = lambda number, step, found: None,
 ) -> tuple[Difference, ...]:
     """Return every difference, in order. `files`: those that the session gets, whatever the record names (`save.given_files`).
 
+    A cell may take `cell_s` seconds, or those of the record if they are fewer. Cells after the first `max_cells` do not run.
     A tool call that is not on record, or not with these arguments, is refused in the session, and is a difference. Raises ReplError,
     and DataError for files that cannot be given.
     """
@@ -92,12 +99,12 @@ async def replay(
     broker = Broker(saved.task, tools, session.read, notepad=has_notepad(saved))
     differences: list[Difference] = []
     try:
-        for number, step in enumerate(episode.steps, 1):
-            if step.parsed.code is None:
-                continue
+        with_code = [(number, step) for number, step in enumerate(episode.steps, 1) if step.parsed.code is not None]
+        for number, step in with_code[:max_cells]:
+            assert step.parsed.code is not None
             tape.load(step.tool_calls)
             await session.ready(broker)
-            execution = await session.run(step.parsed.code, deadline_s=episode.budgets.cell_s)
+            execution = await session.run(step.parsed.code, deadline_s=_tighter(episode.budgets.cell_s, cell_s))
             now = msgspec.structs.replace(
                 step, execution=execution, tool_calls=broker.take_calls(), notepad=broker.notepad
             )
@@ -132,6 +139,24 @@ def repl_config(saved: SavedEpisode, own: ReplConfig) -> tuple[ReplConfig, tuple
 
 def _is_tighter(value: Json, bound: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value < bound
+
+
+def looser_budgets(saved: SavedEpisode, *, cell_s: float, max_cells: int) -> tuple[str, ...]:
+    """Return the budgets of the record that a replay within these limits does not take, as settings."""
+    cells = sum(step.parsed.code is not None for step in saved.episode.steps)
+    recorded_s = saved.episode.budgets.cell_s
+    return tuple(
+        setting
+        for setting, looser in (
+            (f"agent.cell_s={recorded_s:g}", recorded_s > cell_s),
+            (f"agent.max_steps={cells}", cells > max_cells),
+        )
+        if looser
+    )
+
+
+def _tighter(recorded: float, own: float) -> float:
+    return recorded if 0 < recorded < own else own
 
 
 def compare(then: Step, now: Step, *, number: int) -> Iterator[Difference]:

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lzero.agent.replay import Difference
-    from lzero.config import ReplConfig
+    from lzero.config import Config
     from lzero.store import SavedEpisode
 
+KEYS = ("repl.", "agent.cell_s=", "agent.max_steps=")
+"""Beginnings of the settings that have an effect."""
 DIFF_CHARS = 4_000
 """How much of a difference is shown."""
 
@@ -27,8 +29,8 @@ def replay(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[EPISODE] [REPL.KEY=VALUE]...",
-            help="Id of an episode of a training run; changes to the sandbox's settings.",
+            metavar="[EPISODE] [KEY=VALUE]...",
+            help="Id of an episode of a training run; changes to the sandbox's settings, agent.cell_s and agent.max_steps.",
             show_default=False,
         ),
     ] = None,
@@ -42,7 +44,7 @@ def replay(
     Example: lzero replay runs/run-20260131-174501
 
     Replay compares each cell's status, outputs, tool calls and the notepad, and ignores addresses, durations and directories in
-    tracebacks. It takes a recorded sandbox limit only if that is tighter than yours, because a record may come from a stranger.
+    tracebacks. It takes a recorded limit only if that is tighter than yours, because a record may come from a stranger.
     For the same reason it gives the session only the copies of files in the record's directory, and those that --file names.
     """
     names = [argument for argument in arguments or () if "=" not in argument]
@@ -50,18 +52,22 @@ def replay(
     if len(names) > 1:
         raise ConfigError(f"more than one episode: {', '.join(names)}")
     saved = open_saved(path, names[0] if names else "").saved
-    others = [override for override in overrides if not override.startswith("repl.")]
+    others = [override for override in overrides if not override.startswith(KEYS)]
     if others:
-        raise ConfigError(f"{others[0]!r} has no effect: a replay takes only keys of [repl]")
+        raise ConfigError(
+            f"{others[0]!r} has no effect: a replay takes keys of [repl], agent.cell_s and agent.max_steps"
+        )
     from rich.console import Console
 
-    from lzero.agent.replay import repl_config
+    from lzero.agent.replay import CELL_S, MAX_CELLS, looser_budgets, repl_config
     from lzero.agent.save import given_files
     from lzero.config import load_config
 
     console = Console()
-    config, differing = repl_config(saved, load_config(None, overrides).repl)
-    for setting in differing:
+    own = load_config(None, [f"agent.cell_s={CELL_S}", f"agent.max_steps={MAX_CELLS}", *overrides])
+    repl, differing = repl_config(saved, own.repl)
+    looser = looser_budgets(saved, cell_s=own.agent.cell_s, max_cells=own.agent.max_steps)
+    for setting in (*differing, *looser):
         _say(
             console,
             f"the episode was recorded with {setting}, which replay does not take from a record; to use it, add it to the command line",
@@ -69,14 +75,14 @@ def replay(
     files, missing = given_files(path, saved, file or ())
     for name in missing:
         _say(console, f"the record has no copy of {name}, so the cells will not find it: give it with --file")
-    differences = asyncio.run(_replay(saved, config, files, console))
-    _say(console, _verdict(saved, differences))
+    differences = asyncio.run(_replay(saved, own.model_copy(update={"repl": repl}), files, console))
+    _say(console, _verdict(saved, differences, own.agent.max_steps))
     if differences:
         raise typer.Exit(1)
 
 
 async def _replay(
-    saved: "SavedEpisode", config: "ReplConfig", files: "Sequence[Path]", console: "Console"
+    saved: "SavedEpisode", config: "Config", files: "Sequence[Path]", console: "Console"
 ) -> "tuple[Difference, ...]":
     from lzero.agent.outputs import cut
     from lzero.agent.replay import replay as run_again
@@ -89,18 +95,21 @@ async def _replay(
         for difference in found:
             _say(console, f"{difference.of}:\n{cut(difference.diff, DIFF_CHARS)}")
 
-    pool = open_pool(config)
+    agent = config.agent
+    pool = open_pool(config.repl)
     try:
         await pool.start()
-        return await run_again(saved, pool, files=files, on_step=on_step)
+        return await run_again(
+            saved, pool, files=files, cell_s=agent.cell_s, max_cells=agent.max_steps, on_step=on_step
+        )
     finally:
         await pool.close()
 
 
-def _verdict(saved: "SavedEpisode", differences: "tuple[Difference, ...]") -> str:
+def _verdict(saved: "SavedEpisode", differences: "tuple[Difference, ...]", max_cells: int) -> str:
     from lzero.text import counted
 
-    cells = sum(step.parsed.code is not None for step in saved.episode.steps)
+    cells = min(max_cells, sum(step.parsed.code is not None for step in saved.episode.steps))
     differing = len({difference.step for difference in differences})
     if not differing:
         return f"no differences in {counted(cells, 'cell')}"

@@ -15,6 +15,10 @@ from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig, TasksConfig
 from lzero.config.training import AlgoConfig, EvalConfig, RewardConfig, RolloutConfig, SftConfig, TrainConfig
 from lzero.errors import ConfigError
+from lzero.paths import read_bounded
+
+MAX_BYTES = 1 << 20
+"""Largest configuration file."""
 
 
 class Config(Section):
@@ -71,10 +75,10 @@ def _read_toml(file: Path) -> dict[str, Any]:
     if not file.exists() and file.parent.name in ("", "recipes") and (bundled := _recipes() / file.name).exists():
         file = bundled  # "recipes/world.toml" works outside of a checkout, too
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(read_bounded(file, max_bytes=MAX_BYTES).decode().replace("\r\n", "\n"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML or UTF-8, a number without end, tables in tables
         raise ConfigError(f"{file} is not valid TOML: {error}") from None
 
 
@@ -92,7 +96,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r} is not of the form section.key=value, as in algo.kl_coef=0.01")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # a bare word or path
     table = values.setdefault(section, {})
     if not isinstance(table, dict):

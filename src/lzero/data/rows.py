@@ -126,6 +126,8 @@ def read_rows(path: Path, *, key: str = "", max_bytes: int) -> Iterator[tuple[in
         raise DataError(f"{of}{unit} {error.number} of {path} {error}") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{of}{path} is not a whole gzip file ({error}): fetch or compress it again") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{of}{path} has a text that is not UTF-8, after row {number}: {error}") from error
     except pa.ArrowException as error:
         raise DataError(f"{of}{path} is not a whole Parquet file: {error}") from error
     except OSError as error:

@@ -5,12 +5,15 @@ The defaults of agent.max_tokens and agent.response_tokens are the nano model's.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lzero.config import NANO, Config
+from lzero.model_files import MAX_TOKENIZER_BYTES
 from lzero.models import ASSETS
+from lzero.paths import read_bounded
 
 MAX_TOKENS = 16_384
 MAX_RESPONSE_TOKENS = 4_096
@@ -43,12 +46,14 @@ def fit_budgets(config: Config) -> Config:
             return config
         tokens = config.agent.max_tokens if "max_tokens" in given else _context(settings)
         budgets = {"max_tokens": tokens, "response_tokens": max(1, min(MAX_RESPONSE_TOKENS, tokens // _SHARE))}
-    keys = {key: budgets[key] for key in ("max_tokens", "response_tokens") if key in budgets and key not in given}
+    wanted = {key: _whole(budgets.get(key)) for key in ("max_tokens", "response_tokens") if key not in given}
+    window = _context(settings, at_most=sys.maxsize)
+    keys = {key: min(tokens, window) for key, tokens in wanted.items() if tokens > 0}
     return config.model_copy(update={"agent": config.agent.model_copy(update=keys)})
 
 
-def _context(settings: Mapping[str, Any]) -> int:
-    """Return the context length, in tokens, that a model's config.json allows, at most MAX_TOKENS."""
+def _context(settings: Mapping[str, Any], *, at_most: int = MAX_TOKENS) -> int:
+    """Return the context length, in tokens, that a model's config.json allows, at most `at_most`."""
     text = settings.get("text_config")
     settings = {**settings, **text} if isinstance(text, dict) else settings
     limits = [_whole(settings.get(key)) for key in _CONTEXT]
@@ -60,7 +65,7 @@ def _context(settings: Mapping[str, Any]) -> int:
     if settings.get("use_sliding_window") is not False:
         windows = (_whole(settings.get(key)) for key in ("sliding_window", "attention_chunk_size"))
         limits += [window for window in windows if window >= _SMALLEST_WINDOW]
-    return min((limit for limit in (*limits, MAX_TOKENS) if limit > 0), default=MAX_TOKENS)
+    return min((limit for limit in (*limits, at_most) if limit > 0), default=at_most)
 
 
 def _speaks_as_nano(directory: Path, settings: Mapping[str, Any]) -> bool:
@@ -79,7 +84,7 @@ def _whole(value: object) -> int:
 def _read(file: Path) -> dict[str, Any]:
     """Return a file's JSON object; {} if it has none."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(read_bounded(file, max_bytes=MAX_TOKENIZER_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

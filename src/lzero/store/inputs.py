@@ -8,9 +8,12 @@ import msgspec
 from msgspec import Struct
 
 from lzero.errors import StoreError
+from lzero.paths import read_bounded
 from lzero.store.writing import write_whole
 
 INPUTS_FILE: Final = "inputs.json"
+MAX_BYTES: Final = 16 << 20
+"""Largest inputs.json."""
 
 
 class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,8 +36,8 @@ def read_inputs(run: Path) -> dict[str, Input] | None:
     """Read what `write_inputs` wrote; None if nothing did. Raises StoreError for a file that is broken."""
     file = run / INPUTS_FILE
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Input])
+        return msgspec.json.decode(read_bounded(file, max_bytes=MAX_BYTES), type=dict[str, Input])
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{file} cannot be read: {error}. To resume without comparing the inputs: rm {file}") from None

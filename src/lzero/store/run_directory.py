@@ -32,12 +32,16 @@ import tomli_w
 import lzero
 from lzero.config import Config, load_config
 from lzero.errors import ConfigError, StoreError
+from lzero.paths import read_bounded
 from lzero.store.record import Phase, Record
 from lzero.store.tables import RECORD_TABLES, SCHEMAS, to_episodes, to_records, to_table, to_tables
 from lzero.store.writing import new_directory, told, write_whole
 from lzero.types import Episode, Group, Json
 
 logger = logging.getLogger(__name__)
+
+MAX_METRICS_BYTES = 1 << 30
+"""Largest metrics.jsonl that is read: that of some hundred thousand updates."""
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec", "pydantic")
 """Whose versions a run records."""
@@ -128,10 +132,10 @@ class RunDirectory:
         """The lines of metrics.jsonl; a last one that was cut short by a crash is left out. Raises StoreError."""
         file = self.path / "metrics.jsonl"
         with told(file):
-            text = file.read_bytes() if file.exists() else b""
+            text = read_bounded(file, max_bytes=MAX_METRICS_BYTES) if file.exists() else b""
         try:
             return [msgspec.json.decode(line, type=dict[str, Json]) for line in text.split(b"\n")[:-1]]
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StoreError(f"{file} has a line that is not a JSON object: {error}") from None
 
     def score(self, version: int) -> float | None:

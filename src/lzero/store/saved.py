@@ -14,11 +14,14 @@ from msgspec import Struct
 
 from lzero import __version__
 from lzero.errors import StoreError
+from lzero.paths import read_bounded
 from lzero.protocols import ToolSpec, WithKernelSource
 from lzero.store.writing import told, write_whole
 from lzero.types import Episode, Json, Task
 
 EPISODE_FILE: Final = "episode.jsonl"
+MAX_BYTES: Final = 1 << 30
+"""Largest file that is read: hundreds of steps whose outputs are as large as they may be."""
 VERSION: Final = 1
 """Of the format: it grows with every change of what a saved episode holds, the fields of `Episode` included."""
 
@@ -94,8 +97,10 @@ def read_saved(path: Path) -> SavedEpisode:
     Raises StoreError where there is none, where it is something else, of another version, cut short or changed.
     """
     file = path / EPISODE_FILE if path.is_dir() else path
+    if path.is_dir() and file.is_symlink():
+        raise StoreError(f"{file} is a symbolic link, which is not followed: put the file itself there, or name it")
     try:
-        lines = file.read_bytes().split(b"\n")
+        lines = read_bounded(file, max_bytes=MAX_BYTES).split(b"\n")
     except OSError as error:
         raise StoreError(f"there is no saved episode at {file}: {error.strerror}") from None
     _check_kind(file, lines[0])

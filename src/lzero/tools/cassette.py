@@ -13,9 +13,13 @@ from pathlib import Path
 import msgspec
 
 from lzero.errors import DataError, ToolError
+from lzero.paths import read_bounded
 from lzero.protocols import Tool, ToolContext, ToolSpec
 from lzero.tools.wrapper import Wrapper, canonical
 from lzero.types import Json, ToolCall
+
+MAX_BYTES = 1 << 30
+"""Largest cassette."""
 
 
 class Recorded(Wrapper):
@@ -96,7 +100,7 @@ class Replayed:
 def read_cassette(file: Path) -> tuple[ToolCall, ...]:
     """The calls of a cassette, in order. Raises DataError, which names the line, for one that is cut short or holds something else."""
     try:
-        lines = file.read_bytes().split(b"\n")
+        lines = read_bounded(file, max_bytes=MAX_BYTES).split(b"\n")
     except OSError as error:
         raise DataError(f"cannot read the cassette {file}: {error.strerror}") from None
     calls = []
@@ -105,7 +109,7 @@ def read_cassette(file: Path) -> tuple[ToolCall, ...]:
             break  # what follows the last newline
         try:
             calls.append(msgspec.json.decode(line, type=ToolCall))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             cut = number == len(lines)
             hint = "the line is truncated: delete it to keep the others" if cut else "not a recorded tool call"
             raise DataError(f"{file}, line {number}: {hint} ({error})") from None

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lzero.errors import DataError, ToolError
+from lzero.paths import file_problem, is_within, read_bounded
 from lzero.tools.converter import Converter
 from lzero.tools.search import FORMAT, PassageIndex, content_hash
 from lzero.types import Passage
@@ -34,6 +35,8 @@ MARKDOWN = (".md", ".markdown")
 HTML = (".html", ".htm", ".xhtml")
 CONVERTED = (".pdf", ".docx", ".pptx")
 SUFFIXES = (*ROWS, *TEXT, *MARKDOWN, *HTML, *CONVERTED)
+DOCUMENT_BYTES = 1 << 30
+"""Largest file of a document."""
 DOCUMENT_CHARS = 2_000_000
 """Longest document that is converted: a few books."""
 CONVERTING_S = 600
@@ -97,6 +100,13 @@ def corpus_files(directory: Path) -> list[Path]:
         raise DataError(
             f"{directory}: none of its {len(files)} files can be part of a corpus; supported endings: {', '.join(SUFFIXES)}"
         )
+    for file in found:
+        if file.is_symlink() and not is_within(file, directory):
+            raise DataError(
+                f"{file} is a link to a file outside of the corpus, which is not followed: remove it, or copy the file"
+            )
+        if problem := file_problem(file):
+            raise DataError(f"{file}: {problem}")
     return found
 
 
@@ -170,7 +180,7 @@ def _packed(paragraphs: Iterable[str]) -> Iterator[str]:
 
 def _document(file: Path, title: str) -> Iterator[Passage]:
     try:
-        data = file.read_bytes()
+        data = read_bounded(file, max_bytes=DOCUMENT_BYTES)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     if _is(file, HTML):

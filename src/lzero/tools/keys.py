@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 
 from lzero.errors import ConfigError
+from lzero.paths import read_bounded
 
 DEFAULT_FILE = ".env"
 """In the working directory; read where there is one."""
+MAX_BYTES = 1 << 20
+"""Largest file of keys."""
 _LINE = re.compile(
     r"""\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*
     (?: "(?P<double>[^"]*)"\s*(?:\#.*)? | '(?P<single>[^']*)'\s*(?:\#.*)? | (?P<bare>[^"'#\s](?:.*?))?(?:(?:^|\s+)\#.*)?\s* )""",
@@ -69,7 +72,7 @@ def read_env_file(file: Path) -> dict[str, str]:
     Raises ConfigError that names the line, and does not show it.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_bounded(file, max_bytes=MAX_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"cannot read the keys in {file}: {reason}") from None

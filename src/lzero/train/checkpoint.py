@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from lzero.config import Config
 from lzero.errors import ModelError, StoreError
 from lzero.models import files_below, save_model
+from lzero.paths import is_within, read_bounded
 from lzero.store.writing import write_whole
 from lzero.types import Json
 
@@ -38,6 +39,7 @@ STATE, MANIFEST = "trainer.safetensors", "trainer.json"
 RANDOM_CPU, RANDOM_CUDA = "random_cpu", "random_cuda"
 FORMAT = 1
 """Of a checkpoint's own two files; a larger one was written by a later version of lzero."""
+MAX_MANIFEST_BYTES = 64 << 20
 
 
 class Progress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -206,16 +208,20 @@ def read_manifest(checkpoint: Path) -> Manifest:
     """
     file = checkpoint / MANIFEST
     try:
-        text = file.read_bytes()
+        text = read_bounded(file, max_bytes=MAX_MANIFEST_BYTES)
         if msgspec.json.decode(text, type=_Format).format > FORMAT:
             raise LaterFormat(
                 f"{checkpoint} was written by a later version of lzero (this one reads format {FORMAT}): upgrade lzero"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{file} is missing, broken or truncated: {error}") from None
     for name, size in manifest.files.items():
         part = checkpoint / name
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not is_within(part, checkpoint):
+            raise StoreError(
+                f"{file} names {name!r}, which is not in the checkpoint's directory: do not use this checkpoint"
+            )
         found = part.stat().st_size if part.is_file() else None
         if found is None:
             raise StoreError(f"{part} is missing: the checkpoint is incomplete")

@@ -21,11 +21,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lzero.errors import ConfigError
+from lzero.paths import read_bounded
 
 Lookup = Callable[[str], str | None]
 """The value of a variable, None where there is none: `os.environ.get`."""
 
 STDIO = "stdio:"
+MAX_BYTES = 1 << 20
+"""Largest file of servers."""
 _RUNNERS = frozenset(("npx", "uvx", "uv", "bunx", "docker", "podman", "python", "python3", "node", "env"))
 """Programs that start others: a server is not called after them."""
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
@@ -134,11 +137,11 @@ def _of_url(text: str) -> McpSpec:
 
 def _of_file(file: Path) -> tuple[McpSpec, ...]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_bounded(file, max_bytes=MAX_BYTES).decode()
         loaded = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read the MCP servers in {file}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not valid {file.suffix[1:].upper()}: {error}") from None
     servers = loaded.get("mcpServers") if isinstance(loaded, dict) else None
     if not isinstance(servers, dict) or not servers:

@@ -1,0 +1,166 @@
+"""The files of a model directory, checked before a library reads them: whole, bounded, and none of them elsewhere.
+
+A directory may come from a stranger. Links must lead to files beneath it, or to the store of Hugging Face's cache that a snapshot
+belongs to. Importing this module loads neither torch nor transformers.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any
+
+import msgspec
+
+from lzero.errors import ModelError
+from lzero.paths import is_within, read_bounded
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TEMPLATES = "additional_chat_templates"
+MAX_JSON_BYTES = 64 << 20
+"""Largest JSON file but tokenizer.json, in bytes."""
+MAX_TOKENIZER_BYTES = 256 << 20
+"""Largest file of a tokenizer, in bytes: several times the largest vocabulary in use."""
+MAX_TEMPLATE_BYTES = 1 << 20
+MAX_HEADER_BYTES = 32 << 20
+"""Largest header of a safetensors file, in bytes: about 300,000 tensors."""
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+
+
+class _Tensor(msgspec.Struct):
+    data_offsets: tuple[int, int]
+
+
+def check_model(directory: Path) -> None:
+    """Check all files of a model. Raises ModelError with the reason and the fix."""
+    _check_links(directory)
+    if (directory / "adapter_config.json").exists():
+        raise ModelError(
+            f"{directory} is an adapter, whose base model lies elsewhere: merge it into its base model (merge_and_unload in peft), "
+            "and give the directory of the result"
+        )
+    config = read_json(directory, "config.json", needed_for="a model directory in Hugging Face format")
+    num_tensors = sum(_check_safetensors(file) for file in _weight_files(directory))
+    for key in _LAYERS:
+        if isinstance(layers := config.get(key), int) and layers > num_tensors:
+            raise ModelError(
+                f"{directory}: config.json says {key} = {layers}, and the weights are {num_tensors} tensors: they are not of one model"
+            )
+    check_tokenizer(directory)
+
+
+def check_tokenizer(directory: Path) -> None:
+    """Check the tokenizer's files. Raises ModelError."""
+    _check_links(directory)
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"{directory} has no tokenizer ({' or '.join(TOKENIZER_FILES)}): save it beside the weights")
+    for name in (*TOKENIZER_FILES, "merges.txt", "added_tokens.json", "special_tokens_map.json"):
+        _check_size(directory / name, MAX_TOKENIZER_BYTES)
+    for template in (directory / "chat_template.jinja", *(directory / TEMPLATES).glob("*")):
+        _check_size(template, MAX_TEMPLATE_BYTES)
+    if (directory / "tokenizer.json").is_file():
+        parts = read_json(directory, "tokenizer.json", needed_for="a tokenizer", max_bytes=MAX_TOKENIZER_BYTES)
+        if not isinstance(parts.get("model"), dict):
+            raise ModelError(f"{directory / 'tokenizer.json'} is broken: it has no model")
+    settings = {}
+    if (directory / "tokenizer_config.json").is_file():
+        settings = read_json(directory, "tokenizer_config.json", needed_for="a tokenizer")
+    if not ((directory / "chat_template.jinja").is_file() or settings.get("chat_template")):
+        raise ModelError(
+            f"{directory}: the tokenizer has no chat template, which marks where a turn starts and ends. Base models often "
+            "lack one: copy the chat_template.jinja of its instruct version, or ChatML, into the directory"
+        )
+
+
+def read_json(directory: Path, name: str, *, needed_for: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises ModelError."""
+    file = directory / name
+    if not file.is_file():
+        raise ModelError(f"{directory} has no {name}: it is not {needed_for}")
+    try:
+        value = json.loads(read_bounded(file, max_bytes=max_bytes))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ModelError(f"{file} is broken or truncated: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{file} is broken: expected an object, found {type(value).__name__}")
+    return value
+
+
+@contextmanager
+def read_by_library(where: object, what: str) -> Iterator[None]:
+    """Turn whatever a library raises for a file of a stranger into ModelError, a panic of its Rust code too."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{where}: {what}: {first_line(error)}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3's; it derives from BaseException
+            raise
+        raise ModelError(f"{where}: {what}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
+def _check_links(directory: Path) -> None:
+    """Raise ModelError for a link that leads out of the directory."""
+    real = directory.resolve()
+    allowed = [real, real.parents[1] / "blobs"] if real.parent.name == "snapshots" else [real]
+    for file in (*directory.iterdir(), *(directory / TEMPLATES).glob("*")):
+        if file.is_symlink() and not any(is_within(file, place) for place in allowed):
+            raise ModelError(
+                f"{file} is a link to a file outside of the model's directory, which is not followed: put the file itself there"
+            )
+
+
+def _check_size(file: Path, max_bytes: int) -> None:
+    if file.is_file() and (size := file.stat().st_size) > max_bytes:
+        raise ModelError(
+            f"{file} has {size:,} bytes, and such a file has at most {max_bytes:,}: it is not what it is named"
+        )
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        shards = read_json(directory, index.name, needed_for="a sharded model").get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise ModelError(f"{index} is broken: it has no weight_map of file names")
+        names = sorted(set(shards.values()))
+        for name in names:
+            if PurePath(name).name != name:
+                raise ModelError(f"{index} names {name!r}: the weights lie in the model's directory itself")
+        files = [directory / name for name in names]
+    else:
+        files = [directory / "model.safetensors"]
+    for file in files:
+        if not file.is_file():
+            pickled = sorted(found.name for found in directory.glob("*.bin"))
+            reason = (
+                f"; {pickled[0]} is a pickle, which lzero never reads: convert it to safetensors" if pickled else ""
+            )
+            raise ModelError(f"{directory} has no weights: {file.name} is missing{reason}")
+    return files
+
+
+def _check_safetensors(file: Path) -> int:
+    """Compare the file's size with what its header announces: a download or copy that was cut short shows here. Return the number of
+    its tensors."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        header_size = int.from_bytes(stream.read(8), "little")
+        if size < 8 or header_size > min(size - 8, MAX_HEADER_BYTES):
+            raise ModelError(f"{file} is broken or truncated ({size} bytes): copy or download it again")
+        try:
+            header = msgspec.json.decode(stream.read(header_size), type=dict[str, msgspec.Raw])
+            header.pop("__metadata__", None)
+            ends = [msgspec.json.decode(entry, type=_Tensor).data_offsets[1] for entry in header.values()]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ModelError(f"{file} is not a safetensors file (its header is unreadable): {error}") from None
+    expected = 8 + header_size + max(ends, default=0)
+    if size != expected:
+        raise ModelError(f"{file} is truncated or broken: it has {size} bytes, and its header announces {expected}")
+    return len(ends)

@@ -1,0 +1,323 @@
+"""Files that a stranger made: none of them opens another file of the host, loosens a limit, or breaks or fills its reader."""
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from cases import attack
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from lzero.agent.renderer import Renderer
+from lzero.agent.replay import replay
+from lzero.agent.save import given_files
+from lzero.config import Config, load_config
+from lzero.data.files import read_passages, read_tasks
+from lzero.errors import DataError, LzeroError, ModelError, StoreError
+from lzero.models import ASSETS, TURN_END, build_tokenizer, load_tokenizer, resolve
+from lzero.repl import LocalPool
+from lzero.rollout.budgets import fit_budgets
+from lzero.store import RunDirectory, SavedEpisode, read_saved, write_saved
+from lzero.store.inputs import read_inputs
+from lzero.tools.cassette import read_cassette
+from lzero.tools.corpus import corpus_files
+from lzero.tools.keys import read_env_file
+from lzero.tools.mcp_servers.specs import read_specs
+from lzero.train.checkpoint import Manifest, Progress, read_manifest
+from lzero.types import Budgets, Completion, Episode, Execution, Parsed, Prompt, Sampling, Step, Task
+
+TEXT = "what is in a file of the host"
+
+
+def recorded(*cells: str, files: tuple[str, ...] = (), cell_s: float = 1e9) -> SavedEpisode:
+    """A record as a stranger may write it, which claims that its cells went well."""
+    steps = tuple(
+        Step(
+            prompt=Prompt(keep=0, new_ids=(1,)),
+            completion=Completion(text="x", token_ids=(1,), logprobs=(0.0,), stop_reason="stop", versions=((0, 1),)),
+            parsed=Parsed(think="t", code=code, well_formed=True, problem=""),
+            execution=Execution(outputs=(), status="ok", reason="", duration_s=0.1),
+        )
+        for code in cells
+    )
+    episode = Episode(
+        id="e",
+        task_id="t",
+        index=0,
+        seed=2**63,
+        sampling=Sampling(),
+        budgets=Budgets(max_steps=10**9, max_tokens=100, cell_s=cell_s),
+        steps=steps,
+        status="finished",
+        answer="a",
+        failure=None,
+    )
+    return SavedEpisode(task=Task(id="t", question="q", answers=("a",), files=files), episode=episode, model="m")
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    file = tmp_path / "secret"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ASSETS / "nano", tmp_path / "model"))
+
+
+@attack(90)
+def test_a_saved_run_names_no_file_of_the_host(secret: Path, tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    up = os.path.relpath(secret, record / "given")
+    files = (str(secret), "/proc/self/environ", up, "secret", f"given/{up}", "..", "")
+    write_saved(record, recorded("1", files=files))
+    (record / "given").mkdir()
+    (record / "given" / "secret").symlink_to(secret)
+    assert given_files(record, read_saved(record), ())[0] == ()
+    (record / "episode.jsonl").rename(tmp_path / "elsewhere.jsonl")
+    (record / "episode.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(StoreError, match="symbolic link"):
+        read_saved(record)
+
+
+@attack(91)
+@pytest.mark.sandbox
+async def test_a_replay_keeps_within_the_limits_of_its_user() -> None:
+    saved = recorded("while True: pass", *("1",) * 1_000)
+    done: list[tuple[int, str]] = []
+
+    def on_step(number: int, step: Step, found: object) -> None:
+        assert step.execution is not None
+        done.append((number, step.execution.status))
+
+    async with LocalPool() as pool:
+        await replay(saved, pool, cell_s=0.3, max_cells=3, on_step=on_step)
+    assert done == [(1, "timed_out"), (2, "ok"), (3, "ok")]
+
+
+def name_shard(model: Path, secret: Path, name: str) -> None:
+    index = {"weight_map": {"a": name}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def link(name: str) -> Callable[[Path, Path], None]:
+    def make(model: Path, secret: Path) -> None:
+        (model / name).unlink(missing_ok=True)
+        (model / name).symlink_to(secret)
+
+    return make
+
+
+MODELS: dict[str, Callable[[Path, Path], object]] = {
+    "shard above": lambda model, secret: name_shard(model, secret, "../secret"),
+    "shard by path": lambda model, secret: name_shard(model, secret, str(secret)),
+    **{
+        f"link {name}": link(name)
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "x")
+    },
+    "adapter": lambda model, secret: (model / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(secret.parent)})
+    ),
+}
+
+
+@attack(92)
+@pytest.mark.parametrize("change", MODELS.values(), ids=MODELS.keys())
+def test_a_model_names_no_file_elsewhere(change: Callable[[Path, Path], object], model: Path, secret: Path) -> None:
+    change(model, secret)
+    with pytest.raises(ModelError) as caught:
+        resolve(str(model))
+    assert TEXT not in str(caught.value)
+
+
+def test_a_snapshot_of_the_hub_links_to_its_own_store(model: Path, tmp_path: Path) -> None:
+    snapshot, store = tmp_path / "models--a--b" / "snapshots" / "1f", tmp_path / "models--a--b" / "blobs"
+    snapshot.parent.mkdir(parents=True)
+    model.rename(store)
+    snapshot.mkdir()
+    for file in store.iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    assert resolve(str(snapshot)) == snapshot
+    (tmp_path / "mine").symlink_to(snapshot)
+    assert load_tokenizer(tmp_path / "mine").eos_token
+
+
+@attack(92)
+@pytest.mark.parametrize("name", ["../secret", "secret", "sub/../../secret"])
+def test_a_checkpoint_names_no_file_elsewhere(name: str, secret: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    (checkpoint / "sub").mkdir(parents=True)
+    (checkpoint / "secret").symlink_to(secret)
+    manifest = Manifest(progress=Progress(), score=None, config={}, files={name: len(TEXT)})
+    (checkpoint / "trainer.json").write_bytes(msgspec.json.encode(manifest))
+    with pytest.raises(StoreError, match="not in the checkpoint's directory"):
+        read_manifest(checkpoint)
+
+
+@attack(92)
+def test_a_corpus_links_to_no_file_elsewhere(secret: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.md").write_text("text")
+    (corpus / "b.md").symlink_to("a.md")
+    assert len(corpus_files(corpus)) == 2
+    (corpus / "c.md").symlink_to(secret)
+    with pytest.raises(DataError, match="outside of the corpus"):
+        corpus_files(corpus)
+
+
+READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "record": ("episode.jsonl", lambda directory: read_saved(directory)),
+    "cassette": ("calls.jsonl", lambda directory: read_cassette(directory / "calls.jsonl")),
+    "manifest": ("trainer.json", lambda directory: read_manifest(directory)),
+    "configuration": ("config.toml", lambda directory: load_config(directory / "config.toml")),
+    "run": ("config.toml", lambda directory: RunDirectory.open(directory)),
+    "metrics": ("metrics.jsonl", lambda directory: RunDirectory(directory, Config()).read_metrics()),
+    "inputs": ("inputs.json", lambda directory: read_inputs(directory)),
+    "servers": ("servers.json", lambda directory: read_specs(str(directory / "servers.json"))),
+    "servers in TOML": ("servers.toml", lambda directory: read_specs(str(directory / "servers.toml"))),
+    "keys": ("keys", lambda directory: read_env_file(directory / "keys")),
+    "tasks": ("tasks.jsonl", lambda directory: read_tasks(directory / "tasks.jsonl")),
+    "passages": ("a.jsonl.gz", lambda directory: list(read_passages(directory / "a.jsonl.gz"))),
+    "documents": ("a.md", corpus_files),
+    "model": ("config.json", lambda directory: resolve(str(directory))),
+    "tokenizer": ("tokenizer.json", lambda directory: load_tokenizer(directory)),
+}
+CONTENTS = (
+    b"a = " + b"[" * 100_000 + b"\n",
+    b'{"a":' * 100_000 + b"\n",
+    b"[" * 100_000 + b"\n\n",
+    b"a = " + b"9" * 100_000 + b"\n",
+    b'{"a": ' + b"9" * 100_000 + b"}\n",
+    b'{"a": "\xff\xfe"}\n',
+    b"[" + b"a." * 20_000 + b"a]\n",
+)
+
+
+@attack(93)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_file_that_breaks_readers_is_a_typed_error(reader: str, tmp_path: Path) -> None:
+    name, read = READERS[reader]
+    file = tmp_path / name
+    for content in CONTENTS:
+        file.write_bytes(content)
+        with suppress(LzeroError):  # some are valid for some readers
+            read(tmp_path)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(LzeroError):
+        read(tmp_path)
+
+
+@attack(93)
+@pytest.mark.parametrize(
+    "reader", ["record", "cassette", "manifest", "configuration", "metrics", "inputs", "servers", "keys", "model"]
+)
+def test_a_file_without_end_is_not_read(reader: str, tmp_path: Path) -> None:
+    name, read = READERS[reader]
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(64 << 30)  # a hole: it takes no room
+    with pytest.raises(LzeroError, match="larger than"):
+        read(tmp_path)
+
+
+@attack(93)
+def test_a_text_of_parquet_that_is_not_utf8_is_a_typed_error(tmp_path: Path) -> None:
+    text = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(struct.pack("<ii", 0, 2)), pa.py_buffer(b"\xff\xfe")]
+    )
+    pq.write_table(pa.table({"question": text, "answer": ["a"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_tasks(tmp_path / "t.parquet")
+
+
+@attack(93)
+@pytest.mark.parametrize(
+    "header", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a":[]}', b'{"a":{"data_offsets":[0]}}', b"\xff"]
+)
+def test_a_header_of_weights_that_breaks_readers_is_a_typed_error(header: bytes, model: Path) -> None:
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        resolve(str(model))
+
+
+@attack(93)
+def test_a_model_of_layers_without_number_is_refused(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
+    with pytest.raises(ModelError, match="not of one model"):
+        resolve(str(model))
+
+
+@attack(93)
+@pytest.mark.parametrize("tokens", [-1, 0, "all", 1e300, 10**30, None, True])
+def test_a_checkpoint_asks_for_no_budget_beyond_its_model(tokens: object, model: Path) -> None:
+    (model / "trainer.json").write_text(
+        json.dumps({"config": {"agent": {"max_tokens": tokens, "response_tokens": tokens}}})
+    )
+    agent = fit_budgets(
+        Config().model_copy(update={"model": Config().model.model_copy(update={"path": str(model)})})
+    ).agent
+    assert isinstance(agent.max_tokens, int)
+    assert 0 < agent.max_tokens <= 4_096
+    assert 0 < agent.response_tokens <= 4_096
+
+
+BASE: dict[str, object] = {
+    "version": "1.0",
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": None,
+    "post_processor": None,
+    "decoder": None,
+}
+WORDS: dict[str, object] = {"type": "WordLevel", "vocab": {"a": 0, TURN_END: 1}, "unk_token": "a"}
+BACKTRACKING: dict[str, object] = {
+    "type": "Split",
+    "pattern": {"Regex": "( +)+$"},
+    "behavior": "Isolated",
+    "invert": False,
+}
+
+
+@attack(94)
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {"pre_tokenizer": BACKTRACKING | {"pattern": {"Regex": "("}}},
+        {"model": {"type": "Unigram", "unk_id": 5, "vocab": [["a", -1.0]]}},
+        {"model": WORDS | {"unk_token": "none"}},
+    ],
+    ids=["panics", "broken pattern", "broken vocabulary", "knows no word"],
+)
+def test_a_tokenizer_that_panics_or_fails_is_a_model_error(part: dict[str, object], model: Path) -> None:
+    (model / "tokenizer.json").write_text(json.dumps(BASE | {"model": WORDS} | part))
+    with pytest.raises(ModelError):
+        Renderer(load_tokenizer(model))
+
+
+@attack(94)
+def test_a_pattern_that_gives_up_on_a_text_is_a_model_error() -> None:
+    tokenizer = build_tokenizer()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [BACKTRACKING, state["pre_tokenizer"]]}
+    hostile = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        eos_token=TURN_END,
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=tokenizer.chat_template,
+    )
+    renderer = Renderer(hostile)
+    with pytest.raises(ModelError, match="cannot encode"):
+        renderer.start(None, " " * 40 + "!")
