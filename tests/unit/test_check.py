@@ -10,7 +10,7 @@ from lzero.config import RewardConfig
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
 from lzero.rewards import make_reward
 from lzero.rollout.scoring import Scorer
-from lzero.train.preflight.rewards import form_problems, function_problems, score_problems
+from lzero.train.preflight.rewards import ODD, form_problems, function_problems, odd_problems, score_problems
 from lzero.types import Episode, Reward, Task
 
 TINY = Architecture(hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16)
@@ -98,6 +98,20 @@ async def test_a_reward_function_is_tried_on_two_episodes_and_may_pay_less_than_
     ]
     (problem,) = await function_problems([TASK], Scorer(fails))
     assert "could not convert string to float" in problem
+
+
+async def test_a_reward_function_that_fails_on_odd_answers_is_a_problem() -> None:
+    def number(task: Task, episode: Episode) -> float:
+        return float(float(episode.answer or 0) == 7)
+
+    def careful(task: Task, episode: Episode) -> float:
+        return float(episode.answer == "Kato")
+
+    assert await odd_problems(TASK, Scorer(careful)) == []
+    problems = await odd_problems(TASK, Scorer(number))
+    assert "could not convert string to float: '['" in problems[0]
+    assert "so an agent can submit '[' to be left out instead of scored: return 0 for it" in problems[0]
+    assert len(problems) == len(ODD) - 2, "nan and 1e999 are numbers"
 
 
 def test_a_gold_answer_of_which_the_rule_leaves_nothing_is_a_problem() -> None:

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from lzero.agent import broker as broker_module
 from lzero.agent.cutoff import Cutoff
 from lzero.engine.scripted import ScriptedEngine
-from lzero.errors import ConfigError, EngineError, ReplDied, ReplError, ToolError
+from lzero.errors import ConfigError, ContextOverflow, EngineError, ReplDied, ReplError, ToolError
 from lzero.protocols import OnCall, ToolContext
 from lzero.seeds import derive_seed
 from lzero.types import Completion, Execution, Json, Sampling
@@ -272,6 +272,28 @@ class BrokenEngine(ScriptedEngine):
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
     ) -> Completion:
         raise EngineError(f"no answer to {request_id} of {affinity} within {deadline_s:g} s")
+
+
+class Overflowing(ScriptedEngine):
+    """A model whose window holds the task, and nothing beside it."""
+
+    num_replies = 0
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
+    ) -> Completion:
+        self.num_replies += 1
+        if self.num_replies > 1:
+            raise ContextOverflow("the prompt is longer than the model's window")
+        return await super().sample(ids, sampling, request_id=request_id, affinity=affinity, deadline_s=deadline_s)
+
+
+@pytest.mark.parametrize("memory", ["none", "soft", "hard"])
+async def test_output_that_is_too_long_for_the_model_even_when_trimmed_is_out_of_tokens(memory: str) -> None:
+    engine = Overflowing(Replies(reply("look up")), TOKENIZER)
+    agent = AGENT.model_copy(update={"memory": memory})
+    episode = await attempt(engine, FakePool({"look up": cell("x")}), agent=agent)
+    assert (episode.status, episode.failure, len(episode.steps)) == ("out_of_tokens", None, 1)
 
 
 async def test_an_engine_that_breaks_is_our_failure() -> None:

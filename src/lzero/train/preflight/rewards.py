@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from lzero.agent.broker import ANSWER_CHARS
 from lzero.config import RewardConfig
 from lzero.errors import RewardError
 from lzero.rewards import exact_match, normalize
@@ -13,15 +14,22 @@ from lzero.rollout.scoring import Scorer
 from lzero.train.preflight.subject import SPLITS, Line, Subject
 from lzero.types import Budgets, Completion, Episode, Execution, Parsed, Prompt, Sampling, Step, Task
 
+SHOWN_CHARS = 20
+ODD = ("[", "nan", "1e999", "\0", "½ 北京", "x" * ANSWER_CHARS)
+"""Answers on which a reward function may trip."""
+
 
 def check_rewards(subject: Subject) -> Iterator[Line]:
-    """Check L0's reward on every gold answer, and a reward function of the user's, which may cost time or money, on two episodes."""
+    """Check L0's reward on every gold answer, and a reward function of the user's, which may cost time or money, on a few episodes."""
     name = subject.config.reward.function
     for split in SPLITS:
         tasks = subject.tasks(split)
         scorer = open_scorer(subject.config)
         if name:
             over, found = "a right and an empty answer", asyncio.run(function_problems(tasks[:1], scorer))
+            if split == "train" and not found:
+                over += f", {len(ODD)} odd ones"
+                found = asyncio.run(odd_problems(tasks[0], open_scorer(subject.config)))
         else:
             over, found = f"answers of {len(tasks):,} tasks", asyncio.run(_score_all(tasks, scorer))
             found += [problem for task in tasks for problem in form_problems(task, subject.config.reward)]
@@ -43,6 +51,21 @@ async def function_problems(tasks: Sequence[Task], scorer: Scorer) -> list[str]:
                 problems.append(
                     f"{task.id}: the gold answer {task.answers[0]!r} scores {right.score:g}, and an empty answer {empty.score:g}"
                 )
+    return problems
+
+
+async def odd_problems(task: Task, scorer: Scorer) -> list[str]:
+    """Return a sentence for each odd answer on which the reward function fails: an episode that is not scored is not trained on, so an
+    agent could leave out its episode by such an answer."""
+    problems = []
+    for answer in ODD:
+        try:
+            await scorer.score(task, made_up(task, answer))
+        except RewardError as error:
+            shown = repr(answer) if len(answer) < SHOWN_CHARS else f"a text of {len(answer):,} characters"
+            problems.append(
+                f"{task.id}: {error}; so an agent can submit {shown} to be left out instead of scored: return 0 for it"
+            )
     return problems
 
 

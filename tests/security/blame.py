@@ -1,0 +1,175 @@
+"""Who answers for what goes wrong in an episode: for each kind of failure, and for each error that may end in one.
+
+An episode that fails is begun again and, if it fails again, never scored. So for each of them the question is: can an episode bring this
+about by what it does, and is it then better off than with a wrong answer? `test_blame.py` finds all kinds and all places that raise
+such an error, and fails for one that has no answer here. `docs/training.md` shows the table of kinds.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+import lzero
+
+SOURCE = Path(lzero.__file__).parent
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of `Failure`."""
+
+    means: str
+    caused: str
+    """Whether an episode can bring it about, and what becomes of it then."""
+    shown_by: tuple[str, ...]
+    """Tests."""
+
+
+KINDS = {
+    "engine": Kind(
+        "the engine fails, or does not answer within `rollout.request_timeout_s`",
+        "no, as long as that time is enough for a reply of `agent.response_tokens`; a conversation that is too long for the model is "
+        "`out_of_tokens`",
+        (
+            "test_an_episode_of_a_recipe_has_time_for_all_that_its_budgets_allow",
+            "test_output_that_is_too_long_for_the_model_even_when_trimmed_is_out_of_tokens",
+        ),
+    ),
+    "repl": Kind(
+        "a zygote, a sandbox's start or a pool server fails",
+        "no: a session that exits, crashes, exceeds a limit or breaks the protocol is killed, and the episode goes on in a fresh one",
+        (
+            "test_an_agent_that_breaks_its_session_is_scored_and_no_better_off_than_with_a_wrong_answer",
+            "test_a_session_that_breaks_as_a_tool_reads_its_file_is_scored",
+        ),
+    ),
+    "tool": Kind(
+        "a tool fails by itself: an exception, a service that is down, a queue that does not move",
+        "only through a bug of a tool that certain arguments trigger. A call that takes too long, and a file, a page or arguments that are "
+        "odd, are errors that the agent reads",
+        (
+            "test_a_call_that_takes_too_long_is_the_agents_and_is_told",
+            "test_a_slow_archive_is_the_agents_that_made_it",
+        ),
+    ),
+    "reward": Kind(
+        "the reward function raises, hangs, or returns what is no reward",
+        "only through a bug of a function of your own that certain answers trigger; `lzero check` tries odd answers",
+        ("test_a_reward_function_that_fails_on_odd_answers_is_a_problem",),
+    ),
+    "lost": Kind(
+        "engine, sandbox and queues together take more than `rollout.episode_timeout_s` leaves them",
+        "no: the time of cells and tool calls is not theirs. An agent that has used up `agent.work_s` is `out_of_time`",
+        (
+            "test_time_in_cells_loses_no_episode",
+            "test_an_agent_that_stalls_is_scored_and_no_better_off_than_with_a_wrong_answer",
+        ),
+    ),
+    "straggler": Kind(
+        "the episode waits for lzero when enough of its round is done (`rollout.stragglers`)",
+        "no: one that has spent more time in its own cells than waiting is `out_of_time`",
+        ("test_an_agent_that_waits_for_its_round_to_end_is_scored",),
+    ),
+}
+"""Each of them is never scored; all that an agent can bring about besides has a status that is."""
+
+Whose = Literal["ours", "agent", "code of the user"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Modules that raise an error, as patterns of paths below `src/lzero`."""
+
+    modules: str
+    error: str
+    """Its class; of ToolError only `fault="tool"` counts, or a fault that is computed."""
+    whose: Whose
+    why: str
+
+
+SITES = (
+    Site("engine/*", "EngineError", "ours", "the engine or the endpoint fails; the length of replies is bounded"),
+    Site("engine/*", "TryAgain", "ours", "the endpoint, tried again; in the end an EngineError"),
+    Site("engine/*", "ContextOverflow", "agent", "out_of_tokens, unless the task alone is too long"),
+    Site("repl/*", "SandboxError", "ours", "the machine gives no isolation, or no longer"),
+    Site("repl/*", "ReplError", "ours", "no REPL can be opened"),
+    Site("repl/*", "ReplDied", "ours", "a zygote, a start or a server is lost; a session's own end is a killed cell"),
+    Site("repl/*", "ForkRefused", "ours", "no episode copies its session"),
+    *(
+        Site(modules, "ProtocolError", "agent", "a session that says what none says: its cell is killed")
+        for modules in ("repl/wire.py", "repl/session.py", "repl/files.py", "repl/jupyter/*")
+    ),
+    Site("repl/remote/*", "ProtocolError", "ours", "between our client and our server, where no session speaks"),
+    Site("repl/remote/*", "PoolFull", "ours", "a server has no room"),
+    Site("repl/remote/*", "Refused", "ours", "a server refuses us"),
+    Site("rewards/*", "RewardError", "code of the user", "what a reward function returned is no reward"),
+    Site("rollout/scoring.py", "RewardError", "code of the user", "a reward function raised, or hangs"),
+    Site("agent/calling.py", "ToolError", "code of the user", "a tool raised: a bug, logged once"),
+    Site("tools/values.py", "ToolError", "code of the user", "a tool returned what no JSON holds"),
+    Site("tools/search.py", "ToolError", "ours", "the index on disk is gone or damaged"),
+    Site("tools/converter.py", "ToolError", "ours", "the reader fails before it looks at the file; then the agent's"),
+    Site("tools/install.py", "ToolError", "ours", "pip or the package index does not work"),
+    Site("tools/mcp_servers/*", "ToolError", "ours", "the server is gone or breaks the protocol"),
+    Site("tools/retry.py", "ServiceError", "ours", "a service has failed all tries"),
+    Site("tools/web.py", "ServiceError", "ours", "a service fails; a page's trouble is the agent's (read_page)"),
+    Site("tools/web_search.py", "ServiceError", "ours", "the search service fails"),
+    Site("tools/read_page.py", "ServiceError", "ours", "the Jina reader fails; a site in trouble is the agent's"),
+    Site("tools/look.py", "ServiceError", "ours", "the vision model's endpoint fails"),
+    Site("turns.py", "HelperBusy", "ours", "what episodes share is busy for ten minutes, in fair turns"),
+)
+
+
+def found() -> Iterator[tuple[str, str]]:
+    """Yield (module, error) for each place that makes an error which may end an episode as failed."""
+    errors = {site.error for site in SITES}
+    errors |= _subclasses("ReplError", "EngineError", "ToolError", "RewardError")
+    for path in sorted(SOURCE.rglob("*.py")):
+        module = path.relative_to(SOURCE).as_posix()
+        if not module.startswith(("agent/", "engine/", "repl/", "rewards/", "rollout/", "tools/", "turns.py")):
+            continue
+        if "/inside/" in module or "/in_session/" in module:  # theirs reach the host as messages
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if name in errors and not (name == "ToolError" and _is_agents(node)):
+                yield module, name
+
+
+def _is_agents(call: ast.Call) -> bool:
+    faults = [keyword.value for keyword in call.keywords if keyword.arg == "fault"]
+    return bool(faults) and isinstance(faults[0], ast.Constant) and faults[0].value == "agent"
+
+
+def _subclasses(*names: str) -> set[str]:
+    """These classes of errors, and all that are derived from them anywhere in the package."""
+    bases = {
+        node.name: {getattr(base, "id", "") for base in node.bases}
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+    known = set(names)
+    while more := {name for name, of in bases.items() if of & known} - known:
+        known |= more
+    return known
+
+
+def answers(module: str, error: str) -> list[Site]:
+    """The answers for one place."""
+    return [site for site in SITES if site.error == error and fnmatchcase(module, site.modules)]
+
+
+def table() -> str:
+    """The Markdown table of `docs/training.md`."""
+    lines = ["| failure | meaning | can an episode bring it about? |", "|---|---|---|"]
+    lines += [f"| `{name}` | {kind.means} | {kind.caused} |" for name, kind in KINDS.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
