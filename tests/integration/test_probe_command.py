@@ -19,6 +19,7 @@ PARTS = {
     "a filter on system calls",
     "memory of processes can be read",
     "control groups",
+    "bounds per REPL",
     "Landlock",
     "a first REPL",
 }
@@ -42,8 +43,17 @@ def test_a_program_reads_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert probed("--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["tier"], report["problem"]) == ("namespaces", "")
-    assert {finding["part"] for finding in report["findings"]} == PARTS
+    assert {finding["part"].partition(":")[0] for finding in report["findings"]} == PARTS
     assert all(finding["here"] for finding in report["findings"] if finding["needed"])
+
+
+def test_without_control_groups_it_names_what_is_not_bounded_and_how_to_bound_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert probed("repl.cgroups=off") == 0
+    printed = capsys.readouterr()
+    assert "bounds per REPL: memory" in printed.out
+    assert (printed.out + printed.err).count("systemd-run --user --scope -p Delegate=yes") == 1
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,12 @@ CASES = tuple(
             "memory of the kernel's own: access lists, Landlock rules, filters, tables of futexes",
             "refused",
         ),
+        (
+            78,
+            "HostDoS",
+            "a host without control groups",
+            "every run and the probe name what is not bounded, and how to bound it",
+        ),
         # what is counted for all, and what all share
         (79, "PeerDoS", "signals and timers in waiting", "bounded and counted per session; siblings have theirs"),
         (80, "PeerDoS", "pages of pipes", "no more than a pipe has at first"),

@@ -16,7 +16,7 @@ from repl_sessions import no_tools, run, value
 
 from lzero.config import ReplConfig
 from lzero.errors import ReplDied, SandboxError
-from lzero.repl import LocalPool, LocalRepl, cgroups, processes, watchdog
+from lzero.repl import LocalPool, LocalRepl, cgroups, processes, unbounded, watchdog
 from lzero.repl.jail import Limits
 
 pytestmark = pytest.mark.sandbox
@@ -197,7 +197,34 @@ async def test_opening_that_is_cancelled_leaves_no_group() -> None:
     assert of_this_host() == []
 
 
+NAMED = ("memory that the kernel keeps", "between two looks", "the share of the processors", "-p Delegate=yes")
+
+
+@attack(78)
+def test_a_pool_without_groups_warns_once_and_names_what_is_not_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    assert cgroups.open_groups(ReplConfig(cgroups="off")) is None
+    (warning,) = caplog.messages
+    assert warning.startswith("repl.cgroups is 'off'. Without control groups")
+    assert all(part in warning for part in NAMED)
+
+
+@attack(78)
+async def test_the_record_names_what_is_not_bounded() -> None:
+    async with LocalPool(ReplConfig(cgroups="off")) as pool:
+        assert all(each.part in str(pool.facts()["unbounded"]) for each in unbounded.WITHOUT_GROUPS)
+
+
+@attack(78)
+def test_a_run_says_it_once() -> None:
+    command = (sys.executable, "-c", "from lzero.cli import main; main()", "eval", "model.path=policy:expert")
+    done = subprocess.run(
+        [*command, "eval.num_tasks=2", "repl.cgroups=off"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert (done.stdout + done.stderr).count("Without control groups") == 1
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@attack(78)
 @pytest.mark.parametrize("key", ["repl.cores = 1", "repl.cgroups is 'on'"])
 async def test_where_no_group_may_be_made_asking_for_one_is_an_error(key: str) -> None:
     config = "cores=1.0" if "cores" in key else 'cgroups="on"'
@@ -218,6 +245,7 @@ except SandboxError as error:
         subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.startswith(key)
+    assert "cores" in key or all(part in done.stdout for part in NAMED)
 
 
 def test_cores_without_groups_is_an_error() -> None:

@@ -28,13 +28,19 @@ def probe(
     Exits with code 1 if this machine does not support the configured tier (repl.tier).
     """
     import asyncio
+    import logging
 
     from lzero.repl import tiers
     from lzero.repl.keys import check_local
 
     config = read_config(arguments).repl
     check_local(config)
-    report = asyncio.run(tiers.probe(config))
+    log = logging.getLogger("lzero.repl.cgroups")
+    log.disabled = True  # the report says what a run would warn of
+    try:
+        report = asyncio.run(tiers.probe(config))
+    finally:
+        log.disabled = False
     if json:
         import msgspec
 

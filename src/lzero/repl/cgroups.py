@@ -24,6 +24,7 @@ from lzero.config import ReplConfig
 from lzero.errors import SandboxError
 from lzero.repl.jail import Limits
 from lzero.repl.processes import tree
+from lzero.repl.unbounded import without_groups
 
 logger = logging.getLogger(__name__)
 Kind = Literal["v1", "v2"]
@@ -246,12 +247,13 @@ async def add_session(repl: Held) -> None:
 
 
 def open_groups(config: ReplConfig) -> Groups | None:
-    """What `config` asks for, proved; None where it asks for none, or takes what there is and there is none. Raises SandboxError."""
-    if config.cgroups == "off":
-        if config.cores:
-            raise SandboxError(f"repl.cores = {config.cores:g} needs control groups, and repl.cgroups is 'off'")
-        return None
+    """What `config` asks for, proved. None, and a warning, where it asks for none, or takes what there is and there is none. Raises
+    SandboxError."""
+    if config.cgroups == "off" and config.cores:
+        raise SandboxError(f"repl.cores = {config.cores:g} needs control groups, and repl.cgroups is 'off'")
     try:
+        if config.cgroups == "off":
+            raise SandboxError("repl.cgroups is 'off'")
         groups = find(config.cores)
         groups.sweep()
         groups.prove()
@@ -261,9 +263,8 @@ def open_groups(config: ReplConfig) -> Groups | None:
                 f"repl.cores = {config.cores:g} needs control groups: {error}; set it to 0 for no limit"
             ) from None
         if config.cgroups == "on":
-            raise SandboxError(
-                f"repl.cgroups is 'on': {error}; with 'auto' lzero runs without control groups if they are missing"
-            ) from None
+            raise SandboxError(f"repl.cgroups is 'on': {without_groups(str(error))}") from None
+        logger.warning("%s", without_groups(str(error)))
         return None
     return groups
 
@@ -332,10 +333,7 @@ def _unified(own: Path, needed: Iterable[str]) -> Path:
         with suppress(OSError):
             aside.rmdir()
         hint = "it holds other processes too" if error.errno == errno.EBUSY else "it is not delegated to this user"
-        raise SandboxError(
-            f"cannot make a control group in {place}: {hint}; start lzero in its own group: "
-            "systemd-run --user --scope -p Delegate=yes …"
-        ) from None
+        raise SandboxError(f"cannot make a control group in {place}: {hint}") from None
     return place
 
 

@@ -21,6 +21,7 @@ from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
 from lzero.repl.keys import SANDBOXED, check_acting
 from lzero.repl.session import LocalRepl
+from lzero.repl.unbounded import unbounded
 from lzero.repl.zygote import Zygote
 from lzero.repl.zygotes import Zygotes
 from lzero.types import Error, Execution, Json
@@ -135,7 +136,7 @@ class LocalPool:
         return {"open": len(self._repls), "opened": self._opened, "zygotes": self._zygotes.started}
 
     def facts(self) -> Mapping[str, Json]:
-        """What shuts its REPLs in, for the record: tier, kernel, programs, user, control groups, limits."""
+        """What shuts its REPLs in, for the record: tier, kernel, programs, user, control groups, limits, and what has none."""
         return {
             "tier": self._config.tier,
             "kernel": platform.release(),
@@ -143,6 +144,7 @@ class LocalPool:
             "bubblewrap": jail.bubblewrap_version(),
             "user": jail.user(),
             "control_groups": f"{self._groups.kind}: {', '.join(self._groups.places)}" if self._groups else "none",
+            "unbounded": [each.part for each in unbounded(groups=self._groups is not None)],
             "limits": {**asdict(self._limits), "cores": self._config.cores},
         }
 

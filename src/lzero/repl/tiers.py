@@ -18,6 +18,7 @@ from lzero.errors import ConfigError, SandboxError
 from lzero.repl import cgroups, jail
 from lzero.repl.jupyter.pool import JupyterPool
 from lzero.repl.pool import LocalPool
+from lzero.repl.unbounded import DELEGATE, unbounded
 
 _TIMEOUT_S = 20.0
 _LANDLOCK_CREATE_RULESET = 444
@@ -36,9 +37,6 @@ _ALLOWED = (
     "sysctl kernel.apparmor_restrict_unprivileged_userns=0; elsewhere by sysctl user.max_user_namespaces=16384"
 )
 _UNMASKED = "unmask /proc in the container: --security-opt systempaths=unconfined (Docker), unmask=ALL (Podman)"
-_DELEGATED = (
-    "start lzero in a control group that it may divide (docs/sandbox.md, Limits); without, the watchdog bounds memory"
-)
 _JAIL = (
     *("--unshare-all", "--die-with-parent", "--new-session", "--uid", "0", "--gid", "0", "--cap-add", "ALL"),
     *("--ro-bind", "/", "/", "--bind", "/proc", "/proc", "--dev", "/dev"),
@@ -99,7 +97,9 @@ def _findings(config: ReplConfig) -> Iterator[Finding]:
     yield from _namespaces()
     yield _filter()
     yield _proportional_memory()
-    yield _control_groups(config)
+    groups = _control_groups(config)
+    yield groups
+    yield from _bounds(groups=groups.here and config.cgroups != "off")
     abi = landlock_abi()
     yield Finding("Landlock", abi > 0, f"ABI {abi}" if abi else "this kernel has none", needed=False)
 
@@ -155,11 +155,20 @@ def _proportional_memory() -> Finding:
     return Finding("memory of processes can be read", here, "", "use Linux 4.14 or later")
 
 
+def _bounds(*, groups: bool) -> Iterator[Finding]:
+    """What is not bounded for each REPL here; one line where everything is."""
+    missing = tuple(unbounded(groups=groups))
+    for each in missing:
+        yield Finding(f"bounds per REPL: {each.part}", False, each.harm, each.mend, needed=False)
+    if not missing:
+        yield Finding("bounds per REPL", True, "", needed=False)
+
+
 def _control_groups(config: ReplConfig) -> Finding:
     needed = config.cgroups == "on" or config.cores > 0
     try:
         groups = cgroups.find(config.cores)
         groups.prove()
     except SandboxError as error:
-        return Finding("control groups", False, str(error), _DELEGATED, needed)
+        return Finding("control groups", False, str(error), DELEGATE, needed)
     return Finding("control groups", True, f"{groups.kind}: {', '.join(groups.places)}", needed=needed)

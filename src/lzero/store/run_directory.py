@@ -3,7 +3,7 @@
     config.toml       the resolved configuration; `lzero train RUN/config.toml run.dir=` repeats the run in a new directory
     inputs.json       fingerprints of what the run reads from paths: tasks, corpus, prompt, model, code (`lzero.store.inputs`)
     versions.json     of Python, the platform and the libraries that results depend on
-    sandbox.jsonl     what shut the REPLs in, a line for each time the run was started: tier, kernel, control groups, limits
+    sandbox.jsonl     what shut the REPLs in, a line for each time the run was started: tier, kernel, control groups, limits, what has none
     metrics.jsonl     a line an update or evaluation
     run.log           what happened, with times
     episodes/<table>/<phase>-<update>.parquet

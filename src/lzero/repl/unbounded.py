@@ -1,0 +1,49 @@
+"""What this machine does not bound for each REPL: `lzero pool probe` names it, and the record of a run keeps it.
+
+Without control groups a run also warns of it, once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unbounded:
+    """One thing that a REPL can use up, or hold more of than its limits say."""
+
+    part: str
+    harm: str
+    """What that does to others."""
+    mend: str
+    """What bounds it."""
+
+
+DELEGATE = (
+    "start lzero in a control group that it may divide: systemd-run --user --scope -p Delegate=yes COMMAND (without systemd: "
+    "docs/sandbox.md, Control groups)"
+)
+WITHOUT_GROUPS = (
+    Unbounded(
+        "memory that the kernel keeps for processes",
+        "memory maps, file locks, epoll watches and open files of /proc count as nobody's: a REPL can hold gigabytes beyond repl.memory_mb",
+        DELEGATE,
+    ),
+    Unbounded(
+        "memory between two looks of the watchdog",
+        "a REPL can exceed repl.memory_mb until the next look, a quarter of a second later or more on a busy machine",
+        DELEGATE,
+    ),
+    Unbounded("the share of the processors", "a REPL with many processes has more of them than the others", DELEGATE),
+)
+
+
+def without_groups(why: str) -> str:
+    """What there is to say where REPLs have no control groups. `why` they have none."""
+    parts = "; ".join(each.part for each in WITHOUT_GROUPS)
+    return f"{why}. Without control groups, these are not bounded for each REPL: {parts}. To bound them, {DELEGATE}"
+
+
+def unbounded(*, groups: bool) -> Iterator[Unbounded]:
+    """Everything of the kind in tier "namespaces", as this process would start its REPLs, with control groups or without."""
+    if not groups:
+        yield from WITHOUT_GROUPS
