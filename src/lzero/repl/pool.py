@@ -80,8 +80,8 @@ class LocalPool:
         (half a minute, once; the log says so). Raises SandboxError."""
         ready = False
         try:
-            bounds = watchdog.Bounds.of(self._config, self._limits.memory_bytes, watchdog.socket_bytes())
             repl = await self.open((), no_tools, seed=0)
+            bounds = watchdog.Bounds.of(self._config, self._limits.memory_bytes, alone=self._groups is None)
             proof = await repl.run(_PROBE, deadline_s=30.0)
             if proof.status != "killed" and not processes.memory_of(repl.host_pids, enough=0):
                 raise SandboxError(

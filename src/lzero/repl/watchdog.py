@@ -7,7 +7,8 @@ which counts a page that several processes share (with the zygote, above all) by
 Bytes in sockets belong to no process. Each socket counts as what it can hold, whether it holds that or not.
 
 Processes that start and end while the host reads could be missed, and their memory with them. So where the host finds other
-processes after reading than before, it stops all of them for the few milliseconds of a second reading.
+processes after reading than before, it stops all of them for the few milliseconds of a second reading. Where REPLs have control
+groups, the kernel bounds what they hold, and the host does neither.
 
 Processor time is that of the living and of those that they have waited for; what nobody waits for (a daemon) counts while it
 lives.
@@ -76,12 +77,19 @@ class Bounds:
     cpu_s: float
     lifetime_s: float
     socket_bytes: int = 0
-    """What a socket counts as; 0 where others have sockets in the same network namespace."""
+    """What a socket counts as; 0 where control groups count what lies in it, or others have sockets in the same network namespace."""
+    whole: bool = False
+    """Whether a look has to find every process; not where control groups do."""
 
     @classmethod
-    def of(cls, config: ReplConfig, memory_bytes: int, socket_bytes: int = 0) -> Self:
+    def of(cls, config: ReplConfig, memory_bytes: int, *, alone: bool = False) -> Self:
+        """`alone`: nothing else bounds what sandboxed REPLs hold. Raises SandboxError."""
         return cls(
-            memory_bytes=memory_bytes, cpu_s=config.cpu_s, lifetime_s=config.lifetime_s, socket_bytes=socket_bytes
+            memory_bytes=memory_bytes,
+            cpu_s=config.cpu_s,
+            lifetime_s=config.lifetime_s,
+            socket_bytes=socket_bytes() if alone else 0,
+            whole=alone,
         )
 
 
@@ -166,7 +174,7 @@ def _is_well(roots: Sequence[int], bounds: Bounds) -> bool:
         pids = processes.tree(roots)
         held = _in_sockets(pids, bounds) + processes.resident_bytes(pids)
         used = processes.cpu_s_of(pids)
-        return held <= bounds.memory_bytes and used <= bounds.cpu_s and processes.tree(roots) == pids
+        return held <= bounds.memory_bytes and used <= bounds.cpu_s and _is_whole(pids, roots, bounds)
     except OSError:
         return False
 
@@ -175,10 +183,15 @@ async def _look(roots: Sequence[int], bounds: Bounds) -> str:
     """A thorough look. Reading proportional memory takes a while, so a thread does it."""
     pids = processes.tree(roots)
     found = await asyncio.to_thread(_excess, pids, bounds)
-    if not found and processes.tree(roots) != pids:
+    if not found and not _is_whole(pids, roots, bounds):
         async with processes.standstill(roots) as pids:
             found = await asyncio.to_thread(_excess, pids, bounds)
     return found
+
+
+def _is_whole(pids: Sequence[int], roots: Sequence[int], bounds: Bounds) -> bool:
+    """Whether the processes that were looked at are those that there are."""
+    return not bounds.whole or processes.tree(roots) == pids
 
 
 def _in_sockets(pids: Sequence[int], bounds: Bounds) -> int:
