@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import struct
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from cases import attack
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from lzero.agent import chat_template
 from lzero.agent.renderer import Renderer
 from lzero.agent.replay import replay
 from lzero.agent.save import given_files
@@ -305,6 +307,29 @@ def test_a_tokenizer_that_panics_or_fails_is_a_model_error(part: dict[str, objec
     (model / "tokenizer.json").write_text(json.dumps(BASE | {"model": WORDS} | part))
     with pytest.raises(ModelError):
         Renderer(load_tokenizer(model))
+
+
+@attack(94)
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "'x' * 10**11",
+        "'%0999999999d' % 1",
+        "messages[0].content * 10**9",
+        "(range(99999) | list) * 10**6",
+        "'x' | center(10**10)",
+        "messages | length ** 10 ** 10 ** 10",
+        "(messages | length + 9) ** 10 ** 9",
+    ],
+)
+def test_a_template_with_one_huge_operation_is_a_model_error(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "RENDER_S", 1.0)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = f"{{% set x = {operation} %}}{tokenizer.chat_template}"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=r"the chat template fails: (Memory|Timeout|Overflow|Recursion)Error"):
+        Renderer(tokenizer)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (64 << 10)
 
 
 @attack(94)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from lzero.agent import renderer as renderer_module
+from lzero.agent import chat_template
 from lzero.agent.renderer import Renderer
 from lzero.errors import ModelError
 from lzero.models import TURN_END, build_tokenizer
@@ -253,7 +253,7 @@ def test_an_unsuitable_template_is_refused_with_the_reason(template: Any, reason
 
 
 def test_a_template_without_end_is_refused_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renderer_module, "_TEMPLATE_S", 0.2)
+    monkeypatch.setattr(chat_template, "RENDER_S", 0.2)
     loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(ModelError, match=r"fails: TimeoutError: it is not done after 0\.2 s"):
         Renderer(tokenizer_with(loop + CHATML_BODY + HEADER))

@@ -11,17 +11,12 @@ It is made once: a template that writes the date writes that of the day on which
 """
 
 import json
-import sys
-import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jinja2
-
+from lzero.agent.chat_template import OR_RAW, ChatTemplate
 from lzero.agent.frame import without_control_tokens
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, ModelError
@@ -35,13 +30,8 @@ if TYPE_CHECKING:
 _SYSTEM = "lzero-probe-system"
 _USERS = ("lzero-probe-task", "lzero-probe-output", "lzero-probe-again")
 _REPLIES = ("lzero-probe-reply", "lzero-probe-answer")
-_OR_RAW = 'agent.template = "raw" marks turns without it'
 _SYSTEMS = 16
 """System prompts whose tokens are kept."""
-_TEMPLATE_S = 5.0
-"""Deadline of a chat template for a few short messages, in seconds."""
-_LONGEST = 1_000_000
-"""Maximum characters that it may render for them."""
 _SAMPLE = "  a text\n\n with spaces, 'quotes' and é 北京 "
 
 
@@ -198,18 +188,18 @@ def _raw(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
 
 def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
     if not tokenizer.chat_template:
-        raise ModelError(f"the tokenizer has no chat template, which marks where a turn starts and ends; {_OR_RAW}")
-    template = _Template(tokenizer)
+        raise ModelError(f"the tokenizer has no chat template, which marks where a turn starts and ends; {OR_RAW}")
+    template = ChatTemplate(tokenizer)
     task, output, again = _USERS
     contents = [task, _REPLIES[0], output, _REPLIES[1], again]
     long, short = template.split(contents), template.split([task])
     if long is None or short is None:
-        raise ModelError(f"the chat template drops, repeats or rewrites the contents of a conversation; {_OR_RAW}")
+        raise ModelError(f"the chat template drops, repeats or rewrites the contents of a conversation; {OR_RAW}")
     opening, to_reply, to_user, _, to_user_again, header = long
     if short != [opening, header] or to_user != to_user_again:
         raise ModelError(
             "the chat template changes the start of a conversation as it grows: a history would not stay a prefix "
-            f"({short} for one turn, {long} for three); {_OR_RAW}"
+            f"({short} for one turn, {long} for three); {OR_RAW}"
         )
     if template.split(contents, header=False) == long:  # it ignores add_generation_prompt
         header = _header(header, to_reply)
@@ -233,68 +223,6 @@ def _header(tail: str, to_reply: str) -> str:
     if not header.startswith(tail):
         raise ModelError(
             f"the chat template writes {tail!r} where the next reply begins, and {to_reply!r} before the replies of a history: make it act "
-            f"on add_generation_prompt; {_OR_RAW}"
+            f"on add_generation_prompt; {OR_RAW}"
         )
     return header
-
-
-class _Template:
-    """A tokenizer's chat template."""
-
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self._tokenizer = tokenizer
-
-    def split(self, contents: Sequence[str], *, system: str | None = None, header: bool = True) -> list[str] | None:
-        """Return the template's text before, between and after contents that alternate between user and assistant.
-
-        Returns None if the template refuses them or does not show each of them once, in order. `header`: end with the header of the
-        next reply.
-        """
-        messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
-        try:
-            rest = self._rendered(messages, header)
-        except jinja2.exceptions.SecurityError as error:
-            raise ModelError(f"the chat template does what Jinja's sandbox forbids: {error}; {_OR_RAW}") from error
-        except (jinja2.TemplateSyntaxError, jinja2.UndefinedError) as error:
-            raise ModelError(f"the chat template is broken: {error}; {_OR_RAW}") from error
-        except jinja2.TemplateError:
-            return None  # raise_exception(…): the template's way to say that it does not take such messages
-        except Exception as error:  # a template is a program, and fails in every way that one can
-            reason = str(error).strip().partition("\n")[0]
-            raise ModelError(f"the chat template fails: {type(error).__name__}: {reason}; {_OR_RAW}") from error
-        pieces = []
-        for message in messages:
-            if rest.count(message["content"]) != 1:
-                return None
-            piece, _, rest = rest.partition(message["content"])
-            pieces.append(piece)
-        return [*pieces, rest]
-
-    def _rendered(self, messages: list[dict[str, str]], header: bool) -> str:
-        with _deadline(_TEMPLATE_S):
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=header)
-        if len(text) > _LONGEST:
-            raise ValueError(f"{len(messages)} short messages become {len(text):,} characters")
-        return str(text)
-
-
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in a template that runs longer than `seconds`: its loops may have no end."""
-    end = time.monotonic() + seconds
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename != "<template>":
-            return None
-        if time.monotonic() > end:
-            raise TimeoutError(f"it is not done after {seconds:g} s")
-        return trace
-
-    tracing = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(tracing)
