@@ -164,6 +164,14 @@ async def test_any_searxng_is_asked_without_a_key() -> None:
         assert "x-api-key" not in server.requests[0].headers
 
 
+@pytest.mark.parametrize("status", [400, 414, 422])
+async def test_a_query_that_the_service_refuses_is_the_agents(status: int) -> None:
+    async with serving(pages({"/search?q=%22%22&format=json": response(b"bad query", status=status)})) as server:
+        tool = open_tool("web_search", config(search_url=server.url))
+        assert f"cannot do that (HTTP {status}: bad query)" in await told(tool, "agent", query='""')
+        assert len(server.requests) == 1
+
+
 async def test_no_results_are_an_answer_and_dead_engines_are_not() -> None:
     nothing = SEARXNG | {"results": [], "unresponsive_engines": []}
     answers = {

@@ -20,6 +20,8 @@ from lzero.types import Json
 T = TypeVar("T")
 MAX_RESULTS = 20
 MAX_QUERY_CHARS = 1_000
+ASKED_WRONG = (400, 414, 422)
+"""Statuses by which a service refuses a query, which is the agent's."""
 _MAX_TITLE_CHARS = 300
 
 
@@ -55,6 +57,7 @@ class Service:
             method="POST" if json else "GET",
             headers=headers,
             json=json,
+            asked_wrong=ASKED_WRONG,
         )
         try:
             return msgspec.json.decode(answer.body, type=shape)
