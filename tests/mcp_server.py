@@ -1,8 +1,9 @@
-"""A real MCP server for tests, made with the SDK: `python mcp_server.py [http|hostile|endless|silent FILE]`.
+"""A real MCP server for tests, made with the SDK: `python mcp_server.py [http|hostile|endless|odd|silent FILE]`.
 
 Over stdio, or, for "http", on a port of loopback that it prints; $TOKEN, where it is set, must then be borne."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -54,6 +55,22 @@ def pid() -> int:
 async def wait_for_ever() -> str:
     await asyncio.Event().wait()
     return "never"
+
+
+RELEASED = asyncio.Event()
+
+
+@server.tool()
+async def wait_for_release() -> str:
+    await RELEASED.wait()
+    RELEASED.clear()
+    return "released"
+
+
+@server.tool()
+async def release() -> str:
+    RELEASED.set()
+    return "done"
 
 
 @server.tool()
@@ -129,10 +146,39 @@ async def serve_hostile() -> None:
         await hostile.run(incoming, outgoing, hostile.create_initialization_options())
 
 
+async def misbehaves(body: bytes, send: Send) -> bool:
+    """Answer a call of a tool that has the name of a way to break HTTP, in this way."""
+    headers = {
+        b'"name":"compress"': [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")],
+        b'"name":"break_off"': [(b"content-type", b"application/json"), (b"content-length", b"1000")],
+        b'"name":"say_no_json"': [(b"content-type", b"application/json")],
+        b'"name":"refuse"': [(b"content-type", b"text/plain")],
+    }
+    for name, told in headers.items():
+        if name in body:
+            await send({"type": "http.response.start", "status": 500 if b"refuse" in name else 200, "headers": told})
+            await send({"type": "http.response.body", "body": b"{"})
+            return True
+    return False
+
+
 def serve_http() -> None:
     app = server.streamable_http_app()
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            first: Any = await receive()
+            if await misbehaves(first.get("body", b""), send):
+                return
+
+            async def again() -> Any:
+                nonlocal first
+                if first is None:
+                    return await asked()
+                message, first = first, None
+                return message
+
+            asked, receive = receive, again
         borne = dict(scope.get("headers", ())).get(b"authorization", b"").decode()
         if scope["type"] == "http" and borne != f"Bearer {os.environ['TOKEN']}":
             await PlainTextResponse("who are you?", status_code=401)(scope, receive, send)
@@ -142,6 +188,52 @@ def serve_http() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     print(listening.getsockname()[1], flush=True)
     uvicorn.Server(uvicorn.Config(guarded, log_level="error")).run(sockets=[listening])
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "closed": {"error": {"code": -32000, "message": "no such key"}},
+    "terminated": {"error": {"code": -32600, "message": "the account was terminated"}},
+    "timed_out": {"error": {"code": -32001, "message": "took too long"}},
+    "failed": {"error": {"code": -32603, "message": "the disk is full"}},
+    "of_another_shape": {"result": {"content": "no list"}},
+    "too_large": {"result": {"content": [{"type": "text", "text": "x" * 9_000_000}]}},
+    "no_json_rpc": {"result": 5, "error": 6},
+    "unknown": {"id": 999_999, "result": {}},
+    "without_number": {"id": None, "error": {"code": -32000, "message": "what?"}},
+}
+"""Answers by the name of the tool."""
+
+
+def serve_oddly() -> None:
+    """JSON-RPC by hand. A call of `wait` is answered when `release` is called, after which `release` is."""
+    waiting: list[int] = []
+
+    def say(number: int, answer: dict[str, Any]) -> None:
+        last_first = {**answer, "jsonrpc": "2.0", "id": answer.get("id", number)}
+        print(json.dumps(last_first if "too_large" in asked else dict(reversed(last_first.items()))), flush=True)
+
+    for line in sys.stdin:
+        message = json.loads(line)
+        number, asked = message.get("id"), message.get("params", {}).get("name", "")
+        if number is None:
+            continue
+        if message["method"] == "initialize":
+            version = message["params"]["protocolVersion"]
+            named = {"name": "odd", "version": "1"}
+            say(number, {"result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": named}})
+        elif message["method"] == "tools/list":
+            names = [*ODD, "wait", "release"]
+            say(number, {"result": {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in names]}})
+        elif asked == "wait":
+            waiting.append(number)
+        elif asked == "release":
+            for each in (*waiting, number):
+                say(each, {"result": {"content": [{"type": "text", "text": "released"}]}})
+            waiting.clear()
+        elif asked in ODD:
+            say(number, ODD[asked])
+        else:
+            say(number, {"error": {"code": -32601, "message": "unknown method"}})
 
 
 if __name__ == "__main__":
@@ -155,6 +247,8 @@ if __name__ == "__main__":
         case ["endless"]:
             while True:
                 os.write(1, b"x" * 65_536)
+        case ["odd"]:
+            serve_oddly()
         case ["silent", file]:
             Path(file).write_text(str(os.getpid()))
             signal.pause()

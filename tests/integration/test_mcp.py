@@ -140,10 +140,65 @@ async def test_results_are_bounded(server: McpServer) -> None:
     assert isinstance(result, str)
     assert len(result) == 200_000
     assert result.endswith("characters, cut]")
+    waiting = asyncio.create_task(call(server, "wait_for_release"))
     fault, text = await failure(server, "flood", characters=10_000_000)
-    assert fault == "tool"
-    assert "8,388,608 bytes" in text
+    assert (fault, text) == ("agent", "flood answered with more than 8,388,608 bytes: ask for less")
+    assert await call(server, "release") == "done"
+    assert await waiting == "released"
+
+
+ODD = {
+    "closed": ("agent", "no such key"),
+    "terminated": ("tool", "the MCP server 'tests' refused terminated: the account was terminated"),
+    "timed_out": ("agent", "took too long"),
+    "failed": ("tool", "the MCP server 'tests' refused failed: the disk is full"),
+    "of_another_shape": ("tool", "the MCP server 'tests' gave of_another_shape an answer of another shape: "),
+    "too_large": ("agent", "too_large answered with more than 8,388,608 bytes: ask for less"),
+    "no_json_rpc": ("tool", "the MCP server 'tests' refused no_json_rpc: the answer is not valid JSON-RPC"),
+    "unknown": ("tool", "the MCP server 'tests' did not answer unknown within 0.5 s"),
+    "without_number": ("tool", "the MCP server 'tests' did not answer without_number within 0.5 s"),
+}
+
+
+async def test_whatever_a_server_answers_to_one_call_the_others_go_on() -> None:
+    async with McpServer(mode("odd")) as server:
+        waiting = asyncio.create_task(call(server, "wait"))
+        for name, (fault, text) in ODD.items():
+            server._call_s = 0.5 if "within" in text else 50.0
+            found = await failure(server, name)
+            assert (found[0], found[1][: len(text)]) == (fault, text)
+        assert await call(server, "release") == "released"
+        assert await waiting == "released"
+
+
+async def test_an_exchange_over_http_that_fails_is_no_other_calls_failure(http: HttpServer) -> None:
+    (spec,) = read_specs(f"{http.url} TESTS_TOKEN")
+    async with McpServer(spec, lookup={"TESTS_TOKEN": KEY}.get) as server:
+        for name, text in (
+            ("compress", "refused compress: compressed what it was asked to send as it is"),
+            ("break_off", "refused break_off: "),
+            ("say_no_json", "refused say_no_json: Failed to parse JSON response"),
+            ("refuse", "refused refuse: "),
+        ):
+            waiting = asyncio.create_task(call(server, "wait_for_release"))
+            with pytest.raises(ToolError, match=text) as raised:
+                await server.call(name, {})
+            assert raised.value.fault == "tool"
+            assert await call(server, "release") == "done"
+            assert await waiting == "released"
+        assert await call(server, "add", a=1) == 3
+
+
+async def test_a_call_that_is_given_up_is_no_other_calls_failure(server: McpServer) -> None:
+    waiting = asyncio.create_task(call(server, "wait_for_release"))
+    given_up = [asyncio.create_task(call(server, "wait_for_ever")) for _ in range(3)]
     assert await call(server, "add", a=1) == 3
+    for task in given_up:
+        task.cancel()
+    await asyncio.wait(given_up)
+    assert await call(server, "add", a=1) == 3
+    assert await call(server, "release") == "done"
+    assert await waiting == "released"
 
 
 async def test_a_call_has_a_deadline_and_the_server_lives_on() -> None:

@@ -1,23 +1,49 @@
-"""An MCP server at a URL: the client under the SDK's streamable HTTP, which bounds what a response may hold."""
+"""An MCP server at a URL: the client under the SDK's streamable HTTP, which bounds what a response may hold.
 
+Under the SDK, an exchange that fails ends the connection, and every other call with it. Here it becomes an error that answers its own
+request, and the connection is `stale`: calls that are under way go on, and the next one makes a new connection.
+"""
+
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2
+import msgspec
 
+from lzero.tools.mcp_servers.errors import BROKEN_OFF, TOO_LARGE
 from lzero.tools.mcp_servers.words import MAX_MESSAGE
+from lzero.tools.shapes import one_line
 
 _CONNECT_S = 10.0
 _REASON_CHARS = 200
+_CANCEL_S = 10.0
+"""Seconds that the server has to take note of a call that is given up."""
+_CANCELLED = "notifications/cancelled"
+_SESSION = "mcp-session-id"
 
 
-class TooMuch(httpx2.StreamError):
-    """A response that nobody will read to its end."""
+class TooMuch(httpx2.SSEError, httpx2.StreamError):
+    """A response that nobody will read to its end: as the SDK catches it, whether it reads events or a body."""
+
+
+class BrokenOff(httpx2.StreamError):
+    """A response that ended in the middle."""
+
+
+class _Sent(msgspec.Struct):
+    """What is read of a message that goes out."""
+
+    method: str = ""
+    id: Any = None
 
 
 class BoundedClient(httpx2.AsyncClient):
     """HTTP as it is, but that a body ends with an error after `MAX_MESSAGE` bytes. `problem`: the server's last refusal."""
 
     problem = ""
+    stale = False
+    """Whether an exchange failed, or the server has forgotten the session."""
 
     def __init__(self, headers: dict[str, str], read_s: float) -> None:
         """`read_s`: seconds that a response may take between two pieces."""
@@ -26,12 +52,47 @@ class BoundedClient(httpx2.AsyncClient):
             timeout=httpx2.Timeout(_CONNECT_S, read=read_s),
             event_hooks={"response": [self._bound]},
         )
+        self._cancelling: set[asyncio.Task[None]] = set()
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Send a request. The failure of a POST is an answer: a JSON-RPC error."""
+        sent = _sent(request)
+        if sent.method == _CANCELLED:  # the SDK would send nothing else until the server has answered
+            task = asyncio.create_task(self._send_cancelled(request, options))
+            self._cancelling.add(task)
+            task.add_done_callback(self._cancelling.discard)
+            return httpx2.Response(202, request=request)
+        try:
+            return await super().send(request, **options)
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            if sent.id is None:
+                raise
+            self.stale = self.stale or isinstance(error, httpx2.HTTPError)
+            code = TOO_LARGE if isinstance(error, TooMuch) else BROKEN_OFF
+            told = {"code": code, "message": one_line(str(error), 300) or type(error).__name__}
+            body = {"jsonrpc": "2.0", "id": sent.id, "error": told}
+            return httpx2.Response(502, json=body, request=request)
+
+    async def aclose(self) -> None:
+        for task in self._cancelling:
+            task.cancel()
+        await super().aclose()
+
+    async def _send_cancelled(self, request: httpx2.Request, options: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(_CANCEL_S):
+                response = await super().send(request, **options)
+                await response.aclose()
+        except (TimeoutError, httpx2.HTTPError, httpx2.StreamError):
+            pass  # the server may finish the call; nobody waits for it
 
     async def _bound(self, response: httpx2.Response) -> None:
         if response.status_code >= 400:
             self.problem = f"HTTP {response.status_code} {response.reason_phrase[:_REASON_CHARS]}".strip()
+        if response.status_code == 404 and _SESSION in response.request.headers:
+            self.stale = True
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise TooMuch("compressed what it was asked to send as it is")
+            raise BrokenOff("compressed what it was asked to send as it is")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _Bounded(response.stream)
 
@@ -42,11 +103,25 @@ class _Bounded(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
-        async for chunk in self._stream:
-            size += len(chunk)
-            if size > MAX_MESSAGE:
-                raise TooMuch(f"sent more than {MAX_MESSAGE:,} bytes")
-            yield chunk
+        try:
+            async for chunk in self._stream:
+                size += len(chunk)
+                if size > MAX_MESSAGE:
+                    raise TooMuch(f"sent more than {MAX_MESSAGE:,} bytes")
+                yield chunk
+        except TooMuch:
+            raise
+        except httpx2.HTTPError as error:  # which would end the connection
+            raise BrokenOff(f"broke off: {error}") from error
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def _sent(request: httpx2.Request) -> _Sent:
+    if request.method != "POST":
+        return _Sent()
+    try:
+        return msgspec.json.decode(request.content, type=_Sent)
+    except (msgspec.DecodeError, httpx2.StreamError):  # nothing that the SDK sends as a message
+        return _Sent()

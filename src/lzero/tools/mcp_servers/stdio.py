@@ -17,6 +17,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
+from lzero.tools.mcp_servers.errors import MALFORMED, TOO_LARGE, failed_answer
+from lzero.tools.mcp_servers.lines import Line, lines
 from lzero.tools.mcp_servers.words import MAX_MESSAGE
 from lzero.tools.shapes import one_line
 
@@ -63,7 +65,6 @@ class StdioTransport:
             stderr=pipe,
             env=dict(self._environment),
             start_new_session=True,
-            limit=MAX_MESSAGE,
         )
         incoming, received = create_memory_object_stream[SessionMessage | Exception](0)
         sent, outgoing = create_memory_object_stream[SessionMessage](0)
@@ -100,14 +101,14 @@ class StdioTransport:
         assert process.stdout is not None
         printed = 0
         try:
-            while printed < MAX_PRINTED and (line := await process.stdout.readline()):
-                try:
-                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-                except ValueError:  # a server that prints
-                    printed += max(len(line), _LINE_BYTES)
-                    continue
-                printed = 0
-                await incoming.send(SessionMessage(message))
+            async for line in lines(process.stdout):
+                if (message := _message(line)) is not None:
+                    printed = 0
+                    await incoming.send(message)
+                elif line.is_cut:
+                    raise ValueError("too long")
+                elif (printed := printed + max(len(line.text), _LINE_BYTES)) >= MAX_PRINTED:
+                    break
             self.problem = "is gone" if printed < MAX_PRINTED else "prints without end what is no message"
         except ValueError:
             self.problem = f"sent a line of more than {MAX_MESSAGE:,} bytes"
@@ -133,8 +134,14 @@ class StdioTransport:
                 text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
                 process.stdin.write(text.encode() + b"\n")
                 await process.stdin.drain()
-        except (*_Gone, OSError):
+        except _Gone:
             incoming.close()
+        except OSError as error:
+            done, _ = await asyncio.wait({self._tasks[0]}, timeout=STOP_S)  # the reader knows how the server ended
+            if not done:
+                self.problem = f"takes no more calls: {error.strerror}"
+                self._on_end()
+                incoming.close()
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
@@ -151,6 +158,19 @@ class StdioTransport:
         if lines := self._stderr.decode("utf-8", "replace").strip().splitlines():
             told.append(f"last words: {one_line(self._hide(lines[-1]), 300)}")
         return f" ({'; '.join(told)})" if told else ""
+
+
+def _message(line: Line) -> SessionMessage | None:
+    """Return the message of a line, or an error in place of an answer that cannot be read; None for what is no message."""
+    if not line.is_cut:
+        with suppress(ValueError):
+            return SessionMessage(jsonrpc_message_adapter.validate_json(line.text, by_name=False))
+    number = line.answers
+    if number is None:  # a server that prints
+        return None
+    if line.is_cut:
+        return failed_answer(number, TOO_LARGE, "the answer is too large")
+    return failed_answer(number, MALFORMED, "the answer is not valid JSON-RPC")
 
 
 async def _drain(stdout: asyncio.StreamReader) -> None:

@@ -1,0 +1,168 @@
+"""One connection to an MCP server, and the calls that are under way on it.
+
+The SDK's context managers must be entered and left by one task: each connection has a task of its own, which lives until it is told
+to stop, or until the server is gone. A call waits for its answer or for that task, whichever ends first.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from mcp import Client, MCPError
+from mcp.types import CONNECTION_CLOSED, Implementation
+
+from lzero import __version__
+from lzero.tools.mcp_servers.errors import Incoming
+from lzero.tools.mcp_servers.stdio import STOP_S
+from lzero.tools.shapes import one_line
+from lzero.turns import call_clock
+
+_CLOSE_S = 4 * STOP_S
+_Answer = TypeVar("_Answer")
+
+
+class Lost(Exception):
+    """The connection is gone; the message says how."""
+
+
+@dataclass(frozen=True)
+class Transport:
+    """What a connection stands on: the two streams, how they failed, and what is open around them."""
+
+    streams: AbstractAsyncContextManager[Any]
+    problem: Callable[[], str]
+    stale: Callable[[], bool] = lambda: False
+    """Whether a new connection should take its place, though what is under way may go on."""
+    around: AbstractAsyncContextManager[Any] | None = None
+
+
+class Connection:
+    """One connection and the task that it lives in."""
+
+    def __init__(self, make_transport: Callable[[Callable[[], None]], Transport]) -> None:
+        self._stop = asyncio.Event()
+        self._transport = make_transport(self._stop.set)
+        self._client: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
+        self._problem = ""
+        self._asked = 0
+        self._unused = asyncio.Event()
+        self._task = asyncio.create_task(self._live())
+
+    @classmethod
+    async def open(cls, make_transport: Callable[[Callable[[], None]], Transport]) -> Self:
+        """Raises Lost where it cannot be had. Nothing is left open then, nor when the caller is cancelled."""
+        connection = cls(make_transport)
+        try:
+            await _first(connection._client, connection._task)
+            if not connection._client.done():
+                raise Lost(connection.problem)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    @property
+    def usable(self) -> bool:
+        """Whether new calls should use it."""
+        return not (self._stop.is_set() or self._task.done() or self._transport.stale())
+
+    @property
+    def problem(self) -> str:
+        told = self._transport.problem()
+        if self._problem and told and told not in self._problem:
+            return f"{self._problem} ({told})"
+        return self._problem or told or "closed the connection"
+
+    async def ask(self, what: Callable[[Client], Coroutine[Any, Any, _Answer]], deadline_s: float) -> _Answer:
+        """What the server answers. Raises Lost, TimeoutError, and whatever the SDK raises for the answer itself."""
+        request = asyncio.create_task(what(self._client.result()))
+        request.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
+        self._asked += 1
+        try:
+            async with call_clock().at_most(deadline_s):
+                await _first(request, self._task)
+            if not request.done():
+                raise Lost(self.problem)
+            return _result_of(request)
+        except MCPError as error:
+            if error.code == CONNECTION_CLOSED:  # the SDK's own word: `Incoming` renumbers what a server says
+                await self._end(error.message)
+                raise Lost(self.problem) from None
+            raise
+        finally:
+            request.cancel()
+            self._asked -= 1
+            if not self._asked:
+                self._unused.set()
+
+    async def retire(self) -> None:
+        """Close it when the calls that are under way on it have ended."""
+        while self._asked:
+            self._unused.clear()
+            await self._unused.wait()  # each of them has a deadline
+        await self.close()
+
+    async def close(self) -> None:
+        """Told to stop, then made to. Cancelled meanwhile, the task still ends what it opened, in its own time."""
+        self._stop.set()
+        try:
+            if self._client.done():
+                await asyncio.wait({self._task}, timeout=_CLOSE_S)
+        finally:
+            self._task.cancel()
+        await asyncio.wait({self._task}, timeout=_CLOSE_S)
+
+    async def _end(self, message: str) -> None:
+        """The streams have ended: the task knows why, or will in a moment."""
+        self._stop.set()
+        if not self._transport.problem():
+            await asyncio.wait({self._task}, timeout=_CLOSE_S)
+        self._problem = self._problem or ("" if self._transport.problem() else f"broke off: {one_line(message, 300)}")
+
+    async def _live(self) -> None:
+        transport = self._transport
+        try:
+            async with AsyncExitStack() as stack:
+                if transport.around is not None:
+                    await stack.enter_async_context(transport.around)
+                streams = _renumbering(transport.streams, self._stop.set)
+                client = Client(streams, client_info=Implementation(name="lzero", version=__version__), cache=None)
+                await stack.enter_async_context(client)
+                self._client.set_result(client)
+                await self._stop.wait()
+        except Exception as error:
+            self._problem = _cause(error)
+
+
+def _result_of(request: "asyncio.Task[_Answer]") -> _Answer:
+    """Return the result of a finished request. Raises Lost for an exception that looks like our own deadline or cancellation."""
+    try:
+        return request.result()
+    except (TimeoutError, asyncio.CancelledError) as error:
+        raise Lost(f"failed: {one_line(str(error), 300) or type(error).__name__}") from None
+
+
+async def _first(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+@asynccontextmanager
+async def _renumbering(
+    streams: AbstractAsyncContextManager[Any], on_end: Callable[[], None]
+) -> AsyncIterator[tuple[Incoming, Any]]:
+    async with streams as (received, sent):
+        yield Incoming(received, on_end), sent
+
+
+def _cause(error: BaseException) -> str:
+    """The first thing that went wrong, in a sentence's end."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"cannot be started: {error.strerror}: {error.filename}" if error.filename else f"failed: {error.strerror}"
+        )
+    text = one_line(str(error), 300)
+    return f"failed: {text or type(error).__name__}"

@@ -1,0 +1,97 @@
+"""Errors of one call of an MCP server, kept apart from the end of the connection, and whose doing each is.
+
+The SDK raises an error that a server answers, and the end of the connection, as one exception, and servers use the number of the
+latter (-32000) for errors of their own. `Incoming` stands before the SDK and renumbers such answers: what the SDK raises as
+CONNECTION_CLOSED is then its own word.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import anyio
+from mcp import MCPError
+from mcp.shared.message import SessionMessage
+from mcp.types import (
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+)
+
+TOO_LARGE = 8_400_001
+"""Number, of ours, for an answer that was larger than a message may be."""
+MALFORMED = 8_400_002
+"""Number, of ours, for an answer that is no JSON-RPC."""
+BROKEN_OFF = 8_400_003
+"""Number, of ours, for an exchange over HTTP that failed; others go on."""
+TOLD_CLOSED = 8_400_004
+"""Number, of ours, for a server's own error of the number CONNECTION_CLOSED."""
+_OF_THE_SERVER = (PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INTERNAL_ERROR, MALFORMED, BROKEN_OFF)
+_SAID_BY_SDK = (
+    ("SSE stream failed: sent more than", TOO_LARGE),
+    ("SSE stream failed: Server-sent event exceeded", TOO_LARGE),
+    ("Failed to parse JSON response: sent more than", TOO_LARGE),
+    ("SSE stream ", BROKEN_OFF),
+)
+"""How errors begin that the SDK itself answers for a response over HTTP that it could not read."""
+
+
+def fault_of(error: MCPError) -> Literal["agent", "tool"]:
+    """Whose doing an error is that answers one call: the agent's, unless it says that the server failed."""
+    return "tool" if error.code in _OF_THE_SERVER else "agent"
+
+
+def failed_answer(number: int, code: int, message: str) -> SessionMessage:
+    """Return what stands for the answer to request `number`, which cannot be had."""
+    return SessionMessage(JSONRPCError(jsonrpc="2.0", id=number, error=ErrorData(code=code, message=message)))
+
+
+class Incoming:
+    """A stream of messages for the SDK, in which no error of one call has the number of a closed connection."""
+
+    def __init__(self, stream: Any, on_end: Callable[[], None]) -> None:
+        """`stream`: the transport's, of messages and exceptions. `on_end` is called when nothing more comes."""
+        self._stream = stream
+        self._on_end = on_end
+
+    async def receive(self) -> SessionMessage | Exception:
+        try:
+            item: SessionMessage | Exception = await self._stream.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            self._on_end()
+            raise
+        return _renumbered(item) if isinstance(item, SessionMessage) else item
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def _renumbered(item: SessionMessage) -> SessionMessage:
+    message = item.message
+    if not isinstance(message, JSONRPCError) or message.error.code not in (CONNECTION_CLOSED, PARSE_ERROR):
+        return item
+    otherwise = TOLD_CLOSED if message.error.code == CONNECTION_CLOSED else PARSE_ERROR
+    text = message.error.message
+    code = next((code for said, code in _SAID_BY_SDK if text.startswith(said)), otherwise)
+    return SessionMessage(JSONRPCError(jsonrpc="2.0", id=message.id, error=ErrorData(code=code, message=text)))

@@ -1,0 +1,55 @@
+"""The lines that an MCP server writes: bounded, and told apart even where one is too long, or no message.
+
+A server's answer that cannot be read is the failure of the call that it answers, and of no other: its number stands at the beginning
+or at the end of its line.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from lzero.tools.mcp_servers.words import MAX_MESSAGE
+
+MAX_SKIPPED = 8 * MAX_MESSAGE
+"""Bytes of one line that are read and thrown away: a server that exceeds it writes without end."""
+_ENDS = 200
+"""Bytes that are kept of the beginning and of the end of a line that is too long."""
+_PIECES = re.compile(rb"[^\n]*\n|[^\n]+")
+_VERSION = rb'"jsonrpc"\s*:\s*"2\.0"'
+_NUMBER = rb'"id"\s*:\s*(\d{1,18})'
+_FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb"\s*,\s*)?" + _NUMBER + rb"\s*,")
+_LAST = re.compile(_NUMBER + rb"\s*(?:,\s*" + _VERSION + rb"\s*)?\}\s*$")
+"""The last brace of a line closes the message itself, so what stands directly before it belongs to no part of the message."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line, or the two ends of one that is longer than MAX_MESSAGE (`is_cut`)."""
+
+    text: bytes
+    is_cut: bool = False
+
+    @property
+    def answers(self) -> int | None:
+        """The number of the call that the line answers, as far as its ends tell."""
+        found = _FIRST.match(self.text) or _LAST.search(self.text[-_ENDS:])
+        return int(found[1]) if found else None
+
+
+async def lines(stream: asyncio.StreamReader) -> AsyncIterator[Line]:
+    """Yield the lines of a stream until it ends. Raises ValueError for a line of more than MAX_SKIPPED bytes."""
+    kept, skipped = bytearray(), 0
+    while chunk := await stream.read(65_536):
+        for piece in _PIECES.findall(chunk):
+            kept += piece
+            if len(kept) > MAX_MESSAGE or (skipped and len(kept) > 4 * _ENDS):
+                skipped += len(kept) - 2 * _ENDS
+                kept = kept[:_ENDS] + kept[-_ENDS:]
+            if skipped > MAX_SKIPPED:
+                raise ValueError(f"a line of more than {MAX_SKIPPED:,} bytes")
+            if piece.endswith(b"\n"):
+                yield Line(bytes(kept), is_cut=bool(skipped))
+                kept, skipped = bytearray(), 0
+    if kept:
+        yield Line(bytes(kept), is_cut=bool(skipped))
