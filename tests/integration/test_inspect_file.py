@@ -331,6 +331,36 @@ async def test_a_process_that_was_taken_over_cannot_harm_its_parent(
     assert caught.value.fault == "tool"
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("print('x' * 20_000_000)", "answered more than 16,000,000 bytes"),
+        ("print('{}')", "answered without a text"),
+        ("import os; os.abort()", "ended with code -6"),
+        ("raise SystemExit(3)", "ended with code 3"),
+        ("import time; time.sleep(3600)", r"was not read within 5 s"),
+    ],
+)
+async def test_how_a_process_ends_that_has_begun_with_a_file_is_the_doing_of_who_chose_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, message: str
+) -> None:
+    (tmp_path / "__main__.py").write_text(f"print('reading', flush=True)\n{code}")
+    monkeypatch.setattr(converter_module, "_INSIDE", tmp_path)
+    with pytest.raises(ToolError, match=message) as caught:
+        await Converter(wall_s=5.0).text(b"x" * 1_000_000, "a.txt")
+    assert caught.value.fault == "agent"
+
+
+async def test_a_library_that_cannot_be_imported_is_not_the_files_doing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "__main__.py").write_text("print('reading', flush=True)\nraise SystemExit(69)")
+    monkeypatch.setattr(converter_module, "_INSIDE", tmp_path)
+    with pytest.raises(ToolError, match="lacks a library") as caught:
+        await Converter().text(b"x", "a.txt")
+    assert caught.value.fault == "tool"
+
+
 async def test_a_picture_that_a_process_makes_up_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "__main__.py").write_text("""print('{"image": "no base64 \\u00e9", "media_type": "image/png"}')""")
     monkeypatch.setattr(converter_module, "_INSIDE", tmp_path)

@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from lzero.errors import ConfigError, ToolError
+from lzero.turns import Turns, call_clock
 from lzero.types import Json
 
 MAX_CHARS = 20_000
@@ -27,11 +28,16 @@ MAX_SIDE = 1568
 """Pixels of the longer side of an image's copy: what vision models look at without making it smaller themselves."""
 MEMORY_BYTES = 1 << 30
 CPU_S = 10
-"""Processor seconds that one file may take. It is used up before WALL_S unless the machine is at fault."""
+"""Processor seconds that one file may take."""
 WALL_S = 45.0
+"""Seconds that one file may take, from when a process is free to read it. CPU_S is used up before, unless the machine is busy."""
 PROCESSES = 2
 """Files that are read at once."""
 ANSWER_BYTES = 16_000_000
+BEGIN = b"reading\n"
+"""What the process says before it looks at the file."""
+NOT_INSTALLED = 69
+"""The process's exit code where one of its libraries cannot be imported."""
 LIBRARIES = ("bs4", "charset_normalizer", "mammoth", "markdownify", "openpyxl", "PIL", "pptx", "pypdf")
 PAGE_LIBRARIES = ("trafilatura", "lxml_html_clean")
 _INSIDE = Path(__file__).parent / "inside"
@@ -68,14 +74,16 @@ class Converter:
             )
         self._limits = {"memory_bytes": memory_bytes, "cpu_s": cpu_s}
         self._wall_s = wall_s
-        self._free = asyncio.Semaphore(PROCESSES)
+        self._turns = Turns(PROCESSES, f"a reader of {reads}")
 
     async def text(
         self, data: bytes, name: str, *, part: str = "", start: int = 0, max_chars: int = MAX_CHARS, links: bool = True
     ) -> str:
         """At most `max_chars` of what the file, or a part of it, holds, from character `start` on; where it is cut, its last line
-        says so. `links`: whether those of HTML are kept, and its pictures. Raises ToolError: the agent's fault for what the file is, the
-        tool's for a process that failed."""
+        says so. `links`: whether those of HTML are kept, and its pictures.
+
+        Raises ToolError: the agent's fault for what the file is, and for whatever it does to the process that reads it; the tool's for
+        a process that fails before that; HelperBusy."""
         request: dict[str, Json] = {
             "image": False,
             "name": name,
@@ -84,34 +92,29 @@ class Converter:
             "max_chars": max_chars,
             "links": links,
         }
-        answer = await self._ask(request, data, name)
-        if answer.text is None:
-            raise ToolError(f"the reader of {name} answered without a text", fault="tool")
-        return answer.text
+        return (await self._ask(request, data, name)).text or ""
 
     async def page(self, html: str, url: str) -> str:
         """The content of a web page as Markdown. Raises as `text` does."""
-        answer = await self._ask({"image": False, "url": url}, html.encode(errors="replace"), "the page")
-        return answer.text or ""
+        return (await self._ask({"image": False, "url": url}, html.encode(errors="replace"), "the page")).text or ""
 
     async def image(self, data: bytes, name: str, *, max_side: int = MAX_SIDE) -> tuple[str, bytes]:
         """(media type, bytes) of a copy of an image, no side longer than `max_side`. Raises as `text` does."""
         answer = await self._ask({"image": True, "max_side": max_side}, data, name)
-        if answer.image is None or answer.media_type not in ("image/png", "image/jpeg"):
-            raise ToolError(f"the reader of {name} answered without an image", fault="tool")
         try:
-            return answer.media_type, base64.b64decode(answer.image, validate=True)
-        except ValueError:
-            raise ToolError(f"the reader of {name} answered without an image", fault="tool") from None
+            return answer.media_type, base64.b64decode(answer.image or "", validate=True)
+        except ValueError:  # only a file that has taken over the process makes up an image
+            raise ToolError(f"the reader of {name} answered without an image", fault="agent") from None
 
     async def _ask(self, request: Mapping[str, Json], data: bytes, name: str) -> Answer:
         line = msgspec.json.encode({**request, **self._limits})
-        async with self._free:
+        reading = _Reading()
+        async with self._turns.turn():
             try:
-                async with asyncio.timeout(self._wall_s):
-                    code, reply = await _run(line + b"\n" + data)
+                async with call_clock().at_most(self._wall_s):
+                    code, reply = await reading.run(line + b"\n" + data)
             except TimeoutError:
-                raise ToolError(f"{name} was not read within {self._wall_s:g} s", fault="tool") from None
+                raise ToolError(f"{name} was not read within {self._wall_s:g} s", fault=reading.fault) from None
             except OSError as error:
                 raise ToolError(
                     f"no process to read {name} could be started: {error.strerror}", fault="tool"
@@ -121,44 +124,68 @@ class Converter:
                 f"{name} takes more than {self._limits['cpu_s']} s of processor time to read: ask for less of it with `part`",
                 fault="agent",
             )
+        if code == NOT_INSTALLED:
+            raise ToolError(f"the reader of {name} lacks a library: install lzero's extras again", fault="tool")
         if code != 0:
-            raise ToolError(f"the reader of {name} ended with code {code}", fault="tool")
+            raise ToolError(f"the reader of {name} ended with code {code}", fault=reading.fault)
         try:
             answer = msgspec.json.decode(reply, type=Answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ToolError(f"the reader of {name} answered what cannot be read: {error}", fault="tool") from None
+            raise ToolError(
+                f"the reader of {name} answered what cannot be read: {error}", fault=reading.fault
+            ) from None
         if answer.refused is not None:
             raise ToolError(f"{name}: {answer.refused}", fault="agent")
+        if request["image"] and (answer.image is None or answer.media_type not in ("image/png", "image/jpeg")):
+            raise ToolError(f"the reader of {name} answered without an image", fault=reading.fault)
+        if not request["image"] and answer.text is None:
+            raise ToolError(f"the reader of {name} answered without a text", fault=reading.fault)
         return answer
 
 
-async def _run(request: bytes) -> tuple[int, bytes]:
-    """The process's exit code and what it wrote, at most ANSWER_BYTES. It is gone when this returns or raises."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-X", "utf8", str(_INSIDE)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=_ENVIRONMENT,
-        cwd="/",
-        start_new_session=True,  # Ctrl-C ends the run, which ends this
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
+class _Reading:
+    """One file in a process of its own. `fault`: whose doing it is if that process fails now."""
+
+    def __init__(self) -> None:
+        self.fault: Literal["agent", "tool"] = "tool"
+        """The agent's, once the process has begun with the file, which the agent chose."""
+
+    async def run(self, request: bytes) -> tuple[int, bytes]:
+        """Return the process's exit code and what it answered. It is gone when this returns or raises. Raises OSError where it cannot
+        be started, ToolError for more than ANSWER_BYTES."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-X", "utf8", str(_INSIDE)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=_ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C ends the run, which ends this
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
         sending = asyncio.ensure_future(_send(process.stdin, request))
         try:
-            reply = await process.stdout.readexactly(ANSWER_BYTES)
-        except asyncio.IncompleteReadError as error:
-            reply = error.partial
+            reply = await _up_to(len(BEGIN), process.stdout)
+            if reply == BEGIN:
+                self.fault, reply = "agent", b""
+            reply += await _up_to(ANSWER_BYTES, process.stdout)
+            if len(reply) >= ANSWER_BYTES:
+                raise ToolError(f"the reader of a file answered more than {ANSWER_BYTES:,} bytes", fault=self.fault)
             return await process.wait(), reply
         finally:
             sending.cancel()
-        raise ToolError(f"the reader of a file answered more than {ANSWER_BYTES:,} bytes", fault="tool")
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def _up_to(num_bytes: int, stream: asyncio.StreamReader) -> bytes:
+    """Return the next bytes of a stream; fewer where it ends before."""
+    try:
+        return await stream.readexactly(num_bytes)
+    except asyncio.IncompleteReadError as error:
+        return error.partial
 
 
 async def _send(stream: asyncio.StreamWriter, data: bytes) -> None:

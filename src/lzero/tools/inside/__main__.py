@@ -2,7 +2,8 @@
 
 Run as `python -I DIRECTORY`. It is bounded before it sees a byte of the file: memory, processor seconds, no file that it could
 write, no connection, and none read but Python's own. What is wrong with the file is an answer ("refused"), whatever a library
-raised over it; a limit of processor seconds ends the process by a signal.
+raised over it; a limit of processor seconds ends the process by a signal. Before it looks at the file it says BEGIN: how it ends
+from then on is the doing of the file.
 """
 
 import base64
@@ -13,6 +14,9 @@ import resource
 import sys
 from typing import Any
 
+BEGIN = b"reading\n"
+NOT_INSTALLED = 69
+"""Exit code where a library cannot be imported."""
 FORBIDDEN = (
     *(
         "socket.",
@@ -63,6 +67,8 @@ def answer(request: dict[str, Any], data: bytes) -> dict[str, str]:
     from kinds import Refused
 
     refuse_effects()
+    sys.stdout.buffer.write(BEGIN)
+    sys.stdout.buffer.flush()
     try:
         if request["image"]:
             from images import small
@@ -84,8 +90,10 @@ def answer(request: dict[str, Any], data: bytes) -> dict[str, str]:
         return {"refused": "it takes too much memory to read"}
     except RecursionError:
         return {"refused": "it is nested too deep"}
-    except ImportError:
-        raise
+    except ImportError as error:
+        if "map" in str(error):  # "failed to map segment from shared object": there is no memory left for the library
+            return {"refused": "it takes too much memory to read"}
+        sys.exit(NOT_INSTALLED)
     except Exception as error:  # libraries raise anything over a broken file
         what = f"{type(error).__name__}: {error}"[:300].encode(errors="replace").decode()
         return {"refused": f"it is broken, or not what it seems to be ({what})"}
