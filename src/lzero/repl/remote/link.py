@@ -16,6 +16,7 @@ from websockets.protocol import Event
 
 from lzero.errors import ProtocolError, ReplDied, ReplError
 from lzero.repl.remote import wire
+from lzero.turns import Turns
 from lzero.types import Json
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -103,6 +104,8 @@ class Link:
         """The largest file that the server carries."""
         self.facts: dict[str, Json] = {}
         """What shuts its REPLs in."""
+        self.transfers = Turns(wire.TRANSFERS, f"a file transfer of the pool server {url}")
+        """As many as the server carries at once, so that none waits there, where the time of its call goes on."""
         self._connection = connection
         self._on_load = on_load
         self._loop = asyncio.get_running_loop()

@@ -290,7 +290,7 @@ class RemoteRepl:
                 f"{target!r}: {len(data):,} bytes exceed the limit of {self._link.file_bytes:,} for a file; "
                 f"raise repl.file_mb on {self._link.url}"
             )
-        async with self._request("transfer", WorkspaceError) as inbox:
+        async with self._link.transfers.turn(), self._request("transfer", WorkspaceError) as inbox:
             await self._link.send(wire.Put(id=inbox.number, repl=self._number, path=target, size=len(data)))
             start, last = 0, False
             while isinstance(message := await inbox.get(within_s=_ANSWER_TIMEOUT_S), wire.More) and not last:
@@ -348,10 +348,10 @@ class RemoteRepl:
     async def _transfer(self) -> AsyncIterator[Inbox]:
         """As `_request`; or, while a tool call is answered, beside the request whose cell made it."""
         if not self._ending.in_call:
-            async with self._request("transfer", WorkspaceError) as inbox:
+            async with self._link.transfers.turn(), self._request("transfer", WorkspaceError) as inbox:
                 yield inbox
             return
-        async with self._reading:
+        async with self._reading, self._link.transfers.turn():
             inbox = self._link.inbox()
             try:
                 yield inbox

@@ -21,8 +21,6 @@ _GOODBYE_S = 2.0
 _REASON_BYTES = 120
 """What a WebSocket may say as it closes."""
 _TRANSFER_TIMEOUT_S = 120.0
-_TRANSFERS_AT_ONCE = 8
-"""Of one client: so many files wait whole in the server's memory, at most."""
 _MISBEHAVED = 1008
 """WebSocket's code for a client that broke the rules."""
 
@@ -86,7 +84,7 @@ class Client:
         self._repls: dict[int, _Served] = {}
         self._asked: dict[int, asyncio.Future[wire.InBetween]] = {}
         """What the client was asked for in the middle of a request (a tool's answer, a part of a file), by the request's number."""
-        self._carrying = asyncio.Semaphore(_TRANSFERS_AT_ONCE)
+        self._carrying = asyncio.Semaphore(wire.TRANSFERS)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:

@@ -29,6 +29,8 @@ VERSION_HEADER = "lzero-pool-version"
 PATH = "/repls"
 MAX_MESSAGE = MAX_FRAME + (1 << 16)
 """What a session may say in one frame fits, with its envelope."""
+TRANSFERS = 8
+"""Files of one client that are carried at once; so many wait whole in the server's memory, at most."""
 PART_BYTES = 1 << 18
 MAX_TOOLS = 256
 """Of a REPL."""
