@@ -227,7 +227,7 @@ async def test_no_offset_breaks_it_and_a_plan_that_there_is_waits_for_nobody(ind
     (wheel_id,) = (found["id"] for found in msgspec.convert(plan["wheels"], list[dict[str, Any]]))
     for offset in (2**63, -1):
         assert (await refusal(install, wheel=wheel_id, offset=offset))[0] == "agent"
-    async with asyncio.timeout(10), install._planning:
+    async with asyncio.timeout(10), install._planning.turn():
         assert await install.call({"package": "tiny"}, Nobody()) == plan
 
 

@@ -4,7 +4,6 @@ For tools whose answer follows from their arguments alone: never for one that lo
 share a file. Only answers are kept; what failed is asked again.
 """
 
-import asyncio
 import hashlib
 import json
 import sqlite3
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from lzero.errors import DataError
 from lzero.protocols import Tool, ToolContext
+from lzero.tools.threads import in_thread
 from lzero.tools.wrapper import Wrapper, canonical
 from lzero.types import Json
 
@@ -52,12 +52,12 @@ class Cached(Wrapper):
         """Raises what the tool raises, and DataError when the file breaks meanwhile."""
         text = canonical(arguments)
         key = hashlib.blake2b(json.dumps([self.name, self._version, text]).encode(), digest_size=16).digest()
-        kept = await asyncio.to_thread(self._find, key)
+        kept = await in_thread(self._find, key)
         if kept is not None:
             answer: Json = json.loads(kept)
             return answer
         answer = await self.tool.call(arguments, context)
-        await asyncio.to_thread(self._keep, key, text, json.dumps(answer))
+        await in_thread(self._keep, key, text, json.dumps(answer))
         return answer
 
     def _find(self, key: bytes) -> str | None:

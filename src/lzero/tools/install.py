@@ -30,6 +30,8 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import ToolContext
+from lzero.tools.threads import in_thread
+from lzero.turns import Turns, call_clock
 from lzero.types import Json
 
 PIECE_BYTES = 4 * 1024 * 1024
@@ -153,7 +155,7 @@ class Install:
         self._plan_s = plan_s
         self._plans: dict[str, tuple[Wheel, ...]] = {}
         self._files: dict[str, Path] = {}
-        self._planning = asyncio.Lock()
+        self._planning = Turns(1, "pip")
         self.description = (
             "install(package: str) -> str\nInstalls a package that can then be imported: a name, with or without versions "
             f'("name==1.2"). Allowed are {", ".join(map(str, self._allowed.values()))}.'
@@ -170,7 +172,7 @@ class Install:
             case {"wheel": str(wheel), "offset": int(offset), **rest} if (
                 not rest and wheel in self._files and 0 <= offset <= MAX_BYTES
             ):
-                return await asyncio.to_thread(_piece, self._files[wheel], offset)
+                return await in_thread(_piece, self._files[wheel], offset)
         raise ToolError('install takes the name of a package, as in install("humanize")', fault="agent")
 
     def on_record(self, result: Json) -> Json:
@@ -196,14 +198,14 @@ class Install:
     async def _planned(self, requirement: str) -> tuple[Wheel, ...]:
         """A plan that there is does not wait for one that is made."""
         if requirement not in self._plans:
-            async with self._planning:
+            async with self._planning.turn():
                 if requirement not in self._plans:
                     self._plans[requirement] = await self._plan(requirement)
         return self._plans[requirement]
 
     async def _plan(self, requirement: str) -> tuple[Wheel, ...]:
         try:
-            async with asyncio.timeout(self._plan_s):
+            async with call_clock().at_most(self._plan_s):
                 with tempfile.TemporaryDirectory(prefix="lzero-install-") as directory:
                     chosen = await self._resolve(requirement, Path(directory))
                     self._check(requirement, chosen)
@@ -252,7 +254,7 @@ class Install:
             downloaded = directory / f"{chosen.name}.download"
             await self._pip("download", "--no-deps", "--dest", str(downloaded), f"{chosen.name}=={chosen.version}")
             (file,) = downloaded.iterdir()
-            path = await asyncio.to_thread(self._store, file)
+            path = await in_thread(self._store, file)
         digest = path.parent.name
         self._files[digest] = path
         return Wheel(name=chosen.name, version=chosen.version, size=path.stat().st_size, id=digest)

@@ -16,9 +16,12 @@ from lzero.tools.function import tool
 from lzero.tools.keys import Secret, need_key
 from lzero.tools.retry import ServiceError
 from lzero.tools.web import WebClient, ask_service
+from lzero.turns import Turns
 
 TIMEOUT_S = 45.0
 """Of one request: a model may think. What is tried again (`Retried`) failed sooner."""
+REQUESTS = 8
+"""Requests to the vision model at once."""
 MAX_QUESTION_CHARS = 4_000
 MAX_ANSWER_TOKENS = 1_024
 MAX_ANSWER_CHARS = 8_000
@@ -51,6 +54,7 @@ def open_look(
         raise ConfigError("the tool look needs a vision model: set tools.vision_model to its name at the endpoint")
     key = need_key(key_variable, purpose="the tool look", env_file=env_file) if key_variable else None
     client = WebClient(timeout_s=TIMEOUT_S, allow_hosts=(_host(base_url),), proxy=proxy)
+    turns = Turns(REQUESTS, f"the vision model {model}")
 
     @tool
     async def look(path: str, question: str, context: ToolContext) -> str:
@@ -59,27 +63,28 @@ def open_look(
             raise ToolError(f"look needs a question of 1 to {MAX_QUESTION_CHARS:,} characters", fault="agent")
         media_type, image = await converter.image(await context.read_file(path), path)
         data_url = f"data:{media_type};base64,{base64.b64encode(image).decode()}"
-        answer = await ask_service(
-            client,
-            f"{base_url.rstrip('/')}/chat/completions",
-            name=f"the vision model {model}",
-            key_variable=key_variable,
-            method="POST",
-            headers=_headers(key),
-            json={
-                "model": model,
-                "max_completion_tokens": MAX_ANSWER_TOKENS,
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "text", "text": question},
-                            {"type": "image_url", "image_url": {"url": data_url}},
-                        ],
-                    }
-                ],
-            },
-        )
+        async with turns.turn():
+            answer = await ask_service(
+                client,
+                f"{base_url.rstrip('/')}/chat/completions",
+                name=f"the vision model {model}",
+                key_variable=key_variable,
+                method="POST",
+                headers=_headers(key),
+                json={
+                    "model": model,
+                    "max_completion_tokens": MAX_ANSWER_TOKENS,
+                    "messages": [
+                        {
+                            "role": "user",
+                            "content": [
+                                {"type": "text", "text": question},
+                                {"type": "image_url", "image_url": {"url": data_url}},
+                            ],
+                        }
+                    ],
+                },
+            )
         return _text(answer.body, model)
 
     return look

@@ -4,7 +4,6 @@ A page is hostile: its HTML is taken apart in a process of its own (tools/inside
 agent, which may turn to another one: what stands on the web is no failure of ours.
 """
 
-import asyncio
 import html
 import random
 import re
@@ -20,6 +19,7 @@ from lzero.tools.converter import Converter
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret
 from lzero.tools.retry import Backoff, ServiceError, retrying
+from lzero.tools.threads import in_thread
 from lzero.tools.web import Answer, WebClient, ask_service
 
 JINA_URL = "https://r.jina.ai/"
@@ -104,7 +104,7 @@ class LocalReader:
             except ToolError as error:  # it is too large, or made to be hard
                 if error.fault == "tool":
                     raise
-                content = await asyncio.to_thread(_plain, text)
+                content = await in_thread(_plain, text)
                 note = f"its layout could not be read, this is all of its text{'; ' if note else ''}{note}"
             return Page(title=_title(text), url=answer.url, text=content, note=note)
         if (answer.media_type and not _TEXT.fullmatch(answer.media_type)) or b"\0" in answer.body[:1_024]:

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lzero.errors import ToolError
+from lzero.errors import HelperBusy, ToolError
 from lzero.protocols import Tool, ToolContext
 from lzero.tools.wrapper import Wrapper
+from lzero.turns import Turns, call_clock
 from lzero.types import Json
 
 T = TypeVar("T")
@@ -57,28 +58,29 @@ async def retrying(
     sleep: Sleep = asyncio.sleep,
 ) -> T:
     """`attempt()`, until it does not fail by the tool's own fault. Raises the last ToolError when there is no more try, no more
-    patience, or no use."""
-    until = time.monotonic() + patience_s
+    patience (seconds in queues do not count), or no use."""
+    clock = call_clock()
+    until = clock.worked_s + patience_s
     failures = 0
     while True:
-        deadline = asyncio.timeout(until - time.monotonic())
+        deadline: asyncio.Timeout | None = None
         try:
-            async with deadline:
+            async with clock.at_most(until - clock.worked_s) as deadline:
                 return await attempt()
         except TimeoutError:
-            if not deadline.expired():  # the tool's own
+            if deadline is None or not deadline.expired():  # the tool's own
                 raise
             raise ServiceError(f"no answer within {patience_s:g} s") from None
         except ToolError as error:
             failures += 1
-            if error.fault == "agent" or failures >= backoff.tries:
+            if error.fault == "agent" or isinstance(error, HelperBusy) or failures >= backoff.tries:
                 raise
             pause_s = backoff.pause_s(failures, source)
             if isinstance(error, ServiceError):
                 if error.permanent:
                     raise
                 pause_s = max(pause_s, error.retry_after_s)
-            if time.monotonic() + pause_s >= until:
+            if clock.worked_s + pause_s >= until:
                 raise
         await sleep(pause_s)
 
@@ -112,9 +114,9 @@ class Retried(Wrapper):
 
 
 class RateLimited(Wrapper):
-    """Starts at most `per_second` calls a second, of all episodes together: calls wait for their turn, in their order.
+    """Starts at most `per_second` calls a second, of all episodes together, which take turns.
 
-    Where a turn would come too late to be of use, the call fails at once and says which key to change.
+    Where the rate itself is too low for a call to be of use, the call fails at once and says which key to change.
     """
 
     def __init__(
@@ -131,18 +133,26 @@ class RateLimited(Wrapper):
         self._patience_s = patience_s
         self._clock = clock
         self._sleep = sleep
-        self._next_turn = 0.0
+        self._next_start = 0.0
+        self._turns = Turns(
+            1,
+            f"a call of {tool.name} at {per_second:g} a second",
+            advice="raise tools.calls_per_second, or run fewer episodes at once",
+        )
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        now = self._clock()
-        turn = max(now, self._next_turn)
-        if turn - now > self._patience_s:
-            raise ServiceError(
-                f"{self.name}: {turn - now:.0f} s of calls are waiting at {self._per_second:g} a second; raise "
-                "tools.calls_per_second, or run fewer episodes at once",
-                permanent=True,
-            )
-        self._next_turn = turn + 1.0 / self._per_second
-        if turn > now:
-            await self._sleep(turn - now)
+        """Raises what the tool raises; HelperBusy, ServiceError."""
+        async with self._turns.turn():
+            now = self._clock()
+            start = max(now, self._next_start)
+            if start - now > self._patience_s:
+                raise ServiceError(
+                    f"{self.name}: {start - now:.0f} s of calls are waiting at {self._per_second:g} a second; raise "
+                    "tools.calls_per_second, or run fewer episodes at once",
+                    permanent=True,
+                )
+            self._next_start = start + 1.0 / self._per_second
+            if start > now:
+                with call_clock().stopped():
+                    await self._sleep(start - now)
         return await self.tool.call(arguments, context)

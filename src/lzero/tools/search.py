@@ -5,7 +5,6 @@ made once, on disk, and found again by the content it was made from). Texts are 
 any script; a query is only ever words, so nothing an agent writes can be a syntax error.
 """
 
-import asyncio
 import hashlib
 import itertools
 import json
@@ -20,6 +19,8 @@ from pathlib import Path
 from lzero.errors import DataError, ToolError
 from lzero.protocols import SearchIndex, ToolContext
 from lzero.text import words
+from lzero.tools import threads
+from lzero.turns import Turns
 from lzero.types import Json, Passage
 
 TITLE_WEIGHT = 5.0
@@ -128,7 +129,7 @@ class Search:
         self._index = index
         self._num_results = num_results
         self._snippet_chars = snippet_chars
-        self._in_thread = in_thread
+        self._turns = Turns(_CONNECTIONS, "the search index") if in_thread else None
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
         """Raises ToolError: the agent's fault when there is no query, the tool's when the index cannot be read."""
@@ -139,8 +140,9 @@ class Search:
                 f'search takes one text that is not empty, as in search("Ada Lovelace"), not ({given})', fault="agent"
             )
         try:
-            if self._in_thread:
-                passages = await asyncio.to_thread(self._index.search, query, limit=self._num_results)
+            if self._turns is not None:
+                async with self._turns.turn():
+                    passages = await threads.in_thread(self._index.search, query, limit=self._num_results)
             else:
                 passages = self._index.search(query, limit=self._num_results)
         except sqlite3.Error as error:
