@@ -1,0 +1,148 @@
+"""What episodes share on the host, and what one of them may do to the others by it: nothing but a turn's wait."""
+
+import asyncio
+import io
+import sys
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from cases import attack
+from virtual_time import run
+
+from lzero.agent.broker import CALLS_PER_CELL, Broker
+from lzero.errors import ToolError
+from lzero.protocols import Tool
+from lzero.tools import tool
+from lzero.tools.converter import Converter
+from lzero.tools.inspect_file import make_inspect_file
+from lzero.tools.mcp_servers.server import McpServer
+from lzero.tools.mcp_servers.specs import McpSpec
+from lzero.tools.retry import RateLimited
+from lzero.turns import Turns
+from lzero.types import Json, Task, ToolCall
+
+TASK = Task(id="t", question="Who?", answers=("Kato",))
+SCRIPT = Path(__file__).parents[1] / "mcp_server.py"
+
+
+def slow_archive() -> bytes:
+    """Some kilobytes that take all processor seconds of a reader."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("page.html", "<i>" * 5_000_000)
+    return file.getvalue()
+
+
+def broker_of(*tools: Tool, file: bytes = b"") -> Broker:
+    async def read(path: str) -> bytes:
+        return file
+
+    return Broker(TASK, tools, read)
+
+
+async def told(broker: Broker, name: str, **arguments: Json) -> str:
+    try:
+        return str(await broker.on_call(name, arguments))
+    except ToolError as error:
+        return f"{error.fault}: {error}"
+
+
+def only_call(broker: Broker) -> ToolCall:
+    (call,) = broker.take_calls()
+    return call
+
+
+@attack(87)
+async def test_slow_files_leave_the_others_their_turn_and_are_the_fault_of_who_chose_them() -> None:
+    inspect = make_inspect_file(Converter(cpu_s=1))
+    crowd = broker_of(inspect, file=slow_archive())
+    slow = [
+        asyncio.create_task(told(crowd, "inspect_file", path="a.zip", part="page.html")) for _ in range(CALLS_PER_CELL)
+    ]
+    await asyncio.sleep(0)
+    victim = broker_of(inspect, file=b"hello")
+    assert await told(victim, "inspect_file", path="note.txt") == "hello"
+    call = only_call(victim)
+    assert (call.error, victim.broken) == (None, None)
+    assert call.queued_s > 0.0
+    ended = [task.result() for task in slow if task.done()]
+    assert len(ended) < 8  # of 64: it waited for a turn, not for all
+    assert all("agent: a.zip takes more than 1 s of processor time" in answer for answer in ended)
+    assert crowd.broken is None
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+
+
+@pytest_asyncio.fixture
+async def odd_server() -> AsyncIterator[McpServer]:
+    async with McpServer(McpSpec(name="odd", command=(sys.executable, str(SCRIPT), "odd"))) as server:
+        yield server
+
+
+@attack(88)
+async def test_an_answer_that_looks_like_the_end_of_a_server_ends_one_call_alone(odd_server: McpServer) -> None:
+    hostile, victim = broker_of(*odd_server.tools), broker_of(*odd_server.tools)
+    waiting = asyncio.create_task(told(victim, "wait"))
+    for name, answer in (
+        ("closed", "agent: no such key"),
+        ("too_large", "agent: too_large answered with more than 8,388,608 bytes: ask for less"),
+        ("no_json_rpc", "tool: the MCP server 'odd' refused no_json_rpc: the answer is not valid JSON-RPC"),
+        ("terminated", "tool: the MCP server 'odd' refused terminated: the account was terminated"),
+    ):
+        assert await told(hostile, name) == answer
+    assert await told(hostile, "release") == "released"
+    assert await waiting == "released"
+    assert victim.broken is None
+
+
+@attack(89)
+def test_calls_without_number_wait_at_the_expense_of_who_makes_them() -> None:
+    @tool
+    async def ask(word: str) -> str:
+        """Asks a service."""
+        return word
+
+    limited = RateLimited(ask, per_second=0.1, clock=lambda: asyncio.get_running_loop().time())
+
+    async def main() -> None:
+        crowd, victims = broker_of(limited), [broker_of(limited) for _ in range(3)]
+        many = [asyncio.create_task(told(crowd, "ask", word="many")) for _ in range(3 * CALLS_PER_CELL)]
+        await asyncio.sleep(5.0)
+        assert [await told(victim, "ask", word="one") for victim in victims] == ["one"] * 3
+        assert sum(task.done() and task.result() == "many" for task in many) <= 1 + 2 * len(victims)
+        refused = [task.result() for task in many if task.done() and task.result() != "many"]
+        assert len(refused) == 2 * CALLS_PER_CELL
+        assert all(answer.startswith("agent: a cell may make") for answer in refused)
+        assert [each.broken for each in (crowd, *victims)] == [None] * 4
+        assert all(only_call(each).duration_s == pytest.approx(0.0) for each in victims)
+        for task in many:
+            task.cancel()
+        await asyncio.wait(many)
+
+    run(main())
+
+
+@attack(89)
+def test_a_helper_that_serves_one_by_one_and_hangs_fails_the_call_it_hangs_in_alone() -> None:
+    turns, service = Turns(8, "a service", one_by_one=True), asyncio.Lock()
+
+    @tool
+    async def ask(seconds: float) -> str:
+        """Asks a service that has one thread."""
+        async with turns.turn(), service:
+            await asyncio.sleep(seconds)
+        return "answered"
+
+    async def main() -> None:
+        hostile, victim = broker_of(ask), broker_of(ask)
+        hanging = [asyncio.create_task(told(hostile, "ask", seconds=1_000.0)) for _ in range(4)]
+        await asyncio.sleep(1.0)
+        assert await told(victim, "ask", seconds=30.0) == "answered"
+        assert victim.broken is None
+        assert [answer[:4] for answer in await asyncio.gather(*hanging)] == ["tool"] * 4
+
+    run(main())
