@@ -16,7 +16,7 @@ import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import Image, MCPServer
 from mcp.server.stdio import stdio_server
-from mcp.types import CallToolResult, ListToolsResult, TextContent, Tool
+from mcp.types import CallToolResult, ListToolsResult, TextContent, Tool, ToolAnnotations
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
@@ -60,7 +60,7 @@ async def wait_for_ever() -> str:
 RELEASED = asyncio.Event()
 
 
-@server.tool()
+@server.tool(annotations=ToolAnnotations(read_only_hint=True))
 async def wait_for_release() -> str:
     await RELEASED.wait()
     RELEASED.clear()

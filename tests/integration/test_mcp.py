@@ -230,6 +230,14 @@ async def test_a_server_that_dies_in_mid_call_is_said_to_and_started_again(numbe
     assert not children()
 
 
+async def test_a_call_that_changes_nothing_is_made_again_where_another_call_has_ended_the_server() -> None:
+    async with McpServer(STDIO) as server:
+        waiting = asyncio.create_task(call(server, "wait_for_release"))
+        assert (await failure(server, "die"))[0] == "tool"
+        assert await call(server, "release") == "done"
+        assert await waiting == "released"
+
+
 async def test_a_server_over_http_that_dies_is_said_to_and_spoken_to_again(http: HttpServer) -> None:
     (spec,) = read_specs(f"{http.url} TESTS_TOKEN")
     async with McpServer(spec, lookup={"TESTS_TOKEN": KEY}.get) as server:

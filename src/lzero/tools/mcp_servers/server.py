@@ -45,7 +45,8 @@ class McpServer:
     """One server, from `async with` until its end. `tools` stay what they were when it was entered.
 
     Raises ConfigError from `async with` where the server cannot be reached or started, with the cause. A server that dies later fails
-    the calls that wait for it (ToolError, the tool's fault), and is started again, once, by each call that finds it gone.
+    the calls that wait for it (ToolError, the tool's fault) and that the server does not declare read-only or idempotent; it is started
+    again, once, by each call that finds it gone.
     """
 
     def __init__(
@@ -97,16 +98,20 @@ class McpServer:
             await retired.close()
             await asyncio.wait({task})
 
-    async def call(self, name: str, arguments: dict[str, Json]) -> Json:
-        """Call the tool that the server itself calls `name`. Raises ToolError."""
+    async def call(self, name: str, arguments: dict[str, Json], *, repeatable: bool = False) -> Json:
+        """Call the tool that the server itself calls `name`. Raises ToolError.
+
+        `repeatable`: a second call would do nothing that the first has not done. So it is made, once, where the server dies meanwhile:
+        another call may have ended it.
+        """
         request = CallToolRequest(params=CallToolRequestParams(name=name, arguments=arguments))
         try:
-            async with self._turns.turn():
-                connection = await self._connected()
-                # Not `call_tool`: it would check the answer against a schema of the server's, whose patterns may take for ever.
-                result = await connection.ask(
-                    lambda client: client.session.send_request(request, CallToolResult), self._call_s
-                )
+            try:
+                result = await self._ask(request)
+            except Lost:
+                if not repeatable:
+                    raise
+                result = await self._ask(request)
         except TimeoutError:
             raise self._failed(f"did not answer {one_line(name, 60)} within {self._call_s:g} s") from None
         except Lost as error:
@@ -122,6 +127,14 @@ class McpServer:
             text = value if isinstance(value, str) else str(value)
             raise ToolError(text[:2000] or f"{name} failed and does not say why", fault="agent")
         return value
+
+    async def _ask(self, request: CallToolRequest) -> CallToolResult:
+        async with self._turns.turn():
+            connection = await self._connected()
+            # Not `call_tool`: it would check the answer against a schema of the server's, whose patterns may take for ever.
+            return await connection.ask(
+                lambda client: client.session.send_request(request, CallToolResult), self._call_s
+            )
 
     @property
     def _name(self) -> str:
@@ -148,7 +161,7 @@ class McpServer:
             taken.add(name)
             shape = signature(tool.input_schema, tool.output_schema)
             text = description(name, shape, tool.description, server=self.spec.name)
-            tools.append(McpTool(name, self._filled.hide(text), tool.name, shape, self))
+            tools.append(McpTool(name, self._filled.hide(text), tool, shape, self))
         return tuple(tools)
 
     async def _connected(self) -> Connection:
@@ -187,11 +200,13 @@ class McpServer:
 class McpTool:
     """A tool of a server, under the name and the parameters that an agent writes."""
 
-    def __init__(self, name: str, text: str, original: str, shape: Signature, server: McpServer) -> None:
+    def __init__(self, name: str, text: str, original: Listed, shape: Signature, server: McpServer) -> None:
         self.name = name
         self.parameters = tuple(shape.names)
         self.description = text
-        self._original = original
+        self._original = original.name
+        hints = original.annotations
+        self._repeatable = hints is not None and bool(hints.read_only_hint or hints.idempotent_hint)
         self._shape = shape
         self._server = server
 
@@ -203,7 +218,8 @@ class McpTool:
             raise ToolError(f"{self.name} has no parameter {unknown[0]!r}: {self.name}{shape.text}", fault="agent")
         if missing := [name for name in shape.names if name in shape.required and name not in arguments]:
             raise ToolError(f"{self.name} needs {missing[0]!r}: {self.name}{shape.text}", fault="agent")
-        return await self._server.call(self._original, {shape.names[name]: value for name, value in arguments.items()})
+        named = {shape.names[name]: value for name, value in arguments.items()}
+        return await self._server.call(self._original, named, repeatable=self._repeatable)
 
 
 async def _list_tools(client: Client) -> list[Listed]:
