@@ -338,7 +338,6 @@ async def test_a_process_that_was_taken_over_cannot_harm_its_parent(
         ("print('{}')", "answered without a text"),
         ("import os; os.abort()", "ended with code -6"),
         ("raise SystemExit(3)", "ended with code 3"),
-        ("import time; time.sleep(3600)", r"was not read within 5 s"),
     ],
 )
 async def test_how_a_process_ends_that_has_begun_with_a_file_is_the_doing_of_who_chose_the_file(
@@ -347,8 +346,43 @@ async def test_how_a_process_ends_that_has_begun_with_a_file_is_the_doing_of_who
     (tmp_path / "__main__.py").write_text(f"print('reading', flush=True)\n{code}")
     monkeypatch.setattr(converter_module, "_INSIDE", tmp_path)
     with pytest.raises(ToolError, match=message) as caught:
-        await Converter(wall_s=5.0).text(b"x" * 1_000_000, "a.txt")
+        await Converter().text(b"x" * 1_000_000, "a.txt")
     assert caught.value.fault == "agent"
+
+
+async def test_a_file_that_hangs_the_process_is_the_doing_of_who_chose_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "__main__.py").write_text("import time; print('reading', flush=True); time.sleep(3600)")
+    monkeypatch.setattr(converter_module, "_INSIDE", tmp_path)
+    reading = converter_module._Reading()
+    assert reading.fault == "tool"
+    running = asyncio.create_task(reading.run(b"x"))
+    while reading.fault == "tool":
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait({running})
+    assert running.cancelled()
+
+
+async def test_a_process_whose_child_holds_its_pipe_is_let_go_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "__main__.py").write_text(
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(3600)\nprint(os.getpid(), flush=True)\ntime.sleep(3600)"
+    )
+    monkeypatch.setattr(converter_module, "_INSIDE", tmp_path)
+    monkeypatch.setattr(converter_module, "_END_S", 0.1)
+    before = psutil.Process().children()
+    reading = asyncio.create_task(Converter().text(b"x", "a.txt"))
+    while not (
+        found := [child for each in psutil.Process().children() if each not in before for child in each.children()]
+    ):
+        await asyncio.sleep(0.01)
+    reading.cancel()
+    await asyncio.wait({reading})
+    assert psutil.Process().children() == before
+    found[0].kill()
 
 
 async def test_a_library_that_cannot_be_imported_is_not_the_files_doing(

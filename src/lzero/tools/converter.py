@@ -13,6 +13,7 @@ import importlib.util
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,7 @@ NOT_INSTALLED = 69
 """The process's exit code where one of its libraries cannot be imported."""
 LIBRARIES = ("bs4", "charset_normalizer", "mammoth", "markdownify", "openpyxl", "PIL", "pptx", "pypdf")
 PAGE_LIBRARIES = ("trafilatura", "lxml_html_clean")
+_END_S = 5.0
 _INSIDE = Path(__file__).parent / "inside"
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # each thread of it would take address space
 
@@ -176,8 +178,20 @@ class _Reading:
         finally:
             sending.cancel()
             if process.returncode is None:
-                process.kill()
-                await process.wait()
+                await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill the process, and let go of it although what it started may hold its pipes."""
+    process.kill()
+    assert process.stdout is not None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END_S):
+            while await process.stdout.read(65_536):  # `wait` waits until the pipe is read to its end
+                pass
+            await process.wait()
+            return
+    process._transport.close()  # type: ignore[attr-defined]
 
 
 async def _up_to(num_bytes: int, stream: asyncio.StreamReader) -> bytes:
