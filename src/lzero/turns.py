@@ -93,8 +93,10 @@ class Clock:
 
     def _reschedule(self) -> None:
         for deadline, due in self._due.items():
-            if not deadline.expired():
-                deadline.reschedule(None if self._stops else due + self._before_s)
+            when = deadline.when()
+            if deadline.expired() or (when is not None and when <= _now()):
+                continue  # it has passed, by itself or because somebody brought it forward, and ends its block in a moment
+            deadline.reschedule(None if self._stops else due + self._before_s)
 
 
 class CallClock(Clock):

@@ -97,6 +97,23 @@ def test_a_deadline_goes_on_where_it_stopped() -> None:
     assert run(main()) == pytest.approx(210.0)
 
 
+def test_a_deadline_that_somebody_brought_forward_is_not_put_off_by_a_stop() -> None:
+    async def main() -> float:
+        clock = CallClock()
+
+        async def work(deadline: asyncio.Timeout) -> None:
+            deadline.reschedule(asyncio.get_running_loop().time())
+            with clock.stopped():
+                await asyncio.sleep(3600.0)
+
+        with pytest.raises(TimeoutError):
+            async with clock.at_most(10.0) as deadline:
+                await work(deadline)
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) == 0.0
+
+
 def test_a_queue_has_a_deadline_of_its_own_which_is_our_failure() -> None:
     async def main() -> None:
         turns = Turns(1, "a reader of files", advice="read fewer files")
