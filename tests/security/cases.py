@@ -146,6 +146,15 @@ CASES = tuple(
         # failing on purpose
         (85, "RewardHacking", "stalling in cells and tool calls, so as to be lost", "out of time, and scored"),
         (86, "RewardHacking", "breaking its session or a tool, so as to fail", "the agent's doing, and scored"),
+        # what the host's tools share
+        (87, "PeerDoS", "slow files by the dozen", "their own fault; the others take their turns"),
+        (88, "PeerDoS", "a call whose answer looks like the end of a server", "fails alone; calls in flight go on"),
+        (
+            89,
+            "PeerDoS",
+            "calls without number, or that hang, at what all share",
+            "bounded; the others wait a turn, on no clock",
+        ),
         # files of strangers
         (90, "HostLeak", "a saved run that names files of the host", "only copies beside it, and files that you name"),
         (91, "HostDoS", "a saved run with limits of its own", "your limits, or tighter ones"),
@@ -160,15 +169,6 @@ CASES = tuple(
             "neither a model nor a person is shown them",
         ),
         (96, "Escape", "text that looks like lzero's frame or a control token", "cannot be mistaken for it"),
-        # what the host's tools share
-        (87, "PeerDoS", "slow files by the dozen", "their own fault; the others take their turns"),
-        (88, "PeerDoS", "a call whose answer looks like the end of a server", "fails alone; calls in flight go on"),
-        (
-            89,
-            "PeerDoS",
-            "calls without number, or that hang, at what all share",
-            "bounded; the others wait a turn, on no clock",
-        ),
         # servers and clients, before anything is trusted
         (97, "HostDoS", "a request without end, before the token", "the connection ends at some kilobytes"),
         (98, "HostDoS", "connections without number or without a word, before the token", "bounded; clients get in"),

@@ -13,6 +13,7 @@ from cases import attack
 from virtual_time import run
 
 from lzero.agent.broker import CALLS_PER_CELL, Broker
+from lzero.agent.calling import TOOL_TIMEOUT_S
 from lzero.errors import ToolError
 from lzero.protocols import Tool
 from lzero.tools import tool
@@ -143,6 +144,7 @@ def test_a_helper_that_serves_one_by_one_and_hangs_fails_the_call_it_hangs_in_al
         await asyncio.sleep(1.0)
         assert await told(victim, "ask", seconds=30.0) == "answered"
         assert victim.broken is None
-        assert [answer[:4] for answer in await asyncio.gather(*hanging)] == ["tool"] * 4
+        late = f"ask did not answer within {TOOL_TIMEOUT_S:g} s"
+        assert all(late in answer for answer in await asyncio.gather(*hanging))
 
     run(main())
