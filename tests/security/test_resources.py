@@ -261,8 +261,7 @@ async def test_descriptors_have_a_number(repl: LocalRepl, tight: LocalRepl, sibl
 
 @attack(10)
 async def test_descriptors_in_flight_have_a_number(tight: LocalRepl, sibling: LocalRepl) -> None:
-    """What was sent and never received is open too, though in nobody's table. The kernel counts it by user, for all sessions
-    together: a sibling that passes descriptors on itself does notice."""
+    """What was sent and never received is open too, though in nobody's table."""
     setup = "import socket\npairs = [socket.socketpair() for _ in range(20)]\n"
     setup += "for pair in pairs: pair[0].setblocking(False)"
     step = "socket.send_fds(pairs[done % 20][0], [b'x'], [0] * 10)"

@@ -4,6 +4,7 @@ mark, or to hold up others with. The whole file runs once more as a user who own
 import asyncio
 import errno
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,9 +16,11 @@ from cases import attack
 from repl_sessions import no_tools, value
 from syscalls import answers
 
-from lzero.repl import LocalPool, LocalRepl
+from lzero.repl import LocalPool, LocalRepl, users
+from lzero.repl.unbounded import unbounded
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become, and give, other users")
 X86_64 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of the test are those of x86-64")
 
 
@@ -29,7 +32,7 @@ async def sibling(pool: LocalPool) -> AsyncIterator[LocalRepl]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@ROOT
 async def test_all_of_this_holds_for_an_ordinary_user() -> None:
     """In a user namespace, root is an ordinary user who owns every file of root's, the kernel environment among them."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", __file__]
@@ -89,6 +92,57 @@ async def test_no_session_takes_more_pages_for_a_pipe(repl: LocalRepl, open_repl
     assert await answers(open_repl, grow) == [0]
     assert await answers(repl, grow) == [errno.EPERM]
     assert await value(repl, "import fcntl, os\nfcntl.fcntl(os.pipe()[1], 1032)") == "65536"
+
+
+TAKE_ALL_PAGES = """
+import fcntl, time
+started, start = os.pipe()
+for _ in range(10):  # each opens more than a tenth of the 1,024 pipes that a user has at full size
+    if os.fork() == 0:
+        kept = [os.pipe() for _ in range(115)]
+        os.write(start, b".")
+        time.sleep(60)
+sum(len(os.read(started, 1)) for _ in range(10)), fcntl.fcntl(os.pipe()[1], fcntl.F_GETPIPE_SZ)
+"""
+SEND_ALL = """
+import socket
+pairs = [socket.socketpair() for _ in range(30)]
+def until_refused(at_most):
+    for done in range(at_most):
+        try:
+            socket.send_fds(pairs[done % 30][0], [b"x"], [0] * 10)
+        except OSError as error:
+            return error.errno
+    return 0
+"""
+
+
+@attack(80)
+async def test_pipes_and_descriptors_in_flight_are_the_users_of_a_session(repl: LocalRepl, sibling: LocalRepl) -> None:
+    """Where root gives each REPL a user. Else they are shared, and `lzero pool probe` says so."""
+    own = users.available()
+    assert own is not any("descriptors in flight" in each.part for each in unbounded(groups=True))
+    assert await value(repl, f"import os\n{TAKE_ALL_PAGES}") == "(10, 8192)"
+    size = "import fcntl, os\nfcntl.fcntl(os.pipe()[1], fcntl.F_GETPIPE_SZ)"
+    assert await value(sibling, size) == ("65536" if own else "8192")
+    assert await value(repl, f"{SEND_ALL}until_refused(100)") == str(errno.ETOOMANYREFS)
+    assert await value(sibling, f"{SEND_ALL}until_refused(1)") == str(0 if own else errno.ETOOMANYREFS)
+
+
+@ROOT
+@attack(80)
+async def test_each_session_is_a_user_of_its_own(pool: LocalPool, repl: LocalRepl, sibling: LocalRepl) -> None:
+    copy = await repl.fork(no_tools, seed=1)
+    found = [{os.stat(f"/proc/{pid}").st_uid for pid in each.host_pids[:1]} for each in (repl, sibling, copy)]
+    await copy.close()
+    assert found[0] == found[2] != found[1]  # a copy is its original's
+    for (user,) in found:
+        with pytest.raises(KeyError):
+            pwd.getpwuid(user)
+    assert (
+        await value(sibling, "import os\nos.getuid(), os.stat('.').st_uid, os.stat('/tmp').st_uid")
+        == "(1000, 1000, 1000)"
+    )
 
 
 MACHINE = """

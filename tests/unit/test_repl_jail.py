@@ -7,7 +7,7 @@ import pytest
 
 from lzero.config import ReplConfig
 from lzero.errors import SandboxError
-from lzero.repl import environment, jail
+from lzero.repl import environment, jail, users
 from lzero.repl.environment import Environment
 
 SAMPLE = Environment(
@@ -41,7 +41,7 @@ def test_the_jail_shares_nothing_and_dies_with_us(monkeypatch: pytest.MonkeyPatc
 
 def test_root_goes_through_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(jail, "_may_mount", lambda: True)
+    monkeypatch.setattr(users, "may_mount", lambda: True)
     command = jail.command(SAMPLE, ["inner"])
     assert Path(command[0]).name == "unshare"
     assert "--reuid=65534" in command
@@ -52,7 +52,7 @@ def test_root_that_may_not_mount_shows_the_jail_what_is_readable_as_it_is(
     monkeypatch: pytest.MonkeyPatch, programs: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(jail, "_may_mount", lambda: False)
+    monkeypatch.setattr(users, "may_mount", lambda: False)
     (programs / "unshare").unlink()
     command = jail.command(SAMPLE, ["inner"])
     assert Path(command[0]).name == "setpriv"
@@ -134,7 +134,7 @@ def test_scripts_of_an_environment_name_its_place_in_the_jail(tmp_path: Path) ->
 @pytest.mark.parametrize("missing", ["bwrap", "unshare", "setpriv"])
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, programs: Path, missing: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(jail, "_may_mount", lambda: True)
+    monkeypatch.setattr(users, "may_mount", lambda: True)
     (programs / missing).unlink()
     with pytest.raises(SandboxError, match=missing):
         jail.command(SAMPLE, ["inner"])

@@ -18,15 +18,16 @@ from typing import IO, Self
 
 from lzero.config import ReplConfig
 from lzero.errors import SandboxError
+from lzero.repl import users
 from lzero.repl.environment import PLACE as _ENVIRONMENT
 from lzero.repl.environment import Environment
+from lzero.repl.users import Handover
 
 INSIDE = Path(__file__).parent / "inside"
 INSTALL_HINT = "install it: apt-get install bubblewrap (Debian, Ubuntu), dnf install bubblewrap (Fedora), pacman -S bubblewrap (Arch)"
 _MODULES = "/opt/lzero"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ALTERNATIVES = Path("/etc/alternatives")
-_NOBODY = "65534"
 _STAGING = "/mnt"
 # Binds every argument before "--" at /mnt/<number>, in a mount namespace of its own, and runs the rest. The first is copied, so
 # that its files are readable whatever the umask of the checkout was.
@@ -92,11 +93,18 @@ class Limits:
 
 
 def start(
-    environment: Environment, control: socket.socket, limits: Limits, errors: IO[bytes], without: Collection[str] = ()
+    environment: Environment,
+    control: socket.socket,
+    limits: Limits,
+    errors: IO[bytes],
+    *,
+    handover: Handover | None = None,
+    without: Collection[str] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a zygote whose end of the control socket is `control`; what goes wrong is written to `errors`. Raises SandboxError.
 
-    `without` names defences to leave out, for tests that show what they are good for.
+    With a `handover`, bubblewrap waits until that is complete. `without` names defences to leave out, for tests that show what they
+    are good for.
 
     It dies with the thread that calls this: call it from one that lives as long as the pool.
     """
@@ -112,11 +120,12 @@ def start(
     )
     try:
         return subprocess.Popen(
-            command(environment, inner),
+            command(environment, inner, handover.options if handover else ()),
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,
-            pass_fds=(descriptor,),  # and no other descriptor: close_fds is the default
+            # And no other descriptor: close_fds is the default.
+            pass_fds=(descriptor, *(handover.descriptors if handover else ())),
             env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
             cwd="/",
             start_new_session=True,  # Ctrl-C in a terminal goes to a whole process group: the run, not its sandboxes, decides what ends
@@ -125,34 +134,29 @@ def start(
         raise SandboxError(f"cannot start the sandbox: {error}") from None
 
 
-def command(environment: Environment, inner: Sequence[str]) -> list[str]:
-    """The command line that runs `inner` in the jail. Raises SandboxError where a program for it is missing."""
+def command(environment: Environment, inner: Sequence[str], options: Sequence[str] = ()) -> list[str]:
+    """The command line that runs `inner` in the jail, with further options of bubblewrap. Raises SandboxError where a program for it
+    is missing."""
     sources = _bound_directories(environment)
-    if os.geteuid() != 0 or not _may_mount():  # then that user has to be able to read what the jail is shown as it is
-        return [*as_ordinary_user(), *_bwrap(sources), "--", *inner]
+    if not users.may_mount():  # then that user has to be able to read what the jail is shown as it is
+        return [*as_ordinary_user(), *_bwrap(sources), *options, "--", *inner]
     staged = [(f"{_STAGING}/{number}", target) for number, (_, target) in enumerate(sources)]
     return [
         *(program("unshare"), "--mount", "--propagation", "private", "--"),
         *("/bin/sh", "-c", _STAGE, "sh", *(source for source, _ in sources), "--"),
         *as_ordinary_user(),
         *_bwrap(staged),
+        *options,
         "--",
         *inner,
     ]
-
-
-def _may_mount() -> bool:
-    """CAP_SYS_ADMIN, which the root of a container is usually without."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    (effective,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
-    return bool(effective >> 21 & 1)
 
 
 def as_ordinary_user() -> tuple[str, ...]:
     """What comes before a command that must not be root's; nothing for who is not. Raises SandboxError."""
     if os.geteuid() != 0:
         return ()
-    ids = (f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
+    ids = (f"--reuid={users.NOBODY}", f"--regid={users.NOBODY}", "--clear-groups")
     return (program("setpriv"), *ids, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
 
 
@@ -170,12 +174,16 @@ def _bwrap(binds: Sequence[tuple[str, str]]) -> list[str]:
             arguments += ["--symlink", os.readlink(directory), directory]
         elif os.path.isdir(directory):
             arguments += ["--ro-bind", directory, directory]
+    arguments += ["--dir", "/etc", "--dir", str(_ALTERNATIVES)]
     if os.path.exists("/etc/ld.so.cache"):
         arguments += ["--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     arguments += _links_in_etc()
     # tmpfs before the binds beneath it: an environment may lie under /tmp.
     arguments += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev", "--dir", "/workspace"]
     for source, target in binds:
+        # Directories above that bubblewrap makes by itself are its own user's alone, and a REPL may be another user.
+        for above in reversed(Path(target).parents[:-1]):
+            arguments += ["--dir", str(above)]
         arguments += ["--ro-bind", source, target]
     for directory in _hidden_directories([target for _, target in binds]):
         arguments += ["--tmpfs", directory, "--remount-ro", directory]
@@ -235,7 +243,9 @@ def bubblewrap_version() -> str:
 
 def user() -> str:
     """Whom the jail runs as."""
-    return f"uid {_NOBODY}, from root" if os.geteuid() == 0 else f"uid {os.geteuid()}"
+    if os.geteuid() != 0:
+        return f"uid {os.geteuid()}"
+    return f"uid {users.NOBODY}, from root" + (", and a user for each REPL" if users.available() else "")
 
 
 def explain(complaint: str, environment: Path) -> str:

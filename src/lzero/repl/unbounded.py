@@ -5,6 +5,9 @@ Without control groups a run also warns of it, once.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from lzero.repl import users
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,16 @@ def unbounded(*, groups: bool) -> Iterator[Unbounded]:
     """Everything of the kind in tier "namespaces", as this process would start its REPLs, with control groups or without."""
     if not groups:
         yield from WITHOUT_GROUPS
+    if not users.available():
+        yield Unbounded(
+            "pipes, epoll watches, descriptors in flight",
+            "the kernel counts them by user, and all REPLs and your own programs are one: a REPL that uses them up leaves the "
+            "others pipes of 8 kB, no further epoll watches and no descriptors to send",
+            "run lzero as root: each REPL then gets a user of its own (docs/sandbox.md, What the kernel counts for all)",
+        )
+    if Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2":
+        yield Unbounded(
+            "reserved memory",
+            "vm.overcommit_memory is 2: what a REPL's processes reserve and do not use is missing to all others",
+            "sysctl vm.overcommit_memory=0",
+        )

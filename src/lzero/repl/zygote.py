@@ -8,12 +8,14 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Collection
+from contextlib import ExitStack
 from typing import IO, Any, NoReturn
 
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError
-from lzero.repl import jail, wire
+from lzero.repl import jail, users, wire
 from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
+from lzero.repl.users import Handover
 
 _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 30.0
@@ -61,27 +63,26 @@ class Zygote:
     @classmethod
     async def start(cls, environment: Environment, limits: Limits, without: Collection[str] = ()) -> "Zygote":
         """Raises SandboxError where the machine, or the environment, does not allow it."""
-        try:
-            errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            raise SandboxError(f"cannot start the sandbox: {error}") from None
-        try:
-            process = jail.start(environment, theirs, limits, errors, without)
-        except SandboxError:
-            ours.close()
-            errors.close()
-            raise
-        finally:
+        with ExitStack() as closed, ExitStack() as closed_on_failure:
+            try:
+                errors = closed_on_failure.enter_context(tempfile.TemporaryFile())
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                closed_on_failure.enter_context(ours)
+                closed.enter_context(theirs)
+                handover = closed.enter_context(users.Handover()) if users.available() else None
+            except OSError as error:
+                raise SandboxError(f"cannot start the sandbox: {error}") from None
+            process = jail.start(environment, theirs, limits, errors, handover=handover, without=without)
             theirs.close()
-        zygote = cls(process, ours, errors)
-        ready = False
-        try:
-            await zygote._greet(environment)
-            ready = True
-        finally:
-            if not ready:
-                await zygote.stop()
+            closed_on_failure.pop_all()
+            zygote = cls(process, ours, errors)
+            ready = False
+            try:
+                await zygote._greet(environment, handover)
+                ready = True
+            finally:
+                if not ready:
+                    await zygote.stop()
         return zygote
 
     @property
@@ -157,9 +158,11 @@ class Zygote:
         self._process.wait()
         self._errors.close()
 
-    async def _greet(self, environment: Environment) -> None:
+    async def _greet(self, environment: Environment, handover: Handover | None) -> None:
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
+                if handover:
+                    await handover.complete()
                 hello = await self._hello
         except TimeoutError:
             raise SandboxError(

@@ -231,13 +231,15 @@ def _reconnect(twin: Tracee, init: int, connection: int, outputs: dict[int, tupl
     for number, (name, flags) in outputs.items():
         opened = os.open(f"/proc/self/fd/{files[name]}", flags & (os.O_ACCMODE | os.O_APPEND))
         wanted.append((number, opened, flags & os.O_CLOEXEC))
+    place = f"/proc/{init}/root/tmp"
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"/proc/{init}/root/tmp/{_MEETING_PLACE}")
+        with isolate.owning(os.stat(place).st_uid):  # another user's file could not be there
+            listener.bind(f"{place}/{_MEETING_PLACE}")
         listener.listen(1)
         end = twin.call(_SOCKET, socket.AF_UNIX, socket.SOCK_STREAM, 0)
         address = struct.pack("H", socket.AF_UNIX) + f"/tmp/{_MEETING_PLACE}".encode() + b"\0"
         twin.call(_CONNECT, end, address, len(address))
-        os.unlink(f"/proc/{init}/root/tmp/{_MEETING_PLACE}")
+        os.unlink(f"{place}/{_MEETING_PLACE}")
         accepted, _ = listener.accept()
     with accepted:
         socket.send_fds(accepted, [b"."], [descriptor for _, descriptor, _ in wanted])

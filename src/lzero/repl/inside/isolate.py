@@ -9,7 +9,8 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -108,8 +109,16 @@ def fork(own_pid_namespace: int) -> tuple[int, int]:
             os.waitpid(init, 0)
 
 
-def enter(limits: Limits, without: Collection[str] = ()) -> None:
+def num_users() -> int:
+    """How many users the zygote's user namespace has beside its own, one for each REPL; 0 where all share that one."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return sum(int(line.split()[2]) for line in file) - 1
+
+
+def enter(limits: Limits, user: int, without: Collection[str] = ()) -> None:
     """Everything but the filter of system calls, in the order that works. Raises OSError; the caller must then exit.
+
+    `user`: whom it becomes, of the zygote's user namespace.
 
     The network namespace is the REPL's own and its loopback device is down: not even siblings can be reached. `without` names
     defences to leave out ("seccomp", "network", "nesting"), for tests that show what they are good for.
@@ -117,7 +126,8 @@ def enter(limits: Limits, without: Collection[str] = ()) -> None:
     _call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
     os.setsid()  # kill(0, …) reaches the whole process group, whatever pid namespaces it spans
     _call("unshare", _NEWNS | _NEWIPC | _NEWUTS | (0 if "network" in without else _NEWNET))
-    furnish(limits)
+    furnish(limits, user)
+    become(user)
     enter_user_namespace(nesting="nesting" in without)
     _set_limits(limits)  # after entering it: processes and queued signals are counted per user namespace
     _drop_privileges()
@@ -168,9 +178,25 @@ def become_init(limits: Limits) -> NoReturn:
     os.execv("/usr/bin/sleep", ("sleep", "infinity"))  # noqa: S606 - there is nothing in it for a shell
 
 
-def furnish(limits: Limits) -> None:
+def become(user: int) -> None:
+    """Be another user of this user namespace, or the same. Raises OSError."""
+    os.setresuid(user, user, user)
+
+
+@contextmanager
+def owning(user: int) -> Iterator[None]:
+    """Files that are made meanwhile are that user's. setfsuid(2)."""
+    own = os.geteuid()
+    _libc.setfsuid(user)
+    try:
+        yield
+    finally:
+        _libc.setfsuid(own)
+
+
+def furnish(limits: Limits, user: int) -> None:
     """The mounts of a new world, by who has all rights over it: a /proc of its own pids, terminals of its own, and one private
-    tmpfs that is the workspace, /tmp and /dev/shm. Raises OSError."""
+    tmpfs, the user's, that is the workspace, /tmp and /dev/shm. Raises OSError."""
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
     # A process that is not its own to look into, its init, is not there for a session.
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=2")
@@ -181,6 +207,7 @@ def furnish(limits: Limits) -> None:
         source = f"/tmp/{name}"
         os.mkdir(source)
         os.chmod(source, mode)
+        os.chown(source, user, -1)
         _mount(source, target, "", _MS_BIND, "")
     socket.sethostname("repl")
     os.chdir(HOME)
@@ -196,6 +223,7 @@ def enter_user_namespace(others: int = 0, *, nesting: bool = False) -> None:
     """A new one, and `others` that it owns. `nesting`: further ones may be made in it."""
     owner, group = os.geteuid(), os.getegid()
     _call("unshare", NEWUSER | others)
+    _call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)  # its files in /proc are its own, whichever user it has become
     for file, text in (
         ("uid_map", f"{UID} {owner} 1"),
         ("setgroups", "deny"),

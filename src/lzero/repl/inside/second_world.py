@@ -122,6 +122,7 @@ def _speak(end: socket.socket, act: Callable[[], None]) -> NoReturn:
 def _open_door(end: socket.socket, verdict: socket.socket, user: int, furnish: Callable[[], None]) -> None:
     """In the original's user namespace, with all rights there: let further ones be made, the original's next and the copy's."""
     isolate.join(user, isolate.NEWUSER)
+    isolate.become(isolate.UID)
     isolate.allow_user_namespaces(_MANY)
 
     def hold() -> None:
@@ -158,7 +159,7 @@ def _be_an_init(end: socket.socket, limits: isolate.Limits, places: list[int]) -
     """The first process of the copy's pid namespace: mounts, the original's files, and nothing more to do."""
     isolate.let_enter()
     end.send(b"init")
-    isolate.furnish(limits)
+    isolate.furnish(limits, isolate.UID)
     for descriptor, place in zip(places, OWN_PLACES, strict=True):
         try:
             shutil.copytree(f"/proc/self/fd/{descriptor}", place, symlinks=True, dirs_exist_ok=True)

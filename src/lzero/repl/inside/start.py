@@ -6,6 +6,7 @@ It starts the maker of copies while it is small, and becomes the zygote, which i
 """
 
 import json
+import os
 import socket
 import sys
 
@@ -18,6 +19,8 @@ def main() -> None:
     sys.argv[:] = [""]  # a session is no script, so its argument parsers find no arguments
     control = socket.socket(fileno=int(descriptor))
     control.set_inheritable(False)
+    os.closerange(3, control.fileno())
+    os.closerange(control.fileno() + 1, 1 << 20)  # what else bubblewrap had
     limits = isolate.Limits(**json.loads(limits_json))
     isolate.keep_devices()
     maker = copying.Maker(limits, control)

@@ -42,6 +42,7 @@ class Zygote:
         self._families = Families(lambda number, code: self._say({"type": "exited", "id": number, "code": code}))
         self._copies: dict[int, _Copy] = {}
         """By the descriptor that its maker tells of it over."""
+        self._num_users = isolate.num_users()
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._shell = Shell.instance(ipython_dir="/tmp/ipython")
         imports.require_one_thread("Python starts")  # a package may have it run code of its own (a file *.pth)
@@ -97,7 +98,7 @@ class Zygote:
             self._say({"type": "exited", "id": number, "code": 1})
             return
         if pid == 0:
-            self._be_a_repl(descriptor)
+            self._be_a_repl(descriptor, 1 + number % self._num_users if self._num_users else 0)
         os.close(descriptor)
         self._born(number, first, pid)
 
@@ -151,7 +152,7 @@ class Zygote:
             self._say({"type": "uncopied", "id": copy.number, "reason": reason})
         self._families.expect(-1)
 
-    def _be_a_repl(self, descriptor: int) -> None:
+    def _be_a_repl(self, descriptor: int, user: int) -> None:
         """In the child. Never returns."""
         code = 1
         try:
@@ -163,7 +164,7 @@ class Zygote:
             connection = socket.socket(fileno=3)
             connection.set_inheritable(False)
             try:
-                isolate.enter(self._limits, self._without)
+                isolate.enter(self._limits, user, self._without)
                 kernel = Kernel(self._shell, connection)
                 if "seccomp" not in self._without:
                     isolate.shut()
