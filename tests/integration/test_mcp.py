@@ -155,8 +155,8 @@ ODD = {
     "of_another_shape": ("tool", "the MCP server 'tests' gave of_another_shape an answer of another shape: "),
     "too_large": ("agent", "too_large answered with more than 8,388,608 bytes: ask for less"),
     "no_json_rpc": ("tool", "the MCP server 'tests' refused no_json_rpc: the answer is not valid JSON-RPC"),
-    "unknown": ("tool", "the MCP server 'tests' did not answer unknown within 0.5 s"),
-    "without_number": ("tool", "the MCP server 'tests' did not answer without_number within 0.5 s"),
+    "unknown": ("agent", "the MCP server 'tests' did not answer unknown within 0.5 s"),
+    "without_number": ("agent", "the MCP server 'tests' did not answer without_number within 0.5 s"),
 }
 
 
@@ -206,7 +206,7 @@ async def test_a_call_has_a_deadline_and_the_server_lives_on() -> None:
         server._call_s = 0.2
         pid = await call(server, "pid")
         assert await failure(server, "wait_for_ever") == (
-            "tool",
+            "agent",
             "the MCP server 'tests' did not answer wait_for_ever within 0.2 s",
         )
         assert await call(server, "pid") == pid

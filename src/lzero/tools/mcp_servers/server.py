@@ -113,7 +113,8 @@ class McpServer:
                     raise
                 result = await self._ask(request)
         except TimeoutError:
-            raise self._failed(f"did not answer {one_line(name, 60)} within {self._call_s:g} s") from None
+            late = self._failed(f"did not answer {one_line(name, 60)} within {self._call_s:g} s")
+            raise ToolError(str(late), fault="agent") from None  # which chose what to call it with, as for any tool
         except Lost as error:
             raise self._failed(str(error)) from None
         except MCPError as error:
