@@ -17,8 +17,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 import msgspec
@@ -154,8 +154,8 @@ class _Attempt:
             question=task.question,
         )
         self._steps: list[Step] = []
-        self._begun: Step | None = None
-        """The step whose cell runs."""
+        self._cell: _Cell | None = None
+        """The cell that runs, or that was cancelled."""
         self._doing = "step 0, starting"
 
     async def settle(self) -> Episode:
@@ -238,9 +238,8 @@ class _Attempt:
         """Make the next step, in a trimmed context if need be. Returns None if what the agent wrote and printed does not fit."""
         try:
             return await self._step(number, trimmed)
-        except (
-            ContextOverflow
-        ) as error:  # our count of words is too low, or the model's window smaller than `max_tokens`
+        except ContextOverflow as error:
+            # Our count of words is too low, or the model's window is smaller than `max_tokens`.
             if news is None:
                 raise
             if trimmed or self._agent.memory == "none":
@@ -271,13 +270,13 @@ class _Attempt:
         return step if parsed.code is None else await self._run(step, parsed.code)
 
     async def _run(self, step: Step, code: str) -> Step:
-        """Run the cell of a step, on the agent's clock. Whoever cancels this finds the step in `_begun`."""
+        """Run the cell of a step on the agent's clock. If this is cancelled while the cell runs, the cell stays in `_cell`."""
         self._doing = f"step {len(self._steps)}, running a cell"
         self._watcher.on_cell(code)
-        start, clocks = time.perf_counter(), self._clocks
-        spent_s = clocks.agent.worked_s
+        clocks = self._clocks
+        cell = _Cell(step, start=time.perf_counter(), worked_s=clocks.agent.worked_s)
         await self._session.ready(self._broker)
-        self._begun = step
+        self._cell = cell
         try:
             with clocks.agents_turn():
                 async with clocks.agent.at_most(clocks.left_s + GRACE_S) as deadline:
@@ -287,32 +286,38 @@ class _Attempt:
             if not deadline.expired():
                 raise
             await self._session.close()
-            execution = _killed(f"the agent's {clocks.agent_s:g} s are used up", clocks.agent.worked_s - spent_s)
-        self._begun = None
-        timings = {"repl": time.perf_counter() - start, "work": clocks.agent.worked_s - spent_s}
-        return self._with_cell(step, execution, timings)
+            execution = self._killed(cell, f"the agent's {clocks.agent_s:g} s are used up")
+        self._cell = None
+        return self._ended(cell, execution)
 
-    def _with_cell(self, step: Step, execution: Execution, timings: Mapping[str, float]) -> Step:
+    def _ended(self, cell: "_Cell", execution: Execution) -> Step:
+        """Return the step of a cell that has ended."""
+        timings = {"repl": time.perf_counter() - cell.start, "work": self._clocks.agent.worked_s - cell.worked_s}
         return msgspec.structs.replace(
-            step,
+            cell.step,
             execution=execution,
             tool_calls=self._broker.take_calls(),
             notepad=self._broker.notepad,
-            timings={**step.timings, **timings},
+            timings={**cell.step.timings, **timings},
         )
 
+    def _killed(self, cell: "_Cell", why: str) -> Execution:
+        """Return the outcome of a cell that lzero stops."""
+        worked_s = self._clocks.agent.worked_s - cell.worked_s
+        return Execution(outputs=(), status="killed", reason=f"time: {why}", duration_s=worked_s)
+
     async def _cut_off(self) -> Status | Failure:
-        """How an episode ends whose round is over. It cannot leave its score behind by being slow itself: one that took more time than
-        lzero did is out of time. Raises what broke."""
+        """Return how an episode ends whose round is over. If the agent took more time than lzero, the episode is out of time and scored:
+        being slow does not avoid a score. Raises what broke."""
         clocks = self._clocks
         if clocks.agent.worked_s <= clocks.lzero.worked_s:
             return self._failure("straggler", "cut off: enough of its round's episodes were in")
-        if self._begun is not None:
-            self._keep(self._with_cell(self._begun, _killed("its round is over", clocks.agent.worked_s), {}))
+        if self._cell is not None:
+            self._keep(self._ended(self._cell, self._killed(self._cell, "its round is over")))
         return self._ending() or "out_of_time"
 
     def _ending(self) -> Status | None:
-        """How the episode ends after its last step; None if it goes on. Raises ToolError for a tool that broke."""
+        """Return how the episode ends after its last step; None if it goes on. Raises ToolError for a tool that broke."""
         if self._broker.broken is not None:
             raise self._broker.broken
         if self._broker.answer is not None:
@@ -320,7 +325,7 @@ class _Attempt:
         return "out_of_time" if self._clocks.left_s < LEAST_S else None
 
     def _scarce_s(self) -> int | None:
-        """Whole seconds that are left for cells, None while they are plenty."""
+        """Return the whole seconds that are left for cells; None while they are plenty."""
         left_s = self._clocks.left_s
         return math.floor(left_s) if left_s < SCARCE * self._agent.work_s else None
 
@@ -374,5 +379,13 @@ class _Attempt:
         return Failure(kind=kind, what=what, where=self._doing)
 
 
-def _killed(why: str, duration_s: float) -> Execution:
-    return Execution(outputs=(), status="killed", reason=f"time: {why}", duration_s=duration_s)
+@dataclass(frozen=True)
+class _Cell:
+    """A cell that was begun."""
+
+    step: Step
+    _: KW_ONLY
+    start: float
+    """By `time.perf_counter`."""
+    worked_s: float
+    """Seconds of work time that the episode had used before."""
