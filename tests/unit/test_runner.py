@@ -150,7 +150,7 @@ async def test_failed_attempts_are_counted_by_task_the_worst_first() -> None:
     for position in range(10):
         await record(runner, position=position, num_episodes=2)
     found = runner.take_failing()
-    assert (found.attempts, found.failed, found.tasks, found.failing) == (26, 8, 10, 3)
+    assert (found.attempts, found.failed_attempts, found.tasks, found.failing_tasks) == (26, 8, 10, 3)
     assert found.metrics() == {"rollout/failed_attempts": 8 / 26, "rollout/failing_tasks": 0.3}
     assert [str(each) for each in found.worst] == [
         "task-0 (4 of 4: repl)",
@@ -165,6 +165,6 @@ async def test_failed_attempts_are_counted_by_task_the_worst_first() -> None:
 def test_only_a_few_of_the_failing_tasks_are_named_and_several_updates_are_added_up() -> None:
     lines = [TaskFailures(task=f"t{index}", attempts=4, failed=index, kinds={"tool": index}) for index in range(9)]
     found = by_task([*lines, *lines, TaskFailures(task="t1", attempts=4, failed=40, kinds={"lost": 40})])
-    assert (found.tasks, found.failing, len(found.worst)) == (9, 8, WORST)
+    assert (found.tasks, found.failing_tasks, len(found.worst)) == (9, 8, WORST)
     assert str(found.worst[0]) == "t1 (42 of 12: lost, tool)"
     assert [each.task for each in found.worst[1:]] == ["t8", "t7", "t6", "t5"]

@@ -97,10 +97,10 @@ def _print_failing(console: "Console", lines: "Sequence[EpisodeLine]") -> None:
         TaskFailures(task=line.task, attempts=1, failed=int(line.status == "failed"), kinds=_kinds(line))
         for line in lines
     )
-    if found.failed:
+    if found.failed_attempts:
         most = "; ".join(_short(str(each), 80) for each in found.worst)
-        episodes = f"{found.failed:,} of {counted(found.attempts, 'episode')}"
-        told = f"failed: {episodes}, at {found.failing:,} of {counted(found.tasks, 'task')}; most at {most}"
+        episodes = f"{found.failed_attempts:,} of {counted(found.attempts, 'episode')}"
+        told = f"failed: {episodes}, at {found.failing_tasks:,} of {counted(found.tasks, 'task')}; most at {most}"
         console.print(Text(told, style="red"), soft_wrap=True)
 
 

@@ -202,7 +202,7 @@ def _tell_of_failing_tasks(update: int, failing: Failing) -> None:
         logger.warning(
             "update %d: attempts failed at %d of %d tasks, again and again at %s; lzero show RUN --failed lists them",
             update,
-            failing.failing,
+            failing.failing_tasks,
             failing.tasks,
             "; ".join(often),
         )

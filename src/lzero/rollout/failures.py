@@ -1,7 +1,7 @@
-"""What to do about what we broke: count it by kind and by task, and stop when it is too much."""
+"""Counts failures by kind and by task, and stops a run that has too many."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import get_args
 
 import msgspec
@@ -11,16 +11,19 @@ from lzero.errors import TrainError
 from lzero.types import Episode, Failure, Json
 
 WINDOW = 64
-"""How many of the last episodes the failure rate looks at."""
+"""Number of the last episodes that the failure rate looks at."""
 WORST = 5
-"""Tasks that are named, of those with failures."""
+"""Number of failing tasks that are named."""
 
 KINDS: tuple[str, ...] = get_args(Failure.__annotations__["kind"])
 _SHOWN = 3
 
 
 class TaskFailures(Struct, frozen=True, kw_only=True):
-    """`TaskFailures(task="qa-7", attempts=8, failed=6, kinds={"tool": 6})`; an attempt whose retry succeeded is counted, too."""
+    """Failed attempts at one task, those whose retry succeeded included.
+
+    `TaskFailures(task="qa-7", attempts=8, failed=6, kinds={"tool": 6})`
+    """
 
     task: str
     attempts: int
@@ -37,28 +40,28 @@ class TaskFailures(Struct, frozen=True, kw_only=True):
 
 
 class Failing(Struct, frozen=True, kw_only=True):
-    """Failures of some time by task."""
+    """Failed attempts at all tasks of an update, an evaluation or a run."""
 
     attempts: int = 0
-    failed: int = 0
+    failed_attempts: int = 0
     tasks: int = 0
-    """That were attempted."""
-    failing: int = 0
-    """Of these tasks, that had failures."""
+    """Number of tasks that were attempted."""
+    failing_tasks: int = 0
+    """Number of these with failed attempts."""
     worst: tuple[TaskFailures, ...] = ()
     """At most WORST tasks, those with most failures first."""
 
     def metrics(self) -> dict[str, float]:
-        """Shares of attempts and of tasks; nothing where nothing was attempted."""
+        """Return the shares of attempts that failed and of tasks with failures; nothing if nothing was attempted."""
         if not self.attempts:
             return {}
         return {
-            "rollout/failed_attempts": self.failed / self.attempts,
-            "rollout/failing_tasks": self.failing / self.tasks,
+            "rollout/failed_attempts": self.failed_attempts / self.attempts,
+            "rollout/failing_tasks": self.failing_tasks / self.tasks,
         }
 
     def line(self) -> dict[str, Json]:
-        """The worst tasks for a line of metrics.jsonl; nothing where none failed."""
+        """Return the worst tasks for a line of metrics.jsonl; nothing if none failed."""
         return {"failing_tasks": msgspec.to_builtins(self.worst)} if self.worst else {}
 
 
@@ -72,8 +75,10 @@ class CircuitBreaker:
         self._max_failures = max_rate * WINDOW
         self._last: deque[Failure | None] = deque(maxlen=WINDOW)
         self._counts: Counter[str] = Counter()
-        self._tasks: dict[str, Counter[str]] = {}
-        """For each task, attempts by the kind of their failure, "" for those without one."""
+        self._attempts: Counter[str] = Counter()
+        """Attempts by task."""
+        self._failures: dict[str, Counter[str]] = {}
+        """For each task, failed attempts by kind."""
 
     def saw(self, episode: Episode) -> None:
         """Take note of an episode that ended, well or not; one that was cut off is counted, and is no failure. Raises TrainError."""
@@ -81,11 +86,11 @@ class CircuitBreaker:
             self._counts["straggler"] += 1
             return
         self._last.append(episode.failure)
-        kind = episode.failure.kind if episode.failure is not None else ""
-        self._tasks.setdefault(episode.task_id, Counter())[kind] += 1
+        self._attempts[episode.task_id] += 1
         if episode.failure is None:
             return
-        self._counts[kind] += 1
+        self._counts[episode.failure.kind] += 1
+        self._failures.setdefault(episode.task_id, Counter())[episode.failure.kind] += 1
         failures = [failure for failure in self._last if failure is not None]
         if len(failures) > self._max_failures:
             raise TrainError(f"{len(failures)} of the last {len(self._last)} episodes failed: {explain(failures)}")
@@ -96,32 +101,26 @@ class CircuitBreaker:
         return {kind: counts[kind] for kind in KINDS}
 
     def take_failing(self) -> Failing:
-        """Failures by task since the last call."""
-        tasks, self._tasks = self._tasks, {}
-        return by_task(
-            TaskFailures(task=task, attempts=kinds.total(), failed=kinds.total() - kinds[""], kinds=_without(kinds, ""))
-            for task, kinds in tasks.items()
-        )
+        """Return failed attempts by task since the last call."""
+        attempts, self._attempts = self._attempts, Counter()
+        failures, self._failures = self._failures, {}
+        return by_task(_of_task(task, num, failures.get(task, Counter())) for task, num in attempts.items())
 
 
 def by_task(tasks: Iterable[TaskFailures]) -> Failing:
-    """What each task came to, together. Several lines of one task, as of several updates, are added up."""
+    """Add up the failures of tasks. A task may come several times, as in the lines of several updates."""
     attempts: Counter[str] = Counter()
     kinds: dict[str, Counter[str]] = {}
     for each in tasks:
         attempts[each.task] += each.attempts
         kinds.setdefault(each.task, Counter()).update(each.kinds)
-    failing = [
-        TaskFailures(task=task, attempts=attempts[task], failed=found.total(), kinds=dict(found.most_common()))
-        for task, found in kinds.items()
-        if found.total()
-    ]
+    failing = [_of_task(task, attempts[task], found) for task, found in kinds.items() if found.total()]
     failing.sort(key=lambda each: (-each.failed, each.task))
     return Failing(
         attempts=attempts.total(),
-        failed=sum(each.failed for each in failing),
+        failed_attempts=sum(each.failed for each in failing),
         tasks=len(attempts),
-        failing=len(failing),
+        failing_tasks=len(failing),
         worst=tuple(failing[:WORST]),
     )
 
@@ -134,5 +133,5 @@ def explain(failures: list[Failure]) -> str:
     return f"{counts}. Last: {'; '.join(list(messages)[:_SHOWN])}"
 
 
-def _without(counts: Mapping[str, int], name: str) -> dict[str, int]:
-    return {kind: count for kind, count in counts.items() if kind != name}
+def _of_task(task: str, attempts: int, kinds: Counter[str]) -> TaskFailures:
+    return TaskFailures(task=task, attempts=attempts, failed=kinds.total(), kinds=dict(kinds.most_common()))
