@@ -25,10 +25,10 @@ MAX_WAITING = 64
 
 
 class Clock:
-    """Seconds at work: those during which it is not stopped. Its deadlines count them alone. It runs at first."""
+    """Stopwatch with deadlines. Counts seconds at work, which are those in which it is not stopped. Starts running."""
 
     def __init__(self, *, outer: "Clock | None" = None, opposite: "Clock | None" = None) -> None:
-        """`outer` is stopped as long as this clock is; `opposite` runs only as long as this clock is stopped."""
+        """`outer` is stopped while this clock is; `opposite` runs only while this clock is stopped."""
         self._outer = outer
         self._opposite = opposite
         self._started = _now()
@@ -52,7 +52,7 @@ class Clock:
 
     @asynccontextmanager
     async def at_most(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
-        """`asyncio.timeout(seconds)`, but that seconds in which the clock is stopped do not count."""
+        """Limit the block like `asyncio.timeout(seconds)`, without the seconds in which the clock is stopped."""
         async with asyncio.timeout(None) as deadline:
             self._due[deadline] = _now() - self.stopped_s + seconds
             self._reschedule()
@@ -82,6 +82,7 @@ class Clock:
                 self._opposite.go_on()
 
     def go_on(self) -> None:
+        """Run again, once each `stop` has its `go_on`."""
         self._stops -= 1
         if self._stops == 0:
             self._before_s, self._stopped_at = self.stopped_s, None
@@ -142,8 +143,8 @@ class Turns:
     def __init__(self, places: int, what: str, *, advice: str = "", one_by_one: bool = False) -> None:
         """`what` completes "waited in the queue for"; `advice` says how the wait becomes shorter.
 
-        `one_by_one`: what is behind the places may serve them one after another, and does not say so. The time of a call in a
-        place then begins when those that took theirs before it have left.
+        `one_by_one`: the shared thing may serve its places one after another, without notice. The time of a call then begins when all
+        calls that took a place before it have left.
         """
         self._free = places
         self._what = what
@@ -156,8 +157,8 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Hold a place in the block. Raises HelperBusy where none becomes free in time; ToolError, the agent's fault, where its episode
-        has MAX_WAITING calls in the queue already."""
+        """Hold a place in the block. Raises HelperBusy if none becomes free in time, and ToolError, the agent's fault, if MAX_WAITING
+        calls of its episode wait already."""
         clock, place = call_clock(), object()
         await self._enter(clock)
         self._inside[place] = clock

@@ -29,7 +29,7 @@ class Clocks:
 
     @contextmanager
     def agents_turn(self) -> Iterator[None]:
-        """A cell runs."""
+        """Run the agent's clock in the block, in which a cell runs."""
         self.agent.go_on()
         try:
             yield

@@ -1,4 +1,4 @@
-"""The end of a round that does not wait for its slowest episodes (`rollout.stragglers`)."""
+"""Ends a round without its slowest episodes (`rollout.stragglers`)."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Cutoff:
-    """Ends the episodes that are still under way once `num_episodes` of them are in."""
+    """Ends the episodes of a round that still run once `num_episodes` of them are done."""
 
     def __init__(self, num_episodes: int) -> None:
         self._missing = num_episodes
@@ -17,7 +17,7 @@ class Cutoff:
         return self._missing <= 0
 
     def arrived(self) -> None:
-        """One more episode is in."""
+        """Count one more episode that is done."""
         self._missing -= 1
         if self.reached:
             for deadline in self._deadlines:
@@ -25,7 +25,7 @@ class Cutoff:
 
     @contextmanager
     def over(self, deadline: asyncio.Timeout) -> Iterator[None]:
-        """While it lasts, `deadline` is now if the cut-off is reached."""
+        """Let `deadline` expire in the block once the cut-off is reached."""
         self._deadlines.add(deadline)
         if self.reached:
             _expire(deadline)

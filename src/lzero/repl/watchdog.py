@@ -151,7 +151,7 @@ async def _end(repl: Watched, reason: str) -> None:
 
 
 async def _rest(rest_s: float, bounds: Bounds) -> None:
-    """Until the next round; it comes early where the machine's memory shrinks by what a REPL may not take unseen."""
+    """Wait for the next round. It comes early if the machine's memory shrinks by more than a REPL may take unseen."""
     until = time.monotonic() + rest_s
     enough = _available_bytes() - bounds.memory_bytes * _UNSEEN
     await asyncio.sleep(INTERVAL_S)
@@ -160,7 +160,7 @@ async def _rest(rest_s: float, bounds: Bounds) -> None:
 
 
 def _available_bytes() -> int:
-    """Of the machine; 0 where the host cannot read it just now."""
+    """Return the machine's available memory; 0 if the host cannot read it just now."""
     try:
         found = _AVAILABLE.search(_MEMINFO.read_text(encoding="ascii"))
     except OSError:
@@ -169,7 +169,7 @@ def _available_bytes() -> int:
 
 
 def _is_well(roots: Sequence[int], bounds: Bounds) -> bool:
-    """Whether a quick look finds all that there is, and nothing too much."""
+    """Return whether a quick look sees all processes and no excess."""
     try:
         pids = processes.tree(roots)
         held = _in_sockets(pids, bounds) + processes.resident_bytes(pids)
@@ -180,7 +180,7 @@ def _is_well(roots: Sequence[int], bounds: Bounds) -> bool:
 
 
 async def _look(roots: Sequence[int], bounds: Bounds) -> str:
-    """A thorough look. Reading proportional memory takes a while, so a thread does it."""
+    """Return the excess that a thorough look finds, "" for none. Reading proportional memory takes a while, so a thread does it."""
     pids = processes.tree(roots)
     found = await asyncio.to_thread(_excess, pids, bounds)
     if not found and not _is_whole(pids, roots, bounds):

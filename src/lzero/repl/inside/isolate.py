@@ -26,10 +26,8 @@ WORLD = _NEWNS | _NEWUTS | _NEWIPC | NEWPID | _NEWNET
 """All kinds of namespaces that a user namespace can own, and a REPL has of its own."""
 _CLONE, _CLONE_PARENT = 56, 0x8000
 """A system call of x86-64, and its flag."""
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = (
-    *(1, 2, 4, 8, 32),
-    *(4096, 16384, 1 << 18),
-)
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
+_MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 _CAP_KILL = 5
@@ -79,8 +77,8 @@ def _call(name: str, *arguments: object) -> None:
 
 
 def keep_devices() -> None:
-    """For the zygote, once: make the mounts of the devices read-only. They work as before, but no session can change their times,
-    which the host and all other sessions see. Raises OSError.
+    """Make the mounts of the devices read-only; the zygote does this once. They work as before, but no session can change their
+    times, which the host and all other sessions see. Raises OSError.
 
     /dev/full stands for /dev/zero: it reads the same, but cannot be mapped as shared memory, which is that of a file without a name.
     """

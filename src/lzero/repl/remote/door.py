@@ -1,8 +1,8 @@
-"""The door of a pool server: bounds what a stranger costs, that is a connection that has not shown the token.
+"""The door of a pool server: bounds the cost of strangers, which are connections that have not shown the token.
 
-All strangers together hold `STRANGERS` connections. One more ends the oldest connection of the network that holds most, so that whoever
-opens thousands ends their own and shuts out nobody else. Each has `STRANGER_S` seconds for all it has to do: TLS, its request, and
-taking the answer. `lzero.repl.remote.server` bounds the bytes.
+All strangers together hold `STRANGERS` connections. One more ends the oldest connection of the network that holds most of them, so a
+client that opens thousands ends its own and shuts out nobody else. A stranger has `STRANGER_S` seconds for TLS, its request and the
+answer. `lzero.repl.remote.server` bounds the bytes.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from contextlib import suppress
 
 logger = logging.getLogger(__name__)
 STRANGERS = 128
-"""Connections at once."""
+"""Number of connections at once."""
 STRANGER_S = 10.0
-"""From the connection to the end of the answer, or to the token."""
+"""Seconds from the connection to the token, or to the end of the answer."""
 _BACKLOG = 1024
 """Connections that wait in the kernel to be accepted."""
 _RETRY_S = 0.1
-"""Until the next try where the machine has no descriptor or memory for a connection."""
+"""Seconds until the next try if the machine has no descriptor or memory for a connection."""
 _LINES_EVERY_S = 1.0
 _GOODBYE_S = 5.0
-"""For a client to take the end of TLS."""
+"""Seconds that a client has to end TLS."""
 _IPV6_SITE = 64
-"""Bits of an IPv6 address that name a network; who has one has all addresses in it."""
+"""Bits of an IPv6 address that name a network: one stranger may have all addresses in it."""
 
 
 class Refusals:
@@ -59,12 +59,12 @@ class Guest:
         """Done when it is admitted or gone."""
 
     def admit(self) -> None:
-        """It has shown the token."""
+        """Note that it has shown the token."""
         self.admitted = True
         self.leave()
 
     def leave(self) -> None:
-        """The connection has ended. Safe to call twice."""
+        """Note that it is no stranger any more, or gone. Safe to call twice."""
         if not self.settled.done():
             self.settled.set_result(None)
 
