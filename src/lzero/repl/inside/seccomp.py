@@ -142,8 +142,12 @@ _NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD, _FOURTH, _SIXTH = 0, 4, 16, 24,
 _PR_SET_SECCOMP, _FILTER_MODE = 22, 2
 _REFUSE, _NO_FAMILY = _ERRNO | errno.EPERM, _ERRNO | errno.EAFNOSUPPORT
 
-_BY_ARGUMENT: tuple[tuple[tuple[int, int], int, tuple[tuple[int, int, int], ...], int], ...] = (
-    # (number on x86-64, on arm64), an argument, what answers if it passes a test (the first that it passes), what answers otherwise
+_Test = tuple[int, int, int]
+"""Comparison, operand, and the answer to a call whose argument passes."""
+_Rule = tuple[tuple[int, int], int, tuple[_Test, ...], int]
+"""Numbers of a call (x86-64, arm64), its argument, tests of that argument in order, and the answer if it passes none."""
+
+_BY_ARGUMENT: tuple[_Rule, ...] = (
     # socket, socketpair: AF_UNIX only.
     ((41, 198), _FIRST, ((_EQUAL, 1, _ALLOW),), _NO_FAMILY),
     ((53, 199), _FIRST, ((_EQUAL, 1, _ALLOW),), _NO_FAMILY),
@@ -246,9 +250,7 @@ def _with_key() -> Iterator[Instruction]:
     yield _RETURN, 0, 0, _REFUSE
 
 
-def _by_argument(
-    number: int, argument: int, tests: tuple[tuple[int, int, int], ...], other: int
-) -> Iterator[Instruction]:
+def _by_argument(number: int, argument: int, tests: tuple[_Test, ...], other: int) -> Iterator[Instruction]:
     """Answer a call of this number with the answer of the first test that its argument passes, or with `other`; go on with the rest
     of the filter for all other numbers."""
     yield _EQUAL, 0, 2 + 2 * len(tests), number
