@@ -1,6 +1,6 @@
-"""What this machine does not bound for each REPL: `lzero pool probe` names it, and the record of a run keeps it.
+"""Lists what this machine does not bound for each REPL. `lzero pool probe` prints the list, and the record of a run keeps it.
 
-Without control groups a run also warns of it, once.
+Without control groups a run also logs a warning, once.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ class Unbounded:
 
     part: str
     harm: str
-    """What that does to others."""
+    """The effect on others."""
     mend: str
-    """What bounds it."""
+    """The way to bound it."""
 
 
 DELEGATE = (
@@ -41,13 +41,13 @@ WITHOUT_GROUPS = (
 
 
 def without_groups(why: str) -> str:
-    """What there is to say where REPLs have no control groups. `why` they have none."""
+    """Return the warning of a run whose REPLs have no control groups; `why` says the reason."""
     parts = "; ".join(each.part for each in WITHOUT_GROUPS)
     return f"{why}. Without control groups, these are not bounded for each REPL: {parts}. To bound them, {DELEGATE}"
 
 
 def unbounded(*, groups: bool) -> Iterator[Unbounded]:
-    """Everything of the kind in tier "namespaces", as this process would start its REPLs, with control groups or without."""
+    """Yield what is unbounded in tier "namespaces", if this process starts the REPLs."""
     if not groups:
         yield from WITHOUT_GROUPS
     if not users.available():
