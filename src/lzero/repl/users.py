@@ -1,8 +1,8 @@
-"""A user of the host for each REPL, where root may give one.
+"""Gives each REPL a user of its own on the host, if lzero is root.
 
 The kernel counts pages of pipes, watches of epoll objects and descriptors in flight by the user of the host, whatever namespaces a
-process is in. So root maps a range of users that nobody has into the jail's user namespace, and the zygote runs each REPL as the
-next one of them. An ordinary user has only itself to give. user_namespaces(7).
+process is in. So root maps a range of unassigned users into the jail's user namespace, and the zygote runs each REPL as the next one
+of them. An ordinary user can map only itself. user_namespaces(7).
 """
 
 import asyncio
@@ -22,21 +22,21 @@ _FIRST, _PLACES, _EACH = 0x7000_0000, 1 << 15, 1 << 13
 
 
 def may_mount() -> bool:
-    """Root with CAP_SYS_ADMIN, which the root of a container is usually without."""
+    """Return whether this process is root with CAP_SYS_ADMIN, which root in a container usually lacks."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     (effective,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
     return os.geteuid() == 0 and bool(effective >> 21 & 1)
 
 
 def available() -> bool:
-    """Whether this process may give users to a jail: who may mount, where all those users exist."""
+    """Return whether this process may map those users into a jail: it may mount, and they exist in its own user namespace."""
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()]
     last = _FIRST + _PLACES * _EACH - 1
     return may_mount() and any(int(first) <= _FIRST and last < int(first) + int(count) for first, _, count in ranges)
 
 
 class Handover:
-    """A socket over which bubblewrap tells which process waits for its users, and hears that it has them."""
+    """A socket on which bubblewrap names the process that waits for its users, and learns that they are mapped."""
 
     def __init__(self) -> None:
         """Raises OSError."""
@@ -57,17 +57,17 @@ class Handover:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What bubblewrap has to inherit."""
+        """Descriptors that bubblewrap has to inherit."""
         return tuple(each.fileno() for each in self._theirs)
 
     @property
     def options(self) -> tuple[str, ...]:
-        """bubblewrap's own."""
+        """Options of bubblewrap."""
         tells, waits = self.descriptors
         return ("--unshare-user", "--info-fd", str(tells), "--userns-block-fd", str(waits))
 
     async def complete(self) -> None:
-        """Give the users when bubblewrap, which runs by now, asks for them; nothing if it ends before. Raises SandboxError."""
+        """Map the users when the running bubblewrap asks for them; do nothing if it ends before. Raises SandboxError."""
         loop, said = asyncio.get_running_loop(), b""
         for each in self._theirs:
             each.close()

@@ -146,15 +146,15 @@ class Converter:
 
 
 class _Reading:
-    """One file in a process of its own. `fault`: whose doing it is if that process fails now."""
+    """A process that reads one file. `fault` says whose fault it is if that process fails now."""
 
     def __init__(self) -> None:
         self.fault: Literal["agent", "tool"] = "tool"
         """The agent's, once the process has begun with the file, which the agent chose."""
 
     async def run(self, request: bytes) -> tuple[int, bytes]:
-        """Return the process's exit code and what it answered. It is gone when this returns or raises. Raises OSError where it cannot
-        be started, ToolError for more than ANSWER_BYTES."""
+        """Return the process's exit code and answer. The process has ended when this returns or raises. Raises OSError if it cannot be
+        started, ToolError for more than ANSWER_BYTES."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-X", "utf8", str(_INSIDE)),
             stdin=asyncio.subprocess.PIPE,
@@ -182,7 +182,7 @@ class _Reading:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the process, and let go of it although what it started may hold its pipes."""
+    """Kill the process, and close its pipes even if its children hold them open."""
     process.kill()
     assert process.stdout is not None
     with suppress(TimeoutError):

@@ -1,7 +1,7 @@
-"""One connection to an MCP server, and the calls that are under way on it.
+"""One connection to an MCP server, and the calls that run on it.
 
-The SDK's context managers must be entered and left by one task: each connection has a task of its own, which lives until it is told
-to stop, or until the server is gone. A call waits for its answer or for that task, whichever ends first.
+One task must enter and leave the SDK's context managers, so each connection has a task of its own. It runs until `close`, or until the
+server is gone. A call waits for its answer or for that task, whichever ends first.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class Transport:
-    """What a connection stands on: the two streams, how they failed, and what is open around them."""
+    """The two streams of a connection, the reason why they failed, and a context that is open around them."""
 
     streams: AbstractAsyncContextManager[Any]
     problem: Callable[[], str]
     stale: Callable[[], bool] = lambda: False
-    """Whether a new connection should take its place, though what is under way may go on."""
+    """Whether new calls need a new connection; running calls may continue."""
     around: AbstractAsyncContextManager[Any] | None = None
 
 
@@ -52,7 +52,7 @@ class Connection:
 
     @classmethod
     async def open(cls, make_transport: Callable[[Callable[[], None]], Transport]) -> Self:
-        """Raises Lost where it cannot be had. Nothing is left open then, nor when the caller is cancelled."""
+        """Connect. Raises Lost if that fails. Leaves nothing open then, nor if the caller is cancelled."""
         connection = cls(make_transport)
         try:
             await _first(connection._client, connection._task)
@@ -76,7 +76,7 @@ class Connection:
         return self._problem or told or "closed the connection"
 
     async def ask(self, what: Callable[[Client], Coroutine[Any, Any, _Answer]], deadline_s: float) -> _Answer:
-        """What the server answers. Raises Lost, TimeoutError, and whatever the SDK raises for the answer itself."""
+        """Return the server's answer. Raises Lost, TimeoutError, and whatever the SDK raises for the answer itself."""
         request = asyncio.create_task(what(self._client.result()))
         request.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
         self._asked += 1
@@ -98,14 +98,14 @@ class Connection:
                 self._unused.set()
 
     async def retire(self) -> None:
-        """Close it when the calls that are under way on it have ended."""
+        """Close it when its running calls have ended."""
         while self._asked:
             self._unused.clear()
             await self._unused.wait()  # each of them has a deadline
         await self.close()
 
     async def close(self) -> None:
-        """Told to stop, then made to. Cancelled meanwhile, the task still ends what it opened, in its own time."""
+        """Ask the task to stop, then cancel it. If the caller is cancelled meanwhile, the task still closes what it opened."""
         self._stop.set()
         try:
             if self._client.done():
@@ -157,7 +157,7 @@ async def _renumbering(
 
 
 def _cause(error: BaseException) -> str:
-    """The first thing that went wrong, in a sentence's end."""
+    """Return the first error of a group, as the end of a sentence."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, OSError) and error.strerror:

@@ -1,4 +1,4 @@
-"""Errors of one call of an MCP server, kept apart from the end of the connection, and whose doing each is.
+"""Tells errors of one MCP call from the end of the connection, and says whose fault each is.
 
 The SDK raises an error that a server answers, and the end of the connection, as one exception, and servers use the number of the
 latter (-32000) for errors of their own. `Incoming` stands before the SDK and renumbers such answers: what the SDK raises as
@@ -37,16 +37,16 @@ _SAID_BY_SDK = (
     ("Failed to parse JSON response: sent more than", TOO_LARGE),
     ("SSE stream ", BROKEN_OFF),
 )
-"""How errors begin that the SDK itself answers for a response over HTTP that it could not read."""
+"""Beginnings of the SDK's own error messages for an HTTP response that it could not read."""
 
 
 def fault_of(error: MCPError) -> Literal["agent", "tool"]:
-    """Whose doing an error is that answers one call: the agent's, unless it says that the server failed."""
+    """Return whose fault the error of one call is: the agent's, unless the code says that the server failed."""
     return "tool" if error.code in _OF_THE_SERVER else "agent"
 
 
 def failed_answer(number: int, code: int, message: str) -> SessionMessage:
-    """Return what stands for the answer to request `number`, which cannot be had."""
+    """Return an error as the answer to request `number`, whose own answer was lost."""
     return SessionMessage(JSONRPCError(jsonrpc="2.0", id=number, error=ErrorData(code=code, message=message)))
 
 
