@@ -27,9 +27,8 @@ MAX_WAITING = 64
 class Clock:
     """Stopwatch with deadlines. Counts seconds at work, which are those in which it is not stopped. Starts running."""
 
-    def __init__(self, *, outer: "Clock | None" = None, opposite: "Clock | None" = None) -> None:
-        """`outer` is stopped while this clock is; `opposite` runs only while this clock is stopped."""
-        self._outer = outer
+    def __init__(self, *, opposite: "Clock | None" = None) -> None:
+        """`opposite` runs only while this clock is stopped."""
         self._opposite = opposite
         self._started = _now()
         self._before_s = 0.0
@@ -76,8 +75,6 @@ class Clock:
         if self._stops == 1:
             self._stopped_at = _now()
             self._reschedule()
-            if self._outer is not None:
-                self._outer.stop()
             if self._opposite is not None:
                 self._opposite.go_on()
 
@@ -87,8 +84,6 @@ class Clock:
         if self._stops == 0:
             self._before_s, self._stopped_at = self.stopped_s, None
             self._reschedule()
-            if self._outer is not None:
-                self._outer.go_on()
             if self._opposite is not None:
                 self._opposite.stop()
 
@@ -100,14 +95,59 @@ class Clock:
             deadline.reschedule(None if self._stops else due + self._before_s)
 
 
+class CallersClock(Clock):
+    """The time of work that makes calls. It is stopped while calls are under way and every one of them waits in a queue.
+
+    So a call that waits behind others of its own caller waits on the caller's time.
+    """
+
+    def __init__(self, *, opposite: Clock | None = None) -> None:
+        super().__init__(opposite=opposite)
+        self._calls = self._waiting = 0
+        self._all_wait = False
+
+    def count(self, *, calls: int = 0, waiting: int = 0) -> None:
+        """Add to the number of calls under way, and of those that wait."""
+        self._calls += calls
+        self._waiting += waiting
+        all_wait = 0 < self._calls == self._waiting
+        if all_wait and not self._all_wait:
+            self.stop()
+        elif self._all_wait and not all_wait:
+            self.go_on()
+        self._all_wait = all_wait
+
+
 class CallClock(Clock):
     """The time of one call; it is stopped while the call waits in a queue."""
 
-    def __init__(self, owner: Hashable = None, *, queue_s: float = QUEUE_S, outer: Clock | None = None) -> None:
-        """`owner` stands for the episode, whose calls share its turns; None for a call of no episode. `outer` is the episode's clock."""
-        super().__init__(outer=outer)
+    def __init__(
+        self, owner: Hashable = None, *, queue_s: float = QUEUE_S, callers: CallersClock | None = None
+    ) -> None:
+        """`owner` stands for the episode, whose calls share its turns; None for a call of no episode. `callers` is the episode's clock:
+        it counts this call from here until `end`."""
+        super().__init__()
         self.owner = self if owner is None else owner
         self._queue_s = queue_s
+        self._callers = callers
+        if callers is not None:
+            callers.count(calls=1)
+
+    def stop(self) -> None:
+        super().stop()
+        if self._stops == 1 and self._callers is not None:
+            self._callers.count(waiting=1)
+
+    def go_on(self) -> None:
+        super().go_on()
+        if self._stops == 0 and self._callers is not None:
+            self._callers.count(waiting=-1)
+
+    def end(self) -> None:
+        """The call is over. Call it once."""
+        if self._callers is not None:
+            self._callers.count(calls=-1, waiting=-1 if self._stops else 0)
+            self._callers = None
 
     @property
     def queued_s(self) -> float:

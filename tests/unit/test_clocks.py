@@ -28,7 +28,7 @@ def test_one_clock_runs_at_a_time() -> None:
         await sleep(1)
         with clocks.agents_turn():
             await sleep(2)
-            call = CallClock(outer=clocks.agent)
+            call = CallClock(callers=clocks.agent)
             with call.stopped():
                 await sleep(4)
             await sleep(8)
@@ -40,29 +40,60 @@ def test_one_clock_runs_at_a_time() -> None:
     assert spent(main()) == (10.0, 21.0)
 
 
-def test_waits_at_once_are_one_wait() -> None:
+def test_calls_that_wait_together_are_one_wait() -> None:
     async def main() -> Clocks:
         clocks = Clocks(agent_s=9.0)
         with clocks.agents_turn():
-            first, second = (CallClock(outer=clocks.agent) for _ in range(2))
+            first, second = (CallClock(callers=clocks.agent) for _ in range(2))
             first.stop()
-            await sleep(1)
             second.stop()
-            await sleep(2)
+            await sleep(1)
             first.go_on()
-            await sleep(4)
+            await sleep(2)
             second.go_on()
-            await sleep(8)
+            await sleep(4)
         return clocks
 
-    assert spent(main()) == (8.0, 7.0)
+    assert spent(main()) == (6.0, 1.0)
+
+
+def test_calls_that_wait_behind_one_of_their_own_episode_wait_on_the_agents_time() -> None:
+    async def main() -> Clocks:
+        clocks = Clocks(agent_s=9.0)
+        with clocks.agents_turn():
+            served, waits = (CallClock(callers=clocks.agent) for _ in range(2))
+            waits.stop()
+            await sleep(1)
+            served.end()  # now it waits for others
+            await sleep(2)
+            waits.go_on()
+            waits.end()
+            await sleep(4)
+        return clocks
+
+    assert spent(main()) == (5.0, 2.0)
+
+
+def test_a_call_that_ends_while_it_waits_no_longer_stops_the_agents_clock() -> None:
+    async def main() -> Clocks:
+        clocks = Clocks(agent_s=9.0)
+        with clocks.agents_turn():
+            given_up = CallClock(callers=clocks.agent)
+            given_up.stop()
+            await sleep(1)
+            given_up.end()
+            given_up.go_on()
+            await sleep(2)
+        return clocks
+
+    assert spent(main()) == (2.0, 1.0)
 
 
 def test_a_wait_that_outlasts_its_cell_is_not_on_the_next_cells_time() -> None:
     async def main() -> Clocks:
         clocks = Clocks(agent_s=9.0)
         with clocks.agents_turn():
-            late = CallClock(outer=clocks.agent)
+            late = CallClock(callers=clocks.agent)
             late.stop()
             await sleep(1)
         await sleep(2)

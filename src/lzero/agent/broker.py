@@ -98,7 +98,7 @@ class Broker:
 
     async def on_call(self, name: str, arguments: dict[str, Json]) -> Json:
         """Answer one call. Raises ToolError: the agent's mistake, told to it, or a failure of ours, which stays as `broken`."""
-        clock = CallClock(self, outer=self._clocks.agent if self._clocks is not None else None)
+        clock = CallClock(self, callers=None if self._clocks is None else self._clocks.agent)
         result: Json = None
         error: ToolError | None = None
         refused = _refusal(name, arguments)
@@ -110,6 +110,8 @@ class Broker:
             result = await call_tool(tool, arguments, context, self._bugs, clock=clock, left_s=self._left_s)
         except ToolError as raised:
             error = raised
+        finally:
+            clock.end()
         if name != self._notepad.name or error is not None:
             call = ToolCall(
                 name=name, arguments=arguments, result=result, duration_s=clock.worked_s, queued_s=clock.queued_s

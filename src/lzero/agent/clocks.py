@@ -1,7 +1,7 @@
 """Whose time an episode takes: as with a chess clock, one of two clocks runs at any moment.
 
     the agent's   its cells, and the tools that they call
-    lzero's       everything else: the engine, opening a session, queues that episodes share
+    lzero's       everything else: the engine, opening a session, queues that episodes share while no call of the cell is served
 
 When the agent's time is up, its episode is out of time, and scored. When lzero's time is up, the episode is lost, and not scored. No cell
 and no tool call makes that clock run, so an agent cannot lose its episode by being slow.
@@ -10,16 +10,16 @@ and no tool call makes that clock run, so an agent cannot lose its episode by be
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lzero.turns import Clock
+from lzero.turns import CallersClock, Clock
 
 
 class Clocks:
-    """The two clocks of one episode; lzero's runs first. A call that waits in a queue stops the agent's."""
+    """The two clocks of one episode; lzero's runs first. The agent's is stopped while all calls of a cell wait in queues."""
 
     def __init__(self, *, agent_s: float) -> None:
         self.agent_s = agent_s
         self.lzero = Clock()
-        self.agent = Clock(opposite=self.lzero)
+        self.agent = CallersClock(opposite=self.lzero)
         self.agent.stop()
 
     @property
