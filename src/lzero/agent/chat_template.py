@@ -30,7 +30,7 @@ LONGEST = 1_000_000
 
 
 class _Outcome(msgspec.Struct, forbid_unknown_fields=True):
-    """What the process answers: a text, or an exception."""
+    """Answer of the process: a text, or an exception."""
 
     text: str = ""
     length: int = 0

@@ -1,4 +1,4 @@
-"""Whose time an episode takes: as with a chess clock, one of two clocks runs at any moment.
+"""The two clocks of an episode. As with a chess clock, one of them runs at any moment.
 
     the agent's   its cells, and the tools that they call
     lzero's       everything else: the engine, opening a session, queues that episodes share while no call of the cell is served

@@ -25,7 +25,7 @@ _NOTES = (
     r"what you see is nearly full\b",
     r"only the first of \d",
 )
-"""What follows the bracket of each note."""
+"""Patterns of the text after the bracket of each note."""
 _NAMES = f"(?:{'|'.join(TAGS)})"
 _TAG = rf"<(?=\s*+/\s*+{_NAMES}\b|{_NAMES}(?:[\s/>]|$)|\s++{_NAMES}\s*+>)"
 _NOTE = rf"\[(?={'|'.join(_NOTES)})|\((?=no output\))|{NOTHING_RAN}(?=:)".replace(" ", r"\s++")

@@ -77,7 +77,7 @@ def train(
 
 
 def plan(config: "Config") -> str:
-    """What the run will do, in a few lines. Raises ConfigError for an episode without enough time."""
+    """Return what the run will do, in a few lines. Raises ConfigError for an episode without enough time."""
     from lzero.config import NANO
     from lzero.data.sources import is_world
     from lzero.rollout.deadline import budgets_line

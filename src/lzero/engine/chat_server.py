@@ -27,15 +27,15 @@ from lzero.errors import ConfigError, ContextOverflow, EngineError
 from lzero.text import one_line
 
 MAX_BYTES = 256 << 20
-"""Of one streamed answer: some hundred bytes a token are usual."""
+"""Largest streamed answer, in bytes: some hundred bytes a token are usual."""
 MAX_EVENT_BYTES = 8 << 20
-"""Of one event of a stream, and of an answer that is not streamed: it is read whole before it is understood."""
+"""Largest event of a stream, and largest answer that is not streamed, in bytes: each is read whole before it is decoded."""
 _BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
 """The ends of an event."""
 CONNECT_S = 15.0
 MODELS_NAMED = 12
 _NAMES, _NAME_CHARS = 1_000, 200
-"""Of a list of models: comparing names takes more than their length."""
+"""Names of a list of models that are read, and characters of each: comparing names takes more than linear time."""
 
 
 class ChatServer:

@@ -1,4 +1,4 @@
-"""What processes hold and use, as the host reads it in /proc, and how the host stops those that come and go meanwhile.
+"""Reads in /proc what processes hold and use, and stops those that come and go meanwhile.
 
 proc(5): status, smaps_rollup, stat, task/<tid>/children. proc_pid_net(5): sockstat.
 """

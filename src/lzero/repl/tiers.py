@@ -156,7 +156,7 @@ def _proportional_memory() -> Finding:
 
 
 def _bounds(*, groups: bool) -> Iterator[Finding]:
-    """What is not bounded for each REPL here; one line where everything is."""
+    """Yield a finding for each thing that is not bounded for each REPL; one finding if everything is."""
     missing = tuple(unbounded(groups=groups))
     for each in missing:
         yield Finding(f"bounds per REPL: {each.part}", False, each.harm, each.mend, needed=False)

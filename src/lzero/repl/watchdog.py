@@ -44,7 +44,7 @@ _UNSEEN = 0.25
 _MEMINFO = Path("/proc/meminfo")
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
 _WHOLE_BUFFERS = 2
-"""What the longest datagram takes beyond a socket's buffer, which it may begin to fill, is as much again."""
+"""Number of buffer sizes that a socket can hold: the longest datagram is as large as the buffer, and may come when that is nearly full."""
 
 
 class Watched(Protocol):
@@ -77,7 +77,7 @@ class Bounds:
     cpu_s: float
     lifetime_s: float
     socket_bytes: int = 0
-    """What a socket counts as; 0 where control groups count what lies in it, or others have sockets in the same network namespace."""
+    """Bytes that a socket counts as; 0 if control groups count what lies in it, or others have sockets in the same network namespace."""
     whole: bool = False
     """Whether a look has to find every process; not where control groups do."""
 
@@ -94,7 +94,7 @@ class Bounds:
 
 
 def socket_bytes() -> int:
-    """What an AF_UNIX socket can hold whose buffer nobody may enlarge. Raises SandboxError."""
+    """Return the bytes that an AF_UNIX socket can hold, if nobody may enlarge its buffer. Raises SandboxError."""
     try:
         one, other = socket.socketpair()
     except OSError as error:

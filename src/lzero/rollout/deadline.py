@@ -1,4 +1,4 @@
-"""How long an episode may take in all: the agent's work time, and what lzero needs beside it.
+"""The time of an episode: the agent's work time, and the time that lzero needs beside it.
 
     agent.work_s + rollout.request_timeout_s × replies + OTHER_S   ≤   rollout.episode_timeout_s   ≤   repl.lifetime_s
 

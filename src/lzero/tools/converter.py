@@ -36,7 +36,7 @@ PROCESSES = 2
 """Files that are read at once."""
 ANSWER_BYTES = 16_000_000
 BEGIN = b"reading\n"
-"""What the process says before it looks at the file."""
+"""Line that the process writes before it looks at the file."""
 NOT_INSTALLED = 69
 """The process's exit code where one of its libraries cannot be imported."""
 LIBRARIES = ("bs4", "charset_normalizer", "mammoth", "markdownify", "openpyxl", "PIL", "pptx", "pypdf")

@@ -38,7 +38,7 @@ TIMEOUT_S = 15.0
 MAX_BYTES = 5_000_000
 """Of an answer, after it was unpacked; more is left out."""
 MAX_HEADERS = 500
-"""Of an answer, which httpx2 bounds in bytes."""
+"""Most headers of an answer; httpx2 bounds their bytes."""
 MAX_REDIRECTS = 5
 MAX_URL_CHARS = 4_096
 PORTS = (80, 443)

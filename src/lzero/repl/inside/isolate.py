@@ -108,7 +108,7 @@ def fork(own_pid_namespace: int) -> tuple[int, int]:
 
 
 def num_users() -> int:
-    """How many users the zygote's user namespace has beside its own, one for each REPL; 0 where all share that one."""
+    """Number of users that the zygote's user namespace has beside its own, one for each REPL; 0 if all share that one."""
     with open("/proc/self/uid_map", encoding="ascii") as file:
         return sum(int(line.split()[2]) for line in file) - 1
 

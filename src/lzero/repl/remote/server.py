@@ -48,7 +48,7 @@ _USUAL = Serving()
 _OTHER_VERSION = 426
 """HTTP's code for a client that should speak another version."""
 REQUEST_BYTES = 16 << 10
-"""Of everything that a connection sends as HTTP: the request line, headers and a body. An honest request has a few hundred, and no body."""
+"""Bytes that a connection may send as HTTP: request line, headers and body. An honest request has a few hundred, and no body."""
 _GUEST = "guest"
 """Where the state of a request has the connection that it came by."""
 _MOST_PIECES = 1024

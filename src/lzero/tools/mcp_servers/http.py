@@ -32,7 +32,7 @@ class BrokenOff(httpx2.StreamError):
 
 
 class _Sent(msgspec.Struct):
-    """What is read of a message that goes out."""
+    """The fields that are read of a message that goes out."""
 
     method: str = ""
     id: Any = None
