@@ -46,12 +46,14 @@ def wheel(
     files: dict[str, bytes],
     *,
     needs: tuple[str, ...] = (),
+    extras: tuple[str, ...] = (),
     tag: str = "py3-none-any",
 ) -> None:
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + "".join(
         f"Requires-Dist: {one}\n" for one in needs
     )
+    metadata += "".join(f"Provides-Extra: {one}\n" for one in extras)
     with zipfile.ZipFile(directory / f"{name}-{version}-{tag}.whl", "w") as archive:
         for path, data in files.items():
             archive.writestr(path, data)
@@ -250,6 +252,19 @@ async def test_an_index_that_does_not_answer_is_not_the_agents_fault(
     fault, text = await refusal(tool(tmp_path, "tiny"), package="tiny")
     assert fault == "tool"
     assert "hidden" not in text
+
+
+async def test_a_dependency_that_the_index_has_not_is_the_fault_of_the_agent_that_chose_what_needs_it(
+    index: Path, tmp_path: Path
+) -> None:
+    wheel(index, "aged", "1.0", {"aged.py": b""}, needs=("never-published",))
+    wheel(index, "aged", "2.0", {"aged.py": b""}, needs=("never-published; extra == 'more'",), extras=("more",))
+    install = tool(tmp_path, "aged", "absent")
+    await install.call({"package": "aged"}, Nobody())
+    for package in ("aged==1.0", "aged[more]==2.0"):
+        fault, text = await refusal(install, package=package)
+        assert (fault, text[:15]) == ("agent", "pip cannot find")
+    assert (await refusal(install, package="absent"))[0] == "tool"  # allowed, and the index has no version of it
 
 
 async def test_pip_has_a_deadline_and_leaves_no_process(

@@ -41,9 +41,11 @@ MAX_WHEELS = 32
 """Of one `install`: with a call for the plan and the pieces, below the calls that a cell may make."""
 PLAN_S = 50.0
 """Seconds that pip may take; below what an agent's broker waits for a tool."""
-_NO_INDEX = re.compile(r"from versions: none|retrying \(retry|timed out", re.IGNORECASE)
-"""What pip says, among other things, where the index did not answer: it goes on as if there were nothing in it. A package that was
-allowed and has no version at all is no mistake of the agent's either."""
+_NO_ANSWER = re.compile(r"retrying \(retry|timed out", re.IGNORECASE)
+"""What pip prints when the index does not answer; then it goes on as if the index were empty."""
+_NO_VERSION = re.compile(r"satisfies the requirement ([\w.-]+)[^\n]*\(from versions: none\)", re.IGNORECASE)
+"""What pip prints for a package without any version. One that is asked for is on the allow-list, so the index fails; a dependency
+belongs to the version or the extra that the agent chose."""
 _INSTALLED = "import json; from importlib.metadata import distributions as d; print(json.dumps([[x.name, x.version] for x in d()]))"
 
 KERNEL_SOURCE = '''
@@ -282,7 +284,9 @@ class Install:
                 if lines
                 else "it does not say why"
             )
-            fault: Any = "tool" if not lines or _NO_INDEX.search(error.said) else "agent"
+            asked = canonicalize_name(Requirement(arguments[-1]).name)
+            no_version = any(canonicalize_name(name) == asked for name in _NO_VERSION.findall(error.said))
+            fault: Any = "tool" if not lines or no_version or _NO_ANSWER.search(error.said) else "agent"
             raise ToolError(f"pip cannot find {arguments[-1]}: {last}", fault=fault) from None
 
 
