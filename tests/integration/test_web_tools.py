@@ -210,6 +210,14 @@ async def test_what_the_agent_asks_wrongly_is_told_to_it() -> None:
     assert "web_search(query: str, num_results: int = 5) -> str" in tool.description
 
 
+async def test_a_query_that_is_too_long_once_it_is_encoded_is_the_agents() -> None:
+    async with serving(pages({})) as server:
+        tool = open_tool("web_search", config(search_url=server.url))
+        for query in ("\u5317" * 460, "\U0001f600" * 400):
+            assert "write a shorter query" in await told(tool, "agent", query=query)
+        assert server.requests == []
+
+
 async def test_a_key_that_is_refused_is_not_tried_again_and_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERPER_API_KEY", "k-serper")
     refusal = json_response({"message": "Unauthorized.", "statusCode": 403}, status=403)
@@ -301,6 +309,16 @@ async def test_a_page_that_is_made_to_be_hard_gives_its_text() -> None:
         page = await LocalReader(client, cpu_s=2)(f"{server.url}/")
         assert page.text == "Hard\nOne&two\nthree"
         assert "layout could not be read" in page.note
+
+
+async def test_a_character_reference_of_any_length_is_text() -> None:
+    attributes = " ".join(f"a{number}=1" for number in range(300_000))
+    references = f"&#{'9' * 5_000};b&#x{'f' * 5_000};c&#{'0' * 5_000}65;d&#65;"
+    hard = f"<p {attributes}>a{references}"
+    async with serving(pages({"/": response(hard.encode(), content_type="text/html")})) as server:
+        page = await LocalReader(WebClient(allow_hosts=[server.host]), cpu_s=2)(f"{server.url}/")
+    assert "layout could not be read" in page.note
+    assert page.text == "a\ufffdb\ufffdc\ufffddA"
 
 
 async def test_no_page_takes_more_time_on_the_host_than_its_length() -> None:

@@ -45,6 +45,8 @@ _HEAD_CHARS = 100_000
 _TAG = re.compile(
     r"<(/?)([a-zA-Z][a-zA-Z0-9]*+)?+[^<>]*+>"
 )  # never takes back: a "<" that nothing closes costs its length once
+_LONG_REFERENCE = re.compile(r"&#[0-9]{20,}+;?")
+"""A character reference that names no character; `int` raises ValueError for more than 4,300 digits."""
 _INLINE = frozenset(("a", "abbr", "b", "code", "em", "i", "span", "strong", "sub", "sup", "u", "wbr"))
 _UNSEEN = frozenset(("script", "style", "template", "noscript"))
 
@@ -201,7 +203,8 @@ def _plain(text: str) -> str:
             unseen = ""
         end = tag.end()
     parts.append("" if unseen else text[end:])
-    lines = (" ".join(line.split()) for line in html.unescape("".join(parts)).splitlines())
+    shown = html.unescape(_LONG_REFERENCE.sub("\ufffd", "".join(parts)))
+    lines = (" ".join(line.split()) for line in shown.splitlines())
     return "\n".join(line for line in lines if line)
 
 

@@ -47,11 +47,20 @@ class Service:
     async def ask(
         self, shape: type[T], *, json: dict[str, Json] | None = None, query: Mapping[str, str] | None = None
     ) -> T:
-        """The service's JSON, as `shape`. Raises ServiceError."""
+        """Return the service's JSON, as `shape`.
+
+        Raises ServiceError; ToolError, the agent's fault, for a query that the service refuses or that makes its address too long.
+        """
+        url = str(httpx2.URL(self.url).copy_merge_params(query)) if query else self.url
+        if len(url) > MAX_URL_CHARS:  # the encoding makes up to twelve characters of one
+            raise ToolError(
+                f"{self.name}: the query makes an address of {len(url)} characters, and at most {MAX_URL_CHARS} fit; write a shorter query",
+                fault="agent",
+            )
         headers = {"Accept": "application/json"} | ({"X-API-Key": self.key.reveal()} if self.key else {})
         answer = await ask_service(
             self.client,
-            str(httpx2.URL(self.url).copy_merge_params(query)) if query else self.url,
+            url,
             name=self.name,
             key_variable=self.key_variable,
             method="POST" if json else "GET",
