@@ -153,7 +153,7 @@ async def test_a_service_that_stumbles_is_asked_again() -> None:
     ("answers", "message"),
     [
         ([failed(401, f"Incorrect key {KEY}")], "refuses the key in VISION_KEY (HTTP 401"),
-        ([failed(400, "no vision")], "the vision model seer-2 failed (HTTP 400"),
+        ([failed(404, "no such model")], "the vision model seer-2 failed (HTTP 404"),
         ([failed(500)] * 3, "the vision model seer-2 failed (HTTP 500"),
         ([Response("<html>")] * 3, "answered with no chat completion"),
         ([JSONResponse({"choices": []})] * 3, "the vision model seer-2 answered nothing"),
@@ -168,6 +168,23 @@ async def test_a_service_that_fails_is_the_tools_fault_and_shows_no_key(answers:
     assert caught.value.fault == "tool"
     assert message in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        *((failed(status, "safety system"), f"cannot do that (HTTP {status}") for status in (400, 413, 422)),
+        (said(" "), "the vision model seer-2 gave an empty answer"),
+        (said(None), "the vision model seer-2 gave an empty answer"),
+    ],
+)
+async def test_a_question_that_the_model_does_not_answer_is_the_agents_fault(answer: Response, message: str) -> None:
+    async with serving(answer) as vision:
+        with pytest.raises(ToolError) as caught:
+            await ask(looking(vision))
+    assert caught.value.fault == "agent"
+    assert message in str(caught.value)
+    assert len(vision.seen) == 1
 
 
 async def test_an_endpoint_that_is_not_there_is_the_tools_fault() -> None:

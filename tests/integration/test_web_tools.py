@@ -13,7 +13,7 @@ from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool
 from lzero.tools.catalog import CATALOG, open_tool
 from lzero.tools.read_page import LocalReader
-from lzero.tools.web import WebClient
+from lzero.tools.web import MAX_BYTES, WebClient
 from lzero.types import Json, Task
 
 CONTEXT: Any = SimpleNamespace(task=Task(id="t", question="Who?", answers=("Kato",)))
@@ -445,13 +445,20 @@ def test_an_address_with_a_password_is_refused_and_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "fault"), [(422, "agent"), (451, "agent"), (401, "tool"), (402, "tool"), (500, "tool")]
+    ("status", "fault"),
+    [*((status, "agent") for status in (408, 422, 451, 500, 524)), *((status, "tool") for status in (401, 402, 429))],
 )
 async def test_a_jina_readers_failures_are_told_apart(status: int, fault: str) -> None:
     said = json_response({"code": status, "name": "AssertionFailureError", "message": "no such domain"}, status=status)
     async with serving(pages({"/": said})) as server:
         tool = open_tool("read_page", config(reader="jina", reader_url=f"{server.url}/"))
         assert f"(HTTP {status}" in await told(tool, fault, url="https://en.example/Liri")
+
+
+async def test_a_page_that_is_too_large_for_a_jina_reader_is_the_agents() -> None:
+    async with serving(pages({"/": json_response(jina("x" * MAX_BYTES))})) as server:
+        tool = open_tool("read_page", config(reader="jina", reader_url=f"{server.url}/"))
+        assert "has more than 5,000,000 bytes; try another" in await told(tool, "agent", url="https://en.example/")
 
 
 def test_a_key_that_would_not_act_is_refused() -> None:

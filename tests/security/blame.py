@@ -114,9 +114,16 @@ SITES = (
     Site("tools/install.py", "ToolError", "ours", "pip or the package index does not work"),
     Site("tools/mcp_servers/*", "ToolError", "ours", "the server is gone or breaks the protocol"),
     Site("tools/retry.py", "ServiceError", "ours", "a service has failed all tries"),
-    Site("tools/web.py", "ServiceError", "ours", "a service fails; a page's trouble is the agent's (read_page)"),
+    Site(
+        "tools/web.py",
+        "ServiceError",
+        "ours",
+        "a service fails or is slow; a page's trouble is the agent's (read_page)",
+    ),
     Site("tools/web_search.py", "ServiceError", "ours", "the search service fails"),
-    Site("tools/read_page.py", "ServiceError", "ours", "the Jina reader fails; a site in trouble is the agent's"),
+    Site(
+        "tools/read_page.py", "ServiceError", "ours", "the Jina reader sends no JSON; a site in trouble is the agent's"
+    ),
     Site("tools/look.py", "ServiceError", "ours", "the vision model's endpoint fails"),
     Site("turns.py", "HelperBusy", "ours", "what episodes share is busy for ten minutes, in fair turns"),
 )

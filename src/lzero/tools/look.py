@@ -25,6 +25,8 @@ REQUESTS = 8
 MAX_QUESTION_CHARS = 4_000
 MAX_ANSWER_TOKENS = 1_024
 MAX_ANSWER_CHARS = 8_000
+ASKED_WRONG = (400, 413, 422)
+"""Statuses by which an endpoint refuses a question or an image, which are the agent's."""
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -71,6 +73,7 @@ def open_look(
                 key_variable=key_variable,
                 method="POST",
                 headers=_headers(key),
+                asked_wrong=ASKED_WRONG,
                 json={
                     "model": model,
                     "max_completion_tokens": MAX_ANSWER_TOKENS,
@@ -95,9 +98,11 @@ def _text(body: bytes, model: str) -> str:
         reply = msgspec.json.decode(body, type=_Reply)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServiceError(f"the vision model {model} answered with no chat completion: {error}") from None
-    said = (reply.choices[0].message.content or reply.choices[0].message.refusal or "").strip() if reply.choices else ""
-    if not said:
+    if not reply.choices:
         raise ServiceError(f"the vision model {model} answered nothing")
+    said = (reply.choices[0].message.content or reply.choices[0].message.refusal or "").strip()
+    if not said:  # the question asks for that, or for more thought than MAX_ANSWER_TOKENS
+        raise ToolError(f"the vision model {model} gave an empty answer; ask another question", fault="agent")
     if len(said) > MAX_ANSWER_CHARS:
         return f"{said[:MAX_ANSWER_CHARS]}\n[cut: the answer has {len(said):,} characters]"
     return said

@@ -24,6 +24,8 @@ from lzero.tools.web import Answer, WebClient, ask_service
 
 JINA_URL = "https://r.jina.ai/"
 JINA_VARIABLE = "JINA_API_KEY"
+JINA_FAILED = (400, 408, 422, 451, *range(500, 600))
+"""Statuses by which a reader may say that it cannot read a page. A failure of the reader itself (5xx) looks the same."""
 CPU_S = 10
 """Processor seconds that the layout of a page may take: enough for a megabyte of HTML."""
 WALL_S = 25.0
@@ -173,8 +175,10 @@ class JinaReader:
             method="POST",
             headers=headers,
             json={"url": str(target)},
-            asked_wrong=(400, 422, 451),
+            asked_wrong=JINA_FAILED,
         )
+        if answer.cut:
+            raise ToolError(f"{target} has more than {len(answer.body):,} bytes; try another page", fault="agent")
         try:
             data = msgspec.json.decode(answer.body, type=_JinaAnswer).data
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
