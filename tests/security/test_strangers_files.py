@@ -318,8 +318,8 @@ def test_a_tokenizer_that_panics_or_fails_is_a_model_error(part: dict[str, objec
         "messages[0].content * 10**9",
         "(range(99999) | list) * 10**6",
         "'x' | center(10**10)",
-        "messages | length ** 10 ** 10 ** 10",
-        "(messages | length + 9) ** 10 ** 9",
+        "messages | length ** (10 ** (10 ** 10))",
+        "(messages | length + 9) ** (10 ** 9)",
     ],
 )
 def test_a_template_with_one_huge_operation_is_a_model_error(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,9 @@ def keep_devices() -> None:
 
     /dev/full stands for /dev/zero: it reads the same, but cannot be mapped as shared memory, which is that of a file without a name.
     """
-    _mount("/dev/full", "/dev/zero", "", _MS_BIND, "")
     for name in _DEVICES:
         _mount("none", f"/dev/{name}", "", _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID, "")
+    _mount("/dev/full", "/dev/zero", "", _MS_BIND, "")
 
 
 def fork(own_pid_namespace: int) -> tuple[int, int]:
