@@ -1,6 +1,7 @@
 """A pool has as many zygotes as its REPLs keep busy, and replaces those that have forked often."""
 
 import asyncio
+import socket
 import time
 
 import psutil
@@ -9,6 +10,7 @@ from fault_traces import until
 from repl_sessions import no_tools, value
 
 from lzero.config import ReplConfig
+from lzero.errors import ReplError
 from lzero.repl import LocalPool
 
 pytestmark = pytest.mark.sandbox
@@ -58,6 +60,21 @@ async def test_a_zygote_is_replaced_after_its_forks_and_ends_with_its_last_repl(
         assert await value(new, "6 * 7") == "42"
         await new.close()
     assert num_jails() == 0
+
+
+async def test_a_descriptor_that_the_kernel_does_not_take_fails_one_opening_alone() -> None:
+    async with LocalPool(ReplConfig(zygotes=1)) as pool:
+        sibling = await pool.open((), no_tools, seed=0)
+        assert await value(sibling, "x = 6\nx") == "6"
+        closed = socket.socket(socket.AF_UNIX)
+        closed.close()
+        with pytest.raises(ReplError, match="cannot send the sandbox's zygote a descriptor"):
+            await sibling._zygote.fork(closed)
+        with pytest.raises(ReplError, match="cannot send the sandbox's zygote a descriptor"):
+            await sibling._zygote.copy(sibling._child, closed)
+        assert await value(sibling, "7 * x") == "42"
+        await open_and_close(pool, 1)
+        assert pool.stats()["zygotes"] == 1
 
 
 async def test_a_pool_that_closes_while_a_zygote_starts_leaves_none() -> None:

@@ -33,7 +33,8 @@ WITHOUT_GROUPS = (
     ),
     Unbounded(
         "memory between two looks of the watchdog",
-        "a REPL can exceed repl.memory_mb until the next look, a quarter of a second later or more on a busy machine",
+        "a REPL can exceed repl.memory_mb until the next look, a quarter of a second later or more on a busy machine; another REPL can "
+        "delay that look, and what a process that is ending still holds is not seen",
         DELEGATE,
     ),
     Unbounded("the share of the processors", "a REPL with many processes has more of them than the others", DELEGATE),
@@ -54,7 +55,8 @@ def unbounded(*, groups: bool) -> Iterator[Unbounded]:
         yield Unbounded(
             "pipes, epoll watches, descriptors in flight",
             "the kernel counts them by user, and all REPLs and your own programs are one: a REPL that uses them up leaves the "
-            "others pipes of 8 kB, no further epoll watches and no descriptors to send",
+            "others pipes of 8 kB (fs.pipe-user-pages-soft), no further epoll watches (fs.epoll.max_user_watches) and no descriptors to "
+            "send; lzero cannot open REPLs then",
             "run lzero as root: each REPL then gets a user of its own (docs/sandbox.md, What the kernel counts for all)",
         )
     if Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2":

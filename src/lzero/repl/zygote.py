@@ -11,7 +11,7 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from typing import IO, Any, NoReturn
 
-from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError
+from lzero.errors import ForkRefused, ProtocolError, ReplDied, ReplError, SandboxError
 from lzero.repl import jail, users, wire
 from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
@@ -96,7 +96,8 @@ class Zygote:
         return self._last_number
 
     async def fork(self, connection: socket.socket) -> Child:
-        """A new REPL at the other end of `connection`. Raises ReplDied."""
+        """Return a new REPL at the other end of `connection`. Raises ReplDied, or another ReplError where the kernel refuses the
+        descriptor; the zygote and its other REPLs go on then."""
         self._last_number += 1
         child = Child(self._last_number)
         self._children[child.number] = child
@@ -111,7 +112,7 @@ class Zygote:
 
     async def copy(self, original: Child, connection: socket.socket) -> Child:
         """A copy of a live REPL at the other end of `connection`, which says nothing before it is spoken to. Raises ForkRefused,
-        ReplDied."""
+        and what `fork` raises."""
         self._last_number += 1
         child = Child(self._last_number)
         self._children[child.number] = child
@@ -191,7 +192,12 @@ class Zygote:
                         return
                     except BlockingIOError:
                         await self._writable()
-                    except OSError:
+                    except OSError as error:
+                        if descriptors and not isinstance(error, ConnectionError):
+                            raise ReplError(
+                                f"cannot send the sandbox's zygote a descriptor: {error}; raise the limit on open files (ulimit -n), "
+                                "which also bounds the descriptors in flight of one user"
+                            ) from None
                         self._lost()
         except TimeoutError:
             await self._give_up()
