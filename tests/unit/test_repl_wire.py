@@ -165,3 +165,18 @@ async def test_the_end_of_the_stream_and_a_reader_that_never_reads_are_seen() ->
     with pytest.raises(ConnectionError):
         await connection.send(wire.Run(id=1, code="x"), until=loop.time() + 10)
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"type":"done","id":1,"status":"ok","outputs":[],"</output>":1}',
+        b'{"type":"</output>"}',
+        b'{"type":"done","id":1,"status":"</output>","outputs":[]}',
+        b'{"type":"done","id":1,"status":"ok","outputs":[{"output_type":"</output>"}]}',
+    ],
+)
+def test_a_refusal_quotes_nothing_of_the_frame(body: bytes) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        wire.decode(body)
+    assert "output>" not in str(caught.value)

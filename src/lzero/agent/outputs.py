@@ -1,5 +1,6 @@
 """What a cell put out, as the text that the model reads."""
 
+import itertools
 import re
 from collections.abc import Iterable
 
@@ -24,9 +25,15 @@ def render_output(execution: Execution, *, max_chars: int) -> str:
     """
     errors = [output for output in execution.outputs if isinstance(output, Error)]
     others = [output for output in execution.outputs if not isinstance(output, Error)]
-    endings = [_traceback(error, max_chars // 2) for error in errors[-1:]] + _notes(execution)
+    body = _join(others)
+    endings = _notes(execution)
+    if errors:
+        body, frames, line = _unframed_together(body, *_traceback(errors[-1]))
+        endings.insert(0, _cut_traceback(frames, line, max_chars // 2))
+    else:
+        body = unframed(body)
     ending = cut("\n".join(endings), max_chars)
-    body = cut(_join(others), max(0, max_chars - len(ending) - bool(ending)))
+    body = cut(body, max(0, max_chars - len(ending) - bool(ending)))
     return "\n".join(part for part in (body, ending) if part.strip()) or NO_OUTPUT
 
 
@@ -50,8 +57,21 @@ def cut(text: str, max_chars: int) -> str:
     return text[: room - tail] + mark + text[len(text) - tail :]
 
 
-def _shown(text: str) -> str:
-    return unframed(clean(text))
+def _unframed_together(body: str, frames: str, line: str) -> tuple[str, str, str]:
+    """Return the three parts of an output so that nothing in one of them, or from one into the next, looks like the frame.
+
+    A cut may take all frames away: then the line of the error follows the body.
+    """
+    body, line = _unframed_lines(body, line)
+    body, frames, line = _unframed_lines(body, frames, line)
+    return body, frames, line
+
+
+def _unframed_lines(*parts: str) -> list[str]:
+    """Return the parts after `unframed` has read them as one text. It adds no lines, so the count of lines tells them apart."""
+    lines = unframed("\n".join(parts)).split("\n")
+    ends = list(itertools.accumulate(part.count("\n") + 1 for part in parts))
+    return ["\n".join(lines[start:end]) for start, end in itertools.pairwise((0, *ends))]
 
 
 def _size(text: str) -> int:
@@ -69,28 +89,34 @@ def _join(outputs: Iterable[Stream | Result | Display]) -> str:
             text += "\n" if text and not text.endswith("\n") else ""
             text += output.data.get("text/plain", " ".join(f"[{mime}]" for mime in output.data))
             text += "\n"
-    return _shown(text).strip("\n")
+    return clean(text).strip("\n")
 
 
-def _traceback(error: Error, max_chars: int) -> str:
-    """The last frames and the line that names the error, in `max_chars` characters; the line has precedence."""
-    name, value = _shown(error.ename), _shown(error.evalue)
-    line = cut(f"{name}: {value}" if value else name, max_chars)
-    frames = [row.rstrip() for row in _shown("\n".join(error.traceback)).split("\n")]
+def _traceback(error: Error) -> tuple[str, str]:
+    """Return the last frames, and the line that names the error."""
+    name, value = clean(error.ename), clean(error.evalue)
+    frames = [row.rstrip() for row in clean("\n".join(error.traceback)).split("\n")]
     frames = [
         row for row in frames if row and not _RULER.fullmatch(row) and "Traceback (most recent call last)" not in row
     ]
     named = [position for position, row in enumerate(frames) if row.partition(":")[0].rpartition(".")[2] == name]
     if named:
         frames = frames[: named[-1]]
-    shown = "\n".join(frames[-TRACEBACK_LINES:])
-    return "\n".join(part for part in (cut(shown, max(0, max_chars - len(line) - 1)), line) if part)
+    return "\n".join(frames[-TRACEBACK_LINES:]), f"{name}: {value}" if value else name
+
+
+def _cut_traceback(frames: str, line: str, max_chars: int) -> str:
+    """Return both in `max_chars` characters; the line has precedence."""
+    line = cut(line, max_chars)
+    return "\n".join(part for part in (cut(frames, max(0, max_chars - len(line) - 1)), line) if part)
 
 
 def _notes(execution: Execution) -> list[str]:
+    reason = unframed(" ".join(clean(execution.reason).split()))
     if execution.status == "timed_out":
-        return [f"[{clean(execution.reason) or 'interrupted'}]"]
+        return [f"[{reason or 'interrupted'}]"]
     if execution.status == "killed":
-        reason = clean(execution.reason).strip() or "the cell ended it"
-        return [f"[the session was killed ({reason}): its variables are lost, a new one is open]"]
+        return [
+            f"[the session was killed ({reason or 'the cell ended it'}): its variables are lost, a new one is open]"
+        ]
     return []

@@ -249,7 +249,7 @@ def decode(body: bytes) -> FromKernel:
             raise ProtocolError(f"outputs with {quotes:,} quotation marks; {MAX_QUOTES:,} are allowed")
         outputs = _outputs.decode(message.outputs)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not a frame: {str(error)[:200]}") from None
+        raise ProtocolError(f"not a frame: {_malformed(error)}") from None
     if len(outputs) > MAX_OUTPUTS:
         raise ProtocolError(f"{len(outputs)} outputs; {MAX_OUTPUTS} are allowed")
     return Done(id=message.id, status=message.status, outputs=outputs)
@@ -263,7 +263,7 @@ def arguments_of(call: Call) -> dict[str, Json]:
     try:
         return _arguments.decode(call.arguments)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not the arguments of a call: {str(error)[:200]}") from None
+        raise ProtocolError(f"not the arguments of a call: {_malformed(error)}") from None
 
 
 def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
@@ -274,7 +274,7 @@ def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
     try:
         files = _files.decode(listing.files)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not a listing of files: {str(error)[:200]}") from None
+        raise ProtocolError(f"not a listing of files: {_malformed(error)}") from None
     if len(files) > MAX_LISTED:
         raise ProtocolError(f"a listing of {len(files):,} files; {MAX_LISTED:,} are allowed")
     return files
@@ -285,4 +285,9 @@ def decode_zygote(packet: bytes) -> FromZygote:
     try:
         return _from_zygote.decode(packet)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not a message of the zygote: {str(error)[:200]}") from None
+        raise ProtocolError(f"not a message of the zygote: {_malformed(error)}") from None
+
+
+def _malformed(error: Exception) -> str:
+    """Return what is wrong with JSON from a sandbox. The decoder's own words would quote it, and the model would read that as ours."""
+    return "JSON of another shape" if isinstance(error, msgspec.ValidationError) else "it cannot be read as JSON"
