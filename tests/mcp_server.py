@@ -196,6 +196,7 @@ ODD: dict[str, dict[str, Any]] = {
     "timed_out": {"error": {"code": -32001, "message": "took too long"}},
     "failed": {"error": {"code": -32603, "message": "the disk is full"}},
     "of_another_shape": {"result": {"content": "no list"}},
+    "too_many": {"result": {"content": [{"type": "text", "text": "1"}] * 10_001}},
     "too_large": {"result": {"content": [{"type": "text", "text": "x" * 9_000_000}]}},
     "no_json_rpc": {"result": 5, "error": 6},
     "unknown": {"id": 999_999, "result": {}},

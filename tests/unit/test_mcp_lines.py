@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
+import httpx2
 import pytest
 
+from lzero.tools.mcp_servers.http import TooMuch, _Bounded
 from lzero.tools.mcp_servers.lines import MAX_SKIPPED, Line, lines
-from lzero.tools.mcp_servers.words import MAX_MESSAGE
+from lzero.tools.mcp_servers.words import BLOCK, MAX_BLOCKS, MAX_MESSAGE
 
 
 async def read(*pieces: bytes) -> list[Line]:
@@ -49,3 +52,19 @@ def test_the_number_is_the_messages_own_whatever_stands_in_its_parts() -> None:
             assert Line(json.dumps(message, separators=separators).encode() + b"\r").answers == 7
     for other in ({"jsonrpc": "2.0", "result": inner}, {"result": inner}, {"jsonrpc": "2.0", "id": "seven"}, [inner]):
         assert Line(json.dumps(other).encode()).answers is None
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+async def test_blocks_of_a_response_are_counted_however_it_is_cut(size: int) -> None:
+    class Body(httpx2.AsyncByteStream):
+        def __init__(self, body: bytes) -> None:
+            self.body = body
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for start in range(0, len(self.body), size):
+                yield self.body[start : start + size]
+
+    assert [piece async for piece in _Bounded(Body(BLOCK * MAX_BLOCKS))]
+    with pytest.raises(TooMuch, match="too many blocks"):
+        async for _ in _Bounded(Body(BLOCK * (MAX_BLOCKS + 1))):
+            pass

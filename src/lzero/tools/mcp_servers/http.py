@@ -12,7 +12,7 @@ import httpx2
 import msgspec
 
 from lzero.tools.mcp_servers.errors import BROKEN_OFF, TOO_LARGE
-from lzero.tools.mcp_servers.words import MAX_MESSAGE
+from lzero.tools.mcp_servers.words import BLOCK, MAX_BLOCKS, MAX_MESSAGE
 from lzero.tools.shapes import one_line
 
 _CONNECT_S = 10.0
@@ -39,7 +39,7 @@ class _Sent(msgspec.Struct):
 
 
 class BoundedClient(httpx2.AsyncClient):
-    """HTTP as it is, but that a body ends with an error after `MAX_MESSAGE` bytes. `problem`: the server's last refusal."""
+    """HTTP, but a body ends with an error after MAX_MESSAGE bytes or MAX_BLOCKS blocks. `problem`: the server's last refusal."""
 
     problem = ""
     stale = False
@@ -102,12 +102,17 @@ class _Bounded(httpx2.AsyncByteStream):
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
+        size = blocks = 0
+        end = b""
         try:
             async for chunk in self._stream:
                 size += len(chunk)
+                blocks += (end + chunk).count(BLOCK)
+                end = (end + chunk)[1 - len(BLOCK) :]
                 if size > MAX_MESSAGE:
                     raise TooMuch(f"sent more than {MAX_MESSAGE:,} bytes")
+                if blocks > MAX_BLOCKS:
+                    raise TooMuch(f"sent too many blocks, more than {MAX_BLOCKS:,}")
                 yield chunk
         except TooMuch:
             raise
