@@ -38,7 +38,7 @@ def read_bounded(path: Path, *, max_bytes: int) -> bytes:
     """
     if problem := file_problem(path):
         if not path.exists():
-            raise FileNotFoundError(errno.ENOENT, problem)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise OSError(errno.EINVAL, problem)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from lzero.errors import DataError
-from lzero.paths import read_bounded
+from lzero.paths import file_problem, read_bounded
 
 CACHE_BYTES = 256 << 20
 """Maximum memory for the contents of all files."""
@@ -40,7 +40,7 @@ class FileCache:
             try:
                 data = read_bounded(path, max_bytes=self._max_file_bytes)
             except OSError as error:
-                raise DataError(f"cannot give {path} to the agent: {error.strerror}") from None
+                raise DataError(f"cannot give {path} to the agent: {file_problem(path) or error.strerror}") from None
             digest = hashlib.blake2b(data, digest_size=16).digest()
             if self._digests.setdefault(path, digest) != digest:
                 raise DataError(f"{path} has changed since an episode of this run got it: put it back, or start anew")
