@@ -8,7 +8,6 @@ import asyncio
 import collections
 import contextlib
 import ctypes
-import gc
 import os
 import random
 import signal
@@ -68,15 +67,6 @@ LENGTH_S: dict[Stage, float] = {
 }
 """About how long each stage takes: the moment of a kill is drawn from it."""
 PR_SET_CHILD_SUBREAPER = 36
-
-
-@pytest.fixture(autouse=True, scope="module")
-def collections_look_at_new_objects_only() -> Iterator[None]:
-    """`traces` collects garbage at every look; beside a loaded torch, walking all that stood before takes half a second."""
-    gc.collect()  # garbage of earlier tests may hold descriptors; frozen, it would go at some other time
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @dataclass(frozen=True)
