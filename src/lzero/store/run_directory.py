@@ -33,8 +33,10 @@ import lzero
 from lzero.config import Config, load_config
 from lzero.errors import ConfigError, StoreError
 from lzero.paths import read_bounded
+from lzero.store.from_tables import to_episodes, to_records
 from lzero.store.record import Phase, Record
-from lzero.store.tables import RECORD_TABLES, SCHEMAS, to_episodes, to_records, to_table, to_tables
+from lzero.store.schemas import RECORD_TABLES, SCHEMAS
+from lzero.store.tables import to_table, to_tables
 from lzero.store.writing import new_directory, told, write_whole
 from lzero.types import Episode, Group, Json
 
