@@ -265,17 +265,36 @@ async def test_a_host_that_is_killed_at_any_moment_leaves_nothing(kills: int) ->
             await all_gone(before)
 
 
+async def test_a_host_that_is_killed_while_a_jail_starts_leaves_nothing() -> None:
+    """One half of bubblewrap may wait for the other, which the host's end ends."""
+    before = traces()
+    with adopting():
+        hosts = [start_host("starting_host.py", str(pause_s)) for pause_s in (0.0, 0.02, 0.1)]
+        assert [await killed(host) for host in hosts] == [True] * 3
+        await all_gone(before)
+
+
 @asynccontextmanager
 async def working_host(*arguments: str, at_work: bool) -> AsyncIterator["subprocess.Popen[bytes]"]:
     """A process of its own, that has run cells already if `at_work`; it has been killed at the end."""
-    script = str(Path(__file__).parent / "working_host.py")
-    environment = {**os.environ, "TMPDIR": tempfile.gettempdir(), "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, script, *arguments], stdout=subprocess.PIPE, env=environment) as host:
+    with start_host("working_host.py", *arguments) as host:
         assert host.stdout is not None
         if at_work:
             assert await asyncio.to_thread(host.stdout.readline) == b"working\n"
         yield host
-        assert await asyncio.to_thread(host.wait, DEADLINE_S) == -signal.SIGKILL
+        assert await killed(host)
+
+
+def start_host(script: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, str(Path(__file__).parent / script), *arguments]
+    environment = {**os.environ, "TMPDIR": tempfile.gettempdir(), "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+
+
+async def killed(host: "subprocess.Popen[bytes]") -> bool:
+    """Whether it ends by being killed."""
+    with host:
+        return await asyncio.to_thread(host.wait, DEADLINE_S) == -signal.SIGKILL
 
 
 async def all_gone(before: Traces) -> None:
@@ -288,7 +307,11 @@ async def all_gone(before: Traces) -> None:
         return not dead() and traces() == before
 
     for _ in range(2):
-        await until(gone)
+        try:
+            await until(gone)
+        except AssertionError:
+            assert (dead(), traces()) == ([], before)
+            raise
 
 
 FEW = pytest.mark.parametrize(

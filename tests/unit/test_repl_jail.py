@@ -32,11 +32,19 @@ def test_the_jail_shares_nothing_and_dies_with_us(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "geteuid", lambda: user)
     command = jail.command(SAMPLE, ["inner", "argument"])
     assert command[-3:] == ["--", "inner", "argument"]
-    for flag in ("--unshare-all", "--die-with-parent", "--new-session", "--clearenv"):
+    for kind in ("user", "ipc", "pid", "net", "uts", "cgroup-try"):
+        assert f"--unshare-{kind}" in command
+    for flag in ("--die-with-parent", "--new-session", "--clearenv"):
         assert flag in command
     for flag in ("--share-net", "--bind", "--dev-bind"):
         assert flag not in command
     assert not any(part.startswith("/home") for part in command)
+
+
+def test_a_user_namespace_that_is_given_takes_the_place_of_a_new_one() -> None:
+    command = jail.command(SAMPLE, ["inner"], namespace=7)
+    assert command[command.index("--userns") + 1] == "7"
+    assert "--unshare-user" not in command
 
 
 def test_root_goes_through_an_ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ half covered, and REPLs could not have one of their own.
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,13 +17,11 @@ from typing import IO, Self
 
 from lzero.config import ReplConfig
 from lzero.errors import SandboxError
-from lzero.repl import users
+from lzero.repl import programs, users
 from lzero.repl.environment import PLACE as _ENVIRONMENT
 from lzero.repl.environment import Environment
-from lzero.repl.users import Handover
 
 INSIDE = Path(__file__).parent / "inside"
-INSTALL_HINT = "install it: apt-get install bubblewrap (Debian, Ubuntu), dnf install bubblewrap (Fedora), pacman -S bubblewrap (Arch)"
 _MODULES = "/opt/lzero"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ALTERNATIVES = Path("/etc/alternatives")
@@ -98,13 +95,13 @@ def start(
     limits: Limits,
     errors: IO[bytes],
     *,
-    handover: Handover | None = None,
+    namespace: int | None = None,
     without: Collection[str] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a zygote whose end of the control socket is `control`; what goes wrong is written to `errors`. Raises SandboxError.
 
-    With a `handover`, bubblewrap waits until that is complete. `without` names defences to leave out, for tests that show what they
-    are good for.
+    `namespace` is a descriptor of the user namespace to start it in; without one, bubblewrap makes one. `without` names defences to
+    leave out, for tests that show what they are good for.
 
     It dies with the thread that calls this: call it from one that lives as long as the pool.
     """
@@ -120,12 +117,12 @@ def start(
     )
     try:
         return subprocess.Popen(
-            command(environment, inner, handover.options if handover else ()),
+            command(environment, inner, namespace),
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,
             # And no other descriptor: close_fds is the default.
-            pass_fds=(descriptor, *(handover.descriptors if handover else ())),
+            pass_fds=(descriptor, *([] if namespace is None else [namespace])),
             env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
             cwd="/",
             start_new_session=True,  # Ctrl-C in a terminal goes to a whole process group: the run, not its sandboxes, decides what ends
@@ -134,35 +131,29 @@ def start(
         raise SandboxError(f"cannot start the sandbox: {error}") from None
 
 
-def command(environment: Environment, inner: Sequence[str], options: Sequence[str] = ()) -> list[str]:
-    """The command line that runs `inner` in the jail, with further options of bubblewrap. Raises SandboxError where a program for it
-    is missing."""
+def command(environment: Environment, inner: Sequence[str], namespace: int | None = None) -> list[str]:
+    """Return the command line that runs `inner` in the jail, in a user namespace that is there already or in a new one. Raises
+    SandboxError where a program for it is missing."""
     sources = _bound_directories(environment)
     if not users.may_mount():  # then that user has to be able to read what the jail is shown as it is
-        return [*as_ordinary_user(), *_bwrap(sources), *options, "--", *inner]
+        return [*users.as_ordinary_user(), *_bwrap(sources, namespace), "--", *inner]
     staged = [(f"{_STAGING}/{number}", target) for number, (_, target) in enumerate(sources)]
     return [
-        *(program("unshare"), "--mount", "--propagation", "private", "--"),
+        *(programs.find("unshare"), "--mount", "--propagation", "private", "--"),
         *("/bin/sh", "-c", _STAGE, "sh", *(source for source, _ in sources), "--"),
-        *as_ordinary_user(),
-        *_bwrap(staged),
-        *options,
+        *users.as_ordinary_user(),
+        *_bwrap(staged, namespace),
         "--",
         *inner,
     ]
 
 
-def as_ordinary_user() -> tuple[str, ...]:
-    """What comes before a command that must not be root's; nothing for who is not. Raises SandboxError."""
-    if os.geteuid() != 0:
-        return ()
-    ids = (f"--reuid={users.NOBODY}", f"--regid={users.NOBODY}", "--clear-groups")
-    return (program("setpriv"), *ids, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
-
-
-def _bwrap(binds: Sequence[tuple[str, str]]) -> list[str]:
+def _bwrap(binds: Sequence[tuple[str, str]], namespace: int | None) -> list[str]:
     arguments = [
-        *(program("bwrap"), "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"),
+        programs.find("bwrap"),
+        *(("--unshare-user",) if namespace is None else ("--userns", str(namespace))),
+        *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
+        *("--die-with-parent", "--new-session", "--as-pid-1"),
         # Root of a user namespace that means nothing outside: what the zygote needs to shut each REPL in.
         *("--uid", "0", "--gid", "0", "--cap-add", "ALL"),
         "--clearenv",
@@ -221,24 +212,6 @@ def _hidden_directories(bound: Sequence[str]) -> list[str]:
         if any(own.is_relative_to(root) for root in roots) and not any(own.is_relative_to(path) for path in hidden):
             hidden.append(str(own))
     return [directory for directory in hidden if not directory.startswith((f"{_ENVIRONMENT}/", f"{_MODULES}/"))]
-
-
-def program(name: str) -> str:
-    """Where it is. Raises SandboxError, with how to get it."""
-    path = shutil.which(name)
-    if path is None:
-        hint = INSTALL_HINT if name == "bwrap" else "it is part of util-linux"
-        raise SandboxError(f"the sandbox needs {name}, which is not on PATH; {hint}")
-    return path
-
-
-def bubblewrap_version() -> str:
-    """As it says itself; empty where there is none."""
-    try:
-        done = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip().removeprefix("bubblewrap ")
 
 
 def user() -> str:

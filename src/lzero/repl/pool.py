@@ -14,7 +14,7 @@ from typing import Self
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplDied, ReplError, SandboxError
 from lzero.protocols import OnCall, ToolSpec
-from lzero.repl import cgroups, environment, jail, processes, watchdog, wire
+from lzero.repl import cgroups, environment, jail, processes, programs, watchdog, wire
 from lzero.repl.cgroups import Groups
 from lzero.repl.connection import Connection
 from lzero.repl.environment import Environment
@@ -141,7 +141,7 @@ class LocalPool:
             "tier": self._config.tier,
             "kernel": platform.release(),
             "machine": platform.machine(),
-            "bubblewrap": jail.bubblewrap_version(),
+            "bubblewrap": programs.bubblewrap_version(),
             "user": jail.user(),
             "control_groups": f"{self._groups.kind}: {', '.join(self._groups.places)}" if self._groups else "none",
             "unbounded": [each.part for each in unbounded(groups=self._groups is not None)],

@@ -12,7 +12,7 @@ import time
 
 from lzero.config import ReplConfig
 from lzero.errors import LzeroError, SandboxError
-from lzero.repl import environment, jail
+from lzero.repl import environment, programs
 from lzero.repl.pool import LocalPool, no_tools
 
 
@@ -37,7 +37,7 @@ def _install_bubblewrap() -> None:
     if shutil.which("bwrap"):
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise SandboxError(f"bubblewrap is missing; {jail.INSTALL_HINT}")
+        raise SandboxError(f"bubblewrap is missing; {programs.INSTALL_HINT}")
     _say("installing bubblewrap (apt-get)")
     problem = ""
     for arguments in (["update", "-qq"], ["install", "-y", "-qq", "bubblewrap"]):
@@ -46,7 +46,7 @@ def _install_bubblewrap() -> None:
         except SandboxError as error:  # a list of packages that cannot be refreshed may still do
             problem = str(error)
     if not shutil.which("bwrap"):
-        raise SandboxError(f"bubblewrap is missing; {jail.INSTALL_HINT}\n{problem}".rstrip())
+        raise SandboxError(f"bubblewrap is missing; {programs.INSTALL_HINT}\n{problem}".rstrip())
 
 
 async def _probe() -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, SandboxError
-from lzero.repl import cgroups, jail
+from lzero.repl import cgroups, jail, programs, users
 from lzero.repl.jupyter.pool import JupyterPool
 from lzero.repl.pool import LocalPool
 from lzero.repl.unbounded import DELEGATE, unbounded
@@ -105,8 +105,8 @@ def _findings(config: ReplConfig) -> Iterator[Finding]:
 
 
 def _bubblewrap() -> Finding:
-    version = jail.bubblewrap_version()
-    return Finding("bubblewrap", bool(version), version or "not on PATH", jail.INSTALL_HINT)
+    version = programs.bubblewrap_version()
+    return Finding("bubblewrap", bool(version), version or "not on PATH", programs.INSTALL_HINT)
 
 
 def landlock_abi() -> int:
@@ -123,7 +123,7 @@ def _namespaces() -> Iterator[Finding]:
             yield Finding(part, False, "not tried")
             continue
         try:
-            command = (*jail.as_ordinary_user(), jail.program("bwrap"), *_JAIL, *options, "--", *inner)
+            command = (*users.as_ordinary_user(), programs.find("bwrap"), *_JAIL, *options, "--", *inner)
         except SandboxError as error:
             finding = Finding(part, False, "not tried", str(error))
         else:

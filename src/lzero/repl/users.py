@@ -6,19 +6,19 @@ of them. An ordinary user can map only itself. user_namespaces(7).
 """
 
 import asyncio
-import json
 import os
 import socket
+import subprocess
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from lzero.errors import SandboxError
+from lzero.repl import programs
 
 NOBODY = 65534
 """The user that the jail runs as, where lzero is root."""
 _FIRST, _PLACES, _EACH = 0x7000_0000, 1 << 15, 1 << 13
 """Users from 1,879,048,192 on, which systemd's table (UIDS-GIDS) gives to nobody; the jails of this machine share them out by pid."""
+_TIMEOUT_S = 60.0
+_WORD = b"."
 
 
 def may_mount() -> bool:
@@ -35,59 +35,51 @@ def available() -> bool:
     return may_mount() and any(int(first) <= _FIRST and last < int(first) + int(count) for first, _, count in ranges)
 
 
-class Handover:
-    """A socket on which bubblewrap names the process that waits for its users, and learns that they are mapped."""
+def as_ordinary_user() -> tuple[str, ...]:
+    """Return what comes before a command that must not be root's; nothing for who is not. Raises SandboxError."""
+    if os.geteuid() != 0:
+        return ()
+    ids = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+    return (programs.find("setpriv"), *ids, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
 
-    def __init__(self) -> None:
-        """Raises OSError."""
-        self._ours, theirs = socket.socketpair()
-        self._theirs = [theirs]
+
+async def namespace() -> int:
+    """Return a descriptor of a new user namespace that has those users. Raises OSError, and SandboxError where a program is missing.
+
+    bubblewrap could make the namespace itself and wait for the users (--userns-block-fd). But then it consists of two processes: if
+    the host ended meanwhile, the first one would end too, and the second one would wait for the first one for ever.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        # It ends, at the latest, when our end is closed.
+        command = [*as_ordinary_user(), programs.find("unshare"), "--user", programs.find("cat")]
+        end = theirs.fileno()
+        process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env={}, cwd="/", start_new_session=True)
         try:
-            self._theirs.append(theirs.dup())  # of two processes: one tells, one waits
-        except OSError:
-            self.close()
-            raise
-        self._ours.setblocking(False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.close()
-
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """Descriptors that bubblewrap has to inherit."""
-        return tuple(each.fileno() for each in self._theirs)
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Options of bubblewrap."""
-        tells, waits = self.descriptors
-        return ("--unshare-user", "--info-fd", str(tells), "--userns-block-fd", str(waits))
-
-    async def complete(self) -> None:
-        """Map the users when the running bubblewrap asks for them; do nothing if it ends before. Raises SandboxError."""
-        loop, said = asyncio.get_running_loop(), b""
-        for each in self._theirs:
-            each.close()
-        try:
-            while b"}" not in said:
-                part = await loop.sock_recv(self._ours, 4096)
-                if not part:
-                    return
-                said += part
-            _give(json.loads(said)["child-pid"])
-            await loop.sock_sendall(self._ours, b".")
-        except OSError as error:
-            raise SandboxError(f"cannot give the jail users of its own ({_FIRST} and above): {error}") from None
-
-    def close(self) -> None:
-        for each in (self._ours, *self._theirs):
-            each.close()
+            theirs.close()
+            await _answers(ours)
+            _map(process.pid)
+            return os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            process.kill()
+            process.wait()
 
 
-def _give(pid: int) -> None:
+async def _answers(cat: socket.socket) -> None:
+    """Wait until the process at the other end is in its namespace: before, nobody reads what it is sent. Raises OSError."""
+    cat.setblocking(False)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            await loop.sock_sendall(cat, _WORD)
+            said = await loop.sock_recv(cat, 4096)
+    except TimeoutError:
+        raise OSError(f"no user namespace within {_TIMEOUT_S:.0f} s") from None
+    if said != _WORD:
+        raise OSError(f"no user namespace: {said.decode('utf-8', 'replace').strip()}")
+
+
+def _map(pid: int) -> None:
     first = _FIRST + pid % _PLACES * _EACH
     for file, text in (("gid_map", f"0 {NOBODY} 1\n"), ("uid_map", f"0 {NOBODY} 1\n1 {first} {_EACH}\n")):
         Path(f"/proc/{pid}/{file}").write_text(text, encoding="ascii")

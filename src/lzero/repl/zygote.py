@@ -15,7 +15,6 @@ from lzero.errors import ForkRefused, ProtocolError, ReplDied, ReplError, Sandbo
 from lzero.repl import jail, users, wire
 from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
-from lzero.repl.users import Handover
 
 _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 30.0
@@ -69,16 +68,20 @@ class Zygote:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 closed_on_failure.enter_context(ours)
                 closed.enter_context(theirs)
-                handover = closed.enter_context(users.Handover()) if users.available() else None
+                namespace = await users.namespace() if users.available() else None
             except OSError as error:
-                raise SandboxError(f"cannot start the sandbox: {error}") from None
-            process = jail.start(environment, theirs, limits, errors, handover=handover, without=without)
+                raise SandboxError(
+                    f"cannot start the sandbox{jail.explain(str(error), environment.directory)}"
+                ) from None
+            if namespace is not None:
+                closed.callback(os.close, namespace)
+            process = jail.start(environment, theirs, limits, errors, namespace=namespace, without=without)
             theirs.close()
             closed_on_failure.pop_all()
             zygote = cls(process, ours, errors)
             ready = False
             try:
-                await zygote._greet(environment, handover)
+                await zygote._greet(environment)
                 ready = True
             finally:
                 if not ready:
@@ -159,11 +162,9 @@ class Zygote:
         self._process.wait()
         self._errors.close()
 
-    async def _greet(self, environment: Environment, handover: Handover | None) -> None:
+    async def _greet(self, environment: Environment) -> None:
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                if handover:
-                    await handover.complete()
                 hello = await self._hello
         except TimeoutError:
             raise SandboxError(

@@ -1,0 +1,26 @@
+"""Finds the system's programs that make a sandbox."""
+
+import shutil
+import subprocess
+
+from lzero.errors import SandboxError
+
+INSTALL_HINT = "install it: apt-get install bubblewrap (Debian, Ubuntu), dnf install bubblewrap (Fedora), pacman -S bubblewrap (Arch)"
+
+
+def find(name: str) -> str:
+    """Where it is. Raises SandboxError, with how to get it."""
+    path = shutil.which(name)
+    if path is None:
+        hint = INSTALL_HINT if name == "bwrap" else "it is part of util-linux"
+        raise SandboxError(f"the sandbox needs {name}, which is not on PATH; {hint}")
+    return path
+
+
+def bubblewrap_version() -> str:
+    """As it says itself; empty where there is none."""
+    try:
+        done = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip().removeprefix("bubblewrap ")
