@@ -18,7 +18,7 @@ NOBODY = 65534
 _FIRST, _PLACES, _EACH = 0x7000_0000, 1 << 15, 1 << 13
 """Users from 1,879,048,192 on, which systemd's table (UIDS-GIDS) gives to nobody; the jails of this machine share them out by pid."""
 _TIMEOUT_S = 60.0
-_WORD = b"."
+_WORD = "made"
 
 
 def may_mount() -> bool:
@@ -52,12 +52,12 @@ async def namespace() -> int:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         # It ends, at the latest, when our end is closed.
-        command = [*as_ordinary_user(), programs.find("unshare"), "--user", programs.find("cat")]
+        command = [*as_ordinary_user(), programs.find("unshare"), "--user", "/bin/sh", "-c", f"echo {_WORD}; read _"]
         end = theirs.fileno()
         process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env={}, cwd="/", start_new_session=True)
         try:
             theirs.close()
-            await _answers(ours)
+            await _made(ours)
             _map(process.pid)
             return os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         finally:
@@ -65,18 +65,16 @@ async def namespace() -> int:
             process.wait()
 
 
-async def _answers(cat: socket.socket) -> None:
-    """Wait until the process at the other end is in its namespace: before, nobody reads what it is sent. Raises OSError."""
-    cat.setblocking(False)
-    loop = asyncio.get_running_loop()
+async def _made(shell: socket.socket) -> None:
+    """Wait until the process at the other end is in its namespace, and says so. Raises OSError."""
+    shell.setblocking(False)
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            await loop.sock_sendall(cat, _WORD)
-            said = await loop.sock_recv(cat, 4096)
+            said = await asyncio.get_running_loop().sock_recv(shell, 4096)
     except TimeoutError:
         raise OSError(f"no user namespace within {_TIMEOUT_S:.0f} s") from None
-    if said != _WORD:
-        raise OSError(f"no user namespace: {said.decode('utf-8', 'replace').strip()}")
+    if (word := said.decode("utf-8", "replace").strip()) != _WORD:
+        raise OSError(f"no user namespace: {word}")
 
 
 def _map(pid: int) -> None:
