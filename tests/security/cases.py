@@ -180,6 +180,12 @@ CASES = tuple(
         (98, "HostDoS", "connections without number or without a word, before the token", "bounded; clients get in"),
         (99, "HostDoS", "a server that answers its client without end", "a typed failure, within bounds"),
         (100, "PeerDoS", "texts that take the square of their length", "linear, or bounded"),
+        (
+            101,
+            "PeerDoS",
+            "a process that keeps the host from reading its memory, or ends slowly",
+            "killed, reason memory; nobody else's look waits",
+        ),
     )
 )
 

@@ -103,7 +103,7 @@ codes == {0} and doubled == [2 * number for number in range(100)]
     cell = asyncio.create_task(value(repl, code))
     stops = 0
     while not cell.done():
-        async with processes.standstill(repl.host_pids):
+        with processes.standstill(repl.host_pids):
             stops += 1
         await asyncio.sleep(0.005)
     assert (await cell, stops > 3) == ("True", True)
@@ -118,7 +118,7 @@ async def test_processes_that_come_and_go_stand_still_as_a_whole_and_go_on(pool:
         while len(processes.tree(repl.host_pids)) < 5:
             await asyncio.sleep(0)
         for _ in range(3):
-            async with processes.standstill(repl.host_pids) as pids:
+            with processes.standstill(repl.host_pids) as pids:
                 assert len(pids) > 2
                 assert set(processes.tree(repl.host_pids)) <= set(pids)
             while processes.tree(repl.host_pids) == pids:
@@ -138,7 +138,7 @@ async def test_a_process_that_was_stopped_before_stays_stopped() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-        async with processes.standstill([process.pid]) as pids:
+        with processes.standstill([process.pid]) as pids:
             assert pids == [process.pid]
         assert b"State:\tT" in Path(f"/proc/{process.pid}/status").read_bytes()
         process.kill()

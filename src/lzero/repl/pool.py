@@ -87,7 +87,7 @@ class LocalPool:
                 raise SandboxError(
                     "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so lzero cannot limit it"
                 )
-            if objection := proof.reason or await watchdog.objection(repl.host_pids, bounds):
+            if objection := proof.reason or await asyncio.to_thread(watchdog.objection, repl.host_pids, bounds):
                 raise SandboxError(
                     f"the first test cell ended its REPL: {objection}; check whether a limit of [repl] is too small"
                 )

@@ -3,12 +3,12 @@
 proc(5): status, smaps_rollup, stat, task/<tid>/children. proc_pid_net(5): sockstat.
 """
 
-import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 _PROC = "/proc"
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -75,8 +75,14 @@ def sockets_of(pids: Iterable[int]) -> int:
     return 0
 
 
-@asynccontextmanager
-async def standstill(roots: Sequence[int]) -> AsyncIterator[list[int]]:
+def waits(thread: int) -> bool:
+    """Return whether a thread of this process waits for the kernel: not for a processor, a timer, or Python's own lock."""
+    state = _STATE.search(_read(f"/proc/self/task/{thread}/status"))
+    return state is not None and state[1] == b"D"
+
+
+@contextmanager
+def standstill(roots: Sequence[int]) -> Iterator[list[int]]:
     """Stop processes and their descendants, and continue them in the end; those that were stopped before stay stopped.
 
     A process that forks before it stops leaves a child, which the next round stops. So no child is born that shares memory with
@@ -91,7 +97,7 @@ async def standstill(roots: Sequence[int]) -> AsyncIterator[list[int]]:
                 break
             for pid in running:
                 _stop(pid, stopped, family=pids, roots=roots)
-            await asyncio.sleep(_ROUND_S)
+            time.sleep(_ROUND_S)
         else:
             raise Restless
         yield pids

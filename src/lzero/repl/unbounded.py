@@ -33,8 +33,8 @@ WITHOUT_GROUPS = (
     ),
     Unbounded(
         "memory between two looks of the watchdog",
-        "a REPL can exceed repl.memory_mb until the next look, a quarter of a second later or more on a busy machine; another REPL can "
-        "delay that look, and what a process that is ending still holds is not seen",
+        "a REPL can exceed repl.memory_mb until the next look, a quarter of a second later or more on a busy machine; a REPL that "
+        "keeps the host from reading can for 5 s, and what a process that is ending still holds is not seen",
         DELEGATE,
     ),
     Unbounded("the share of the processors", "a REPL with many processes has more of them than the others", DELEGATE),

@@ -19,8 +19,10 @@ import errno
 import logging
 import re
 import socket
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -33,7 +35,12 @@ logger = logging.getLogger(__name__)
 INTERVAL_S = 0.25
 """Time between two rounds, at least."""
 _QUICK, _THOROUGH = 0.05, 0.2
-"""Shares of the time that quick and thorough looks may take; then rounds are further apart."""
+"""Shares of a processor that the quick and the thorough looks at all REPLs may take; then looks are further apart."""
+_THREADS = 32
+"""Thorough looks at once."""
+_LOCKS_S, _STEP_S = 5.0, 0.25
+"""For so long a thorough look may wait for locks of the processes that it reads, seen in steps. Time in which its thread waits for a
+processor or for Python's lock does not count, so a busy machine ends no REPL."""
 _AGAIN_S = 0.02
 """Between two looks at a REPL that holds too much: a process that is about to run a program shares its parent's memory until
 then, and would count twice."""
@@ -105,44 +112,130 @@ def socket_bytes() -> int:
 
 async def watch(repls: Callable[[], Iterable[Watched]], bounds: Bounds) -> None:
     """End every REPL that comes to use more than `bounds`, until cancelled."""
-    while True:
-        quick_s = 0.0
-        async with asyncio.TaskGroup() as thorough:  # which takes longer, and holds up nobody else's look
-            for repl in list(repls()):
-                if time.monotonic() - repl.opened > bounds.lifetime_s:
-                    await repl.expire(f"it has existed for longer than repl.lifetime_s = {bounds.lifetime_s:g}")
-                elif reason := repl.objection():
-                    await _end(repl, reason)
-                else:
-                    began = time.thread_time()
-                    well = _is_well(repl.host_pids, bounds)
-                    quick_s += time.thread_time() - began
-                    if not well:
-                        thorough.create_task(_judge(repl, bounds))
-                await asyncio.sleep(0)
-            began = time.monotonic()
-        await _rest(max(quick_s / _QUICK, (time.monotonic() - began) / _THOROUGH), bounds)
-
-
-async def objection(roots: Sequence[int], bounds: Bounds) -> str:
-    """Why the REPL must end; empty where it may go on. One that cannot be looked at ends, and no other with it."""
+    watchdog = _Watchdog(bounds)
     try:
-        if not await _look(roots, bounds):
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                quick_s = await watchdog.round(repls(), tasks)
+                await _rest(quick_s / _QUICK, bounds)
+    finally:
+        watchdog.threads.shutdown(wait=False, cancel_futures=True)
+
+
+class _Watchdog:
+    """Looks at all REPLs quickly, in rounds. What may take longer, a thorough look or an end, is a task of that REPL alone."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="lzero-watchdog")
+        self._free = asyncio.Semaphore(_THREADS)
+        """Threads that do nothing. A look waits for one before its time begins."""
+        self._busy: set[Watched] = set()
+        """REPLs that have a task just now."""
+        self._rests: dict[Watched, _Rest] = {}
+        """For each REPL that was not well at its last quick look: the rest after its last thorough look."""
+
+    async def round(self, repls: Iterable[Watched], tasks: asyncio.TaskGroup) -> float:
+        """Look at each REPL quickly, and start the tasks that are needed. Return the processor seconds of the looks."""
+        quick_s, available_bytes, repls = 0.0, _available_bytes(), list(repls)
+        for gone in self._rests.keys() - set(repls):
+            del self._rests[gone]
+        for repl in repls:
+            if repl in self._busy:
+                continue
+            if time.monotonic() - repl.opened > self._bounds.lifetime_s:
+                self._start(tasks, repl, _expire(repl, self._bounds.lifetime_s))
+            elif reason := repl.objection():
+                self._start(tasks, repl, _end(repl, reason))
+            else:
+                began = time.thread_time()
+                well = _is_well(repl.host_pids, self._bounds)
+                quick_s += time.thread_time() - began
+                if well:
+                    self._rests.pop(repl, None)
+                elif self._rests.setdefault(repl, _Rest()).is_over(available_bytes):
+                    self._start(tasks, repl, self._judge(repl))
+            await asyncio.sleep(0)
+        return quick_s
+
+    def _start(self, tasks: asyncio.TaskGroup, repl: Watched, task: Coroutine[None, None, None]) -> None:
+        self._busy.add(repl)
+        tasks.create_task(task).add_done_callback(lambda _: self._busy.discard(repl))
+
+    async def _judge(self, repl: Watched) -> None:
+        """Look at one REPL thoroughly, and end it if it must. A look that cannot read on ends it too."""
+        look = _Look(repl, self._bounds)
+        await self._free.acquire()
+        try:
+            looking = asyncio.get_running_loop().run_in_executor(self.threads, look.objection)
+        except RuntimeError as error:
+            self._free.release()
+            logger.warning("what a REPL uses cannot be looked at just now: %s", error)
+            return
+        looking.add_done_callback(lambda _: self._free.release())
+        try:
+            if reason := await _in_time(look, looking):
+                await _end(repl, reason)
+            await asyncio.wait({looking})  # a thread that could not read on can as soon as the process is gone
+        finally:
+            looking.cancel()
+        self._rests[repl] = _Rest.of(look.cpu_s * len(self._rests) / _THOROUGH, self._bounds)
+
+
+class _Look:
+    """A thorough look at one REPL. It takes a while and may wait for a process's lock, so a thread makes it."""
+
+    def __init__(self, repl: Watched, bounds: Bounds) -> None:
+        self._repl = repl
+        self._bounds = bounds
+        self._thread = 0
+        self.cpu_s = 0.0
+        """Processor seconds that it took."""
+
+    def objection(self) -> str:
+        """What `objection` returns."""
+        self._thread, began = threading.get_native_id(), time.thread_time()
+        found = objection(self._repl.host_pids, self._bounds)
+        self.cpu_s = time.thread_time() - began
+        return found
+
+    def waits(self) -> bool:
+        """Return whether its thread waits for a lock of the kernel just now."""
+        return bool(self._thread) and processes.waits(self._thread)
+
+
+async def _in_time(look: _Look, looking: "asyncio.Future[str]") -> str:
+    """Return what a look finds, or that it cannot go on."""
+    waited_s = 0.0
+    while waited_s < _LOCKS_S:
+        done, _ = await asyncio.wait({looking}, timeout=_STEP_S)
+        if done:
+            return looking.result()
+        waited_s += _STEP_S if look.waits() else 0.0
+    return f"memory: the host cannot read in time what its processes hold; they kept their locks for {_LOCKS_S:g} s"
+
+
+def objection(roots: Sequence[int], bounds: Bounds) -> str:
+    """Return why the REPL must end; "" if it may go on. One that cannot be looked at ends, and no other with it.
+
+    Blocks for a while, longer if a process keeps the lock on its memory map.
+    """
+    try:
+        if not _look(roots, bounds):
             return ""
-        await asyncio.sleep(_AGAIN_S)
-        return await _look(roots, bounds)
+        time.sleep(_AGAIN_S)
+        return _look(roots, bounds)
     except processes.Restless:
         return "memory: its processes start and continue each other too fast for the host to add up what they hold"
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) or error.errno in _SHORT_OF:
+    except OSError as error:
+        if error.errno in _SHORT_OF:
             logger.warning("what a REPL uses cannot be looked at just now: %s", error)
             return ""
         return f"memory: the host cannot read what its processes hold ({error})"
 
 
-async def _judge(repl: Watched, bounds: Bounds) -> None:
-    if reason := await objection(repl.host_pids, bounds):
-        await _end(repl, reason)
+async def _expire(repl: Watched, lifetime_s: float) -> None:
+    await repl.expire(f"it has existed for longer than repl.lifetime_s = {lifetime_s:g}")
 
 
 async def _end(repl: Watched, reason: str) -> None:
@@ -150,12 +243,28 @@ async def _end(repl: Watched, reason: str) -> None:
     await repl.kill(reason)
 
 
+@dataclass(frozen=True)
+class _Rest:
+    """A time without looks. It ends early if the machine's memory shrinks by more than a REPL may take unseen."""
+
+    until: float = 0.0
+    """By the monotonic clock."""
+    enough_bytes: float = 0.0
+    """It goes on only while the machine has more memory than that."""
+
+    @classmethod
+    def of(cls, rest_s: float, bounds: Bounds) -> Self:
+        return cls(time.monotonic() + rest_s, _available_bytes() - bounds.memory_bytes * _UNSEEN)
+
+    def is_over(self, available_bytes: int) -> bool:
+        return time.monotonic() >= self.until or available_bytes <= self.enough_bytes
+
+
 async def _rest(rest_s: float, bounds: Bounds) -> None:
-    """Wait for the next round. It comes early if the machine's memory shrinks by more than a REPL may take unseen."""
-    until = time.monotonic() + rest_s
-    enough = _available_bytes() - bounds.memory_bytes * _UNSEEN
+    """Wait for the next round."""
+    rest = _Rest.of(rest_s, bounds)
     await asyncio.sleep(INTERVAL_S)
-    while time.monotonic() < until and _available_bytes() > enough:
+    while not rest.is_over(_available_bytes()):
         await asyncio.sleep(INTERVAL_S)
 
 
@@ -179,13 +288,13 @@ def _is_well(roots: Sequence[int], bounds: Bounds) -> bool:
         return False
 
 
-async def _look(roots: Sequence[int], bounds: Bounds) -> str:
-    """Return the excess that a thorough look finds, "" for none. Reading proportional memory takes a while, so a thread does it."""
+def _look(roots: Sequence[int], bounds: Bounds) -> str:
+    """Return the excess that one reading finds, "" for none."""
     pids = processes.tree(roots)
-    found = await asyncio.to_thread(_excess, pids, bounds)
+    found = _excess(pids, bounds)
     if not found and not _is_whole(pids, roots, bounds):
-        async with processes.standstill(roots) as pids:
-            found = await asyncio.to_thread(_excess, pids, bounds)
+        with processes.standstill(roots) as pids:
+            found = _excess(pids, bounds)
     return found
 
 

@@ -1,0 +1,128 @@
+"""REPLs that hold up the host as it looks at them, or as it ends them: nobody else's look waits."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import pytest
+from cases import attack
+
+from lzero.repl import processes, watchdog
+
+pytestmark = pytest.mark.sandbox
+NOTHING = watchdog.Bounds(memory_bytes=0, cpu_s=1e9, lifetime_s=1e9)
+DEADLINE_S = 60.0
+HOLDER = """
+import ctypes, mmap, os
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+size, none, no_reserve, no_huge_pages, populate = 1 << 30, 0, 0x4000, 15, 22
+private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+memory = ctypes.c_void_p(libc.mmap(None, ctypes.c_size_t(size), mmap.PROT_READ, private, -1, ctypes.c_long(0)))
+for advice in (no_huge_pages, populate):
+    assert libc.madvise(memory, ctypes.c_size_t(size), advice) == 0
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+for _ in range(8):
+    if os.fork() == 0:
+        libc.prctl(1, 9)  # it dies with its parent
+        while True: pass
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+print("ready", flush=True)
+while True:
+    for protection in (none, mmap.PROT_READ):
+        libc.mprotect(memory, ctypes.c_size_t(size), protection)
+"""
+"""A process that nearly always has the lock on its memory map, and hardly ever a processor to give it back. It maps one page very
+often, which takes time and no memory."""
+
+
+class Watched:
+    """Processes of a test, as the watchdog knows a REPL."""
+
+    def __init__(self, *host_pids: int, lasts: asyncio.Event | None = None) -> None:
+        self._host_pids = host_pids
+        self.opened = time.monotonic()
+        self.seen = asyncio.Event()
+        """Set by the first look."""
+        self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Why it is ended, as soon as it is."""
+        self._lasts = lasts
+
+    @property
+    def host_pids(self) -> Sequence[int]:
+        return self._host_pids
+
+    def objection(self) -> str:
+        self.seen.set()
+        return ""
+
+    async def kill(self, reason: str) -> None:
+        if not self.reason.done():
+            self.reason.set_result(reason)
+        kill(self._host_pids)
+        if self._lasts:
+            await self._lasts.wait()
+
+    async def expire(self, reason: str) -> None:
+        await self.kill(reason)
+
+
+def kill(roots: Sequence[int]) -> None:
+    for pid in processes.tree(roots):
+        with suppress(ProcessLookupError):
+            with suppress(PermissionError):  # an ordinary user's end later
+                os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def running(code: str) -> Iterator[int]:
+    """A Python program that prints a line when it is ready."""
+    with subprocess.Popen([sys.executable, "-I", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield process.pid
+        finally:
+            kill([process.pid])
+
+
+@asynccontextmanager
+async def watching(repls: list[Watched]) -> AsyncIterator[None]:
+    task = asyncio.create_task(watchdog.watch(lambda: repls, NOTHING))
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+@attack(101)
+async def test_a_process_that_keeps_its_lock_holds_up_no_other_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_LOCKS_S", 1e9)
+    monkeypatch.setattr(watchdog, "_STEP_S", 0.02)
+    with running(HOLDER) as holder, running("print(flush=True); input()") as plain:
+        stuck, other = Watched(holder), Watched(plain)
+        async with watching(repls := [stuck]):
+            await stuck.seen.wait()
+            repls.append(other)
+            assert (await other.reason).startswith("memory: its processes held")
+            monkeypatch.setattr(watchdog, "_LOCKS_S", 0.1)
+            assert (await stuck.reason).startswith("memory: the host cannot read in time what its processes hold")
+
+
+@attack(101)
+async def test_an_end_that_takes_long_holds_up_no_other_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_THREADS", 1)
+    with running("print(flush=True); input()") as one, running("print(flush=True); input()") as two:
+        slow, other = Watched(one, lasts=asyncio.Event()), Watched(two)
+        async with watching(repls := [slow]):
+            await slow.reason
+            repls.append(other)
+            await other.reason
