@@ -144,6 +144,35 @@ async def test_a_process_that_was_stopped_before_stays_stopped() -> None:
         process.kill()
 
 
+ENDING = """
+import ctypes, os, signal
+new_user_and_pids = 0x10000000 | 0x20000000
+assert ctypes.CDLL(None, use_errno=True).unshare(new_user_and_pids) == 0
+init = os.fork()
+if not init:
+    signal.pause()
+if not os.fork():  # in the same namespace: init cannot end before somebody has waited for it
+    signal.pause()
+print(init, flush=True)
+input()
+"""
+
+
+async def test_a_process_that_is_ending_stands_still() -> None:
+    """It shows no memory, is no zombie yet, and heeds no signal."""
+    with subprocess.Popen([sys.executable, "-c", ENDING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        init = int(process.stdout.readline())
+        os.kill(init, signal.SIGKILL)
+        async with asyncio.timeout(60.0):
+            while "VmRSS" in (status := Path(f"/proc/{init}/status").read_text()):
+                await asyncio.sleep(0)
+        assert "zombie" not in status
+        with processes.standstill([process.pid]) as pids:
+            assert init in pids
+        process.kill()
+
+
 SOCKETS = """
 import os, socket
 held = []

@@ -122,10 +122,13 @@ def _stop(pid: int, stopped: dict[int, int], *, family: Sequence[int], roots: Se
 
 
 def _stands(pid: int, *, about_to: bool) -> bool:
-    """Whether a process is stopped or gone; `about_to`: or a stop is the next thing that its program meets."""
+    """Whether a process is stopped, or will never fork again: it is gone, or is ending and has no memory any more.
+
+    `about_to`: or a stop is the next thing that its program meets.
+    """
     _, status = _living(pid)
     state, pending = _STATE.search(status), _PENDING.search(status)
-    if state is None or pending is None:
+    if state is None or pending is None or not _HELD.search(status):
         return True
     return state[1] in _STOPPED or (about_to and bool(int(pending[1], 16) >> (signal.SIGSTOP - 1) & 1))
 
