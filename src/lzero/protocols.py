@@ -1,6 +1,6 @@
 """The seams. Everything behind one of these can be replaced without touching what is in front of it.
 
-Two more speak of tensors and stand where torch is at home: `LossFn` in `lzero.algo.losses`, and `LoadingEngine`, what training
+Two more speak of tensors and stand where torch is at home: `Loss` in `lzero.algo.loss`, and `LoadingEngine`, what training
 asks of an engine beside sampling, in `lzero.train.transfer`.
 """
 
@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, SupportsFloat, runtime_checkable
 
 from lzero.types import (
-    Attempt,
     Completion,
     Episode,
     Execution,
@@ -199,6 +198,3 @@ Policy = Callable[[str, int], str]
 
 ChatPolicy = Callable[[Sequence[Message], int], str]
 """A scripted policy in words: (the conversation, seed) → the assistant's reply."""
-
-AdvantageFn = Callable[[Sequence[Attempt]], list[tuple[float, ...]]]
-"""The episodes of a batch, with a reward a step → an advantage a step of each (`lzero.algo.advantages`)."""

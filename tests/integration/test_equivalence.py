@@ -22,7 +22,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from lzero.algo import batches, layout
 from lzero.algo.batches import MicroBatch, Scored
+from lzero.algo.estimators.reinforce_pp import ReinforcePP
 from lzero.algo.layout import Layout, Packing, plan
+from lzero.algo.loss import make_loss
+from lzero.algo.losses import ppo
 from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig, Config, make_config
 from lzero.models import build_tokenizer, new_model
@@ -166,8 +169,11 @@ class Gradients(torch.optim.Optimizer):
 
 
 def configured(algo: dict[str, Any], *, packing: str = "padded", micro_batch_tokens: int = 10_000) -> Config:
+    """`algo` holds the options of the loss beside the section's keys."""
+    options = {key: value for key, value in algo.items() if key in ppo.PPO.model_fields}
+    section = {key: value for key, value in algo.items() if key not in options}
     train = {"packing": packing, "micro_batch_tokens": micro_batch_tokens, "grad_clip": 1e9}
-    return make_config({"algo": algo, "train": train})
+    return make_config({"algo": {**section, "loss_options": options}, "train": train})
 
 
 def made(config: Config, groups: Sequence[Group], models: Policies) -> list[Tensor]:
@@ -262,12 +268,13 @@ def expected(config: Config, rows: Sequence[Row], model: Any) -> list[Tensor]:
 def normalised_returns(rows: Sequence[Row], algo: AlgoConfig) -> list[float]:
     """REINFORCE++ over steps: A = (R − mean) / (std + 1e-8), with R_t = r_t + γ R_{t+1}."""
     returns: list[float] = []
+    gamma = ReinforcePP.model_validate(algo.estimator_options).gamma
     following, episode = 0.0, ""
     for row in reversed(rows):
         cost = 0.0
         if algo.kl_coef > 0 and algo.kl_in == "reward":
             cost = algo.kl_coef * kl(row.old, row.initial, algo).sum().item()
-        following = row.reward - cost + (algo.gamma * following if row.episode == episode else 0.0)
+        following = row.reward - cost + (gamma * following if row.episode == episode else 0.0)
         episode = row.episode
         returns.insert(0, following)
     values = torch.tensor(returns, dtype=torch.float64)
@@ -283,16 +290,17 @@ def kl(policy: Tensor, initial: Tensor, algo: AlgoConfig) -> Tensor:
 def term(row: Row, advantage: float, rows: Sequence[Row], algo: AlgoConfig) -> Tensor:
     """What each token [n] of a step adds, before any average."""
     surrogate = advantage * row.policy
-    if algo.loss == "ppo":
+    loss_fn = make_loss(algo)
+    if isinstance(loss_fn, ppo.PPO):
         ratios = (row.policy - row.old).exp()
-        if algo.ratio != "token":  # GSPO-token: the value is shared, the gradient is the token's own
-            within = [row] if algo.ratio == "step" else [other for other in rows if other.episode == row.episode]
+        if loss_fn.ratio != "token":  # GSPO-token: the value is shared, the gradient is the token's own
+            within = [row] if loss_fn.ratio == "step" else [other for other in rows if other.episode == row.episode]
             shared = torch.cat([other.policy - other.old for other in within]).mean().exp().detach()
             ratios = shared * (row.policy - row.policy.detach()).exp()
-        clipped = ratios.clamp(1 - algo.clip_low, 1 + algo.clip_high)
+        clipped = ratios.clamp(1 - loss_fn.clip_low, 1 + loss_fn.clip_high)
         surrogate = torch.minimum(ratios * advantage, clipped * advantage)
-        if algo.dual_clip and advantage < 0:
-            surrogate = surrogate.clamp(min=algo.dual_clip * advantage)
+        if loss_fn.dual_clip and advantage < 0:
+            surrogate = surrogate.clamp(min=loss_fn.dual_clip * advantage)
     if algo.importance_cap:
         surrogate = surrogate * (row.old - row.sampler).exp().clamp(max=algo.importance_cap)
     loss = -surrogate - algo.entropy_coef * row.entropies

@@ -73,10 +73,10 @@ def test_a_run_prints_plain_lines_in_a_pipe_and_ends_with_json(
     tiny_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    code, lines, errors = train(*tiny_run, f"run.dir={run}", "algo.clip_low=0.1", "--json", capsys=capsys)
+    code, lines, errors = train(*tiny_run, f"run.dir={run}", "eval.top_p=0.9", "--json", capsys=capsys)
     assert (code, errors) == (0, "")
     (note,) = (line for line in lines if line.startswith("note: "))
-    assert note == 'note: algo.clip_low = 0.1 has no effect with algo.loss = "policy_gradient"'
+    assert note == "note: eval.top_p = 0.9 has no effect with eval.sampled_episodes = 0"
     assert note.removeprefix("note: ") in (run / "run.log").read_text()
     assert "2 updates, each from 2 tasks × 2 episodes" in lines[0]
     assert [line.split()[0] for line in lines if line.strip().startswith(("1/2", "2/2"))] == ["1/2", "2/2"]
@@ -251,14 +251,14 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(
 ) -> None:
     file = run / "config.toml"
     text = file.read_text()
-    for old, new in (("gamma = 0.95", "gamma = 0.5"), ("episodes_per_task = 2", "episodes_per_task = 4")):
+    for old, new in (("kl_coef = 0.001", "kl_coef = 0.5"), ("episodes_per_task = 2", "episodes_per_task = 4")):
         assert old in text
         text = text.replace(old, new)
     file.write_text(text.replace("updates = 2", "updates = 3"))  # which a resumed run may change
     code, _, errors = train("--resume", str(run), capsys=capsys)
     assert code == 1
     assert errors.strip().endswith(
-        "update-000002 has another configuration than this run: algo.gamma is 0.95 in the checkpoint and 0.5 in this run; "
+        "update-000002 has another configuration than this run: algo.kl_coef is 0.001 in the checkpoint and 0.5 in this run; "
         "rollout.episodes_per_task is 2 in the checkpoint and 4 in this run"
     )
 

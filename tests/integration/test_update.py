@@ -10,10 +10,10 @@ from small_models import TINY
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
-from lzero.algo import losses
+from lzero.algo import logprobs
 from lzero.algo.batches import Scored, collate, unscored
 from lzero.algo.layout import Layout, Packing
-from lzero.algo.losses import make_loss
+from lzero.algo.loss import make_loss_fn
 from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
 from lzero.engine.local import LocalEngine
@@ -73,7 +73,7 @@ def gradient(
     model = model or double_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    loss_fn = make_loss(AlgoConfig(kl_coef=0.1))
+    loss_fn = make_loss_fn(AlgoConfig(kl_coef=0.1))
     update_policy(
         model, [optimizer], collate(rows, Layout(max_tokens=max_tokens)), loss_fn=loss_fn, grad_clip=grad_clip
     )
@@ -161,7 +161,7 @@ def test_log_probabilities_of_a_large_vocabulary_are_computed_in_pieces(monkeypa
     model = nano_model()
     samples = [to_samples(episode(number))[0] for number in range(5)]
     whole = sample_logprobs(model, samples, Layout(max_tokens=1000))
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 2 * 259)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 2 * 259)
     for one, other in zip(whole, sample_logprobs(model, samples, Layout(max_tokens=1000)), strict=True):
         assert one == pytest.approx(other, abs=1e-6)
 
@@ -183,7 +183,7 @@ def test_an_update_that_is_not_finite_is_not_applied() -> None:
             model,
             [optimizer],
             collate(rows, Layout(max_tokens=100)),
-            loss_fn=make_loss(AlgoConfig(kl_coef=0.0)),
+            loss_fn=make_loss_fn(AlgoConfig(kl_coef=0.0)),
             grad_clip=1.0,
         )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -202,7 +202,7 @@ def test_the_gap_between_sampler_and_trainer_is_measured() -> None:
             model,
             [],
             collate([unscored(drawn, advantage=1.0)], Layout(max_tokens=100)),
-            loss_fn=make_loss(AlgoConfig(kl_coef=0.0)),
+            loss_fn=make_loss_fn(AlgoConfig(kl_coef=0.0)),
             grad_clip=1.0,
         )
         assert metrics["train/logprob_gap"] == pytest.approx(shift, abs=1e-5)
@@ -212,7 +212,7 @@ def test_the_gap_between_sampler_and_trainer_is_measured() -> None:
 def test_metrics_are_means_also_where_the_loss_is_divided_by_a_constant() -> None:
     model = nano_model()
     rows = [unscored(to_samples(episode(number))[0], advantage=1.0) for number in range(3)]
-    loss_fn = make_loss(AlgoConfig(loss="ppo", clip_low=0.0, clip_high=0.0))
+    loss_fn = make_loss_fn(AlgoConfig(loss="ppo", loss_options={"clip_low": 0.0, "clip_high": 0.0}))
     token, constant = (
         update_policy(
             model,
@@ -234,7 +234,7 @@ def test_an_update_makes_rewarded_actions_likelier() -> None:
     good, bad = to_samples(episode(1))[0], to_samples(episode(2))[0]
     before = sample_logprobs(model, [good, bad], Layout(max_tokens=100))
     rows = [unscored(good, advantage=1.0), unscored(bad, advantage=-1.0)]
-    loss_fn = make_loss(AlgoConfig(kl_coef=0.0))
+    loss_fn = make_loss_fn(AlgoConfig(kl_coef=0.0))
     update_policy(model, [optimizer], collate(rows, Layout(max_tokens=100)), loss_fn=loss_fn, grad_clip=1.0)
     after = sample_logprobs(model, [good, bad], Layout(max_tokens=100))
     assert sum(after[0]) > sum(before[0])

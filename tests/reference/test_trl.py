@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lzero.algo.advantages import make_advantage_fn
 from lzero.algo.batches import Average, Scored, collate, step_advantages
+from lzero.algo.credit import credit, make_estimator
 from lzero.algo.layout import Layout
-from lzero.algo.losses import LossInputs, make_loss, token_logprobs
+from lzero.algo.logprobs import token_logprobs
+from lzero.algo.loss import LossInputs, make_loss_fn
 from lzero.config import AlgoConfig
 from lzero.data.world import vocabulary
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
@@ -103,7 +104,7 @@ def credited(estimator: str, rewards: Sequence[float] = REWARDS) -> list[float]:
         Attempt(group=str(place // GROUP_SIZE), rewards=(0.25 * reward, 0.75 * reward), states=("", ""))
         for place, reward in enumerate(rewards)
     ]
-    advantages = make_advantage_fn(AlgoConfig.model_validate({"estimator": estimator}))(attempts)
+    advantages = credit(make_estimator(AlgoConfig(estimator=estimator)), attempts)
     assert all(first == second for first, second in advantages)
     return [first for first, _ in advantages]
 
@@ -237,7 +238,7 @@ def ours(model: Any, case: Case, algo: AlgoConfig) -> tuple[float, dict[str, flo
     totals: dict[str, float] = {}
     for micro in batch.micro_batches:
         logprobs, entropies = policy_logprobs(model, micro, entropies=True)
-        loss, metrics = make_loss(algo)(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=entropies))
+        loss, metrics = make_loss_fn(algo)(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=entropies))
         torch.autograd.backward(loss)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value.item()
@@ -260,11 +261,14 @@ def theirs(trainer: Any, case: Case) -> tuple[float, dict[str, float], list[Tens
     ("settings", "algo"),
     [
         ({}, {}),
-        ({"delta": 1.4}, {"dual_clip": 1.4}),
+        ({"delta": 1.4}, {"loss_options": {"dual_clip": 1.4}}),
         ({"beta": 0.1}, {"kl_coef": 0.1}),
         ({"importance": True}, {"importance_cap": 2.0}),
-        ({"beta": 0.1, "importance": True, "delta": 1.4}, {"kl_coef": 0.1, "importance_cap": 2.0, "dual_clip": 1.4}),
-        ({"level": "sequence"}, {"ratio": "episode"}),
+        (
+            {"beta": 0.1, "importance": True, "delta": 1.4},
+            {"kl_coef": 0.1, "importance_cap": 2.0, "loss_options": {"dual_clip": 1.4}},
+        ),
+        ({"level": "sequence"}, {"loss_options": {"ratio": "episode"}}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
@@ -285,9 +289,10 @@ def test_the_loss_and_its_gradient(
     monkeypatch.setattr(grpo, "importance_sampling_level", settings.get("level", "token"))
     monkeypatch.setattr(grpo, "use_vllm", settings.get("importance", False))
     monkeypatch.setattr(grpo, "vllm_importance_sampling_correction", True)
-    asked = {"loss": "ppo", "clip_low": 0.2, "clip_high": 0.3, "dual_clip": 0.0, "kl_coef": 0.0, "average": average}
+    options = {"clip_low": 0.2, "clip_high": 0.3, "dual_clip": 0.0} | algo.get("loss_options", {})
+    asked = {"kl_coef": 0.0, "average": average} | algo | {"loss": "ppo", "loss_options": options}
     case = make_case(grpo.model, by_step="level" not in settings)
-    loss, metrics, gradients = ours(grpo.model, case, AlgoConfig.model_validate(asked | algo))
+    loss, metrics, gradients = ours(grpo.model, case, AlgoConfig.model_validate(asked))
     their_loss, their_metrics, their_gradients = theirs(grpo, case)
     assert loss == pytest.approx(their_loss, rel=1e-4, abs=1e-6)
     assert_near(gradients, their_gradients)
@@ -304,7 +309,12 @@ def test_the_bonus_for_entropy(grpo: Any, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(grpo, "_entropy_bonus_enabled", True)
     monkeypatch.setattr(grpo, "entropy_coef", 0.7)
     case = make_case(grpo.model, by_step=True)
-    algo = AlgoConfig(loss="ppo", clip_low=0.2, clip_high=0.2, dual_clip=0.0, kl_coef=0.0, entropy_coef=0.7)
+    algo = AlgoConfig(
+        loss="ppo",
+        loss_options={"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 0.0},
+        kl_coef=0.0,
+        entropy_coef=0.7,
+    )
     loss, metrics, gradients = ours(grpo.model, case, algo)
     their_loss, their_metrics, their_gradients = theirs(grpo, case)
     assert loss == pytest.approx(their_loss, rel=1e-4)

@@ -12,9 +12,11 @@ from lzero.errors import ConfigError
 
 def test_a_file_changes_defaults_and_overrides_change_the_file(tmp_path: Path) -> None:
     file = tmp_path / "recipe.toml"
-    file.write_text("[algo]\nkl_coef = 0.5\ngamma = 0.9\n", encoding="utf-8")
-    config = load_config(file, ["algo.kl_coef=0.01", "model.path=/some/where", "tasks.hops=[1, 2]"])
-    assert (config.algo.kl_coef, config.algo.gamma) == (0.01, 0.9)
+    file.write_text("[algo]\nkl_coef = 0.5\nentropy_coef = 0.1\nloss_options = {clip_low = 0.1}\n", encoding="utf-8")
+    overrides = ["algo.kl_coef=0.01", "model.path=/some/where", "tasks.hops=[1, 2]", "algo.loss_options.clip_high=0.3"]
+    config = load_config(file, overrides)
+    assert (config.algo.kl_coef, config.algo.entropy_coef) == (0.01, 0.1)
+    assert config.algo.loss_options == {"clip_low": 0.1, "clip_high": 0.3}
     assert config.model.path == "/some/where"
     assert config.tasks.hops == (1, 2)
 
@@ -35,7 +37,8 @@ def test_a_file_changes_defaults_and_overrides_change_the_file(tmp_path: Path) -
         ("rollout.stragglers=1", "rollout.stragglers = 1"),
         ("train.lr", "not of the form section.key=value"),
         ("lr=1", "not of the form section.key=value"),
-        ("a.b.c=1", "not of the form section.key=value"),
+        ("a..c=1", "not of the form section.key=value"),
+        ("train.lr.peak=1", "train.lr = {.peak.: 1}: Input should be a valid number"),
     ],
 )
 def test_a_wrong_override_is_refused_with_the_reason(override: str, message: str) -> None:
@@ -94,7 +97,7 @@ def test_a_key_of_the_agent_that_would_not_act_is_refused(override: str, told: s
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
 @pytest.mark.parametrize(
-    "key", ["train.lr", "algo.kl_coef", "algo.clip_high", "rollout.temperature", "rollout.stragglers"]
+    "key", ["train.lr", "algo.kl_coef", "algo.importance_cap", "rollout.temperature", "rollout.stragglers"]
 )
 def test_a_number_that_is_not_finite_is_refused(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} = {value}: Input should be"):

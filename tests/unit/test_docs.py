@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import algorithm_tables
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,13 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
         if not found.exists() or (anchor and anchor not in anchors(found)):
             broken.append(target)
     assert not broken, broken
+
+
+def test_the_tables_of_algorithms_are_what_their_classes_say() -> None:
+    page = algorithm_tables.PAGE.read_text(encoding="utf-8")
+    assert algorithm_tables.with_tables(page) == page, "run: python docs/algorithm_tables.py"
+    assert "`gigpo`" in page
+    assert "`clip_low`" in page
 
 
 def test_the_readme_is_short() -> None:

@@ -42,7 +42,16 @@ ROWS = {
         0,
     ),
 }
-MAY_IMPORT_TORCH = ("models.py", "threads.py", "algo/losses.py", "algo/batches.py", "engine/local", "train/")
+MAY_IMPORT_TORCH = (
+    "models.py",
+    "threads.py",
+    "algo/batches.py",
+    "algo/kl.py",
+    "algo/logprobs.py",
+    "algo/loss",
+    "engine/local",
+    "train/",
+)
 CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4", "PIL": "pillow", "pptx": "python-pptx"}
 """Libraries that are imported by another name than they are installed by."""
 STARTED = {"ipykernel"}

@@ -1,6 +1,7 @@
 """Every part of the loss against numbers worked out by hand, and its gradient against finite differences."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
@@ -10,8 +11,13 @@ from small_micro_batches import make_micro_batch
 from torch import Tensor
 
 from lzero.algo.batches import Average, MicroBatch, weigh
-from lzero.algo.losses import LossInputs, kl_estimate, make_loss, ratio, token_logprobs
-from lzero.config import AlgoConfig
+from lzero.algo.kl import kl_estimate
+from lzero.algo.logprobs import token_logprobs
+from lzero.algo.loss import Loss, LossInputs, Metrics, built_in_losses, make_loss_fn
+from lzero.algo.losses.ppo import PPO, ratio
+from lzero.config import AlgoConfig, Config, make_config
+from lzero.errors import ConfigError, TrainError
+from lzero.train.checks import check_settings
 from lzero.types import Sample
 
 # Three steps of two episodes, a, a and b: of two tokens, of one, of two.
@@ -42,15 +48,15 @@ def micro(
 def run(algo: AlgoConfig, batch: MicroBatch, policy: tuple[float, ...] = POLICY) -> tuple[float, list[float]]:
     """The loss and its gradient."""
     leaf = floats(*policy).requires_grad_()
-    loss, _ = make_loss(algo)(LossInputs(policy_logprobs=leaf, micro_batch=batch))
+    loss, _ = make_loss_fn(algo)(LossInputs(policy_logprobs=leaf, micro_batch=batch))
     (gradient,) = torch.autograd.grad(loss, leaf)
     return loss.item(), gradient.tolist()
 
 
 def ppo(**settings: Any) -> AlgoConfig:
-    return AlgoConfig(
-        **({"loss": "ppo", "clip_low": 0.2, "clip_high": 0.25, "dual_clip": 3.0, "kl_coef": 0.0} | settings)
-    )
+    """The settings of `algo` with PPO, whose own are `ratio` and `dual_clip`."""
+    options = {key: settings.pop(key) for key in ("ratio", "dual_clip") if key in settings}
+    return AlgoConfig(**({"loss": "ppo", "loss_options": options, "kl_coef": 0.0} | settings))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +174,7 @@ def test_a_bonus_for_entropy_is_taken_off_the_loss() -> None:
     entropies = floats(1.0, 0.5, 0.0, 2.0, 1.5).requires_grad_()
     weights = (0.1, 0.2, 0.3, 0.15, 0.25)
     inputs = LossInputs(policy_logprobs=floats(*POLICY), micro_batch=micro((0.0,) * 5, weights), entropies=entropies)
-    loss, metrics = make_loss(AlgoConfig(kl_coef=0.0, entropy_coef=0.4))(inputs)
+    loss, metrics = make_loss_fn(AlgoConfig(kl_coef=0.0, entropy_coef=0.4))(inputs)
     mean = 0.1 * 1.0 + 0.2 * 0.5 + 0.15 * 2.0 + 0.25 * 1.5
     assert metrics["train/entropy"].item() == pytest.approx(mean)
     assert loss.item() == pytest.approx(-0.4 * mean)
@@ -206,7 +212,7 @@ def test_shares_of_what_is_cut_off_and_the_tails() -> None:
         episodes=owners,
     )
     algo = ppo(importance_cap=2.0)
-    _, metrics = make_loss(algo)(LossInputs(policy_logprobs=floats(*policy), micro_batch=batch))
+    _, metrics = make_loss_fn(algo)(LossInputs(policy_logprobs=floats(*policy), micro_batch=batch))
     found = {name: value.item() for name, value in metrics.items()}
     assert found == pytest.approx(
         {
@@ -243,17 +249,18 @@ def test_what_each_average_weighs() -> None:
 
 @pytest.mark.parametrize("cap", [0.0, 2.0])
 @pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
-@pytest.mark.parametrize("loss", ["policy_gradient", "ppo"])
-def test_gradients_agree_with_finite_differences(loss: str, kl: str, cap: float) -> None:
+@pytest.mark.parametrize("loss", built_in_losses())
+def test_gradients_agree_with_finite_differences(loss: str, kl: Any, cap: float) -> None:
     levels = {"token": (0.5, -1.5, 2.0, -0.3, 1.1), "step": BY_STEP, "episode": BY_EPISODE}
     for level, advantages in levels.items():
         if cap and level != "token":
             continue  # tokens that share a ratio, and weigh differently: no finite difference knows whose gradient is whose
-        algo = ppo(loss=loss, ratio=level, kl=kl, kl_coef=0.3, importance_cap=cap)
+        options = {"ratio": level} if loss == "ppo" else {}
+        algo = AlgoConfig(loss=loss, loss_options=options, kl=kl, kl_coef=0.3, importance_cap=cap)
         batch = micro(advantages)
 
         def loss_of(policy: Tensor, algo: AlgoConfig = algo, batch: MicroBatch = batch) -> Tensor:
-            return make_loss(algo)(LossInputs(policy_logprobs=policy, micro_batch=batch))[0]
+            return make_loss_fn(algo)(LossInputs(policy_logprobs=policy, micro_batch=batch))[0]
 
         assert torch.autograd.gradcheck(loss_of, (floats(*POLICY).requires_grad_(),))
 
@@ -271,7 +278,7 @@ def test_gradients_of_the_output_layer_agree_with_finite_differences() -> None:
 
     def whole(hidden: Tensor) -> Tensor:
         logprobs, entropies = token_logprobs(hidden, head, targets, temperatures, entropies=True)
-        return make_loss(algo)(LossInputs(policy_logprobs=logprobs, micro_batch=batch, entropies=entropies))[0]
+        return make_loss_fn(algo)(LossInputs(policy_logprobs=logprobs, micro_batch=batch, entropies=entropies))[0]
 
     assert torch.autograd.gradcheck(whole, (hidden,))
 
@@ -279,6 +286,38 @@ def test_gradients_of_the_output_layer_agree_with_finite_differences() -> None:
 def test_every_choice_has_a_test_here() -> None:
     choices = AlgoConfig.model_fields
     assert set(get_args(choices["kl"].annotation)) == {"k1", "k2", "k3"}
-    assert set(get_args(choices["ratio"].annotation)) == {"token", "step", "episode"}
-    assert set(get_args(choices["loss"].annotation)) == {"policy_gradient", "ppo"}
+    assert set(get_args(PPO.model_fields["ratio"].annotation)) == {"token", "step", "episode"}
+    assert set(built_in_losses()) == {"policy_gradient", "ppo"}
     assert set(get_args(choices["average"].annotation)) == set(get_args(Average))
+
+
+class Squared(Loss):
+    """A loss of one's own, with an option and a check."""
+
+    power: float = 2.0
+
+    def complaints(self, config: Config) -> Iterator[str]:
+        if config.algo.kl_coef == 0:
+            yield "Squared needs algo.kl_coef > 0"
+
+    def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
+        return micro.advantages * policy**self.power, {"train/largest_max": policy.detach().max()}
+
+
+class OneNumber(Loss):
+    def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
+        return policy.mean(), {}
+
+
+def test_a_loss_of_ones_own_is_named_by_its_import_path_and_has_options_and_checks() -> None:
+    algo = {"loss": f"{__name__}:Squared", "loss_options": {"power": 1.0}, "kl_coef": 0.0}
+    assert run(AlgoConfig(**algo), micro()) == run(AlgoConfig(kl_coef=0.0), micro())
+    with pytest.raises(ConfigError, match="Squared needs"):
+        check_settings(make_config({"algo": algo}))
+
+
+def test_a_loss_that_returns_no_number_for_each_token_is_an_error_that_says_so() -> None:
+    with pytest.raises(
+        TrainError, match=r"OneNumber returned a surrogate of shape \(\): return a number for each of the 5"
+    ):
+        run(AlgoConfig(loss=f"{__name__}:OneNumber"), micro())

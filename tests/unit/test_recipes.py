@@ -42,7 +42,7 @@ def test_recipes_for_real_models_hold_the_defaults_of_l0(name: str) -> None:
     assert (config.rollout.tasks_per_update, config.rollout.episodes_per_task) == (64, 4)
     assert config.rollout.drop_uniform == 0.5
     assert (config.train.lr, config.train.weight_decay, config.train.grad_clip) == (1e-6, 0.01, 1.0)
-    assert (config.algo.gamma, config.algo.kl_coef) == (0.95, 0.001)
+    assert (config.algo.estimator_options, config.algo.kl_coef) == ({"gamma": 0.95}, 0.001)
     assert (config.agent.max_steps, config.agent.response_tokens) == (8, 3_072)
     assert config.agent.max_tokens == 16_384 + 3_072
     assert (config.eval.sampled_episodes, config.eval.top_p) == (3, 0.9)

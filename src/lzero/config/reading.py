@@ -91,18 +91,21 @@ def _recipes() -> Path:
 
 def _apply(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    section, dot, key = path.partition(".")
-    if not (equals and dot and section and key) or "." in key:
+    *tables, key = path.split(".")
+    if not (equals and tables and all((*tables, key))):
         raise ConfigError(f"{override!r} is not of the form section.key=value, as in algo.kl_coef=0.01")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text  # a bare word or path
-    table = values.setdefault(section, {})
-    if not isinstance(table, dict):
-        raise ConfigError(
-            f"{section!r} is a key in the configuration file, not a section: write [{section}] above its keys"
-        )
+    table = values
+    for depth, name in enumerate(tables):
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            where = ".".join(tables[: depth + 1])
+            raise ConfigError(
+                f"{where!r} is a key in the configuration file, not a section: write [{where}] above its keys"
+            )
     table[key] = value
 
 

@@ -1,6 +1,6 @@
 """Keys of training: rollouts, rewards, the algorithm, updates, evaluation, fine-tuning."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -91,34 +91,19 @@ class RewardConfig(Section):
 
 class AlgoConfig(Section):
     # Credit: from rewards to advantages.
-    estimator: Literal["reinforce++", "reinforce++_baseline", "grpo", "dr_grpo", "rloo", "gigpo"] = Field(
+    estimator: str = Field(
         "reinforce++",
-        description="Estimator of advantages from rewards; lzero.algo.advantages describes each.",
+        description="Estimator of advantages from rewards: a name of docs/training.md, or an import path "
+        '"package.module:Class" of your own subclass of lzero.algo.credit.Estimator.',
     )
-    gamma: Fraction = Field(
-        0.95, description="Discount of the return per step (reinforce++, reinforce++_baseline, and the steps of gigpo)."
-    )
-    step_weight: float = Field(
-        1.0, ge=0.0, description="Weight of gigpo's step advantage, added to its episode advantage."
-    )
+    estimator_options: dict[str, Any] = Field({}, description="Options of that estimator: {gamma = 0.9}.")
     # Loss.
-    loss: Literal["policy_gradient", "ppo"] = Field(
+    loss: str = Field(
         "policy_gradient",
-        description='"policy_gradient" (strictly on-policy: one optimiser step per batch), or "ppo" (the clipped ratio to the policy '
-        "before the update).",
+        description='Surrogate of the loss: "policy_gradient" (strictly on-policy: one optimiser step per batch), "ppo" (the clipped '
+        "ratio to the policy before the update), or an import path of your own subclass of lzero.algo.loss.Loss.",
     )
-    ratio: Literal["token", "step", "episode"] = Field(
-        "token", description="Unit of one ratio in ppo: a token, a step, or an episode (GSPO)."
-    )
-    clip_low: Fraction = Field(
-        0.2, description="ppo: no gradient where the advantage is negative and the ratio is below 1 − clip_low."
-    )
-    clip_high: Annotated[float, Field(ge=0.0)] = Field(
-        0.25, description="ppo: no gradient where the advantage is positive and the ratio is above 1 + clip_high."
-    )
-    dual_clip: Annotated[float, Field(ge=0.0)] = Field(
-        3.0, description="ppo: limit the loss of a bad action to this multiple of its advantage; 0: no limit."
-    )
+    loss_options: dict[str, Any] = Field({}, description="Options of that loss: {clip_high = 0.3}.")
     average: Literal["token", "step", "episode", "constant"] = Field(
         "token",
         description='Denominator of the loss, over the whole update: its action tokens, steps, or episodes; "constant" divides by '

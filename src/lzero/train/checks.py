@@ -2,24 +2,34 @@
 
 from collections.abc import Iterator
 
+from lzero.algo.credit import make_estimator
+from lzero.algo.loss import make_loss
 from lzero.config import Config, Section, SftConfig
 from lzero.data.sources import is_world
 from lzero.errors import ConfigError
 from lzero.rollout.deadline import lzero_s
 
-GROUPED = ("reinforce++_baseline", "grpo", "dr_grpo", "rloo", "gigpo")
-"""Estimators that compare episodes at one task."""
-DISCOUNTED = ("reinforce++", "reinforce++_baseline", "gigpo")
-"""Estimators that look at returns over steps."""
-
 
 def check_settings(config: Config) -> None:
     """Raise ConfigError with one line for each contradiction between settings."""
     complaints = list(_complaints(config))
-    try:
-        lzero_s(config)
-    except ConfigError as error:
-        complaints.append(str(error))
+    for check in (_check_algorithms, lzero_s):
+        try:
+            check(config)
+        except ConfigError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise ConfigError("\n".join(complaints))
+
+
+def _check_algorithms(config: Config) -> None:
+    """Raise ConfigError for an estimator or a loss that cannot be found, refuses its options, or cannot work with other settings."""
+    complaints: list[str] = []
+    for make in (make_estimator, make_loss):
+        try:
+            complaints += make(config.algo).complaints(config)
+        except ConfigError as error:
+            complaints.append(str(error))
     if complaints:
         raise ConfigError("\n".join(complaints))
 
@@ -27,11 +37,6 @@ def check_settings(config: Config) -> None:
 def _complaints(config: Config) -> Iterator[str]:
     algo, train, rollout, reward = config.algo, config.train, config.rollout, config.reward
     num_episodes = rollout.tasks_per_update * rollout.episodes_per_task
-    if algo.estimator in GROUPED and rollout.episodes_per_task == 1:
-        yield (
-            f'algo.estimator = "{algo.estimator}" compares the episodes of a task, so with rollout.episodes_per_task = 1 every '
-            'advantage would be 0: set it to at least 2, or use "reinforce++"'
-        )
     if num_episodes == 1:
         yield (
             "rollout.tasks_per_update = 1 and rollout.episodes_per_task = 1: a batch needs at least two episodes to compare"
@@ -46,20 +51,10 @@ def _complaints(config: Config) -> Iterator[str]:
             f"rollout.stragglers = {rollout.stragglers:g} makes the choice of episodes depend on timing: set it to 0, or "
             "run.deterministic to false"
         )
-    if algo.loss == "policy_gradient" and train.epochs * train.minibatches > 1:
-        yield (
-            f'algo.loss = "policy_gradient" is correct only for the policy that sampled, but train.epochs = {train.epochs} and '
-            f'train.minibatches = {train.minibatches} make more than one optimiser step: leave both at 1, or use "ppo"'
-        )
     if train.minibatches > num_episodes:
         yield (
             f"train.minibatches = {train.minibatches} is more than the rollout.tasks_per_update × rollout.episodes_per_task = "
             f"{num_episodes} episodes of a batch: lower it"
-        )
-    if 0 < algo.dual_clip <= 1:
-        yield (
-            f"algo.dual_clip = {algo.dual_clip}: it would clip bad actions at a ratio of 1, so nothing would be learned from them: "
-            "set it above 1, or to 0 for no limit"
         )
     if 0 < algo.importance_cap < 1:
         yield (
@@ -73,11 +68,16 @@ def _complaints(config: Config) -> Iterator[str]:
 def inert_settings(config: Config) -> list[str]:
     """Return a sentence for each setting that has no effect in training, or gives up a guarantee. A key counts as set if it differs
     from its default."""
-    return [*_inert_keys(config), *_inert_parts(config)]
+    algorithms = (make_estimator(config.algo), make_loss(config.algo))
+    return [
+        *_inert_keys(config),
+        *_inert_parts(config),
+        *(note for algorithm in algorithms for note in algorithm.notes(config)),
+    ]
 
 
 def _inert_parts(config: Config) -> Iterator[str]:
-    algo, train, rollout = config.algo, config.train, config.rollout
+    algo, rollout = config.algo, config.rollout
     if rollout.stragglers > 0:
         yield (
             f"rollout.stragglers = {rollout.stragglers:g}: the choice of episodes depends on their speed, so the same seed does not "
@@ -93,11 +93,6 @@ def _inert_parts(config: Config) -> Iterator[str]:
             'rollout.filter = "l0" takes back dropped groups that refills do not replace: with rollout.max_refills = 0 it takes all '
             'of them back, as rollout.filter = "none" does'
         )
-    if algo.loss == "ppo" and train.epochs * train.minibatches == 1:
-        yield (
-            'algo.loss = "ppo" makes one optimiser step per batch (train.epochs = train.minibatches = 1): every ratio is 1, and '
-            "algo.ratio, algo.clip_low, algo.clip_high and algo.dual_clip have no effect"
-        )
     if algo.kl_coef > 0 and algo.kl == "k1" and algo.kl_in == "loss":
         yield (
             'algo.kl = "k1" in the loss has no effect: its gradient is 0 on average over samples of the policy; use "k2" or "k3", or '
@@ -107,18 +102,6 @@ def _inert_parts(config: Config) -> Iterator[str]:
 
 def _inert_keys(config: Config) -> Iterator[str]:
     algo, reward, rollout, evaluation = config.algo, config.reward, config.rollout, config.eval
-    estimator = f'with algo.estimator = "{algo.estimator}"'
-    if algo.loss == "policy_gradient":
-        keys = ("algo.ratio", "algo.clip_low", "algo.clip_high", "algo.dual_clip")
-        yield from _inert(config, *keys, why='with algo.loss = "policy_gradient"')
-    if algo.estimator not in DISCOUNTED:
-        yield from _inert(config, "algo.gamma", why=f"{estimator}, which sums an episode's rewards")
-    elif algo.estimator == "gigpo" and algo.step_weight == 0:
-        yield from _inert(config, "algo.gamma", why=f"{estimator} and algo.step_weight = 0")
-    elif config.agent.max_steps == 1:
-        yield from _inert(config, "algo.gamma", why="with agent.max_steps = 1")
-    if algo.estimator != "gigpo":
-        yield from _inert(config, "algo.step_weight", why=estimator)
     if "wandb" not in config.run.trackers:
         yield from _inert(config, "run.wandb", why='without "wandb" in run.trackers')
     if rollout.filter != "l0":

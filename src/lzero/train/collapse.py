@@ -81,7 +81,7 @@ def _entropy(values: Sequence[float]) -> str:
         return ""
     return (
         f"less than {ENTROPY_LEFT:.0%} of its first value {first:.3g}: the policy hardly explores; a lower train.lr, "
-        "algo.entropy_coef or a larger algo.clip_high preserve exploration"
+        "algo.entropy_coef or a larger clip_high in algo.loss_options preserve exploration"
     )
 
 

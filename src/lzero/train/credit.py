@@ -6,7 +6,7 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from lzero.algo.losses import kl_estimate
+from lzero.algo.kl import kl_estimate
 from lzero.types import Attempt, Episode, Group, Sample
 
 

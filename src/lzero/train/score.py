@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lzero.algo.batches import MicroBatch, lay_out, unscored
 from lzero.algo.layout import Layout, plan
-from lzero.algo.losses import token_logprobs
+from lzero.algo.logprobs import token_logprobs
 from lzero.types import Sample
 
 if TYPE_CHECKING:

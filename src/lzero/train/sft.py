@@ -20,7 +20,7 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from lzero.algo.batches import collate, unscored
 from lzero.algo.layout import Layout
-from lzero.algo.losses import likelihood
+from lzero.algo.loss import likelihood
 from lzero.config import Config, SftConfig
 from lzero.data.world import vocabulary
 from lzero.errors import ConfigError

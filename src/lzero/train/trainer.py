@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from torch.optim import Optimizer
 
-from lzero.algo.advantages import make_advantage_fn, shuffle_rewards
 from lzero.algo.batches import Batch, Scored, collate, step_advantages
+from lzero.algo.credit import credit, make_estimator, shuffle_rewards
 from lzero.algo.layout import Layout, Packing
-from lzero.algo.losses import make_loss
+from lzero.algo.loss import make_loss, make_loss_fn
 from lzero.algo.samples import to_samples
 from lzero.config import Config
 from lzero.errors import NotFinite, TrainError
@@ -89,8 +89,11 @@ class Trainer:
 
     @property
     def layout(self) -> Layout:
-        whole = self.config.algo.loss == "ppo" and self.config.algo.ratio == "episode"
-        return Layout(max_tokens=self.config.train.micro_batch_tokens, packing=self.packing, whole_episodes=whole)
+        return Layout(
+            max_tokens=self.config.train.micro_batch_tokens,
+            packing=self.packing,
+            whole_episodes=make_loss(self.config.algo).keeps_episodes_whole,
+        )
 
     def samples(self, groups: Sequence[Group]) -> list[Sample]:
         """What the groups' episodes can teach. Raises TrainError if no episode took a step."""
@@ -114,7 +117,8 @@ class Trainer:
     def scores_old(self) -> bool:
         """Whether the settings need the policy's log-probabilities before the update."""
         algo = self.config.algo
-        return algo.loss == "ppo" or algo.importance_cap > 0 or (algo.kl_coef > 0 and algo.kl_in == "reward")
+        penalised = algo.kl_coef > 0 and algo.kl_in == "reward"
+        return make_loss(algo).scores_old_policy or algo.importance_cap > 0 or penalised
 
     def advantages(
         self, groups: Sequence[Group], samples: Sequence[Sample], scores: Scores, *, update: int
@@ -131,7 +135,7 @@ class Trainer:
             if not all(map(math.isfinite, costs.values())):
                 return {name: (math.nan,) * len(attempt.rewards) for name, attempt in zip(ids, credited, strict=True)}
             credited = penalised(credited, ids, costs, kl_coef=algo.kl_coef)
-        return dict(zip(ids, make_advantage_fn(algo)(credited), strict=True))
+        return dict(zip(ids, credit(make_estimator(algo), credited), strict=True))
 
     def scored(
         self, samples: Sequence[Sample], scores: Scores, advantages: Mapping[str, tuple[float, ...]]
@@ -182,7 +186,7 @@ class Trainer:
             self.model,
             [self.optimizer],
             batch,
-            loss_fn=make_loss(algo),
+            loss_fn=make_loss_fn(algo),
             grad_clip=self.config.train.grad_clip,
             entropies=algo.entropy_coef > 0,
         )

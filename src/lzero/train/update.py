@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 
 from lzero.algo.batches import Batch, MicroBatch
-from lzero.algo.losses import LossFn, LossInputs
+from lzero.algo.loss import LossFn, LossInputs
 from lzero.errors import ConfigError, NotFinite
 from lzero.train.metrics import sum_metrics
 from lzero.train.score import policy_logprobs

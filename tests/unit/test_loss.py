@@ -5,8 +5,9 @@ import torch
 from small_micro_batches import make_micro_batch
 from torch import Tensor
 
-from lzero.algo import losses
-from lzero.algo.losses import LossInputs, likelihood, make_loss, token_logprobs
+from lzero.algo import logprobs
+from lzero.algo.logprobs import token_logprobs
+from lzero.algo.loss import LossInputs, likelihood, make_loss_fn
 from lzero.config import AlgoConfig
 
 
@@ -33,7 +34,7 @@ def leaf(*values: float) -> Tensor:
 
 def test_the_loss_is_minus_advantage_times_logprob_over_all_action_tokens() -> None:
     policy = leaf(-1.0, -2.0)
-    loss, metrics = make_loss(AlgoConfig(kl_coef=0.0))(inputs(policy, advantages=(0.5, -3.0), num_action_tokens=4))
+    loss, metrics = make_loss_fn(AlgoConfig(kl_coef=0.0))(inputs(policy, advantages=(0.5, -3.0), num_action_tokens=4))
     assert loss.item() == pytest.approx(-(0.5 * -1.0 + -3.0 * -2.0) / 4)
     torch.autograd.backward(loss)
     assert policy.grad is not None
@@ -44,7 +45,7 @@ def test_the_loss_is_minus_advantage_times_logprob_over_all_action_tokens() -> N
 def test_k3_is_a_penalty_for_leaving_the_reference_in_either_direction() -> None:
     policy = leaf(-1.0, -2.0)
     reference = (-1.5, -1.0)
-    loss, metrics = make_loss(AlgoConfig(kl_coef=0.1))(inputs(policy, advantages=(0.0, 0.0), reference=reference))
+    loss, metrics = make_loss_fn(AlgoConfig(kl_coef=0.1))(inputs(policy, advantages=(0.0, 0.0), reference=reference))
     k3 = [math.exp(-0.5) - 1 + 0.5, math.exp(1.0) - 1 - 1.0]
     assert metrics["train/kl"].item() == pytest.approx(sum(k3) / 2)
     assert loss.item() == pytest.approx(0.1 * sum(k3) / 2)
@@ -56,7 +57,7 @@ def test_k3_is_a_penalty_for_leaving_the_reference_in_either_direction() -> None
 
 def test_the_penalty_vanishes_at_the_reference() -> None:
     policy = leaf(-1.0, -2.0)
-    loss, metrics = make_loss(AlgoConfig(kl_coef=1.0))(inputs(policy, advantages=(0.0, 0.0)))
+    loss, metrics = make_loss_fn(AlgoConfig(kl_coef=1.0))(inputs(policy, advantages=(0.0, 0.0)))
     torch.autograd.backward(loss)
     assert loss.item() == metrics["train/kl"].item() == 0.0
     assert policy.grad is not None
@@ -66,7 +67,7 @@ def test_the_penalty_vanishes_at_the_reference() -> None:
 def test_gradients_agree_with_finite_differences() -> None:
     def loss_of(policy: Tensor) -> Tensor:
         parts = inputs(policy, advantages=(0.5, -1.5, 2.0), reference=(-1.1, -0.2, -3.0), num_action_tokens=7)
-        return make_loss(AlgoConfig(kl_coef=0.3))(parts)[0]
+        return make_loss_fn(AlgoConfig(kl_coef=0.3))(parts)[0]
 
     assert torch.autograd.gradcheck(loss_of, (leaf(-1.0, -2.0, -0.5),))
 
@@ -75,7 +76,7 @@ def test_likelihood_is_the_policy_gradient_of_advantage_one() -> None:
     policy = leaf(-1.0, -2.0, -4.0)
     parts = inputs(policy, advantages=(1.0, 1.0, 1.0), num_action_tokens=5)
     assert likelihood(parts)[0].item() == pytest.approx(7.0 / 5)
-    assert likelihood(parts)[0].item() == pytest.approx(make_loss(AlgoConfig(kl_coef=0.0))(parts)[0].item())
+    assert likelihood(parts)[0].item() == pytest.approx(make_loss_fn(AlgoConfig(kl_coef=0.0))(parts)[0].item())
 
 
 def test_logprobs_are_those_of_the_softmax_under_each_tokens_temperature() -> None:
@@ -109,7 +110,7 @@ def test_logits_computed_in_pieces_give_the_same_values_and_gradients(monkeypatc
         return result, *torch.autograd.grad(result.square().sum(), (hidden, head.weight))
 
     whole = run()
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 3 * 8)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 3 * 8)
     seen: list[int] = []
     hook = head.register_forward_hook(lambda _module, _arguments, output: seen.append(len(output)))
     for one, other in zip(whole, run(), strict=True):
@@ -119,5 +120,5 @@ def test_logits_computed_in_pieces_give_the_same_values_and_gradients(monkeypatc
 
 
 def test_no_action_tokens_give_no_loss() -> None:
-    loss, _ = make_loss(AlgoConfig(kl_coef=0.1))(inputs(leaf(), advantages=(), num_action_tokens=3))
+    loss, _ = make_loss_fn(AlgoConfig(kl_coef=0.1))(inputs(leaf(), advantages=(), num_action_tokens=3))
     assert loss.item() == 0.0

@@ -1,22 +1,35 @@
+"""Every estimator against numbers worked out by hand."""
+
 import math
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from lzero.algo.advantages import (
-    dr_grpo,
-    gigpo,
-    grpo,
-    make_advantage_fn,
-    reinforce_plus_plus,
-    reinforce_plus_plus_baseline,
+from lzero.algo.credit import (
+    Advantages,
+    Estimator,
+    built_in_estimators,
+    credit,
+    make_estimator,
     returns_to_go,
-    rloo,
     shuffle_rewards,
 )
+from lzero.algo.estimators.dr_grpo import DrGRPO
+from lzero.algo.estimators.gigpo import GiGPO
+from lzero.algo.estimators.grpo import GRPO
+from lzero.algo.estimators.reinforce_pp import ReinforcePP
+from lzero.algo.estimators.reinforce_pp_baseline import ReinforcePPBaseline
+from lzero.algo.estimators.rloo import RLOO
 from lzero.config import AlgoConfig
+from lzero.errors import ConfigError, TrainError
 from lzero.types import Attempt
+
+BUILT_IN = built_in_estimators()
+
+
+def reinforce_plus_plus(attempts: Sequence[Attempt], *, gamma: float) -> Advantages:
+    return credit(ReinforcePP(gamma=gamma), attempts)
 
 
 def paid(*rewards: tuple[float, ...], groups: str = "") -> list[Attempt]:
@@ -106,16 +119,16 @@ TASKS = paid((0.25, 0.75), (0.0,), (0.5,), (2.0,), (0.0, 0.0), groups="aaabb")
 def test_grpo_normalises_the_total_within_its_group() -> None:
     # a: mean 0.5, unbiased std 0.5; b: mean 1, std √2. Both plus 1e-4.
     high, one = 0.5 / (0.5 + 1e-4), 1.0 / (math.sqrt(2) + 1e-4)
-    assert grpo(TASKS) == near([(high, high), (-high,), (0.0,), (one,), (-one, -one)])
+    assert credit(GRPO(), TASKS) == near([(high, high), (-high,), (0.0,), (one,), (-one, -one)])
 
 
 def test_dr_grpo_takes_off_the_mean_and_divides_by_nothing() -> None:
-    assert dr_grpo(TASKS) == near([(0.5, 0.5), (-0.5,), (0.0,), (1.0,), (-1.0, -1.0)])
+    assert credit(DrGRPO(), TASKS) == near([(0.5, 0.5), (-0.5,), (0.0,), (1.0,), (-1.0, -1.0)])
 
 
 def test_rloo_takes_off_the_mean_of_the_others() -> None:
     # a: 1 − 0.25, 0 − 0.75, 0.5 − 0.5; b: 2 − 0, 0 − 2.
-    assert rloo(TASKS) == near([(0.75, 0.75), (-0.75,), (0.0,), (2.0,), (-2.0, -2.0)])
+    assert credit(RLOO(), TASKS) == near([(0.75, 0.75), (-0.75,), (0.0,), (2.0,), (-2.0, -2.0)])
 
 
 def test_reinforce_plus_plus_with_baseline_takes_off_the_groups_mean_first() -> None:
@@ -124,7 +137,7 @@ def test_reinforce_plus_plus_with_baseline_takes_off_the_groups_mean_first() -> 
     centred = [tuple(value - (0.46875 if place < 3 else 2 / 3) for value in own) for place, own in enumerate(returns)]
     std = math.sqrt(sum(value**2 for own in centred for value in own) / 6)
     expected = [tuple(value / (std + 1e-8) for value in own) for own in centred]
-    assert reinforce_plus_plus_baseline(TASKS, gamma=0.5) == near(expected)
+    assert credit(ReinforcePPBaseline(gamma=0.5), TASKS) == near(expected)
 
 
 def test_for_episodes_of_one_step_the_baseline_is_the_mean_reward_of_the_group() -> None:
@@ -132,7 +145,7 @@ def test_for_episodes_of_one_step_the_baseline_is_the_mean_reward_of_the_group()
     centred = [0.5, -0.5, -1.25, 1.25]
     std = math.sqrt(sum(value**2 for value in centred) / 3)
     expected = [(value / (std + 1e-8),) for value in centred]
-    assert reinforce_plus_plus_baseline(attempts, gamma=0.95) == near(expected)
+    assert credit(ReinforcePPBaseline(gamma=0.95), attempts) == near(expected)
 
 
 def test_gigpo_adds_how_a_step_did_among_steps_from_one_state() -> None:
@@ -154,24 +167,84 @@ def test_gigpo_adds_how_a_step_did_among_steps_from_one_state() -> None:
         (whole[2] + 2 * at_s[2], whole[2] + 2 * at_u[1], whole[2] + 2 * at_u[1]),
         (0.0,),
     ]
-    assert gigpo(attempts, gamma=0.5, step_weight=2.0) == near(expected)
-    assert gigpo(attempts, gamma=0.5, step_weight=0.0) == grpo(attempts)
+    assert credit(GiGPO(gamma=0.5, step_weight=2.0), attempts) == near(expected)
 
 
-@pytest.mark.parametrize("estimator", sorted(get_args(AlgoConfig.model_fields["estimator"].annotation)))
-def test_every_estimator_gives_each_step_a_number(estimator: str) -> None:
-    algo = AlgoConfig.model_validate({"estimator": estimator})
+@pytest.mark.parametrize("estimator", BUILT_IN.values(), ids=BUILT_IN)
+def test_every_estimator_gives_each_step_a_number(estimator: type[Estimator]) -> None:
     attempts = [*paid((0.0, 1.0), (0.5,), ()), *paid((1.0,), groups="z")]
-    advantages = make_advantage_fn(algo)(attempts)
+    advantages = credit(estimator(), attempts)
     assert [len(own) for own in advantages] == [2, 1, 0, 1]
     assert all(math.isfinite(value) for own in advantages for value in own)
-    assert make_advantage_fn(algo)(attempts[::-1]) == advantages[::-1]
+    assert credit(estimator(), attempts[::-1]) == advantages[::-1]
     with pytest.raises(ValueError, match="not finite"):
-        make_advantage_fn(algo)(paid((0.0, math.nan), (1.0,)))
+        credit(estimator(), paid((0.0, math.nan), (1.0,)))
 
 
-@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "rloo"])
-def test_a_group_that_agrees_teaches_nothing(estimator: str) -> None:
-    algo = AlgoConfig.model_validate({"estimator": estimator})
-    assert make_advantage_fn(algo)(paid((0.5,), (0.25, 0.25), (0.5,))) == [(0.0,), (0.0, 0.0), (0.0,)]
-    assert make_advantage_fn(algo)(paid((0.5,))) == [(0.0,)]
+@pytest.mark.parametrize("estimator", [GRPO(), DrGRPO(), RLOO()])
+def test_a_group_that_agrees_teaches_nothing(estimator: Estimator) -> None:
+    assert credit(estimator, paid((0.5,), (0.25, 0.25), (0.5,))) == [(0.0,), (0.0, 0.0), (0.0,)]
+    assert credit(estimator, paid((0.5,))) == [(0.0,)]
+
+
+def test_a_configuration_names_an_estimator_and_its_options() -> None:
+    algo = AlgoConfig(estimator="gigpo", estimator_options={"step_weight": 2})
+    assert make_estimator(algo) == GiGPO(gamma=0.95, step_weight=2.0)
+    assert list(BUILT_IN) == ["dr_grpo", "gigpo", "grpo", "reinforce++", "reinforce++_baseline", "rloo"]
+
+
+class Best(Estimator):
+    """An estimator of one's own: an episode earns its distance to the best of its group."""
+
+    scale: float = 1.0
+
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        best = {attempt.group: 0.0 for attempt in attempts}
+        for attempt in attempts:
+            best[attempt.group] = max(best[attempt.group], sum(attempt.rewards))
+        return [
+            (self.scale * (sum(attempt.rewards) - best[attempt.group]),) * len(attempt.rewards) for attempt in attempts
+        ]
+
+
+class WithoutAFormula(Estimator):
+    pass
+
+
+class OneNumberAnEpisode(Estimator):
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        return [(0.0,) for _ in attempts]
+
+
+class Nothing(Estimator):
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        return None  # type: ignore[return-value]
+
+
+def test_an_estimator_of_ones_own_is_named_by_its_import_path() -> None:
+    algo = AlgoConfig(estimator=f"{__name__}:Best", estimator_options={"scale": 2.0})
+    assert credit(make_estimator(algo), paid((1.0, 0.0), (0.0,))) == [(0.0, 0.0), (-2.0,)]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "options", "told"),
+    [
+        ("grpoo", {}, 'algo.estimator = "grpoo": did you mean "grpo"?'),
+        ("grpo", {"gamma": 0.9}, "unknown key 'algo.estimator_options.gamma': there are no options"),
+        ("gigpo", {"gama": 0.9}, "unknown key 'algo.estimator_options.gama': the options are gamma, step_weight"),
+        ("gigpo", {"step_weight": 0}, "algo.estimator_options.step_weight = 0: Input should be greater than 0"),
+        (f"{__name__}:Bost", {}, "did you mean 'Best'?"),
+        (f"{__name__}:paid", {}, "is no subclass of lzero.algo.credit.Estimator"),
+        (f"{__name__}:WithoutAFormula", {}, "does not define advantages"),
+    ],
+)
+def test_what_is_no_estimator_or_option_is_named(estimator: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make_estimator(AlgoConfig(estimator=estimator, estimator_options=options))
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("estimator", [OneNumberAnEpisode(), Nothing()])
+def test_what_is_not_an_advantage_for_each_step_is_an_error_that_says_what_is(estimator: Estimator) -> None:
+    with pytest.raises(TrainError, match=r"returned advantages for steps .* which have \[2, 1\]: return a list"):
+        credit(estimator, paid((1.0, 0.0), (0.0,)))

@@ -1,0 +1,94 @@
+"""What estimators and losses have in common: each is one class in one file, found by its name or by an import path.
+
+class MyEstimator(Estimator):            # in a package of yours
+    scale: float = 1.0                   # an option
+    ...
+
+[algo]
+estimator = "my_package.credit:MyEstimator"
+estimator_options = {scale = 2.0}
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+import pydantic
+
+from lzero.config import Section
+from lzero.errors import ConfigError
+from lzero.plugins import load_object
+
+if TYPE_CHECKING:
+    from lzero.config import Config
+
+
+class Algorithm(Section):
+    """An estimator or a loss. Its fields are its options: pydantic validates them, and their descriptions document them."""
+
+    name: ClassVar[str] = ""
+    """How a configuration names it; empty for one that is named by its import path."""
+    source: ClassVar[str] = ""
+    """The paper or program that defines it."""
+    formula: ClassVar[str] = ""
+    """What it computes, for the documentation."""
+
+    def complaints(self, config: "Config") -> Iterator[str]:
+        """Yield a sentence for each setting of the run that this algorithm cannot work with; training then does not start."""
+        yield from ()
+
+    def notes(self, config: "Config") -> Iterator[str]:
+        """Yield a sentence for each of its options that has no effect in this run."""
+        yield from ()
+
+
+A = TypeVar("A", bound=Algorithm)
+
+
+def built_in(kind: type[A], package: ModuleType) -> dict[str, type[A]]:
+    """Return the algorithms of a kind by their names: those that the modules of `package` define, in the order of the modules' names."""
+    modules = [
+        importlib.import_module(f"{package.__name__}.{each.name}") for each in pkgutil.iter_modules(package.__path__)
+    ]
+    found = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__
+    ]
+    return {each.name: each for each in found}
+
+
+def find(kind: type[A], known: Mapping[str, type[A]], use: str, options: Mapping[str, object], *, key: str) -> A:
+    """Return the algorithm that the configuration's `key` names, one of the `known` or an import path, with its options (`key` with
+    "_options").
+
+    Raises ConfigError for an unknown name, for an object that is no such class, and for options that it does not have or refuses.
+    """
+    if ":" not in use and use not in known:
+        raise ConfigError(
+            f'{key} = "{use}": did you mean "{get_close_matches(use, known, n=1, cutoff=0.0)[0]}"? It is one of '
+            f'{", ".join(known)}, or an import path "package.module:Class"'
+        )
+    found = load_object(use, key=key) if ":" in use else known[use]
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise ConfigError(f'{key} = "{use}" is no subclass of {kind.__module__}.{kind.__name__}')
+    if inspect.isabstract(found):
+        raise ConfigError(f'{key} = "{use}" does not define {", ".join(sorted(found.__abstractmethods__))}')
+    try:
+        return found.model_validate(options)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_explain(detail, found, f"{key}_options") for detail in error.errors())) from None
+
+
+def _explain(detail: object, algorithm: type[Algorithm], key: str) -> str:
+    assert isinstance(detail, dict)
+    place = ".".join(map(str, (key, *detail["loc"])))
+    if detail["type"] == "extra_forbidden":
+        names = list(algorithm.model_fields)
+        return f"unknown key {place!r}: " + (f"the options are {', '.join(names)}" if names else "there are no options")
+    return f"{place} = {detail['input']!r}: {detail['msg']}"

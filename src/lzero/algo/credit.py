@@ -1,0 +1,181 @@
+"""Credit: the rewards of a batch in, an advantage for every step out. Pure Python: a batch has a few thousand steps.
+
+An `Estimator` maps `Attempt`s (an episode's rewards, its group, and what it read before each step) to advantages. Each stands in a
+file of `lzero.algo.estimators`. Sums are exact (`math.fsum`), so the order of the attempts changes nothing.
+"""
+
+import math
+import random
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from lzero.algo import estimators
+from lzero.algo.algorithm import Algorithm, built_in, find
+from lzero.config import AlgoConfig
+from lzero.config.base import Fraction
+from lzero.errors import TrainError
+from lzero.types import Attempt
+
+if TYPE_CHECKING:
+    from lzero.config import Config
+
+BATCH_STD_FLOOR = 1e-8
+"""L0's, added to a standard deviation over the steps of a batch."""
+GROUP_STD_FLOOR = 1e-4
+"""TRL's, added to one within a group, whose rewards are of order 1: differences below this are no signal."""
+
+Advantages = list[tuple[float, ...]]
+"""An advantage a step, for each attempt of a batch, in its order."""
+
+
+class Estimator(Algorithm):
+    """Turns the rewards of a batch into advantages. A subclass is one file of `lzero.algo.estimators`, or a class of yours."""
+
+    over: ClassVar[str] = ""
+    """What its mean and standard deviation are taken over, for the documentation."""
+    compares_episodes: ClassVar[bool] = True
+    """Whether it compares the episodes of a task, so that a group of one teaches nothing."""
+
+    @abstractmethod
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        """Return an advantage for each step of each attempt, in their order. Rewards are finite."""
+
+    def complaints(self, config: "Config") -> Iterator[str]:
+        if self.compares_episodes and config.rollout.episodes_per_task == 1:
+            yield (
+                f'algo.estimator = "{config.algo.estimator}" compares the episodes of a task, so with rollout.episodes_per_task = 1 '
+                'every advantage would be 0: set it to at least 2, or use "reinforce++"'
+            )
+
+
+class DiscountedEstimator(Estimator):
+    """An estimator of returns over steps."""
+
+    gamma: Fraction = Field(0.95, description="Discount of the return per step.")
+
+    def notes(self, config: "Config") -> Iterator[str]:
+        if config.agent.max_steps == 1 and "gamma" in self.model_fields_set:
+            yield f"algo.estimator_options.gamma = {self.gamma} has no effect with agent.max_steps = 1"
+
+
+def built_in_estimators() -> dict[str, type[Estimator]]:
+    """Return the estimators of `lzero.algo.estimators` by their names."""
+    return built_in(Estimator, estimators)  # type: ignore[type-abstract]
+
+
+def make_estimator(algo: AlgoConfig) -> Estimator:
+    """Return the estimator that `algo` names, with its options. Raises ConfigError."""
+    known = built_in_estimators()
+    return find(Estimator, known, algo.estimator, algo.estimator_options, key="algo.estimator")  # type: ignore[type-abstract]
+
+
+def credit(estimator: Estimator, attempts: Sequence[Attempt]) -> Advantages:
+    """Return the estimator's advantages. Raises ValueError for a reward that is not finite, and TrainError for what is not an advantage
+    for each step."""
+    for attempt in attempts:
+        if not all(map(math.isfinite, attempt.rewards)):
+            raise ValueError(f"rewards {attempt.rewards} are not finite")
+    found = estimator.advantages(attempts)
+    expected, given = [len(attempt.rewards) for attempt in attempts], _lengths(found)
+    if given != expected:
+        raise TrainError(
+            f"the estimator {type(estimator).__name__} returned advantages for steps {given} of the batch's episodes, which have "
+            f"{expected}: return a list with a tuple for each attempt, and in it a number for each step"
+        )
+    return [tuple(map(float, own)) for own in found]
+
+
+def _lengths(advantages: object) -> object:
+    try:
+        return [len(own) for own in advantages]  # type: ignore[attr-defined]
+    except TypeError:
+        return f"{advantages!r:.100}"
+
+
+def returns_to_go(rewards: Sequence[float], *, gamma: float) -> tuple[float, ...]:
+    """`R_t = r_t + γ R_{t+1}` of one episode: rewards (1, 2, 4) with γ = 0.5 give (3, 4, 4)."""
+    returns: list[float] = []
+    following = 0.0
+    for reward in reversed(rewards):
+        following = reward + gamma * following
+        returns.append(following)
+    return tuple(reversed(returns))
+
+
+def returns(attempts: Sequence[Attempt], gamma: float) -> Advantages:
+    """Return the return of each step of each attempt."""
+    return [returns_to_go(attempt.rewards, gamma=gamma) for attempt in attempts]
+
+
+def normalised(values: Advantages) -> Advantages:
+    """Return `(value − mean) / (std + 1e-8)`, with mean and unbiased std over all steps of all attempts. One value alone, or values
+    that are all equal, become zeros."""
+    everything = [value for own in values for value in own]
+    if len(everything) < 2:
+        return [(0.0,) * len(own) for own in values]
+    center, spread = mean(everything), std(everything)
+    return [tuple((value - center) / (spread + BATCH_STD_FLOOR) for value in own) for own in values]
+
+
+Compare = Callable[[Sequence[float]], list[float]]
+"""Values → each of them as it stands among them."""
+
+
+def totals(attempts: Sequence[Attempt], compare: Compare) -> Advantages:
+    """Return for each step its episode's total reward as it stands in its group. An attempt without a step counts with a reward of 0."""
+    compared = among(
+        [attempt.group for attempt in attempts], [math.fsum(attempt.rewards) for attempt in attempts], compare
+    )
+    return [(value,) * len(attempt.rewards) for attempt, value in zip(attempts, compared, strict=True)]
+
+
+def among(owners: Sequence[Hashable], values: Sequence[float], compare: Compare) -> list[float]:
+    """Return each value as it stands among those of the same owner."""
+    places: dict[Hashable, list[int]] = {}
+    for place, owner in enumerate(owners):
+        places.setdefault(owner, []).append(place)
+    compared = [0.0] * len(values)
+    for own in places.values():
+        for place, value in zip(own, compare([values[place] for place in own]), strict=True):
+            compared[place] = value
+    return compared
+
+
+def standardised(values: Sequence[float]) -> list[float]:
+    """Return `(value − mean) / (std + 1e-4)`; 0 for a value alone."""
+    if len(values) < 2:
+        return [0.0] * len(values)
+    center, spread = mean(values), std(values)
+    return [(value - center) / (spread + GROUP_STD_FLOOR) for value in values]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean, exactly rounded."""
+    return math.fsum(values) / len(values)
+
+
+def std(values: Sequence[float]) -> float:
+    """Return the unbiased standard deviation of two values or more."""
+    center = mean(values)
+    return math.sqrt(math.fsum((value - center) ** 2 for value in values) / (len(values) - 1))
+
+
+def shuffle_rewards(attempts: Sequence[Attempt], *, seed: int) -> list[Attempt]:
+    """The control experiment: rewards change places among the episodes of a batch.
+
+    Episodes differ in length, so what moves is an episode's outcome: its total reward, all paid on the last step of the
+    episode that receives it. The outcomes of the batch stay the same as a collection; which episode got which is chance, so
+    nothing an agent did can explain what it was paid. What is left is the discount: early steps of long episodes see a
+    smaller return, in this control as in training.
+    """
+    with_steps = [place for place, attempt in enumerate(attempts) if attempt.rewards]
+    outcomes = [math.fsum(attempts[place].rewards) for place in with_steps]
+    random.Random(seed).shuffle(outcomes)
+    shuffled = list(attempts)
+    for place, outcome in zip(with_steps, outcomes, strict=True):
+        rewards = (0.0,) * (len(attempts[place].rewards) - 1) + (outcome,)
+        shuffled[place] = attempts[place].paid(rewards)
+    return shuffled

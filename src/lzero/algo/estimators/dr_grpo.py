@@ -1,0 +1,23 @@
+"""Dr. GRPO: the episode's total reward less the mean of its group."""
+
+from collections.abc import Sequence
+
+from lzero.algo.credit import Advantages, Estimator, mean, totals
+from lzero.types import Attempt
+
+
+class DrGRPO(Estimator):
+    """Without the division, easy and hard tasks weigh the same. Meant for `algo.average = "constant"`."""
+
+    name = "dr_grpo"
+    source = "arXiv 2503.20783"
+    formula = "R − mean"
+    over = "the group's episodes"
+
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        return totals(attempts, _centred)
+
+
+def _centred(values: Sequence[float]) -> list[float]:
+    center = mean(values)
+    return [value - center for value in values]

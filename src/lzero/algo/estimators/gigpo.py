@@ -1,0 +1,27 @@
+"""GiGPO: GRPO's advantage of the episode, plus one of the step among steps from the same state."""
+
+from collections.abc import Sequence
+from itertools import chain
+
+from pydantic import Field
+
+from lzero.algo.credit import Advantages, DiscountedEstimator, among, returns, standardised, totals
+from lzero.types import Attempt
+
+
+class GiGPO(DiscountedEstimator):
+    """A state that a group met once says nothing about what is better there: its step has the episode's advantage alone."""
+
+    name = "gigpo"
+    source = "arXiv 2505.10978"
+    formula = "that of `grpo`, plus `step_weight` · (R_t − mean) / (std + 1e-4)"
+    over = "steps of the group that were taken from the same state"
+
+    step_weight: float = Field(1.0, gt=0.0, description="Weight of the step's advantage, added to the episode's.")
+
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        states = [(attempt.group, state) for attempt in attempts for state in attempt.states]
+        of_steps = iter(among(states, list(chain(*returns(attempts, self.gamma))), standardised))
+        return [
+            tuple(whole + self.step_weight * next(of_steps) for whole in own) for own in totals(attempts, standardised)
+        ]

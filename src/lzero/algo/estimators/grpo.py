@@ -1,0 +1,18 @@
+"""GRPO: the episode's total reward, normalised within its group."""
+
+from collections.abc import Sequence
+
+from lzero.algo.credit import Advantages, Estimator, standardised, totals
+from lzero.types import Attempt
+
+
+class GRPO(Estimator):
+    """Every step of an episode has the same advantage."""
+
+    name = "grpo"
+    source = "arXiv 2402.03300"
+    formula = "(R − mean) / (std + 1e-4)"
+    over = "the group's episodes"
+
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        return totals(attempts, standardised)

@@ -1,0 +1,26 @@
+"""RLOO: the episode's total reward less the mean of the group's other episodes."""
+
+import math
+from collections.abc import Sequence
+
+from lzero.algo.credit import Advantages, Estimator, totals
+from lzero.types import Attempt
+
+
+class RLOO(Estimator):
+    """An unbiased baseline: it does not depend on the episode itself."""
+
+    name = "rloo"
+    source = "arXiv 2402.14740; LOOP, arXiv 2502.01600"
+    formula = "R − mean"
+    over = "the group's other episodes"
+
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        return totals(attempts, _less_the_others)
+
+
+def _less_the_others(values: Sequence[float]) -> list[float]:
+    if len(values) < 2:
+        return [0.0] * len(values)
+    total = math.fsum(values)
+    return [value - (total - value) / (len(values) - 1) for value in values]

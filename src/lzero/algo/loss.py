@@ -1,0 +1,123 @@
+"""What an update minimises: a surrogate (a `Loss`, each in a file of `lzero.algo.losses`), a KL penalty and an entropy bonus.
+
+Every term is a sum over the action tokens of a micro-batch, each with its weight (`batches.weigh`), so that micro-batches add up to
+the batch, losses and metrics alike, however it is cut. A metric whose name ends in `_max` is a maximum and not a sum.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lzero.algo import losses
+from lzero.algo.algorithm import Algorithm, built_in, find
+from lzero.algo.batches import MicroBatch
+from lzero.algo.kl import kl_estimate
+from lzero.config import AlgoConfig
+from lzero.errors import TrainError
+
+Metrics = dict[str, Tensor]
+
+
+class Loss(Algorithm):
+    """The surrogate of an objective. A subclass is one file of `lzero.algo.losses`, or a class of yours."""
+
+    @property
+    def scores_old_policy(self) -> bool:
+        """Whether it reads `micro.old_logprobs`: the trainer then computes the policy's log-probabilities before the update."""
+        return False
+
+    @property
+    def keeps_episodes_whole(self) -> bool:
+        """Whether it needs all tokens of an episode in one micro-batch."""
+        return False
+
+    @abstractmethod
+    def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
+        """Return what is maximised, a number for each action token [N], and detached scalar metrics.
+
+        `policy` [N] are log-probabilities under the policy that is trained, and carry the gradient; `micro` holds the tokens'
+        advantages, weights, owners and the log-probabilities of the other policies.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossInputs:
+    """One micro-batch's share of an update: `policy_logprobs` [N] and `entropies` [N] carry the gradient, the rest are constants."""
+
+    policy_logprobs: Tensor
+    """Of the policy being trained, under the sampling temperature."""
+    micro_batch: MicroBatch
+    entropies: Tensor | None = None
+    """Of its distribution at each action token, in nats; None where the loss does not ask for them."""
+
+
+LossFn = Callable[[LossInputs], tuple[Tensor, Metrics]]
+"""(inputs) → (scalar loss, detached scalar metrics)."""
+
+
+def built_in_losses() -> dict[str, type[Loss]]:
+    """Return the losses of `lzero.algo.losses` by their names."""
+    return built_in(Loss, losses)  # type: ignore[type-abstract]
+
+
+def make_loss(algo: AlgoConfig) -> Loss:
+    """Return the loss that `algo` names, with its options. Raises ConfigError."""
+    return find(Loss, built_in_losses(), algo.loss, algo.loss_options, key="algo.loss")  # type: ignore[type-abstract]
+
+
+def make_loss_fn(algo: AlgoConfig) -> LossFn:
+    """Return all that `algo` has an update minimise. Raises ConfigError."""
+    return partial(policy_loss, algo=algo, loss=make_loss(algo))
+
+
+def policy_loss(inputs: LossInputs, *, algo: AlgoConfig, loss: Loss) -> tuple[Tensor, Metrics]:
+    """`Σ_i w_i · [ −S_i + kl_coef · KL_i − entropy_coef · H_i ]` over the action tokens i, with w_i = 1/Σ|a_t| by default.
+
+    `train/entropy` is −log π of what was sampled, an unbiased estimate; with a bonus for entropy it is the entropy itself.
+    """
+    policy, micro = inputs.policy_logprobs, inputs.micro_batch
+    weights = micro.weights.to(policy.dtype)
+    surrogate, metrics = _surrogate(policy, micro, algo, loss)
+    total = -(weights * surrogate).sum()
+    if algo.kl_coef > 0:
+        kl = (weights * kl_estimate(policy, micro.reference_logprobs.to(policy.dtype), algo.kl)).sum()
+        metrics["train/kl"] = kl.detach()
+        if algo.kl_in == "loss":
+            total = total + algo.kl_coef * kl
+    entropies = -policy.detach() if inputs.entropies is None else inputs.entropies
+    entropy = (weights * entropies).sum()
+    if algo.entropy_coef > 0:
+        total = total - algo.entropy_coef * entropy
+    return total, metrics | {"train/entropy": entropy.detach(), "train/loss": total.detach()}
+
+
+def _surrogate(policy: Tensor, micro: MicroBatch, algo: AlgoConfig, loss: Loss) -> tuple[Tensor, Metrics]:
+    trust, metrics = _importance(policy, micro, algo)
+    surrogate, own = loss.surrogate(policy, micro)
+    if surrogate.shape != policy.shape:
+        raise TrainError(
+            f"the loss {type(loss).__name__} returned a surrogate of shape {tuple(surrogate.shape)}: return a number for each of the "
+            f"{len(policy)} action tokens"
+        )
+    return trust * surrogate, metrics | own
+
+
+def _importance(policy: Tensor, micro: MicroBatch, algo: AlgoConfig) -> tuple[Tensor, Metrics]:
+    """min(π_old/π_sampler, cap) a token: the trainer's policy is not exactly the one that sampled (truncated importance sampling)."""
+    if algo.importance_cap <= 0:
+        return torch.ones_like(policy.detach()), {}
+    ratios = (micro.old_logprobs - micro.logprobs).exp()
+    truncated = (micro.weights * (ratios > algo.importance_cap)).sum()
+    largest = ratios.max() if len(ratios) else ratios.new_zeros(())
+    metrics = {"train/importance_truncated": truncated, "train/importance_max": largest}
+    return ratios.clamp(max=algo.importance_cap).to(policy.dtype), metrics
+
+
+def likelihood(inputs: LossInputs) -> tuple[Tensor, Metrics]:
+    """Supervised fine-tuning: minus the mean log-likelihood (nats a token) of the action tokens."""
+    loss = -(inputs.policy_logprobs * inputs.micro_batch.weights.to(inputs.policy_logprobs.dtype)).sum()
+    return loss, {"train/loss": loss.detach()}

@@ -1,0 +1,1 @@
+"""Losses, one a file. A new file here needs no other edit."""

@@ -1,0 +1,101 @@
+"""PPO: the advantage times the ratio to the policy before the update, clipped."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+import pydantic
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lzero.algo.batches import MicroBatch
+from lzero.algo.loss import Loss, Metrics
+from lzero.config.base import Fraction
+
+if TYPE_CHECKING:
+    from lzero.config import Config
+
+
+class PPO(Loss):
+    """Two bounds (DAPO, arXiv 2503.14476) and a third for bad actions (dual clip, arXiv 1912.09729)."""
+
+    name = "ppo"
+    source = "PPO, arXiv 1707.06347; two bounds: DAPO, arXiv 2503.14476; dual clip: arXiv 1912.09729"
+    formula = "min(ρ A, clip(ρ, 1 − `clip_low`, 1 + `clip_high`) A); where A < 0: max(that, `dual_clip` · A)"
+
+    ratio: Literal["token", "step", "episode"] = Field(
+        "token", description="Unit of one ratio: a token, a step, or an episode (GSPO)."
+    )
+    clip_low: Fraction = Field(
+        0.2, description="No gradient where the advantage is negative and the ratio is below 1 − clip_low."
+    )
+    clip_high: Annotated[float, Field(ge=0.0)] = Field(
+        0.25, description="No gradient where the advantage is positive and the ratio is above 1 + clip_high."
+    )
+    dual_clip: Annotated[float, Field(ge=0.0)] = Field(
+        3.0, description="Limit of the loss of a bad action, as a multiple of its advantage; 0: no limit."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _something_is_learned_from_bad_actions(self) -> Self:
+        if 0 < self.dual_clip <= 1:
+            raise ValueError(
+                f"dual_clip = {self.dual_clip} would clip bad actions at a ratio of 1, so nothing would be learned from them: "
+                "set it above 1, or to 0 for no limit"
+            )
+        return self
+
+    @property
+    def scores_old_policy(self) -> bool:
+        return True
+
+    @property
+    def keeps_episodes_whole(self) -> bool:
+        return self.ratio == "episode"
+
+    def notes(self, config: "Config") -> Iterator[str]:
+        if config.train.epochs * config.train.minibatches == 1:
+            yield (
+                'algo.loss = "ppo" makes one optimiser step per batch (train.epochs = train.minibatches = 1): every ratio is 1, and '
+                "its options have no effect"
+            )
+
+    def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
+        advantages = micro.advantages.to(policy.dtype)
+        ratios = ratio(policy, micro, self.ratio)
+        held = ratios.clamp(1.0 - self.clip_low, 1.0 + self.clip_high)
+        surrogate = torch.minimum(ratios * advantages, held * advantages)
+        if self.dual_clip > 0:
+            surrogate = torch.where(advantages < 0, torch.maximum(surrogate, self.dual_clip * advantages), surrogate)
+        return surrogate, self._clip_metrics(ratios.detach(), micro)
+
+    def _clip_metrics(self, ratios: Tensor, micro: MicroBatch) -> Metrics:
+        """Shares of the batch whose gradient a clip cuts off, and the tails of the ratio."""
+        weights, advantages = micro.weights.to(ratios.dtype), micro.advantages.to(ratios.dtype)
+        cut = {
+            "train/clipped_low": (ratios < 1.0 - self.clip_low) & (advantages < 0),
+            "train/clipped_high": (ratios > 1.0 + self.clip_high) & (advantages > 0),
+        }
+        if self.dual_clip > 0:
+            cut["train/clipped_dual"] = (ratios > self.dual_clip) & (advantages < 0)
+        metrics = {name: (weights * where).sum() for name, where in cut.items()}
+        if len(ratios):
+            metrics |= {"train/ratio_max": ratios.max(), "train/ratio_inverse_max": (1.0 / ratios).max()}
+        return metrics
+
+
+def ratio(policy: Tensor, micro: MicroBatch, level: str) -> Tensor:
+    """π/π_old [N] of each "token", or of its "step" or "episode": the geometric mean over the tokens of that, one value for all of them
+    (GSPO, arXiv 2507.18071; its sequence is the episode here, and the step is L0's action).
+
+    The gradient of a shared ratio s is s ∇log π of each token, under the token's own advantage (the paper's GSPO-token). With one
+    advantage for all of them that is GSPO; where steps differ, the plain mean would credit each with the advantage of all.
+    """
+    log_ratios = policy - micro.old_logprobs.to(policy.dtype)
+    if level == "token":
+        return log_ratios.exp()
+    owners = micro.steps if level == "step" else micro.episodes
+    num_owners = int(owners.max()) + 1 if len(owners) else 0
+    sums = log_ratios.new_zeros(num_owners).index_add(0, owners, log_ratios.detach())
+    counts = torch.bincount(owners, minlength=num_owners).to(policy.dtype)
+    return (sums / counts).exp()[owners] * (policy - policy.detach()).exp()
