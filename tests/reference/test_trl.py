@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lzero.algo.attempts import penalties
 from lzero.algo.batches import Average, Scored, collate, step_advantages
 from lzero.algo.credit import credit, make_estimator
 from lzero.algo.layout import Layout
@@ -21,7 +22,6 @@ from lzero.algo.loss import LossInputs, make_loss_fn
 from lzero.config import AlgoConfig
 from lzero.data.world import vocabulary
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
-from lzero.train.credit import penalties
 from lzero.train.score import policy_logprobs, sample_logprobs
 from lzero.types import Attempt, Sample
 

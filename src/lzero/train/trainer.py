@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch.optim import Optimizer
 
+from lzero.algo.attempts import attempts, penalised, penalties
 from lzero.algo.batches import Batch, Scored, collate, step_advantages
 from lzero.algo.credit import credit, make_estimator, shuffle_rewards
 from lzero.algo.layout import Layout, Packing
@@ -20,7 +21,6 @@ from lzero.errors import NotFinite, TrainError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
-from lzero.train.credit import attempts, penalised, penalties
 from lzero.train.metrics import mean_metrics, sampler_gap
 from lzero.train.packing import choose_packing
 from lzero.train.resume import check_model

@@ -3,7 +3,7 @@
 import pytest
 from small_episodes import make_sample
 
-from lzero.train.credit import attempts, penalties
+from lzero.algo.attempts import attempts, penalties
 
 
 def test_the_penalty_of_a_step_is_that_of_its_tokens_together() -> None:

@@ -1,4 +1,4 @@
-"""What an estimator of credit is given: the episodes of a batch, and what leaving the initial policy takes off their rewards."""
+"""What an estimator is given: the episodes of a batch, and what leaving the initial policy takes off their rewards."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
