@@ -45,6 +45,7 @@ ROWS = {
 MAY_IMPORT_TORCH = (
     "models.py",
     "threads.py",
+    "algo/attempts.py",
     "algo/batches.py",
     "algo/kl.py",
     "algo/logprobs.py",

@@ -6,6 +6,7 @@ import typer
 
 from lzero import __version__
 from lzero.cli.check import check
+from lzero.cli.config import config
 from lzero.cli.eval import evaluate
 from lzero.cli.export import export
 from lzero.cli.play import play
@@ -41,6 +42,7 @@ def _root(
 
 
 app.command(name="check")(check)
+app.command(name="config")(config)
 app.command(name="eval")(evaluate)
 app.command(name="export")(export)
 app.command(name="play")(play)

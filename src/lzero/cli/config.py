@@ -1,0 +1,58 @@
+"""`lzero config`: every key of a configuration with its value and its sentence, or the JSON schema of them all."""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lzero.cli.arguments import Arguments, read_config
+
+if TYPE_CHECKING:
+    from lzero.config import Config, Section
+
+_WIDTH = 100
+
+
+def config(
+    arguments: Arguments = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema instead; editors complete TOML files by it.")
+    ] = False,
+) -> None:
+    """Print a whole configuration as TOML: each key with its value and what it does.
+
+    Example: lzero config recipes/world.toml algo.kl_coef=0.01 > my.toml
+    """
+    from lzero.config import Config
+
+    if schema:
+        print(json.dumps(Config.model_json_schema(), indent=2))
+    else:
+        print("\n".join(_lines(read_config(arguments))))
+
+
+def _lines(config: "Config") -> Iterator[str]:
+    """Yield the lines of the TOML file."""
+    for number, (name, section) in enumerate(config):
+        if number:
+            yield ""
+        yield f"[{name}]"
+        yield from _keys(name, section)
+
+
+def _keys(name: str, section: "Section") -> Iterator[str]:
+    """Yield the lines of a section's keys; TOML wants those that are tables behind the others."""
+    import tomli_w
+
+    values = section.model_dump(mode="json")
+    for key in sorted(values, key=lambda key: isinstance(values[key], dict)):
+        yield from textwrap.wrap(
+            type(section).model_fields[key].description or "", _WIDTH, initial_indent="# ", subsequent_indent="# "
+        )
+        if isinstance(values[key], dict):
+            yield f"[{name}.{key}]"
+            yield from tomli_w.dumps(values[key]).splitlines()
+        else:
+            yield tomli_w.dumps({key: values[key]}).rstrip()
