@@ -13,6 +13,7 @@ import lzero
 SOURCE = Path(lzero.__file__).parent
 ROOT = Path(__file__).parents[2]
 ROWS = {
+    "__init__": 7,
     "cli": 6,
     "train": 5,
     "eval": 4,
@@ -37,7 +38,6 @@ ROWS = {
             "threads",
             "turns",
             "plugins",
-            "__init__",
         ),
         0,
     ),
