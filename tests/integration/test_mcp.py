@@ -153,7 +153,7 @@ ODD = {
     "timed_out": ("agent", "took too long"),
     "failed": ("tool", "the MCP server 'tests' refused failed: the disk is full"),
     "of_another_shape": ("tool", "the MCP server 'tests' gave of_another_shape an answer of another shape: "),
-    "too_many": ("agent", "too_many answered with more than 10,000 blocks: ask for less"),
+    "too_many": ("agent", "too_many answered with more than 30,000 values: ask for less"),
     "too_large": ("agent", "too_large answered with more than 8,388,608 bytes: ask for less"),
     "no_json_rpc": ("tool", "the MCP server 'tests' refused no_json_rpc: the answer is not valid JSON-RPC"),
     "unknown": ("agent", "the MCP server 'tests' did not answer unknown within 0.5 s"),

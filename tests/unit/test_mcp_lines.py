@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lzero.tools.mcp_servers.http import TooMuch, _Bounded
 from lzero.tools.mcp_servers.lines import MAX_SKIPPED, Line, lines
-from lzero.tools.mcp_servers.words import BLOCK, MAX_BLOCKS, MAX_MESSAGE
+from lzero.tools.mcp_servers.values import MAX_VALUES, ValueCounter, has_too_many
+from lzero.tools.mcp_servers.words import MAX_MESSAGE
 
 
 async def read(*pieces: bytes) -> list[Line]:
@@ -54,8 +57,43 @@ def test_the_number_is_the_messages_own_whatever_stands_in_its_parts() -> None:
         assert Line(json.dumps(other).encode()).answers is None
 
 
-@pytest.mark.parametrize("size", [1, 7, 1 << 20])
-async def test_blocks_of_a_response_are_counted_however_it_is_cut(size: int) -> None:
+json_values = st.recursive(
+    st.none() | st.integers() | st.text(alphabet='ab"\\\\{[,é'),
+    lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(alphabet='a"\\\\{,'), values, max_size=4),
+)
+
+
+def num_values(value: object) -> int:
+    """Lists, objects and commas of a JSON value."""
+    if not isinstance(value, list | dict):
+        return 0
+    parts = value if isinstance(value, list) else list(value.values())
+    return 1 + max(0, len(parts) - 1) + sum(map(num_values, parts))
+
+
+@given(value=json_values, is_ascii=st.booleans(), size=st.integers(1, 9))
+def test_values_are_counted_however_they_are_written_and_cut(value: object, is_ascii: bool, size: int) -> None:
+    text = json.dumps(value, ensure_ascii=is_ascii).encode()
+    counter = ValueCounter()
+    for start in range(0, len(text), size):
+        counter.add(text[start : start + size])
+    assert counter.count == num_values(value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"type":"text"}', b'{"\\u0074ype":"text"}', b'{"ty\\u0070e":"te\\"xt"}', b"0", b"[]", b'"\\\\"'],
+    ids=["block", "escaped", "escaped quote", "number", "list", "backslash"],
+)
+def test_a_message_of_too_many_values_is_found_whatever_they_are(content: bytes) -> None:
+    message = b'{"jsonrpc":"2.0","id":1,"result":{"content":[%s]}}' % b",".join([content] * (MAX_VALUES + 1))
+    assert has_too_many(message)
+    assert has_too_many(b': a comment with one " \ndata: ' + message)
+    assert not has_too_many(json.dumps({"text": message.decode() * 2}).encode())
+
+
+@pytest.mark.parametrize("size", [1_000, 1 << 20])
+async def test_values_of_a_response_are_counted_however_it_is_cut(size: int) -> None:
     class Body(httpx2.AsyncByteStream):
         def __init__(self, body: bytes) -> None:
             self.body = body
@@ -64,7 +102,7 @@ async def test_blocks_of_a_response_are_counted_however_it_is_cut(size: int) -> 
             for start in range(0, len(self.body), size):
                 yield self.body[start : start + size]
 
-    assert [piece async for piece in _Bounded(Body(BLOCK * MAX_BLOCKS))]
-    with pytest.raises(TooMuch, match="too many blocks"):
-        async for _ in _Bounded(Body(BLOCK * (MAX_BLOCKS + 1))):
+    assert [piece async for piece in _Bounded(Body(b"{}" * MAX_VALUES))]
+    with pytest.raises(TooMuch, match="too many values"):
+        async for _ in _Bounded(Body(b"{}" * (MAX_VALUES + 1))):
             pass

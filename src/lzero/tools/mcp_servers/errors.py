@@ -31,11 +31,11 @@ BROKEN_OFF = 8_400_003
 TOLD_CLOSED = 8_400_004
 """Number, of ours, for a server's own error of the number CONNECTION_CLOSED."""
 TOO_MANY = 8_400_005
-"""Number, of ours, for an answer of more content blocks than a message may have."""
+"""Number, of ours, for an answer of more values than a message may have."""
 _OF_THE_SERVER = (PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INTERNAL_ERROR, MALFORMED, BROKEN_OFF)
 _SAID_BY_SDK = (
-    ("SSE stream failed: sent too many blocks", TOO_MANY),
-    ("Failed to parse JSON response: sent too many blocks", TOO_MANY),
+    ("SSE stream failed: sent too many values", TOO_MANY),
+    ("Failed to parse JSON response: sent too many values", TOO_MANY),
     ("SSE stream failed: sent more than", TOO_LARGE),
     ("SSE stream failed: Server-sent event exceeded", TOO_LARGE),
     ("Failed to parse JSON response: sent more than", TOO_LARGE),

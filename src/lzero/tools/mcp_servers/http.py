@@ -12,7 +12,8 @@ import httpx2
 import msgspec
 
 from lzero.tools.mcp_servers.errors import BROKEN_OFF, TOO_LARGE
-from lzero.tools.mcp_servers.words import BLOCK, MAX_BLOCKS, MAX_MESSAGE
+from lzero.tools.mcp_servers.values import MAX_VALUES, ValueCounter
+from lzero.tools.mcp_servers.words import MAX_MESSAGE
 from lzero.tools.shapes import one_line
 
 _CONNECT_S = 10.0
@@ -39,7 +40,7 @@ class _Sent(msgspec.Struct):
 
 
 class BoundedClient(httpx2.AsyncClient):
-    """HTTP, but a body ends with an error after MAX_MESSAGE bytes or MAX_BLOCKS blocks. `problem`: the server's last refusal."""
+    """HTTP, but a body ends with an error after MAX_MESSAGE bytes or MAX_VALUES values. `problem`: the server's last refusal."""
 
     problem = ""
     stale = False
@@ -93,6 +94,7 @@ class BoundedClient(httpx2.AsyncClient):
             self.stale = True
         if response.headers.get("content-encoding", "identity") != "identity":
             raise BrokenOff("compressed what it was asked to send as it is")
+        response.encoding = "utf-8"  # as values are counted, whatever the header says
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _Bounded(response.stream)
 
@@ -102,17 +104,16 @@ class _Bounded(httpx2.AsyncByteStream):
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = blocks = 0
-        end = b""
+        size = 0
+        values = ValueCounter()
         try:
             async for chunk in self._stream:
                 size += len(chunk)
-                blocks += (end + chunk).count(BLOCK)
-                end = (end + chunk)[1 - len(BLOCK) :]
+                values.add(chunk)
                 if size > MAX_MESSAGE:
                     raise TooMuch(f"sent more than {MAX_MESSAGE:,} bytes")
-                if blocks > MAX_BLOCKS:
-                    raise TooMuch(f"sent too many blocks, more than {MAX_BLOCKS:,}")
+                if values.count > MAX_VALUES:
+                    raise TooMuch(f"sent too many values, more than {MAX_VALUES:,}")
                 yield chunk
         except TooMuch:
             raise

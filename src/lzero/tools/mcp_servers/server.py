@@ -25,7 +25,8 @@ from lzero.tools.mcp_servers.errors import TOO_LARGE, TOO_MANY, fault_of
 from lzero.tools.mcp_servers.http import BoundedClient
 from lzero.tools.mcp_servers.specs import Filled, Lookup, McpSpec, fill
 from lzero.tools.mcp_servers.stdio import StdioTransport
-from lzero.tools.mcp_servers.words import MAX_BLOCKS, MAX_MESSAGE, Signature, answer, description, signature, tool_name
+from lzero.tools.mcp_servers.values import MAX_VALUES
+from lzero.tools.mcp_servers.words import MAX_MESSAGE, Signature, answer, description, signature, tool_name
 from lzero.tools.shapes import one_line
 from lzero.turns import Turns, call_clock
 from lzero.types import Json
@@ -151,7 +152,7 @@ class McpServer:
             text = f"{one_line(name, 60)} answered with more than {MAX_MESSAGE:,} bytes: ask for less"
             return ToolError(text, fault="agent")
         if error.code == TOO_MANY:
-            text = f"{one_line(name, 60)} answered with more than {MAX_BLOCKS:,} blocks: ask for less"
+            text = f"{one_line(name, 60)} answered with more than {MAX_VALUES:,} values: ask for less"
             return ToolError(text, fault="agent")
         if fault_of(error) == "agent":
             return ToolError(one_line(said, 2000) or f"{name} failed and does not say why", fault="agent")

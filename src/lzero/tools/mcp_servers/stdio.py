@@ -19,7 +19,8 @@ from mcp.types import jsonrpc_message_adapter
 
 from lzero.tools.mcp_servers.errors import MALFORMED, TOO_LARGE, TOO_MANY, failed_answer
 from lzero.tools.mcp_servers.lines import Line, lines
-from lzero.tools.mcp_servers.words import BLOCK, MAX_BLOCKS, MAX_MESSAGE
+from lzero.tools.mcp_servers.values import has_too_many
+from lzero.tools.mcp_servers.words import MAX_MESSAGE
 from lzero.tools.shapes import one_line
 
 STOP_S = 2.0
@@ -162,15 +163,15 @@ class StdioTransport:
 
 def _message(line: Line) -> SessionMessage | None:
     """Return the message of a line, or an error in place of an answer that cannot be read; None for what is no message."""
-    has_too_many = line.text.count(BLOCK) > MAX_BLOCKS
-    if not (line.is_cut or has_too_many):
+    is_too_much = has_too_many(line.text)
+    if not (line.is_cut or is_too_much):
         with suppress(ValueError):
             return SessionMessage(jsonrpc_message_adapter.validate_json(line.text, by_name=False))
     number = line.answers
     if number is None:  # a server that prints
         return None
-    if has_too_many:
-        return failed_answer(number, TOO_MANY, "the answer has too many blocks")
+    if is_too_much:
+        return failed_answer(number, TOO_MANY, "the answer has too many values")
     if line.is_cut:
         return failed_answer(number, TOO_LARGE, "the answer is too large")
     return failed_answer(number, MALFORMED, "the answer is not valid JSON-RPC")

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 8 * 1024 * 1024
 """Bytes of one message of a server."""
-BLOCK = b'"type"'
-"""Key that each content block of an answer has."""
-MAX_BLOCKS = 10_000
-"""Times that one message may hold BLOCK. The SDK validates blocks on the event loop, 26 µs each."""
 MAX_RESULT = 200_000
 """Characters of what one call returns."""
 MAX_PARAMETERS = 64
