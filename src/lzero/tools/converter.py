@@ -20,6 +20,7 @@ from typing import Literal
 import msgspec
 
 from lzero.errors import ConfigError, ToolError
+from lzero.tools.pipes import close_pipes
 from lzero.turns import Turns, call_clock
 from lzero.types import Json
 
@@ -191,7 +192,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
                 pass
             await process.wait()
             return
-    process._transport.close()  # type: ignore[attr-defined]
+    close_pipes(process)
 
 
 async def _up_to(num_bytes: int, stream: asyncio.StreamReader) -> bytes:

@@ -21,6 +21,7 @@ from lzero.tools.mcp_servers.errors import MALFORMED, TOO_LARGE, TOO_MANY, faile
 from lzero.tools.mcp_servers.lines import Line, lines
 from lzero.tools.mcp_servers.values import has_too_many
 from lzero.tools.mcp_servers.words import MAX_MESSAGE
+from lzero.tools.pipes import close_pipes
 from lzero.tools.shapes import one_line
 
 STOP_S = 2.0
@@ -91,7 +92,7 @@ class StdioTransport:
             _signal_group(process, signal.SIGKILL)  # also what the server left behind, and where we were not let wait
             for task in self._tasks:
                 task.cancel()
-            process._transport.close()  # type: ignore[attr-defined] # somebody outside the group may hold the pipes
+            close_pipes(process)
 
     async def _read(
         self,
