@@ -22,6 +22,7 @@ ROWS = {
     **dict.fromkeys(("repl", "engine", "tools", "rewards", "algo", "data", "view"), 1),
     **dict.fromkeys(
         (
+            "apart",
             "types",
             "protocols",
             "errors",

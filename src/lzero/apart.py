@@ -1,0 +1,86 @@
+"""Runs a function that reads what a stranger made in a fork of this process, with limits on memory and time.
+
+So input that loops, grows or crashes its reader ends the fork, nothing else.
+"""
+
+import os
+import resource
+import select
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+
+MAX_REASON_CHARS = 10_000
+
+
+class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the function returned, or the exception that it raised."""
+
+    text: str = ""
+    raised: tuple[str, ...] = ()
+    """Names of the exception's class and of those that it derives from."""
+    reason: str = ""
+    """First line of the exception's message."""
+
+
+def run_apart(function: Callable[[], str], *, seconds: float, memory_bytes: int) -> Outcome:
+    """Return what `function` returns or raises in a fork of this process.
+
+    A function that is not done after `seconds` is a TimeoutError. `memory_bytes`: address space beyond what this process has. A fork
+    that crashes is a RuntimeError.
+    """
+    readable, writable = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads: the child takes no lock of theirs
+        child = os.fork()
+    if child == 0:
+        _answer(function, writable, memory_bytes)
+    os.close(writable)
+    try:
+        answer = _read(readable, deadline=time.monotonic() + seconds)
+    finally:
+        os.close(readable)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if answer is None:
+        return Outcome(raised=("TimeoutError",), reason=f"it is not done after {seconds:g} s")
+    try:
+        return msgspec.json.decode(answer, type=Outcome)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Outcome(raised=("RuntimeError",), reason="the process that reads it crashed")
+
+
+def _answer(function: Callable[[], str], writable: int, memory_bytes: int) -> NoReturn:
+    """Run the function, write the outcome, and end this process, whatever happens."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a library that aborts says so, to nobody's use
+        with open("/proc/self/statm", encoding="ascii") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        try:
+            outcome = Outcome(text=function())
+        except BaseException as error:
+            names = tuple(kind.__name__ for kind in type(error).__mro__)
+            reason = str(error).strip().partition("\n")[0][:MAX_REASON_CHARS]
+            outcome = Outcome(raised=names, reason=reason)
+        left = memoryview(msgspec.json.encode(outcome))
+        while left:
+            left = left[os.write(writable, left) :]
+    finally:
+        os._exit(0)
+
+
+def _read(readable: int, *, deadline: float) -> bytes | None:
+    """Return all that is written to a pipe; None if it is still open at the deadline."""
+    pieces: list[bytes] = []
+    while select.select([readable], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        piece = os.read(readable, 1 << 16)
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+    return None
