@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import resource
 import shutil
 import struct
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,14 +29,23 @@ from lzero.errors import DataError, LzeroError, ModelError, StoreError
 from lzero.models import ASSETS, TURN_END, build_tokenizer, load_tokenizer, resolve
 from lzero.repl import LocalPool
 from lzero.rollout.budgets import fit_budgets
-from lzero.store import RunDirectory, SavedEpisode, read_saved, write_saved
+from lzero.store import (
+    Record,
+    RunDirectory,
+    SavedEpisode,
+    find_record,
+    list_episodes,
+    read_episodes,
+    read_saved,
+    write_saved,
+)
 from lzero.store.inputs import read_inputs
 from lzero.tools.cassette import read_cassette
 from lzero.tools.corpus import corpus_files
 from lzero.tools.keys import read_env_file
 from lzero.tools.mcp_servers.specs import read_specs
 from lzero.train.checkpoint import Manifest, Progress, read_manifest
-from lzero.types import Budgets, Completion, Episode, Execution, Parsed, Prompt, Sampling, Step, Task
+from lzero.types import Budgets, Completion, Episode, Execution, Parsed, Prompt, Reward, Sampling, Step, Task
 
 TEXT = "what is in a file of the host"
 
@@ -241,6 +252,117 @@ def test_a_text_of_parquet_that_is_not_utf8_is_a_typed_error(tmp_path: Path) -> 
     pq.write_table(pa.table({"question": text, "answer": ["a"]}), tmp_path / "t.parquet")
     with pytest.raises(DataError, match="not UTF-8"):
         read_tasks(tmp_path / "t.parquet")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A run with one finished episode."""
+    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    saved = recorded("1")
+    episode = msgspec.structs.replace(saved.episode, seed=7)
+    reward = Reward(score=1.0, per_step=(1.0,), parts={"qa": (1.0,)})
+    record = Record(task=saved.task, episodes=(episode,), rewards=(reward,), dropped="all_one")
+    run.write_records([record], phase="eval", update=0)
+    return run
+
+
+def read_run(path: Path) -> None:
+    """Read a run as `lzero show`, `lzero replay` and a resumed run do."""
+    list(list_episodes(path))
+    find_record(path, "e")
+    list(read_episodes(path))
+
+
+def table_of(run: RunDirectory, name: str) -> Path:
+    return run.path / "episodes" / name / "eval-000000.parquet"
+
+
+def swap(file: Path, column: str, values: object, rows: int = 1) -> None:
+    """Write a table of a run again, with `rows` times its first row, and other values in one column."""
+    table = pq.read_table(file, partitioning=None).take(pa.array([0] * rows))
+    index = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(index, column, pa.array(values)), file, compression="zstd")
+
+
+def repeated(text: str, times: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), [text])
+
+
+def list_without_end() -> pa.ListArray:
+    zeros = pa.array(np.zeros(10_000_000, np.int32))
+    return pa.ListArray.from_arrays([0, len(zeros)], zeros)
+
+
+BOMBS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "a text for many rows": (
+        "episodes",
+        lambda file: swap(file, "task_id", repeated("x" * 100_000, 10_000), rows=10_000),
+    ),
+    "a long text": ("episodes", lambda file: swap(file, "answer", ["x" * (40 << 20)])),
+    "a list without end": ("steps", lambda file: swap(file, "token_ids", list_without_end())),
+    "many rows": ("drops", lambda file: swap(file, "reason", repeated("failed", 10**6), rows=10**6)),
+}
+
+
+@attack(93)
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_small_table_that_decodes_to_much_is_a_store_error(bomb: str, run: RunDirectory) -> None:
+    name, change = BOMBS[bomb]
+    change(table_of(run, name))
+    assert table_of(run, name).stat().st_size < 100_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        StoreError, match=rf"{name}/eval-000000\.parquet: (it holds more than|decoding it takes too much)"
+    ):
+        read_run(run.path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (64 << 10)
+
+
+@attack(93)
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [
+        ("episodes", "status", pa.nulls(1, pa.string())),
+        ("episodes", "status", ["\x1b[2Jwon"]),
+        ("episodes", "status", ["failed"]),
+        ("episodes", "index", ["first"]),
+        ("episodes", "stop", [["a", None]]),
+        ("episodes", "failure_kind", ["engine"]),
+        ("steps", "token_ids", [[None]]),
+        ("steps", "logprobs", [[-1.0, -1.0]]),
+        ("steps", "tool_calls", ["[" * 100_000]),
+        ("steps", "outputs", pa.nulls(1, pa.string())),
+        ("steps", "timings", pa.nulls(1, pa.string())),
+        ("scores", "score", pa.nulls(1, pa.float64())),
+        ("scores", "parts", [["qa", "other"]]),
+        ("tasks", "metadata", [[]]),
+    ],
+)
+def test_a_value_that_no_record_has_is_a_store_error(name: str, column: str, value: object, run: RunDirectory) -> None:
+    swap(table_of(run, name), column, value)
+    with pytest.raises(StoreError, match=r"eval-000000\.parquet"):
+        read_run(run.path)
+
+
+@attack(93)
+def test_a_damaged_table_is_a_store_error(run: RunDirectory) -> None:
+    draw = random.Random(7)
+    for name in ("episodes", "steps"):
+        file = table_of(run, name)
+        whole = file.read_bytes()
+        for _ in range(5):
+            data = bytearray(whole)
+            for _ in range(3):
+                data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+            file.write_bytes(data)
+            with suppress(StoreError):
+                read_run(run.path)
+        file.write_bytes(whole)
+    read_run(run.path)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(StoreError, match="not a regular file"):
+        read_run(run.path)
 
 
 @attack(93)

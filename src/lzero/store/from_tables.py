@@ -1,4 +1,4 @@
-"""Reads records from the tables that `lzero.store.tables` writes."""
+"""Reads records from the tables that `lzero.store.tables` writes. Every value is validated: a stranger may have written it."""
 
 import itertools
 from collections.abc import Iterable
@@ -8,31 +8,13 @@ import msgspec
 import pyarrow as pa
 
 from lzero.store.record import Record
-from lzero.types import (
-    Budgets,
-    Completion,
-    Episode,
-    Execution,
-    Failure,
-    Message,
-    Notepad,
-    Output,
-    Parsed,
-    Passage,
-    Prompt,
-    Reward,
-    Sampling,
-    Step,
-    Task,
-    ToolCall,
-    Usage,
-)
+from lzero.types import Episode, Message, Notepad, Output, Reward, Step, Task, ToolCall, Usage
 
 Row = dict[str, Any]
 
 
 def to_records(tables: dict[str, pa.Table]) -> list[Record]:
-    """What `to_tables` was given."""
+    """Return what `to_tables` was given. Raises ValueError or msgspec.MsgspecError for values that no record has."""
     rewards = _read_rewards(tables["scores"], tables["rewards"])
     episodes: dict[int, list[Episode]] = {}
     for group, episode in zip(tables["episodes"]["group"].to_pylist(), to_episodes(tables), strict=True):
@@ -52,7 +34,7 @@ def to_records(tables: dict[str, pa.Table]) -> list[Record]:
 
 
 def to_episodes(tables: dict[str, pa.Table]) -> list[Episode]:
-    """The episodes alone: needs the tables `episodes` and `steps`."""
+    """Return the episodes alone: needs the tables `episodes` and `steps`. Raises as `to_records`."""
     steps: dict[str, list[Step]] = {}
     for row in _rows(tables["steps"]):
         steps.setdefault(row["episode_id"], []).append(_read_step(row))
@@ -78,78 +60,64 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _read_task(row: Row) -> Task:
-    return Task(
-        id=row["task_id"],
-        question=row["question"],
-        answers=tuple(row["answers"]),
-        ability=row["ability"],
-        source=row["source"],
-        split=row["split"],
-        difficulty=row["difficulty"],
-        hops=row["hops"],
-        passages=tuple(Passage(**passage) for passage in row["passages"]),
-        files=tuple(row["files"]),
-        metadata=dict(row["metadata"]),
-    )
+    columns = ("question", "answers", "ability", "source", "split", "difficulty", "hops", "passages", "files")
+    fields = {name: row[name] for name in columns}
+    return msgspec.convert({"id": row["task_id"], **fields, "metadata": dict(row["metadata"])}, Task)
 
 
 def _read_episode(row: Row, steps: tuple[Step, ...]) -> Episode:
-    kind, branch = row["failure_kind"], row["branch_episode"]
-    return Episode(
-        id=row["episode_id"],
-        task_id=row["task_id"],
-        index=row["index"],
-        seed=row["seed"],
-        sampling=Sampling(
-            temperature=row["temperature"],
-            top_p=row["top_p"],
-            max_tokens=row["response_tokens"],
-            stop=tuple(row["stop"]),
-            seed=row["sampling_seed"],
-        ),
-        budgets=Budgets(
-            max_steps=row["max_steps"], max_tokens=row["max_tokens"], cell_s=row["cell_s"], work_s=row["work_s"]
-        ),
-        steps=steps,
-        status=row["status"],
-        answer=row["answer"],
-        failure=None if kind is None else Failure(kind=kind, what=row["failure_what"], where=row["failure_where"]),
-        branch_of=None if branch is None else (branch, row["branch_step"]),
-    )
+    failure = {name: row[f"failure_{name}"] for name in ("kind", "what", "where")}
+    branch = row["branch_episode"], row["branch_step"]
+    sampling = {
+        "temperature": row["temperature"],
+        "top_p": row["top_p"],
+        "max_tokens": row["response_tokens"],
+        "stop": row["stop"],
+        "seed": row["sampling_seed"],
+    }
+    fields = {
+        "id": row["episode_id"],
+        **{name: row[name] for name in ("task_id", "index", "seed", "status", "answer")},
+        "sampling": sampling,
+        "budgets": {name: row[name] for name in ("max_steps", "max_tokens", "cell_s", "work_s")},
+        "steps": steps,
+        "failure": None if failure["kind"] is None else failure,
+        "branch_of": None if branch[0] is None else branch,
+    }
+    return msgspec.convert(fields, Episode)
 
 
 def _read_step(row: Row) -> Step:
     execution = None
     if row["execution_status"] is not None:
-        execution = Execution(
-            outputs=msgspec.json.decode(row["outputs"], type=tuple[Output, ...]),
-            status=row["execution_status"],
-            duration_s=row["execution_s"],
-            reason=row["execution_reason"],
-        )
-    return Step(
-        kind=row["kind"],
-        prompt=Prompt(
-            keep=row["keep"],
-            new_ids=tuple(row["new_ids"]),
-            new_messages=msgspec.json.decode(row["new_messages"], type=tuple[Message, ...]),
-        ),
-        completion=Completion(
-            token_ids=tuple(row["token_ids"]),
-            logprobs=tuple(row["logprobs"]),
-            text=row["text"],
-            stop_reason=row["stop_reason"],
-            reasoning=row["reasoning"],
-            usage=msgspec.json.decode(row["usage"], type=Usage | None),
-            versions=tuple((run["version"], run["num_tokens"]) for run in row["versions"]),
-        ),
-        parsed=Parsed(think=row["think"], code=row["code"], well_formed=row["well_formed"], problem=row["problem"]),
-        execution=execution,
-        tool_calls=msgspec.json.decode(row["tool_calls"], type=tuple[ToolCall, ...]),
-        notepad=msgspec.json.decode(row["notepad"], type=Notepad),
-        trimmed=row["trimmed"],
-        timings=dict(row["timings"]),
-    )
+        execution = {
+            "outputs": msgspec.json.decode(row["outputs"] or "null", type=tuple[Output, ...]),
+            "status": row["execution_status"],
+            "duration_s": row["execution_s"],
+            "reason": row["execution_reason"],
+        }
+    prompt = {
+        "keep": row["keep"],
+        "new_ids": row["new_ids"],
+        "new_messages": msgspec.json.decode(row["new_messages"], type=tuple[Message, ...]),
+    }
+    completion = {
+        **{name: row[name] for name in ("token_ids", "logprobs", "text", "stop_reason", "reasoning")},
+        "usage": msgspec.json.decode(row["usage"], type=Usage | None),
+        "versions": [(run["version"], run["num_tokens"]) for run in row["versions"]],
+    }
+    fields = {
+        "kind": row["kind"],
+        "prompt": prompt,
+        "completion": completion,
+        "parsed": {name: row[name] for name in ("think", "code", "well_formed", "problem")},
+        "execution": execution,
+        "tool_calls": msgspec.json.decode(row["tool_calls"], type=tuple[ToolCall, ...]),
+        "notepad": msgspec.json.decode(row["notepad"], type=Notepad),
+        "trimmed": row["trimmed"],
+        "timings": dict(row["timings"]),
+    }
+    return msgspec.convert(fields, Step)
 
 
 def _read_rewards(scores: pa.Table, rewards: pa.Table) -> dict[str, Reward]:
@@ -159,9 +127,10 @@ def _read_rewards(scores: pa.Table, rewards: pa.Table) -> dict[str, Reward]:
     found = {}
     for row in _rows(scores):
         own = steps.get(row["episode_id"], [])
-        found[row["episode_id"]] = Reward(
-            score=row["score"],
-            per_step=tuple(step["reward"] for step in own),
-            parts={name: tuple(step["parts"][name] for step in own) for name in row["parts"]},
-        )
+        fields = {
+            "score": row["score"],
+            "per_step": [step["reward"] for step in own],
+            "parts": {name: [step["parts"].get(name) for step in own] for name in row["parts"]},
+        }
+        found[row["episode_id"]] = msgspec.convert(fields, Reward)
     return found

@@ -34,6 +34,7 @@ from lzero.config import Config, load_config
 from lzero.errors import ConfigError, StoreError
 from lzero.paths import read_bounded
 from lzero.store.from_tables import to_episodes, to_records
+from lzero.store.parquet import Wanted, read_tables
 from lzero.store.record import Phase, Record
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS
 from lzero.store.tables import to_table, to_tables
@@ -160,8 +161,8 @@ class RunDirectory:
             return number > update or (number == update and (phase == "train" or not is_evaluated))
 
         for file in sorted((self.path / "episodes").glob("*/*.parquet")):
-            phase, number = file.stem.split("-")
-            if is_ahead(phase, int(number)):
+            phase, _, number = file.stem.partition("-")
+            if number.isdecimal() and is_ahead(phase, int(number)):
                 with told(file):
                     file.unlink()
         lines = [line for line in lines if not is_ahead(line["phase"], line["update"])]
@@ -226,14 +227,22 @@ class RunDirectory:
 
 def read_records(path: Path, *, phase: Phase | None = None, update: int | None = None) -> Iterator[Record]:
     """Every record of a run, or of one update, by phase ("eval", "sampled", "train") and update. Raises StoreError."""
-    for file in episode_files(path, phase, update):
-        yield from to_records({name: read_table(path, name, file) for name in RECORD_TABLES})
+    files = episode_files(path, phase, update)
+    schemas = {name: SCHEMAS[name] for name in RECORD_TABLES}
+    for file, tables in zip(files, read_tables_of(path, files, schemas), strict=True):
+        with validated(path, file):
+            records = to_records(tables)
+        yield from records
 
 
 def read_episodes(path: Path, *, phase: Phase | None = None) -> Iterator[Episode]:
     """Every episode of a run, in the same order, the failed and the dropped ones too. Raises StoreError."""
-    for file in episode_files(path, phase):
-        yield from to_episodes({name: read_table(path, name, file) for name in ("episodes", "steps")})
+    files = episode_files(path, phase)
+    schemas = {name: SCHEMAS[name] for name in ("episodes", "steps")}
+    for file, tables in zip(files, read_tables_of(path, files, schemas), strict=True):
+        with validated(path, file):
+            episodes = to_episodes(tables)
+        yield from episodes
 
 
 def read_groups(path: Path, *, phase: Phase | None = None) -> Iterator[Group]:
@@ -246,7 +255,11 @@ def read_groups(path: Path, *, phase: Phase | None = None) -> Iterator[Group]:
 def read_rows(path: Path, name: str, *, phase: Phase, update: int) -> list[dict[str, Any]]:
     """The rows of one side table; none if it was not written. Raises StoreError."""
     file = f"{phase}-{update:06d}.parquet"
-    return read_table(path, name, file).to_pylist() if (path / "episodes" / name / file).exists() else []
+    if not (path / "episodes" / name / file).exists():
+        return []
+    (tables,) = read_tables_of(path, [file], {name: SCHEMAS[name]})
+    rows: list[dict[str, Any]] = tables[name].to_pylist()
+    return rows
 
 
 def versions() -> dict[str, str]:
@@ -306,16 +319,24 @@ def episode_files(path: Path, phase: Phase | None, update: int | None = None) ->
     return sorted(file.name for file in (path / "episodes" / "episodes").glob(f"{phase or '*'}-{number}.parquet"))
 
 
-def read_table(path: Path, name: str, file: str, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read the table `name` of a run's `file`, or some of its columns. Raises StoreError."""
-    whole = path / "episodes" / name / file
-    schema = SCHEMAS[name]
+def read_tables_of(path: Path, files: Sequence[str], schemas: Mapping[str, pa.Schema]) -> Iterator[dict[str, pa.Table]]:
+    """Yield the tables of each of a run's `files`. `schemas`: name of a table → the columns to read. Raises StoreError."""
+    folder = path / "episodes"
+    tables = read_tables(Wanted(folder / name / file, schema) for file in files for name, schema in schemas.items())
+    for _ in files:
+        yield {name: next(tables) for name in schemas}
+
+
+@contextmanager
+def validated(path: Path, file: str) -> Iterator[None]:
+    """Turn what the values of a run's `file` raise into StoreError."""
     try:
-        return pq.read_table(
-            whole, schema=schema, columns=None if columns is None else list(columns), partitioning=None
-        )
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"cannot read the episodes in {whole}: {error}") from None
+        yield
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise StoreError(
+            f"the episodes in {path / 'episodes'}/*/{file} are damaged or were changed: {error}. Copy the run again, or remove these "
+            "files"
+        ) from None
 
 
 def _append(file: Path, row: Mapping[str, Json]) -> None:

@@ -118,5 +118,19 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
 }
 """Every table and its columns."""
 
+MAY_BE_NULL: Final = frozenset(
+    (
+        *("difficulty", "hops"),
+        *("answer", "failure_kind", "failure_what", "failure_where", "branch_episode", "branch_step", "work_s"),
+        *("code", "execution_status", "execution_s", "execution_reason", "outputs"),
+    )
+)
+"""Columns that may hold nulls."""
+
 RECORD_TABLES: Final = ("tasks", "steps", "scores", "rewards", "drops", "episodes")
 """What one set of records fills, in the order of writing: `episodes` last, so that a file of it means that all are there."""
+
+
+def columns(table: str, *names: str) -> pa.Schema:
+    """Return the schema of some columns of a table."""
+    return pa.schema([SCHEMAS[table].field(name) for name in names])

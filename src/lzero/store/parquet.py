@@ -1,0 +1,161 @@
+"""Reads tables of a run, which a stranger may have made: in a process of their own, and no more than a bound of them.
+
+Neither the footer of a Parquet file nor the headers of its pages bound what the file decodes to: a few bytes may stand for a long text
+in each of a million rows, or for a list of a billion numbers. So a fork decodes a few rows at a time, checks them, and counts their
+bytes before it keeps them.
+"""
+
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute  # which `cast` imports, and a fork would each time
+import pyarrow.parquet as pq
+
+from lzero.apart import run_apart
+from lzero.errors import StoreError
+from lzero.paths import file_problem
+from lzero.store.schemas import MAY_BE_NULL
+
+MAX_FILE_BYTES = 4 << 30
+MAX_BYTES = 8 << 30
+"""Most that is decoded at once."""
+FREE_BYTES = 32 << 20
+"""What small files may decode to; larger ones may decode to PACKED times their size."""
+PACKED = 100
+ROW_BYTES = 1_000
+"""What a row counts for, beside its values: about the memory of its objects in Python."""
+BATCH_ROWS = 256
+DECODE_BYTES = 512 << 20
+"""Memory of the process that decodes, beside four times the size of its files."""
+DECODE_S = 60.0
+"""Seconds that the process may take, beside one for every 4 MB of its files."""
+TOGETHER = 64
+"""Most files that one process reads, and TOGETHER_BYTES their size: to fork takes ten times as long as to read a small file."""
+TOGETHER_BYTES = 16 << 20
+
+
+class Wanted(NamedTuple):
+    """Columns of a file. What the file lacks of those that may be null is null."""
+
+    file: Path
+    schema: pa.Schema
+
+
+def read_tables(wanted: Iterable[Wanted]) -> Iterator[pa.Table]:
+    """Yield a table for each file, in the types of its schema.
+
+    Raises StoreError for a file that is no such table, is too large, or has nulls where none may be.
+    """
+    for together in _batches(wanted):
+        try:
+            tables = _read(together)
+        except _Unreadable:  # reading each by itself tells which one it is
+            for each in together:
+                yield from _read_one(each)
+        else:
+            yield from tables
+
+
+class _Unreadable(Exception):
+    """One of the files cannot be read."""
+
+
+def _batches(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
+    """Yield the files in groups for one process each. Raises StoreError for a file that is too large or none."""
+    together: list[Wanted] = []
+    size = 0
+    for each in wanted:
+        own = _size(each.file)
+        if together and (len(together) == TOGETHER or size + own > TOGETHER_BYTES):
+            yield together
+            together, size = [], 0
+        together.append(each)
+        size += own
+    if together:
+        yield together
+
+
+def _size(file: Path) -> int:
+    problem = file_problem(file)
+    size = 0 if problem else file.stat().st_size
+    if size > MAX_FILE_BYTES:
+        problem = f"it is larger than {MAX_FILE_BYTES:,} bytes"
+    if problem:
+        raise StoreError(f"cannot read the episodes in {file}: {problem}")
+    return size
+
+
+def _read_one(wanted: Wanted) -> list[pa.Table]:
+    try:
+        return _read([wanted])
+    except _Unreadable as error:
+        raise StoreError(
+            f"cannot read the episodes in {wanted.file}: {error}. Copy the run again, or remove the files of this update"
+        ) from None
+
+
+def _read(wanted: Sequence[Wanted]) -> list[pa.Table]:
+    """Return the tables of a few files, decoded by one process. Raises _Unreadable, StoreError."""
+    size = sum(_size(each.file) for each in wanted)
+    max_bytes = min(MAX_BYTES, FREE_BYTES + PACKED * size)
+    decoded = os.memfd_create("tables")
+    try:
+        outcome = run_apart(
+            lambda: _decode(wanted, decoded, max_bytes),
+            seconds=DECODE_S + size / 4e6,
+            memory_bytes=min(MAX_BYTES, DECODE_BYTES + 4 * size),
+        )
+        if outcome.raised:
+            is_memory = "MemoryError" in outcome.raised
+            raise _Unreadable("decoding it takes too much memory" if is_memory else outcome.reason)
+        stream = pa.BufferReader(pa.py_buffer(mmap.mmap(decoded, 0, prot=mmap.PROT_READ)))
+        return [pa.ipc.open_stream(stream).read_all() for _ in wanted]
+    finally:
+        os.close(decoded)
+
+
+def _decode(wanted: Sequence[Wanted], decoded: int, max_bytes: int) -> str:
+    """Write each table to the file descriptor `decoded`, as an Arrow stream. Raises ValueError, MemoryError, pyarrow's exceptions."""
+    pa.set_memory_pool(pa.system_memory_pool())  # its locks are free after a fork
+    size = 0
+    with os.fdopen(decoded, "wb") as file:
+        for path, schema in wanted:
+            with pq.ParquetFile(path) as table, pa.ipc.new_stream(file, schema) as stream:
+                present = [name for name in schema.names if name in table.schema_arrow.names]
+                for rows in table.iter_batches(BATCH_ROWS, columns=present, use_threads=False):
+                    batch = pa.record_batch([_column(rows, field) for field in schema], schema=schema)
+                    size += batch.nbytes + ROW_BYTES * batch.num_rows
+                    if size > max_bytes:
+                        raise ValueError(f"it holds more than {max_bytes:,} bytes, unpacked")
+                    batch.validate(full=True)
+                    stream.write_batch(batch)
+    return ""
+
+
+def _column(rows: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    """Return a column in the type of the schema. Raises ValueError for a null where none may be."""
+    index = rows.schema.get_field_index(field.name)
+    column = pa.nulls(rows.num_rows, field.type) if index < 0 else rows.column(index).cast(field.type)
+    if (column.null_count and field.name not in MAY_BE_NULL) or any(map(_has_null, _parts(column))):
+        raise ValueError(
+            f"the column {field.name!r} lacks a value" if index >= 0 else f"it has no column {field.name!r}"
+        )
+    return column
+
+
+def _has_null(values: pa.Array) -> bool:
+    return values.null_count > 0 or any(map(_has_null, _parts(values)))
+
+
+def _parts(values: pa.Array) -> Sequence[pa.Array]:
+    """Return the arrays that lists, maps and structs are made of."""
+    kind = values.type
+    if pa.types.is_map(kind):
+        return [values.keys, values.items]
+    if pa.types.is_list(kind):
+        return [values.flatten()]
+    return values.flatten() if pa.types.is_struct(kind) else []
