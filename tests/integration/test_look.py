@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import uvicorn
+import web_servers
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from lzero.agent.calling import CallContext
 from lzero.config import load_config
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool
+from lzero.tools import look as look_module
 from lzero.tools.catalog import open_tool
 from lzero.tools.converter import MAX_SIDE, Converter
 from lzero.tools.look import MAX_ANSWER_CHARS, open_look
@@ -185,6 +187,18 @@ async def test_a_question_that_the_model_does_not_answer_is_the_agents_fault(ans
     assert caught.value.fault == "agent"
     assert message in str(caught.value)
     assert len(vision.seen) == 1
+
+
+async def test_a_question_that_takes_the_model_too_long_is_the_agents_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def think(request: web_servers.Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60.0)
+
+    monkeypatch.setattr(look_module, "TIMEOUT_S", 2.0)
+    async with web_servers.serving(think) as server:
+        with pytest.raises(ToolError, match="did not answer within 2 s; ask for less") as caught:
+            await ask(looking(Vision([], base_url=f"{server.url}/v1")))
+        assert len(server.requests) == 1
+    assert caught.value.fault == "agent"
 
 
 async def test_an_endpoint_that_is_not_there_is_the_tools_fault() -> None:

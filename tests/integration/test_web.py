@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from web_servers import Request, json_response, pages, response, serving
 
 from lzero.errors import ConfigError, ToolError
-from lzero.tools.retry import ServiceError
+from lzero.tools.retry import ServiceError, Unanswered
 from lzero.tools.web import Resolve, WebClient, ask_service, is_public
 
 PUBLIC = "93.184.216.34"
@@ -342,6 +342,42 @@ async def test_a_server_that_is_slow_anywhere_is_left_at_the_deadline() -> None:
         for target in ("/", "/head", "/body"):
             assert "did not answer" in await failed(client, server.url + target)
     assert "did not answer" in await failed(WebClient(resolve=never, timeout_s=0.2), "http://example.org/")
+
+
+async def test_a_server_that_has_the_whole_request_is_told_from_one_that_cannot_be_reached() -> None:
+    async def hang(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.target == "/moved":
+            writer.write(response(status=302, location=f"http://{silent.host}/"))
+        elif request.method != "CONNECT":
+            await asyncio.sleep(60.0)
+
+    async def never(host: str, port: int) -> Sequence[str]:
+        if host != "127.0.0.1":
+            await asyncio.Event().wait()
+        return [host]
+
+    async with serving(hang) as server, serving(hang) as silent:
+        client = WebClient(allow_hosts=[server.host, silent.host], timeout_s=2.0, resolve=never)
+        for target in ("/", "/moved"):
+            with pytest.raises(Unanswered):
+                await client.fetch(server.url + target, method="POST", json={"a": 1})
+        elsewhere = response(status=302, location="http://example.org/")
+        async with serving(pages({"/": elsewhere})) as moved:
+            client = WebClient(allow_hosts=[moved.host], timeout_s=2.0, resolve=never)
+            with pytest.raises(ServiceError) as raised:
+                await client.fetch(moved.url)
+            assert not isinstance(raised.value, Unanswered)
+
+
+async def test_a_proxy_that_makes_no_connection_has_no_request() -> None:
+    async def hang(request: Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60.0)
+
+    async with serving(hang) as proxy:
+        with pytest.raises(ServiceError) as raised:
+            await WebClient(proxy=proxy.url, timeout_s=2.0, resolve=resolver(PUBLIC)).fetch("https://example.org/")
+        assert not isinstance(raised.value, Unanswered)
+        assert [request.method for request in proxy.requests] == ["CONNECT"]
 
 
 async def test_what_drips_is_left_at_the_deadline_too() -> None:

@@ -455,6 +455,20 @@ async def test_a_jina_readers_failures_are_told_apart(status: int, fault: str) -
         assert f"(HTTP {status}" in await told(tool, fault, url="https://en.example/Liri")
 
 
+async def test_a_page_that_takes_a_jina_reader_too_long_is_the_agents_and_a_reader_that_is_not_there_the_tools() -> (
+    None
+):
+    async def hang(request: Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60.0)
+
+    async with serving(hang) as server:
+        tool = open_tool("read_page", config(reader="jina", reader_url=f"{server.url}/", timeout_s=2.0, tries=3))
+        assert "try another page" in await told(tool, "agent", url="https://en.example/Liri")
+        assert len(server.requests) == 1
+    gone = open_tool("read_page", config(reader="jina", reader_url="http://127.0.0.1:1/"))
+    assert "cannot reach" in await told(gone, "tool", url="https://en.example/Liri")
+
+
 async def test_a_page_that_is_too_large_for_a_jina_reader_is_the_agents() -> None:
     async with serving(pages({"/": json_response(jina("x" * MAX_BYTES))})) as server:
         tool = open_tool("read_page", config(reader="jina", reader_url=f"{server.url}/"))

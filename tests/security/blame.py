@@ -53,6 +53,8 @@ KINDS = {
         (
             "test_a_call_that_takes_too_long_is_the_agents_and_is_told",
             "test_a_slow_archive_is_the_agents_that_made_it",
+            "test_a_question_that_takes_the_model_too_long_is_the_agents_fault",
+            "test_a_page_that_takes_a_jina_reader_too_long_is_the_agents_and_a_reader_that_is_not_there_the_tools",
         ),
     ),
     "reward": Kind(
@@ -118,7 +120,13 @@ SITES = (
         "tools/web.py",
         "ServiceError",
         "ours",
-        "a service fails or is slow; a page's trouble is the agent's (read_page)",
+        "a service fails; a page's trouble is the agent's (read_page)",
+    ),
+    Site(
+        "tools/web.py",
+        "Unanswered",
+        "ours",
+        "a search service is slow; the time of a picture, a question or a page that the agent chose is the agent's (look, read_page)",
     ),
     Site("tools/web_search.py", "ServiceError", "ours", "the search service fails"),
     Site(

@@ -94,13 +94,19 @@ async def test_a_service_is_left_alone_for_as_long_as_it_asks() -> None:
     assert pauses.slept == [7.0]
 
 
-async def test_a_tool_that_hangs_is_given_up() -> None:
+@pytest.mark.parametrize(("failures", "fault"), [(0, "agent"), (1, "tool")])
+async def test_a_tool_that_hangs_is_given_up_and_the_time_is_the_agents_unless_it_failed(
+    failures: int, fault: str
+) -> None:
     class Hangs(Scripted):
         async def call(self, arguments: dict[str, Json], context: Any) -> Json:
+            await super().call(arguments, context)
             return await asyncio.Event().wait()
 
-    with pytest.raises(ServiceError, match=r"no answer within 0\.05 s"):
-        await Retried(Hangs(), patience_s=0.05).call({}, CONTEXT)
+    hangs = Hangs(*[down() for _ in range(failures)])
+    with pytest.raises(ToolError, match=r"no answer within 2 s") as raised:
+        await Retried(hangs, QUICK, patience_s=2.0).call({}, CONTEXT)
+    assert raised.value.fault == fault
 
 
 def test_pauses_follow_from_the_seed_and_stay_below_their_bound() -> None:

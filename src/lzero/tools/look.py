@@ -14,7 +14,7 @@ from lzero.protocols import Tool, ToolContext
 from lzero.tools.converter import Converter
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret, need_key
-from lzero.tools.retry import ServiceError
+from lzero.tools.retry import ServiceError, Unanswered
 from lzero.tools.web import WebClient, ask_service
 from lzero.turns import Turns
 
@@ -66,28 +66,31 @@ def open_look(
         media_type, image = await converter.image(await context.read_file(path), path)
         data_url = f"data:{media_type};base64,{base64.b64encode(image).decode()}"
         async with turns.turn():
-            answer = await ask_service(
-                client,
-                f"{base_url.rstrip('/')}/chat/completions",
-                name=f"the vision model {model}",
-                key_variable=key_variable,
-                method="POST",
-                headers=_headers(key),
-                asked_wrong=ASKED_WRONG,
-                json={
-                    "model": model,
-                    "max_completion_tokens": MAX_ANSWER_TOKENS,
-                    "messages": [
-                        {
-                            "role": "user",
-                            "content": [
-                                {"type": "text", "text": question},
-                                {"type": "image_url", "image_url": {"url": data_url}},
-                            ],
-                        }
-                    ],
-                },
-            )
+            try:
+                answer = await ask_service(
+                    client,
+                    f"{base_url.rstrip('/')}/chat/completions",
+                    name=f"the vision model {model}",
+                    key_variable=key_variable,
+                    method="POST",
+                    headers=_headers(key),
+                    asked_wrong=ASKED_WRONG,
+                    json={
+                        "model": model,
+                        "max_completion_tokens": MAX_ANSWER_TOKENS,
+                        "messages": [
+                            {
+                                "role": "user",
+                                "content": [
+                                    {"type": "text", "text": question},
+                                    {"type": "image_url", "image_url": {"url": data_url}},
+                                ],
+                            }
+                        ],
+                    },
+                )
+            except Unanswered as error:
+                raise ToolError(f"{error}; ask for less, or look at a smaller image", fault="agent") from None
         return _text(answer.body, model)
 
     return look

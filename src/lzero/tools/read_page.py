@@ -18,7 +18,7 @@ from lzero.text import one_line
 from lzero.tools.converter import Converter
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret
-from lzero.tools.retry import Backoff, ServiceError, retrying
+from lzero.tools.retry import Backoff, ServiceError, Unanswered, retrying
 from lzero.tools.threads import in_thread
 from lzero.tools.web import Answer, WebClient, ask_service
 
@@ -167,16 +167,19 @@ class JinaReader:
         headers = {"Accept": "application/json", "X-Return-Format": "markdown"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key.reveal()}"
-        answer = await ask_service(
-            self._client,
-            self._url,
-            name="the Jina reader",
-            key_variable=JINA_VARIABLE if self._key else "",
-            method="POST",
-            headers=headers,
-            json={"url": str(target)},
-            asked_wrong=JINA_FAILED,
-        )
+        try:
+            answer = await ask_service(
+                self._client,
+                self._url,
+                name="the Jina reader",
+                key_variable=JINA_VARIABLE if self._key else "",
+                method="POST",
+                headers=headers,
+                json={"url": str(target)},
+                asked_wrong=JINA_FAILED,
+            )
+        except Unanswered as error:
+            raise ToolError(f"{target}: {error}; try another page", fault="agent") from None
         if answer.cut:
             raise ToolError(f"{target} has more than {len(answer.body):,} bytes; try another page", fault="agent")
         try:

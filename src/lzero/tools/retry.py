@@ -37,6 +37,13 @@ class ServiceError(ToolError):
         self.retry_after_s = retry_after_s
 
 
+class Unanswered(ServiceError):
+    """A service took a whole request and did not answer in time.
+
+    Where the agent chose what the service has to work on, the time is the agent's: such a tool raises ToolError of its own.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
     """How often to try and how long to wait between: twice as long each time, from half of that to all of it at random."""
@@ -57,8 +64,11 @@ async def retrying(
     patience_s: float = PATIENCE_S,
     sleep: Sleep = asyncio.sleep,
 ) -> T:
-    """`attempt()`, until it does not fail by the tool's own fault. Raises the last ToolError when there is no more try, no more
-    patience (seconds in queues do not count), or no use."""
+    """Return what `attempt` returns, trying again while it fails by the tool's own fault.
+
+    Raises the last ToolError when there is no more try, no more patience (seconds in queues do not count), or no use. An attempt that
+    outlasts the patience by itself is the agent's fault, like any call that takes too long.
+    """
     clock = call_clock()
     until = clock.worked_s + patience_s
     failures = 0
@@ -70,7 +80,8 @@ async def retrying(
         except TimeoutError:
             if deadline is None or not deadline.expired():  # the tool's own
                 raise
-            raise ServiceError(f"no answer within {patience_s:g} s") from None
+            late = f"no answer within {patience_s:g} s"
+            raise (ServiceError(late) if failures else ToolError(late, fault="agent")) from None
         except ToolError as error:
             failures += 1
             if error.fault == "agent" or isinstance(error, HelperBusy) or failures >= backoff.tries:

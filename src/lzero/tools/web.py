@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import httpcore2
 import httpx2
@@ -27,7 +28,7 @@ import httpx2
 from lzero import __version__
 from lzero.errors import ConfigError, ToolError
 from lzero.text import one_line
-from lzero.tools.retry import ServiceError
+from lzero.tools.retry import ServiceError, Unanswered
 from lzero.tools.threads import in_thread
 from lzero.types import Json
 
@@ -132,21 +133,21 @@ class WebClient:
         """The server's answer, whatever its status. With `max_redirects=0` a redirect is an answer like others.
 
         Raises ToolError, the agent's fault, for a URL that is none, must not be fetched, or whose host does not exist; ServiceError for a
-        server that cannot be reached, is too slow, or does not speak HTTP.
+        server that cannot be reached or does not speak HTTP; Unanswered for one that has the whole request and is too slow.
         """
-        place = url
+        place, progress = url, _Progress()
         try:
             async with asyncio.timeout(self._timeout_s):
                 for _ in range(max_redirects + 1):
                     target = self.check(place)
-                    answer = await self._exchange(target, method, headers or {}, json)
+                    answer = await self._exchange(target, method, headers or {}, json, progress)
                     location = answer.headers.get("location")
                     if answer.status not in _REDIRECTS or not location or max_redirects == 0:
                         return answer
                     place = _joined(target, location)
                     method, json = "GET", None
         except TimeoutError:
-            raise ServiceError(f"{_shown(url)} did not answer within {self._timeout_s:g} s") from None
+            raise progress.late(f"{_shown(url)} did not answer within {self._timeout_s:g} s") from None
         raise ToolError(f"{_shown(url)} redirects more than {max_redirects} times", fault="agent")
 
     def check(self, url: str) -> httpx2.URL:
@@ -206,8 +207,11 @@ class WebClient:
     def _is_allowed(self, host: str, port: int) -> bool:
         return (host.rstrip("."), port) in self._allowed
 
-    async def _exchange(self, target: httpx2.URL, method: str, headers: Mapping[str, str], json: Json) -> Answer:
+    async def _exchange(
+        self, target: httpx2.URL, method: str, headers: Mapping[str, str], json: Json, progress: "_Progress"
+    ) -> Answer:
         """One request and its answer, the body bounded."""
+        progress.is_sent = False
         if self._proxy:
             await self.check_for_another(target)
         pool = httpcore2.AsyncConnectionPool(
@@ -219,13 +223,15 @@ class WebClient:
         try:
             async with (
                 httpx2.AsyncClient(transport=_Transport(pool), trust_env=False, timeout=self._timeout_s) as client,
-                client.stream(method, target, headers={**own, **headers}, json=json) as response,
+                client.stream(
+                    method, target, headers={**own, **headers}, json=json, extensions={"trace": progress.trace}
+                ) as response,
             ):
                 content, cut = await self._read(response)
         except (httpcore2.NetworkError, httpcore2.ProxyError) as error:
             raise ServiceError(f"cannot reach {target.host}: {_reason(error)}") from None
         except httpcore2.TimeoutException:
-            raise ServiceError(f"{target.host} did not answer in time") from None
+            raise progress.late(f"{target.host} did not answer in time") from None
         except (httpcore2.ProtocolError, httpx2.DecodingError) as error:
             raise ServiceError(f"{target.host} sent an answer that is broken: {_reason(error)}") from None
         return Answer(url=str(target), status=response.status_code, headers=response.headers, body=content, cut=cut)
@@ -242,6 +248,25 @@ class WebClient:
                 if len(content) > self._max_bytes:
                     return bytes(content[: self._max_bytes]), True
         return bytes(content), False
+
+
+class _Progress:
+    """How far a request has come."""
+
+    def __init__(self) -> None:
+        self.is_sent = False
+        self._is_own = False
+        """Whether the request that is sent now is ours, and not the one by which a proxy is asked for a connection."""
+
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take note of an event of httpcore2."""
+        if event.endswith(".send_request_headers.started"):
+            self._is_own = info["request"].method != b"CONNECT"
+        elif event.endswith(".send_request_body.complete"):
+            self.is_sent = self._is_own
+
+    def late(self, message: str) -> ServiceError:
+        return Unanswered(message) if self.is_sent else ServiceError(message)
 
 
 class _Checked(httpcore2.AsyncNetworkBackend):
