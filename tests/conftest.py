@@ -11,6 +11,7 @@ import pytest_asyncio
 from hypothesis import settings
 from repl_sessions import no_tools
 
+from lzero.config import ReplConfig
 from lzero.repl import LocalPool, LocalRepl
 
 pytest_plugins = ["neighbours"]
@@ -51,7 +52,7 @@ def public_directory(tmp_path: Path) -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncIterator[LocalPool]:
     """One zygote for all tests of a module; they have to run in the module's event loop."""
-    async with LocalPool() as pool:
+    async with LocalPool(ReplConfig(zygotes=1)) as pool:
         yield pool
 
 
@@ -63,9 +64,14 @@ async def repl(pool: LocalPool) -> AsyncIterator[LocalRepl]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def open_repl() -> AsyncIterator[LocalRepl]:
-    """A REPL without the filter, to show what the filter is good for."""
-    async with LocalPool(without=("seccomp",)) as pool:
-        repl = await pool.open((), no_tools, seed=7)
-        yield repl
-        await repl.close()
+async def open_pool() -> AsyncIterator[LocalPool]:
+    """A pool without the filter, to show what the filter is good for."""
+    async with LocalPool(ReplConfig(zygotes=1), without=("seccomp",)) as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def open_repl(open_pool: LocalPool) -> AsyncIterator[LocalRepl]:
+    repl = await open_pool.open((), no_tools, seed=7)
+    yield repl
+    await repl.close()

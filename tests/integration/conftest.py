@@ -31,4 +31,5 @@ def tiny_run(tiny_model: Path) -> tuple[str, ...]:
         "agent.max_steps=2",
         "agent.max_tokens=256",
         "agent.response_tokens=12",
+        "repl.zygotes=1",
     )

@@ -1,16 +1,15 @@
 """Whole episodes in real sandboxed REPLs: scripted policies on the built-in world."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from lzero.agent.conversation import TokenModel
 from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.renderer import Renderer
-from lzero.config import AgentConfig, ReplConfig, RewardConfig
+from lzero.config import AgentConfig, RewardConfig
 from lzero.data.world import POLICIES, WorldSource
 from lzero.engine.scripted import ScriptedEngine
 from lzero.errors import DataError
@@ -28,12 +27,6 @@ RENDERER = Renderer(TOKENIZER)
 AGENT = AgentConfig(max_steps=6, max_tokens=16_000, response_tokens=1_000)
 NUM_TASKS = 60
 AT_ONCE = 16
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[LocalPool]:
-    async with LocalPool(ReplConfig()) as pool:
-        yield pool
 
 
 async def attempt(pool: LocalPool, policy: Policy, task: Task, *, agent: AgentConfig = AGENT) -> Episode:

@@ -4,13 +4,12 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import pytest_asyncio
 from chat_servers import ChatServer, choice, ended, streams, text
 from starlette.responses import JSONResponse
 
@@ -29,12 +28,6 @@ from lzero.tools import tool
 from lzero.types import Completion, Message, Sampling, Stream, ToolCall, Usage
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[LocalPool]:
-    async with LocalPool() as pool:
-        yield pool
 
 
 def cell(code: str) -> str:

@@ -2,15 +2,12 @@
 
 import asyncio
 import os
-import signal
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
-from fault_traces import alive, below, descriptors_left, jails, sessions, traces, until, works, zygotes
+from fault_traces import below, descriptors_left, sessions, traces, until, works, zygotes
 from repl_sessions import no_tools
 
 from lzero.config import ReplConfig
@@ -18,7 +15,11 @@ from lzero.errors import ReplDied, ReplError, SandboxError
 from lzero.repl import LocalPool, zygote
 from lzero.types import Json, Result
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_directory")]
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.usefixtures("own_temporary_directory"),
+]
 
 
 async def test_close_leaves_no_process_descriptor_or_mount() -> None:
@@ -39,12 +40,9 @@ async def test_close_leaves_no_process_descriptor_or_mount() -> None:
         await pool.open((), no_tools, seed=0)
 
 
-async def test_ctrl_c_in_a_terminal_reaches_no_sandbox() -> None:
-    before = set(below())
-    async with LocalPool():
-        started = set(below()) - before
-        assert started
-        assert os.getpgrp() not in {os.getpgid(process.pid) for process in started}  # it goes to a process group
+async def test_ctrl_c_in_a_terminal_reaches_no_sandbox(pool: LocalPool) -> None:
+    assert len(zygotes()) == 1
+    assert os.getpgrp() not in {os.getpgid(process.pid) for process in below()}  # it goes to a process group
 
 
 async def test_a_hundred_sessions_at_once() -> None:
@@ -63,82 +61,60 @@ async def test_a_hundred_sessions_at_once() -> None:
         assert pool.stats()["zygotes"] <= 2  # so many at once are worth another one
 
 
-async def test_grandchildren_die_with_their_session() -> None:
-    async with LocalPool() as pool:
-        repl = await pool.open((), no_tools, seed=0)
-        code = "import os, time\nfor _ in range(5):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n"
-        code += "            os.closerange(0, 100)\n            time.sleep(1000)\n        os._exit(0)\n"
-        idle = len(below())
-        await repl.run(code, deadline_s=20.0)
-        await until(lambda: len(below()) >= idle + 5)
+async def test_grandchildren_die_with_their_session(pool: LocalPool) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    code = (
+        "import os, time\nfor _ in range(5):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n"
+    )
+    code += "            os.closerange(0, 100)\n            time.sleep(1000)\n        os._exit(0)\n"
+    idle = len(below())
+    await repl.run(code, deadline_s=20.0)
+    await until(lambda: len(below()) >= idle + 5)
+    await repl.close()
+    assert len(below()) < idle
+
+
+async def test_a_zygote_that_hangs_is_ended_and_started_anew(pool: LocalPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    monkeypatch.setattr(zygote, "_ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(zygote, "_STOP_TIMEOUT_S", 0.2)
+    zygotes()[0].suspend()
+    with pytest.raises(ReplDied, match="did not answer"):
+        await asyncio.wait_for(repl.run("import time\ntime.sleep(60)", deadline_s=0.1), 20.0)
+    monkeypatch.undo()
+    await repl.close()
+    fresh = await asyncio.wait_for(pool.open((), no_tools, seed=0), 60.0)
+    assert await works(fresh)
+    await fresh.close()
+
+
+async def test_no_descriptor_left_is_our_failure(pool: LocalPool) -> None:
+    with descriptors_left(0), pytest.raises(ReplError, match="ulimit"):
+        await pool.open((), no_tools, seed=0)
+    repl = await pool.open((), no_tools, seed=0)
+    await repl.close()
+
+
+async def test_a_cancelled_cell_ends_its_session_only(pool: LocalPool) -> None:
+    first, second = [await pool.open((), no_tools, seed=n) for n in range(2)]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(first.run("import time\ntime.sleep(60)", deadline_s=60.0), 0.2)
+    with pytest.raises(ReplDied, match="abandoned"):
+        await first.run("1", deadline_s=5.0)
+    await first.close()
+    assert await works(second)
+    await second.close()
+
+
+async def test_a_cancelled_open_leaves_nothing(pool: LocalPool) -> None:
+    for delay in (0.0, 0.001, 0.003, 0.006):
+        try:
+            repl = await asyncio.wait_for(pool.open((), no_tools, seed=0), delay)
+        except TimeoutError:
+            continue
         await repl.close()
-        assert len(below()) < idle
-
-
-async def test_a_dead_zygote_is_our_failure_and_is_started_anew() -> None:
-    async with LocalPool() as pool:
-        idle = await pool.open((), no_tools, seed=0)
-        busy = await pool.open((), no_tools, seed=0)
-        running = asyncio.create_task(busy.run("import time\ntime.sleep(60)", deadline_s=60.0))
-        await asyncio.sleep(0)
-        jails()[0].kill()
-        with pytest.raises(ReplDied, match="zygote"):
-            await asyncio.wait_for(running, 20.0)
-        with pytest.raises(ReplDied):
-            await asyncio.wait_for(idle.run("1", deadline_s=5.0), 20.0)
-        await idle.close()
-        await busy.close()
-        fresh = await asyncio.wait_for(pool.open((), no_tools, seed=0), 60.0)
-        assert await works(fresh)
-        assert pool.stats()["zygotes"] == 2
-        await fresh.close()
-
-
-async def test_a_zygote_that_hangs_is_ended_and_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with LocalPool() as pool:
-        repl = await pool.open((), no_tools, seed=0)
-        monkeypatch.setattr(zygote, "_ANSWER_TIMEOUT_S", 0.2)
-        monkeypatch.setattr(zygote, "_STOP_TIMEOUT_S", 0.2)
-        zygotes()[0].suspend()
-        with pytest.raises(ReplDied, match="did not answer"):
-            await asyncio.wait_for(repl.run("import time\ntime.sleep(60)", deadline_s=0.1), 20.0)
-        monkeypatch.undo()
-        await repl.close()
-        fresh = await asyncio.wait_for(pool.open((), no_tools, seed=0), 60.0)
-        assert await works(fresh)
-        await fresh.close()
-
-
-async def test_no_descriptor_left_is_our_failure() -> None:
-    async with LocalPool() as pool:
-        with descriptors_left(0), pytest.raises(ReplError, match="ulimit"):
-            await pool.open((), no_tools, seed=0)
-        repl = await pool.open((), no_tools, seed=0)
-        await repl.close()
-
-
-async def test_a_cancelled_cell_ends_its_session_only() -> None:
-    async with LocalPool() as pool:
-        first, second = [await pool.open((), no_tools, seed=n) for n in range(2)]
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(first.run("import time\ntime.sleep(60)", deadline_s=60.0), 0.2)
-        with pytest.raises(ReplDied, match="abandoned"):
-            await first.run("1", deadline_s=5.0)
-        await first.close()
-        assert await works(second)
-        await second.close()
-
-
-async def test_a_cancelled_open_leaves_nothing() -> None:
-    async with LocalPool() as pool:
-        for delay in (0.0, 0.001, 0.003, 0.006):
-            try:
-                repl = await asyncio.wait_for(pool.open((), no_tools, seed=0), delay)
-            except TimeoutError:
-                continue
-            await repl.close()
-        await until(lambda: not sessions())
-        assert pool.stats()["open"] == 0
+    await until(lambda: not sessions())
+    assert pool.stats()["open"] == 0
 
 
 FORGERIES = {
@@ -156,53 +132,30 @@ FORGERIES = {
 }
 
 
-async def test_a_forged_frame_harms_its_own_session_only() -> None:
-    async with LocalPool() as pool:
-        other = await pool.open((), no_tools, seed=0)
+async def test_a_forged_frame_harms_its_own_session_only(pool: LocalPool) -> None:
+    other = await pool.open((), no_tools, seed=0)
 
-        async def forge(frame: bytes) -> str:
-            victim = await pool.open((), no_tools, seed=1)
-            code = f"import socket, time\nsocket.socket(fileno=3).sendall({frame!r})\ntime.sleep(60)"
-            execution = await asyncio.wait_for(victim.run(code, deadline_s=1.0), 60.0)
-            await victim.close()
-            return execution.status
+    async def forge(frame: bytes) -> str:
+        victim = await pool.open((), no_tools, seed=1)
+        code = f"import socket, time\nsocket.socket(fileno=3).sendall({frame!r})\ntime.sleep(60)"
+        execution = await asyncio.wait_for(victim.run(code, deadline_s=1.0), 60.0)
+        await victim.close()
+        return execution.status
 
-        ends = await asyncio.gather(*map(forge, FORGERIES.values()))
-        assert dict(zip(FORGERIES, ends, strict=True)) == dict.fromkeys(FORGERIES, "killed")
-        assert await works(other)
-        await other.close()
-
-
-async def test_a_flood_of_frames_is_bounded() -> None:
-    async with LocalPool() as pool:
-        repl = await pool.open((), no_tools, seed=0)
-        code = "import socket\ns = socket.socket(fileno=3)\nwhile True: s.sendall(b'\\x00\\x7f\\xff\\xff' + b' ' * 8388607)"
-        before = psutil.Process().memory_info().rss
-        execution = await asyncio.wait_for(repl.run(code, deadline_s=2.0), 30.0)
-        assert execution.status == "killed"
-        assert psutil.Process().memory_info().rss - before < 100 << 20
-        await repl.close()
+    ends = await asyncio.gather(*map(forge, FORGERIES.values()))
+    assert dict(zip(FORGERIES, ends, strict=True)) == dict.fromkeys(FORGERIES, "killed")
+    assert await works(other)
+    await other.close()
 
 
-async def test_a_killed_host_leaves_no_process() -> None:
-    code = """
-import asyncio, os, signal, psutil
-from lzero.repl import LocalPool
-async def main():
-    pool = LocalPool()
-    await pool.start()
-    await pool.open((), None, seed=0)
-    print(*(process.pid for process in psutil.Process().children(recursive=True)), flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-asyncio.run(main())
-"""
-    host = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert host.returncode == -signal.SIGKILL, host.stderr
-    pids = [int(pid) for pid in host.stdout.split()]
-    assert len(pids) >= 3
-    await until(lambda: not any(alive(pid) for pid in pids))
+async def test_a_flood_of_frames_is_bounded(pool: LocalPool) -> None:
+    repl = await pool.open((), no_tools, seed=0)
+    code = "import socket\ns = socket.socket(fileno=3)\nwhile True: s.sendall(b'\\x00\\x7f\\xff\\xff' + b' ' * 8388607)"
+    before = psutil.Process().memory_info().rss
+    execution = await asyncio.wait_for(repl.run(code, deadline_s=2.0), 30.0)
+    assert execution.status == "killed"
+    assert psutil.Process().memory_info().rss - before < 100 << 20
+    await repl.close()
 
 
 async def test_a_missing_environment_says_how_to_make_it(tmp_path: Path) -> None:

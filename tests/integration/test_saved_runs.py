@@ -4,14 +4,12 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import nbformat
 import pytest
-import pytest_asyncio
 
 from lzero.agent.conversation import TokenModel
 from lzero.agent.episode import Setting, Ticket, run_episode
@@ -19,7 +17,7 @@ from lzero.agent.renderer import Renderer
 from lzero.agent.replay import replay
 from lzero.agent.save import save_run
 from lzero.cli import main
-from lzero.config import AgentConfig, Config, ReplConfig
+from lzero.config import AgentConfig, Config
 from lzero.engine.scripted import ScriptedEngine
 from lzero.models import build_tokenizer
 from lzero.repl import LocalPool
@@ -46,12 +44,6 @@ CELLS = (
     "submit_final_answer('Kato')",
 )
 HARMLESS = (*CELLS[:3], CELLS[4], "print(notepad)", CELLS[9])
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[LocalPool]:
-    async with LocalPool(ReplConfig()) as pool:
-        yield pool
 
 
 async def saved_run(pool: LocalPool, cells: tuple[str, ...], *, files: tuple[str, ...] = ()) -> SavedEpisode:

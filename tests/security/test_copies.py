@@ -82,20 +82,21 @@ def answer_oneself(*numbers):
 
 
 @attack(42)
-async def test_a_session_that_answers_calls_in_place_of_the_kernel_is_not_copied(pool: LocalPool) -> None:
+async def test_a_session_that_answers_calls_in_place_of_the_kernel_is_not_copied(
+    pool: LocalPool, open_pool: LocalPool
+) -> None:
     """Its own filter says "done" to what it is made to do. An original that did not step down would have all rights over its copy."""
     original = await pool.open((), no_tools, seed=0)
     for number in (308, 112, 126, 292):  # setns, setsid, capset, dup3
         assert await value(original, f"{FILTER}answer_oneself({number}), ctypes.get_errno()") == "(-1, 1)"
     await (await original.fork(no_tools, seed=1)).close()
     await original.close()
-    async with LocalPool(without=("seccomp",)) as open_pool:
-        original = await open_pool.open((), no_tools, seed=0)
-        assert await value(original, f"{FILTER}answer_oneself(308), answer_oneself(112)") == "(0, 0)"
-        with pytest.raises(ForkRefused, match="filters system calls"):
-            await original.fork(no_tools, seed=1)
-        assert await value(original, "6 * 7") == "42"
-        await original.close()
+    original = await open_pool.open((), no_tools, seed=0)
+    assert await value(original, f"{FILTER}answer_oneself(308), answer_oneself(112)") == "(0, 0)"
+    with pytest.raises(ForkRefused, match="filters system calls"):
+        await original.fork(no_tools, seed=1)
+    assert await value(original, "6 * 7") == "42"
+    await original.close()
 
 
 @attack(42)

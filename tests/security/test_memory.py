@@ -1,8 +1,10 @@
 """Memory of all processes of a session together: what no limit of a single process bounds."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from cases import attack
 from repl_sessions import no_tools, run, value
 
@@ -20,37 +22,41 @@ for _ in range(5):
 """
 
 
-@attack(4)
-async def test_processes_that_hold_too_much_together_are_killed() -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def small_pool() -> AsyncIterator[LocalPool]:
     async with LocalPool(limits=LIMITS) as pool:
-        hoarder, sibling = [await pool.open((), no_tools, seed=number) for number in range(2)]
-        execution = await hoarder.run(HOARD + "time.sleep(60)", deadline_s=50.0)
-        assert execution.status == "killed"
-        assert execution.reason.startswith(
-            "memory: its processes "
-        )  # the watchdog's words, or the kernel's: which is sooner
-        assert "256 MB" in execution.reason or "512 MB" in execution.reason
-        assert await value(sibling, "6 * 7") == "42"
-        await hoarder.close()
-        await sibling.close()
+        yield pool
 
 
 @attack(4)
-async def test_what_a_cell_leaves_behind_is_counted_too() -> None:
-    async with LocalPool(limits=LIMITS) as pool:
-        repl = await pool.open((), no_tools, seed=0)
-        pid, _ = repl.host_pids
-        assert (await run(repl, HOARD)).status == "ok"
-        async with asyncio.timeout(50):
-            while processes.memory_of([pid], enough=0):
-                await asyncio.sleep(0.05)
-        execution = await run(repl, "1")
-        assert (execution.status, execution.reason.partition(":")[0]) == ("killed", "memory")
-        await repl.close()
+async def test_processes_that_hold_too_much_together_are_killed(small_pool: LocalPool) -> None:
+    hoarder, sibling = [await small_pool.open((), no_tools, seed=number) for number in range(2)]
+    execution = await hoarder.run(HOARD + "time.sleep(60)", deadline_s=50.0)
+    assert execution.status == "killed"
+    assert execution.reason.startswith(
+        "memory: its processes "
+    )  # the watchdog's words, or the kernel's: which is sooner
+    assert "256 MB" in execution.reason or "512 MB" in execution.reason
+    assert await value(sibling, "6 * 7") == "42"
+    await hoarder.close()
+    await sibling.close()
+
+
+@attack(4)
+async def test_what_a_cell_leaves_behind_is_counted_too(small_pool: LocalPool) -> None:
+    repl = await small_pool.open((), no_tools, seed=0)
+    pid, _ = repl.host_pids
+    assert (await run(repl, HOARD)).status == "ok"
+    async with asyncio.timeout(50):
+        while processes.memory_of([pid], enough=0):
+            await asyncio.sleep(0.05)
+    execution = await run(repl, "1")
+    assert (execution.status, execution.reason.partition(":")[0]) == ("killed", "memory")
+    await repl.close()
 
 
 @attack(5)
-async def test_memory_that_belongs_to_no_process_cannot_be_had(repl: LocalRepl) -> None:
+async def test_memory_that_belongs_to_no_process_cannot_be_had(repl: LocalRepl, open_repl: LocalRepl) -> None:
     make = """
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
@@ -61,10 +67,7 @@ def memfd():
         return False
 memfd(), libc.shmget(0, 1 << 20, 0o1600) >= 0
 """
-    async with LocalPool(without=("seccomp",)) as pool:
-        open_repl = await pool.open((), no_tools, seed=0)
-        assert await value(open_repl, make) == "(True, True)"
-        await open_repl.close()
+    assert await value(open_repl, make) == "(True, True)"
     assert await value(repl, make) == "(False, False)"
 
 

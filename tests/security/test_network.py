@@ -41,13 +41,12 @@ async def test_nothing_is_reachable_and_nothing_hangs(repl: LocalRepl) -> None:
 
 
 @attack(49)
-async def test_nothing_is_reachable_without_the_filter_either() -> None:
-    async with LocalPool(without=("seccomp",)) as pool:
-        repl = await pool.open((), no_tools, seed=0)
-        assert await raised(repl, "import socket\nsocket.create_connection(('1.1.1.1', 53), timeout=30)") == "OSError"
-        assert await raised(repl, "import socket\nsocket.create_connection(('127.0.0.1', 22), timeout=30)") == "OSError"
-        assert await value(repl, "[line.split(':')[0].strip() for line in open('/proc/net/dev')][2:]") == "['lo']"
-        await repl.close()
+async def test_nothing_is_reachable_without_the_filter_either(open_pool: LocalPool) -> None:
+    repl = await open_pool.open((), no_tools, seed=0)
+    assert await raised(repl, "import socket\nsocket.create_connection(('1.1.1.1', 53), timeout=30)") == "OSError"
+    assert await raised(repl, "import socket\nsocket.create_connection(('127.0.0.1', 22), timeout=30)") == "OSError"
+    assert await value(repl, "[line.split(':')[0].strip() for line in open('/proc/net/dev')][2:]") == "['lo']"
+    await repl.close()
 
 
 @attack(50)
@@ -58,21 +57,21 @@ async def test_there_is_no_resolver(repl: LocalRepl) -> None:
 
 
 @attack(51)
-async def test_abstract_sockets_are_not_shared() -> None:
-    async with LocalPool(without=("network",)) as shared, LocalPool() as pool:
+async def test_abstract_sockets_are_not_shared(pool: LocalPool) -> None:
+    async with LocalPool(without=("network",)) as shared:
         assert await connects(shared, "AF_UNIX", "\0meeting point") == ""
-        assert await connects(pool, "AF_UNIX", "\0meeting point") == "ConnectionRefusedError"
+    assert await connects(pool, "AF_UNIX", "\0meeting point") == "ConnectionRefusedError"
 
 
 @attack(52)
-async def test_loopback_is_not_shared() -> None:
-    async with LocalPool(without=("network", "seccomp")) as shared, LocalPool(without=("seccomp",)) as pool:
+async def test_loopback_is_not_shared(open_pool: LocalPool) -> None:
+    async with LocalPool(without=("network", "seccomp")) as shared:
         assert await connects(shared, "AF_INET", ("127.0.0.1", 5005)) == ""
-        assert await connects(pool, "AF_INET", ("127.0.0.1", 5005)) == "OSError"  # its own loopback, and that is down
+    assert await connects(open_pool, "AF_INET", ("127.0.0.1", 5005)) == "OSError"  # its own loopback, and that is down
 
 
 @attack(53)
-async def test_names_of_shared_memory_and_queues_are_not_shared(repl: LocalRepl) -> None:
+async def test_names_of_shared_memory_and_queues_are_not_shared(open_pool: LocalPool, repl: LocalRepl) -> None:
     make = """
 import ctypes
 from multiprocessing.shared_memory import SharedMemory
@@ -80,14 +79,13 @@ libc = ctypes.CDLL(None, use_errno=True)
 mine = SharedMemory("meeting", create=True, size=100)
 libc.shmget(4711, 100, 0o1666) >= 0, libc.msgget(4711, 0o1666) >= 0, libc.semget(4711, 1, 0o1666) >= 0
 """
-    async with LocalPool(without=("seccomp",)) as pool:
-        first, other = [await pool.open((), no_tools, seed=number) for number in range(2)]
-        assert await value(first, make) == "(True, True, True)"
-        assert await value(other, LOOK) == "(-1, -1, -1)"
-        attach = "from multiprocessing.shared_memory import SharedMemory\nSharedMemory('meeting')"
-        assert await raised(other, attach) == "FileNotFoundError"
-        await first.close()
-        await other.close()
+    first, other = [await open_pool.open((), no_tools, seed=number) for number in range(2)]
+    assert await value(first, make) == "(True, True, True)"
+    assert await value(other, LOOK) == "(-1, -1, -1)"
+    attach = "from multiprocessing.shared_memory import SharedMemory\nSharedMemory('meeting')"
+    assert await raised(other, attach) == "FileNotFoundError"
+    await first.close()
+    await other.close()
     assert await value(repl, make) == "(False, False, False)"  # nor can any be made
 
 
