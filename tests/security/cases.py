@@ -202,9 +202,9 @@ def attack(number: int) -> pytest.MarkDecorator:
     return pytest.mark.attack(number)
 
 
-def shown_by() -> dict[int, list[str]]:
-    """Case → names of its tests, in the order of the files."""
-    found: dict[int, list[str]] = {}
+def shown_by() -> dict[int, list[tuple[str, str]]]:
+    """Case → files and names of its tests, in the order of the files."""
+    found: dict[int, list[tuple[str, str]]] = {}
     for file in sorted(Path(__file__).parent.glob("test_*.py")):
         numbers: list[int] = []
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -212,7 +212,7 @@ def shown_by() -> dict[int, list[str]]:
                 numbers.append(int(marked[1]))
             elif function := re.match(r"(?:async )?def (test_\w+)", line):
                 for number in numbers:
-                    found.setdefault(number, []).append(function[1])
+                    found.setdefault(number, []).append((file.name, function[1]))
                 numbers = []
     return found
 
@@ -222,7 +222,7 @@ def table() -> str:
     found = shown_by()
     lines = ["| case | harm | attack | outcome | shown by |", "|---|---|---|---|---|"]
     for case in CASES:
-        shown = ", ".join(f"`{name}`" for name in found.get(case.number, [])) or WITHOUT_TEST.get(case.number, "")
+        shown = ", ".join(f"`{name}`" for _, name in found.get(case.number, [])) or WITHOUT_TEST.get(case.number, "")
         lines.append(f"| {case.number} | {case.kind} | {case.title} | {case.outcome} | {shown} |")
     return "\n".join(lines)
 
