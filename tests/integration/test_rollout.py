@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lzero.cli import main
 from lzero.config import Config, load_config
 from lzero.data.world import vocabulary
 from lzero.errors import ConfigError, SandboxError
@@ -137,22 +138,22 @@ def settled(record: Record) -> list[object]:
     ]
 
 
-def test_the_command_refuses_a_scripted_policy_on_tasks_it_cannot_read(tmp_path: Path) -> None:
+def test_the_command_refuses_a_scripted_policy_on_tasks_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "tasks.jsonl").write_text('{"question": "What is 2 + 2?", "answer": "4"}\n')
-    done = lzero("eval", "model.path=policy:expert", "tasks.eval=tasks.jsonl", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "scripted policies understand only the built-in world" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(("eval", "model.path=policy:expert", "tasks.eval=tasks.jsonl"))
+    assert ended.value.code == 1
+    assert "scripted policies understand only the built-in world" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
-
-
-def lzero(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from lzero.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100, check=False)
 
 
 def test_the_command_prints_plain_lines_in_a_pipe_and_records_the_episodes(tmp_path: Path) -> None:
     arguments = ("model.path=policy:expert", "tasks.eval=world/sft", "eval.num_tasks=6", "eval.sampled_episodes=2")
-    done = lzero("eval", *arguments, "run.dir=out", "--json", cwd=tmp_path)
+    command = [sys.executable, "-c", "from lzero.cli import main; main()", "eval", *arguments, "run.dir=out", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "greedy EM: 1.000 (6 episodes of 6 tasks)" in lines
@@ -161,12 +162,3 @@ def test_the_command_prints_plain_lines_in_a_pipe_and_records_the_episodes(tmp_p
     last = json.loads(lines[-1])
     assert (last["score"], last["pass_at_k"], last["run_dir"]) == (1.0, {"1": 1.0, "2": 1.0}, "out")
     assert len(list(read_episodes(tmp_path / "out"))) == 18
-
-
-def test_the_command_refuses_an_existing_run_directory(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("do not touch")
-    done = lzero("eval", "model.path=policy:expert", "run.dir=out", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "the run directory out exists" in done.stderr
-    assert "Traceback" not in done.stderr

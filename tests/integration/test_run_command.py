@@ -12,6 +12,7 @@ import pytest
 from chat_servers import ChatServer, choice, ended, streams, text, usage
 from starlette.responses import JSONResponse
 
+from lzero.cli import main
 from lzero.store import read_saved
 
 pytestmark = [pytest.mark.sandbox]
@@ -158,13 +159,23 @@ async def test_an_endpoint_that_breaks_in_the_middle_leaves_what_was_done(tmp_pa
         (("--model", "sage", "--ability", "mats"), "use one of qa, math"),
     ],
 )
-async def test_what_cannot_work_is_told_in_a_sentence_and_leaves_nothing(
-    tmp_path: Path, arguments: tuple[str, ...], told: str
+def test_what_cannot_work_is_told_in_a_sentence_and_leaves_nothing(
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = await lzero("run", "What?", *arguments, cwd=tmp_path)
-    assert run.code == 1
-    assert told in run.err
-    assert "Traceback" not in run.err
+    """In this process: no session is started."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("OPENAI_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(SystemExit) as stopped:
+        main(("run", "What?", *arguments))
+    assert stopped.value.code == 1
+    errors = capsys.readouterr().err
+    assert told in errors
+    assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
 
 
