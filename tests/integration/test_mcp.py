@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +61,9 @@ async def failure(server: McpServer, tool: str, **arguments: Json) -> tuple[str,
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "mcp_server" in " ".join(child.cmdline())]
+    """Servers that speak over stdio; one over HTTP is not started by what is tested."""
+    found = [(child, child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    return [child for child, command in found if str(SCRIPT) in command and command[-1] != "http"]
 
 
 async def until_gone(pid: int) -> None:
@@ -89,8 +92,9 @@ class HttpServer:
         self.process.wait()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def http() -> Iterator[HttpServer]:
+    """For tests that leave it alive: a server takes two seconds to start."""
     server = HttpServer()
     yield server
     server.close()
@@ -239,20 +243,19 @@ async def test_a_call_that_changes_nothing_is_made_again_where_another_call_has_
         assert await waiting == "released"
 
 
-async def test_a_server_over_http_that_dies_is_said_to_and_spoken_to_again(http: HttpServer) -> None:
-    (spec,) = read_specs(f"{http.url} TESTS_TOKEN")
-    async with McpServer(spec, lookup={"TESTS_TOKEN": KEY}.get) as server:
-        fault, text = await failure(server, "die")
-        assert fault == "tool"
-        assert text.startswith("the MCP server '127' ")
-        assert KEY not in text
-        fault, text = await failure(server, "add", a=1)
-        assert fault == "tool"
-        assert "onnect" in text
-        again = HttpServer()
-        server.spec = replace(spec, url=again.url)
-        assert await call(server, "add", a=1) == 3
-        again.close()
+async def test_a_server_over_http_that_dies_is_said_to_and_spoken_to_again() -> None:
+    with closing(HttpServer()) as dying, closing(HttpServer()) as again:
+        (spec,) = read_specs(f"{dying.url} TESTS_TOKEN")
+        async with McpServer(spec, lookup={"TESTS_TOKEN": KEY}.get) as server:
+            fault, text = await failure(server, "die")
+            assert fault == "tool"
+            assert text.startswith("the MCP server '127' ")
+            assert KEY not in text
+            fault, text = await failure(server, "add", a=1)
+            assert fault == "tool"
+            assert "onnect" in text
+            server.spec = replace(spec, url=again.url)
+            assert await call(server, "add", a=1) == 3
 
 
 async def test_a_wrong_token_is_told_by_its_status(http: HttpServer) -> None:
