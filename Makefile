@@ -11,6 +11,9 @@ MARKS := not slow and not gpu and not reference and not servers and not notebook
 # In the order of their names: files of few and long tests (faults/) come first, and those of many short ones (unit/) even out the end.
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# An environment that forbids bytecode would have every process of the tests compile lzero anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-newest test-long soak test-gpu test-reference test-servers test-notebooks lint check lock setup nano clean help
 
 help:  ## list the targets
