@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from fault_traces import below, until
+from fault_traces import below
 from repl_sessions import run, value
 
 from lzero.agent.broker import Broker
@@ -26,6 +26,7 @@ from lzero.repl import LocalPool, environment
 from lzero.store import SavedEpisode, describe
 from lzero.tools import install as module
 from lzero.tools.install import Install
+from lzero.turns import CallClock
 from lzero.types import Error, Json, Task
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
@@ -267,15 +268,37 @@ async def test_a_dependency_that_the_index_has_not_is_the_fault_of_the_agent_tha
     assert (await refusal(install, package="absent"))[0] == "tool"  # allowed, and the index has no version of it
 
 
-async def test_pip_has_a_deadline_and_leaves_no_process(
-    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("num_tries", "fault"), [(2, "tool"), (1, "agent")])
+async def test_pip_has_a_deadline_which_is_the_agents_unless_the_index_is_silent_and_leaves_nothing(
+    num_tries: int, fault: str, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("PIP_TIMEOUT", "1" if num_tries > 1 else "600")
     monkeypatch.delenv("PIP_NO_INDEX")
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
-        fault, text = await refusal(tool(tmp_path, "tiny", plan_s=3.0), package="tiny")
-    assert (fault, text) == ("tool", "pip did not find tiny within 3 s")
-    await until(lambda: not any("pip" in command_of(child) for child in below()))
+    asked = asyncio.Semaphore(0)
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        asked.release()
+        await reader.read()  # until pip ends, or tries again
+        writer.close()
+
+    install, clock = tool(tmp_path, "tiny", plan_s=600.0), CallClock()
+    monkeypatch.setattr(module, "call_clock", lambda: clock)
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server, asyncio.timeout(60):
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/simple")
+        refused = asyncio.create_task(refusal(install, package="tiny"))
+        for _ in range(num_tries):
+            await asked.acquire()
+        for deadline in clock._due:
+            deadline.reschedule(0.0)
+        assert await refused == (fault, "pip did not find tiny within 600 s")
+        async with install._planning.turn():  # the next one may plan
+            assert not any("pip" in command_of(child) for child in below())
+            assert not list(temporary.iterdir())
 
 
 def command_of(process: psutil.Process) -> list[str]:

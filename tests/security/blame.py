@@ -113,7 +113,12 @@ SITES = (
     Site("tools/values.py", "ToolError", "code of the user", "a tool returned what no JSON holds"),
     Site("tools/search.py", "ToolError", "ours", "the index on disk is gone or damaged"),
     Site("tools/converter.py", "ToolError", "ours", "the reader fails before it looks at the file; then the agent's"),
-    Site("tools/install.py", "ToolError", "ours", "pip or the package index does not work"),
+    Site(
+        "tools/install.py",
+        "ToolError",
+        "ours",
+        "pip or the package index does not work; the time of a package is the agent's, unless the index is silent",
+    ),
     Site("tools/mcp_servers/*", "ToolError", "ours", "the server is gone or breaks the protocol"),
     Site("tools/retry.py", "ServiceError", "ours", "a service has failed all tries"),
     Site(

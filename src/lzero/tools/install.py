@@ -30,6 +30,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import ToolContext
+from lzero.tools.pipes import close_pipes
 from lzero.tools.threads import in_thread
 from lzero.turns import Turns, call_clock
 from lzero.types import Json
@@ -41,8 +42,11 @@ MAX_WHEELS = 32
 """Of one `install`: with a call for the plan and the pieces, below the calls that a cell may make."""
 PLAN_S = 50.0
 """Seconds that pip may take; below what an agent's broker waits for a tool."""
+_END_S = 5.0
+_ERRORS = "errors.txt"
 _NO_ANSWER = re.compile(r"retrying \(retry|timed out", re.IGNORECASE)
-"""What pip prints when the index does not answer; then it goes on as if the index were empty."""
+"""What pip prints when the index does not answer; then it goes on as if the index were empty. A plan that takes too long without it is
+the agent's, which chose package, versions and extras."""
 _NO_VERSION = re.compile(r"satisfies the requirement ([\w.-]+)[^\n]*\(from versions: none\)", re.IGNORECASE)
 """What pip prints for a package without any version. One that is asked for is on the allow-list, so the index fails; a dependency
 belongs to the version or the extra that the agent chose."""
@@ -165,8 +169,8 @@ class Install:
         self.kernel_source = KERNEL_SOURCE.replace("DESCRIPTION", self.description.replace("\\", "").replace('"', "'"))
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """A plan, or a piece of a wheel. Raises ToolError: the agent's fault for a package that is not allowed or that there is not,
-        the tool's where pip or the index does not work."""
+        """A plan, or a piece of a wheel. Raises ToolError: the agent's fault for a package that is not allowed, that does not exist,
+        or that takes too long; the tool's where pip or the index does not work."""
         match arguments:
             case {"package": str(package), **rest} if not rest:
                 wheels = await self._planned(self._requirement(package))
@@ -206,16 +210,20 @@ class Install:
         return self._plans[requirement]
 
     async def _plan(self, requirement: str) -> tuple[Wheel, ...]:
-        try:
-            async with call_clock().at_most(self._plan_s):
-                with tempfile.TemporaryDirectory(prefix="lzero-install-") as directory:
-                    chosen = await self._resolve(requirement, Path(directory))
+        with tempfile.TemporaryDirectory(prefix="lzero-install-") as name:
+            directory = Path(name)
+            try:
+                async with call_clock().at_most(self._plan_s):
+                    chosen = await self._resolve(requirement, directory)
                     self._check(requirement, chosen)
-                    wheels = tuple([await self._keep(one, Path(directory)) for one in chosen])
-        except TimeoutError:
-            raise ToolError(f"pip did not find {requirement} within {self._plan_s:g} s", fault="tool") from None
-        except (OSError, _Ended, ValueError) as error:  # the last: what no list of packages and no report of pip is
-            raise ToolError(f"cannot install {requirement}: {str(error)[:300]}", fault="tool") from None
+                    wheels = tuple([await self._keep(one, directory) for one in chosen])
+            except TimeoutError:
+                is_silent = _NO_ANSWER.search(_said(directory))
+                raise ToolError(
+                    f"pip did not find {requirement} within {self._plan_s:g} s", fault="tool" if is_silent else "agent"
+                ) from None
+            except (OSError, _Ended, ValueError) as error:  # the last: what no list of packages and no report of pip is
+                raise ToolError(f"cannot install {requirement}: {str(error)[:300]}", fault="tool") from None
         size = sum(wheel.size for wheel in wheels)
         if size > MAX_BYTES:
             raise ToolError(
@@ -226,12 +234,13 @@ class Install:
 
     async def _resolve(self, requirement: str, directory: Path) -> list[_Chosen]:
         """What pip would add to the kernel environment, nothing of which it may change."""
-        installed = await _output([str(self._python), "-I", "-c", _INSTALLED])
+        installed = await _output([str(self._python), "-I", "-c", _INSTALLED], directory)
         constraints = [f"{name}=={version}" for name, version in json.loads(installed)]
         constraints += [f"{name}{found.specifier}" for name, found in self._allowed.items() if found.specifier]
         (directory / "constraints.txt").write_text("\n".join(constraints))
         report = directory / "report.json"
         await self._pip(
+            directory,
             "install",
             "--dry-run",
             "--report",
@@ -254,7 +263,9 @@ class Install:
         path = self._cache / chosen.sha256 / chosen.file_name
         if not chosen.sha256 or not path.is_file():
             downloaded = directory / f"{chosen.name}.download"
-            await self._pip("download", "--no-deps", "--dest", str(downloaded), f"{chosen.name}=={chosen.version}")
+            await self._pip(
+                directory, "download", "--no-deps", "--dest", str(downloaded), f"{chosen.name}=={chosen.version}"
+            )
             (file,) = downloaded.iterdir()
             path = await in_thread(self._store, file)
         digest = path.parent.name
@@ -271,12 +282,12 @@ class Install:
         os.replace(unfinished.name, path)  # what has the final name is complete
         return path
 
-    async def _pip(self, command: str, *arguments: str) -> None:
-        """Run pip as the kernel's interpreter would see it. Raises ToolError, with the last thing that it said."""
+    async def _pip(self, directory: Path, command: str, *arguments: str) -> None:
+        """Run pip as the kernel's interpreter would see it. It writes to `directory`. Raises ToolError with the last thing that it said."""
         flags = ("--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
         words = [sys.executable, "-m", "pip", "--python", str(self._python), command, *flags, *arguments]
         try:
-            await _output(words)
+            await _output(words, directory)
         except _Ended as error:
             lines = [line for line in error.said.splitlines() if line.startswith("ERROR: ")] or error.said.splitlines()
             last = (
@@ -298,26 +309,38 @@ class _Ended(Exception):
         self.said = said
 
 
-async def _output(words: Sequence[str]) -> str:
-    """What a program wrote to its standard output. Raises _Ended; cancelled, it leaves no process."""
+async def _output(words: Sequence[str], directory: Path) -> str:
+    """Return what a program wrote to its standard output. Its errors and temporary files are in `directory`.
+
+    Raises _Ended. The program has ended when this returns or is cancelled.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *words,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
-        env=environment,
-        start_new_session=True,
-    )
+    with (directory / _ERRORS).open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            env={**environment, "TMPDIR": str(directory)},
+            start_new_session=True,
+        )
     try:
-        output, errors = await process.communicate()
+        output, _ = await process.communicate()
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # pip has started a child
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_S):
+                await process.wait()
+        close_pipes(process)
     if process.returncode != 0:
-        raise _Ended((output + errors).decode("utf-8", "replace"))
+        raise _Ended(output.decode("utf-8", "replace") + _said(directory))
     return output.decode("utf-8", "replace")
+
+
+def _said(directory: Path) -> str:
+    """Return the errors of the program that ran last."""
+    return (directory / _ERRORS).read_text(encoding="utf-8", errors="replace")
 
 
 def _allowed(entry: str) -> Requirement:
