@@ -1,0 +1,218 @@
+"""What the controller costs: `python benchmarks/controller.py [--json] [--at-once 100 1000 10000] [--profile]`.
+
+Engines and REPLs answer after simulated waits, so what is measured is everything else of a rollout: prompts, parsing, deadlines,
+records, scoring. Each number of episodes at once has a process of its own. The yardstick of the same process is asyncio itself: as
+many tasks that wait as often and do nothing else.
+"""
+
+import argparse
+import asyncio
+import cProfile
+import json
+import pstats
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+
+import psutil
+from agent import REPLY, Instant
+from figures import Figure, at_most, table
+
+from lzero.agent.conversation import TokenModel
+from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.renderer import Renderer
+from lzero.config import AgentConfig, RewardConfig, RolloutConfig
+from lzero.models import build_tokenizer
+from lzero.protocols import OnCall, Repl, ToolSpec
+from lzero.rewards import make_reward
+from lzero.rollout.runner import RunEpisode, Runner
+from lzero.rollout.scoring import Scorer
+from lzero.store import Record
+from lzero.types import Completion, Episode, Execution, Json, Sampling, Stream, Task, WorkspaceFile
+
+STEPS, EPISODES_A_TASK = 8, 4
+ENGINE_S, CELL_S = 2.0, 0.2
+"""Mean waits; each is drawn between none and twice as much."""
+REACH_MS, REACH_MB = 0.5, 0.08
+AT_ONCE = (100, 1_000, 10_000)
+
+
+class Waits:
+    """Draws waits that follow from a seed; none at all if they are not to be long."""
+
+    def __init__(self, seed: int, *, long: bool = True) -> None:
+        self._dice = random.Random(seed)
+        self._longest = 2.0 if long else 0.0
+
+    async def __call__(self, mean_s: float) -> None:
+        await asyncio.sleep(self._dice.uniform(0.0, self._longest * mean_s))
+
+
+class SlowEngine(Instant):
+    """An engine whose answer takes a while."""
+
+    def __init__(self, token_ids: Sequence[int], waits: Waits) -> None:
+        super().__init__(token_ids)
+        self._waits = waits
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
+    ) -> Completion:
+        await self._waits(ENGINE_S)
+        return await super().sample(ids, sampling, request_id=request_id, affinity=affinity, deadline_s=deadline_s)
+
+
+class SlowRepl:
+    """A REPL whose cells take a while and print a line. Implements `Repl`."""
+
+    def __init__(self, waits: Waits) -> None:
+        self._waits = waits
+
+    async def run(self, code: str, *, deadline_s: float) -> Execution:
+        await self._waits(CELL_S)
+        return Execution(outputs=(Stream(name="stdout", text="42\n"),), status="ok", duration_s=CELL_S)
+
+    async def put(self, path: str, data: bytes) -> None:
+        raise NotImplementedError
+
+    async def get(self, path: str) -> bytes:
+        raise NotImplementedError
+
+    async def files(self) -> tuple[WorkspaceFile, ...]:
+        return ()
+
+    async def fork(self, on_call: OnCall, *, seed: int) -> Repl:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        pass
+
+
+class SlowPool:
+    """Implements `ReplPool`."""
+
+    def __init__(self, waits: Waits) -> None:
+        self._waits = waits
+
+    async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> Repl:
+        await self._waits(CELL_S)
+        return SlowRepl(self._waits)
+
+    async def close(self) -> None:
+        pass
+
+    def stats(self) -> Mapping[str, float]:
+        return {}
+
+    def facts(self) -> Mapping[str, Json]:
+        return {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the table")
+    parser.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE, help="numbers of episodes")
+    parser.add_argument("--profile", action="store_true", help="show where the time of the largest number goes")
+    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # a process of its own
+    arguments = parser.parse_args()
+    if arguments.only:
+        print(json.dumps([asdict(figure) for figure in asyncio.run(measure(arguments.only))]))
+        return
+    figures = [figure for number in arguments.at_once for figure in in_a_process(number)]
+    print(json.dumps([asdict(figure) for figure in figures]) if arguments.json else table(figures))
+    if arguments.profile:
+        profile = cProfile.Profile()
+        profile.runcall(asyncio.run, measure(max(arguments.at_once)))
+        pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+
+
+def in_a_process(number: int) -> list[Figure]:
+    command = [sys.executable, __file__, "--only", str(number)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return [Figure(**figure) for figure in json.loads(done.stdout)]
+
+
+async def measure(number: int) -> list[Figure]:
+    await rollout(8, Waits(0, long=False))  # imports, caches
+    bare_s, bare_bytes, _ = await costs(lambda: only_wait(number, Waits(number)))
+    ours_s, ours_bytes, records = await costs(lambda: rollout(number, Waits(number)))
+    assert all(len(episode.steps) == STEPS for record in records for episode in record.episodes)
+    assert all(reward is not None for record in records for reward in record.rewards)
+    steps = number * STEPS
+    return [
+        at_most(f"{number:,} episodes at once: processor time a step", 1e3 * ours_s / steps, "ms", REACH_MS),
+        Figure("  asyncio alone", 1e3 * bare_s / steps, "ms"),
+        at_most("  memory an episode, at most, its record included", ours_bytes / number / 1e6, "MB", REACH_MB),
+        Figure("  asyncio alone", bare_bytes / number / 1e6, "MB"),
+    ]
+
+
+async def costs(work: Callable[[], Awaitable[list[Record]]]) -> tuple[float, int, list[Record]]:
+    """Processor seconds, bytes that the process grew by at most, and what the work returns."""
+    process = psutil.Process()
+    before = largest = process.memory_info().rss
+
+    async def watch() -> None:
+        nonlocal largest
+        while True:
+            largest = max(largest, process.memory_info().rss)
+            await asyncio.sleep(0.5)
+
+    started = time.process_time()
+    watching = asyncio.create_task(watch())
+    records = await work()
+    watching.cancel()
+    used_s = time.process_time() - started
+    return used_s, max(largest, process.memory_info().rss) - before, records
+
+
+async def rollout(number: int, waits: Waits) -> list[Record]:
+    """That many episodes at once, which never submit, as a collector runs and scores them."""
+    tokenizer = build_tokenizer()
+    agent = AgentConfig(max_steps=STEPS, max_tokens=4096, response_tokens=256)
+    setting = Setting(
+        agent=agent,
+        model=TokenModel(
+            SlowEngine(tokenizer.encode(REPLY, add_special_tokens=False), waits), Renderer(tokenizer), 600.0
+        ),
+        pool=SlowPool(waits),
+        deadline_s=3600.0,
+    )
+
+    def open_task(task: Task) -> RunEpisode:
+        async def run(ticket: Ticket) -> Episode:
+            return await run_episode(task, ticket, setting)
+
+        return run
+
+    runner = Runner(open_task, Scorer(make_reward(RewardConfig())), RolloutConfig(concurrency=number))
+    tasks = [
+        Task(id=f"task-{index}", question="What is six times seven?", answers=("42",))
+        for index in range(number // EPISODES_A_TASK)
+    ]
+    return await asyncio.gather(
+        *(
+            runner.record(task, name=task.id, num_episodes=EPISODES_A_TASK, sampling=Sampling(), seed=index)
+            for index, task in enumerate(tasks)
+        )
+    )
+
+
+async def only_wait(number: int, waits: Waits) -> list[Record]:
+    """As many tasks, with as many waits."""
+
+    async def episode() -> None:
+        await waits(CELL_S)
+        for _ in range(STEPS):
+            await waits(ENGINE_S)
+            await waits(CELL_S)
+
+    await asyncio.gather(*(episode() for _ in range(number)))
+    return []
+
+
+if __name__ == "__main__":
+    main()
