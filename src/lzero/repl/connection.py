@@ -1,16 +1,22 @@
 """Frames over a socket, on the host's side. Nothing is read that was not asked for, so a flood waits in the kernel's buffer."""
 
 import asyncio
+import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from lzero.errors import ReplError
 from lzero.repl import wire
 
 _READ_BYTES = 1 << 16
 
 
 class Connection:
-    """Our end of a REPL's socket. Times are those of the event loop's clock; every wait raises TimeoutError at its end."""
+    """Our end of a REPL's socket. Times are those of the event loop's clock; every wait raises TimeoutError at its end.
+
+    A wait also raises ReplError where the host can watch no further descriptor.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
@@ -68,8 +74,9 @@ class Connection:
     async def _ready(self, add: Callable[..., object], remove: Callable[[int], object], until: float) -> None:
         self._woken = woken = self._loop.create_future()
         timer = self._loop.call_at(until, _settle, woken, False)
-        add(self._socket.fileno(), _settle, woken, True)
         try:
+            with watchable():
+                add(self._socket.fileno(), _settle, woken, True)
             if not await woken:
                 raise TimeoutError
         finally:
@@ -90,6 +97,16 @@ class Connection:
         self._loop.remove_writer(descriptor)
         self._socket.close()
         _settle(self._woken, True)
+
+
+@contextmanager
+def watchable(failure: type[ReplError] = ReplError) -> Iterator[None]:
+    """Raise `failure` where the event loop cannot watch one more descriptor."""
+    try:
+        yield
+    except OSError as error:
+        mend = "; raise the sysctl fs.epoll.max_user_watches" if error.errno == errno.ENOSPC else ""
+        raise failure(f"the host cannot wait for a REPL: {error}{mend}") from None
 
 
 def _settle(future: asyncio.Future[bool], value: bool) -> None:

@@ -8,17 +8,20 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import IO, Any, NoReturn
 
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, ReplError, SandboxError
 from lzero.repl import jail, users, wire
+from lzero.repl.connection import watchable
 from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
 
 _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
+_LOOK_S = 0.005
+"""Time between two looks at a process that is about to end."""
 _PACKET_BYTES = 4096
 _CREDENTIALS = struct.Struct("iII")
 """pid, user, group: `struct ucred` of unix(7)."""
@@ -57,7 +60,6 @@ class Zygote:
         self.alive = True
         control.setblocking(False)
         control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._loop.add_reader(control.fileno(), self._on_packets)
 
     @classmethod
     async def start(cls, environment: Environment, limits: Limits, without: Collection[str] = ()) -> "Zygote":
@@ -163,6 +165,8 @@ class Zygote:
         self._errors.close()
 
     async def _greet(self, environment: Environment) -> None:
+        with watchable(SandboxError):
+            self._loop.add_reader(self._control.fileno(), self._on_packets)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 hello = await self._hello
@@ -207,8 +211,9 @@ class Zygote:
     async def _writable(self) -> None:
         writable = self._loop.create_future()
         self._writers.add(writable)
-        self._loop.add_writer(self._control.fileno(), _settle, writable)
         try:
+            with watchable():
+                self._loop.add_writer(self._control.fileno(), _settle, writable)
             await writable
         finally:
             self._writers.discard(writable)
@@ -295,13 +300,7 @@ def _settle(future: "asyncio.Future[Any]", value: object = None) -> None:
 
 
 async def _end_of(pid: int) -> None:
-    """Wait until a child process of ours has ended, without reaping it."""
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    descriptor = os.pidfd_open(pid)
-    loop.add_reader(descriptor, _settle, ended)
-    try:
-        await ended
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
+    """Wait until a child process of ours has ended, without reaping it. This needs no descriptor, which the host may lack."""
+    with suppress(ChildProcessError):  # somebody else has reaped it
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            await asyncio.sleep(_LOOK_S)
