@@ -184,7 +184,7 @@ CASES = tuple(
             101,
             "PeerDoS",
             "a process that keeps the host from reading its memory, or ends slowly",
-            "killed, reason memory; nobody else's look waits",
+            "killed, reason memory; nobody else waits or ends",
         ),
     )
 )

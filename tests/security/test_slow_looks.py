@@ -1,4 +1,4 @@
-"""REPLs that hold up the host as it looks at them, or as it ends them: nobody else's look waits."""
+"""REPLs that hold up the host as it looks at them, or as it ends them: nobody else notices."""
 
 import asyncio
 import os
@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import pytest
 from cases import attack
+from repl_sessions import no_tools, value
 
-from lzero.repl import processes, watchdog
+from lzero.config import ReplConfig
+from lzero.repl import LocalPool, processes, session, watchdog
 
 pytestmark = pytest.mark.sandbox
 NOTHING = watchdog.Bounds(memory_bytes=0, cpu_s=1e9, lifetime_s=1e9)
@@ -126,3 +128,13 @@ async def test_an_end_that_takes_long_holds_up_no_other_look(monkeypatch: pytest
             await slow.reason
             repls.append(other)
             await other.reason
+
+
+@attack(101)
+async def test_a_session_that_ends_slowly_takes_no_other_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_KILL_TIMEOUT_S", 0.0)
+    async with LocalPool(ReplConfig(zygotes=1)) as pool:
+        *slow, other = [await pool.open((), no_tools, seed=number) for number in range(4)]
+        for repl in slow:
+            await repl.close()
+        assert await value(other, "6 * 7") == "42"

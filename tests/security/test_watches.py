@@ -33,6 +33,12 @@ def in_loop_of(selector: Selector, main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
+async def open_many(pool: LocalPool) -> None:
+    """Open REPLs until one fails: one that answers before the host waits for it does not."""
+    while True:
+        await pool.open((), no_tools, seed=0)
+
+
 @attack(67)
 def test_repls_that_the_host_can_watch_no_more_fail_with_the_reason() -> None:
     before, selector = traces(), Selector()
@@ -44,8 +50,7 @@ def test_repls_that_the_host_can_watch_no_more_fail_with_the_reason() -> None:
             with pytest.raises(ReplError, match=NAMED):
                 await run(repl, "import time; time.sleep(60)")
             with pytest.raises(ReplError, match=NAMED):
-                while True:  # one that answers before the host waits for it succeeds
-                    await pool.open((), no_tools, seed=0)
+                await open_many(pool)
             await repl.close()
             selector.full = False
             assert await value(other, "6 * 7") == "42"

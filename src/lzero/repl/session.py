@@ -1,6 +1,7 @@
 """A live session in a zygote's jail, from the host: its start, cells, files, copies and end."""
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ from lzero.repl.files import Transfers
 from lzero.repl.zygote import Child, Zygote
 from lzero.types import Execution, WorkspaceFile
 
+logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 _OPEN_TIMEOUT_S = 60.0
@@ -214,7 +216,10 @@ class LocalRepl(Session):
         return how_ended(code)
 
     async def _kill(self) -> None:
-        """Returns when the session and its init are reaped, and with them everything in their pid namespace."""
+        """Kill the session and its init, and with them everything in their pid namespace; return when they are reaped.
+
+        A process that nobody gives a processor ends slowly. It is left to its zygote then, whose other sessions go on.
+        """
         if self._child.ended.done():
             return
         try:
@@ -224,7 +229,7 @@ class LocalRepl(Session):
         except ReplDied:
             return  # with its zygote
         except TimeoutError:
-            await self._zygote.stop()
+            logger.warning("a REPL was killed, and has not ended within %g s", _KILL_TIMEOUT_S)
 
 
 async def _unforkable(on_call: OnCall) -> LocalRepl:

@@ -34,7 +34,13 @@ WITHOUT_GROUPS = (
     Unbounded(
         "memory between two looks of the watchdog",
         "a REPL can exceed repl.memory_mb until the next look, a quarter of a second later or more on a busy machine; a REPL that "
-        "keeps the host from reading can for 5 s, and what a process that is ending still holds is not seen",
+        "keeps the host from reading can for 5 s",
+        DELEGATE,
+    ),
+    Unbounded(
+        "memory of processes that end slowly",
+        "a process of the lowest priority on a busy processor can hold up to repl.memory_mb, unseen, for as long as the processor is "
+        "busy, and a REPL can have several of them",
         DELEGATE,
     ),
     Unbounded("the share of the processors", "a REPL with many processes has more of them than the others", DELEGATE),
