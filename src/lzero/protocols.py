@@ -1,7 +1,7 @@
 """The seams. Everything behind one of these can be replaced without touching what is in front of it.
 
-Two more speak of tensors and stand where torch is at home: `Loss` in `lzero.algo.loss`, and `LoadingEngine`, what training
-asks of an engine beside sampling, in `lzero.train.transfer`.
+Two more need torch and stand where it is at home: `Loss` in `lzero.algo.loss`, and `Learner`, what learns from groups of episodes, in
+`lzero.train.learner`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

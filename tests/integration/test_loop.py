@@ -22,6 +22,7 @@ from lzero.rollout.collector import Collected
 from lzero.seeds import derive_seed
 from lzero.store import Record, RunDirectory, read_episodes
 from lzero.train.checkpoint import Progress, newest_checkpoint, read_manifest
+from lzero.train.learner.local import LocalLearner
 from lzero.train.loop import Outcome, train
 from lzero.train.seeding import seeded
 from lzero.train.skipped import read_skipped
@@ -134,8 +135,9 @@ async def run_bandit(
 
         async with local_engine(config) as engine:
             bandit = Bandit(engine, next_task=progress.collector.get("next_task", 0))
+            learner = LocalLearner(trainer, engine, run)
             outcome = await train(
-                trainer, progress, collector=bandit, engine=engine, run=run, on_update=on_update, stop=stop
+                learner, progress, config=config, collector=bandit, run=run, on_update=on_update, stop=stop
             )
         return outcome, updates, {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
@@ -220,7 +222,9 @@ async def test_stop_cancels_the_episodes_under_way_and_leaves_a_checkpoint(tmp_p
     async with local_engine(config) as engine:
         bandit = Bandit(engine)
         bandit.hangs = True
-        running = asyncio.create_task(train(trainer, progress, collector=bandit, engine=engine, run=run, stop=stop))
+        running = asyncio.create_task(
+            train(LocalLearner(trainer, engine, run), progress, config=config, collector=bandit, run=run, stop=stop)
+        )
         await bandit.started.wait()
         stop.set()
         outcome = await asyncio.wait_for(running, timeout=30)
@@ -241,7 +245,14 @@ async def test_evaluations_come_between_updates_as_often_as_asked(tmp_path: Path
         return 0.5
 
     async with local_engine(config) as engine:
-        await train(trainer, progress, collector=Bandit(engine), engine=engine, run=run, evaluate=evaluate)
+        await train(
+            LocalLearner(trainer, engine, run),
+            progress,
+            config=config,
+            collector=Bandit(engine),
+            run=run,
+            evaluate=evaluate,
+        )
     assert evaluated == [0, 2, 4, 6]
 
 
@@ -255,7 +266,7 @@ async def test_an_update_that_is_not_finite_is_left_out_and_kept_and_the_third_i
         bandit = Bandit(engine)
         bandit.breaks_at = frozenset({0, 2, 3, 4})
         with pytest.raises(TrainError, match=r"update 4: .* 3 in a row"):
-            await train(trainer, progress, collector=bandit, engine=engine, run=run)
+            await train(LocalLearner(trainer, engine, run), progress, config=config, collector=bandit, run=run)
     assert [line["train/skipped"] for line in run.read_metrics()] == [1.0, 0.0, 1.0, 1.0]
     for update, kept in enumerate((1, 0, 1, 1, 1)):
         steps = read_skipped(run.path, update=update)
@@ -273,7 +284,7 @@ async def test_a_penalty_in_the_reward_that_is_not_finite_skips_the_step_and_kee
     trainer.reference.get_output_embeddings().weight.data.fill_(float("nan"))
     async with local_engine(config) as engine:
         with pytest.raises(TrainError, match=r"update 2: .* 3 in a row"):
-            await train(trainer, progress, collector=Bandit(engine), engine=engine, run=run)
+            await train(LocalLearner(trainer, engine, run), progress, config=config, collector=Bandit(engine), run=run)
     assert [line["train/skipped"] for line in run.read_metrics()] == [1.0, 1.0]
     for update in range(3):
         (step,) = read_skipped(run.path, update=update)
@@ -288,7 +299,7 @@ async def test_a_run_that_gets_no_batch_ends_with_a_checkpoint_of_what_was_reach
         bandit = Bandit(engine)
         bandit.fails_at = 2
         with pytest.raises(TrainError, match="33 of the last 64"):
-            await train(trainer, progress, collector=bandit, engine=engine, run=run)
+            await train(LocalLearner(trainer, engine, run), progress, config=config, collector=bandit, run=run)
     checkpoint = newest_checkpoint(run.checkpoints)
     assert checkpoint is not None
     assert read_manifest(checkpoint).progress == Progress(update=2, collector={"next_task": 2})

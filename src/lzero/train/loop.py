@@ -1,12 +1,12 @@
 """Reinforcement learning, one update after another, strictly on-policy.
 
-           ┌───────────────────────────── transfer: weights, probed ─────────────────────────────┐
-           ▼                                                                                     │
-        engine ──▶ collect ──Groups──▶ samples ──▶ score ──▶ advantages ──▶ batch ──▶ update ────┤
-                      │                                          │                               │
-                      └───────────────▶ record ◀─────────────────┴──────────── metrics ──────────┤
-                                                                                                 ▼
-                                                                                  on_update, evaluate, checkpoint
+           ┌──────────── publish: weights, probed ─────────────┐
+           ▼                                                   │
+        engine ──▶ collect ──Groups──▶ learn ──▶ new weights ──┤
+                      │                  │                     │
+                      └─────▶ record ◀───┴────── metrics ──────┤
+                                                               ▼
+                                                on_update, evaluate, checkpoint
 
 Nothing is collected while an update is made, so every token of a batch is drawn by the policy that learns from it. Update u
 (from 0) learns from what version u sampled, and makes version u + 1.
@@ -15,22 +15,21 @@ Nothing is collected while an update is made, so every token of a batch is drawn
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from lzero.config import Config
 from lzero.rollout.collector import Collected
 from lzero.rollout.concurrency import unless
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress
-from lzero.train.metrics import Stopwatch, advantage_metrics, memory_metrics
+from lzero.train.learner import Learner
+from lzero.train.metrics import Stopwatch, memory_metrics
 from lzero.train.saver import Saver
-from lzero.train.skipped import write_skipped
-from lzero.train.trainer import Trainer
-from lzero.train.transfer import LoadingEngine, transfer
-from lzero.types import Group, Json, Update
+from lzero.types import Json, Update
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -61,11 +60,11 @@ class Outcome:
 
 
 async def train(
-    trainer: Trainer,
+    learner: Learner,
     progress: Progress,
     *,
+    config: Config,
     collector: Collector,
-    engine: LoadingEngine,
     run: RunDirectory,
     evaluate: Evaluate | None = None,
     on_update: Callable[[Update], None] = lambda update: None,
@@ -79,7 +78,7 @@ async def train(
     episodes failed, and an earlier one where an update did.
     """
     stop = stop or asyncio.Event()
-    settings, every = trainer.config.train, trainer.config.eval.every
+    settings, every = config.train, config.eval.every
     score: float | None = None
 
     async def measure() -> None:
@@ -90,7 +89,7 @@ async def train(
             score = await kept(evaluate(progress.update))
 
     async def save() -> float:
-        return await saver.save(partial(trainer.snapshot, progress, score))
+        return await saver.save(partial(learner.snapshot, progress, score))
 
     async def kept(work: Coroutine[Any, Any, Result]) -> Result | None:
         """`unless` stopped; where it fails, what was reached is saved first: nothing of `work` has touched the policy."""
@@ -101,7 +100,7 @@ async def train(
                 await save()
             raise
 
-    await transfer(trainer.model, engine, version=progress.update)
+    await learner.publish(version=progress.update)
     keep_best = settings.keep_best and every > 0
     async with Saver(run.checkpoints, keep=settings.keep_checkpoints, keep_best=keep_best) as saver:
         await measure()
@@ -113,13 +112,14 @@ async def train(
             collected = await kept(collector.collect(progress.update))
             if collected is None:
                 break
-            learned = await _learn(trainer, collected, engine, run, update=progress.update)
+            learned = await _learn(learner, collected, run, update=progress.update)
             timings = {"time/checkpoint_s": held_up_s, "time/update_s": time.monotonic() - started}
             metrics = {**collected.metrics, **learned, **timings, **memory_metrics()}
             run.append_metrics({**metrics, **collected.failing.line()}, phase="train", update=progress.update)
             saver.check()
-            skipped = trainer.skips.in_a_row
-            progress = Progress(update=progress.update + 1, collector=collector.state, skipped_in_a_row=skipped)
+            progress = Progress(
+                update=progress.update + 1, collector=collector.state, skipped_in_a_row=learner.skipped_in_a_row
+            )
             on_update(Update(policy_version=progress.update, metrics=metrics))
             await measure()
             held_up_s = await save() if progress.update % settings.checkpoint_every == 0 else 0.0
@@ -130,35 +130,14 @@ async def train(
     return Outcome(finished=progress.update >= settings.updates, progress=progress, checkpoint=last)
 
 
-async def _learn(
-    trainer: Trainer, collected: Collected, engine: LoadingEngine, run: RunDirectory, *, update: int
-) -> dict[str, float]:
+async def _learn(learner: Learner, collected: Collected, run: RunDirectory, *, update: int) -> dict[str, float]:
     """From episodes to an engine that samples from the new weights; returns what was measured, with the time each phase took."""
     watch = Stopwatch()
     run.write_records(collected.records, phase="train", update=update)
     watch.lap("record")
-    metrics = await engine.compute(partial(_optimise, trainer, collected.groups, run, update, watch))
-    metrics["train/probe_gap"] = await transfer(trainer.model, engine, version=update + 1)
-    watch.lap("transfer")
-    return metrics | watch.seconds
-
-
-def _optimise(
-    trainer: Trainer, groups: Sequence[Group], run: RunDirectory, update: int, watch: Stopwatch
-) -> dict[str, float]:
-    """From groups to new weights; the event loop runs on meanwhile."""
-    samples = trainer.samples(groups)
-    scores = trainer.score(samples)
-    watch.lap("score")
-    advantages = trainer.advantages(groups, samples, scores, update=update)
-    run.write_advantages(advantages, update=update)
-    watch.lap("credit")
-    keep = partial(write_skipped, run, update=update)
-    metrics = trainer.update(trainer.scored(samples, scores, advantages), update=update, on_skip=keep)
-    watch.lap("optimise")
-    seconds = watch.seconds["time/score_s"] + watch.seconds["time/optimise_s"]
-    speed = sum(len(sample.token_ids) for sample in samples) / max(seconds, 1e-9)
-    return {**metrics, **advantage_metrics(advantages), "train/tokens_per_s": speed}
+    learned = await learner.learn(collected.groups, update=update)
+    published = await learner.publish(version=update + 1)
+    return {**learned, **published.metrics, **watch.seconds}
 
 
 def _is_due(update: int, every: int, last: int) -> bool:

@@ -20,7 +20,6 @@ import msgspec
 
 from lzero.config import Config
 from lzero.data.sources import leaks, unread_fields
-from lzero.engine.local import LocalEngine
 from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
@@ -35,11 +34,13 @@ from lzero.train.checkpoint import Progress
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.collapse import collapse_warnings
 from lzero.train.inputs import check_inputs, run_inputs
+from lzero.train.learner.local import LocalLearner
 from lzero.train.loop import Outcome, train
 from lzero.train.resume import check_config, checkpoint_to_resume
 from lzero.train.seeding import seeded
 from lzero.train.trackers import Track, check_trackers, open_trackers
 from lzero.train.trainer import Trainer
+from lzero.train.transfer import LoadingEngine
 from lzero.types import Json, Update
 
 logger = logging.getLogger(__name__)
@@ -107,8 +108,8 @@ async def run_training(
         watcher.say("loading the model and starting the sandboxes")
         trainer, progress = Trainer.build(config, checkpoint=checkpoint)
         async with build(config) as parts:
-            engine = parts.engine
-            assert isinstance(engine, LocalEngine)
+            if not isinstance(parts.engine, LoadingEngine):
+                raise ConfigError(f"a {type(parts.engine).__name__} takes no weights: train with the local engine")
             if run is None:
                 run = RunDirectory.create(config)
                 claim.enter_context(run.claimed())
@@ -125,10 +126,10 @@ async def run_training(
                 for note in notes:
                     logger.warning("%s", note)
                 outcome = await train(
-                    trainer,
+                    LocalLearner(trainer, parts.engine, run),
                     progress,
+                    config=config,
                     collector=collector,
-                    engine=engine,
                     run=run,
                     evaluate=partial(_evaluate, evaluator=evaluator, run=run, watcher=watcher, track=track),
                     on_update=partial(_tell, history=history, watcher=watcher, track=track),

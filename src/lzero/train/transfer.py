@@ -7,7 +7,7 @@ token ids are scored on both sides, and a gap stops the run with both numbers.
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
+@runtime_checkable
 class LoadingEngine(Protocol):
-    """What training needs of an engine."""
+    """What learning in its process needs of an engine."""
 
     def load(self, state_dict: Mapping[str, Tensor], version: int) -> Awaitable[None]:
         """Copy these weights between two forward passes; what is sampled from then on carries `version`."""

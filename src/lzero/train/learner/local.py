@@ -1,0 +1,55 @@
+"""Learns in the process that samples."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from lzero.store import RunDirectory
+from lzero.train.checkpoint import Progress, Snapshot
+from lzero.train.learner import SyncReport
+from lzero.train.metrics import Stopwatch, advantage_metrics
+from lzero.train.skipped import write_skipped
+from lzero.train.trainer import Trainer
+from lzero.train.transfer import LoadingEngine, transfer
+from lzero.types import Group
+
+
+class LocalLearner:
+    """A `Trainer` beside an engine of this process, in whose thread it computes: there torch's threads are warm. Records advantages and
+    skipped steps in `run`."""
+
+    def __init__(self, trainer: Trainer, engine: LoadingEngine, run: RunDirectory) -> None:
+        self._trainer = trainer
+        self._engine = engine
+        self._run = run
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        return self._trainer.skips.in_a_row
+
+    async def learn(self, groups: Sequence[Group], *, update: int) -> dict[str, float]:
+        return await self._engine.compute(partial(self._update, groups, update))
+
+    async def publish(self, *, version: int) -> SyncReport:
+        watch = Stopwatch()
+        gap = await transfer(self._trainer.model, self._engine, version=version)
+        watch.lap("transfer")
+        return SyncReport(version=version, gap=gap, seconds=watch.seconds["time/transfer_s"])
+
+    def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
+        return self._trainer.snapshot(progress, score)
+
+    def _update(self, groups: Sequence[Group], update: int) -> dict[str, float]:
+        """From groups to new weights."""
+        trainer, watch = self._trainer, Stopwatch()
+        samples = trainer.samples(groups)
+        scores = trainer.score(samples)
+        watch.lap("score")
+        advantages: Mapping[str, tuple[float, ...]] = trainer.advantages(groups, samples, scores, update=update)
+        self._run.write_advantages(advantages, update=update)
+        watch.lap("credit")
+        keep = partial(write_skipped, self._run, update=update)
+        metrics = trainer.update(trainer.scored(samples, scores, advantages), update=update, on_skip=keep)
+        watch.lap("optimise")
+        seconds = watch.seconds["time/score_s"] + watch.seconds["time/optimise_s"]
+        speed = sum(len(sample.token_ids) for sample in samples) / max(seconds, 1e-9)
+        return {**metrics, **advantage_metrics(advantages), "train/tokens_per_s": speed, **watch.seconds}
