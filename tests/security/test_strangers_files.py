@@ -345,24 +345,38 @@ def test_a_value_that_no_record_has_is_a_store_error(name: str, column: str, val
 
 
 @attack(93)
+@pytest.mark.parametrize(
+    "line", ["{}", '{"phase": "eval"}', '{"phase": "eval", "update": "0"}', '{"phase": [], "update": 0}']
+)
+def test_a_line_of_metrics_that_no_run_has_is_a_store_error(line: str, run: RunDirectory) -> None:
+    (run.path / "metrics.jsonl").write_text(f"{line}\n")
+    for read in (run.score, run.rewind):
+        with pytest.raises(StoreError, match=r"metrics\.jsonl: line 1 lacks"):
+            read(0)
+    (run.path / "metrics.jsonl").write_text('{"phase": "eval", "update": 0}\n')
+    (table_of(run, "steps").parent / "other.parquet").touch()
+    assert run.score(0) is None
+    run.rewind(0)
+
+
+@attack(93)
 def test_a_damaged_table_is_a_store_error(run: RunDirectory) -> None:
     draw = random.Random(7)
-    for name in ("episodes", "steps"):
-        file = table_of(run, name)
-        whole = file.read_bytes()
-        for _ in range(5):
-            data = bytearray(whole)
-            for _ in range(3):
-                data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-            file.write_bytes(data)
-            with suppress(StoreError):
-                read_run(run.path)
-        file.write_bytes(whole)
-    read_run(run.path)
+    file = table_of(run, "steps")
+    whole = file.read_bytes()
+    for _ in range(8):
+        data = bytearray(whole)
+        for _ in range(3):
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        file.write_bytes(data)
+        with suppress(StoreError):
+            list(read_episodes(run.path))
+    file.write_bytes(whole)
+    assert list(read_episodes(run.path))
     file.unlink()
     os.mkfifo(file)
     with pytest.raises(StoreError, match="not a regular file"):
-        read_run(run.path)
+        list(read_episodes(run.path))
 
 
 @attack(93)

@@ -102,20 +102,24 @@ def _read(wanted: Sequence[Wanted]) -> list[pa.Table]:
     """Return the tables of a few files, decoded by one process. Raises _Unreadable, StoreError."""
     size = sum(_size(each.file) for each in wanted)
     max_bytes = min(MAX_BYTES, FREE_BYTES + PACKED * size)
-    decoded = os.memfd_create("tables")
     try:
-        outcome = run_apart(
-            lambda: _decode(wanted, decoded, max_bytes),
-            seconds=DECODE_S + size / 4e6,
-            memory_bytes=min(MAX_BYTES, DECODE_BYTES + 4 * size),
-        )
-        if outcome.raised:
-            is_memory = "MemoryError" in outcome.raised
-            raise _Unreadable("decoding it takes too much memory" if is_memory else outcome.reason)
-        stream = pa.BufferReader(pa.py_buffer(mmap.mmap(decoded, 0, prot=mmap.PROT_READ)))
-        return [pa.ipc.open_stream(stream).read_all() for _ in wanted]
-    finally:
-        os.close(decoded)
+        decoded = os.memfd_create("tables")
+        try:
+            outcome = run_apart(
+                lambda: _decode(wanted, decoded, max_bytes),
+                seconds=DECODE_S + size / 4e6,
+                memory_bytes=min(MAX_BYTES, DECODE_BYTES + 4 * size),
+            )
+            kept = b"" if outcome.raised else mmap.mmap(decoded, 0, prot=mmap.PROT_READ)
+        finally:
+            os.close(decoded)
+    except OSError as error:
+        raise StoreError(f"no process to read episodes could be started: {error.strerror}") from error
+    if outcome.raised:
+        is_memory = "MemoryError" in outcome.raised
+        raise _Unreadable("decoding it takes too much memory" if is_memory else outcome.reason)
+    stream = pa.BufferReader(pa.py_buffer(kept))
+    return [pa.ipc.open_stream(stream).read_all() for _ in wanted]
 
 
 def _decode(wanted: Sequence[Wanted], decoded: int, max_bytes: int) -> str:

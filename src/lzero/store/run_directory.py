@@ -137,15 +137,22 @@ class RunDirectory:
         with told(file):
             text = read_bounded(file, max_bytes=MAX_METRICS_BYTES) if file.exists() else b""
         try:
-            return [msgspec.json.decode(line, type=dict[str, Json]) for line in text.split(b"\n")[:-1]]
+            lines: list[dict[str, Json]] = [
+                msgspec.json.decode(line, type=dict[str, Json]) for line in text.split(b"\n")[:-1]
+            ]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StoreError(f"{file} has a line that is not a JSON object: {error}") from None
+        for number, line in enumerate(lines, 1):
+            if not (isinstance(line.get("phase"), str) and isinstance(line.get("update"), int)):
+                raise StoreError(f"{file}: line {number} lacks a phase or the number of its update. Remove the line")
+        return lines
 
     def score(self, version: int) -> float | None:
         """The held-out score of a policy version, as its greedy evaluation recorded it; None if it was not evaluated. Raises StoreError."""
         for line in self.read_metrics():
-            if (line["phase"], line["update"]) == ("eval", version) and isinstance(line["score"], float):
-                return line["score"]
+            score = line.get("score")
+            if (line["phase"], line["update"]) == ("eval", version) and isinstance(score, float):
+                return score
         return None
 
     def rewind(self, update: int) -> None:
