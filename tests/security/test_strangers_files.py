@@ -364,7 +364,7 @@ def test_a_damaged_table_is_a_store_error(run: RunDirectory) -> None:
     draw = random.Random(7)
     file = table_of(run, "steps")
     whole = file.read_bytes()
-    for _ in range(8):
+    for _ in range(4):
         data = bytearray(whole)
         for _ in range(3):
             data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
