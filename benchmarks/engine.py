@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import transformers
 
-from lzero.engine.local import LocalEngine
+from lzero.engine.local.engine import LocalEngine
 from lzero.models import Architecture, build_tokenizer, new_model
 from lzero.types import Completion, Sampling
 

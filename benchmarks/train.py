@@ -39,7 +39,7 @@ from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.renderer import Renderer
 from lzero.algo.layout import plan
 from lzero.config import make_config
-from lzero.engine.local import LocalEngine
+from lzero.engine.local.engine import LocalEngine
 from lzero.models import load_model, load_tokenizer, resolve, save_model
 from lzero.repl import LocalPool
 from lzero.rollout.build import train_tasks

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 
 from lzero.config import make_config
-from lzero.engine.local_worker import Worker
+from lzero.engine.local.worker import Worker
 from lzero.repl.session import LocalRepl
 from lzero.train import score, update
 from lzero.train.run import run_training

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lzero.engine.local import LocalEngine
+from lzero.engine.local.engine import LocalEngine
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.train.transfer import transfer
 from lzero.types import Completion, Sampling

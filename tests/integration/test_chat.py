@@ -15,9 +15,9 @@ import pytest
 from chat_servers import Answer, ChatServer, choice, ended, raw, refuses, sse, streams, text, usage
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from lzero.engine import chat as chat_module
-from lzero.engine import chat_server
-from lzero.engine.chat import OpenAIChat, Prices
+from lzero.engine.chat import engine as chat_module
+from lzero.engine.chat import server as chat_server
+from lzero.engine.chat.engine import OpenAIChat, Prices
 from lzero.errors import ConfigError, ContextOverflow, EngineError
 from lzero.protocols import ChatEngine
 from lzero.types import Completion, Message, Sampling, Usage
@@ -320,7 +320,7 @@ async def test_a_refused_option_is_left_out_from_then_on_and_said_once(
     assert len(server.bodies) <= 5
     assert len(server.bodies[0]) - len(server.bodies[-1]) == 1
     assert chat.ignored == ((option,) if option in ("temperature", "top_p", "seed") else ())
-    warnings = [record.message for record in caplog.records if record.name == "lzero.engine.chat"]
+    warnings = [record.message for record in caplog.records if record.name == "lzero.engine.chat.engine"]
     assert len(warnings) == 1
     assert f"does not take {option}" in warnings[0]
 

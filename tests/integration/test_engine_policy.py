@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from lzero.engine.local_cache import Forward
-from lzero.engine.local_probe import check_policy
+from lzero.engine.local.cache import Forward
+from lzero.engine.local.probe import check_policy
 from lzero.errors import ModelError
 from lzero.threads import computing_alone
 

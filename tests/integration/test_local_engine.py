@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from lzero.engine import local
-from lzero.engine.local import LocalEngine
-from lzero.engine.local_cache import Forward, fitting_slots
-from lzero.engine.local_probe import rows_are_independent
-from lzero.engine.local_sampling import draw
+from lzero.engine.local import engine as local
+from lzero.engine.local.cache import Forward, fitting_slots
+from lzero.engine.local.engine import LocalEngine
+from lzero.engine.local.probe import rows_are_independent
+from lzero.engine.local.sampling import draw
 from lzero.errors import EngineError
 from lzero.models import Architecture, build_tokenizer, new_model
 from lzero.threads import computing_alone
@@ -349,7 +349,7 @@ async def test_two_requests_of_one_affinity_may_run_at_once() -> None:
 
 
 async def test_a_long_prompt_is_fed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lzero.engine.local_worker.PREFILL_CHUNK", 16)
+    monkeypatch.setattr("lzero.engine.local.worker.PREFILL_CHUNK", 16)
     model = tiny_model()
     async with running(model) as engine:
         completions = await asyncio.gather(*(ask(engine, prompt(n), name=str(n)) for n in (100, 33, 16, 17)))
@@ -599,7 +599,7 @@ async def test_deterministic_results_are_identical_to_the_bit_in_any_order_of_ar
 ) -> None:
     """In both of its ways: 32 rows at once, and one after the other where the machine's kernels tell rows apart."""
     if not independent:
-        monkeypatch.setattr("lzero.engine.local.rows_are_independent", lambda *_: False)
+        monkeypatch.setattr("lzero.engine.local.engine.rows_are_independent", lambda *_: False)
     model, count = tiny_model(), 48 if independent else 12
     results = []
     for seed, num_slots in enumerate((1, 8, 64)):

@@ -15,7 +15,7 @@ from torch import Tensor
 from whole_runs import is_of_the_machine
 
 from lzero.config import Config, load_config
-from lzero.engine.local import LocalEngine
+from lzero.engine.local.engine import LocalEngine
 from lzero.errors import StoreError, TrainError
 from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model, save_model
 from lzero.rollout.collector import Collected

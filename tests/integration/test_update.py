@@ -16,7 +16,7 @@ from lzero.algo.layout import Layout, Packing
 from lzero.algo.loss import make_loss_fn
 from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
-from lzero.engine.local import LocalEngine
+from lzero.engine.local.engine import LocalEngine
 from lzero.errors import ModelError, NotFinite, TrainError
 from lzero.models import build_tokenizer, load_model, new_model, resolve
 from lzero.train.packing import choose_packing

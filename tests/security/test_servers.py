@@ -18,8 +18,8 @@ from pool_servers import TOKEN, serving
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Response
 
-from lzero.engine import chat
-from lzero.engine.chat import OpenAIChat
+from lzero.engine.chat import engine as chat
+from lzero.engine.chat.engine import OpenAIChat
 from lzero.errors import LzeroError, ReplError
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.repl.remote import door, link, wire

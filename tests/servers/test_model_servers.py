@@ -23,7 +23,7 @@ from lzero.agent.prompt import task_turn
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
 from lzero.data.world import WorldSource
-from lzero.engine.chat import OpenAIChat
+from lzero.engine.chat.engine import OpenAIChat
 from lzero.errors import EngineError
 from lzero.models import load_tokenizer, resolve
 from lzero.store import read_saved

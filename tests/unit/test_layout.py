@@ -51,7 +51,7 @@ MAY_IMPORT_TORCH = (
     "algo/kl.py",
     "algo/logprobs.py",
     "algo/loss",
-    "engine/local",
+    "engine/local/",
     "train/",
 )
 CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4", "PIL": "pillow", "pptx": "python-pptx"}

@@ -218,7 +218,7 @@ class NBAgent:
             return self._chat_model(self._model)
         if self._samples_here():
             return await asyncio.to_thread(self._load, self._model, stack)
-        from lzero.engine.chat import OpenAIChat
+        from lzero.engine.chat.engine import OpenAIChat
         from lzero.tools.keys import find_key
 
         key = find_key(KEY_VARIABLE, env_file=self._config.tools.env_file)
@@ -237,7 +237,7 @@ class NBAgent:
         return ChatModel(engine, REQUEST_TIMEOUT_S, self.settings.past_thoughts)
 
     def _load(self, directory: str, stack: AsyncExitStack) -> TokenModel:
-        from lzero.engine.local import LocalEngine
+        from lzero.engine.local.engine import LocalEngine
         from lzero.models import load_model, load_tokenizer, resolve, select_device
 
         path = resolve(directory)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lzero.engine.chat_stops import StopCut
+from lzero.engine.chat.stops import StopCut
 from lzero.errors import EngineError
 from lzero.protocols import ChatPolicy, OnText, Policy
 from lzero.types import Completion, Message, Sampling, StopReason, Usage

@@ -160,7 +160,7 @@ def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> tuple[E
         return ScriptedEngine(
             find_policy(name, option=f"model.path = {config.model.path!r}"), tokenizer
         ), config.rollout
-    from lzero.engine.local import LocalEngine
+    from lzero.engine.local.engine import LocalEngine
     from lzero.models import load_model, resolve, select_device
 
     device = select_device(config.model.device)
@@ -185,7 +185,7 @@ def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> tuple[E
 
 def fitting_concurrency(config: Config, model: "PreTrainedModel") -> int:
     """Return `rollout.concurrency`, or the smaller number of episodes whose keys and values fit into memory. Raises ModelError."""
-    from lzero.engine.local_cache import fitting_slots
+    from lzero.engine.local.cache import fitting_slots
 
     return fitting_slots(model, num_slots=config.rollout.concurrency, max_tokens=config.agent.max_tokens)
 

@@ -5,7 +5,7 @@ import logging
 from typing import TYPE_CHECKING, Literal
 
 from lzero.algo.layout import Layout, Packing
-from lzero.engine.local_reach import shortest_reach
+from lzero.engine.local.reach import shortest_reach
 from lzero.errors import ModelError
 from lzero.train.probe import TOLERANCE, probe_ids, probe_sample
 from lzero.train.score import sample_logprobs

@@ -52,8 +52,8 @@ def _vocabulary_problems(subject: Subject, model: "PreTrainedModel") -> list[str
 
 
 def _engine(config: Config, model: "PreTrainedModel") -> Iterator[Line]:
-    from lzero.engine.local_cache import Forward
-    from lzero.engine.local_probe import check_policy
+    from lzero.engine.local.cache import Forward
+    from lzero.engine.local.probe import check_policy
     from lzero.threads import computing_alone
 
     tokens, slots = config.agent.max_tokens, fitting_concurrency(config, model)

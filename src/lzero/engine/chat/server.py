@@ -13,7 +13,7 @@ import msgspec
 import openai
 from openai import AsyncOpenAI, AsyncStream
 
-from lzero.engine.chat_failures import (
+from lzero.engine.chat.failures import (
     OptionRefused,
     TryAgain,
     is_overflow,
@@ -22,7 +22,7 @@ from lzero.engine.chat_failures import (
     retry_after,
     words_of,
 )
-from lzero.engine.chat_wire import Chunk, ModelCard, ModelList
+from lzero.engine.chat.wire import Chunk, ModelCard, ModelList
 from lzero.errors import ConfigError, ContextOverflow, EngineError
 from lzero.text import one_line
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lzero.engine.local_arrays import Ints
-from lzero.engine.local_cache import Forward
-from lzero.engine.local_reach import shortest_reach
+from lzero.engine.local.arrays import Ints
+from lzero.engine.local.cache import Forward
+from lzero.engine.local.reach import shortest_reach
 from lzero.errors import EngineError, ModelError
 
 PROBE_TOKENS = 24

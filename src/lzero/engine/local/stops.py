@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from lzero.engine.local_arrays import Bools, Ints
+from lzero.engine.local.arrays import Bools, Ints
 
 _CUT_CHARS = 8
 """Characters that decoding may lose or change where it begins in the middle of a text."""

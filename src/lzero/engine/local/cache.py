@@ -14,8 +14,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache, DynamicCache
 
-from lzero.engine.local_arrays import Ints
-from lzero.engine.local_reach import shortest_reach
+from lzero.engine.local.arrays import Ints
+from lzero.engine.local.reach import shortest_reach
 from lzero.errors import EngineError, ModelError
 from lzero.threads import computing_alone
 

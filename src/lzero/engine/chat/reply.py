@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
-from lzero.engine.chat_stops import StopCut, cut_off_stop
-from lzero.engine.chat_wire import Chunk, Counts
+from lzero.engine.chat.stops import StopCut, cut_off_stop
+from lzero.engine.chat.wire import Chunk, Counts
 from lzero.protocols import OnText
 from lzero.types import StopReason
 

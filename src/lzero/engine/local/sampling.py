@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lzero.engine.local_arrays import Floats
+from lzero.engine.local.arrays import Floats
 
 
 class Noise:

@@ -19,11 +19,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from lzero.engine.local_arrays import Bools, Ints
-from lzero.engine.local_cache import Forward
-from lzero.engine.local_rows import Request, Rows
-from lzero.engine.local_sampling import draw
-from lzero.engine.local_stops import Ending
+from lzero.engine.local.arrays import Bools, Ints
+from lzero.engine.local.cache import Forward
+from lzero.engine.local.rows import Request, Rows
+from lzero.engine.local.sampling import draw
+from lzero.engine.local.stops import Ending
 from lzero.errors import EngineError
 from lzero.types import StopReason
 

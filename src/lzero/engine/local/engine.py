@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from lzero.engine.local_arrays import Ints
-from lzero.engine.local_cache import Forward
-from lzero.engine.local_probe import check_policy, rows_are_independent
-from lzero.engine.local_rows import Request, Rows
-from lzero.engine.local_stops import Ending
-from lzero.engine.local_worker import Worker
+from lzero.engine.local.arrays import Ints
+from lzero.engine.local.cache import Forward
+from lzero.engine.local.probe import check_policy, rows_are_independent
+from lzero.engine.local.rows import Request, Rows
+from lzero.engine.local.stops import Ending
+from lzero.engine.local.worker import Worker
 from lzero.errors import EngineError
 from lzero.threads import computing_alone, several
 from lzero.types import Completion, Sampling
@@ -49,7 +49,7 @@ class LocalEngine:
     """`protocols.Engine` on a model in this process, whose weights it owns from now on. Needs no running event loop to be made.
 
     At most `num_slots` requests run at once, the others queue; a prompt and its completion fit into `max_tokens`. Keys and
-    values are allocated at once. Raises ModelError for a model that it would not sample from exactly (`local_probe`), EngineError
+    values are allocated at once. Raises ModelError for a model that it would not sample from exactly (`probe`), EngineError
     for a cache that cannot fit.
     """
 

@@ -19,10 +19,10 @@ from contextlib import aclosing
 import msgspec
 from openai import AsyncStream
 
-from lzero.engine.chat_failures import OptionRefused, TryAgain
-from lzero.engine.chat_reply import Gathering, Telling
-from lzero.engine.chat_server import ChatServer, events
-from lzero.engine.chat_wire import Counts
+from lzero.engine.chat.failures import OptionRefused, TryAgain
+from lzero.engine.chat.reply import Gathering, Telling
+from lzero.engine.chat.server import ChatServer, events
+from lzero.engine.chat.wire import Counts
 from lzero.errors import EngineError
 from lzero.protocols import OnText
 from lzero.types import Completion, Message, Sampling, Usage

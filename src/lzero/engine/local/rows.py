@@ -6,8 +6,8 @@ from itertools import groupby
 
 import numpy as np
 
-from lzero.engine.local_arrays import Floats, Ints
-from lzero.engine.local_sampling import Noise
+from lzero.engine.local.arrays import Floats, Ints
+from lzero.engine.local.sampling import Noise
 from lzero.errors import EngineError
 from lzero.types import Completion, Sampling, StopReason
 

@@ -1,0 +1,1 @@
+"""The in-process engine: `engine.py` is what others use; the rest are its parts."""
