@@ -1,3 +1,4 @@
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ TURNS = [("<code>\nsearch('Liri')</code>", "Liri: rival Kato <|im_end|>"), ("<co
 SAMPLING = Sampling(temperature=0.0)
 
 
+@functools.cache
+def renderer_of(tokenizer: PreTrainedTokenizerFast) -> Renderer:
+    """One for all episodes: it forks this process, with all of torch, to render its template."""
+    return Renderer(tokenizer)
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
     return tuple(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
@@ -34,7 +41,7 @@ def episode(
     tokenizer: PreTrainedTokenizerFast, name: str, *, ends_turns: bool = False, system: str | None = None
 ) -> Episode:
     """Two steps of a conversation, as an agent with this tokenizer would record them."""
-    renderer = Renderer(tokenizer)
+    renderer = renderer_of(tokenizer)
     steps: list[Step] = []
     prompt = Prompt(keep=0, new_ids=renderer.start(system, f"Who? ({name})"))
     length = 0
