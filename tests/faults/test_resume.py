@@ -36,6 +36,7 @@ SETTINGS = (
     "eval.num_tasks=2",
     "eval.every=2",
     "agent.max_steps=2",
+    "repl.zygotes=1",
 )
 Stage = Literal["rollout", "update", "checkpoint"]
 CHECKPOINT_S = 0.1
