@@ -92,17 +92,24 @@ def test_a_message_of_too_many_values_is_found_whatever_they_are(content: bytes)
     assert not has_too_many(json.dumps({"text": message.decode() * 2}).encode())
 
 
-@pytest.mark.parametrize("size", [1_000, 1 << 20])
-async def test_values_of_a_response_are_counted_however_it_is_cut(size: int) -> None:
+async def bounded(body: bytes, size: int, *, is_events: bool) -> None:
+    """Read a response that comes in pieces of `size` bytes."""
+
     class Body(httpx2.AsyncByteStream):
-        def __init__(self, body: bytes) -> None:
-            self.body = body
-
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            for start in range(0, len(self.body), size):
-                yield self.body[start : start + size]
+            for start in range(0, len(body), size):
+                yield body[start : start + size]
 
-    assert [piece async for piece in _Bounded(Body(b"{}" * MAX_VALUES))]
-    with pytest.raises(TooMuch, match="too many values"):
-        async for _ in _Bounded(Body(b"{}" * (MAX_VALUES + 1))):
-            pass
+    async for _ in _Bounded(Body(), is_events=is_events):
+        pass
+
+
+@pytest.mark.parametrize("size", [1, 1_000, 1 << 20])
+async def test_values_of_a_message_are_counted_however_a_response_is_cut(size: int) -> None:
+    half = b"{}" * (MAX_VALUES // 2)
+    await bounded(half + half, size, is_events=False)
+    for end in (b"\n\n", b"\r\r", b"\r\n\r\n"):
+        await bounded(half + end + half + end + half, size, is_events=True)
+    for between, is_events in ((b"\n\n", False), (b"\r\ndata: ", True), (b"\n", True)):
+        with pytest.raises(TooMuch, match="too many values"):
+            await bounded(half + between + half + between + half, size, is_events=is_events)

@@ -5,6 +5,7 @@ request, and the connection is `stale`: calls that are under way go on, and the 
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,6 +23,7 @@ _CANCEL_S = 10.0
 """Seconds that the server has to take note of a call that is given up."""
 _CANCELLED = "notifications/cancelled"
 _SESSION = "mcp-session-id"
+_EVENT_END = re.compile(rb"(?>\r\n|\r|\n){2}")
 
 
 class TooMuch(httpx2.SSEError, httpx2.StreamError):
@@ -96,24 +98,31 @@ class BoundedClient(httpx2.AsyncClient):
             raise BrokenOff("compressed what it was asked to send as it is")
         response.encoding = "utf-8"  # as values are counted, whatever the header says
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Bounded(response.stream)
+        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        response.stream = _Bounded(response.stream, is_events=media_type == "text/event-stream")
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, *, is_events: bool) -> None:
+        """`is_events`: a stream of events, each of which is a message."""
         self._stream = stream
+        self._is_events = is_events
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
-        values = ValueCounter()
+        values, end = ValueCounter(), b""
         try:
             async for chunk in self._stream:
                 size += len(chunk)
-                values.add(chunk)
                 if size > MAX_MESSAGE:
                     raise TooMuch(f"sent more than {MAX_MESSAGE:,} bytes")
-                if values.count > MAX_VALUES:
-                    raise TooMuch(f"sent too many values, more than {MAX_VALUES:,}")
+                piece = end + chunk
+                for number, part in enumerate(_EVENT_END.split(piece) if self._is_events else [chunk]):
+                    values = ValueCounter() if number else values
+                    values.add(part)
+                    if values.count > MAX_VALUES:
+                        raise TooMuch(f"sent too many values, more than {MAX_VALUES:,}")
+                end = piece[len(piece.rstrip(b"\r\n")) :][-2:]
                 yield chunk
         except TooMuch:
             raise
