@@ -130,6 +130,28 @@ async def test_an_end_that_takes_long_holds_up_no_other_look(monkeypatch: pytest
             await other.reason
 
 
+class Broken(Watched):
+    """Its second look, the thorough one, meets a fault of the host's own."""
+
+    @property
+    def host_pids(self) -> Sequence[int]:
+        if self._asked:
+            raise ValueError("a fault")
+        self._asked = True
+        return super().host_pids
+
+    _asked = False
+
+
+async def test_a_look_that_fails_ends_the_watchdog() -> None:
+    with running("print(flush=True); input()") as plain:
+        repls = [Broken(plain)]
+        async with asyncio.timeout(DEADLINE_S):
+            with pytest.raises(ExceptionGroup) as failed:
+                await watchdog.watch(lambda: repls, NOTHING)
+    assert failed.group_contains(ValueError, match="a fault")
+
+
 @attack(101)
 async def test_a_session_that_ends_slowly_takes_no_other_along(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_KILL_TIMEOUT_S", 0.0)
