@@ -24,6 +24,7 @@ from lzero.agent.renderer import Renderer
 from lzero.agent.replay import replay
 from lzero.agent.save import given_files
 from lzero.config import Config, load_config
+from lzero.data import rows
 from lzero.data.files import read_passages, read_tasks
 from lzero.errors import DataError, LzeroError, ModelError, StoreError
 from lzero.models import ASSETS, TURN_END, build_tokenizer, load_tokenizer, resolve
@@ -252,6 +253,21 @@ def test_a_text_of_parquet_that_is_not_utf8_is_a_typed_error(tmp_path: Path) -> 
     pq.write_table(pa.table({"question": text, "answer": ["a"]}), tmp_path / "t.parquet")
     with pytest.raises(DataError, match="not UTF-8"):
         read_tasks(tmp_path / "t.parquet")
+
+
+@attack(93)
+def test_a_small_file_of_tasks_that_decodes_to_much_is_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "DECODE_BYTES", 256 << 20)
+    file = tmp_path / "t.parquet"
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 10, pa.int32()), ["x" * (60 << 20)])
+    pq.write_table(pa.table({"question": long, "answer": ["a"] * 10}), file, compression="zstd")
+    assert file.stat().st_size < 100_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"t\.parquet cannot be read: decoding it takes more than 268,435,456 bytes"):
+        read_tasks(file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (64 << 10)
 
 
 @pytest.fixture

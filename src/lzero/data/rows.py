@@ -17,6 +17,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lzero.apart import run_apart
 from lzero.config import ROW_FILES
 from lzero.errors import DataError
 from lzero.paths import file_problem
@@ -27,6 +28,10 @@ LARGEST_NUMBER = sys.float_info.max
 """Largest number in a field that holds numbers, such as `difficulty`. An answer may be any whole number."""
 BATCH_ROWS = 16
 """Rows of a Parquet file that are decoded at once."""
+DECODE_BYTES = 2 << 30
+"""Memory in which a Parquet file can be decoded, BATCH_ROWS at a time."""
+DECODE_S, DECODE_BYTES_A_S = 60.0, 4e6
+"""Seconds in which it can be decoded, and bytes of it for which there is one second more."""
 
 LARGEST_WHOLE = 2**53
 """Below it, a float holds every whole number."""
@@ -171,15 +176,60 @@ def _lines(stream: IO[bytes] | gzip.GzipFile | io.BufferedReader) -> Iterator[tu
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, int, Fields]]:
     """Yield number, bytes (of a row like its neighbours) and fields of each row."""
+    _check_decodable(path)
     number = 0
+    for batch in _batches(path):
+        size = batch.nbytes // max(1, batch.num_rows)
+        if size > MAX_ROW_BYTES:
+            raise _BadRow(number + 1, _TOO_LARGE)
+        for fields in _with_doubles(batch).to_pylist():
+            number += 1
+            yield number, size, fields
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield BATCH_ROWS rows at a time, without dictionaries: a text that stands in one counts in each row that has it."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            size = batch.nbytes // max(1, batch.num_rows)
-            if size > MAX_ROW_BYTES:
-                raise _BadRow(number + 1, _TOO_LARGE)
-            for fields in _with_doubles(batch).to_pylist():
-                number += 1
-                yield number, size, fields
+        plain = pa.schema([pa.field(field.name, _plain(field.type)) for field in file.schema_arrow])
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
+            yield batch.cast(plain)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type without dictionaries."""
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _plain(field.type)) for field in kind])
+    return kind
+
+
+def _check_decodable(path: Path) -> None:
+    """Decode a Parquet file in a fork with limits. Raises DataError for one that takes too much memory or time, or crashes its reader.
+
+    Neither its footer nor its headers bound what it decodes to. Any other error is left to who reads it then, as each batch fits.
+    """
+    outcome = run_apart(
+        lambda: _decode(path),
+        seconds=DECODE_S + path.stat().st_size / DECODE_BYTES_A_S,
+        memory_bytes=DECODE_BYTES,
+    )
+    if {"MemoryError", "TimeoutError", "RuntimeError"} & set(outcome.raised):
+        why = (
+            f"decoding it takes more than {DECODE_BYTES:,} bytes" if "MemoryError" in outcome.raised else outcome.reason
+        )
+        raise DataError(f"{path} cannot be read: {why}. Write it again with smaller rows, or as .jsonl.gz")
+
+
+def _decode(path: Path) -> str:
+    """Decode all of a Parquet file as it is read then, up to a row that is too large."""
+    pa.set_memory_pool(pa.system_memory_pool())  # its locks are free after a fork
+    for batch in _batches(path):
+        if batch.nbytes > MAX_ROW_BYTES * batch.num_rows:
+            break
+    return ""
 
 
 def _with_doubles(batch: pa.RecordBatch) -> pa.RecordBatch:
