@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -161,19 +162,26 @@ class Zygote:
             self._process.kill()
             if self._process.returncode is None:  # else it had just ended, and `kill` has reaped it
                 await _end_of(self._process.pid)
+        # Of a bubblewrap that was killed as it started, the second process may still wait for the first one.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._errors.close()
 
     async def _greet(self, environment: Environment) -> None:
         with watchable(SandboxError):
             self._loop.add_reader(self._control.fileno(), self._on_packets)
+        ended = asyncio.create_task(_end_of(self._process.pid))
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                hello = await self._hello
+                await asyncio.wait((self._hello, ended), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             raise SandboxError(
                 f"the sandbox did not start within {_START_TIMEOUT_S:.0f} s{self._complaint(environment)}"
             ) from None
+        finally:
+            ended.cancel()
+        hello = self._hello.result() if self._hello.done() else None
         if hello is None:
             raise SandboxError(f"the sandbox did not start{self._complaint(environment)}")
         if hello.os != environment.os_file:
