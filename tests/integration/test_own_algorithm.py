@@ -36,7 +36,10 @@ def test_a_run_trains_by_them(tiny_run: tuple[str, ...], tmp_path: Path, capsys:
     ("setting", "told"),
     [
         ("algo.entropy_coef=0", "Best only ever pushes down, so it needs algo.entropy_coef above 0"),
-        ("algo.loss_options.wide=1", "unknown key 'algo.loss_options.wide': the options are width"),
+        (
+            "algo.loss_options.wide=1",
+            "unknown key 'algo.loss_options.wide': algo.loss = \"best_of_group:Squashed\" has the options width",
+        ),
         ("rollout.episodes_per_task=1", "compares the episodes of a task"),
     ],
 )

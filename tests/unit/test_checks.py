@@ -18,7 +18,10 @@ RECIPES = [recipe for recipe in sorted((ROOT / "recipes").glob("*.toml")) if not
     ("settings", "complaint"),
     [
         ("algo.estimator=grpo algo.estimator_options.gamma=0.5", "unknown key 'algo.estimator_options.gamma'"),
-        ("algo.loss_options={clip_low=0.1}", "unknown key 'algo.loss_options.clip_low': there are no options"),
+        (
+            "algo.loss_options={clip_low=0.1}",
+            "unknown key 'algo.loss_options.clip_low': algo.loss = \"policy_gradient\" has no options",
+        ),
         ("algo.estimator=rloo rollout.episodes_per_task=1", 'algo.estimator = "rloo" compares'),
         ("rollout.tasks_per_update=1 rollout.episodes_per_task=1", "a batch needs at least two episodes"),
         ("train.epochs=2", 'algo.loss = "policy_gradient" is correct only for'),

@@ -35,6 +35,8 @@ def test_a_file_changes_defaults_and_overrides_change_the_file(tmp_path: Path) -
         ("train.lr=fast", "train.lr = 'fast'"),
         ("rollout.drop_uniform=1.5", "rollout.drop_uniform = 1.5"),
         ("rollout.stragglers=1", "rollout.stragglers = 1"),
+        ("train.warmup_updates=99", "^train: warmup_updates = 99 must be smaller than updates = 12$"),
+        ("tools.proxy=ftp://me:secret@host", "^tools.proxy = 'ftp://…@host': [^V]"),
         ("train.lr", "not of the form section.key=value"),
         ("lr=1", "not of the form section.key=value"),
         ("a..c=1", "not of the form section.key=value"),
@@ -44,6 +46,16 @@ def test_a_file_changes_defaults_and_overrides_change_the_file(tmp_path: Path) -
 def test_a_wrong_override_is_refused_with_the_reason(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, [override])
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [("estimator_options", key) for key in ("gamma", "step_weight")]
+    + [("loss_options", key) for key in ("ratio", "clip_low", "clip_high", "dual_clip")],
+)
+def test_a_key_that_was_renamed_is_refused_with_its_new_name(table: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"^unknown key 'algo.{key}': write 'algo.{table}.{key}', its new name$"):
+        load_config(None, [f"algo.{key}=1"])
 
 
 def test_every_error_of_a_file_is_told_at_once(tmp_path: Path) -> None:

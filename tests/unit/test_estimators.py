@@ -230,11 +230,19 @@ def test_an_estimator_of_ones_own_is_named_by_its_import_path() -> None:
     ("estimator", "options", "told"),
     [
         ("grpoo", {}, 'algo.estimator = "grpoo": did you mean "grpo"?'),
-        ("grpo", {"gamma": 0.9}, "unknown key 'algo.estimator_options.gamma': there are no options"),
-        ("gigpo", {"gama": 0.9}, "unknown key 'algo.estimator_options.gama': the options are gamma, step_weight"),
+        (
+            "grpo",
+            {"gamma": 0.9},
+            "unknown key 'algo.estimator_options.gamma': algo.estimator = \"grpo\" has no options",
+        ),
+        (
+            "gigpo",
+            {"gama": 0.9},
+            "unknown key 'algo.estimator_options.gama': algo.estimator = \"gigpo\" has the options gamma, step_weight",
+        ),
         ("gigpo", {"step_weight": 0}, "algo.estimator_options.step_weight = 0: Input should be greater than 0"),
         (f"{__name__}:Bost", {}, "did you mean 'Best'?"),
-        (f"{__name__}:paid", {}, "is no subclass of lzero.algo.credit.Estimator"),
+        (f"{__name__}:paid", {}, "is not a subclass of lzero.algo.credit.Estimator"),
         (f"{__name__}:WithoutAFormula", {}, "does not define advantages"),
     ],
 )

@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import pydantic
 
 from lzero.config import Section
+from lzero.config.base import wrong_value
 from lzero.errors import ConfigError
 from lzero.plugins import load_object
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from lzero.config import Config
 
 
@@ -63,32 +66,31 @@ def built_in(kind: type[A], package: ModuleType) -> dict[str, type[A]]:
     return {each.name: each for each in found}
 
 
-def find(kind: type[A], known: Mapping[str, type[A]], use: str, options: Mapping[str, object], *, key: str) -> A:
-    """Return the algorithm that the configuration's `key` names, one of the `known` or an import path, with its options (`key` with
-    "_options").
+def find(kind: type[A], known: Mapping[str, type[A]], name: str, options: Mapping[str, object], *, key: str) -> A:
+    """Return the algorithm that `name`, the value of the configuration's `key`, selects: one of the `known`, or an import path.
 
-    Raises ConfigError for an unknown name, for an object that is no such class, and for options that it does not have or refuses.
+    Its options are the values of `{key}_options`. Raises ConfigError for an unknown name, for an object that is no subclass of `kind`
+    or lacks a method of it, and for options that the class does not have or rejects.
     """
-    if ":" not in use and use not in known:
+    setting = f'{key} = "{name}"'
+    if ":" not in name and name not in known:
         raise ConfigError(
-            f'{key} = "{use}": did you mean "{get_close_matches(use, known, n=1, cutoff=0.0)[0]}"? It is one of '
+            f'{setting}: did you mean "{get_close_matches(name, known, n=1, cutoff=0.0)[0]}"? It is one of '
             f'{", ".join(known)}, or an import path "package.module:Class"'
         )
-    found = load_object(use, key=key) if ":" in use else known[use]
+    found = load_object(name, key=key) if ":" in name else known[name]
     if not (isinstance(found, type) and issubclass(found, kind)):
-        raise ConfigError(f'{key} = "{use}" is no subclass of {kind.__module__}.{kind.__name__}')
+        raise ConfigError(f"{setting} is not a subclass of {kind.__module__}.{kind.__name__}")
     if inspect.isabstract(found):
-        raise ConfigError(f'{key} = "{use}" does not define {", ".join(sorted(found.__abstractmethods__))}')
+        raise ConfigError(f"{setting} does not define {', '.join(sorted(found.__abstractmethods__))}")
     try:
         return found.model_validate(options)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_explain(detail, found, f"{key}_options") for detail in error.errors())) from None
+        known_options = ", ".join(found.model_fields)
+        has = f"{setting} has " + (f"the options {known_options}" if known_options else "no options")
+        raise ConfigError("\n".join(_explain(detail, f"{key}_options", has) for detail in error.errors())) from None
 
 
-def _explain(detail: object, algorithm: type[Algorithm], key: str) -> str:
-    assert isinstance(detail, dict)
+def _explain(detail: "ErrorDetails", key: str, has: str) -> str:
     place = ".".join(map(str, (key, *detail["loc"])))
-    if detail["type"] == "extra_forbidden":
-        names = list(algorithm.model_fields)
-        return f"unknown key {place!r}: " + (f"the options are {', '.join(names)}" if names else "there are no options")
-    return f"{place} = {detail['input']!r}: {detail['msg']}"
+    return f"unknown key {place!r}: {has}" if detail["type"] == "extra_forbidden" else wrong_value(detail, place)

@@ -1,8 +1,13 @@
-"""Types that all sections share."""
+"""Types and error messages that all sections share."""
 
-from typing import Annotated
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 NANO = "nano"
 """`model.path` of the model that comes with the package."""
@@ -17,3 +22,12 @@ class Section(BaseModel):
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def wrong_value(detail: "ErrorDetails", key: str) -> str:
+    """Return the message for a value of `key` that pydantic rejected: "train.lr = -1: Input should be greater than 0"."""
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error" and isinstance(detail["input"], Mapping):
+        return f"{key}: {message}"  # a validator of several keys, whose message names them
+    value = re.sub(r"://[^/@\s]*@", "://…@", repr(detail["input"]))  # an address may hold a password
+    return f"{key} = {value}: {message}"

@@ -5,17 +5,20 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 
 from lzero.config.agent import AgentConfig, ToolsConfig
-from lzero.config.base import Section
+from lzero.config.base import Section, wrong_value
 from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig, TasksConfig
 from lzero.config.training import AlgoConfig, EvalConfig, RewardConfig, RolloutConfig, SftConfig, TrainConfig
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MAX_BYTES = 1 << 20
 """Largest configuration file."""
@@ -115,9 +118,22 @@ _DISTORTING = re.compile(
 """Sampling keys of other programs that change the distribution; training has none of them."""
 
 
-def _explain(detail: Any) -> str:
+_MOVED = {
+    "algo.gamma": "algo.estimator_options.gamma",
+    "algo.step_weight": "algo.estimator_options.step_weight",
+    "algo.ratio": "algo.loss_options.ratio",
+    "algo.clip_low": "algo.loss_options.clip_low",
+    "algo.clip_high": "algo.loss_options.clip_high",
+    "algo.dual_clip": "algo.loss_options.dual_clip",
+}
+"""Keys of earlier versions → the keys that replace them."""
+
+
+def _explain(detail: "ErrorDetails") -> str:
     location = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
+        if location in _MOVED:
+            return f"unknown key {location!r}: write {_MOVED[location]!r}, its new name"
         section, _, key = location.partition(".")
         if section in ("rollout", "agent", "algo", "train") and _DISTORTING.fullmatch(key):
             return (
@@ -126,7 +142,7 @@ def _explain(detail: Any) -> str:
             )
         nearest = difflib.get_close_matches(location, [*keys(), *Config.model_fields], n=1, cutoff=0.0)
         return f"unknown key {location!r}; did you mean {nearest[0]!r}?"
-    given = re.sub(r"://[^/@\s]*@", "://…@", repr(detail["input"]))  # an address may hold a password
     if detail["type"] == "tuple_type":
-        return f"{location} = {given}: a list is needed, as {location}='[…, …]' on the command line (texts in double quotes)"
-    return f"{location} = {given}: {detail['msg']}"
+        needed = f"a list is needed, as {location}='[…, …]' on the command line (texts in double quotes)"
+        return wrong_value({**detail, "msg": needed}, location)
+    return wrong_value(detail, location)
