@@ -313,6 +313,7 @@ def run_twice(tmp_path: Path, *settings: str) -> tuple[Path, Path]:
     return runs
 
 
+@pytest.mark.timeout(600)
 def test_a_deterministic_run_is_the_same_at_any_concurrency(tmp_path: Path) -> None:
     """Episodes, metrics and weights, of the bundled model, whose cells run and search."""
     sizes = ("train.updates=2", "rollout.tasks_per_update=2", "rollout.episodes_per_task=2", "rollout.max_refills=1")
