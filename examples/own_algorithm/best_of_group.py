@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lzero import Config, Estimator, Loss
 from lzero.algo.batches import MicroBatch
-from lzero.algo.credit import Advantages, totals
+from lzero.algo.credit import Advantages, per_group
 from lzero.algo.loss import Metrics
 from lzero.types import Attempt
 
@@ -19,7 +19,7 @@ class Best(Estimator):
     scale: float = Field(1.0, gt=0.0, description="Factor of the distance.")
 
     def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return totals(attempts, lambda rewards: [self.scale * (reward - max(rewards)) for reward in rewards])
+        return per_group(attempts, lambda rewards: [self.scale * (reward - max(rewards)) for reward in rewards])
 
     def complaints(self, config: Config) -> Iterator[str]:
         yield from super().complaints(config)

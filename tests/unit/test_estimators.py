@@ -254,5 +254,5 @@ def test_what_is_no_estimator_or_option_is_named(estimator: str, options: dict[s
 
 @pytest.mark.parametrize("estimator", [OneNumberAnEpisode(), Nothing()])
 def test_what_is_not_an_advantage_for_each_step_is_an_error_that_says_what_is(estimator: Estimator) -> None:
-    with pytest.raises(TrainError, match=r"returned advantages for steps .* which have \[2, 1\]: return a list"):
+    with pytest.raises(TrainError, match=r"returned .* but the episodes have \[2, 1\] steps: return a list"):
         credit(estimator, paid((1.0, 0.0), (0.0,)))

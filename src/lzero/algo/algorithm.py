@@ -1,4 +1,4 @@
-"""What estimators and losses have in common: each is one class in one file, found by its name or by an import path.
+"""The base class of estimators and losses, and the search for one by its name or import path.
 
 class MyEstimator(Estimator):            # in a package of yours
     scale: float = 1.0                   # an option
@@ -15,7 +15,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pydantic
 
@@ -25,27 +25,25 @@ from lzero.errors import ConfigError
 from lzero.plugins import load_object
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
     from lzero.config import Config
 
 
 class Algorithm(Section):
-    """An estimator or a loss. Its fields are its options: pydantic validates them, and their descriptions document them."""
+    """Base class of estimators and losses. Its fields are its options; pydantic validates them."""
 
     name: ClassVar[str] = ""
-    """How a configuration names it; empty for one that is named by its import path."""
+    """Name in a configuration; empty for a class that is named by its import path."""
     source: ClassVar[str] = ""
     """The paper or program that defines it."""
     formula: ClassVar[str] = ""
-    """What it computes, for the documentation."""
+    """Formula that it computes, for the documentation."""
 
     def complaints(self, config: "Config") -> Iterator[str]:
-        """Yield a sentence for each setting of the run that this algorithm cannot work with; training then does not start."""
+        """Yield an error message for each setting that contradicts this algorithm. Training starts only if there is none."""
         yield from ()
 
     def notes(self, config: "Config") -> Iterator[str]:
-        """Yield a sentence for each of its options that has no effect in this run."""
+        """Yield a message for each of its options that has no effect in this run."""
         yield from ()
 
 
@@ -53,7 +51,7 @@ A = TypeVar("A", bound=Algorithm)
 
 
 def built_in(kind: type[A], package: ModuleType) -> dict[str, type[A]]:
-    """Return the algorithms of a kind by their names: those that the modules of `package` define, in the order of the modules' names."""
+    """Return name → class for the subclasses of `kind` that the modules of `package` define, ordered by module name."""
     modules = [
         importlib.import_module(f"{package.__name__}.{each.name}") for each in pkgutil.iter_modules(package.__path__)
     ]
@@ -91,6 +89,6 @@ def find(kind: type[A], known: Mapping[str, type[A]], name: str, options: Mappin
         raise ConfigError("\n".join(_explain(detail, f"{key}_options", has) for detail in error.errors())) from None
 
 
-def _explain(detail: "ErrorDetails", key: str, has: str) -> str:
+def _explain(detail: Mapping[str, Any], key: str, has: str) -> str:
     place = ".".join(map(str, (key, *detail["loc"])))
     return f"unknown key {place!r}: {has}" if detail["type"] == "extra_forbidden" else wrong_value(detail, place)

@@ -1,4 +1,4 @@
-"""What an estimator is given: the episodes of a batch, and what leaving the initial policy takes off their rewards."""
+"""Builds the input of an estimator: the attempts of a batch, with the KL penalty subtracted from their rewards if configured."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -11,7 +11,7 @@ from lzero.types import Attempt, Episode, Group, Sample
 
 
 def attempts(groups: Sequence[Group]) -> list[Attempt]:
-    """Every episode of a batch as credit is given to it, in order."""
+    """Return an attempt for every episode of the groups, in their order."""
     return [
         Attempt(group=f"{number}/{group.task.id}", rewards=reward.per_step, states=_states(episode))
         for number, group in enumerate(groups)
@@ -20,7 +20,7 @@ def attempts(groups: Sequence[Group]) -> list[Attempt]:
 
 
 def _states(episode: Episode) -> tuple[str, ...]:
-    """A name of the turn that the policy answered in each step: the task, or what its last cell put out."""
+    """Return for each step a hash of the turn that the policy answered: the task, or the output of its last cell."""
     return tuple(
         blake2b(np.asarray(step.prompt.new_ids, dtype=np.int64).tobytes(), digest_size=8).hexdigest()
         for step in episode.steps
@@ -34,7 +34,7 @@ def penalties(
     *,
     kind: str,
 ) -> dict[tuple[str, int], float]:
-    """(episode id, step) → the KL estimate of its tokens, added up: `kl_in = "reward"` takes it off the step's reward."""
+    """Return (episode id, step) → the sum of its tokens' KL estimates, in nats, which `kl_in = "reward"` subtracts from its reward."""
     sums: dict[tuple[str, int], float] = {}
     for sample, reference, own in zip(samples, references, policy, strict=True):
         estimates = kl_estimate(
@@ -50,7 +50,7 @@ def penalties(
 def penalised(
     attempts: Sequence[Attempt], ids: Sequence[str], costs: Mapping[tuple[str, int], float], *, kl_coef: float
 ) -> list[Attempt]:
-    """The attempts, of the episodes `ids`, each of whose steps is paid `kl_coef` times its cost less."""
+    """Return the attempts with `kl_coef` times its cost subtracted from each step's reward. `ids`: episode id of each attempt."""
     return [
         attempt.paid(
             tuple(reward - kl_coef * costs.get((name, step), 0.0) for step, reward in enumerate(attempt.rewards))

@@ -1,7 +1,7 @@
-"""Credit: the rewards of a batch in, an advantage for every step out. Pure Python: a batch has a few thousand steps.
+"""Credit: maps the rewards of a batch to an advantage for every step. Pure Python: a batch has a few thousand steps.
 
-An `Estimator` maps `Attempt`s (an episode's rewards, its group, and what it read before each step) to advantages. Each stands in a
-file of `lzero.algo.estimators`. Sums are exact (`math.fsum`), so the order of the attempts changes nothing.
+An `Estimator` maps `Attempt`s (an episode's rewards, its group, and what the policy read before each step) to advantages. Each
+built-in estimator is one file of `lzero.algo.estimators`. Sums are exact (`math.fsum`), so the order of the attempts changes nothing.
 """
 
 import math
@@ -23,25 +23,28 @@ if TYPE_CHECKING:
     from lzero.config import Config
 
 BATCH_STD_FLOOR = 1e-8
-"""L0's, added to a standard deviation over the steps of a batch."""
+"""L0 adds it to the standard deviation over the steps of a batch."""
 GROUP_STD_FLOOR = 1e-4
-"""TRL's, added to one within a group, whose rewards are of order 1: differences below this are no signal."""
+"""TRL adds it to the standard deviation within a group. Rewards are of order 1, so smaller differences are no signal."""
 
 Advantages = list[tuple[float, ...]]
-"""An advantage a step, for each attempt of a batch, in its order."""
+"""For each attempt of a batch, in the order of the batch: one advantage per step."""
 
 
 class Estimator(Algorithm):
-    """Turns the rewards of a batch into advantages. A subclass is one file of `lzero.algo.estimators`, or a class of yours."""
+    """Maps the rewards of a batch to advantages.
+
+    A subclass in a file of `lzero.algo.estimators` is found by its `name`; a class of your own by its import path.
+    """
 
     over: ClassVar[str] = ""
-    """What its mean and standard deviation are taken over, for the documentation."""
+    """Values over which it takes mean and standard deviation, for the documentation."""
     compares_episodes: ClassVar[bool] = True
-    """Whether it compares the episodes of a task, so that a group of one teaches nothing."""
+    """Whether it compares the episodes of a task. Training then rejects groups of one episode."""
 
     @abstractmethod
     def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        """Return an advantage for each step of each attempt, in their order. Rewards are finite."""
+        """Return an advantage for each step of each attempt, in the order of the attempts. All rewards are finite."""
 
     def complaints(self, config: "Config") -> Iterator[str]:
         if self.compares_episodes and config.rollout.episodes_per_task == 1:
@@ -52,7 +55,7 @@ class Estimator(Algorithm):
 
 
 class DiscountedEstimator(Estimator):
-    """An estimator of returns over steps."""
+    """Estimator that discounts the rewards of later steps."""
 
     gamma: Fraction = Field(0.95, description="Discount of the return per step.")
 
@@ -67,14 +70,16 @@ def built_in_estimators() -> dict[str, type[Estimator]]:
 
 
 def make_estimator(algo: AlgoConfig) -> Estimator:
-    """Return the estimator that `algo` names, with its options. Raises ConfigError."""
+    """Return the estimator that `algo.estimator` names, with its options. Raises ConfigError as `find` does."""
     known = built_in_estimators()
     return find(Estimator, known, algo.estimator, algo.estimator_options, key="algo.estimator")  # type: ignore[type-abstract]
 
 
 def credit(estimator: Estimator, attempts: Sequence[Attempt]) -> Advantages:
-    """Return the estimator's advantages. Raises ValueError for a reward that is not finite, and TrainError for what is not an advantage
-    for each step."""
+    """Return the estimator's advantages.
+
+    Raises ValueError for a reward that is not finite, and TrainError if the estimator does not return one advantage per step.
+    """
     for attempt in attempts:
         if not all(map(math.isfinite, attempt.rewards)):
             raise ValueError(f"rewards {attempt.rewards} are not finite")
@@ -82,8 +87,8 @@ def credit(estimator: Estimator, attempts: Sequence[Attempt]) -> Advantages:
     expected, given = [len(attempt.rewards) for attempt in attempts], _lengths(found)
     if given != expected:
         raise TrainError(
-            f"the estimator {type(estimator).__name__} returned advantages for steps {given} of the batch's episodes, which have "
-            f"{expected}: return a list with a tuple for each attempt, and in it a number for each step"
+            f"the estimator {type(estimator).__name__} returned {given} advantages per episode, but the episodes have {expected} steps: "
+            "return a list with one tuple per attempt, and in it one number per step"
         )
     return [tuple(map(float, own)) for own in found]
 
@@ -96,7 +101,7 @@ def _lengths(advantages: object) -> object:
 
 
 def returns_to_go(rewards: Sequence[float], *, gamma: float) -> tuple[float, ...]:
-    """`R_t = r_t + γ R_{t+1}` of one episode: rewards (1, 2, 4) with γ = 0.5 give (3, 4, 4)."""
+    """Return `R_t = r_t + γ R_{t+1}` of one episode: rewards (1, 2, 4) with γ = 0.5 give (3, 4, 4)."""
     returns: list[float] = []
     following = 0.0
     for reward in reversed(rewards):
@@ -110,9 +115,11 @@ def returns(attempts: Sequence[Attempt], gamma: float) -> Advantages:
     return [returns_to_go(attempt.rewards, gamma=gamma) for attempt in attempts]
 
 
-def normalised(values: Advantages) -> Advantages:
-    """Return `(value − mean) / (std + 1e-8)`, with mean and unbiased std over all steps of all attempts. One value alone, or values
-    that are all equal, become zeros."""
+def standardised_over_batch(values: Advantages) -> Advantages:
+    """Return `(value − mean) / (std + 1e-8)`, with mean and unbiased std over all steps of all attempts.
+
+    A single value, and values that are all equal, become 0.
+    """
     everything = [value for own in values for value in own]
     if len(everything) < 2:
         return [(0.0,) * len(own) for own in values]
@@ -121,22 +128,24 @@ def normalised(values: Advantages) -> Advantages:
 
 
 Compare = Callable[[Sequence[float]], list[float]]
-"""Values → each of them as it stands among them."""
+"""Maps values to as many numbers, for example each value's distance to their mean."""
 
 
-def totals(attempts: Sequence[Attempt], compare: Compare) -> Advantages:
-    """Return for each step its episode's total reward as it stands in its group. An attempt without a step counts with a reward of 0."""
-    compared = among(
-        [attempt.group for attempt in attempts], [math.fsum(attempt.rewards) for attempt in attempts], compare
-    )
+def per_group(attempts: Sequence[Attempt], compare: Compare) -> Advantages:
+    """Apply `compare` to the total rewards of each group's episodes; every step of an episode gets its episode's result.
+
+    An episode without steps counts with a total reward of 0.
+    """
+    groups, totals = [attempt.group for attempt in attempts], [math.fsum(attempt.rewards) for attempt in attempts]
+    compared = per_key(groups, totals, compare)
     return [(value,) * len(attempt.rewards) for attempt, value in zip(attempts, compared, strict=True)]
 
 
-def among(owners: Sequence[Hashable], values: Sequence[float], compare: Compare) -> list[float]:
-    """Return each value as it stands among those of the same owner."""
+def per_key(keys: Sequence[Hashable], values: Sequence[float], compare: Compare) -> list[float]:
+    """Apply `compare` to the values of each key: keys (a, b, a) with values (1, 5, 3), less their means, give (−1, 0, 1)."""
     places: dict[Hashable, list[int]] = {}
-    for place, owner in enumerate(owners):
-        places.setdefault(owner, []).append(place)
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
     compared = [0.0] * len(values)
     for own in places.values():
         for place, value in zip(own, compare([values[place] for place in own]), strict=True):
@@ -145,7 +154,7 @@ def among(owners: Sequence[Hashable], values: Sequence[float], compare: Compare)
 
 
 def standardised(values: Sequence[float]) -> list[float]:
-    """Return `(value − mean) / (std + 1e-4)`; 0 for a value alone."""
+    """Return `(value − mean) / (std + 1e-4)`; 0 for a single value."""
     if len(values) < 2:
         return [0.0] * len(values)
     center, spread = mean(values), std(values)
@@ -158,18 +167,16 @@ def mean(values: Sequence[float]) -> float:
 
 
 def std(values: Sequence[float]) -> float:
-    """Return the unbiased standard deviation of two values or more."""
+    """Return the unbiased standard deviation of at least two values."""
     center = mean(values)
     return math.sqrt(math.fsum((value - center) ** 2 for value in values) / (len(values) - 1))
 
 
 def shuffle_rewards(attempts: Sequence[Attempt], *, seed: int) -> list[Attempt]:
-    """The control experiment: rewards change places among the episodes of a batch.
+    """Permute total rewards among the episodes of a batch: the control experiment.
 
-    Episodes differ in length, so what moves is an episode's outcome: its total reward, all paid on the last step of the
-    episode that receives it. The outcomes of the batch stay the same as a collection; which episode got which is chance, so
-    nothing an agent did can explain what it was paid. What is left is the discount: early steps of long episodes see a
-    smaller return, in this control as in training.
+    Each episode receives the total reward of a random one, paid on its last step, because episodes differ in length. No reward then
+    depends on what its episode did. The discount stays: early steps of long episodes have a smaller return, as in training.
     """
     with_steps = [place for place, attempt in enumerate(attempts) if attempt.rewards]
     outcomes = [math.fsum(attempts[place].rewards) for place in with_steps]

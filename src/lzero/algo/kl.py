@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def kl_estimate(policy: Tensor, reference: Tensor, kind: str) -> Tensor:
-    """KL(π ‖ π_ref) from single samples, a number a token (Schulman, "Approximating KL divergence"), with d = log π_ref − log π.
+    """Return an estimate of KL(π ‖ π_ref) for each token, in nats (Schulman, "Approximating KL divergence"); d = log π_ref − log π.
 
-    In the loss, what counts is the gradient, which is another estimate than the value is, over samples of π:
+    `policy`, `reference`: log-probabilities [N] of sampled tokens. In the loss only the gradient matters. Over samples of π:
 
         kind                 value                                 gradient
         k1   −d              unbiased                              0 on average: a penalty in the reward only

@@ -11,11 +11,11 @@ LOGITS_AT_ONCE = 1 << 26
 def token_logprobs(
     hidden: Tensor, head: torch.nn.Module, targets: Tensor, temperatures: Tensor, *, entropies: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities [N] of `targets` [N] under `softmax(head(hidden) / temperature)`, in float32 or better; and, if asked for, the
-    entropies [N] of these distributions, in nats.
+    """Return the log-probabilities [N] of `targets` [N] under `softmax(head(hidden) / temperature)`, in float32 or better.
 
-    `hidden` [N, H] are the states that predict the targets, and only those: positions that no loss looks at cost no logits.
-    Above LOGITS_AT_ONCE the [N, V] logits are never held whole, neither now nor in the backward pass.
+    With `entropies`, also return the entropies [N] of these distributions, in nats; else None. `hidden` [N, H] are the states that
+    predict the targets and no others, so positions without loss cost no logits. Logits beyond LOGITS_AT_ONCE are computed in pieces
+    and recomputed in the backward pass, so [N, V] is never held whole.
     """
     vocabulary_size = head.get_parameter("weight").shape[0]
     rows = max(1, LOGITS_AT_ONCE // vocabulary_size)
@@ -36,7 +36,7 @@ def _logprobs(hidden: Tensor, head: torch.nn.Module, targets: Tensor, temperatur
 
 
 def _with_entropies(hidden: Tensor, head: torch.nn.Module, targets: Tensor, temperatures: Tensor) -> Tensor:
-    """[2, N]: log-probabilities of the targets, entropies."""
+    """Return [2, N]: log-probabilities of the targets, and entropies in nats."""
     logprobs = torch.log_softmax(_logits(hidden, head, temperatures), dim=-1)
     own = logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return torch.stack((own, -(logprobs.exp() * logprobs).sum(dim=-1)))

@@ -1,7 +1,7 @@
-"""What an update minimises: a surrogate (a `Loss`, each in a file of `lzero.algo.losses`), a KL penalty and an entropy bonus.
+"""The objective of an update: a surrogate (a `Loss`, each in a file of `lzero.algo.losses`), a KL penalty and an entropy bonus.
 
-Every term is a sum over the action tokens of a micro-batch, each with its weight (`batches.weigh`), so that micro-batches add up to
-the batch, losses and metrics alike, however it is cut. A metric whose name ends in `_max` is a maximum and not a sum.
+Every term is a weighted sum over the action tokens of a micro-batch (`batches.weigh`). So the losses and metrics of micro-batches add
+up to those of the batch, however it is split. A metric whose name ends in `_max` is a maximum and not a sum.
 """
 
 from abc import abstractmethod
@@ -23,11 +23,14 @@ Metrics = dict[str, Tensor]
 
 
 class Loss(Algorithm):
-    """The surrogate of an objective. A subclass is one file of `lzero.algo.losses`, or a class of yours."""
+    """Surrogate of the policy gradient's objective.
+
+    A subclass in a file of `lzero.algo.losses` is found by its `name`; a class of your own by its import path.
+    """
 
     @property
     def scores_old_policy(self) -> bool:
-        """Whether it reads `micro.old_logprobs`: the trainer then computes the policy's log-probabilities before the update."""
+        """Whether it reads `micro.old_logprobs`. The trainer then computes them, in a forward pass before the update."""
         return False
 
     @property
@@ -37,7 +40,7 @@ class Loss(Algorithm):
 
     @abstractmethod
     def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
-        """Return what is maximised, a number for each action token [N], and detached scalar metrics.
+        """Return the number to maximise for each action token [N], and detached scalar metrics.
 
         `policy` [N] are log-probabilities under the policy that is trained, and carry the gradient; `micro` holds the tokens'
         advantages, weights, owners and the log-probabilities of the other policies.
@@ -65,19 +68,20 @@ def built_in_losses() -> dict[str, type[Loss]]:
 
 
 def make_loss(algo: AlgoConfig) -> Loss:
-    """Return the loss that `algo` names, with its options. Raises ConfigError."""
+    """Return the loss that `algo.loss` names, with its options. Raises ConfigError as `find` does."""
     return find(Loss, built_in_losses(), algo.loss, algo.loss_options, key="algo.loss")  # type: ignore[type-abstract]
 
 
 def make_loss_fn(algo: AlgoConfig) -> LossFn:
-    """Return all that `algo` has an update minimise. Raises ConfigError."""
+    """Return the whole loss of an update: surrogate, KL penalty and entropy bonus as `algo` sets them. Raises ConfigError."""
     return partial(policy_loss, algo=algo, loss=make_loss(algo))
 
 
 def policy_loss(inputs: LossInputs, *, algo: AlgoConfig, loss: Loss) -> tuple[Tensor, Metrics]:
-    """`Σ_i w_i · [ −S_i + kl_coef · KL_i − entropy_coef · H_i ]` over the action tokens i, with w_i = 1/Σ|a_t| by default.
+    """Return `Σ_i w_i · [ −c_i S_i + kl_coef · KL_i − entropy_coef · H_i ]` over the action tokens i, and metrics.
 
-    `train/entropy` is −log π of what was sampled, an unbiased estimate; with a bonus for entropy it is the entropy itself.
+    By default w_i = 1/Σ|a_t| and c_i = 1. `train/entropy` is −log π of the sampled tokens, an unbiased estimate; with an entropy
+    bonus it is the entropy itself.
     """
     policy, micro = inputs.policy_logprobs, inputs.micro_batch
     weights = micro.weights.to(policy.dtype)
@@ -107,7 +111,10 @@ def _surrogate(policy: Tensor, micro: MicroBatch, algo: AlgoConfig, loss: Loss) 
 
 
 def _importance(policy: Tensor, micro: MicroBatch, algo: AlgoConfig) -> tuple[Tensor, Metrics]:
-    """min(π_old/π_sampler, cap) a token: the trainer's policy is not exactly the one that sampled (truncated importance sampling)."""
+    """Return the weight c = min(π_old/π_sampler, cap) of each token [N] (truncated importance sampling), and metrics.
+
+    It corrects for the difference between the trainer's policy and the sampler's.
+    """
     if algo.importance_cap <= 0:
         return torch.ones_like(policy.detach()), {}
     ratios = (micro.old_logprobs - micro.logprobs).exp()
@@ -118,6 +125,6 @@ def _importance(policy: Tensor, micro: MicroBatch, algo: AlgoConfig) -> tuple[Te
 
 
 def likelihood(inputs: LossInputs) -> tuple[Tensor, Metrics]:
-    """Supervised fine-tuning: minus the mean log-likelihood (nats a token) of the action tokens."""
+    """Return the loss of supervised fine-tuning: minus the mean log-likelihood of the action tokens, in nats per token."""
     loss = -(inputs.policy_logprobs * inputs.micro_batch.weights.to(inputs.policy_logprobs.dtype)).sum()
     return loss, {"train/loss": loss.detach()}

@@ -2,12 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 NANO = "nano"
 """`model.path` of the model that comes with the package."""
@@ -24,7 +21,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-def wrong_value(detail: "ErrorDetails", key: str) -> str:
+def wrong_value(detail: Mapping[str, Any], key: str) -> str:
     """Return the message for a value of `key` that pydantic rejected: "train.lr = -1: Input should be greater than 0"."""
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error" and isinstance(detail["input"], Mapping):

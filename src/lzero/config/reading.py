@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pydantic
 
@@ -16,9 +16,6 @@ from lzero.config.run import ModelConfig, RunConfig, TasksConfig
 from lzero.config.training import AlgoConfig, EvalConfig, RewardConfig, RolloutConfig, SftConfig, TrainConfig
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 MAX_BYTES = 1 << 20
 """Largest configuration file."""
@@ -129,7 +126,7 @@ _MOVED = {
 """Keys of earlier versions → the keys that replace them."""
 
 
-def _explain(detail: "ErrorDetails") -> str:
+def _explain(detail: Mapping[str, Any]) -> str:
     location = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         if location in _MOVED:

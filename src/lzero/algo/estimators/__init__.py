@@ -1,1 +1,1 @@
-"""Estimators of advantages, one a file. A new file here needs no other edit."""
+"""Estimators of advantages, one per file. A new file here is found without a list to edit."""

@@ -1,13 +1,13 @@
-"""Dr. GRPO: the episode's total reward less the mean of its group."""
+"""Dr. GRPO: the episode's total reward minus the mean of its group."""
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Estimator, mean, totals
+from lzero.algo.credit import Advantages, Estimator, mean, per_group
 from lzero.types import Attempt
 
 
 class DrGRPO(Estimator):
-    """Without the division, easy and hard tasks weigh the same. Meant for `algo.average = "constant"`."""
+    """Does not divide by the standard deviation, so easy and hard tasks weigh the same. Meant for `algo.average = "constant"`."""
 
     name = "dr_grpo"
     source = "arXiv 2503.20783"
@@ -15,7 +15,7 @@ class DrGRPO(Estimator):
     over = "the group's episodes"
 
     def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return totals(attempts, _centred)
+        return per_group(attempts, _centred)
 
 
 def _centred(values: Sequence[float]) -> list[float]:

@@ -1,16 +1,16 @@
-"""GiGPO: GRPO's advantage of the episode, plus one of the step among steps from the same state."""
+"""GiGPO: adds to GRPO's advantage of the episode one of the step, relative to the group's steps from the same state."""
 
 from collections.abc import Sequence
 from itertools import chain
 
 from pydantic import Field
 
-from lzero.algo.credit import Advantages, DiscountedEstimator, among, returns, standardised, totals
+from lzero.algo.credit import Advantages, DiscountedEstimator, per_group, per_key, returns, standardised
 from lzero.types import Attempt
 
 
 class GiGPO(DiscountedEstimator):
-    """A state that a group met once says nothing about what is better there: its step has the episode's advantage alone."""
+    """A step whose state occurs only once in its group has the episode's advantage alone."""
 
     name = "gigpo"
     source = "arXiv 2505.10978"
@@ -21,7 +21,6 @@ class GiGPO(DiscountedEstimator):
 
     def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
         states = [(attempt.group, state) for attempt in attempts for state in attempt.states]
-        of_steps = iter(among(states, list(chain(*returns(attempts, self.gamma))), standardised))
-        return [
-            tuple(whole + self.step_weight * next(of_steps) for whole in own) for own in totals(attempts, standardised)
-        ]
+        of_steps = iter(per_key(states, list(chain(*returns(attempts, self.gamma))), standardised))
+        of_episodes = per_group(attempts, standardised)
+        return [tuple(whole + self.step_weight * next(of_steps) for whole in own) for own in of_episodes]

@@ -1,8 +1,8 @@
-"""GRPO: the episode's total reward, normalised within its group."""
+"""GRPO: the episode's total reward, standardised within its group."""
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Estimator, standardised, totals
+from lzero.algo.credit import Advantages, Estimator, per_group, standardised
 from lzero.types import Attempt
 
 
@@ -15,4 +15,4 @@ class GRPO(Estimator):
     over = "the group's episodes"
 
     def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return totals(attempts, standardised)
+        return per_group(attempts, standardised)

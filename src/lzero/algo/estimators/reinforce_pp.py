@@ -1,13 +1,13 @@
-"""REINFORCE++ over steps: returns, normalised over the batch."""
+"""REINFORCE++ over steps: returns, standardised over the batch."""
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, DiscountedEstimator, normalised, returns
+from lzero.algo.credit import Advantages, DiscountedEstimator, returns, standardised_over_batch
 from lzero.types import Attempt
 
 
 class ReinforcePP(DiscountedEstimator):
-    """No baseline of the group, no critic: L0's."""
+    """L0's estimator: it needs neither a baseline per group nor a critic."""
 
     name = "reinforce++"
     source = "L0, arXiv 2506.23667"
@@ -16,4 +16,4 @@ class ReinforcePP(DiscountedEstimator):
     compares_episodes = False
 
     def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return normalised(returns(attempts, self.gamma))
+        return standardised_over_batch(returns(attempts, self.gamma))

@@ -1,14 +1,13 @@
-"""REINFORCE++ with a baseline: returns less those of the group, normalised over the batch."""
+"""REINFORCE++ with a baseline: returns minus the mean return of the group, standardised over the batch."""
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, DiscountedEstimator, mean, normalised, returns
+from lzero.algo.credit import Advantages, DiscountedEstimator, mean, returns, standardised_over_batch
 from lzero.types import Attempt
 
 
 class ReinforcePPBaseline(DiscountedEstimator):
-    """The paper has episodes of one step, where this is the same. As in the batch, the mean is taken over all steps that have an
-    advantage."""
+    """The paper defines it for episodes of one step. For longer ones, the group's mean is over all steps of its episodes."""
 
     name = "reinforce++_baseline"
     source = "arXiv 2501.03262"
@@ -21,7 +20,7 @@ class ReinforcePPBaseline(DiscountedEstimator):
         for attempt, own in zip(attempts, of_steps, strict=True):
             groups.setdefault(attempt.group, []).extend(own)
         baselines = {group: mean(values) for group, values in groups.items() if values}
-        return normalised(
+        return standardised_over_batch(
             [
                 tuple(value - baselines[attempt.group] for value in own)
                 for attempt, own in zip(attempts, of_steps, strict=True)

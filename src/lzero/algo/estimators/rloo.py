@@ -1,14 +1,14 @@
-"""RLOO: the episode's total reward less the mean of the group's other episodes."""
+"""RLOO: the episode's total reward minus the mean of the group's other episodes."""
 
 import math
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Estimator, totals
+from lzero.algo.credit import Advantages, Estimator, per_group
 from lzero.types import Attempt
 
 
 class RLOO(Estimator):
-    """An unbiased baseline: it does not depend on the episode itself."""
+    """Its baseline is unbiased, because it does not depend on the episode itself."""
 
     name = "rloo"
     source = "arXiv 2402.14740; LOOP, arXiv 2502.01600"
@@ -16,10 +16,10 @@ class RLOO(Estimator):
     over = "the group's other episodes"
 
     def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return totals(attempts, _less_the_others)
+        return per_group(attempts, _minus_mean_of_others)
 
 
-def _less_the_others(values: Sequence[float]) -> list[float]:
+def _minus_mean_of_others(values: Sequence[float]) -> list[float]:
     if len(values) < 2:
         return [0.0] * len(values)
     total = math.fsum(values)

@@ -1,1 +1,1 @@
-"""Losses, one a file. A new file here needs no other edit."""
+"""Losses, one per file. A new file here is found without a list to edit."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class PolicyGradient(Loss):
-    """Strictly on-policy: one optimiser step per batch."""
+    """Correct only on-policy: rejects more than one optimiser step per batch."""
 
     name = "policy_gradient"
     source = "L0, arXiv 2506.23667"

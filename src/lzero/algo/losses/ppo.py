@@ -1,4 +1,4 @@
-"""PPO: the advantage times the ratio to the policy before the update, clipped."""
+"""PPO: the advantage times the clipped ratio to the policy before the update."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PPO(Loss):
-    """Two bounds (DAPO, arXiv 2503.14476) and a third for bad actions (dual clip, arXiv 1912.09729)."""
+    """Clips the ratio below and above (DAPO), and limits the loss of bad actions (dual clip)."""
 
     name = "ppo"
     source = "PPO, arXiv 1707.06347; two bounds: DAPO, arXiv 2503.14476; dual clip: arXiv 1912.09729"
@@ -37,7 +37,7 @@ class PPO(Loss):
     )
 
     @pydantic.model_validator(mode="after")
-    def _something_is_learned_from_bad_actions(self) -> Self:
+    def _bad_actions_have_a_gradient(self) -> Self:
         if 0 < self.dual_clip <= 1:
             raise ValueError(
                 f"dual_clip = {self.dual_clip} would clip bad actions at a ratio of 1, so nothing would be learned from them: "
@@ -70,7 +70,7 @@ class PPO(Loss):
         return surrogate, self._clip_metrics(ratios.detach(), micro)
 
     def _clip_metrics(self, ratios: Tensor, micro: MicroBatch) -> Metrics:
-        """Shares of the batch whose gradient a clip cuts off, and the tails of the ratio."""
+        """Return the shares of the batch whose gradient a clip removes, and the extremes of the ratio."""
         weights, advantages = micro.weights.to(ratios.dtype), micro.advantages.to(ratios.dtype)
         cut = {
             "train/clipped_low": (ratios < 1.0 - self.clip_low) & (advantages < 0),
@@ -85,11 +85,11 @@ class PPO(Loss):
 
 
 def ratio(policy: Tensor, micro: MicroBatch, level: str) -> Tensor:
-    """π/π_old [N] of each "token", or of its "step" or "episode": the geometric mean over the tokens of that, one value for all of them
-    (GSPO, arXiv 2507.18071; its sequence is the episode here, and the step is L0's action).
+    """Return π/π_old [N] per `level`: "token", or "step" or "episode", whose tokens share the geometric mean of their ratios.
 
-    The gradient of a shared ratio s is s ∇log π of each token, under the token's own advantage (the paper's GSPO-token). With one
-    advantage for all of them that is GSPO; where steps differ, the plain mean would credit each with the advantage of all.
+    The last two are GSPO's (arXiv 2507.18071), whose sequence is an episode or a step here. The gradient of a shared ratio s is
+    s ∇log π of each token, times the token's own advantage (the paper's GSPO-token). With one advantage for all tokens this equals
+    GSPO. Where advantages differ by step, GSPO's own form would credit each step with the mean of all.
     """
     log_ratios = policy - micro.old_logprobs.to(policy.dtype)
     if level == "token":
