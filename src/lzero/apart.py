@@ -3,6 +3,7 @@
 So input that loops, grows or crashes its reader ends the fork, nothing else.
 """
 
+import ctypes
 import os
 import resource
 import select
@@ -15,6 +16,7 @@ from typing import NoReturn
 import msgspec
 
 MAX_REASON_CHARS = 10_000
+_PR_SET_PDEATHSIG = 1
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,11 +36,12 @@ def run_apart(function: Callable[[], str], *, seconds: float, memory_bytes: int)
     that crashes is a RuntimeError.
     """
     readable, writable = os.pipe()
+    parent = os.getpid()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about threads: the child takes no lock of theirs
         child = os.fork()
     if child == 0:
-        _answer(function, writable, memory_bytes)
+        _answer(function, writable, memory_bytes, parent)
     os.close(writable)
     try:
         answer = _read(readable, deadline=time.monotonic() + seconds)
@@ -54,9 +57,12 @@ def run_apart(function: Callable[[], str], *, seconds: float, memory_bytes: int)
         return Outcome(raised=("RuntimeError",), reason="the process that reads it crashed")
 
 
-def _answer(function: Callable[[], str], writable: int, memory_bytes: int) -> NoReturn:
-    """Run the function, write the outcome, and end this process, whatever happens."""
+def _answer(function: Callable[[], str], writable: int, memory_bytes: int, parent: int) -> NoReturn:
+    """Run the function, write the outcome, and end this process, whatever happens. It ends with its parent at the latest."""
     try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)  # the parent has ended already
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a library that aborts says so, to nobody's use
         with open("/proc/self/statm", encoding="ascii") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
@@ -78,7 +84,9 @@ def _answer(function: Callable[[], str], writable: int, memory_bytes: int) -> No
 def _read(readable: int, *, deadline: float) -> bytes | None:
     """Return all that is written to a pipe; None if it is still open at the deadline."""
     pieces: list[bytes] = []
-    while select.select([readable], [], [], max(0.0, deadline - time.monotonic()))[0]:
+    ready = select.poll()  # unlike select, it takes descriptors from 1,024 on
+    ready.register(readable, select.POLLIN)
+    while ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
         piece = os.read(readable, 1 << 16)
         if not piece:
             return b"".join(pieces)
