@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -94,6 +95,19 @@ def running(code: str) -> Iterator[int]:
             kill([process.pid])
 
 
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open no further file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @asynccontextmanager
 async def watching(repls: list[Watched]) -> AsyncIterator[None]:
     task = asyncio.create_task(watchdog.watch(lambda: repls, NOTHING))
@@ -160,3 +174,20 @@ async def test_a_session_that_ends_slowly_takes_no_other_along(monkeypatch: pyte
         for repl in slow:
             await repl.close()
         assert await value(other, "6 * 7") == "42"
+
+
+@attack(101)
+async def test_a_host_without_descriptors_goes_on_with_a_look_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_LOCKS_S", 1e9)
+    monkeypatch.setattr(watchdog, "_STEP_S", 0.02)
+    with running(HOLDER) as holder, running("print(flush=True); input()") as plain:
+        stuck, other = Watched(holder), Watched(plain)
+        async with watching(repls := [stuck]):
+            await stuck.seen.wait()
+            with no_descriptors():
+                repls.append(other)
+                for _ in range(2):  # rounds, between which the look at the first one goes on
+                    await other.seen.wait()
+                    other.seen.clear()
+            monkeypatch.setattr(watchdog, "_LOCKS_S", 0.1)
+            await stuck.reason

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -200,8 +201,10 @@ class _Look:
         return found
 
     def waits(self) -> bool:
-        """Return whether its thread waits for a lock of the kernel just now."""
-        return bool(self._thread) and processes.waits(self._thread)
+        """Return whether its thread waits for a lock of the kernel just now; False if the host cannot tell."""
+        with suppress(OSError):
+            return bool(self._thread) and processes.waits(self._thread)
+        return False
 
 
 async def _in_time(look: _Look, looking: "asyncio.Future[str]") -> str:
