@@ -13,12 +13,14 @@ DEFAULT = AlgoConfig()
 
 
 def with_tables(page: str) -> str:
-    """Return the page with each table as the classes have it now."""
+    """Return the page with tables that match the classes."""
     for mark, lines in (("estimators", estimators()), ("losses", losses())):
         before, start, rest = page.partition(f"<!-- {mark} -->\n")
         _, end, after = rest.partition(f"<!-- end of {mark} -->")
         if not (start and end):
-            raise ValueError(f"the page has no place for {mark}")
+            raise ValueError(
+                f"docs/training.md has no lines <!-- {mark} --> and <!-- end of {mark} -->: add them where the table goes"
+            )
         page = before + start + "".join(f"{line}\n" for line in lines) + end + after
     return page
 

@@ -1,4 +1,4 @@
-"""An estimator and a loss of one's own. Nothing in lzero knows them: a configuration names them by import path."""
+"""An estimator and a loss outside of lzero. A configuration names them by import path: `algo.estimator=best_of_group:Best`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ from lzero.types import Attempt
 
 
 class Best(Estimator):
-    """An episode earns `scale` times its distance to the best of its group."""
+    """The advantage is `scale` times the distance to the best episode of the group."""
 
     scale: float = Field(1.0, gt=0.0, description="Factor of the distance.")
 
@@ -24,13 +24,13 @@ class Best(Estimator):
     def complaints(self, config: Config) -> Iterator[str]:
         yield from super().complaints(config)
         if config.algo.entropy_coef == 0:
-            yield "Best only ever pushes down, so it needs algo.entropy_coef above 0"
+            yield "algo.entropy_coef = 0: Best never gives an advantage above 0, so it needs an entropy bonus; set it above 0"
 
 
 class Squashed(Loss):
-    """PPO's ratio, squashed smoothly where PPO clips it."""
+    """PPO with a smooth bound on the ratio in place of the clip."""
 
-    width: float = Field(0.2, gt=0.0, description="Distance of the ratio from 1 beyond which little is gained.")
+    width: float = Field(0.2, gt=0.0, description="Bound on the distance of the ratio from 1.")
 
     @property
     def scores_old_policy(self) -> bool:

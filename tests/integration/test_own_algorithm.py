@@ -1,4 +1,4 @@
-"""examples/own_algorithm: an estimator and a loss that only their import paths name."""
+"""Training with examples/own_algorithm: an estimator and a loss outside of lzero."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def train(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[object, 
     return ended.value.code, capsys.readouterr().err
 
 
-def test_a_run_trains_by_them(tiny_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_trains_with_them(tiny_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     settings = ("algo.entropy_coef=0.01", "train.minibatches=2", "rollout.filter=none", f"run.dir={run}")
     assert train(*tiny_run, *OWN, *settings, capsys=capsys) == (0, "")
@@ -35,7 +35,7 @@ def test_a_run_trains_by_them(tiny_run: tuple[str, ...], tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("algo.entropy_coef=0", "Best only ever pushes down, so it needs algo.entropy_coef above 0"),
+        ("algo.entropy_coef=0", "algo.entropy_coef = 0: Best never gives an advantage above 0"),
         (
             "algo.loss_options.wide=1",
             "unknown key 'algo.loss_options.wide': algo.loss = \"best_of_group:Squashed\" has the options width",

@@ -6,6 +6,10 @@ from pathlib import Path
 import algorithm_tables
 import pytest
 
+from lzero.algo.credit import credit, make_estimator
+from lzero.config import AlgoConfig, make_config
+from lzero.types import Attempt
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(page for folder in ("docs", "examples", "recipes") for page in (ROOT / folder).glob("*.md"))]
@@ -38,6 +42,20 @@ def test_the_tables_of_algorithms_are_what_their_classes_say() -> None:
     assert algorithm_tables.with_tables(page) == page, "run: python docs/algorithm_tables.py"
     assert "`gigpo`" in page
     assert "`clip_low`" in page
+
+
+def test_the_estimator_of_the_training_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = re.search(
+        r"^```python\n(# my_credit\.py\n.*?)^```$", algorithm_tables.PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert block
+    (tmp_path / "my_credit.py").write_text(block[1], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    algo = AlgoConfig(estimator="my_credit:Best", estimator_options={"scale": 2.0})
+    attempts = [Attempt(group="a", rewards=(reward, 0.0), states=("", "")) for reward in (1.0, 0.25)]
+    assert credit(make_estimator(algo), attempts) == [(0.0, 0.0), (-1.5, -1.5)]
+    (complaint,) = make_estimator(algo).complaints(make_config({"rollout": {"episodes_per_task": 2}}))
+    assert complaint == "rollout.episodes_per_task = 2: Best needs at least 4"
 
 
 def test_the_readme_is_short() -> None:

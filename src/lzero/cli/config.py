@@ -1,4 +1,4 @@
-"""`lzero config`: every key of a configuration with its value and its sentence, or the JSON schema of them all."""
+"""`lzero config`: prints every key of a configuration with its value and description, or the JSON schema of configurations."""
 
 import json
 import textwrap
@@ -18,10 +18,13 @@ _WIDTH = 100
 def config(
     arguments: Arguments = None,
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON schema instead; editors complete TOML files by it.")
+        bool,
+        typer.Option(
+            "--schema", help="Print the JSON schema of configurations instead, with which editors complete TOML files."
+        ),
     ] = False,
 ) -> None:
-    """Print a whole configuration as TOML: each key with its value and what it does.
+    """Print a whole configuration as TOML: each key with its value and description.
 
     Example: lzero config recipes/world.toml algo.kl_coef=0.01 > my.toml
     """
@@ -43,7 +46,7 @@ def _lines(config: "Config") -> Iterator[str]:
 
 
 def _keys(name: str, section: "Section") -> Iterator[str]:
-    """Yield the lines of a section's keys; TOML wants those that are tables behind the others."""
+    """Yield the lines of a section's keys. Keys whose values are tables come last, as TOML requires."""
     import tomli_w
 
     values = section.model_dump(mode="json")

@@ -93,17 +93,21 @@ class AlgoConfig(Section):
     # Credit: from rewards to advantages.
     estimator: str = Field(
         "reinforce++",
-        description="Estimator of advantages from rewards: a name of docs/training.md, or an import path "
-        '"package.module:Class" of your own subclass of lzero.algo.credit.Estimator.',
+        description="Estimator of advantages from rewards: a name listed in docs/training.md, or the import path "
+        '"package.module:Class" of your own subclass of lzero.Estimator.',
     )
-    estimator_options: dict[str, Any] = Field({}, description="Options of that estimator: {gamma = 0.9}.")
+    estimator_options: dict[str, Any] = Field(
+        {}, description="Options of `estimator`, as {gamma = 0.9}; docs/training.md lists them."
+    )
     # Loss.
     loss: str = Field(
         "policy_gradient",
         description='Surrogate of the loss: "policy_gradient" (strictly on-policy: one optimiser step per batch), "ppo" (the clipped '
-        "ratio to the policy before the update), or an import path of your own subclass of lzero.algo.loss.Loss.",
+        "ratio to the policy before the update), or the import path of your own subclass of lzero.Loss.",
     )
-    loss_options: dict[str, Any] = Field({}, description="Options of that loss: {clip_high = 0.3}.")
+    loss_options: dict[str, Any] = Field(
+        {}, description="Options of `loss`, as {clip_high = 0.3}; docs/training.md lists them."
+    )
     average: Literal["token", "step", "episode", "constant"] = Field(
         "token",
         description='Denominator of the loss, over the whole update: its action tokens, steps, or episodes; "constant" divides by '
