@@ -180,17 +180,26 @@ async def test_no_results_are_an_answer_and_dead_engines_are_not() -> None:
         "/search?q=html&format=json": response(b"<html>", content_type="text/html"),
         "/search?q=forbidden&format=json": response(status=403),
         "/search?q=half&format=json": json_response({"results": [{"title": "no url"}]}),
-        "/search?q=surrogate&format=json": response(b'{"results": [{"url": "\\ud800"}]}'),
     }
     async with serving(pages(answers)) as server:
         tool = open_tool("web_search", config(search_url=f"{server.url}/search"))
         assert await text(tool, query="nothing") == "no results for 'nothing'"
         assert "no answer from its engines (google: timeout)" in await told(tool, "tool", query="dead")
-        for query in ("html", "half", "surrogate"):
+        for query in ("html", "half"):
             assert "not understood" in await told(tool, "tool", query=query)
         assert "check that search.formats in its settings.yml contains json" in await told(
             tool, "tool", query="forbidden"
         )
+
+
+async def test_a_character_that_a_service_cut_in_two_makes_no_answer_fail() -> None:
+    found = response(b'{"results": [{"url": "https://en.example/", "content": "cut \\ud83d"}]}')
+    page = response(b'{"data": {"content": "cut \\ud83d"}}', content_type="application/json")
+    async with serving(pages({"/": page, "/search?q=Liri&format=json": found})) as server:
+        tool = open_tool("web_search", config(search_url=server.url))
+        assert "cut \ufffd" in await text(tool, query="Liri")
+        tool = open_tool("read_page", config(reader="jina", reader_url=f"{server.url}/"))
+        assert "cut \ufffd" in await text(tool, url="https://en.example/Liri")
 
 
 async def test_an_answer_that_is_nested_without_end_is_the_services_fault() -> None:

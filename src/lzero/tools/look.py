@@ -15,6 +15,7 @@ from lzero.tools.converter import Converter
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret, need_key
 from lzero.tools.retry import ServiceError, Unanswered
+from lzero.tools.service_json import read_json
 from lzero.tools.web import WebClient, ask_service
 from lzero.turns import Turns
 
@@ -98,7 +99,7 @@ def open_look(
 
 def _text(body: bytes, model: str) -> str:
     try:
-        reply = msgspec.json.decode(body, type=_Reply)
+        reply = read_json(body, _Reply)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServiceError(f"the vision model {model} answered with no chat completion: {error}") from None
     if not reply.choices:

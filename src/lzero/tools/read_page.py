@@ -19,6 +19,7 @@ from lzero.tools.converter import Converter
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret
 from lzero.tools.retry import Backoff, ServiceError, Unanswered, retrying
+from lzero.tools.service_json import read_json
 from lzero.tools.threads import in_thread
 from lzero.tools.web import Answer, WebClient, ask_service
 
@@ -183,7 +184,7 @@ class JinaReader:
         if answer.cut:
             raise ToolError(f"{target} has more than {len(answer.body):,} bytes; try another page", fault="agent")
         try:
-            data = msgspec.json.decode(answer.body, type=_JinaAnswer).data
+            data = read_json(answer.body, _JinaAnswer).data
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ServiceError(f"the Jina reader sent an answer that is not understood: {error}") from None
         return Page(

@@ -14,6 +14,7 @@ from lzero.text import one_line
 from lzero.tools.function import tool
 from lzero.tools.keys import Secret
 from lzero.tools.retry import ServiceError
+from lzero.tools.service_json import read_json
 from lzero.tools.web import MAX_URL_CHARS, WebClient, ask_service
 from lzero.types import Json
 
@@ -69,7 +70,7 @@ class Service:
             asked_wrong=ASKED_WRONG,
         )
         try:
-            return msgspec.json.decode(answer.body, type=shape)
+            return read_json(answer.body, shape)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ServiceError(f"{self.name} sent an answer that is not understood: {error}") from None
 
