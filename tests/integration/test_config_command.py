@@ -29,6 +29,13 @@ def test_what_is_printed_is_the_same_configuration(capsys: pytest.CaptureFixture
     assert load_config(file) == load_config(RECIPES / "world.toml", overrides)
 
 
+def test_options_that_are_tables_stay_in_their_section(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    overrides = ["algo.estimator=mine.py:Mine", "algo.estimator_options={weights={first=1.0}, scale=2.0}"]
+    file = tmp_path / "my.toml"
+    file.write_text(printed(capsys, *overrides), encoding="utf-8")
+    assert load_config(file) == load_config(None, overrides)
+
+
 def test_every_key_has_its_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys).splitlines()
     for number, line in enumerate(lines):

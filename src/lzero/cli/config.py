@@ -55,7 +55,6 @@ def _keys(name: str, section: "Section") -> Iterator[str]:
             type(section).model_fields[key].description or "", _WIDTH, initial_indent="# ", subsequent_indent="# "
         )
         if isinstance(values[key], dict):
-            yield f"[{name}.{key}]"
-            yield from tomli_w.dumps(values[key]).splitlines()
+            yield from tomli_w.dumps({name: {key: values[key]}}).splitlines()
         else:
             yield tomli_w.dumps({key: values[key]}).rstrip()
