@@ -8,8 +8,11 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from stubs import Names, ToolError, plain, stub
@@ -40,12 +43,34 @@ class Bridge:
                 raise ValueError(f"{len(text)} characters are more than a call may hold ({self._max_bytes})")
             self._calls = number
             try:
-                reply = json.loads(builtins.input(self._nonce + text))  # the kernel puts its own in while a cell runs
+                with _interrupts_held_back():
+                    reply = json.loads(
+                        builtins.input(self._nonce + text)
+                    )  # the kernel puts its own in while a cell runs
             except EOFError:
                 raise ToolError("a tool can be called while a cell runs, not between two cells") from None
         if reply["error"] is not None:
             raise ToolError(reply["error"])
         return reply["value"]
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end of the block, not in it: ipykernel, interrupted while it sends, leaves half a message.
+
+    The host interrupts no cell whose call it still has to answer, so the wait is short.
+    """
+    if threading.current_thread() is not threading.main_thread():  # others are not interrupted
+        yield
+        return
+    came: list[bool] = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            raise KeyboardInterrupt
 
 
 def install(names: dict[str, Any], settings: dict[str, Any]) -> None:
