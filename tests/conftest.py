@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from repl_sessions import no_tools
 
 from lzero.config import ReplConfig
@@ -21,7 +21,7 @@ pytest_plugins = ["neighbours"]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A busy machine is no bug: an example may take as long as it needs, within the test's own timeout.
-settings.register_profile("lzero", deadline=None)
+settings.register_profile("lzero", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lzero")
 
 
@@ -32,8 +32,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Freeze what is imported by now. Tests that count what a fault leaves behind collect garbage at every look, and going through
-    torch's objects takes a quarter of a second."""
+    """Freeze the objects of imported modules. Tests that count what a fault leaves behind collect garbage often, and a collection that
+    visits torch's objects takes a quarter of a second."""
     gc.collect()
     gc.freeze()
 

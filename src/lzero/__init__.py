@@ -33,7 +33,7 @@ _MODULES = {
     "make_config": "lzero.config",
     "tool": "lzero.tools",
 }
-"""Public name → the module that defines it, which is imported when somebody asks for the name: only `Loss` needs torch."""
+"""Public name → module that defines it, imported when the name is first used. Only `Loss` needs torch."""
 
 __all__ = [
     "Config",

@@ -1,6 +1,6 @@
 """The seams. Everything behind one of these can be replaced without touching what is in front of it.
 
-Two more need torch and stand where it is at home: `Loss` in `lzero.algo.loss`, and `Learner`, what learns from groups of episodes, in
+Two more interfaces need torch and are not here: `Loss` in `lzero.algo.loss`, and `Learner`, which learns from groups of episodes, in
 `lzero.train.learner`.
 """
 

@@ -29,9 +29,9 @@ LARGEST_NUMBER = sys.float_info.max
 BATCH_ROWS = 16
 """Rows of a Parquet file that are decoded at once."""
 DECODE_BYTES = 2 << 30
-"""Memory in which a Parquet file can be decoded, BATCH_ROWS at a time."""
+"""Maximum memory for decoding a Parquet file, BATCH_ROWS at a time."""
 DECODE_S, DECODE_BYTES_A_S = 60.0, 4e6
-"""Seconds in which it can be decoded, and bytes of it for which there is one second more."""
+"""Maximum seconds for decoding it: DECODE_S, and one more for every DECODE_BYTES_A_S bytes of the file."""
 
 LARGEST_WHOLE = 2**53
 """Below it, a float holds every whole number."""
@@ -188,7 +188,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, int, Fields]]:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield BATCH_ROWS rows at a time, without dictionaries: a text that stands in one counts in each row that has it."""
+    """Yield BATCH_ROWS rows at a time, with dictionaries expanded, so that a text counts in each row that refers to it."""
     with pq.ParquetFile(path) as file:
         plain = pa.schema([pa.field(field.name, _plain(field.type)) for field in file.schema_arrow])
         for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
@@ -196,7 +196,7 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type without dictionaries."""
+    """Return the type with dictionaries replaced by the types of their values."""
     if pa.types.is_dictionary(kind):
         return kind.value_type
     if pa.types.is_list(kind):
@@ -207,9 +207,9 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _check_decodable(path: Path) -> None:
-    """Decode a Parquet file in a fork with limits. Raises DataError for one that takes too much memory or time, or crashes its reader.
+    """Decode a Parquet file in a fork, and raise DataError if that takes too much memory or time, or crashes.
 
-    Neither its footer nor its headers bound what it decodes to. Any other error is left to who reads it then, as each batch fits.
+    Neither its footer nor its headers bound what it decodes to. Other errors are raised again when this process reads it.
     """
     outcome = run_apart(
         lambda: _decode(path),
@@ -224,7 +224,7 @@ def _check_decodable(path: Path) -> None:
 
 
 def _decode(path: Path) -> str:
-    """Decode all of a Parquet file as it is read then, up to a row that is too large."""
+    """Decode a Parquet file as `_parquet_rows` does, up to a batch whose rows are too large."""
     pa.set_memory_pool(pa.system_memory_pool())  # its locks are free after a fork
     for batch in _batches(path):
         if batch.nbytes > MAX_ROW_BYTES * batch.num_rows:

@@ -1,4 +1,4 @@
-"""Reads records from the tables that `lzero.store.tables` writes. Every value is validated: a stranger may have written it."""
+"""Converts the tables that `lzero.store.tables` writes back to records. Validates every value, as a stranger may have written it."""
 
 import itertools
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def to_records(tables: dict[str, pa.Table]) -> list[Record]:
-    """Return what `to_tables` was given. Raises ValueError or msgspec.MsgspecError for values that no record has."""
+    """Return the records that `to_tables` converted. Raises ValueError or msgspec.MsgspecError for a value that no record can hold."""
     rewards = _read_rewards(tables["scores"], tables["rewards"])
     episodes: dict[int, list[Episode]] = {}
     for group, episode in zip(tables["episodes"]["group"].to_pylist(), to_episodes(tables), strict=True):
@@ -34,7 +34,7 @@ def to_records(tables: dict[str, pa.Table]) -> list[Record]:
 
 
 def to_episodes(tables: dict[str, pa.Table]) -> list[Episode]:
-    """Return the episodes alone: needs the tables `episodes` and `steps`. Raises as `to_records`."""
+    """Return the episodes, from the tables `episodes` and `steps`. Raises as `to_records` does."""
     steps: dict[str, list[Step]] = {}
     for row in _rows(tables["steps"]):
         steps.setdefault(row["episode_id"], []).append(_read_step(row))
@@ -42,7 +42,7 @@ def to_episodes(tables: dict[str, pa.Table]) -> list[Episode]:
 
 
 def _rows(table: pa.Table) -> Iterable[Row]:
-    """Rows as dictionaries; several times as fast as `Table.to_pylist` where lists of numbers are long."""
+    """Yield rows as dictionaries, several times as fast as `Table.to_pylist` if lists of numbers are long."""
     columns = {name: _values(table[name]) for name in table.column_names}
     for row in zip(*columns.values(), strict=True):
         yield dict(zip(columns, row, strict=True))

@@ -1,4 +1,4 @@
-"""The episodes of a training run: a line for each, and one of them whole, without reading the steps of the others."""
+"""Lists the episodes of a training run, and reads one of them without the steps of the others."""
 
 from collections.abc import Iterator
 from pathlib import Path

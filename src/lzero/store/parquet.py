@@ -1,7 +1,7 @@
-"""Reads tables of a run, which a stranger may have made: in a process of their own, and no more than a bound of them.
+"""Reads the tables of a run, which a stranger may have written, in a separate process with limits on memory, time and size.
 
-Neither the footer of a Parquet file nor the headers of its pages bound what the file decodes to: a few bytes may stand for a long text
-in each of a million rows, or for a list of a billion numbers. So a fork decodes a few rows at a time, checks them, and counts their
+Neither the footer of a Parquet file nor the headers of its pages bound what the file decodes to. A few bytes may encode a long text
+in each of a million rows, or a list of a billion numbers. So a fork decodes a few rows at a time, checks them, and adds up their
 bytes before it keeps them.
 """
 
@@ -22,38 +22,38 @@ from lzero.store.schemas import MAY_BE_NULL
 
 MAX_FILE_BYTES = 4 << 30
 MAX_BYTES = 8 << 30
-"""Most that is decoded at once."""
+"""Maximum bytes that the files of one process decode to."""
 FREE_BYTES = 32 << 20
-"""What small files may decode to; larger ones may decode to PACKED times their size."""
+"""Bytes that any file may decode to, in addition to PACKED times its size."""
 PACKED = 100
 ROW_BYTES = 1_000
-"""What a row counts for, beside its values: about the memory of its objects in Python."""
+"""Bytes that a row counts in addition to its values: about the memory of its Python objects."""
 BATCH_ROWS = 256
 DECODE_BYTES = 512 << 20
-"""Memory of the process that decodes, beside four times the size of its files."""
+"""Memory of the process that decodes, in addition to four times the size of its files."""
 DECODE_S = 60.0
-"""Seconds that the process may take, beside one for every 4 MB of its files."""
+"""Seconds that the process may take, in addition to one for every 4 MB of its files."""
 TOGETHER = 64
-"""Most files that one process reads, and TOGETHER_BYTES their size: to fork takes ten times as long as to read a small file."""
+"""Maximum files that one process reads; a fork takes ten times as long as reading a small file. TOGETHER_BYTES bounds their size."""
 TOGETHER_BYTES = 16 << 20
 
 
 class Wanted(NamedTuple):
-    """Columns of a file. What the file lacks of those that may be null is null."""
+    """A file and the columns to read from it. A missing column is filled with nulls if it may be null."""
 
     file: Path
     schema: pa.Schema
 
 
 def read_tables(wanted: Iterable[Wanted]) -> Iterator[pa.Table]:
-    """Yield a table for each file, in the types of its schema.
+    """Yield a table for each file, with the types of its schema.
 
-    Raises StoreError for a file that is no such table, is too large, or has nulls where none may be.
+    Raises StoreError for a file that is not such a table, is too large, or has nulls in a column that must not have any.
     """
     for together in _batches(wanted):
         try:
             tables = _read(together)
-        except _Unreadable:  # reading each by itself tells which one it is
+        except _Unreadable:  # read each file alone, to name the one at fault
             for each in together:
                 yield from _read_one(each)
         else:
@@ -65,7 +65,7 @@ class _Unreadable(Exception):
 
 
 def _batches(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
-    """Yield the files in groups for one process each. Raises StoreError for a file that is too large or none."""
+    """Yield the files in groups, one process for each. Raises StoreError for a path that is not a file or is too large."""
     together: list[Wanted] = []
     size = 0
     for each in wanted:
@@ -99,7 +99,7 @@ def _read_one(wanted: Wanted) -> list[pa.Table]:
 
 
 def _read(wanted: Sequence[Wanted]) -> list[pa.Table]:
-    """Return the tables of a few files, decoded by one process. Raises _Unreadable, StoreError."""
+    """Return the tables of a few files, which one process decodes. Raises _Unreadable, StoreError."""
     size = sum(_size(each.file) for each in wanted)
     max_bytes = min(MAX_BYTES, FREE_BYTES + PACKED * size)
     try:
@@ -114,7 +114,9 @@ def _read(wanted: Sequence[Wanted]) -> list[pa.Table]:
         finally:
             os.close(decoded)
     except OSError as error:
-        raise StoreError(f"no process to read episodes could be started: {error.strerror}") from error
+        raise StoreError(
+            f"cannot start a process that reads the episodes: {error.strerror}; free memory, or raise ulimit -u or -n"
+        ) from error
     if outcome.raised:
         is_memory = "MemoryError" in outcome.raised
         raise _Unreadable("decoding it takes too much memory" if is_memory else outcome.reason)
@@ -141,7 +143,7 @@ def _decode(wanted: Sequence[Wanted], decoded: int, max_bytes: int) -> str:
 
 
 def _column(rows: pa.RecordBatch, field: pa.Field) -> pa.Array:
-    """Return a column in the type of the schema. Raises ValueError for a null where none may be."""
+    """Return a column with the type of the schema. Raises ValueError for a null that the schema does not allow."""
     index = rows.schema.get_field_index(field.name)
     column = pa.nulls(rows.num_rows, field.type) if index < 0 else rows.column(index).cast(field.type)
     if (column.null_count and field.name not in MAY_BE_NULL) or any(map(_has_null, _parts(column))):

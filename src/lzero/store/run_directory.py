@@ -144,7 +144,9 @@ class RunDirectory:
             raise StoreError(f"{file} has a line that is not a JSON object: {error}") from None
         for number, line in enumerate(lines, 1):
             if not (isinstance(line.get("phase"), str) and isinstance(line.get("update"), int)):
-                raise StoreError(f"{file}: line {number} lacks a phase or the number of its update. Remove the line")
+                raise StoreError(
+                    f"{file}: line {number} has no text `phase` or no whole number `update`. Remove the line"
+                )
         return lines
 
     def score(self, version: int) -> float | None:
@@ -260,7 +262,7 @@ def read_groups(path: Path, *, phase: Phase | None = None) -> Iterator[Group]:
 
 
 def read_rows(path: Path, name: str, *, phase: Phase, update: int) -> list[dict[str, Any]]:
-    """The rows of one side table; none if it was not written. Raises StoreError."""
+    """Return the rows of one side table; an empty list if the run has no such file. Raises StoreError."""
     file = f"{phase}-{update:06d}.parquet"
     if not (path / "episodes" / name / file).exists():
         return []
@@ -336,7 +338,7 @@ def read_tables_of(path: Path, files: Sequence[str], schemas: Mapping[str, pa.Sc
 
 @contextmanager
 def validated(path: Path, file: str) -> Iterator[None]:
-    """Turn what the values of a run's `file` raise into StoreError."""
+    """Raise StoreError for an exception about the values of a run's `file`."""
     try:
         yield
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:

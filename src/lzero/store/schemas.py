@@ -4,12 +4,12 @@
     episodes    a row an episode        `group` points into tasks
     steps       a row a step            prompt as a delta (`keep`, `new_ids`), sampled ids, outputs as nbformat JSON
     scores      a row a scored episode  core score, total reward, names of the reward's parts
-    rewards     a row a scored step     what the trainer got, and its parts
-    drops       a row an episode        why it is not trained on
-    advantages  a row a trained step    what the update made of its return
-    skipped     a row a sample          of an optimiser step that was not made: all that it would have learned from
+    rewards     a row a scored step     the reward that the trainer received, and its parts
+    drops       a row an episode        the reason why it is not trained on
+    advantages  a row a trained step    its advantage
+    skipped     a row a sample          the samples of optimiser steps that were skipped
 
-All after `steps` are side tables, keyed by `episode_id` (and `step`): scoring again writes new ones and touches no other.
+The tables after `steps` are side tables, keyed by `episode_id` (and `step`). Scoring again rewrites them and no other.
 """
 
 from typing import Final
@@ -128,9 +128,9 @@ MAY_BE_NULL: Final = frozenset(
 """Columns that may hold nulls."""
 
 RECORD_TABLES: Final = ("tasks", "steps", "scores", "rewards", "drops", "episodes")
-"""What one set of records fills, in the order of writing: `episodes` last, so that a file of it means that all are there."""
+"""Tables of one set of records, in the order of writing. `episodes` is last, so its file exists only if all others do."""
 
 
 def columns(table: str, *names: str) -> pa.Schema:
-    """Return the schema of some columns of a table."""
+    """Return the schema of the columns `names` of a table."""
     return pa.schema([SCHEMAS[table].field(name) for name in names])

@@ -1,4 +1,4 @@
-"""Writes records as the tables of `lzero.store.schemas`. Files of a task keep their names only, not their paths."""
+"""Converts records to the tables of `lzero.store.schemas`. Of the files of a task only the names are kept, not the paths."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 def to_tables(records: Sequence[Record], *, phase: str, update: int) -> dict[str, pa.Table]:
-    """Every table of RECORD_TABLES."""
+    """Return every table of RECORD_TABLES by its name."""
     rows: dict[str, list[Row]] = {name: [] for name in RECORD_TABLES}
     for number, record in enumerate(records):
         rows["tasks"].append(_task_row(record, number))

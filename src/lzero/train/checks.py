@@ -23,7 +23,7 @@ def check_settings(config: Config) -> None:
 
 
 def _check_algorithms(config: Config) -> None:
-    """Raise ConfigError for an estimator or a loss that cannot be found, refuses its options, or cannot work with other settings."""
+    """Raise ConfigError for an estimator or a loss that does not exist, rejects its options, or contradicts other settings."""
     complaints: list[str] = []
     for make in (make_estimator, make_loss):
         try:
@@ -66,8 +66,10 @@ def _complaints(config: Config) -> Iterator[str]:
 
 
 def inert_settings(config: Config) -> list[str]:
-    """Return a sentence for each setting that has no effect in training, or gives up a guarantee. A key counts as set if it differs
-    from its default."""
+    """Return a message for each setting that has no effect in training, or gives up a guarantee.
+
+    A key counts as set if it differs from its default.
+    """
     algorithms = (make_estimator(config.algo), make_loss(config.algo))
     return [
         *_inert_keys(config),

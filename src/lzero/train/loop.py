@@ -131,7 +131,7 @@ async def train(
 
 
 async def _learn(learner: Learner, collected: Collected, run: RunDirectory, *, update: int) -> dict[str, float]:
-    """From episodes to an engine that samples from the new weights; returns what was measured, with the time each phase took."""
+    """Record the episodes, learn from them, and publish the new weights; return the metrics and the seconds of each phase."""
     watch = Stopwatch()
     run.write_records(collected.records, phase="train", update=update)
     watch.lap("record")

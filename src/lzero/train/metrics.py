@@ -27,7 +27,7 @@ class Stopwatch:
 
 
 def sum_metrics(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """What the parts of a batch add up to; a name in `_max` is the largest of theirs (`lzero.algo.loss`)."""
+    """Return the sum of each metric over the parts of a batch; of a name that ends in `_max`, the maximum (`lzero.algo.loss`)."""
     totals: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():

@@ -109,7 +109,9 @@ async def run_training(
         trainer, progress = Trainer.build(config, checkpoint=checkpoint)
         async with build(config) as parts:
             if not isinstance(parts.engine, LoadingEngine):
-                raise ConfigError(f"a {type(parts.engine).__name__} takes no weights: train with the local engine")
+                raise ConfigError(
+                    f"the engine {type(parts.engine).__name__} cannot load weights, so it cannot be trained: use the local engine"
+                )
             if run is None:
                 run = RunDirectory.create(config)
                 claim.enter_context(run.claimed())

@@ -25,7 +25,7 @@ Answer = TypeVar("Answer")
 
 @runtime_checkable
 class LoadingEngine(Protocol):
-    """What learning in its process needs of an engine."""
+    """An engine that a learner of the same process can load weights into."""
 
     def load(self, state_dict: Mapping[str, Tensor], version: int) -> Awaitable[None]:
         """Copy these weights between two forward passes; what is sampled from then on carries `version`."""

@@ -1,1 +1,1 @@
-"""Replies in words from an endpoint: `engine.py` is what others use; the rest are its parts."""
+"""Replies as text from an OpenAI-compatible endpoint. `engine.py` is the interface; the other modules are its parts."""

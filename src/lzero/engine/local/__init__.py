@@ -1,1 +1,1 @@
-"""The in-process engine: `engine.py` is what others use; the rest are its parts."""
+"""The in-process engine. `engine.py` is the interface; the other modules are its parts."""

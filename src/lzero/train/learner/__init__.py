@@ -1,4 +1,4 @@
-"""What learns from groups of episodes. The loop knows no more of it than this; `local.py` is the one that learns in this process."""
+"""The interface through which the loop learns from groups of episodes. `local.py` implements it in this process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from lzero.types import Group
 
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """How the weights of a policy version reached the engine."""
+    """Result of sending the weights of one policy version to the engine."""
 
     version: int
     gap: float
-    """Largest difference between the two sides' log-probabilities of the probe, in nats."""
+    """Largest difference between the log-probabilities that learner and engine give to the probe, in nats."""
     seconds: float
 
     @property
@@ -23,19 +23,23 @@ class SyncReport:
 
 
 class Learner(Protocol):
-    """Holds the policy that is trained, its optimizer and what the update needs beside them."""
+    """The policy that is trained, its optimizer, and all else that an update needs."""
 
     @property
     def skipped_in_a_row(self) -> int:
-        """Number of last optimiser steps that were not made, because loss or gradient was not finite; a checkpoint holds it."""
+        """Number of consecutive optimiser steps, up to the last one, that were skipped because loss or gradient was not finite."""
 
     async def learn(self, groups: Sequence[Group], *, update: int) -> dict[str, float]:
-        """Make one update; the event loop runs on meanwhile. Returns metrics. Raises TrainError for groups without a step, and for too
-        many steps in a row that are not finite."""
+        """Make one update without blocking the event loop, and return its metrics.
+
+        Raises TrainError if no episode of the groups has a step, and after too many consecutive skipped steps.
+        """
 
     async def publish(self, *, version: int) -> SyncReport:
-        """Have the engine sample from the policy as it is now, as `version`. Raises TrainError if the two sides then disagree."""
+        """Send the current policy to the engine as `version`. Raises TrainError if their log-probabilities of the probe then differ."""
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
-        """Return what a checkpoint holds, as it is now; `score` is this policy's on held-out tasks. A thread calls it while nothing
-        else is asked of the learner."""
+        """Return a copy of the current state for a checkpoint; `score` is this policy's score on held-out tasks.
+
+        The loop calls it in a thread, and calls no other method meanwhile.
+        """

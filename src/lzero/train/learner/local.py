@@ -1,4 +1,4 @@
-"""Learns in the process that samples."""
+"""The learner of a run on one machine: learns in the process that samples."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,8 +14,10 @@ from lzero.types import Group
 
 
 class LocalLearner:
-    """A `Trainer` beside an engine of this process, in whose thread it computes: there torch's threads are warm. Records advantages and
-    skipped steps in `run`."""
+    """A `Trainer` and the engine of the same process. Implements `Learner`.
+
+    It computes in the engine's thread, where torch's threads are warm. It records advantages and skipped steps in `run`.
+    """
 
     def __init__(self, trainer: Trainer, engine: LoadingEngine, run: RunDirectory) -> None:
         self._trainer = trainer
@@ -39,7 +41,7 @@ class LocalLearner:
         return self._trainer.snapshot(progress, score)
 
     def _update(self, groups: Sequence[Group], update: int) -> dict[str, float]:
-        """From groups to new weights."""
+        """Make one update of the weights from `groups`, and return its metrics and the seconds of each phase."""
         trainer, watch = self._trainer, Stopwatch()
         samples = trainer.samples(groups)
         scores = trainer.score(samples)
