@@ -367,7 +367,7 @@ def test_a_value_that_no_record_has_is_a_store_error(name: str, column: str, val
 def test_a_line_of_metrics_that_no_run_has_is_a_store_error(line: str, run: RunDirectory) -> None:
     (run.path / "metrics.jsonl").write_text(f"{line}\n")
     for read in (run.score, run.rewind):
-        with pytest.raises(StoreError, match=r"metrics\.jsonl: line 1 lacks"):
+        with pytest.raises(StoreError, match=r"metrics\.jsonl: line 1 has no text `phase`"):
             read(0)
     (run.path / "metrics.jsonl").write_text('{"phase": "eval", "update": 0}\n')
     (table_of(run, "steps").parent / "other.parquet").touch()
