@@ -160,6 +160,9 @@ FORGERIES = {
     "a reward beside the outputs": 'send(type="done", id=1, status="ok", outputs=[], reward=1.0)',
     "the host's own words": 'send(type="reply", value="x", error=None)',
     "words of the zygote": 'send(type="exited", id=1, code=0)',
+    "more text than a cell puts out": (
+        'send(type="done", id=1, status="ok", outputs=[{"output_type": "stream", "name": "stdout", "text": "x" * 1_000_000}])'
+    ),
     "another status": 'send(type="done", id=1, status="finished", outputs=[])',
 }
 

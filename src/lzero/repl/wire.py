@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from lzero.errors import ProtocolError, ToolError
 from lzero.protocols import ToolSpec, WithKernelSource
-from lzero.types import Json, Output, WorkspaceFile
+from lzero.types import Error, Json, Output, Stream, WorkspaceFile
 
 MAX_FRAME = 8 * 1024 * 1024
 MAX_OUTPUTS = 128
@@ -17,6 +17,9 @@ MAX_QUOTES = 1 << 20
 """Quotation marks in the JSON of all outputs of a cell, which bound how many strings these are: each costs the host fifty bytes,
 and may take three in a frame. An honest kernel needs fewer: `repl.output_kb` ends at 4,000, and a quotation mark counts as eight
 characters there, if it is in what is not text."""
+_TEXT_SHARE, _OTHER_TEXT_CHARS = 8, 256_000
+"""Text has an eighth of what `repl.output_kb` allows. Names and messages of a hundred errors, and the notes on what was cut, come
+beside it."""
 MAX_ARGUMENTS = 1 << 20
 """Bytes of JSON in a call."""
 CHUNK_BYTES = 1 << 20
@@ -253,6 +256,26 @@ def decode(body: bytes) -> FromKernel:
     if len(outputs) > MAX_OUTPUTS:
         raise ProtocolError(f"{len(outputs)} outputs; {MAX_OUTPUTS} are allowed")
     return Done(id=message.id, status=message.status, outputs=outputs)
+
+
+def text_chars(outputs: Sequence[Output]) -> int:
+    """Return the characters of what a model or a person reads of outputs as text."""
+    return sum(map(_text_chars, outputs))
+
+
+def _text_chars(output: Output) -> int:
+    match output:
+        case Stream():
+            return len(output.text)
+        case Error():
+            return len(output.ename) + len(output.evalue) + sum(len(line) + 1 for line in output.traceback)
+        case _:
+            return len(output.data["text/plain"]) if "text/plain" in output.data else sum(map(len, output.data))
+
+
+def most_text_chars(output_chars: int) -> int:
+    """Return the characters of text that a session sends of one cell, at most, where its outputs have `output_chars`."""
+    return output_chars // _TEXT_SHARE + _OTHER_TEXT_CHARS
 
 
 def arguments_of(call: Call) -> dict[str, Json]:
