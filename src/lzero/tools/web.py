@@ -17,10 +17,9 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
 import httpcore2
 import httpx2
@@ -28,8 +27,9 @@ import httpx2
 from lzero import __version__
 from lzero.errors import ConfigError, ToolError
 from lzero.text import one_line
-from lzero.tools.retry import ServiceError, Unanswered
+from lzero.tools.retry import ServiceError
 from lzero.tools.threads import in_thread
+from lzero.tools.web_transport import PoolTransport, Progress
 from lzero.types import Json
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -38,8 +38,6 @@ USER_AGENT = f"lzero/{__version__} (research agent)"
 TIMEOUT_S = 15.0
 MAX_BYTES = 5_000_000
 """Of an answer, after it was unpacked; more is left out."""
-MAX_HEADERS = 500
-"""Most headers of an answer; httpx2 bounds their bytes."""
 MAX_REDIRECTS = 5
 MAX_URL_CHARS = 4_096
 PORTS = (80, 443)
@@ -135,7 +133,7 @@ class WebClient:
         Raises ToolError, the agent's fault, for a URL that is none, must not be fetched, or whose host does not exist; ServiceError for a
         server that cannot be reached or does not speak HTTP; Unanswered for one that has the whole request and is too slow.
         """
-        place, progress = url, _Progress()
+        place, progress = url, Progress()
         try:
             async with asyncio.timeout(self._timeout_s):
                 for _ in range(max_redirects + 1):
@@ -208,7 +206,7 @@ class WebClient:
         return (host.rstrip("."), port) in self._allowed
 
     async def _exchange(
-        self, target: httpx2.URL, method: str, headers: Mapping[str, str], json: Json, progress: "_Progress"
+        self, target: httpx2.URL, method: str, headers: Mapping[str, str], json: Json, progress: Progress
     ) -> Answer:
         """One request and its answer, the body bounded."""
         progress.is_sent = False
@@ -222,7 +220,7 @@ class WebClient:
         own = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip, deflate", "Accept": "*/*"}
         try:
             async with (
-                httpx2.AsyncClient(transport=_Transport(pool), trust_env=False, timeout=self._timeout_s) as client,
+                httpx2.AsyncClient(transport=PoolTransport(pool), trust_env=False, timeout=self._timeout_s) as client,
                 client.stream(
                     method, target, headers={**own, **headers}, json=json, extensions={"trace": progress.trace}
                 ) as response,
@@ -250,25 +248,6 @@ class WebClient:
         return bytes(content), False
 
 
-class _Progress:
-    """How far a request has come."""
-
-    def __init__(self) -> None:
-        self.is_sent = False
-        self._is_own = False
-        """Whether the request that is sent now is ours, and not the one by which a proxy is asked for a connection."""
-
-    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take note of an event of httpcore2."""
-        if event.endswith(".send_request_headers.started"):
-            self._is_own = info["request"].method != b"CONNECT"
-        elif event.endswith(".send_request_body.complete"):
-            self.is_sent = self._is_own
-
-    def late(self, message: str) -> ServiceError:
-        return Unanswered(message) if self.is_sent else ServiceError(message)
-
-
 class _Checked(httpcore2.AsyncNetworkBackend):
     """Connects to the very addresses that were checked."""
 
@@ -292,51 +271,6 @@ class _Checked(httpcore2.AsyncNetworkBackend):
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 continue
         return await self._network.connect_tcp(addresses[-1], port, timeout=each_s)
-
-
-class _Transport(httpx2.AsyncBaseTransport):
-    """httpx on a connection pool of ours; it has no public way to bring one."""
-
-    def __init__(self, pool: httpcore2.AsyncConnectionPool) -> None:
-        self._pool = pool
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        assert isinstance(request.stream, httpx2.AsyncByteStream)
-        url = request.url
-        response = await self._pool.handle_async_request(
-            httpcore2.Request(
-                method=request.method,
-                url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        if len(response.headers) > MAX_HEADERS:  # before each is looked at, by name, for cookies, …
-            await response.aclose()
-            raise ServiceError(f"{url.host} sent {len(response.headers):,} headers", permanent=True)
-        return httpx2.Response(
-            status_code=response.status,
-            headers=response.headers,
-            stream=_Body(response),
-            extensions=response.extensions,
-        )
-
-    async def aclose(self) -> None:
-        await self._pool.aclose()
-
-
-class _Body(httpx2.AsyncByteStream):
-    def __init__(self, response: httpcore2.Response) -> None:
-        self._response = response
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async with aclosing(self._response.aiter_stream()) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
-    async def aclose(self) -> None:
-        await self._response.aclose()
 
 
 def is_public(address: str) -> bool:
