@@ -65,10 +65,16 @@ def keys_of(zygote: psutil.Process) -> int:
     return sum(int(fields[1]) for fields in lines if fields[0] == user)
 
 
+def own_bytes(process: psutil.Process) -> int:
+    """Resident and swapped memory that is no file's: pages of programs come and go as the machine has room for them."""
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8", errors="replace")
+    return sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith(("RssAnon:", "VmSwap:")))
+
+
 def sizes(warm: list[psutil.Process]) -> Iterator[int]:
     """Bytes of the host, bytes and descriptors of all its zygotes, keys."""
-    yield psutil.Process().memory_info().rss
-    yield sum(zygote.memory_info().rss for zygote in warm)
+    yield own_bytes(psutil.Process())
+    yield sum(map(own_bytes, warm))
     yield sum(len(os.listdir(f"/proc/{zygote.pid}/fd")) for zygote in warm)
     yield keys_of(warm[0])
 
