@@ -163,6 +163,9 @@ FORGERIES = {
     "more text than a cell puts out": (
         'send(type="done", id=1, status="ok", outputs=[{"output_type": "stream", "name": "stdout", "text": "x" * 1_000_000}])'
     ),
+    "more images than a cell puts out": (
+        'send(type="done", id=1, status="ok", outputs=[{"output_type": "display_data", "data": {"image/png": "x" * 3_000_000}}])'
+    ),
     "another status": 'send(type="done", id=1, status="finished", outputs=[])',
 }
 

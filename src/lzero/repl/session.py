@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from lzero.repl.connection import Connection
 from lzero.repl.ending import how_ended
 from lzero.repl.files import Transfers
 from lzero.repl.zygote import Child, Zygote
-from lzero.types import Execution, Output, WorkspaceFile
+from lzero.types import Execution, WorkspaceFile
 
 logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -200,16 +200,10 @@ class LocalRepl(Session):
                     await self._connection.send_frame(reply, until=self._loop.time() + _SEND_TIMEOUT_S)
                     await asyncio.sleep(0)  # a flood of calls leaves the other sessions their turn
                 case wire.Done() if answer.id == cell.id:
-                    self._check_size(answer.outputs)
+                    wire.check_size(answer.outputs, self._output_chars)
                     return clock.execution(answer.status, answer.outputs, clock.duration_s)
                 case _:
                     raise ProtocolError(f"{type(answer).__name__} in the middle of cell {cell.id}")
-
-    def _check_size(self, outputs: Sequence[Output]) -> None:
-        """Raise ProtocolError for more text than a session sends of a cell: whoever reads it takes a second for a million characters."""
-        chars, most = wire.text_chars(outputs), wire.most_text_chars(self._output_chars)
-        if chars > most:
-            raise ProtocolError(f"outputs with {chars:,} characters of text; {most:,} are allowed")
 
     async def _why_gone(self) -> str:
         try:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from lzero.errors import ProtocolError, ToolError
 from lzero.protocols import ToolSpec, WithKernelSource
-from lzero.types import Error, Json, Output, Stream, WorkspaceFile
+from lzero.types import Display, Error, Json, Output, Result, Stream, WorkspaceFile
 
 MAX_FRAME = 8 * 1024 * 1024
 MAX_OUTPUTS = 128
@@ -17,9 +17,9 @@ MAX_QUOTES = 1 << 20
 """Quotation marks in the JSON of all outputs of a cell, which bound how many strings these are: each costs the host fifty bytes,
 and may take three in a frame. An honest kernel needs fewer: `repl.output_kb` ends at 4,000, and a quotation mark counts as eight
 characters there, if it is in what is not text."""
-_TEXT_SHARE, _OTHER_TEXT_CHARS = 8, 256_000
-"""Text has an eighth of what `repl.output_kb` allows. Names and messages of a hundred errors, and the notes on what was cut, come
-beside it."""
+_TEXT_SHARE, _OTHER_CHARS = 8, 300_000
+"""Text has an eighth of what `repl.output_kb` allows. Names and messages of a hundred errors, types, and the notes on what was cut
+come beside it."""
 MAX_ARGUMENTS = 1 << 20
 """Bytes of JSON in a call."""
 CHUNK_BYTES = 1 << 20
@@ -258,24 +258,31 @@ def decode(body: bytes) -> FromKernel:
     return Done(id=message.id, status=message.status, outputs=outputs)
 
 
-def text_chars(outputs: Sequence[Output]) -> int:
-    """Return the characters of what a model or a person reads of outputs as text."""
-    return sum(map(_text_chars, outputs))
+def check_size(outputs: Sequence[Output], output_chars: int) -> None:
+    """Raise ProtocolError for more than a session sends of one cell, where its outputs have `output_chars` characters."""
+    most_text, most = (output_chars // share + _OTHER_CHARS for share in (_TEXT_SHARE, 1))
+    text, total = sum(map(_text_chars, outputs)), sum(map(_chars, outputs))
+    if text > most_text or total > most:
+        raise ProtocolError(
+            f"outputs with {total:,} characters, {text:,} of them text; {most:,} and {most_text:,} are allowed"
+        )
 
 
 def _text_chars(output: Output) -> int:
+    """Return the characters of what a model reads of it, which takes a second for a million."""
+    if isinstance(output, Result | Display):
+        return len(output.data["text/plain"]) if "text/plain" in output.data else sum(map(len, output.data))
+    return _chars(output)
+
+
+def _chars(output: Output) -> int:
     match output:
         case Stream():
             return len(output.text)
         case Error():
             return len(output.ename) + len(output.evalue) + sum(len(line) + 1 for line in output.traceback)
-        case _:
-            return len(output.data["text/plain"]) if "text/plain" in output.data else sum(map(len, output.data))
-
-
-def most_text_chars(output_chars: int) -> int:
-    """Return the characters of text that a session sends of one cell, at most, where its outputs have `output_chars`."""
-    return output_chars // _TEXT_SHARE + _OTHER_TEXT_CHARS
+        case Result() | Display():
+            return sum(len(mime) + len(text) for mime, text in output.data.items())
 
 
 def arguments_of(call: Call) -> dict[str, Json]:
