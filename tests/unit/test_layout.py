@@ -54,8 +54,8 @@ MAY_IMPORT_TORCH = (
     "engine/local/",
     "train/",
 )
-CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4", "PIL": "pillow", "pptx": "python-pptx", "pydantic_core": "pydantic"}
-"""Modules that are imported by another name than the library that brings them is installed by."""
+CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4", "PIL": "pillow", "pptx": "python-pptx"}
+"""Libraries that are imported by another name than they are installed by."""
 STARTED = {"ipykernel"}
 """Libraries that are started as a program, and imported by nobody."""
 NEEDED_BY_OTHERS = {"lxml-html-clean", "tensorboard"}
