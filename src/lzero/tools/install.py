@@ -8,17 +8,14 @@ Nothing of a package runs on the host: only wheels are taken, and pip unpacks no
 environment's own interpreter, and what that environment holds stays as it is.
 """
 
-import asyncio
 import base64
 import hashlib
 import json
 import os
 import re
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import ToolContext
-from lzero.tools.pipes import close_pipes
+from lzero.tools.program import Ended, errors_in, output_of
 from lzero.tools.threads import in_thread
 from lzero.turns import Turns, call_clock
 from lzero.types import Json
@@ -42,8 +39,6 @@ MAX_WHEELS = 32
 """Of one `install`: with a call for the plan and the pieces, below the calls that a cell may make."""
 PLAN_S = 50.0
 """Seconds that pip may take; below what an agent's broker waits for a tool."""
-_END_S = 5.0
-_ERRORS = "errors.txt"
 _NO_ANSWER = re.compile(r"retrying \(retry|timed out", re.IGNORECASE)
 """What pip prints when the index does not answer; then it goes on as if the index were empty. A plan that takes too long without it is
 the agent's, which chose package, versions and extras."""
@@ -218,11 +213,11 @@ class Install:
                     self._check(requirement, chosen)
                     wheels = tuple([await self._keep(one, directory) for one in chosen])
             except TimeoutError:
-                is_silent = _NO_ANSWER.search(_said(directory))
+                is_silent = _NO_ANSWER.search(errors_in(directory))
                 raise ToolError(
                     f"pip did not find {requirement} within {self._plan_s:g} s", fault="tool" if is_silent else "agent"
                 ) from None
-            except (OSError, _Ended, ValueError) as error:  # the last: what no list of packages and no report of pip is
+            except (OSError, Ended, ValueError) as error:  # the last: what no list of packages and no report of pip is
                 raise ToolError(f"cannot install {requirement}: {str(error)[:300]}", fault="tool") from None
         size = sum(wheel.size for wheel in wheels)
         if size > MAX_BYTES:
@@ -234,7 +229,7 @@ class Install:
 
     async def _resolve(self, requirement: str, directory: Path) -> list[_Chosen]:
         """What pip would add to the kernel environment, nothing of which it may change."""
-        installed = await _output([str(self._python), "-I", "-c", _INSTALLED], directory)
+        installed = await output_of([str(self._python), "-I", "-c", _INSTALLED], directory)
         constraints = [f"{name}=={version}" for name, version in json.loads(installed)]
         constraints += [f"{name}{found.specifier}" for name, found in self._allowed.items() if found.specifier]
         (directory / "constraints.txt").write_text("\n".join(constraints))
@@ -287,8 +282,8 @@ class Install:
         flags = ("--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
         words = [sys.executable, "-m", "pip", "--python", str(self._python), command, *flags, *arguments]
         try:
-            await _output(words, directory)
-        except _Ended as error:
+            await output_of(words, directory)
+        except Ended as error:
             lines = [line for line in error.said.splitlines() if line.startswith("ERROR: ")] or error.said.splitlines()
             last = (
                 re.sub(r"//[^/@\s]+@", "//", lines[-1].removeprefix("ERROR: "))[:300]
@@ -299,48 +294,6 @@ class Install:
             no_version = any(canonicalize_name(name) == asked for name in _NO_VERSION.findall(error.said))
             fault: Any = "tool" if not lines or no_version or _NO_ANSWER.search(error.said) else "agent"
             raise ToolError(f"pip cannot find {arguments[-1]}: {last}", fault=fault) from None
-
-
-class _Ended(Exception):
-    """A program that ended with an error."""
-
-    def __init__(self, said: str) -> None:
-        super().__init__(said)
-        self.said = said
-
-
-async def _output(words: Sequence[str], directory: Path) -> str:
-    """Return what a program wrote to its standard output. Its errors and temporary files are in `directory`.
-
-    Raises _Ended. The program has ended when this returns or is cancelled.
-    """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    with (directory / _ERRORS).open("wb") as errors:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=errors,
-            env={**environment, "TMPDIR": str(directory)},
-            start_new_session=True,
-        )
-    try:
-        output, _ = await process.communicate()
-    finally:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # pip has started a child
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_END_S):
-                await process.wait()
-        close_pipes(process)
-    if process.returncode != 0:
-        raise _Ended(output.decode("utf-8", "replace") + _said(directory))
-    return output.decode("utf-8", "replace")
-
-
-def _said(directory: Path) -> str:
-    """Return the errors of the program that ran last."""
-    return (directory / _ERRORS).read_text(encoding="utf-8", errors="replace")
 
 
 def _allowed(entry: str) -> Requirement:
