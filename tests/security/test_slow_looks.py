@@ -1,6 +1,7 @@
 """REPLs that hold up the host as it looks at them, or as it ends them: nobody else notices."""
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ from cases import attack
 from repl_sessions import no_tools, value
 
 from lzero.config import ReplConfig
+from lzero.errors import SandboxError
 from lzero.repl import LocalPool, processes, session, watchdog
 
 pytestmark = pytest.mark.sandbox
@@ -157,13 +159,17 @@ class Broken(Watched):
     _asked = False
 
 
-async def test_a_look_that_fails_ends_the_watchdog() -> None:
+async def test_a_look_that_fails_ends_the_watchdog_without_which_no_repl_is_opened() -> None:
     with running("print(flush=True); input()") as plain:
         repls = [Broken(plain)]
+        task = asyncio.create_task(watchdog.watch(lambda: repls, NOTHING))
+        watchdog.require(task)
         async with asyncio.timeout(DEADLINE_S):
             with pytest.raises(ExceptionGroup) as failed:
-                await watchdog.watch(lambda: repls, NOTHING)
+                await task
     assert failed.group_contains(ValueError, match="a fault")
+    with pytest.raises(SandboxError, match="the watchdog on the memory of REPLs failed: ExceptionGroup"):
+        watchdog.require(task)
 
 
 @attack(101)
@@ -191,3 +197,22 @@ async def test_a_host_without_descriptors_goes_on_with_a_look_that_waits(monkeyp
                     other.seen.clear()
             monkeypatch.setattr(watchdog, "_LOCKS_S", 0.1)
             await stuck.reason
+
+
+class Endless(Watched):
+    """The host has no descriptor for what it takes to end it."""
+
+    async def kill(self, reason: str) -> None:
+        self.reason.cancel()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@attack(101)
+async def test_an_end_that_fails_leaves_the_others_watched() -> None:
+    with running("print(flush=True); input()") as one, running("print(flush=True); input()") as two:
+        endless, other = Endless(one), Watched(two)
+        repls: list[Watched] = [endless]
+        async with watching(repls):
+            await asyncio.wait({endless.reason})
+            repls.append(other)
+            await other.reason

@@ -149,7 +149,7 @@ class LocalPool:
         }
 
     async def _fork(self, zygote: Zygote, on_call: OnCall) -> LocalRepl:
-        self._require_watch()
+        watchdog.require(self._watching)
         with _socket_pair() as (ours, theirs):
             child = await zygote.fork(theirs)
         return await self._admit(LocalRepl(zygote, child, Connection(ours), on_call, self._config))
@@ -168,7 +168,7 @@ class LocalPool:
 
     async def _copy(self, original: LocalRepl, on_call: OnCall) -> LocalRepl:
         """A copy that says and does nothing before it is renewed."""
-        self._require_watch()
+        watchdog.require(self._watching)
         async with self._groups.announcing() if self._groups else nullcontext():
             with _socket_pair() as (ours, theirs):
                 zygote, child = await original.copy_into(theirs)
@@ -180,10 +180,6 @@ class LocalPool:
                 raise
         self._opened += 1
         return copy
-
-    def _require_watch(self) -> None:
-        if self._watching is not None and self._watching.done():
-            raise SandboxError(f"the watchdog on the memory of REPLs failed: {self._watching.exception()!r}")
 
     def _gone(self, repl: LocalRepl) -> None:
         self._repls.discard(repl)

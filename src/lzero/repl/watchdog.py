@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from lzero.config import ReplConfig
-from lzero.errors import SandboxError
+from lzero.errors import ReplError, SandboxError
 from lzero.repl import processes
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,13 @@ async def watch(repls: Callable[[], Iterable[Watched]], bounds: Bounds) -> None:
                 await _rest(quick_s / _QUICK, bounds)
     finally:
         watchdog.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def require(watching: "asyncio.Task[None] | None") -> None:
+    """Raise SandboxError if a task that watches has ended: no REPL is opened then. None: it has not begun yet."""
+    if watching is not None and watching.done():
+        failure = None if watching.cancelled() else watching.exception()
+        raise SandboxError(f"the watchdog on the memory of REPLs failed: {failure!r}")
 
 
 class _Watchdog:
@@ -238,12 +245,20 @@ def objection(roots: Sequence[int], bounds: Bounds) -> str:
 
 
 async def _expire(repl: Watched, lifetime_s: float) -> None:
-    await repl.expire(f"it has existed for longer than repl.lifetime_s = {lifetime_s:g}")
+    await _ended(repl.expire(f"it has existed for longer than repl.lifetime_s = {lifetime_s:g}"))
 
 
 async def _end(repl: Watched, reason: str) -> None:
     logger.info("a REPL is killed: %s", reason)
-    await repl.kill(reason)
+    await _ended(repl.kill(reason))
+
+
+async def _ended(ending: Awaitable[None]) -> None:
+    """Wait for the end of a REPL. If the host cannot end it now, the next round tries again, and the others are watched on."""
+    try:
+        await ending
+    except (OSError, ReplError) as error:
+        logger.warning("a REPL cannot be ended now: %s", error)
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,13 @@ class JupyterPool:
         )
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> "JupyterRepl":
-        """A fresh kernel. Raises ReplError; ConfigError for tools in a language that they have no stubs for."""
+        """A fresh kernel. Raises ReplError; SandboxError without a watchdog; ConfigError for tools in a language without stubs."""
         from lzero.repl.jupyter.kernel import Kernel
         from lzero.repl.jupyter.session import JupyterRepl
 
         if self._closed or self._context is None:
             raise ReplError("the pool is closed" if self._closed else "the pool has not been started")
+        watchdog.require(self._watching)
         if tools and self._language != "python":
             raise ConfigError(
                 f"repl.kernelspec = {self._config.kernelspec!r} runs {self._language}, but tools work in Python kernels only"
