@@ -15,7 +15,7 @@ _READ_BYTES = 1 << 16
 class Connection:
     """Our end of a REPL's socket. Times are those of the event loop's clock; every wait raises TimeoutError at its end.
 
-    A wait also raises ReplError where the host can watch no further descriptor.
+    A wait also raises ReplError if the host cannot watch another descriptor.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -101,7 +101,7 @@ class Connection:
 
 @contextmanager
 def watchable(failure: type[ReplError] = ReplError) -> Iterator[None]:
-    """Raise `failure` where the event loop cannot watch one more descriptor."""
+    """Raise `failure` if the event loop cannot watch another descriptor."""
     try:
         yield
     except OSError as error:

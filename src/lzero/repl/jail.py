@@ -132,8 +132,10 @@ def start(
 
 
 def command(environment: Environment, inner: Sequence[str], namespace: int | None = None) -> list[str]:
-    """Return the command line that runs `inner` in the jail, in a user namespace that is there already or in a new one. Raises
-    SandboxError where a program for it is missing."""
+    """Return the command line that runs `inner` in the jail. `namespace`: descriptor of its user namespace; None makes a new one.
+
+    Raises SandboxError if a program that it needs is missing.
+    """
     sources = _bound_directories(environment)
     if not users.may_mount():  # then that user has to be able to read what the jail is shown as it is
         return [*users.as_ordinary_user(), *_bwrap(sources, namespace), "--", *inner]

@@ -76,7 +76,7 @@ def sockets_of(pids: Iterable[int]) -> int:
 
 
 def waits(thread: int) -> bool:
-    """Return whether a thread of this process waits for the kernel: not for a processor, a timer, or Python's own lock."""
+    """Return whether a thread of this process waits in the kernel, and not for a processor, a timer or Python's lock."""
     state = _STATE.search(_read(f"/proc/self/task/{thread}/status"))
     return state is not None and state[1] == b"D"
 
@@ -122,9 +122,9 @@ def _stop(pid: int, stopped: dict[int, int], *, family: Sequence[int], roots: Se
 
 
 def _stands(pid: int, *, about_to: bool) -> bool:
-    """Whether a process is stopped, or will never fork again: it is gone, or is ending and has no memory any more.
+    """Return whether a process is stopped, or can never fork again: it is gone, or is ending and has released its memory.
 
-    `about_to`: or a stop is the next thing that its program meets.
+    `about_to`: a process with a pending SIGSTOP counts as stopped.
     """
     _, status = _living(pid)
     state, pending = _STATE.search(status), _PENDING.search(status)

@@ -1,4 +1,4 @@
-"""Finds the system's programs that make a sandbox."""
+"""Finds the programs of the system that the sandbox needs."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ INSTALL_HINT = "install it: apt-get install bubblewrap (Debian, Ubuntu), dnf ins
 
 
 def find(name: str) -> str:
-    """Where it is. Raises SandboxError, with how to get it."""
+    """Return the path of a program. Raises SandboxError, which says how to install it."""
     path = shutil.which(name)
     if path is None:
         hint = INSTALL_HINT if name == "bwrap" else "it is part of util-linux"
@@ -18,7 +18,7 @@ def find(name: str) -> str:
 
 
 def bubblewrap_version() -> str:
-    """As it says itself; empty where there is none."""
+    """Return the version that `bwrap --version` prints; "" if it is not installed."""
     try:
         done = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -219,7 +219,7 @@ class LocalRepl(Session):
     async def _kill(self) -> None:
         """Kill the session and its init, and with them everything in their pid namespace; return when they are reaped.
 
-        A process that nobody gives a processor ends slowly. It is left to its zygote then, whose other sessions go on.
+        A process of low priority on a busy machine ends slowly. Its zygote then reaps it later, and the zygote's other sessions go on.
         """
         if self._child.ended.done():
             return

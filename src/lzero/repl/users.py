@@ -36,7 +36,7 @@ def available() -> bool:
 
 
 def as_ordinary_user() -> tuple[str, ...]:
-    """Return what comes before a command that must not be root's; nothing for who is not. Raises SandboxError."""
+    """Return the prefix of a command that must not run as root; empty if this process is not root. Raises SandboxError."""
     if os.geteuid() != 0:
         return ()
     ids = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
@@ -46,12 +46,12 @@ def as_ordinary_user() -> tuple[str, ...]:
 async def namespace() -> int:
     """Return a descriptor of a new user namespace that has those users. Raises OSError, and SandboxError where a program is missing.
 
-    bubblewrap could make the namespace itself and wait for the users (--userns-block-fd). But then it consists of two processes: if
-    the host ended meanwhile, the first one would end too, and the second one would wait for the first one for ever.
+    bubblewrap could make the namespace itself and wait for the users (--userns-block-fd). It then consists of two processes. If the
+    host ended meanwhile, the first process would end too, and the second would wait for it forever.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        # It ends, at the latest, when our end is closed.
+        # The shell ends when our end is closed, at the latest.
         command = [*as_ordinary_user(), programs.find("unshare"), "--user", "/bin/sh", "-c", f"echo {_WORD}; read _"]
         end = theirs.fileno()
         process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env={}, cwd="/", start_new_session=True)
@@ -66,7 +66,7 @@ async def namespace() -> int:
 
 
 async def _made(shell: socket.socket) -> None:
-    """Wait until the process at the other end is in its namespace, and says so. Raises OSError."""
+    """Wait until the shell reports that it is in its namespace. Raises OSError."""
     shell.setblocking(False)
     try:
         async with asyncio.timeout(_TIMEOUT_S):

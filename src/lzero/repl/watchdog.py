@@ -40,13 +40,13 @@ _QUICK, _THOROUGH = 0.05, 0.2
 _THREADS = 32
 """Thorough looks at once."""
 _LOCKS_S, _STEP_S = 5.0, 0.25
-"""For so long a thorough look may wait for locks of the processes that it reads, seen in steps. Time in which its thread waits for a
-processor or for Python's lock does not count, so a busy machine ends no REPL."""
+"""Seconds that a thorough look may wait for locks of the processes that it reads, counted in steps. Time in which its thread waits for
+a processor or for Python's lock does not count, so a busy machine ends no REPL."""
 _AGAIN_S = 0.02
 """Between two looks at a REPL that holds too much: a process that is about to run a program shares its parent's memory until
 then, and would count twice."""
 _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What the host itself has run out of: no REPL's doing. The next round looks again."""
+"""Errors that mean the host itself has run out of something, through no REPL's fault. The next round looks again."""
 _UNSEEN = 0.25
 """By this share of a REPL's limit the machine's memory may shrink before the host looks again."""
 _MEMINFO = Path("/proc/meminfo")
@@ -137,14 +137,14 @@ class _Watchdog:
         self._bounds = bounds
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="lzero-watchdog")
         self._free = asyncio.Semaphore(_THREADS)
-        """Threads that do nothing. A look waits for one before its time begins."""
+        """Counts idle threads. A look waits for one before its time limit starts."""
         self._busy: set[Watched] = set()
-        """REPLs that have a task just now."""
+        """REPLs that have a running task."""
         self._rests: dict[Watched, _Rest] = {}
-        """For each REPL that was not well at its last quick look: the rest after its last thorough look."""
+        """REPL that failed its last quick look → the rest after its last thorough look."""
 
     async def round(self, repls: Iterable[Watched], tasks: asyncio.TaskGroup) -> float:
-        """Look at each REPL quickly, and start the tasks that are needed. Return the processor seconds of the looks."""
+        """Look at each REPL quickly, and start the tasks that follow. Return the processor seconds of the looks."""
         quick_s, available_bytes, repls = 0.0, _available_bytes(), list(repls)
         for gone in self._rests.keys() - set(repls):
             del self._rests[gone]
@@ -171,7 +171,7 @@ class _Watchdog:
         tasks.create_task(task).add_done_callback(lambda _: self._busy.discard(repl))
 
     async def _judge(self, repl: Watched) -> None:
-        """Look at one REPL thoroughly, and end it if it must. A look that cannot read on ends it too."""
+        """Look at one REPL thoroughly, and end it if it exceeds its bounds or the look cannot go on."""
         look = _Look(repl, self._bounds)
         await self._free.acquire()
         try:
@@ -184,24 +184,24 @@ class _Watchdog:
         try:
             if reason := await _in_time(look, looking):
                 await _end(repl, reason)
-            await asyncio.wait({looking})  # a thread that could not read on can as soon as the process is gone
+            await asyncio.wait({looking})  # a blocked thread goes on as soon as the process is gone
         finally:
             looking.cancel()
         self._rests[repl] = _Rest.of(look.cpu_s * len(self._rests) / _THOROUGH, self._bounds)
 
 
 class _Look:
-    """A thorough look at one REPL. It takes a while and may wait for a process's lock, so a thread makes it."""
+    """A thorough look at one REPL, made in a thread, as it may wait for a process's lock."""
 
     def __init__(self, repl: Watched, bounds: Bounds) -> None:
         self._repl = repl
         self._bounds = bounds
         self._thread = 0
         self.cpu_s = 0.0
-        """Processor seconds that it took."""
+        """Processor seconds of the look."""
 
     def objection(self) -> str:
-        """What `objection` returns."""
+        """Return what the function `objection` returns, and measure it."""
         self._thread, began = threading.get_native_id(), time.thread_time()
         found = objection(self._repl.host_pids, self._bounds)
         self.cpu_s = time.thread_time() - began
@@ -215,7 +215,7 @@ class _Look:
 
 
 async def _in_time(look: _Look, looking: "asyncio.Future[str]") -> str:
-    """Return what a look finds, or that it cannot go on."""
+    """Return the result of a look, or the reason why it cannot go on."""
     waited_s = 0.0
     while waited_s < _LOCKS_S:
         done, _ = await asyncio.wait({looking}, timeout=_STEP_S)
@@ -226,7 +226,7 @@ async def _in_time(look: _Look, looking: "asyncio.Future[str]") -> str:
 
 
 def objection(roots: Sequence[int], bounds: Bounds) -> str:
-    """Return why the REPL must end; "" if it may go on. One that cannot be looked at ends, and no other with it.
+    """Return why the REPL must end; "" if it may go on. A REPL that cannot be read must end, too.
 
     Blocks for a while, longer if a process keeps the lock on its memory map.
     """

@@ -22,7 +22,7 @@ _START_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
 _LOOK_S = 0.005
-"""Time between two looks at a process that is about to end."""
+"""Seconds between two checks whether a process has ended."""
 _PACKET_BYTES = 4096
 _CREDENTIALS = struct.Struct("iII")
 """pid, user, group: `struct ucred` of unix(7)."""
@@ -162,7 +162,7 @@ class Zygote:
             self._process.kill()
             if self._process.returncode is None:  # else it had just ended, and `kill` has reaped it
                 await _end_of(self._process.pid)
-        # Of a bubblewrap that was killed as it started, the second process may still wait for the first one.
+        # If bubblewrap was killed while it started, its second process may still wait for its first one.
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -308,7 +308,7 @@ def _settle(future: "asyncio.Future[Any]", value: object = None) -> None:
 
 
 async def _end_of(pid: int) -> None:
-    """Wait until a child process of ours has ended, without reaping it. This needs no descriptor, which the host may lack."""
+    """Wait until a child process of ours has ended, without reaping it. Polls, because the host may have no descriptor left."""
     with suppress(ChildProcessError):  # somebody else has reaped it
         while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             await asyncio.sleep(_LOOK_S)

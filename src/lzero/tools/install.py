@@ -40,8 +40,8 @@ MAX_WHEELS = 32
 PLAN_S = 50.0
 """Seconds that pip may take; below what an agent's broker waits for a tool."""
 _NO_ANSWER = re.compile(r"retrying \(retry|timed out", re.IGNORECASE)
-"""What pip prints when the index does not answer; then it goes on as if the index were empty. A plan that takes too long without it is
-the agent's, which chose package, versions and extras."""
+"""Message of pip when the index does not answer; pip then goes on as if the index were empty. A plan that takes too long without this
+message is the agent's fault, which chose package, versions and extras."""
 _NO_VERSION = re.compile(r"satisfies the requirement ([\w.-]+)[^\n]*\(from versions: none\)", re.IGNORECASE)
 """What pip prints for a package without any version. One that is asked for is on the allow-list, so the index fails; a dependency
 belongs to the version or the extra that the agent chose."""
@@ -164,8 +164,11 @@ class Install:
         self.kernel_source = KERNEL_SOURCE.replace("DESCRIPTION", self.description.replace("\\", "").replace('"', "'"))
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """A plan, or a piece of a wheel. Raises ToolError: the agent's fault for a package that is not allowed, that does not exist,
-        or that takes too long; the tool's where pip or the index does not work."""
+        """Return a plan, or a piece of a wheel.
+
+        Raises ToolError: the agent's fault for a package that is not allowed, does not exist or takes too long; the tool's if pip or
+        the index fails.
+        """
         match arguments:
             case {"package": str(package), **rest} if not rest:
                 wheels = await self._planned(self._requirement(package))
@@ -278,7 +281,7 @@ class Install:
         return path
 
     async def _pip(self, directory: Path, command: str, *arguments: str) -> None:
-        """Run pip as the kernel's interpreter would see it. It writes to `directory`. Raises ToolError with the last thing that it said."""
+        """Run pip as the kernel's interpreter would see it. It writes to `directory`. Raises ToolError with its last message."""
         flags = ("--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
         words = [sys.executable, "-m", "pip", "--python", str(self._python), command, *flags, *arguments]
         try:

@@ -4,5 +4,5 @@ from asyncio.subprocess import Process
 
 
 def close_pipes(process: Process) -> None:
-    """Close our ends of a child's pipes, although a process that it left behind may hold the other ends. asyncio has no public way to."""
+    """Close our ends of a child's pipes, even if a process that it left behind holds the other ends. asyncio has no public call for it."""
     process._transport.close()  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ _ERRORS = "errors.txt"
 
 
 class Ended(Exception):
-    """A program that ended with an error."""
+    """A program ended with an error; `said` holds all that it printed."""
 
     def __init__(self, said: str) -> None:
         super().__init__(said)
@@ -23,9 +23,9 @@ class Ended(Exception):
 
 
 async def output_of(words: Sequence[str], directory: Path) -> str:
-    """Return what a program wrote to its standard output. Its errors and temporary files are in `directory`.
+    """Return the standard output of a program. Its errors and temporary files are in `directory`.
 
-    Raises Ended. The program has ended when this returns or is cancelled.
+    Raises Ended if it fails. The program has ended when this returns or is cancelled.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     with (directory / _ERRORS).open("wb") as errors:
@@ -41,7 +41,7 @@ async def output_of(words: Sequence[str], directory: Path) -> str:
         output, _ = await process.communicate()
     finally:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # pip has started a child
+            os.killpg(process.pid, signal.SIGKILL)  # pip starts children
         with suppress(TimeoutError):
             async with asyncio.timeout(_END_S):
                 await process.wait()
@@ -52,5 +52,5 @@ async def output_of(words: Sequence[str], directory: Path) -> str:
 
 
 def errors_in(directory: Path) -> str:
-    """Return the errors of the program that ran last."""
+    """Return the error output of the last program that ran in `directory`."""
     return (directory / _ERRORS).read_text(encoding="utf-8", errors="replace")

@@ -38,9 +38,9 @@ class ServiceError(ToolError):
 
 
 class Unanswered(ServiceError):
-    """A service took a whole request and did not answer in time.
+    """A service received a whole request and did not answer in time.
 
-    Where the agent chose what the service has to work on, the time is the agent's: such a tool raises ToolError of its own.
+    A tool whose agent chose what the service works on turns it into a ToolError with the agent's fault.
     """
 
 
@@ -64,10 +64,10 @@ async def retrying(
     patience_s: float = PATIENCE_S,
     sleep: Sleep = asyncio.sleep,
 ) -> T:
-    """Return what `attempt` returns, trying again while it fails by the tool's own fault.
+    """Return what `attempt` returns; retry it while it fails by the tool's own fault.
 
-    Raises the last ToolError when there is no more try, no more patience (seconds in queues do not count), or no use. An attempt that
-    outlasts the patience by itself is the agent's fault, like any call that takes too long.
+    Raises the last ToolError when the tries or `patience_s` (without seconds in queues) are used up, or a retry is useless. If the
+    first attempt alone outlasts `patience_s`, that is the agent's fault, like any call that takes too long.
     """
     clock = call_clock()
     until = clock.worked_s + patience_s

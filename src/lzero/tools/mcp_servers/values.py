@@ -1,21 +1,21 @@
-"""Counts the values of a JSON text before it is decoded, however it is cut into pieces."""
+"""Counts the values of a JSON text before it is decoded. The text may come in pieces."""
 
 import re
 
 MAX_VALUES = 30_000
-"""Values of one message of a server. The SDK validates them on the event loop, up to 26 µs each."""
+"""Maximum values of one message of a server. The SDK validates them on the event loop, up to 26 µs each."""
 _PIECE_BYTES = 1 << 16
 _STRING = re.compile(rb'"[^"\n\r]*+["\n\r]')
-"""A text without escaped quotes. No text of JSON spans lines, but a comment of an event stream may hold one quote."""
+"""A JSON string without escaped quotes. It ends at a line break, as a comment of an event stream may hold a single quote."""
 
 
 class ValueCounter:
-    """Counts objects, lists, and the commas between values, outside of texts. Keeps nothing of the pieces but how a text goes on."""
+    """Counts objects, lists and commas outside of strings. It keeps no text, only whether a string is still open."""
 
     def __init__(self) -> None:
         self.count = 0
         self._open = b""
-        """Stands for the beginning of a text that the last piece did not end, with its last character if that is a backslash."""
+        """A quote if the last piece ended inside a string, and a backslash if that was its last character."""
 
     def add(self, piece: bytes) -> None:
         text = (self._open + piece).replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -25,7 +25,7 @@ class ValueCounter:
 
 
 def has_too_many(text: bytes) -> bool:
-    """Whether a message has more than MAX_VALUES values. Looks no further than where it is known."""
+    """Return whether a message has more than MAX_VALUES values. Stops counting there."""
     counter = ValueCounter()
     for start in range(0, len(text), _PIECE_BYTES):
         counter.add(text[start : start + _PIECE_BYTES])
