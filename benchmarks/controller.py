@@ -1,8 +1,8 @@
-"""What the controller costs: `python benchmarks/controller.py [--json] [--at-once 100 1000 10000] [--profile]`.
+"""Cost of the controller per step: `python benchmarks/controller.py [--json] [--at-once 100 1000 10000] [--profile]`.
 
-Engines and REPLs answer after simulated waits, so what is measured is everything else of a rollout: prompts, parsing, deadlines,
-records, scoring. Each number of episodes at once has a process of its own. The yardstick of the same process is asyncio itself: as
-many tasks that wait as often and do nothing else.
+Engines and REPLs answer after simulated waits, so the benchmark measures the rest of a rollout: prompts, parsing, deadlines, records,
+scoring. Each number of concurrent episodes runs in its own process. The yardstick, in the same process, is asyncio alone: as many
+tasks that wait as often and do nothing else.
 """
 
 import argparse
@@ -35,13 +35,13 @@ from lzero.types import Completion, Episode, Execution, Json, Sampling, Stream, 
 
 STEPS, EPISODES_A_TASK = 8, 4
 ENGINE_S, CELL_S = 2.0, 0.2
-"""Mean waits; each is drawn between none and twice as much."""
+"""Mean waits in seconds; each wait is uniform between 0 and twice the mean."""
 REACH_MS, REACH_MB = 0.5, 0.08
 AT_ONCE = (100, 1_000, 10_000)
 
 
 class Waits:
-    """Draws waits that follow from a seed; none at all if they are not to be long."""
+    """Random waits from a seed; all are 0 unless `long`."""
 
     def __init__(self, seed: int, *, long: bool = True) -> None:
         self._dice = random.Random(seed)
@@ -52,7 +52,7 @@ class Waits:
 
 
 class SlowEngine(Instant):
-    """An engine whose answer takes a while."""
+    """An engine that answers after a wait."""
 
     def __init__(self, token_ids: Sequence[int], waits: Waits) -> None:
         super().__init__(token_ids)
@@ -66,7 +66,7 @@ class SlowEngine(Instant):
 
 
 class SlowRepl:
-    """A REPL whose cells take a while and print a line. Implements `Repl`."""
+    """A REPL whose cells print a line after a wait. Implements `Repl`."""
 
     def __init__(self, waits: Waits) -> None:
         self._waits = waits
@@ -92,7 +92,7 @@ class SlowRepl:
 
 
 class SlowPool:
-    """Implements `ReplPool`."""
+    """A pool of `SlowRepl`s. Implements `ReplPool`."""
 
     def __init__(self, waits: Waits) -> None:
         self._waits = waits
@@ -114,8 +114,8 @@ class SlowPool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the table")
-    parser.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE, help="numbers of episodes")
-    parser.add_argument("--profile", action="store_true", help="show where the time of the largest number goes")
+    parser.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE, help="numbers of concurrent episodes")
+    parser.add_argument("--profile", action="store_true", help="profile the largest number")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # a process of its own
     arguments = parser.parse_args()
     if arguments.only:
@@ -151,7 +151,7 @@ async def measure(number: int) -> list[Figure]:
 
 
 async def costs(work: Callable[[], Awaitable[list[Record]]]) -> tuple[float, int, list[Record]]:
-    """Processor seconds, bytes that the process grew by at most, and what the work returns."""
+    """Return processor seconds, maximum growth of the process in bytes, and the result of `work`."""
     process = psutil.Process()
     before = largest = process.memory_info().rss
 
@@ -170,7 +170,7 @@ async def costs(work: Callable[[], Awaitable[list[Record]]]) -> tuple[float, int
 
 
 async def rollout(number: int, waits: Waits) -> list[Record]:
-    """That many episodes at once, which never submit, as a collector runs and scores them."""
+    """Run and score `number` concurrent episodes that never submit, as a collector does."""
     tokenizer = build_tokenizer()
     agent = AgentConfig(max_steps=STEPS, max_tokens=4096, response_tokens=256)
     setting = Setting(
@@ -202,7 +202,7 @@ async def rollout(number: int, waits: Waits) -> list[Record]:
 
 
 async def only_wait(number: int, waits: Waits) -> list[Record]:
-    """As many tasks, with as many waits."""
+    """Run as many asyncio tasks with as many waits."""
 
     async def episode() -> None:
         await waits(CELL_S)
