@@ -72,7 +72,8 @@ KINDS = {
     ),
     "straggler": Kind(
         "the episode waits for lzero when enough of its round is done (`rollout.stragglers`)",
-        "no: one that has spent more time in its own cells than waiting is `out_of_time`",
+        "only by long replies, whose time is the engine's: weigh that before you set `rollout.stragglers`. One that has spent more time in "
+        "its own cells than waiting is `out_of_time`",
         ("test_an_agent_that_waits_for_its_round_to_end_is_scored",),
     ),
 }
@@ -121,14 +122,12 @@ SITES = (
     ),
     Site("tools/mcp_servers/*", "ToolError", "ours", "the server is gone or breaks the protocol"),
     Site("tools/retry.py", "ServiceError", "ours", "a service has failed all tries"),
-    Site(
-        "tools/web.py",
-        "ServiceError",
-        "ours",
-        "a service fails; a page's trouble is the agent's (read_page)",
+    *(
+        Site(module, "ServiceError", "ours", "a service fails; a page's trouble is the agent's (read_page)")
+        for module in ("tools/web.py", "tools/web_transport.py")
     ),
     Site(
-        "tools/web.py",
+        "tools/web_transport.py",
         "Unanswered",
         "ours",
         "a search service is slow; the time of a picture, a question or a page that the agent chose is the agent's (look, read_page)",
