@@ -27,7 +27,7 @@ from lzero.repl.remote.pool import RemotePool
 from lzero.tools.mcp_servers.server import McpServer
 from lzero.tools.mcp_servers.specs import McpSpec
 from lzero.tools.web import WebClient
-from lzero.types import Json, Message, Sampling
+from lzero.types import Execution, Json, Message, Sampling, Stream
 
 STRANGER = "127.0.0.2"
 """Another address of this machine."""
@@ -353,9 +353,6 @@ async def test_a_pool_server_that_floods_beneath_the_messages_is_lost(frames: st
             connection.transport.write((b"\x89\x7d" + bytes(125) if frames == "pings" else b"\x00\x00") * 1_000)
             await connection.drain()
 
-    def name_version(connection: ServerConnection, request: object, response: Response) -> None:
-        response.headers[wire.VERSION_HEADER] = str(wire.VERSION)
-
     before = psutil.Process().memory_info().rss
     async with serve(
         flood, "127.0.0.1", 0, process_response=name_version, ping_interval=None, close_timeout=0.1
@@ -365,3 +362,32 @@ async def test_a_pool_server_that_floods_beneath_the_messages_is_lost(frames: st
             with pytest.raises(ReplError, match=r"was lost|no pool server is available"):
                 await servers.open((), nobody, seed=0)
     assert psutil.Process().memory_info().rss < before + (32 << 20)
+
+
+@attack(99)
+async def test_a_pool_server_that_sends_more_than_a_cell_can_put_out_breaks_the_protocol() -> None:
+    """Text is cleaned on the event loop, at a second for a million characters."""
+
+    async def send_too_much(connection: ServerConnection) -> None:
+        load = wire.Load(repls=0, max_repls=1)
+        await connection.send(wire.encode(wire.Welcome(lease_s=60.0, file_bytes=1, facts=b"{}", load=load)))
+        async for data in connection:
+            assert isinstance(data, bytes)
+            match wire.decode_client(data):
+                case wire.Open(id=number):
+                    await connection.send(wire.encode(wire.Opened(id=number, load=load)))
+                case wire.Run(id=number):
+                    outputs = (Stream(name="stdout", text="x" * 7_000_000),)
+                    execution = Execution(outputs=outputs, status="ok", duration_s=0.0)
+                    await connection.send(wire.encode(wire.Done(id=number, execution=execution)))
+
+    async with serve(send_too_much, "127.0.0.1", 0, process_response=name_version, close_timeout=0.1) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with RemotePool((url,), token=TOKEN) as servers, asyncio.timeout(PATIENCE_S):
+            repl = await servers.open((), nobody, seed=0)
+            with pytest.raises(ReplError, match="7,000,000 characters"):
+                await repl.run("1", deadline_s=5.0)
+
+
+def name_version(connection: ServerConnection, request: object, response: Response) -> None:
+    response.headers[wire.VERSION_HEADER] = str(wire.VERSION)

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from lzero.config.base import Count, Positive, Section
 
+MAX_OUTPUT_KB = 4000
+"""Largest `repl.output_kb`."""
+
 
 class ReplConfig(Section):
     # Software.
@@ -63,7 +66,7 @@ class ReplConfig(Section):
     output_kb: int = Field(
         2000,
         ge=32,
-        le=4000,
+        le=MAX_OUTPUT_KB,
         description="Maximum output of a cell, in 1,000 characters (images in Base64); longer text is cut in its middle, larger values "
         "are left out.",
     )

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
+from lzero.config.repl import MAX_OUTPUT_KB
 from lzero.errors import ForkRefused, LzeroError, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl.ending import Ending
 from lzero.repl.files import checked, workspace_path
 from lzero.repl.remote import wire
 from lzero.repl.remote.link import Inbox, Link, Refused
-from lzero.repl.wire import ToolStub, stubs
+from lzero.repl.wire import ToolStub, check_size, stubs
 from lzero.types import Execution, Json, WorkspaceFile
 
 logger = logging.getLogger(__name__)
@@ -263,6 +264,7 @@ class RemoteRepl:
             while isinstance(message := await inbox.get(within_s=within_s), wire.Call):
                 await self._answer(message)
             execution = self._due(wire.Done, message).execution
+            check_size(execution.outputs, 1000 * MAX_OUTPUT_KB)  # the server says how much a session may put out
         if execution.status == "killed":
             self._ending.why = execution.reason
         return execution
