@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import http.server
 import os
 import shutil
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -260,12 +262,44 @@ async def test_a_dependency_that_the_index_has_not_is_the_fault_of_the_agent_tha
 ) -> None:
     wheel(index, "aged", "1.0", {"aged.py": b""}, needs=("never-published",))
     wheel(index, "aged", "2.0", {"aged.py": b""}, needs=("never-published; extra == 'more'",), extras=("more",))
-    install = tool(tmp_path, "aged", "absent")
+    install = tool(tmp_path, "aged")
     await install.call({"package": "aged"}, Nobody())
     for package in ("aged==1.0", "aged[more]==2.0"):
         fault, text = await refusal(install, package=package)
         assert (fault, text[:15]) == ("agent", "pip cannot find")
-    assert (await refusal(install, package="absent"))[0] == "tool"  # allowed, and the index has no version of it
+
+
+class Index(http.server.BaseHTTPRequestHandler):
+    """Index of packages named after its answer: `answers-404`, or after the only file it lists."""
+
+    def do_GET(self) -> None:
+        _, _, status = self.path.strip("/").rpartition("-")
+        page = b'<a href="source-1.0.tar.gz">source-1.0.tar.gz</a>'
+        self.send_response(int(status) if status.isdigit() else 200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize(("package", "fault"), [("answers-404", "agent"), ("source", "agent"), ("answers-503", "tool")])
+async def test_a_package_that_the_index_has_no_wheel_of_is_the_agents_fault_and_an_index_that_fails_the_tools(
+    package: str, fault: str, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install = tool(tmp_path, package)
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+            found = await refusal(install, package=package)
+        finally:
+            server.shutdown()
+    assert found == (fault, f"pip cannot find {package}: No matching distribution found for {package}")
 
 
 @pytest.mark.parametrize(("num_tries", "fault"), [(2, "tool"), (1, "agent")])

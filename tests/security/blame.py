@@ -118,7 +118,7 @@ SITES = (
         "tools/install.py",
         "ToolError",
         "ours",
-        "pip or the package index does not work; the time of a package is the agent's, unless the index is silent",
+        "pip or the package index does not work; a package that the index lacks, and the time of a package, are the agent's",
     ),
     Site("tools/mcp_servers/*", "ToolError", "ours", "the server is gone or breaks the protocol"),
     Site("tools/retry.py", "ServiceError", "ours", "a service has failed all tries"),

@@ -27,7 +27,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import ToolContext
-from lzero.tools.program import Ended, errors_in, output_of
+from lzero.tools.program import Ended, output_of
 from lzero.tools.threads import in_thread
 from lzero.turns import Turns, call_clock
 from lzero.types import Json
@@ -39,12 +39,12 @@ MAX_WHEELS = 32
 """Of one `install`: with a call for the plan and the pieces, below the calls that a cell may make."""
 PLAN_S = 50.0
 """Seconds that pip may take; below what an agent's broker waits for a tool."""
-_NO_ANSWER = re.compile(r"retrying \(retry|timed out", re.IGNORECASE)
-"""Message of pip when the index does not answer; pip then goes on as if the index were empty. A plan that takes too long without this
-message is the agent's fault, which chose package, versions and extras."""
-_NO_VERSION = re.compile(r"satisfies the requirement ([\w.-]+)[^\n]*\(from versions: none\)", re.IGNORECASE)
-"""What pip prints for a package without any version. One that is asked for is on the allow-list, so the index fails; a dependency
-belongs to the version or the extra that the agent chose."""
+_LOG = "pip.log"
+_NO_ANSWER = re.compile(
+    r"retrying \(retry|timed out|max retries exceeded|\b(?:40[178]|429|5\d\d) (?:client|server) error", re.IGNORECASE
+)
+"""What pip logs when the index fails, refuses us or cannot be reached; pip then goes on as if the index were empty. Any other reason is
+the agent's fault, which chose package, versions and extras: an index that lacks the package (404), or a plan that takes too long."""
 _INSTALLED = "import json; from importlib.metadata import distributions as d; print(json.dumps([[x.name, x.version] for x in d()]))"
 
 KERNEL_SOURCE = '''
@@ -166,8 +166,8 @@ class Install:
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
         """Return a plan, or a piece of a wheel.
 
-        Raises ToolError: the agent's fault for a package that is not allowed, does not exist or takes too long; the tool's if pip or
-        the index fails.
+        Raises ToolError: the agent's fault for a package that is not allowed, has no wheel in the index or takes too long; the tool's if
+        pip fails, or the index fails or cannot be reached.
         """
         match arguments:
             case {"package": str(package), **rest} if not rest:
@@ -216,9 +216,9 @@ class Install:
                     self._check(requirement, chosen)
                     wheels = tuple([await self._keep(one, directory) for one in chosen])
             except TimeoutError:
-                is_silent = _NO_ANSWER.search(errors_in(directory))
                 raise ToolError(
-                    f"pip did not find {requirement} within {self._plan_s:g} s", fault="tool" if is_silent else "agent"
+                    f"pip did not find {requirement} within {self._plan_s:g} s",
+                    fault="agent" if _index_answers(directory) else "tool",
                 ) from None
             except (OSError, Ended, ValueError) as error:  # the last: what no list of packages and no report of pip is
                 raise ToolError(f"cannot install {requirement}: {str(error)[:300]}", fault="tool") from None
@@ -282,7 +282,12 @@ class Install:
 
     async def _pip(self, directory: Path, command: str, *arguments: str) -> None:
         """Run pip as the kernel's interpreter would see it. It writes to `directory`. Raises ToolError with its last message."""
-        flags = ("--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=off")
+        log = directory / _LOG
+        log.unlink(missing_ok=True)
+        flags = (
+            *("--log", str(log), "--only-binary=:all:", "--no-input"),
+            *("--disable-pip-version-check", "--progress-bar=off"),
+        )
         words = [sys.executable, "-m", "pip", "--python", str(self._python), command, *flags, *arguments]
         try:
             await output_of(words, directory)
@@ -293,10 +298,14 @@ class Install:
                 if lines
                 else "it does not say why"
             )
-            asked = canonicalize_name(Requirement(arguments[-1]).name)
-            no_version = any(canonicalize_name(name) == asked for name in _NO_VERSION.findall(error.said))
-            fault: Any = "tool" if not lines or no_version or _NO_ANSWER.search(error.said) else "agent"
+            fault: Any = "agent" if lines and _index_answers(directory) else "tool"
             raise ToolError(f"pip cannot find {arguments[-1]}: {last}", fault=fault) from None
+
+
+def _index_answers(directory: Path) -> bool:
+    """Return whether the index answered all that the last pip in `directory` asked."""
+    log = directory / _LOG
+    return not log.is_file() or _NO_ANSWER.search(log.read_text(encoding="utf-8", errors="replace")) is None
 
 
 def _allowed(entry: str) -> Requirement:

@@ -47,10 +47,10 @@ async def output_of(words: Sequence[str], directory: Path) -> str:
                 await process.wait()
         close_pipes(process)
     if process.returncode != 0:
-        raise Ended(output.decode("utf-8", "replace") + errors_in(directory))
+        raise Ended(output.decode("utf-8", "replace") + _errors_in(directory))
     return output.decode("utf-8", "replace")
 
 
-def errors_in(directory: Path) -> str:
+def _errors_in(directory: Path) -> str:
     """Return the error output of the last program that ran in `directory`."""
     return (directory / _ERRORS).read_text(encoding="utf-8", errors="replace")
