@@ -1,5 +1,6 @@
 """The parser: exact about the format reward, kind about what runs."""
 
+import re
 import time
 import tracemalloc
 
@@ -281,7 +282,7 @@ def test_any_text_parses_to_a_part_of_itself_or_to_a_problem(text: str) -> None:
     assert parsed.think in text
     if parsed.code is not None:
         assert parsed.code
-        if "\n   `" not in text:  # the indentation of a fence is taken off its lines
+        if not re.search(r"^[ \t]+[`~]{3}", text, re.MULTILINE):  # the indentation of a fence is taken off its lines
             assert parsed.code in text
     if parsed.well_formed:
         assert parsed.code is not None
