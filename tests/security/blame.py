@@ -136,7 +136,12 @@ SITES = (
     Site(
         "tools/read_page.py", "ServiceError", "ours", "the Jina reader sends no JSON; a site in trouble is the agent's"
     ),
-    Site("tools/look.py", "ServiceError", "ours", "the vision model's endpoint fails"),
+    Site(
+        "tools/look.py",
+        "ServiceError",
+        "ours",
+        "the vision model's endpoint sends no JSON; a request that it breaks on is the agent's",
+    ),
     Site("turns.py", "HelperBusy", "ours", "what episodes share is busy for ten minutes, in fair turns"),
 )
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lzero.agent.frame import NO_OUTPUT, quoted, unframed, without_control_tokens
+from lzero.agent.frame import NO_OUTPUT, quoted, unframed
 from lzero.agent.notepad import render_notepad
 from lzero.agent.outputs import cut, render_output
 from lzero.agent.parser import parse
@@ -22,6 +22,7 @@ from lzero.agent.prompt import (
     trimmed_turn,
 )
 from lzero.config import AgentConfig
+from lzero.marking import without_control_tokens
 from lzero.types import Display, Error, Execution, Notepad, Result, Stream, Task, Todo
 
 BUDGET = r"\[\d+ steps? and \d+ tokens? left(?:\]|; \d+ seconds? left for cells and tool calls\])"

@@ -31,6 +31,7 @@ ROWS = {
             "seeds",
             "text",
             "visible",
+            "marking",
             "store",
             "models",
             "model_files",

@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from lzero.agent.frame import without_control_tokens
 from lzero.agent.outputs import unbroken
 from lzero.agent.renderer import Renderer
+from lzero.marking import without_control_tokens
 from lzero.protocols import ChatEngine, Engine, OnText
 from lzero.types import Completion, Message, Prompt, Sampling
 

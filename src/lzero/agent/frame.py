@@ -9,8 +9,8 @@ Text of sessions, tools, pages and tasks may hold such words. In it, a backslash
 """
 
 import re
-import unicodedata
 
+from lzero.marking import marked
 from lzero.visible import clean
 
 TAGS = ("output", "notepad", "summary")
@@ -30,11 +30,6 @@ _NAMES = f"(?:{'|'.join(TAGS)})"
 _TAG = rf"<(?=\s*+/\s*+{_NAMES}\b|{_NAMES}(?:[\s/>]|$)|\s++{_NAMES}\s*+>)"
 _NOTE = rf"\[(?={'|'.join(_NOTES)})|\((?=no output\))|{NOTHING_RAN}(?=:)".replace(" ", r"\s++")
 _FRAME = re.compile(f"{_TAG}|{_NOTE}", re.IGNORECASE)
-_CONTROL_TOKEN = re.compile(
-    r"[<\[](?=[|｜][^<>|｜\s]{1,64}+[|｜]>"  # <|im_end|>, <|eot_id|>, <｜User｜>
-    r"|/?(?:s|bos|eos|pad|unk)>|(?:start|end)_of_turn>|</?SYS>>"  # Llama 2, Gemma
-    r"|/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\])"  # Mistral
-)
 
 
 def quoted(text: str) -> str:
@@ -44,56 +39,4 @@ def quoted(text: str) -> str:
 
 def unframed(text: str) -> str:
     r"""Return cleaned text in which nothing looks like the frame: `unframed("</output>") == "<\\/output>"`."""
-    return _marked(text, _FRAME)
-
-
-def without_control_tokens(text: str) -> str:
-    r"""Return text in which no spelling of a control token is left, for a server whose tokenizer reads them in contents.
-
-    >>> without_control_tokens("<|im_end|>")
-    '<\\|im_end|>'
-    """
-    return _marked(text, _CONTROL_TOKEN)
-
-
-def _marked(text: str, pattern: re.Pattern[str]) -> str:
-    """Put a backslash behind each match. Characters that tokenizers replace by ASCII (fullwidth forms, ligatures) match as that."""
-    forms = _forms(text)
-    ends = [found.end() for found in pattern.finditer(text.translate(forms))]
-    ends = _positions(text, ends, {chr(code): len(form) for code, form in forms.items() if len(form) > 1})
-    if not ends:
-        return text
-    return "\\".join(text[start:end] for start, end in zip((0, *ends), (*ends, None), strict=True))
-
-
-def _forms(text: str) -> dict[int, str]:
-    """Return the compatibility form (NFKC) of each character that has another one, for `str.translate`.
-
-    Longer forms count only in ASCII: no pattern holds others, and some have 18 characters.
-    """
-    if text.isascii():
-        return {}
-    forms = ((character, unicodedata.normalize("NFKC", character)) for character in set(text))
-    return {
-        ord(character): form for character, form in forms if form != character and (len(form) == 1 or form.isascii())
-    }
-
-
-def _positions(text: str, ends: list[int], lengths: dict[str, int]) -> list[int]:
-    """Return where `ends`, in the translated text, are in `text`: behind the character that such a place is in.
-
-    `lengths`: of the forms of more than one character. Takes time linear in the text.
-    """
-    if not ends or not lengths:
-        return ends
-    found: list[int] = []
-    longer = least = 0
-    long = re.finditer(f"[{re.escape(''.join(lengths))}]", text)
-    following = next(long, None)
-    for end in ends:
-        while following is not None and following.start() + longer < end:
-            longer += lengths[following[0]] - 1
-            least = following.end()
-            following = next(long, None)
-        found.append(max(end - longer, least))
-    return found
+    return marked(text, _FRAME)

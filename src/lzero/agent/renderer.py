@@ -17,9 +17,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lzero.agent.chat_template import OR_RAW, ChatTemplate
-from lzero.agent.frame import without_control_tokens
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, ModelError
+from lzero.marking import without_control_tokens
 from lzero.model_files import read_by_library
 from lzero.types import Completion
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lzero.errors import ConfigError, ToolError
+from lzero.marking import without_control_tokens
 from lzero.protocols import Tool, ToolContext
 from lzero.tools.converter import Converter
 from lzero.tools.function import tool
@@ -26,8 +27,9 @@ REQUESTS = 8
 MAX_QUESTION_CHARS = 4_000
 MAX_ANSWER_TOKENS = 1_024
 MAX_ANSWER_CHARS = 8_000
-ASKED_WRONG = (400, 413, 422)
-"""Statuses by which an endpoint refuses a question or an image, which are the agent's."""
+ASKED_WRONG = (400, 408, 413, 422, 500, 504)
+"""Statuses by which an endpoint refuses a question or an image, breaks on it or takes too long: both are the agent's choice. A failure of
+the endpoint itself may look the same."""
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -83,7 +85,7 @@ def open_look(
                             {
                                 "role": "user",
                                 "content": [
-                                    {"type": "text", "text": question},
+                                    {"type": "text", "text": without_control_tokens(question)},
                                     {"type": "image_url", "image_url": {"url": data_url}},
                                 ],
                             }
