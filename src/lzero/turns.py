@@ -180,8 +180,11 @@ def call_clock() -> CallClock:
 class Turns:
     """Places at something that all episodes share. Belongs to no event loop."""
 
-    def __init__(self, places: int, what: str, *, advice: str = "", one_by_one: bool = False) -> None:
-        """`what` completes "waited in the queue for"; `advice` says how the wait becomes shorter.
+    def __init__(
+        self, places: int, what: str, *, advice: str = "", one_by_one: bool = False, max_waiting: int = MAX_WAITING
+    ) -> None:
+        """`what` completes "waited in the queue for"; `advice` says how the wait becomes shorter. `max_waiting` bounds the calls of one
+        episode that wait.
 
         `one_by_one`: the shared thing may serve its places one after another, without notice. The time of a call then begins when all
         calls that took a place before it have left.
@@ -190,6 +193,7 @@ class Turns:
         self._what = what
         self._advice = advice
         self._one_by_one = one_by_one
+        self._max_waiting = max_waiting
         self._inside: dict[object, CallClock] = {}
         """Calls that hold a place, in the order in which they took it."""
         self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
@@ -197,7 +201,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Hold a place in the block. Raises HelperBusy if none becomes free in time, and ToolError, the agent's fault, if MAX_WAITING
+        """Hold a place in the block. Raises HelperBusy if none becomes free in time, and ToolError, the agent's fault, if `max_waiting`
         calls of its episode wait already."""
         clock, place = call_clock(), object()
         await self._enter(clock)
@@ -214,9 +218,9 @@ class Turns:
             self._free -= 1
             return
         queue = self._waiting.setdefault(clock.owner, deque())
-        if len(queue) >= MAX_WAITING:
+        if len(queue) >= self._max_waiting:
             raise ToolError(
-                f"{MAX_WAITING} calls wait in the queue for {self._what} already: wait for their answers first",
+                f"{self._max_waiting} calls wait in the queue for {self._what} already: wait for their answers first",
                 fault="agent",
             )
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()

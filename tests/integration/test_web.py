@@ -478,7 +478,7 @@ async def test_a_server_that_is_not_there_is_unreachable() -> None:
         (402, {}, "Test wants to be paid first", True, 0),
         (429, {"retry_after": "7"}, "Test is asked too often", False, 7),
         (429, {"retry_after": "soon"}, "Test is asked too often", False, 0),
-        (503, {"retry_after": "3"}, "Test failed", False, 3),
+        (503, {"retry_after": "3"}, "Test is asked too often", False, 3),
         (500, {}, "Test failed", False, 0),
         (400, {}, "Test failed", True, 0),
         (302, {"location": "/elsewhere"}, "Test failed", True, 0),

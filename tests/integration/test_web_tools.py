@@ -455,7 +455,7 @@ def test_an_address_with_a_password_is_refused_and_not_shown() -> None:
 
 @pytest.mark.parametrize(
     ("status", "fault"),
-    [*((status, "agent") for status in (408, 422, 451, 500, 524)), *((status, "tool") for status in (401, 402, 429))],
+    [*((status, "agent") for status in (408, 422, 451, 500, 524)), *((status, "tool") for status in (401, 402, 404))],
 )
 async def test_a_jina_readers_failures_are_told_apart(status: int, fault: str) -> None:
     said = json_response({"code": status, "name": "AssertionFailureError", "message": "no such domain"}, status=status)

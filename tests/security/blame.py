@@ -132,6 +132,12 @@ SITES = (
         "ours",
         "a search service is slow; the time of a picture, a question or a page that the agent chose is the agent's (look, read_page)",
     ),
+    Site(
+        "tools/web.py",
+        "AskedTooOften",
+        "ours",
+        "a service limits its calls: all episodes pause, then take fair turns; in the end a HelperBusy",
+    ),
     Site("tools/web_search.py", "ServiceError", "ours", "the search service fails"),
     Site(
         "tools/read_page.py", "ServiceError", "ours", "the Jina reader sends no JSON; a site in trouble is the agent's"

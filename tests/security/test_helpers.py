@@ -4,6 +4,7 @@ import asyncio
 import io
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from lzero.tools.converter import Converter
 from lzero.tools.inspect_file import make_inspect_file
 from lzero.tools.mcp_servers.server import McpServer
 from lzero.tools.mcp_servers.specs import McpSpec
-from lzero.tools.retry import RateLimited
+from lzero.tools.retry import AskedTooOften, RateLimited, Retried
+from lzero.tools.throttled import MAX_WAITING, PLACES, Throttled
 from lzero.turns import Turns
 from lzero.types import Json, Task, ToolCall
 
@@ -123,6 +125,42 @@ def test_calls_without_number_wait_at_the_expense_of_who_makes_them() -> None:
         for task in many:
             task.cancel()
         await asyncio.wait(many)
+
+    run(main())
+
+
+def limited_service(*, calls: int, window_s: float) -> Tool:
+    """Tool of a service that serves so many calls in each window, and refuses the others without saying until when."""
+    served: Counter[float] = Counter()
+
+    @tool
+    async def ask(word: str) -> str:
+        """Asks a service."""
+        await asyncio.sleep(0.1)
+        window = asyncio.get_running_loop().time() // window_s
+        if served[window] == calls:
+            raise AskedTooOften("the service is asked too often")
+        served[window] += 1
+        return word
+
+    return Retried(Throttled(ask))
+
+
+@attack(89)
+def test_a_flood_of_a_service_that_limits_its_calls_voids_no_episode() -> None:
+    service = limited_service(calls=20, window_s=60.0)
+
+    async def main() -> None:
+        hostile, victims = broker_of(service), [broker_of(service) for _ in range(3)]
+        flood = [asyncio.create_task(told(hostile, "ask", word="many")) for _ in range(CALLS_PER_CELL)]
+        await asyncio.sleep(1.0)
+        answers = [asyncio.create_task(told(victim, "ask", word="one")) for victim in victims]
+        assert await asyncio.gather(*answers) == ["one"] * 3
+        assert all(only_call(victim).duration_s < 1.0 for victim in victims)  # the pause is no time of theirs
+        refused = [answer for answer in await asyncio.gather(*flood) if answer != "many"]
+        assert len(refused) == CALLS_PER_CELL - 20 - PLACES - MAX_WAITING
+        assert all(answer.startswith("agent: 8 calls wait in the queue for ask, whose service") for answer in refused)
+        assert [each.broken for each in (hostile, *victims)] == [None] * 4
 
     run(main())
 

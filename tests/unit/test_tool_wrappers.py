@@ -116,6 +116,7 @@ def test_pauses_follow_from_the_seed_and_stay_below_their_bound() -> None:
 
     assert drawn(7) == drawn(7) != drawn(8)
     assert max(drawn(7)) <= 8.0
+    assert Backoff().pause_s(5_000, random.Random(7)) <= 8.0
 
 
 # Slowed down

@@ -134,6 +134,7 @@ def _look(config: Config) -> Tool:
     from lzero.tools.converter import Converter
     from lzero.tools.look import open_look
     from lzero.tools.retry import Backoff, Retried
+    from lzero.tools.throttled import Throttled
 
     tools = config.tools
     look = open_look(
@@ -145,18 +146,19 @@ def _look(config: Config) -> Tool:
         proxy=tools.proxy,
     )
     # Never from the cache: the same path and question are of another image after the next cell.
-    return Retried(look, Backoff(tries=tools.tries), seed=config.run.seed)
+    return Retried(Throttled(look, seed=config.run.seed), Backoff(tries=tools.tries), seed=config.run.seed)
 
 
 def _wrapped(tool: Tool, config: Config, *, version: str) -> Tool:
     """A tool that leans on a service, as [tools] wants it asked."""
     from lzero.tools.cache import Cached
     from lzero.tools.retry import Backoff, RateLimited, Retried
+    from lzero.tools.throttled import Throttled
 
     tools = config.tools
     if tools.calls_per_second:
         tool = RateLimited(tool, per_second=tools.calls_per_second)
-    tool = Retried(tool, Backoff(tries=tools.tries), seed=config.run.seed)
+    tool = Retried(Throttled(tool, seed=config.run.seed), Backoff(tries=tools.tries), seed=config.run.seed)
     return Cached(tool, Path(tools.cache) / CACHE_FILE, version=version) if tools.cache else tool
 
 

@@ -37,6 +37,10 @@ class ServiceError(ToolError):
         self.retry_after_s = retry_after_s
 
 
+class AskedTooOften(ServiceError):
+    """A service refuses a call because there were too many before it."""
+
+
 class Unanswered(ServiceError):
     """A service received a whole request and did not answer in time.
 
@@ -53,7 +57,7 @@ class Backoff:
     longest_s: float = 8.0
 
     def pause_s(self, failures: int, source: random.Random) -> float:
-        return min(self.longest_s, self.first_s * 2.0 ** (failures - 1)) * source.uniform(0.5, 1.0)
+        return min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 60)) * source.uniform(0.5, 1.0)
 
 
 async def retrying(

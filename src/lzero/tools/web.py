@@ -27,7 +27,7 @@ import httpx2
 from lzero import __version__
 from lzero.errors import ConfigError, ToolError
 from lzero.text import one_line
-from lzero.tools.retry import ServiceError
+from lzero.tools.retry import AskedTooOften, ServiceError
 from lzero.tools.threads import in_thread
 from lzero.tools.web_transport import PoolTransport, Progress
 from lzero.types import Json
@@ -299,8 +299,8 @@ async def ask_service(
     """The successful answer of a service that the configuration names: what goes wrong is its fault or ours, but for a status
     of `asked_wrong`, by which it says that it cannot do what the agent asked for.
 
-    Raises ServiceError, which tells a key that is refused, an account without credit and a service that is busy or down apart, and in
-    which no header that was sent shows.
+    Raises ServiceError, which tells a key that is refused, an account without credit and a service that is busy (AskedTooOften) or down
+    apart, and in which no header that was sent shows.
     """
     try:
         answer = await client.fetch(url, method=method, headers=headers, json=json, max_redirects=0)
@@ -318,8 +318,8 @@ async def ask_service(
         raise ServiceError(f"{name} {cause} ({said})", permanent=True)
     if answer.status == 402:
         raise ServiceError(f"{name} wants to be paid first ({said})", permanent=True)
-    if answer.status == 429:
-        raise ServiceError(f"{name} is asked too often ({said})", retry_after_s=answer.retry_after_s)
+    if answer.status == 429 or (answer.status == 503 and answer.retry_after_s):
+        raise AskedTooOften(f"{name} is asked too often ({said})", retry_after_s=answer.retry_after_s)
     broken = answer.status >= 500 or answer.status == 408
     raise ServiceError(f"{name} failed ({said})", permanent=not broken, retry_after_s=answer.retry_after_s)
 
