@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fault_traces import at_rest, settled, traces, until, zygotes
+from fault_traces import at_rest, settled, traces, zygotes
 from repl_sessions import no_tools, value
 
 from lzero.config import ReplConfig
@@ -32,7 +32,7 @@ NEVER_REPLACED = ReplConfig(zygotes=2, forks_per_zygote=1_000_000)
 async def until_warm(pool: LocalPool) -> list[psutil.Process]:
     """All zygotes, when they are there and have forked."""
     async with asyncio.timeout(60.0):
-        while len(zygotes()) < NEVER_REPLACED.zygotes:
+        while pool.stats()["zygotes"] < NEVER_REPLACED.zygotes:  # a process that is there may still be starting
             await churn(pool, WARM_UP)
     await churn(pool, WARM_UP)
     return zygotes()
@@ -96,7 +96,6 @@ async def test_sessions_that_come_and_go_leave_everything_as_it_was(sessions: in
         await churn(pool, sessions)
         elapsed = time.monotonic() - started
         await settled(idle)
-        await until(lambda: list(sizes(warm))[2] <= first[2])  # a zygote may still have to reap the last ones
         assert zygotes() == warm
         assert pool.stats()["open"] == 0
         host, grown, descriptors, keys = (now - then for now, then in zip(sizes(warm), first, strict=True))
