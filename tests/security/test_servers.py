@@ -377,7 +377,7 @@ async def test_a_pool_server_that_sends_more_than_a_cell_can_put_out_breaks_the_
                 case wire.Open(id=number):
                     await connection.send(wire.encode(wire.Opened(id=number, load=load)))
                 case wire.Close(id=number):
-                    await connection.send(wire.encode(wire.Closed(id=number)))
+                    await connection.send(wire.encode(wire.Closed(id=number, load=load)))
                 case wire.Run(id=number):
                     outputs = (Stream(name="stdout", text="x" * 7_000_000),)
                     execution = Execution(outputs=outputs, status="ok", duration_s=0.0)
