@@ -41,7 +41,8 @@ PLAN_S = 50.0
 """Seconds that pip may take; below what an agent's broker waits for a tool."""
 _LOG = "pip.log"
 _NO_ANSWER = re.compile(
-    r"retrying \(retry|timed out|max retries exceeded|\b(?:40[178]|429|5\d\d) (?:client|server) error", re.IGNORECASE
+    r"could not fetch url (?!.*: 4(?!0[178]|29)\d\d client error)|retrying \(retry|timed out|max retries exceeded",
+    re.IGNORECASE,
 )
 """What pip logs when the index fails, refuses us or cannot be reached; pip then goes on as if the index were empty. Any other reason is
 the agent's fault, which chose package, versions and extras: an index that lacks the package (404), or a plan that takes too long."""
