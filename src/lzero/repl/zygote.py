@@ -163,7 +163,7 @@ class Zygote:
             if self._process.returncode is None:  # else it had just ended, and `kill` has reaped it
                 await _end_of(self._process.pid)
         # If bubblewrap was killed while it started, its second process may still wait for its first one.
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._errors.close()
