@@ -9,6 +9,9 @@ import functools
 import gc
 import os
 import resource
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +31,17 @@ os.getpid(), os.getuid() != 0, int(status["CapEff"], 16), status["Seccomp"], sta
 """
 """Asked in a session: how it is shut in."""
 SHUT_IN = "(2, True, 0, '2', '1', False)"
+
+
+async def output_of_host(code: str) -> str:
+    """Run a host that kills itself, and return what it has printed before."""
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "TMPDIR": tempfile.gettempdir()}
+    host = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert host.returncode == -signal.SIGKILL, host.stderr
+    return str(host.stdout)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,9 @@
 """Plain Jupyter kernels: nothing is left of one, nothing of the host's is in one, and what cannot be had is said at once."""
 
-import asyncio
 import gc
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -16,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
-from fault_traces import until
+from fault_traces import alive, output_of_host, until
 from repl_sessions import no_tools
 
 from lzero.config import ReplConfig
@@ -111,27 +108,11 @@ async def main():
     os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
 """
-    host = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "TMPDIR": tempfile.gettempdir()},
-    )
-    assert host.returncode == -signal.SIGKILL, host.stderr
-    await until(lambda: not psutil.pid_exists(int(host.stdout)) or _is_zombie(int(host.stdout)))
+    kernel = int(await output_of_host(code))
+    await until(lambda: not alive(kernel))
     assert directories()
     async with JupyterPool():  # the next one tidies up
         assert not directories()
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 async def test_variables_of_the_host_and_its_notebooks_are_not_there(

@@ -4,11 +4,9 @@ import asyncio
 import contextlib
 import os
 import random
-import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from cases import attack
-from fault_traces import INSIDE, SHUT_IN, alive, below, jails, traces, until, works, zygotes
+from fault_traces import INSIDE, SHUT_IN, alive, below, jails, output_of_host, traces, until, works, zygotes
 from repl_sessions import no_tools, run, value
 
 from lzero.config import ReplConfig
@@ -66,17 +64,7 @@ async def main():
 asyncio.run(main())
 """
     before = traces()
-    host = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "TMPDIR": tempfile.gettempdir()},
-    )
-    assert host.returncode == -signal.SIGKILL, host.stderr
-    pids = [int(pid) for pid in host.stdout.split()]
+    pids = [int(pid) for pid in (await output_of_host(code)).split()]
     assert len(pids) >= 8  # the jail, its zygote, three sessions and what they started
     await until(lambda: not any(alive(pid) for pid in pids))
     assert traces() == before

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import pytest
 from cases import attack
+from fault_traces import descriptors_left
 from repl_sessions import no_tools, value
 
 from lzero.config import ReplConfig
@@ -22,6 +22,8 @@ from lzero.repl import LocalPool, processes, session, watchdog
 pytestmark = pytest.mark.sandbox
 NOTHING = watchdog.Bounds(memory_bytes=0, cpu_s=1e9, lifetime_s=1e9)
 DEADLINE_S = 60.0
+PLAIN = "print(flush=True); input()"
+"""A program that waits for its end."""
 HOLDER = """
 import ctypes, mmap, os
 libc = ctypes.CDLL(None)
@@ -97,19 +99,6 @@ def running(code: str) -> Iterator[int]:
             kill([process.pid])
 
 
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """This process can open no further file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 @asynccontextmanager
 async def watching(repls: list[Watched]) -> AsyncIterator[None]:
     task = asyncio.create_task(watchdog.watch(lambda: repls, NOTHING))
@@ -121,24 +110,31 @@ async def watching(repls: list[Watched]) -> AsyncIterator[None]:
         await asyncio.wait({task})
 
 
-@attack(101)
-async def test_a_process_that_keeps_its_lock_holds_up_no_other_look(monkeypatch: pytest.MonkeyPatch) -> None:
+@asynccontextmanager
+async def stuck_look(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Watched, list[Watched]]]:
+    """A REPL that is not watched yet, and the list of those that are: one, whose look waits, too long when the block is left."""
     monkeypatch.setattr(watchdog, "_LOCKS_S", 1e9)
     monkeypatch.setattr(watchdog, "_STEP_S", 0.02)
-    with running(HOLDER) as holder, running("print(flush=True); input()") as plain:
+    with running(HOLDER) as holder, running(PLAIN) as plain:
         stuck, other = Watched(holder), Watched(plain)
         async with watching(repls := [stuck]):
             await stuck.seen.wait()
-            repls.append(other)
-            assert (await other.reason).startswith("memory: its processes held")
+            yield other, repls
             monkeypatch.setattr(watchdog, "_LOCKS_S", 0.1)
             assert (await stuck.reason).startswith("memory: the host cannot read in time what its processes hold")
 
 
 @attack(101)
+async def test_a_process_that_keeps_its_lock_holds_up_no_other_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stuck_look(monkeypatch) as (other, repls):
+        repls.append(other)
+        assert (await other.reason).startswith("memory: its processes held")
+
+
+@attack(101)
 async def test_an_end_that_takes_long_holds_up_no_other_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "_THREADS", 1)
-    with running("print(flush=True); input()") as one, running("print(flush=True); input()") as two:
+    with running(PLAIN) as one, running(PLAIN) as two:
         slow, other = Watched(one, lasts=asyncio.Event()), Watched(two)
         async with watching(repls := [slow]):
             await slow.reason
@@ -160,7 +156,7 @@ class Broken(Watched):
 
 
 async def test_a_look_that_fails_ends_the_watchdog_without_which_no_repl_is_opened() -> None:
-    with running("print(flush=True); input()") as plain:
+    with running(PLAIN) as plain:
         repls = [Broken(plain)]
         task = asyncio.create_task(watchdog.watch(lambda: repls, NOTHING))
         watchdog.require(task)
@@ -184,19 +180,12 @@ async def test_a_session_that_ends_slowly_takes_no_other_along(monkeypatch: pyte
 
 @attack(101)
 async def test_a_host_without_descriptors_goes_on_with_a_look_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_LOCKS_S", 1e9)
-    monkeypatch.setattr(watchdog, "_STEP_S", 0.02)
-    with running(HOLDER) as holder, running("print(flush=True); input()") as plain:
-        stuck, other = Watched(holder), Watched(plain)
-        async with watching(repls := [stuck]):
-            await stuck.seen.wait()
-            with no_descriptors():
-                repls.append(other)
-                for _ in range(2):  # rounds, between which the look at the first one goes on
-                    await other.seen.wait()
-                    other.seen.clear()
-            monkeypatch.setattr(watchdog, "_LOCKS_S", 0.1)
-            await stuck.reason
+    async with stuck_look(monkeypatch) as (other, repls):
+        with descriptors_left(0):
+            repls.append(other)
+            for _ in range(2):  # rounds, between which the look at the first one goes on
+                await other.seen.wait()
+                other.seen.clear()
 
 
 class Endless(Watched):
@@ -209,7 +198,7 @@ class Endless(Watched):
 
 @attack(101)
 async def test_an_end_that_fails_leaves_the_others_watched() -> None:
-    with running("print(flush=True); input()") as one, running("print(flush=True); input()") as two:
+    with running(PLAIN) as one, running(PLAIN) as two:
         endless, other = Endless(one), Watched(two)
         repls: list[Watched] = [endless]
         async with watching(repls):
