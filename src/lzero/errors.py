@@ -102,5 +102,9 @@ class TrainError(LzeroError):
     pass
 
 
+class CreditError(TrainError):
+    """An update that failed before it touched the policy: its estimator raised something or returned no advantages."""
+
+
 class NotFinite(TrainError):
     pass

@@ -28,7 +28,7 @@ def load_object(spec: str, *, key: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module runs as it is imported: sys.exit() in it ends nothing of ours
-        raise ConfigError(f"{key}: cannot import {module_name!r} of {spec!r}: {_described(error)}") from error
+        raise ConfigError(f"{key}: cannot import {module_name!r} of {spec!r}: {described(error)}") from error
     if found is module:
         near = get_close_matches(name, vars(module), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -36,11 +36,12 @@ def load_object(spec: str, *, key: str) -> Any:
     return found
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """Return type and message of an exception, with the user's file and line that raised it."""
     if isinstance(error, ImportError | LzeroError):
         return str(error)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
+    passed = traceback.extract_tb(error.__traceback__)
+    frames = [each for each in passed if not (each.filename.startswith(_OURS) or "site-packages" in each.filename)]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     words = "".join(traceback.format_exception_only(error)[-1:]).strip()
     return words + ("" if isinstance(error, SyntaxError) else place)

@@ -1,10 +1,11 @@
 """The whole loop on a bandit: the policy answers a fixed prompt with four tokens and is paid for ids below 128."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -14,9 +15,10 @@ from small_models import TINY
 from torch import Tensor
 from whole_runs import is_of_the_machine
 
+from lzero.algo.credit import Advantages, Estimator
 from lzero.config import Config, load_config
 from lzero.engine.local.engine import LocalEngine
-from lzero.errors import StoreError, TrainError
+from lzero.errors import CreditError, StoreError, TrainError
 from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model, save_model
 from lzero.rollout.collector import Collected
 from lzero.seeds import derive_seed
@@ -27,7 +29,7 @@ from lzero.train.loop import Outcome, train
 from lzero.train.seeding import seeded
 from lzero.train.skipped import read_skipped
 from lzero.train.trainer import Trainer
-from lzero.types import Episode, Json, Reward, Sampling, Task, Update
+from lzero.types import Attempt, Episode, Json, Reward, Sampling, Task, Update
 
 PROMPT = (5, 6, 7)
 NUM_EPISODES = 32
@@ -300,6 +302,29 @@ async def test_a_run_that_gets_no_batch_ends_with_a_checkpoint_of_what_was_reach
         bandit.fails_at = 2
         with pytest.raises(TrainError, match="33 of the last 64"):
             await train(LocalLearner(trainer, engine, run), progress, config=config, collector=bandit, run=run)
+    checkpoint = newest_checkpoint(run.checkpoints)
+    assert checkpoint is not None
+    assert read_manifest(checkpoint).progress == Progress(update=2, collector={"next_task": 2})
+
+
+class FailsInThirdUpdate(Estimator):
+    """An estimator of a user's own, with a fault that shows late."""
+
+    calls: ClassVar[int] = 0
+
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        FailsInThirdUpdate.calls += 1
+        return [(1.0 / (3 - FailsInThirdUpdate.calls),) * len(attempt.rewards) for attempt in attempts]
+
+
+async def test_a_run_whose_estimator_fails_ends_with_a_checkpoint_of_what_was_reached(tmp_path: Path) -> None:
+    own = f"algo.estimator={__name__}:{FailsInThirdUpdate.__name__}"
+    config = config_of(tmp_path, "train.updates=6", "train.checkpoint_every=10", own)
+    run = new_run(tmp_path / "run")
+    trainer, progress = Trainer.build(config)
+    async with local_engine(config) as engine:
+        with pytest.raises(CreditError, match=r"FailsInThirdUpdate raised ZeroDivisionError: .* \(test_loop.py, line"):
+            await train(LocalLearner(trainer, engine, run), progress, config=config, collector=Bandit(engine), run=run)
     checkpoint = newest_checkpoint(run.checkpoints)
     assert checkpoint is not None
     assert read_manifest(checkpoint).progress == Progress(update=2, collector={"next_task": 2})

@@ -22,7 +22,7 @@ from lzero.algo.estimators.reinforce_pp import ReinforcePP
 from lzero.algo.estimators.reinforce_pp_baseline import ReinforcePPBaseline
 from lzero.algo.estimators.rloo import RLOO
 from lzero.config import AlgoConfig
-from lzero.errors import ConfigError, TrainError
+from lzero.errors import ConfigError, CreditError
 from lzero.types import Attempt
 
 BUILT_IN = built_in_estimators()
@@ -254,5 +254,36 @@ def test_what_is_no_estimator_or_option_is_named(estimator: str, options: dict[s
 
 @pytest.mark.parametrize("estimator", [OneNumberAnEpisode(), Nothing()])
 def test_what_is_not_an_advantage_for_each_step_is_an_error_that_says_what_is(estimator: Estimator) -> None:
-    with pytest.raises(TrainError, match=r"returned .* but the episodes have \[2, 1\] steps: return a list"):
+    with pytest.raises(CreditError, match=r"returned .* but the episodes have \[2, 1\] steps: return a list"):
+        credit(estimator, paid((1.0, 0.0), (0.0,)))
+
+
+class DividesByZero(Estimator):
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        return [(1 / 0,)]
+
+
+class Texts(Estimator):
+    def advantages(self, attempts: Sequence[Attempt]) -> Any:
+        return [("a",) * len(attempt.rewards) for attempt in attempts]
+
+
+class NotANumber(Estimator):
+    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+        return [(math.nan,) * len(attempt.rewards) for attempt in attempts]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "told"),
+    [
+        (
+            DividesByZero(),
+            r"test_estimators.DividesByZero raised ZeroDivisionError: .* \(test_estimators.py, line \d+\)",
+        ),
+        (Texts(), "test_estimators.Texts raised ValueError: could not convert"),
+        (NotANumber(), "NotANumber returned advantages that are not finite"),
+    ],
+)
+def test_an_estimator_that_fails_is_named_with_the_line_of_its_code(estimator: Estimator, told: str) -> None:
+    with pytest.raises(CreditError, match=told):
         credit(estimator, paid((1.0, 0.0), (0.0,)))

@@ -321,3 +321,27 @@ def test_a_loss_that_returns_no_number_for_each_token_is_an_error_that_says_so()
         TrainError, match=r"OneNumber returned a surrogate of shape \(\): return a number for each of the 5"
     ):
         run(AlgoConfig(loss=f"{__name__}:OneNumber"), micro())
+
+
+class Forgets(Loss):
+    def surrogate(self, policy: Tensor, micro: MicroBatch) -> Any:
+        return None
+
+
+class LooksUp(Loss):
+    def complaints(self, config: Config) -> Iterator[str]:
+        raise KeyError("a check")
+
+    def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
+        raise KeyError("a surrogate")
+
+
+@pytest.mark.parametrize(("name", "told"), [("Forgets", "TypeError: cannot unpack"), ("LooksUp", "KeyError: 'a surr")])
+def test_a_loss_that_fails_is_named(name: str, told: str) -> None:
+    with pytest.raises(TrainError, match=f"test_loss_parts.{name} raised {told}"):
+        run(AlgoConfig(loss=f"{__name__}:{name}"), micro())
+
+
+def test_a_check_that_fails_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"test_loss_parts\.LooksUp raised KeyError: 'a check'"):
+        check_settings(make_config({"algo": {"loss": f"{__name__}:LooksUp"}}))

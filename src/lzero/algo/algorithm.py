@@ -13,6 +13,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -21,8 +22,8 @@ import pydantic
 
 from lzero.config import Section
 from lzero.config.base import wrong_value
-from lzero.errors import ConfigError
-from lzero.plugins import load_object
+from lzero.errors import ConfigError, LzeroError
+from lzero.plugins import described, load_object
 
 if TYPE_CHECKING:
     from lzero.config import Config
@@ -48,6 +49,17 @@ class Algorithm(Section):
 
 
 A = TypeVar("A", bound=Algorithm)
+
+
+@contextmanager
+def blamed(algorithm: Algorithm, kind: type[LzeroError]) -> Iterator[None]:
+    """Raise an error of this kind, which names the algorithm and the line of its code, for an exception in the block."""
+    try:
+        yield
+    except LzeroError:
+        raise
+    except Exception as error:
+        raise kind(f"{type(algorithm).__module__}.{type(algorithm).__name__} raised {described(error)}") from error
 
 
 def built_in(kind: type[A], package: ModuleType) -> dict[str, type[A]]:

@@ -8,15 +8,17 @@ import math
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from lzero.algo import estimators
-from lzero.algo.algorithm import Algorithm, built_in, find
+from lzero.algo.algorithm import Algorithm, blamed, built_in, find
 from lzero.config import AlgoConfig
 from lzero.config.base import Fraction
-from lzero.errors import TrainError
+from lzero.errors import CreditError
 from lzero.types import Attempt
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class DiscountedEstimator(Estimator):
             yield f"algo.estimator_options.gamma = {self.gamma} has no effect with agent.max_steps = 1"
 
 
+@cache
 def built_in_estimators() -> dict[str, type[Estimator]]:
     """Return the estimators of `lzero.algo.estimators` by their names."""
     return built_in(Estimator, estimators)  # type: ignore[type-abstract]
@@ -78,19 +81,26 @@ def make_estimator(algo: AlgoConfig) -> Estimator:
 def credit(estimator: Estimator, attempts: Sequence[Attempt]) -> Advantages:
     """Return the estimator's advantages.
 
-    Raises ValueError for a reward that is not finite, and TrainError if the estimator does not return one advantage per step.
+    Raises ValueError for a reward that is not finite, and CreditError if the estimator raises anything or does not return one finite
+    advantage per step.
     """
     for attempt in attempts:
         if not all(map(math.isfinite, attempt.rewards)):
             raise ValueError(f"rewards {attempt.rewards} are not finite")
-    found = estimator.advantages(attempts)
+    name = type(estimator).__name__
+    with blamed(estimator, CreditError):
+        found = estimator.advantages(attempts)
     expected, given = [len(attempt.rewards) for attempt in attempts], _lengths(found)
     if given != expected:
-        raise TrainError(
-            f"the estimator {type(estimator).__name__} returned {given} advantages per episode, but the episodes have {expected} steps: "
+        raise CreditError(
+            f"the estimator {name} returned {given} advantages per episode, but the episodes have {expected} steps: "
             "return a list with one tuple per attempt, and in it one number per step"
         )
-    return [tuple(map(float, own)) for own in found]
+    with blamed(estimator, CreditError):
+        advantages = [tuple(map(float, own)) for own in found]
+    if not all(map(math.isfinite, chain(*advantages))):
+        raise CreditError(f"the estimator {name} returned advantages that are not finite, for finite rewards")
+    return advantages
 
 
 def _lengths(advantages: object) -> object:

@@ -7,13 +7,13 @@ up to those of the batch, however it is split. A metric whose name ends in `_max
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from lzero.algo import losses
-from lzero.algo.algorithm import Algorithm, built_in, find
+from lzero.algo.algorithm import Algorithm, blamed, built_in, find
 from lzero.algo.batches import MicroBatch
 from lzero.algo.kl import kl_estimate
 from lzero.config import AlgoConfig
@@ -62,6 +62,7 @@ LossFn = Callable[[LossInputs], tuple[Tensor, Metrics]]
 """(inputs) → (scalar loss, detached scalar metrics)."""
 
 
+@cache
 def built_in_losses() -> dict[str, type[Loss]]:
     """Return the losses of `lzero.algo.losses` by their names."""
     return built_in(Loss, losses)  # type: ignore[type-abstract]
@@ -101,10 +102,13 @@ def policy_loss(inputs: LossInputs, *, algo: AlgoConfig, loss: Loss) -> tuple[Te
 
 def _surrogate(policy: Tensor, micro: MicroBatch, algo: AlgoConfig, loss: Loss) -> tuple[Tensor, Metrics]:
     trust, metrics = _importance(policy, micro, algo)
-    surrogate, own = loss.surrogate(policy, micro)
-    if surrogate.shape != policy.shape:
+    with blamed(loss, TrainError):
+        surrogate, own = loss.surrogate(policy, micro)
+        own = {name: torch.as_tensor(value) for name, value in own.items()}
+        shape = tuple(surrogate.shape)
+    if shape != policy.shape:
         raise TrainError(
-            f"the loss {type(loss).__name__} returned a surrogate of shape {tuple(surrogate.shape)}: return a number for each of the "
+            f"the loss {type(loss).__name__} returned a surrogate of shape {shape}: return a number for each of the "
             f"{len(policy)} action tokens"
         )
     return trust * surrogate, metrics | own

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from lzero.algo.algorithm import blamed
 from lzero.algo.credit import make_estimator
 from lzero.algo.loss import make_loss
 from lzero.config import Config, Section, SftConfig
@@ -27,7 +28,9 @@ def _check_algorithms(config: Config) -> None:
     complaints: list[str] = []
     for make in (make_estimator, make_loss):
         try:
-            complaints += make(config.algo).complaints(config)
+            algorithm = make(config.algo)
+            with blamed(algorithm, ConfigError):
+                complaints += algorithm.complaints(config)
         except ConfigError as error:
             complaints.append(str(error))
     if complaints:
@@ -70,12 +73,11 @@ def inert_settings(config: Config) -> list[str]:
 
     A key counts as set if it differs from its default.
     """
-    algorithms = (make_estimator(config.algo), make_loss(config.algo))
-    return [
-        *_inert_keys(config),
-        *_inert_parts(config),
-        *(note for algorithm in algorithms for note in algorithm.notes(config)),
-    ]
+    notes = [*_inert_keys(config), *_inert_parts(config)]
+    for algorithm in (make_estimator(config.algo), make_loss(config.algo)):
+        with blamed(algorithm, ConfigError):
+            notes += algorithm.notes(config)
+    return notes
 
 
 def _inert_parts(config: Config) -> Iterator[str]:

@@ -15,13 +15,14 @@ Nothing is collected while an update is made, so every token of a batch is drawn
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lzero.config import Config
+from lzero.errors import CreditError
 from lzero.rollout.collector import Collected
 from lzero.rollout.concurrency import unless
 from lzero.store import RunDirectory
@@ -75,7 +76,7 @@ async def train(
     The policy is evaluated first and last, and every `eval.every` updates.
     `stop` cancels the episodes under way (a resumed run draws the same tasks again) and lets an update under way finish.
     Raises whatever a stage raises; then the last checkpoint and all records up to there are whole. It is of what was reached where
-    episodes failed, and an earlier one where an update did.
+    episodes or the estimator failed, and an earlier one where an update had begun.
     """
     stop = stop or asyncio.Event()
     settings, every = config.train, config.eval.every
@@ -91,13 +92,17 @@ async def train(
     async def save() -> float:
         return await saver.save(partial(learner.snapshot, progress, score))
 
+    async def keep() -> None:
+        """Save what was reached."""
+        if saver.newest != saver.path(progress.update):
+            await save()
+
     async def kept(work: Coroutine[Any, Any, Result]) -> Result | None:
         """`unless` stopped; where it fails, what was reached is saved first: nothing of `work` has touched the policy."""
         try:
             return await unless(stop, work)
         except Exception:
-            if saver.newest != saver.path(progress.update):
-                await save()
+            await keep()
             raise
 
     await learner.publish(version=progress.update)
@@ -112,7 +117,7 @@ async def train(
             collected = await kept(collector.collect(progress.update))
             if collected is None:
                 break
-            learned = await _learn(learner, collected, run, update=progress.update)
+            learned = await _learn(learner, collected, run, update=progress.update, keep=keep)
             timings = {"time/checkpoint_s": held_up_s, "time/update_s": time.monotonic() - started}
             metrics = {**collected.metrics, **learned, **timings, **memory_metrics()}
             run.append_metrics({**metrics, **collected.failing.line()}, phase="train", update=progress.update)
@@ -130,12 +135,21 @@ async def train(
     return Outcome(finished=progress.update >= settings.updates, progress=progress, checkpoint=last)
 
 
-async def _learn(learner: Learner, collected: Collected, run: RunDirectory, *, update: int) -> dict[str, float]:
-    """Record the episodes, learn from them, and publish the new weights; return the metrics and the seconds of each phase."""
+async def _learn(
+    learner: Learner, collected: Collected, run: RunDirectory, *, update: int, keep: Callable[[], Awaitable[None]]
+) -> dict[str, float]:
+    """Record the episodes, learn from them, and publish the new weights; return the metrics and the seconds of each phase.
+
+    Calls `keep` where learning fails before it touches the policy.
+    """
     watch = Stopwatch()
     run.write_records(collected.records, phase="train", update=update)
     watch.lap("record")
-    learned = await learner.learn(collected.groups, update=update)
+    try:
+        learned = await learner.learn(collected.groups, update=update)
+    except CreditError:
+        await keep()
+        raise
     published = await learner.publish(version=update + 1)
     return {**learned, **published.metrics, **watch.seconds}
 

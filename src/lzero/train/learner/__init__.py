@@ -32,7 +32,8 @@ class Learner(Protocol):
     async def learn(self, groups: Sequence[Group], *, update: int) -> dict[str, float]:
         """Make one update without blocking the event loop, and return its metrics.
 
-        Raises TrainError if no episode of the groups has a step, and after too many consecutive skipped steps.
+        Raises TrainError if no episode of the groups has a step, and after too many consecutive skipped steps; CreditError, which is
+        one, only while the policy is as it was.
         """
 
     async def publish(self, *, version: int) -> SyncReport:
