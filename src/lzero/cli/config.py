@@ -26,6 +26,8 @@ def config(
 ) -> None:
     """Print a whole configuration as TOML: each key with its value and description.
 
+    It tries no model, file or plug-in; `lzero check` does.
+
     Example: lzero config recipes/world.toml algo.kl_coef=0.01 > my.toml
     """
     from lzero.config import Config

@@ -137,7 +137,8 @@ def _explain(detail: Mapping[str, Any]) -> str:
                 f"unknown key {location!r}: training samples from the policy's whole distribution at rollout.temperature. Any other "
                 "distribution would make the recorded log-probabilities and the gradient wrong (eval.top_p is for sampled evaluation only)"
             )
-        nearest = difflib.get_close_matches(location, [*keys(), *Config.model_fields], n=1, cutoff=0.0)
+        known = keys() if key else Config.model_fields
+        nearest = difflib.get_close_matches(location, known, n=1, cutoff=0.0)
         return f"unknown key {location!r}; did you mean {nearest[0]!r}?"
     if detail["type"] == "tuple_type":
         needed = f"a list is needed, as {location}='[…, …]' on the command line (texts in double quotes)"
