@@ -22,9 +22,11 @@ _COMMAND = "from lzero.cli import main; main()"
 _PATIENCE_S = 60.0
 
 
-def serving(pool: ReplPool, *, file_bytes: int = ReplConfig().file_mb << 20, **options: Any) -> PoolServer:
+def serving(
+    pool: ReplPool, *, file_bytes: int = ReplConfig().file_mb << 20, lifetime_s: float | None = None, **options: Any
+) -> PoolServer:
     """At a free port; options as in `Serving`."""
-    return PoolServer(pool, Serving(port=0, **options), token=TOKEN, file_bytes=file_bytes)
+    return PoolServer(pool, Serving(port=0, **options), token=TOKEN, file_bytes=file_bytes, lifetime_s=lifetime_s)
 
 
 @asynccontextmanager

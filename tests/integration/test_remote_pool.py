@@ -22,6 +22,9 @@ from repl_sessions import no_tools, value
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from lzero.agent.nb_agent import NBAgent
+from lzero.config import load_config
+from lzero.engine.scripted import ScriptedChat
 from lzero.errors import ConfigError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import LocalPool, LocalRepl
@@ -29,6 +32,7 @@ from lzero.repl.remote import pool as remote
 from lzero.repl.remote import wire as remote_wire
 from lzero.repl.remote.pool import RemotePool
 from lzero.repl.wire import ToolStub
+from lzero.rollout.build import build
 from lzero.types import Json
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
@@ -421,11 +425,38 @@ async def test_nobody_comes_in_without_the_token(pool: LocalPool, caplog: pytest
 
 async def test_another_version_is_told_on_both_sides(caplog: pytest.LogCaptureFixture) -> None:
     async with ServerProcess(before="import lzero.repl.remote.wire as w; w.VERSION = 99; ") as server:
-        with pytest.raises(ReplError, match=r"version 99 .*version 1") as refused:
+        with pytest.raises(ReplError, match=r"version 99 .*version 2") as refused:
             await RemotePool((server.url,), token=TOKEN).start()
         assert "same lzero" in str(refused.value)
         server.process.terminate()
-        assert "it speaks version 1 of the pool's protocol, not 99" in await server.errors()
+        assert "it speaks version 2 of the pool's protocol, not 99" in await server.errors()
+
+
+async def test_a_server_that_ends_sessions_before_their_episodes_is_refused(pool: LocalPool) -> None:
+    async with serving(pool, lifetime_s=900.0) as short, serving(pool) as unlimited:
+        for urls in ((short.url,), (unlimited.url, short.url)):
+            with pytest.raises(ReplError) as refused:
+                await RemotePool(urls, token=TOKEN, session_s=960.5).start()
+            assert str(refused.value).startswith(
+                f"{short.url} ends a session after repl.lifetime_s = 900, and an episode may need it for 960.5 s: "
+                "start that server with repl.lifetime_s=961"
+            )
+        for url, needed_s in ((short.url, 900.0), (short.url, 0.0), (unlimited.url, 1e9)):
+            async with RemotePool((url,), token=TOKEN, session_s=needed_s) as servers:
+                assert servers.stats()["servers"] == 1
+
+
+async def test_a_run_refuses_a_server_whose_sessions_live_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LZERO_POOL_TOKEN", TOKEN)
+    async with ServerProcess("repl.lifetime_s=900") as server:
+        far = [f'repl.servers=["{server.url}"]']
+        config = load_config(None, ["model.path=policy:expert", *far])
+        with pytest.raises(ReplError, match=r"repl\.lifetime_s = 900, and an episode may need it for 960 s"):
+            async with build(config):
+                pass
+        agent = NBAgent(ScriptedChat(lambda messages, seed: ""), config=load_config(None, far), work_s=901.0)
+        with pytest.raises(ReplError, match=r"repl\.lifetime_s = 900, and an episode may need it for 901 s"):
+            await agent.__aenter__()
 
 
 async def test_what_is_no_pool_server_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -123,7 +123,7 @@ class NBAgent:
     async def __aenter__(self) -> Self:
         """Start the sandbox, the MCP servers and, if it is a local one, the model. Raises LzeroError."""
         async with AsyncExitStack() as stack:
-            pool = self._pool or await _started_pool(self._config.repl, stack)
+            pool = self._pool or await _started_pool(self._config.repl, self.settings.work_s, stack)
             tools = (
                 await stack.enter_async_context(_mcp_tools(self._mcp, self._given_tools, self._config.tools.env_file))
                 if self._mcp
@@ -301,8 +301,8 @@ def _agent_config(settings: dict[str, Any]) -> AgentConfig:
     return make_config({"agent": values}).agent
 
 
-async def _started_pool(config: ReplConfig, stack: AsyncExitStack) -> ReplPool:
-    pool = open_pool(config)
+async def _started_pool(config: ReplConfig, session_s: float, stack: AsyncExitStack) -> ReplPool:
+    pool = open_pool(config, session_s=session_s)
     stack.push_async_callback(pool.close)
     await pool.start()
     return pool

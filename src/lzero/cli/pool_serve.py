@@ -68,7 +68,7 @@ def serve(
         max_repls=max_repls,
         insecure=insecure,
     )
-    server = PoolServer(local, serving, token=token, file_bytes=config.file_mb << 20)
+    server = PoolServer(local, serving, token=token, file_bytes=config.file_mb << 20, lifetime_s=config.lifetime_s)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     asyncio.run(_until_signalled(local, server, "" if given else token))
 

@@ -47,6 +47,7 @@ async def play_task(config: Config, *, index: int, policy: str) -> bool:
     async with build(
         patient(config),
         make_engine=lambda tokenizer: Stage(answer, tokenizer, echo=echo),
+        session_s=config.agent.work_s,  # a person may think for longer than a server keeps sessions
     ) as parts:
         if by_hand:
             print(HELP.format(tools=tool_names(parts.tools_of(task), notepad=config.agent.notepad)))

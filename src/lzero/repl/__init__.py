@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 __all__ = ["Limits", "LocalPool", "LocalRepl", "open_pool"]
 
 
-def open_pool(config: ReplConfig) -> "LocalPool | JupyterPool | RemotePool":
-    """The pool that the configuration asks for, not started yet. Raises ConfigError for a key that would not act."""
+def open_pool(config: ReplConfig, *, session_s: float = 0.0) -> "LocalPool | JupyterPool | RemotePool":
+    """The pool that the configuration asks for, not started yet. Raises ConfigError for a key that would not act.
+
+    `session_s`: seconds that a session may be needed for; a server that ends its sessions earlier is refused as the pool starts.
+    """
     if config.servers:
         from lzero.repl.remote.settings import remote_pool
 
-        return remote_pool(config)
+        return remote_pool(config, session_s=session_s)
     check_local(config)
     if config.tier == "unsandboxed":
         from lzero.repl.jupyter.pool import JupyterPool

@@ -65,8 +65,10 @@ async def build(
     config: Config,
     *,
     make_engine: "Callable[[PreTrainedTokenizerFast], Engine] | None" = None,
+    session_s: float | None = None,
 ) -> AsyncIterator[Parts]:
     """Everything that runs episodes, closed when the block is left. `make_engine` makes another engine than the configuration's.
+    `session_s`: seconds that sessions of repl.servers must live; by default as long as an episode may take.
 
     Raises ConfigError, ModelError, DataError or SandboxError before anything runs.
     """
@@ -76,7 +78,10 @@ async def build(
 
     deadline_s = lzero_s(config)
     scorer, tools = open_user_code(config)
-    pool = open_pool(config.repl)  # not started: what is wrong with [repl] is told before a model is loaded
+    session_s = config.agent.work_s + deadline_s if session_s is None else session_s
+    pool = open_pool(
+        config.repl, session_s=session_s
+    )  # not started: what is wrong with [repl] is told before a model is loaded
     corpus = None
     if config.tasks.corpus:
         corpus = await asyncio.to_thread(open_corpus_search, config.tasks.corpus, config.tasks)

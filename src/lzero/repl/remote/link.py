@@ -102,6 +102,8 @@ class Link:
         self.why_lost = ""
         self.file_bytes = 0
         """The largest file that the server carries."""
+        self.lifetime_s: float | None = None
+        """Seconds after which the server ends a REPL; None: never."""
         self.facts: dict[str, Json] = {}
         """What shuts its REPLs in."""
         self.transfers = Turns(wire.TRANSFERS, f"a file transfer of the pool server {url}")
@@ -174,6 +176,7 @@ class Link:
         except (ConnectionClosed, ProtocolError) as error:
             raise ReplError(f"{self.url}: {error}") from None
         self.file_bytes = first.file_bytes
+        self.lifetime_s = first.lifetime_s
         self._on_load(first.load)
         self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._beat(first.lease_s)))
 

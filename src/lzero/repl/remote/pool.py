@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -31,11 +32,16 @@ class RemotePool:
     """Implements `ReplPool` over several servers: `async with RemotePool(("ws://host:7321",), token=token) as pool: …`.
 
     A REPL is opened where there is most room. A server that is lost takes its REPLs along (ReplDied, which names it), is left out,
-    and is tried again, ever more rarely, until it answers.
+    and is tried again, ever more rarely, until it answers. A server whose REPLs live for less than `session_s` seconds is refused.
     """
 
-    def __init__(self, urls: Sequence[str], *, token: str, tls: ssl.SSLContext | None = None) -> None:
-        self._servers = [_Server(url, token, tls if url.startswith("wss:") else None, self._changed) for url in urls]
+    def __init__(
+        self, urls: Sequence[str], *, token: str, tls: ssl.SSLContext | None = None, session_s: float = 0.0
+    ) -> None:
+        """`session_s`: seconds that a REPL may be needed for."""
+        self._servers = [
+            _Server(url, token, tls if url.startswith("wss:") else None, self._changed, session_s) for url in urls
+        ]
         self._repls: set[RemoteRepl] = set()
         self._opened = 0
         self._keeping: list[asyncio.Task[None]] = []
@@ -50,8 +56,8 @@ class RemotePool:
         await self.close()
 
     async def start(self) -> None:
-        """Connect to every server. Raises ReplError where one of them refuses us (the token, the version, its certificate), or
-        none of them answers; one that merely does not answer is tried again later, and the log says so."""
+        """Connect to every server. Raises ReplError where one of them refuses us (the token, the version, its certificate) or ends its
+        REPLs too early, or none of them answers; one that merely does not answer is tried again later, and the log says so."""
         ready = False
         try:
             outcomes = await asyncio.gather(*(server.connect() for server in self._servers), return_exceptions=True)
@@ -152,7 +158,9 @@ class RemotePool:
 class _Server:
     """One server of the rotation: its link, or why it has none."""
 
-    def __init__(self, url: str, token: str, tls: ssl.SSLContext | None, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, url: str, token: str, tls: ssl.SSLContext | None, on_change: Callable[[], None], session_s: float
+    ) -> None:
         self.url = url
         self.link: Link | None = None
         self._why = f"{url}: not connected yet"
@@ -160,6 +168,7 @@ class _Server:
         self._token = token
         self._tls = tls
         self._on_change = on_change
+        self._session_s = session_s
         self._told = wire.Load(repls=0, max_repls=1)
         self._asked = 0
         """REPLs asked for and not granted yet: the server may not have counted them."""
@@ -185,11 +194,19 @@ class _Server:
     async def connect(self) -> None:
         """Raises Refused, ReplError."""
         try:
-            self.link = await Link.to(self.url, token=self._token, tls=self._tls, on_load=self._on_load)
+            link = await Link.to(self.url, token=self._token, tls=self._tls, on_load=self._on_load)
+            if link.lifetime_s is not None and not link.lifetime_s >= self._session_s:
+                await link.close()
+                raise Refused(
+                    f"{self.url} ends a session after repl.lifetime_s = {link.lifetime_s:g}, and an episode may need it for "
+                    f"{self._session_s:g} s: start that server with repl.lifetime_s={math.ceil(self._session_s)}, or lower agent.work_s "
+                    "and rollout.episode_timeout_s here"
+                )
         except ReplError as error:
             self._why = str(error)
             raise
-        self.facts = self.link.facts
+        self.link = link
+        self.facts = link.facts
         self._on_change()
 
     async def keep(self) -> None:

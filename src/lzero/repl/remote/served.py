@@ -28,10 +28,11 @@ _MISBEHAVED = 1008
 class Room:
     """What a server has for all its clients together, and what each of them may expect."""
 
-    def __init__(self, *, max_repls: int, lease_s: float, file_bytes: int) -> None:
+    def __init__(self, *, max_repls: int, lease_s: float, file_bytes: int, lifetime_s: float | None) -> None:
         self.max_repls = max_repls
         self.lease_s = lease_s
         self.file_bytes = file_bytes
+        self.lifetime_s = lifetime_s
         self.repls = 0
 
     @property
@@ -109,7 +110,13 @@ class Client:
     async def _welcome(self) -> wire.Welcome:
         facts = wire.dump(dict(await asyncio.to_thread(self._pool.facts)))  # it may ask a program for its version
         room = self._room
-        return wire.Welcome(lease_s=room.lease_s, file_bytes=room.file_bytes, facts=facts, load=room.load())
+        return wire.Welcome(
+            lease_s=room.lease_s,
+            file_bytes=room.file_bytes,
+            lifetime_s=room.lifetime_s,
+            facts=facts,
+            load=room.load(),
+        )
 
     async def _receive(self) -> wire.FromClient | None:
         """None when the client has gone. Raises ProtocolError."""

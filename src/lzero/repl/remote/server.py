@@ -65,12 +65,21 @@ _GRACE_S = 20
 class PoolServer:
     """Serves `pool`, which it neither starts nor closes, in the running event loop, at `url`."""
 
-    def __init__(self, pool: ReplPool, serving: Serving = _USUAL, *, token: str, file_bytes: int = _FILE_BYTES) -> None:
-        """`file_bytes`: the largest file that the pool's REPLs take. Raises ConfigError for a lease that no client understands."""
+    def __init__(
+        self,
+        pool: ReplPool,
+        serving: Serving = _USUAL,
+        *,
+        token: str,
+        file_bytes: int = _FILE_BYTES,
+        lifetime_s: float | None = None,
+    ) -> None:
+        """`file_bytes`: the largest file that the pool's REPLs take. `lifetime_s`: seconds after which the pool ends a REPL; None: never.
+        Raises ConfigError for a lease that no client understands."""
         lease_s = serving.lease_s
         if not 0.0 < lease_s <= wire.MAX_DEADLINE_S:
             raise ConfigError(f"--lease-s = {lease_s:g}: the maximum is {wire.MAX_DEADLINE_S:g} seconds")
-        self._room = Room(max_repls=serving.max_repls, lease_s=lease_s, file_bytes=file_bytes)
+        self._room = Room(max_repls=serving.max_repls, lease_s=lease_s, file_bytes=file_bytes, lifetime_s=lifetime_s)
         self._refusals = Refusals()
         self._app = application(pool, token=token, room=self._room, refusals=self._refusals)
         self._serving = serving

@@ -12,8 +12,8 @@ from lzero.repl.remote.pool import RemotePool
 from lzero.repl.remote.token import VARIABLE, read_token
 
 
-def remote_pool(config: ReplConfig) -> RemotePool:
-    """Raises ConfigError: an address that is none, no token, a key that would not act."""
+def remote_pool(config: ReplConfig, *, session_s: float = 0.0) -> RemotePool:
+    """`session_s`: as for `RemotePool`. Raises ConfigError: an address that is none, no token, a key that would not act."""
     check_acting(config, REMOTE, "REPLs live on repl.servers, where `lzero pool serve repl.{key}=…` sets it")
     for url in config.servers:
         _check(url)
@@ -23,7 +23,7 @@ def remote_pool(config: ReplConfig) -> RemotePool:
     token = read_token(config.token_file, option="repl.token_file")
     if not token:
         raise ConfigError(f"repl.servers needs their token: set {VARIABLE}, or repl.token_file to a file that holds it")
-    return RemotePool(urls, token=token, tls=_tls(config))
+    return RemotePool(urls, token=token, tls=_tls(config), session_s=session_s)
 
 
 def _check(url: str) -> None:

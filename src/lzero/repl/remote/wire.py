@@ -23,7 +23,7 @@ from lzero.errors import (
 from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, ToolStub
 from lzero.types import Execution, Json, WorkspaceFile
 
-VERSION = 1
+VERSION = 2
 """Of these messages. Both ends name theirs before anything else is said."""
 VERSION_HEADER = "lzero-pool-version"
 PATH = "/repls"
@@ -132,11 +132,12 @@ class Load(Struct, frozen=True, kw_only=True, tag="load", forbid_unknown_fields=
 
 
 class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", forbid_unknown_fields=True):
-    """Server → client, its first words: after how long unheard of it takes a client for dead, the largest file it carries, and what
-    shuts its REPLs in (JSON)."""
+    """Server → client, its first words: after how long unheard of it takes a client for dead, the largest file it carries, after how
+    long it ends a REPL (None: never), and what shuts its REPLs in (JSON)."""
 
     lease_s: Seconds
     file_bytes: int
+    lifetime_s: float | None = None
     facts: bytes
     load: Load
 
