@@ -114,7 +114,7 @@ CASES = tuple(
         (
             73,
             "HostDoS",
-            "memory of processes that come and go, or whose first thread has ended",
+            "memory of processes that come and go, as do their threads, or whose first thread has ended",
             "killed, reason memory",
         ),
         (74, "HostDoS", "memory in socket buffers", "killed, reason memory; larger buffers refused"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from repl_sessions import no_tools, value
 from syscalls import answers
 
 from lzero.config import ReplConfig
-from lzero.repl import LocalPool, LocalRepl, processes
+from lzero.repl import LocalPool, LocalRepl, processes, watchdog
 from lzero.repl.jail import Limits
 from lzero.types import Execution
 
@@ -88,6 +89,38 @@ for _ in range(2):
         ctypes.CDLL(None).pthread_exit(None)
 """
     assert is_killed_for_memory(await in_one_of(pool, code + WAIT))
+
+
+RELAY = """
+import _thread, ctypes
+held = b"x" * (60 << 20)
+def relay():
+    _thread.start_new_thread(relay, ())
+relay()
+print("ready", flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+@attack(73)
+async def test_threads_that_start_each_other_and_end_hide_no_memory() -> None:
+    with subprocess.Popen([sys.executable, "-c", RELAY], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while "VmRSS" in Path(f"/proc/{process.pid}/status").read_text():  # of the first thread
+            await asyncio.sleep(0)
+        seen = 0
+        for _ in range(500):
+            with suppress(processes.Unseen):
+                assert processes.resident_bytes([process.pid]) > 60 << 20
+                seen += 1
+        assert seen
+        with processes.standstill([process.pid]) as pids:
+            assert processes.resident_bytes(pids, still=True) > 60 << 20
+        bounds = watchdog.Bounds(memory_bytes=50 << 20, cpu_s=1e9, lifetime_s=1e9)
+        reasons = {watchdog.objection([process.pid], bounds).partition(" MB together")[1] for _ in range(20)}
+        assert reasons == {" MB together"}
+        process.kill()
 
 
 async def test_programs_go_on_however_often_they_are_stopped(pool: LocalPool) -> None:

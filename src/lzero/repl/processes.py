@@ -21,9 +21,16 @@ _PROPORTIONAL = re.compile(rb"^(?:Pss|SwapPss|Shared_Hugetlb|Private_Hugetlb):\s
 _STATE = re.compile(rb"^State:\s+(\S)", re.MULTILINE)
 _PARENT = re.compile(rb"^PPid:\s+(\d+)$", re.MULTILINE)
 _PENDING = re.compile(rb"^ShdPnd:\s+([0-9a-f]+)$", re.MULTILINE)
+_THREADS = re.compile(rb"^Threads:\s+(\d+)$", re.MULTILINE)
+_TRIES = 4
+"""Readings of a process whose threads start each other and end meanwhile, before it counts as unseen."""
 _SOCKETS = re.compile(rb"^sockets: used (\d+)$", re.MULTILINE)
 _STOPPED = (b"T", b"t", b"X", b"Z")
 """stopped, by a signal or a tracer; dead"""
+
+
+class Unseen(Exception):
+    """No thread of a process could be read before it ended. A standstill shows what such a process holds."""
 
 
 class Restless(Exception):
@@ -41,20 +48,21 @@ def tree(roots: Sequence[int]) -> list[int]:
     return list(found)
 
 
-def memory_of(pids: Iterable[int], *, enough: int) -> int:
+def memory_of(pids: Iterable[int], *, enough: int, still: bool = False) -> int:
     """Bytes that processes hold, page tables and swapped pages included; 0 for one that is gone.
 
     Counts resident memory if that is no more than `enough`. Else counts a page that several processes share, with the zygote
-    above all, by its part. Raises PermissionError where the host may not look.
+    above all, by its part. `still`: the processes stand still, so one of which no thread shows memory is ending.
+    Raises Unseen; PermissionError where the host may not look.
     """
     pids = list(pids)
-    resident = resident_bytes(pids)
-    return resident if resident <= enough else sum(map(_proportional, pids))
+    resident = resident_bytes(pids, still=still)
+    return resident if resident <= enough else sum(_proportional(pid, still=still) for pid in pids)
 
 
-def resident_bytes(pids: Iterable[int]) -> int:
-    """Bytes that processes hold, where a page that several share counts for each of them."""
-    return sum(map(_resident, pids))
+def resident_bytes(pids: Iterable[int], *, still: bool = False) -> int:
+    """Bytes that processes hold, where a page that several share counts for each of them. Raises as `memory_of` does."""
+    return sum(_sum(_HELD, _living(pid, still=still)[1]) for pid in pids)
 
 
 def cpu_s_of(pids: Iterable[int]) -> float:
@@ -69,7 +77,7 @@ def sockets_of(pids: Iterable[int]) -> int:
     accepted, descriptors that nobody has received.
     """
     for pid in pids:
-        directory, _ = _living(pid)
+        directory, _ = _living(pid, still=True)
         if directory and (found := _SOCKETS.search(_read(f"{directory}/net/sockstat"))):
             return int(found[1])
     return 0
@@ -124,9 +132,13 @@ def _stop(pid: int, stopped: dict[int, int], *, family: Sequence[int], roots: Se
 def _stands(pid: int, *, about_to: bool) -> bool:
     """Return whether a process is stopped, or can never fork again: it is gone, or is ending and has released its memory.
 
-    `about_to`: a process with a pending SIGSTOP counts as stopped.
+    `about_to`: a process with a pending SIGSTOP counts as stopped, and so does one that is unseen: it has been sent SIGSTOP, and no
+    thread starts another one before it heeds that.
     """
-    _, status = _living(pid)
+    try:
+        _, status = _living(pid)
+    except Unseen:
+        return about_to
     state, pending = _STATE.search(status), _PENDING.search(status)
     if state is None or pending is None or not _HELD.search(status):
         return True
@@ -134,37 +146,54 @@ def _stands(pid: int, *, about_to: bool) -> bool:
 
 
 def _children(pid: int) -> list[int]:
+    """Return the children of a process. A thread that ends meanwhile leaves its children to another one, so all are read again."""
+    found: dict[int, None] = {}
+    for _ in range(_TRIES):
+        threads = _threads(pid)
+        of_threads = [_read(f"{_PROC}/{pid}/task/{thread}/children") for thread in threads]
+        found |= dict.fromkeys(int(child) for children in of_threads for child in children.split())
+        if set(threads) <= set(_threads(pid)):
+            break
+    return list(found)
+
+
+def _threads(pid: int) -> list[str]:
+    """Return the threads of a process; none if it is gone."""
     try:
-        threads = os.listdir(f"{_PROC}/{pid}/task")
+        return os.listdir(f"{_PROC}/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
         return []
-    return [int(child) for thread in threads for child in _read(f"{_PROC}/{pid}/task/{thread}/children").split()]
 
 
-def _living(pid: int) -> tuple[str, bytes]:
+def _living(pid: int, *, still: bool = False) -> tuple[str, bytes]:
     """The directory in /proc, and the status, of a thread that has the memory of a process; "" where it is gone.
 
-    A first thread that has ended shows no memory, while the others go on with all of it.
+    A first thread that has ended shows no memory, while the others go on with all of it. Raises Unseen if each of these ends before it
+    is read; `still`: a process without a thread that shows memory is ending, and its first thread is returned.
     """
     directory = f"{_PROC}/{pid}"
-    status = _read(f"{directory}/status")
-    if status and not _HELD.search(status):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            for thread in os.listdir(f"{directory}/task"):
-                of_thread = _read(f"{directory}/task/{thread}/status")
-                if _HELD.search(of_thread):
-                    return f"{directory}/task/{thread}", of_thread
-    return (directory if status else "", status)
+    for _ in range(_TRIES):
+        status = _read(f"{directory}/status")
+        if not status or _HELD.search(status):
+            return (directory if status else "", status)
+        for thread in _threads(pid):
+            of_thread = _read(f"{directory}/task/{thread}/status")
+            if _HELD.search(of_thread):
+                return f"{directory}/task/{thread}", of_thread
+        threads = _THREADS.search(status)
+        if still or threads is None or int(threads[1]) <= 1:  # a process that is ending, or a thread of the kernel
+            return directory, status
+    raise Unseen
 
 
-def _resident(pid: int) -> int:
-    _, status = _living(pid)
-    return _sum(_HELD, status)
-
-
-def _proportional(pid: int) -> int:
-    directory, status = _living(pid)
-    return _sum(_PAGE_TABLES, status) + (_sum(_PROPORTIONAL, _read(f"{directory}/smaps_rollup")) if directory else 0)
+def _proportional(pid: int, *, still: bool) -> int:
+    """Raises as `memory_of` does."""
+    for _ in range(_TRIES):
+        directory, status = _living(pid, still=still)
+        proportional = _read(f"{directory}/smaps_rollup") if directory else b""
+        if proportional or not _HELD.search(status):
+            return _sum(_PAGE_TABLES, status) + _sum(_PROPORTIONAL, proportional)
+    raise Unseen
 
 
 def _sum(lines: re.Pattern[bytes], text: bytes) -> int:

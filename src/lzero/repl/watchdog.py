@@ -8,7 +8,8 @@ Bytes in sockets belong to no process. Each socket counts as what it can hold, w
 
 Processes that start and end while the host reads could be missed, and their memory with them. So where the host finds other
 processes after reading than before, it stops all of them for the few milliseconds of a second reading. Where REPLs have control
-groups, the kernel bounds what they hold, and the host does neither.
+groups, the kernel bounds what they hold, and the host does neither. The memory of a process shows at each of its threads. Where all
+of them end before they are read, because they start each other, the host stops them in the same way.
 
 Processor time is that of the living and of those that they have waited for; what nobody waits for (a daemon) counts while it
 lives.
@@ -235,7 +236,7 @@ def objection(roots: Sequence[int], bounds: Bounds) -> str:
             return ""
         time.sleep(_AGAIN_S)
         return _look(roots, bounds)
-    except processes.Restless:
+    except (processes.Restless, processes.Unseen):
         return "memory: its processes start and continue each other too fast for the host to add up what they hold"
     except OSError as error:
         if error.errno in _SHORT_OF:
@@ -302,18 +303,19 @@ def _is_well(roots: Sequence[int], bounds: Bounds) -> bool:
         held = _in_sockets(pids, bounds) + processes.resident_bytes(pids)
         used = processes.cpu_s_of(pids)
         return held <= bounds.memory_bytes and used <= bounds.cpu_s and _is_whole(pids, roots, bounds)
-    except OSError:
+    except (OSError, processes.Unseen):
         return False
 
 
 def _look(roots: Sequence[int], bounds: Bounds) -> str:
     """Return the excess that one reading finds, "" for none."""
-    pids = processes.tree(roots)
-    found = _excess(pids, bounds)
-    if not found and not _is_whole(pids, roots, bounds):
-        with processes.standstill(roots) as pids:
-            found = _excess(pids, bounds)
-    return found
+    with suppress(processes.Unseen):
+        pids = processes.tree(roots)
+        found = _excess(pids, bounds)
+        if found or _is_whole(pids, roots, bounds):
+            return found
+    with processes.standstill(roots) as pids:
+        return _excess(pids, bounds, still=True)
 
 
 def _is_whole(pids: Sequence[int], roots: Sequence[int], bounds: Bounds) -> bool:
@@ -325,9 +327,9 @@ def _in_sockets(pids: Sequence[int], bounds: Bounds) -> int:
     return processes.sockets_of(pids) * bounds.socket_bytes if bounds.socket_bytes else 0
 
 
-def _excess(pids: Sequence[int], bounds: Bounds) -> str:
+def _excess(pids: Sequence[int], bounds: Bounds, *, still: bool = False) -> str:
     in_sockets = _in_sockets(pids, bounds)
-    held = in_sockets + processes.memory_of(pids, enough=bounds.memory_bytes - in_sockets)
+    held = in_sockets + processes.memory_of(pids, enough=bounds.memory_bytes - in_sockets, still=still)
     if held > bounds.memory_bytes:
         counted = f" ({in_sockets >> 20:,} MB of it for its sockets)" if in_sockets >> 20 else ""
         return f"memory: its processes held {held >> 20:,} MB together{counted}, the limit is {bounds.memory_bytes >> 20:,} MB"
