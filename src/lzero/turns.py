@@ -11,8 +11,9 @@ for its turn. A wait has a deadline of its own, and is our failure, not the tool
 """
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import AsyncIterator, Hashable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
@@ -22,6 +23,8 @@ QUEUE_S = 600.0
 """Seconds that one call may spend in queues."""
 MAX_WAITING = 64
 """Calls of one episode that may wait for the same thing."""
+_SHORT_S = 1e-3
+"""Seconds to spare that are as good as none."""
 
 
 class Clock:
@@ -98,24 +101,59 @@ class Clock:
 class CallersClock(Clock):
     """The time of work that makes calls. It is stopped while calls are under way and every one of them waits in a queue.
 
-    So a call that waits behind others of its own caller waits on the caller's time.
+    So a call that waits behind others of its own caller waits on the caller's time. A caller of many calls multiplies its waits. While
+    more calls than one a cell have waited, its clock is stopped only as long as there are seconds to spare.
     """
 
-    def __init__(self, *, opposite: Clock | None = None) -> None:
+    def __init__(self, *, opposite: Clock | None = None, spare_s: Callable[[], float] = lambda: math.inf) -> None:
+        """`spare_s` returns the seconds that may be spent on waits from now on, less those of a wait that goes on."""
         super().__init__(opposite=opposite)
+        self._spare_s = spare_s
         self._calls = self._waiting = 0
-        self._all_wait = False
+        self._waits = 0
+        """Calls that have waited."""
+        self._pause: Clock | None = None
+        """Runs while the calls' waits stop this clock."""
+        self._paused_s = 0.0
+        self._end: asyncio.TimerHandle | None = None
+        self.cells = 0
+        """Pieces of work that were begun."""
 
-    def count(self, *, calls: int = 0, waiting: int = 0) -> None:
-        """Add to the number of calls under way, and of those that wait."""
+    @property
+    def multiplied_s(self) -> float:
+        """Seconds in which waits stopped this clock, without the share that one call a cell would have waited."""
+        waited_s = self._paused_s + (self._pause.worked_s if self._pause is not None else 0.0)
+        return waited_s * (1.0 - self.cells / self._waits) if self._multiplies else 0.0
+
+    @property
+    def _multiplies(self) -> bool:
+        return self._waits > self.cells
+
+    def count(self, *, calls: int = 0, waiting: int = 0, waits: int = 0) -> None:
+        """Add to the number of calls under way, of those that wait, and of those that have waited."""
         self._calls += calls
         self._waiting += waiting
-        all_wait = 0 < self._calls == self._waiting
-        if all_wait and not self._all_wait:
+        self._waits += waits
+        self._settle()
+
+    def _settle(self) -> None:
+        """Stop if every call waits and may do so on the other's time; else go on."""
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+        pauses = 0 < self._calls == self._waiting
+        if pauses and self._multiplies:
+            spare_s = self._spare_s()
+            pauses = spare_s > _SHORT_S
+            if pauses and spare_s < math.inf:
+                self._end = asyncio.get_running_loop().call_later(spare_s, self._settle)
+        if pauses and self._pause is None:
+            self._pause = Clock()
             self.stop()
-        elif self._all_wait and not all_wait:
+        elif self._pause is not None and not pauses:
+            self._paused_s += self._pause.worked_s
+            self._pause = None
             self.go_on()
-        self._all_wait = all_wait
 
 
 class CallClock(Clock):
@@ -129,6 +167,9 @@ class CallClock(Clock):
         super().__init__()
         self.owner = self if owner is None else owner
         self._queue_s = queue_s
+        self.behind_own = False
+        """Whether it waits, or has waited, behind a call of its own episode."""
+        self._has_waited = False
         self._callers = callers
         if callers is not None:
             callers.count(calls=1)
@@ -136,7 +177,8 @@ class CallClock(Clock):
     def stop(self) -> None:
         super().stop()
         if self._stops == 1 and self._callers is not None:
-            self._callers.count(waiting=1)
+            self._callers.count(waiting=1, waits=0 if self._has_waited else 1)
+            self._has_waited = True
 
     def go_on(self) -> None:
         super().go_on()
@@ -156,7 +198,8 @@ class CallClock(Clock):
 
     @asynccontextmanager
     async def queueing(self, what: str, *, advice: str = "") -> AsyncIterator[None]:
-        """Wait in the block for `what`. Raises HelperBusy when the call has spent `queue_s` seconds in queues."""
+        """Wait in the block for `what`. When the call has spent `queue_s` seconds in queues, raises HelperBusy, or ToolError, the agent's
+        fault, if it waited behind calls of its own episode."""
         try:
             with self.stopped():
                 async with asyncio.timeout(max(0.0, self._queue_s - self.queued_s)) as patience:
@@ -164,6 +207,11 @@ class CallClock(Clock):
         except TimeoutError:
             if not patience.expired():
                 raise
+            if self.behind_own:
+                raise ToolError(
+                    f"waited {self._queue_s:g} s in the queue for {what}, behind other calls of yours: make fewer at once",
+                    fault="agent",
+                ) from None
             raise HelperBusy(
                 f"waited {self._queue_s:g} s in the queue for {what}; {advice or 'run fewer episodes at once (rollout.concurrency)'}"
             ) from None
@@ -202,7 +250,7 @@ class Turns:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Hold a place in the block. Raises HelperBusy if none becomes free in time, and ToolError, the agent's fault, if `max_waiting`
-        calls of its episode wait already."""
+        calls of its episode wait already, or none becomes free in time behind these."""
         clock, place = call_clock(), object()
         await self._enter(clock)
         self._inside[place] = clock
@@ -223,6 +271,7 @@ class Turns:
                 f"{self._max_waiting} calls wait in the queue for {self._what} already: wait for their answers first",
                 fault="agent",
             )
+        clock.behind_own = clock.behind_own or bool(queue)
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(called)
         try:

@@ -52,6 +52,7 @@ KINDS = {
         "odd, are errors that the agent reads",
         (
             "test_a_call_that_takes_too_long_is_the_agents_and_is_told",
+            "test_a_call_that_waits_too_long_behind_those_of_its_own_episode_is_the_agents_fault",
             "test_a_slow_archive_is_the_agents_that_made_it",
             "test_a_question_that_takes_the_model_too_long_is_the_agents_fault",
             "test_a_page_that_takes_a_jina_reader_too_long_is_the_agents_and_a_reader_that_is_not_there_the_tools",
@@ -64,17 +65,22 @@ KINDS = {
     ),
     "lost": Kind(
         "engine, sandbox and queues together take more than `rollout.episode_timeout_s` leaves them",
-        "no: the time of cells and tool calls is not theirs. An agent that has used up `agent.work_s` is `out_of_time`",
+        "no: the time of cells and tool calls is not theirs, nor are waits that the agent multiplies by many calls. An agent that has used "
+        "up `agent.work_s` is `out_of_time`",
         (
             "test_time_in_cells_loses_no_episode",
             "test_an_agent_that_stalls_is_scored_and_no_better_off_than_with_a_wrong_answer",
+            "test_an_agent_that_calls_without_end_is_out_of_time_however_long_its_calls_wait",
         ),
     ),
     "straggler": Kind(
         "the episode waits for lzero when enough of its round is done (`rollout.stragglers`)",
         "only by long replies, whose time is the engine's: weigh that before you set `rollout.stragglers`. One that has spent more time in "
-        "its own cells than waiting is `out_of_time`",
-        ("test_an_agent_that_waits_for_its_round_to_end_is_scored",),
+        "its own cells, and in waits that it multiplied, than waiting for lzero is `out_of_time`",
+        (
+            "test_an_agent_that_waits_for_its_round_to_end_is_scored",
+            "test_multiplied_waits_are_the_agents_where_its_time_is_compared_with_lzeros",
+        ),
     ),
 }
 """Each of them is never scored; all that an agent can bring about besides has a status that is."""

@@ -106,6 +106,58 @@ def test_a_wait_that_outlasts_its_cell_is_not_on_the_next_cells_time() -> None:
     assert spent(main()) == (8.0, 7.0)
 
 
+def one_after_another(*waits: float, spare_s: float) -> Coroutine[None, None, Clocks]:
+    """A cell whose calls wait for so many seconds in turn; lzero has `spare_s` seconds for that."""
+
+    async def main() -> Clocks:
+        clocks = Clocks(agent_s=99.0, spare_s=lambda: spare_s - clocks.lzero.worked_s)
+        with clocks.agents_turn():
+            for seconds in waits:
+                call = CallClock(callers=clocks.agent)
+                with call.stopped():
+                    await sleep(seconds)
+                call.end()
+        return clocks
+
+    return main()
+
+
+def test_the_wait_of_one_call_a_cell_is_never_the_agents() -> None:
+    assert spent(one_after_another(30.0, spare_s=5.0)) == (0.0, 30.0)
+
+
+def test_waits_that_the_agent_multiplies_are_lzeros_as_long_as_it_has_time_to_spare() -> None:
+    assert spent(one_after_another(8.0, 8.0, 8.0, spare_s=90.0)) == (0.0, 24.0)
+    assert spent(one_after_another(8.0, 8.0, 8.0, spare_s=10.0)) == (14.0, 10.0)
+    assert spent(one_after_another(8.0, 8.0, 8.0, spare_s=-10.0)) == (16.0, 8.0)
+
+
+def test_calls_that_wait_at_once_multiply_their_waits_too() -> None:
+    async def main() -> Clocks:
+        clocks = Clocks(agent_s=99.0, spare_s=lambda: 10.0 - clocks.lzero.worked_s)
+        with clocks.agents_turn():
+            calls = [CallClock(callers=clocks.agent) for _ in range(5)]
+            for call in calls:
+                call.stop()
+            for call in calls:
+                await sleep(6)
+                call.end()
+        return clocks
+
+    assert spent(main()) == (20.0, 10.0)
+
+
+def test_multiplied_waits_are_the_agents_where_its_time_is_compared_with_lzeros() -> None:
+    async def main(*waits: float, engine_s: float) -> bool:
+        clocks = await one_after_another(*waits, spare_s=1e6)
+        await sleep(engine_s)
+        return clocks.is_agents
+
+    assert not run(main(40.0, engine_s=1.0))
+    assert run(main(10.0, 10.0, 10.0, 10.0, engine_s=19.0))
+    assert not run(main(10.0, 10.0, 10.0, 10.0, engine_s=21.0))
+
+
 def test_a_deadline_counts_only_the_seconds_at_work() -> None:
     async def main() -> float:
         clock = Clock()

@@ -170,6 +170,25 @@ def test_the_queue_of_an_episode_is_bounded_and_those_of_others_have_room() -> N
     run(main())
 
 
+def test_a_call_that_waits_too_long_behind_those_of_its_own_episode_is_the_agents_fault() -> None:
+    async def main() -> list[str]:
+        turns = Turns(1, "a reader of files")
+
+        async def work() -> None:
+            async with turns.turn():
+                await asyncio.sleep(20.0)
+
+        calls = [called("many", work, queue_s=50.0) for _ in range(4)]
+        *_, late = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(late, ToolError)
+        return [late.fault, str(late)]
+
+    assert run(main()) == [
+        "agent",
+        "waited 50 s in the queue for a reader of files, behind other calls of yours: make fewer at once",
+    ]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_places_are_never_lost_and_never_shared_whatever_is_cancelled(seed: int) -> None:
     async def main() -> None:
@@ -194,7 +213,7 @@ def test_places_are_never_lost_and_never_shared_whatever_is_cancelled(seed: int)
             if source.random() < 0.4:
                 source.choice(calls).cancel()
         ended = await asyncio.gather(*calls, return_exceptions=True)
-        assert {type(each) for each in ended} <= {type(None), asyncio.CancelledError, HelperBusy}
+        assert {type(each) for each in ended} <= {type(None), asyncio.CancelledError, HelperBusy, ToolError}
         assert (inside, turns._free, turns._waiting, turns._inside) == (0, places, {}, {})
 
     run(main())

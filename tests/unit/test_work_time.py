@@ -5,6 +5,7 @@ The loop's clock jumps, so what takes minutes here takes none.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from episode_fakes import (
@@ -29,7 +30,9 @@ from lzero.agent.episode import GRACE_S
 from lzero.config import AgentConfig
 from lzero.errors import ToolError
 from lzero.protocols import OnCall, ToolContext
-from lzero.turns import Turns
+from lzero.tools.retry import AskedTooOften, RateLimited
+from lzero.tools.throttled import Throttled
+from lzero.turns import CLOCK, CallClock, Turns
 from lzero.types import Execution, Json
 
 DEADLINE_S = 20.0
@@ -69,6 +72,20 @@ class Slow(Echo):
                 return "free"
         await asyncio.sleep(self._seconds)
         return "slow"
+
+
+class Quota(Echo):
+    """A service that refuses a call within QUOTA_S of the one before."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        now = asyncio.get_running_loop().time()
+        if now < self._next:
+            raise AskedTooOften("slow down", retry_after_s=self._next - now)
+        self._next = now + QUOTA_S
+        return "an answer"
 
 
 def test_time_in_cells_loses_no_episode() -> None:
@@ -136,6 +153,53 @@ def test_waiting_for_a_helper_is_not_on_the_agents_time() -> None:
         return episode.status, episode.steps[0].timings["work"], episode.steps[0].tool_calls[0].queued_s
 
     assert run(main()) == ("finished", 0.0, 500.0)
+
+
+QUOTA_S = 3.0
+"""Seconds between two calls of a service: 20 a minute."""
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["one after another", "at once"])
+@pytest.mark.parametrize("retry", [False, True], ids=["a rate of ours", "refusals"])
+def test_an_agent_that_calls_without_end_is_out_of_time_however_long_its_calls_wait(at_once: bool, retry: bool) -> None:
+    tool = Throttled(Quota()) if retry else RateLimited(Echo(), per_second=1 / QUOTA_S)
+
+    async def flood(on_call: OnCall) -> Execution:
+        calls = (on_call("echo", {"text": str(number)}) for number in range(64))
+        if at_once:
+            await asyncio.gather(*calls, return_exceptions=True)
+        else:
+            for call in calls:
+                with suppress(ToolError):
+                    await call
+        return Execution(outputs=(), status="ok", duration_s=0.0)
+
+    policy = Replies(reply("flood"))
+    flooding = attempt(policy, FakePool({"flood": flood}), agent=agent(max_steps=15), tools=[tool], deadline_s=300.0)
+    episode = run(flooding)
+    assert (episode.status, episode.failure) == ("out_of_time", None)
+    assert sum(step.timings["work"] for step in episode.steps) == pytest.approx(100.0, abs=1.0)
+
+
+def test_an_honest_call_a_cell_waits_on_lzeros_time_beside_an_agent_that_floods() -> None:
+    helper = Turns(1, "a reader")
+
+    async def main() -> tuple[str, float]:
+        async def floods() -> None:
+            CLOCK.set(CallClock("another episode"))
+            async with helper.turn():
+                await asyncio.sleep(30.0)
+
+        flood = [asyncio.create_task(floods()) for _ in range(60)]
+        await asyncio.sleep(0)
+        policy = Replies(reply("read"), reply("read"), reply("submit"))
+        pool = FakePool({"read": calling("echo", text="x"), **SUBMIT})
+        episode = await attempt(policy, pool, agent=agent(), tools=[Slow(0.0, helper)], deadline_s=130.0)
+        for each in flood:
+            each.cancel()
+        return episode.status, sum(step.timings["work"] for step in episode.steps)
+
+    assert run(main()) == ("finished", 0.0)
 
 
 def test_an_answer_counts_though_the_time_is_up() -> None:

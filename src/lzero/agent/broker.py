@@ -1,6 +1,5 @@
 """Tool calls, as they leave the kernel: checked, bounded, recorded. The submitted answer lives here, on the host."""
 
-import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
@@ -91,11 +90,6 @@ class Broker:
     def notepad(self) -> Notepad:
         return self._notepad.state
 
-    @property
-    def _left_s(self) -> float:
-        """Seconds that the agent has left for its calls."""
-        return math.inf if self._clocks is None else self._clocks.left_s
-
     async def on_call(self, name: str, arguments: dict[str, Json]) -> Json:
         """Answer one call. Raises ToolError: the agent's mistake, told to it, or a failure of ours, which stays as `broken`."""
         clock = CallClock(self, callers=None if self._clocks is None else self._clocks.agent)
@@ -107,7 +101,7 @@ class Broker:
         try:
             tool = self._check(name, arguments, refused)
             context = CallContext(self._task, self._read)
-            result = await call_tool(tool, arguments, context, self._bugs, clock=clock, left_s=self._left_s)
+            result = await call_tool(tool, arguments, context, self._bugs, clock=clock, clocks=self._clocks)
         except ToolError as raised:
             error = raised
         finally:
@@ -139,7 +133,7 @@ class Broker:
             raise ToolError(f"a cell may change the notepad {NOTES_PER_CELL} times, no more", fault="agent")
         if refused:
             raise ToolError(f"the arguments of {name} {refused}", fault="agent")
-        if self._left_s <= 0:
+        if self._clocks is not None and not self._clocks.left_s:
             raise ToolError(TIME_UP, fault="agent")
         tool = self._by_name.get(name)
         if tool is None:

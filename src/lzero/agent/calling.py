@@ -6,14 +6,14 @@ in its own task, which returns such an exception as a value. An exception that i
 
 import asyncio
 import inspect
-import math
 import time
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from lzero.agent.bugs import Bugs, leaves, words
+from lzero.agent.clocks import Clocks
 from lzero.errors import LzeroError, ToolError, WorkspaceError
 from lzero.protocols import Tool
 from lzero.tools.values import as_json
@@ -58,15 +58,17 @@ async def call_tool(
     bugs: Bugs,
     *,
     clock: CallClock,
-    left_s: float = math.inf,
+    clocks: Clocks | None = None,
 ) -> Json:
-    """Return the tool's result; `clock` is the time of the call, `left_s` the seconds that the agent has left.
+    """Return the tool's result; `clock` is the time of the call, `clocks` are the episode's.
 
     Raises ToolError, or the exception with which the session broke during `read_file`."""
     calling = asyncio.ensure_future(_outcome(tool, arguments, context, bugs, clock))
+    time_up: asyncio.Timeout | None = None
     try:
         with suppress(TimeoutError):
-            async with clock.at_most(min(TOOL_TIMEOUT_S, left_s)):
+            agents_time = clocks.agents_time() if clocks is not None else nullcontext()
+            async with clock.at_most(TOOL_TIMEOUT_S), agents_time as time_up:
                 await asyncio.wait({calling})
         in_time = calling.done()
     finally:
@@ -75,7 +77,7 @@ async def call_tool(
             await asyncio.wait({calling}, timeout=CLEANUP_S)
     if not in_time:
         late = f"{tool.name} did not answer within {TOOL_TIMEOUT_S:g} s"
-        raise ToolError(TIME_UP if left_s < TOOL_TIMEOUT_S else late, fault="agent")
+        raise ToolError(TIME_UP if time_up is not None and time_up.expired() else late, fault="agent")
     result, raised = calling.result()
     if context.broke is not None:
         raise context.broke

@@ -5,10 +5,16 @@
 
 When the agent's time is up, its episode is out of time, and scored. When lzero's time is up, the episode is lost, and not scored. No cell
 and no tool call makes that clock run, so an agent cannot lose its episode by being slow.
+
+Nor by making many calls that wait. A busy machine makes each call wait, and the number of calls is the agent's choice. So as soon as more
+calls than one a cell have waited, further waits are lzero's only while it has seconds to spare: those that neither the replies to come nor
+sandboxes may need. Then they are the agent's.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 from lzero.turns import CallersClock, Clock
 
@@ -16,10 +22,11 @@ from lzero.turns import CallersClock, Clock
 class Clocks:
     """The two clocks of one episode; lzero's runs first. The agent's is stopped while all calls of a cell wait in queues."""
 
-    def __init__(self, *, agent_s: float) -> None:
+    def __init__(self, *, agent_s: float, spare_s: Callable[[], float] = lambda: math.inf) -> None:
+        """`spare_s` returns the seconds that lzero has to spare for waits in queues."""
         self.agent_s = agent_s
         self.lzero = Clock()
-        self.agent = CallersClock(opposite=self.lzero)
+        self.agent = CallersClock(opposite=self.lzero, spare_s=spare_s)
         self.agent.stop()
 
     @property
@@ -27,9 +34,20 @@ class Clocks:
         """Seconds that the agent has left, at least 0."""
         return max(0.0, self.agent_s - self.agent.worked_s)
 
+    @property
+    def is_agents(self) -> bool:
+        """Whether the agent has taken more of the episode's time than lzero. Waits that the agent has multiplied are the agent's here."""
+        multiplied_s = self.agent.multiplied_s
+        return self.agent.worked_s + multiplied_s > self.lzero.worked_s - multiplied_s
+
+    def agents_time(self) -> AbstractAsyncContextManager[asyncio.Timeout]:
+        """Limit the block, like `asyncio.timeout`, to the seconds that the agent has left."""
+        return self.agent.at_most(self.left_s)
+
     @contextmanager
     def agents_turn(self) -> Iterator[None]:
         """Run the agent's clock in the block, in which a cell runs."""
+        self.agent.cells += 1
         self.agent.go_on()
         try:
             yield

@@ -51,6 +51,8 @@ SCARCE = 0.25
 """Share of the agent's time below which the model is shown how much is left: a prompt that never speaks of it is the same at any speed."""
 GRACE_S = 3.0
 """Seconds after the end of the agent's time in which its cell is interrupted and ends. Then its session is closed."""
+SANDBOXES_S = 60.0
+"""Seconds of lzero's time that queues leave to sandboxes."""
 LEAST_S = 0.01
 """Seconds of its time that are too few for another cell."""
 
@@ -64,6 +66,8 @@ class Setting:
     pool: ReplPool
     deadline_s: float
     """Seconds that an episode may take beside its cells and tool calls, all waits included; one that takes longer is our failure."""
+    reply_s: float = 0.0
+    """Seconds of these that one reply may take."""
     libraries: tuple[str, ...] = LIBRARIES
     """What can be imported in its sessions, beside the standard library; for the system prompt."""
     bugs: Bugs = field(default_factory=Bugs)
@@ -136,7 +140,7 @@ class _Attempt:
         self._watcher = watcher
         self._sampling = sampling_of(ticket, agent)
         self._session = Session(setting.pool, ticket.seed, task.files, cache=setting.files)
-        self._clocks = Clocks(agent_s=agent.work_s)
+        self._clocks = Clocks(agent_s=agent.work_s, spare_s=self._spare_s)
         self._broker = Broker(
             task,
             tools,
@@ -154,6 +158,7 @@ class _Attempt:
             question=task.question,
         )
         self._steps: list[Step] = []
+        self._steps_left = agent.max_steps
         self._cell: _Cell | None = None
         """The cell that runs, or that was cancelled."""
         self._doing = "step 0, starting"
@@ -211,6 +216,7 @@ class _Attempt:
         trimmed = False
         news: News | None = None
         for number in range(self._agent.max_steps):
+            self._steps_left = self._agent.max_steps - number - 1
             if self._context.room < 1:
                 return "out_of_tokens"
             step = await self._next(number, trimmed, news)
@@ -222,7 +228,7 @@ class _Attempt:
             news = News(
                 output=self._shown(step),
                 notepad=shown_notepad(self._agent, step.notepad),
-                steps_left=self._agent.max_steps - number - 1,
+                steps_left=self._steps_left,
                 seconds_left=self._scarce_s(),
             )
             if not news.steps_left:
@@ -309,8 +315,7 @@ class _Attempt:
     async def _cut_off(self) -> Status | Failure:
         """Return how an episode ends whose round is over. If the agent took more time than lzero, the episode is out of time and scored:
         being slow does not avoid a score. Raises what broke."""
-        clocks = self._clocks
-        if clocks.agent.worked_s <= clocks.lzero.worked_s:
+        if not self._clocks.is_agents:
             return self._failure("straggler", "cut off: enough of its round's episodes were in")
         if self._cell is not None:
             self._keep(self._ended(self._cell, self._killed(self._cell, "its round is over")))
@@ -323,6 +328,11 @@ class _Attempt:
         if self._broker.answer is not None:
             return "finished"
         return "out_of_time" if self._clocks.left_s < LEAST_S else None
+
+    def _spare_s(self) -> float:
+        """Return the seconds that lzero can spend on queues: those that neither replies to come nor sandboxes may need."""
+        replies = (self._steps_left + 1) * self._agent.replies_a_step - 1  # this step's reply is here
+        return self._setting.deadline_s - self._clocks.lzero.worked_s - replies * self._setting.reply_s - SANDBOXES_S
 
     def _scarce_s(self) -> int | None:
         """Return the whole seconds that are left for cells; None while they are plenty."""

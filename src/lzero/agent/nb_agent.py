@@ -134,6 +134,7 @@ class NBAgent:
                 model=await self._open_model(stack),
                 pool=pool,
                 deadline_s=DEADLINE_S,
+                reply_s=REQUEST_TIMEOUT_S,
                 libraries=LIBRARIES + self._config.repl.packages,
                 files=self._files,
             )

@@ -68,6 +68,11 @@ class AgentConfig(Section):
         'import paths "package.module:name" of `protocols.Tool` objects (`@tool` makes them).',
     )
 
+    @property
+    def replies_a_step(self) -> int:
+        """The most replies of the model that one step takes: a summary is one, too."""
+        return 2 if self.memory == "soft" else 1
+
     @pydantic.model_validator(mode="after")
     def _every_key_acts(self) -> Self:
         fields = type(self).model_fields

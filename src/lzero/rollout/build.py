@@ -97,6 +97,7 @@ async def build(
             model=TokenModel(engine, renderer, config.rollout.request_timeout_s),
             pool=pool,
             deadline_s=deadline_s,
+            reply_s=config.rollout.request_timeout_s,
             libraries=LIBRARIES + config.repl.packages,
             files=FileCache(max_file_bytes=FileLimits.of(config.repl).file_bytes),
         )

@@ -5,10 +5,14 @@
 Less would let an agent that uses no more than its budgets lose its episode, which is then not scored. So less is refused.
 """
 
+from lzero.agent.episode import SANDBOXES_S
 from lzero.config import Config
 from lzero.errors import ConfigError
 
-OTHER_S = 120.0
+QUEUES_S = 60.0
+"""Seconds for queues. Replies that are faster than their timeout leave more. Waits that the agent multiplies end there (`agent/clocks.py`),
+so it cannot spend what the replies to come may need."""
+OTHER_S = SANDBOXES_S + QUEUES_S
 """Seconds for opening sessions and for queues."""
 
 
@@ -16,7 +20,7 @@ def lzero_s(config: Config) -> float:
     """Return the seconds of an episode that are lzero's: all but agent.work_s. Raises ConfigError, which names the key to change, where
     they are too few, or a session would end before its episode."""
     agent, rollout = config.agent, config.rollout
-    replies = agent.max_steps * (2 if agent.memory == "soft" else 1)  # a summary is a reply, too
+    replies = agent.max_steps * agent.replies_a_step
     needed = replies * rollout.request_timeout_s + OTHER_S
     total = rollout.episode_timeout_s or agent.work_s + needed
     if total < agent.work_s + needed:
