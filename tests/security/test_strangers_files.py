@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import struct
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +37,9 @@ from lzero.store import (
     SavedEpisode,
     find_record,
     list_episodes,
+    parquet,
     read_episodes,
+    read_records,
     read_saved,
     write_saved,
 )
@@ -307,6 +310,55 @@ def repeated(text: str, times: int) -> pa.DictionaryArray:
 def list_without_end() -> pa.ListArray:
     zeros = pa.array(np.zeros(10_000_000, np.int32))
     return pa.ListArray.from_arrays([0, len(zeros)], zeros)
+
+
+def added(file: Path, **values: object) -> None:
+    """Write a table of a run again, with its first row once more, changed, before it."""
+    table = pq.read_table(file, partitioning=None)
+    more = table.slice(0, 1)
+    for name, value in values.items():
+        field = table.schema.field(name)
+        more = more.set_column(table.schema.get_field_index(name), field, pa.array([value], field.type))
+    pq.write_table(pa.concat_tables([more, table]), file, compression="zstd")
+
+
+@attack(93)
+def test_an_episode_is_read_without_the_steps_of_others(run: RunDirectory) -> None:
+    """These take no memory: objects of five million numbers would be 200 MB."""
+    (expected,) = read_records(run.path)
+    added(table_of(run, "episodes"), episode_id="other", index=1)
+    added(table_of(run, "steps"), episode_id="other", token_ids=np.zeros(5_000_000, np.int32))
+    tracemalloc.start()
+    try:
+        record = find_record(run.path, "e")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert record == expected
+    assert peak < 20 << 20
+    assert find_record(run.path, "nobody") is None
+    assert find_record(run.path, "\udcff") is None
+
+
+MANY_VALUES: dict[str, dict[str, object]] = {
+    "tokens": {"new_ids": np.zeros(2_000, np.int32)},
+    "lists in JSON": {"tool_calls": '[{"name":"x","arguments":{},"result":[' + "[]," * 2_000 + "[]]}]"},
+    "versions": {"versions": [{"version": 0, "num_tokens": 0}] * 1_000},
+}
+
+
+@attack(93)
+@pytest.mark.parametrize("values", MANY_VALUES.values(), ids=MANY_VALUES)
+def test_an_episode_of_more_values_than_memory_holds_is_a_store_error(
+    values: dict[str, object], run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "MAX_VALUES", 2_000)
+    assert find_record(run.path, "e") is not None
+    added(table_of(run, "steps"), **values)
+    with pytest.raises(
+        StoreError, match=r"steps/eval-000000\.parquet: the rows of episode_id = 'e' hold more than 2,000 values\. Copy"
+    ):
+        find_record(run.path, "e")
 
 
 BOMBS: dict[str, tuple[str, Callable[[Path], None]]] = {

@@ -48,12 +48,11 @@ def _of_training(path: Path, episode_id: str) -> Opened:
     from lzero.store import DROP_FAILED, DROP_STRAGGLER, RunDirectory, SavedEpisode, find_record
 
     config = RunDirectory.open(path).config
-    found = find_record(path, episode_id) if episode_id else None
-    if found is None:
+    record = find_record(path, episode_id) if episode_id else None
+    if record is None:
         problem = f"has no episode {episode_id!r}" if episode_id else "has many episodes: name one by its id"
         raise StoreError(f"{path} {problem} (lzero show {path} lists them)")
-    record, index = found
-    episode, reward = record.episodes[index], record.rewards[index]
+    episode, reward = record.episodes[0], record.rewards[0]
     sections = config.model_dump(mode="json")
     saved = SavedEpisode(task=record.task, episode=episode, model=config.model.path, config=sections)
     if episode.failure is None:

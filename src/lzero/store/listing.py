@@ -6,9 +6,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from lzero.store.from_tables import to_records
 from lzero.store.record import Phase, Record
-from lzero.store.run_directory import episode_files, read_records, read_tables_of, validated
-from lzero.store.schemas import SCHEMAS, columns
+from lzero.store.run_directory import episode_files, read_tables_of, validated
+from lzero.store.schemas import RECORD_TABLES, SCHEMAS, columns
 from lzero.types import Status
 
 PHASES: tuple[Phase, ...] = ("eval", "sampled", "train")
@@ -71,17 +72,25 @@ def list_episodes(run: Path) -> Iterator[EpisodeLine]:
             yield line
 
 
-def find_record(run: Path, episode_id: str) -> tuple[Record, int] | None:
-    """Return the record of an episode, and the episode's index in it; None if the run has no such episode. Raises StoreError."""
-    files = _files(run)
-    read = read_tables_of(run, [file for file, _, _ in files], {"episodes": columns("episodes", "episode_id")})
-    for (_, phase, update), tables in zip(files, read, strict=True):
-        if episode_id in tables["episodes"]["episode_id"].to_pylist():
-            for record in read_records(run, phase=phase, update=update):
-                for index, episode in enumerate(record.episodes):
-                    if episode.id == episode_id:
-                        return record, index
+def find_record(run: Path, episode_id: str) -> Record | None:
+    """Return the record of an episode, without the other episodes of its task; None if the run has no such episode. Raises StoreError."""
+    if not _is_text(episode_id):
+        return None
+    files = [file for file, _, _ in _files(run)]
+    own = "episode_id", episode_id
+    read = read_tables_of(run, files, {"episodes": columns("episodes", "episode_id", "group")}, {"episodes": own})
+    for file, found in zip(files, read, strict=True):
+        if groups := found["episodes"]["group"].to_pylist():
+            only = {name: own if name != "tasks" else ("group", groups[0]) for name in RECORD_TABLES}
+            (tables,) = read_tables_of(run, [file], {name: SCHEMAS[name] for name in RECORD_TABLES}, only)
+            with validated(run, file):
+                return next((record for record in to_records(tables) if record.episodes), None)
     return None
+
+
+def _is_text(argument: str) -> bool:
+    """Return whether an argument of a command is UTF-8."""
+    return argument.encode("utf-8", "replace").decode() == argument
 
 
 def _files(run: Path) -> list[tuple[str, Phase, int]]:

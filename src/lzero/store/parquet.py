@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute  # which `cast` imports, and a fork would each time
+import pyarrow.compute as pc  # `cast` imports it, and a fork would each time
 import pyarrow.parquet as pq
 
 from lzero.apart import run_apart
 from lzero.errors import StoreError
 from lzero.paths import file_problem
-from lzero.store.schemas import MAY_BE_NULL
+from lzero.store.schemas import JSON_COLUMNS, MAY_BE_NULL
 
 MAX_FILE_BYTES = 4 << 30
 MAX_BYTES = 8 << 30
@@ -28,6 +28,9 @@ FREE_BYTES = 32 << 20
 PACKED = 100
 ROW_BYTES = 1_000
 """Bytes that a row counts in addition to its values: about the memory of its Python objects."""
+MAX_VALUES = 1 << 25
+"""Maximum values of one episode's rows, those in lists and JSON included: about 2 GB of Python objects. An episode of a million tokens
+has a tenth of that."""
 BATCH_ROWS = 256
 DECODE_BYTES = 512 << 20
 """Memory of the process that decodes, in addition to four times the size of its files."""
@@ -39,16 +42,20 @@ TOGETHER_BYTES = 16 << 20
 
 
 class Wanted(NamedTuple):
-    """A file and the columns to read from it. A missing column is filled with nulls if it may be null."""
+    """A file and what to read from it. A missing column is filled with nulls if it may be null."""
 
     file: Path
     schema: pa.Schema
+    """The columns."""
+    only: tuple[str, str | int] | None = None
+    """A column and the value that it has in the rows to read, of which there are MAX_VALUES values at most; None: all rows."""
 
 
 def read_tables(wanted: Iterable[Wanted]) -> Iterator[pa.Table]:
     """Yield a table for each file, with the types of its schema.
 
-    Raises StoreError for a file that is not such a table, is too large, or has nulls in a column that must not have any.
+    Raises StoreError for a file that is not such a table, is too large, or has nulls in a column that must not have any, and for chosen
+    rows of too many values.
     """
     for together in _batches(wanted):
         try:
@@ -129,7 +136,8 @@ def _decode(wanted: Sequence[Wanted], decoded: int, max_bytes: int) -> str:
     pa.set_memory_pool(pa.system_memory_pool())  # its locks are free after a fork
     size = 0
     with os.fdopen(decoded, "wb") as file:
-        for path, schema in wanted:
+        for path, schema, only in wanted:
+            num_values = 0
             with pq.ParquetFile(path) as table, pa.ipc.new_stream(file, schema) as stream:
                 present = [name for name in schema.names if name in table.schema_arrow.names]
                 for rows in table.iter_batches(BATCH_ROWS, columns=present, use_threads=False):
@@ -138,6 +146,14 @@ def _decode(wanted: Sequence[Wanted], decoded: int, max_bytes: int) -> str:
                     if size > max_bytes:
                         raise ValueError(f"it holds more than {max_bytes:,} bytes, unpacked")
                     batch.validate(full=True)
+                    if only is not None:
+                        column, value = only
+                        batch = batch.filter(pc.equal(batch[column], value))
+                        num_values += sum(
+                            _num_values(batch[name], is_json=name in JSON_COLUMNS) for name in schema.names
+                        )
+                        if num_values > MAX_VALUES:
+                            raise ValueError(f"the rows of {column} = {value!r} hold more than {MAX_VALUES:,} values")
                     stream.write_batch(batch)
     return ""
 
@@ -151,6 +167,14 @@ def _column(rows: pa.RecordBatch, field: pa.Field) -> pa.Array:
             f"the column {field.name!r} lacks a value" if index >= 0 else f"it has no column {field.name!r}"
         )
     return column
+
+
+def _num_values(values: pa.Array, *, is_json: bool = False) -> int:
+    """Return the number of values, those in lists, maps and structs included; at least as many as JSON texts hold."""
+    if is_json:
+        found = (pc.sum(pc.count_substring(values, pattern=sign), min_count=0).as_py() for sign in ",[{")
+        return len(values) + int(sum(found))
+    return len(values) + sum(map(_num_values, _parts(values)))
 
 
 def _has_null(values: pa.Array) -> bool:

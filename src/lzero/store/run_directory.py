@@ -22,6 +22,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import msgspec
@@ -328,10 +329,18 @@ def episode_files(path: Path, phase: Phase | None, update: int | None = None) ->
     return sorted(file.name for file in (path / "episodes" / "episodes").glob(f"{phase or '*'}-{number}.parquet"))
 
 
-def read_tables_of(path: Path, files: Sequence[str], schemas: Mapping[str, pa.Schema]) -> Iterator[dict[str, pa.Table]]:
-    """Yield the tables of each of a run's `files`. `schemas`: name of a table → the columns to read. Raises StoreError."""
+def read_tables_of(
+    path: Path,
+    files: Sequence[str],
+    schemas: Mapping[str, pa.Schema],
+    only: Mapping[str, tuple[str, str | int]] = MappingProxyType({}),
+) -> Iterator[dict[str, pa.Table]]:
+    """Yield the tables of each of a run's `files`. `schemas`: name of a table → the columns to read. `only`: name of a table → a column,
+    and the value that it has in the rows to read. Raises StoreError."""
     folder = path / "episodes"
-    tables = read_tables(Wanted(folder / name / file, schema) for file in files for name, schema in schemas.items())
+    tables = read_tables(
+        Wanted(folder / name / file, schema, only.get(name)) for file in files for name, schema in schemas.items()
+    )
     for _ in files:
         yield {name: next(tables) for name in schemas}
 

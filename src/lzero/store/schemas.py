@@ -127,6 +127,9 @@ MAY_BE_NULL: Final = frozenset(
 )
 """Columns that may hold nulls."""
 
+JSON_COLUMNS: Final = frozenset(("new_messages", "usage", "outputs", "tool_calls", "notepad"))
+"""Columns of JSON texts."""
+
 RECORD_TABLES: Final = ("tasks", "steps", "scores", "rewards", "drops", "episodes")
 """Tables of one set of records, in the order of writing. `episodes` is last, so its file exists only if all others do."""
 
