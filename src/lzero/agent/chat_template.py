@@ -7,6 +7,9 @@ ends that process, nothing else.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError, UndefinedError
+
 from lzero.apart import run_apart
 from lzero.errors import ModelError
 
@@ -15,56 +18,77 @@ if TYPE_CHECKING:
 
 OR_RAW = 'agent.template = "raw" marks turns without it'
 RENDER_S = 5.0
-"""Deadline of a chat template for a few short messages, in seconds."""
+"""Deadline of a chat template for a few short conversations, in seconds."""
 RENDER_BYTES = 512 << 20
 """Memory that it may take beyond what this process has."""
 LONGEST = 1_000_000
 """Maximum characters that it may render for them."""
 
 
-class ChatTemplate:
-    """A tokenizer's chat template."""
+class Conversation(msgspec.Struct, frozen=True):
+    """Contents that alternate between user and assistant, for a template to mark."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self._tokenizer = tokenizer
+    contents: tuple[str, ...]
+    system: str | None = None
+    header: bool = True
+    """Whether it ends with the header of the next reply."""
 
-    def split(self, contents: Sequence[str], *, system: str | None = None, header: bool = True) -> list[str] | None:
-        """Return the template's text before, between and after contents that alternate between user and assistant.
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        turns = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(self.contents)]
+        return turns if self.system is None else [{"role": "system", "content": self.system}, *turns]
 
-        Returns None if the template refuses them or does not show each of them once, in order. `header`: end with the header of the
-        next reply. Raises ModelError for a template that fails or does not end.
-        """
-        messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
-        rest = self._rendered(messages, header)
-        if rest is None:
+
+def split(tokenizer: "PreTrainedTokenizerFast", *conversations: Conversation) -> list[list[str] | None]:
+    """Return the template's text before, between and after the contents of each conversation, the system prompt included.
+
+    None stands for a conversation that the template refuses, or whose contents it does not show once each, in order.
+    Raises ModelError for a template that fails or does not end.
+    """
+    return [
+        None if text is None else _around([message["content"] for message in conversation.messages], text)
+        for conversation, text in zip(conversations, _rendered(tokenizer, conversations), strict=True)
+    ]
+
+
+def _around(contents: Sequence[str], text: str) -> list[str] | None:
+    pieces = []
+    for content in contents:
+        if text.count(content) != 1:
             return None
-        pieces = []
-        for message in messages:
-            if rest.count(message["content"]) != 1:
-                return None
-            piece, _, rest = rest.partition(message["content"])
-            pieces.append(piece)
-        return [*pieces, rest]
+        piece, _, text = text.partition(content)
+        pieces.append(piece)
+    return [*pieces, text]
 
-    def _rendered(self, messages: list[dict[str, str]], header: bool) -> str | None:
-        """Return the text; None if the template calls raise_exception(…), its way to say that it does not take such messages."""
 
-        def render() -> str:
-            text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=header))
-            if len(text) > LONGEST:
-                raise OverflowError(f"{len(messages)} short messages become {len(text):,} characters")
-            return text
+def _rendered(tokenizer: "PreTrainedTokenizerFast", conversations: Sequence[Conversation]) -> list[str | None]:
+    """Return the text of each conversation, all rendered in one process, or None where the template refuses it."""
 
-        outcome = run_apart(render, seconds=RENDER_S, memory_bytes=RENDER_BYTES)
-        raised = set(outcome.raised)
-        if "SecurityError" in raised:
-            raise ModelError(f"the chat template does what Jinja's sandbox forbids: {outcome.reason}; {OR_RAW}")
-        if raised & {"TemplateSyntaxError", "UndefinedError"}:
-            raise ModelError(f"the chat template is broken: {outcome.reason}; {OR_RAW}")
-        if "TemplateError" in raised:
+    def render(conversation: Conversation) -> str | None:
+        try:
+            text = str(
+                tokenizer.apply_chat_template(
+                    conversation.messages, tokenize=False, add_generation_prompt=conversation.header
+                )
+            )
+        except (SecurityError, TemplateSyntaxError, UndefinedError):
+            raise
+        except TemplateError:  # raise_exception(…), its way to say that it does not take such messages
             return None
-        if raised:
-            raise ModelError(f"the chat template fails: {outcome.raised[0]}: {outcome.reason}; {OR_RAW}")
-        return outcome.text
+        if len(text) > LONGEST:
+            raise OverflowError(f"{len(conversation.messages)} short messages become {len(text):,} characters")
+        return text
+
+    outcome = run_apart(
+        lambda: msgspec.json.encode(list(map(render, conversations))).decode(),
+        seconds=RENDER_S,
+        memory_bytes=RENDER_BYTES,
+    )
+    raised = set(outcome.raised)
+    if "SecurityError" in raised:
+        raise ModelError(f"the chat template does what Jinja's sandbox forbids: {outcome.reason}; {OR_RAW}")
+    if raised & {"TemplateSyntaxError", "UndefinedError"}:
+        raise ModelError(f"the chat template is broken: {outcome.reason}; {OR_RAW}")
+    if raised:
+        raise ModelError(f"the chat template fails: {outcome.raised[0]}: {outcome.reason}; {OR_RAW}")
+    return msgspec.json.decode(outcome.text, type=list[str | None])

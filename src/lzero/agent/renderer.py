@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from lzero.agent.chat_template import OR_RAW, ChatTemplate
+from lzero.agent.chat_template import OR_RAW, Conversation, split
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, ModelError
 from lzero.marking import without_control_tokens
@@ -189,10 +189,15 @@ def _raw(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
 def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
     if not tokenizer.chat_template:
         raise ModelError(f"the tokenizer has no chat template, which marks where a turn starts and ends; {OR_RAW}")
-    template = ChatTemplate(tokenizer)
     task, output, again = _USERS
-    contents = [task, _REPLIES[0], output, _REPLIES[1], again]
-    long, short = template.split(contents), template.split([task])
+    contents = (task, _REPLIES[0], output, _REPLIES[1], again)
+    long, short, headless, with_system = split(
+        tokenizer,
+        Conversation(contents),
+        Conversation((task,)),
+        Conversation(contents, header=False),
+        Conversation(contents, system=_SYSTEM),
+    )
     if long is None or short is None:
         raise ModelError(f"the chat template drops, repeats or rewrites the contents of a conversation; {OR_RAW}")
     opening, to_reply, to_user, _, to_user_again, header = long
@@ -201,9 +206,8 @@ def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
             "the chat template changes the start of a conversation as it grows: a history would not stay a prefix "
             f"({short} for one turn, {long} for three); {OR_RAW}"
         )
-    if template.split(contents, header=False) == long:  # it ignores add_generation_prompt
+    if headless == long:  # it ignores add_generation_prompt
         header = _header(header, to_reply)
-    with_system = template.split(contents, system=_SYSTEM)
     fits = with_system is not None and with_system[2:] == long[1:]
     before, think, after = header.partition("<think>")
     if "</think>" in after:  # an empty thought, that a reply would then not hold
