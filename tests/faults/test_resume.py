@@ -4,26 +4,23 @@ A run is killed three times, each time at a stage and a moment of it that are dr
 runs one such run, `make test-long` ten.
 """
 
-import multiprocessing
 import random
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from commands import FORKED
 from whole_runs import checkpoint_files, metrics, tables, untimed_episodes, untimed_metrics
 
 from lzero.cli import main
 from lzero.train.checkpoint import newest_checkpoint, read_manifest
 
 pytestmark = pytest.mark.sandbox
-Train = Callable[..., BaseProcess]
-"""Start `lzero train` with these arguments."""
-UPDATES = 4
+UPDATES = 3
 SETTINGS = (
     "run.deterministic=true",
     f"train.updates={UPDATES}",
@@ -52,27 +49,20 @@ class Kill:
     """How far into the stage, 0 to 1."""
 
 
-@pytest.fixture(scope="module")
-def train() -> Train:
-    """Processes that are forked from one that has imported everything: that takes longer than such a run."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._inductor", "transformers.models.qwen3.modeling_qwen3", "lzero.train.run"])
-
-    def start(*arguments: str) -> BaseProcess:
-        process = context.Process(target=main, args=(("train", *arguments),))
-        process.start()
-        return process
-
-    return start
+def train(*arguments: str) -> BaseProcess:
+    """Start `lzero train` with these arguments."""
+    process = FORKED.Process(target=main, args=(("train", *arguments),))
+    process.start()
+    return process
 
 
 @pytest.fixture(scope="module")
-def left_alone(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "left-alone"
     to_its_end(train(*SETTINGS, f"run.dir={run}"))
     assert [(line["phase"], line["update"]) for line in metrics(run)] == [
         *(("eval", 0), ("train", 0), ("train", 1), ("eval", 2)),
-        *(("train", 2), ("train", 3), ("eval", 4)),
+        *(("train", 2), ("eval", 3)),
     ]
     return run
 
@@ -125,9 +115,7 @@ def carry_out(kill: Kill, process: BaseProcess, run: Path, length_s: float) -> N
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))], ids="life-{}".format
 )
-def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
-    seed: int, train: Train, left_alone: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(seed: int, left_alone: Path, tmp_path: Path) -> None:
     run, dice = tmp_path / "run", random.Random(seed)
     stages: list[Stage] = ["rollout", "update", "checkpoint"]
     for stage in dice.sample(stages, len(stages)):

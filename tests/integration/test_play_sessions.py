@@ -3,11 +3,10 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import Command, Ended, lzero
 
 from lzero.cli import main
 from lzero.data.world import WorldSource
@@ -16,13 +15,10 @@ from lzero.rollout.build import EVAL_SEED
 pytestmark = pytest.mark.sandbox
 
 BYTES = ("model.path=policy:expert", "agent.max_tokens=8000", "agent.response_tokens=500")
-COMMAND = (sys.executable, "-c", "from lzero.cli import main; main()", "play")
 
 
-def play(*arguments: str, typed: str = "", cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*COMMAND, *BYTES, *arguments], input=typed, capture_output=True, text=True, timeout=100, check=False, cwd=cwd
-    )
+def play(*arguments: str, typed: str = "", directory: Path | None = None) -> Ended:
+    return lzero("play", *BYTES, *arguments, typed=typed, directory=directory)
 
 
 def test_a_person_plays_through_a_pipe() -> None:
@@ -31,13 +27,13 @@ def test_a_person_plays_through_a_pipe() -> None:
     first = f'found = search("{start.title}")\nprint(found)\n\n'
     second = f'<think>It stands there.</think>\n<code>\nsubmit_final_answer("{task.answers[0]}")\n</code>\n'
     done = play(typed=first + second)
-    assert done.returncode == 0, done.stderr
-    assert "You are the agent" in done.stdout
-    assert f"<|im_start|>user\n{task.question}\n[6 steps and 8000 tokens left]<|im_end|>" in done.stdout
-    assert f"<output>\n{start.title}: {start.text}" in done.stdout
-    assert "[5 steps and 7" in done.stdout
-    assert "score   1\n" in done.stdout
-    assert done.stderr == ""
+    assert done.code == 0, done.err
+    assert "You are the agent" in done.out
+    assert f"<|im_start|>user\n{task.question}\n[6 steps and 8000 tokens left]<|im_end|>" in done.out
+    assert f"<output>\n{start.title}: {start.text}" in done.out
+    assert "[5 steps and 7" in done.out
+    assert "score   1\n" in done.out
+    assert done.err == ""
 
 
 def test_a_session_has_the_files_and_the_tools_of_its_task(tmp_path: Path) -> None:
@@ -54,48 +50,39 @@ def test_a_session_has_the_files_and_the_tools_of_its_task(tmp_path: Path) -> No
     )
     tasks = (f"tasks.eval={tmp_path / 't.jsonl'}", 'agent.tools=["shelves:shelf"]', "agent.prompt=full")
     code = "import os\nprint(os.listdir(), open('bikes.csv').read(), 'search' in globals(), shelf('x'))\n\n"
-    done = play(*tasks, typed=code, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Tools: shelf(title), submit_final_answer(answer).\n" in done.stdout
-    assert "In the working directory: bikes.csv." in done.stdout
-    assert "- search(" not in done.stdout
-    assert "['bikes.csv'] day,bikes\nMon,4\n False x" in done.stdout
-    done = play(*tasks, "--index", "1", typed="print(search('Liri'))\n\n", cwd=tmp_path)
-    assert "Tools: search(query), shelf(title), submit_final_answer(answer).\n" in done.stdout
-    assert "- search(query" in done.stdout
-    assert "Liri: rival Kato" in done.stdout
+    done = play(*tasks, typed=code, directory=tmp_path)
+    assert done.code == 0, done.err
+    assert "Tools: shelf(title), submit_final_answer(answer).\n" in done.out
+    assert "In the working directory: bikes.csv." in done.out
+    assert "- search(" not in done.out
+    assert "['bikes.csv'] day,bikes\nMon,4\n False x" in done.out
+    done = play(*tasks, "--index", "1", typed="print(search('Liri'))\n\n", directory=tmp_path)
+    assert "Tools: search(query), shelf(title), submit_final_answer(answer).\n" in done.out
+    assert "- search(query" in done.out
+    assert "Liri: rival Kato" in done.out
 
 
 def test_a_scripted_policy_plays_step_by_step() -> None:
     done = play("--policy", "expert", "--index", "2")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("<output>") == 3
-    assert "status  finished, 4 of 6 steps" in done.stdout
-    assert "reward  1.00 = qa 0.80, format 0.10, execution 0.10" in done.stdout
+    assert done.code == 0, done.err
+    assert done.out.count("<output>") == 3
+    assert "status  finished, 4 of 6 steps" in done.out
+    assert "reward  1.00 = qa 0.80, format 0.10, execution 0.10" in done.out
 
 
 def test_the_end_of_the_input_gives_up() -> None:
     done = play(typed="print(1)\n\n")
-    assert done.returncode == 0
-    assert done.stdout.endswith("you gave up.\n")
-    assert done.stderr == ""
+    assert done.code == 0
+    assert done.out.endswith("you gave up.\n")
+    assert done.err == ""
 
 
 def test_ctrl_c_ends_cleanly() -> None:
-    process = subprocess.Popen(
-        [*COMMAND, *BYTES],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    while "assistant" not in process.stdout.readline():
-        pass
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything in the foreground
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "")
+    command = Command("play", *BYTES)
+    assert any("assistant" in line for line in command.stdout), "it has ended"
+    os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to everything in the foreground
+    ended = command.end()
+    assert (ended.code, ended.err) == (130, "")
 
 
 @pytest.mark.parametrize(

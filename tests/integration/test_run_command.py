@@ -4,12 +4,13 @@ import asyncio
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+import commands
 import nbformat
 import pytest
 from chat_servers import ChatServer, choice, ended, streams, text, usage
+from commands import Ended
 from starlette.responses import JSONResponse
 
 from lzero.cli import main
@@ -19,33 +20,14 @@ pytestmark = [pytest.mark.sandbox]
 MODELS = JSONResponse({"object": "list", "data": [{"id": "sage", "object": "model"}]})
 
 
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-async def start(*arguments: str, cwd: Path, **environment: str) -> asyncio.subprocess.Process:
+def environment() -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from lzero.cli import main; main()",
-        *arguments,
-        cwd=cwd,
-        env={**clean, "COLUMNS": "120", **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    return {**clean, "COLUMNS": "120"}
 
 
-async def lzero(*arguments: str, cwd: Path, **environment: str) -> Ended:
-    process = await start(*arguments, cwd=cwd, **environment)
-    async with asyncio.timeout(110.0):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), err.decode())
+async def lzero(*arguments: str, cwd: Path) -> Ended:
+    """Run a command to its end, while this thread serves it."""
+    return await asyncio.to_thread(commands.lzero, *arguments, directory=cwd, environment=environment())
 
 
 def cell(code: str) -> str:
@@ -106,18 +88,19 @@ async def test_a_question_is_answered_with_files_and_its_workspace_comes_out(tmp
 async def test_a_run_that_is_interrupted_keeps_its_steps(tmp_path: Path, number: int, code: int) -> None:
     async with model(cell("print('so far')"), cell("import time\ntime.sleep(600)")) as server:
         arguments = ("run", "What?", "-m", "sage", "--base-url", server.url, "--out", "kept")
-        process = await start(*arguments, "--set", "agent.cell_s=600", cwd=tmp_path)
-        assert process.stdout is not None
-        while b"so far" not in (line := await process.stdout.readline()):
+        command = commands.Command(
+            *arguments, "--set", "agent.cell_s=600", directory=tmp_path, environment=environment()
+        )
+        while "so far" not in (line := await asyncio.to_thread(command.stdout.readline)):
             assert line, "the run has ended"
         if number == signal.SIGINT:
             beside = await lzero(*arguments, cwd=tmp_path)
             message = "lzero: kept already holds an episode: name another directory with --out\n"
             assert (beside.code, beside.err) == (1, message)
-        process.send_signal(number)
-        out, err = await process.communicate()
-    assert (process.returncode, err) == (code, b"")
-    assert b"saved in kept" in out
+        os.kill(command.pid, number)
+        ended = await asyncio.to_thread(command.end)
+    assert (ended.code, ended.err) == (code, "")
+    assert "saved in kept" in ended.out
     saved = read_saved(tmp_path / "kept")
     assert (saved.episode.status, len(saved.episode.steps)) == ("failed", 1)
     assert (tmp_path / "kept" / "notebook.ipynb").exists()
@@ -212,10 +195,18 @@ async def test_a_window_smaller_than_the_prompt_is_told(tmp_path: Path) -> None:
 
 
 async def test_a_terminal_without_the_characters_and_a_hostile_server_change_nothing(tmp_path: Path) -> None:
+    """In a Python of its own: it is Python that gives its streams their encoding."""
     async with model(cell("print('北京')\nsubmit_final_answer('→ é')")) as server:
-        arguments = ("run", "?", "-m", "sage", "--base-url", server.url, "--out", "kept")
-        run = await lzero(*arguments, cwd=tmp_path, PYTHONIOENCODING="ascii")
-    assert (run.code, run.err) == (0, "")
+        command = (sys.executable, "-c", "from lzero.cli import main; main()", "run", "?", "-m", "sage")
+        process = await asyncio.create_subprocess_exec(
+            *command, "--base-url", server.url, "--out", "kept",
+            cwd=tmp_path,
+            env=environment() | {"PYTHONIOENCODING": "ascii"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
     run = await lzero("show", "no\x1b[2J\x1b]0;title\x07where", cwd=tmp_path)
     assert "lzero: there is no saved episode at nowhere" in run.err
     assert "\x1b" not in run.err

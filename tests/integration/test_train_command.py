@@ -4,11 +4,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import Command
 from whole_runs import metrics, untimed_episodes, untimed_metrics
 
 from lzero.cli import main
@@ -16,7 +15,6 @@ from lzero.models import resolve
 from lzero.store import RunDirectory, read_episodes, read_records
 
 pytestmark = pytest.mark.sandbox
-COMMAND = (sys.executable, "-c", "from lzero.cli import main; main()")
 
 
 def train(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str], str]:
@@ -33,24 +31,16 @@ def phases(run: Path) -> list[tuple[str, int]]:
     return [(line["phase"], line["update"]) for line in metrics(run)]
 
 
-def interrupt(*arguments: str, at: str, times: int = 1) -> tuple[int, str]:
+def interrupt(*arguments: str, at: str, times: int = 1) -> tuple[int | None, str]:
     """Run `lzero train`, press Ctrl-C when it prints `at`: exit code and everything printed from there on."""
-    with subprocess.Popen(
-        [*COMMAND, "train", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if at in line:
-                break
-        for _ in range(times):
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all that belong to the command
-        printed, _ = process.communicate(timeout=60)
+    command = Command("train", *arguments)
+    assert any(at in line for line in command.stdout), "the run has ended"
+    for _ in range(times):
+        os.killpg(command.pid, signal.SIGINT)  # as a terminal does it: to all that belong to the command
+    code, out, err = command.end()
+    printed = out + err
     assert "Traceback" not in printed
-    return process.returncode, printed
+    return code, printed
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +307,7 @@ def run_twice(tmp_path: Path, *settings: str) -> tuple[Path, Path]:
 def test_a_deterministic_run_is_the_same_at_any_concurrency(tmp_path: Path) -> None:
     """Episodes, metrics and weights, of the bundled model, whose cells run and search."""
     sizes = ("train.updates=2", "rollout.tasks_per_update=2", "rollout.episodes_per_task=2", "rollout.max_refills=1")
-    few = ("eval.num_tasks=2", "agent.max_steps=3", "repl.zygotes=1")
+    few = ("eval.num_tasks=2", "agent.max_steps=2", "repl.zygotes=1")
     first, second = run_twice(tmp_path, "run.deterministic=true", *sizes, *few)
     episodes = untimed_episodes(first)
     assert episodes == untimed_episodes(second)

@@ -1,0 +1,96 @@
+"""`lzero` commands in processes of their own, forked from one that has imported everything: importing takes longer than most of them.
+
+What a command loads by itself is the promise of other tests, which start a Python of their own (`test_readme.py`, `test_light_install.py`).
+"""
+
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+# As `lzero` does, before transformers is imported.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(
+    [
+        "torch._inductor",
+        "transformers.models.qwen3.modeling_qwen3",
+        "matplotlib.backends.backend_agg",
+        "openai",
+        "lzero.cli.app",
+        "lzero.cli.ask",
+        "lzero.train.run",
+    ]
+)
+DEADLINE_S = 100.0
+
+
+class Ended(NamedTuple):
+    code: int | None
+    out: str
+    err: str
+
+
+class Command:
+    """A command that runs, in a session of its own as `start_new_session` gives a process."""
+
+    def __init__(
+        self, *arguments: str, directory: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        reading, typing = os.pipe()
+        output, printing = os.pipe()
+        self.stdin = os.fdopen(typing, "w", encoding="utf-8")
+        self.stdout = os.fdopen(output, encoding="utf-8")
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        streams = (Connection(reading), Connection(printing), Connection(os.dup(self._errors.fileno())))
+        settings = dict(os.environ if environment is None else environment)
+        self.process = FORKED.Process(target=_run, args=(arguments, directory or Path.cwd(), settings, streams))
+        self.process.start()
+        for stream in streams:
+            stream.close()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def end(self) -> Ended:
+        """Wait for the command's end, and return what it has printed since the last line that was read."""
+        with self.stdout, self._errors:
+            out = self.stdout.read()
+            self.process.join(DEADLINE_S)
+            self.stdin.close()
+            self._errors.seek(0)
+            return Ended(self.process.exitcode, out, self._errors.read())
+
+
+def lzero(
+    *arguments: str, directory: Path | None = None, typed: str = "", environment: Mapping[str, str] | None = None
+) -> Ended:
+    """Run a command to its end. `typed`: all of its input, less than a pipe holds."""
+    command = Command(*arguments, directory=directory, environment=environment)
+    with command.stdin as stdin:
+        stdin.write(typed)
+    return command.end()
+
+
+def _run(
+    arguments: tuple[str, ...], directory: Path, environment: Mapping[str, str], streams: tuple[Connection, ...]
+) -> None:
+    from lzero.cli import main
+
+    os.setsid()
+    os.chdir(directory)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, stream in enumerate(streams):
+        os.dup2(stream.fileno(), number)
+        stream.close()
+    sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in enumerate(("r", "w", "w")))  # noqa: SIM115
+    sys.argv = ["lzero", *arguments]
+    main()
