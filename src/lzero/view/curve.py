@@ -69,6 +69,7 @@ def draw_curve(path: Path) -> Path:
             figure.savefig(file, dpi=160, metadata={"Date": None} if suffix == "svg" else None)
         except OSError as error:
             raise StoreError(f"cannot write {file}: {error.strerror or error}") from error
+        figure.set_layout_engine("none")  # the first file has placed everything for the second, too
     return path / "learning-curve.png"
 
 
