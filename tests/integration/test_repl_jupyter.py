@@ -1,12 +1,14 @@
 """Plain Jupyter kernels: nothing is left of one, nothing of the host's is in one, and what cannot be had is said at once."""
 
+import asyncio
+import errno
 import gc
 import json
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from fault_traces import alive, output_of_host, until
 from repl_sessions import no_tools
 
 from lzero.config import ReplConfig
-from lzero.errors import ConfigError, ReplDied
+from lzero.errors import ConfigError, ReplDied, ReplError, SandboxError
 from lzero.protocols import Repl
 from lzero.repl import LocalPool
 from lzero.repl.jupyter.pool import JupyterPool
@@ -93,6 +95,31 @@ for _ in range(2000):
         await until(lambda: not any(process.is_running() for process in started))
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def fails(number: int) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.usefixtures("own_temporary_directory")
+async def test_a_host_that_cannot_wait_for_a_kernel_says_so_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = set(psutil.Process().children(recursive=True))
+    async with JupyterPool() as pool:
+        repl = await pool.open((), no_tools, seed=0)
+        own = set(psutil.Process().children(recursive=True))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pidfd_open", fails(errno.ENOSYS))
+            with pytest.raises(SandboxError, match=os.strerror(errno.ENOSYS)):
+                await pool.open((), no_tools, seed=0)
+        assert set(psutil.Process().children(recursive=True)) <= own
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.get_running_loop(), "add_reader", fails(errno.ENOSPC))
+            with pytest.raises(ReplError, match=r"fs\.epoll\.max_user_watches"):
+                await run(repl, "1")
+    assert set(psutil.Process().children(recursive=True)) <= processes
 
 
 @pytest.mark.usefixtures("own_temporary_directory")

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from lzero.errors import ProtocolError, ReplDied, SandboxError
+from lzero.repl.connection import watchable
 from lzero.repl.ending import how_ended
 from lzero.repl.jupyter import wire as jupyter_wire
 from lzero.repl.jupyter.wire import Message
@@ -90,7 +91,8 @@ class Kernel:
 
     @classmethod
     async def start(cls, name: str, context: zmq.asyncio.Context) -> "Kernel":
-        """`name`: of an installed kernelspec. Raises SandboxError where it cannot be started, ReplDied where it does not answer."""
+        """`name`: of an installed kernelspec. Raises SandboxError where it cannot be started, ReplDied where it does not answer, and
+        ReplError if the event loop cannot wait for it."""
         try:
             directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         except OSError as error:
@@ -101,7 +103,7 @@ class Kernel:
             kernel = await cls._launch(name, context, directory)
             await kernel._answer()
             ready = True
-        except OSError as error:
+        except (OSError, zmq.ZMQError) as error:
             raise SandboxError(f"the Jupyter kernel {name!r} cannot be started: {error}") from None
         finally:
             if not ready:
@@ -128,10 +130,16 @@ class Kernel:
         )
         assert isinstance(manager.provisioner, LocalProvisioner)
         assert manager.provisioner.pid is not None
-        process = os.pidfd_open(manager.provisioner.pid)
         client = manager.client(context=context)
-        client.start_channels(hb=False, control=False)
-        return cls(directory, manager, client, process)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(_reap, manager)
+            stack.callback(client.stop_channels)
+            process = os.pidfd_open(manager.provisioner.pid)
+            stack.callback(os.close, process)
+            client.start_channels(hb=False, control=False)
+            kernel = cls(directory, manager, client, process)
+            stack.pop_all()
+        return kernel
 
     @property
     def pid(self) -> int:
@@ -160,14 +168,16 @@ class Kernel:
     async def receive(self, *, until: float) -> tuple[str, Message]:
         """A message, and the channel that it came over: "iopub", "stdin" or "shell", where several wait in this order.
 
-        Raises TimeoutError at the time `until` of the loop's clock, ConnectionError as the kernel ends, ProtocolError.
+        Raises TimeoutError at the time `until` of the loop's clock, ConnectionError as the kernel ends, ProtocolError, and ReplError if
+        the event loop cannot wait for it.
         """
         while not self._waiting:
             await asyncio.sleep(0)  # a flood leaves the other sessions their turn
             async with self._polling:
                 self._check_open()
                 left = 1000 * max(0.0, until - self._loop.time())
-                events = dict(await self._poller.poll(left))
+                with watchable():
+                    events = dict(await self._poller.poll(left))
             self._check_open()
             for channel in ("shell", "stdin", "iopub"):  # the first that is read is the last to be taken
                 if self._channels[channel] in events:
@@ -247,13 +257,7 @@ class Kernel:
         await asyncio.shield(self._ending)
 
     async def _end(self) -> None:
-        provisioner = self._manager.provisioner
-        pid = getattr(provisioner, "pid", None)
-        if pid is not None and provisioner is not None and provisioner.has_process:
-            _kill_tree(pid)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_KILL_TIMEOUT_S):
-                    await provisioner.wait()
+        await _reap(self._manager)
         async with self._polling:  # whoever waits for a message has now heard that it ended
             for channel in self._channels.values():
                 channel.close()
@@ -261,6 +265,17 @@ class Kernel:
         os.close(self._process)
         await self._manager.cleanup_resources()
         await _remove(self._directory)
+
+
+async def _reap(manager: AsyncKernelManager) -> None:
+    """Kill a kernel's processes, and wait for the first of them."""
+    provisioner = manager.provisioner
+    pid = getattr(provisioner, "pid", None)
+    if pid is not None and provisioner is not None and provisioner.has_process:
+        _kill_tree(pid)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_KILL_TIMEOUT_S):
+                await provisioner.wait()
 
 
 def _kill_tree(pid: int) -> None:
