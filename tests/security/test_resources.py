@@ -543,7 +543,9 @@ threading.Thread(target=late, daemon=True).start()
             assert execution.outputs == (Stream(name="stdout", text=f"{number}\n"),)
         execution = await run(tight, waiting)
         assert execution.status == "ok"
-        assert "late word" in set(streamed(execution.outputs).split("\n")) <= {"late word", ""}
+        lines = set(streamed(execution.outputs).split("\n"))
+        heard = {line for line in lines if " outputs left out: " not in line}  # a busy machine lets it print for long
+        assert "late word" in heard <= {"late word", ""}
 
 
 @pytest.mark.parametrize(
