@@ -104,10 +104,10 @@ endef
 
 nano: setup  ## make the bundled nano base model again, from nothing: demonstrations, two stages of fine-tuning (10 minutes)
 	rm -rf runs/nano-*
-	$(BIN)/lzero eval model.path=policy:recall tasks.eval=world/recall eval.num_tasks=5000 run.dir=runs/nano-demos-recall
-	$(BIN)/lzero eval model.path=policy:expert tasks.eval=world/sft-expert tasks.hops=[1,2] eval.num_tasks=800 run.dir=runs/nano-demos-expert
-	$(BIN)/lzero eval model.path=policy:never_submits tasks.eval=world/sft-wander eval.num_tasks=800 run.dir=runs/nano-demos-wander
-	$(BIN)/lzero eval model.path=policy:weak tasks.eval=world/sft-weak eval.num_tasks=4000 run.dir=runs/nano-demos-weak
+	$(BIN)/lzero eval engine.kind=scripted engine.policy=recall tasks.eval=world/recall eval.num_tasks=5000 run.dir=runs/nano-demos-recall
+	$(BIN)/lzero eval engine.kind=scripted engine.policy=expert tasks.eval=world/sft-expert tasks.hops=[1,2] eval.num_tasks=800 run.dir=runs/nano-demos-expert
+	$(BIN)/lzero eval engine.kind=scripted engine.policy=never_submits tasks.eval=world/sft-wander eval.num_tasks=800 run.dir=runs/nano-demos-wander
+	$(BIN)/lzero eval engine.kind=scripted engine.policy=weak tasks.eval=world/sft-weak eval.num_tasks=4000 run.dir=runs/nano-demos-weak
 	$(BIN)/lzero sft recipes/nano-recall.toml run.dir=runs/nano-recall
 	$(BIN)/lzero sft recipes/nano-base.toml run.dir=runs/nano-base
 	$(BIN)/python recipes/ship_nano.py runs/nano-base/model

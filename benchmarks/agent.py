@@ -23,7 +23,7 @@ from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.nb_agent import FOR_A_PERSON
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
-from lzero.engine.scripted import ScriptedChat
+from lzero.engine.scripted.engine import ScriptedChat
 from lzero.models import build_tokenizer
 from lzero.protocols import Tool
 from lzero.repl import LocalPool

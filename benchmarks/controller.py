@@ -22,16 +22,19 @@ from agent import REPLY, Instant
 from figures import Figure, at_most, table
 
 from lzero.agent.conversation import TokenModel
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import Notebook, Setting
+from lzero.agent.playing import Play
 from lzero.agent.renderer import Renderer
+from lzero.agent.scenes import Scenes
 from lzero.config import AgentConfig, RewardConfig, RolloutConfig
+from lzero.environments.stateless import Nothing
 from lzero.models import build_tokenizer
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.rewards import make_reward
-from lzero.rollout.runner import RunEpisode, Runner
+from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
 from lzero.store import Record
-from lzero.types import Completion, Episode, Execution, Json, Sampling, Stream, Task, WorkspaceFile
+from lzero.types import Completion, Execution, Json, Sampling, Stream, Task, WorkspaceFile
 
 STEPS, EPISODES_A_TASK = 8, 4
 ENGINE_S, CELL_S = 2.0, 0.2
@@ -182,13 +185,8 @@ async def rollout(number: int, waits: Waits) -> list[Record]:
         deadline_s=3600.0,
     )
 
-    def open_task(task: Task) -> RunEpisode:
-        async def run(ticket: Ticket) -> Episode:
-            return await run_episode(task, ticket, setting)
-
-        return run
-
-    runner = Runner(open_task, Scorer(make_reward(RewardConfig())), RolloutConfig(concurrency=number))
+    play = Play(scenes=Scenes(environment=Nothing(), timeout_s=60.0), agent=Notebook(setting), config=agent)
+    runner = Runner(play, Scorer(make_reward(RewardConfig())), RolloutConfig(concurrency=number))
     tasks = [
         Task(id=f"task-{index}", question="What is six times seven?", answers=("42",))
         for index in range(number // EPISODES_A_TASK)

@@ -42,7 +42,7 @@ from lzero.config import make_config
 from lzero.engine.local.engine import LocalEngine
 from lzero.models import load_model, load_tokenizer, resolve, save_model
 from lzero.repl import LocalPool
-from lzero.rollout.build import train_tasks
+from lzero.rollout.compose import train_tasks
 from lzero.seeds import derive_seed
 from lzero.threads import computing_alone
 from lzero.train.trainer import Trainer

@@ -15,6 +15,7 @@
     │   └── ContextOverflow    the prompt is longer than the model's own window
     ├── ToolError          a tool did not answer; `fault` says whether the agent or the tool is to blame
     │   └── HelperBusy         what all episodes share was not free in time: our failure
+    ├── SceneError         an environment did not open a scene, or tell its outcome
     ├── RewardError        a scorer failed
     └── TrainError         training cannot go on (too many failures, a sync that does not hold)
         └── NotFinite          an optimiser step that was not made: NaN or infinity in the loss or the gradient
@@ -92,6 +93,10 @@ class HelperBusy(ToolError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, fault="tool")
+
+
+class SceneError(LzeroError):
+    pass
 
 
 class RewardError(LzeroError):

@@ -1,12 +1,17 @@
-"""Loads a user's own object by its import path, "package.module:name"."""
+"""Plug-ins: a user's own object by its import path "package.module:name", and what it makes of its options."""
 
 import importlib
+import inspect
 import sys
 import traceback
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import pydantic
+
+from lzero.config.base import wrong_value
 from lzero.errors import ConfigError, LzeroError
 
 _OURS = str(Path(__file__).parent)
@@ -34,6 +39,85 @@ def load_object(spec: str, *, key: str) -> Any:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{key}: the module {module_name!r} has no {name!r}{hint}")
     return found
+
+
+def find_plugin(name: str, known: Mapping[str, str], *, key: str) -> Any:
+    """Return the object that `name`, the value of the configuration's `key`, selects: one of the `known` (name → import path), or an
+    import path of the user's. Raises ConfigError for an unknown name, and as `load_object` does."""
+    if ":" not in name and name not in known:
+        raise ConfigError(f'{key} = "{name}": {nearest_name(name, known)}')
+    return load_object(known.get(name, name), key=key)
+
+
+def nearest_name(name: str, known: Iterable[str], *, kind: str = "name") -> str:
+    """Return the end of a message on an unknown plug-in: which one it may mean, and which ones there are."""
+    known = list(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.0)
+    return f'did you mean "{near[0]}"? It is one of {", ".join(known)}, or an import path "package.module:{kind}"'
+
+
+def valid_options(
+    factory: Callable[..., Any], options: Mapping[str, Any], *, setting: str, key: str, given: int = 0
+) -> dict[str, Any]:
+    """Return `options`, validated and converted by the factory's own model: its fields, if it is a pydantic model, or else the annotations
+    and defaults of its parameters. lzero passes the first `given` parameters, which are no options.
+
+    `setting` names the plug-in in messages, as `environment.use = "mine:World"`; `key` is the key of the options. Raises ConfigError
+    for an option that the plug-in does not have, lacks or rejects.
+    """
+    model = _model_of(factory, setting, given)
+    try:
+        valid = model.model_validate(dict(options))
+    except pydantic.ValidationError as error:
+        fields = ", ".join(model.model_fields)
+        has = f"{setting} has " + (f"the options {fields}" if fields else "no options")
+        raise ConfigError("\n".join(_explain(detail, key, has) for detail in error.errors())) from None
+    names = model.model_fields if given or model is not factory else valid.model_fields_set
+    return {name: getattr(valid, name) for name in names}
+
+
+def make_plugin(factory: Callable[..., Any], *given: Any, options: Mapping[str, Any], setting: str, key: str) -> Any:
+    """Return `factory(*given, **options)`, with validated options. Raises ConfigError as `valid_options` does, and for anything that the
+    factory raises."""
+    valid = valid_options(factory, options, setting=setting, key=key, given=len(given))
+    try:
+        return factory(*given, **valid)
+    except LzeroError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{setting} raised {described(error)}") from error
+
+
+def _model_of(factory: Callable[..., Any], setting: str, given: int) -> type[pydantic.BaseModel]:
+    """Return the factory if it is a model, or else a model with a field for each named parameter after the first `given`."""
+    if isinstance(factory, type) and issubclass(factory, pydantic.BaseModel):
+        return factory
+    if not callable(factory):
+        raise ConfigError(f"{setting} is {factory!r:.80}: name a class or a function")
+    try:
+        parameters = list(inspect.signature(factory).parameters.values())
+        annotated = getattr(factory, "__init__", factory) if isinstance(factory, type) else factory
+        hints = get_type_hints(annotated, include_extras=True)
+    except (TypeError, ValueError, NameError) as error:
+        raise ConfigError(f"{setting}: the types of its parameters cannot be read: {error}") from None
+    fields: dict[str, Any] = {}
+    for each in parameters[given:]:
+        if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+            continue
+        if each.kind is each.POSITIONAL_ONLY:
+            raise ConfigError(
+                f"{setting}: options are given by name, and its parameter {each.name!r} has none to callers"
+            )
+        fields[each.name] = (hints.get(each.name, Any), ... if each.default is each.empty else each.default)
+    settings = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    return pydantic.create_model("Options", __config__=settings, **fields)
+
+
+def _explain(detail: Mapping[str, Any], key: str, has: str) -> str:
+    place = ".".join(map(str, (key, *detail["loc"])))
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {place!r}: {has}"
+    return f"missing key {place!r}: {has}" if detail["type"] == "missing" else wrong_value(detail, place)
 
 
 def described(error: BaseException) -> str:

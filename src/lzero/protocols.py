@@ -5,6 +5,8 @@ Two more interfaces need torch and are not here: `Loss` in `lzero.algo.loss`, an
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Protocol, SupportsFloat, runtime_checkable
 
 from lzero.types import (
@@ -170,6 +172,41 @@ class ChatEngine(Protocol):
         do not fit into the model's context."""
 
     async def close(self) -> None: ...
+
+
+class Scene(Protocol):
+    """The world of one episode: tools that act on it, and its state."""
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """Tools of this episode, in addition to the agent's own."""
+
+    @property
+    def observation(self) -> str:
+        """What the agent sees of the world before its first step, after the question; "" for nothing."""
+
+    async def outcome(self) -> Mapping[str, Json] | None:
+        """The state at the end, for rewards: plain data, recorded with the episode; None for a world without a state. Asked for once,
+        when the agent's session is over."""
+
+
+class Environment(Protocol):
+    """A world to act in. A configuration names it by `environment.use`."""
+
+    def scene(self, task: Task, *, seed: int) -> AbstractAsyncContextManager[Scene]:
+        """Return the scene of one episode of `task`; it lasts as long as the episode. The episodes of a group get the same seed, and
+        each gets a scene of its own. An exception fails the episode (kind environment)."""
+
+    async def close(self) -> None:
+        """Let go of what its scenes share."""
+
+
+@runtime_checkable
+class WithFiles(Protocol):
+    """An environment that reads files of the user's. A resumed run must find them unchanged."""
+
+    def reads(self) -> Mapping[str, Path]:
+        """Return name → the file or directory that it reads."""
 
 
 class SearchIndex(Protocol):

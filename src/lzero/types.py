@@ -253,7 +253,7 @@ Status = Literal["finished", "out_of_steps", "out_of_tokens", "out_of_time", "fa
 class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What we broke, or cut off. `Failure(kind="repl", what="zygote died", where="step 2")`."""
 
-    kind: Literal["engine", "repl", "tool", "reward", "lost", "straggler"]
+    kind: Literal["engine", "repl", "tool", "environment", "agent", "reward", "lost", "straggler"]
     what: str
     where: str
 
@@ -286,7 +286,8 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     status: Status
     answer: str | None = None
     failure: Failure | None = None
-    branch_of: tuple[str, int] | None = None
+    outcome: dict[str, Json] | None = None
+    """Final state of the environment, as its scene tells it; None for an environment without a state."""
 
     def __post_init__(self) -> None:
         if (self.status == "failed") != (self.failure is not None):

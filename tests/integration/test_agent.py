@@ -11,7 +11,7 @@ from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig, RewardConfig
 from lzero.data.world import POLICIES, WorldSource
-from lzero.engine.scripted import ScriptedEngine
+from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.errors import DataError
 from lzero.models import build_tokenizer
 from lzero.protocols import Policy

@@ -57,7 +57,7 @@ def test_without_bubblewrap_the_message_is_the_command_that_installs_it(
     for name in ("unshare", "setpriv"):
         (tmp_path / name).symlink_to(shutil.which(name) or "")
     monkeypatch.setenv("PATH", str(tmp_path))
-    for command in (("train", *tiny_run), ("eval", "model.path=policy:expert")):
+    for command in (("train", *tiny_run), ("eval", "engine.kind=scripted", "engine.policy=expert")):
         assert "apt-get install bubblewrap" in complaint(*command, "run.dir=run")
         assert not (tmp_path / "run").exists()
 
@@ -69,7 +69,16 @@ def test_a_kernel_that_forbids_namespaces_is_told_with_the_way_out(tmp_path: Pat
     outer = ("unshare", "--user", "--map-root-user", "sh", "-c", script, "sh")
     if subprocess.run((*outer, "true"), capture_output=True, check=False).returncode:
         pytest.skip("this machine does not nest user namespaces")
-    done = lzero(*outer, *COMMAND, "eval", "model.path=policy:expert", "eval.num_tasks=1", "run.dir=run", cwd=tmp_path)
+    done = lzero(
+        *outer,
+        *COMMAND,
+        "eval",
+        "engine.kind=scripted",
+        "engine.policy=expert",
+        "eval.num_tasks=1",
+        "run.dir=run",
+        cwd=tmp_path,
+    )
     assert done.returncode == 1
     warning, _, error = done.stderr.partition("\n")
     assert "Without control groups" in warning  # this user has none

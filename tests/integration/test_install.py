@@ -22,7 +22,7 @@ from lzero.agent.nb_agent import NBAgent
 from lzero.agent.replay import replay
 from lzero.agent.toolbox import open_tools
 from lzero.config import ReplConfig, load_config
-from lzero.engine.scripted import ScriptedChat
+from lzero.engine.scripted.engine import ScriptedChat
 from lzero.errors import ConfigError, ToolError
 from lzero.repl import LocalPool, environment
 from lzero.store import SavedEpisode, describe

@@ -18,7 +18,7 @@ from lzero.agent.save import save_run
 from lzero.agent.session import Session
 from lzero.agent.watch import Watcher
 from lzero.config import Config, ModelConfig, ReplConfig
-from lzero.engine.scripted import ScriptedChat
+from lzero.engine.scripted.engine import ScriptedChat
 from lzero.errors import ConfigError, ContextOverflow, DataError, EngineError, ToolError
 from lzero.protocols import ChatPolicy
 from lzero.repl import LocalPool

@@ -10,11 +10,11 @@ from commands import Command, Ended, lzero
 
 from lzero.cli import main
 from lzero.data.world import WorldSource
-from lzero.rollout.build import EVAL_SEED
+from lzero.rollout.compose import EVAL_SEED
 
 pytestmark = pytest.mark.sandbox
 
-BYTES = ("model.path=policy:expert", "agent.max_tokens=8000", "agent.response_tokens=500")
+BYTES = ("engine.kind=scripted", "engine.policy=expert", "agent.max_tokens=8000", "agent.response_tokens=500")
 
 
 def play(*arguments: str, typed: str = "", directory: Path | None = None) -> Ended:

@@ -78,7 +78,7 @@ def test_a_run_whose_repls_live_elsewhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LZERO_POOL_TOKEN", TOKEN)
-    arguments = ("model.path=policy:expert", "eval.num_tasks=6", f"run.dir={tmp_path / 'run'}")
+    arguments = ("engine.kind=scripted", "engine.policy=expert", "eval.num_tasks=6", f"run.dir={tmp_path / 'run'}")
 
     async def evaluate() -> None:
         async with ServerProcess() as server:

@@ -22,10 +22,11 @@ from lzero.agent.outputs import render_output
 from lzero.cli import main
 from lzero.config import Config, load_config
 from lzero.data.files import read_passages, read_tasks
-from lzero.engine.scripted import ScriptedEngine
+from lzero.engine.kinds import Opened
+from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.eval.evaluate import Evaluation, Evaluator
 from lzero.models import CHAT_TEMPLATE
-from lzero.rollout.build import build, eval_tasks
+from lzero.rollout.compose import build, eval_tasks
 from lzero.store import read_episodes, read_records
 from lzero.types import Execution
 
@@ -112,7 +113,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         str(RECIPE),
         f"model.path={directory / 'model'}",
-        f"tasks.corpus={directory / 'corpus.jsonl.gz'}",
+        f"environment.options.corpus={directory / 'corpus.jsonl.gz'}",
         *tasks,
         *SMALL,
     ]
@@ -169,7 +170,11 @@ async def searched(config: Config, answers: dict[str, str]) -> Evaluation:
         code = f"submit_final_answer({answers[question]!r})" if "</output>\n[" in transcript else first
         return f"<think>\nThe question names what to look for.\n</think>\n<code>\n{code}\n</code>"
 
-    async with build(config, make_engine=lambda tokenizer: ScriptedEngine(policy, tokenizer)) as parts:
+    def make_engine(tokenizer: PreTrainedTokenizerFast | None) -> Opened:
+        assert tokenizer is not None
+        return Opened(engine=ScriptedEngine(policy, tokenizer), tokenizer=tokenizer, concurrency=8)
+
+    async with build(config, make_engine=make_engine) as parts:
         return await Evaluator(runner=parts.runner, source=eval_tasks(config), config=config).greedy()
 
 
@@ -188,7 +193,11 @@ async def test_an_agent_that_acts_finds_ones_own_passages_and_is_paid(own: list[
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no public questions in {DATA}")
 async def test_public_questions_are_searched_for_in_their_passages(own: list[str]) -> None:
     files = {name: DATA / f"{name}.jsonl.gz" for name in ("train", "dev", "corpus")}
-    changes = [f"tasks.train={files['train']}", f"tasks.eval={files['dev']}", f"tasks.corpus={files['corpus']}"]
+    changes = [
+        f"tasks.train={files['train']}",
+        f"tasks.eval={files['dev']}",
+        f"environment.options.corpus={files['corpus']}",
+    ]
     config = load_config(RECIPE, [*own[1:], *changes, "agent.response_tokens=512", "eval.num_tasks=10"])
     tasks = read_tasks(files["dev"]).tasks[:10]
     found = await searched(config, {task.question: task.answers[0] for task in tasks})
@@ -205,6 +214,6 @@ def test_a_random_model_trains_on_public_questions(
     own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = [f"tasks.{key}={DATA / name}.jsonl.gz" for key, name in (("train", "train"), ("eval", "dev"))]
-    corpus = f"tasks.corpus={DATA / 'corpus.jsonl.gz'}"
+    corpus = f"environment.options.corpus={DATA / 'corpus.jsonl.gz'}"
     lzero("train", *own, *changes, corpus, f"run.dir={tmp_path / 'run'}", "train.updates=2", "--json")
     assert last_line(capsys)["updates"] == 2

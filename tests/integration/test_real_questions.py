@@ -13,7 +13,7 @@ from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.nb_agent import FOR_A_PERSON
 from lzero.agent.outputs import render_output
 from lzero.config import AgentConfig
-from lzero.engine.scripted import ScriptedChat
+from lzero.engine.scripted.engine import ScriptedChat
 from lzero.repl import LocalPool
 from lzero.rewards import exact_match
 from lzero.types import Sampling

@@ -15,15 +15,18 @@ from lzero.eval.evaluate import Evaluator
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.repl import LocalPool
-from lzero.rollout.build import build, eval_tasks, train_tasks
 from lzero.rollout.collector import Collector
+from lzero.rollout.compose import build, eval_tasks, train_tasks
 from lzero.store import Record, RunDirectory, read_episodes
 
 pytestmark = pytest.mark.sandbox
 
 
 def settings(*overrides: str) -> Config:
-    return load_config(None, ["model.path=policy:expert", "eval.num_tasks=30", "rollout.concurrency=16", *overrides])
+    return load_config(
+        None,
+        ["engine.kind=scripted", "engine.policy=expert", "eval.num_tasks=30", "rollout.concurrency=16", *overrides],
+    )
 
 
 async def test_the_expert_answers_every_task_of_the_world() -> None:
@@ -55,7 +58,9 @@ async def test_a_batch_of_training_is_collected_and_recorded(tmp_path: Path) -> 
 async def test_evaluations_are_the_same_at_any_concurrency() -> None:
     found = []
     for concurrency in (2, 16):
-        config = settings("model.path=policy:wrong_hop", "eval.num_tasks=12", f"rollout.concurrency={concurrency}")
+        config = settings(
+            "engine.kind=scripted", "engine.policy=wrong_hop", "eval.num_tasks=12", f"rollout.concurrency={concurrency}"
+        )
         async with build(config) as parts:
             evaluation = await Evaluator(runner=parts.runner, source=eval_tasks(config), config=config).greedy()
         found.append(
@@ -85,8 +90,8 @@ async def test_a_repl_that_we_lose_is_replaced_by_a_fresh_one(monkeypatch: pytes
 
 
 async def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"policy:genius.*expert"):
-        async with build(settings("model.path=policy:genius")):
+    with pytest.raises(ConfigError, match=r"genius.*expert"):
+        async with build(settings("engine.kind=scripted", "engine.policy=genius")):
             pass
 
 
@@ -144,14 +149,20 @@ def test_the_command_refuses_a_scripted_policy_on_tasks_it_cannot_read(
     (tmp_path / "tasks.jsonl").write_text('{"question": "What is 2 + 2?", "answer": "4"}\n')
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        main(("eval", "model.path=policy:expert", "tasks.eval=tasks.jsonl"))
+        main(("eval", "engine.kind=scripted", "engine.policy=expert", "tasks.eval=tasks.jsonl"))
     assert ended.value.code == 1
     assert "scripted policies understand only the built-in world" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_command_prints_plain_lines_in_a_pipe_and_records_the_episodes(tmp_path: Path) -> None:
-    arguments = ("model.path=policy:expert", "tasks.eval=world/sft", "eval.num_tasks=6", "eval.sampled_episodes=2")
+    arguments = (
+        "engine.kind=scripted",
+        "engine.policy=expert",
+        "tasks.eval=world/sft",
+        "eval.num_tasks=6",
+        "eval.sampled_episodes=2",
+    )
     command = [sys.executable, "-c", "from lzero.cli import main; main()", "eval", *arguments, "run.dir=out", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from lzero.agent.replay import replay
 from lzero.agent.save import save_run
 from lzero.cli import main
 from lzero.config import AgentConfig, Config
-from lzero.engine.scripted import ScriptedEngine
+from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.models import build_tokenizer
 from lzero.repl import LocalPool
 from lzero.store import SavedEpisode, describe, read_saved

@@ -180,7 +180,9 @@ def test_a_cut_context_is_not_told_in_other_tokens() -> None:
 
 def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    empty = RunDirectory.create(load_config(overrides=[f"run.dir={tmp_path / 'empty'}", "model.path=policy:expert"]))
+    empty = RunDirectory.create(
+        load_config(overrides=[f"run.dir={tmp_path / 'empty'}", "engine.kind=scripted", "engine.policy=expert"])
+    )
     wrong = {
         "sft.episodes is empty": "sft.episodes=[]",
         "has no episodes": f'sft.episodes=["{empty.path}"]',

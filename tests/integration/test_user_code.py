@@ -114,7 +114,7 @@ def commands(key: str, value: str) -> list[tuple[str, ...]]:
     change = f'agent.{key}=["{value}"]' if key == "tools" else f"agent.{key}={value}"
     return [
         (*RUN, "--set", change),
-        ("eval", "model.path=policy:expert", "run.dir=run", change),
+        ("eval", "engine.kind=scripted", "engine.policy=expert", "run.dir=run", change),
         ("train", "model.path=nowhere", "run.dir=run", change),
         ("play", "--policy", "expert", change),
     ]
@@ -133,7 +133,7 @@ def test_an_import_path_that_gives_no_tool_is_an_error_before_anything_starts(
 
 
 def test_a_reward_is_imported_as_tools_are(complaint: Callable[..., str]) -> None:
-    for command in (("eval", "model.path=policy:expert"), ("train", "model.path=nowhere")):
+    for command in (("eval", "engine.kind=scripted", "engine.policy=expert"), ("train", "model.path=nowhere")):
         assert "reward.function: cannot import 'exits'" in complaint(
             *command, "run.dir=run", "reward.function=exits:reward"
         )
@@ -169,7 +169,7 @@ def test_tools_that_fail_in_every_episode_stop_the_run_with_their_words_and_what
     tools = ", ".join(f'"mine:{name}"' for name in names)
     settings = ("eval.num_tasks=40", "rollout.max_failure_rate=0.2", "run.dir=run", f"agent.tools=[{tools}]")
     with pytest.raises(SystemExit) as ended:
-        main(("eval", "model.path=policy:caller", *settings))
+        main(("eval", "engine.kind=scripted", "engine.policy=caller", *settings))
     assert ended.value.code == 1
     errors = capfd.readouterr().err
     (message,) = [line for line in errors.splitlines() if line.startswith("lzero: ")]

@@ -25,12 +25,14 @@ def last_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, 
 
 
 def test_the_expert_is_always_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = last_line(capsys, "eval", "model.path=policy:expert", f"run.dir={tmp_path / 'run'}")
+    found = last_line(capsys, "eval", "engine.kind=scripted", "engine.policy=expert", f"run.dir={tmp_path / 'run'}")
     assert (found["score"], found["num_tasks"], found["num_failed"]) == (1.0, 300, 0)
 
 
 def test_who_never_searches_hardly_ever_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = last_line(capsys, "eval", "model.path=policy:never_searches", f"run.dir={tmp_path / 'run'}")
+    found = last_line(
+        capsys, "eval", "engine.kind=scripted", "engine.policy=never_searches", f"run.dir={tmp_path / 'run'}"
+    )
     assert found["score"] <= 0.02  # one of 191 names is right
 
 

@@ -58,6 +58,17 @@ KINDS = {
             "test_a_page_that_takes_a_jina_reader_too_long_is_the_agents_and_a_reader_that_is_not_there_the_tools",
         ),
     ),
+    "environment": Kind(
+        "an environment fails to open a scene, to tell its outcome or to close it",
+        "only through a bug of an environment of your own that certain calls of its tools trigger, or by an outcome that grows without "
+        "bound: bound what a scene keeps",
+        ("test_an_environment_that_fails_is_named_and_its_episode_fails",),
+    ),
+    "agent": Kind(
+        "an agent of your own (`agent.use`) raises, hangs or returns no episode",
+        "only through a bug of that agent that certain replies trigger; NB-Agent has none of this kind",
+        ("test_an_agent_of_ones_own_that_fails_is_named_and_its_episode_fails",),
+    ),
     "reward": Kind(
         "the reward function raises, hangs, or returns what is no reward",
         "only through a bug of a function of your own that certain answers trigger; `lzero check` tries odd answers",
@@ -114,6 +125,7 @@ SITES = (
     Site("repl/remote/*", "ProtocolError", "ours", "between our client and our server, where no session speaks"),
     Site("repl/remote/*", "PoolFull", "ours", "a server has no room"),
     Site("repl/remote/*", "Refused", "ours", "a server refuses us"),
+    Site("agent/scenes.py", "SceneError", "code of the user", "an environment raised, hangs, or tells what is no JSON"),
     Site("rewards/*", "RewardError", "code of the user", "what a reward function returned is no reward"),
     Site("rollout/scoring.py", "RewardError", "code of the user", "a reward function raised, or hangs"),
     Site("agent/calling.py", "ToolError", "code of the user", "a tool raised: a bug, logged once"),
@@ -161,7 +173,7 @@ SITES = (
 def found() -> Iterator[tuple[str, str]]:
     """Yield (module, error) for each place that makes an error which may end an episode as failed."""
     errors = {site.error for site in SITES}
-    errors |= _subclasses("ReplError", "EngineError", "ToolError", "RewardError")
+    errors |= _subclasses("ReplError", "EngineError", "ToolError", "SceneError", "RewardError")
     for path in sorted(SOURCE.rglob("*.py")):
         module = path.relative_to(SOURCE).as_posix()
         if not module.startswith(("agent/", "engine/", "repl/", "rewards/", "rollout/", "tools/", "turns.py")):

@@ -217,7 +217,7 @@ async def test_the_record_names_what_is_not_bounded() -> None:
 @attack(78)
 def test_a_run_says_it_once(tmp_path: Path) -> None:
     program = (sys.executable, "-c", "from lzero.cli import main; main()")
-    command = [*program, "eval", "model.path=policy:expert", "eval.num_tasks=2", "repl.cgroups=off"]
+    command = [*program, "eval", "engine.kind=scripted", "engine.policy=expert", "eval.num_tasks=2", "repl.cgroups=off"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=tmp_path)
     assert (done.stdout + done.stderr).count("Without control groups") == 1
 

@@ -15,12 +15,12 @@ from lzero.agent.cutoff import Cutoff
 from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig, ReplConfig, RewardConfig, RolloutConfig
-from lzero.engine.scripted import ScriptedEngine
+from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.models import build_tokenizer
 from lzero.protocols import ReplPool, Tool
 from lzero.repl import LocalPool
 from lzero.rewards import make_reward
-from lzero.rollout.runner import RunEpisode, Runner
+from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
 from lzero.tools import tool
 from lzero.tools.converter import Converter
@@ -54,14 +54,11 @@ async def scored(
     setting = Setting(agent=agent, model=TokenModel(engine, RENDERER, 30.0), pool=pool, deadline_s=LZERO_S)
     begun: list[str] = []
 
-    def open_task(task: Task) -> RunEpisode:
-        async def attempt(ticket: Ticket) -> Episode:
-            begun.append(ticket.id)
-            return await run_episode(task, ticket, setting, tools=tools)
+    async def attempt(task: Task, ticket: Ticket, *, seed: int) -> Episode:
+        begun.append(ticket.id)
+        return await run_episode(task, ticket, setting, tools=tools)
 
-        return attempt
-
-    runner = Runner(open_task, Scorer(make_reward(RewardConfig())), RolloutConfig())
+    runner = Runner(attempt, Scorer(make_reward(RewardConfig())), RolloutConfig())
     record = await runner.record(TASK, name="x", num_episodes=1, sampling=Sampling(), seed=1, cutoff=cutoff)
     (episode,), (reward,) = record.episodes, record.rewards
     assert episode.failure is None, episode.failure

@@ -24,7 +24,7 @@ from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.outputs import render_output
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig, RewardConfig
-from lzero.engine.scripted import ScriptedEngine
+from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.errors import ReplDied, ToolError
 from lzero.models import build_tokenizer
 from lzero.repl import LocalPool, LocalRepl, session

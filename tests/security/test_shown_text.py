@@ -13,7 +13,7 @@ from lzero.agent.conversation import ChatModel
 from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.cli.steps import StepPrinter
 from lzero.config import AgentConfig
-from lzero.engine.scripted import ScriptedChat
+from lzero.engine.scripted.engine import ScriptedChat
 from lzero.repl import LocalPool
 from lzero.tools.search import PassageIndex, Search
 from lzero.types import Episode, Message, Passage, Sampling, Task

@@ -156,7 +156,7 @@ def lzero_run(task: Task, server: ModelServer, corpus: Path, out: Path, *, seed:
             "agent.notepad=false",
             "agent.past_thoughts=text",
         ),
-        *("tasks.search_results=1", f"run.seed={seed}"),
+        *("environment.options.results=1", f"run.seed={seed}"),
     )
     done = subprocess.run(
         (

@@ -8,7 +8,7 @@ from lzero.agent.cutoff import Cutoff
 from lzero.agent.episode import Setting, Ticket, run_episode
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
-from lzero.engine.scripted import ScriptedEngine
+from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.errors import ToolError
 from lzero.models import build_tokenizer
 from lzero.protocols import OnCall, Repl, Tool, ToolContext, ToolSpec

@@ -10,7 +10,7 @@ import small_episodes
 from lzero.agent.cutoff import Cutoff
 from lzero.agent.episode import Ticket
 from lzero.config import RolloutConfig
-from lzero.rollout.runner import RunEpisode, Runner
+from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
 from lzero.types import Budgets, Episode, Failure, Reward, Sampling, Step, Task
 
@@ -100,38 +100,35 @@ class FakeEpisodes:
         self._shuffler = shuffler
         self.hanging = hanging
         self.attempts: list[str] = []
-        self.opened: list[str] = []
+        self.seeds: dict[str, set[int]] = {}
+        """Of the scenes, by task."""
         self.num_running = 0
         self.most_running = 0
 
-    def open_task(self, task: Task) -> RunEpisode:
-        self.opened.append(task.id)
-
-        async def run(ticket: Ticket) -> Episode:
-            number = self.attempts.count(ticket.id)
-            self.attempts.append(ticket.id)
-            self.num_running += 1
-            self.most_running = max(self.most_running, self.num_running)
-            try:
-                async with asyncio.timeout(None) as deadline:
-                    with (ticket.cutoff or Cutoff(sys.maxsize)).over(deadline):
-                        if ticket.id in self.hanging:
-                            await asyncio.Event().wait()
-                        if self._shuffler is not None:
-                            await self._shuffler.turn()
-                        if ticket.cutoff is not None:
-                            await asyncio.sleep(0)  # where a cut-off that is reached can end it
-            except TimeoutError:
-                return make_episode(task, ticket, answer=None, failure=CUT_OFF)
-            finally:
-                self.num_running -= 1
-            outcome = self._decide(task, ticket.seed, number)
-            if isinstance(outcome, Failure):
-                return make_episode(task, ticket, answer=None, failure=outcome)
-            return make_episode(task, ticket, answer=outcome)
-
-        return run
+    async def __call__(self, task: Task, ticket: Ticket, *, seed: int) -> Episode:
+        number = self.attempts.count(ticket.id)
+        self.attempts.append(ticket.id)
+        self.seeds.setdefault(task.id, set()).add(seed)
+        self.num_running += 1
+        self.most_running = max(self.most_running, self.num_running)
+        try:
+            async with asyncio.timeout(None) as deadline:
+                with (ticket.cutoff or Cutoff(sys.maxsize)).over(deadline):
+                    if ticket.id in self.hanging:
+                        await asyncio.Event().wait()
+                    if self._shuffler is not None:
+                        await self._shuffler.turn()
+                    if ticket.cutoff is not None:
+                        await asyncio.sleep(0)  # where a cut-off that is reached can end it
+        except TimeoutError:
+            return make_episode(task, ticket, answer=None, failure=CUT_OFF)
+        finally:
+            self.num_running -= 1
+        outcome = self._decide(task, ticket.seed, number)
+        if isinstance(outcome, Failure):
+            return make_episode(task, ticket, answer=None, failure=outcome)
+        return make_episode(task, ticket, answer=outcome)
 
 
 def make_runner(episodes: FakeEpisodes, **config: float | str) -> Runner:
-    return Runner(episodes.open_task, Scorer(reward), RolloutConfig.model_validate(config))
+    return Runner(episodes, Scorer(reward), RolloutConfig.model_validate(config))

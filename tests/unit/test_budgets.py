@@ -48,7 +48,7 @@ def test_what_is_set_stays(tmp_path: Path) -> None:
 
 def test_the_nano_and_what_was_made_from_it_keep_theirs(tmp_path: Path) -> None:
     default = (Config().agent.max_tokens, Config().agent.response_tokens)
-    for path in ("nano", "policy:expert", "fresh", str(ASSETS / "nano"), str(tmp_path / "missing")):
+    for path in ("nano", "fresh", str(ASSETS / "nano"), str(tmp_path / "missing")):
         assert budgets(path) == default
     (tmp_path / "config.json").write_text("{ cut")
     assert budgets(str(tmp_path)) == (16_384, 4096)

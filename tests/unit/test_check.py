@@ -37,7 +37,10 @@ def test_the_world_passes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_files_and_a_corpus_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"title": "Liri", "text": "rival Kato"}\n', "utf-8")
     train, held_out = write(tmp_path / "a.jsonl", "One?", "Two?"), write(tmp_path / "b.jsonl", "Three?")
-    assert run(f"tasks.train={train}", f"tasks.eval={held_out}", f"tasks.corpus={tmp_path / 'corpus.jsonl'}") == 0
+    assert (
+        run(f"tasks.train={train}", f"tasks.eval={held_out}", f"environment.options.corpus={tmp_path / 'corpus.jsonl'}")
+        == 0
+    )
     assert "1 passage" in capsys.readouterr().out
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from lzero.config import load_config
 from lzero.errors import ConfigError
-from lzero.rollout.build import build
+from lzero.rollout.compose import build
 from lzero.rollout.deadline import OTHER_S, budgets_line, lzero_s
 
 

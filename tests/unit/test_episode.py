@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 from lzero.agent import broker as broker_module
 from lzero.agent.cutoff import Cutoff
-from lzero.engine.scripted import ScriptedEngine
+from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.errors import ConfigError, ContextOverflow, EngineError, ReplDied, ReplError, ToolError
 from lzero.protocols import OnCall, ToolContext
 from lzero.seeds import derive_seed

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from lzero.config import load_config
+from lzero.environments import open_environment
 from lzero.errors import StoreError
-from lzero.rollout.build import eval_tasks, train_tasks
+from lzero.rollout.compose import eval_tasks, train_tasks
 from lzero.store.inputs import Input, read_inputs, write_inputs
 from lzero.train import inputs as module
 from lzero.train.inputs import changes, check_inputs, run_inputs
@@ -38,17 +39,22 @@ def fingerprints() -> dict[str, Input]:
     config = load_config(
         None,
         [
-            *("tasks.train=train.jsonl", "tasks.eval=dev.jsonl", "tasks.corpus=docs", "agent.prompt=own.jinja"),
+            *(
+                "tasks.train=train.jsonl",
+                "tasks.eval=dev.jsonl",
+                "environment.options.corpus=docs",
+                "agent.prompt=own.jinja",
+            ),
             "reward.function=judge_of_mine:judge",
         ],
     )
-    return run_inputs(config, train_tasks(config), eval_tasks(config))
+    return run_inputs(config, train_tasks(config), eval_tasks(config), open_environment(config.environment))
 
 
 def test_every_input_is_compared_by_what_it_holds(place: Path) -> None:
     before = fingerprints()
     assert set(before) == {
-        *("tasks.train", "tasks.eval", "tasks.corpus", "agent.prompt", "model.path", "reward.function")
+        *("tasks.train", "tasks.eval", "environment.options.corpus", "agent.prompt", "model.path", "reward.function")
     }
     for file in place.iterdir():  # as a fresh checkout would
         file.touch()
@@ -67,7 +73,7 @@ def test_every_input_is_compared_by_what_it_holds(place: Path) -> None:
     for name, key in {
         "a.csv": "tasks.train",
         "dev.jsonl": "tasks.eval",
-        "docs/a.md": "tasks.corpus",
+        "docs/a.md": "environment.options.corpus",
         "base.jinja": "agent.prompt",
         "judge_of_mine.py": "reward.function",
     }.items():
@@ -79,7 +85,9 @@ def test_every_input_is_compared_by_what_it_holds(place: Path) -> None:
 
 def test_the_built_in_world_is_no_file_and_the_model_is_one() -> None:
     config = load_config()
-    assert set(run_inputs(config, train_tasks(config), eval_tasks(config))) == {"model.path"}
+    assert set(run_inputs(config, train_tasks(config), eval_tasks(config), open_environment(config.environment))) == {
+        "model.path"
+    }
 
 
 def test_large_weights_are_compared_by_blocks_from_the_whole_file(
@@ -124,4 +132,6 @@ def test_a_broken_record_of_inputs_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_code_without_a_file_has_no_fingerprint() -> None:
     config = load_config(None, ["agent.tools=['time:ctime']"])
-    assert "agent.tools" not in run_inputs(config, train_tasks(config), eval_tasks(config))
+    assert "agent.tools" not in run_inputs(
+        config, train_tasks(config), eval_tasks(config), open_environment(config.environment)
+    )

@@ -13,13 +13,14 @@ import lzero
 SOURCE = Path(lzero.__file__).parent
 ROOT = Path(__file__).parents[2]
 ROWS = {
-    "__init__": 7,
-    "cli": 6,
-    "train": 5,
-    "eval": 4,
-    "rollout": 3,
-    "agent": 2,
-    **dict.fromkeys(("repl", "engine", "tools", "rewards", "algo", "data", "view"), 1),
+    "__init__": 8,
+    "cli": 7,
+    "train": 6,
+    "eval": 5,
+    "rollout": 4,
+    "agent": 3,
+    **dict.fromkeys(("engine", "environments"), 2),
+    **dict.fromkeys(("repl", "tools", "rewards", "algo", "data", "view"), 1),
     **dict.fromkeys(
         (
             "apart",

@@ -7,7 +7,7 @@ import pytest
 from lzero.agent.toolbox import open_tools
 from lzero.config import Config, load_config
 from lzero.errors import ConfigError
-from lzero.rollout.build import open_reward
+from lzero.rollout.compose import open_reward
 
 MINE = """
 class Tool:

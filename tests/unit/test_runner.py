@@ -60,7 +60,7 @@ async def test_a_reward_function_that_fails_is_our_failure_and_is_not_asked_agai
         raise RewardError("no such metric")
 
     episodes = FakeEpisodes(lambda task, seed, attempt: "yes")
-    runner = Runner(episodes.open_task, Scorer(broken_reward), RolloutConfig())
+    runner = Runner(episodes, Scorer(broken_reward), RolloutConfig())
     (episode,) = (await record(runner)).episodes
     assert episode.failure is not None
     assert (episode.failure.kind, episode.failure.where) == ("reward", "scoring task task-0")
@@ -77,7 +77,7 @@ async def test_an_episode_that_is_scored_holds_no_place_of_one_that_could_run() 
         return 1.0
 
     episodes = FakeEpisodes(lambda task, seed, attempt: "yes")
-    runner = Runner(episodes.open_task, Scorer(judge), RolloutConfig(concurrency=1))
+    runner = Runner(episodes, Scorer(judge), RolloutConfig(concurrency=1))
     assert (await record(runner, num_episodes=2)).scores == (1.0, 1.0)
 
 
@@ -108,10 +108,13 @@ async def test_episodes_that_run_at_once_are_bounded() -> None:
     assert len(episodes.attempts) == 24
 
 
-async def test_a_task_is_opened_once_for_its_episodes() -> None:
+async def test_the_scenes_of_a_task_have_one_seed_and_those_of_another_task_another() -> None:
     episodes = FakeEpisodes(lambda task, seed, attempt: "yes", Shuffler(0))
-    await record(make_runner(episodes), num_episodes=4)
-    assert episodes.opened == ["task-0"]
+    runner = make_runner(episodes)
+    await record(runner, num_episodes=4)
+    await record(runner, num_episodes=4, position=1)
+    assert set(map(len, episodes.seeds.values())) == {1}
+    assert episodes.seeds["task-0"] != episodes.seeds["task-1"]
 
 
 async def test_episodes_of_a_group_have_seeds_of_their_own() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lzero.engine.scripted import ScriptedChat, ScriptedEngine
+from lzero.engine.scripted.engine import ScriptedChat, ScriptedEngine
 from lzero.errors import EngineError
 from lzero.models import build_tokenizer
 from lzero.protocols import ChatEngine, Policy

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import duckdb
 import msgspec
@@ -26,6 +26,7 @@ from lzero.types import (
     Error,
     Execution,
     Failure,
+    Json,
     Message,
     Notepad,
     Output,
@@ -146,7 +147,7 @@ def episodes(draw: st.DrawFn, episode_id: str, task_id: str, index: int) -> Epis
         status=status,
         answer=draw(st.none() | texts),
         failure=draw(failures) if status == "failed" else None,
-        branch_of=draw(st.none() | st.tuples(texts, small)),
+        outcome=cast(dict[str, Json] | None, draw(st.none() | st.dictionaries(texts, texts | small))),
     )
 
 

@@ -37,7 +37,7 @@ from lzero.agent.session import Session
 from lzero.agent.watch import Watcher
 from lzero.config import AgentConfig
 from lzero.errors import ContextOverflow, EngineError, ReplError, ToolError
-from lzero.protocols import ReplPool, Tool
+from lzero.protocols import ReplPool, Scene, Tool
 from lzero.seeds import derive_seed
 from lzero.types import Budgets, Completion, Episode, Execution, Failure, Parsed, Prompt, Sampling, Status, Step, Task
 
@@ -74,6 +74,8 @@ class Setting:
     """Logs exceptions of tools other than ToolError."""
     files: FileCache = field(default_factory=FileCache)
     """Reads the files of tasks."""
+    tools: tuple[Tool, ...] = ()
+    """Of every episode, in addition to those of its scene."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,8 @@ class Ticket:
     """Temperature and top-p are used; length, stop string and seeds follow from the budgets, the format and `seed`."""
     cutoff: Cutoff | None = None
     """That of the round it belongs to."""
+    watcher: Watcher | None = None
+    """Who looks on."""
 
 
 def sampling_of(ticket: Ticket, agent: AgentConfig) -> Sampling:
@@ -100,20 +104,42 @@ def budgets_of(agent: AgentConfig) -> Budgets:
 
 
 async def run_episode(
-    task: Task, ticket: Ticket, setting: Setting, *, tools: Sequence[Tool] = (), watcher: Watcher | None = None
+    task: Task, ticket: Ticket, setting: Setting, *, tools: Sequence[Tool] = (), observation: str = ""
 ) -> Episode:
-    """Let the model work on `task` with `tools` and `submit_final_answer`, while `watcher` looks on.
+    """Let the model work on `task`, and on what it observes at first, with `tools` and `submit_final_answer`.
 
     A failure of the engine, the pool or a tool, or of ours to end in time ("lost"), is returned, not raised. Raises ConfigError for a
     prompt template that cannot be used, DataError for files of the task that cannot be had.
     """
-    return await _Attempt(task, ticket, setting, tools, watcher or Watcher()).settle()
+    return await _Attempt(task, ticket, setting, tools, asked(task, observation)).settle()
+
+
+def asked(task: Task, observation: str) -> str:
+    """Return the question as the first turn asks it: with what the agent observes at first."""
+    return f"{task.question}\n\n{observation}" if observation else task.question
+
+
+class Notebook:
+    """The agent "nb": thinks, writes a cell, reads what it puts out, until it submits an answer. Implements `Agent`."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    async def __call__(self, task: Task, scene: Scene, ticket: Ticket) -> Episode:
+        tools = (*scene.tools, *self._setting.tools)
+        return await run_episode(task, ticket, self._setting, tools=tools, observation=scene.observation)
 
 
 def interrupted(
     task: Task, ticket: Ticket, agent: AgentConfig, *, steps: tuple[Step, ...], answer: str | None = None, why: str = ""
 ) -> Episode:
     """What is left of an episode that was broken off, by somebody or by an error that `why` tells: its steps so far."""
+    failure = Failure(kind="lost", what=why or "interrupted", where=f"step {len(steps)}")
+    return msgspec.structs.replace(failed_before(task, ticket, agent, failure), steps=steps, answer=answer)
+
+
+def failed_before(task: Task, ticket: Ticket, agent: AgentConfig, failure: Failure) -> Episode:
+    """Return an episode that failed before its first step."""
     return Episode(
         id=ticket.id,
         task_id=task.id,
@@ -121,18 +147,17 @@ def interrupted(
         seed=ticket.seed,
         sampling=sampling_of(ticket, agent),
         budgets=budgets_of(agent),
-        steps=steps,
+        steps=(),
         status="failed",
-        answer=answer,
-        failure=Failure(kind="lost", what=why or "interrupted", where=f"step {len(steps)}"),
+        failure=failure,
     )
 
 
 class _Attempt:
     """An episode in the making; `steps` and `doing` are what is left of one that fails."""
 
-    def __init__(self, task: Task, ticket: Ticket, setting: Setting, tools: Sequence[Tool], watcher: Watcher) -> None:
-        agent = setting.agent
+    def __init__(self, task: Task, ticket: Ticket, setting: Setting, tools: Sequence[Tool], question: str) -> None:
+        agent, watcher = setting.agent, ticket.watcher or Watcher()
         self._task = task
         self._ticket = ticket
         self._setting = setting
@@ -155,7 +180,7 @@ class _Attempt:
             agent,
             self._conversation,
             system=system_prompt(agent, self._broker.described, task, libraries=setting.libraries),
-            question=task.question,
+            question=question,
         )
         self._steps: list[Step] = []
         self._steps_left = agent.max_steps

@@ -10,7 +10,7 @@
             print(step.parsed.think)
         print(agent.episode.answer)
 
-It is what training trains: `run_episode`, with settings that suit a large model.
+It is what training trains, with settings that suit a large model.
 """
 
 import asyncio
@@ -25,22 +25,21 @@ from typing import Any, Self
 import msgspec
 
 from lzero.agent.broker import SubmitFinalAnswer
-from lzero.agent.conversation import ChatModel, Model, TokenModel
-from lzero.agent.episode import LIBRARIES, Setting, Ticket, interrupted, run_episode
+from lzero.agent.compose import Ready, open_play, opened_kit
+from lzero.agent.episode import Ticket, interrupted
 from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import unbroken
 from lzero.agent.prompt import system_prompt
 from lzero.agent.recorded import OWN
-from lzero.agent.renderer import open_renderer
 from lzero.agent.save import save_run
 from lzero.agent.session import check_files
 from lzero.agent.toolbox import open_tools
 from lzero.agent.watch import Relay, Watcher
-from lzero.config import NANO, AgentConfig, Config, ReplConfig, make_config
+from lzero.config import NANO, AgentConfig, ChatEngineConfig, Config, LocalEngineConfig, make_config
+from lzero.engine.kinds import Opened, kind_of
 from lzero.errors import ConfigError, LzeroError, StoreError
 from lzero.extras import need_train
-from lzero.protocols import ChatEngine, ReplPool, Tool
-from lzero.repl import open_pool
+from lzero.protocols import ChatEngine, ReplPool, Scene, Tool
 from lzero.store import SavedEpisode, describe
 from lzero.types import Episode, Sampling, Step, Task, ToolCall
 
@@ -57,7 +56,6 @@ FOR_A_PERSON: dict[str, Any] = {
     "work_s": 3_600.0,
 }
 """What differs from the defaults of `AgentConfig`, which are those of the nano model."""
-KEY_VARIABLE = "OPENAI_API_KEY"
 DEADLINE_S = 24 * 3600.0
 REQUEST_TIMEOUT_S = 600.0
 
@@ -72,7 +70,7 @@ class NBAgent:
 
     def __init__(
         self,
-        model: str | ChatEngine,
+        model: str | ChatEngine | None,
         *,
         tools: Sequence[str | Tool] = (),
         mcp: Sequence[str] = (),
@@ -83,67 +81,69 @@ class NBAgent:
         config: Config | None = None,
         **settings: Any,
     ) -> None:
-        """`mcp`: servers whose tools it gets, too ("stdio:COMMAND …", or a URL). `base_url`: of the endpoint; OPENAI_BASE_URL, or
-        OpenAI's own, if none is given. `seed`: None draws one for each run. `pool`: a started one of yours, which stays open.
-        `config`: its sections [repl] and [tools] act, and what [agent] sets itself. Nothing is started yet.
+        """`model`: None for that of `config`. `mcp`: servers whose tools it gets, too ("stdio:COMMAND …", or a URL). `base_url`: of the
+        endpoint; OPENAI_BASE_URL, or OpenAI's own, if none is given. `seed`: None draws one for each run. `pool`: a started one of yours,
+        which stays open. `config`: its sections [environment], [repl] and [tools] act, and what [agent] sets itself. Nothing is started
+        yet.
 
         Raises ConfigError for settings, tools and keys that cannot work.
         """
+        given = config or Config()
+        if given.agent.tools:
+            raise ConfigError(
+                f"agent.tools = {list(given.agent.tools)} has no effect here: pass tools to NBAgent(tools=[…])"
+            )
+        self.settings = _agent_config(
+            given.agent.model_dump(include=given.agent.model_fields_set - {"tools"}) | settings
+        )
+        self._config = _with_model(given.model_copy(update={"agent": self.settings}), model, base_url)
         self._model = model
-        self._base_url = base_url
         self._sampling = Sampling(temperature=temperature)
         self._seed = seed
         self._pool = pool
         self._mcp = tuple(mcp)
-        if self._samples_here():
-            need_train(f"model {model!r}, which samples in this process,")
-        self._config = config or Config()
-        given = self._config.agent
-        if given.tools:
-            raise ConfigError(f"agent.tools = {list(given.tools)} has no effect here: pass tools to NBAgent(tools=[…])")
-        self.settings = _agent_config(given.model_dump(include=given.model_fields_set - {"tools"}) | settings)
         if pool is None and not self._config.repl.servers and self.settings.work_s > self._config.repl.lifetime_s:
             raise ConfigError(
                 f"agent.work_s = {self.settings.work_s:g} is more than repl.lifetime_s = {self._config.repl.lifetime_s:g}, after which the "
                 "session ends: lower the one, or raise the other"
             )
-        self._given_tools = open_tools(tools, self._config, key="tools")
-        system_prompt(
-            self.settings, self._given_tools
-        )  # so that an unusable template is an error before a model is loaded
-        self.tools = self._given_tools
-        """With those of the MCP servers, once they have been started."""
+        self.tools = open_tools(tools, self._config, key="tools")
+        """With those of the MCP servers, once they have been started; an environment may have more for each task."""
+        system_prompt(self.settings, self.tools)  # so that an unusable template is an error before a model is loaded
+        self._given_tools = self.tools
         self._stack = AsyncExitStack()
-        self._files = FileCache()
-        self._setting: Setting | None = None
+        self._ready: Ready | None = None
         self._task: Task | None = None
+        self._files = FileCache()
+        self._scene_tools: tuple[Tool, ...] = ()
         self.episode: Episode | None = None
         """The last one, when it is over, or as far as it came."""
 
     async def __aenter__(self) -> Self:
-        """Start the sandbox, the MCP servers and, if it is a local one, the model. Raises LzeroError."""
+        """Start the sandbox, the environment, the MCP servers and, if it is a local one, the model. Raises LzeroError."""
+        model = self._model
         async with AsyncExitStack() as stack:
-            pool = self._pool or await _started_pool(self._config.repl, self.settings.work_s, stack)
-            tools = (
-                await stack.enter_async_context(_mcp_tools(self._mcp, self._given_tools, self._config.tools.env_file))
-                if self._mcp
-                else ()
+            if self._mcp:
+                servers = _mcp_tools(self._mcp, self._given_tools, self._config.tools.env_file)
+                self.tools = (*self._given_tools, *await stack.enter_async_context(servers))
+            kit = await stack.enter_async_context(opened_kit(self._config, tools=self.tools))
+            self._ready = await stack.enter_async_context(
+                open_play(
+                    self._config,
+                    kit,
+                    deadline_s=DEADLINE_S,
+                    request_timeout_s=REQUEST_TIMEOUT_S,
+                    session_s=self.settings.work_s,
+                    make_engine=None if model is None or isinstance(model, str) else lambda _: _given(model),
+                    pool=self._pool,
+                )
             )
-            self._setting = Setting(
-                agent=self.settings,
-                model=await self._open_model(stack),
-                pool=pool,
-                deadline_s=DEADLINE_S,
-                reply_s=REQUEST_TIMEOUT_S,
-                libraries=LIBRARIES + self._config.repl.packages,
-                files=self._files,
-            )
-            self.tools = (*self._given_tools, *tools)
+            self._files = self._ready.setting.files
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._setting = None
+        self._ready = None
         await self._stack.aclose()
 
     async def run(
@@ -151,7 +151,7 @@ class NBAgent:
     ) -> Episode:
         """One attempt at a task, or at a question about `files`. What breaks (an endpoint, a tool) ends it as `failed`, and is told in
         `failure`. Raises ConfigError, DataError."""
-        if self._setting is None:
+        if self._ready is None:
             async with self:
                 return await self.run(task, files=files, watcher=watcher)
         seed = secrets.randbits(32) if self._seed is None else self._seed
@@ -160,16 +160,17 @@ class NBAgent:
         self.episode = None
         if self._pool is None and not self._config.repl.servers:  # others have limits of their own
             check_files(list(map(Path, task.files)), max_bytes=self._config.repl.file_mb << 20)
-        ticket = Ticket(id=task.id, index=0, seed=seed, sampling=self._sampling)
         keeping = _Keeping(watcher or Watcher())
+        ticket = Ticket(id=task.id, index=0, seed=seed, sampling=self._sampling, watcher=keeping)
         self._task = task
         why = ""
         try:
-            self.episode = await run_episode(task, ticket, self._setting, tools=self.tools, watcher=keeping)
+            self.episode = await self._ready.play(task, ticket, seed=seed)
         except Exception as error:
             why = unbroken(str(error)) if isinstance(error, LzeroError) else f"an unexpected {type(error).__name__}"
             raise
         finally:
+            self._scene_tools = keeping.tools
             self.episode = self.episode or interrupted(
                 task, ticket, self.settings, steps=tuple(keeping.steps), answer=keeping.answer, why=why
             )
@@ -186,12 +187,12 @@ class NBAgent:
         saved = SavedEpisode(
             task=self._task,
             episode=self.episode,
-            model=self._model if isinstance(self._model, str) else self._model.model,
+            model=kind_of(self._config).model_name(self._config),
             config={
                 "agent": self.settings.model_dump(mode="json"),
                 "repl": self._config.repl.model_dump(mode="json"),
             },
-            tools=tuple(map(describe, self.tools)),
+            tools=tuple(map(describe, (*self._scene_tools, *self.tools))),
         )
         return save_run(Path(directory), saved, files, given=self._files)
 
@@ -208,49 +209,6 @@ class NBAgent:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
-    def _samples_here(self) -> bool:
-        """Return whether the model is a directory. With an endpoint it is not, because servers often name a model by its directory."""
-        if not isinstance(self._model, str) or self._base_url:
-            return False
-        return self._model == NANO or Path(self._model).expanduser().is_dir()
-
-    async def _open_model(self, stack: AsyncExitStack) -> Model:
-        if not isinstance(self._model, str):
-            return self._chat_model(self._model)
-        if self._samples_here():
-            return await asyncio.to_thread(self._load, self._model, stack)
-        from lzero.engine.chat.engine import OpenAIChat
-        from lzero.tools.keys import find_key
-
-        key = find_key(KEY_VARIABLE, env_file=self._config.tools.env_file)
-        engine = OpenAIChat(self._model, base_url=self._base_url, key=key.reveal() if key is not None else None)
-        stack.push_async_callback(engine.close)
-        await engine.check()
-        return self._chat_model(engine)
-
-    def _chat_model(self, engine: ChatEngine) -> ChatModel:
-        if self.settings.template == "raw":
-            raise ConfigError(
-                'agent.template = "raw" has no effect with an endpoint, whose server formats turns itself'
-            )
-        if loading := sorted(self._config.model.model_fields_set - {"path"}):
-            raise ConfigError(f"model.{loading[0]} has no effect with an endpoint: it applies to a local model")
-        return ChatModel(engine, REQUEST_TIMEOUT_S, self.settings.past_thoughts)
-
-    def _load(self, directory: str, stack: AsyncExitStack) -> TokenModel:
-        from lzero.engine.local.engine import LocalEngine
-        from lzero.models import load_model, load_tokenizer, resolve, select_device
-
-        path = resolve(directory)
-        tokenizer = load_tokenizer(path)
-        renderer = open_renderer(self.settings, tokenizer)
-        given = self._config.model
-        dtype = given.dtype if self._model == NANO or "dtype" in given.model_fields_set else "bfloat16"
-        model = load_model(path, dtype=dtype, device=select_device(given.device))
-        engine = LocalEngine(model, tokenizer, max_tokens=self.settings.max_tokens, num_slots=1)
-        stack.push_async_callback(engine.close)
-        return TokenModel(engine, renderer, REQUEST_TIMEOUT_S)
-
 
 class _Queueing(Watcher):
     def __init__(self, steps: "asyncio.Queue[Step | None]") -> None:
@@ -265,8 +223,13 @@ class _Keeping(Relay):
 
     def __init__(self, watcher: Watcher) -> None:
         super().__init__(watcher)
+        self.tools: tuple[Tool, ...] = ()
         self.steps: list[Step] = []
         self.answer: str | None = None
+
+    def on_scene(self, scene: Scene) -> None:
+        self.tools = tuple(scene.tools)
+        super().on_scene(scene)
 
     def on_call(self, call: ToolCall) -> None:
         if call.name == SubmitFinalAnswer.name and call.error is None and self.answer is None:
@@ -302,11 +265,29 @@ def _agent_config(settings: dict[str, Any]) -> AgentConfig:
     return make_config({"agent": values}).agent
 
 
-async def _started_pool(config: ReplConfig, session_s: float, stack: AsyncExitStack) -> ReplPool:
-    pool = open_pool(config, session_s=session_s)
-    stack.push_async_callback(pool.close)
-    await pool.start()
-    return pool
+def _with_model(config: Config, model: str | ChatEngine | None, base_url: str) -> Config:
+    """Return the configuration with this model. Raises ConfigError."""
+    update: dict[str, Any] = {"rollout": config.rollout.model_copy(update={"concurrency": 1})}
+    if model is not None and not isinstance(model, str):
+        return config.model_copy(update=update | {"engine": ChatEngineConfig(model=model.model)})
+    if isinstance(model, str):
+        here = not base_url and (
+            model == NANO or Path(model).expanduser().is_dir()
+        )  # servers often name a model by its directory
+        update["engine"] = LocalEngineConfig() if here else ChatEngineConfig(model=model, url=base_url)
+        if here:
+            dtype = config.model.dtype if model == NANO or "dtype" in config.model.model_fields_set else "bfloat16"
+            update["model"] = config.model.model_copy(update={"path": model, "dtype": dtype})
+        elif "path" not in config.model.changed() or config.model.path == model:
+            update["model"] = config.model.model_copy(update={"path": NANO})
+    made = config.model_copy(update=update)
+    if kind_of(made).TRAINS:
+        need_train(f"model {made.model.path!r}, which samples in this process,")
+    return made
+
+
+def _given(engine: ChatEngine) -> Opened:
+    return Opened(engine=engine, tokenizer=None, concurrency=1)
 
 
 @asynccontextmanager

@@ -1,12 +1,16 @@
 """Looking on while an episode is made."""
 
 from lzero.agent.session import Session
+from lzero.protocols import Scene
 from lzero.types import Step, ToolCall
 
 
 class Watcher:
     """Is told what happens in an episode, as it happens: override what you want to hear. What a method raises ends the episode, and
     comes out of `run`."""
+
+    def on_scene(self, scene: Scene) -> None:
+        """The scene is open; the agent begins."""
 
     def on_text(self, kind: str, piece: str) -> None:
         """A piece of a reply: `kind` is "reasoning" or "text"; "restart" when the reply is begun anew, and its pieces are void."""
@@ -29,6 +33,9 @@ class Relay(Watcher):
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
+
+    def on_scene(self, scene: Scene) -> None:
+        self._watcher.on_scene(scene)
 
     def on_text(self, kind: str, piece: str) -> None:
         self._watcher.on_text(kind, piece)

@@ -14,16 +14,12 @@ import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-
-import pydantic
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from lzero.config import Section
-from lzero.config.base import wrong_value
 from lzero.errors import ConfigError, LzeroError
-from lzero.plugins import described, load_object
+from lzero.plugins import described, load_object, make_plugin, nearest_name
 
 if TYPE_CHECKING:
     from lzero.config import Config
@@ -84,23 +80,11 @@ def find(kind: type[A], known: Mapping[str, type[A]], name: str, options: Mappin
     """
     setting = f'{key} = "{name}"'
     if ":" not in name and name not in known:
-        raise ConfigError(
-            f'{setting}: did you mean "{get_close_matches(name, known, n=1, cutoff=0.0)[0]}"? It is one of '
-            f'{", ".join(known)}, or an import path "package.module:Class"'
-        )
+        raise ConfigError(f"{setting}: {nearest_name(name, known, kind='Class')}")
     found = load_object(name, key=key) if ":" in name else known[name]
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise ConfigError(f"{setting} is not a subclass of {kind.__module__}.{kind.__name__}")
     if inspect.isabstract(found):
         raise ConfigError(f"{setting} does not define {', '.join(sorted(found.__abstractmethods__))}")
-    try:
-        return found.model_validate(options)
-    except pydantic.ValidationError as error:
-        known_options = ", ".join(found.model_fields)
-        has = f"{setting} has " + (f"the options {known_options}" if known_options else "no options")
-        raise ConfigError("\n".join(_explain(detail, f"{key}_options", has) for detail in error.errors())) from None
-
-
-def _explain(detail: Mapping[str, Any], key: str, has: str) -> str:
-    place = ".".join(map(str, (key, *detail["loc"])))
-    return f"unknown key {place!r}: {has}" if detail["type"] == "extra_forbidden" else wrong_value(detail, place)
+    made: A = make_plugin(found, options=options, setting=setting, key=f"{key}_options")
+    return made

@@ -2,7 +2,8 @@
 
 lzero eval                                              the bundled nano model on 300 held-out tasks
 lzero eval model.path=./Qwen3-0.6B tasks.eval=dev.jsonl
-lzero eval model.path=policy:expert tasks.eval=world/sft eval.num_tasks=2000      (records demonstrations)
+lzero eval engine.kind=chat engine.model=gpt-5-mini tasks.eval=dev.jsonl
+lzero eval engine.kind=scripted engine.policy=expert tasks.eval=world/sft eval.num_tasks=2000      (records demonstrations)
 """
 
 import asyncio
@@ -32,7 +33,7 @@ def evaluate(
 ) -> None:
     """Score a model on held-out tasks: greedy exact match, by hops, and pass@k when eval.sampled_episodes is set.
 
-    Example: lzero eval model.path=policy:expert eval.num_tasks=30
+    Example: lzero eval engine.kind=scripted engine.policy=expert eval.num_tasks=30
 
     The episodes are saved in a run directory, from which `lzero sft` can learn.
     """
@@ -57,18 +58,21 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lzero.data.sources import unread_fields
+    from lzero.engine.kinds import kind_of
+    from lzero.errors import ConfigError
     from lzero.eval.evaluate import Evaluator
-    from lzero.rollout.build import POLICY, build, check_understood, eval_tasks
+    from lzero.rollout.compose import build, eval_tasks
     from lzero.store import RunDirectory, check_new
 
     check_new(config)
     source = eval_tasks(config)
-    if config.model.path.startswith(POLICY):
-        check_understood(source.task(0), option=f"model.path = {config.model.path!r}")
+    if complaint := kind_of(config).complaint(config, source.task(0)):
+        raise ConfigError(complaint)
     if unread := unread_fields(source):
         console.print(f"tasks.eval: {config.tasks.eval}: {unread}", highlight=False, soft_wrap=True, markup=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with build(config) as parts:
+        await parts.play.scenes.rehearse(source.task(0))
         named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})
         run = RunDirectory.create(config.model_copy(update={"run": named}))
         run.append_sandbox(parts.sandbox)

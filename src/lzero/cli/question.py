@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lzero.agent import NBAgent, make_task
-from lzero.agent.corpus import SEARCH_RESULTS
-from lzero.config import NANO, Config, load_config
+from lzero.config import NANO, Config, EnvironmentConfig, LocalEngineConfig, load_config
+from lzero.environments.search import SEARCH_RESULTS
 from lzero.errors import ConfigError
 from lzero.protocols import Tool
-from lzero.rollout.build import eval_tasks, open_corpus_search
-from lzero.tools import PassageIndex, Search
+from lzero.rollout.compose import eval_tasks
 from lzero.types import Task
 
 BRING_ONE = (
@@ -20,10 +19,10 @@ BRING_ONE = (
     "a Hugging Face model."
 )
 ABILITIES = ("qa", "math", "data", "search", "files")
-_SECTIONS = ("agent", "repl", "tools", "model")
+_SECTIONS = ("agent", "repl", "tools", "model", "engine", "environment")
 """Whose keys act here, all of them."""
-_KEYS = ("run.seed", "tasks.corpus", "tasks.search_results", "tasks.snippet_chars")
-_KEYS_OF_NANO = ("run.seed", "tasks.eval", "tasks.hops", "tasks.search_results")
+_KEYS = ("run.seed",)
+_KEYS_OF_NANO = ("run.seed", "tasks.eval", "tasks.hops")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ class Question:
 
 def plays_nano(question: Question, config: Config) -> bool:
     """Whether no model is named, anywhere."""
-    return not question.model and config.model.path == NANO
+    return not question.model and config.model.path == NANO and config.engine.kind == LocalEngineConfig().kind
 
 
 def read_config(question: Question) -> Config:
@@ -73,14 +72,11 @@ def open_agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
         raise ConfigError('no question is given: lzero run "…" --model …')
     task = make_task(question.text, question.files, ability=question.ability)
     tools: list[str | Tool] = [*config.agent.tools, *question.tools]
-    config = config.model_copy(update={"agent": config.agent.model_copy(update={"tools": ()})})
-    if corpus := question.corpus or config.tasks.corpus:
-        tasks = config.tasks
-        if "search_results" not in tasks.model_fields_set:  # its default is the nano's
-            tasks = tasks.model_copy(update={"search_results": SEARCH_RESULTS})
-        tools.append(open_corpus_search(corpus, tasks))
+    agent_config = config.agent.model_copy(update={"tools": ()})
+    config = config.model_copy(update={"agent": agent_config, "environment": _environment(question, config)})
+    model = question.model or (config.model.path if config.engine == LocalEngineConfig() else None)
     agent = NBAgent(
-        question.model or config.model.path,
+        model,
         tools=tools,
         mcp=question.mcp,
         base_url=question.base_url,
@@ -90,6 +86,19 @@ def open_agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
         **question.agent,
     )
     return agent, task
+
+
+def _environment(question: Question, config: Config) -> EnvironmentConfig:
+    """Return [environment] with the corpus of the flag. Raises ConfigError where it would not act."""
+    environment = config.environment
+    if environment.use != EnvironmentConfig().use:
+        if question.corpus:
+            raise ConfigError(f'--corpus {question.corpus} has no effect with environment.use = "{environment.use}"')
+        return environment
+    options = {"results": SEARCH_RESULTS, **environment.options} | (
+        {"corpus": question.corpus} if question.corpus else {}
+    )
+    return environment.model_copy(update={"options": options})
 
 
 def _nano(question: Question, config: Config) -> tuple[NBAgent, Task]:
@@ -102,10 +111,8 @@ def _nano(question: Question, config: Config) -> tuple[NBAgent, Task]:
             f"{', '.join(idle)} would have no effect without --model: the bundled nano model knows only its own world"
         )
     task = eval_tasks(config).task(config.run.seed)
-    search = Search(PassageIndex(task.passages), num_results=config.tasks.search_results)
     agent = NBAgent(
         NANO,
-        tools=[search],
         temperature=question.temperature,
         seed=config.run.seed,
         config=config,

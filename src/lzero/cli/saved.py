@@ -45,6 +45,7 @@ def open_saved(path: Path, episode_id: str) -> Opened:
 
 
 def _of_training(path: Path, episode_id: str) -> Opened:
+    from lzero.engine.kinds import kind_of
     from lzero.store import DROP_FAILED, DROP_STRAGGLER, RunDirectory, SavedEpisode, find_record
 
     config = RunDirectory.open(path).config
@@ -54,7 +55,8 @@ def _of_training(path: Path, episode_id: str) -> Opened:
         raise StoreError(f"{path} {problem} (lzero show {path} lists them)")
     episode, reward = record.episodes[0], record.rewards[0]
     sections = config.model_dump(mode="json")
-    saved = SavedEpisode(task=record.task, episode=episode, model=config.model.path, config=sections)
+    model = kind_of(config).model_name(config)
+    saved = SavedEpisode(task=record.task, episode=episode, model=model, config=sections)
     if episode.failure is None:
         return Opened(saved, reward, record.dropped)
     return Opened(saved, None, DROP_STRAGGLER if episode.failure.kind == "straggler" else DROP_FAILED)

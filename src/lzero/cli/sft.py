@@ -1,6 +1,6 @@
 """`lzero sft`: supervised fine-tuning of any model on recorded episodes.
 
-lzero eval model.path=policy:expert tasks.eval=world/sft eval.num_tasks=2000 run.dir=runs/expert      (records demonstrations)
+lzero eval engine.kind=scripted engine.policy=expert tasks.eval=world/sft eval.num_tasks=2000 run.dir=runs/expert
 lzero sft 'sft.episodes=["runs/expert"]' sft.tokens=500000
 lzero eval model.path=runs/world-sft-20260131-174501/model
 """

@@ -127,8 +127,13 @@ def _prompts(saved: "SavedEpisode") -> list[str]:
 def _decoder(model: str) -> "Callable[[Sequence[int]], str]":
     """Return the decoder of the model's tokens. Raises ModelError if its tokenizer is gone."""
     from lzero.config import make_config
-    from lzero.engine.scripted import decode
-    from lzero.rollout.build import open_tokenizer
+    from lzero.engine.kinds import kind_of
+    from lzero.engine.scripted.engine import decode
+    from lzero.engine.scripted.kind import SCRIPTED
 
-    tokenizer = open_tokenizer(make_config({"model": {"path": model}}))
+    policy = model.removeprefix(SCRIPTED)
+    engine = {"engine": {"kind": "scripted", "policy": policy}}
+    config = make_config({"model": {"path": model}} if policy == model else engine)
+    tokenizer = kind_of(config).open_tokenizer(config)
+    assert tokenizer is not None
     return lambda ids: decode(ids, tokenizer)

@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.outputs import render_output
 from lzero.cli.keyboard import Keyboard
 from lzero.config import Config
-from lzero.engine.scripted import complete, decode
+from lzero.engine.kinds import Opened
+from lzero.engine.scripted.engine import complete, decode
 from lzero.errors import ConfigError, EngineError
 from lzero.protocols import ToolSpec
 from lzero.types import Completion, Episode, Reward, Sampling, Task
@@ -35,7 +37,7 @@ class GaveUp(Exception):
 
 async def play_task(config: Config, *, index: int, policy: str) -> bool:
     """Play held-out task `index`; True unless something of ours failed. Raises GaveUp when the input ends."""
-    from lzero.rollout.build import build, eval_tasks
+    from lzero.rollout.compose import build, eval_tasks
 
     source = eval_tasks(config)
     if index >= len(source):
@@ -46,15 +48,24 @@ async def play_task(config: Config, *, index: int, policy: str) -> bool:
     echo = not (by_hand and sys.stdin.isatty())
     async with build(
         patient(config),
-        make_engine=lambda tokenizer: Stage(answer, tokenizer, echo=echo),
+        make_engine=partial(_on_stage, answer, echo=echo),
         session_s=config.agent.work_s,  # a person may think for longer than a server keeps sessions
     ) as parts:
+        scene = await parts.play.scenes.rehearse(task)
         if by_hand:
-            print(HELP.format(tools=tool_names(parts.tools_of(task), notepad=config.agent.notepad)))
+            tools = tool_names((*scene.tools, *parts.play.scenes.tools), notepad=config.agent.notepad)
+            print(HELP.format(tools=tools))
         name = f"play/{task.id}"
         record = await parts.runner.record(task, name=name, num_episodes=1, sampling=Sampling(), seed=config.run.seed)
     print(ending(task, record.episodes[0], record.rewards[0], config))
     return record.rewards[0] is not None
+
+
+def _on_stage(answer: Answer, tokenizer: "PreTrainedTokenizerFast | None", *, echo: bool) -> Opened:
+    from lzero.models import build_tokenizer
+
+    tokenizer = tokenizer or build_tokenizer()
+    return Opened(engine=Stage(answer, tokenizer, echo=echo), tokenizer=tokenizer, concurrency=1)
 
 
 def patient(config: Config) -> Config:
@@ -106,11 +117,11 @@ class Stage:
 
 
 def _scripted(name: str, task: Task) -> Answer:
-    from lzero.rollout.build import check_understood, find_policy
+    from lzero.engine.scripted.kind import find_policy, not_understood
 
-    option = f"--policy {name}"
-    policy = find_policy(name, option=option)
-    check_understood(task, option=option)
+    policy = find_policy(name, key="--policy")
+    if complaint := not_understood(name, task):
+        raise ConfigError(complaint)
 
     async def answer(transcript: str, seed: int) -> str:
         return policy(transcript, seed)

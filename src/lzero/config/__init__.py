@@ -6,9 +6,10 @@ the defaults, changed by a TOML file, changed by dotted overrides (`algo.kl_coef
 
 from lzero.config.agent import AgentConfig, ToolsConfig
 from lzero.config.base import NANO, ROW_FILES, Section
+from lzero.config.engine import ChatEngineConfig, EngineConfig, LocalEngineConfig, ScriptedEngineConfig
 from lzero.config.reading import Config, keys, load_config, make_config
 from lzero.config.repl import ReplConfig
-from lzero.config.run import ModelConfig, RunConfig, TasksConfig
+from lzero.config.run import EnvironmentConfig, ModelConfig, RunConfig, TasksConfig
 from lzero.config.training import AlgoConfig, EvalConfig, RewardConfig, RolloutConfig, SftConfig, TrainConfig
 
 __all__ = [
@@ -16,13 +17,18 @@ __all__ = [
     "ROW_FILES",
     "AgentConfig",
     "AlgoConfig",
+    "ChatEngineConfig",
     "Config",
+    "EngineConfig",
+    "EnvironmentConfig",
     "EvalConfig",
+    "LocalEngineConfig",
     "ModelConfig",
     "ReplConfig",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
+    "ScriptedEngineConfig",
     "Section",
     "SftConfig",
     "TasksConfig",

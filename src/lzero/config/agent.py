@@ -1,6 +1,6 @@
 """Keys of the agent and its tools."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -9,6 +9,12 @@ from lzero.config.base import Count, Positive, Section
 
 
 class AgentConfig(Section):
+    use: str = Field(
+        "nb",
+        description='Agent: "nb" (NB-Agent, with the keys below), or the import path "package.module:factory" of your own '
+        "(see docs/environments.md).",
+    )
+    options: dict[str, Any] = Field({}, description="Options of an agent of your own, as {retries = 2}.")
     prompt: str = Field(
         "brief",
         description='System prompt: "brief" (none: the question alone), "full" (NB-Agent\'s, by the task\'s ability), or a Jinja file.',
@@ -64,8 +70,9 @@ class AgentConfig(Section):
     question_suffix: str = Field("", description="Text put after a question.")
     tools: tuple[str, ...] = Field(
         (),
-        description='Tools in addition to `search`: built-in names ("web_search", "read_page", "inspect_file", "look"; see [tools]), or '
-        'import paths "package.module:name" of `protocols.Tool` objects (`@tool` makes them).',
+        description="Tools in addition to those of the environment: built-in names "
+        '("web_search", "read_page", "inspect_file", "look"; see [tools]), or import paths "package.module:name" of `protocols.Tool` '
+        "objects (`@tool` makes them).",
     )
 
     @property

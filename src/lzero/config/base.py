@@ -15,6 +15,10 @@ ROW_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True, allow_inf_nan=False)
 
+    def changed(self) -> list[str]:
+        """Return the keys whose values differ from their defaults."""
+        return [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]

@@ -5,14 +5,15 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 
 from lzero.config.agent import AgentConfig, ToolsConfig
 from lzero.config.base import Section, wrong_value
+from lzero.config.engine import EngineConfig, LocalEngineConfig
 from lzero.config.repl import ReplConfig
-from lzero.config.run import ModelConfig, RunConfig, TasksConfig
+from lzero.config.run import EnvironmentConfig, ModelConfig, RunConfig, TasksConfig
 from lzero.config.training import AlgoConfig, EvalConfig, RewardConfig, RolloutConfig, SftConfig, TrainConfig
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
@@ -26,7 +27,9 @@ class Config(Section):
 
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
+    engine: EngineConfig = LocalEngineConfig()
     tasks: TasksConfig = TasksConfig()
+    environment: EnvironmentConfig = EnvironmentConfig()
     agent: AgentConfig = AgentConfig()
     tools: ToolsConfig = ToolsConfig()
     repl: ReplConfig = ReplConfig()
@@ -60,15 +63,16 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 
 def keys() -> list[str]:
-    """Return every "section.key"."""
-    return [f"{name}.{key}" for name, section in _sections() for key in section.model_fields]
+    """Return every "section.key"; of a section with several kinds, those of each kind."""
+    return list(
+        dict.fromkeys(f"{name}.{key}" for name, kinds in _sections() for kind in kinds for key in kind.model_fields)
+    )
 
 
-def _sections() -> Iterable[tuple[str, type[Section]]]:
+def _sections() -> Iterable[tuple[str, Sequence[type[Section]]]]:
+    """Yield each section's name and class; of a section with several kinds, the class of each kind."""
     for name, field in Config.model_fields.items():
-        assert isinstance(field.annotation, type)
-        assert issubclass(field.annotation, Section)
-        yield name, field.annotation
+        yield name, get_args(field.annotation) or (field.annotation,)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -122,12 +126,22 @@ _MOVED = {
     "algo.clip_low": "algo.loss_options.clip_low",
     "algo.clip_high": "algo.loss_options.clip_high",
     "algo.dual_clip": "algo.loss_options.dual_clip",
+    "tasks.corpus": "environment.options.corpus",
+    "tasks.search_results": "environment.options.results",
+    "tasks.snippet_chars": "environment.options.snippet_chars",
 }
 """Keys of earlier versions → the keys that replace them."""
 
 
+def _kinds(location: Sequence[object]) -> tuple[str, ...]:
+    """Return the kind that pydantic names in a location in a section of several kinds: ("engine", "chat", "url") → ("chat",)."""
+    sections = {name: len(kinds) for name, kinds in _sections()}
+    return tuple(map(str, location[1:2])) if len(location) > 1 and sections.get(str(location[0]), 1) > 1 else ()
+
+
 def _explain(detail: Mapping[str, Any]) -> str:
-    location = ".".join(str(part) for part in detail["loc"])
+    kinds = _kinds(detail["loc"])
+    location = ".".join(str(part) for part in detail["loc"] if part not in kinds)
     if detail["type"] == "extra_forbidden":
         if location in _MOVED:
             return f"unknown key {location!r}: write {_MOVED[location]!r}, its new name"
@@ -137,9 +151,15 @@ def _explain(detail: Mapping[str, Any]) -> str:
                 f"unknown key {location!r}: training samples from the policy's whole distribution at rollout.temperature. Any other "
                 "distribution would make the recorded log-probabilities and the gradient wrong (eval.top_p is for sampled evaluation only)"
             )
+        if kinds and location in keys():
+            return f'{location!r} is no key of {section}.kind = "{kinds[0]}"'
         known = keys() if key else Config.model_fields
         nearest = difflib.get_close_matches(location, known, n=1, cutoff=0.0)
         return f"unknown key {location!r}; did you mean {nearest[0]!r}?"
+    if detail["type"] == "missing":
+        return f"missing key {location!r}" + (
+            f': {location.partition(".")[0]}.kind = "{kinds[0]}" needs it' if kinds else ""
+        )
     if detail["type"] == "tuple_type":
         needed = f"a list is needed, as {location}='[…, …]' on the command line (texts in double quotes)"
         return wrong_value({**detail, "msg": needed}, location)

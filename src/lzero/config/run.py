@@ -1,11 +1,11 @@
 """Keys of a run: its directory and seed, its model, its tasks."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pydantic
 from pydantic import Field
 
-from lzero.config.base import NANO, ROW_FILES, Count, Section
+from lzero.config.base import NANO, ROW_FILES, Positive, Section
 
 
 class RunConfig(Section):
@@ -51,16 +51,25 @@ class TasksConfig(Section):
         'b inside of a; "" reads the field from no column.',
     )
     hops: tuple[int, ...] = Field((1, 2, 3), description="Hop counts of the world's questions, in equal parts.")
-    corpus: str = Field(
-        "",
-        description="Corpus of `search`: a .jsonl/.jsonl.gz/.parquet file of passages (title, text), or a directory of such files and "
-        "of documents (text, Markdown, HTML, PDF, Word, PowerPoint); empty: each task's own passages.",
-    )
-    search_results: Count = Field(1, description="Passages that one `search` returns.")
-    snippet_chars: Count = Field(1000, description="Characters of a passage that `search` returns.")
 
     @pydantic.model_validator(mode="after")
     def _every_key_acts(self) -> Self:
         if self.columns and not (self.train.endswith(ROW_FILES) or self.eval.endswith(ROW_FILES)):
             raise ValueError("columns has an effect with task files only: neither tasks.train nor tasks.eval names one")
         return self
+
+
+class EnvironmentConfig(Section):
+    use: str = Field(
+        "search",
+        description='World that agents act in: "search" (a tool that searches the passages of a task, or a corpus), "none", or the import '
+        'path "package.module:factory" of your own (see docs/environments.md).',
+    )
+    options: dict[str, Any] = Field(
+        {}, description='Options of `use`, as {corpus = "papers/"}; docs/environments.md lists those of "search".'
+    )
+    timeout_s: Positive = Field(
+        60.0,
+        description="Seconds in which a scene must open, and in which it must tell its outcome and close; a slower one is a failure "
+        "of lzero (kind environment).",
+    )

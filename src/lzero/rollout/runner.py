@@ -11,7 +11,7 @@ record ─▶ attempt ─▶ scored                        what the agent did, r
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 
@@ -32,18 +32,18 @@ ATTEMPTS = 2
 """How often an episode is begun: what we broke is tried once more."""
 
 
-RunEpisode = Callable[[Ticket], Awaitable[Episode]]
-"""One attempt at a task that is settled. Returns what we broke as a failed episode; never runs longer than its deadline."""
+class RunEpisode(Protocol):
+    """One attempt at a task (`lzero.agent.playing.Play`)."""
 
-OpenTask = Callable[[Task], RunEpisode]
-"""What the episodes of one task share (its search index, say) is made here, once."""
+    async def __call__(self, task: Task, ticket: Ticket, *, seed: int) -> Episode:
+        """Return what we broke as a failed episode; never run longer than its deadline. `seed` is that of the group."""
 
 
 class Runner:
     """Runs episodes, at most `concurrency` at once, first come, first served."""
 
-    def __init__(self, open_task: OpenTask, scorer: Scorer, config: RolloutConfig) -> None:
-        self._open_task = open_task
+    def __init__(self, run_episode: RunEpisode, scorer: Scorer, config: RolloutConfig) -> None:
+        self._run_episode = run_episode
         self._scorer = scorer
         self._slots = asyncio.Semaphore(config.concurrency)
         self._breaker = CircuitBreaker(max_rate=config.max_failure_rate)
@@ -63,13 +63,9 @@ class Runner:
 
         Raises TrainError when too many of the last episodes failed; the episodes that still run are then the caller's to cancel.
         """
-        run_episode: RunEpisode | None = None
 
         async def run(index: int) -> tuple[Episode, Reward | None]:
-            nonlocal run_episode
             async with self._slots:
-                if run_episode is None:  # not before its turn: what a task holds open is then bounded, too
-                    run_episode = self._open_task(task)
                 ticket = Ticket(
                     id=f"{name}/{index}",
                     index=index,
@@ -77,7 +73,7 @@ class Runner:
                     sampling=sampling,
                     cutoff=cutoff,
                 )
-                episode = await self._run(task, run_episode, ticket)
+                episode = await self._run(task, ticket, seed)
             if cutoff is not None:
                 cutoff.arrived()
             return await self._score(task, episode)  # outside of the slot: a slow judge keeps no other episode waiting
@@ -95,9 +91,9 @@ class Runner:
         """Failed attempts by task since the last call."""
         return self._breaker.take_failing()
 
-    async def _run(self, task: Task, run_episode: RunEpisode, ticket: Ticket) -> Episode:
+    async def _run(self, task: Task, ticket: Ticket, seed: int) -> Episode:
         for number in range(1, ATTEMPTS + 1):
-            episode = await run_episode(ticket)
+            episode = await self._run_episode(task, ticket, seed=derive_seed(seed, "scene"))
             if episode.failure is None:
                 break
             self._breaker.saw(episode)

@@ -67,7 +67,6 @@ def _read_task(row: Row) -> Task:
 
 def _read_episode(row: Row, steps: tuple[Step, ...]) -> Episode:
     failure = {name: row[f"failure_{name}"] for name in ("kind", "what", "where")}
-    branch = row["branch_episode"], row["branch_step"]
     sampling = {
         "temperature": row["temperature"],
         "top_p": row["top_p"],
@@ -82,7 +81,7 @@ def _read_episode(row: Row, steps: tuple[Step, ...]) -> Episode:
         "budgets": {name: row[name] for name in ("max_steps", "max_tokens", "cell_s", "work_s")},
         "steps": steps,
         "failure": None if failure["kind"] is None else failure,
-        "branch_of": None if branch[0] is None else branch,
+        "outcome": msgspec.json.decode(row["outcome"] or "null"),
     }
     return msgspec.convert(fields, Episode)
 

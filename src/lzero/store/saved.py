@@ -22,7 +22,7 @@ from lzero.types import Episode, Json, Task
 EPISODE_FILE: Final = "episode.jsonl"
 MAX_BYTES: Final = 1 << 30
 """Largest file that is read: hundreds of steps whose outputs are as large as they may be."""
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the format: it grows with every change of what a saved episode holds, the fields of `Episode` included."""
 
 

@@ -54,8 +54,7 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
             ("failure_kind", _TEXT),
             ("failure_what", _TEXT),
             ("failure_where", _TEXT),
-            ("branch_episode", _TEXT),
-            ("branch_step", pa.int32()),
+            ("outcome", _TEXT),
             ("temperature", pa.float64()),
             ("top_p", pa.float64()),
             ("response_tokens", pa.int32()),
@@ -121,7 +120,7 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
 MAY_BE_NULL: Final = frozenset(
     (
         *("difficulty", "hops"),
-        *("answer", "failure_kind", "failure_what", "failure_where", "branch_episode", "branch_step", "work_s"),
+        *("answer", "failure_kind", "failure_what", "failure_where", "outcome", "work_s"),
         *("code", "execution_status", "execution_s", "execution_reason", "outputs"),
     )
 )

@@ -66,7 +66,6 @@ def _task_row(record: Record, group: int) -> Row:
 
 def _episode_row(episode: Episode) -> Row:
     failure, sampling, budgets = episode.failure, episode.sampling, episode.budgets
-    branch_episode, branch_step = episode.branch_of or (None, None)
     return {
         "episode_id": episode.id,
         "task_id": episode.task_id,
@@ -78,8 +77,7 @@ def _episode_row(episode: Episode) -> Row:
         "failure_kind": failure.kind if failure else None,
         "failure_what": failure.what if failure else None,
         "failure_where": failure.where if failure else None,
-        "branch_episode": branch_episode,
-        "branch_step": branch_step,
+        "outcome": None if episode.outcome is None else _json(episode.outcome),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "response_tokens": sampling.max_tokens,

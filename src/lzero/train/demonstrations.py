@@ -13,8 +13,8 @@ import msgspec
 
 from lzero.agent.renderer import Renderer
 from lzero.algo.samples import to_samples
+from lzero.engine.kinds import kind_of
 from lzero.errors import ModelError, StoreError
-from lzero.rollout.build import open_tokenizer
 from lzero.store import RunDirectory, read_episodes
 from lzero.types import Completion, Episode, Prompt, Sample, Step
 
@@ -32,7 +32,12 @@ def read_demonstrations(
 
     Raises StoreError if there is no such run or it holds nothing to learn from, ModelError if its tokenizer is gone.
     """
-    recorded_with = open_tokenizer(RunDirectory.open(run_dir).config)
+    config = RunDirectory.open(run_dir).config
+    recorded_with = kind_of(config).open_tokenizer(config)
+    if recorded_with is None:
+        raise StoreError(
+            f'{run_dir} was recorded with engine.kind = "{config.engine.kind}", whose replies have no tokens'
+        )
     episodes = [episode for episode in read_episodes(run_dir) if episode.status != "failed" and episode.steps]
     if not _same(recorded_with, tokenizer):
         translator = Translator(recorded_with, tokenizer)

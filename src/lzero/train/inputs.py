@@ -18,29 +18,29 @@ from lzero.data.sources import Listed, Shuffled
 from lzero.errors import DataError, StoreError
 from lzero.models import resolve
 from lzero.plugins import load_object
-from lzero.protocols import TaskSource
+from lzero.protocols import Environment, TaskSource, WithFiles
 from lzero.store.inputs import Input
 from lzero.text import counted
-from lzero.tools.corpus import corpus_hashes
 from lzero.types import Task
 
-CODE = ("reward.function", "agent.tools")
+CODE = ("reward.function", "agent.tools", "agent.use", "environment.use")
 """Keys that name code."""
 WHOLE_BYTES = 64 << 20
 """Largest file of a model that is hashed whole."""
 BLOCKS, BLOCK_BYTES = 64, 1 << 20
 
 
-def run_inputs(config: Config, training: TaskSource, held_out: TaskSource) -> dict[str, Input]:
+def run_inputs(
+    config: Config, training: TaskSource, held_out: TaskSource, environment: Environment
+) -> dict[str, Input]:
     """Return the inputs of a run, by key; those without a path (the built-in world) are left out.
 
     Raises ConfigError, DataError, ModelError.
     """
-    tasks, corpus, prompt = config.tasks, config.tasks.corpus, template_files(config.agent)
+    tasks, prompt = config.tasks, template_files(config.agent)
     found = {"tasks.train": _tasks(tasks.train, training), "tasks.eval": _tasks(tasks.eval, held_out)}
-    if corpus:
-        hashes = corpus_hashes(Path(corpus))
-        found["tasks.corpus"] = Input(where=corpus, holds=counted(len(hashes), "file"), digest=_digest(hashes))
+    if isinstance(environment, WithFiles):
+        found |= {f"environment.options.{name}": _files(path) for name, path in environment.reads().items()}
     if prompt:
         files = counted(len(prompt), "file")
         digest = _digest(map(_whole, prompt))
@@ -48,6 +48,8 @@ def run_inputs(config: Config, training: TaskSource, held_out: TaskSource) -> di
     found["model.path"] = _model(config.model.path)
     found["reward.function"] = _code([config.reward.function], key="reward.function")
     found["agent.tools"] = _code(config.agent.tools, key="agent.tools")
+    found["agent.use"] = _code([config.agent.use], key="agent.use")
+    found["environment.use"] = _code([config.environment.use], key="environment.use")
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -108,6 +110,13 @@ def _whole(file: Path) -> str:
             return hashlib.file_digest(opened, _hash).hexdigest()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _files(path: Path) -> Input:
+    """Return the fingerprint of a file, or of all files beneath a directory with their names."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    digest = _digest(f"{file.relative_to(path)} {_whole(file)}" for file in files)
+    return Input(where=str(path), holds=counted(len(files), "file"), digest=digest)
 
 
 def _model(path: str) -> Input:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -18,13 +18,14 @@ from typing import Protocol
 
 import msgspec
 
+from lzero.agent.compose import opened_kit
 from lzero.config import Config
 from lzero.data.sources import leaks, unread_fields
-from lzero.errors import ConfigError, DataError
+from lzero.errors import DataError
 from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
-from lzero.rollout.build import POLICY, build, eval_tasks, open_user_code, train_tasks
 from lzero.rollout.collector import Collector
+from lzero.rollout.compose import build, eval_tasks, open_scorer, train_tasks
 from lzero.rollout.curriculum import check_curriculum
 from lzero.rollout.failures import TaskFailures, by_task
 from lzero.store import Record, RunDirectory, check_new, read_records
@@ -89,54 +90,57 @@ async def run_training(
     start = time.monotonic()
     check_settings(config)
     check_trackers(config)
-    open_user_code(config)  # so that a misspelt tool is an error before a large model is loaded
+    open_scorer(config)
     if run is None:
         check_new(config)
     training, held_out = _sources(config)
     notes = inert_settings(config) + unread_notes(config, training, held_out)
-    with ExitStack() as claim, seeded(config.run), computing_alone():
+    async with AsyncExitStack() as stack:
+        stack.enter_context(seeded(config.run))
+        stack.enter_context(computing_alone())
         if run is not None:
-            claim.enter_context(run.claimed())
+            stack.enter_context(run.claimed())
         checkpoint = checkpoint_to_resume(run) if run else None
         if checkpoint:
             check_config(checkpoint, config)
-        inputs = run_inputs(config, training, held_out)
+        kit = await stack.enter_async_context(opened_kit(config))  # before a large model is loaded
+        inputs = run_inputs(config, training, held_out, kit.scenes.environment)
         if run is not None:
             notes += _compared(run, inputs, checkpoint=checkpoint, accept=accept_changes)
         for note in notes:
             watcher.note(note)
         watcher.say("loading the model and starting the sandboxes")
         trainer, progress = Trainer.build(config, checkpoint=checkpoint)
-        async with build(config) as parts:
-            if not isinstance(parts.engine, LoadingEngine):
-                raise ConfigError(
-                    f"the engine {type(parts.engine).__name__} cannot load weights, so it cannot be trained: use the local engine"
-                )
-            if run is None:
-                run = RunDirectory.create(config)
-                claim.enter_context(run.claimed())
-            else:
-                run.keep_changes()
-            write_inputs(run.path, inputs)
-            run.append_sandbox(parts.sandbox)
-            run.rewind(progress.update)
-            seed, state = config.run.seed, progress.collector
-            collector = Collector(parts.runner, training, config=config.rollout, seed=seed, state=state)
-            evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
-            history = run.read_metrics()
-            with run.logged(), open_trackers(config, run.path, update=progress.update, history=history) as track:
-                for note in notes:
-                    logger.warning("%s", note)
-                outcome = await train(
-                    LocalLearner(trainer, parts.engine, run),
-                    progress,
-                    config=config,
-                    collector=collector,
-                    run=run,
-                    evaluate=partial(_evaluate, evaluator=evaluator, run=run, watcher=watcher, track=track),
-                    on_update=partial(_tell, history=history, watcher=watcher, track=track),
-                    stop=stop,
-                )
+        parts = await stack.enter_async_context(build(config, kit=kit))
+        engine = parts.engine.engine
+        if not isinstance(engine, LoadingEngine):
+            raise TypeError(f"{type(engine).__name__} is no LoadingEngine")
+        await parts.play.scenes.rehearse(training.task(0))
+        if run is None:
+            run = RunDirectory.create(config)
+            stack.enter_context(run.claimed())
+        else:
+            run.keep_changes()
+        write_inputs(run.path, inputs)
+        run.append_sandbox(parts.sandbox)
+        run.rewind(progress.update)
+        seed, state = config.run.seed, progress.collector
+        collector = Collector(parts.runner, training, config=config.rollout, seed=seed, state=state)
+        evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
+        history = run.read_metrics()
+        with run.logged(), open_trackers(config, run.path, update=progress.update, history=history) as track:
+            for note in notes:
+                logger.warning("%s", note)
+            outcome = await train(
+                LocalLearner(trainer, engine, run),
+                progress,
+                config=config,
+                collector=collector,
+                run=run,
+                evaluate=partial(_evaluate, evaluator=evaluator, run=run, watcher=watcher, track=track),
+                on_update=partial(_tell, history=history, watcher=watcher, track=track),
+                stop=stop,
+            )
     return _report(run, outcome, seconds=time.monotonic() - start)
 
 
@@ -166,8 +170,6 @@ def _tell(update: Update, *, history: list[dict[str, Json]], watcher: Watcher, t
 
 def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
     """Tasks to train on, tasks held out. Raises ConfigError or DataError."""
-    if config.model.path.startswith(POLICY):
-        raise ConfigError(f"model.path = {config.model.path!r}: a scripted policy cannot be trained: name a model")
     training, held_out = train_tasks(config), eval_tasks(config)
     check_curriculum(config.rollout, training)
     shared = leaks(training, held_out)

@@ -180,4 +180,4 @@ POLICIES: Final[dict[str, Policy]] = {
     policy.__name__: policy
     for policy in (expert, early, wrong_hop, weak, syntax_error, never_submits, never_searches, recall)
 }
-"""By the name that `model.path = "policy:<name>"` takes."""
+"""By the name that `engine.policy` takes."""

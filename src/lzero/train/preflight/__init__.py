@@ -12,17 +12,17 @@ from lzero.config import Config
 from lzero.errors import LzeroError
 from lzero.train.preflight.model import check_model, check_prompts
 from lzero.train.preflight.rewards import check_rewards
-from lzero.train.preflight.settings import check_combinations, check_tools
+from lzero.train.preflight.settings import check_combinations, check_scenes, check_tools
 from lzero.train.preflight.subject import Line, Subject
-from lzero.train.preflight.tasks import check_corpus, check_leaks, check_tasks
+from lzero.train.preflight.tasks import check_leaks, check_tasks
 
 Check = Callable[[Subject], Iterable[Line]]
 CHECKS: tuple[Check, ...] = (
     check_combinations,
     check_tasks,
     check_leaks,
-    check_corpus,
     check_tools,
+    check_scenes,
     check_rewards,
     check_model,
     check_prompts,

@@ -8,7 +8,7 @@ from lzero.agent.broker import ANSWER_CHARS
 from lzero.config import RewardConfig
 from lzero.errors import RewardError
 from lzero.rewards import exact_match, normalize
-from lzero.rollout.build import open_scorer
+from lzero.rollout.compose import open_scorer
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.scoring import Scorer
 from lzero.train.preflight.subject import SPLITS, Line, Subject

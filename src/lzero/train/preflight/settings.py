@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 
-from lzero.rollout.build import open_user_code
 from lzero.rollout.curriculum import check_curriculum
 from lzero.rollout.deadline import budgets_line
 from lzero.text import counted
 from lzero.train.checks import check_settings, inert_settings
-from lzero.train.preflight.subject import Line, Subject
+from lzero.train.preflight.subject import SPLITS, Line, Subject
 from lzero.train.trackers import check_trackers
 
 
@@ -22,6 +21,14 @@ def check_combinations(subject: Subject) -> Iterator[Line]:
 
 
 def check_tools(subject: Subject) -> Iterator[Line]:
-    """Check that tools and reward can be imported, that tools have valid names and signatures, and that the prompt template renders."""
-    _, tools = open_user_code(subject.config)
+    """Check that tools and environment can be opened, and that the prompt template renders."""
+    tools = subject.kit.tools
     yield Line("agent.tools", ", ".join(tool.name for tool in tools) or counted(0, "tool"))
+
+
+def check_scenes(subject: Subject) -> Iterator[Line]:
+    """Check that the environment opens a scene of the first task of each split, with tools that can be used, and tells its outcome."""
+    for split in SPLITS:
+        scene = subject.scene(subject.tasks(split)[0])
+        names = ", ".join(tool.name for tool in scene.tools)
+        yield Line(f"environment, {split}: {subject.config.environment.use}", names or counted(0, "tool"))

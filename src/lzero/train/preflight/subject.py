@@ -1,19 +1,20 @@
 """Subject of the checks: a configuration, with its tasks and tokenizer opened once."""
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from lzero.agent.compose import Kit, open_kit
 from lzero.config import Config
-from lzero.protocols import TaskSource
-from lzero.rollout.build import eval_tasks, open_tokenizer, train_tasks
+from lzero.engine.kinds import kind_of
+from lzero.protocols import Scene, TaskSource
+from lzero.rollout.compose import eval_tasks, train_tasks
 from lzero.types import Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from lzero.agent.renderer import Renderer
 
 Split = Literal["train", "eval"]
@@ -40,16 +41,26 @@ class Subject:
         self.config = config
         self._sources: dict[Split, TaskSource] = {}
         self._tasks: dict[Split, Sequence[Task]] = {}
+        self._scenes: dict[str, Scene] = {}
+        self._loop = asyncio.Runner()
 
     @cached_property
-    def tokenizer(self) -> "PreTrainedTokenizerFast":
-        return open_tokenizer(self.config)
+    def kit(self) -> Kit:
+        return open_kit(self.config)
 
     @cached_property
-    def renderer(self) -> "Renderer":
+    def renderer(self) -> "Renderer | None":
+        """None for an engine that answers in words."""
         from lzero.agent.renderer import open_renderer
 
-        return open_renderer(self.config.agent, self.tokenizer)
+        tokenizer = kind_of(self.config).open_tokenizer(self.config)
+        return None if tokenizer is None else open_renderer(self.config.agent, tokenizer)
+
+    def scene(self, task: Task) -> Scene:
+        """Return a scene of the task, which was opened and closed once. Raises ConfigError for one that no episode could use."""
+        if task.id not in self._scenes:
+            self._scenes[task.id] = self._loop.run(self.kit.scenes.rehearse(task))
+        return self._scenes[task.id]
 
     def source(self, split: Split) -> TaskSource:
         if split not in self._sources:

@@ -1,7 +1,6 @@
 """Checks of tasks and of the corpus."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from lzero.data.sources import leaks, unread_fields
 from lzero.errors import LzeroError
@@ -33,13 +32,3 @@ def check_leaks(subject: Subject) -> Iterator[Line]:
     leaked = leaks(subject.source("train"), subject.source("eval"))
     problems = [f"eval: {held_out.id}: the question of train's {train.id}" for train, held_out in leaked]
     yield Line("asked in both", counted(len(leaked), "question"), problems)
-
-
-def check_corpus(subject: Subject) -> Iterator[Line]:
-    """Check that the documents of the corpus can be read."""
-    from lzero.data.files import read_passages
-    from lzero.tools.corpus import read_corpus
-
-    if corpus := subject.config.tasks.corpus:
-        number = sum(1 for _ in read_corpus(Path(corpus), read_passages))
-        yield Line(f"tasks.corpus: {corpus}", counted(number, "passage"))

@@ -1,0 +1,88 @@
+"""What works on a task: NB-Agent, or an agent of your own by its import path (`agent.use`).
+
+class MyAgent:
+    def __init__(self, setting: Setting, *, retries: int = 2) -> None: ...      # options after the setting
+    async def __call__(self, task: Task, scene: Scene, ticket: Ticket) -> Episode: ...
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from lzero.agent.bugs import words
+from lzero.agent.calling import Watched
+from lzero.agent.episode import Setting, Ticket, failed_before
+from lzero.config import AgentConfig
+from lzero.errors import ConfigError, DataError
+from lzero.plugins import find_plugin, make_plugin, valid_options
+from lzero.protocols import Scene
+from lzero.types import Episode, Failure, Task
+
+Agent = Callable[[Task, Scene, Ticket], Awaitable[Episode]]
+"""One attempt at a task in its scene. Returns what lzero broke as a failed episode. An exception fails the episode (kind agent)."""
+
+GRACE_S = 60.0
+"""Seconds beside all its budgets after which an agent of the user's is cancelled."""
+BUILT_IN = {"nb": "lzero.agent.episode:Notebook"}
+"""Name → import path."""
+
+
+def check_agent(config: AgentConfig) -> None:
+    """Raise ConfigError for an agent that cannot be found, or does not have the options."""
+    valid_options(_factory(config), config.options, setting=_setting(config), key="agent.options", given=1)
+
+
+def open_agent(setting: Setting) -> Agent:
+    """Return the agent that `agent.use` names. Raises ConfigError."""
+    config = setting.agent
+    made = make_plugin(_factory(config), setting, options=config.options, setting=_setting(config), key="agent.options")
+    if not callable(made):
+        raise ConfigError(
+            f"{_setting(config)} makes a {type(made).__name__}, which cannot be called with a task, a scene and a ticket"
+        )
+    agent: Agent = made
+    return agent if config.use in BUILT_IN else Guarded(agent, setting)
+
+
+class Guarded:
+    """An agent of the user's, whose exceptions, hanging and wrong answers fail its episode. Implements `Agent`."""
+
+    def __init__(self, agent: Agent, setting: Setting) -> None:
+        self._agent = agent
+        self._setting = setting
+        self._name = setting.agent.use
+        self._timeout_s = setting.deadline_s + setting.agent.work_s + GRACE_S
+
+    async def __call__(self, task: Task, scene: Scene, ticket: Ticket) -> Episode:
+        def failed(what: str) -> Episode:
+            failure = Failure(kind="agent", what=f"{self._name} {what}", where="acting")
+            return failed_before(task, ticket, self._setting.agent, failure)
+
+        bugs = self._setting.bugs
+        try:
+            async with asyncio.timeout(self._timeout_s) as deadline:
+                acting = self._agent(task, scene, ticket)
+                episode = await Watched(
+                    acting, lambda blocked_s: bugs.log_blocking(f"the agent {self._name}", blocked_s)
+                )
+        except (ConfigError, DataError):
+            raise
+        except Exception as error:
+            if isinstance(error, TimeoutError) and deadline.expired():
+                return failed(f"did not return within {self._timeout_s:g} s")
+            bugs.log(f"the agent {self._name}", error)
+            return failed(f"raised {words(error)}")
+        if not isinstance(episode, Episode):
+            return failed(f"returned a {type(episode).__name__}, not an Episode")
+        if (episode.id, episode.task_id) != (ticket.id, task.id):
+            return failed(f"returned the episode {episode.id} of task {episode.task_id}, not {ticket.id} of {task.id}")
+        return episode
+
+
+def _factory(config: AgentConfig) -> Callable[..., Any]:
+    factory: Callable[..., Any] = find_plugin(config.use, BUILT_IN, key="agent.use")
+    return factory
+
+
+def _setting(config: AgentConfig) -> str:
+    return f'agent.use = "{config.use}"'

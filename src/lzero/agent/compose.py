@@ -1,0 +1,135 @@
+"""The one place where an agent is put together from a configuration: for training, evaluation, one question, and `NBAgent`.
+
+    config ──▶ engine, tokenizer ──▶ Model ─┐
+           ──▶ sandbox (pool) ──────────────┼─▶ Setting ──▶ agent ─┐
+           ──▶ tools ───────────────────────┘                      ├─▶ Play
+           ──▶ environment ────────────────────────────────────────┘
+
+torch and transformers are loaded when an engine that needs them is opened, not when this module is.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from lzero.agent.agents import check_agent, open_agent
+from lzero.agent.conversation import ChatModel, Model, TokenModel
+from lzero.agent.episode import LIBRARIES, Setting
+from lzero.agent.file_cache import FileCache
+from lzero.agent.playing import Play
+from lzero.agent.prompt import system_prompt
+from lzero.agent.renderer import open_renderer
+from lzero.agent.scenes import Scenes
+from lzero.agent.toolbox import open_tools
+from lzero.config import Config
+from lzero.data.attachments import FileLimits
+from lzero.engine.kinds import Opened, kind_of
+from lzero.environments import open_environment
+from lzero.protocols import ChatEngine, Engine, ReplPool, Tool
+from lzero.repl import open_pool
+from lzero.types import Json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MakeEngine = Callable[["PreTrainedTokenizerFast | None"], Opened]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kit:
+    """What a user brings to an episode: an environment, and tools."""
+
+    scenes: Scenes
+    tools: tuple[Tool, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """What plays episodes, and what it is made of."""
+
+    play: Play
+    setting: Setting
+    engine: Opened
+    sandbox: Mapping[str, Json]
+    """What shuts the REPLs in: for the record of the run."""
+
+
+def open_kit(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Kit:
+    """Open environment and tools as the configuration has them, or with these `tools`; try the agent's options and the prompt's template.
+
+    It may take long: an environment may index a corpus. Raises ConfigError or DataError for what cannot be used.
+    """
+    check_agent(config.agent)
+    opened = open_tools(config.agent.tools, config, key="agent.tools") if tools is None else tools
+    system_prompt(config.agent, opened)
+    environment = open_environment(config.environment)
+    return Kit(
+        scenes=Scenes(environment=environment, timeout_s=config.environment.timeout_s, tools=opened), tools=opened
+    )
+
+
+@asynccontextmanager
+async def opened_kit(config: Config, *, tools: tuple[Tool, ...] | None = None) -> AsyncIterator[Kit]:
+    """What `open_kit` opens, without holding up the event loop; closed when the block is left."""
+    kit = await asyncio.to_thread(open_kit, config, tools=tools)
+    try:
+        yield kit
+    finally:
+        await kit.scenes.close()
+
+
+@asynccontextmanager
+async def open_play(
+    config: Config,
+    kit: Kit,
+    *,
+    deadline_s: float,
+    request_timeout_s: float,
+    session_s: float,
+    make_engine: MakeEngine | None = None,
+    pool: ReplPool | None = None,
+) -> AsyncIterator[Ready]:
+    """What plays episodes, closed when the block is left; `kit` stays open.
+
+    `deadline_s`: seconds of an episode beside the agent's own. `session_s`: seconds that sessions on servers must live. `make_engine` makes another engine than the configuration's, and `pool` is
+    another sandbox, started; both stay open. Raises ConfigError, ModelError, EngineError or SandboxError before anything runs.
+    """
+    async with AsyncExitStack() as stack:
+        own_pool = (
+            None if pool is not None else open_pool(config.repl, session_s=session_s)
+        )  # what is wrong with [repl] is told before a model is loaded
+        kind = kind_of(config)
+        tokenizer = kind.open_tokenizer(config)
+        renderer = None if tokenizer is None else open_renderer(config.agent, tokenizer)
+        if make_engine is not None:
+            engine = make_engine(tokenizer)
+        else:
+            engine = await kind.open_engine(config, tokenizer)
+            stack.push_async_callback(engine.engine.close)
+        if renderer is None and engine.tokenizer is not None:  # a person plays, on a stage of its own
+            renderer = open_renderer(config.agent, engine.tokenizer)
+        if own_pool is not None:
+            stack.push_async_callback(own_pool.close)
+            await own_pool.start()
+        chosen = pool or own_pool
+        assert chosen is not None
+        model: Model
+        if renderer is None:
+            model = ChatModel(cast(ChatEngine, engine.engine), request_timeout_s, config.agent.past_thoughts)
+        else:
+            model = TokenModel(cast(Engine, engine.engine), renderer, request_timeout_s)
+        setting = Setting(
+            agent=config.agent,
+            model=model,
+            pool=chosen,
+            deadline_s=deadline_s,
+            reply_s=request_timeout_s,
+            libraries=LIBRARIES + config.repl.packages,
+            files=FileCache(max_file_bytes=FileLimits.of(config.repl).file_bytes),
+            tools=kit.tools,
+            bugs=kit.scenes.bugs,
+        )
+        play = Play(scenes=kit.scenes, agent=open_agent(setting), config=config.agent)
+        yield Ready(play=play, setting=setting, engine=engine, sandbox=chosen.facts())

@@ -1,0 +1,44 @@
+"""One episode in its scene.
+
+scene opens ─▶ agent(task, scene, ticket) ─▶ outcome ─▶ scene closes
+  │ fails, hangs                               │ is no JSON, fails
+  ▼                                            ▼
+an episode that failed, of the kind environment
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from lzero.agent.agents import Agent
+from lzero.agent.episode import Ticket, failed_before
+from lzero.agent.scenes import Scenes
+from lzero.config import AgentConfig
+from lzero.errors import SceneError
+from lzero.types import Episode, Failure, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play:
+    """Plays episodes of any task: `episode = await play(task, ticket, seed=7)`."""
+
+    scenes: Scenes
+    agent: Agent
+    config: AgentConfig
+
+    async def __call__(self, task: Task, ticket: Ticket, *, seed: int) -> Episode:
+        """Return the episode with its outcome; what lzero, the environment or the agent's code broke is a failed episode. `seed` is the
+        scene's: the same for all episodes of a group. Raises ConfigError and DataError as the agent does."""
+        stage = self.scenes.stage(task, seed=seed)
+        try:
+            scene = await stage.open()
+            if ticket.watcher is not None:
+                ticket.watcher.on_scene(scene)
+            episode = await self.agent(task, scene, ticket)
+            outcome = await stage.close(wanted=episode.failure is None)
+        except SceneError as error:
+            failure = Failure(kind="environment", what=str(error), where=stage.doing)
+            return failed_before(task, ticket, self.config, failure)
+        finally:
+            await stage.leave()
+        return episode if outcome is None else msgspec.structs.replace(episode, outcome=outcome)

@@ -1,0 +1,187 @@
+"""Scenes of an environment, each in a task of its own, with a deadline for every wait.
+
+An environment is a user's code. It may hang, raise what controls asyncio, or open scopes that must be left by the task that entered them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from lzero.agent.bugs import Bugs, words
+from lzero.agent.calling import CLEANUP_S, Watched
+from lzero.agent.recorded import OWN
+from lzero.errors import ConfigError, LzeroError, SceneError, ToolError
+from lzero.protocols import Environment, Scene, Tool
+from lzero.tools.catalog import check_tool
+from lzero.tools.values import as_json
+from lzero.types import Json, Task
+
+logger = logging.getLogger(__name__)
+
+MAX_OUTCOME_BYTES = 1_000_000
+"""Largest outcome, as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """Opens scenes of an environment."""
+
+    environment: Environment
+    timeout_s: float
+    """Seconds that a scene has to open, and to tell its outcome and close."""
+    tools: Sequence[Tool] = ()
+    """Tools that agents have beside those of a scene, whose names a scene must not use."""
+    bugs: Bugs = field(default_factory=Bugs)
+
+    def stage(self, task: Task, *, seed: int) -> "Stage":
+        """Return a scene of `task`, not open yet."""
+        return Stage(self, task, seed)
+
+    async def close(self) -> None:
+        """Close the environment, or log why it does not close."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await Watched(
+                    self.environment.close(), lambda blocked_s: self.bugs.log_blocking("the environment", blocked_s)
+                )
+        except TimeoutError:
+            logger.warning("the environment did not close within environment.timeout_s = %g s", self.timeout_s)
+        except Exception as error:
+            self.bugs.log("the environment, closing,", error)
+
+    async def rehearse(self, task: Task) -> Scene:
+        """Return a scene of `task` after opening and closing it. Raises ConfigError for one that no episode could use."""
+        stage = self.stage(task, seed=0)
+        try:
+            scene = await stage.open()
+            await stage.close(wanted=True)
+        except SceneError as error:
+            raise ConfigError(f"environment.use, {stage.doing} for task {task.id}: {error}") from error
+        finally:
+            await stage.leave()
+        return scene
+
+
+class Stage:
+    """The life of one scene: `open`, then `close`, and `leave` whatever happens."""
+
+    def __init__(self, scenes: Scenes, task: Task, seed: int) -> None:
+        self._scenes = scenes
+        self._task = task
+        self._seed = seed
+        self._opened: asyncio.Future[Scene] = asyncio.get_running_loop().create_future()
+        self._over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Whether the outcome is wanted."""
+        self._living: asyncio.Task[dict[str, Json] | BaseException | None] | None = None
+        self.doing = "opening the scene"
+
+    async def open(self) -> Scene:
+        """Return the scene. Raises SceneError."""
+        self._living = asyncio.create_task(self._live())
+        await self._within(self._opened)
+        if not self._opened.done():
+            raise SceneError(self._said(self._living.result()))
+        scene = self._opened.result()
+        self._check(scene)
+        return scene
+
+    async def close(self, *, wanted: bool) -> dict[str, Json] | None:
+        """Return the outcome, if it is wanted, when the scene is closed. Raises SceneError."""
+        assert self._living is not None
+        self.doing = "asking for the outcome" if wanted else "closing the scene"
+        self._over.set_result(wanted)
+        await self._within()
+        ended = self._living.result()
+        if isinstance(ended, BaseException):
+            raise SceneError(self._said(ended))
+        return ended
+
+    async def leave(self) -> None:
+        """End the scene, whatever it does."""
+        if self._living is not None and not self._living.done():
+            self._living.cancel()
+            await asyncio.wait({self._living}, timeout=CLEANUP_S)
+            if not self._living.done():
+                logger.warning("a scene of task %s goes on after it was cancelled: it is left behind", self._task.id)
+
+    async def _live(self) -> dict[str, Json] | BaseException | None:
+        """Return the outcome, or what the environment raised: a user's code may raise SystemExit, which would end the event loop."""
+        own = asyncio.current_task()
+        assert own is not None
+        try:
+            return await Watched(self._scene(), self._blocked)
+        except KeyboardInterrupt:
+            raise
+        except asyncio.CancelledError as error:
+            if own.cancelling():  # by us
+                raise
+            return error
+        except BaseException as error:
+            return error
+
+    async def _scene(self) -> dict[str, Json] | None:
+        outcome: dict[str, Json] | None = None
+        async with self._scenes.environment.scene(self._task, seed=self._seed) as scene:
+            self._opened.set_result(scene)
+            if await self._over:
+                outcome = _plain(await scene.outcome())
+                self.doing = "closing the scene"
+        return outcome
+
+    async def _within(self, *also: "asyncio.Future[Any]") -> None:
+        """Wait for the scene's end, or for one of these futures. Raises SceneError where neither comes in time."""
+        assert self._living is not None
+        timeout_s = self._scenes.timeout_s
+        waited_for = {self._living, *also}
+        done, _ = await asyncio.wait(waited_for, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise SceneError(f"the environment took more than environment.timeout_s = {timeout_s:g} s")
+
+    def _check(self, scene: Scene) -> None:
+        """Raise SceneError for what is no scene, or has tools that cannot be used."""
+        missing = [name for name in ("tools", "observation", "outcome") if not hasattr(scene, name)]
+        if missing:
+            raise SceneError(
+                f"the environment opened a {type(scene).__name__}, which has no {' and no '.join(missing)}"
+            )
+        if not isinstance(scene.observation, str):
+            raise SceneError(f"the scene's observation is a {type(scene.observation).__name__}, not a text")
+        taken = [*OWN, *(tool.name for tool in self._scenes.tools)]
+        for tool in scene.tools:
+            try:
+                check_tool(tool, taken=taken, said=f"the scene's tool {tool!r:.80}")
+            except ConfigError as error:
+                raise SceneError(str(error)) from None
+            taken.append(tool.name)
+
+    def _said(self, ended: object) -> str:
+        if isinstance(ended, LzeroError):
+            return str(ended)
+        if isinstance(ended, BaseException):
+            self._scenes.bugs.log("the environment", ended)
+            return f"the environment raised {words(ended)}"
+        return "the environment closed its scene by itself"
+
+    def _blocked(self, blocked_s: float) -> None:
+        self._scenes.bugs.log_blocking("the environment", blocked_s)
+
+
+def _plain(outcome: object) -> dict[str, Json] | None:
+    """Return an outcome as plain data. Raises SceneError for what no JSON object holds."""
+    if outcome is None:
+        return None
+    if not isinstance(outcome, Mapping):
+        raise SceneError(f"the outcome is a {type(outcome).__name__}, not a mapping of names to JSON values")
+    try:
+        found = as_json(outcome, tool="the outcome")
+    except ToolError as error:
+        raise SceneError(str(error)) from None
+    size = len(msgspec.json.encode(found))
+    if size > MAX_OUTCOME_BYTES:
+        raise SceneError(f"the outcome takes {size:,} bytes as JSON; at most {MAX_OUTCOME_BYTES:,} fit")
+    assert isinstance(found, dict)
+    return found

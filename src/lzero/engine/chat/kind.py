@@ -1,0 +1,60 @@
+"""The engine "chat": a model behind an OpenAI-compatible endpoint. It answers in words, so nothing can be trained on it."""
+
+import asyncio
+from collections.abc import Iterator
+
+from lzero.config import ChatEngineConfig, Config
+from lzero.engine.chat.engine import OpenAIChat
+from lzero.engine.kinds import Finding, Opened
+from lzero.errors import ConfigError
+from lzero.tools.keys import find_key
+from lzero.types import Task
+
+TRAINS = False
+
+
+def model_name(config: Config) -> str:
+    return _settings(config).model
+
+
+def open_tokenizer(config: Config) -> None:
+    """Return None: the tokens are the endpoint's. Raises ConfigError for keys that act on tokens of ours."""
+    if config.agent.template == "raw":
+        raise ConfigError('agent.template = "raw" has no effect with an endpoint, whose server formats turns itself')
+    if loading := config.model.changed():
+        raise ConfigError(f"model.{loading[0]} has no effect with an endpoint: it applies to a local model")
+
+
+async def open_engine(config: Config, tokenizer: None) -> Opened:
+    """Raises EngineError where the endpoint does not answer, or does not serve the model."""
+    settings = _settings(config)
+    key = find_key(settings.key, env_file=config.tools.env_file) if settings.key else None
+    engine = OpenAIChat(settings.model, base_url=settings.url, key=key.reveal() if key is not None else None)
+    ready = False
+    try:
+        await engine.check()
+        ready = True
+    finally:
+        if not ready:
+            await engine.close()
+    return Opened(engine=engine, tokenizer=None, concurrency=config.rollout.concurrency)
+
+
+def check(config: Config) -> Iterator[Finding]:
+    """Ask the endpoint whether it serves the model."""
+
+    async def ask() -> None:
+        opened = await open_engine(config, None)
+        await opened.engine.close()
+
+    asyncio.run(ask())
+    yield Finding("engine", f"the endpoint serves {_settings(config).model}: for lzero eval and run")
+
+
+def _settings(config: Config) -> ChatEngineConfig:
+    assert isinstance(config.engine, ChatEngineConfig)
+    return config.engine
+
+
+def complaint(config: Config, task: Task) -> str:
+    return ""

@@ -1,0 +1,1 @@
+"""Engines without a model: a plain function decides."""

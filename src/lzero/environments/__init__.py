@@ -1,0 +1,32 @@
+"""Worlds that agents act in. `environment.use` names one: of this package (BUILT_IN), or of your own by its import path.
+
+An environment opens a scene for each episode: the tools of that episode, what it observes at first, and its state at the end. Whatever
+makes an object with the two methods of `lzero.protocols.Environment` can be named; its parameters are the options.
+"""
+
+from lzero.config import EnvironmentConfig
+from lzero.environments.search import corpus_search
+from lzero.errors import ConfigError
+from lzero.plugins import find_plugin, make_plugin
+from lzero.protocols import Environment
+
+BUILT_IN = {
+    "search": "lzero.environments.search:SearchEnvironment",
+    "none": "lzero.environments.stateless:Nothing",
+}
+"""Name → import path."""
+
+__all__ = ["BUILT_IN", "corpus_search", "open_environment"]
+
+
+def open_environment(config: EnvironmentConfig) -> Environment:
+    """Return the environment that `environment.use` names, with its options. Raises ConfigError for one that cannot be used, and
+    DataError where what it reads cannot be read."""
+    setting = f'environment.use = "{config.use}"'
+    factory = find_plugin(config.use, BUILT_IN, key="environment.use")
+    made = make_plugin(factory, options=config.options, setting=setting, key="environment.options")
+    missing = [name for name in ("scene", "close") if not callable(getattr(made, name, None))]
+    if missing:
+        raise ConfigError(f"{setting} makes a {type(made).__name__}, which has no method {' and no '.join(missing)}")
+    environment: Environment = made
+    return environment

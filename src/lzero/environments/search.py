@@ -1,0 +1,67 @@
+"""The environment "search": a tool that searches passages, each task's own or those of one corpus."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from lzero.environments.stateless import StatelessScene
+from lzero.tools.search import PassageIndex, Search
+from lzero.types import Passage, Task
+
+SEARCH_RESULTS = 5
+"""Passages that one search of a corpus returns to an agent for a person."""
+INDEXES = 256
+"""Tasks whose indexes are kept: those of the episodes under way."""
+
+
+class SearchEnvironment:
+    """`search` over the corpus, or over the passages of each task; a task without passages has no such tool. Implements `Environment`."""
+
+    def __init__(
+        self,
+        *,
+        corpus: Annotated[
+            str,
+            Field(
+                description="A .jsonl/.jsonl.gz/.parquet file of passages (title, text), or a directory of such files and of documents "
+                "(text, Markdown, HTML, PDF, Word, PowerPoint); empty: each task's own passages."
+            ),
+        ] = "",
+        results: Annotated[int, Field(ge=1, description="Passages that one `search` returns.")] = 1,
+        snippet_chars: Annotated[int, Field(ge=1, description="Characters of a passage that `search` returns.")] = 1000,
+    ) -> None:
+        """Index the corpus, the first time; later the index is found on disk. Raises DataError."""
+        self._corpus = corpus
+        self._results = results
+        self._snippet_chars = snippet_chars
+        self._shared = corpus_search(corpus, num_results=results, snippet_chars=snippet_chars) if corpus else None
+        self._search_of = lru_cache(maxsize=INDEXES)(self._index)  # the episodes of a task share an index
+
+    @asynccontextmanager
+    async def scene(self, task: Task, *, seed: int) -> AsyncIterator[StatelessScene]:
+        search = self._shared or (self._search_of(task.passages) if task.passages else None)
+        yield StatelessScene(tools=() if search is None else (search,))
+
+    async def close(self) -> None:
+        self._search_of.cache_clear()
+
+    def reads(self) -> Mapping[str, Path]:
+        """Return the corpus. Implements `WithFiles`."""
+        return {"corpus": Path(self._corpus)} if self._corpus else {}
+
+    def _index(self, passages: tuple[Passage, ...]) -> Search:
+        return Search(PassageIndex(passages), num_results=self._results, snippet_chars=self._snippet_chars)
+
+
+def corpus_search(corpus: str | Path, *, num_results: int = SEARCH_RESULTS, snippet_chars: int = 1000) -> Search:
+    """Return the tool `search(query)` over a directory of documents or a file of passages, indexed once:
+    `NBAgent(model, tools=[corpus_search("papers/")])`. Raises DataError, ConfigError."""
+    from lzero.data.files import read_passages
+    from lzero.tools.corpus import open_corpus
+
+    index = open_corpus(Path(corpus), read_passages)
+    return Search(index, num_results=num_results, snippet_chars=snippet_chars, in_thread=True)

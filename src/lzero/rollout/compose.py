@@ -1,0 +1,111 @@
+"""Runs that play many episodes, put together from their configuration.
+
+async with build(config, kit, scorer) as parts:
+    collector = Collector(parts.runner, train_tasks(config), config=config.rollout, seed=config.run.seed)
+    collected = await collector.collect(0)
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from lzero.agent.compose import Kit, MakeEngine, open_play, opened_kit
+from lzero.agent.playing import Play
+from lzero.config import Config, RewardConfig
+from lzero.engine.kinds import Opened
+from lzero.errors import ConfigError
+from lzero.plugins import load_object
+from lzero.protocols import RewardFn, TaskSource
+from lzero.rollout.deadline import lzero_s
+from lzero.rollout.runner import Runner
+from lzero.rollout.scoring import Scorer
+from lzero.types import Json
+
+EVAL_SEED = 0
+"""Held-out tasks are the same for every run, whatever its seed: scores of runs can be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What runs episodes, and what it samples from."""
+
+    runner: Runner
+    play: Play
+    engine: Opened
+    sandbox: Mapping[str, Json]
+    """What shuts the REPLs in: for the record of the run."""
+
+
+@asynccontextmanager
+async def build(
+    config: Config, *, kit: Kit | None = None, make_engine: MakeEngine | None = None, session_s: float | None = None
+) -> AsyncIterator[Parts]:
+    """Everything that runs episodes, closed when the block is left; a `kit` that is given stays open.
+
+    `make_engine` makes another engine than the configuration's. `session_s`: seconds that sessions of repl.servers must live; by default as
+    long as an episode may take. Raises ConfigError, ModelError, DataError, EngineError or SandboxError
+    before anything runs.
+    """
+    deadline_s = lzero_s(config)
+    scorer = open_scorer(config)
+    session_s = config.agent.work_s + deadline_s if session_s is None else session_s
+    async with AsyncExitStack() as stack:
+        if kit is None:
+            kit = await stack.enter_async_context(opened_kit(config))
+        playing = open_play(
+            config,
+            kit,
+            deadline_s=deadline_s,
+            request_timeout_s=config.rollout.request_timeout_s,
+            session_s=session_s,
+            make_engine=make_engine,
+        )
+        ready = await stack.enter_async_context(playing)
+        rollout = config.rollout.model_copy(update={"concurrency": ready.engine.concurrency})
+        runner = Runner(ready.play, scorer, rollout)
+        yield Parts(runner=runner, play=ready.play, engine=ready.engine, sandbox=ready.sandbox)
+
+
+def open_scorer(config: Config) -> Scorer:
+    """Make the scorer of L0's reward, or of the one that `reward.function` names. Raises ConfigError."""
+    return Scorer(open_reward(config), timeout_s=config.reward.timeout_s)
+
+
+def open_reward(config: Config) -> RewardFn:
+    """L0's reward, or the one that `reward.function` names. Raises ConfigError."""
+    from lzero.rewards import make_reward
+
+    name = config.reward.function
+    if not name:
+        return make_reward(config.reward)
+    if config.reward != RewardConfig(function=name, timeout_s=config.reward.timeout_s):
+        raise ConfigError(
+            f"reward.function = {name!r} replaces L0's reward, so the other keys of [reward], except timeout_s, have no effect: remove them"
+        )
+    function: RewardFn = load_object(name, key="reward.function")
+    if not callable(function):
+        raise ConfigError(f"reward.function = {name!r} is {function!r:.80}: name a function of (task, episode)")
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError as error:
+        raise ConfigError(
+            f"reward.function = {name!r} cannot be called with (task, episode): {error}. Let it take these two arguments"
+        ) from None
+    except ValueError:
+        pass  # a function written in C has no signature to check
+    return function
+
+
+def train_tasks(config: Config) -> TaskSource:
+    """What training draws from, in an order that follows from the run's seed. Raises DataError."""
+    from lzero.data.sources import open_source
+
+    return open_source(config.tasks.train, split="train", seed=config.run.seed, config=config.tasks, repl=config.repl)
+
+
+def eval_tasks(config: Config) -> TaskSource:
+    """Held-out tasks, the same for every run. Raises DataError."""
+    from lzero.data.sources import open_source
+
+    return open_source(config.tasks.eval, split="eval", seed=EVAL_SEED, config=config.tasks, repl=config.repl)
