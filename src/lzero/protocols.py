@@ -7,16 +7,14 @@ Two more interfaces need torch and are not here: `Loss` in `lzero.algo.loss`, an
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol, SupportsFloat, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from lzero.types import (
     Completion,
-    Episode,
     Execution,
     Json,
     Message,
     Passage,
-    Reward,
     Sampling,
     Task,
     WorkspaceFile,
@@ -225,10 +223,6 @@ class TaskSource(Protocol):
         """The task at `index`, from 0. Beyond `len` a source for training goes round again; one for evaluation raises
         IndexError."""
 
-
-RewardFn = Callable[[Task, Episode], Reward | SupportsFloat | Awaitable[Reward | SupportsFloat]]
-"""Scores an episode that did not fail: returns a Reward, or a number from 0 to 1, or is `async` and does so. `lzero.rollout.scoring`
-calls it, in a thread; an exception is a failure of that episode."""
 
 Policy = Callable[[str, int], str]
 """A scripted policy: (the whole decoded transcript, seed) → the assistant's reply."""

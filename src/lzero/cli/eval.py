@@ -76,6 +76,7 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
         named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})
         run = RunDirectory.create(config.model_copy(update={"run": named}))
         run.append_sandbox(parts.sandbox)
+        parts.runner.keep_verdicts(run.path)
         with (
             run.logged(),
             Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,

@@ -10,7 +10,15 @@ from lzero.config.engine import ChatEngineConfig, EngineConfig, LocalEngineConfi
 from lzero.config.reading import Config, keys, load_config, make_config
 from lzero.config.repl import ReplConfig
 from lzero.config.run import EnvironmentConfig, ModelConfig, RunConfig, TasksConfig
-from lzero.config.training import AlgoConfig, EvalConfig, RewardConfig, RolloutConfig, SftConfig, TrainConfig
+from lzero.config.training import (
+    AlgoConfig,
+    EvalConfig,
+    JudgeConfig,
+    RewardConfig,
+    RolloutConfig,
+    SftConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "NANO",
@@ -22,6 +30,7 @@ __all__ = [
     "EngineConfig",
     "EnvironmentConfig",
     "EvalConfig",
+    "JudgeConfig",
     "LocalEngineConfig",
     "ModelConfig",
     "ReplConfig",

@@ -14,7 +14,15 @@ from lzero.config.base import Section, wrong_value
 from lzero.config.engine import EngineConfig, LocalEngineConfig
 from lzero.config.repl import ReplConfig
 from lzero.config.run import EnvironmentConfig, ModelConfig, RunConfig, TasksConfig
-from lzero.config.training import AlgoConfig, EvalConfig, RewardConfig, RolloutConfig, SftConfig, TrainConfig
+from lzero.config.training import (
+    AlgoConfig,
+    EvalConfig,
+    JudgeConfig,
+    RewardConfig,
+    RolloutConfig,
+    SftConfig,
+    TrainConfig,
+)
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
 
@@ -35,6 +43,7 @@ class Config(Section):
     repl: ReplConfig = ReplConfig()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
+    judge: JudgeConfig = JudgeConfig()
     algo: AlgoConfig = AlgoConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()

@@ -71,8 +71,11 @@ class RewardConfig(Section):
     )
     function: str = Field(
         "",
-        description='Import path "package.module:name" of your own reward, (task, episode) -> Reward. Empty: L0\'s reward, with the keys '
-        "above.",
+        description='Import path "package.module:name" of your own reward, (task, episode) -> Reward, or with a third parameter `context`. '
+        "Empty: L0's reward, with the keys above.",
+    )
+    options: dict[str, Any] = Field(
+        {}, description="Options of `function`, as {strict = true}: its further parameters."
     )
 
     @pydantic.model_validator(mode="after")
@@ -87,6 +90,32 @@ class RewardConfig(Section):
     def score_name(self) -> str:
         """What the core score is, for displays."""
         return f"score by {self.function}" if self.function else "exact match"
+
+
+class JudgeConfig(Section):
+    model: str = Field(
+        "", description="Name of the model that reward functions ask for verdicts, at its endpoint; empty: none."
+    )
+    url: str = Field(
+        "",
+        description="OpenAI-compatible endpoint of the judge, as http://localhost:8000/v1; empty: OPENAI_BASE_URL, else OpenAI's.",
+    )
+    key: str = Field(
+        "OPENAI_API_KEY",
+        description="Variable of the environment, or of tools.env_file, that holds the endpoint's key; empty: it needs none.",
+    )
+    temperature: float = Field(0.0, ge=0.0, description="Sampling temperature of verdicts; 0 is greedy.")
+    max_tokens: Count = Field(512, description="Maximum tokens of a verdict.")
+    at_once: Count = Field(
+        16, description="Maximum number of questions at once; further ones wait, in fair turns by episode."
+    )
+    timeout_s: Positive = Field(60.0, description="Seconds in which the judge must answer one question.")
+
+    @pydantic.model_validator(mode="after")
+    def _every_key_acts(self) -> Self:
+        if not self.model and (changed := self.changed()):
+            raise ValueError(f"{changed[0]} has no effect without judge.model")
+        return self
 
 
 class AlgoConfig(Section):

@@ -100,7 +100,8 @@ class Evaluator:
         records = await run_all(record(position) for position in range(self.num_tasks))
         failures = self.runner.take_failures()
         failing = self.runner.take_failing()
-        metrics = failure_metrics(failures) | failing.metrics() | {"time/eval_s": time.monotonic() - start}
+        counted = failure_metrics(failures) | failing.metrics() | self.runner.take_metrics()
+        metrics = counted | {"time/eval_s": time.monotonic() - start}
         evaluation = msgspec.structs.replace(_judge(phase, records, metrics), failing=failing)
         if evaluation.num_failed:
             logger.warning(

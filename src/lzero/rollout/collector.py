@@ -186,7 +186,7 @@ class Collector:
             )
 
     def _metrics(self, records: Sequence[Record], groups: Sequence[Group], *, seconds: float) -> dict[str, float]:
-        metrics = summarise(records) | failure_metrics(self._runner.take_failures())
+        metrics = summarise(records) | failure_metrics(self._runner.take_failures()) | self._runner.take_metrics()
         num_episodes = sum(len(group.episodes) for group in groups)
         metrics["groups/missing"] = float(self._config.tasks_per_update - len(groups))
         metrics["groups/missing_episodes"] = float(len(groups) * self._config.episodes_per_task - num_episodes)

@@ -9,18 +9,21 @@ import inspect
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from lzero.agent.compose import Kit, MakeEngine, open_play, opened_kit
 from lzero.agent.playing import Play
 from lzero.config import Config, RewardConfig
 from lzero.engine.kinds import Opened
 from lzero.errors import ConfigError
-from lzero.plugins import load_object
-from lzero.protocols import RewardFn, TaskSource
+from lzero.plugins import load_object, valid_options
+from lzero.protocols import TaskSource
+from lzero.rewards.context import RewardFn, takes_context
+from lzero.rewards.judge import Judge
 from lzero.rollout.deadline import lzero_s
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
-from lzero.types import Json
+from lzero.types import Json, Sampling
 
 EVAL_SEED = 0
 """Held-out tasks are the same for every run, whatever its seed: scores of runs can be compared."""
@@ -51,6 +54,8 @@ async def build(
     scorer = open_scorer(config)
     session_s = config.agent.work_s + deadline_s if session_s is None else session_s
     async with AsyncExitStack() as stack:
+        if scorer.judge is not None:
+            stack.push_async_callback(scorer.judge.close)
         if kit is None:
             kit = await stack.enter_async_context(opened_kit(config))
         playing = open_play(
@@ -68,33 +73,64 @@ async def build(
 
 
 def open_scorer(config: Config) -> Scorer:
-    """Make the scorer of L0's reward, or of the one that `reward.function` names. Raises ConfigError."""
-    return Scorer(open_reward(config), timeout_s=config.reward.timeout_s)
+    """Make the scorer of L0's reward, or of the function that `reward.function` names, with the judge of [judge]. Raises ConfigError."""
+    function = open_reward(config)
+    return Scorer(
+        function, timeout_s=config.reward.timeout_s, options=_reward_options(function, config), judge=open_judge(config)
+    )
 
 
 def open_reward(config: Config) -> RewardFn:
     """L0's reward, or the one that `reward.function` names. Raises ConfigError."""
     from lzero.rewards import make_reward
 
-    name = config.reward.function
+    name, section = config.reward.function, config.reward
     if not name:
-        return make_reward(config.reward)
-    if config.reward != RewardConfig(function=name, timeout_s=config.reward.timeout_s):
+        return make_reward(section)
+    if section != RewardConfig(function=name, options=section.options, timeout_s=section.timeout_s):
         raise ConfigError(
-            f"reward.function = {name!r} replaces L0's reward, so the other keys of [reward], except timeout_s, have no effect: remove them"
+            f"reward.function = {name!r} replaces L0's reward, so the other keys of [reward], but for options and timeout_s, do not act: "
+            "remove them"
         )
     function: RewardFn = load_object(name, key="reward.function")
     if not callable(function):
         raise ConfigError(f"reward.function = {name!r} is {function!r:.80}: name a function of (task, episode)")
+    return function
+
+
+def _reward_options(function: RewardFn, config: Config) -> dict[str, Any]:
+    """Return [reward] options, checked by the function's parameters after task, episode and context. Raises ConfigError."""
+    name, options = config.reward.function, config.reward.options
+    if not name:
+        if options:
+            raise ConfigError("reward.options has no effect without reward.function: remove it")
+        return {}
+    given = 3 if takes_context(function) else 2
     try:
-        inspect.signature(function).bind(None, None)
+        inspect.signature(function).bind(*[None] * given, **options)
     except TypeError as error:
+        wanted = "(task, episode, context)" if given == 3 else "(task, episode)"
         raise ConfigError(
-            f"reward.function = {name!r} cannot be called with (task, episode): {error}. Let it take these two arguments"
+            f"reward.function = {name!r} cannot be called with {wanted} and the options {sorted(options)}: {error}. A third parameter is "
+            "given if it is called context"
         ) from None
     except ValueError:
-        pass  # a function written in C has no signature to check
-    return function
+        return options  # a function written in C has no signature to check
+    return valid_options(function, options, setting=f'reward.function = "{name}"', key="reward.options", given=given)
+
+
+def open_judge(config: Config) -> Judge | None:
+    """Return the judge of [judge], which is asked for the first time when a reward asks it; None if it names none. Raises ConfigError."""
+    settings = config.judge
+    if not settings.model:
+        return None
+    from lzero.engine.chat.engine import OpenAIChat
+    from lzero.tools.keys import find_key
+
+    key = find_key(settings.key, env_file=config.tools.env_file) if settings.key else None
+    engine = OpenAIChat(settings.model, base_url=settings.url, key=key.reveal() if key is not None else None)
+    sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=config.run.seed)
+    return Judge(engine, sampling=sampling, deadline_s=settings.timeout_s, at_once=settings.at_once)
 
 
 def train_tasks(config: Config) -> TaskSource:

@@ -11,6 +11,7 @@ record ─▶ attempt ─▶ scored                        what the agent did, r
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -86,6 +87,14 @@ class Runner:
     def take_failures(self) -> dict[str, int]:
         """Failed attempts by kind since the last call, those that a second attempt mended included."""
         return self._breaker.take_counts()
+
+    def take_metrics(self) -> dict[str, float]:
+        """What scoring counted since the last call."""
+        return self._scorer.take_metrics()
+
+    def keep_verdicts(self, directory: Path) -> None:
+        """Have a judge's verdicts kept in the directory of a run. Raises StoreError."""
+        self._scorer.keep_verdicts(directory)
 
     def take_failing(self) -> Failing:
         """Failed attempts by task since the last call."""

@@ -1,6 +1,6 @@
 """Scores episodes with a reward function that may be slow, wrong or hung. The caller always gets a Reward or a RewardError.
 
-    function(task, episode), in a thread ──▶ Reward | number ──────────────────▶ as_reward ──▶ Reward
+    function(task, episode[, context]), in a thread ──▶ Reward | number ──────────────────▶ as_reward ──▶ Reward
                                         └──▶ awaitable, awaited on the loop ──┘
 
 Calls run concurrently, each in a thread of its own, so a function that waits for a judge holds up neither the event loop nor
@@ -11,17 +11,23 @@ import asyncio
 import inspect
 import logging
 import traceback
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lzero.agent.bugs import Bugs
 from lzero.agent.calling import Watched
 from lzero.errors import RewardError
-from lzero.protocols import RewardFn
+from lzero.rewards.context import RewardContext, RewardFn, takes_context
+from lzero.rewards.judge import Judge
 from lzero.rewards.validation import as_reward
+from lzero.seeds import derive_seed
 from lzero.text import one_line
 from lzero.tools.threads import in_thread
+from lzero.turns import CLOCK, CallClock
 from lzero.types import Episode, Reward, Task
 
 logger = logging.getLogger(__name__)
@@ -39,11 +45,21 @@ Outcome = Reward | RewardError
 
 
 class Scorer:
-    """Scores episodes by `function`; each call has `timeout_s` seconds. Belongs to one event loop."""
+    """Scores episodes by `function`; each call has `timeout_s` seconds, those in queues for a judge not counted. Belongs to one loop."""
 
-    def __init__(self, function: RewardFn, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        function: RewardFn,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        judge: Judge | None = None,
+    ) -> None:
+        """`options` are passed on to the function by name."""
         self.name = _name(function)
-        self._function = function
+        self._function: Callable[..., Any] = partial(function, **options) if options else function
+        self._takes_context = takes_context(function)
+        self.judge = judge
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(MAX_THREADS)
         self._hung: set[asyncio.Task[Outcome | Awaitable[object]]] = set()
@@ -66,23 +82,40 @@ class Scorer:
     async def _outcome(self, task: Task, episode: Episode) -> Outcome:
         if len(self._hung) >= MAX_HUNG:
             return RewardError(f"hangs in {MAX_HUNG} calls, so it is not called again")
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        clock = CallClock(owner=episode.id)
+        mine = CLOCK.set(clock)  # for the tasks that are made here
         num_steps = len(episode.steps)
-        call = asyncio.create_task(in_thread(_call, self._function, task, episode))
-        if not await _is_done(call, deadline):
-            self._hung.add(call)  # its thread ends when the function returns, or with the process
-            call.add_done_callback(self._hung.discard)
-            return self._late()
-        outcome = call.result()
-        if isinstance(outcome, Reward | RewardError):
-            return outcome
-        waiting = asyncio.create_task(_awaited(Watched(outcome, self._log_blocking), num_steps))
+        arguments = (task, episode, self._context(episode)) if self._takes_context else (task, episode)
         try:
-            if not await _is_done(waiting, deadline):
+            call = asyncio.create_task(in_thread(_call, self._function, arguments, num_steps))
+            if not await _is_done(call, clock, self._timeout_s):
+                self._hung.add(call)  # its thread ends when the function returns, or with the process
+                call.add_done_callback(self._hung.discard)
                 return self._late()
+            outcome = call.result()
+            if isinstance(outcome, Reward | RewardError):
+                return outcome
+            waiting = asyncio.create_task(_awaited(Watched(outcome, self._log_blocking), num_steps))
+            try:
+                if not await _is_done(waiting, clock, self._timeout_s - clock.worked_s):
+                    return self._late()
+            finally:
+                waiting.cancel()
+            return RewardError("was cancelled") if waiting.cancelled() else waiting.result()
         finally:
-            waiting.cancel()
-        return RewardError("was cancelled") if waiting.cancelled() else waiting.result()
+            CLOCK.reset(mine)
+
+    def _context(self, episode: Episode) -> RewardContext:
+        return RewardContext(outcome=episode.outcome, seed=derive_seed(episode.seed, "reward"), judge=self.judge)
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return what the judge was asked since the last call; nothing without a judge."""
+        return {} if self.judge is None else self.judge.take_metrics()
+
+    def keep_verdicts(self, directory: Path) -> None:
+        """Have the judge's verdicts kept in the directory of a run. Raises StoreError."""
+        if self.judge is not None:
+            self.judge.verdicts.keep_in(directory)
 
     def _log_blocking(self, blocked_s: float) -> None:
         self._bugs.log_blocking(f"the reward function {self.name}", blocked_s)
@@ -104,12 +137,12 @@ class Scorer:
             logger.info("traceback of that failure:", exc_info=cause)
 
 
-def _call(function: RewardFn, task: Task, episode: Episode) -> Outcome | Awaitable[object]:
+def _call(function: Callable[..., Any], arguments: Sequence[object], num_steps: int) -> Outcome | Awaitable[object]:
     try:
-        returned = function(task, episode)
+        returned = function(*arguments)
     except BaseException as error:  # SystemExit too; Ctrl-C reaches the main thread only
         return _raised(error)
-    return returned if inspect.isawaitable(returned) else _checked(returned, len(episode.steps))
+    return returned if inspect.isawaitable(returned) else _checked(returned, num_steps)
 
 
 async def _awaited(returned: Awaitable[object], num_steps: int) -> Outcome:
@@ -141,12 +174,15 @@ def _raised(error: BaseException) -> RewardError:
     return failure
 
 
-async def _is_done(work: "asyncio.Task[Any]", deadline: float) -> bool:
-    done, _ = await asyncio.wait((work,), timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-    return bool(done)
+async def _is_done(work: "asyncio.Task[Any]", clock: CallClock, seconds: float) -> bool:
+    """Wait for `work` for as many seconds of the clock. Return whether it is done."""
+    with suppress(TimeoutError):
+        async with clock.at_most(max(0.0, seconds)):
+            await asyncio.wait((work,))
+    return work.done()
 
 
-def _name(function: RewardFn) -> str:
+def _name(function: Callable[..., Any]) -> str:
     """Return a function's import path, as `reward.function` spells it: `mine:reward`."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"

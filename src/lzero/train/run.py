@@ -123,6 +123,7 @@ async def run_training(
             run.keep_changes()
         write_inputs(run.path, inputs)
         run.append_sandbox(parts.sandbox)
+        parts.runner.keep_verdicts(run.path)
         run.rewind(progress.update)
         seed, state = config.run.seed, progress.collector
         collector = Collector(parts.runner, training, config=config.rollout, seed=seed, state=state)

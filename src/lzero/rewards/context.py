@@ -1,0 +1,39 @@
+"""What a reward function may look at beside task and episode, and how functions of two and of three arguments are called alike."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, SupportsFloat
+
+from lzero.rewards.judge import Judge
+from lzero.types import Episode, Json, Reward, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardContext:
+    """What a reward function may use: `async def reward(task, episode, context)`."""
+
+    outcome: Mapping[str, Json] | None
+    """Final state of the environment; None for one without a state."""
+    seed: int
+    """For a function that draws random numbers: the same episode gets the same one."""
+    judge: Judge | None
+    """The model that [judge] names; None if it names none."""
+
+
+Scored = Reward | SupportsFloat
+RewardFn = (
+    Callable[[Task, Episode], Scored | Awaitable[Scored]]
+    | Callable[[Task, Episode, RewardContext], Scored | Awaitable[Scored]]
+)
+"""Scores an episode that did not fail: returns a Reward, or a number from 0 to 1, or is `async` and does so. `lzero.rollout.scoring`
+calls it, in a thread; an exception is a failure of that episode. It gets a context if its third parameter is called `context`."""
+
+
+def takes_context(function: Callable[..., Any]) -> bool:
+    """Return whether the third parameter of a function is called `context`."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # a function written in C has no signature
+        return False
+    return names[2:3] == ["context"]

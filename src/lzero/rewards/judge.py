@@ -1,0 +1,81 @@
+"""A model that judges episodes. It is asked by reward functions; what it says is recorded, and asked for once only."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from lzero.marking import without_control_tokens
+from lzero.protocols import ChatEngine
+from lzero.store.verdicts import Verdict, Verdicts
+from lzero.turns import Turns
+from lzero.types import Message, Sampling
+
+T = TypeVar("T")
+
+
+class Judge:
+    """Asks a chat engine, at most `at_once` questions at a time, in fair turns by episode."""
+
+    def __init__(
+        self,
+        engine: ChatEngine,
+        *,
+        sampling: Sampling,
+        deadline_s: float,
+        at_once: int,
+        verdicts: Verdicts | None = None,
+    ) -> None:
+        """`deadline_s`: seconds of one reply. `verdicts`: replies that are known already."""
+        self._engine = engine
+        self._sampling = sampling
+        self._deadline_s = deadline_s
+        self._turns = Turns(
+            at_once, f"the judge {engine.model}", advice="raise judge.at_once, or run fewer episodes at once"
+        )
+        self.verdicts = verdicts or Verdicts()
+        self._asked = self._known = self._malformed = 0
+
+    async def ask(self, question: str | Sequence[Message], *, read: Callable[[str], T]) -> T | None:
+        """Return what `read` makes of the reply; None for a reply that it refuses by a ValueError: that is counted as malformed. Raises
+        EngineError where the judge does not answer: the episode is then not scored.
+
+        An answer of an agent in the question may try to give the judge orders: quote it, and treat None as a score of 0.
+        """
+        messages = (Message(role="user", content=question),) if isinstance(question, str) else tuple(question)
+        messages = tuple(
+            msgspec.structs.replace(each, content=without_control_tokens(each.content)) for each in messages
+        )
+        asked = msgspec.json.encode(messages).decode()
+        key = _key(self._engine.model, asked, self._sampling)
+        reply = self.verdicts.find(key)
+        if reply is None:
+            async with self._turns.turn():
+                completion = await self._engine.reply(
+                    messages, self._sampling, request_id=f"judge-{key[:12]}", deadline_s=self._deadline_s
+                )
+            reply = completion.text
+            self.verdicts.add(Verdict(key=key, model=self._engine.model, asked=asked, reply=reply))
+            self._asked += 1
+        else:
+            self._known += 1
+        try:
+            return read(reply)
+        except ValueError:
+            self._malformed += 1
+            return None
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return counts since the last call: questions asked, questions whose reply was known, replies that were malformed."""
+        found = {"judge/asked": self._asked, "judge/known": self._known, "judge/malformed": self._malformed}
+        self._asked = self._known = self._malformed = 0
+        return {name: float(count) for name, count in found.items()}
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+def _key(model: str, asked: str, sampling: Sampling) -> str:
+    parts = msgspec.json.encode((model, asked, sampling))
+    return hashlib.blake2b(parts, digest_size=16).hexdigest()
