@@ -11,7 +11,7 @@ import json
 import pstats
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,6 +56,15 @@ class Instant:
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         raise NotImplementedError
+
+    async def pause(self) -> None:
+        raise NotImplementedError
+
+    async def resume(self) -> None:
+        raise NotImplementedError
+
+    def stats(self) -> Mapping[str, float]:
+        return {}
 
     async def forget(self, affinity: str) -> None:
         pass

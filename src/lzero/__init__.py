@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from lzero.algo.credit import Estimator
     from lzero.algo.loss import Loss
     from lzero.config import Config, load_config, make_config
-    from lzero.errors import LzeroError
-    from lzero.protocols import Tool
+    from lzero.environments import corpus_search
+    from lzero.errors import LzeroError, ToolError
+    from lzero.protocols import Environment, Scene, TaskSource, Tool
     from lzero.repl import LocalPool
+    from lzero.rewards.context import RewardContext
     from lzero.tools import tool
     from lzero.types import Episode, Reward, Step, Task
 
@@ -18,6 +20,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Config": "lzero.config",
+    "Environment": "lzero.protocols",
     "Episode": "lzero.types",
     "Estimator": "lzero.algo.credit",
     "LocalPool": "lzero.repl",
@@ -25,10 +28,15 @@ _MODULES = {
     "LzeroError": "lzero.errors",
     "NBAgent": "lzero.agent",
     "Reward": "lzero.types",
+    "RewardContext": "lzero.rewards.context",
+    "Scene": "lzero.protocols",
     "Step": "lzero.types",
     "Task": "lzero.types",
+    "TaskSource": "lzero.protocols",
     "Tool": "lzero.protocols",
+    "ToolError": "lzero.errors",
     "Watcher": "lzero.agent",
+    "corpus_search": "lzero.environments",
     "load_config": "lzero.config",
     "make_config": "lzero.config",
     "tool": "lzero.tools",
@@ -37,6 +45,7 @@ _MODULES = {
 
 __all__ = [
     "Config",
+    "Environment",
     "Episode",
     "Estimator",
     "LocalPool",
@@ -44,10 +53,15 @@ __all__ = [
     "LzeroError",
     "NBAgent",
     "Reward",
+    "RewardContext",
+    "Scene",
     "Step",
     "Task",
+    "TaskSource",
     "Tool",
+    "ToolError",
     "Watcher",
+    "corpus_search",
     "load_config",
     "make_config",
     "tool",

@@ -143,6 +143,15 @@ class Engine(Protocol):
         """Log-probability (temperature 1) of each token given those before it; 0.0 for the first. Raises EngineError, also
         when there is no model that could tell (a scripted policy)."""
 
+    async def pause(self) -> None:
+        """Sample nothing until `resume`, as for new weights; requests wait. Raises EngineError."""
+
+    async def resume(self) -> None:
+        """Go on after `pause`."""
+
+    def stats(self) -> Mapping[str, float]:
+        """Gauges by name, for whoever looks on: requests `running` and `waiting` now."""
+
     async def forget(self, affinity: str) -> None:
         """The episode is over: what was kept for it may go."""
 

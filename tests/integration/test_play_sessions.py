@@ -88,7 +88,7 @@ def test_ctrl_c_ends_cleanly() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--policy", "exprt"), "lzero: --policy exprt: did you mean expert?"),
+        (("--policy", "exprt"), 'did you mean "expert"?'),
         (("agent.max_stepz=1",), "did you mean 'agent.max_steps'?"),
         (("agent.prompt=nowhere.txt",), 'neither "brief" nor "full"'),
     ],

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lzero.agent.nb_agent import NBAgent
 from lzero.config import load_config
-from lzero.engine.scripted import ScriptedChat
+from lzero.engine.scripted.engine import ScriptedChat
 from lzero.errors import ConfigError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import LocalPool, LocalRepl
@@ -32,7 +32,7 @@ from lzero.repl.remote import pool as remote
 from lzero.repl.remote import wire as remote_wire
 from lzero.repl.remote.pool import RemotePool
 from lzero.repl.wire import ToolStub
-from lzero.rollout.build import build
+from lzero.rollout.compose import build
 from lzero.types import Json
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
@@ -450,7 +450,7 @@ async def test_a_run_refuses_a_server_whose_sessions_live_too_short(monkeypatch:
     monkeypatch.setenv("LZERO_POOL_TOKEN", TOKEN)
     async with ServerProcess("repl.lifetime_s=900") as server:
         far = [f'repl.servers=["{server.url}"]']
-        config = load_config(None, ["model.path=policy:expert", *far])
+        config = load_config(None, ["engine.kind=scripted", "engine.policy=expert", *far])
         with pytest.raises(ReplError, match=r"repl\.lifetime_s = 900, and an episode may need it for 960 s"):
             async with build(config):
                 pass

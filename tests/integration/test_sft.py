@@ -59,9 +59,12 @@ def failed(name: str) -> Episode:
     return structs.replace(make_episode(name=name), status="failed", failure=failure)
 
 
-def recorded(directory: Path, *, path: str = "policy:expert", num_episodes: int = 40) -> Path:
+EXPERT = ("engine.kind=scripted", "engine.policy=expert")
+
+
+def recorded(directory: Path, *engine: str, num_episodes: int = 40) -> Path:
     """A run directory of byte-level episodes, and one failed one."""
-    run = RunDirectory.create(load_config(overrides=[f"run.dir={directory}", f"model.path={path}"]))
+    run = RunDirectory.create(load_config(overrides=[f"run.dir={directory}", *(engine or EXPERT)]))
     reward = Reward(score=1.0, per_step=(0.0, 1.0), parts={})
     episodes = [episode(BYTES, f"episode/{number}") for number in range(num_episodes)]
     records = [
@@ -152,14 +155,22 @@ def test_with_a_focus_only_actions_that_match_bear_loss(tmp_path: Path) -> None:
     assert WORDS.decode([token for token, on in zip(sample.token_ids, sample.mask, strict=True) if on]) == "Kato"
 
 
-def test_a_fresh_model_starts_from_its_seed_with_the_worlds_words() -> None:
-    config = load_config(overrides=["model.path=fresh", "model.device=cpu"])
-    model, tokenizer = starting_model(config)
-    again, _ = starting_model(config)
-    other, _ = starting_model(load_config(overrides=["model.path=fresh", "model.device=cpu", "run.seed=1"]))
-    assert tokenizer.get_vocab() == build_tokenizer(vocabulary()).get_vocab()
-    assert torch.equal(model.get_input_embeddings().weight, again.get_input_embeddings().weight)
-    assert not torch.equal(model.get_input_embeddings().weight, other.get_input_embeddings().weight)
+def test_a_fresh_model_starts_from_its_seed_with_the_words_of_its_demonstrations(tmp_path: Path) -> None:
+    def started(run: Path, *overrides: str) -> tuple[torch.Tensor, set[str]]:
+        fresh = ("model.path=fresh", "model.device=cpu", f'sft.episodes=["{run}"]')
+        model, tokenizer = starting_model(load_config(overrides=[*fresh, *overrides]))
+        return model.get_input_embeddings().weight, set(tokenizer.get_vocab())
+
+    world = recorded(tmp_path / "world", num_episodes=6)
+    weights, words = started(world)
+    assert words == set(build_tokenizer(vocabulary()).get_vocab()), "those of the tokenizer that recorded them"
+    assert torch.equal(weights, started(world)[0])
+    assert not torch.equal(weights, started(world, "run.seed=1")[0])
+
+    other = recorded(tmp_path / "other", "engine.kind=scripted", "engine.policy=mine:policy", num_episodes=6)
+    found = started(other)[1] - set(BYTES.get_vocab())
+    assert {"assistant", "code", "submit"} <= {word.strip("Ġ") for word in found}, "a tokenizer of bytes has no words"
+    assert not any(character.isdigit() for word in found for character in word)
 
 
 def test_a_cut_context_is_not_told_in_other_tokens() -> None:

@@ -62,10 +62,10 @@ def test_many_problems_are_cut_to_a_few_and_counted(tmp_path: Path, capsys: pyte
     assert "… and 5 more" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("key", ["train", "eval", "corpus"])
+@pytest.mark.parametrize("key", ["tasks.train", "tasks.eval", "environment.options.corpus"])
 def test_a_bad_row_fails_with_its_place(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.jsonl").write_text('{"question": "Who?", "answers": [], "text": ""}\n', "utf-8")
-    assert run(f"tasks.{key}={tmp_path / 'bad.jsonl'}") == 1
+    assert run(f"{key}={tmp_path / 'bad.jsonl'}") == 1
     assert "bad.jsonl: field " in capsys.readouterr().err
 
 

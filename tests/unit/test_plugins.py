@@ -7,7 +7,7 @@ import pytest
 from lzero.agent.toolbox import open_tools
 from lzero.config import Config, load_config
 from lzero.errors import ConfigError
-from lzero.rollout.compose import open_reward
+from lzero.rollout.compose import open_reward, open_scorer
 
 MINE = """
 class Tool:
@@ -81,7 +81,7 @@ def test_the_keys_of_a_reward_that_is_replaced_are_refused() -> None:
 )
 def test_a_reward_that_cannot_be_called_is_refused_before_the_run(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        open_reward(load_config(None, [f"reward.function=plugged:{name}"]))
+        open_scorer(load_config(None, [f"reward.function=plugged:{name}"]))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,27 @@ import pytest
 import lzero
 
 NAMES = [
-    *("Config", "Episode", "Estimator", "LocalPool", "Loss", "LzeroError", "NBAgent", "Reward", "Step", "Task", "Tool"),
-    *("Watcher", "load_config", "make_config", "tool"),
+    "Config",
+    "Environment",
+    "Episode",
+    "Estimator",
+    "LocalPool",
+    "Loss",
+    "LzeroError",
+    "NBAgent",
+    "Reward",
+    "RewardContext",
+    "Scene",
+    "Step",
+    "Task",
+    "TaskSource",
+    "Tool",
+    "ToolError",
+    "Watcher",
+    "corpus_search",
+    "load_config",
+    "make_config",
+    "tool",
 ]
 NEED_TORCH = {"Loss"}
 

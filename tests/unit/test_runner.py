@@ -108,13 +108,11 @@ async def test_episodes_that_run_at_once_are_bounded() -> None:
     assert len(episodes.attempts) == 24
 
 
-async def test_the_scenes_of_a_task_have_one_seed_and_those_of_another_task_another() -> None:
+async def test_the_scenes_of_a_group_have_one_seed() -> None:
     episodes = FakeEpisodes(lambda task, seed, attempt: "yes", Shuffler(0))
-    runner = make_runner(episodes)
-    await record(runner, num_episodes=4)
-    await record(runner, num_episodes=4, position=1)
-    assert set(map(len, episodes.seeds.values())) == {1}
-    assert episodes.seeds["task-0"] != episodes.seeds["task-1"]
+    await record(make_runner(episodes), num_episodes=4)
+    (seeds,) = episodes.seeds.values()
+    assert len(seeds) == 1
 
 
 async def test_episodes_of_a_group_have_seeds_of_their_own() -> None:

@@ -43,8 +43,8 @@ def lines(directory: Path) -> list[bytes]:
         (lambda lines: lines[0] + b"\n" + lines[1].replace(b'"ok"', b'"fine"') + b"\n", "'fine'"),
         (lambda lines: lines[0] + b"\n" + lines[1].replace(b'"finished"', b'"failed"') + b"\n", "status 'failed'"),
         (lambda lines: lines[0] + b"\n" + lines[1] + b"\n" + lines[1], "third line"),
-        (lambda lines: lines[0].replace(b'"version":1', b'"version":2') + b"\n", "version 2 .* update it"),
-        (lambda lines: lines[0].replace(b'"version":1', b'"version":0') + b"\n", "version 0 .* no longer reads"),
+        (lambda lines: lines[0].replace(b'"version":2', b'"version":3') + b"\n", "version 3 .* update it"),
+        (lambda lines: lines[0].replace(b'"version":2', b'"version":0') + b"\n", "version 0 .* no longer reads"),
         (lambda lines: lines[0].replace(b'"task":', b'"tusk":') + b"\n" + lines[1] + b"\n", "tusk"),
     ],
 )

@@ -93,8 +93,9 @@ async def open_play(
 ) -> AsyncIterator[Ready]:
     """What plays episodes, closed when the block is left; `kit` stays open.
 
-    `deadline_s`: seconds of an episode beside the agent's own. `session_s`: seconds that sessions on servers must live. `make_engine` makes another engine than the configuration's, and `pool` is
-    another sandbox, started; both stay open. Raises ConfigError, ModelError, EngineError or SandboxError before anything runs.
+    `deadline_s`: seconds of an episode beside the agent's own. `session_s`: seconds that sessions on servers must live. `make_engine`
+    makes another engine than the configuration's, and `pool` is another sandbox, started; both stay open. Raises ConfigError, ModelError,
+    EngineError or SandboxError before anything runs.
     """
     async with AsyncExitStack() as stack:
         own_pool = (

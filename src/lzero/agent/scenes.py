@@ -53,17 +53,27 @@ class Scenes:
         except Exception as error:
             self.bugs.log("the environment, closing,", error)
 
-    async def rehearse(self, task: Task) -> Scene:
-        """Return a scene of `task` after opening and closing it. Raises ConfigError for one that no episode could use."""
+    async def rehearse(self, task: Task) -> "Rehearsal":
+        """Open and close a scene of `task`. Raises ConfigError for one that no episode could use."""
         stage = self.stage(task, seed=0)
         try:
             scene = await stage.open()
-            await stage.close(wanted=True)
+            seen = tuple(scene.tools), scene.observation
+            outcome = await stage.close(wanted=True)
         except SceneError as error:
             raise ConfigError(f"environment.use, {stage.doing} for task {task.id}: {error}") from error
         finally:
             await stage.leave()
-        return scene
+        return Rehearsal(tools=seen[0], observation=seen[1], outcome=outcome)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a scene held in which nobody acted."""
+
+    tools: Sequence[Tool]
+    observation: str
+    outcome: Mapping[str, Json] | None
 
 
 class Stage:

@@ -1,7 +1,7 @@
 """Play one task as a person or a scripted policy instead of a model."""
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -108,6 +108,15 @@ class Stage:
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         """Raises EngineError: nobody here knows probabilities."""
         raise EngineError("neither a person nor a script can score tokens; a model can")
+
+    async def pause(self) -> None:
+        pass
+
+    async def resume(self) -> None:
+        pass
+
+    def stats(self) -> Mapping[str, float]:
+        return {}
 
     async def forget(self, affinity: str) -> None:
         pass

@@ -31,7 +31,7 @@ class ModelConfig(Section):
     path: str = Field(
         NANO,
         description='"nano" (bundled), a Hugging Face model directory with its tokenizer, or, for `lzero sft`, "fresh": '
-        "new random weights in the nano's shape, and a tokenizer of the world's words.",
+        "new random weights in the nano's shape, and a tokenizer of the words in the demonstrations.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -41,10 +41,15 @@ class ModelConfig(Section):
 
 
 class TasksConfig(Section):
-    train: str = Field("world", description='"world" (built in), or a .jsonl/.jsonl.gz/.parquet file of tasks.')
+    train: str = Field(
+        "world",
+        description='"world" (built in), a .jsonl/.jsonl.gz/.parquet file of tasks, or the import path "package.module:factory" of your '
+        "own source.",
+    )
     eval: str = Field(
         "world", description="Source of held-out tasks, as for `train`. The world's splits never overlap."
     )
+    options: dict[str, Any] = Field({}, description="Options of your own source, as {largest = 20}.")
     columns: dict[str, str] = Field(
         {},
         description='Columns of a task file that hold the fields of a task: {question = "utterance", answers = "target"}; "a.b" is column '
@@ -54,6 +59,10 @@ class TasksConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _every_key_acts(self) -> Self:
+        if self.options and not any(":" in spec and not spec.endswith(ROW_FILES) for spec in (self.train, self.eval)):
+            raise ValueError(
+                "options has an effect with a source of your own only: neither tasks.train nor tasks.eval names one"
+            )
         if self.columns and not (self.train.endswith(ROW_FILES) or self.eval.endswith(ROW_FILES)):
             raise ValueError("columns has an effect with task files only: neither tasks.train nor tasks.eval names one")
         return self

@@ -17,6 +17,8 @@ from lzero.config import ROW_FILES, ReplConfig, TasksConfig
 from lzero.data.attachments import FileLimits
 from lzero.data.files import Reading, read_tasks
 from lzero.data.world import WorldSource
+from lzero.errors import ConfigError
+from lzero.plugins import load_object, make_plugin
 from lzero.protocols import TaskSource
 from lzero.seeds import derive_seed
 from lzero.text import counted, fold, words
@@ -78,8 +80,11 @@ def open_source(spec: str, *, split: str, seed: int, config: TasksConfig, repl: 
     """Open the tasks that `spec` names: "world", "world/<split>", or a file (see `lzero.data.files`).
 
     A file's tasks come shuffled and without end for the split "train", in order for any other. `repl`: bounds the files of tasks.
-    Raises DataError; ConfigError for `tasks.columns` with an unknown field.
+    "package.module:factory" is called with split and seed, and with `tasks.options` by name. Raises DataError; ConfigError for
+    `tasks.columns` with an unknown field, and for a factory that cannot be used.
     """
+    if ":" in spec and not spec.endswith(ROW_FILES):
+        return _made(spec, split=split, seed=seed, config=config)
     if is_world(spec):
         return WorldSource(seed=seed, split=spec.partition("/")[2] or split, hops=config.hops)
     reading = Reading(
@@ -88,6 +93,18 @@ def open_source(spec: str, *, split: str, seed: int, config: TasksConfig, repl: 
     file = read_tasks(Path(spec).expanduser(), reading)
     tasks = Listed(file.tasks, unread=file.unread)
     return Shuffled(tasks, seed=seed) if split == TRAIN else tasks
+
+
+def _made(spec: str, *, split: str, seed: int, config: TasksConfig) -> TaskSource:
+    key, setting = f"tasks.{split}", f'tasks.{split} = "{spec}"'
+    factory = load_object(spec, key=key)
+    source = make_plugin(factory, split, seed, options=config.options, setting=setting, key="tasks.options")
+    if not (callable(getattr(source, "task", None)) and hasattr(source, "__len__")):
+        raise ConfigError(
+            f"{setting} makes a {type(source).__name__}, which is no source of tasks: it needs task(index) and a length"
+        )
+    found: TaskSource = source
+    return Shuffled(found, seed=seed) if split == TRAIN and len(found) < sys.maxsize else found
 
 
 def unread_fields(source: TaskSource) -> str:

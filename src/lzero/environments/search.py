@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lzero.environments.stateless import StatelessScene
+from lzero.text import counted
 from lzero.tools.search import PassageIndex, Search
 from lzero.types import Passage, Task
 
@@ -38,8 +39,12 @@ class SearchEnvironment:
         self._corpus = corpus
         self._results = results
         self._snippet_chars = snippet_chars
-        self._shared = corpus_search(corpus, num_results=results, snippet_chars=snippet_chars) if corpus else None
-        self._search_of = lru_cache(maxsize=INDEXES)(self._index)  # the episodes of a task share an index
+        self._index = _open_corpus(corpus) if corpus else None
+        self._shared = self._search(self._index, in_thread=True) if self._index is not None else None
+        self._search_of = lru_cache(maxsize=INDEXES)(self._search_passages)  # the episodes of a task share an index
+
+    def __str__(self) -> str:
+        return f"search in {self._corpus}, {counted(len(self._index), 'passage')}" if self._index else "search"
 
     @asynccontextmanager
     async def scene(self, task: Task, *, seed: int) -> AsyncIterator[StatelessScene]:
@@ -53,15 +58,21 @@ class SearchEnvironment:
         """Return the corpus. Implements `WithFiles`."""
         return {"corpus": Path(self._corpus)} if self._corpus else {}
 
-    def _index(self, passages: tuple[Passage, ...]) -> Search:
-        return Search(PassageIndex(passages), num_results=self._results, snippet_chars=self._snippet_chars)
+    def _search_passages(self, passages: tuple[Passage, ...]) -> Search:
+        return self._search(PassageIndex(passages))
+
+    def _search(self, index: PassageIndex, *, in_thread: bool = False) -> Search:
+        return Search(index, num_results=self._results, snippet_chars=self._snippet_chars, in_thread=in_thread)
 
 
 def corpus_search(corpus: str | Path, *, num_results: int = SEARCH_RESULTS, snippet_chars: int = 1000) -> Search:
     """Return the tool `search(query)` over a directory of documents or a file of passages, indexed once:
     `NBAgent(model, tools=[corpus_search("papers/")])`. Raises DataError, ConfigError."""
+    return Search(_open_corpus(corpus), num_results=num_results, snippet_chars=snippet_chars, in_thread=True)
+
+
+def _open_corpus(corpus: str | Path) -> PassageIndex:
     from lzero.data.files import read_passages
     from lzero.tools.corpus import open_corpus
 
-    index = open_corpus(Path(corpus), read_passages)
-    return Search(index, num_results=num_results, snippet_chars=snippet_chars, in_thread=True)
+    return open_corpus(Path(corpus), read_passages)

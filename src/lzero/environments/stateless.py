@@ -22,6 +22,9 @@ class StatelessScene:
 class Nothing:
     """The environment "none": agents have their own tools, and no world. Implements `Environment`."""
 
+    def __str__(self) -> str:
+        return "none"
+
     @asynccontextmanager
     async def scene(self, task: Task, *, seed: int) -> AsyncIterator[StatelessScene]:
         yield StatelessScene()

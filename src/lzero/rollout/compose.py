@@ -89,8 +89,8 @@ def open_reward(config: Config) -> RewardFn:
         return make_reward(section)
     if section != RewardConfig(function=name, options=section.options, timeout_s=section.timeout_s):
         raise ConfigError(
-            f"reward.function = {name!r} replaces L0's reward, so the other keys of [reward], but for options and timeout_s, do not act: "
-            "remove them"
+            f"reward.function = {name!r} replaces L0's reward, so the other keys of [reward], but for options and timeout_s, have no "
+            "effect: remove them"
         )
     function: RewardFn = load_object(name, key="reward.function")
     if not callable(function):
@@ -105,18 +105,20 @@ def _reward_options(function: RewardFn, config: Config) -> dict[str, Any]:
         if options:
             raise ConfigError("reward.options has no effect without reward.function: remove it")
         return {}
-    given = 3 if takes_context(function) else 2
+    wanted = ("task", "episode", "context") if takes_context(function) else ("task", "episode")
     try:
-        inspect.signature(function).bind(*[None] * given, **options)
+        inspect.signature(function).bind(*wanted, **options)
     except TypeError as error:
-        wanted = "(task, episode, context)" if given == 3 else "(task, episode)"
+        beside = f" and the options {', '.join(options)}" if options else ""
         raise ConfigError(
-            f"reward.function = {name!r} cannot be called with {wanted} and the options {sorted(options)}: {error}. A third parameter is "
-            "given if it is called context"
+            f"reward.function = {name!r} cannot be called with ({', '.join(wanted)}){beside}: {error}. Let it take these arguments; a "
+            "third parameter that is called context is given, too"
         ) from None
     except ValueError:
         return options  # a function written in C has no signature to check
-    return valid_options(function, options, setting=f'reward.function = "{name}"', key="reward.options", given=given)
+    return valid_options(
+        function, options, setting=f'reward.function = "{name}"', key="reward.options", given=len(wanted)
+    )
 
 
 def open_judge(config: Config) -> Judge | None:

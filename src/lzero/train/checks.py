@@ -7,7 +7,6 @@ from lzero.algo.credit import make_estimator
 from lzero.algo.loss import make_loss
 from lzero.config import Config, Section, SftConfig
 from lzero.data.sources import is_world
-from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError
 from lzero.rollout.deadline import lzero_s
 
@@ -40,8 +39,6 @@ def _check_algorithms(config: Config) -> None:
 
 def _complaints(config: Config) -> Iterator[str]:
     algo, train, rollout, reward = config.algo, config.train, config.rollout, config.reward
-    if not kind_of(config).TRAINS:
-        yield f'engine.kind = "{config.engine.kind}" cannot be trained: name a kind that samples from model.path, as "local"'
     num_episodes = rollout.tasks_per_update * rollout.episodes_per_task
     if num_episodes == 1:
         yield (

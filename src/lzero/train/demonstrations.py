@@ -5,7 +5,8 @@ contents of its turns (never its control tokens) are decoded with the tokenizer 
 """
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from lzero.agent.renderer import Renderer
 from lzero.algo.samples import to_samples
 from lzero.engine.kinds import kind_of
 from lzero.errors import ModelError, StoreError
+from lzero.models import build_tokenizer
 from lzero.store import RunDirectory, read_episodes
 from lzero.types import Completion, Episode, Prompt, Sample, Step
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MARK = "lzero-contents"
+MAX_WORDS = 1_000
+"""Largest vocabulary of a fresh tokenizer, beside single bytes."""
+OFTEN = 5
+"""Occurrences that a word needs."""
+_CONTROL = re.compile(r"<\|[a-z_]+\|>")
+_PIECE = re.compile(r" ?[^\W\d_]+|[^\w\s]+\n?|\s+")
+"""A word with the space before it, punctuation, or white space. Digits stay single tokens, so that a model can copy any number."""
 
 
 def read_demonstrations(
@@ -55,6 +64,37 @@ def read_demonstrations(
             f"{run_dir} has no episodes to learn from" + (f" with sft.focus = {focus.pattern!r}" if focus else "")
         )
     return found
+
+
+def fresh_tokenizer(run_dirs: Sequence[Path]) -> "PreTrainedTokenizerFast":
+    """Return a tokenizer for what these runs recorded: their own if they share one that has words, or else one of the words that occur
+    most in them. Raises StoreError, ModelError as `read_demonstrations` does."""
+    recorded_with = [_recorded_with(run_dir) for run_dir in run_dirs]
+    first, plain = recorded_with[0], build_tokenizer()
+    if not _same(first, plain) and all(_same(first, other) for other in recorded_with):
+        return first
+    counts: Counter[str] = Counter()
+    for run_dir, tokenizer in zip(run_dirs, recorded_with, strict=True):
+        for episode in _episodes(run_dir):
+            for sample in to_samples(episode):
+                counts.update(_PIECE.findall(_CONTROL.sub("\n", _decode(tokenizer, sample.token_ids))))
+    often = [piece for piece, count in counts.items() if count >= OFTEN and len(piece) > 1]
+    often.sort(key=lambda piece: (-counts[piece] * (len(piece) - 1), piece))  # the tokens that it saves
+    return build_tokenizer(often[:MAX_WORDS])
+
+
+def _recorded_with(run_dir: Path) -> "PreTrainedTokenizerFast":
+    config = RunDirectory.open(run_dir).config
+    tokenizer = kind_of(config).open_tokenizer(config)
+    if tokenizer is None:
+        raise StoreError(
+            f'{run_dir} was recorded with engine.kind = "{config.engine.kind}", whose replies have no tokens'
+        )
+    return tokenizer
+
+
+def _episodes(run_dir: Path) -> Iterator[Episode]:
+    return (episode for episode in read_episodes(run_dir) if episode.status != "failed" and episode.steps)
 
 
 def _focused(sample: Sample, tokenizer: "PreTrainedTokenizerFast", focus: re.Pattern[str]) -> tuple[int, ...]:

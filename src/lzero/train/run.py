@@ -21,7 +21,8 @@ import msgspec
 from lzero.agent.compose import opened_kit
 from lzero.config import Config
 from lzero.data.sources import leaks, unread_fields
-from lzero.errors import DataError
+from lzero.engine.kinds import kind_of
+from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
 from lzero.rollout.collector import Collector
@@ -88,6 +89,10 @@ async def run_training(
     the configuration, the tasks, the model or this machine's sandbox cannot be used.
     """
     start = time.monotonic()
+    if not kind_of(config).TRAINS:
+        raise ConfigError(
+            f'engine.kind = "{config.engine.kind}" cannot be trained: name a kind that samples from model.path, as "local"'
+        )
     check_settings(config)
     check_trackers(config)
     open_scorer(config)

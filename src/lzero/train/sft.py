@@ -22,11 +22,9 @@ from lzero.algo.batches import collate, unscored
 from lzero.algo.layout import Layout
 from lzero.algo.loss import likelihood
 from lzero.config import Config, SftConfig
-from lzero.data.world import vocabulary
 from lzero.errors import ConfigError
 from lzero.models import (
     Architecture,
-    build_tokenizer,
     load_model,
     load_tokenizer,
     new_model,
@@ -36,7 +34,7 @@ from lzero.models import (
 )
 from lzero.seeds import derive_seed
 from lzero.store import RunDirectory
-from lzero.train.demonstrations import read_demonstrations
+from lzero.train.demonstrations import fresh_tokenizer, read_demonstrations
 from lzero.train.schedule import warmup_stable_decay
 from lzero.train.score import sample_logprobs
 from lzero.train.seeding import seeded
@@ -115,12 +113,13 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
 
 
 def starting_model(config: Config) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
-    """The model that `model.path` names; "fresh" is a new one of the nano's shape, seeded. Raises ModelError."""
+    """The model that `model.path` names; "fresh" is a new one of the nano's shape, seeded, with the words of the
+    demonstrations. Raises ModelError, StoreError."""
     dtype, device = config.model.dtype, config.model.device
     if config.model.path != FRESH:
         path = resolve(config.model.path)
         return load_model(path, dtype=dtype, device=device), load_tokenizer(path)
-    tokenizer = build_tokenizer(vocabulary())
+    tokenizer = fresh_tokenizer([Path(run_dir) for run_dir in config.sft.episodes])
     model = new_model(Architecture(), tokenizer, seed=derive_seed(config.run.seed, "model"))
     return model.to(device=select_device(device), dtype=getattr(torch, dtype)), tokenizer
 

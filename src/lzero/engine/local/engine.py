@@ -112,9 +112,17 @@ class LocalEngine:
     async def load(self, state_dict: Mapping[str, torch.Tensor], version: int) -> None:
         """Use these weights, under this policy version, from the next forward pass on; returns once they are in. Requests
         under way go on with them, from keys computed anew. Raises EngineError, and changes nothing, when they do not fit."""
-        future, succeed, fail = _answer(type(None))
-        self._worker.ask(partial(self._worker.load, state_dict, version), succeed, fail)
-        await _in_time(future, f"loading version {version}")
+        await self._command(partial(self._worker.load, state_dict, version), f"loading version {version}")
+
+    async def pause(self) -> None:
+        """Sample nothing, from the next forward pass on, until `resume`. Requests keep their places, and their deadlines."""
+        await self._command(self._worker.pause, "pausing")
+
+    async def resume(self) -> None:
+        await self._command(self._worker.resume, "resuming")
+
+    def stats(self) -> Mapping[str, float]:
+        return self._worker.load_figures()
 
     async def compute(self, function: Callable[[], T]) -> T:
         """What `function` returns, or raises, called in the engine's thread between two forward passes, with gradients. Nothing is sampled
@@ -134,6 +142,11 @@ class LocalEngine:
         """Fail what is waiting and end the thread. Raises EngineError when a forward pass takes longer than 30 s."""
         if not await asyncio.to_thread(self._worker.stop, CLOSE_S):
             raise EngineError(f"the engine's thread did not end within {CLOSE_S:g} s")
+
+    async def _command(self, function: Callable[[], None], what: str) -> None:
+        future, succeed, fail = _answer(type(None))
+        self._worker.ask(function, succeed, fail)
+        await _in_time(future, what)
 
     def _checked(self, ids: Sequence[int], what: str, *, max_new: int) -> Ints:
         """The ids as an array, if the model can take them."""

@@ -55,7 +55,7 @@ class Worker:
         """Whoever waits for an answer, and how it is told of a failure."""
         self._lock = threading.Lock()
         self._stopped: EngineError | None = None
-        self._closing = False
+        self._closing = self._paused = False
         self._thread = threading.Thread(target=self._run, name="lzero-engine", daemon=True)
         self._thread.start()
 
@@ -89,6 +89,10 @@ class Worker:
 
     def forget(self, affinity: str) -> None:
         self._inbox.put(lambda: self._rows.forget(affinity))
+
+    def load_figures(self) -> dict[str, float]:
+        """Return the number of requests that run and that wait, at about this moment."""
+        return {"running": float(self._rows.active.sum()), "waiting": float(len(self._waiting))}
 
     def stop(self, timeout_s: float) -> bool:
         """Ask the thread to end and wait; False when it is still in a forward pass then."""
@@ -126,12 +130,21 @@ class Worker:
         self._rows.invalidate()
         self.version = version
 
+    def pause(self) -> None:
+        """Sample nothing until `resume`; commands are obeyed meanwhile."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+
     def _run(self) -> None:
         with ExitStack() as last_act, torch.inference_mode():
             last_act.push(self._end)
             torch.set_num_threads(self._num_threads)
             while not self._closing:
                 self._obey()
+                if self._paused:
+                    continue
                 self._admit()
                 self._prefill()
                 self._decode()
@@ -160,7 +173,7 @@ class Worker:
 
     def _obey(self) -> None:
         """Run the commands that came in; with nothing else to do, wait for one."""
-        if not self._waiting and not self._rows.active.any():
+        if self._paused or not (self._waiting or self._rows.active.any()):
             self._inbox.get()()
         while not self._inbox.empty():
             self._inbox.get()()

@@ -1,7 +1,7 @@
 """Engines without a model: a plain function of the transcript decides. They carry experts, weak policies and tests."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lzero.engine.chat.stops import StopCut
@@ -32,6 +32,15 @@ class ScriptedEngine:
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         """Raises EngineError: a script has no probabilities for texts that it did not write."""
         raise EngineError("a scripted policy cannot score tokens; a model can")
+
+    async def pause(self) -> None:
+        pass
+
+    async def resume(self) -> None:
+        pass
+
+    def stats(self) -> Mapping[str, float]:
+        return {}
 
     async def forget(self, affinity: str) -> None:
         pass

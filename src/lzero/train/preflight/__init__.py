@@ -32,10 +32,9 @@ CHECKS: tuple[Check, ...] = (
 
 def run_checks(config: Config) -> Iterator[Line]:
     """Run all checks, in order; a failed check does not stop the others. A problem that several checks find is reported once."""
-    subject = Subject(config)
     reported: set[str] = set()
-    for check in CHECKS:
-        for line in _lines(check, subject):
+    with Subject(config) as subject:
+        for line in (line for check in CHECKS for line in _lines(check, subject)):
             problems = tuple(problem for problem in line.problems if problem not in reported)
             reported |= set(problems)
             if problems or not line.problems:

@@ -48,7 +48,7 @@ def check_prompts(subject: Subject) -> Iterator[Line]:
 def _count(subject: Subject, task: Task) -> int:
     config = subject.config
     assert subject.renderer is not None
-    scene = subject.scene(task)
+    scene = subject.rehearsal(task)
     described = (*scene.tools, *subject.kit.tools, SubmitFinalAnswer())
     system = system_prompt(config.agent, described, task, libraries=LIBRARIES + config.repl.packages)
     return len(subject.renderer.start(system, task_turn(config.agent, asked(task, scene.observation))))

@@ -1,7 +1,7 @@
 """Checks of the reward, on made-up episodes."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from lzero.agent.broker import ANSWER_CHARS
@@ -12,7 +12,7 @@ from lzero.rollout.compose import open_scorer
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.scoring import Scorer
 from lzero.train.preflight.subject import SPLITS, Line, Subject
-from lzero.types import Budgets, Completion, Episode, Execution, Parsed, Prompt, Sampling, Step, Task
+from lzero.types import Budgets, Completion, Episode, Execution, Json, Parsed, Prompt, Sampling, Step, Task
 
 SHOWN_CHARS = 20
 ODD = ("[", "nan", "1e999", "\0", "½ 北京", "x" * ANSWER_CHARS)
@@ -26,10 +26,11 @@ def check_rewards(subject: Subject) -> Iterator[Line]:
         tasks = subject.tasks(split)
         scorer = open_scorer(subject.config)
         if name:
-            over, found = "a right and an empty answer", asyncio.run(function_problems(tasks[:1], scorer))
+            outcome = subject.rehearsal(tasks[0]).outcome
+            over, found = "a right and an empty answer", asyncio.run(function_problems(tasks[:1], scorer, outcome))
             if split == "train" and not found:
                 over += f", {len(ODD)} odd ones"
-                found = asyncio.run(odd_problems(tasks[0], open_scorer(subject.config)))
+                found = asyncio.run(odd_problems(tasks[0], open_scorer(subject.config), outcome))
         else:
             over, found = f"answers of {len(tasks):,} tasks", asyncio.run(_score_all(tasks, scorer))
             found += [problem for task in tasks for problem in form_problems(task, subject.config.reward)]
@@ -37,30 +38,33 @@ def check_rewards(subject: Subject) -> Iterator[Line]:
         yield Line(f"reward, {split}: {whose}", over, [f"{split}: {each}" for each in found])
 
 
-async def function_problems(tasks: Sequence[Task], scorer: Scorer) -> list[str]:
-    """Return a sentence where the reward function fails on an episode of the tasks, or pays no more for a right answer than for none."""
+async def function_problems(
+    tasks: Sequence[Task], scorer: Scorer, outcome: Mapping[str, Json] | None = None
+) -> list[str]:
+    """Return a sentence where the reward function fails on an episode of the tasks, or pays no more for a right answer than for none. With
+    an outcome, which is that of a scene in which nobody acted, no answer need be right."""
     problems = []
     for task in tasks:
         try:
-            right = await scorer.score(task, made_up(task, task.answers[0]))
-            empty = await scorer.score(task, made_up(task, ""))
+            right = await scorer.score(task, made_up(task, task.answers[0] if task.answers else "", outcome))
+            empty = await scorer.score(task, made_up(task, "", outcome))
         except RewardError as error:
             problems.append(f"{task.id}: {error}")
         else:
-            if right.score <= empty.score:
+            if right.score <= empty.score and outcome is None:
                 problems.append(
                     f"{task.id}: the gold answer {task.answers[0]!r} scores {right.score:g}, and an empty answer {empty.score:g}"
                 )
     return problems
 
 
-async def odd_problems(task: Task, scorer: Scorer) -> list[str]:
+async def odd_problems(task: Task, scorer: Scorer, outcome: Mapping[str, Json] | None = None) -> list[str]:
     """Return a sentence for each odd answer on which the reward function fails: an episode that is not scored is not trained on, so an
     agent could leave out its episode by such an answer."""
     problems = []
     for answer in ODD:
         try:
-            await scorer.score(task, made_up(task, answer))
+            await scorer.score(task, made_up(task, answer, outcome))
         except RewardError as error:
             shown = repr(answer) if len(answer) < SHOWN_CHARS else f"a text of {len(answer):,} characters"
             problems.append(
@@ -114,7 +118,7 @@ async def score_problems(task: Task, scorer: Scorer) -> list[str]:
     return problems
 
 
-def made_up(task: Task, answer: str) -> Episode:
+def made_up(task: Task, answer: str, outcome: Mapping[str, Json] | None = None) -> Episode:
     """Return an episode of one step that submitted `answer`."""
     code = f"submit_final_answer({answer!r})"
     step = Step(
@@ -133,4 +137,5 @@ def made_up(task: Task, answer: str) -> Episode:
         steps=(step,),
         status="finished",
         answer=answer,
+        outcome=None if outcome is None else dict(outcome),
     )

@@ -29,6 +29,6 @@ def check_tools(subject: Subject) -> Iterator[Line]:
 def check_scenes(subject: Subject) -> Iterator[Line]:
     """Check that the environment opens a scene of the first task of each split, with tools that can be used, and tells its outcome."""
     for split in SPLITS:
-        scene = subject.scene(subject.tasks(split)[0])
+        scene = subject.rehearsal(subject.tasks(split)[0])
         names = ", ".join(tool.name for tool in scene.tools)
-        yield Line(f"environment, {split}: {subject.config.environment.use}", names or counted(0, "tool"))
+        yield Line(f"environment, {split}: {subject.kit.scenes.environment}", names or counted(0, "tool"))

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from lzero.agent.compose import Kit, open_kit
+from lzero.agent.scenes import Rehearsal
 from lzero.config import Config
 from lzero.engine.kinds import kind_of
-from lzero.protocols import Scene, TaskSource
+from lzero.protocols import TaskSource
 from lzero.rollout.compose import eval_tasks, train_tasks
 from lzero.types import Task
 
@@ -41,8 +42,17 @@ class Subject:
         self.config = config
         self._sources: dict[Split, TaskSource] = {}
         self._tasks: dict[Split, Sequence[Task]] = {}
-        self._scenes: dict[str, Scene] = {}
+        self._rehearsals: dict[str, Rehearsal] = {}
         self._loop = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close what was opened."""
+        if "kit" in self.__dict__:
+            self._loop.run(self.kit.scenes.close())
+        self._loop.close()
 
     @cached_property
     def kit(self) -> Kit:
@@ -56,11 +66,11 @@ class Subject:
         tokenizer = kind_of(self.config).open_tokenizer(self.config)
         return None if tokenizer is None else open_renderer(self.config.agent, tokenizer)
 
-    def scene(self, task: Task) -> Scene:
-        """Return a scene of the task, which was opened and closed once. Raises ConfigError for one that no episode could use."""
-        if task.id not in self._scenes:
-            self._scenes[task.id] = self._loop.run(self.kit.scenes.rehearse(task))
-        return self._scenes[task.id]
+    def rehearsal(self, task: Task) -> Rehearsal:
+        """Return what a scene of the task holds. Raises ConfigError for one that no episode could use."""
+        if task.id not in self._rehearsals:
+            self._rehearsals[task.id] = self._loop.run(self.kit.scenes.rehearse(task))
+        return self._rehearsals[task.id]
 
     def source(self, split: Split) -> TaskSource:
         if split not in self._sources:

@@ -1,0 +1,106 @@
+"""examples/judged: a reward that asks a model, on a server on loopback that plays the judge."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from chat_servers import ChatServer, choice, ended, streams
+from starlette.responses import Response
+
+from lzero.config import Config, load_config
+from lzero.errors import ConfigError, StoreError
+from lzero.eval.evaluate import Evaluation, Evaluator
+from lzero.rollout.compose import build, eval_tasks, open_scorer
+from lzero.store.verdicts import VERDICTS_FILE, Verdict, Verdicts
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "judged"
+pytestmark = pytest.mark.sandbox
+
+
+@pytest.fixture(autouse=True)
+def in_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    monkeypatch.delitem(sys.modules, "judge", raising=False)
+
+
+def answer(body: dict[str, Any]) -> Response:
+    """Score by what is judged: 7 for a name, nonsense for Muna."""
+    asked = body["messages"][0]["content"]
+    judged = asked.partition("<<<")[2].partition(">>>")[0].strip()
+    text = "I like it." if judged.startswith("M") else "SCORE: 7"
+    return streams(choice(content=text), ended())(body)
+
+
+def settings(server: ChatServer, *overrides: str) -> Config:
+    expert = ("engine.kind=scripted", "engine.policy=expert", "eval.num_tasks=12", "rollout.concurrency=6")
+    judge = ("reward.function=judge:judged", "judge.model=qwen3", f"judge.url={server.url}", "judge.key=")
+    return load_config(None, [*expert, *judge, *overrides])
+
+
+async def evaluated(config: Config, directory: Path) -> Evaluation:
+    async with build(config) as parts:
+        parts.runner.keep_verdicts(directory)
+        return await Evaluator(runner=parts.runner, source=eval_tasks(config), config=config).greedy()
+
+
+async def test_verdicts_are_scores_and_are_asked_for_once(tmp_path: Path) -> None:
+    async with ChatServer(answer) as server:
+        first = await evaluated(settings(server), tmp_path)
+        asked = len(server.bodies)
+        again = await evaluated(settings(server), tmp_path)
+    malformed = [(record.episodes[0].answer or "").startswith("M") for record in first.records]
+    assert 0 < sum(malformed) < 12
+    assert first.score == pytest.approx(0.7 * (12 - sum(malformed)) / 12)
+    assert [record.scores == (0.0,) for record in first.records] == malformed
+    counts = {name: first.metrics[f"judge/{name}"] for name in ("asked", "known", "malformed")}
+    assert counts == {"asked": 12.0, "known": 0.0, "malformed": float(sum(malformed))}
+    assert asked == len(server.bodies) == 12, "the second evaluation asked nobody"
+    assert (again.score, again.metrics["judge/known"]) == (first.score, 12.0)
+    verdicts = [
+        msgspec.json.decode(line, type=Verdict) for line in (tmp_path / VERDICTS_FILE).read_bytes().splitlines()
+    ]
+    assert {verdict.model for verdict in verdicts} == {"qwen3"}
+
+
+async def test_options_of_a_reward_reach_it_and_are_checked(tmp_path: Path) -> None:
+    async with ChatServer(answer) as server:
+        found = await evaluated(settings(server, "reward.options.best=14", "eval.num_tasks=2"), tmp_path)
+        assert set(found.records[0].scores + found.records[1].scores) <= {0.5, 0.0}
+        for wrong, told in (
+            ("reward.options.worst=1", "worst"),
+            ("reward.options.best=much", "reward.options.best = 'much'"),
+        ):
+            with pytest.raises(ConfigError, match=told):
+                open_scorer(settings(server, wrong))
+
+
+async def test_a_judge_that_does_not_answer_costs_the_episode_and_not_the_run(tmp_path: Path) -> None:
+    def broken(body: dict[str, Any]) -> Response:
+        return Response("down", 400)
+
+    async with ChatServer(answer, answer, answer, broken) as server:
+        found = await evaluated(settings(server, "eval.num_tasks=5", "rollout.concurrency=1"), tmp_path)
+    assert (found.num_failed, found.metrics["failures/reward"]) == (2, 2.0)
+
+
+def test_a_key_of_a_judge_that_is_not_named_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"judge: at_once has no effect without judge\.model"):
+        load_config(None, ["judge.at_once=3"])
+
+
+def test_verdicts_that_were_cut_short_are_cut_off_and_others_are_named(tmp_path: Path) -> None:
+    verdicts = Verdicts()
+    verdicts.add(Verdict(key="a", model="m", asked="?", reply="yes"))
+    verdicts.keep_in(tmp_path)
+    file = tmp_path / VERDICTS_FILE
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[:9])
+    again = Verdicts()
+    again.keep_in(tmp_path)
+    assert again.find("a") == "yes"
+    assert file.read_bytes() == whole
+    file.write_bytes(b"{}\n")
+    with pytest.raises(StoreError, match=r"verdicts\.jsonl, line 1 is no verdict"):
+        Verdicts().keep_in(tmp_path)
