@@ -28,5 +28,6 @@ def make_micro_batch(
         targets=torch.zeros(num_tokens, dtype=torch.int64),
         steps=torch.tensor(range(num_tokens) if steps is None else steps, dtype=torch.int64),
         episodes=torch.tensor([0] * num_tokens if episodes is None else episodes, dtype=torch.int64),
+        versions=torch.zeros(num_tokens, dtype=torch.int64),
         **{name: torch.tensor(column, dtype=torch.float64) for name, column in columns.items()},
     )

@@ -7,6 +7,7 @@ Every type is frozen and keyword-only; a stage returns a new object. `msgspec` v
 that holds one of these needs no checks of its own.
 """
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
@@ -319,6 +320,15 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for episode, reward in zip(self.episodes, self.rewards, strict=True):
             if len(reward.per_step) != len(episode.steps):
                 raise ValueError(f"Episode {episode.id}: {len(episode.steps)} steps, {len(reward.per_step)} rewards")
+
+    @property
+    def versions(self) -> Counter[int]:
+        """Number of sampled tokens by the policy version that drew them."""
+        steps = (step for episode in self.episodes for step in episode.steps)
+        found: Counter[int] = Counter()
+        for version, count in (run for step in steps for run in step.completion.versions):
+            found[version] += count
+        return found
 
 
 class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

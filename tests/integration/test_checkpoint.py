@@ -49,7 +49,7 @@ def step(model: Any, optimizer: torch.optim.Optimizer, number: int) -> None:
 
 def save(directory: Path, update: int, *, keep: int = 2, score: float | None = None) -> Path:
     model, optimizer = trained(update)
-    progress = Progress(update=update, collector={"next_task": 10 * update})
+    progress = Progress(update=update, stream={"next_task": 10 * update})
     snapshot = take_snapshot(model, TOKENIZER, [optimizer], config=Config(), progress=progress, score=score)
     return save_checkpoint(directory, snapshot, keep=keep, keep_best=score is not None)
 
@@ -66,7 +66,7 @@ def test_training_goes_on_from_a_checkpoint_bit_by_bit(tmp_path: Path) -> None:
         step(model, optimizer, number)
     for name, tensor in trained(5)[0].state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
-    assert read_manifest(path).progress == Progress(update=3, collector={"next_task": 30})
+    assert read_manifest(path).progress == Progress(update=3, stream={"next_task": 30})
 
 
 def test_training_in_bfloat16_goes_on_bit_by_bit_too(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from lzero.config import Config, load_config
 from lzero.engine.local.engine import LocalEngine
 from lzero.errors import CreditError, StoreError, TrainError
 from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model, save_model
-from lzero.rollout.collector import Collected
+from lzero.rollout.stream import Collected
 from lzero.seeds import derive_seed
 from lzero.store import Record, RunDirectory, read_episodes
 from lzero.train.checkpoint import Progress, newest_checkpoint, read_manifest
@@ -37,7 +37,7 @@ PAID_BELOW = 128
 
 
 class Bandit:
-    """A collector without agent, sandbox or source."""
+    """A stream without agent, sandbox or source."""
 
     def __init__(self, engine: LocalEngine, *, next_task: Json = 0) -> None:
         assert isinstance(next_task, int)
@@ -54,7 +54,12 @@ class Bandit:
     def state(self) -> dict[str, Json]:
         return {"next_task": self.next_task}
 
-    async def collect(self, update: int) -> Collected:
+    def published(self, version: int) -> None:
+        assert version == self.engine.version
+
+    async def close(self) -> None: ...
+
+    async def take(self, update: int) -> Collected:
         self.started.set()
         if self.hangs:
             await asyncio.Event().wait()
@@ -136,10 +141,10 @@ async def run_bandit(
                 stop.set()
 
         async with local_engine(config) as engine:
-            bandit = Bandit(engine, next_task=progress.collector.get("next_task", 0))
+            bandit = Bandit(engine, next_task=progress.stream.get("next_task", 0))
             learner = LocalLearner(trainer, engine, run)
             outcome = await train(
-                learner, progress, config=config, collector=bandit, run=run, on_update=on_update, stop=stop
+                learner, progress, config=config, stream=bandit, run=run, on_update=on_update, stop=stop
             )
         return outcome, updates, {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
@@ -154,7 +159,7 @@ async def test_the_policy_learns_what_is_paid(tmp_path: Path) -> None:
     assert scores[0] < 0.6
     assert scores[-1] > 0.95
     assert outcome.finished
-    assert outcome.progress == Progress(update=16, collector={"next_task": 16})
+    assert outcome.progress == Progress(update=16, stream={"next_task": 16})
     assert all(update.metrics["train/logprob_gap_max"] < 1e-4 for update in updates)
     assert updates[0].metrics["train/kl"] == pytest.approx(0.0, abs=1e-6)
     assert updates[-1].metrics["train/kl"] > 0.1
@@ -225,7 +230,7 @@ async def test_stop_cancels_the_episodes_under_way_and_leaves_a_checkpoint(tmp_p
         bandit = Bandit(engine)
         bandit.hangs = True
         running = asyncio.create_task(
-            train(LocalLearner(trainer, engine, run), progress, config=config, collector=bandit, run=run, stop=stop)
+            train(LocalLearner(trainer, engine, run), progress, config=config, stream=bandit, run=run, stop=stop)
         )
         await bandit.started.wait()
         stop.set()
@@ -251,7 +256,7 @@ async def test_evaluations_come_between_updates_as_often_as_asked(tmp_path: Path
             LocalLearner(trainer, engine, run),
             progress,
             config=config,
-            collector=Bandit(engine),
+            stream=Bandit(engine),
             run=run,
             evaluate=evaluate,
         )
@@ -268,14 +273,14 @@ async def test_an_update_that_is_not_finite_is_left_out_and_kept_and_the_third_i
         bandit = Bandit(engine)
         bandit.breaks_at = frozenset({0, 2, 3, 4})
         with pytest.raises(TrainError, match=r"update 4: .* 3 in a row"):
-            await train(LocalLearner(trainer, engine, run), progress, config=config, collector=bandit, run=run)
+            await train(LocalLearner(trainer, engine, run), progress, config=config, stream=bandit, run=run)
     assert [line["train/skipped"] for line in run.read_metrics()] == [1.0, 0.0, 1.0, 1.0]
     for update, kept in enumerate((1, 0, 1, 1, 1)):
         steps = read_skipped(run.path, update=update)
         assert [len(step.batch) for step in steps] == [NUM_EPISODES] * kept
     checkpoint = newest_checkpoint(run.checkpoints)
     assert checkpoint is not None
-    assert read_manifest(checkpoint).progress == Progress(update=3, collector={"next_task": 3}, skipped_in_a_row=1)
+    assert read_manifest(checkpoint).progress == Progress(update=3, stream={"next_task": 3}, skipped_in_a_row=1)
 
 
 async def test_a_penalty_in_the_reward_that_is_not_finite_skips_the_step_and_keeps_its_batch(tmp_path: Path) -> None:
@@ -286,7 +291,7 @@ async def test_a_penalty_in_the_reward_that_is_not_finite_skips_the_step_and_kee
     trainer.reference.get_output_embeddings().weight.data.fill_(float("nan"))
     async with local_engine(config) as engine:
         with pytest.raises(TrainError, match=r"update 2: .* 3 in a row"):
-            await train(LocalLearner(trainer, engine, run), progress, config=config, collector=Bandit(engine), run=run)
+            await train(LocalLearner(trainer, engine, run), progress, config=config, stream=Bandit(engine), run=run)
     assert [line["train/skipped"] for line in run.read_metrics()] == [1.0, 1.0]
     for update in range(3):
         (step,) = read_skipped(run.path, update=update)
@@ -301,10 +306,10 @@ async def test_a_run_that_gets_no_batch_ends_with_a_checkpoint_of_what_was_reach
         bandit = Bandit(engine)
         bandit.fails_at = 2
         with pytest.raises(TrainError, match="33 of the last 64"):
-            await train(LocalLearner(trainer, engine, run), progress, config=config, collector=bandit, run=run)
+            await train(LocalLearner(trainer, engine, run), progress, config=config, stream=bandit, run=run)
     checkpoint = newest_checkpoint(run.checkpoints)
     assert checkpoint is not None
-    assert read_manifest(checkpoint).progress == Progress(update=2, collector={"next_task": 2})
+    assert read_manifest(checkpoint).progress == Progress(update=2, stream={"next_task": 2})
 
 
 class FailsInThirdUpdate(Estimator):
@@ -324,10 +329,10 @@ async def test_a_run_whose_estimator_fails_ends_with_a_checkpoint_of_what_was_re
     trainer, progress = Trainer.build(config)
     async with local_engine(config) as engine:
         with pytest.raises(CreditError, match=r"FailsInThirdUpdate raised ZeroDivisionError: .* \(test_loop.py, line"):
-            await train(LocalLearner(trainer, engine, run), progress, config=config, collector=Bandit(engine), run=run)
+            await train(LocalLearner(trainer, engine, run), progress, config=config, stream=Bandit(engine), run=run)
     checkpoint = newest_checkpoint(run.checkpoints)
     assert checkpoint is not None
-    assert read_manifest(checkpoint).progress == Progress(update=2, collector={"next_task": 2})
+    assert read_manifest(checkpoint).progress == Progress(update=2, stream={"next_task": 2})
 
 
 async def test_shuffled_rewards_teach_nothing_of_the_real_ones(tmp_path: Path) -> None:

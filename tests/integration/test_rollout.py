@@ -15,8 +15,8 @@ from lzero.eval.evaluate import Evaluator
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.repl import LocalPool
-from lzero.rollout.collector import Collector
 from lzero.rollout.compose import build, eval_tasks, train_tasks
+from lzero.rollout.stream import SynchronousStream
 from lzero.store import Record, RunDirectory, read_episodes
 
 pytestmark = pytest.mark.sandbox
@@ -47,8 +47,8 @@ async def test_a_batch_of_training_is_collected_and_recorded(tmp_path: Path) -> 
     )
     run = RunDirectory.create(config)
     async with build(config) as parts:
-        collector = Collector(parts.runner, train_tasks(config), config=config.rollout, seed=config.run.seed)
-        collected = await collector.collect(0)
+        stream = SynchronousStream(parts.runner, train_tasks(config), config=config.rollout, seed=config.run.seed)
+        collected = await stream.take(0)
     run.write_records(collected.records, phase="train", update=0)
     assert [episode.answer for episode in read_episodes(run.path)] == [
         group.task.answers[0] for group in collected.groups for _ in range(2)

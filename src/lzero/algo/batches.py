@@ -67,6 +67,8 @@ class MicroBatch:
     episodes: Tensor
     """Which episode of this micro-batch, counted from 0."""
     temperatures: Tensor
+    versions: Tensor
+    """Policy version that drew the token (int64)."""
     logprobs: Tensor
     """Of the sampler."""
     old_logprobs: Tensor
@@ -198,6 +200,7 @@ def lay_out(
         steps=_numbered(owners),
         episodes=_numbered(episode for episode, _ in owners),
         temperatures=column([sample.temperature] * len(sample.token_ids) for sample in samples),
+        versions=_integers(acted(sample.versions for sample in samples)),
         logprobs=column(sample.logprobs for sample in samples),
         old_logprobs=column(scored[index].old_logprobs for index in members),
         reference_logprobs=column(scored[index].reference_logprobs for index in members),

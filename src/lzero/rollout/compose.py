@@ -1,8 +1,8 @@
 """Runs that play many episodes, put together from their configuration.
 
-async with build(config, kit, scorer) as parts:
-    collector = Collector(parts.runner, train_tasks(config), config=config.rollout, seed=config.run.seed)
-    collected = await collector.collect(0)
+async with build(config) as parts:
+    stream = SynchronousStream(parts.runner, train_tasks(config), config=config.rollout, seed=config.run.seed)
+    collected = await stream.take(0)
 """
 
 import inspect

@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 STATE, MANIFEST = "trainer.safetensors", "trainer.json"
 RANDOM_CPU, RANDOM_CUDA = "random_cpu", "random_cuda"
-FORMAT = 1
+FORMAT = 2
 """Of a checkpoint's own two files; a larger one was written by a later version of lzero."""
 MAX_MANIFEST_BYTES = 64 << 20
 
 
 class Progress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a run is: `Progress(update=10, collector={"next_task": 702})` has made 10 updates (its policy is version 10)."""
+    """How far a run is: `Progress(update=10, stream={"next_task": 702})` has made 10 updates (its policy is version 10)."""
 
     update: int = 0
-    collector: dict[str, Json] = {}
-    """What the collector needs to go on (`Collector.state`): its place among the tasks."""
+    stream: dict[str, Json] = {}
+    """What the stream of groups needs to go on (`GroupStream.state`): its place among the tasks."""
     skipped_in_a_row: int = 0
     """Optimiser steps that were not made, the last ones before this point."""
 
@@ -209,9 +209,15 @@ def read_manifest(checkpoint: Path) -> Manifest:
     file = checkpoint / MANIFEST
     try:
         text = read_bounded(file, max_bytes=MAX_MANIFEST_BYTES)
-        if msgspec.json.decode(text, type=_Format).format > FORMAT:
+        written = msgspec.json.decode(text, type=_Format).format
+        if written > FORMAT:
             raise LaterFormat(
                 f"{checkpoint} was written by a later version of lzero (this one reads format {FORMAT}): upgrade lzero"
+            )
+        if written < FORMAT:
+            raise StoreError(
+                f"{checkpoint} has format {written}, and this version of lzero resumes from format {FORMAT}: resume with the version that "
+                f"wrote it, or train a new run with model.path={checkpoint}"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -2,7 +2,7 @@
 
            ┌──────────── publish: weights, probed ─────────────┐
            ▼                                                   │
-        engine ──▶ collect ──Groups──▶ learn ──▶ new weights ──┤
+        engine ──▶ stream ──Groups──▶ learn ──▶ new weights ──┤
                       │                  │                     │
                       └─────▶ record ◀───┴────── metrics ──────┤
                                                                ▼
@@ -23,8 +23,8 @@ from typing import Any, Protocol, TypeVar
 
 from lzero.config import Config
 from lzero.errors import CreditError
-from lzero.rollout.collector import Collected
 from lzero.rollout.concurrency import unless
+from lzero.rollout.stream import Collected
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress
 from lzero.train.learner import Learner
@@ -36,15 +36,21 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-class Collector(Protocol):
-    """Makes the batch of one update (`lzero.rollout.collector.Collector` is one)."""
+class GroupStream(Protocol):
+    """Where batches of groups come from (`lzero.rollout.stream`)."""
 
     @property
     def state(self) -> dict[str, Json]:
-        """What the next update depends on, but for its number: a checkpoint holds it."""
+        """What the next batch depends on, but for the policy: a checkpoint holds it."""
 
-    async def collect(self, update: int) -> Collected:
-        """Run the episodes of this update. Cancelled when the run is stopped."""
+    async def take(self, update: int) -> Collected:
+        """Return the batch of this update, when its groups are there. Cancelled when the run is stopped."""
+
+    def published(self, version: int) -> None:
+        """The engine samples from this policy version now, so that more groups may begin."""
+
+    async def close(self) -> None:
+        """End the episodes under way."""
 
 
 Evaluate = Callable[[int], Coroutine[None, None, float]]
@@ -65,7 +71,7 @@ async def train(
     progress: Progress,
     *,
     config: Config,
-    collector: Collector,
+    stream: GroupStream,
     run: RunDirectory,
     evaluate: Evaluate | None = None,
     on_update: Callable[[Update], None] = lambda update: None,
@@ -106,6 +112,7 @@ async def train(
             raise
 
     await learner.publish(version=progress.update)
+    stream.published(progress.update)
     keep_best = settings.keep_best and every > 0
     async with Saver(run.checkpoints, keep=settings.keep_checkpoints, keep_best=keep_best) as saver:
         await measure()
@@ -114,7 +121,7 @@ async def train(
             if saver.is_best(score):
                 held_up_s = await save()
             started = time.monotonic()
-            collected = await kept(collector.collect(progress.update))
+            collected = await kept(stream.take(progress.update))
             if collected is None:
                 break
             learned = await _learn(learner, collected, run, update=progress.update, keep=keep)
@@ -123,8 +130,9 @@ async def train(
             run.append_metrics({**metrics, **collected.failing.line()}, phase="train", update=progress.update)
             saver.check()
             progress = Progress(
-                update=progress.update + 1, collector=collector.state, skipped_in_a_row=learner.skipped_in_a_row
+                update=progress.update + 1, stream=stream.state, skipped_in_a_row=learner.skipped_in_a_row
             )
+            stream.published(progress.update)
             on_update(Update(policy_version=progress.update, metrics=metrics))
             await measure()
             held_up_s = await save() if progress.update % settings.checkpoint_every == 0 else 0.0

@@ -25,10 +25,10 @@ from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
-from lzero.rollout.collector import Collector
 from lzero.rollout.compose import build, eval_tasks, open_scorer, train_tasks
 from lzero.rollout.curriculum import check_curriculum
 from lzero.rollout.failures import TaskFailures, by_task
+from lzero.rollout.stream import SynchronousStream
 from lzero.store import Record, RunDirectory, check_new, read_records
 from lzero.store.inputs import INPUTS_FILE, Input, read_inputs, write_inputs
 from lzero.threads import computing_alone
@@ -130,8 +130,8 @@ async def run_training(
         run.append_sandbox(parts.sandbox)
         parts.runner.keep_verdicts(run.path)
         run.rewind(progress.update)
-        seed, state = config.run.seed, progress.collector
-        collector = Collector(parts.runner, training, config=config.rollout, seed=seed, state=state)
+        seed, state = config.run.seed, progress.stream
+        stream = SynchronousStream(parts.runner, training, config=config.rollout, seed=seed, state=state)
         evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
         history = run.read_metrics()
         with run.logged(), open_trackers(config, run.path, update=progress.update, history=history) as track:
@@ -141,7 +141,7 @@ async def run_training(
                 LocalLearner(trainer, engine, run),
                 progress,
                 config=config,
-                collector=collector,
+                stream=stream,
                 run=run,
                 evaluate=partial(_evaluate, evaluator=evaluator, run=run, watcher=watcher, track=track),
                 on_update=partial(_tell, history=history, watcher=watcher, track=track),

@@ -4,7 +4,7 @@
     round 1 …    as many tasks as will fill what is missing, by the rate so far; at most max_refills rounds
     at the end   too many: the last ones are left out; too few: L0's rule takes back the uniform ones that were dropped last
 
-A round is judged when all of it is done, in the order of its tasks, with random numbers that follow from the seed, the update and
+A round is judged when all of it is done, in the order of its tasks, with random numbers that follow from the seed and
 the task's position. So neither the concurrency nor who finishes first changes what is trained on; `rollout.stragglers` alone gives
 that up, for rounds that do not wait for their slowest episodes.
 """
@@ -13,6 +13,7 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Collected(Struct, frozen=True, kw_only=True):
-    """What `Collector.collect` found."""
+    """What `SynchronousStream.take` found."""
 
     groups: tuple[Group, ...]
     """To train on, in the order of their tasks."""
@@ -49,18 +50,20 @@ class Collected(Struct, frozen=True, kw_only=True):
 
 
 class State(Struct, frozen=True, forbid_unknown_fields=True):
-    """`Collector.state`, checked."""
+    """`SynchronousStream.state`, checked."""
 
     next_task: int = 0
     pass_rates: dict[str, tuple[float, float]] = {}
 
 
-class Collector:
-    """Takes tasks from `source` in order, without end (a file's source starts over by itself, in an order of its own), or as
+class SynchronousStream:
+    """Samples all groups of an update while the policy stands still, so each token is drawn by the policy that learns from it.
+
+    It takes tasks from `source` in order, without end (a file's source starts over by itself, in an order of its own), or as
     `rollout.curriculum` draws them.
 
     `state` is what a checkpoint holds of it: `next_task`, how many tasks were taken, and what was seen of them. A run that resumes passes
-    it back in. Raises ConfigError for a curriculum over tasks that never come again, StoreError for a state that no collector had.
+    it back in. Raises ConfigError for a curriculum over tasks that never come again, StoreError for a state that no stream had.
     """
 
     def __init__(
@@ -94,11 +97,17 @@ class Collector:
             return {"next_task": self._next_task}
         return {"next_task": self._next_task, "pass_rates": self._pass_rates.state()}
 
-    async def collect(self, update: int) -> Collected:
+    def published(self, version: int) -> None:
+        """Nothing begins before it is asked for."""
+
+    async def close(self) -> None:
+        """No episode is under way between two calls of `take`."""
+
+    async def take(self, update: int) -> Collected:
         """Run the episodes of one update. Raises TrainError when no group is left, or too many episodes failed."""
         start = time.monotonic()
         wanted = self._config.tasks_per_update
-        records, expected = await self._rounds(update)
+        records, expected = await self._rounds()
         records, num_taken_back = leave_out(records, wanted), 0
         if self._config.filter == "l0":
             records, num_taken_back = take_back(records, wanted)
@@ -108,7 +117,7 @@ class Collector:
         self._tell_of_a_short_batch(update, records, groups, num_taken_back)
         failing = self._runner.take_failing()
         _tell_of_failing_tasks(update, failing)
-        metrics = self._metrics(records, groups, seconds=time.monotonic() - start) | failing.metrics()
+        metrics = self._metrics(update, records, groups, seconds=time.monotonic() - start) | failing.metrics()
         return Collected(
             groups=groups,
             records=tuple(records),
@@ -116,7 +125,7 @@ class Collector:
             failing=failing,
         )
 
-    async def _rounds(self, update: int) -> tuple[list[Record], dict[str, float]]:
+    async def _rounds(self) -> tuple[list[Record], dict[str, float]]:
         """Every task that was tried, judged; and what the curriculum expected of the first ones."""
         records: list[Record] = []
         tried: list[int] = []
@@ -125,43 +134,43 @@ class Collector:
             num_tasks = tasks_to_try(records, self._config.tasks_per_update)
             if not num_tasks:
                 break
-            indices = self._next_tasks(num_tasks, update, tried)
+            indices = self._next_tasks(num_tasks, tried)
             if self._pass_rates is not None:
                 expected = expected or self._pass_rates.metrics(indices)
             tried += indices
-            records += await self._round(update, indices)
+            records += await self._round(indices)
         return records, expected
 
-    def _next_tasks(self, num_tasks: int, update: int, tried: Sequence[int]) -> list[int]:
+    def _next_tasks(self, num_tasks: int, tried: Sequence[int]) -> list[int]:
         if self._pass_rates is None:
             return list(range(self._next_task, self._next_task + num_tasks))
-        seed = derive_seed(self._seed, "curriculum", update, self._next_task)
+        seed = derive_seed(self._seed, "curriculum", self._next_task)
         return self._pass_rates.draw(num_tasks, seed=seed, without=tried)
 
-    async def _round(self, update: int, indices: Sequence[int]) -> list[Record]:
+    async def _round(self, indices: Sequence[int]) -> list[Record]:
         positions = range(self._next_task, self._next_task + len(indices))
         num_episodes = len(indices) * self._config.episodes_per_task
         share = self._config.stragglers
         cutoff = Cutoff(math.ceil(share * num_episodes)) if share > 0 else None
         records = await run_all(
-            self._record(update, position, index, cutoff) for position, index in zip(positions, indices, strict=True)
+            self._record(position, index, cutoff) for position, index in zip(positions, indices, strict=True)
         )
         self._next_task += len(indices)
         judged = []
         for position, index, record in zip(positions, indices, records, strict=True):
-            chance = random.Random(derive_seed(self._seed, "drop", update, position)).random()
+            chance = random.Random(derive_seed(self._seed, "drop", position)).random()
             judged.append(msgspec.structs.replace(record, dropped=drop_reason(record, chance, self._config)))
             if self._pass_rates is not None:
                 self._pass_rates.saw(index, record.scores)
         return judged
 
-    async def _record(self, update: int, position: int, index: int, cutoff: Cutoff | None) -> Record:
+    async def _record(self, position: int, index: int, cutoff: Cutoff | None) -> Record:
         return await self._runner.record(
             self._source.task(index),
-            name=f"train-{update}/{position}",
+            name=f"train/{position}",
             num_episodes=self._config.episodes_per_task,
             sampling=self._sampling,
-            seed=derive_seed(self._seed, "train", update, position),
+            seed=derive_seed(self._seed, "train", position),
             cutoff=cutoff,
         )
 
@@ -185,14 +194,23 @@ class Collector:
                 drops(records),
             )
 
-    def _metrics(self, records: Sequence[Record], groups: Sequence[Group], *, seconds: float) -> dict[str, float]:
+    def _metrics(
+        self, update: int, records: Sequence[Record], groups: Sequence[Group], *, seconds: float
+    ) -> dict[str, float]:
         metrics = summarise(records) | failure_metrics(self._runner.take_failures()) | self._runner.take_metrics()
         num_episodes = sum(len(group.episodes) for group in groups)
         metrics["groups/missing"] = float(self._config.tasks_per_update - len(groups))
         metrics["groups/missing_episodes"] = float(len(groups) * self._config.episodes_per_task - num_episodes)
+        metrics["rollout/lag"] = mean_lag(groups, update)
         metrics["time/rollout_s"] = seconds
         metrics["rollout/tokens_per_s"] = metrics.get("rollout/tokens", 0.0) / max(seconds, 1e-9)
         return metrics
+
+
+def mean_lag(groups: Sequence[Group], update: int) -> float:
+    """Return the mean number of updates between the policy that drew a token and the one that learns from it."""
+    counts: Counter[int] = sum((group.versions for group in groups), Counter())
+    return sum((update - version) * count for version, count in counts.items()) / max(1, counts.total())
 
 
 def _tell_of_failing_tasks(update: int, failing: Failing) -> None:
