@@ -130,7 +130,7 @@ async def test_an_endpoint_that_breaks_in_the_middle_leaves_what_was_done(tmp_pa
         (("--model", "sage", "--set", "agent.steps=3"), "agent.steps"),
         (("--model", "sage", "--set", "train.lr=1"), "the key belongs to training"),
         (("--model", "sage", "--set", "run.name=x"), "has no effect in `lzero run`"),
-        (("--set", "tasks.hops=[1]"), "has no effect in `lzero run`"),
+        (("--set", "train.lr=1"), "has no effect in `lzero run`"),
         (("--model", "sage", "--out", f"{__file__}"), "is not a directory"),
         (("--model", "sage", "--workspace-out", f"{Path(__file__).parent}"), "not an empty directory"),
         (("--model", "sage", "--workspace-out", f"{__file__}"), "not an empty directory"),

@@ -7,8 +7,15 @@ import sys
 import tomllib
 from itertools import chain
 from pathlib import Path
+from typing import get_args
 
 import lzero
+from lzero.agent.agents import BUILT_IN as BUILT_IN_AGENTS
+from lzero.algo.credit import built_in_estimators
+from lzero.algo.loss import built_in_losses
+from lzero.config import EngineConfig
+from lzero.environments import BUILT_IN as BUILT_IN_ENVIRONMENTS
+from lzero.tools.catalog import CATALOG
 
 SOURCE = Path(lzero.__file__).parent
 ROOT = Path(__file__).parents[2]
@@ -36,6 +43,7 @@ ROWS = {
             "store",
             "models",
             "model_files",
+            "model_reach",
             "paths",
             "serving",
             "threads",
@@ -105,6 +113,26 @@ def test_a_package_imports_only_from_rows_below_or_itself() -> None:
             own, other = room(path), parts[1]
             if own != other and not ROWS[other] < ROWS[own] and not (ROWS[own] == ROWS[other] == 0):
                 wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_runs_and_trains_names_no_kind_of_anything() -> None:
+    """A new engine, environment, agent, estimator, loss or tool is a new file: nothing that uses one knows any by its name."""
+    plugged = {*BUILT_IN_ENVIRONMENTS, *BUILT_IN_AGENTS, *built_in_estimators(), *built_in_losses(), *CATALOG}
+    plugged |= {kind.model_fields["kind"].default for kind in get_args(get_args(EngineConfig)[0])}
+    assert {"local", "search", "nb", "grpo", "ppo", "web_search"} <= plugged
+    homes: tuple[str, ...] = (
+        "lzero.environments.",
+        "lzero.algo.estimators.",
+        "lzero.algo.losses.",
+        "lzero.agent.nb_agent",
+    )
+    homes += tuple(f"lzero.engine.{kind}" for kind in ("local", "chat", "scripted"))
+    wrong = []
+    for path in (*(SOURCE / "train").rglob("*.py"), *(SOURCE / "rollout").rglob("*.py"), SOURCE / "config/reading.py"):
+        wrong += [f"{path}: imports {name}" for name in imports(path) if name.startswith(homes)]
+        texts = (node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant))
+        wrong += [f"{path}: {text!r}" for text in texts if isinstance(text, str) and text in plugged - {"none"}]
     assert not wrong, "\n".join(wrong)
 
 

@@ -46,3 +46,4 @@ EngineConfig = Annotated[
     BeforeValidator(_with_kind),
 ]
 """The section of any kind."""
+DEFAULT_ENGINE = LocalEngineConfig()

@@ -11,7 +11,7 @@ import pydantic
 
 from lzero.config.agent import AgentConfig, ToolsConfig
 from lzero.config.base import Section, wrong_value
-from lzero.config.engine import EngineConfig, LocalEngineConfig
+from lzero.config.engine import DEFAULT_ENGINE, EngineConfig
 from lzero.config.repl import ReplConfig
 from lzero.config.run import EnvironmentConfig, ModelConfig, RunConfig, TasksConfig
 from lzero.config.training import (
@@ -35,7 +35,7 @@ class Config(Section):
 
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
-    engine: EngineConfig = LocalEngineConfig()
+    engine: EngineConfig = DEFAULT_ENGINE
     tasks: TasksConfig = TasksConfig()
     environment: EnvironmentConfig = EnvironmentConfig()
     agent: AgentConfig = AgentConfig()

@@ -58,6 +58,13 @@ class EngineKind(Protocol):
         """Return why this engine cannot work on such a task; "" if it can."""
 
 
+def open_endpoint(model: str, *, url: str, key: str, env_file: str) -> ChatEngine:
+    """Return a model at an endpoint, for whatever asks one beside the run's own engine. Raises ConfigError as its kind does."""
+    from lzero.engine.chat.kind import open_chat
+
+    return open_chat(model, url=url, key=key, env_file=env_file)
+
+
 def kind_of(config: Config) -> EngineKind:
     """Return the kind that `engine.kind` names."""
     return cast(EngineKind, import_module(f"lzero.engine.{config.engine.kind}.kind"))

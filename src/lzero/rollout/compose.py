@@ -14,7 +14,7 @@ from typing import Any
 from lzero.agent.compose import Kit, MakeEngine, open_play, opened_kit
 from lzero.agent.playing import Play
 from lzero.config import Config, RewardConfig
-from lzero.engine.kinds import Opened
+from lzero.engine.kinds import Opened, open_endpoint
 from lzero.errors import ConfigError
 from lzero.plugins import load_object, valid_options
 from lzero.protocols import TaskSource
@@ -126,11 +126,7 @@ def open_judge(config: Config) -> Judge | None:
     settings = config.judge
     if not settings.model:
         return None
-    from lzero.engine.chat.engine import OpenAIChat
-    from lzero.tools.keys import find_key
-
-    key = find_key(settings.key, env_file=config.tools.env_file) if settings.key else None
-    engine = OpenAIChat(settings.model, base_url=settings.url, key=key.reveal() if key is not None else None)
+    engine = open_endpoint(settings.model, url=settings.url, key=settings.key, env_file=config.tools.env_file)
     sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=config.run.seed)
     return Judge(engine, sampling=sampling, deadline_s=settings.timeout_s, at_once=settings.at_once)
 

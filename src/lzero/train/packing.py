@@ -5,8 +5,8 @@ import logging
 from typing import TYPE_CHECKING, Literal
 
 from lzero.algo.layout import Layout, Packing
-from lzero.engine.local.reach import shortest_reach
 from lzero.errors import ModelError
+from lzero.model_reach import shortest_reach
 from lzero.train.probe import TOLERANCE, probe_ids, probe_sample
 from lzero.train.score import sample_logprobs
 

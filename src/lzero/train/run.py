@@ -91,7 +91,7 @@ async def run_training(
     start = time.monotonic()
     if not kind_of(config).TRAINS:
         raise ConfigError(
-            f'engine.kind = "{config.engine.kind}" cannot be trained: name a kind that samples from model.path, as "local"'
+            f'engine.kind = "{config.engine.kind}" cannot be trained: name a kind that samples from model.path'
         )
     check_settings(config)
     check_trackers(config)

@@ -28,8 +28,7 @@ def open_tokenizer(config: Config) -> None:
 async def open_engine(config: Config, tokenizer: None) -> Opened:
     """Raises EngineError where the endpoint does not answer, or does not serve the model."""
     settings = _settings(config)
-    key = find_key(settings.key, env_file=config.tools.env_file) if settings.key else None
-    engine = OpenAIChat(settings.model, base_url=settings.url, key=key.reveal() if key is not None else None)
+    engine = open_chat(settings.model, url=settings.url, key=settings.key, env_file=config.tools.env_file)
     ready = False
     try:
         await engine.check()
@@ -38,6 +37,13 @@ async def open_engine(config: Config, tokenizer: None) -> Opened:
         if not ready:
             await engine.close()
     return Opened(engine=engine, tokenizer=None, concurrency=config.rollout.concurrency)
+
+
+def open_chat(model: str, *, url: str, key: str, env_file: str) -> OpenAIChat:
+    """Return the model at an endpoint, which is not asked yet. `key` names the variable that holds the endpoint's key; "" for one that
+    needs none. Raises ConfigError."""
+    found = find_key(key, env_file=env_file) if key else None
+    return OpenAIChat(model, base_url=url, key=found.reveal() if found is not None else None)
 
 
 def check(config: Config) -> Iterator[Finding]:

@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache, DynamicCache
 
 from lzero.engine.local.arrays import Ints
-from lzero.engine.local.reach import shortest_reach
 from lzero.errors import EngineError, ModelError
+from lzero.model_reach import shortest_reach
 from lzero.threads import computing_alone
 
 ALIGNED_POSITIONS = 16

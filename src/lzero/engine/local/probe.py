@@ -14,8 +14,8 @@ from torch import nn
 
 from lzero.engine.local.arrays import Ints
 from lzero.engine.local.cache import Forward
-from lzero.engine.local.reach import shortest_reach
 from lzero.errors import EngineError, ModelError
+from lzero.model_reach import shortest_reach
 
 PROBE_TOKENS = 24
 NUM_DECODED = 3
