@@ -113,6 +113,11 @@ class Completion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"Completion of {num_tokens} tokens: {len(self.logprobs)} logprobs, versions {self.versions}"
             )
 
+    @property
+    def num_tokens(self) -> int:
+        """Number of sampled tokens; as the endpoint counts them where only it knows them."""
+        return len(self.token_ids) if self.usage is None else self.usage.completion_tokens
+
 
 class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stream", tag_field="output_type"):
     """Text written to stdout or stderr."""

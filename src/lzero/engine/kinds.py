@@ -45,6 +45,9 @@ class EngineKind(Protocol):
     def model_name(self, config: Config) -> str:
         """Return what records call the model."""
 
+    def context_tokens(self, config: Config) -> int | None:
+        """Return the tokens that an episode may fill if the configuration sets no budget; None: what the model in model.path takes."""
+
     def open_tokenizer(self, config: Config) -> "PreTrainedTokenizerFast | None":
         """Return the tokenizer of the tokens that this engine samples; None if it answers in words. Raises ModelError, ConfigError."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lzero.config import NANO, Config
+from lzero.engine.kinds import kind_of
 from lzero.model_files import MAX_TOKENIZER_BYTES
 from lzero.models import ASSETS
 from lzero.paths import read_bounded
@@ -32,6 +33,12 @@ def fit_budgets(config: Config) -> Config:
     """
     directory = Path(config.model.path).expanduser()
     given = config.agent.model_fields_set
+    context = kind_of(config).context_tokens(config)
+    if context is not None:
+        tokens = config.agent.max_tokens if "max_tokens" in given else context
+        fitting = {"max_tokens": tokens, "response_tokens": max(1, min(MAX_RESPONSE_TOKENS, tokens // _SHARE))}
+        update = {key: value for key, value in fitting.items() if key not in given}
+        return config.model_copy(update={"agent": config.agent.model_copy(update=update)})
     if (
         {"max_tokens", "response_tokens"} <= given
         or config.model.path == NANO

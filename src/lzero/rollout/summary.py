@@ -81,7 +81,7 @@ def _reward_means(rewards: Sequence[Reward]) -> dict[str, float]:
 
 def _episode_means(episodes: Sequence[Episode]) -> dict[str, float]:
     steps = [step for episode in episodes for step in episode.steps]
-    lengths = [len(step.completion.token_ids) for step in steps]
+    lengths = [step.completion.num_tokens for step in steps]
     metrics = {
         "rollout/steps_per_episode": len(steps) / len(episodes),
         "rollout/tokens_per_episode": sum(lengths) / len(episodes),

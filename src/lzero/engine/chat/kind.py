@@ -11,10 +11,16 @@ from lzero.tools.keys import find_key
 from lzero.types import Task
 
 TRAINS = False
+CONTEXT_TOKENS = 32_000
+"""Tokens that most models behind endpoints take."""
 
 
 def model_name(config: Config) -> str:
     return _settings(config).model
+
+
+def context_tokens(config: Config) -> int:
+    return CONTEXT_TOKENS
 
 
 def open_tokenizer(config: Config) -> None:

@@ -21,6 +21,10 @@ def model_name(config: Config) -> str:
     return config.model.path
 
 
+def context_tokens(config: Config) -> None:
+    return None
+
+
 def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
     from lzero.models import load_tokenizer, resolve
 

@@ -22,10 +22,16 @@ WORLD = "world"
 
 
 TRAINS = False
+CONTEXT_BYTES = 32_000
 
 
 def model_name(config: Config) -> str:
     return f"{SCRIPTED}{_name(config)}"
+
+
+def context_tokens(config: Config) -> int | None:
+    """A byte is a token to a policy of your own."""
+    return CONTEXT_BYTES if ":" in _name(config) else None
 
 
 def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
