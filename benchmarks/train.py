@@ -45,8 +45,9 @@ from lzero.repl import LocalPool
 from lzero.rollout.compose import train_tasks
 from lzero.seeds import derive_seed
 from lzero.threads import computing_alone
+from lzero.train.publish import publish
 from lzero.train.trainer import Trainer
-from lzero.train.transfer import transfer
+from lzero.train.transfer.in_process import InProcess
 from lzero.types import Budgets, Episode, Group, Parsed, Prompt, Reward, Sampling, Step, Task
 
 STEPS = 8
@@ -263,7 +264,7 @@ class SingleTurn:
         groups = await asyncio.gather(*(self._group(turn, place) for place in range(len(self._prompts))))
         sampled = time.perf_counter()
         await self._engine.compute(partial(learn, self._trainer, groups))
-        await transfer(self._trainer.model, self._engine, version=turn + 1)
+        await publish(self._trainer.model, self._engine, InProcess(self._engine), version=turn + 1)
         return Seconds(
             sampling_s=sampled - started,
             update_s=time.perf_counter() - sampled,

@@ -11,7 +11,8 @@ import torch
 
 from lzero.engine.local.engine import LocalEngine
 from lzero.models import load_model, load_tokenizer, resolve
-from lzero.train.transfer import transfer
+from lzero.train.publish import publish
+from lzero.train.transfer.in_process import InProcess
 from lzero.types import Completion, Sampling
 
 pytestmark = pytest.mark.gpu
@@ -44,7 +45,7 @@ async def transferred(trained: Any) -> tuple[float, int]:
     model = load_model(NANO, dtype="float32", device="cuda")
     engine = LocalEngine(model, load_tokenizer(NANO), max_tokens=128, num_slots=4)
     try:
-        return await transfer(trained, engine, version=1), engine.version
+        return (await publish(trained, engine, InProcess(engine), version=1)).gaps["max"], engine.version
     finally:
         await engine.close()
 

@@ -26,10 +26,10 @@ def in_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answer(body: dict[str, Any]) -> Response:
-    """Score by what is judged: 7 for a name, nonsense for Muna."""
+    """Score by what is judged: 7 for a name from the second half of the alphabet, nonsense for others."""
     asked = body["messages"][0]["content"]
     judged = asked.partition("<<<")[2].partition(">>>")[0].strip()
-    text = "I like it." if judged.startswith("M") else "SCORE: 7"
+    text = "I like it." if judged < "M" else "SCORE: 7"
     return streams(choice(content=text), ended())(body)
 
 
@@ -50,7 +50,7 @@ async def test_verdicts_are_scores_and_are_asked_for_once(tmp_path: Path) -> Non
         first = await evaluated(settings(server), tmp_path)
         asked = len(server.bodies)
         again = await evaluated(settings(server), tmp_path)
-    malformed = [(record.episodes[0].answer or "").startswith("M") for record in first.records]
+    malformed = [(record.episodes[0].answer or "") < "M" for record in first.records]
     assert 0 < sum(malformed) < 12
     assert first.score == pytest.approx(0.7 * (12 - sum(malformed)) / 12)
     assert [record.scores == (0.0,) for record in first.records] == malformed

@@ -21,8 +21,9 @@ from lzero.errors import ModelError, NotFinite, TrainError
 from lzero.models import build_tokenizer, load_model, new_model, resolve
 from lzero.train.packing import choose_packing
 from lzero.train.probe import PROBE_TOKENS, probe_ids
+from lzero.train.publish import publish
 from lzero.train.score import sample_logprobs
-from lzero.train.transfer import transfer
+from lzero.train.transfer.in_process import InProcess, LoadingEngine
 from lzero.train.update import make_adamw, recompute_activations, update_policy
 from lzero.types import Episode, Sample, Sampling
 
@@ -299,11 +300,22 @@ def test_decay_pulls_on_matrices_only() -> None:
 class StubbornEngine:
     """Answers "loaded" and keeps the weights it has."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, takes: int | None = None) -> None:
+        """`takes`: the number of the load that it obeys, from 1."""
         self.model = model
+        self.takes = takes
+        self.events: list[str] = []
 
     async def load(self, state_dict: Mapping[str, Tensor], version: int) -> None:
-        pass
+        self.events.append("load")
+        if self.events.count("load") == self.takes:
+            self.model.load_state_dict(state_dict)
+
+    async def pause(self) -> None:
+        self.events.append("pause")
+
+    async def resume(self) -> None:
+        self.events.append("resume")
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         sample = make_sample((-1, *[0] * (len(ids) - 1)), token_ids=ids)
@@ -313,17 +325,33 @@ class StubbornEngine:
         return function()
 
 
+async def sync(model: Any, engine: LoadingEngine, *, version: int) -> float:
+    """Return the largest gap of the probe."""
+    return (await publish(model, engine, InProcess(engine), version=version)).gaps["max"]
+
+
 def another_nano_model() -> Any:
     return new_model(SHAPE, build_tokenizer(), seed=1)
 
 
 async def test_a_transfer_that_did_not_happen_stops_the_run_with_both_numbers() -> None:
     engine = StubbornEngine(nano_model())
-    assert await transfer(nano_model(), engine, version=1) < 1e-6
+    assert await sync(nano_model(), engine, version=1) < 1e-6
     with pytest.raises(
         TrainError, match=r"version 2 token \d+ .* -\d+\.\d+ in the trainer and -\d+\.\d+ in the engine"
     ):
-        await transfer(another_nano_model(), engine, version=2)
+        await sync(another_nano_model(), engine, version=2)
+    assert engine.events == ["pause", "load", "resume"] * 3, "once, and twice for what does not arrive"
+
+
+async def test_a_transfer_that_was_lost_is_made_again(caplog: pytest.LogCaptureFixture) -> None:
+    engine = StubbornEngine(nano_model(), takes=2)
+    report = await publish(another_nano_model(), engine, InProcess(engine), version=3)
+    assert report.version == 3
+    assert 0 <= report.gaps["mean"] <= report.gaps["p99"]
+    assert report.gaps["max"] < 1e-6
+    assert set(report.seconds) == {"time/send_s", "time/probe_s"}
+    assert "it is sent again" in caplog.text
 
 
 async def test_an_engine_that_answers_no_number_stops_the_run() -> None:
@@ -331,18 +359,18 @@ async def test_an_engine_that_answers_no_number_stops_the_run() -> None:
     with torch.no_grad():
         model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(TrainError, match="nan in the engine"):
-        await transfer(nano_model(), StubbornEngine(model), version=1)
+        await sync(nano_model(), StubbornEngine(model), version=1)
 
 
 async def test_the_local_engine_takes_over_the_trainers_weights_and_version() -> None:
     engine = LocalEngine(nano_model(), build_tokenizer(), max_tokens=64, num_slots=2)
     try:
         trained = another_nano_model()
-        assert await transfer(trained, engine, version=3) < 1e-4
+        assert await sync(trained, engine, version=3) < 1e-4
         assert engine.version == 3
         with torch.no_grad():
             trained.get_output_embeddings().weight.mul_(2.0)
-        assert await transfer(trained, engine, version=4) < 1e-4
+        assert await sync(trained, engine, version=4) < 1e-4
     finally:
         await engine.close()
 

@@ -42,7 +42,7 @@ from lzero.train.resume import check_config, checkpoint_to_resume
 from lzero.train.seeding import seeded
 from lzero.train.trackers import Track, check_trackers, open_trackers
 from lzero.train.trainer import Trainer
-from lzero.train.transfer import LoadingEngine
+from lzero.train.transfer.in_process import LoadingEngine
 from lzero.types import Json, Update
 
 logger = logging.getLogger(__name__)
@@ -137,8 +137,11 @@ async def run_training(
         with run.logged(), open_trackers(config, run.path, update=progress.update, history=history) as track:
             for note in notes:
                 logger.warning("%s", note)
+            learner = LocalLearner(trainer, engine, run)
+            stack.push_async_callback(learner.close)
+            stack.push_async_callback(stream.close)
             outcome = await train(
-                LocalLearner(trainer, engine, run),
+                learner,
                 progress,
                 config=config,
                 stream=stream,

@@ -1,6 +1,6 @@
 """The interface through which the loop learns from groups of episodes. `local.py` implements it in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,13 +13,14 @@ class SyncReport:
     """Result of sending the weights of one policy version to the engine."""
 
     version: int
-    gap: float
-    """Largest difference between the log-probabilities that learner and engine give to the probe, in nats."""
-    seconds: float
+    gaps: Mapping[str, float]
+    """Differences between the log-probabilities that learner and engine give to the probe, in nats: "mean", "p99" and "max"."""
+    seconds: Mapping[str, float]
+    """By part, as `Stopwatch` names them: "time/send_s", "time/probe_s"."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {"train/probe_gap": self.gap, "time/transfer_s": self.seconds}
+        return {"train/probe_gap": self.gaps["max"], "time/transfer_s": sum(self.seconds.values())}
 
 
 class Learner(Protocol):
@@ -38,6 +39,9 @@ class Learner(Protocol):
 
     async def publish(self, *, version: int) -> SyncReport:
         """Send the current policy to the engine as `version`. Raises TrainError if their log-probabilities of the probe then differ."""
+
+    async def close(self) -> None:
+        """Let go of what sends weights."""
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
         """Return a copy of the current state for a checkpoint; `score` is this policy's score on held-out tasks.

@@ -7,9 +7,10 @@ from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress, Snapshot
 from lzero.train.learner import SyncReport
 from lzero.train.metrics import Stopwatch, advantage_metrics
+from lzero.train.publish import publish
 from lzero.train.skipped import write_skipped
 from lzero.train.trainer import Trainer
-from lzero.train.transfer import LoadingEngine, transfer
+from lzero.train.transfer.in_process import InProcess, LoadingEngine
 from lzero.types import Group
 
 
@@ -22,6 +23,7 @@ class LocalLearner:
     def __init__(self, trainer: Trainer, engine: LoadingEngine, run: RunDirectory) -> None:
         self._trainer = trainer
         self._engine = engine
+        self._transfer = InProcess(engine)
         self._run = run
 
     @property
@@ -32,10 +34,10 @@ class LocalLearner:
         return await self._engine.compute(partial(self._update, groups, update))
 
     async def publish(self, *, version: int) -> SyncReport:
-        watch = Stopwatch()
-        gap = await transfer(self._trainer.model, self._engine, version=version)
-        watch.lap("transfer")
-        return SyncReport(version=version, gap=gap, seconds=watch.seconds["time/transfer_s"])
+        return await publish(self._trainer.model, self._engine, self._transfer, version=version)
+
+    async def close(self) -> None:
+        await self._transfer.close()
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
         return self._trainer.snapshot(progress, score)

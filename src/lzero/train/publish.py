@@ -1,0 +1,73 @@
+"""A new policy version for the engine, and the probe that shows that it arrived.
+
+    pause ─▶ send ─▶ resume ─▶ probe: the same token ids, scored by learner and engine ─▶ report
+      ▲                          │ they differ, the first time
+      └──────────────────────────┘
+
+A weight sync can answer "done" and be wrong: a layer keeps a packed copy, a name does not match. So it is repeated once, and a gap that
+stays stops the run with both numbers.
+"""
+
+import logging
+import math
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lzero.algo.layout import Layout
+from lzero.errors import TrainError
+from lzero.train.learner import SyncReport
+from lzero.train.metrics import Stopwatch
+from lzero.train.probe import TOLERANCE, probe_ids, probe_sample
+from lzero.train.score import sample_logprobs
+from lzero.train.transfer import ModelWeights, WeightTransfer
+from lzero.train.transfer.in_process import LoadingEngine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+TRIES = 2
+
+
+async def publish(
+    model: "PreTrainedModel", engine: LoadingEngine, transfer: WeightTransfer, *, version: int
+) -> SyncReport:
+    """Have `engine` sample from the weights of `model`, as policy `version`.
+
+    Raises TrainError if the two sides disagree on the probe twice. A sync that changes nothing is found once the policy has moved
+    by more than the tolerance, which is at the first update for all but the smallest learning rates.
+    """
+    ids = probe_ids(model.config.vocab_size)
+    for number in range(1, TRIES + 1):
+        watch = Stopwatch()
+        await engine.pause()
+        try:
+            await transfer.send(ModelWeights(model), version=version)
+        finally:
+            await engine.resume()
+        watch.lap("send")
+        ours, theirs = await engine.compute(partial(_score, model, ids)), await engine.score(ids)
+        watch.lap("probe")
+        gaps = [abs(own - other) for own, other in zip(ours, theirs, strict=True)]
+        worst = max(range(len(gaps)), key=lambda index: math.inf if math.isnan(gaps[index]) else gaps[index])
+        if gaps[worst] <= TOLERANCE[model.dtype]:
+            return SyncReport(version=version, gaps=_quantiles(gaps), seconds=watch.seconds)
+        problem = (
+            f"the engine does not hold the trainer's weights: after the transfer of version {version} token {worst} of the "
+            f"probe has log-probability {ours[worst]:.6f} in the trainer and {theirs[worst]:.6f} in the engine "
+            f"(tolerance {TOLERANCE[model.dtype]})"
+        )
+        if number < TRIES:
+            logger.warning("%s; it is sent again", problem)
+    raise TrainError(problem)
+
+
+def _quantiles(gaps: Sequence[float]) -> dict[str, float]:
+    """Return mean, 99th percentile and maximum of the probe's gaps."""
+    return {"mean": statistics.fmean(gaps), "p99": statistics.quantiles(gaps, n=100)[-1], "max": max(gaps)}
+
+
+def _score(model: "PreTrainedModel", ids: tuple[int, ...]) -> tuple[float, ...]:
+    return sample_logprobs(model, [probe_sample(ids)], Layout(max_tokens=len(ids)))[0]

@@ -1,0 +1,39 @@
+"""Weights for an engine of the same process."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+from lzero.train.transfer import WeightSource
+
+Answer = TypeVar("Answer")
+
+
+@runtime_checkable
+class LoadingEngine(Protocol):
+    """An engine that a learner of the same process can load weights into."""
+
+    def load(self, state_dict: Mapping[str, Tensor], version: int) -> Awaitable[None]:
+        """Copy these weights between two forward passes; what is sampled from then on carries `version`."""
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]: ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def compute(self, function: Callable[[], Answer]) -> Answer:
+        """What `function` returns or raises, called where this process computes fastest; the event loop runs on meanwhile."""
+
+
+class InProcess:
+    """Copies weights in memory. Implements `WeightTransfer`."""
+
+    def __init__(self, engine: LoadingEngine) -> None:
+        self._engine = engine
+
+    async def send(self, weights: WeightSource, *, version: int) -> None:
+        await self._engine.load(dict(weights), version)
+
+    async def close(self) -> None: ...
