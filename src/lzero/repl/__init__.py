@@ -1,4 +1,4 @@
-"""A live Python session in a jail: `LocalPool.open` forks one from a warm zygote, `run` runs a cell in it."""
+"""Run live Python sessions in a jail: `LocalPool.open` forks one from a warm zygote, `run` runs a cell in it."""
 
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,9 @@ __all__ = ["Limits", "LocalPool", "LocalRepl", "open_pool"]
 
 
 def open_pool(config: ReplConfig, *, session_s: float = 0.0) -> "LocalPool | JupyterPool | RemotePool":
-    """The pool that the configuration asks for, not started yet. Raises ConfigError for a key that would not act.
+    """Return the pool that the configuration asks for, not started yet. Raises ConfigError for a key without effect.
 
-    `session_s`: seconds that a session may be needed for; a server that ends its sessions earlier is refused as the pool starts.
+    `session_s`: seconds that a session may be needed for. At its start, the pool refuses a server that ends its sessions earlier.
     """
     if config.servers:
         from lzero.repl.remote.settings import remote_pool

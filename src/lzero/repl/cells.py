@@ -1,4 +1,4 @@
-"""Cells of a live session, from the host: one at a time, against a clock, with the host's tools; and the session's end."""
+"""Run the cells of a live session from the host, one at a time, within a deadline and with the host's tools; end the session."""
 
 import asyncio
 import time
@@ -14,11 +14,11 @@ from lzero.repl.ending import Ending
 from lzero.types import Execution
 
 BROKEN = (TimeoutError, ProtocolError, ConnectionError)
-"""What a session raises, as it is talked to, that can be talked to no more."""
+"""Errors of the conversation with a session after which it must be ended."""
 
 
 class Session(ABC):
-    """A live session of this machine, whatever it is shut in."""
+    """A live session on this machine, in a sandbox or not."""
 
     def __init__(self, on_call: OnCall, config: ReplConfig) -> None:
         self._on_call = on_call
@@ -33,9 +33,9 @@ class Session(ABC):
         self.on_close: Callable[[], None] = lambda: None
 
     async def run(self, code: str, *, deadline_s: float) -> Execution:
-        """Run one cell. The time that the host's tools take counts neither against `deadline_s` nor in the duration.
+        """Run one cell. The time of the host's tools counts neither against `deadline_s` nor in the duration.
 
-        Raises ReplDied if the REPL was already gone, or went without the cell's doing.
+        Raises ReplDied if the REPL had already ended, or ended through no fault of the cell.
         """
         clock = Clock(deadline_s)
         try:
@@ -48,33 +48,33 @@ class Session(ABC):
         return Execution(outputs=(), status="killed", reason=reason, duration_s=clock.duration_s)
 
     async def kill(self, reason: str) -> None:
-        """End the session for what it did; its cell, or the next one, answers `killed` with this reason."""
+        """End the session because of what it did. Its cell, or the next one, returns the status `killed` with this reason."""
         self._verdict = self._verdict or reason
         await self._kill()
 
     async def expire(self, reason: str) -> None:
-        """End the session for no fault of its own: its cell, or the next one, raises ReplDied with this reason."""
+        """End the session through no fault of its own. Its cell, or the next one, raises ReplDied with this reason."""
         self._expired = self._expired or reason
         await self._kill()
 
     def objection(self) -> str:
-        """What the kernel has against its going on; empty for nothing."""
+        """Return the kernel's reason why the session must end; "" if there is none."""
         return ""
 
     @abstractmethod
     async def _converse(self, code: str, clock: Clock) -> Execution:
-        """Send the cell, answer its calls, return when it is done. Past the deadline it is interrupted, once."""
+        """Send the cell, answer its calls and return when it is done. Past the deadline, interrupt it as `Clock.interrupt` allows."""
 
     @abstractmethod
     async def _kill(self) -> None:
-        """Returns when nothing of it is left. Safe to call twice."""
+        """Kill the session, and return when nothing of it is left. Safe to call twice."""
 
     @abstractmethod
     async def _why_gone(self) -> str:
-        """How the session ended, in words; empty where nobody knows. Raises ReplDied where it was nothing that it did."""
+        """Return how the session ended, in words; "" if unknown. Raises ReplDied if it ended through no fault of its own."""
 
     async def _end(self, error: Exception, *, late: str) -> str:
-        """End what has broken off with one of `BROKEN`; why, in words. `late`: what a TimeoutError means."""
+        """End the session after an error of `BROKEN`, and return the reason in words. `late`: the reason for a TimeoutError."""
         match error:
             case TimeoutError():
                 reason = f"time: {late}"
@@ -88,7 +88,7 @@ class Session(ABC):
         return reason
 
     async def _answer(self, call: wire.Call, clock: Clock) -> bytes:
-        """Have the host's tool called: the frame of its reply."""
+        """Call the host's tool, and return the frame of its reply."""
         self._calls += 1
         try:
             if self._calls > self._max_calls:

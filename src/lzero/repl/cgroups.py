@@ -1,8 +1,7 @@
-"""Control groups: the kernel's own bound on what one REPL holds and uses, where this process may make them.
+"""Bound what one REPL holds and uses with control groups, if this process may make them.
 
-Every REPL gets a group below the one that lzero itself is in, so that whatever bounds lzero bounds them too. v2 (one tree) and
-v1 (a tree for each controller) are told apart by where the memory controller is. cgroups(7); Documentation/admin-guide of the
-kernel: cgroup-v2.rst, cgroup-v1/memory.rst.
+Every REPL gets a group below lzero's own, so the bounds of lzero bound its REPLs too. The place of the memory controller tells v2 (one
+tree) from v1 (a tree for each controller). cgroups(7); Documentation/admin-guide of the kernel: cgroup-v2.rst, cgroup-v1/memory.rst.
 """
 
 import asyncio
@@ -32,19 +31,19 @@ NEEDED = ("memory", "pids")
 _PERIOD_US = 100_000
 _CLOSE_TIMEOUT_S = 5.0
 _REMEMBERED_S = 0.002
-"""For how long a wait of the kernel's that is over makes the next one short."""
+"""Seconds for which one finished wait of the kernel makes the next one short."""
 _OWN_PROCESSES = 4
-"""Of the sandbox, beside what a REPL may start: its limit is met before the group's."""
+"""Number of processes of the sandbox itself in a REPL's group. With them, a REPL reaches its own limit before the group's."""
 _MOST_PIDS = 1 << 22
-"""The kernel takes no more. What is out of reason the REPL's own limit refuses."""
+"""The highest limit that the kernel accepts. Beyond it, only the REPL's own limit holds."""
 _NAME = re.compile(r"lzero-(\d+)-(\d+)-(\w+)")
-"""lzero-<pid>-<start time>-<what>: who made it can be asked for, also when it is dead."""
+"""lzero-<pid>-<start time>-<what>: the name identifies its maker, even after that has died."""
 _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The group of one REPL: a directory, or one for each controller."""
+    """The control group of one REPL: one directory, or one for each controller."""
 
     directories: tuple[Path, ...]
     events: Path
@@ -52,8 +51,10 @@ class Group:
     limit_bytes: int
 
     def add(self, pids: Iterable[int]) -> None:
-        """Blocks for some 10 ms at times: the kernel waits until no processor is in the middle of a fork. A process that is
-        gone is left out. Raises SandboxError."""
+        """Put processes into the group; skip those that have ended. Raises SandboxError.
+
+        Sometimes blocks for about 10 ms, until the kernel sees no processor in the middle of a fork.
+        """
         for pid in pids:
             for directory in self.directories:
                 try:
@@ -64,14 +65,14 @@ class Group:
                     raise SandboxError(f"a REPL could not be put into its control group: {error}") from None
 
     def pids(self) -> set[int]:
-        """Of the processes in it."""
+        """Return the pids of the processes in the group."""
         return {int(pid) for pid in (self.directories[0] / "cgroup.procs").read_text(encoding="ascii").split()}
 
     def objection(self) -> str:
-        """Why its REPL must end; empty where it may go on."""
+        """Return why the REPL must end; "" if it may go on."""
         try:
             killed = _events(self.events).get("oom_kill", 0)
-        except FileNotFoundError:  # whoever manages the groups of this machine has taken it, or its controller, away
+        except FileNotFoundError:  # the machine's manager of groups has removed it, or its controller
             return "memory: the control group that bounds it is gone"
         except OSError:  # the host is short of something: the next look tells
             return ""
@@ -80,7 +81,7 @@ class Group:
         return f"memory: its processes and workspace together reached {self.limit_bytes >> 20:,} MB, and the kernel ended some"
 
     def remove(self) -> bool:
-        """Whether it is gone; False while something in it has not ended yet."""
+        """Remove the group. Return False if a process in it has not ended yet."""
         gone = True
         for directory in self.directories:
             try:
@@ -93,10 +94,10 @@ class Group:
 
 
 class Groups:
-    """Makes groups. `find` says where."""
+    """Makes the control groups of REPLs. `find` finds their place."""
 
     def __init__(self, kind: Kind, places: Mapping[str, Path], cores: float = 0.0) -> None:
-        """`places`: controller → the directory that groups are made in."""
+        """`places`: controller → the directory in which groups are made. `cores`: processors that each REPL may use; 0 for no limit."""
         self.kind: Kind = kind
         self.places = dict(places)
         self._cores = cores
@@ -104,7 +105,7 @@ class Groups:
         self._own = dict(_places())["" if kind == "v2" else "memory"]
 
     def make(self, limits: Limits) -> Group:
-        """An empty group with these limits. Raises SandboxError."""
+        """Make an empty group with these limits. Raises SandboxError."""
         self._busy = [group for group in self._busy if not group.remove()]
         name = _name(str(next(_numbers)))
         directories = tuple(dict.fromkeys(place / name for place in self.places.values()))
@@ -125,14 +126,17 @@ class Groups:
         return group
 
     def announce(self) -> None:
-        """Say that a process is about to be put into a group, by putting ours where it is: what the kernel waits for then is
-        over, or nearly, when there is one. Nothing depends on it but time."""
+        """Begin to move this process into the group that it is in. The kernel's wait is then over, or nearly, when a REPL's process
+        follows.
+
+        It only saves time.
+        """
         with suppress(RuntimeError):  # no thread can be started
             asyncio.get_running_loop().run_in_executor(None, self._announce)
 
     @asynccontextmanager
     async def announcing(self) -> AsyncIterator[None]:
-        """The same for what takes longer than the kernel remembers."""
+        """Repeat `announce` during the block, which takes longer than the kernel remembers one."""
         announcing = asyncio.create_task(self._announce_on())
         try:
             yield
@@ -150,19 +154,19 @@ class Groups:
             _write(self._own / "cgroup.procs", str(os.getpid()))
 
     def remove(self, group: Group) -> None:
-        """Now, or as soon as it is empty."""
+        """Remove the group now, or as soon as it is empty."""
         if not group.remove():
             self._busy.append(group)
 
     async def close(self) -> None:
-        """Remove what could not be removed yet; what holds a process for longer than a few seconds is left to the next start."""
+        """Remove the groups that could not be removed before. A group that is still busy after some seconds is left to the next start."""
         until = time.monotonic() + _CLOSE_TIMEOUT_S
         while (busy := [group for group in self._busy if not group.remove()]) and time.monotonic() < until:
             await asyncio.sleep(0.01)
         self._busy = busy
 
     def sweep(self) -> None:
-        """Remove groups whose maker is dead."""
+        """Remove groups whose maker has died."""
         for place in dict.fromkeys(self.places.values()):
             for directory in place.glob("lzero-*"):
                 if (match := _NAME.fullmatch(directory.name)) and _start_time(int(match[1])) != match[2]:
@@ -170,7 +174,7 @@ class Groups:
                         directory.rmdir()
 
     def prove(self) -> None:
-        """Hold a process by a group, once. Raises SandboxError."""
+        """Put a process into a group, to check that groups work. Raises SandboxError."""
         group = self.make(Limits())
         try:
             with subprocess.Popen([sys.executable, "-I", "-c", "input()"], stdin=subprocess.PIPE) as process:
@@ -186,7 +190,7 @@ class Groups:
             self.remove(group)
 
     def _settings(self, limits: Limits, limit_bytes: int) -> Iterator[tuple[str, str, str]]:
-        """(controller, file, value), in an order that the kernel takes."""
+        """Yield (controller, file, value) in an order that the kernel accepts."""
         quota = str(round(self._cores * _PERIOD_US))
         if self.kind == "v2":
             yield "memory", "memory.max", str(limit_bytes)
@@ -206,18 +210,20 @@ class Groups:
 
 
 class Held(Protocol):
-    """A REPL, as far as groups know it."""
+    """A REPL with the attributes that control groups need."""
 
     group: Group | None
 
     async def forked(self) -> int:
-        """The pid of its session, on the host; 0 where it has ended."""
+        """Return the pid of its session on the host; 0 if the session has ended."""
 
 
 @asynccontextmanager
 async def holding(repl: Held) -> AsyncIterator[None]:
-    """While a REPL becomes a session, its process is put into its group; at the end all that belongs to it is there, before a
-    line of anybody's code runs. Raises SandboxError."""
+    """Put a REPL's process into its group while it becomes a session. Raises SandboxError.
+
+    At the end of the block all its processes are in the group, before any cell has run.
+    """
     if repl.group is None:
         yield
         return
@@ -237,7 +243,7 @@ async def holding(repl: Held) -> AsyncIterator[None]:
 
 
 async def add_session(repl: Held) -> None:
-    """Put its first process into its group, if both are there. Raises SandboxError."""
+    """Put the REPL's first process into its group, if both exist. Raises SandboxError."""
     pid = await repl.forked()
     try:
         if pid and repl.group is not None:  # 0 would be this process
@@ -247,8 +253,10 @@ async def add_session(repl: Held) -> None:
 
 
 def open_groups(config: ReplConfig) -> Groups | None:
-    """What `config` asks for, proved. None, and a warning, where it asks for none, or takes what there is and there is none. Raises
-    SandboxError."""
+    """Return the groups that `config` asks for, after a test. Raises SandboxError if the configuration requires groups that cannot be had.
+
+    Return None and log a warning if the configuration turns groups off, or they are optional and cannot be had.
+    """
     if config.cgroups == "off" and config.cores:
         raise SandboxError(f"repl.cores = {config.cores:g} needs control groups, and repl.cgroups is 'off'")
     try:
@@ -270,7 +278,7 @@ def open_groups(config: ReplConfig) -> Groups | None:
 
 
 def find(cores: float = 0.0) -> Groups:
-    """Where this process may make groups. Raises SandboxError that says why it may not."""
+    """Find the place where this process may make groups. Raises SandboxError, which says why it may not."""
     needed = (*NEEDED, "cpu") if cores else NEEDED
     try:
         places = dict(_places())
@@ -290,7 +298,7 @@ def find(cores: float = 0.0) -> Groups:
 
 
 def _places() -> Iterator[tuple[str, Path]]:
-    """(controller, the directory of the group that we are in); the controller of v2 is ""."""
+    """Yield (controller, the directory of this process's group); the controller of v2 is ""."""
     own = dict(_own_paths())
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         fields, _, rest = line.partition(" - ")
@@ -310,7 +318,7 @@ def _own_paths() -> Iterator[tuple[str, str]]:
 
 
 def _unified(own: Path, needed: Iterable[str]) -> Path:
-    """A v2 group that hands the controllers on. That takes one without processes: we step aside, into a leaf of our own.
+    """Return a v2 group that passes its controllers on. It must have no processes, so this process moves into a leaf below it.
 
     Raises SandboxError, OSError.
     """
@@ -342,7 +350,7 @@ def _controllers(group: Path, file: str = "cgroup.controllers") -> set[str]:
 
 
 def _swaps(place: Path) -> bool:
-    """A group has the file of its swap, unless it is the root of all."""
+    """Return whether the groups below `place` have a limit on swap. Every group has that file except the root."""
     return any(
         child.name == "memory.swap.max" for group in place.iterdir() if group.is_dir() for child in group.iterdir()
     )
@@ -358,7 +366,7 @@ def _name(what: str) -> str:
 
 
 def _start_time(pid: int) -> str:
-    """In clock ticks since the machine started; "" for a process that is gone. proc(5): stat."""
+    """Return the process's start time in clock ticks since the machine started; "" if it has ended. proc(5): stat."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""The time that a cell has: what the host's tools take is not its own."""
+"""Measure the time of a cell, without the time of the host's tools."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,14 +8,15 @@ from typing import Literal
 from lzero.types import Execution, Output
 
 GRACE_S = 1.0
-"""What a cell has, after the interrupt, to come to its end."""
+"""Seconds that a cell has to end after the interrupt."""
 _AGAIN_S = 0.7
-"""When, in its grace, a cell is interrupted again: one that waits for its worker processes, for example, has met the first interrupt
-and waits on."""
+"""Seconds after the first interrupt at which a cell is interrupted again. One that waits for its worker processes, for example, may have
+met the first interrupt and gone on waiting.
+"""
 
 
 class Clock:
-    """Starts when the cell does."""
+    """The clock of one cell, which starts with it."""
 
     def __init__(self, deadline_s: float) -> None:
         self._now = asyncio.get_running_loop().time
@@ -30,18 +31,18 @@ class Clock:
         return self._now() - self._started - self._waited
 
     def until(self) -> float:
-        """When its time is over, by the loop's clock. Raises TimeoutError where it is already: calls that wait in a buffer are no
-        way around the deadline."""
+        """Return the deadline, by the event loop's clock. Raises TimeoutError if it has passed, so calls that wait in a buffer cannot evade
+        it."""
         if self.duration_s > self._allowed_s:
             raise TimeoutError
         return self._started + self._waited + self._allowed_s
 
     def allow(self, more_s: float) -> None:
-        """So much, from now on."""
+        """Move the deadline to `more_s` seconds from now."""
         self._allowed_s = self.duration_s + more_s
 
     def interrupt(self) -> None:
-        """At its deadline, and again in its grace: there is a little more time. Raises TimeoutError the third time."""
+        """Count an interrupt, and extend the deadline a little. Raises TimeoutError the third time."""
         if self.interrupts == 2:
             raise TimeoutError
         self.allow(GRACE_S - _AGAIN_S if self.interrupts else _AGAIN_S)
@@ -56,6 +57,6 @@ class Clock:
             self._waited += self._now() - asked
 
     def execution(self, status: Literal["ok", "error"], outputs: tuple[Output, ...], duration_s: float) -> Execution:
-        """Of a cell that came to its end, with the interrupt or without."""
+        """Return the execution of a cell that ended, interrupted or not."""
         late = f"interrupted after {self._deadline_s:g} s" if self.interrupts else ""
         return Execution(outputs=outputs, status="timed_out" if late else status, duration_s=duration_s, reason=late)

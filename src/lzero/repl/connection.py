@@ -1,4 +1,7 @@
-"""Frames over a socket, on the host's side. Nothing is read that was not asked for, so a flood waits in the kernel's buffer."""
+"""Send and receive frames over a socket, on the host's side.
+
+The host reads only what it asked for, so a flood waits in the kernel's buffer.
+"""
 
 import asyncio
 import errno
@@ -13,9 +16,9 @@ _READ_BYTES = 1 << 16
 
 
 class Connection:
-    """Our end of a REPL's socket. Times are those of the event loop's clock; every wait raises TimeoutError at its end.
+    """The host's end of a REPL's socket. Times are those of the event loop's clock.
 
-    A wait also raises ReplError if the host cannot watch another descriptor.
+    Every wait raises TimeoutError at its deadline, and ReplError if the host cannot watch another descriptor.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -26,11 +29,11 @@ class Connection:
         self._woken: asyncio.Future[bool] = self._loop.create_future()
 
     async def send(self, message: wire.ToKernel, *, until: float) -> None:
-        """Raises ConnectionError where the other end is gone, ProtocolError where the message is too long."""
+        """Send a message. Raises ConnectionError if the other end is gone, ProtocolError if the message is too long."""
         await self.send_frame(wire.encode(message), until=until)
 
     async def send_frame(self, frame: bytes, *, until: float) -> None:
-        """Raises ConnectionError where the other end is gone."""
+        """Send an encoded frame. Raises ConnectionError if the other end is gone."""
         rest = memoryview(frame)
         while rest:
             self._check_open()
@@ -40,7 +43,10 @@ class Connection:
                 await self._ready(self._loop.add_writer, self._loop.remove_writer, until)
 
     async def receive(self, *, until: float) -> wire.FromKernel:
-        """Raises ConnectionError at the end of the stream, ProtocolError for what is no frame. Cancelling it loses nothing."""
+        """Return the next message. Cancelling the wait loses no data.
+
+        Raises ConnectionError at the end of the stream, ProtocolError for an invalid frame.
+        """
         header = wire.HEADER.size
         needed = header
         while True:
@@ -68,7 +74,7 @@ class Connection:
     def _received(self) -> bytes:
         try:
             return self._socket.recv(_READ_BYTES)
-        except ConnectionResetError:  # it closed with words of ours unread; its own last words are still there
+        except ConnectionResetError:  # the other end closed without reading everything; its last data is still there
             return self._socket.recv(_READ_BYTES)
 
     async def _ready(self, add: Callable[..., object], remove: Callable[[int], object], until: float) -> None:
@@ -89,7 +95,7 @@ class Connection:
             raise ConnectionAbortedError("closed")
 
     def close(self) -> None:
-        """Whoever waits for it, or comes back to it later, meets a ConnectionError. Safe to call twice."""
+        """Close the socket. Current and later calls raise ConnectionError. Safe to call twice."""
         descriptor = self._socket.fileno()
         if descriptor < 0:
             return

@@ -1,4 +1,4 @@
-"""Why a REPL has ended, which is what whoever goes on asking is told."""
+"""Record why a REPL has ended. Later requests to it raise ReplDied with this reason."""
 
 import signal
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ _HAS_ENDED = "this REPL has ended: "
 
 
 class Ending:
-    """Of one REPL."""
+    """The state of one REPL: alive and idle, at work, or ended with a reason."""
 
     def __init__(self) -> None:
         self.why = ""
-        """Empty while it lives."""
+        """The reason why it ended; "" while it lives."""
         self.at_work = False
         self.in_call = False
-        """Whether its cell waits for the answer of a tool: files may be read meanwhile."""
+        """Whether its cell waits for a tool's answer. Files may be read meanwhile."""
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """While a tool call of the cell is answered."""
+        """Mark that the host answers a tool call of the cell during the block."""
         self.in_call = True
         try:
             yield
@@ -30,9 +30,9 @@ class Ending:
 
     @contextmanager
     def unless_done(self, what: str, *refusals: type[LzeroError]) -> Iterator[None]:
-        """One thing at a time; what does not come to its end is the REPL's. One of `refusals` is an end, and the REPL lives on.
+        """Run one request during the block. If it does not complete, the REPL has ended, unless it raised one of `refusals`.
 
-        Raises ReplDied where the REPL has ended before.
+        Raises ReplDied if the REPL had already ended.
         """
         self.check()
         self.why, self.at_work = f"its last {what} was abandoned", True
@@ -50,13 +50,13 @@ class Ending:
             self.at_work = False
 
     def check(self) -> None:
-        """Raises ReplDied where it has ended."""
+        """Raise ReplDied if the REPL has ended."""
         if self.why:
             raise ReplDied(_HAS_ENDED + self.why)
 
 
 def how_ended(code: int) -> str:
-    """A process, in words, by its exit code; a negative one is a signal."""
+    """Describe in words how a process ended, from its exit code. A negative code is a signal."""
     if code >= 0:
         return f"exited with code {code}"
     try:

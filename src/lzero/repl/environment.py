@@ -1,7 +1,7 @@
-"""The kernel environment: a virtual environment of its own, so that a jail never sees the one lzero runs in.
+"""Build the kernel environment, a separate virtual environment, so that a jail never sees the one that lzero runs in.
 
-`assets/kernel/requirements.txt` names its packages, and `assets/kernel/lock.txt` pins all that these need. A package that
-`repl.packages` names has the version asked for there: its own pin is lifted.
+`assets/kernel/requirements.txt` names its packages, and `assets/kernel/lock.txt` pins all that they need. A package in `repl.packages` gets
+the version given there, not the pinned one.
 """
 
 import errno
@@ -37,7 +37,7 @@ _QUESTION = "import json, os, sys; print(json.dumps([sys.base_prefix, os.path.re
 
 @dataclass(frozen=True)
 class Environment:
-    """A kernel environment on disk, and what it needs beside itself."""
+    """A kernel environment on disk, and the files outside it that it needs."""
 
     directory: Path
     base_prefix: Path
@@ -45,7 +45,7 @@ class Environment:
     interpreter: Path
     """The real file behind bin/python."""
     os_file: str
-    """Where its `os` module comes from; inside the jail it must be the same."""
+    """The file of its `os` module; it must be the same inside the jail."""
 
     @property
     def python(self) -> Path:
@@ -53,7 +53,7 @@ class Environment:
 
 
 def python_of_sessions(config: ReplConfig) -> Path:
-    """The interpreter that sessions run in. Raises ConfigError where that is not of this machine's sandbox."""
+    """Return the interpreter that sessions run in. Raises ConfigError if sessions do not run in this machine's sandbox."""
     if config.servers or config.tier != "namespaces":
         raise ConfigError(
             "agent.tools: install fits packages to this machine's kernel environment, and sessions run in another one "
@@ -63,7 +63,7 @@ def python_of_sessions(config: ReplConfig) -> Path:
 
 
 def find(config: ReplConfig) -> Environment:
-    """The environment that `config` asks for. Raises SandboxError, with what to do, where it is not there or does not run."""
+    """Return the environment that `config` asks for. Raises SandboxError, with the remedy, if it is missing or does not run."""
     directory = _directory(config)
     if not (directory / "bin" / "python").exists():
         raise SandboxError(f"no kernel environment in {directory}; make it with: {sys.executable} -m lzero.repl.setup")
@@ -72,7 +72,7 @@ def find(config: ReplConfig) -> Environment:
 
 
 def build(config: ReplConfig, *, say: Callable[[str], None] = lambda _: None, pinned: bool = True) -> Environment:
-    """Make the environment unless it exists; two processes may try at once. `pinned`: use the releases that the lock names.
+    """Make the environment unless it exists; two processes may try at once. `pinned`: install the releases of the lock.
 
     Raises SandboxError.
     """
@@ -143,8 +143,9 @@ def _build_at(directory: Path, config: ReplConfig, constraints: str) -> None:
 def _name_the_jails_place(built: Path) -> None:
     """Make the environment's scripts name the interpreter by its path in the jail, without directories of this machine.
 
-    pip writes the path of the interpreter that it runs in into the first line of a script (or its second one, where the path is
-    long or holds a space); venv writes it into its own scripts and its settings."""
+    pip writes the path of its interpreter into the first line of a script, or into the second one if the path is long or contains a space.
+    venv writes it into its own scripts and its settings.
+    """
     for file in (built / "pyvenv.cfg", *(built / "bin").iterdir()):
         if file.is_file() and not file.is_symlink():
             content = file.read_bytes()
@@ -153,12 +154,12 @@ def _name_the_jails_place(built: Path) -> None:
 
 
 def _base_python() -> str:
-    """The interpreter behind the virtual environment that we may run in."""
+    """Return the interpreter behind the virtual environment that this process may run in."""
     return getattr(sys, "_base_executable", "") or sys.executable
 
 
 def command(arguments: Sequence[str], purpose: str, **variables: str) -> None:
-    """Run a program to its end, with `variables` in its environment. Raises SandboxError, with the end of what it said."""
+    """Run a program to its end, with `variables` in its environment. Raises SandboxError, with the end of its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     try:
         done = subprocess.run(
@@ -179,7 +180,7 @@ def command(arguments: Sequence[str], purpose: str, **variables: str) -> None:
 
 
 def _ask(python: Path) -> tuple[str, str, str]:
-    """The base prefix, the real interpreter and the file of `os`, as `python` itself tells them."""
+    """Run `python`, and return its base prefix, its real interpreter and the file of its `os` module."""
     try:
         done = subprocess.run(
             [str(python), "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=60, check=True

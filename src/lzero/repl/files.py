@@ -1,6 +1,6 @@
-"""Files in and out of a REPL's workspace, from the host: it asks, the session reads and writes, and every answer is checked.
+"""Copy files into and out of a REPL's workspace, from the host: it asks, the session reads and writes, and the host checks every answer.
 
-The host opens nothing of a session's. A session that lies sends bytes of its own choice, never more than was asked for.
+The host opens no file of a session. A dishonest session may send other bytes, but never more than the host asked for.
 """
 
 import errno
@@ -26,14 +26,14 @@ _REASONS = {
     errno.E2BIG: f"there are more than {wire.MAX_LISTED:,} files, or more names than a listing holds",
     errno.ENAMETOOLONG: f"a name in it is longer than 255 bytes, or a path longer than {MAX_PATH:,}",
 }
-"""What a session's refusal means; the system's own words for the others."""
+"""Explanations of a session's refusals; others get the system's own message."""
 
 
 class Transfers:
-    """One REPL's files, over its connection, between its cells.
+    """Transfers of one REPL's files, over its connection, between its cells.
 
-    All raise WorkspaceError for what the asker did wrong, and the connection is as it was; ProtocolError, ConnectionError and
-    TimeoutError (at `until`) where the session did, and nothing can be said to it any more.
+    All methods raise WorkspaceError for a mistake of the caller, after which the connection is unchanged. They raise ProtocolError,
+    ConnectionError and TimeoutError (at `until`) for a failure of the session, after which the connection is unusable.
     """
 
     def __init__(self, connection: Connection, config: ReplConfig) -> None:
@@ -83,7 +83,7 @@ class Transfers:
 
 
 class Allowance:
-    """What may still go in and out of one REPL."""
+    """The limits on one REPL's transfers, and the number made so far."""
 
     def __init__(self, config: ReplConfig) -> None:
         self.file_bytes = config.file_mb << 20
@@ -91,7 +91,7 @@ class Allowance:
         self._done = 0
 
     def admit(self, path: str, size: int) -> None:
-        """Count one file. Raises WorkspaceError."""
+        """Count one file. Raises WorkspaceError if it is too large, or one too many."""
         if size > self.file_bytes:
             raise WorkspaceError(
                 f"{path!r}: {size:,} bytes exceed the limit of {self.file_bytes:,} for a file; raise repl.file_mb"
@@ -103,7 +103,7 @@ class Allowance:
         self._done += 1
 
     def refusal(self, path: str, number: int) -> WorkspaceError:
-        """Why a file cannot be had, or written, by the number of the error (errno(3))."""
+        """Return the error for a file that could not be read or written, by the number of the system's error (errno(3))."""
         if number == errno.EFBIG:
             return WorkspaceError(
                 f"{path!r}: the file exceeds the limit of {self.file_bytes:,} bytes; raise repl.file_mb"
@@ -112,7 +112,7 @@ class Allowance:
 
 
 def workspace_path(path: str) -> str:
-    """The path as the session is asked for it: relative to the workspace, without `.` and doubled slashes. Raises WorkspaceError."""
+    """Return the path relative to the workspace, without `.` and doubled slashes. Raises WorkspaceError if it is invalid."""
     objection = _objection(path)
     if objection:
         raise WorkspaceError(f"{path[:100]!r}: {objection}")
@@ -120,7 +120,7 @@ def workspace_path(path: str) -> str:
 
 
 def checked(files: tuple[WorkspaceFile, ...]) -> tuple[WorkspaceFile, ...]:
-    """A listing as it is. Raises ProtocolError for one that names what is in no workspace."""
+    """Return the listing unchanged. Raises ProtocolError if a path or a size in it is invalid."""
     for file in files:
         if _objection(file.path) or file.size < 0:
             raise ProtocolError(f"{file.path[:100]!r} of {file.size} bytes is no file of a workspace")
@@ -128,7 +128,7 @@ def checked(files: tuple[WorkspaceFile, ...]) -> tuple[WorkspaceFile, ...]:
 
 
 def _objection(path: str) -> str:
-    """Why it is no path of a workspace; empty where it is one."""
+    """Return why the path is not valid in a workspace; "" if it is."""
     try:
         size = len(path.encode())
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""The jail around the zygote: bubblewrap's command line, and how root gets there.
+"""Build the jail around the zygote: bubblewrap's command line, and its start as root.
 
-bubblewrap gives every namespace (no network among them), a file system of read-only system directories, and nothing of the host's
-environment, Python packages, homes or descriptors. It runs as an ordinary user even when we are root: otherwise /proc comes out
-half covered, and REPLs could not have one of their own.
+bubblewrap gives it new namespaces (without a network), a file system of read-only system directories, and none of the host's environment,
+Python packages, homes or descriptors. It runs as an ordinary user even if lzero is root: otherwise parts of /proc would be masked, and
+REPLs could not mount their own.
 """
 
 import json
@@ -70,7 +70,7 @@ _USUAL = ReplConfig()
 
 @dataclass(frozen=True)
 class Limits:
-    """What one REPL may use. The jail's `isolate.Limits` is the same."""
+    """The limits of one REPL. The jail's `isolate.Limits` is the same."""
 
     memory_bytes: int = _USUAL.memory_mb << 20
     disk_bytes: int = _USUAL.disk_mb << 20
@@ -98,12 +98,12 @@ def start(
     namespace: int | None = None,
     without: Collection[str] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a zygote whose end of the control socket is `control`; what goes wrong is written to `errors`. Raises SandboxError.
+    """Start a zygote whose end of the control socket is `control`, and which writes its errors to `errors`. Raises SandboxError.
 
-    `namespace` is a descriptor of the user namespace to start it in; without one, bubblewrap makes one. `without` names defences to
-    leave out, for tests that show what they are good for.
+    `namespace`: descriptor of the user namespace to start it in; None lets bubblewrap make one. `without`: defences to leave out, for tests
+    that show what each is good for.
 
-    It dies with the thread that calls this: call it from one that lives as long as the pool.
+    The zygote dies with the thread that calls this, so call it from one that lives as long as the pool.
     """
     descriptor = control.fileno()
     inner = (
@@ -137,7 +137,7 @@ def command(environment: Environment, inner: Sequence[str], namespace: int | Non
     Raises SandboxError if a program that it needs is missing.
     """
     sources = _bound_directories(environment)
-    if not users.may_mount():  # then that user has to be able to read what the jail is shown as it is
+    if not users.may_mount():  # the jail's user must be able to read the directories as they are
         return [*users.as_ordinary_user(), *_bwrap(sources, namespace), "--", *inner]
     staged = [(f"{_STAGING}/{number}", target) for number, (_, target) in enumerate(sources)]
     return [
@@ -184,10 +184,11 @@ def _bwrap(binds: Sequence[tuple[str, str]], namespace: int | None) -> list[str]
 
 
 def _links_in_etc() -> list[str]:
-    """Return bubblewrap's arguments for /etc: users of our own, and the choices among the system's programs and libraries.
+    """Return bubblewrap's arguments for /etc: the jail's own users, and the system's choices among programs and libraries.
 
-    On many systems /usr/bin/awk, cc and which are links to /etc/alternatives, which links back into /usr. The links are made anew
-    where they lead into what the jail shows: no file of the host's /etc is bound, and no name of another directory is visible."""
+    On many systems /usr/bin/awk, cc and which are links to /etc/alternatives, which links back into /usr. The jail gets new links for those
+    that lead into directories which it shows. No file of the host's /etc is bound, and no name of another directory is visible.
+    """
     links = {f"/etc/{name}": f"{_MODULES}/etc/{name}" for name in ("passwd", "group")}
     for link in sorted(_ALTERNATIVES.glob("*")):
         target = os.path.normpath(os.readlink(link)) if link.is_symlink() else ""
@@ -197,7 +198,7 @@ def _links_in_etc() -> list[str]:
 
 
 def _bound_directories(environment: Environment) -> list[tuple[str, str]]:
-    """(source, place in the jail), our in-jail modules first; a system Python needs no bind of its own."""
+    """Return (source, place in the jail) pairs, lzero's in-jail modules first. A system Python needs no bind of its own."""
     directories = [(str(INSIDE), _MODULES), (str(environment.directory), _ENVIRONMENT)]
     for root in dict.fromkeys(str(path) for path in (environment.base_prefix, environment.interpreter.parent.parent)):
         if not any(root == system or root.startswith(f"{system}/") for system in _SYSTEM):
@@ -206,8 +207,8 @@ def _bound_directories(environment: Environment) -> list[tuple[str, str]]:
 
 
 def _hidden_directories(bound: Sequence[str]) -> list[str]:
-    """The host's Python packages beneath what the jail is shown: lzero itself may be among them, with all that knows the
-    answers. The kernel environment has its own."""
+    """Return the host's directories of Python packages that the bound directories contain. lzero itself may be among them, with modules
+    that know the answers; the kernel environment has its own packages."""
     roots = ("/usr", "/usr/local", *bound)
     hidden = [str(path) for root in roots for path in sorted(Path(root).glob("lib*/python3*/*-packages"))]
     for own in (Path(__file__).parents[1], *([Path(sys.prefix)] if sys.prefix != sys.base_prefix else [])):
@@ -217,14 +218,14 @@ def _hidden_directories(bound: Sequence[str]) -> list[str]:
 
 
 def user() -> str:
-    """Whom the jail runs as."""
+    """Return a description of the user that the jail runs as."""
     if os.geteuid() != 0:
         return f"uid {os.geteuid()}"
     return f"uid {users.NOBODY}, from root" + (", and a user for each REPL" if users.available() else "")
 
 
 def explain(complaint: str, environment: Path) -> str:
-    """What to add to "the sandbox did not start": the cause, and the way out where we know it."""
+    """Return the text that follows "the sandbox did not start": the cause, and the remedy if it is known."""
     hint = ""
     if "Traceback (most recent call last)" in complaint:
         complaint = f"the kernel environment {environment} cannot be used: {complaint.splitlines()[-1]}"

@@ -1,4 +1,4 @@
-"""Keys of [repl] that one kind of pool obeys, and another would ignore."""
+"""Check for keys of [repl] that one kind of pool obeys and another would ignore."""
 
 from collections.abc import Collection
 
@@ -6,7 +6,7 @@ from lzero.config import ReplConfig
 from lzero.errors import ConfigError
 
 REMOTE = ("servers", "token_file", "certificate_authority")
-"""These say where REPLs are; what they are like is said on the servers."""
+"""Keys that say where REPLs are. The servers have the keys that say what REPLs are like."""
 LOCAL = tuple(key for key in ReplConfig.model_fields if key not in REMOTE)
 SANDBOXED = tuple(key for key in ReplConfig.model_fields if key != "kernelspec")
 UNSANDBOXED = (
@@ -23,7 +23,7 @@ UNSANDBOXED = (
 
 
 def check_acting(config: ReplConfig, acting: Collection[str], why: str) -> None:
-    """Raises ConfigError for a key that is set, and not among `acting`. `why`: they would not act; it may name the `{key}`."""
+    """Raise ConfigError for a key that is set and not among `acting`. `why`: the reason why it has no effect; it may name the `{key}`."""
     usual = ReplConfig()
     for key in ReplConfig.model_fields:
         if key not in acting and getattr(config, key) != getattr(usual, key):
@@ -31,6 +31,6 @@ def check_acting(config: ReplConfig, acting: Collection[str], why: str) -> None:
 
 
 def check_local(config: ReplConfig) -> None:
-    """Where REPLs are of this machine. Raises ConfigError for a key that would not act."""
+    """Raise ConfigError for a key without effect on REPLs of this machine."""
     check_acting(config, (*LOCAL, "token_file", "certificate_authority"), "this command is about REPLs of this machine")
     check_acting(config, LOCAL, "it is for repl.servers, and there are none")

@@ -1,4 +1,4 @@
-"""REPLs of this machine: a jail for every warm zygote, one fork for every REPL."""
+"""Open REPLs on this machine: a jail for each warm zygote, a fork for each REPL."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ from lzero.types import Error, Execution, Json
 
 logger = logging.getLogger(__name__)
 _OPENING_AT_ONCE = 4
-"""Per zygote: one that is forked, and some that become sessions meanwhile."""
+"""REPLs that one zygote opens at once: it forks one, while some others become sessions."""
 _PROBE = """
 import os
 status = {line.partition(":")[0]: line.partition(":")[2].strip() for line in open("/proc/self/status")}
@@ -41,16 +41,19 @@ assert len(open("/proc/net/dev").read().splitlines()) == 3, "there is a network 
 
 
 class LocalPool:
-    """Implements `ReplPool`: `async with LocalPool(config.repl) as pool: repl = await pool.open(tools, on_call, seed=7)`.
+    """Pool of REPLs on this machine; implements `ReplPool`.
 
-    `on_call(name, arguments)` is awaited on the host for every tool call of that REPL.
+        async with LocalPool(config.repl) as pool:
+            repl = await pool.open(tools, on_call, seed=7)
+
+    The pool awaits `on_call(name, arguments)` on the host for every tool call of that REPL.
     """
 
     def __init__(
         self, config: ReplConfig | None = None, *, limits: Limits | None = None, without: Collection[str] = ()
     ) -> None:
-        """`without`: defences to leave out ("seccomp", "network", "nesting"), for tests that show what they are good for. No
-        configuration reaches it."""
+        """`without`: defences to leave out ("seccomp", "network", "nesting"), for tests that show what each is good for. No configuration
+        sets it. Raises ConfigError for a key without effect."""
         self._without = tuple(without)
         self._config = config or ReplConfig()
         if self._config.tier == "unsandboxed":
@@ -76,8 +79,10 @@ class LocalPool:
         await self.close()
 
     async def start(self) -> None:
-        """Start the jail and prove, in a first REPL, that it holds. Makes the kernel environment if it is not there yet
-        (half a minute, once; the log says so). Raises SandboxError."""
+        """Start the jail and check in a first REPL that it isolates. Raises SandboxError.
+
+        Makes the kernel environment if it is missing, which takes half a minute once; the log says so.
+        """
         ready = False
         try:
             repl = await self.open((), no_tools, seed=0)
@@ -103,7 +108,7 @@ class LocalPool:
                 await self.close()
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> LocalRepl:
-        """A fresh REPL: a stub for every tool, `random` and numpy seeded. Raises ReplError; a dead zygote is started anew."""
+        """Open a REPL, with a stub for every tool and `random` and numpy seeded. Replaces a dead zygote. Raises ReplError."""
         stubs = wire.stubs(tools)
         async with self._opening, self._zygotes.lend() as zygote:
             if self._groups is not None:
@@ -121,7 +126,7 @@ class LocalPool:
         return repl
 
     async def close(self) -> None:
-        """Close every REPL and the jail. Nothing is left behind."""
+        """Close every REPL and the jail, and leave nothing behind."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -132,11 +137,11 @@ class LocalPool:
             await self._groups.close()
 
     def stats(self) -> Mapping[str, float]:
-        """`open` now, `opened` in all, `zygotes` started in all."""
+        """Return the number of REPLs `open` now and `opened` in all, and of `zygotes` started in all."""
         return {"open": len(self._repls), "opened": self._opened, "zygotes": self._zygotes.started}
 
     def facts(self) -> Mapping[str, Json]:
-        """What shuts its REPLs in, for the record: tier, kernel, programs, user, control groups, limits, and what has none."""
+        """Return what isolates the REPLs, for the record: tier, kernel, programs, user, control groups, limits, and what is unbounded."""
         return {
             "tier": self._config.tier,
             "kernel": platform.release(),
@@ -155,7 +160,7 @@ class LocalPool:
         return await self._admit(LocalRepl(zygote, child, Connection(ours), on_call, self._config))
 
     async def _admit(self, repl: LocalRepl) -> LocalRepl:
-        """Keep it in mind, and give it its control group."""
+        """Register a new REPL, and make its control group."""
         self._repls.add(repl)
         repl.on_close = lambda: self._gone(repl)
         repl.on_fork = lambda on_call: self._copy(repl, on_call)
@@ -167,7 +172,7 @@ class LocalPool:
         return repl
 
     async def _copy(self, original: LocalRepl, on_call: OnCall) -> LocalRepl:
-        """A copy that says and does nothing before it is renewed."""
+        """Return a copy of a REPL, which stays silent until it is renewed."""
         watchdog.require(self._watching)
         async with self._groups.announcing() if self._groups else nullcontext():
             with _socket_pair() as (ours, theirs):
@@ -196,7 +201,7 @@ class LocalPool:
 
 @contextmanager
 def _socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Our end of a REPL's socket, and its end, which is its alone once it has been sent. Ours stays open unless something fails."""
+    """Yield the host's end and the REPL's end of a socket pair. At the end, close the REPL's; close the host's only if the block fails."""
     try:
         ours, theirs = socket.socketpair()
     except OSError as error:
@@ -216,5 +221,5 @@ def _complaint_of(proof: Execution) -> str:
 
 
 async def no_tools(name: str, arguments: object) -> None:
-    """The host's side of a REPL without tools."""
+    """Refuse a tool call: the host's side of a REPL without tools."""
     raise AssertionError(f"{name}({arguments}) in a REPL without tools")

@@ -1,4 +1,4 @@
-"""A live session in a zygote's jail, from the host: its start, cells, files, copies and end."""
+"""Control a live session in a zygote's jail from the host: its start, cells, files, copies and end."""
 
 import asyncio
 import logging
@@ -27,14 +27,14 @@ _Answer = TypeVar("_Answer")
 _OPEN_TIMEOUT_S = 60.0
 _SEND_TIMEOUT_S = 10.0
 _BETWEEN_CELLS_S = 30.0
-"""What a file has, to go in or out as a whole; and a session, to make itself ready as one that is copied, or as its copy."""
+"""Seconds for the transfer of a whole file, and for a session to get ready to be copied or to continue as a copy."""
 _EXIT_TIMEOUT_S = 2.0
-"""How long after the end of its stream a session may take to exit by itself."""
+"""Seconds that a session may take to exit by itself after its stream has ended."""
 _KILL_TIMEOUT_S = 10.0
 
 
 class LocalRepl(Session):
-    """A REPL in a zygote's jail. Made by `LocalPool.open`."""
+    """A REPL in a zygote's jail. `LocalPool.open` makes it."""
 
     def __init__(
         self, zygote: Zygote, child: Child, connection: Connection, on_call: OnCall, config: ReplConfig
@@ -46,21 +46,21 @@ class LocalRepl(Session):
         self._transfers = Transfers(connection, config)
         self._cells = 0
         self._interrupts = 0
-        """How often the last cell was interrupted."""
+        """Number of times that the last cell was interrupted."""
         self._reading = asyncio.Lock()
         self._closed = False
         self.group: Group | None = None
-        """The control group that its processes are in, where there are any."""
+        """The control group of its processes, if there is one."""
         self.on_fork: Callable[[OnCall], Awaitable[LocalRepl]] = _unforkable
-        """Makes a copy that is yet to be renewed."""
+        """Makes a copy, which must still be renewed."""
         self._ending_unwanted: asyncio.Future[None] | None = None
-        """Of a copy that nobody waits for any more; a task that nothing refers to may be collected before it is done."""
+        """The task that ends a copy which nobody waits for. A task without a reference may be collected before it is done."""
 
     async def become(self, tools: tuple[wire.ToolStub, ...], seed: int) -> None:
         """Turn the fresh fork into a session. Raises ReplError."""
         until = self._loop.time() + _OPEN_TIMEOUT_S
         try:
-            with suppress(ConnectionError):  # where it has failed already, it has said why
+            with suppress(ConnectionError):  # a REPL that has failed already has sent the reason
                 await self._connection.send(
                     wire.Open(tools=tools, seed=seed, output_chars=self._output_chars), until=until
                 )
@@ -112,9 +112,11 @@ class LocalRepl(Session):
         return copy
 
     async def copy_into(self, connection: socket.socket) -> tuple[Zygote, Child]:
-        """The processes of a copy that answers at the other end of `connection`, which is theirs from now on. Raises ForkRefused,
-        ReplDied."""
-        given = socket.socket(fileno=connection.detach())  # where this is cancelled, it is still to be sent
+        """Make a copy that answers at the other end of `connection`, and return its zygote and processes. Takes over the connection.
+
+        Raises ForkRefused, ReplDied.
+        """
+        given = socket.socket(fileno=connection.detach())  # if this call is cancelled, the socket must still be sent
         making = asyncio.ensure_future(self._zygote.copy(self._child, given))
         making.add_done_callback(lambda _: given.close())
         try:
@@ -134,16 +136,16 @@ class LocalRepl(Session):
             raise ProtocolError(f"{type(answer).__name__} for {type(message).__name__}")
 
     def objection(self) -> str:
-        """What its control group has against its going on; empty for nothing."""
+        """Return why its control group requires the REPL to end; "" if it does not."""
         return self.group.objection() if self.group and not self._closed else ""
 
     async def forked(self) -> int:
-        """The pid of its session, on the host, as soon as it is known; 0 where it has ended before."""
+        """Return the pid of its session on the host, as soon as it is known; 0 if the session has ended before."""
         return await asyncio.shield(self._child.forked)
 
     @property
     def host_pids(self) -> tuple[int, ...]:
-        """Of its session and of its init, on the host; none while they are not known."""
+        """The pids of its session and its init on the host; () while they are unknown."""
         if not self._child.forked.done() or not self._child.forked.result():
             return ()
         return self._child.forked.result(), self._child.init
@@ -161,8 +163,10 @@ class LocalRepl(Session):
             self.on_close()
 
     async def _between_cells(self, what: str, act: Callable[[float], Awaitable[_Answer]]) -> _Answer:
-        """What is no cell (a "transfer", a "fork"), with its deadline. Raises WorkspaceError, and the session lives; any
-        ReplError, and it is gone."""
+        """Do a "transfer" or a "fork" between two cells, within a deadline.
+
+        Raises WorkspaceError, after which the session lives, or a ReplError, after which it has ended.
+        """
         try:
             with self._ending.unless_done(what, WorkspaceError):
                 return await act(self._loop.time() + _BETWEEN_CELLS_S)
@@ -172,7 +176,7 @@ class LocalRepl(Session):
             raise error if isinstance(error, ProtocolError) else ReplDied(reason) from None
 
     async def _get_in_call(self, path: str) -> bytes:
-        """While the session waits for a tool's answer. What breaks then breaks its cell, as it is raised through the tool."""
+        """Read a file while the session waits for a tool's answer. An error is raised through the tool, so it ends the cell."""
         async with self._reading:
             try:
                 return await self._transfers.get(path, until=self._loop.time() + _BETWEEN_CELLS_S)

@@ -1,7 +1,7 @@
 """Set the sandbox up: `python -m lzero.repl.setup [--newest]`.
 
-Installs bubblewrap where it may (root, apt-get), makes the kernel environment, runs one cell and prints what isolation was found.
-Ends with code 1 and one message where it cannot. `--newest` installs the newest packages instead of those that the lock pins.
+Installs bubblewrap if it may (root, apt-get), makes the kernel environment, runs one cell and prints the isolation that it found. On
+failure it prints one message and exits with code 1. `--newest` installs the newest packages instead of the pinned ones.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""What isolation this machine allows, found by doing it, one part at a time: `lzero pool probe`.
+"""Try each part of the isolation on this machine: `lzero pool probe`.
 
-Each part is tried as the jail needs it: by the user that the jail runs as, beneath a first user namespace as it is. The last word
-has the sandbox itself: a pool is started, which proves in a first REPL that it holds.
+Each part is tried as the jail needs it: by the user that the jail runs as, below a first user namespace. At the end a pool is started,
+which checks in a first REPL that the whole sandbox isolates.
 """
 
 import ctypes
@@ -58,7 +58,7 @@ class Finding:
     here: bool
     detail: str
     mend: str = ""
-    """What to do where it is not here and is needed."""
+    """The remedy if it is missing and needed."""
     needed: bool = True
 
 
@@ -66,13 +66,13 @@ class Finding:
 class Report:
     findings: tuple[Finding, ...]
     tier: str
-    """As the configuration names it."""
+    """The tier's name in the configuration."""
     problem: str
-    """Why it cannot be had; empty where it holds."""
+    """Why the tier is unavailable; "" if it works."""
 
 
 async def probe(config: ReplConfig) -> Report:
-    """Try every part, then all of them together. Takes some seconds; makes the kernel environment if it is not there yet."""
+    """Try every part, then all of them together. Takes some seconds; makes the kernel environment if it is missing."""
     findings = tuple(_findings(config))
     pool: LocalPool | JupyterPool = JupyterPool(config) if config.tier == "unsandboxed" else LocalPool(config)
     started = time.monotonic()
@@ -110,13 +110,13 @@ def _bubblewrap() -> Finding:
 
 
 def landlock_abi() -> int:
-    """0 where the kernel has no Landlock. landlock_create_ruleset(2)."""
+    """Return the version of Landlock's ABI; 0 if the kernel has none. landlock_create_ruleset(2)."""
     version = ctypes.CDLL(None).syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     return max(int(version), 0)
 
 
 def _namespaces() -> Iterator[Finding]:
-    """Each part as far into the jail as its first user namespace; none where that one cannot be had."""
+    """Yield a finding for each kind of namespace that the jail needs. Without the first, the others are not tried."""
     allowed = True
     for part, options, inner, mend in _NAMESPACES:
         if not allowed:

@@ -1,18 +1,18 @@
-"""Ends REPLs that use too much or exist for too long.
+"""End REPLs that use too much or exist for too long.
 
-An address-space limit bounds one process, and none of what many of them hold. The host therefore adds them up: resident memory
-first, which is quick to read and never less than what is really held; only where that exceeds the limit, proportional memory,
-which counts a page that several processes share (with the zygote, above all) by its part.
+An address-space limit bounds one process, but not the sum of many. The host therefore adds up their memory. Resident memory comes first: it
+is quick to read and never too low. Only if that exceeds the limit, the host reads proportional memory, which divides a shared page among
+the processes that share it, with the zygote above all.
 
-Bytes in sockets belong to no process. Each socket counts as what it can hold, whether it holds that or not.
+Bytes in sockets belong to no process. Each socket counts as the most that it can hold.
 
-Processes that start and end while the host reads could be missed, and their memory with them. So where the host finds other
-processes after reading than before, it stops all of them for the few milliseconds of a second reading. Where REPLs have control
-groups, the kernel bounds what they hold, and the host does neither. The memory of a process shows at each of its threads. Where all
-of them end before they are read, because they start each other, the host stops them in the same way.
+Processes that start and end while the host reads could be missed, and their memory with them. If the host finds other processes after
+reading than before, it stops all of them for the few milliseconds of a second reading. If REPLs have control groups, the kernel bounds
+their memory, and the host does neither. The memory of a process shows at each of its threads. If all of them end before they are read,
+because they start each other, the host stops them in the same way.
 
-Processor time is that of the living and of those that they have waited for; what nobody waits for (a daemon) counts while it
-lives.
+Processor time is that of living processes and of those that they have waited for. A process that nobody waits for (a daemon) counts while
+it lives.
 """
 
 import asyncio
@@ -39,17 +39,18 @@ INTERVAL_S = 0.25
 _QUICK, _THOROUGH = 0.05, 0.2
 """Shares of a processor that the quick and the thorough looks at all REPLs may take; then looks are further apart."""
 _THREADS = 32
-"""Thorough looks at once."""
+"""Number of thorough looks at once."""
 _LOCKS_S, _STEP_S = 5.0, 0.25
 """Seconds that a thorough look may wait for locks of the processes that it reads, counted in steps. Time in which its thread waits for
 a processor or for Python's lock does not count, so a busy machine ends no REPL."""
 _AGAIN_S = 0.02
-"""Between two looks at a REPL that holds too much: a process that is about to run a program shares its parent's memory until
-then, and would count twice."""
+"""Seconds between two looks at a REPL that holds too much. A process that is about to run a program shares its parent's memory until then,
+and would count twice.
+"""
 _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that mean the host itself has run out of something, through no REPL's fault. The next round looks again."""
 _UNSEEN = 0.25
-"""By this share of a REPL's limit the machine's memory may shrink before the host looks again."""
+"""Share of a REPL's limit by which the machine's memory may shrink before the host looks again."""
 _MEMINFO = Path("/proc/meminfo")
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
 _WHOLE_BUFFERS = 2
@@ -57,30 +58,29 @@ _WHOLE_BUFFERS = 2
 
 
 class Watched(Protocol):
-    """A REPL, as far as the watchdog knows it."""
+    """A REPL with the attributes that the watchdog needs."""
 
     @property
     def host_pids(self) -> Sequence[int]:
-        """On the host, of its first processes: everything else in it descends from one of them. None where they are not known
-        yet."""
+        """Pids on the host of its first processes, from which all others descend; empty while they are unknown."""
 
     @property
     def opened(self) -> float:
-        """When, by the monotonic clock."""
+        """The time when it was opened, by the monotonic clock."""
 
     def objection(self) -> str:
-        """What the kernel has found already; empty for nothing."""
+        """Return the kernel's reason why the REPL must end; "" if there is none."""
 
     def kill(self, reason: str) -> Awaitable[None]:
-        """For what it did."""
+        """End the REPL because of what it did."""
 
     def expire(self, reason: str) -> Awaitable[None]:
-        """For no fault of its own."""
+        """End the REPL through no fault of its own."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one REPL may use."""
+    """The most that one REPL may use."""
 
     memory_bytes: int
     cpu_s: float
@@ -88,11 +88,11 @@ class Bounds:
     socket_bytes: int = 0
     """Bytes that a socket counts as; 0 if control groups count what lies in it, or others have sockets in the same network namespace."""
     whole: bool = False
-    """Whether a look has to find every process; not where control groups do."""
+    """Whether a look must find every process; False if control groups do."""
 
     @classmethod
     def of(cls, config: ReplConfig, memory_bytes: int, *, alone: bool = False) -> Self:
-        """`alone`: nothing else bounds what sandboxed REPLs hold. Raises SandboxError."""
+        """Return the bounds of a configuration. `alone`: nothing else bounds the memory of sandboxed REPLs. Raises SandboxError."""
         return cls(
             memory_bytes=memory_bytes,
             cpu_s=config.cpu_s,
@@ -125,7 +125,7 @@ async def watch(repls: Callable[[], Iterable[Watched]], bounds: Bounds) -> None:
 
 
 def require(watching: "asyncio.Task[None] | None") -> None:
-    """Raise SandboxError if a task that watches has ended: no REPL is opened then. None: it has not begun yet."""
+    """Raise SandboxError if the watching task has ended, because no REPL may be opened then. None: the task has not started yet."""
     if watching is not None and watching.done():
         failure = None if watching.cancelled() else watching.exception()
         raise SandboxError(f"the watchdog on the memory of REPLs failed: {failure!r}")
@@ -319,7 +319,7 @@ def _look(roots: Sequence[int], bounds: Bounds) -> str:
 
 
 def _is_whole(pids: Sequence[int], roots: Sequence[int], bounds: Bounds) -> bool:
-    """Whether the processes that were looked at are those that there are."""
+    """Return whether the processes that were looked at are still all there are."""
     return not bounds.whole or processes.tree(roots) == pids
 
 

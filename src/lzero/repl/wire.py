@@ -1,4 +1,4 @@
-"""What goes over the wire, on the host's side: typed, validated, bounded. Everything that comes in is agent output."""
+"""Define the messages between host and session, on the host's side: typed, validated, bounded. All incoming data is agent output."""
 
 import struct
 from collections.abc import Sequence
@@ -14,21 +14,23 @@ from lzero.types import Display, Error, Json, Output, Result, Stream, WorkspaceF
 MAX_FRAME = 8 * 1024 * 1024
 MAX_OUTPUTS = 128
 MAX_QUOTES = 1 << 20
-"""Quotation marks in the JSON of all outputs of a cell, which bound how many strings these are: each costs the host fifty bytes,
-and may take three in a frame. An honest kernel needs fewer: `repl.output_kb` ends at 4,000, and a quotation mark counts as eight
-characters there, if it is in what is not text."""
+"""The most quotation marks in the JSON of all outputs of a cell. They bound the number of strings: each costs the host fifty bytes, and may
+take three in a frame. An honest kernel stays below: `repl.output_kb` ends at 4,000, and a quotation mark outside of text counts as eight
+characters there.
+"""
 _TEXT_SHARE, _OTHER_CHARS = 8, 300_000
-"""Text has an eighth of what `repl.output_kb` allows. Names and messages of a hundred errors, types, and the notes on what was cut
-come beside it."""
+"""Text may take an eighth of `repl.output_kb`. The other characters are for names and messages of a hundred errors, for types, and for
+notes on what was cut.
+"""
 MAX_ARGUMENTS = 1 << 20
 """Bytes of JSON in a call."""
 CHUNK_BYTES = 1 << 20
-"""Of a file, in one frame; only its last chunk is shorter."""
+"""Bytes of a file in one frame; only the last chunk is shorter."""
 MAX_PARAMETERS = 256
-"""Of a tool."""
+"""The most parameters of a tool."""
 MAX_LISTED = 4096
 MAX_LISTING = 1 << 20
-"""Files in a listing, and bytes of its JSON."""
+"""The most files in a listing, and bytes of its JSON."""
 HEADER = struct.Struct(">I")
 
 
@@ -37,7 +39,7 @@ class ToolStub(Struct, frozen=True, kw_only=True):
     parameters: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_PARAMETERS)]
     description: str
     kernel_source: str = ""
-    """Of the session's side of a tool that is more than a function; see `protocols.WithKernelSource`."""
+    """Source of the session's side of a tool that is more than a function; see `protocols.WithKernelSource`."""
 
 
 class Open(Struct, frozen=True, kw_only=True, tag="open"):
@@ -46,7 +48,7 @@ class Open(Struct, frozen=True, kw_only=True, tag="open"):
     tools: tuple[ToolStub, ...]
     seed: int
     output_chars: int
-    """What the outputs of a cell may hold together."""
+    """The most characters of a cell's outputs together."""
 
 
 class Run(Struct, frozen=True, kw_only=True, tag="run"):
@@ -55,28 +57,28 @@ class Run(Struct, frozen=True, kw_only=True, tag="run"):
     id: int
     code: str
     interrupts: int = 0
-    """How often the last cell was interrupted: a signal may have come too late for it."""
+    """Number of times that the last cell was interrupted. One of these signals may have come too late for it."""
 
 
 class Settle(Struct, frozen=True, kw_only=True, tag="settle"):
-    """Host → kernel: about to be copied. Answered by `Ready`."""
+    """Host → kernel: prepare to be copied. Answered by `Ready`."""
 
 
 class Renew(Struct, frozen=True, kw_only=True, tag="renew"):
-    """Host → kernel of a copy, once, before anything else: go on as a session of its own. Answered by `Ready`."""
+    """Host → kernel of a copy, once, as its first message: continue as a separate session. Answered by `Ready`."""
 
     seed: int
 
 
 class Reply(Struct, frozen=True, kw_only=True, tag="reply"):
-    """Host → kernel: what the tool answered."""
+    """Host → kernel: the tool's answer, or its error."""
 
     value: Json = None
     error: str | None = None
 
 
 class Put(Struct, frozen=True, kw_only=True, tag="put"):
-    """Host → kernel: write a file; chunks follow, the last one says so."""
+    """Host → kernel: write a file. Its chunks follow; `last` marks the last one."""
 
     path: str
 
@@ -90,7 +92,7 @@ class Get(Struct, frozen=True, kw_only=True, tag="get"):
 
 
 class List(Struct, frozen=True, kw_only=True, tag="list"):
-    """Host → kernel: tell the regular files of the workspace."""
+    """Host → kernel: list the regular files of the workspace."""
 
     max_files: int = MAX_LISTED
     max_bytes: int = MAX_LISTING
@@ -111,21 +113,21 @@ class Listing(Struct, frozen=True, kw_only=True, tag="listing", forbid_unknown_f
     """Kernel → host: the files of the workspace."""
 
     files: msgspec.Raw
-    """JSON that nobody has decoded yet: see `files_of`."""
+    """JSON, not decoded yet: see `files_of`."""
 
 
 class Refused(Struct, frozen=True, kw_only=True, tag="refused", forbid_unknown_fields=True):
-    """Kernel → host: the file cannot be had, or written. A number (errno(3)) and no words: they would be a stranger's."""
+    """Kernel → host: the file cannot be read or written. It carries only an errno(3), because a session's text is not trusted."""
 
     errno: Annotated[int, msgspec.Meta(ge=1, le=4095)]  # the kernel's MAX_ERRNO
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag="ready", forbid_unknown_fields=True):
-    """Kernel → host: the session is there."""
+    """Kernel → host: the session is ready."""
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed", forbid_unknown_fields=True):
-    """Kernel → host: the session could not be shut in, and did not start."""
+    """Kernel → host: the session could not be isolated, and did not start."""
 
     reason: str
 
@@ -136,7 +138,7 @@ class Call(Struct, frozen=True, kw_only=True, tag="call", forbid_unknown_fields=
     id: int
     name: str
     arguments: msgspec.Raw
-    """JSON that nobody has decoded yet: see `arguments_of`."""
+    """JSON, not decoded yet: see `arguments_of`."""
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=True):
@@ -148,7 +150,7 @@ class Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=
 
 
 class _Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=True):
-    """`Done` whose outputs nobody has decoded yet."""
+    """`Done` with outputs that are not decoded yet."""
 
     id: int
     status: Literal["ok", "error"]
@@ -156,7 +158,7 @@ class _Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields
 
 
 class Hello(Struct, frozen=True, kw_only=True, tag="hello", forbid_unknown_fields=True):
-    """Zygote → host: warm, and this is where it lives."""
+    """Zygote → host: it is warm. Sends the file of its `os` module, its prefix and its pid."""
 
     os: str
     prefix: str
@@ -164,22 +166,21 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello", forbid_unknown_field
 
 
 class Forked(Struct, frozen=True, kw_only=True, tag="forked", forbid_unknown_fields=True):
-    """Zygote → host: one of the two first processes of a REPL is there, the init before the session. Its pid comes beside the
-    message, as the kernel vouches for it."""
+    """Zygote → host: a first process of a REPL exists, the init before the session. The kernel adds its pid to the message."""
 
     id: int
     part: Literal["init", "session"]
 
 
 class Uncopied(Struct, frozen=True, kw_only=True, tag="uncopied", forbid_unknown_fields=True):
-    """Zygote → host: this copy was not made, and why."""
+    """Zygote → host: this copy could not be made, with the reason."""
 
     id: int
     reason: str
 
 
 class Signalled(Struct, frozen=True, kw_only=True, tag="signalled", forbid_unknown_fields=True):
-    """Zygote → host: the signal has been sent, or there was nobody to send it to."""
+    """Zygote → host: the signal has been sent, or its receiver no longer exists."""
 
     id: int
 
@@ -205,7 +206,7 @@ _from_zygote: msgspec.json.Decoder[FromZygote] = msgspec.json.Decoder(FromZygote
 
 
 def stubs(tools: Sequence[ToolSpec]) -> tuple[ToolStub, ...]:
-    """What a session is told of them."""
+    """Return the descriptions of tools that a session gets."""
     return tuple(
         ToolStub(
             name=tool.name,
@@ -218,7 +219,7 @@ def stubs(tools: Sequence[ToolSpec]) -> tuple[ToolStub, ...]:
 
 
 def encode(message: ToKernel) -> bytes:
-    """A whole frame: its length, then JSON. Raises ProtocolError where it is too long."""
+    """Return a whole frame: its length, then JSON. Raises ProtocolError if it is too long."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME:
         raise ProtocolError(f"a message of {len(body)} bytes is longer than the {MAX_FRAME} that a frame holds")
@@ -226,7 +227,7 @@ def encode(message: ToKernel) -> bytes:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """A whole frame; one that says so, where the answer is nothing that can be sent."""
+    """Return the frame of a reply. If the answer cannot be encoded, the reply is an error that says so."""
     try:
         return encode(reply)
     except (ProtocolError, TypeError, OverflowError, UnicodeEncodeError, msgspec.EncodeError) as error:
@@ -234,7 +235,7 @@ def encode_reply(reply: Reply) -> bytes:
 
 
 def body_length(header: bytes | bytearray) -> int:
-    """Raises ProtocolError for a length that no frame has."""
+    """Return the length of a frame's body. Raises ProtocolError for an invalid length."""
     (length,) = HEADER.unpack(header)
     if not 2 <= length <= MAX_FRAME:
         raise ProtocolError(f"a frame of {length} bytes; 2 to {MAX_FRAME} are allowed")
@@ -242,7 +243,7 @@ def body_length(header: bytes | bytearray) -> int:
 
 
 def decode(body: bytes) -> FromKernel:
-    """Raises ProtocolError for anything but a valid frame of a kernel."""
+    """Decode a frame of a kernel. Raises ProtocolError if it is invalid."""
     try:
         message = _from_kernel.decode(body)
         if not isinstance(message, _Done):
@@ -259,7 +260,7 @@ def decode(body: bytes) -> FromKernel:
 
 
 def check_size(outputs: Sequence[Output], output_chars: int) -> None:
-    """Raise ProtocolError for more than a session sends of one cell, where its outputs have `output_chars` characters."""
+    """Raise ProtocolError for more output than a session sends of one cell with the limit `output_chars`."""
     most_text, most = (output_chars // share + _OTHER_CHARS for share in (_TEXT_SHARE, 1))
     text, total = sum(map(_text_chars, outputs)), sum(map(_chars, outputs))
     if text > most_text or total > most:
@@ -269,7 +270,7 @@ def check_size(outputs: Sequence[Output], output_chars: int) -> None:
 
 
 def _text_chars(output: Output) -> int:
-    """Return the characters of what a model reads of it, which takes a second for a million."""
+    """Return the number of characters that a model reads of an output; reading a million takes a second."""
     if isinstance(output, Result | Display):
         return len(output.data["text/plain"]) if "text/plain" in output.data else sum(map(len, output.data))
     return _chars(output)
@@ -286,7 +287,10 @@ def _chars(output: Output) -> int:
 
 
 def arguments_of(call: Call) -> dict[str, Json]:
-    """Raises ToolError for more than a tool is ever given, before that costs the host its time; ProtocolError for no object."""
+    """Decode the arguments of a call. Raises ToolError if they are too large, ProtocolError if they are not an object.
+
+    Checks their size first, because decoding costs the host time.
+    """
     size = len(memoryview(call.arguments))
     if size > MAX_ARGUMENTS:
         raise ToolError(f"{call.name}: {size:,} bytes of arguments; {MAX_ARGUMENTS:,} are allowed", fault="agent")
@@ -297,7 +301,10 @@ def arguments_of(call: Call) -> dict[str, Json]:
 
 
 def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
-    """Raises ProtocolError for more than was asked for, before that costs the host its time, and for what is no listing."""
+    """Decode a listing. Raises ProtocolError if it is invalid or larger than the host asked for.
+
+    Checks its size first, because decoding costs the host time.
+    """
     size = len(memoryview(listing.files))
     if size > MAX_LISTING:
         raise ProtocolError(f"a listing of {size:,} bytes; {MAX_LISTING:,} are allowed")
@@ -311,7 +318,7 @@ def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
 
 
 def decode_zygote(packet: bytes) -> FromZygote:
-    """Raises ProtocolError for anything but a valid message of a zygote."""
+    """Decode a message of a zygote. Raises ProtocolError if it is invalid."""
     try:
         return _from_zygote.decode(packet)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -319,5 +326,6 @@ def decode_zygote(packet: bytes) -> FromZygote:
 
 
 def _malformed(error: Exception) -> str:
-    """Return what is wrong with JSON from a sandbox. The decoder's own words would quote it, and the model would read that as ours."""
+    """Describe what is wrong with JSON from a sandbox. The decoder's message would quote it, and the model would take that for lzero's
+    words."""
     return "JSON of another shape" if isinstance(error, msgspec.ValidationError) else "it cannot be read as JSON"

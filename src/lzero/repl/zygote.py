@@ -1,4 +1,4 @@
-"""The host's end of a zygote: start it, have it fork REPLs, signal them, learn how they ended."""
+"""Control a zygote from the host: start it, let it fork REPLs, signal them, and learn how they ended."""
 
 import asyncio
 import json
@@ -29,21 +29,21 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 class Child:
-    """A forked REPL as its zygote knows it."""
+    """A forked REPL as the host knows it from its zygote."""
 
     def __init__(self, number: int) -> None:
         loop = asyncio.get_running_loop()
         self.number = number
         self.ended: asyncio.Future[int | None] = loop.create_future()
-        """Its exit code, a negative signal, or None when the zygote died and took it along."""
+        """Its exit code, a negative signal, or None if the zygote died and took it along."""
         self.init = 0
-        """The pid of its init, outside the jail; 0 before it is told."""
+        """The pid of its init, outside the jail; 0 while it is unknown."""
         self.forked: asyncio.Future[int] = loop.create_future()
-        """The pid of its session, outside the jail; 0 where it ended before that was told."""
+        """The pid of its session, outside the jail; 0 if the session ended before the zygote reported it."""
 
 
 class Zygote:
-    """One warm process in one jail. It dies with the thread that started it, and takes every REPL with it."""
+    """A warm process in a jail of its own. It dies with the thread that started it, and takes every REPL with it."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, errors: IO[bytes]) -> None:
         self._process = process
@@ -55,7 +55,7 @@ class Zygote:
         self._signalled: dict[int, list[asyncio.Future[None]]] = {}
         self._writers: set[asyncio.Future[None]] = set()
         self._refusals: dict[int, asyncio.Future[str]] = {}
-        """Why a copy was not made, for those who wait for one."""
+        """Copies in progress: number → the reason why the copy was not made."""
         self._last_number = 0
         self._sending = asyncio.Lock()
         self.alive = True
@@ -64,7 +64,7 @@ class Zygote:
 
     @classmethod
     async def start(cls, environment: Environment, limits: Limits, without: Collection[str] = ()) -> "Zygote":
-        """Raises SandboxError where the machine, or the environment, does not allow it."""
+        """Start a zygote. Raises SandboxError if the machine or the environment does not allow it."""
         with ExitStack() as closed, ExitStack() as closed_on_failure:
             try:
                 errors = closed_on_failure.enter_context(tempfile.TemporaryFile())
@@ -93,17 +93,19 @@ class Zygote:
 
     @property
     def num_repls(self) -> int:
-        """That live."""
+        """Number of living REPLs."""
         return len(self._children)
 
     @property
     def num_forks(self) -> int:
-        """So far."""
+        """Number of forks so far."""
         return self._last_number
 
     async def fork(self, connection: socket.socket) -> Child:
-        """Return a new REPL at the other end of `connection`. Raises ReplDied, or another ReplError where the kernel refuses the
-        descriptor; the zygote and its other REPLs go on then."""
+        """Return a new REPL at the other end of `connection`.
+
+        Raises ReplDied if the zygote died, or another ReplError if the kernel refuses the descriptor; the zygote then continues.
+        """
         self._last_number += 1
         child = Child(self._last_number)
         self._children[child.number] = child
@@ -117,8 +119,10 @@ class Zygote:
         return child
 
     async def copy(self, original: Child, connection: socket.socket) -> Child:
-        """A copy of a live REPL at the other end of `connection`, which says nothing before it is spoken to. Raises ForkRefused,
-        and what `fork` raises."""
+        """Return a copy of a live REPL at the other end of `connection`. It stays silent until the host sends it a message.
+
+        Raises ForkRefused, and what `fork` raises.
+        """
         self._last_number += 1
         child = Child(self._last_number)
         self._children[child.number] = child
@@ -138,7 +142,7 @@ class Zygote:
         return child
 
     async def signal(self, child: Child, number: int) -> None:
-        """Returns when the signal is on its way, or the child is gone. A zygote that does not answer is ended. Raises ReplDied."""
+        """Send a signal. Return when it is on its way, or the child has ended. Ends a zygote that does not answer, and raises ReplDied."""
         if child.ended.done():
             return
         answer = self._loop.create_future()
@@ -151,7 +155,7 @@ class Zygote:
             await self._give_up()
 
     async def stop(self) -> None:
-        """End the zygote and everything in it; returns when all is gone. Safe to call twice."""
+        """End the zygote and everything in it, and return when all is gone. Safe to call twice."""
         self._lost()
         if self._process.returncode is not None:
             return
@@ -229,7 +233,7 @@ class Zygote:
                 self._loop.remove_writer(self._control.fileno())
 
     async def _give_up(self) -> NoReturn:
-        """It hangs: end it, and all its REPLs with it. Raises ReplDied."""
+        """End a zygote that does not answer, with all its REPLs. Raises ReplDied."""
         await self.stop()
         raise ReplDied(f"the sandbox's zygote did not answer within {_ANSWER_TIMEOUT_S:.0f} s and was ended")
 
@@ -249,7 +253,7 @@ class Zygote:
         self._lost()
 
     def _on_message(self, message: wire.FromZygote, pid: int) -> None:
-        """`pid`: that the message came with."""
+        """Handle a message. `pid`: the sender's, from the message's credentials."""
         match message:
             case wire.Hello():
                 _settle(self._hello, message)
@@ -273,7 +277,7 @@ class Zygote:
                     _settle(child.ended, message.code)
 
     def _lost(self) -> None:
-        """The zygote is gone, or will be as it sees our end closed."""
+        """Close the host's end, and mark every REPL as ended. The zygote is gone, or ends when it sees that."""
         if not self.alive:
             return
         self.alive = False
@@ -294,7 +298,7 @@ class Zygote:
 
 
 def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
-    """The pid in a message's credentials, 0 where it has none."""
+    """Return the pid in a message's credentials; 0 if it has none."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and len(data) == _CREDENTIALS.size:
             pid: int = _CREDENTIALS.unpack(data)[0]
@@ -308,7 +312,7 @@ def _settle(future: "asyncio.Future[Any]", value: object = None) -> None:
 
 
 async def _end_of(pid: int) -> None:
-    """Wait until a child process of ours has ended, without reaping it. Polls, because the host may have no descriptor left."""
+    """Wait until a child process of the host has ended, without reaping it. Polls, because the host may have no descriptor left."""
     with suppress(ChildProcessError):  # somebody else has reaped it
         while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             await asyncio.sleep(_LOOK_S)

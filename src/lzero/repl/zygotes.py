@@ -1,4 +1,4 @@
-"""The zygotes of a pool: as many as its REPLs keep busy, each replaced after so many forks, started anew when it dies."""
+"""Manage the zygotes of a pool: add one when the others are busy, replace each after a number of forks, restart a dead one."""
 
 import asyncio
 import logging
@@ -12,16 +12,17 @@ from lzero.repl.zygote import Zygote
 
 logger = logging.getLogger(__name__)
 _BUSY = 2
-"""Forks in progress at a zygote from which on another one is worth its start (a second of one core, 60 MB)."""
+"""Forks in progress at one zygote from which on another zygote is worth its start (a second of one core, 60 MB)."""
 _RETRY_S = 60.0
-"""After a start beside the others that failed."""
+"""Seconds until the next attempt after an additional zygote failed to start."""
 
 
 class Zygotes:
-    """Lends the zygote that has least to do. It forks one REPL after the other, so each core can use one of its own."""
+    """The zygotes of a pool. A zygote forks one REPL at a time, so several use several cores."""
 
     def __init__(self, start: Callable[[], Awaitable[Zygote]], *, most: int, forks: int) -> None:
-        """At most `most` serve at once; one that has forked `forks` times is replaced: all its REPLs have one memory layout."""
+        """`most`: zygotes that serve at once. `forks`: number of forks after which a zygote is replaced, because all its REPLs share one
+        memory layout."""
         self._start = start
         self._most = most
         self._forks = forks
@@ -37,7 +38,7 @@ class Zygotes:
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Zygote]:
-        """A living zygote, to fork once. Raises SandboxError where none can be started, ReplError when closed."""
+        """Yield the least busy living zygote, for one fork. Raises SandboxError if none can be started, ReplError after `close`."""
         if self._closed:
             raise ReplError("the pool is closed")
         zygote = await self._choose()
@@ -49,7 +50,7 @@ class Zygotes:
             self.sweep()
 
     def sweep(self) -> None:
-        """End the retired ones whose last REPL has ended, and what is left of dead ones."""
+        """End retired zygotes whose last REPL has ended, and clean up dead ones."""
         for zygote in [zygote for zygote in self._serving if not zygote.alive]:
             self._serving.remove(zygote)
             self._retired.append(zygote)
@@ -61,7 +62,7 @@ class Zygotes:
             stopping.add_done_callback(self._stopping.discard)
 
     async def close(self) -> None:
-        """End all of them, and every REPL with them. Safe to call twice."""
+        """End all zygotes, and every REPL with them. Safe to call twice."""
         self._closed = True
         async with self._first:
             if self._starting is not None:
@@ -91,7 +92,7 @@ class Zygotes:
         self._serving.append(zygote)
 
     def _add_beside(self, worn: list[Zygote]) -> None:
-        """Start one while the others go on; then it takes the place of the `worn` ones, if any."""
+        """Start another zygote while the others continue. It then replaces the `worn` ones, if any."""
         if self._closed or time.monotonic() < self._start_from:
             return
         if self._starting is not None and not self._starting.done():

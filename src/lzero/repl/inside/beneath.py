@@ -1,6 +1,7 @@
-"""Regular files beneath a directory that somebody else may change at any moment.
+"""Read and write regular files below a directory that other processes may change at any moment.
 
-A path is walked one directory at a time and no link is followed; what is opened is looked at before it is read. All raise OSError.
+Paths are walked one directory at a time, and no link is followed. A file's type is checked after it is opened, before it is read. All
+functions raise OSError.
 """
 
 import errno
@@ -12,13 +13,13 @@ from typing import BinaryIO
 
 LONGEST_PATH = 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not keep us waiting for its other end
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO must not wait for its other end
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
 def written(root: str, path: str) -> Iterator[BinaryIO]:
-    """A file to be filled: what has the final name is complete."""
+    """Open a file for writing under a temporary name, and rename it at the end, so that a file with the final name is complete."""
     with _parent(root, path, make=True) as (directory, name):
         temporary = f".{os.urandom(8).hex()}"
         try:
@@ -46,8 +47,10 @@ def opened(root: str, path: str) -> Iterator[BinaryIO]:
 
 
 def regular_files(root: str, *, deepest: int = LONGEST_PATH) -> Iterator[tuple[str, int]]:
-    """Path and bytes of every one, by name; what cannot be entered is left out. Each directory that others are in takes a
-    descriptor, and `deepest` bounds how many these are."""
+    """Yield the path and size in bytes of every regular file, in order of names. Skips directories that cannot be entered.
+
+    Each level of directories takes a descriptor; `deepest` bounds their number.
+    """
     with _parent(root, "") as (directory, _):
         yield from _walk(directory, "", deepest)
 
@@ -71,7 +74,7 @@ def _walk(directory: int, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def _parent(root: str, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-    """The directory that a path's last part is in, as a descriptor, and that part. `make`: directories that are missing."""
+    """Yield a descriptor of the directory that a path's last part is in, and that part. `make`: create missing directories."""
     *parents, name = path.split("/")
     directory = os.open(root, _DIRECTORY)
     try:

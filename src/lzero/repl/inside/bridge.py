@@ -1,4 +1,4 @@
-"""Tools in a plain Jupyter kernel of Python: a call is a prompt that the host answers.
+"""Make tools available in a plain Jupyter kernel for Python: a call is a prompt, which the host answers.
 
 Nothing is installed in the kernel's environment: the host sends this module, and `stubs`, as a first cell.
 """
@@ -19,7 +19,7 @@ from stubs import Names, ToolError, plain, stub
 
 
 class Bridge:
-    """Asks the host, one call at a time. `nonce` tells a call from what `input()` of a cell would ask."""
+    """Sends tool calls to the host, one at a time. `nonce` distinguishes a call from an `input()` of a cell."""
 
     def __init__(self, nonce: str, max_bytes: int) -> None:
         self._nonce = nonce
@@ -46,7 +46,7 @@ class Bridge:
                 with _interrupts_held_back():
                     reply = json.loads(
                         builtins.input(self._nonce + text)
-                    )  # the kernel puts its own in while a cell runs
+                    )  # the kernel replaces `input` while a cell runs
             except EOFError:
                 raise ToolError("a tool can be called while a cell runs, not between two cells") from None
         if reply["error"] is not None:
@@ -56,9 +56,9 @@ class Bridge:
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end of the block, not in it: ipykernel, interrupted while it sends, leaves half a message.
+    """Delay KeyboardInterrupt to the end of the block. If ipykernel were interrupted while it sends, half a message would remain.
 
-    The host interrupts no cell whose call it still has to answer, so the wait is short.
+    The host does not interrupt a cell while it answers its call, so the delay is short.
     """
     if threading.current_thread() is not threading.main_thread():  # others are not interrupted
         yield
@@ -74,7 +74,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def install(names: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Seed what draws at random, and put the stubs among the `names` of the session."""
+    """Seed the random generators, and bind the stubs in the session's `names`."""
     random.seed(settings["seed"])
     if importlib.util.find_spec("numpy") is not None:
         import numpy
@@ -101,5 +101,5 @@ def _forbid_exit(names: dict[str, Any]) -> None:
 
 
 def leave() -> NoReturn:
-    """`exit()` is an error like `sys.exit()`: a session ends with its episode, not at somebody's keyboard."""
+    """Raise SystemExit, like `sys.exit()`: a session ends with its episode, not when a cell calls `exit()`."""
     raise SystemExit

@@ -1,4 +1,4 @@
-"""What a cell writes and shows, in order, with its head and its tail kept when it is too much."""
+"""Capture what a cell writes and displays, in order; if it is too much, keep the head and the tail."""
 
 import ctypes
 import errno
@@ -23,9 +23,9 @@ TYPES = (
     "image/png",
     "image/jpeg",
 )
-"""What of a representation leaves the session."""
+"""MIME types of representations that leave the session."""
 _TEXT = ("text/plain", "text/markdown", "text/latex")
-"""Types that still say something when their middle is missing."""
+"""Types that stay useful without their middle."""
 _TRACEBACK_LINES = 200
 DESCRIPTORS = {"stdout": 1, "stderr": 2}
 _READ_BYTES = 1 << 18
@@ -157,14 +157,14 @@ class _File:
 
 
 class Outputs:
-    """The outputs of the cell that runs: streams merged, everything in the order it came, bounded in number and size.
+    """The outputs of the running cell: streams merged, everything in order of arrival, bounded in number and size.
 
     Threads may write at the same time. In a forked child, everything goes to the descriptors, where the session finds it.
     """
 
     def __init__(self, descriptors: dict[str, int], limit: int = CELL_CHARS) -> None:
-        """`descriptors`: files that hold what is written to descriptors 1 and 2 past Python, by name. `limit`: characters of
-        all outputs of a cell together."""
+        """`descriptors`: the files that capture what is written to descriptors 1 and 2 past Python, by name. `limit`: characters of all
+        outputs of a cell together."""
         self._files = {name: _File(descriptor) for name, descriptor in descriptors.items()}
         self._items: list[_Output] = []
         self._displays: dict[str, _Output] = {}
@@ -189,7 +189,7 @@ class Outputs:
             self._write(name, text)
 
     def show(self, kind: str, data: dict[str, str], *, name: str = "", update: bool = False) -> None:
-        """`name`: under which the display can be changed until the cell ends; `update` changes it, or shows it anew."""
+        """Add a display. Until the cell ends, another call with `update` and the same `name` replaces it, or adds it if it is not there."""
         if self._lines is not None:
             self._pass_on("stdout", data.get("text/plain", " ".join(f"[{mime}]" for mime in data)) + "\n")
             return
@@ -219,7 +219,7 @@ class Outputs:
             self._append(_Output("error", {"ename": clip(name, 200), "evalue": clip(value, 2000), "traceback": lines}))
 
     def clear(self, *, wait: bool) -> None:
-        """Drop what the cell has put out so far; `wait`: when something new comes."""
+        """Drop the cell's outputs so far; with `wait`, only when the next output comes."""
         if self._lines is not None:
             return
         with self._lock:
@@ -243,7 +243,7 @@ class Outputs:
                 self._write(name, file.decoder.decode(chunk))
 
     def take(self) -> list[dict[str, Any]]:
-        """Return the outputs so far, and start afresh."""
+        """Return the outputs so far, and start anew."""
         with self._lock:
             self.drain()
             self._release_files()
@@ -272,8 +272,10 @@ class Outputs:
         return self.limit // 8
 
     def _release_files(self) -> None:
-        """Free the memory of output that was read. A file keeps its length, because a child may be writing to it, until it has used up
-        half of the length limit."""
+        """Free the memory of output that was read.
+
+        A file keeps its length, because a child may be writing to it, until that reaches half of the length limit.
+        """
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         for name, file in self._files.items():
             if file.seen == file.start:
@@ -288,7 +290,7 @@ class Outputs:
             file.start = file.seen
 
     def _make_way(self) -> None:
-        """For something new: what was cleared until now goes."""
+        """Drop the outputs that `clear` marked, before a new one is added."""
         if self._cleared:
             self._forget()
 
@@ -339,7 +341,7 @@ class Outputs:
             self._chars_left_out += gone.size
 
     def _pass_on(self, name: str, text: str) -> None:
-        """Write whole lines, so that those of several children stay apart."""
+        """Write whole lines, so that lines of several children do not mix."""
         assert self._lines is not None
         line = self._lines[name]
         line.append(text)
@@ -356,7 +358,7 @@ class Outputs:
             except OSError as error:
                 if error.errno != errno.EFBIG:
                     raise
-                return  # nothing is captured beyond this, as the session will say
+                return  # nothing is captured beyond this; the session adds a note
 
 
 def _cost(text: str) -> int:

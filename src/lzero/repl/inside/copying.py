@@ -1,10 +1,10 @@
-"""A copy of a live REPL, made from outside of it, while not one instruction of its own runs.
+"""Copy a live REPL from outside of it, while none of its own instructions run.
 
-Only a process itself can fork its heap, and one that is shut in may not make namespaces. So the zygote's helper, which has every
-right over a REPL and was never reachable from one, stops the session where it waits for the host, makes a world beside its own
-(`second_world`), has it fork (`tracer`), and has the fork step into that world. A process of a user namespace has all rights over
-the namespaces below its own, and the copy's is: so the original steps down too, beside the copy. What both then are is read
-from /proc before anybody goes on; whatever fails ends the copy, and lets the original go on, or ends it where it was half-way.
+Only a process itself can fork its heap, but an isolated one may not make namespaces. So a helper of the zygote makes the copy. It has all
+rights over a REPL, and no REPL can reach it. It stops the session while that waits for the host, makes a world beside the session's
+(`second_world`), makes the session fork (`tracer`), and moves the fork into that world. A process of a user namespace has all rights over
+the namespaces below its own, and the copy's is below the original's. So the original steps down into another one. Before either continues,
+the helper checks both in /proc. A failure ends the copy; the original continues, or ends too if it had already begun to move.
 
 setns(2).
 """
@@ -24,27 +24,27 @@ from second_world import NO_DEEPER, OWN_PLACES, PATIENCE_S, Refused, SecondWorld
 from tracer import Broken, Tracee
 
 _DEEPEST = 28
-"""Pid namespaces that are nested; the kernel ends at 32."""
+"""The deepest nesting of pid namespaces for a copy; the kernel ends at 32."""
 _STATELESS = frozenset(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
 _OUTPUTS = {"/memfd:stdout (deleted)": "stdout", "/memfd:stderr (deleted)": "stderr"}
 _CONNECTION = 3
 _CLONE_PARENT, _CLONE_VM = 0x8000, 0x100
 _WAIT_S = 5.0
 _REASON_CHARS = 300
-"""Of a refusal; each takes up to 12 bytes of a control message, which holds 4,096."""
+"""The most characters of a refusal. Each takes up to 12 bytes of a control message, which holds 4,096."""
 _MEETING_PLACE = ".lzero"
 # System calls of x86-64.
 _RECVFROM, _RECVMSG, _SOCKET, _CONNECT, _SETSID, _CHDIR, _CAPSET, _PRCTL = 45, 47, 41, 42, 112, 80, 126, 157
 _DUP3, _CLOSE, _SETNS, _PIDFD_OPEN = 292, 3, 308, 434
 _SECUREBITS = 0xEF
-"""No program that it starts gains anything by being root's, and no bit of this changes."""
+"""Programs that it starts gain nothing from being root, and these bits are locked."""
 
 
 class Maker:
-    """The zygote's end of the process that makes copies: one without a heap to speak of, which forks itself for each."""
+    """The zygote's handle of the process that makes copies. That process has a small heap, and forks itself for each copy."""
 
     def __init__(self, limits: isolate.Limits, control: socket.socket) -> None:
-        """Starts it, as a child of this process; before this one has grown. It has no use for `control`."""
+        """Start it as a child of this process, before this one has grown. It closes `control`, which it does not need."""
         self._end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             self._end.close()
@@ -53,8 +53,10 @@ class Maker:
         theirs.close()
 
     def ask(self, init: int, session: int, connection: int) -> int:
-        """Have a copy made that answers at `connection`. A descriptor that tells of it in lines of JSON: `{"init": pid}`,
-        `{"session": pid}`, `{"refused": reason}`."""
+        """Request a copy that answers at `connection`. Return a descriptor of its progress.
+
+        The progress is lines of JSON: `{"init": pid}`, `{"session": pid}`, `{"refused": reason}`.
+        """
         hear, tell = os.pipe2(os.O_CLOEXEC)
         try:
             socket.send_fds(self._end, [json.dumps((init, session)).encode()], (connection, tell))
@@ -75,7 +77,7 @@ def _make_copies(requests: socket.socket, limits: isolate.Limits) -> NoReturn:
                 os.set_inheritable(descriptor, False)
             try:
                 child = isolate.clone_beside()
-            except OSError:  # no room for it now; whoever asked hears of it as `tell` closes
+            except OSError:  # no room for it now; closing `tell` reports that
                 child = -1
             if child == 0:
                 requests.close()
@@ -102,13 +104,15 @@ def _make_copy(init: int, session: int, connection: int, tell: int, limits: isol
 
 
 def _printable(reason: str) -> str:
-    """Names in it are a session's own: of any length, and of bytes that are no text."""
+    """Replace unprintable characters and limit the length. A session chooses the names in the reason, and any bytes in them."""
     return "".join(letter if letter.isprintable() else "?" for letter in reason[:_REASON_CHARS])
 
 
 def copy(session: int, init: int, connection: int, limits: isolate.Limits, born: Callable[[int], None]) -> int:
-    """For a process of its own in the zygote's namespaces; `born` is told the pid of the copy's init. Returns the pid of the copy,
-    whose parent is the zygote, as that of its init. Raises Refused, OSError, Broken: there is no copy then."""
+    """Make a copy, and return its pid. Its parent, and that of its init, is the zygote. Calls `born` with the pid of the copy's init.
+
+    Runs in a separate process in the zygote's namespaces. Raises Refused, OSError or Broken if no copy was made.
+    """
     if os.uname().machine != "x86_64":
         raise Refused(f"there is no way to do it on {os.uname().machine} yet")
     _await_host(session)
@@ -146,14 +150,14 @@ def copy(session: int, init: int, connection: int, limits: isolate.Limits, born:
 
 
 def _await_host(pid: int) -> None:
-    """Until it waits for the host again, to which it has just spoken; or long enough."""
+    """Wait until the session waits for its next message from the host, or `_WAIT_S` has passed."""
     until = time.monotonic() + _WAIT_S
     while time.monotonic() < until and not read(f"/proc/{pid}/syscall").startswith(f"{_RECVFROM} {_CONNECTION:#x} "):
         time.sleep(0.0005)
 
 
 def _require_alone(original: Tracee, init: int) -> None:
-    """Raises Refused unless it is one thread that waits for the host, and what it runs can neither see nor answer."""
+    """Raise Refused unless the session is one thread that waits for the host, without children that could see or answer its calls."""
     pid = original.pid
     if original.waits_in != (_RECVFROM, _CONNECTION):
         raise Refused("it does not wait for its next cell")
@@ -169,7 +173,8 @@ def _require_alone(original: Tracee, init: int) -> None:
 
 
 def _outputs_of(pid: int) -> dict[int, tuple[str, int]]:
-    """Its descriptors of captured output: number → name, flags. Raises Refused where it holds anything that would be shared."""
+    """Return the descriptors of captured output: number → name, flags. Raises Refused if the session holds anything that a copy would
+    share."""
     if not os.readlink(f"/proc/{pid}/cwd").startswith("/") or os.readlink(f"/proc/{pid}/cwd").endswith(" (deleted)"):
         raise Refused("its working directory is gone")
     for line in read(f"/proc/{pid}/maps").splitlines():
@@ -200,7 +205,7 @@ def _outputs_of(pid: int) -> dict[int, tuple[str, int]]:
 def _fork_into(original: Tracee, init: int) -> Tracee:
     between = original.clone(
         _CLONE_PARENT | _CLONE_VM | signal.SIGCHLD, isolate.key()
-    )  # only the second one needs a heap of its own
+    )  # only the second clone needs its own heap
     try:
         _enter(between, init, isolate.NEWUSER | isolate.WORLD)
         return between.clone(_CLONE_PARENT | signal.SIGCHLD, isolate.key())
@@ -209,7 +214,7 @@ def _fork_into(original: Tracee, init: int) -> Tracee:
 
 
 def _enter(tracee: Tracee, target: int, kinds: int) -> None:
-    """Step into namespaces of a process that the tracee can see, all at once."""
+    """Make the tracee enter namespaces of a process that it can see, all at once."""
     level = len(pids_of(tracee.pid)) - 1
     descriptor = tracee.call(_PIDFD_OPEN, pids_of(target)[level], 0)
     tracee.call(_SETNS, descriptor, kinds, 0, 0, 0, isolate.key())
@@ -217,7 +222,7 @@ def _enter(tracee: Tracee, target: int, kinds: int) -> None:
 
 
 def _give_up_rights(tracee: Tracee) -> None:
-    """All that entering a user namespace gives."""
+    """Drop all capabilities that the tracee got when it entered a user namespace."""
     tracee.call(_PRCTL, 28, _SECUREBITS)
     tracee.call(_CAPSET, struct.pack("Ii", 0x20080522, 0), bytes(24))
     tracee.call(_PRCTL, 4, 1)  # dumpable
@@ -225,7 +230,7 @@ def _give_up_rights(tracee: Tracee) -> None:
 
 
 def _reconnect(twin: Tracee, init: int, connection: int, outputs: dict[int, tuple[str, int]]) -> None:
-    """In place of the original's connection and captured output, its own."""
+    """Replace the original's connection and captured output in the copy with its own."""
     files = {name: os.memfd_create(name) for name in dict.fromkeys(name for name, _ in outputs.values())}
     wanted = [(_CONNECTION, connection, os.O_CLOEXEC)]
     for number, (name, flags) in outputs.items():
@@ -233,7 +238,7 @@ def _reconnect(twin: Tracee, init: int, connection: int, outputs: dict[int, tupl
         wanted.append((number, opened, flags & os.O_CLOEXEC))
     place = f"/proc/{init}/root/tmp"
     with socket.socket(socket.AF_UNIX) as listener:
-        with isolate.owning(os.stat(place).st_uid):  # another user's file could not be there
+        with isolate.owning(os.stat(place).st_uid):  # the place takes files of this user only
             listener.bind(f"{place}/{_MEETING_PLACE}")
         listener.listen(1)
         end = twin.call(_SOCKET, socket.AF_UNIX, socket.SOCK_STREAM, 0)
@@ -253,7 +258,7 @@ def _reconnect(twin: Tracee, init: int, connection: int, outputs: dict[int, tupl
 
 
 def _receive(tracee: Tracee, end: int, count: int) -> list[int]:
-    """Descriptors that were sent to it."""
+    """Make the tracee receive `count` descriptors, and return their numbers."""
     size = socket.CMSG_LEN(4 * count)
     at = tracee.scratch
     vector, control = at + 64, at + 128
@@ -265,7 +270,10 @@ def _receive(tracee: Tracee, end: int, count: int) -> list[int]:
 
 
 def _verify(original: int, twin: int, holder: int, init: int, filtered: str) -> None:
-    """`filtered`: what /proc says of the original's filter. Raises Broken unless both are shut in as every session is, and apart."""
+    """Raise Broken unless original and copy are isolated like every session, and from each other.
+
+    `filtered`: the original's filter in /proc, before the copy.
+    """
     for pid in (original, twin):
         status = status_of(pid)
         rights = [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")]
@@ -282,5 +290,5 @@ def _verify(original: int, twin: int, holder: int, init: int, filtered: str) -> 
 
 
 def _num_filters(pid: int) -> int:
-    """Of system calls; 0 where the kernel does not say (before 5.9)."""
+    """Return the number of system call filters; 0 if the kernel does not report it (before 5.9)."""
     return int(status_of(pid).get("Seccomp_filters", 0))

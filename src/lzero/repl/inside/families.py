@@ -1,7 +1,7 @@
-"""The processes that a zygote answers for: of every REPL, its init and its session.
+"""Track the processes of a zygote's REPLs: the init and the session of each.
 
-A copy's pid namespace is within that of its original. So an original that has ended while copies of it live leaves its init to
-them, and what its session left behind is ended one by one.
+A copy's pid namespace is inside its original's. So if an original ends while copies of it live, its init stays for them, and the session's
+remaining processes are ended one by one.
 """
 
 import os
@@ -12,54 +12,56 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 _CLEAR_S = 1.0
-"""For what a session left behind. What still forks then takes its copies along: nothing outlives its REPL."""
+"""Seconds to end a session's remaining processes. If they still fork then, its init is killed, and its copies with it: nothing outlives its
+REPL.
+"""
 
 
 @dataclass
 class Family:
-    """One REPL, among those it was copied from (`above`) and to (`below`)."""
+    """One REPL, with the REPL that it was copied from (`above`) and its copies (`below`)."""
 
     number: int
     init: int
-    """0 when it has ended, as for the session."""
+    """0 after its end, as for the session."""
     session: int
     above: "Family | None"
     below: list["Family"] = field(default_factory=list)
     status: int = 0
-    """How the session ended."""
+    """The session's wait status."""
     told: bool = False
 
 
 class Families:
-    """Of one zygote."""
+    """All REPLs of one zygote."""
 
     def __init__(self, exited: Callable[[int, int], None]) -> None:
-        """`exited(number, code)`: a REPL has ended, with everything in it."""
+        """`exited(number, code)`: called when a REPL has ended, with everything in it."""
         self._exited = exited
         self._by_number: dict[int, Family] = {}
         self._by_pid: dict[int, Family] = {}
         self._strays: dict[int, int] = {}
         self._expecting = 0
-        """Copies in the making: a child that nobody knows may be one of them, and what it ended with is kept."""
+        """Number of copies in progress. An unknown child may be one of them, so its wait status is kept."""
 
     def expect(self, copies: int) -> None:
-        """So many more are in the making, or so many fewer."""
+        """Add `copies` to the number of copies in progress."""
         self._expecting += copies
         if not self._expecting:
             self._strays.clear()
 
     def add(self, number: int, init: int, session: int, above: Family | None) -> None:
-        """`above`: the one whose pid namespace its own is in; its session may have ended meanwhile."""
+        """Add a REPL. `above`: the one whose pid namespace contains its own; its session may have ended meanwhile."""
         family = Family(number, init, session, above)
         self._by_number[number] = self._by_pid[init] = self._by_pid[session] = family
         if family.above is not None:
             family.above.below.append(family)
-        for pid in (init, session):  # in this order: one that has ended is not signalled any more
+        for pid in (init, session):  # in this order, so that an init that has ended is not signalled
             if pid in self._strays:
                 self._ended(pid, self._strays.pop(pid))
 
     def living(self, number: int) -> Family | None:
-        """None where the session has ended."""
+        """Return the REPL of this number; None if its session has ended."""
         family = self._by_number.get(number)
         return family if family is not None and family.session else None
 
@@ -77,13 +79,13 @@ class Families:
             os.kill(family.session, sent)
 
     def discard(self, init: int) -> None:
-        """Of a copy that did not come to be."""
+        """Kill the init of a copy that failed."""
         if init and init not in self._strays:
             with suppress(ProcessLookupError):
                 os.kill(init, signal.SIGKILL)
 
     def reap(self) -> None:
-        while True:  # also who helped with a copy, and ends after all REPLs
+        while True:  # helpers of a copy are reaped too; some end after all REPLs
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
@@ -126,7 +128,7 @@ class Families:
 
 
 def _clear(init: int) -> None:
-    """End what a session left behind: all has become its init's, and is reaped by it."""
+    """End the remaining processes of a session. Its init has adopted all of them, and reaps them."""
     until = time.monotonic() + _CLEAR_S
     while time.monotonic() < until:
         left: list[str] = []

@@ -1,4 +1,4 @@
-"""The wire, from inside: length-prefixed JSON over a stream socket, one reader at a time."""
+"""Exchange frames with the host, inside a session: length-prefixed JSON over a stream socket, one reader at a time."""
 
 import json
 import socket
@@ -12,11 +12,11 @@ _LENGTH = struct.Struct(">I")
 
 
 class Closed(Exception):
-    """The host is gone, or has closed this REPL."""
+    """The host has gone, or has closed this REPL."""
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """Return JSON. Raises ValueError or TypeError for what JSON or a frame cannot hold."""
+    """Encode a message as JSON. Raises ValueError or TypeError if JSON or a frame cannot hold it."""
     text = json.dumps(message, ensure_ascii=False, allow_nan=False, default=plain, separators=(",", ":"))
     body = text.encode("utf-8", "replace")  # lone surrogates have no UTF-8
     if len(body) > MAX_FRAME:
@@ -31,12 +31,12 @@ class Channel:
         self._socket = connection
 
     def send(self, message: dict[str, Any]) -> None:
-        """Raises ValueError or TypeError as `encode` does, before anything is written."""
+        """Send a message. Raises ValueError or TypeError as `encode` does, before anything is written."""
         body = encode(message)
         self._socket.sendall(_LENGTH.pack(len(body)) + body)
 
     def receive(self) -> dict[str, Any]:
-        """Raises Closed."""
+        """Return the next message. Raises Closed."""
         (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
         message: dict[str, Any] = json.loads(self._exactly(length))
         return message

@@ -1,10 +1,9 @@
-"""What a warm process does to its memory before it is forked, so that its children share as much of it as they can.
+"""Arrange the memory of a warm process before it forks, so that its children share as much of it as possible.
 
-A child shares a page until somebody writes to it. What the collector writes while it looks at objects is the largest part of
-that, and freezing takes it away (a child holds 25 MB without it, 3 with it). Of what is left, a tenth is due to new objects:
-Python's allocator puts them where old ones have left gaps, each in a page that the child must copy first. The rest is counts of
-references. A call counts one to its code; an attribute that the cache of types does not know counts one to a name less, that of
-whatever it puts out of the cache.
+A child shares a page until a process writes to it. Most writes come from the garbage collector while it examines objects, and freezing
+avoids them (a child holds 25 MB without it, 3 MB with it). A tenth of the rest is due to new objects: Python's allocator puts them into
+gaps between old ones, each in a page that the child must copy first. The remainder is reference counts. A call changes the count of its
+code. A lookup of an attribute that the type cache does not hold changes the count of the name that it evicts.
 """
 
 import gc
@@ -16,15 +15,17 @@ from types import CodeType, FrameType, FunctionType
 _POOL_BYTES = 16_384
 _POOL_HEADER = 48
 _SIZES = range(48, 513, 16)
-"""Objects that Python's own allocator serves, a pool for each size; a smaller one than 33 bytes is no `bytes`."""
+"""Sizes of objects that Python's own allocator serves, with a pool for each. The smallest `bytes` takes 33 bytes."""
 _MOST = 50_000
-"""Fillers of one size; a process in order needs a few hundred."""
+"""The most fillers of one size; a healthy process needs a few hundred."""
 _HERE = str(Path(__file__).parent)
 
 
 def gather(run: Callable[[], object]) -> None:
-    """Put the code that `run` goes through, and that of these modules, side by side: where it was when it was imported, every page
-    holds little of it. What the interpreter has learned of it is lost: it must run some more."""
+    """Move the code that `run` executes, and that of the modules here, next to each other. After the import it is spread over many pages.
+
+    The interpreter loses its specialisations of that code, so the code must run some more times.
+    """
     used: dict[int, CodeType] = {}
 
     def note(frame: FrameType, *_: object) -> None:
@@ -38,7 +39,7 @@ def gather(run: Callable[[], object]) -> None:
     functions = [thing for thing in gc.get_objects() if type(thing) is FunctionType]
     codes = [function.__code__ for function in functions]
     used |= {id(code): code for code in codes if code.co_filename.startswith(_HERE)}
-    first = _copies(used)  # for the gaps that there are
+    first = _copies(used)  # fills the existing gaps
     copies = _copies(used)
     for function, code in zip(functions, codes, strict=True):
         if id(code) in copies:
@@ -47,7 +48,7 @@ def gather(run: Callable[[], object]) -> None:
 
 
 def _copies(codes: dict[int, CodeType]) -> dict[int, CodeType]:
-    """Of each code, by the same number; that of a function within another one is copied within its copy."""
+    """Return copies of the codes, by the original's id. The code of an inner function is copied within its outer one."""
     copies: dict[int, CodeType] = {}
 
     def copy(code: CodeType) -> CodeType:
@@ -62,8 +63,10 @@ def _copies(codes: dict[int, CodeType]) -> dict[int, CodeType]:
 
 
 def settle() -> list[bytes]:
-    """Forget what the cache of types holds, collect, close the gaps, keep the collector from all that is here. What is returned
-    must live as long as the process."""
+    """Clear the type cache, collect garbage, fill the gaps, and exclude all objects from the collector.
+
+    The caller must keep the returned objects for the life of the process.
+    """
     if hasattr(sys, "_clear_type_cache"):
         sys._clear_type_cache()
     gc.collect()
@@ -74,7 +77,7 @@ def settle() -> list[bytes]:
 
 
 def _fillers(size: int) -> list[bytes]:
-    """As many objects as it takes until one pool holds nothing else: there was no gap left then, and it was a new one."""
+    """Make objects until one pool holds nothing else. That pool is new, so no gap was left."""
     room = (_POOL_BYTES - _POOL_HEADER) // size
     fillers: list[bytes] = []
     pool, there = 0, 0

@@ -1,7 +1,7 @@
-"""What a forked child does to itself before it runs a line of anybody's code, and the steps of it that a copy is made with.
+"""Isolate a forked child before it runs any cell. Copies use some of the same steps.
 
-The zygote is root of a user namespace that means nothing outside, so a child may make its mounts first and only then enter a
-user namespace of its own. That one owns nothing: not the mounts, not the pids, not the network. Then the way back is closed.
+The zygote is root of a user namespace without rights outside, so a child may make its mounts first and only then enter another user
+namespace. That one owns nothing: not the mounts, the pids or the network. Then the child can never go back.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ UID = 1000
 NEWUSER, NEWPID = 0x10000000, 0x20000000
 _NEWNS, _NEWUTS, _NEWIPC, _NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x40000000
 WORLD = _NEWNS | _NEWUTS | _NEWIPC | NEWPID | _NEWNET
-"""All kinds of namespaces that a user namespace can own, and a REPL has of its own."""
+"""All kinds of namespaces that a user namespace can own; a REPL has its own of each."""
 _CLONE, _CLONE_PARENT = 56, 0x8000
 """A system call of x86-64, and its flag."""
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
@@ -35,33 +35,33 @@ _CAP_KILL = 5
 _CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-"""The host's own files in /dev."""
+"""Devices that are the host's own files in /dev."""
 _TERMINALS = 16
-"""Pseudoterminals of one REPL; the kernel has a few thousand for all."""
+"""The most pseudoterminals of one REPL; the kernel has a few thousand for all."""
 _PENDING_SIGNALS = 64
-"""Queued signals and timers (timer_create) of one REPL; the kernel has about as many for each user as it has threads."""
+"""The most queued signals and timers (timer_create) of one REPL; the kernel has about as many for each user as it has threads."""
 _NO_CORE = 1
-"""core(5): to a program that takes core dumps only this limit says no; 0 would let it run, on the host."""
+"""Limit on core dumps. If a program on the host takes core dumps, 1 prevents that; 0 would let it run. core(5)."""
 _LAST_CAPABILITY = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
 
 _INIT = ("/usr/bin/env", "--ignore-signal=CHLD", "sleep", "infinity")
-"""The first process of a REPL's pid namespace. Ignoring SIGCHLD, it has the kernel reap what the session's processes leave
-behind; when it ends, the kernel ends all that is left. A program of its own, because a fork of the zygote would keep 1.5 MB:
-every page that the zygote writes to later. It stays in the zygote's user namespace, so that the session, which is the same user,
-has no right to it; from within, an init meets only signals that it has a handler for, and it has none."""
+"""The first process of a REPL's pid namespace. It ignores SIGCHLD, so the kernel reaps the orphans of the session's processes. When it
+ends, the kernel ends all other processes. It is another program, because a fork of the zygote would keep 1.5 MB: every page that the zygote
+writes to later. It stays in the zygote's user namespace, so the session, which is the same user, has no right to it. From inside, an init
+receives only signals that it has a handler for, and it has none."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PYTHON = ctypes.PyDLL(None, use_errno=True)
-"""The same, without letting go of the interpreter: a child that comes out of a call is in it."""
+"""The same library, without releasing the interpreter's lock, because a child returns from a call into the interpreter."""
 _FILTER = seccomp.prepare(_libc)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one REPL may use."""
+    """The limits of one REPL."""
 
     memory_bytes: int
-    """Of all processes together, as the host adds them up; and the address space that one may add to what it starts with."""
+    """Memory of all processes together, as the host adds them up; also the address space that one process may add to its initial one."""
     disk_bytes: int
     """Size of the private workspace, and of the largest file."""
     files: int
@@ -77,10 +77,10 @@ def _call(name: str, *arguments: object) -> None:
 
 
 def keep_devices() -> None:
-    """Make the mounts of the devices read-only; the zygote does this once. They work as before, but no session can change their
-    times, which the host and all other sessions see. Raises OSError.
+    """Make the mounts of the devices read-only, once, in the zygote. Raises OSError.
 
-    /dev/full stands for /dev/zero: it reads the same, but cannot be mapped as shared memory, which is that of a file without a name.
+    They work as before, but no session can change their times, which the host and all other sessions see. /dev/full replaces /dev/zero: it
+    reads the same, but cannot be mapped as shared memory, which would be that of a file without a name.
     """
     for name in _DEVICES:
         _mount("none", f"/dev/{name}", "", _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID, "")
@@ -88,10 +88,9 @@ def keep_devices() -> None:
 
 
 def fork(own_pid_namespace: int) -> tuple[int, int]:
-    """For the zygote: `os.fork()` into a new pid namespace, beside an init. (init, child) as the caller sees them; (0, 0) in the
-    child.
+    """Fork the zygote into a new pid namespace, next to an init. Return (init, child) pids to the caller, (0, 0) to the child.
 
-    `own_pid_namespace` is a descriptor of the caller's own, to which later forks return. Raises OSError, and leaves nothing.
+    `own_pid_namespace`: a descriptor of the caller's namespace, to which later forks return. Raises OSError, and leaves no process.
     """
     _call("unshare", NEWPID)
     init, child = 0, -1
@@ -108,18 +107,18 @@ def fork(own_pid_namespace: int) -> tuple[int, int]:
 
 
 def num_users() -> int:
-    """Number of users that the zygote's user namespace has beside its own, one for each REPL; 0 if all share that one."""
+    """Return the number of users in the zygote's user namespace beside its own, one for each REPL; 0 if all REPLs share that one."""
     with open("/proc/self/uid_map", encoding="ascii") as file:
         return sum(int(line.split()[2]) for line in file) - 1
 
 
 def enter(limits: Limits, user: int, without: Collection[str] = ()) -> None:
-    """Everything but the filter of system calls, in the order that works. Raises OSError; the caller must then exit.
+    """Isolate this process completely except for the filter of system calls. Raises OSError; the caller must then exit.
 
-    `user`: whom it becomes, of the zygote's user namespace.
+    `user`: the user of the zygote's user namespace to become. `without`: defences to leave out ("seccomp", "network", "nesting"), for tests
+    that show what each is good for.
 
-    The network namespace is the REPL's own and its loopback device is down: not even siblings can be reached. `without` names
-    defences to leave out ("seccomp", "network", "nesting"), for tests that show what they are good for.
+    The REPL gets its own network namespace, with its loopback device down, so it cannot even reach its siblings.
     """
     _call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
     os.setsid()  # kill(0, …) reaches the whole process group, whatever pid namespaces it spans
@@ -132,13 +131,13 @@ def enter(limits: Limits, user: int, without: Collection[str] = ()) -> None:
 
 
 def shut() -> None:
-    """Filter system calls: last, when nothing that is refused is needed any more. Raises OSError; the caller must then exit."""
+    """Install the filter of system calls, as the last step. Raises OSError; the caller must then exit."""
     seccomp.install(_libc, _FILTER)
     seccomp.forget(_FILTER)
 
 
 def key() -> int:
-    """What the filter asks of a call that no session is to make. Not for one that is shut."""
+    """Return the key that the filter requires for calls that no session may make. Not available after `shut`."""
     return seccomp.key(_FILTER)
 
 
@@ -148,7 +147,7 @@ def join(descriptor: int, kind: int) -> None:
 
 
 def clone_beside() -> int:
-    """`os.fork()` of a child whose parent is the caller's. Raises OSError."""
+    """Fork a child whose parent is the caller's parent. Raises OSError."""
     pid: int = _PYTHON.syscall(_CLONE, ctypes.c_ulong(_CLONE_PARENT | signal.SIGCHLD), None, None, None, None)
     if pid < 0:
         raise OSError(ctypes.get_errno(), "clone")
@@ -156,13 +155,15 @@ def clone_beside() -> int:
 
 
 def let_enter() -> None:
-    """For the init of a copy's world: its namespaces are open to who has rights over them, from now on."""
+    """Open the namespaces of a copy's init to processes with rights over them, from now on."""
     _call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def become_init(limits: Limits) -> NoReturn:
-    """For the init of a copy's world: be what other inits are. It shares the user namespace with its session; a right that the
-    session has not, good for nothing there, keeps that from looking into it. Raises OSError."""
+    """Turn the first process of a copy's world into an init. Raises OSError.
+
+    It shares the user namespace with its session. It keeps one capability, which is useless there, but denies the session access to it.
+    """
     _set_limits(limits)
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -177,13 +178,13 @@ def become_init(limits: Limits) -> NoReturn:
 
 
 def become(user: int) -> None:
-    """Be another user of this user namespace, or the same. Raises OSError."""
+    """Become another user of this user namespace. Raises OSError."""
     os.setresuid(user, user, user)
 
 
 @contextmanager
 def owning(user: int) -> Iterator[None]:
-    """Files that are made meanwhile are that user's. setfsuid(2)."""
+    """Make files in the block belong to `user`. setfsuid(2)."""
     own = os.geteuid()
     _libc.setfsuid(user)
     try:
@@ -193,10 +194,12 @@ def owning(user: int) -> Iterator[None]:
 
 
 def furnish(limits: Limits, user: int) -> None:
-    """The mounts of a new world, by who has all rights over it: a /proc of its own pids, terminals of its own, and one private
-    tmpfs, the user's, that is the workspace, /tmp and /dev/shm. Raises OSError."""
+    """Mount a new world: a /proc with its own pids, terminals, and one private tmpfs for the workspace, /tmp and /dev/shm.
+
+    The tmpfs belongs to `user`. The caller needs all rights over the world. Raises OSError.
+    """
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
-    # A process that is not its own to look into, its init, is not there for a session.
+    # A session does not see processes that it may not inspect, such as its init.
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=2")
     _mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, f"mode=600,ptmxmode=666,max={_TERMINALS}")
     options = f"mode=755,size={limits.disk_bytes},nr_inodes={limits.files}"
@@ -218,7 +221,7 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str) -> Non
 
 
 def enter_user_namespace(others: int = 0, *, nesting: bool = False) -> None:
-    """A new one, and `others` that it owns. `nesting`: further ones may be made in it."""
+    """Enter a new user namespace, and the `others` that it owns. `nesting`: allow further ones inside it."""
     owner, group = os.geteuid(), os.getegid()
     _call("unshare", NEWUSER | others)
     _call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)  # its files in /proc are its own, whichever user it has become
@@ -233,7 +236,7 @@ def enter_user_namespace(others: int = 0, *, nesting: bool = False) -> None:
 
 
 def allow_user_namespaces(number: int) -> None:
-    """In all, below the caller's own, which it must have rights over."""
+    """Set the maximum number of user namespaces below the caller's own, which it needs rights over."""
     _write("/proc/sys/user/max_user_namespaces", str(number))
 
 
@@ -246,7 +249,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _address_space() -> int:
-    """Bytes of it that this process has, most of them the zygote's."""
+    """Return the bytes of address space of this process, most of them the zygote's."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 

@@ -1,6 +1,6 @@
-"""A live Python session: runs cells, answers with their outputs, asks the host to run tools.
+"""Run a live Python session: execute cells, return their outputs, send tool calls to the host.
 
-Nothing here is trusted by the host: the cells share this process and may forge any frame.
+The host trusts nothing from here: the cells share this process and may forge any frame.
 """
 
 import gc
@@ -31,10 +31,10 @@ _TURN_S = 0.05
 
 
 class Interrupts:
-    """SIGINT becomes KeyboardInterrupt in a cell, and waits while a frame is on the wire.
+    """Turns SIGINT into KeyboardInterrupt in a cell, and delays it while a frame is on the wire.
 
-    Between two cells it is either late, for the cell that has ended, or early, for the one that has come and not begun: on a busy
-    machine both are the rule. The host says which of them it can be.
+    An interrupt between two cells is late, for the ended cell, or early, for a cell that has arrived and not begun. On a busy machine both
+    are common, and the host tells which it can be.
     """
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ class Interrupts:
         self._in_cell, self._held = True, False
 
     def start_again(self) -> None:
-        """None was meant for the cells to come."""
+        """Forget the interrupts so far; none was meant for later cells."""
         self._between = 0
 
     @contextmanager
     def cell(self, *, sent: int) -> Iterator[None]:
-        """`sent`: how often the host interrupted the last cell."""
+        """Deliver interrupts in the block to the cell. `sent`: number of times that the host interrupted the last cell."""
         self._pending, self._in_cell = False, True
         try:
             num_late = max(0, sent - self.met)
@@ -79,7 +79,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let one wait, if this is the thread that it would meet."""
+        """Delay an interrupt to the end of the block, if this is the thread that would receive it."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -94,14 +94,14 @@ class Interrupts:
 
 
 class Tools:
-    """Stubs: plain functions that ask the host and return its value, or raise ToolError."""
+    """Makes stubs: plain functions that ask the host and return its value, or raise ToolError."""
 
     def __init__(self, channel: Channel, interrupts: Interrupts) -> None:
         self._channel = channel
         self._interrupts = interrupts
         self._calls = 0
         self.lock = threading.Lock()
-        """Held by whoever waits for a frame."""
+        """Held by the thread that waits for a frame."""
         self._relay = Relay(self._call_of_child)
         self._is_child = False
         os.register_at_fork(
@@ -123,7 +123,7 @@ class Tools:
         return stub(tool, self._ask)
 
     def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
-        arguments = json.loads(encode(arguments))  # before the lock is taken: it may run code of the cell, for any time
+        arguments = json.loads(encode(arguments))  # before the lock: it may run the cell's code for any time
         reply = self._relay.call(name, arguments) if self._is_child else self._call(name, arguments)
         if reply["error"] is not None:
             raise ToolError(reply["error"])
@@ -134,8 +134,10 @@ class Tools:
             return self._exchange(name, arguments)
 
     def _call_of_child(self, name: str, arguments: dict[str, Any], is_wanted: Callable[[], bool]) -> dict[str, Any]:
-        """Make a child's call, in the relay's thread, which interrupts do not reach. Raises Closed for a call that is no longer wanted:
-        its turn may come only with the next cell."""
+        """Make a child's call in the relay's thread, which interrupts do not reach.
+
+        Raises Closed if the call is no longer wanted; its turn may come only with the next cell.
+        """
         while not self.lock.acquire(timeout=_TURN_S):
             if not is_wanted():
                 raise Closed
@@ -147,7 +149,7 @@ class Tools:
             self.lock.release()
 
     def _exchange(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The caller holds the lock."""
+        """Send a call, and return its reply. The caller holds the lock."""
         self._channel.send({"type": "call", "id": self._calls + 1, "name": name, "arguments": arguments})
         self._calls += 1
         while (reply := self._channel.receive())["type"] == "get":  # the tool wants to see a file first
@@ -175,7 +177,7 @@ class Kernel:
         self._names = Names({}, {})
 
     def serve(self) -> None:
-        """Until the host closes the socket."""
+        """Run cells until the host closes the socket."""
         try:
             self._open(self._channel.receive())
             with self._tools.lock:
@@ -194,7 +196,7 @@ class Kernel:
         self._shell.push({"_dh": [os.getcwd()], **_MODULE, **given}, interactive=False)
         self._names = Names(self._shell.user_ns, given)
         self._shell.events.callbacks["post_execute"].insert(0, self._close_figures)  # before they are drawn
-        sys.path.insert(0, "")  # what stands in the workspace can be imported, as in IPython
+        sys.path.insert(0, "")  # cells can import modules of the workspace, as in IPython
         gc.enable()
         self._channel.send({"type": "ready"})
 
@@ -205,7 +207,7 @@ class Kernel:
                 result = self._shell.run_cell(code, store_history=True)
             status = "ok" if result.success else "error"
             error = result.error_in_exec or result.error_before_exec
-        except KeyboardInterrupt as interrupt:  # outside of the user's code, but in its time
+        except KeyboardInterrupt as interrupt:  # outside of the cell's code, but within its time
             self._shell.outputs.error("KeyboardInterrupt", "", ["KeyboardInterrupt"])
             status, error = "error", interrupt
         if os.getpid() != self._pid:
@@ -237,15 +239,17 @@ class Kernel:
             self._shell.outputs.write("stderr", note)
 
     def _finish(self, number: int, status: str) -> dict[str, Any]:
-        """Tell the host, and wait for the next cell. A thread that a cell left behind cannot call a tool in between: the
-        next cell would be taken for its answer."""
+        """Send the cell's outputs to the host, and wait for the next cell.
+
+        A thread of an earlier cell cannot call a tool in between: it would take the next cell for its answer.
+        """
         outputs = self._shell.outputs.take()
         with self._tools.lock:
             self._channel.send({"type": "done", "id": number, "status": status, "outputs": outputs})
             return self._next_cell()
 
     def _next_cell(self) -> dict[str, Any]:
-        """What the host wants run next; until then, files go in and out as it asks. The caller holds the lock."""
+        """Return the next cell; until it comes, transfer files as the host asks. The caller holds the lock."""
         while True:
             message = self._channel.receive()
             if message["type"] == "run":
@@ -258,14 +262,14 @@ class Kernel:
                 workspace.serve(message, self._channel)
 
     def _settle(self) -> None:
-        """About to be copied: let go of what a copy could not have, and is made anew where it is needed."""
+        """Prepare to be copied: release what a copy cannot have. It is made anew when needed."""
         self._shell.close_idle_loop()
         self._shell.outputs.rewind()
         self._tools.settle()
         self._channel.send({"type": "ready"})
 
     def _renew(self, seed: int) -> None:
-        """This is a copy: what was drawn at random in common ends here, and its calls are its own."""
+        """Continue as a copy, with its own seeds and its own numbers of calls."""
         random.seed(seed)
         numpy.random.seed(seed % 2**32)
         self._tools.start_again()
@@ -273,7 +277,7 @@ class Kernel:
         self._channel.send({"type": "ready"})
 
     def _capture(self) -> tuple[Stream, Stream]:
-        """Descriptors 1 and 2 become files in memory; what Python writes goes straight to the outputs."""
+        """Replace descriptors 1 and 2 with files in memory, and return streams that write Python's output directly to the outputs."""
         descriptors = {}
         for name, number in (("stdout", 1), ("stderr", 2)):
             file = os.memfd_create(name)

@@ -1,4 +1,4 @@
-"""What /proc says of a process. proc(5)."""
+"""Read a process's entries in /proc. proc(5)."""
 
 import os
 
@@ -9,12 +9,12 @@ def read(path: str) -> str:
 
 
 def status_of(pid: int) -> dict[str, str]:
-    """The lines of its status, by name."""
+    """Return the fields of a process's status, by name."""
     return dict(line.split(":\t", 1) for line in read(f"/proc/{pid}/status").splitlines() if ":\t" in line)
 
 
 def pids_of(pid: int) -> list[int]:
-    """Its numbers in this pid namespace and in all below, down to its own."""
+    """Return the process's pids in this pid namespace and in all nested ones, down to its own."""
     return list(map(int, status_of(pid)["NSpid"].split()))
 
 

@@ -1,8 +1,8 @@
-"""The last door: a filter on system calls, after which a process and all its children stay without them.
+"""Filter system calls, for a process and all its children, for good.
 
-It refuses what Python, numpy and pandas never need: other namespaces, mounts, kernel modules, tracing, keyrings, io_uring, every
-socket that is not AF_UNIX. What is refused answers EPERM, as it would without the right to it; `clone3` answers ENOSYS, so that
-the C library falls back to `clone`, whose flags a filter can read; a call by another ABI ends the process. seccomp(2), and
+The filter refuses what Python, numpy and pandas never need: other namespaces, mounts, kernel modules, tracing, keyrings, io_uring, every
+socket that is not AF_UNIX. A refused call fails with EPERM, as it would without the right to it. `clone3` fails with ENOSYS, so that the C
+library falls back to `clone`, whose flags a filter can read. A call by another ABI ends the process. seccomp(2), and
 Documentation/userspace-api/seccomp_filter.rst of the kernel.
 """
 
@@ -45,7 +45,7 @@ _REFUSED = {
     "open_by_handle_at": (304, 265),
     "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
-    # What others read of the files that all share.
+    # Events of files that all REPLs share.
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
     "bpf": (321, 280),
@@ -55,15 +55,15 @@ _REFUSED = {
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "memfd_secret": (447, 447),
-    # Which pages of the files that all share are in memory.
+    # Pages of shared files that are in memory.
     "mincore": (27, 232),
     "cachestat": (451, 451),
-    # What the kernel counts, or does, for the whole machine at once; and the turn of others at its disks.
+    # Effects and counters of the whole machine, and the priority of other processes at its disks.
     "io_setup": (206, 0),
     "sync": (162, 81),
     "syncfs": (306, 267),
     "ioprio_set": (251, 30),
-    # Memory that belongs to no process, and to no file system of a bounded size.
+    # Memory outside of any process and of any file system of a bounded size.
     "memfd_create": (319, 279),
     "shmget": (29, 194),
     "msgget": (68, 186),
@@ -74,7 +74,7 @@ _REFUSED = {
     "tee": (276, 77),
     "vmsplice": (278, 75),
     "sendfile": (40, 71),
-    # Landlock rules and filters on system calls: as many as one likes, each of them some megabytes.
+    # Landlock rules and filters on system calls: unlimited in number, some megabytes each.
     "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
@@ -126,19 +126,19 @@ _REFUSED = {
 }
 _CLONE3 = (435, 435)
 _SETNS, _STEPS = (308, 268), (0x10000000, 0x7C020000)
-"""What a copy and its original are made to do while they are stopped (`copying`): enter a user namespace, or it and all that it
-owns. It takes the key, as does a child that is a sibling: no session's own, it would be neither found nor counted among them."""
+"""Steps that a copy and its original make while they are stopped (`copying`): enter a user namespace, or one with all that it owns. They
+require the key. So does CLONE_PARENT: a sibling would neither be found nor counted among a session's processes."""
 _CLONE_PARENT = 0x8000
 _KEY = (0xFFFFFFF0, 0xFFFFFFF1)
-"""Where the two halves of the key are to be."""
+"""Placeholders of the two halves of the key."""
 _CLONE, _NEW_NAMESPACES = (56, 220), 0x7E020000
 _PRLIMIT, _RLIMIT_CORE = (302, 261), 4
-"""The limit that keeps the host's handler of core dumps from running holds only as it is: also 0 would let it run."""
+"""The limit that keeps the host's handler of core dumps from running must not change: even 0 would let it run."""
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 _NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD, _FOURTH, _SIXTH = 0, 4, 16, 24, 32, 40, 56
-"""Offsets in `struct seccomp_data`; of an argument the lower half, which holds all that the rules below ask for."""
+"""Offsets in `struct seccomp_data`; for an argument, that of its lower half, which is all that the rules below test."""
 _PR_SET_SECCOMP, _FILTER_MODE = 22, 2
 _REFUSE, _NO_FAMILY = _ERRNO | errno.EPERM, _ERRNO | errno.EAFNOSUPPORT
 
@@ -155,9 +155,9 @@ _BY_ARGUMENT: tuple[_Rule, ...] = (
     # SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF). Their memory is the kernel's, and where it is translated to machine code
     # it is counted for the whole machine: without it no filter can be made.
     ((54, 208), _THIRD, tuple((_EQUAL, option, _REFUSE) for option in (7, 26, 50, 51, 52)), _ALLOW),
-    # personality: the ordinary one, and the question which it is.
+    # personality: the ordinary one, and the query.
     ((135, 92), _FIRST, ((_EQUAL, 0, _ALLOW), (_EQUAL, 0xFFFFFFFF, _ALLOW)), _REFUSE),
-    # ioctl: TIOCSTI and TIOCLINUX put words into the mouth of whoever types at a terminal.
+    # ioctl: TIOCSTI and TIOCLINUX insert input as if the user had typed it.
     ((16, 29), _SECOND, ((_EQUAL, 0x5412, _REFUSE), (_EQUAL, 0x541C, _REFUSE)), _ALLOW),
     # fcntl: of Linux's own commands (1024 and above) only F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS. The others watch
     # shared files (F_NOTIFY), hold up who opens them (F_SETLEASE), mark them (F_SET_RW_HINT), take pages of all (F_SETPIPE_SZ).
@@ -190,11 +190,11 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
     kept: "ctypes.Array[ctypes.c_char]"
     halves: list[int]
-    """Where the key is, an address each."""
+    """Addresses of the two halves of the key."""
 
 
 def instructions(machine: str) -> list[Instruction]:
-    """The filter for a machine as `os.uname` names it. Raises OSError for one that the tables do not know."""
+    """Return the filter for a machine as `os.uname` names it. Raises OSError if the tables do not contain it."""
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"there is no system call filter for {machine}")
     architecture, column = _ARCHITECTURES[machine]
@@ -241,7 +241,7 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
 
 
 def _with_key() -> Iterator[Instruction]:
-    """Six instructions: allow the call whose sixth argument is the key, refuse any other. The kernel ignores that argument."""
+    """Yield six instructions that allow a call whose sixth argument is the key, and refuse any other. The kernel ignores that argument."""
     yield _LOAD, 0, 0, _SIXTH
     yield _EQUAL, 0, 3, _KEY[0]
     yield _LOAD, 0, 0, _SIXTH + 4
@@ -251,8 +251,7 @@ def _with_key() -> Iterator[Instruction]:
 
 
 def _by_argument(number: int, argument: int, tests: tuple[_Test, ...], other: int) -> Iterator[Instruction]:
-    """Answer a call of this number with the answer of the first test that its argument passes, or with `other`; go on with the rest
-    of the filter for all other numbers."""
+    """Yield instructions that answer a call of this number with the first test that its argument passes, or with `other`."""
     yield _EQUAL, 0, 2 + 2 * len(tests), number
     yield _LOAD, 0, 0, argument
     for test, operand, answer in tests:
@@ -262,9 +261,9 @@ def _by_argument(number: int, argument: int, tests: tuple[_Test, ...], other: in
 
 
 def prepare(libc: ctypes.CDLL) -> "_Program":
-    """Assemble the filter for this machine, once, for all children: a child then touches no page for it. Raises OSError.
+    """Assemble the filter for this machine once for all children, so that none touches a page for it. Raises OSError.
 
-    It has a key that is drawn at random where it stands in the filter and is nowhere else in memory, so `forget` takes it away.
+    A random key is drawn directly into the filter and is nowhere else in memory, so `forget` removes it.
     """
     assembled = instructions(os.uname().machine)
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in assembled)
@@ -285,18 +284,18 @@ def prepare(libc: ctypes.CDLL) -> "_Program":
 
 
 def key(program: "_Program") -> int:
-    """For whoever makes copies, and is out of reach of every session."""
+    """Return the key, for the helper that makes copies, which no session can reach."""
     low, high = (ctypes.c_uint32.from_address(address).value for address in program.halves)
     return low | high << 32
 
 
 def forget(program: "_Program") -> None:
-    """For a session, which is not to find the key."""
+    """Overwrite the filter and its key, so that a session cannot find it."""
     ctypes.memset(program.kept, 0, len(program.kept))
 
 
 def install(libc: ctypes.CDLL, program: "_Program") -> None:
-    """Shut the door behind this thread; no_new_privs has to be set. Raises OSError."""
+    """Install the filter for this thread; no_new_privs must be set. Raises OSError."""
     if libc.prctl(_PR_SET_SECCOMP, _FILTER_MODE, ctypes.byref(program), 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"seccomp: {os.strerror(number)}")

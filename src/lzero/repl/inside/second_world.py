@@ -1,8 +1,7 @@
-"""The namespaces of a copy, made beside those of its original while that one is stopped.
+"""Make the namespaces of a copy next to those of its original, while that is stopped.
 
-They are owned by a user namespace within the original's, since nobody else could let the original's fork step into them. A process
-of a user namespace has all rights over those within it; so there is a further one, for the original to step down into. See
-user_namespaces(7), pid_namespaces(7).
+A user namespace inside the original's owns them, because otherwise the original's fork could not enter them. A process of a user namespace
+has all rights over those inside it; so there is another one, for the original to step down into. See user_namespaces(7), pid_namespaces(7).
 """
 
 import errno
@@ -23,22 +22,25 @@ NO_DEEPER = (
     "copies end here: each puts itself and its original one level deeper, and the kernel nests namespaces no deeper"
 )
 PATIENCE_S = 20
-"""What the making of a copy may take; then it is ended, and the original with it."""
+"""Seconds that making a copy may take. Then the copy is ended, and the original with it."""
 _MANY = 1 << 30
 _CREDENTIALS = struct.Struct("iII")
 
 
 class Refused(Exception):
-    """It cannot be copied; the message says why."""
+    """The REPL cannot be copied; the message says why."""
 
 
 class SecondWorld:
-    """While it is held, the kernel would let the original's user namespace have further ones within it. It is left so where the
-    copy came to be, since both are then within and nobody else is there; otherwise the door is closed again. (The session is
-    stopped meanwhile, and its filter would refuse it anyway.)"""
+    """The world of a copy that is being made.
+
+    Meanwhile the kernel allows further user namespaces inside the original's. After a success that stays so: original and copy are both in
+    nested ones, and no process is left there. After a failure it is forbidden again. (The session is stopped meanwhile, and its filter
+    would refuse it anyway.)
+    """
 
     def __init__(self, original: int, limits: isolate.Limits, born: Callable[[int], None]) -> None:
-        """Begins to make it, and returns meanwhile. `born` is told the pid of its init as soon as there is one."""
+        """Start to make the world, without waiting. Calls `born` with the pid of its init as soon as there is one."""
         self._born = born
         self._said: dict[bytes, int] = {}
         self._complaints: list[bytes] = []
@@ -56,12 +58,14 @@ class SecondWorld:
         judged.close()
 
     def init(self) -> int:
-        """The pid of its init, when there are all its namespaces; nothing is mounted in them yet. Raises Refused."""
+        """Return the pid of its init when all its namespaces exist; nothing is mounted in them yet. Raises Refused."""
         return self._await(b"init")
 
     def finished(self) -> int:
-        """When the mounts and the files are there, and its init is what inits are: the pid of a process in the user namespace
-        that is for the original. Raises Refused."""
+        """Wait for the mounts, the files and the isolation of the init. Raises Refused.
+
+        Return the pid of a process in the user namespace that the original steps down into.
+        """
         while self._hear():
             pass
         if self._complaints:
@@ -75,7 +79,7 @@ class SecondWorld:
         if kind is None:
             self._verdict.send(b"moved on")
         else:
-            while self._hear():  # whoever was made is known then, and can be ended
+            while self._hear():  # then all its processes are known and can be ended
                 pass
             self._verdict.shutdown(socket.SHUT_WR)
             self._verdict.recv(1)  # the door is closed
@@ -83,7 +87,7 @@ class SecondWorld:
             with suppress(ProcessLookupError):
                 os.kill(self._said[b"holder"], signal.SIGKILL)
         if self._complaints and not isinstance(error, Refused):
-            raise Refused(self._complaint) from error  # whatever else went wrong, this is why
+            raise Refused(self._complaint) from error  # the cause of any other error
 
     def _await(self, word: bytes) -> int:
         while word not in self._said and self._hear():
@@ -97,7 +101,7 @@ class SecondWorld:
         return self._complaints[0].decode("utf-8", "replace") if self._complaints else "its world was not made"
 
     def _hear(self) -> bool:
-        """False when all of them have closed their ends, the init by becoming a program of its own."""
+        """Read one message. Return False when all makers have closed their ends; the init does so when it becomes another program."""
         word, ancillary, _, _ = self._end.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
         if word in (b"init", b"holder"):
             self._said[word] = _CREDENTIALS.unpack(ancillary[0][2])[0]
@@ -109,7 +113,7 @@ class SecondWorld:
 
 
 def _speak(end: socket.socket, act: Callable[[], None]) -> NoReturn:
-    """Say what goes wrong, and end."""
+    """Run `act`, send its error, and exit."""
     try:
         act()
     except BaseException as error:
@@ -120,7 +124,10 @@ def _speak(end: socket.socket, act: Callable[[], None]) -> NoReturn:
 
 
 def _open_door(end: socket.socket, verdict: socket.socket, user: int, furnish: Callable[[], None]) -> None:
-    """In the original's user namespace, with all rights there: let further ones be made, the original's next and the copy's."""
+    """Allow further user namespaces inside the original's, and make two: the original's next one and the copy's.
+
+    Joins the original's user namespace, with all rights there.
+    """
     isolate.join(user, isolate.NEWUSER)
     isolate.become(isolate.UID)
     isolate.allow_user_namespaces(_MANY)
@@ -130,7 +137,7 @@ def _open_door(end: socket.socket, verdict: socket.socket, user: int, furnish: C
         _nest()
         end.send(b"holder")
         end.close()
-        signal.alarm(PATIENCE_S)  # should whoever ends it otherwise be ended first
+        signal.alarm(PATIENCE_S)  # in case the process that ends it is ended first
         while True:
             signal.pause()
 
@@ -156,7 +163,7 @@ def _nest(others: int = 0) -> None:
 
 
 def _be_an_init(end: socket.socket, limits: isolate.Limits, places: list[int]) -> None:
-    """The first process of the copy's pid namespace: mounts, the original's files, and nothing more to do."""
+    """Run as the first process of the copy's pid namespace: make the mounts, copy the original's files, and become an init."""
     isolate.let_enter()
     end.send(b"init")
     isolate.furnish(limits, isolate.UID)

@@ -1,4 +1,4 @@
-"""The IPython shell of a kernel: results, displays and tracebacks go to `Outputs`, in the MIME types that a notebook knows."""
+"""Run cells in an IPython shell; results, displays and tracebacks go to `Outputs`, in the MIME types of a notebook."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 _HERE = str(Path(__file__).parent)
 _FRAMES = 24
-"""Of a traceback; the middle of a longer one is left out."""
+"""The most frames of a traceback; the middle of a longer one is left out."""
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, list, tuple, dict, set, frozenset, range, type(None)))
 """Types that are shown as text unless a cell registers a formatter: asking every formatter would double a trivial cell's time."""
 _IMAGE_BACKENDS = ("inline", "module://matplotlib_inline.backend_inline", "agg", "cairo", "pdf", "pgf", "ps", "svg")
@@ -50,7 +50,7 @@ _ORDINARY = (
     "f(x)[0]",
     "",
 )
-"""What every session runs: the code behind it is what is worth its place."""
+"""Cells like those that every session runs; the code behind them is worth placing together."""
 _TIMES = 8
 """Runs after which the interpreter has specialised that code."""
 
@@ -97,11 +97,11 @@ class _Results(DisplayHook):
             self.shell.outputs.show("execute_result", bundle)
 
     def quiet(self) -> bool:
-        """Whether the cell ends in a semicolon; its tokens are looked at only where there may be one."""
+        """Return whether the cell ends in a semicolon. It tokenises the cell only if there may be one."""
         return ";" in self.shell.history_manager.input_hist_parsed[-1] and super().quiet()
 
     def log_output(self, format_dict: dict[str, str]) -> None:
-        """Nothing. IPython's own keeps every output once more, images included."""
+        """Do nothing. IPython's own method would keep a second copy of every output, images included."""
 
     def finish_displayhook(self) -> None:
         self._is_active = False
@@ -148,8 +148,10 @@ class Shell(InteractiveShell):
         warnings.filterwarnings("ignore", message="To exit: use", module="IPython")
 
     def warm_up(self, outputs: Outputs) -> None:
-        """Run what cells usually do, so that its imports and caches are there before the first fork, and its code in as few pages
-        as can be. Raises what importing numpy and pandas raises."""
+        """Run typical cells, so that their imports and caches exist before the first fork, and their code takes few pages.
+
+        Raises the errors of importing numpy and pandas.
+        """
         self.outputs = outputs
         self.run_cell(_IMPORTS).raise_error()
         for code in (*_WARM_UP, *([_WARM_UP_FIGURE] if "matplotlib" in sys.modules else ())):
@@ -173,8 +175,8 @@ class Shell(InteractiveShell):
             self.run_cell(code, store_history=True)
 
     def run_cell(self, *code: Any, **options: Any) -> Any:
-        """Run a cell. A cell that shows an error has failed, also where IPython goes on after it: a representation that raised, a script
-        of `%run`."""
+        """Run a cell. A cell that shows an error has failed even if IPython continues: after a failed representation, or in a script of
+        `%run`."""
         loops.go_on()
         shown = self._errors_shown
         result = super().run_cell(*code, **options)
@@ -188,11 +190,11 @@ class Shell(InteractiveShell):
         loops.close_idle()
 
     def should_run_async(self, raw_cell: str, **details: Any) -> bool:
-        """Parse the cell once more, to look for a top-level `await`, only where there may be one."""
+        """Return whether the cell has a top-level `await`. It parses the cell again only if there may be one."""
         return ("await" in raw_cell or "async" in raw_cell) and super().should_run_async(raw_cell, **details)
 
     def _tee(self, channel: str) -> AbstractContextManager[None]:
-        """Nothing. IPython's own keeps all that a cell prints once more, for as long as the session lives."""
+        """Do nothing. IPython's own method would keep a second copy of all that a cell prints, as long as the session lives."""
         return nullcontext()
 
     def showtraceback(self, exc_tuple: Any = None, *_: object, **__: object) -> None:
@@ -204,8 +206,8 @@ class Shell(InteractiveShell):
         self.showtraceback()
 
     def _format_exception_for_storage(self, *_: object, **__: object) -> dict[str, Any]:
-        """Nothing. IPython's own looks up the source of every frame, which takes seconds after a deep recursion, and fails where
-        an exception's text cannot be made; nobody reads what it keeps."""
+        """Return nothing. IPython's own method looks up the source of every frame. That takes seconds after a deep recursion, and fails if
+        an exception has no text; nothing uses the result."""
         return {}
 
     def enable_matplotlib(self, gui: str | None = None) -> tuple[str | None, str]:
@@ -218,16 +220,16 @@ class Shell(InteractiveShell):
         return selected
 
     def enable_gui(self, gui: str | None = None) -> None:
-        """`%matplotlib inline` asks for none; a figure is a display anyway."""
+        """Refuse a GUI. `%matplotlib inline` asks for none, and a figure is a display anyway."""
         if gui:
             raise UsageError(f"there is no screen for {gui!r}; figures are shown as images")
 
     def ask_exit(self) -> NoReturn:
-        """`exit()` is an error like `sys.exit()`: a session ends with its episode."""
+        """Raise SystemExit, like `sys.exit()`: a session ends with its episode."""
         raise SystemExit
 
     def _run_in_shell(self, command: str) -> None:
-        """`!command`: what it writes is captured at the descriptors."""
+        """Run `!command`; its output is captured at the descriptors."""
         code = subprocess.call(self.var_expand(command, depth=1), shell=True)  # noqa: S602 - the agent's own shell
         self.user_ns["_exit_code"] = code
 
@@ -237,7 +239,7 @@ def _refuse_to_edit(*_: object) -> NoReturn:
 
 
 def _bundle(data: dict[str, Any]) -> dict[str, str]:
-    """A representation by MIME type, all of it text: images in Base64, JSON written out."""
+    """Return a representation by MIME type, all as text: images in Base64, JSON serialised."""
     return {mime: _as_text(mime, data[mime]) for mime in TYPES if data.get(mime) is not None}
 
 
@@ -255,7 +257,7 @@ def _text(value: BaseException) -> str:
 
 
 def _format(value: BaseException, trace: TracebackType | None) -> list[str]:
-    """The traceback, from the cell on, as Python prints it."""
+    """Return the lines of the traceback, from the cell on, as Python prints it."""
     if isinstance(value, UsageError):
         return [f"UsageError: {value}"]
     try:
@@ -268,7 +270,7 @@ def _format(value: BaseException, trace: TracebackType | None) -> list[str]:
 
 
 def _keep_cell_frames(report: traceback.TracebackException) -> None:
-    """Leave out the frames of IPython above the cell, our own, and the middle of what is very deep."""
+    """Leave out the frames of IPython above the cell, those of lzero, and the middle of a very deep traceback."""
     pending, seen = [report], set()
     while pending:
         one = pending.pop()

@@ -2,7 +2,7 @@
 
     python start.py CONTROL_FD LIMITS_JSON [DEFENCE_TO_LEAVE_OUT …]
 
-It starts the maker of copies while it is small, and becomes the zygote, which imports much.
+It starts the maker of copies while it is small. Then it becomes the zygote, which imports much.
 """
 
 import json
@@ -20,7 +20,7 @@ def main() -> None:
     control = socket.socket(fileno=int(descriptor))
     control.set_inheritable(False)
     os.closerange(3, control.fileno())
-    os.closerange(control.fileno() + 1, 1 << 20)  # what else bubblewrap had
+    os.closerange(control.fileno() + 1, 1 << 20)  # other descriptors of bubblewrap
     limits = isolate.Limits(**json.loads(limits_json))
     isolate.keep_devices()
     maker = copying.Maker(limits, control)

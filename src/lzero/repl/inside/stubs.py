@@ -1,4 +1,4 @@
-"""Tools as the cells see them: plain functions that ask, and return the answer or raise ToolError."""
+"""Make tools available to cells as plain functions that ask the host, and return its answer or raise ToolError."""
 
 import dataclasses
 import decimal
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class ToolError(Exception):
-    """A tool did not answer; the message says why."""
+    """A tool gave no answer; the message says why."""
 
 
 ToolError.__module__ = "__main__"  # so that tracebacks say "ToolError", and worker processes can pickle it
@@ -28,7 +28,7 @@ class Names:
         namespace.update(given)
 
     def restore(self) -> str:
-        """Bind the names again, and move a value that has taken the place of one to a free name. Return what to print about that."""
+        """Bind the names again. Move a value that a cell bound to one of them to a free name, and return the notes to print about that."""
         notes = []
         for name, value in self._given.items():
             found = self._namespace.get(name, value)
@@ -50,12 +50,12 @@ class Names:
 
 
 def stub(tool: dict[str, Any], ask: Callable[[str, dict[str, Any]], Any]) -> Any:
-    """What one tool's name is bound to; `ask(name, arguments)` is how it asks."""
+    """Return the value that a tool's name is bound to. `ask(name, arguments)` sends a call to the host."""
     name: str = tool["name"]
     if not tool["kernel_source"]:
         return _function(name, tool["parameters"], tool["description"], ask)
     names = {"__name__": "builtins", "ToolError": ToolError, "ask": lambda **arguments: ask(name, arguments)}
-    exec(compile(tool["kernel_source"], f"<{name}>", "exec"), names)  # the host's own words
+    exec(compile(tool["kernel_source"], f"<{name}>", "exec"), names)  # source from the host
     return names[name]
 
 
@@ -75,7 +75,7 @@ def _function(
     call.__name__ = call.__qualname__ = name
     call.__doc__ = description
     call.__module__ = "__main__"  # worker processes look it up there
-    call.__signature__ = signature  # type: ignore[attr-defined] # how functions say it
+    call.__signature__ = signature  # type: ignore[attr-defined] # `inspect.signature` reads it
     return call
 
 

@@ -1,7 +1,7 @@
-"""A stopped process, made to do system calls: no instruction of its own program runs meanwhile. ptrace(2); x86-64.
+"""Make a stopped process execute system calls, while none of its own instructions run. ptrace(2); x86-64.
 
-The program waits in a system call. Its `syscall` instruction is used again and again, with other registers; in the end the
-registers are what they were, and the program is in its call as if nothing had happened.
+The program waits in a system call. Its `syscall` instruction is executed repeatedly with other registers. In the end the registers are
+restored, and the program is in its call as if nothing had happened.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import struct
 _CONT, _SETOPTIONS, _GETEVENTMSG, _GETREGSET, _SETREGSET = 7, 0x4200, 0x4201, 0x4204, 0x4205
 _SYSCALL, _DETACH, _SEIZE, _INTERRUPT = 24, 17, 0x4206, 0x4207
 _OPTIONS = 0x1 | 0x2 | 0x4 | 0x8 | 0x100000
-"""TRACESYSGOOD, TRACEFORK, TRACEVFORK, TRACECLONE, EXITKILL: whoever is left in the middle does not go on."""
+"""TRACESYSGOOD, TRACEFORK, TRACEVFORK, TRACECLONE, EXITKILL: a process that is left in the middle is killed."""
 _CALL_STOP = signal.SIGTRAP | 0x80
 _CHILD_EVENTS = (1, 2, 3)
 """fork, vfork, clone."""
@@ -28,7 +28,7 @@ _RED_ZONE = 128
 """Bytes below the stack pointer that a function may use."""
 _NOTHING = (1 << 64) - 1
 _TO_BE_RESTARTED = range(_NOTHING + 1 - 516, _NOTHING + 1 - 511)
-"""ERESTARTSYS and its kind: results of calls that were interrupted before they did anything."""
+"""ERESTARTSYS and similar: results of calls that were interrupted before they had an effect."""
 _CLONE = 56
 _WALL = 0x40000000
 """Wait for every child, whatever signal its end sends. waitpid(2): __WALL."""
@@ -39,11 +39,11 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 class Broken(Exception):
-    """The process did not do what it was made to do; it is not to go on."""
+    """The process did not do what the tracer told it; it must not continue."""
 
 
 class Tracee:
-    """A process that is stopped. Everything raises OSError where it is gone."""
+    """A stopped process. All methods raise OSError if it is gone."""
 
     def __init__(self, pid: int, registers: tuple[int, ...] = ()) -> None:
         self.pid = pid
@@ -51,7 +51,7 @@ class Tracee:
 
     @classmethod
     def stop(cls, pid: int) -> "Tracee":
-        """Stop a process in the middle of a system call. Raises Broken, with the process going on, where it is in none."""
+        """Stop a process in the middle of a system call. If it is in none, let it continue and raise Broken."""
         _ptrace(_SEIZE, pid, 0, _OPTIONS)
         tracee = cls(pid)
         _ptrace(_INTERRUPT, pid)
@@ -68,17 +68,18 @@ class Tracee:
 
     @property
     def waits_in(self) -> tuple[int, int]:
-        """The system call that it was stopped in, and its first argument."""
+        """The system call that it was stopped in, and that call's first argument."""
         return self._before[_RAX], self._before[_RDI]
 
     def call(self, number: int, *arguments: int | bytes) -> int:
-        """The result of a system call. Bytes are put where a pointer to them is passed. Raises OSError for its error."""
+        """Execute a system call, and return its result. An argument of bytes is passed as a pointer to them. Raises OSError for its
+        error."""
         self._begin(number, arguments)
         self._resume()
         return self._result()
 
     def clone(self, flags: int, key: int) -> "Tracee":
-        """Its child, stopped too, in the same state. `key`: that of its filter of system calls."""
+        """Make the process clone itself, and return its child, stopped in the same state. `key`: that of its filter of system calls."""
         self._begin(_CLONE, (flags, 0, 0, 0, 0, key))
         self._resume()
         message = ctypes.c_ulong()
@@ -102,11 +103,11 @@ class Tracee:
 
     @property
     def scratch(self) -> int:
-        """An address below its stack, out of the way of what `call` puts there."""
+        """An address below its stack that `call` does not use."""
         return (self._before[_RSP] - _RED_ZONE - 8192) & ~15
 
     def let_go(self) -> None:
-        """It goes on where it was stopped."""
+        """Let the process continue where it was stopped."""
         self._set_registers(self._before)
         _ptrace(_DETACH, self.pid)
 
@@ -137,8 +138,10 @@ class Tracee:
         return value
 
     def _resume(self) -> None:
-        """To the next entry, exit or event. A signal that comes meanwhile is lost: between two cells none means anything. Raises
-        Broken for one that says that it ran."""
+        """Run to the next entry, exit or event. A signal that comes meanwhile is dropped; between two cells none has a meaning.
+
+        Raises Broken for a signal which shows that the process ran.
+        """
         _ptrace(_SYSCALL, self.pid)
         while (stopped_by := self._wait()) != _CALL_STOP and self._event not in _CHILD_EVENTS:
             if stopped_by in _OWN_DOING:
@@ -146,7 +149,7 @@ class Tracee:
             _ptrace(_SYSCALL, self.pid)
 
     def _wait(self) -> int:
-        """The signal that it is stopped by."""
+        """Wait until the process stops, and return the signal that stopped it."""
         _, status = os.waitpid(self.pid, _WALL)
         if not os.WIFSTOPPED(status):
             raise ProcessLookupError(errno.ESRCH, "it ended")

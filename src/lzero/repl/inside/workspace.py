@@ -1,6 +1,6 @@
-"""Files of the workspace, in and out, by the session itself and with no rights but its own.
+"""Transfer files of the workspace, in the session itself and with only its own rights.
 
-The host relies on none of this: it checks what it is sent.
+The host relies on none of this: it checks what it receives.
 """
 
 import base64
@@ -15,7 +15,7 @@ from isolate import HOME
 
 
 def serve(message: dict[str, Any], channel: Channel) -> None:
-    """Do what the host's `put`, `get` or `list` asks. What cannot be done is refused, and the session goes on."""
+    """Execute the host's `put`, `get` or `list`. Refuse what cannot be done, and continue."""
     try:
         match message["type"]:
             case "put":
@@ -27,7 +27,7 @@ def serve(message: dict[str, Any], channel: Channel) -> None:
                 channel.send({"type": "listing", "files": files})
     except (Closed, ConnectionError):
         raise
-    except Exception as error:  # whatever a cell has done to what we stand on
+    except Exception as error:  # a cell may have changed anything that this code uses
         channel.send({"type": "refused", "errno": getattr(error, "errno", None) or errno.EIO})
 
 
@@ -37,7 +37,7 @@ def _put(path: str, channel: Channel) -> None:
         with beneath.written(HOME, path) as file:
             file.writelines(chunks)
     finally:
-        for _ in chunks:  # the host sends all of it, whatever became of the first
+        for _ in chunks:  # the host sends all of it, even after a failure
             pass
     channel.send({"type": "stored"})
 
@@ -55,7 +55,7 @@ def _get(path: str, max_bytes: int, chunk_bytes: int, channel: Channel) -> None:
         left = os.fstat(file.fileno()).st_size
         if left > max_bytes:
             raise OSError(errno.EFBIG, "too large")
-        while True:  # and no more is read, should it grow meanwhile
+        while True:  # reads no more if the file grows meanwhile
             data = file.read(min(chunk_bytes, left))
             left -= len(data)
             last = left <= 0 or len(data) < chunk_bytes

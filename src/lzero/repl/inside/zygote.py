@@ -1,8 +1,8 @@
 """The warm process that REPLs are forked from: everything imported, one thread, no secrets.
 
-Control messages are JSON, one a packet. The host sends `open` and `copy` (with the REPL's end of a socket pair) and `signal`; the
-zygote answers `hello`, `forked` twice (with the pids of init and session as credentials), `uncopied`, `signalled` and `exited`. It
-ends when the host's end is closed.
+Control messages are JSON, one in each packet. The host sends `open` and `copy` (with the REPL's end of a socket pair) and `signal`. The
+zygote answers `hello`, `forked` twice (with the pids of init and session as credentials), `uncopied`, `signalled` and `exited`. It ends
+when the host's end is closed.
 """
 
 import json
@@ -41,11 +41,11 @@ class Zygote:
         self._without = without
         self._families = Families(lambda number, code: self._say({"type": "exited", "id": number, "code": code}))
         self._copies: dict[int, _Copy] = {}
-        """By the descriptor that its maker tells of it over."""
+        """Copies in progress, by the descriptor over which the maker reports."""
         self._num_users = isolate.num_users()
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._shell = Shell.instance(ipython_dir="/tmp/ipython")
-        imports.require_one_thread("Python starts")  # a package may have it run code of its own (a file *.pth)
+        imports.require_one_thread("Python starts")  # a package may run its own code at the start (a file *.pth)
         imports.warm(self._shell)
         self._shell.warm_up(Outputs({}))
         imports.require_one_thread("a first cell runs")
@@ -103,11 +103,11 @@ class Zygote:
         self._born(number, first, pid)
 
     def _born(self, number: int, init: int, session: int, above: Family | None = None) -> None:
-        """Tell the host of a REPL, and keep it in mind. `above`: the one whose pid namespace its own is in."""
+        """Report a new REPL to the host, and register it. `above`: the one whose pid namespace contains its own."""
         for part, each in (("init", init), ("session", session)):
-            # The kernel turns the pid into the host's; and it is a pid of ours: it checks that.
+            # The kernel translates the pid into the host's, and checks that it belongs to this process.
             credentials = struct.pack("iII", each, os.getuid(), os.getgid())
-            with suppress(OSError):  # it has ended, as the host will hear
+            with suppress(OSError):  # it has ended; `exited` will report that
                 self._say(
                     {"type": "forked", "id": number, "part": part},
                     (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials),
@@ -115,7 +115,7 @@ class Zygote:
         self._families.add(number, init, session, above)
 
     def _copy(self, number: int, of: int, descriptor: int) -> None:
-        """Have it made, and go on meanwhile."""
+        """Request a copy from the maker, without waiting for it."""
         original = self._families.living(of)
         if original is None:
             os.close(descriptor)
@@ -153,12 +153,12 @@ class Zygote:
         self._families.expect(-1)
 
     def _be_a_repl(self, descriptor: int, user: int) -> None:
-        """In the child. Never returns."""
+        """Run as a REPL, in the child. Never returns."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)  # the zygote's own would be one for all its children
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)  # all children would share the zygote's own
             os.dup2(descriptor, 3)
             os.closerange(4, 1 << 20)
             connection = socket.socket(fileno=3)
@@ -196,13 +196,13 @@ class _Copy:
 
 
 def serve(control: socket.socket, limits: isolate.Limits, without: Collection[str], maker: copying.Maker) -> None:
-    """Until the host's end is closed."""
+    """Serve the host until its end is closed."""
     _hide_own_modules()
     Zygote(control, limits, without, maker).serve()
 
 
 def _hide_own_modules() -> None:
-    """What stands in a workspace is imported by its name, also where one of our modules has the same: ours get a prefix."""
+    """Rename lzero's modules with a prefix, so that cells can import modules of the workspace with the same names."""
     own = isolate.__file__.rpartition("/")[0]
     sys.path.remove(own)
     for name, module in list(sys.modules.items()):

@@ -1,4 +1,4 @@
-"""Files in and out of the directory in which a plain Jupyter kernel works, by the host itself. All raise OSError."""
+"""Read and write files of a plain Jupyter kernel's working directory, on the host. All functions raise OSError."""
 
 import errno
 import importlib
@@ -7,10 +7,10 @@ from pathlib import Path
 from lzero.repl.wire import MAX_LISTED
 from lzero.types import WorkspaceFile
 
-# What runs in a jail imports nothing of ours, so that its bare modules can be had out here too.
+# Modules for the jail import nothing of lzero, so the host can import them too.
 _beneath = importlib.import_module("lzero.repl.inside.beneath")
 _DEEPEST = 64
-"""Directories within each other that a listing enters: each takes a descriptor of the host."""
+"""The deepest level of directories that a listing enters; each level takes a descriptor of the host."""
 
 
 def put(workspace: Path, path: str, data: bytes) -> None:

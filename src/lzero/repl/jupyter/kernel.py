@@ -1,7 +1,7 @@
-"""One process that runs a plain Jupyter kernel: started, spoken to, ended, with nothing left of it.
+"""Start a plain Jupyter kernel, exchange messages with it, and end it without a trace.
 
-Everything that belongs to it lies in one private directory: its connection file, its sockets (transport "ipc", so that no port is
-open), its working directory.
+One private directory holds all that belongs to the kernel: its connection file, its sockets (transport "ipc", so that no port is open) and
+its working directory.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ _ASK_AGAIN_S = 0.1
 _LISTEN_TIMEOUT_S = 10.0
 _KILL_TIMEOUT_S = 10.0
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TZ")
-"""Variables of the host that a kernel is given. None of its keys is among them; a kernelspec names what else it needs."""
+"""Environment variables of the host that a kernel gets. No secret key is among them; a kernelspec names what else it needs."""
 
 
 def new_context() -> zmq.asyncio.Context:
-    """What sockets are made from; whatever a kernel sends, they hold a bounded part of it."""
+    """Return a context for sockets that hold a bounded amount of a kernel's messages."""
     context = zmq.asyncio.Context()
     for option, value in (
         (zmq.MAXMSGSIZE, jupyter_wire.MAX_PART),
@@ -51,7 +51,7 @@ def new_context() -> zmq.asyncio.Context:
 
 
 async def sweep() -> None:
-    """Remove the directories of hosts that were killed; their kernels died with them."""
+    """Remove the directories of hosts that were killed. Their kernels died with them."""
     for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = directory.name.removeprefix(_PREFIX).partition("-")[0]
         with suppress(FileNotFoundError):  # somebody else was quicker
@@ -61,17 +61,17 @@ async def sweep() -> None:
 
 
 class _Manager(AsyncKernelManager):
-    """Its kernel dies with the host, whatever kernel it is."""
+    """A manager of a kernel that dies with the host."""
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
         return [_program("setpriv"), "--pdeathsig", "KILL", "--", *super().format_kernel_cmd(extra_arguments)]
 
 
 class Kernel:
-    """Made by `start`, ended by `end`."""
+    """A running Jupyter kernel. `start` makes it, `end` ends it."""
 
     def __init__(self, directory: Path, manager: AsyncKernelManager, client: AsyncKernelClient, process: int) -> None:
-        """`process`: a descriptor that becomes readable as the process ends."""
+        """`process`: a descriptor that becomes readable when the process ends."""
         self._directory = directory
         self._manager = manager
         self._client = client
@@ -91,8 +91,10 @@ class Kernel:
 
     @classmethod
     async def start(cls, name: str, context: zmq.asyncio.Context) -> "Kernel":
-        """`name`: of an installed kernelspec. Raises SandboxError where it cannot be started, ReplDied where it does not answer, and
-        ReplError if the event loop cannot wait for it."""
+        """Start the kernel of the installed kernelspec `name`.
+
+        Raises SandboxError if it cannot be started, ReplDied if it does not answer, and ReplError if the event loop cannot wait for it.
+        """
         try:
             directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         except OSError as error:
@@ -148,17 +150,17 @@ class Kernel:
 
     @property
     def directory(self) -> Path:
-        """Where its cells work."""
+        """The working directory of its cells."""
         return self._directory / "work"
 
     def ask(self, kind: str, content: Mapping[str, Any]) -> str:
-        """Send a request; its id. Raises ConnectionError where the kernel has been ended."""
+        """Send a request, and return its id. Raises ConnectionError if the kernel has been ended."""
         message = self._client.session.msg(kind, dict(content))
         self._send("shell", message)
         return str(message["header"]["msg_id"])
 
     def reply(self, value: str) -> None:
-        """Answer an `input_request`. Raises ConnectionError where the kernel has been ended."""
+        """Answer an `input_request`. Raises ConnectionError if the kernel has been ended."""
         self._send("stdin", self._client.session.msg("input_reply", {"value": value}))
 
     async def interrupt(self) -> None:
@@ -166,10 +168,10 @@ class Kernel:
             await self._manager.interrupt_kernel()
 
     async def receive(self, *, until: float) -> tuple[str, Message]:
-        """A message, and the channel that it came over: "iopub", "stdin" or "shell", where several wait in this order.
+        """Return a message and its channel. If several wait, "iopub" comes before "stdin" before "shell".
 
-        Raises TimeoutError at the time `until` of the loop's clock, ConnectionError as the kernel ends, ProtocolError, and ReplError if
-        the event loop cannot wait for it.
+        Raises TimeoutError at the time `until` of the loop's clock, ConnectionError when the kernel ends, ProtocolError for an invalid
+        message, and ReplError if the event loop cannot wait for the kernel.
         """
         while not self._waiting:
             await asyncio.sleep(0)  # a flood leaves the other sessions their turn
@@ -179,7 +181,7 @@ class Kernel:
                 with watchable():
                     events = dict(await self._poller.poll(left))
             self._check_open()
-            for channel in ("shell", "stdin", "iopub"):  # the first that is read is the last to be taken
+            for channel in ("shell", "stdin", "iopub"):  # a stack: the channel read last is returned first
                 if self._channels[channel] in events:
                     await self._take(channel)
             if not self._waiting and self._process in events:
@@ -207,7 +209,7 @@ class Kernel:
             raise ConnectionAbortedError("was closed")
 
     async def listen_again(self) -> None:
-        """After a message that was too large: the kernel's publications are cut off for good. Raises ConnectionError."""
+        """Connect to the kernel's publications again, after a message that was too large has cut them off. Raises ConnectionError."""
         async with self._polling:
             self._check_open()
             self._poller.unregister(self._channels["iopub"])
@@ -220,7 +222,7 @@ class Kernel:
             raise ConnectionResetError("publishes nothing any more") from None
 
     async def _answer(self) -> None:
-        """Until it answers. Raises ReplDied."""
+        """Wait until the kernel answers. Raises ReplDied."""
         try:
             await self._hear(until=self._loop.time() + _START_TIMEOUT_S)
         except TimeoutError:
@@ -229,7 +231,7 @@ class Kernel:
             raise ReplDied(f"a Jupyter kernel did not start: it {await self.why_gone() or error}") from None
 
     async def _hear(self, *, until: float) -> None:
-        """Until what it publishes arrives: a subscription takes its time, and nobody says when it is there."""
+        """Ask the kernel repeatedly, until its publications arrive. A subscription takes some time, and nothing reports when it works."""
         asked: set[str] = set()
         while self._loop.time() < until:
             asked.add(self.ask("kernel_info_request", {}))
@@ -244,14 +246,14 @@ class Kernel:
         raise TimeoutError
 
     async def why_gone(self) -> str:
-        """How the process ended, in words; empty while it runs."""
+        """Return how the process ended, in words; "" while it runs."""
         code = None if self._manager.provisioner is None else await self._manager.provisioner.poll()
         if code is None:
             return "" if self._ending is None else "was ended"
         return how_ended(code)
 
     async def end(self) -> None:
-        """Kill it, its process group and its descendants; returns when it is reaped and its directory gone."""
+        """Kill the kernel, its process group and its descendants. Return when it is reaped and its directory is removed."""
         if self._ending is None:
             self._ending = asyncio.create_task(self._end())
         await asyncio.shield(self._ending)
@@ -279,7 +281,7 @@ async def _reap(manager: AsyncKernelManager) -> None:
 
 
 def _kill_tree(pid: int) -> None:
-    """The process, its group, and descendants that have left the group."""
+    """Kill the process, its group, and descendants that have left the group."""
     with suppress(psutil.NoSuchProcess):
         descendants = psutil.Process(pid).children(recursive=True)
         with suppress(ProcessLookupError):
@@ -290,7 +292,7 @@ def _kill_tree(pid: int) -> None:
 
 
 async def _remove(directory: Path) -> None:
-    """rm rather than shutil.rmtree, which fails on a tree deeper than Python's stack."""
+    """Remove a directory with rm. shutil.rmtree would fail on a tree deeper than Python's stack."""
     await asyncio.to_thread(
         subprocess.run, ["rm", "-rf", "--", str(directory)], stderr=subprocess.DEVNULL, check=False, timeout=60
     )

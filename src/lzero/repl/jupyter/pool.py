@@ -1,4 +1,4 @@
-"""REPLs that are plain Jupyter kernels, of any installed kernelspec: no sandbox, the rights of whoever runs lzero."""
+"""Open plain Jupyter kernels of any installed kernelspec as REPLs. They have no sandbox, but the rights of the user who runs lzero."""
 
 import asyncio
 import logging
@@ -24,13 +24,16 @@ _OPENING_AT_ONCE = 8
 
 
 class JupyterPool:
-    """Implements `ReplPool`: `async with JupyterPool(config.repl) as pool: repl = await pool.open(tools, on_call, seed=7)`.
+    """Pool of plain Jupyter kernels; implements `ReplPool`.
 
-    A kernel of Python gets its stubs and seeds as a first cell; one of another language runs without tools.
+        async with JupyterPool(config.repl) as pool:
+            repl = await pool.open(tools, on_call, seed=7)
+
+    A Python kernel gets its stubs and seeds in a first cell. A kernel of another language runs without tools.
     """
 
     def __init__(self, config: ReplConfig | None = None) -> None:
-        """Raises ConfigError for a key that would not act."""
+        """Raise ConfigError for a key without effect."""
         self._config = config or ReplConfig(tier="unsandboxed")
         check_acting(self._config, UNSANDBOXED, "repl.tier = 'unsandboxed' is a plain Jupyter kernel")
         self._language = ""
@@ -49,7 +52,7 @@ class JupyterPool:
         await self.close()
 
     async def start(self) -> None:
-        """Find the kernelspec. Raises ConfigError where it, or jupyter_client, is not installed."""
+        """Find the kernelspec. Raises ConfigError if it, or jupyter_client, is not installed."""
         self._language = await asyncio.to_thread(_language_of, self._config.kernelspec)
         from lzero.repl.jupyter.kernel import new_context, sweep
 
@@ -64,7 +67,7 @@ class JupyterPool:
         )
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> "JupyterRepl":
-        """A fresh kernel. Raises ReplError; SandboxError without a watchdog; ConfigError for tools in a language without stubs."""
+        """Start a kernel. Raises ReplError; SandboxError without a watchdog; ConfigError for tools in a language without stubs."""
         from lzero.repl.jupyter.kernel import Kernel
         from lzero.repl.jupyter.session import JupyterRepl
 
@@ -93,7 +96,7 @@ class JupyterPool:
         return repl
 
     async def close(self) -> None:
-        """Close every kernel. Nothing is left behind."""
+        """Close every kernel, and leave nothing behind."""
         self._closed = True
         if self._watching is not None:
             self._watching.cancel()
@@ -104,16 +107,16 @@ class JupyterPool:
             context.destroy(linger=0)
 
     def stats(self) -> Mapping[str, float]:
-        """`open` now, `opened` in all."""
+        """Return the number of REPLs `open` now and `opened` in all."""
         return {"open": len(self._repls), "opened": self._opened}
 
     def facts(self) -> Mapping[str, Json]:
-        """What shuts its REPLs in: nothing."""
+        """Return the tier, kernelspec and language, for the record. Nothing isolates these REPLs."""
         return {"tier": self._config.tier, "kernelspec": self._config.kernelspec, "language": self._language}
 
 
 def _language_of(kernelspec: str) -> str:
-    """Raises ConfigError."""
+    """Return the kernelspec's language in lower case. Raises ConfigError if it, or jupyter_client, is not installed."""
     try:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     except ImportError as error:

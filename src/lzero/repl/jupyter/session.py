@@ -1,4 +1,4 @@
-"""One live session in a plain Jupyter kernel, from the host."""
+"""Control a live session in a plain Jupyter kernel from the host."""
 
 import asyncio
 import errno
@@ -26,9 +26,9 @@ _Answer = TypeVar("_Answer")
 
 _OPEN_TIMEOUT_S = 60.0
 _LAST_OUTPUTS_S = 2.0
-"""How long after a cell's reply the end of its outputs, which come another way, may take."""
+"""Seconds after a cell's reply within which its last outputs must arrive; they come over another channel."""
 _END_OF_INPUT = "\x04"
-"""What `input()` of a cell is told: for ipykernel it is the end of the file."""
+"""The answer to `input()` of a cell. ipykernel takes it for the end of the file."""
 _MODULES = ("stubs", "bridge")
 _INSTALL = """
 def __lzero(names, payload):
@@ -45,7 +45,7 @@ del __lzero
 
 
 class JupyterRepl(Session):
-    """A session without a sandbox. Made by `JupyterPool.open`."""
+    """A session without a sandbox. `JupyterPool.open` makes it."""
 
     def __init__(self, kernel: Kernel, on_call: OnCall, config: ReplConfig) -> None:
         super().__init__(on_call, config)
@@ -55,7 +55,7 @@ class JupyterRepl(Session):
         self._last_call = 0
 
     async def become(self, tools: Sequence[ToolSpec], seed: int) -> None:
-        """Seed a session of Python and give it its stubs. Raises ReplError."""
+        """Seed a Python session, and give it its stubs. Raises ReplError."""
         settings = {
             "seed": seed,
             "nonce": self._nonce,
@@ -90,7 +90,7 @@ class JupyterRepl(Session):
 
     @property
     def host_pids(self) -> tuple[int, ...]:
-        """Of the kernel; none once it is gone."""
+        """The pid of the kernel; () after its end."""
         return (self._kernel.pid,) if self._kernel.pid else ()
 
     async def close(self) -> None:
@@ -102,7 +102,7 @@ class JupyterRepl(Session):
             self.on_close()
 
     async def _carry(self, path: str, transfer: Callable[..., _Answer], *arguments: object) -> _Answer:
-        """A transfer between two cells, by the host itself. Raises WorkspaceError, and the session lives; ReplDied."""
+        """Transfer a file between two cells, on the host. Raises WorkspaceError, after which the session lives, or ReplDied."""
         if not self._ending.why and (gone := await self._why_gone()):
             self._ending.why = self._expired or self._verdict or f"exit: the session {gone}"
         if not self._ending.in_call:
@@ -142,16 +142,16 @@ class JupyterRepl(Session):
         return clock.execution("ok" if reply.status == "ok" else "error", outputs.take(), duration_s)
 
     async def _interrupt(self) -> str:
-        """Interrupt the cell, and ask a question whose answer comes after it: the id of that.
+        """Interrupt the cell, and send a request whose answer comes after the interrupt. Return that request's id.
 
-        A kernel that the interrupt met outside of the cell's own code may never answer the cell; and the question wakes an
-        ipykernel that has heard of the interrupt, but waits for something to do.
+        If the interrupt hit the kernel outside of the cell's code, the kernel may never answer the cell. The request also wakes an
+        ipykernel that received the interrupt, but waits for its next message.
         """
         await self._kernel.interrupt()
         return self._kernel.ask("kernel_info_request", {})
 
     async def _answer_prompt(self, message: Message, clock: Clock) -> str:
-        """A call of a tool; or `input()` of a cell, which is at its end."""
+        """Answer a tool call, or end the input for an `input()` of the cell."""
         prompt = message.read(Prompt).prompt
         if not prompt.startswith(self._nonce):
             return _END_OF_INPUT

@@ -1,4 +1,4 @@
-"""What a plain Jupyter kernel says, on the host's side: its messages checked, typed and bounded, its outputs capped.
+"""Check, type and bound the messages of a plain Jupyter kernel, and cap its outputs, on the host's side.
 
 https://jupyter-client.readthedocs.io/en/stable/messaging.html
 """
@@ -17,26 +17,26 @@ from lzero.errors import ProtocolError
 from lzero.types import Output
 
 MAX_PART = 16 * 1024 * 1024
-"""Bytes of one part of a message; a kernel that sends more is cut off, and connects again."""
+"""The most bytes of one part of a message. A kernel that sends more is cut off, and the host connects again."""
 WAITING = 32
-"""Messages of a channel that the host keeps before they are read; a kernel drops further outputs."""
+"""The most unread messages of a channel that the host keeps; the kernel drops further outputs."""
 LOST = "… [outputs left out: too many or too large to be taken] …\n"
 _DELIMITER = b"<IDS|MSG>"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _T = TypeVar("_T")
-# What runs in a jail imports nothing of ours, so that its bare modules can be had out here too.
+# Modules for the jail import nothing of lzero, so the host can import them too.
 _capture = importlib.import_module("lzero.repl.inside.capture")
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """`parent` is the id of the request that it answers; `content` is JSON that nobody has decoded yet."""
+    """A message of a kernel. `parent`: id of the request that it answers. `content`: JSON, not decoded yet."""
 
     kind: str
     parent: str
     content: str
 
     def read(self, kind: type[_T]) -> _T:
-        """Raises ProtocolError."""
+        """Decode the content. Raises ProtocolError."""
         return _decoded(self.content, kind)
 
 
@@ -59,7 +59,7 @@ class Bundle(Struct, frozen=True):
     transient: dict[str, Any] = {}
 
     def texts(self) -> dict[str, str]:
-        """By MIME type, of those that leave a jail too; all as text, application/json written out."""
+        """Return the representations that may also leave a jail, by MIME type, as text. application/json is serialised."""
         return {mime: _as_text(self.data[mime]) for mime in _capture.TYPES if self.data.get(mime) is not None}
 
 
@@ -84,7 +84,7 @@ class State(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """Content of `execute_reply`, and of any other."""
+    """Content of `execute_reply`, and of any other reply."""
 
     status: Literal["ok", "error", "aborted"] = "ok"
 
@@ -96,8 +96,10 @@ class Prompt(Struct, frozen=True):
 
 
 def parse(parts: Sequence[bytes], sign: Callable[[list[bytes]], bytes]) -> Message:
-    """A message as it came over a channel: identities, delimiter, signature, header, parent, metadata, content, buffers.
-    Raises ProtocolError for anything else."""
+    """Parse the parts of a message: identities, delimiter, signature, header, parent, metadata, content, buffers.
+
+    `sign` computes the signature. Raises ProtocolError if the message is malformed, or not signed by its kernel.
+    """
     try:
         start = list(parts).index(_DELIMITER) + 1
     except ValueError:
@@ -117,19 +119,19 @@ def _decoded(text: str, kind: type[_T]) -> _T:
 
 
 def is_idle(message: Message) -> bool:
-    """Whether the kernel says that it is done with the request, and with all that it publishes for it."""
+    """Return whether the kernel reports that the request, and all its publications, are done."""
     return message.kind == "status" and message.read(State).execution_state == "idle"
 
 
 class Outputs:
-    """The outputs of a cell as they come in, bounded as those of a jailed session are, and by the same code."""
+    """The outputs of one cell, collected as they arrive. The code of jailed sessions bounds them."""
 
     def __init__(self, limit: int) -> None:
-        """`limit`: characters of all of them together."""
+        """`limit`: characters of all outputs together."""
         self._kept = _capture.Outputs({}, limit)
 
     def add(self, message: Message) -> None:
-        """Raises ProtocolError. What is no output is ignored."""
+        """Add the output in a message; ignore any other message. Raises ProtocolError."""
         match message.kind:
             case "stream":
                 text = message.read(Text)
@@ -146,7 +148,7 @@ class Outputs:
                 self._kept.error(problem.ename, problem.evalue, lines)
 
     def lost(self) -> None:
-        """Some never arrived."""
+        """Note that some outputs never arrived."""
         self._kept.write("stderr", LOST)
 
     def take(self) -> tuple[Output, ...]:

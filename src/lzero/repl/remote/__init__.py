@@ -1,1 +1,1 @@
-"""REPLs of other machines: the server that offers a pool, and the pool that hands its REPLs out."""
+"""Use REPLs on other machines: a server offers a pool, and a pool of the client opens REPLs on servers."""

@@ -1,8 +1,8 @@
-"""The door of a pool server: bounds the cost of strangers, which are connections that have not shown the token.
+"""Bound the cost of strangers at a pool server. A stranger is a connection that has not shown the token.
 
-All strangers together hold `STRANGERS` connections. One more ends the oldest connection of the network that holds most of them, so a
-client that opens thousands ends its own and shuts out nobody else. A stranger has `STRANGER_S` seconds for TLS, its request and the
-answer. `lzero.repl.remote.server` bounds the bytes.
+All strangers together hold `STRANGERS` connections. One more ends the oldest connection of the network that holds most of them, so a client
+that opens thousands ends its own and shuts out nobody else. A stranger has `STRANGER_S` seconds for TLS, its request and the answer.
+`lzero.repl.remote.server` bounds the bytes.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ class Door:
         self._accepting: asyncio.Task[None] | None = None
 
     def open(self, on_end: Callable[[], None]) -> None:
-        """Begin to accept. `on_end` is called when that ends, also by an error, which `close` raises."""
+        """Begin to accept connections. Calls `on_end` when that ends, also after an error, which `close` then raises."""
         self._listener.setblocking(False)
         self._listener.listen(_BACKLOG)
         self._accepting = asyncio.create_task(self._accept())
@@ -132,7 +132,7 @@ class Door:
             self._strangers.pop(oldest).cancel()
 
     async def _entertain(self, guest: Guest) -> None:
-        """Keep a connection until it is admitted, or ends."""
+        """Keep a connection until it is admitted or ends."""
         transport: asyncio.Transport | None = None
         try:
             async with asyncio.timeout(STRANGER_S):

@@ -1,4 +1,4 @@
-"""One live connection of a client to a pool's server: requests go out, their answers find who waits for them."""
+"""Keep one live connection of a client to a pool server: send requests, and route each answer to its request."""
 
 import asyncio
 import itertools
@@ -24,24 +24,24 @@ _BEATS_A_LEASE = 5
 _BEAT_S = 1.0
 """Longest time between two beats."""
 _WAITING = 4
-"""Messages of one request that may wait to be looked at; an honest server sends one at a time."""
+"""The most unread messages of one request; an honest server sends one at a time."""
 _CLOSE_TIMEOUT_S = 2.0
 
 _quiet = logging.getLogger("lzero.repl.websocket")
-_quiet.setLevel(logging.INFO)  # below that, the library writes down every header: the token is one
+_quiet.setLevel(logging.INFO)  # below that level the library logs every header, and so the token
 
 
 class Refused(ReplError):
-    """The server, or its certificate, says no, and will say so again: a token, a version, a name."""
+    """The server or its certificate was refused for good: a wrong token, another version, an untrusted certificate."""
 
 
 class _Connect(connect):
     def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc  # a token is for the server that was named, and no other
+        return exc  # follow no redirect: the token is for the named server only
 
 
 class _Connection(ClientConnection):
-    """Ends where a server sends pings and takes no answers: these would wait in memory, without a bound."""
+    """A connection that ends if the server sends pings but reads no answers, which would fill the memory."""
 
     def process_event(self, event: Event) -> None:
         super().process_event(event)
@@ -50,7 +50,7 @@ class _Connection(ClientConnection):
 
 
 class Inbox:
-    """What has arrived for one request, and who waits for it."""
+    """The messages that have arrived for one request."""
 
     def __init__(self, link: "Link", number: int) -> None:
         self.number = number
@@ -60,19 +60,19 @@ class Inbox:
         self._woken: asyncio.Future[None] | None = None
 
     def put(self, message: wire.Answer) -> None:
-        """Raises ProtocolError for a server that sends more than anybody asked for."""
+        """Add a message. Raises ProtocolError if the server sends more than the client asked for."""
         if len(self._messages) >= _WAITING:
             raise ProtocolError(f"more than {_WAITING} messages for one request")
         self._messages.append(message)
         self._wake()
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Mark that no more messages will come."""
         self._messages.append(None)
         self._wake()
 
     async def get(self, *, within_s: float) -> wire.Answer:
-        """Raises ReplDied where the link is lost or nothing comes; the error of a request that failed."""
+        """Return the next message. Raises ReplDied if the link is lost or nothing comes, or the error of a failed request."""
         if not self._messages:
             self._woken = self._loop.create_future()
             timer = self._loop.call_later(within_s, self._wake)
@@ -95,19 +95,19 @@ class Inbox:
 
 
 class Link:
-    """Made by `Link.to`. `lost` is done when the connection is gone, and then `epitaph` says why."""
+    """A live connection to a server. `Link.to` makes it. `lost` is done when the connection is gone; `epitaph` then says why."""
 
     def __init__(self, url: str, connection: ClientConnection, on_load: Callable[[wire.Load], None]) -> None:
         self.url = url
         self.why_lost = ""
         self.file_bytes = 0
-        """The largest file that the server carries."""
+        """Bytes of the largest file that the server transfers."""
         self.lifetime_s: float | None = None
         """Seconds after which the server ends a REPL; None: never."""
         self.facts: dict[str, Json] = {}
-        """What shuts its REPLs in."""
+        """What isolates the server's REPLs."""
         self.transfers = Turns(wire.TRANSFERS, f"a file transfer of the pool server {url}")
-        """As many as the server carries at once, so that none waits there, where the time of its call goes on."""
+        """Turns for as many transfers as the server makes at once. So none waits at the server, where the time of its call would run on."""
         self._connection = connection
         self._on_load = on_load
         self._loop = asyncio.get_running_loop()
@@ -121,7 +121,7 @@ class Link:
     async def to(
         cls, url: str, *, token: str, tls: ssl.SSLContext | None, on_load: Callable[[wire.Load], None]
     ) -> "Link":
-        """Connect. Raises Refused for what trying again will not mend, else ReplError; both name the server."""
+        """Connect to a server. Raises Refused if another attempt cannot help, otherwise ReplError; both name the server."""
         try:
             connection = await _Connect(
                 url + wire.PATH,
@@ -161,7 +161,7 @@ class Link:
         return link
 
     async def _greet(self) -> None:
-        """The server's first words: how busy it is, and how long its lease is."""
+        """Read the server's first message: its load, its lease and its limits."""
         assert self._connection.response is not None
         if self._connection.response.headers.get(wire.VERSION_HEADER) != str(wire.VERSION):
             raise Refused(f"{self.url} is not a pool server")
@@ -185,19 +185,19 @@ class Link:
         return f"the pool server {self.url} was lost: {self.why_lost}"
 
     async def send(self, message: wire.FromClient) -> None:
-        """Raises ReplDied where the link is lost, ProtocolError where the message is too long."""
+        """Send a message. Raises ReplDied if the link is lost, ProtocolError if the message is too long."""
         data = wire.encode(message)
         if self.lost.done():
             raise ReplDied(self.epitaph)
         try:
-            # Our beat notices a server that takes nothing, and then this ends too.
+            # `_beat` notices a server that reads nothing, and then this send ends too.
             await self._connection.send(data)
         except ConnectionClosed as error:
             self._lose(str(error))
             raise ReplDied(self.epitaph) from None
 
     def inbox(self) -> Inbox:
-        """For a new request; whoever asks calls `forget` at its end."""
+        """Return an inbox for a new request. The caller must call `forget` at the request's end."""
         inbox = Inbox(self, next(self._numbers))
         self._inboxes[inbox.number] = inbox
         if self.lost.done():
@@ -240,11 +240,11 @@ class Link:
         if isinstance(message, wire.Opened | wire.Closed | wire.Failed):
             self._on_load(message.load)
         inbox = self._inboxes.get(message.id)
-        if inbox is not None:  # else whoever asked has given up
+        if inbox is not None:  # else the caller has given up
             inbox.put(message)
 
     async def _beat(self, lease_s: float) -> None:
-        """Keep the lease, and notice a server that keeps nothing."""
+        """Send heartbeats to keep the lease, and notice a server that does not answer."""
         pause_s = min(_BEAT_S, lease_s / _BEATS_A_LEASE)
         beat = wire.encode(wire.Beat())
         while True:
@@ -271,7 +271,7 @@ class Link:
 
 
 def _refusal(url: str, error: InvalidStatus) -> ReplError:
-    """What an answer that is no WebSocket means."""
+    """Return the error for a response that is not a WebSocket."""
     body = bytes(error.response.body or b"")[:300].decode(errors="replace").strip()
     status = error.response.status_code
     if status == 401:

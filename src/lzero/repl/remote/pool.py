@@ -1,4 +1,4 @@
-"""REPLs of other machines: `lzero pool serve` runs there, and this hands its REPLs out as if they were here."""
+"""Open REPLs on other machines, where `lzero pool serve` runs, as if they were local."""
 
 import asyncio
 import logging
@@ -22,17 +22,19 @@ from lzero.types import Execution, Json, WorkspaceFile
 logger = logging.getLogger(__name__)
 _OPEN_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 120.0
-"""Time that the server takes beside a cell's own: to interrupt it, to kill it, to close it."""
+"""Seconds that the server may take in addition to a cell's own: to interrupt it, to kill it, to close it."""
 _Answer = TypeVar("_Answer", bound=wire.Answer)
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
 
 
 class RemotePool:
-    """Implements `ReplPool` over several servers: `async with RemotePool(("ws://host:7321",), token=token) as pool: …`.
+    """Pool of REPLs on several servers; implements `ReplPool`.
 
-    A REPL is opened where there is most room. A server that is lost takes its REPLs along (ReplDied, which names it), is left out,
-    and is tried again, ever more rarely, until it answers. A server whose REPLs live for less than `session_s` seconds is refused.
+        async with RemotePool(("ws://host:7321",), token=token) as pool: …
+
+    A REPL opens on the server with the most room. If a server is lost, its REPLs raise ReplDied, which names it. The pool then leaves the
+    server out, and retries it with growing pauses. It refuses a server whose REPLs live for less than `session_s` seconds.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class RemotePool:
         await self.close()
 
     async def start(self) -> None:
-        """Connect to every server. Raises ReplError where one of them refuses us (the token, the version, its certificate) or ends its
-        REPLs too early, or none of them answers; one that merely does not answer is tried again later, and the log says so."""
+        """Connect to every server. If only some do not answer, log a warning and retry them later.
+
+        Raises ReplError if no server answers, or one refuses the client (token, version, certificate) or ends its REPLs too early.
+        """
         ready = False
         try:
             outcomes = await asyncio.gather(*(server.connect() for server in self._servers), return_exceptions=True)
@@ -76,7 +80,7 @@ class RemotePool:
                 await self.close()
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> "RemoteRepl":
-        """A fresh REPL on the living server with most room. Raises ReplError where none lives, or none has room in time."""
+        """Open a REPL on the living server with the most room. Raises ReplError if none lives, or none has room in time."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _OPEN_TIMEOUT_S
         told = stubs(tools)
@@ -84,13 +88,13 @@ class RemotePool:
             if self._closed:
                 raise ReplError("the pool is closed")
             server = self._roomiest()
-            if server is None or loop.time() > until:  # a server may be lost again and again, or say what is not so
+            if server is None or loop.time() > until:  # a server may be lost repeatedly, or report a wrong load
                 await self._room(until)
                 continue
             try:
                 repl = await server.open(told, on_call, seed)
             except wire.PoolFull:
-                continue  # its load says so now
+                continue  # its reported load is up to date now
             except ReplDied:
                 if server.lives:  # the REPL died, not its server
                     raise
@@ -108,7 +112,7 @@ class RemotePool:
         repl.on_close = lambda: self._repls.discard(repl)
 
     async def close(self) -> None:
-        """Close every REPL and hang up; what runs elsewhere goes on."""
+        """Close every REPL and disconnect; the servers go on."""
         self._closed = True
         self._changed()
         for task in self._keeping:
@@ -118,18 +122,18 @@ class RemotePool:
         await asyncio.gather(*(server.close() for server in self._servers))
 
     def stats(self) -> Mapping[str, float]:
-        """`open` now and `opened` in all, by this client; living `servers`, and the `load` (0 to 1) that each reports."""
+        """Return this client's REPLs `open` now and `opened` in all, the living `servers`, and the `load` (0 to 1) that each reports."""
         loads = {f"load of {server.url}": server.load for server in self._servers if server.lives}
         return {"open": len(self._repls), "opened": self._opened, "servers": len(loads), **loads}
 
     def facts(self) -> Mapping[str, Json]:
-        """What shuts the REPLs in on each server that has answered yet, and in all: their `tier`, or tiers."""
+        """Return what isolates the REPLs on each server that has answered, and the `tier`, or tiers, of all."""
         servers: dict[str, Json] = {server.url: dict(server.facts) for server in self._servers if server.facts}
         tiers = {str(server.facts.get("tier")) for server in self._servers if server.facts}
         return {"tier": ", ".join(sorted(tiers)), "servers": servers}
 
     def _roomiest(self) -> "_Server | None":
-        """None where all are full. Raises ReplError where none lives."""
+        """Return the living server with the most room; None if all are full. Raises ReplError if none lives."""
         living = [server for server in self._servers if server.lives]
         if not living:
             raise ReplError(self._why_none())
@@ -156,7 +160,7 @@ class RemotePool:
 
 
 class _Server:
-    """One server of the rotation: its link, or why it has none."""
+    """One server of the rotation: its link, or the reason why it has none."""
 
     def __init__(
         self, url: str, token: str, tls: ssl.SSLContext | None, on_change: Callable[[], None], session_s: float
@@ -171,7 +175,7 @@ class _Server:
         self._session_s = session_s
         self._told = wire.Load(repls=0, max_repls=1)
         self._asked = 0
-        """REPLs asked for and not granted yet: the server may not have counted them."""
+        """Number of REPLs requested and not granted yet; the server may not have counted them."""
 
     @property
     def lives(self) -> bool:
@@ -179,7 +183,7 @@ class _Server:
 
     @property
     def why(self) -> str:
-        """Why it does not live."""
+        """The reason why the server does not live."""
         return f"{self.url}: lost, {self.link.why_lost}" if self.link is not None else self._why
 
     @property
@@ -188,11 +192,11 @@ class _Server:
 
     @property
     def load(self) -> float:
-        """Share of its REPLs that are taken."""
+        """The share of its REPLs that are taken."""
         return (self._told.repls + self._asked) / max(1, self._told.max_repls)
 
     async def connect(self) -> None:
-        """Raises Refused, ReplError."""
+        """Connect to the server. Raises Refused, ReplError."""
         try:
             link = await Link.to(self.url, token=self._token, tls=self._tls, on_load=self._on_load)
             if link.lifetime_s is not None and not link.lifetime_s >= self._session_s:
@@ -230,7 +234,7 @@ class _Server:
                 logger.warning("the pool server %s is available again", self.url)
 
     async def open(self, tools: tuple[ToolStub, ...], on_call: OnCall, seed: int) -> "RemoteRepl":
-        """Raises PoolFull, ReplDied where the link is lost meanwhile, ReplError."""
+        """Open a REPL. Raises PoolFull; ReplDied if the link is lost meanwhile; ReplError."""
         link = self.link
         assert link is not None
         inbox = link.inbox()
@@ -261,7 +265,7 @@ class _Server:
 
 
 class RemoteRepl:
-    """A REPL on a server. Made by `RemotePool.open`; means what `LocalRepl` means."""
+    """A REPL on a server. `RemotePool.open` makes it; it behaves like `LocalRepl`."""
 
     def __init__(self, link: Link, number: int, on_call: OnCall) -> None:
         self._link = link
@@ -274,14 +278,14 @@ class RemoteRepl:
         self.on_fork: Callable[[RemoteRepl], None] = lambda _: None
 
     async def run(self, code: str, *, deadline_s: float) -> Execution:
-        """As `LocalRepl.run`. The server keeps the deadline; ours only notices a server that does not."""
+        """Run one cell, like `LocalRepl.run`. The server enforces the deadline; this end only notices a server that does not."""
         within_s = deadline_s + _ANSWER_TIMEOUT_S
         async with self._request("cell") as inbox:
             await self._link.send(wire.run(inbox.number, self._number, code, deadline_s))
             while isinstance(message := await inbox.get(within_s=within_s), wire.Call):
                 await self._answer(message)
             execution = self._due(wire.Done, message).execution
-            check_size(execution.outputs, 1000 * MAX_OUTPUT_KB)  # the server says how much a session may put out
+            check_size(execution.outputs, 1000 * MAX_OUTPUT_KB)  # the server has its own limit of output
         if execution.status == "killed":
             self._ending.why = execution.reason
         return execution
@@ -341,14 +345,14 @@ class RemoteRepl:
             return checked(self._due(wire.Listing, await inbox.get(within_s=_ANSWER_TIMEOUT_S)).files)
 
     async def close(self) -> None:
-        """End it on its server; returns when nothing of it is left there, or the server is lost. Safe to call twice."""
+        """End the REPL on its server. Return when nothing of it is left there, or the server is lost. Safe to call twice."""
         self._ending.why = self._ending.why or "it was closed"
         self.abandon()
         assert self._closing is not None
         await asyncio.shield(self._closing)
 
     def abandon(self) -> None:
-        """Begin to close it, and wait for nothing."""
+        """Begin to close the REPL, without waiting."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
 
@@ -365,7 +369,7 @@ class RemoteRepl:
 
     @asynccontextmanager
     async def _transfer(self) -> AsyncIterator[Inbox]:
-        """As `_request`; or, while a tool call is answered, beside the request whose cell made it."""
+        """Begin a request like `_request`. During a tool call of a cell, it runs beside the request of that cell."""
         if not self._ending.in_call:
             async with self._link.transfers.turn(), self._request("transfer", WorkspaceError) as inbox:
                 yield inbox
@@ -379,7 +383,7 @@ class RemoteRepl:
 
     @asynccontextmanager
     async def _request(self, what: str, *refusals: type[LzeroError]) -> AsyncIterator[Inbox]:
-        """One request at a time. A REPL whose request does not come to its end is closed on its server."""
+        """Begin the only request of this REPL. If it does not complete, the REPL is closed on its server."""
         self._ending.check()
         inbox = self._link.inbox()
         try:
@@ -399,7 +403,7 @@ class RemoteRepl:
         try:
             with self._ending.call():
                 value = await self._on_call(call.name, wire.arguments_of(call))
-        except (ToolError, ReplError) as error:  # the last: the session broke as a file was read, which its cell tells
+        except (ToolError, ReplError) as error:  # ReplError: the session broke in a transfer
             reply = wire.Reply(id=call.id, error=str(error).encode("utf-8", "replace").decode())
         else:
             try:

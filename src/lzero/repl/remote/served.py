@@ -1,7 +1,7 @@
-"""One client of a pool's server: its requests, its REPLs, its lease.
+"""Serve one client of a pool server: its requests, its REPLs, its lease.
 
-Every request is a task of its own, so that a cell that runs for a minute holds nobody up; a REPL serves one at a time. Whatever
-ends the connection (the client closes it, breaks the protocol, or is not heard of for a whole lease) ends all its REPLs.
+Every request is a separate task, so a cell that runs for a minute delays no other; a REPL serves one request at a time. Whatever ends the
+connection also ends all its REPLs: the client closes it, breaks the protocol, or is silent for a whole lease.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from lzero.types import Json
 logger = logging.getLogger(__name__)
 _GOODBYE_S = 2.0
 _REASON_BYTES = 120
-"""What a WebSocket may say as it closes."""
+"""The most bytes of the reason in a WebSocket's close message."""
 _TRANSFER_TIMEOUT_S = 120.0
 _MISBEHAVED = 1008
 """WebSocket's code for a client that broke the rules."""
 
 
 class Room:
-    """What a server has for all its clients together, and what each of them may expect."""
+    """The number of REPLs that all clients of a server share, and the limits that each client gets."""
 
     def __init__(self, *, max_repls: int, lease_s: float, file_bytes: int, lifetime_s: float | None) -> None:
         self.max_repls = max_repls
@@ -44,7 +44,7 @@ class Room:
 
 
 class _Broke(Exception):
-    """The session broke as it carried a file, with `error`."""
+    """The session broke with `error` while it transferred a file."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -56,11 +56,11 @@ class _Served:
     def __init__(self) -> None:
         self.repl: Repl | None = None
         self.request: asyncio.Task[None] | None = None
-        """What it is busy with, or was last."""
+        """The current or the last request."""
         self.number = 0
-        """Of that request."""
+        """The number of that request."""
         self.in_call = False
-        """Whether its cell waits for the client's answer to a tool call: the client may read files meanwhile."""
+        """Whether its cell waits for the client's answer to a tool call. The client may read files meanwhile."""
         self.reading: asyncio.Task[None] | None = None
 
     @property
@@ -73,7 +73,7 @@ class _Served:
 
 
 class Client:
-    """Serves one accepted WebSocket. `name` is for the log."""
+    """One client with an accepted WebSocket. `name` is for the log."""
 
     def __init__(self, websocket: WebSocket, pool: ReplPool, room: Room, name: str) -> None:
         self._websocket = websocket
@@ -84,12 +84,12 @@ class Client:
         self._gone = False
         self._repls: dict[int, _Served] = {}
         self._asked: dict[int, asyncio.Future[wire.InBetween]] = {}
-        """What the client was asked for in the middle of a request (a tool's answer, a part of a file), by the request's number."""
+        """Messages that a request waits for (a tool's answer, a part of a file), by the request's number."""
         self._carrying = asyncio.Semaphore(wire.TRANSFERS)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
-        """Until the connection ends, for whatever reason; then nothing of this client is left."""
+        """Serve the client until the connection ends for any reason, and then end all its REPLs."""
         loop, lease_s = asyncio.get_running_loop(), self._room.lease_s
         try:
             async with asyncio.timeout(lease_s) as lease:
@@ -119,7 +119,7 @@ class Client:
         )
 
     async def _receive(self) -> wire.FromClient | None:
-        """None when the client has gone. Raises ProtocolError."""
+        """Return the next message; None if the client has disconnected. Raises ProtocolError."""
         event = await self._websocket.receive()
         if event["type"] == "websocket.disconnect":
             return None
@@ -159,7 +159,8 @@ class Client:
                     self._begin(known, message, born)
 
     async def _admit(self, number: int) -> _Served | None:
-        """Room for a REPL of this number, or the answer that there is none. Raises ProtocolError for a number that is taken."""
+        """Reserve room for a REPL of this number. Send an error and return None if there is none. Raises ProtocolError if the number is
+        taken."""
         if number in self._repls:
             raise ProtocolError(f"a second REPL with the number {number}")
         if self._room.full:
@@ -170,7 +171,7 @@ class Client:
         return born
 
     def _begin(self, served: _Served, message: wire.Open | wire.OfRepl, born: _Served | None) -> None:
-        """`born`: the REPL that the request is to make."""
+        """Start the task of a request. `born`: the REPL that the request makes."""
         task = asyncio.create_task(self._answer(served, message, born))
         for each in (served, born):
             if each is not None:
@@ -193,8 +194,8 @@ class Client:
         await self._say(answer)
 
     async def _read(self, served: _Served, get: wire.Get) -> None:
-        """Answer a request for a file in the middle of a tool call. A session that breaks as it carries the file breaks its own cell, as
-        it does where no server is between."""
+        """Answer a request for a file during a tool call. If the session breaks during the transfer, its own cell fails, as it does
+        locally."""
         try:
             answer = await self._perform(served, get, None)
         except WebSocketDisconnect:
@@ -235,7 +236,7 @@ class Client:
 
     @asynccontextmanager
     async def _carried(self) -> AsyncIterator[None]:
-        """Raises ReplDied for a file that the client does not carry to its end in time."""
+        """Take a place for a transfer. Raises ReplDied if the client does not complete it in time."""
         async with self._carrying:
             try:
                 async with asyncio.timeout(_TRANSFER_TIMEOUT_S):
@@ -244,7 +245,7 @@ class Client:
                 raise ReplDied(f"a file was not carried within {_TRANSFER_TIMEOUT_S:g} s") from None
 
     async def _parts(self, put: wire.Put) -> bytes:
-        """The file that the client puts, as it comes. Raises ProtocolError for another size than was said."""
+        """Receive the file that the client puts. Raises ProtocolError if its size differs from the announced one."""
         if put.size > self._room.file_bytes:
             raise ProtocolError(f"a file of {put.size:,} bytes; {self._room.file_bytes:,} may be sent")
         data, last = bytearray(), False
@@ -257,7 +258,7 @@ class Client:
         return bytes(data)
 
     async def _part_by_part(self, number: int, data: bytes) -> wire.Part:
-        """Send a file but for its last part, which is the answer."""
+        """Send a file except for its last part, and return that as the answer."""
         start = 0
         while start + wire.PART_BYTES < len(data):
             part = wire.Part(id=number, data=data[start : start + wire.PART_BYTES], last=False)
@@ -267,8 +268,10 @@ class Client:
         return wire.Part(id=number, data=data[start:], last=True)
 
     async def _ask(self, message: wire.Call | wire.Part | wire.More) -> wire.InBetween:
-        """What the client says to it. Raises WebSocketDisconnect; ReplDied where the REPL is closed before; ProtocolError for a
-        number that another request waits with."""
+        """Send a message in the middle of a request, and return the client's answer.
+
+        Raises WebSocketDisconnect; ReplDied if the REPL is closed before; ProtocolError if another request with this number waits.
+        """
         data = wire.encode(message)
         if message.id in self._asked:
             raise ProtocolError(f"two requests with the number {message.id}")
@@ -281,7 +284,7 @@ class Client:
             del self._asked[message.id]
 
     def _tools_of(self, served: _Served) -> OnCall:
-        """How tool calls of this REPL reach the client."""
+        """Return the function that sends tool calls of this REPL to the client."""
 
         async def on_call(name: str, arguments: dict[str, Json]) -> Json:
             try:
@@ -304,7 +307,7 @@ class Client:
         return on_call
 
     def _close(self, served: _Served, number: int | None) -> None:
-        """Begin to end a REPL that is no longer among `_repls`; request `number`, if there is one, is answered."""
+        """Begin to end a REPL that is no longer in `_repls`, and then answer request `number`, if there is one."""
         task = asyncio.create_task(self._until_closed(served, number))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -323,11 +326,11 @@ class Client:
             if served.reading is not None:
                 served.reading.cancel()
                 await asyncio.gather(served.reading, return_exceptions=True)
-            _, late = await asyncio.wait({served.request}, timeout=_GOODBYE_S)  # its cell ends with it, and says so
+            _, late = await asyncio.wait({served.request}, timeout=_GOODBYE_S)  # its cell ends with it, and answers
             if late:
                 served.request.cancel()
                 await asyncio.gather(served.request, return_exceptions=True)
-        except Exception:  # whoever asked for it is answered all the same
+        except Exception:  # the client still gets its answer
             logger.exception("a REPL of %s was not closed in order", self._name)
         finally:
             self._room.repls -= 1
@@ -344,7 +347,7 @@ class Client:
         return wire.failure(number, error, self._room.load())
 
     async def _say(self, answer: wire.Answer) -> None:
-        """From a request's task."""
+        """Send the answer of a request, from the request's task."""
         try:
             data = wire.encode(answer)
         except ProtocolError as error:
@@ -356,9 +359,9 @@ class Client:
         await self._send_bytes(wire.encode(message))
 
     async def _send_bytes(self, data: bytes) -> None:
-        """Raises WebSocketDisconnect, also where the client takes nothing for a whole lease, and is dismissed for it."""
+        """Send a message. Raises WebSocketDisconnect, also after it has dismissed a client that read nothing for a whole lease."""
         try:
-            async with asyncio.timeout(self._room.lease_s), self._sending:  # what waits its turn is in no buffer yet
+            async with asyncio.timeout(self._room.lease_s), self._sending:  # a waiting message fills no buffer
                 if self._gone:
                     raise WebSocketDisconnect
                 await self._websocket.send_bytes(data)
@@ -367,7 +370,7 @@ class Client:
             raise WebSocketDisconnect from None
 
     async def _dismiss(self, why: str) -> None:
-        """Close the connection; the end of it ends `serve`, or the next word of a client that has not heard of it."""
+        """Close the connection, which ends `serve`."""
         if self._gone:
             return
         self._gone = True

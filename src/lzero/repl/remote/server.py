@@ -1,13 +1,13 @@
-"""A pool of this machine, offered over the network: what `lzero pool serve` runs.
+"""Offer a pool of this machine over the network: `lzero pool serve`.
 
     async with LocalPool() as pool, PoolServer(pool, token=token) as server:
         print(server.url)
 
-An ASGI application of two routes, both behind the bearer token: `GET /load` says how busy it is, and a WebSocket at `/repls` serves
-one client with all its REPLs (`lzero.repl.remote.served`). Loopback unless told otherwise; beyond it, TLS, or a caller who insists.
+The ASGI application has two routes behind the bearer token. `GET /load` returns the load, and a WebSocket at `/repls` serves one client
+with all its REPLs (`lzero.repl.remote.served`). It listens on loopback by default. Elsewhere it requires TLS, or `--insecure`.
 
-uvicorn serves it with the parsers named here, whichever others are installed: each bounds what it reads. `lzero.repl.remote.door`
-bounds the number of connections and the time of those that have not shown the token.
+uvicorn always uses the parsers named here, whichever others are installed, because each bounds what it reads. `lzero.repl.remote.door`
+bounds the number of connections without the token, and their time.
 """
 
 import asyncio
@@ -46,24 +46,25 @@ logger = logging.getLogger(__name__)
 _FILE_BYTES = ReplConfig().file_mb << 20
 _USUAL = Serving()
 _OTHER_VERSION = 426
-"""HTTP's code for a client that should speak another version."""
+"""HTTP's status code for a client that should use another version."""
 REQUEST_BYTES = 16 << 10
 """Bytes that a connection may send as HTTP: request line, headers and body. An honest request has a few hundred, and no body."""
 _GUEST = "guest"
-"""Where the state of a request has the connection that it came by."""
+"""Key of the connection in a request's state."""
 _MOST_PIECES = 1024
-"""Of one message; whoever sends whole ones sends one."""
+"""The most fragments of one message; an honest client sends one."""
 _LAST_WORDS_S = 5.0
-"""For a client to read why its connection is closed, if it takes anything."""
+"""Seconds for a client to read why its connection is closed, if it reads at all."""
 _UNSENT_BYTES = 1 << 16
-"""What may wait in the kernel for a client to take it. The kernel's own bound is some megabytes, and to fill these with short answers
-takes a client that reads nothing a while in which it seems to take all."""
+"""The most unsent bytes in the kernel for one client. The kernel's own bound is some megabytes. A client that reads nothing would take a
+while to fill these with short answers, and would seem to read meanwhile.
+"""
 _GRACE_S = 20
-"""For clients to be let go of as the server ends."""
+"""Seconds for clients to disconnect when the server ends."""
 
 
 class PoolServer:
-    """Serves `pool`, which it neither starts nor closes, in the running event loop, at `url`."""
+    """Serves `pool` at `url` in the running event loop. It neither starts nor closes the pool."""
 
     def __init__(
         self,
@@ -75,7 +76,9 @@ class PoolServer:
         lifetime_s: float | None = None,
     ) -> None:
         """`file_bytes`: the largest file that the pool's REPLs take. `lifetime_s`: seconds after which the pool ends a REPL; None: never.
-        Raises ConfigError for a lease that no client understands."""
+
+        Raises ConfigError for a lease that is not positive, or too long.
+        """
         lease_s = serving.lease_s
         if not 0.0 < lease_s <= wire.MAX_DEADLINE_S:
             raise ConfigError(f"--lease-s = {lease_s:g}: the maximum is {wire.MAX_DEADLINE_S:g} seconds")
@@ -90,7 +93,7 @@ class PoolServer:
 
     @property
     def url(self) -> str:
-        """For `repl.servers`."""
+        """The address for `repl.servers`."""
         scheme = "ws" if self._serving.certificate is None else "wss"
         host = socket.gethostname() if self._serving.host in ("0.0.0.0", "::") else self._serving.host  # noqa: S104 - compared, not bound
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
@@ -103,19 +106,19 @@ class PoolServer:
         await self.close()
 
     async def bind(self) -> None:
-        """Take the port, and serve nobody yet. Raises ConfigError: a port in use, a certificate that cannot be read, …"""
+        """Take the port, without serving yet. Raises ConfigError for a port in use, a certificate that cannot be read, …"""
         config = uvicorn.Config(
             self._app,
             loop="asyncio",
             http=_Http,
             ws=_WebSocket,
             ws_max_size=wire.MAX_MESSAGE,
-            ws_per_message_deflate=False,  # what is sent is short, or has no time
+            ws_per_message_deflate=False,  # messages are short, or urgent
             ws_ping_interval=None,  # clients beat by themselves
             lifespan="off",
-            proxy_headers=False,  # a client is called what it is, not what it says
+            proxy_headers=False,  # name clients by their address, not by their headers
             log_config=None,
-            log_level="error",  # a warning is about what a stranger sent, a line for each
+            log_level="error",  # a stranger could cause a warning with each message
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
@@ -134,17 +137,17 @@ class PoolServer:
         self._server = _Server(config, self._listener, self._refusals)
 
     async def start(self) -> None:
-        """Returns when clients can connect. Raises as `bind` does."""
+        """Serve, and return when clients can connect. Raises as `bind` does."""
         if self._listener is None:
             await self.bind()
         assert self._listener is not None
         assert self._server is not None
         self._task = asyncio.create_task(self._server.serve())
         while not self._server.started and not self._task.done():
-            await asyncio.sleep(0.001)  # what it does before that waits for nobody
+            await asyncio.sleep(0.001)  # the server starts without waiting for anything
 
     async def ended(self) -> None:
-        """Returns when it serves no more."""
+        """Return when the server has ended."""
         assert self._task is not None
         await asyncio.shield(self._task)
 
@@ -183,7 +186,7 @@ class PoolServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn behind our door. Leaves signals to whoever runs the event loop."""
+    """A uvicorn server that accepts connections through `Door`. It leaves signals to the owner of the event loop."""
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket, refusals: Refusals) -> None:
         super().__init__(config)
@@ -196,7 +199,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
-        self.servers = []  # uvicorn's own way to accept
+        self.servers = []  # uvicorn's own listeners, not used
         self._door.open(self._end)
         self.started = True
 
@@ -214,7 +217,7 @@ class _Server(uvicorn.Server):
 
 
 class _Http(H11Protocol):
-    """Serves one request, and reads `REQUEST_BYTES` for it at most."""
+    """Serves one request, and reads at most `REQUEST_BYTES` for it."""
 
     def __init__(self, guest: Guest, refusals: Refusals, config: uvicorn.Config, state: ServerState) -> None:
         super().__init__(config, state, {_GUEST: guest})
@@ -247,8 +250,11 @@ class _Http(H11Protocol):
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """Grows by nothing that a client sends and nobody reads (pieces of a message, pings whose answers it does not take), and does
-    not wait for long for a client to read its last words."""
+    """A WebSocket with bounded memory and a bounded end.
+
+    It aborts the connection of a client that sends too many fragments of a message, or pings without reading the answers. It waits only
+    briefly for a client to read the close message.
+    """
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= _MOST_PIECES:
@@ -273,12 +279,12 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
 
 def _no_refusals(record: logging.LogRecord) -> bool:
-    """uvicorn takes a refusal of ours, which is complete, for a handshake that was forgotten."""
+    """Drop uvicorn's error about refused handshakes: it takes a complete refusal for a forgotten handshake."""
     return "without completing handshake" not in record.msg
 
 
 def application(pool: ReplPool, *, token: str, room: Room, refusals: Refusals) -> ASGIApp:
-    """The ASGI application. A request's state holds its connection."""
+    """Return the ASGI application. A request's state holds its connection."""
 
     async def load(_: Request) -> Response:
         load = {**pool.stats(), "repls": room.repls, "max_repls": room.max_repls}
@@ -302,7 +308,7 @@ def application(pool: ReplPool, *, token: str, room: Room, refusals: Refusals) -
 
 
 class _Guard:
-    """Lets nobody in who does not bring the token."""
+    """Refuses every request without the token."""
 
     def __init__(self, app: ASGIApp, token: str, refusals: Refusals) -> None:
         self._app = app

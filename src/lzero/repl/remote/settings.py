@@ -1,4 +1,4 @@
-"""A `RemotePool` from its configuration: whatever can be wrong in that is told before anybody is called."""
+"""Build a `RemotePool` from its configuration, and check that before connecting to any server."""
 
 import ssl
 from pathlib import Path
@@ -13,7 +13,10 @@ from lzero.repl.remote.token import VARIABLE, read_token
 
 
 def remote_pool(config: ReplConfig, *, session_s: float = 0.0) -> RemotePool:
-    """`session_s`: as for `RemotePool`. Raises ConfigError: an address that is none, no token, a key that would not act."""
+    """Return the pool that the configuration asks for. `session_s`: as for `RemotePool`.
+
+    Raises ConfigError for an invalid address, a missing token, or a key without effect.
+    """
     check_acting(config, REMOTE, "REPLs live on repl.servers, where `lzero pool serve repl.{key}=…` sets it")
     for url in config.servers:
         _check(url)

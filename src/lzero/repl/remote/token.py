@@ -1,4 +1,4 @@
-"""The bearer token that a pool's server and its clients share. Never a value of the configuration, which every run writes down."""
+"""Read the bearer token that a pool server and its clients share. It is never a configuration value, because every run saves these."""
 
 import os
 import secrets
@@ -17,9 +17,9 @@ def new_token() -> str:
 
 
 def read_token(file: str, *, option: str) -> str:
-    """From `file`, or where that is empty from the environment; "" where neither says one. `option` names the file's setting.
+    """Read the token from `file`, or from the environment if `file` is "". Return "" if neither is set. `option` names the file's setting.
 
-    Raises ConfigError for a file that others may read, and for what is no token.
+    Raises ConfigError if others may read the file, or the token is invalid.
     """
     if not file:
         return _checked(os.environ.get(VARIABLE, ""), VARIABLE)
@@ -40,7 +40,7 @@ def read_token(file: str, *, option: str) -> str:
 
 
 def _checked(token: str, place: str) -> str:
-    """Says nothing of the token itself: messages end in logs."""
+    """Return the token. Raises ConfigError if it is invalid; the message does not contain it, because messages end up in logs."""
     if token and (len(token) < MIN_CHARS or not token.isascii() or not token.isprintable() or " " in token):
         raise ConfigError(
             f"{place}: a token is {MIN_CHARS} or more printable ASCII characters without spaces, on one line"

@@ -1,8 +1,8 @@
-"""What a pool's server and its clients say to each other: one msgpack message in one WebSocket message, typed and bounded.
+"""Define the messages between a pool server and its clients: one msgpack message in one WebSocket message, typed and bounded.
 
-A request carries a number of the client's choice, and gets one answer with that number; a cell may ask for tools in between. The
-number of the request that opened a REPL is the REPL's own from then on. Neither end decodes anything but these types, and an
-error is the name of a class in a closed table, with its message.
+A request carries a number of the client's choice, and gets one answer with that number. A cell may call tools in between. The number of the
+request that opened a REPL becomes the REPL's number. Both ends decode only these types. An error is the name of a class in a closed table,
+with a message.
 """
 
 from typing import Annotated, cast
@@ -24,18 +24,18 @@ from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, ToolStub
 from lzero.types import Execution, Json, WorkspaceFile
 
 VERSION = 2
-"""Of these messages. Both ends name theirs before anything else is said."""
+"""Version of these messages. Both ends send theirs first."""
 VERSION_HEADER = "lzero-pool-version"
 PATH = "/repls"
 MAX_MESSAGE = MAX_FRAME + (1 << 16)
-"""What a session may say in one frame fits, with its envelope."""
+"""The largest message: a session's largest frame with its envelope."""
 TRANSFERS = 8
-"""Files of one client that are carried at once; so many wait whole in the server's memory, at most."""
+"""Number of files of one client that are transferred at once. At most so many whole files are in the server's memory."""
 PART_BYTES = 1 << 18
 MAX_TOOLS = 256
-"""Of a REPL."""
+"""The most tools of a REPL."""
 MAX_REASON = 10_000
-"""Characters of an error."""
+"""The most characters of an error."""
 
 Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 MAX_DEADLINE_S = 7 * 86_400.0
@@ -43,7 +43,7 @@ Seconds = Annotated[float, Meta(ge=0.0, le=MAX_DEADLINE_S)]
 
 
 class Open(Struct, frozen=True, kw_only=True, tag="open", forbid_unknown_fields=True):
-    """Client → server: a fresh REPL. Answered by Opened."""
+    """Client → server: open a REPL. Answered by Opened."""
 
     id: Number
     tools: Annotated[tuple[ToolStub, ...], Meta(max_length=MAX_TOOLS)]
@@ -51,7 +51,7 @@ class Open(Struct, frozen=True, kw_only=True, tag="open", forbid_unknown_fields=
 
 
 class Run(Struct, frozen=True, kw_only=True, tag="run", forbid_unknown_fields=True):
-    """Client → server: run a cell. Answered by Done, after any number of Call."""
+    """Client → server: run a cell. Answered by Done, after any number of Calls."""
 
     id: Number
     repl: Number
@@ -60,7 +60,7 @@ class Run(Struct, frozen=True, kw_only=True, tag="run", forbid_unknown_fields=Tr
 
 
 class Reply(Struct, frozen=True, kw_only=True, tag="reply", forbid_unknown_fields=True):
-    """Client → server: what the tool answered, as JSON, to the Call of request `id`."""
+    """Client → server: the tool's answer, as JSON, to the Call of request `id`."""
 
     id: Number
     value: bytes = b"null"
@@ -68,7 +68,7 @@ class Reply(Struct, frozen=True, kw_only=True, tag="reply", forbid_unknown_field
 
 
 class Fork(Struct, frozen=True, kw_only=True, tag="fork", forbid_unknown_fields=True):
-    """Client → server: a copy of a REPL. Answered by Opened; the copy's number is the request's."""
+    """Client → server: copy a REPL. Answered by Opened; the copy's number is the request's."""
 
     id: Number
     repl: Number
@@ -76,7 +76,7 @@ class Fork(Struct, frozen=True, kw_only=True, tag="fork", forbid_unknown_fields=
 
 
 class Put(Struct, frozen=True, kw_only=True, tag="put", forbid_unknown_fields=True):
-    """Client → server: write a file of `size` bytes. The server asks for its parts, More by More, and answers Stored."""
+    """Client → server: write a file of `size` bytes. The server asks for each part with More, and answers Stored."""
 
     id: Number
     repl: Number
@@ -85,7 +85,7 @@ class Put(Struct, frozen=True, kw_only=True, tag="put", forbid_unknown_fields=Tr
 
 
 class Get(Struct, frozen=True, kw_only=True, tag="get", forbid_unknown_fields=True):
-    """Client → server: read a file. It comes Part by Part, as the client asks for More."""
+    """Client → server: read a file. The server sends it in Parts; the client asks for each further one with More."""
 
     id: Number
     repl: Number
@@ -100,7 +100,7 @@ class Files(Struct, frozen=True, kw_only=True, tag="files", forbid_unknown_field
 
 
 class Part(Struct, frozen=True, kw_only=True, tag="part", forbid_unknown_fields=True):
-    """Both ways: the next bytes of the file that request `id` carries; as many as `PART_BYTES`, or all that are left."""
+    """Both ways: the next part of the file of request `id`: `PART_BYTES` bytes, fewer in the last part."""
 
     id: Number
     data: bytes
@@ -108,32 +108,35 @@ class Part(Struct, frozen=True, kw_only=True, tag="part", forbid_unknown_fields=
 
 
 class More(Struct, frozen=True, kw_only=True, tag="more", forbid_unknown_fields=True):
-    """Both ways: the next part, please. So no file waits in a buffer, and none holds up what else is on the way."""
+    """Both ways: ask for the next part. So files neither fill a buffer nor delay other messages."""
 
     id: Number
 
 
 class Close(Struct, frozen=True, kw_only=True, tag="close", forbid_unknown_fields=True):
-    """Client → server: end a REPL, whatever it does. Answered by Closed."""
+    """Client → server: end a REPL, even while it is busy. Answered by Closed."""
 
     id: Number
     repl: Number
 
 
 class Beat(Struct, frozen=True, kw_only=True, tag="beat", forbid_unknown_fields=True):
-    """Client → server: still here. Answered by Load."""
+    """Client → server: a heartbeat. Answered by Load."""
 
 
 class Load(Struct, frozen=True, kw_only=True, tag="load", forbid_unknown_fields=True):
-    """Server → client: how busy it is, all clients together."""
+    """Server → client: the number of REPLs of all clients together, and the maximum."""
 
     repls: int
     max_repls: int
 
 
 class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", forbid_unknown_fields=True):
-    """Server → client, its first words: after how long unheard of it takes a client for dead, the largest file it carries, after how
-    long it ends a REPL (None: never), and what shuts its REPLs in (JSON)."""
+    """Server → client, its first message.
+
+    `lease_s`: a client that is silent for so long is taken for dead. `file_bytes`: the largest file that it transfers. `lifetime_s`:
+    seconds after which it ends a REPL; None: never. `facts`: what isolates its REPLs, as JSON.
+    """
 
     lease_s: Seconds
     file_bytes: int
@@ -148,7 +151,7 @@ class Opened(Struct, frozen=True, kw_only=True, tag="opened", forbid_unknown_fie
 
 
 class Call(Struct, frozen=True, kw_only=True, tag="call", forbid_unknown_fields=True):
-    """Server → client: the cell of request `id` calls a tool, with arguments as JSON. One at a time."""
+    """Server → client: the cell of request `id` calls a tool, with arguments as JSON. One call at a time."""
 
     id: Number
     name: str
@@ -175,7 +178,7 @@ class Closed(Struct, frozen=True, kw_only=True, tag="closed", forbid_unknown_fie
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed", forbid_unknown_fields=True):
-    """Server → client: request `id` has failed, with which error of `_ERRORS`."""
+    """Server → client: request `id` failed with this error of `_ERRORS`."""
 
     id: Number
     error: str
@@ -184,17 +187,17 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed", forbid_unknown_fie
 
 
 OfRepl = Run | Fork | Put | Get | Files
-"""Requests to a REPL that is there."""
+"""Requests to an open REPL."""
 InBetween = Reply | Part | More
-"""What a client says in the middle of a request of its own."""
+"""Messages of a client in the middle of one of its requests."""
 FromClient = Open | OfRepl | InBetween | Close | Beat
 Answer = Opened | Call | Done | Stored | Listing | Part | More | Closed | Failed
-"""What a server says about a request."""
+"""Messages of a server about a request."""
 FromServer = Welcome | Load | Answer
 
 
 class PoolFull(ReplError):
-    """This server has no room for one more REPL; another one may."""
+    """This server has no room for another REPL; a different server may."""
 
 
 _ERRORS: dict[str, type[LzeroError]] = {
@@ -209,11 +212,11 @@ _json: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 _object: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 UNSENDABLE = (ProtocolError, TypeError, ValueError, OverflowError, RecursionError, msgspec.EncodeError)
-"""What values that no JSON holds raise as they are encoded or decoded."""
+"""Errors when a value that JSON cannot hold is encoded or decoded."""
 
 
 def encode(message: FromClient | FromServer) -> bytes:
-    """Raises ProtocolError where it is too long, or holds a number that does not fit."""
+    """Encode a message. Raises ProtocolError if it is too long, or contains a number that does not fit."""
     try:
         data = _encoder.encode(message)
     except (OverflowError, UnicodeEncodeError) as error:
@@ -224,7 +227,7 @@ def encode(message: FromClient | FromServer) -> bytes:
 
 
 def decode_client(data: bytes) -> FromClient:
-    """Raises ProtocolError for anything but a valid message of a client."""
+    """Decode a message of a client. Raises ProtocolError if it is invalid."""
     try:
         return _from_client.decode(data)
     except _UNDECODABLE as error:
@@ -232,7 +235,7 @@ def decode_client(data: bytes) -> FromClient:
 
 
 def decode_server(data: bytes) -> FromServer:
-    """Raises ProtocolError for anything but a valid message of a server."""
+    """Decode a message of a server. Raises ProtocolError if it is invalid."""
     try:
         return _from_server.decode(data)
     except _UNDECODABLE as error:
@@ -240,7 +243,7 @@ def decode_server(data: bytes) -> FromServer:
 
 
 def run(number: int, repl: int, code: str, deadline_s: float) -> Run:
-    """The request for a cell, whatever is in it. Raises ProtocolError for code that is too long for any session."""
+    """Return the request for a cell, with any text as its code. Raises ProtocolError if the code is too long for any session."""
     code = code.encode("utf-8", "replace").decode()
     if len(code) > MAX_FRAME:
         raise ProtocolError(f"{len(code):,} characters of code; {MAX_FRAME:,} may be sent")
@@ -248,7 +251,7 @@ def run(number: int, repl: int, code: str, deadline_s: float) -> Run:
 
 
 def dump(value: Json) -> bytes:
-    """As JSON. Raises one of `UNSENDABLE`."""
+    """Encode a value as JSON. Raises one of `UNSENDABLE`."""
     data = msgspec.json.encode(value)
     if len(data) > MAX_FRAME:
         raise ProtocolError(f"{len(data):,} bytes; {MAX_FRAME:,} may be sent")
@@ -256,8 +259,10 @@ def dump(value: Json) -> bytes:
 
 
 def value_of(reply: Reply) -> Json:
-    """As a `msgspec.Raw`: JSON that is checked and goes on to the session as it came; eight megabytes of it would be hundreds, as
-    objects. Raises ProtocolError for what is no JSON."""
+    """Check the tool's answer, and return its JSON undecoded, as a `msgspec.Raw`. Raises ProtocolError if it is not JSON.
+
+    The session gets the JSON unchanged; decoded, eight megabytes of it would take hundreds.
+    """
     try:
         reply.value.decode()
         return cast("Json", _json.decode(reply.value))
@@ -266,7 +271,7 @@ def value_of(reply: Reply) -> Json:
 
 
 def arguments_of(call: Call) -> dict[str, Json]:
-    """Raises ToolError for more than a tool is ever given, ProtocolError for no object."""
+    """Decode the arguments of a call. Raises ToolError if they are too large, ProtocolError if they are not an object."""
     if len(call.arguments) > MAX_ARGUMENTS:
         raise ToolError(
             f"{call.name}: {len(call.arguments):,} bytes of arguments; {MAX_ARGUMENTS:,} are allowed", fault="agent"
@@ -275,7 +280,7 @@ def arguments_of(call: Call) -> dict[str, Json]:
 
 
 def object_of(data: bytes) -> dict[str, Json]:
-    """The facts of a pool, say. Raises ProtocolError for more than these ever take, and for what is no object of JSON."""
+    """Decode an object of JSON, such as the facts of a pool. Raises ProtocolError if it is too large, or not an object."""
     if len(data) > MAX_ARGUMENTS:
         raise ProtocolError(f"an object of {len(data):,} bytes of JSON; {MAX_ARGUMENTS:,} are allowed")
     try:
@@ -285,7 +290,7 @@ def object_of(data: bytes) -> dict[str, Json]:
 
 
 def failure(number: int, error: LzeroError, load: Load) -> Failed:
-    """Of the nearest class in the table."""
+    """Return the failure of a request, named after the nearest class in the table."""
     name = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS), ReplError.__name__)
     message = str(error)[:MAX_REASON].encode("utf-8", "replace").decode()
     return Failed(id=number, error=name, message=message, load=load)
