@@ -1,4 +1,4 @@
-"""What runs leave on disk: a training run's directory, with its episodes as Parquet tables; an agent's episode as JSON lines."""
+"""Store runs on disk: a training run's directory, with its episodes as Parquet tables, and an agent's episode as JSON lines."""
 
 from lzero.store.listing import EpisodeLine, find_record, list_episodes
 from lzero.store.record import DROP_FAILED, DROP_STRAGGLER, Phase, Record

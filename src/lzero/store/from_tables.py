@@ -1,4 +1,4 @@
-"""Converts the tables that `lzero.store.tables` writes back to records. Validates every value, as a stranger may have written it."""
+"""Convert the tables of `lzero.store.tables` back to records. Validates every value, because the tables may come from a stranger."""
 
 import itertools
 from collections.abc import Iterable

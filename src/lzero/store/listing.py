@@ -1,4 +1,4 @@
-"""Lists the episodes of a training run, and reads one of them without the steps of the others."""
+"""List the episodes of a training run, and read one of them without the steps of the others."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Reads the tables of a run, which a stranger may have written, in a separate process with limits on memory, time and size.
+"""Read the tables of a run, which may come from a stranger, in a separate process with limits on memory, time and size.
 
-Neither the footer of a Parquet file nor the headers of its pages bound what the file decodes to. A few bytes may encode a long text
-in each of a million rows, or a list of a billion numbers. So a fork decodes a few rows at a time, checks them, and adds up their
-bytes before it keeps them.
+Neither the footer of a Parquet file nor the headers of its pages bound the size of the decoded file. A few bytes may encode a long text in
+each of a million rows, or a list of a billion numbers. So a fork decodes a few rows at a time, checks them, and adds up their bytes before
+it keeps them.
 """
 
 import mmap
@@ -42,7 +42,7 @@ TOGETHER_BYTES = 16 << 20
 
 
 class Wanted(NamedTuple):
-    """A file and what to read from it. A missing column is filled with nulls if it may be null."""
+    """A file and the columns and rows to read from it. A missing column is filled with nulls if it may be null."""
 
     file: Path
     schema: pa.Schema

@@ -1,4 +1,4 @@
-"""What became of one task: every episode that was run for it, trained on or not."""
+"""The record of one task that was tried: all its episodes, trained on or not."""
 
 from typing import Literal
 
@@ -7,19 +7,19 @@ from msgspec import Struct
 from lzero.types import Episode, Group, Reward, Task
 
 Phase = Literal["train", "eval", "sampled"]
-"""Why episodes were run: training, greedy evaluation, sampled evaluation."""
+"""The purpose of episodes: training, greedy evaluation, sampled evaluation."""
 
 DROP_FAILED = "failed"
-"""Drop reason of a single episode that we, not the agent, ended."""
+"""Drop reason of a single episode that failed through lzero, not the agent."""
 DROP_STRAGGLER = "straggler"
-"""Drop reason of a single episode that was cut off, and of a group that this left with too few."""
+"""Drop reason of a single straggler, and of a group that lost too many episodes as stragglers."""
 
 
 class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A task with all its episodes: `Record(task=…, episodes=(a, b), rewards=(Reward(…), None), dropped="")`, where `b` failed.
 
-    `rewards` holds None for failed episodes and for nothing else. `dropped` says why the whole group is not trained on
-    ("all_zero", "all_one", "too_few", "straggler", "surplus"); empty when it is.
+    `rewards` holds None for failed episodes only. `dropped` is the reason why the whole group is not trained on ("all_zero", "all_one",
+    "too_few", "straggler", "surplus"); "" if it is trained on.
     """
 
     task: Task
@@ -45,12 +45,12 @@ class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def stragglers(self) -> int:
-        """How many of its episodes were cut off."""
+        """Number of its episodes that were cut off."""
         failures = [episode.failure for episode in self.episodes]
         return sum(failure is not None and failure.kind == "straggler" for failure in failures)
 
     def group(self) -> Group:
-        """What is left when the failed episodes are taken out."""
+        """Return the group of the episodes that did not fail."""
         return Group(
             task=self.task,
             episodes=tuple(episode for episode, _ in self.scored),

@@ -2,16 +2,16 @@
 
     config.toml       the resolved configuration; `lzero train RUN/config.toml run.dir=` repeats the run in a new directory
     inputs.json       fingerprints of what the run reads from paths: tasks, corpus, prompt, model, code (`lzero.store.inputs`)
-    versions.json     of Python, the platform and the libraries that results depend on
-    sandbox.jsonl     what shut the REPLs in, a line for each time the run was started: tier, kernel, control groups, limits, what has none
-    metrics.jsonl     a line an update or evaluation
-    run.log           what happened, with times
+    versions.json     versions of Python, the platform and the libraries that results depend on
+    sandbox.jsonl     the isolation of the REPLs, a line for each start of the run: tier, kernel, control groups, limits, what is unbounded
+    metrics.jsonl     a line for each update or evaluation
+    run.log           the log, with times
     episodes/<table>/<phase>-<update>.parquet
     checkpoints/
-    tensorboard/ wandb/   what run.trackers asks for
+    tensorboard/ wandb/   written if run.trackers asks for them
 
-Every file but the .jsonl and run.log, which grow, is written beside its place and renamed: it is whole or absent. `update`
-counts from 0; what belongs to update u was sampled by policy version u, in training and in evaluation.
+The .jsonl files and run.log grow. Every other file is written under another name and renamed, so it is complete or absent. `update` counts
+from 0. Policy version u sampled all episodes of update u, in training and in evaluation.
 """
 
 import fcntl
@@ -45,10 +45,10 @@ from lzero.types import Episode, Group, Json
 logger = logging.getLogger(__name__)
 
 MAX_METRICS_BYTES = 1 << 30
-"""Largest metrics.jsonl that is read: that of some hundred thousand updates."""
+"""Bytes of the largest metrics.jsonl that is read: that of some hundred thousand updates."""
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec", "pydantic")
-"""Whose versions a run records."""
+"""Libraries whose versions a run records."""
 
 RESUMABLE = (
     "train.",
@@ -63,7 +63,7 @@ RESUMABLE = (
 
 
 class RunDirectory:
-    """A run's files. Made by `create`, found again by `open`."""
+    """The files of a run. `create` makes a new directory, `open` opens an existing one."""
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
@@ -72,18 +72,20 @@ class RunDirectory:
 
     @classmethod
     def create(cls, config: Config) -> Self:
-        """A new directory at `run.dir`, or at a default path that no other run has. Raises StoreError if it exists."""
+        """Make a new directory at `run.dir`, or at a default path that no other run has. Raises StoreError if it exists."""
         path = _make_directory(config)
         run = cls(path, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(path)})}))
-        # First of all: where it does not fit, what is left is an empty directory, which `create` takes.
+        # First, because on a full disk only an empty directory remains, which `create` accepts.
         run.keep_changes()
         run._make_parts()
         return run
 
     @classmethod
     def open(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
-        """The run at `path`, its configuration changed by `overrides` (until `keep_changes`, here only). Raises StoreError if there is
-        none, ConfigError for a change that would make it another run."""
+        """Open the run at `path`. `overrides` change its configuration in memory; `keep_changes` writes them.
+
+        Raises StoreError if there is no run, ConfigError for a change that a resumed run may not make.
+        """
         file = path / "config.toml"
         if path.exists() and not path.is_dir():
             raise StoreError(f"{path} is a file: name the directory of a run")
@@ -102,17 +104,17 @@ class RunDirectory:
         return cls(path, load_config(file, overrides) if overrides else config)
 
     def keep_changes(self) -> None:
-        """Write the configuration as it is here: the run has it for good. Raises StoreError."""
+        """Write the current configuration to config.toml. Raises StoreError."""
         write_whole(self.path / "config.toml", tomli_w.dumps(self.config.model_dump(mode="json")).encode())
 
     def write_records(self, records: Sequence[Record], *, phase: Phase, update: int) -> None:
-        """All tables of these records; files of an earlier attempt at the same update are replaced. Raises StoreError."""
+        """Write all tables of these records, and replace files of an earlier attempt at the same update. Raises StoreError."""
         tables = to_tables(records, phase=phase, update=update)
         for name in RECORD_TABLES:
             self._write_table(name, tables[name], phase=phase, update=update)
 
     def write_advantages(self, advantages: Mapping[str, Sequence[float]], *, update: int) -> None:
-        """A side table: episode id → an advantage a step. Raises StoreError."""
+        """Write a side table: episode id → one advantage per step. Raises StoreError."""
         rows = [
             {"episode_id": episode_id, "step": step, "advantage": value}
             for episode_id, values in advantages.items()
@@ -121,19 +123,19 @@ class RunDirectory:
         self._write_table("advantages", to_table("advantages", rows), phase="train", update=update)
 
     def write_skipped(self, rows: Sequence[Mapping[str, Any]], *, update: int) -> None:
-        """A side table: the samples of optimiser steps that were not made (`lzero.train.skipped`). Raises StoreError."""
+        """Write a side table: the samples of optimiser steps that were skipped (`lzero.train.skipped`). Raises StoreError."""
         self._write_table("skipped", to_table("skipped", rows), phase="train", update=update)
 
     def append_metrics(self, metrics: Mapping[str, Json], *, phase: Phase, update: int) -> None:
-        """One line of metrics.jsonl: `{"phase": …, "update": …, **metrics}`. Raises StoreError; then no part of it is written."""
+        """Append a line to metrics.jsonl, `{"phase": …, "update": …, **metrics}`, or nothing and raise StoreError."""
         _append(self.path / "metrics.jsonl", {"phase": phase, "update": update, **metrics})
 
     def append_sandbox(self, facts: Mapping[str, Json]) -> None:
-        """One line of sandbox.jsonl, as the run starts. Raises StoreError; then no part of it is written."""
+        """Append a line to sandbox.jsonl at the start of the run, or nothing and raise StoreError."""
         _append(self.path / "sandbox.jsonl", facts)
 
     def read_metrics(self) -> list[dict[str, Json]]:
-        """The lines of metrics.jsonl; a last one that was cut short by a crash is left out. Raises StoreError."""
+        """Return the lines of metrics.jsonl, without a last one that a crash truncated. Raises StoreError."""
         file = self.path / "metrics.jsonl"
         with told(file):
             text = read_bounded(file, max_bytes=MAX_METRICS_BYTES) if file.exists() else b""
@@ -151,7 +153,7 @@ class RunDirectory:
         return lines
 
     def score(self, version: int) -> float | None:
-        """The held-out score of a policy version, as its greedy evaluation recorded it; None if it was not evaluated. Raises StoreError."""
+        """Return the held-out score that the greedy evaluation of a policy version recorded; None if there is none. Raises StoreError."""
         for line in self.read_metrics():
             score = line.get("score")
             if (line["phase"], line["update"]) == ("eval", version) and isinstance(score, float):
@@ -159,8 +161,10 @@ class RunDirectory:
         return None
 
     def rewind(self, update: int) -> None:
-        """Make ready to go on with policy version `update`, and forget what will be done again, so that nothing counts twice: training
-        of updates ≥ `update`, evaluations of later versions, and one of this version that was cut short. Raises StoreError."""
+        """Prepare to resume from policy version `update`: remove everything that the run will repeat. Raises StoreError.
+
+        It removes training of updates ≥ `update`, evaluations of later versions, and an incomplete evaluation of this version.
+        """
         self._make_parts()
         lines = self.read_metrics()
         phases = {line["phase"] for line in lines if line["update"] == update}
@@ -180,8 +184,10 @@ class RunDirectory:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """While it lasts, no other process goes on with this run: each would forget what the other records. Raises StoreError where
-        one does. A process that is killed claims nothing any more."""
+        """Lock the run during the block, so that no other process trains in it. Raises StoreError if another process holds the lock.
+
+        The lock ends with its process, even if that is killed.
+        """
         with told(self.path):
             log = (self.path / "run.log").open("ab")
         with log:
@@ -219,7 +225,7 @@ class RunDirectory:
             log.close()
 
     def _make_parts(self) -> None:
-        """What is not there yet: a run may be killed as it is made."""
+        """Make the parts that are missing; a run may have been killed while it was made."""
         with told(self.path):
             self.checkpoints.mkdir(exist_ok=True)
             (self.path / "episodes").mkdir(exist_ok=True)
@@ -236,7 +242,7 @@ class RunDirectory:
 
 
 def read_records(path: Path, *, phase: Phase | None = None, update: int | None = None) -> Iterator[Record]:
-    """Every record of a run, or of one update, by phase ("eval", "sampled", "train") and update. Raises StoreError."""
+    """Yield every record of a run, or of one update, ordered by phase ("eval", "sampled", "train") and update. Raises StoreError."""
     files = episode_files(path, phase, update)
     schemas = {name: SCHEMAS[name] for name in RECORD_TABLES}
     for file, tables in zip(files, read_tables_of(path, files, schemas), strict=True):
@@ -246,7 +252,7 @@ def read_records(path: Path, *, phase: Phase | None = None, update: int | None =
 
 
 def read_episodes(path: Path, *, phase: Phase | None = None) -> Iterator[Episode]:
-    """Every episode of a run, in the same order, the failed and the dropped ones too. Raises StoreError."""
+    """Yield every episode of a run, in the same order, failed and dropped ones included. Raises StoreError."""
     files = episode_files(path, phase)
     schemas = {name: SCHEMAS[name] for name in ("episodes", "steps")}
     for file, tables in zip(files, read_tables_of(path, files, schemas), strict=True):
@@ -256,7 +262,7 @@ def read_episodes(path: Path, *, phase: Phase | None = None) -> Iterator[Episode
 
 
 def read_groups(path: Path, *, phase: Phase | None = None) -> Iterator[Group]:
-    """What was trained on: groups that were not dropped, without their failed episodes. Raises StoreError."""
+    """Yield the groups that were trained on: not dropped, without their failed episodes. Raises StoreError."""
     for record in read_records(path, phase=phase):
         if not record.dropped and record.scored:
             yield record.group()
@@ -273,7 +279,7 @@ def read_rows(path: Path, name: str, *, phase: Phase, update: int) -> list[dict[
 
 
 def versions() -> dict[str, str]:
-    """Of everything that a result may depend on; no library is imported for it."""
+    """Return the versions of everything that a result may depend on, without importing a library."""
     found = {"lzero": lzero.__version__, "python": platform.python_version(), "platform": platform.platform()}
     for library in LIBRARIES:
         try:
@@ -284,7 +290,7 @@ def versions() -> dict[str, str]:
 
 
 def check_new(config: Config) -> None:
-    """Refuse a `run.dir` that exists and is not empty: for a command to ask before it does any work. Raises StoreError."""
+    """Check before a command does any work that `run.dir` is absent or empty. Raises StoreError if it is not."""
     path = Path(config.run.dir)
     if config.run.dir and path.exists() and not path.is_dir():
         raise StoreError(f"run.dir = {path} is a file: name a new directory")
@@ -295,7 +301,7 @@ def check_new(config: Config) -> None:
 
 
 class _LogFile:
-    """A text stream that loses what the disk has no room for: the log stops no run. The records, which fit no better, do."""
+    """A text stream that drops text on a full disk, because the log must not stop a run. Writing the records stops it."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("ab", buffering=0)
@@ -305,7 +311,7 @@ class _LogFile:
             self._file.write(text.encode())
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no text is buffered."""
 
     def close(self) -> None:
         self._file.close()
@@ -358,7 +364,7 @@ def validated(path: Path, file: str) -> Iterator[None]:
 
 
 def _append(file: Path, row: Mapping[str, Json]) -> None:
-    """One line of JSON, whole or not at all. Raises StoreError."""
+    """Append one line of JSON, complete or not at all. Raises StoreError."""
     line = msgspec.json.encode(row) + b"\n"
     with told(file), file.open("ab", buffering=0) as stream:
         end = stream.tell()

@@ -1,9 +1,9 @@
-"""An agent's run on disk: `episode.jsonl`, two lines of JSON that are typed, and checked when they are read.
+"""Save an agent's episode to `episode.jsonl`: two lines of typed JSON, which are validated when they are read.
 
-    line 1   what was run: format and its version, task, model, configuration, tools
+    line 1   the header: format and its version, task, model, configuration, tools
     line 2   the Episode
 
-`lzero run` and `NBAgent` write it; a training run keeps its many episodes in tables.
+`lzero run` and `NBAgent` write it; a training run stores its many episodes in tables.
 """
 
 from pathlib import Path
@@ -21,13 +21,13 @@ from lzero.types import Episode, Json, Task
 
 EPISODE_FILE: Final = "episode.jsonl"
 MAX_BYTES: Final = 1 << 30
-"""Largest file that is read: hundreds of steps whose outputs are as large as they may be."""
+"""Bytes of the largest file that is read: hundreds of steps with outputs of the maximum size."""
 VERSION: Final = 2
-"""Of the format: it grows with every change of what a saved episode holds, the fields of `Episode` included."""
+"""Version of the format. It increases with every change of a saved episode, the fields of `Episode` included."""
 
 
 class SavedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a session needs to know of a tool, so that it can be called again. Implements `ToolSpec` and `WithKernelSource`."""
+    """The description of a tool that a session needs to call it again. Implements `ToolSpec` and `WithKernelSource`."""
 
     name: str
     parameters: tuple[str, ...]
@@ -36,7 +36,7 @@ class SavedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SavedEpisode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An episode and what it was made with.
+    """An episode with its task, model, configuration and tools.
 
     SavedEpisode(task=Task(…), episode=Episode(…), model="gpt-5", config={"agent": {"max_steps": 12, …}, "repl": {…}})
     """
@@ -44,17 +44,17 @@ class SavedEpisode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     task: Task
     episode: Episode
     model: str
-    """Its name, as a person knows it."""
+    """The model's name, for people."""
     config: dict[str, Json] = {}
     """`Config.model_dump(mode="json")`, or some sections of it."""
     tools: tuple[SavedTool, ...] = ()
-    """That the agent had beside its own (`submit_final_answer`, `notepad`)."""
+    """The agent's tools, without its built-in ones (`submit_final_answer`, `notepad`)."""
     lzero: str = __version__
-    """The version that made it."""
+    """The version of lzero that saved it."""
 
 
 class _Kind(Struct, frozen=True, kw_only=True):
-    """As much of a first line as every version has."""
+    """The fields of the first line that every version has."""
 
     format: Literal["lzero-episode"]
     version: int
@@ -72,7 +72,7 @@ class _Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def describe(tool: ToolSpec) -> SavedTool:
-    """What is saved of a tool."""
+    """Return the description of a tool for saving."""
     return SavedTool(
         name=tool.name,
         parameters=tuple(tool.parameters),
@@ -82,7 +82,10 @@ def describe(tool: ToolSpec) -> SavedTool:
 
 
 def write_saved(directory: Path, saved: SavedEpisode) -> Path:
-    """`episode.jsonl` in `directory`, which is made; one that is there is replaced, whole or not at all. Raises StoreError."""
+    """Write `episode.jsonl` into `directory`, which is made if missing, and return its path. Raises StoreError.
+
+    Replaces an existing file completely or not at all.
+    """
     header = _Header(task=saved.task, model=saved.model, config=saved.config, tools=saved.tools, lzero=saved.lzero)
     file = directory / EPISODE_FILE
     with told(directory):
@@ -92,9 +95,9 @@ def write_saved(directory: Path, saved: SavedEpisode) -> Path:
 
 
 def read_saved(path: Path) -> SavedEpisode:
-    """The episode in a run's directory, or in its episode.jsonl by whatever name.
+    """Read the saved episode in a directory, or in a file of any name.
 
-    Raises StoreError where there is none, where it is something else, of another version, cut short or changed.
+    Raises StoreError if there is none, or if the file has another format or version, is truncated or was changed.
     """
     file = path / EPISODE_FILE if path.is_dir() else path
     if path.is_dir() and file.is_symlink():

@@ -1,15 +1,15 @@
 """The columns of the Parquet tables that hold a run's records.
 
-    tasks       a row a task            its place in the file is `group`
-    episodes    a row an episode        `group` points into tasks
-    steps       a row a step            prompt as a delta (`keep`, `new_ids`), sampled ids, outputs as nbformat JSON
-    scores      a row a scored episode  core score, total reward, names of the reward's parts
-    rewards     a row a scored step     the reward that the trainer received, and its parts
-    drops       a row an episode        the reason why it is not trained on
-    advantages  a row a trained step    its advantage
-    skipped     a row a sample          the samples of optimiser steps that were skipped
+    tasks       one row per task            its position in the file is `group`
+    episodes    one row per episode         `group` refers to tasks
+    steps       one row per step            prompt as a delta (`keep`, `new_ids`), sampled ids, outputs as nbformat JSON
+    scores      one row per scored episode  core score, total reward, names of the reward's parts
+    rewards     one row per scored step     the reward that the trainer received, and its parts
+    drops       one row per episode         the reason why it is not trained on
+    advantages  one row per trained step    its advantage
+    skipped     one row per sample          the samples of optimiser steps that were skipped
 
-The tables after `steps` are side tables, keyed by `episode_id` (and `step`). Scoring again rewrites them and no other.
+The tables after `steps` are side tables, keyed by `episode_id` (and `step`). Scoring again rewrites only them.
 """
 
 from typing import Final

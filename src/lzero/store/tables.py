@@ -1,4 +1,4 @@
-"""Converts records to the tables of `lzero.store.schemas`. Of the files of a task only the names are kept, not the paths."""
+"""Convert records to the tables of `lzero.store.schemas`. Only the names of a task's files are kept, not their paths."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath

@@ -1,6 +1,6 @@
-"""Replies of a judge, by what it was asked: `verdicts.jsonl` in a run's directory, a line each.
+"""Keep the replies of a judge, by question: a line each of `verdicts.jsonl` in a run's directory.
 
-Who scores the run again finds them there and asks nobody, so scores stay what they were.
+Scoring the run again finds the replies there without asking the judge, so the scores stay the same.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from lzero.store.writing import told
 
 VERDICTS_FILE: Final = "verdicts.jsonl"
 MAX_BYTES: Final = 4 << 30
-"""Largest file that is read."""
+"""Bytes of the largest file that is read."""
 
 
 class Verdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +29,7 @@ class Verdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Verdicts:
-    """What a judge said. Kept in memory until `keep_in` names a directory, and in a file from then on."""
+    """The replies of a judge. They are in memory until `keep_in` names a directory, and from then on also in a file."""
 
     def __init__(self) -> None:
         self._replies: dict[str, str] = {}
@@ -37,8 +37,10 @@ class Verdicts:
         self._file: Path | None = None
 
     def keep_in(self, directory: Path) -> None:
-        """Read the verdicts that the directory holds, and write further ones there. Raises StoreError. A last line that is cut short was
-        being written when its process ended; it is replaced."""
+        """Read the verdicts in the directory, and write further ones there. Raises StoreError.
+
+        A truncated last line, which a process was writing when it ended, is removed.
+        """
         file = directory / VERDICTS_FILE
         with told(file):
             data = read_bounded(file, max_bytes=MAX_BYTES) if file.exists() else b""
@@ -56,11 +58,11 @@ class Verdicts:
         self._write()
 
     def find(self, key: str) -> str | None:
-        """Return the reply to what has this key."""
+        """Return the reply for this key; None if there is none."""
         return self._replies.get(key)
 
     def add(self, verdict: Verdict) -> None:
-        """Keep a reply. Raises StoreError where it cannot be written."""
+        """Keep a reply. Raises StoreError if it cannot be written."""
         self._replies[verdict.key] = verdict.reply
         self._unwritten.append(verdict)
         self._write()

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and new directories."""
+"""Write files that are complete or absent, and make new directories."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ from lzero.errors import StoreError
 
 
 def new_directory(name: str) -> Path:
-    """A directory that nothing else has: `runs/world-20260131-174501`, or with a number behind it. Raises StoreError."""
+    """Make a new directory, such as `runs/world-20260131-174501`, with a number appended if that exists. Raises StoreError."""
     first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in itertools.count(1):
         path = first if number == 1 else first.with_name(f"{first.name}-{number}")
@@ -26,7 +26,7 @@ def new_directory(name: str) -> Path:
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Whole or not at all: beside its place, then renamed. Raises StoreError."""
+    """Write a file completely or not at all: under a temporary name, then renamed. Raises StoreError."""
     with told(file):
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}."[:100])
         try:
@@ -40,9 +40,11 @@ def write_whole(file: Path, data: bytes) -> None:
 
 
 def write_beneath(directory: Path, files: Mapping[str, bytes]) -> tuple[str, ...]:
-    """Write what a session's workspace held, by path; its names are a stranger's. Returns the paths that cannot be written beneath
-    `directory`: those that lead out of it, by themselves or over links, and those that do not fit this file system. Raises StoreError
-    where there can be no such directory."""
+    """Write the files of a session's workspace, by path, below `directory`. Return the paths that cannot be written there.
+
+    The names are not trusted. A path is left out if it leads out of `directory`, by itself or over links, or does not fit this file system.
+    Raises StoreError if `directory` cannot be made.
+    """
     left_out = []
     with told(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,7 +64,7 @@ def write_beneath(directory: Path, files: Mapping[str, bytes]) -> tuple[str, ...
 
 @contextmanager
 def told(path: Path) -> Iterator[None]:
-    """What the operating system refuses becomes a StoreError that names the path."""
+    """Raise a StoreError that names the path for an error of the operating system."""
     try:
         yield
     except OSError as error:
