@@ -1,6 +1,7 @@
-"""Files that rows of a task file name: paths relative to the task file's directory, checked when the rows are read.
+"""Resolve the files that rows of a task file name: paths relative to the task file's directory, checked when the rows are read.
 
-A task file may be a stranger's, and an agent reads what it names. So the files lie beneath its directory, and links are refused.
+A task file may come from a stranger, and an agent reads the files that it names. So the files must lie below the task file's directory, and
+links are refused.
 """
 
 import stat
@@ -13,7 +14,7 @@ from lzero.data.rows import Row
 from lzero.paths import file_problem
 
 UNBOUNDED = 4 << 30
-"""Largest file, in bytes, where a pool server has a limit of its own."""
+"""Bytes of the largest file if a pool server has its own limit."""
 
 
 @dataclass(frozen=True, kw_only=True)

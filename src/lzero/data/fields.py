@@ -1,4 +1,4 @@
-"""The fields of a task row: their names, the columns that hold them, and the errors for missing and misspelt ones."""
+"""The fields of a task row: their names, the columns that hold them, and errors for missing and misspelt ones."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,10 +25,10 @@ _USUAL = {
 
 
 class Columns:
-    """`tasks.columns`: which column of a file holds a field."""
+    """The mapping `tasks.columns`: field → column of a file."""
 
     def __init__(self, columns: Mapping[str, str]) -> None:
-        """Raises ConfigError for an unknown field, with the nearest known one."""
+        """Raise ConfigError for an unknown field, with the nearest known one."""
         for field in columns:
             if field not in FIELDS:
                 (nearest,) = difflib.get_close_matches(field, FIELDS, n=1, cutoff=0.0)
@@ -56,7 +56,7 @@ class Columns:
         return field in self._columns
 
     def check_used(self, where: str) -> None:
-        """Raises DataError for a column that no row had a value in."""
+        """Raise DataError for a column in which no row has a value."""
         for field, column in self._missing.items():
             raise DataError(
                 f"{where}: tasks.columns reads `{field}` from the column `{column}`, and no row has a value there"

@@ -1,21 +1,21 @@
-"""Task files and passage files: JSONL, gzipped JSONL and Parquet, checked row by row.
+"""Read task files and passage files (JSONL, gzipped JSONL and Parquet), and check them row by row.
 
 A row of a **task** file holds
 
     question                 text, not empty
-    answer | answers         a text or number, or a list of them; in a text with `####` (GSM8K), what follows the last one counts
+    answer | answers         a text or number, or a list of them; of a text with `####` (GSM8K), only the part after the last one
     aliases                  more gold answers
-    id                       else "<file>-<line>"
-    passages | paragraphs    what `search` sees: a list of {"title": text or null, "text": text}, or of texts
-    files                    a path, or a list of paths, relative to the task file's directory: what sessions find in theirs
+    id                       default: "<file>-<line>"
+    passages | paragraphs    the passages that `search` returns: a list of {"title": text or null, "text": text}, or of texts
+    files                    a path, or a list of paths, relative to the task file's directory: files in the session's workspace
     hops, difficulty         numbers
-    source | dataset         else the file's name
-    ability                  qa, math, data, search or files; else files where there are some, or qa
+    source | dataset         default: the file's name
+    ability                  qa, math, data, search or files; default: files if the row has some, otherwise qa
     split                    text
 
-and a row of a **passage** file `title` (text or null) and `text`. `tasks.columns` names the columns of files that call them otherwise.
-A field that is spelt nearly as one of these is an error. Of other fields, short texts and numbers are kept as the task's metadata;
-`TaskFile.unread` counts the rest. Errors name the file, the line (the row, in Parquet) and the field.
+and a row of a **passage** file holds `title` (text or null) and `text`. `tasks.columns` maps columns with other names. A field name that
+nearly spells one of these is an error. Short texts and numbers in other fields become the task's metadata; `TaskFile.unread` counts the
+rest. Errors name the file, the line (in Parquet: the row) and the field.
 """
 
 import difflib
@@ -32,7 +32,7 @@ from lzero.errors import DataError
 from lzero.types import ABILITIES, Passage, Task
 
 METADATA_CHARS = 200
-"""Longest text of a further field that is kept."""
+"""Characters of the longest text in another field that is kept."""
 TASK_BYTES = 4 << 30
 """Maximum size of a task file, unpacked: tasks are kept in memory."""
 PASSAGE_BYTES = 256 << 30
@@ -94,7 +94,7 @@ def read_passages(path: Path) -> Iterator[Passage]:
 
 
 def stem(path: Path) -> str:
-    """A file's name without its suffix: `stem(Path("data/dev.jsonl.gz")) == "dev"`."""
+    """Return a file's name without its suffix: `stem(Path("data/dev.jsonl.gz")) == "dev"`."""
     return next((path.name.removesuffix(suffix) for suffix in ROW_FILES if path.name.endswith(suffix)), path.name)
 
 
@@ -135,7 +135,7 @@ def _answers(row: Row) -> tuple[str, ...]:
 
 
 def _final(answer: str) -> str:
-    """GSM8K writes the solution, then `#### 72`."""
+    """Return the part of an answer after the last `####`. GSM8K writes the solution, then `#### 72`."""
     return answer.rpartition("####")[2].strip() if "####" in answer else answer
 
 

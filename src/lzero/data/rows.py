@@ -1,6 +1,6 @@
-"""Rows of JSONL, gzipped JSONL and Parquet files, one by one, within bounds.
+"""Read rows of JSONL, gzipped JSONL and Parquet files one by one, within bounds.
 
-A row knows its place: its errors name the configuration's key, the file, the line (in Parquet: the row) and the field.
+The errors of a row name the configuration's key, the file, the line (in Parquet: the row) and the field.
 """
 
 import gzip
@@ -23,7 +23,7 @@ from lzero.errors import DataError
 from lzero.paths import file_problem
 
 MAX_ROW_BYTES = 64 << 20
-"""Largest row. A packed line can be a thousand times as long as its file."""
+"""Bytes of the largest row. An unpacked line can be a thousand times as long as its file."""
 LARGEST_NUMBER = sys.float_info.max
 """Largest number in a field that holds numbers, such as `difficulty`. An answer may be any whole number."""
 BATCH_ROWS = 16
@@ -86,7 +86,7 @@ def _is_finite(value: float | Decimal) -> bool:
 
 
 def written(value: float | Decimal) -> str:
-    """Return a number as a person writes it: `written(5.0) == "5"`. A column of floats has no other way to hold a whole number."""
+    """Return a number as a person writes it: `written(5.0) == "5"`. A column of floats cannot store whole numbers otherwise."""
     if isinstance(value, Decimal):
         text = f"{value:f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
@@ -106,8 +106,8 @@ def shown(value: object) -> str:
 def read_rows(path: Path, *, key: str = "", max_bytes: int) -> Iterator[tuple[int, Row]]:
     """Yield number (from 1) and row of each line that is not blank.
 
-    `key`: the configuration's, for errors. Raises DataError for a file that cannot be read, a row that is no object or larger than
-    MAX_ROW_BYTES, and rows of more than `max_bytes` in all, unpacked.
+    `key`: the configuration's, for errors. Raises DataError if the file cannot be read, if a row is not an object or exceeds MAX_ROW_BYTES,
+    or if all rows together exceed `max_bytes`, unpacked.
     """
     of = f"{key}: " if key else ""
     problem = file_problem(path)
@@ -175,7 +175,7 @@ def _lines(stream: IO[bytes] | gzip.GzipFile | io.BufferedReader) -> Iterator[tu
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, int, Fields]]:
-    """Yield number, bytes (of a row like its neighbours) and fields of each row."""
+    """Yield number, bytes (the mean of its batch) and fields of each row."""
     _check_decodable(path)
     number = 0
     for batch in _batches(path):

@@ -1,6 +1,6 @@
-"""Task sources: the built-in world, or a file, by the name a configuration gives.
+"""Open task sources: the built-in world, a file, or a factory, by the name in the configuration.
 
-Training wants tasks without end, mixed; evaluation wants the same tasks each time, in their order:
+Training needs endless, shuffled tasks. Evaluation needs the same tasks each time, in their order:
 
     open_source("train.jsonl", split="train", seed=7, config=config.tasks)   # Shuffled: any index, a new order each epoch
     open_source("dev.jsonl", split="eval", seed=7, config=config.tasks)      # Listed: the file's order, each task once
@@ -28,7 +28,7 @@ TRAIN = "train"
 
 
 class Listed:
-    """Tasks in the order given; `task(index)` raises IndexError outside of it."""
+    """A finite source in the given order. `task(index)` raises IndexError for an index outside of it."""
 
     def __init__(self, tasks: Sequence[Task], *, unread: Mapping[str, int] = MappingProxyType({})) -> None:
         """`unread`: field of the task file that was left out → number of rows that have it."""
@@ -45,9 +45,9 @@ class Listed:
 
 
 class Shuffled:
-    """A finite source without end: epoch after epoch, each task once an epoch, each epoch in an order of its own.
+    """An endless source over a finite one: each epoch contains each task once, in its own order.
 
-    The order follows from `seed` and the epoch alone, so that training resumes at any index. `len` is one epoch.
+    The order depends only on `seed` and the epoch, so training can resume at any index. `len` is the length of one epoch.
     """
 
     def __init__(self, source: TaskSource, *, seed: int) -> None:
@@ -72,16 +72,16 @@ class Shuffled:
 
 
 def is_world(spec: str) -> bool:
-    """Whether `spec` names the built-in world ("world", "world/sft"), and not a file ("world/tasks.jsonl")."""
+    """Return whether `spec` names the built-in world ("world", "world/sft"), and not a file ("world/tasks.jsonl")."""
     return spec.partition("/")[0] == "world" and not spec.endswith(ROW_FILES)
 
 
 def open_source(spec: str, *, split: str, seed: int, config: TasksConfig, repl: ReplConfig | None = None) -> TaskSource:
     """Open the tasks that `spec` names: "world", "world/<split>", or a file (see `lzero.data.files`).
 
-    A file's tasks come shuffled and without end for the split "train", in order for any other. `repl`: bounds the files of tasks.
-    "package.module:factory" is called with split and seed, and with `tasks.options` by name. Raises DataError; ConfigError for
-    `tasks.columns` with an unknown field, and for a factory that cannot be used.
+    Tasks of a file are shuffled and endless for the split "train", in order for any other. `repl`: bounds the files of tasks.
+    "package.module:factory" is called with split and seed, and with `tasks.options` by name. Raises DataError; ConfigError for an unknown
+    field in `tasks.columns`, and for a factory that cannot be used.
     """
     if ":" in spec and not spec.endswith(ROW_FILES):
         return _made(spec, split=split, seed=seed, config=config)
@@ -117,8 +117,10 @@ def unread_fields(source: TaskSource) -> str:
 
 
 def leaks(train: TaskSource, held_out: TaskSource) -> list[tuple[Task, Task]]:
-    """Held-out tasks whose question, but for case, accents and punctuation, is also a training task's:
-    pairs (training task, held-out task). Sources without end are made apart by their generator, and have none."""
+    """Return the pairs (training task, held-out task) with the same question, apart from case, accents and punctuation.
+
+    Endless sources have none, because their generators keep the splits apart.
+    """
     if sys.maxsize in (len(train), len(held_out)):
         return []
     seen = {_question(train.task(index)): train.task(index) for index in range(len(train))}

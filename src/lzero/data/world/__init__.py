@@ -1,4 +1,4 @@
-"""The built-in world: fictional encyclopedias, questions over them, and scripted policies that answer well or badly."""
+"""The built-in world: fictional encyclopedias, questions about them, and scripted policies that answer well or badly."""
 
 from lzero.data.world.lexicon import NAMES, vocabulary
 from lzero.data.world.policies import POLICIES

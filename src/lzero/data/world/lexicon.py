@@ -1,4 +1,4 @@
-"""The words of the world: names, kinds of things, relations between them, and the tokens that a small model reads them in."""
+"""The words of the world: names, kinds of things, relations between them, and the tokens of a small model for it."""
 
 from typing import Final, Literal
 
@@ -19,29 +19,29 @@ _NAMES = (
     "Vozo Zaba Zana Zavi Zibo Zola Zomi Zopo Zori Zoro Zudi Zudo Zuki Zusa Zuta Zuvi"
 )
 NAMES: Final = tuple(_NAMES.split())
-"""What anything may be called. A name says nothing of what it names: Liri is a painter in one task and a town in the next."""
+"""All names. A name does not reveal its kind: Liri is a painter in one task and a town in the next."""
 
 RELATIONS: Final[dict[Kind, dict[str, Kind]]] = {
     "person": {"rival": "person", "mentor": "person", "home": "place", "debut": "work"},
     "place": {"founder": "person", "ruler": "person", "twin": "place", "anthem": "work"},
     "work": {"author": "person", "hero": "person", "setting": "place", "sequel": "work"},
 }
-"""What an entry of each kind tells, and what kind of thing the value is. No relation belongs to two kinds."""
+"""Kind → the relations in its entries, each with the kind of its value. No relation belongs to two kinds."""
 
 QUESTION_OPENINGS: Final[dict[Kind, str]] = {
     "person": ", who does the path ",
     "place": ", which place does the path ",
     "work": ", which work does the path ",
 }
-"""What a question says between its start and its relations, by the kind of the answer: "Starting from Liri, who does the path
-founder rival lead to?" The relations stand in the order to follow them, each right after the one before it."""
+"""Text of a question between its start and its relations, by the kind of the answer: "Starting from Liri, who does the path founder rival
+lead to?" The relations follow each other in the order to look them up."""
 
 RECALL_QUESTION: Final = "\nRecall the facts by alphabet. Which is the last?"
-"""Follows an entry in the tasks of the split "recall"."""
+"""Question that follows an entry in the tasks of the split "recall"."""
 
 
 def kind_with(relation: str) -> Kind:
-    """The kind of thing that has `relation`. Raises KeyError for a word that is no relation."""
+    """Return the kind of thing that has `relation`. Raises KeyError for an unknown relation."""
     for kind, relations in RELATIONS.items():
         if relation in relations:
             return kind
@@ -49,10 +49,10 @@ def kind_with(relation: str) -> Kind:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """The pieces of a tokenizer for this world, for `models.build_tokenizer`.
+    """Return the pieces of a tokenizer for this world, for `models.build_tokenizer`.
 
-    A name is one piece wherever it stands (spaces belong to its neighbours), and so is a relation together with the space
-    after it, so that in an entry the key is the token right before its value, and is the same token as in a question.
+    A name is always one piece (spaces belong to its neighbours). A relation and the space after it are one piece, too. So in an entry a key
+    is one token right before its value, and it is the same token in a question.
     """
     relations = [f"{relation} " for kind in RELATIONS for relation in RELATIONS[kind]]
     return (*NAMES, *relations, *QUESTION_OPENINGS.values(), *_ENTRY, *_REPLY, *_TURN, *_PROBLEMS)
@@ -114,4 +114,4 @@ _PROBLEMS: Final = (
     " (<cell ",
     ">, line 1)",
 )
-"""What a cell that does not run is told. An agent that cannot read its errors never gets up again."""
+"""Messages about cells that do not run. An agent that cannot read its errors cannot recover from them."""

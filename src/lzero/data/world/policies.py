@@ -1,7 +1,6 @@
-"""Scripted policies for the world: pure functions (transcript, seed) → reply that look at nothing but the text.
+"""Scripted policies for the world: pure functions (transcript, seed) → reply that read only the text.
 
-They differ in what they decide; the words are the same. A reply names the fact just found, what is left of the path and what is
-needed next, then acts:
+They differ in their decisions, not in their words. A reply names the fact just found, the rest of the path and the next need, then acts:
 
     <think>founder Titu; rival to go. I need the rival of Titu.</think>
     <code>
@@ -18,7 +17,7 @@ from lzero.data.world.lexicon import NAMES, QUESTION_OPENINGS, RELATIONS, kind_w
 from lzero.protocols import Policy
 
 Decision = Literal["follow", "stray", "answer"]
-"""What to do with a fact in hand: look up the next relation asked for, look up one nobody asked for, or submit the fact."""
+"""Decision about the last fact: look up the next relation of the question, look up another one, or submit the fact."""
 
 _QUESTION: Final = re.compile(
     rf"Starting from ([A-Z][a-z]+)(?:{'|'.join(QUESTION_OPENINGS.values())})([a-z ]+?) lead to\?"
@@ -30,25 +29,25 @@ _FACT: Final = re.compile(r"([a-z]+) ([A-Z][a-z]+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What a transcript says so far: `Situation(relations=("founder", "rival"), start="Liri", needs=(("founder", "Liri"),),
-    found="Titu")` once the question's first fact has been looked up."""
+    """The state of a transcript. `Situation(relations=("founder", "rival"), start="Liri", needs=(("founder", "Liri"),), found="Titu")`
+    follows the first look-up."""
 
     relations: tuple[str, ...]
-    """As asked for, in the order to follow them."""
+    """The question's relations, in the order to follow them."""
     start: str
     needs: tuple[tuple[str, str], ...]
     """(relation, name) of each look-up the agent has announced."""
     found: str | None
-    """The value of the last need; None before the first, or when the last look-up showed nothing."""
+    """The value of the last need; None before the first look-up, or if the last one showed nothing."""
 
     @property
     def num_found(self) -> int:
-        """Facts looked up, repeated attempts counted once."""
+        """Number of facts looked up; repeated attempts count once."""
         return len(dict.fromkeys(self.needs)) - (self.found is None and bool(self.needs))
 
 
 def read(transcript: str) -> Situation:
-    """Understand a transcript of a question. Raises ValueError for one without a question of this world."""
+    """Return the state of a transcript. Raises ValueError if it has no question of this world."""
     question = _QUESTION.search(transcript)
     if question is None:
         raise ValueError(f"no question of the world in the transcript {transcript[:200]!r}")
@@ -60,7 +59,7 @@ def read(transcript: str) -> Situation:
 
 
 def _fact(situation: Situation) -> str:
-    """The fact in hand and the relations still to go: "founder Titu; rival to go"."""
+    """Return the last fact and the relations that remain: "founder Titu; rival to go"."""
     relation = situation.needs[-1][0]
     path = situation.relations
     left = path[path.index(relation) + 1 :] if relation in path else ()
@@ -68,19 +67,19 @@ def _fact(situation: Situation) -> str:
 
 
 def look_up(situation: Situation, relation: str) -> str:
-    """The reply that announces and searches the next need."""
+    """Return the reply that announces and searches the next need."""
     name = situation.found or situation.start
     said = f"{_fact(situation)}. " if situation.found else ""
     return f'<think>{said}I need the {relation} of {name}.</think>\n<code>\nprint(search("{name}"))\n</code>'
 
 
 def submit(situation: Situation) -> str:
-    """The reply that submits the fact in hand."""
+    """Return the reply that submits the last fact."""
     return f'<think>{_fact(situation)}. That is the answer.</think>\n<code>\nsubmit_final_answer("{situation.found}")\n</code>'
 
 
 def _act(situation: Situation, decision: Decision, rng: random.Random) -> str:
-    """Carry a decision out; one that makes no sense here becomes the nearest that does."""
+    """Return the reply for a decision; replace one that makes no sense here by the nearest that does."""
     if situation.needs and situation.found is None:  # the last cell showed nothing: the same again
         relation, name = situation.needs[-1]
         return f'<think>I need the {relation} of {name}.</think>\n<code>\nprint(search("{name}"))\n</code>'
@@ -92,7 +91,7 @@ def _act(situation: Situation, decision: Decision, rng: random.Random) -> str:
 
 
 def _stray_relation(situation: Situation, rng: random.Random) -> str:
-    """A relation that the thing in hand has and that is not the one to follow."""
+    """Return a random relation of the current thing other than the one to follow."""
     if situation.needs:
         relation = situation.needs[-1][0]
         kind = RELATIONS[kind_with(relation)][relation]
@@ -103,26 +102,26 @@ def _stray_relation(situation: Situation, rng: random.Random) -> str:
 
 
 def _can_follow(situation: Situation) -> bool:
-    """Whether the fact in hand is of the kind that the next relation asked for starts from."""
+    """Return whether the last fact has the kind from which the question's next relation starts."""
     relation = situation.needs[-1][0]
     kind = RELATIONS[kind_with(relation)][relation]
     return situation.found is not None and situation.relations[situation.num_found] in RELATIONS[kind]
 
 
 def expert(transcript: str, seed: int) -> str:
-    """Follows every relation, then answers."""
+    """Follow every relation, then answer."""
     situation = read(transcript)
     done = situation.num_found >= len(situation.relations)
     return _act(situation, "answer" if done else "follow", random.Random(seed))
 
 
 def early(transcript: str, seed: int) -> str:
-    """Answers with the first fact it finds: right for one hop, too early for more."""
+    """Answer with the first fact: right for one hop, too early for more."""
     return _act(read(transcript), "answer", random.Random(seed))
 
 
 def wrong_hop(transcript: str, seed: int) -> str:
-    """Follows as many relations as asked for, the first of them one that nobody asked for."""
+    """Follow as many relations as the question has, but begin with one that it does not have."""
     situation = read(transcript)
     rng = random.Random(seed)
     if not situation.needs:
@@ -133,7 +132,7 @@ def wrong_hop(transcript: str, seed: int) -> str:
 
 
 def weak(transcript: str, seed: int) -> str:
-    """Reads well and decides badly: mostly answers with the first fact, however much is to go; strays and overshoots at times."""
+    """Read well and decide badly: mostly answer with the first fact; sometimes stray or overshoot."""
     situation = read(transcript)
     rng = random.Random(seed)
     if not situation.needs:
@@ -147,26 +146,26 @@ def weak(transcript: str, seed: int) -> str:
 
 
 def syntax_error(transcript: str, seed: int) -> str:
-    """The expert, but half of its cells do not parse."""
+    """Act like the expert, but break the syntax of half the cells."""
     reply = expert(transcript, seed)
     return reply.replace('"))\n</code>', ")\n</code>") if random.Random(seed).random() < 0.5 else reply
 
 
 def never_submits(transcript: str, seed: int) -> str:
-    """Looks one thing up after the other until a budget ends it."""
+    """Look up one fact after another until a budget ends the episode."""
     situation = read(transcript)
     return _act(situation, "follow" if situation.num_found < len(situation.relations) else "stray", random.Random(seed))
 
 
 def never_searches(transcript: str, seed: int) -> str:
-    """Guesses a name at once."""
+    """Submit a random name at once."""
     situation = read(transcript)
     guess = random.Random(seed).choice([name for name in NAMES if name != situation.start])
     return f'<think>That is the answer.</think>\n<code>\nsubmit_final_answer("{guess}")\n</code>'
 
 
 def recall(transcript: str, seed: int) -> str:
-    """For tasks of the split "recall": repeats the facts by alphabet and submits the last."""
+    """Repeat the facts in alphabetical order and submit the last, for tasks of the split "recall"."""
     del seed
     entry = _ENTRY.search(transcript)
     if entry is None:
@@ -180,4 +179,4 @@ POLICIES: Final[dict[str, Policy]] = {
     policy.__name__: policy
     for policy in (expert, early, wrong_hop, weak, syntax_error, never_submits, never_searches, recall)
 }
-"""By the name that `engine.policy` takes."""
+"""Name in `engine.policy` → policy."""

@@ -1,4 +1,4 @@
-"""Tasks without end: for each, a fictional encyclopedia drawn anew and a question of one or more hops over it."""
+"""Generate endless tasks: each has a new fictional encyclopedia and a question of one or more hops about it."""
 
 import random
 import sys
@@ -11,7 +11,7 @@ from lzero.seeds import derive_seed
 from lzero.types import Passage, Task
 
 RECALL: Final = "recall"
-"""The split whose tasks show an entry and ask for its facts: no search, one step. A model learns to look up from these."""
+"""The split whose tasks show an entry and ask for its facts: no search, one step. A model learns from these to look up a fact."""
 
 _NUM_ENTRIES: Final[dict[Kind, int]] = {"person": 6, "place": 5, "work": 5}
 _MAX_HOPS: Final = 4
@@ -19,12 +19,12 @@ _MAX_HOPS: Final = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the encyclopedia says of one thing: `Entry(name="Liri", kind="place", facts={"founder": "Titu", …})`."""
+    """The encyclopedia's entry about one thing: `Entry(name="Liri", kind="place", facts={"founder": "Titu", …})`."""
 
     name: str
     kind: Kind
     facts: dict[str, str]
-    """Relation → name, in the order in which the text tells them."""
+    """Relation → name, in the order of the text."""
 
     @property
     def passage(self) -> Passage:
@@ -32,10 +32,10 @@ class Entry:
 
 
 class WorldSource:
-    """Questions over fictional encyclopedias; implements `TaskSource`.
+    """Questions about fictional encyclopedias; implements `TaskSource`.
 
-    Task `index` has `hops[index % len(hops)]` hops and depends on seed, split and index alone. Splits never share a task:
-    the split's name is part of every task's seed. The split "recall" holds tasks of another kind (see `RECALL`).
+    Task `index` has `hops[index % len(hops)]` hops and depends only on seed, split and index. Splits share no task, because the split's
+    name is part of every task's seed. The split "recall" has tasks of another kind (see `RECALL`).
     """
 
     def __init__(self, seed: int, split: str, hops: tuple[int, ...] = (1, 2, 3)) -> None:
@@ -49,7 +49,7 @@ class WorldSource:
         return sys.maxsize
 
     def task(self, index: int) -> Task:
-        """The task at `index`, from 0."""
+        """Return the task at `index`, from 0."""
         rng = random.Random(derive_seed("world", self.seed, self.split, index))
         entries = draw_encyclopedia(rng)
         task_id = f"world-{self.split}-{self.seed}-{index}"
@@ -69,19 +69,21 @@ class WorldSource:
 
 
 def ask(relations: list[str], start: str) -> str:
-    """The question that follows `relations` from `start`: `ask(["founder", "rival"], "Liri")` is "Starting from Liri, who does
-    the path founder rival lead to?"."""
+    """Return the question that follows `relations` from `start`.
+
+    `ask(["founder", "rival"], "Liri")` is "Starting from Liri, who does the path founder rival lead to?".
+    """
     answer_kind = next(kinds[relations[-1]] for kinds in RELATIONS.values() if relations[-1] in kinds)
     return f"Starting from {start}{QUESTION_OPENINGS[answer_kind]}{' '.join(relations)} lead to?"
 
 
 def facts_text(facts: dict[str, str]) -> str:
-    """`founder Titu; rival Kato`: the key right before its value."""
+    """Return the text of facts, each key right before its value: `founder Titu; rival Kato`."""
     return "; ".join(f"{relation} {value}" for relation, value in facts.items())
 
 
 def draw_encyclopedia(rng: random.Random) -> dict[str, Entry]:
-    """Entries by name, in random order. Every value that an entry tells has an entry of its own."""
+    """Return entries by name, in random order. Every value in an entry has its own entry."""
     kinds: list[Kind] = [kind for kind, count in _NUM_ENTRIES.items() for _ in range(count)]
     rng.shuffle(kinds)
     kind_of = dict(zip(rng.sample(NAMES, len(kinds)), kinds, strict=True))
@@ -98,8 +100,8 @@ def draw_encyclopedia(rng: random.Random) -> dict[str, Entry]:
 
 
 def _draw_chain(entries: dict[str, Entry], hops: int, rng: random.Random) -> tuple[list[str], list[str]]:
-    """Relations to follow and the names met, the start first; no relation and no name twice."""
-    while True:  # most draws do; every encyclopedia holds many chains
+    """Return random relations to follow and the names on the path, the start first. No relation and no name repeats."""
+    while True:  # most draws succeed; every encyclopedia has many chains
         names = [rng.choice(list(entries))]
         relations: list[str] = []
         for _ in range(hops):
@@ -111,7 +113,7 @@ def _draw_chain(entries: dict[str, Entry], hops: int, rng: random.Random) -> tup
 
 
 def _recall_task(task_id: str, entry: Entry) -> Task:
-    """One entry in the question; the answer is the value of the relation that comes last by alphabet."""
+    """Return a task that shows one entry. The answer is the value of the relation that comes last in the alphabet."""
     return Task(
         id=task_id,
         question=f"{entry.name}: {entry.passage.text}{RECALL_QUESTION}",
