@@ -1,7 +1,7 @@
-"""Worlds that agents act in. `environment.use` names one: of this package (BUILT_IN), or of your own by its import path.
+"""Worlds that agents act in. `environment.use` names a built-in one (BUILT_IN), or yours by its import path.
 
-An environment opens a scene for each episode: the tools of that episode, what it observes at first, and its state at the end. Whatever
-makes an object with the two methods of `lzero.protocols.Environment` can be named; its parameters are the options.
+An environment opens a scene for each episode: the episode's tools, its first observation, and its state at the end. `environment.use` may
+name any callable that makes an object with the methods of `lzero.protocols.Environment`; its parameters are the options.
 """
 
 from lzero.config import EnvironmentConfig
@@ -20,8 +20,10 @@ __all__ = ["BUILT_IN", "corpus_search", "open_environment"]
 
 
 def open_environment(config: EnvironmentConfig) -> Environment:
-    """Return the environment that `environment.use` names, with its options. Raises ConfigError for one that cannot be used, and
-    DataError where what it reads cannot be read."""
+    """Return the environment that `environment.use` names, with its options.
+
+    Raises ConfigError if it cannot be used, and DataError if its data cannot be read.
+    """
     setting = f'environment.use = "{config.use}"'
     factory = find_plugin(config.use, BUILT_IN, key="environment.use")
     made = make_plugin(factory, options=config.options, setting=setting, key="environment.options")

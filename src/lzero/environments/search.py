@@ -1,4 +1,4 @@
-"""The environment "search": a tool that searches passages, each task's own or those of one corpus."""
+"""The environment "search": a tool that searches each task's own passages, or one corpus."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,11 +16,12 @@ from lzero.types import Passage, Task
 SEARCH_RESULTS = 5
 """Passages that one search of a corpus returns to an agent for a person."""
 INDEXES = 256
-"""Tasks whose indexes are kept: those of the episodes under way."""
+"""Number of tasks with an index in memory: those of the running episodes."""
 
 
 class SearchEnvironment:
-    """`search` over the corpus, or over the passages of each task; a task without passages has no such tool. Implements `Environment`."""
+    """Offers `search` over the corpus, or over the passages of each task; a task without passages has no such tool. Implements
+    `Environment`."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class SearchEnvironment:
         results: Annotated[int, Field(ge=1, description="Passages that one `search` returns.")] = 1,
         snippet_chars: Annotated[int, Field(ge=1, description="Characters of a passage that `search` returns.")] = 1000,
     ) -> None:
-        """Index the corpus, the first time; later the index is found on disk. Raises DataError."""
+        """Index the corpus; later runs find its index on disk. Raises DataError."""
         self._corpus = corpus
         self._results = results
         self._snippet_chars = snippet_chars
@@ -66,8 +67,10 @@ class SearchEnvironment:
 
 
 def corpus_search(corpus: str | Path, *, num_results: int = SEARCH_RESULTS, snippet_chars: int = 1000) -> Search:
-    """Return the tool `search(query)` over a directory of documents or a file of passages, indexed once:
-    `NBAgent(model, tools=[corpus_search("papers/")])`. Raises DataError, ConfigError."""
+    """Return the tool `search(query)` over a directory of documents or a file of passages, which is indexed once.
+
+    `NBAgent(model, tools=[corpus_search("papers/")])`. Raises DataError, ConfigError.
+    """
     return Search(_open_corpus(corpus), num_results=num_results, snippet_chars=snippet_chars, in_thread=True)
 
 

@@ -1,4 +1,4 @@
-"""Scenes without a state: nothing but tools."""
+"""Scenes without a state, which have only tools."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -10,7 +10,7 @@ from lzero.types import Json, Task
 
 @dataclass(frozen=True, kw_only=True)
 class StatelessScene:
-    """A scene of tools that keep nothing. Implements `Scene`."""
+    """A scene of tools without a state. Implements `Scene`."""
 
     tools: Sequence[Tool] = ()
     observation: str = ""
