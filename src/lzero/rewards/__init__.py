@@ -1,4 +1,4 @@
-"""Pure scorers: a task and an episode in, a reward for every step out."""
+"""Pure scorers: they map a task and an episode to a reward for every step."""
 
 from lzero.rewards.answers import exact_match, f1, normalize
 from lzero.rewards.l0 import make_reward

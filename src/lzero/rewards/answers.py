@@ -1,10 +1,9 @@
-"""Exact match and token F1 of an answer, in any script, against a gold answer and its aliases.
+"""Score an answer in any script against a gold answer and its aliases: exact match and token F1.
 
-The rules are those of SQuAD's official script (lower case, punctuation and articles removed), extended beyond plain
-English: letters of any script count, accents do not; an answer made of articles or punctuation alone
-("The The", "A", "+") stays as it is. A sign that is an operator stays: -x, A+, C++, ¬p (`lzero.rewards.signs`).
-Numbers are compared by value, with their signs and units (`lzero.rewards.numbers`),
-or with `numbers="text"` by their digits. A list matches with and without its brackets.
+The rules are those of SQuAD's official script (lower case, punctuation and articles removed), extended beyond plain English. Letters of any
+script count; accents do not. An answer of articles or punctuation alone ("The The", "A", "+") is not changed. A sign that is an operator is
+kept: -x, A+, C++, ¬p (`lzero.rewards.signs`). Numbers are compared by value, with their signs and units (`lzero.rewards.numbers`), or with
+`numbers="text"` by their digits. A list matches with and without its brackets.
 
 `match="ascii"` compares by L0's rule instead: lower case, and everything outside a–z and 0–9 deleted (spaces too; F1 keeps words apart).
 """
@@ -26,7 +25,7 @@ Numbers = Literal["value", "text"]
 _ARTICLES = frozenset({"a", "an", "the"})
 _COMPARISONS = frozenset({"<", ">", "<=", ">=", "!="})
 _SIGNS = ("-\\", "+\\")
-"""An operator between words, as a form writes it: a lone dash is punctuation."""
+"""Operators between words, as a form writes them; a lone dash is punctuation."""
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)[^\w\s.](?=\d)")
 _VARIABLE = re.compile(r"[ijkntxyz](?![^\W_])")
 _HAS_NUMBER = re.compile(r"\d|\A[-+±]? ?(?:inf|infinity|pi)\Z")
@@ -50,8 +49,11 @@ class _Form:
 
 
 def normalize(answer: str, *, match: Match = "unicode", numbers: Numbers = "value") -> str:
-    """Return the form in which answers are compared, without currencies: `normalize("The  Beyoncé!") == "beyonce"`,
-    `normalize("(-1,234.50 €)") == "-1234.5"`. Blank answers have an empty form; by L0's rule others have, too."""
+    """Return the form in which answers are compared, without currencies.
+
+    `normalize("The  Beyoncé!") == "beyonce"`, `normalize("(-1,234.50 €)") == "-1234.5"`. A blank answer has an empty form; by L0's rule
+    others may have one, too.
+    """
     return _ascii(answer) if match == "ascii" else _form(answer, numbers).text
 
 
@@ -167,7 +169,7 @@ def _form_overlap(predicted: _Form, gold: _Form) -> float:
 
 
 def _ascii(answer: str) -> str:
-    """L0's form, faults included: `_ascii("Beyoncé") == "beyonc"`, and an answer in another script is empty."""
+    """Return L0's form, with its faults: `_ascii("Beyoncé") == "beyonc"`, and an answer in another script becomes empty."""
     return _NOT_ASCII.sub("", answer.lower())
 
 

@@ -1,4 +1,4 @@
-"""What a reward function may look at beside task and episode, and how functions of two and of three arguments are called alike."""
+"""The context of a reward function, and the distinction between functions with two and with three parameters."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,12 +11,12 @@ from lzero.types import Episode, Json, Reward, Task
 
 @dataclass(frozen=True, kw_only=True)
 class RewardContext:
-    """What a reward function may use: `async def reward(task, episode, context)`."""
+    """The context that a reward function may use: `async def reward(task, episode, context)`."""
 
     outcome: Mapping[str, Json] | None
     """Final state of the environment; None for one without a state."""
     seed: int
-    """For a function that draws random numbers: the same episode gets the same one."""
+    """Seed for random numbers; the same for the same episode."""
     judge: Judge | None
     """The model that [judge] names; None if it names none."""
 
@@ -26,8 +26,9 @@ RewardFn = (
     Callable[[Task, Episode], Scored | Awaitable[Scored]]
     | Callable[[Task, Episode, RewardContext], Scored | Awaitable[Scored]]
 )
-"""Scores an episode that did not fail: returns a Reward, or a number from 0 to 1, or is `async` and does so. `lzero.rollout.scoring`
-calls it, in a thread; an exception is a failure of that episode. It gets a context if its third parameter is called `context`."""
+"""Function that scores an episode that did not fail. It returns a Reward, or a number from 0 to 1, or is `async` and does so.
+`lzero.rollout.scoring` calls it in a thread; an exception is a failure of that episode. If its third parameter is called `context`, it gets
+a context."""
 
 
 def takes_context(function: Callable[..., Any]) -> bool:

@@ -1,4 +1,4 @@
-"""A model that judges episodes. It is asked by reward functions; what it says is recorded, and asked for once only."""
+"""Ask a model to judge episodes, for reward functions. Each reply is recorded, so no question is asked twice."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Judge:
-    """Asks a chat engine, at most `at_once` questions at a time, in fair turns by episode."""
+    """Sends questions to a chat engine, at most `at_once` at a time, in fair turns by episode."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Judge:
         at_once: int,
         verdicts: Verdicts | None = None,
     ) -> None:
-        """`deadline_s`: seconds of one reply. `verdicts`: replies that are known already."""
+        """`deadline_s`: seconds for one reply. `verdicts`: replies that are known already."""
         self._engine = engine
         self._sampling = sampling
         self._deadline_s = deadline_s
@@ -38,10 +38,10 @@ class Judge:
         self._asked = self._known = self._malformed = 0
 
     async def ask(self, question: str | Sequence[Message], *, read: Callable[[str], T]) -> T | None:
-        """Return what `read` makes of the reply; None for a reply that it refuses by a ValueError: that is counted as malformed. Raises
-        EngineError where the judge does not answer: the episode is then not scored.
+        """Return `read(reply)`; None if `read` raises ValueError, which counts as a malformed reply.
 
-        An answer of an agent in the question may try to give the judge orders: quote it, and treat None as a score of 0.
+        Raises EngineError if the judge does not answer; the episode is then not scored. An agent's answer in the question may try to give
+        the judge orders: quote it, and treat None as a score of 0.
         """
         messages = (Message(role="user", content=question),) if isinstance(question, str) else tuple(question)
         messages = tuple(
@@ -67,7 +67,7 @@ class Judge:
             return None
 
     def take_metrics(self) -> dict[str, float]:
-        """Return counts since the last call: questions asked, questions whose reply was known, replies that were malformed."""
+        """Return counts since the last call: questions asked, questions with a known reply, malformed replies."""
         found = {"judge/asked": self._asked, "judge/known": self._known, "judge/malformed": self._malformed}
         self._asked = self._known = self._malformed = 0
         return {name: float(count) for name, count in found.items()}

@@ -1,12 +1,12 @@
-"""L0's reward, with its faults mended: 0.8·qa + 0.1·format + 0.1·execution (arXiv 2506.23667 and its code).
+"""L0's reward, with its faults corrected: 0.8·qa + 0.1·format + 0.1·execution (arXiv 2506.23667 and its code).
 
-For an episode of T steps (summaries are none of them), the terms of a step are
+For an episode of T steps (without summaries), the terms of a step are
 
     qa         on the last step only: exact match of the first submitted answer (shares may go to F1 and to any answer)
-    format     1/T when the reply is well formed
-    execution  1/T when the cell finished without error ("clean"); L0's own: (1 − errors/outputs)/T, 0 for a silent cell
+    format     1/T if the reply is well formed
+    execution  1/T if the cell finished without error ("clean"); L0's own: (1 − errors/outputs)/T, 0 for a silent cell
 
-so that an episode without a flaw earns the sum of the weights.
+so that a flawless episode earns the sum of the weights.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from lzero.types import Episode, Error, Execution, Reward, Step, Task
 
 
 def make_reward(config: RewardConfig) -> Callable[[Task, Episode], Reward]:
-    """The reward that `config` asks for. Raises ConfigError when the shares of `qa` exceed the whole."""
+    """Return the reward that `config` asks for. Raises ConfigError if the shares of `qa` sum to more than 1."""
     if config.has_answer + config.f1 > 1:
         raise ConfigError(
             f"reward.has_answer = {config.has_answer} and reward.f1 = {config.f1} are shares of reward.qa: their sum must be at most 1"

@@ -218,7 +218,7 @@ def _lowered(match: re.Match[str]) -> str:
 
 
 def _is_one_bracket(text: str) -> bool:
-    """Whether the bracket at the beginning is closed by the last character."""
+    """Return whether the last character closes the bracket at the beginning."""
     depth = 0
     for index, character in enumerate(text):
         depth += (character in _CLOSING) - (character in _CLOSING.values())
@@ -228,7 +228,7 @@ def _is_one_bracket(text: str) -> bool:
 
 
 def _sign(text: str, lead: re.Match[str], end: int) -> tuple[str, str]:
-    """(sign of the number, operator before it); `end` is where the number before it ends."""
+    """Return (sign of the number, operator before it). `end`: where the previous number ends."""
     inner = lead["inner"] or ""
     sign = {"minus": "-", "negative": "-"}.get(lead["sign"] or "", lead["sign"] or "")
     if not sign:
@@ -247,7 +247,7 @@ def _sign(text: str, lead: re.Match[str], end: int) -> tuple[str, str]:
 
 
 def _operand(before: str, end: int) -> tuple[bool, bool]:
-    """Whether a number, variable or bracket ends before a sign; and whether a word does, which is no connector."""
+    """Return whether a number, variable or bracket ends before a sign, and whether a word that is not a connector does."""
     stripped = before.rstrip()
     if not stripped:
         return end > 0, False

@@ -70,6 +70,6 @@ def is_between(before: str, after: str) -> bool:
 
 
 def after_number(gap: str) -> str:
-    """Return the sign at the end of a number, of which `gap` is what follows: "-" in 5-, "+" in 18+."""
+    """Return the sign at the end of a number that is followed by `gap`: "-" in 5-, "+" in 18+."""
     found = _AFTER_NUMBER.match(gap)
     return found.group() if found else ""

@@ -60,7 +60,7 @@ CURRENCIES = rf"(?:{_any(_CURRENCY_OF)})"
 
 
 def unit_of(found: str) -> str:
-    """Return the one name of what UNITS matched: `unit_of("kilometres per hour") == "km/h"`, `unit_of("m^2") == "m2"`."""
+    """Return the canonical name of a match of UNITS: `unit_of("kilometres per hour") == "km/h"`, `unit_of("m^2") == "m2"`."""
     if found in _UNIT_OF:
         return _UNIT_OF[found]
     parts = re.split(r" ?(?:/|(?<=\w) ?\bper\b) ?", found)
@@ -68,5 +68,5 @@ def unit_of(found: str) -> str:
 
 
 def currency_of(found: str) -> str:
-    """Return the one name of what CURRENCIES matched: `currency_of("euros") == "€"`."""
+    """Return the canonical name of a match of CURRENCIES: `currency_of("euros") == "€"`."""
     return _CURRENCY_OF[found]

@@ -1,7 +1,7 @@
-"""Validates what a reward function returned, and converts it to a `Reward` of plain floats.
+"""Validate the return value of a reward function, and convert it to a `Reward` of plain floats.
 
-A reward function may be a user's. It returns a `Reward`, or a number, which is the score and is paid on the last step as the
-part "reward". A number may have any real type: bool, int, Decimal, Fraction, scalars of numpy and torch.
+A reward function may be a user's. It returns a `Reward`, or a number. The number is the score, which is paid on the last step as the part
+"reward". It may have any real type: bool, int, Decimal, Fraction, scalars of numpy and torch.
 """
 
 import math
@@ -19,7 +19,7 @@ ROUNDING = 1e-6
 PART_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 """Form of a part's name, which becomes the metric `reward/<part>`."""
 TAKEN = ("total", "std")
-"""Names that other metrics `reward/…` have."""
+"""Names of other metrics `reward/…`."""
 
 
 def as_reward(returned: object, *, num_steps: int) -> Reward:
