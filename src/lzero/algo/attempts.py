@@ -1,4 +1,4 @@
-"""Builds the input of an estimator: the attempts of a batch, with the KL penalty subtracted from their rewards if configured."""
+"""Build the input of an estimator: the attempts of a batch, with the KL penalty subtracted from their rewards if configured."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b

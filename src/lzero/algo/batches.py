@@ -1,8 +1,8 @@
-"""Samples in, tensors out: sequences share a micro-batch, and only action tokens are computed on.
+"""Collate samples into tensors: sequences share a micro-batch, and logits are computed for action tokens only.
 
-Which of them share a row, and how, is `lzero.algo.layout`'s. What an action token weighs in the loss is settled here (`weigh`), over *all*
-that an optimiser step learns from. So every term of a loss is a sum over tokens, micro-batches add up to the minibatch, and how sequences
-are spread over them changes the cost of the step, never its gradient.
+`lzero.algo.layout` decides which sequences share a row. `weigh` decides what an action token weighs in the loss, over *all* tokens that an
+optimiser step learns from. So every term of a loss is a sum over tokens, and micro-batches add up to the minibatch. How sequences are
+distributed over micro-batches changes the cost of the step, never its gradient.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A sample with what training needs to know of each of its tokens; all of one length, checked.
+    """A sample with the numbers that training needs for each of its tokens. All columns have the same length, which is checked.
 
     token_ids             1   2   3   4   5   6
     mask                  0   0   1   1   0   1
@@ -47,74 +47,75 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """What one forward and backward pass works on: R rows of L tokens, N action tokens.
+    """The input of one forward and backward pass: R rows of L tokens, N action tokens.
 
-    From `targets` on, the tensors have shape [N]: one element an action token, sequences in order, tokens in order.
+    From `predictors` on, the tensors have shape [N]: one element for each action token, in the order of sequences and tokens.
     """
 
     token_ids: Tensor
     """[R, L] int64, padded with 0."""
     position_ids: Tensor | None
-    """[R, L] int64, from 0 in each sequence; None where every row is one sequence."""
+    """[R, L] int64, from 0 in each sequence; None if every row is one sequence."""
     attention_mask: Tensor | None
-    """[R, 1, L, L] bool, what each token sees, where rows are trees; None where that follows from the positions."""
+    """[R, 1, L, L] bool: which tokens each token sees, if rows are trees; None if that follows from the positions."""
     predictors: Tensor
-    """Where, in the flattened [R·L] hidden states, the one is that predicts the action token: that of the token before it."""
+    """Index in the flattened [R·L] hidden states of the state that predicts the action token: that of the token before it."""
     targets: Tensor
     """Ids of the action tokens."""
     steps: Tensor
-    """Which step of this micro-batch the token belongs to, counted from 0."""
+    """Index of the token's step in this micro-batch, from 0."""
     episodes: Tensor
-    """Which episode of this micro-batch, counted from 0."""
+    """Index of the token's episode in this micro-batch, from 0."""
     temperatures: Tensor
     versions: Tensor
     """Policy version that drew the token (int64)."""
     logprobs: Tensor
-    """Of the sampler."""
+    """Log-probabilities under the sampler's policy."""
     old_logprobs: Tensor
-    """Of the trainer, before the update."""
+    """Log-probabilities under the trainer's policy before the update."""
     reference_logprobs: Tensor
     advantages: Tensor
     weights: Tensor
-    """What the token's share of the loss is multiplied with; over the optimiser step they add up to 1 (but for "constant")."""
+    """Weight of the token in the loss. Over the optimiser step the weights add up to 1 (except for "constant")."""
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same, with all tensors there."""
+        """Return a copy with all tensors on the device."""
         moved = {name: tensor.to(device) for name, tensor in vars(self).items() if tensor is not None}
         return replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Everything of one optimiser step."""
+    """The data of one optimiser step."""
 
     micro_batches: tuple[MicroBatch, ...]
     num_action_tokens: int
     num_tokens: int
-    """Of all sequences."""
+    """Tokens of all sequences."""
     num_distinct: int
-    """The same, with what sequences share counted once."""
+    """Tokens of all sequences, with shared ones counted once."""
     num_computed: int
-    """Tokens computed on: the distinct ones, and padding."""
+    """Tokens that the model computes: the distinct ones, and padding."""
 
 
 def step_advantages(sample: Sample, advantages: Sequence[float]) -> tuple[float, ...]:
-    """Spread an episode's advantages, one a step, over a sample's tokens: 0 where the policy did not act."""
+    """Return for each token of a sample the advantage of its step; 0 for tokens that the policy did not sample."""
     return tuple(advantages[step] if step >= 0 else 0.0 for step in sample.step_index)
 
 
 def unscored(sample: Sample, *, advantage: float = 0.0) -> Scored:
-    """A sample without a reference or a past, every action of the same advantage: to be scored, or imitated."""
+    """Return a sample without reference and old log-probabilities, with one advantage for all actions: for scoring or imitation."""
     zeros = (0.0,) * len(sample.token_ids)
     advantages = tuple(advantage * on for on in sample.mask)
     return Scored(sample=sample, advantages=advantages, reference_logprobs=zeros, old_logprobs=zeros)
 
 
 def weigh(samples: Sequence[Sample], *, average: Average, constant: float = 1.0) -> list[tuple[float, ...]]:
-    """What every token weighs, 0 where the policy did not act, over the minibatch: a mean over its action tokens ("token", L0's), over
-    its steps ("step"), its episodes ("episode", GRPO's; of each step or episode the mean over its tokens), or a sum over
-    tokens divided by the episodes times `constant` ("constant", Dr. GRPO's). Never over rows: an episode whose context was
-    trimmed has several, and counts once.
+    """Return the weight of every token over the minibatch; 0 for tokens that the policy did not sample.
+
+    The loss is a mean over action tokens ("token", L0's), over steps ("step") or over episodes ("episode", GRPO's), where a step or an
+    episode counts with the mean of its tokens; or a sum over tokens, divided by the number of episodes times `constant` ("constant", Dr.
+    GRPO's). It is never a mean over rows: an episode with a trimmed context has several, and counts once.
     """
     owners = [_owners(sample, average) for sample in samples]
     counts: dict[object, int] = {}
@@ -128,7 +129,7 @@ def weigh(samples: Sequence[Sample], *, average: Average, constant: float = 1.0)
 
 
 def _owners(sample: Sample, average: Average) -> list[object]:
-    """What each action token is averaged within, None for the other tokens."""
+    """Return for each action token the unit over which it is averaged; None for other tokens."""
     if average == "token":
         return ["the batch" if step >= 0 else None for step in sample.step_index]
     if average == "step":
@@ -137,10 +138,10 @@ def _owners(sample: Sample, average: Average) -> list[object]:
 
 
 def collate(scored: Sequence[Scored], layout: Layout, *, average: Average = "token", constant: float = 1.0) -> Batch:
-    """A whole optimiser step as tensors (float64 numbers; the loss casts).
+    """Return the tensors of a whole optimiser step (float64 numbers; the loss casts them).
 
-    Raises ValueError for a sample that begins with an action token (nothing predicts it), that was sampled at temperature 0
-    (it has no distribution to train under), and for a batch without any action token.
+    Raises ValueError for a sample that begins with an action token (no token predicts it) or was sampled at temperature 0 (it has no
+    distribution to train), and for a batch without action tokens.
     """
     samples = [row.sample for row in scored]
     num_action_tokens = sum(sum(sample.mask) for sample in samples)
@@ -167,7 +168,7 @@ def _check(sample: Sample) -> None:
 def lay_out(
     scored: Sequence[Scored], weights: Sequence[Sequence[float]], rows: Sequence[Row], *, packing: Packing = "padded"
 ) -> MicroBatch:
-    """The micro-batch of these rows, whose members are indices of `scored` and of `weights`."""
+    """Return the micro-batch of these rows, whose members are indices of `scored` and `weights`."""
     width = max(row.length for row in rows)
     members = [index for row in rows for index in row.members]
     samples = [scored[index].sample for index in members]
@@ -184,7 +185,7 @@ def lay_out(
     actions = list(chain.from_iterable(sample.mask for sample in samples))
 
     def acted(values: Iterable[Sequence[Value]]) -> list[Value]:
-        """Of a value a token, those of the action tokens."""
+        """Return the values of the action tokens. `values`: for each sequence, a value for each token."""
         return list(compress(chain.from_iterable(values), actions))
 
     def column(values: Iterable[Sequence[float]]) -> Tensor:
@@ -214,9 +215,9 @@ def _integers(values: Iterable[int]) -> Tensor:
 
 
 def _visible(rows: Sequence[Sequence[Sequence[int]]], width: int) -> Tensor:
-    """[R, 1, L, L] bool: each token sees those before it on its path. Padding sees itself: a softmax over nothing is not a number.
+    """Return [R, 1, L, L] bool: each token sees those before it on its path. Padding sees itself, because a softmax over nothing is NaN.
 
-    Of a path only what is new is written: many that share a long beginning would each write all of it again.
+    Only the new tokens of each path are written, because many paths may share a long prefix.
     """
     visible = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
     for row, in_row in zip(visible, rows, strict=True):
@@ -229,6 +230,6 @@ def _visible(rows: Sequence[Sequence[Sequence[int]]], width: int) -> Tensor:
 
 
 def _numbered(owners: Iterable[object]) -> Tensor:
-    """Owners as numbers, from 0 in the order in which they come."""
+    """Return the owners as numbers from 0, in the order of their first occurrence."""
     numbers: dict[object, int] = {}
     return _integers(numbers.setdefault(owner, len(numbers)) for owner in owners)

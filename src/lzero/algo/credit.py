@@ -1,7 +1,7 @@
-"""Credit: maps the rewards of a batch to an advantage for every step. Pure Python: a batch has a few thousand steps.
+"""Map the rewards of a batch to an advantage for every step. Pure Python, because a batch has only a few thousand steps.
 
-An `Estimator` maps `Attempt`s (an episode's rewards, its group, and what the policy read before each step) to advantages. Each
-built-in estimator is one file of `lzero.algo.estimators`. Sums are exact (`math.fsum`), so the order of the attempts changes nothing.
+An `Estimator` maps `Attempt`s (an episode's rewards, its group, and what the policy read before each step) to advantages. Each built-in
+estimator is one file of `lzero.algo.estimators`. Sums are exact (`math.fsum`), so the order of the attempts changes nothing.
 """
 
 import math
@@ -30,7 +30,7 @@ GROUP_STD_FLOOR = 1e-4
 """TRL adds it to the standard deviation within a group. Rewards are of order 1, so smaller differences are no signal."""
 
 Advantages = list[tuple[float, ...]]
-"""For each attempt of a batch, in the order of the batch: one advantage per step."""
+"""One tuple per attempt, in the order of the batch, with one advantage per step."""
 
 
 class Estimator(Algorithm):
@@ -121,7 +121,7 @@ def returns_to_go(rewards: Sequence[float], *, gamma: float) -> tuple[float, ...
 
 
 def returns(attempts: Sequence[Attempt], gamma: float) -> Advantages:
-    """Return the return of each step of each attempt."""
+    """Return the discounted return of each step of each attempt."""
     return [returns_to_go(attempt.rewards, gamma=gamma) for attempt in attempts]
 
 

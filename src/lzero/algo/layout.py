@@ -1,11 +1,11 @@
-"""How sequences share the rows of a forward pass: what an update costs, and never what its gradient is.
+"""Plan how sequences share the rows of a forward pass. This changes the cost of an update, never its gradient.
 
-padded    a sequence a row, rows of like length together, padding on the right: no real token sees it, as attention is causal
-packed    all sequences in one row, positions counted anew in each: none sees another, and nothing is padded
-tree      sequences that begin alike in one row, what they share computed once: a token sees what comes before it in its own
+padded    one sequence per row, rows of similar length together, padding on the right: no real token sees it (causal attention)
+packed    all sequences in one row, positions restart in each: no sequence sees another, and there is no padding
+tree      sequences with a common prefix in one row, which is computed once: a token sees the tokens before it in its own sequence
 
-    padded  a b c d e        packed  a b c d e a b c f        tree  a b c d e f    (f sees a b c)
-            a b c f .
+padded  a b c d e        packed  a b c d e a b c f        tree  a b c d e f    (f sees a b c)
+        a b c f .
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,16 +18,16 @@ from lzero.types import Sample
 Packing = Literal["padded", "packed", "tree"]
 
 ATTENTION_REACH = 512
-"""Keys that cost a token about as much as all its matrix products do, in a narrow model (6 times its width, by operations). In a wider
-one attention is cheaper, and a tree pays where this still says it does not."""
+"""Number of keys that cost a token about as much as all its matrix products, in a narrow model (6 times its width, by operations). In a
+wider model attention is cheaper, so a tree may pay even if this constant says that it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a batch is laid out."""
+    """Options for the layout of a batch."""
 
     max_tokens: int
-    """Of one micro-batch, padding included; a longer sequence stands alone."""
+    """The most tokens of a micro-batch, padding included; a longer sequence gets its own."""
     packing: Packing = "padded"
     whole_episodes: bool = False
     """Keep an episode's sequences in one micro-batch, as a ratio over episodes needs."""
@@ -35,16 +35,16 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of a micro-batch: which samples stand in it, in which order, and how many tokens that makes."""
+    """A row of a micro-batch: the indices of its samples, in order, and its number of tokens."""
 
     members: tuple[int, ...]
     length: int
 
 
 def plan(samples: Sequence[Sample], layout: Layout) -> list[list[Row]]:
-    """The rows of each micro-batch: every sample once, longest rows first, each micro-batch within the layout's tokens.
+    """Return the rows of each micro-batch. Every sample occurs once, and each micro-batch stays within the layout's tokens.
 
-    Longest first, so that a run that will not fit in memory fails at once. Ties keep the order given.
+    The longest rows come first, so that a run that does not fit in memory fails at once. Ties keep the given order.
     """
     if layout.whole_episodes:
         units = [_rows(samples, indices, layout) for indices in _episodes(samples)]
@@ -64,13 +64,13 @@ def plan(samples: Sequence[Sample], layout: Layout) -> list[list[Row]]:
 
 
 def num_computed(rows: Sequence[Row], layout: Layout) -> int:
-    """Tokens that a micro-batch of these rows computes on, padding included."""
+    """Return the number of tokens that a micro-batch of these rows computes, padding included."""
     lengths = [row.length for row in rows]
     return sum(lengths) if layout.packing == "packed" else max(lengths) * len(lengths)
 
 
 def paths(sequences: Sequence[Sequence[int]], packing: Packing) -> list[list[int]]:
-    """Where in a row each token of each of its sequences stands."""
+    """Return for each sequence of a row the positions of its tokens in the row."""
     found: list[list[int]] = []
     length = 0
     for number, sequence in enumerate(sequences):
@@ -82,15 +82,15 @@ def paths(sequences: Sequence[Sequence[int]], packing: Packing) -> list[list[int
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
+    """Return the length of the longest common prefix of two sequences."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (own, its) in pairs if own != its), min(len(one), len(other)))
 
 
 def _rows(samples: Sequence[Sample], indices: Iterable[int], layout: Layout) -> list[Row]:
-    """A row for each of the samples, or, in trees, for those that begin alike, as long as that saves work.
+    """Return a row for each of the samples. In trees, samples with a common prefix share a row as long as that saves work.
 
-    In the order of their tokens, each sample has its longest common prefix of all with the one before it.
+    Sorted by tokens, each sample has its longest common prefix with the one before it.
     """
     alone = [Row(members=(index,), length=len(samples[index].token_ids)) for index in indices]
     if layout.packing != "tree":
@@ -107,7 +107,7 @@ def _rows(samples: Sequence[Sample], indices: Iterable[int], layout: Layout) -> 
 
 
 def _beside(rows: Sequence[Row], unit: Sequence[Row], samples: Sequence[Sample], layout: Layout) -> list[Row]:
-    """The rows of both; in trees, one that fits into what would be padding of another stands there."""
+    """Return the rows of both. In trees, a row joins another one if it fits into that one's padding."""
     together, width = list(rows), max(row.length for row in rows)
     for row in unit:
         room = (
@@ -124,7 +124,7 @@ def _beside(rows: Sequence[Row], unit: Sequence[Row], samples: Sequence[Sample],
 
 
 def _share(row: Row, other: Row, samples: Sequence[Sample], tokens: int) -> bool:
-    """Whether the one would share as many tokens with what follows it in a row."""
+    """Return whether `other` would share at least `tokens` tokens with the row that it follows."""
     last, first = samples[row.members[-1]].token_ids, samples[other.members[0]].token_ids
     return tokens <= 0 or (tokens <= len(last) and last[:tokens] == first[:tokens])
 
@@ -135,7 +135,7 @@ def _joined(row: Row, other: Row, samples: Sequence[Sample]) -> Row:
 
 
 def _work(row: Row) -> int:
-    """Each of its tokens through the matrices, and against all of them."""
+    """Return the relative cost of a row: its tokens' matrix products, and their attention to all tokens of the row."""
     return row.length * (ATTENTION_REACH + row.length)
 
 

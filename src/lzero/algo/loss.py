@@ -30,7 +30,7 @@ class Loss(Algorithm):
 
     @property
     def scores_old_policy(self) -> bool:
-        """Whether it reads `micro.old_logprobs`. The trainer then computes them, in a forward pass before the update."""
+        """Whether it reads `micro.old_logprobs`. The trainer then computes them in a forward pass before the update."""
         return False
 
     @property
@@ -49,13 +49,13 @@ class Loss(Algorithm):
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
-    """One micro-batch's share of an update: `policy_logprobs` [N] and `entropies` [N] carry the gradient, the rest are constants."""
+    """The inputs of one micro-batch's loss: `policy_logprobs` [N] and `entropies` [N] carry the gradient, the rest are constants."""
 
     policy_logprobs: Tensor
-    """Of the policy being trained, under the sampling temperature."""
+    """Log-probabilities under the policy that is trained, at the sampling temperature."""
     micro_batch: MicroBatch
     entropies: Tensor | None = None
-    """Of its distribution at each action token, in nats; None where the loss does not ask for them."""
+    """Entropies of its distribution at each action token, in nats; None if the loss does not ask for them."""
 
 
 LossFn = Callable[[LossInputs], tuple[Tensor, Metrics]]

@@ -1,11 +1,11 @@
-"""Episodes in, token sequences out: steps whose prompts extend each other become one sample.
+"""Convert episodes to token sequences: steps with prompts that extend each other become one sample.
 
     step 0   prompt 1 2 · action 3 4
     step 1   prompt 1 2 3 4 5 (keep 4, new 5) · action 6        one sample: 1 2 [3 4] 5 [6]
-    step 2   prompt 1 2 7 (keep 2, new 7) · action 8            context rendered afresh, a new one: 1 2 7 [8]
+    step 2   prompt 1 2 7 (keep 2, new 7) · action 8            newly rendered context, a new sample: 1 2 7 [8]
 
-A causal model gives an action token the same log-probability in a merged sequence as in a row of its own, so merging changes
-the cost of an update (T rows of growing length become one) and never its gradient.
+A causal model gives an action token the same log-probability in a merged sequence as in a separate row. So merging changes the cost of an
+update (T rows of growing length become one), never its gradient.
 """
 
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ from lzero.types import Episode, Sample, Step
 
 
 def to_samples(episode: Episode) -> list[Sample]:
-    """The samples of one episode, in order; every action token knows its step (`Sample.step_index`).
+    """Return the samples of one episode, in order; every action token knows its step (`Sample.step_index`).
 
-    Raises ValueError for a failed episode (those are never trained on) and for a prompt that keeps more tokens than there are.
+    Raises ValueError for a failed episode (those are never trained on), and for a prompt that keeps more tokens than exist.
     """
     if episode.status == "failed":
         raise ValueError(f"episode {episode.id} failed ({episode.failure}): it has no samples")
@@ -36,7 +36,7 @@ def to_samples(episode: Episode) -> list[Sample]:
 
 @dataclass
 class _Sequence:
-    """The columns of a sample that is still growing."""
+    """The columns of a sample under construction."""
 
     token_ids: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)

@@ -1,1 +1,1 @@
-"""Estimators of advantages, one per file. A new file here is found without a list to edit."""
+"""Estimators of advantages, one per file. lzero finds a new file here without any registration."""

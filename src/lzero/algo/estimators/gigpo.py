@@ -1,4 +1,4 @@
-"""GiGPO: adds to GRPO's advantage of the episode one of the step, relative to the group's steps from the same state."""
+"""GiGPO: GRPO's advantage of the episode, plus an advantage of the step relative to the group's steps from the same state."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -10,7 +10,7 @@ from lzero.types import Attempt
 
 
 class GiGPO(DiscountedEstimator):
-    """A step whose state occurs only once in its group has the episode's advantage alone."""
+    """A step with a state that occurs only once in its group has only the episode's advantage."""
 
     name = "gigpo"
     source = "arXiv 2505.10978"

@@ -1,1 +1,1 @@
-"""Losses, one per file. A new file here is found without a list to edit."""
+"""Losses, one per file. lzero finds a new file here without any registration."""
