@@ -1,4 +1,4 @@
-"""The learning curve of a run, as a picture."""
+"""Draw the learning curve of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Curve:
 
 
 def read_curves(metrics: Sequence[Mapping[str, Json]]) -> tuple[Curve, dict[int, Curve]]:
-    """The curve of the score, and one for each hop count, from the lines of metrics.jsonl."""
+    """Return the curve of the score, and one for each number of hops, from the lines of metrics.jsonl."""
     hops = sorted(
         {
             int(name.removeprefix("score_").removesuffix("_hops"))
@@ -41,8 +41,10 @@ def read_curves(metrics: Sequence[Mapping[str, Json]]) -> tuple[Curve, dict[int,
 
 
 def draw_curve(path: Path) -> Path:
-    """Write `learning-curve.png` and `.svg` into a run's directory; returns the path of the first. Raises StoreError, also
-    when there is nothing to draw yet."""
+    """Write `learning-curve.png` and `.svg` into a run's directory, and return the path of the first.
+
+    Raises StoreError, also if there is no score to draw yet.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -69,7 +71,7 @@ def draw_curve(path: Path) -> Path:
             figure.savefig(file, dpi=160, metadata={"Date": None} if suffix == "svg" else None)
         except OSError as error:
             raise StoreError(f"cannot write {file}: {error.strerror or error}") from error
-        figure.set_layout_engine("none")  # the first file has placed everything for the second, too
+        figure.set_layout_engine("none")  # the first file's layout also serves the second
     return path / "learning-curve.png"
 
 
@@ -114,7 +116,7 @@ def _draw(axes: "Axes", curve: Curve, color: str, label: str | None = None) -> N
         color=color,
         linestyle=(0, (1, 2))
         if len(curve.held_out) > 2
-        else "none",  # a line through two points would say what was not measured
+        else "none",  # a line through two points would suggest more than was measured
         linewidth=1.6,
         marker="o",
         markersize=7,
