@@ -1,4 +1,4 @@
-"""The `lzero` command. One module per command; each loads what it needs when it runs, so that `--help` is quick."""
+"""The `lzero` command. One module per command; each imports what it needs when it runs, so that `--help` is quick."""
 
 import io
 import logging
@@ -18,7 +18,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: run a command, and end the process even if threads of a user's code still run."""
+    """Run a command, and end the process even if threads of a user's code still run."""
     try:
         _run(arguments)
     except SystemExit as ended:

@@ -1,4 +1,4 @@
-"""What every command takes: an optional TOML file, then `section.key=value` overrides."""
+"""Read the arguments that every command takes: an optional TOML file, then `section.key=value` overrides."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""One question for NB-Agent: watched in the terminal, and kept, however it ends."""
+"""Ask NB-Agent one question: show its work in the terminal, and save it, however it ends."""
 
 import asyncio
 import signal
@@ -28,7 +28,7 @@ LEFT_OUT_SHOWN = 20
 
 
 async def ask(question: Question) -> bool:
-    """Whether the agent's work came to its end, whatever its answer. What it did is kept in any case. Raises LzeroError."""
+    """Ask the question, save the agent's work, and return whether that came to an end, with or without an answer. Raises LzeroError."""
     config = read_config(question)
     _check_places(question)
     console = Console()
@@ -51,7 +51,7 @@ async def ask(question: Question) -> bool:
 
 
 class _Collecting(Relay):
-    """Passes everything on to the printer and, at the end, takes the files that the agent has made or changed out of its workspace."""
+    """Passes everything on to the printer. At the end, collects the files that the agent has made or changed in its workspace."""
 
     def __init__(self, printer: StepPrinter, task: Task, wanted: bool) -> None:
         super().__init__(printer)
@@ -59,7 +59,7 @@ class _Collecting(Relay):
         self._wanted = wanted
         self.files: dict[str, bytes] = {}
         self.left_there: list[str] = []
-        """Why others could not be taken."""
+        """For each file that could not be collected, the reason."""
 
     async def on_end(self, session: Session) -> None:
         if not self._wanted:
@@ -88,7 +88,7 @@ def _holds(file: Path, data: bytes) -> bool:
 
 
 def _check_places(question: Question) -> None:
-    """Raises ConfigError where what is there already would be lost, or where the agent's files would lie among ours."""
+    """Raise ConfigError if existing data would be overwritten, or the agent's files would mix with lzero's."""
     out, workspace = question.out, question.workspace_out
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is not a directory: name a new one")
@@ -105,7 +105,7 @@ def _check_places(question: Question) -> None:
 
 
 def _make_place(question: Question) -> Path:
-    """The directory that the run is kept in, and no other run. Raises ConfigError, StoreError."""
+    """Make the directory that this run, and no other, is saved in. Raises ConfigError, StoreError."""
     if question.workspace_out is not None:
         with told(question.workspace_out):
             question.workspace_out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def _make_place(question: Question) -> Path:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """A terminal that is closed, or who ends us politely, is met as Ctrl-C is: the run is cancelled, and kept."""
+    """Handle SIGTERM and SIGHUP like Ctrl-C during the block: cancel the run, which is then saved."""
     loop, running = asyncio.get_running_loop(), asyncio.current_task()
     assert running is not None
     signals = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
@@ -148,7 +148,7 @@ def _keep(question: Question, agent: NBAgent, directory: Path, taken: _Collectin
 
 
 def _tell(question: Question, agent: NBAgent, directory: Path, left_out: Sequence[str], console: Console) -> None:
-    """Say where it all is."""
+    """Print where everything is saved."""
     if agent.episode is None:
         return
     if (out := question.workspace_out) is not None:

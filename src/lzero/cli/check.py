@@ -1,4 +1,4 @@
-"""`lzero check`: finds what would end or spoil a run, before it starts."""
+"""`lzero check`: find what would end or spoil a run, before it starts."""
 
 import sys
 from collections.abc import Sequence

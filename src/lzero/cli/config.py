@@ -1,4 +1,4 @@
-"""`lzero config`: prints every key of a configuration with its value and description, or the JSON schema of configurations."""
+"""`lzero config`: print every key of a configuration with its value and description, or the JSON schema of configurations."""
 
 import json
 import textwrap
@@ -48,7 +48,7 @@ def _lines(config: "Config") -> Iterator[str]:
 
 
 def _keys(name: str, section: "Section") -> Iterator[str]:
-    """Yield the lines of a section's keys. Keys whose values are tables come last, as TOML requires."""
+    """Yield the lines of a section's keys. Keys with tables as values come last, as TOML requires."""
     import tomli_w
 
     values = section.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""What training shows while it runs: a live table in a terminal, one plain line an update elsewhere."""
+"""Show training while it runs: a live table in a terminal, one plain line per update elsewhere."""
 
 import time
 from collections import deque
@@ -31,17 +31,17 @@ COLUMNS = (
 
 
 def minutes(seconds: float) -> str:
-    """`minutes(75)` is "1:15"."""
+    """Return minutes and seconds: `minutes(75)` is "1:15"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def sparkline(values: list[float]) -> str:
-    """One block a value, 0 to 1."""
+    """Return a bar of one block per value, 0 to 1."""
     return "".join(BARS[min(len(BARS) - 1, max(0, int(value * len(BARS))))] for value in values)
 
 
 def failures_by_kind(metrics: Mapping[str, float]) -> str:
-    """`"repl 2, engine 1"`, or "0"."""
+    """Return the failures by kind, as in "repl 2, engine 1"; "0" for none."""
     counts = {
         name.removeprefix("failures/"): int(count) for name, count in metrics.items() if name.startswith("failures/")
     }
@@ -49,7 +49,7 @@ def failures_by_kind(metrics: Mapping[str, float]) -> str:
 
 
 def cells(update: Update, *, num_updates: int, left_s: float) -> tuple[str, ...]:
-    """One row of the table, in the order of COLUMNS."""
+    """Return one row of the table, in the order of COLUMNS."""
     metrics = update.metrics
 
     def number(name: str, form: str) -> str:
@@ -72,7 +72,7 @@ def cells(update: Update, *, num_updates: int, left_s: float) -> tuple[str, ...]
 
 
 class TrainingDisplay:
-    """A context manager; `updated` is called after each update, `say` for anything in between, `note` for what stays."""
+    """A context manager. `updated` shows an update, `say` the current activity, `note` a message that stays."""
 
     def __init__(self, console: Console, *, num_updates: int) -> None:
         self._console = console
@@ -96,19 +96,19 @@ class TrainingDisplay:
         self.close()
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._live is not None:
             self._live.stop()
 
     def say(self, sentence: str) -> None:
-        """What is being done now."""
+        """Show the current activity."""
         self._doing = sentence
         self._last = time.monotonic()
         if self._live is None:
             self._console.print(sentence, highlight=False, soft_wrap=True, markup=False)
 
     def note(self, sentence: str) -> None:
-        """Something to know, whatever is done next: it stays above the table."""
+        """Print a note, which stays above the table."""
         self._console.print(f"note: {sentence}", highlight=False, soft_wrap=True, markup=False)
 
     def updated(self, update: Update) -> None:

@@ -1,4 +1,4 @@
-"""`lzero eval`: the score of any model, or of a scripted policy, on any task source.
+"""`lzero eval`: score any model, or a scripted policy, on any task source.
 
 lzero eval                                              the bundled nano model on 300 held-out tasks
 lzero eval model.path=./Qwen3-0.6B tasks.eval=dev.jsonl
@@ -108,8 +108,10 @@ def _show(console: "Console", evaluations: "list[Evaluation]", config: "Config")
 
 
 def summary_rows(evaluation: "Evaluation", config: "Config") -> list[tuple[str, str, str]]:
-    """Return rows of (measure, value, over what). The score is called "EM" where it is exact match. A budget that many episodes ran out
-    of is named with its key."""
+    """Return rows of (measure, value, base). The score is called "EM" if it is exact match.
+
+    If many episodes ran out of a budget, its row names the key.
+    """
     from lzero.text import counted
 
     agent = config.agent
@@ -148,7 +150,7 @@ def _fix(status: str, share: float, agent: "AgentConfig") -> str:
 
 
 def _failures(evaluations: "list[Evaluation]") -> dict[str, int]:
-    """Failed attempts by kind, mended ones included; kinds that did not occur are left out."""
+    """Return failed attempts by kind, those with a successful retry included; kinds that did not occur are left out."""
     counts: dict[str, int] = {}
     for evaluation in evaluations:
         for metric, count in evaluation.metrics.items():

@@ -1,4 +1,4 @@
-"""`lzero export`: a checkpoint as a model directory that other programs load.
+"""`lzero export`: write a checkpoint as a model directory that other programs load.
 
 lzero export runs/world-20260131-174501 my-model
 lzero export runs/world-20260131-174501 my-model --checkpoint best

@@ -1,4 +1,4 @@
-"""Lines of standard input, read without holding up the event loop."""
+"""Read lines of standard input without blocking the event loop."""
 
 import asyncio
 import codecs
@@ -8,8 +8,8 @@ from contextlib import suppress
 
 
 class Keyboard:
-    """Reads lines in a thread of its own, from the descriptor itself: a thread that waits inside `sys.stdin` would hold a
-    lock that the interpreter needs to end."""
+    """Reads lines in a separate thread, directly from the descriptor. A thread that waits inside `sys.stdin` would hold a lock that the
+    interpreter needs to end."""
 
     def __init__(self, descriptor: int = 0) -> None:
         self._descriptor = descriptor
@@ -19,7 +19,7 @@ class Keyboard:
         threading.Thread(target=self._read, daemon=True, name="keyboard").start()
 
     async def line(self) -> str | None:
-        """The next line, without its end; None when the input has ended."""
+        """Return the next line, without its end; None when the input has ended."""
         if self._ended:
             return None
         line = await self._lines.get()
@@ -29,7 +29,7 @@ class Keyboard:
     def _read(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         pending = ""
-        with suppress(RuntimeError):  # the event loop has ended: nobody listens
+        with suppress(RuntimeError):  # the event loop has ended
             while data := self._bytes():
                 *lines, pending = (pending + decoder.decode(data)).split("\n")
                 for line in lines:

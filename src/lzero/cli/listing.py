@@ -1,4 +1,4 @@
-"""The episodes of a training run as a table, a page at a time."""
+"""List the episodes of a training run as a table, page by page."""
 
 import math
 import sys
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from lzero.store import EpisodeLine
 
 PAGE = 40
-"""Episodes of a page."""
+"""Number of episodes on a page."""
 CHARS = 40
-"""Longest answer, task id or note that a line shows."""
+"""The most characters of an answer, task id or note in a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def _print(console: "Console", run: Path, lines: "Sequence[EpisodeLine]", *, fir
 
 
 def _print_failing(console: "Console", lines: "Sequence[EpisodeLine]") -> None:
-    """Print how many episodes of the run failed, and at which tasks most."""
+    """Print the number of failed episodes of the run, and the tasks with the most failures."""
     from rich.text import Text
 
     from lzero.rollout.failures import TaskFailures, by_task
@@ -121,7 +121,7 @@ def _short(text: str, chars: int = CHARS) -> str:
 
 
 def flags_set(choice: Choice) -> Iterable[str]:
-    """Yield the flags of the command line that choose from the list: "--failed", …."""
+    """Yield the command-line flags that filter the list: "--failed", …."""
     flags = {"failed": choice.failed, "wrong": choice.wrong, "task": choice.task, "limit": choice.limit}
     flags["page"] = choice.page
     return (f"--{name}" for name, value in flags.items() if value)

@@ -1,4 +1,4 @@
-"""`lzero play`: one task by hand."""
+"""`lzero play`: solve one task by hand."""
 
 import asyncio
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`lzero pool`: the sandboxes of this machine."""
+"""`lzero pool`: commands for the sandboxes of this machine."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +36,7 @@ def probe(
     config = read_config(arguments).repl
     check_local(config)
     log = logging.getLogger("lzero.repl.cgroups")
-    log.disabled = True  # the report says what a run would warn of
+    log.disabled = True  # the report contains the warnings of a run
     try:
         report = asyncio.run(tiers.probe(config))
     finally:

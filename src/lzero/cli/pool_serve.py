@@ -1,4 +1,4 @@
-"""`lzero pool serve`: the sandboxes of this machine, for runs on others."""
+"""`lzero pool serve`: serve the sandboxes of this machine to runs on others."""
 
 import asyncio
 import logging
@@ -76,7 +76,7 @@ def serve(
 async def _until_signalled(
     local: "AbstractAsyncContextManager[ReplPool]", server: "PoolServer", new_token: str
 ) -> None:
-    """Serve until SIGINT or SIGTERM, and leave nothing. A second one does not wait for that: the sandboxes die with us anyway."""
+    """Serve until SIGINT or SIGTERM, and leave nothing. A second signal ends the process at once; the sandboxes die with it anyway."""
     loop, task, signals = asyncio.get_running_loop(), asyncio.current_task(), (signal.SIGINT, signal.SIGTERM)
     ending = False
 
@@ -103,7 +103,7 @@ async def _until_signalled(
 
 
 def welcome(url: str, new_token: str) -> str:
-    """What to paste where lzero runs; `new_token` is shown this once."""
+    """Return the lines to paste on the machine that runs lzero. `new_token` is shown only this once."""
     lines = [f"serving REPLs at {url} until Ctrl-C. On the machine that runs lzero:"]
     lines += [f"  export LZERO_POOL_TOKEN={new_token}"] if new_token else []
     lines += [f"  lzero train repl.servers='[\"{url}\"]'"]

@@ -1,4 +1,4 @@
-"""What `lzero run` is asked, and the agent and the task that it makes of it."""
+"""Read the options of `lzero run`, and make the agent and the task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ BRING_ONE = (
 )
 ABILITIES = ("qa", "math", "data", "search", "files")
 _SECTIONS = ("agent", "repl", "tools", "model", "engine", "environment")
-"""Whose keys act here, all of them."""
+"""Sections of which all keys have an effect here."""
 _KEYS = ("run.seed",)
 _KEYS_OF_NANO = ("run.seed", "tasks.eval", "tasks.hops")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     text: str
     model: str
@@ -39,7 +39,7 @@ class Question:
     ability: str
     temperature: float
     agent: Mapping[str, Any]
-    """Keys of [agent] that flags have set."""
+    """Keys of [agent] that flags set."""
     workspace_out: Path | None
     out: Path | None
     config: Path | None
@@ -47,12 +47,12 @@ class Question:
 
 
 def plays_nano(question: Question, config: Config) -> bool:
-    """Whether no model is named, anywhere."""
+    """Return whether neither the command line nor the configuration names a model."""
     return not question.model and config.model.path == NANO and config.engine.kind == LocalEngineConfig().kind
 
 
 def read_config(question: Question) -> Config:
-    """The configuration that the command line asks for. Raises ConfigError, also for a change that would not act, and a wrong ability."""
+    """Return the configuration. Raises ConfigError, also for a change without effect and an unknown ability."""
     if question.ability and question.ability not in ABILITIES:
         raise ConfigError(f"--ability {question.ability} is unknown: use one of {', '.join(ABILITIES)}")
     config = load_config(question.config, question.changes)
@@ -65,7 +65,7 @@ def read_config(question: Question) -> Config:
 
 
 def open_agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
-    """The agent that is asked, not started yet, and its task. Raises ConfigError, DataError."""
+    """Return the agent, not started yet, and its task. Raises ConfigError, DataError."""
     if plays_nano(question, config):
         return _nano(question, config)
     if not question.text:
@@ -89,7 +89,7 @@ def open_agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
 
 
 def _environment(question: Question, config: Config) -> EnvironmentConfig:
-    """Return [environment] with the corpus of the flag. Raises ConfigError where it would not act."""
+    """Return [environment] with the corpus of the flag. Raises ConfigError if the flag has no effect."""
     environment = config.environment
     if environment.use != EnvironmentConfig().use:
         if question.corpus:
@@ -102,7 +102,7 @@ def _environment(question: Question, config: Config) -> EnvironmentConfig:
 
 
 def _nano(question: Question, config: Config) -> tuple[NBAgent, Task]:
-    """The bundled model, as the demo trains it, on a task of its world. Raises ConfigError for flags that would not act."""
+    """Return the bundled model, as the demo trains it, and a task of its world. Raises ConfigError for flags without effect."""
     flags = {"file": question.files, "tool": question.tools, "mcp": question.mcp, "corpus": question.corpus}
     flags |= {"base-url": question.base_url, "ability": question.ability}
     flags |= {name.replace("_", "-").removesuffix("-style"): value for name, value in question.agent.items()}

@@ -1,4 +1,4 @@
-"""`lzero replay`: does the code of an episode still do what it did?"""
+"""`lzero replay`: run the code of an episode again, and compare the results."""
 
 import asyncio
 from pathlib import Path
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from lzero.store import SavedEpisode
 
 KEYS = ("repl.", "agent.cell_s=", "agent.max_steps=")
-"""Beginnings of the settings that have an effect."""
+"""Prefixes of the settings that have an effect."""
 DIFF_CHARS = 4_000
-"""How much of a difference is shown."""
+"""The most characters of a difference that are shown."""
 
 
 def replay(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 TERMINATED = 143
-"""Exit code after SIGTERM, or where the terminal is gone."""
+"""Exit code after SIGTERM, or after the terminal was closed."""
 
 
 def run(

@@ -1,4 +1,4 @@
-"""What `lzero show` and `lzero replay` are given: a saved run of an agent, or an episode of a training run."""
+"""Open the argument of `lzero show` and `lzero replay`: a saved run of an agent, or an episode of a training run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ SavedPath = Annotated[
 
 @dataclass(frozen=True)
 class Opened:
-    """A saved episode and, of a training run, its reward and why it was not trained on."""
+    """A saved episode; if it belongs to a training run, also its reward and the reason why it was not trained on."""
 
     saved: "SavedEpisode"
     reward: "Reward | None" = None

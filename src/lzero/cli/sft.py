@@ -1,4 +1,4 @@
-"""`lzero sft`: supervised fine-tuning of any model on recorded episodes.
+"""`lzero sft`: fine-tune any model on recorded episodes.
 
 lzero eval engine.kind=scripted engine.policy=expert tasks.eval=world/sft eval.num_tasks=2000 run.dir=runs/expert
 lzero sft 'sft.episodes=["runs/expert"]' sft.tokens=500000
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lzero.train.sft import SftStep
 
 LINES = 40
-"""Lines printed in all, beside the held-out losses."""
+"""Number of printed lines, without those of held-out losses."""
 
 
 def sft(
@@ -59,7 +59,7 @@ def sft(
 
 
 class Report:
-    """One line a fortieth of the way."""
+    """Prints one line after each fortieth of the tokens."""
 
     def __init__(self, console: "Console", *, num_tokens: int) -> None:
         self._console = console

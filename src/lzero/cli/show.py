@@ -1,4 +1,4 @@
-"""`lzero show`: the episodes of a run, and one of them step by step."""
+"""`lzero show`: list the episodes of a run, or print one step by step."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -100,7 +100,7 @@ def _print(console: "Console", opened: Opened, numbers: range, *, whole: bool, p
 
 
 def _scored(opened: Opened) -> list[str]:
-    """Return lines on the gold answers, the score and what made up the reward, as far as they are known."""
+    """Return lines on the gold answers, the score and the parts of the reward, as far as they are known."""
     lines = [f"gold    {' | '.join(opened.saved.task.answers)}"] if opened.saved.task.answers else []
     if (reward := opened.reward) is not None:
         parts = ", ".join(f"{name} {sum(values):.3g}" for name, values in reward.parts.items())
@@ -109,7 +109,7 @@ def _scored(opened: Opened) -> list[str]:
 
 
 def _prompts(saved: "SavedEpisode") -> list[str]:
-    """Return what is new in each step's prompt, as the model saw it: text of tokens, or turns in words."""
+    """Return the new part of each step's prompt, as the model saw it: decoded tokens, or turns in words."""
     decode = None
     found = []
     for step in saved.episode.steps:

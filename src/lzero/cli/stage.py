@@ -25,18 +25,18 @@ A reply that begins with < is sent as typed, with <think>…</think> and <code>,
 Ctrl-D gives up.
 """
 PATIENCE_S = 24 * 3600.0
-"""A person may think for longer than an engine."""
+"""Seconds that a person may think; far more than an engine may take."""
 
 Answer = Callable[[str, int], Awaitable[str]]
-"""A policy that may take its time: (transcript, seed) → reply."""
+"""An asynchronous policy: (transcript, seed) → reply."""
 
 
 class GaveUp(Exception):
-    """The input ended in the middle of the episode."""
+    """The input ended during the episode."""
 
 
 async def play_task(config: Config, *, index: int, policy: str) -> bool:
-    """Play held-out task `index`; True unless something of ours failed. Raises GaveUp when the input ends."""
+    """Play held-out task `index`. Return False if lzero failed. Raises GaveUp when the input ends."""
     from lzero.rollout.compose import build, eval_tasks
 
     source = eval_tasks(config)
@@ -69,20 +69,20 @@ def _on_stage(answer: Answer, tokenizer: "PreTrainedTokenizerFast | None", *, ec
 
 
 def patient(config: Config) -> Config:
-    """Return the configuration with time for somebody who thinks."""
+    """Return the configuration with timeouts for a person who thinks."""
     rollout = config.rollout.model_copy(update={"episode_timeout_s": PATIENCE_S})
     repl = config.repl if config.repl.servers else config.repl.model_copy(update={"lifetime_s": PATIENCE_S})
     return config.model_copy(update={"rollout": rollout, "repl": repl})
 
 
 def tool_names(tools: Sequence[ToolSpec], *, notepad: bool) -> str:
-    """Return what a person may call: "search(query), submit_final_answer(answer), notepad"."""
+    """Return the calls that a person may make: "search(query), submit_final_answer(answer), notepad"."""
     calls = [f"{tool.name}({', '.join(tool.parameters)})" for tool in (*tools, SubmitFinalAnswer())]
     return ", ".join([*calls, "notepad"] if notepad else calls)
 
 
 class Stage:
-    """An engine that shows each prompt, as far as it is new, and waits for the answer. Implements `Engine`."""
+    """An engine that shows the new part of each prompt, and waits for the answer. Implements `Engine`."""
 
     version = 0
 
@@ -106,7 +106,7 @@ class Stage:
         return completion
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
-        """Raises EngineError: nobody here knows probabilities."""
+        """Raise EngineError: a person or a script has no probabilities."""
         raise EngineError("neither a person nor a script can score tokens; a model can")
 
     async def pause(self) -> None:
@@ -146,9 +146,9 @@ def _typed(keyboard: Keyboard) -> Answer:
 
 
 async def read_reply(next_line: Callable[[], Awaitable[str | None]]) -> str:
-    """A reply as a person types it: code up to an empty line, or, when it begins with `<`, everything up to `</code>`.
+    """Read a reply that a person types: code up to an empty line, or, if it begins with `<`, everything up to `</code>`.
 
-    Raises GaveUp when the input ends before anything was typed.
+    Raises GaveUp if the input ends before anything was typed.
     """
     lines: list[str] = []
     while (line := await next_line()) is not None:
@@ -167,7 +167,7 @@ async def read_reply(next_line: Callable[[], Awaitable[str | None]]) -> str:
 
 
 def ending(task: Task, episode: Episode, reward: Reward | None, config: Config) -> str:
-    """How it went: the last output, the answer beside the gold one, the score and what made up the reward."""
+    """Return the result as lines: the last output, the answer next to the gold one, the score and the parts of the reward."""
     lines = []
     last = episode.steps[-1] if episode.steps else None
     if last is not None and last.execution is not None:

@@ -1,7 +1,6 @@
-"""An episode's steps in a terminal: streamed as they happen, or from a record.
+"""Show an episode's steps in a terminal: live, or from a record.
 
-All that an agent, its cells and its tools said is a stranger's text: it is shown without escapes and control characters, and never
-as markup.
+The text of agents, cells and tools is not trusted. It is shown without escapes and control characters, and never as markup.
 """
 
 from collections import deque
@@ -24,20 +23,24 @@ from lzero.types import Budgets, Episode, Json, Notepad, Step, ToolCall
 from lzero.visible import clean
 
 OUTPUT_CHARS = 2_000
-"""How much of a cell's output is shown."""
+"""The most characters of a cell's output that are shown."""
 TEXT_CHARS = 20_000
-"""Of a thought, of code, of an answer."""
+"""The most characters of a thought, of code or of an answer."""
 CALL_CHARS = 160
-"""Of a tool call's arguments, and of its result."""
+"""The most characters of a tool call's arguments, and of its result."""
 LIVE_LINES = 12
-"""How much of a reply is in view while it comes."""
+"""The most lines of a reply in view while it is streamed."""
 
 
 class StepPrinter(Watcher):
-    """`with StepPrinter(console, budgets) as printer: await run_episode(…, watcher=printer)`, then `printer.print_answer(episode)`.
+    """Prints steps as a watcher of an episode.
 
-    A terminal shows a reply, its cell and its calls as they come, and in their place the whole step when it is over. Elsewhere each
-    step is printed when it is over.
+        with StepPrinter(console, budgets) as printer:
+            episode = await run_episode(…, watcher=printer)
+            printer.print_answer(episode)
+
+    A terminal shows a reply, its cell and its calls live, and replaces them by the whole step at its end. Elsewhere each step is printed at
+    its end.
     """
 
     def __init__(self, console: Console, budgets: Budgets | None = None) -> None:
@@ -47,7 +50,7 @@ class StepPrinter(Watcher):
         self._notepad = Notepad()
         self._live: Live | None = None
         self._tail: deque[tuple[str, str]] = deque(maxlen=4_000)
-        """(kind, piece) of the reply that comes."""
+        """(kind, piece) of the reply that is being streamed."""
         self._cell = ""
         self._calls: list[ToolCall] = []
 
@@ -58,7 +61,7 @@ class StepPrinter(Watcher):
         self.close()
 
     def close(self) -> None:
-        """Leave the terminal as it was. Safe to call twice."""
+        """Restore the terminal. Safe to call twice."""
         if self._live is not None:
             self._live.stop()
         self._live = None
@@ -86,13 +89,13 @@ class StepPrinter(Watcher):
         self.print_step(step, self._number)
 
     def print_step(self, step: Step, number: int) -> None:
-        """A step that is over; `number` counts from 1. The notepad is shown where it is another than at the last step printed."""
+        """Print a complete step; `number` counts from 1. Prints the notepad if it differs from the last step printed."""
         for part in self._parts(step, number):
             self._console.print(part)
         self._notepad = step.notepad
 
     def print_answer(self, episode: Episode) -> None:
-        """How the episode ended, what it took, and its answer as Markdown."""
+        """Print how the episode ended, what it used, and its answer as Markdown."""
         self._console.print()
         self._console.print(Rule(Text(_ending(episode), style="bold"), align="left", style="dim"))
         if episode.failure is not None:
@@ -113,7 +116,7 @@ class StepPrinter(Watcher):
             self._live.start()
 
     def _coming(self) -> RenderableType:
-        """The step that is under way."""
+        """Return the view of the current step."""
         width = self._console.width
         parts: list[RenderableType] = [Text(f"step {self._number + 1} …", style="dim")]
         if self._cell:
@@ -121,7 +124,7 @@ class StepPrinter(Watcher):
             parts += [_indented(_call(call)) for call in self._calls[-LIVE_LINES:]]
             parts.append(_indented(Text("running …", style="dim")))
         else:
-            coming = tuple(self._tail)  # at once: a terminal is refreshed from a thread of its own
+            coming = tuple(self._tail)  # in one go, because another thread refreshes the terminal
             text = clean("".join(piece for _, piece in coming))
             thinks = bool(coming) and coming[-1][0] == "reasoning"
             parts.append(_indented(Text(_last_lines(text, width=width), style="italic dim" if thinks else "dim")))
@@ -154,7 +157,7 @@ class StepPrinter(Watcher):
 
 
 def tokens_of(step: Step) -> int | None:
-    """Tokens of a step's prompt and reply together; None where only an endpoint knows, and has not said."""
+    """Return the number of tokens of a step's prompt and reply together; None if only the endpoint counts them, and did not report it."""
     usage, prompt = step.completion.usage, step.prompt
     if usage is not None:
         return usage.prompt_tokens + usage.completion_tokens
@@ -164,7 +167,7 @@ def tokens_of(step: Step) -> int | None:
 
 
 def _heading(step: Step, number: int, budgets: Budgets | None) -> str:
-    """ "step 2 of 6 · 812 of 16,000 tokens · model 1.2 s · cell 0.1 s"."""
+    """Return a line such as "step 2 of 6 · 812 of 16,000 tokens · model 1.2 s · cell 0.1 s"."""
     tokens = tokens_of(step)
     parts = [f"step {number} of {budgets.max_steps}" if budgets else f"step {number}"]
     if step.kind == "summarise":
@@ -193,7 +196,7 @@ def _ending(episode: Episode) -> str:
 
 
 def _call(call: ToolCall) -> Text:
-    """One line: `→ search(query="Liri") a place; founder Titu`."""
+    """Return a line such as `→ search(query="Liri") a place; founder Titu`."""
     arguments = ", ".join(f"{name}={_literal(value)}" for name, value in call.arguments.items())
     line = Text(f"→ {clean(call.name)}({_line(arguments)})", style="magenta")
     if call.error is None:
@@ -208,7 +211,7 @@ def _literal(value: Json) -> str:
 
 
 def _line(text: str) -> str:
-    """Text as part of one line, cut at CALL_CHARS."""
+    """Return text as part of one line, cut at CALL_CHARS."""
     text = " ".join(clean(text).split())
     return text if len(text) <= CALL_CHARS else f"{text[:CALL_CHARS]}… [{len(text)} characters]"
 
@@ -222,7 +225,7 @@ def _code(text: str) -> Syntax:
 
 
 def _last_lines(text: str, *, width: int) -> str:
-    """What fits in view, `width` characters a line."""
+    """Return the end of a text that fits in view, with `width` characters per line."""
     return "\n".join(text.rstrip().split("\n")[-LIVE_LINES:])[-LIVE_LINES * width :]
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lzero.train.run import Report
 
 EPISODE_S = 0.065
-"""Seconds that one training episode of the nano model takes in all, on two cores: what the first estimate rests on."""
+"""Seconds of one training episode of the nano model in all, on two cores. The first estimate of the run's time uses it."""
 
 
 def train(
@@ -77,7 +77,7 @@ def train(
 
 
 def plan(config: "Config") -> str:
-    """Return what the run will do, in a few lines. Raises ConfigError for an episode without enough time."""
+    """Return a description of the run, in a few lines. Raises ConfigError for an episode without enough time."""
     from lzero.config import NANO
     from lzero.data.sources import is_world
     from lzero.rollout.deadline import budgets_line
@@ -98,7 +98,7 @@ def plan(config: "Config") -> str:
 
 
 def _resumed(path: Path, arguments: list[str] | None) -> "tuple[RunDirectory, Config]":
-    """The run to go on with, and its configuration with the changes asked for. Raises ConfigError or StoreError."""
+    """Return the run to resume, and its configuration with the requested changes. Raises ConfigError or StoreError."""
     from lzero.store import RunDirectory
 
     overrides = arguments or []
@@ -120,8 +120,11 @@ async def _train(
 
 @contextmanager
 def _interruptible(stop: asyncio.Event, display: "TrainingDisplay") -> Iterator[None]:
-    """While it lasts Ctrl-C sets `stop`; a second one ends the process on the spot. The run resumes from there as after a power
-    cut: what counts is written beside its place and renamed. Sandboxes die with their parent."""
+    """Let Ctrl-C set `stop` during the block; a second one ends the process at once.
+
+    The run then resumes as after a power cut, because every important file is renamed only when it is complete. Sandboxes die with their
+    parent.
+    """
     loop = asyncio.get_running_loop()
 
     def told() -> None:
@@ -148,7 +151,7 @@ def _interruptible(stop: asyncio.Event, display: "TrainingDisplay") -> Iterator[
 
 
 class _Teller(logging.Handler):
-    """Passes warnings on."""
+    """A log handler that passes warnings to the display."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -160,8 +163,11 @@ class _Teller(logging.Handler):
 
 @contextmanager
 def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
-    """While it lasts, errors of any logger go to stderr, and to the display what the sandbox warns of (a kernel environment takes its
-    time), that a batch is short and that a reward function failed; the rest is for run.log."""
+    """Show some log messages during the block: errors of any logger on stderr, warnings of some modules on the display.
+
+    The warnings are about the sandbox (making a kernel environment takes time), short batches, and failures of a reward function. All other
+    messages go to run.log.
+    """
     errors = logging.StreamHandler()
     errors.setLevel(logging.ERROR)  # the handler's, not the logger's: that would not hold for records of loggers below
     handlers = {
@@ -180,7 +186,7 @@ def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
 
 
 def _show(console: "Console", report: "Report") -> None:
-    """The end of a run: one episode before and after, the scores, the curve, where everything is."""
+    """Print the end of a run: one episode before and after, the scores, the curve, and where everything is."""
     from lzero.eval.transcript import episode_panel
     from lzero.view.curve import draw_curve
 
@@ -206,15 +212,17 @@ def _show(console: "Console", report: "Report") -> None:
 
 
 def most_telling(before: "Sequence[Record]", after: "Sequence[Record]") -> "tuple[Record, Record] | None":
-    """The same task twice: of the most hops among those that were wrong and are now right, else the first; None if none was scored both
-    times."""
+    """Return the record of one task before and after training; None if none was scored both times.
+
+    Prefers a task that was wrong and is now right, with the most hops; otherwise takes the first.
+    """
     pairs = [(old, new) for old, new in zip(before, after, strict=True) if old.scores and new.scores]
     learned = [pair for pair in pairs if pair[0].scores[0] < pair[1].scores[0]]
     return max(learned or pairs[:1], key=lambda pair: pair[0].task.hops or 0, default=None)
 
 
 def score_table(before: "Sequence[Record]", after: "Sequence[Record]") -> "Table":
-    """Held-out score before and after, overall and by hops."""
+    """Return a table of the held-out score before and after, overall and by hops."""
     from rich.table import Table
 
     from lzero.rollout.summary import mean_score, score_by_hops
