@@ -1,4 +1,4 @@
-"""How good a policy is: greedy exact match on held-out tasks, and sampled exact match and pass@k when asked."""
+"""Evaluate a policy: greedy exact match on held-out tasks, and on request sampled exact match and pass@k."""
 
 import logging
 import time
@@ -25,10 +25,10 @@ GREEDY = Sampling(temperature=0.0)
 
 
 class Evaluation(Struct, frozen=True, kw_only=True):
-    """`score` is the mean core score over the episodes that did not fail; `num_failed` of `num_episodes` did, and are not in it.
+    """Result of an evaluation. `score` is the mean core score over the episodes that did not fail, `num_failed` of `num_episodes` failed.
 
-    Of a greedy evaluation (one episode a task) that is greedy EM, and `pass_at_k` is empty. Of a sampled one it is sampled EM,
-    and `pass_at_k[k]` the probability that at least one of k episodes of a task scores 1 (unbiased; k up to the episodes of a task).
+    A greedy evaluation (one episode per task) gives greedy EM, with an empty `pass_at_k`. A sampled one gives sampled EM, and
+    `pass_at_k[k]` is the probability that at least one of k episodes of a task scores 1 (unbiased; k up to the episodes of a task).
     """
 
     phase: Phase
@@ -40,16 +40,16 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     num_failed: int
     records: tuple[Record, ...]
     metrics: dict[str, float]
-    """For a line of metrics.jsonl: `score`, `score_2_hops`, `pass@4`, `num_failed` …, and the summary of the records."""
+    """A line of metrics.jsonl: `score`, `score_2_hops`, `pass@4`, `num_failed` …, and the summary of the records."""
     failing: Failing = Failing()
     """Failed attempts by task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Evaluates what `runner` runs on the first `eval.num_tasks` tasks of `source`; the seeds do not depend on when.
+    """Evaluates the policy of `runner` on the first `eval.num_tasks` tasks of `source`; the seeds are the same at any time.
 
-    `on_task` is called whenever a task is done. All methods raise TrainError when too many episodes fail, or all do.
+    Calls `on_task` when a task is done. All methods raise TrainError if too many episodes, or all, fail.
     """
 
     runner: Runner
@@ -62,17 +62,17 @@ class Evaluator:
         return min(self.config.eval.num_tasks, len(self.source))
 
     async def greedy(self, *, update: int = 0) -> Evaluation:
-        """One episode a task, at temperature 0. `update` is the policy version, part of the episodes' ids."""
+        """Run one episode per task at temperature 0. `update`: the policy version, part of the episodes' ids."""
         return await self._evaluate("eval", GREEDY, num_episodes=1, update=update)
 
     async def sampled(self, *, update: int = 0) -> Evaluation:
-        """`eval.sampled_episodes` episodes a task, at `rollout.temperature` and `eval.top_p`."""
+        """Run `eval.sampled_episodes` episodes per task, at `rollout.temperature` and `eval.top_p`."""
         sampling = Sampling(temperature=self.config.rollout.temperature, top_p=self.config.eval.top_p)
         num_episodes = self.config.eval.sampled_episodes
         return await self._evaluate("sampled", sampling, num_episodes=num_episodes, update=update)
 
     async def record(self, run: RunDirectory, *, update: int = 0) -> list[Evaluation]:
-        """The greedy evaluation, and the sampled one if the configuration asks for it, written to `run` as each ends. Raises StoreError."""
+        """Make the greedy evaluation and, if configured, the sampled one; write each to `run` when it ends. Raises StoreError."""
         kinds = [self.greedy, self.sampled] if self.config.eval.sampled_episodes else [self.greedy]
         evaluations = []
         for kind in kinds:

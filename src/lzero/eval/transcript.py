@@ -1,4 +1,4 @@
-"""An episode as a person reads it in a terminal."""
+"""Render an episode for a person in a terminal."""
 
 from collections.abc import Iterator
 
@@ -14,11 +14,11 @@ from lzero.types import Episode, Reward, Step, Task
 from lzero.visible import clean
 
 OUTPUT_CHARS = 1_000
-"""How much of a cell's output is shown."""
+"""The most characters of a cell's output that are shown."""
 
 
 def episode_panel(record: Record, *, index: int = 0, title: str = "") -> Group:
-    """Episode `index` of a record: the question, each step's thought, code, output and reward, then how it ended."""
+    """Return a panel of episode `index` of a record: the question, each step's thought, code, output and reward, and the end."""
     return Group(*_parts(record.task, record.episodes[index], record.rewards[index], title))
 
 
