@@ -1,7 +1,7 @@
-"""Token budgets that fit the model, if the configuration sets none.
+"""Fit token budgets to the model, if the configuration sets none.
 
-The defaults of agent.max_tokens and agent.response_tokens are the nano model's. Another model gets the budgets that it was trained with
-(a checkpoint holds them), or else its context length, up to MAX_TOKENS, because the key-value cache takes memory for all of it.
+The defaults of agent.max_tokens and agent.response_tokens are the nano model's. Another model gets the budgets of its training (a
+checkpoint holds them), or else its context length, up to MAX_TOKENS, because the key-value cache takes memory for all of it.
 """
 
 import json
@@ -27,9 +27,9 @@ _CHECKPOINT = "trainer.json"
 
 
 def fit_budgets(config: Config) -> Config:
-    """Return the configuration with token budgets for its model; budgets that it sets stay.
+    """Return the configuration with token budgets for its model. Budgets in the configuration are kept.
 
-    A configuration whose model cannot be read is returned unchanged: loading the model raises the error.
+    If the model cannot be read, the configuration is returned unchanged, and loading the model raises the error.
     """
     directory = Path(config.model.path).expanduser()
     given = config.agent.model_fields_set
@@ -76,7 +76,7 @@ def _context(settings: Mapping[str, Any], *, at_most: int = MAX_TOKENS) -> int:
 
 
 def _speaks_as_nano(directory: Path, settings: Mapping[str, Any]) -> bool:
-    """Return whether a model has the vocabulary of the nano: it was trained from it, or for the same world."""
+    """Return whether a model has the vocabulary of the nano model: it was trained from it, or for the same world."""
     nano = ASSETS / NANO
     if settings.get("vocab_size") != _read(nano / "config.json").get("vocab_size"):
         return False

@@ -1,4 +1,4 @@
-"""Runs that play many episodes, put together from their configuration.
+"""Compose a run of many episodes from its configuration.
 
 async with build(config) as parts:
     stream = SynchronousStream(parts.runner, train_tasks(config), config=config.rollout, seed=config.run.seed)
@@ -26,29 +26,28 @@ from lzero.rollout.scoring import Scorer
 from lzero.types import Json, Sampling
 
 EVAL_SEED = 0
-"""Held-out tasks are the same for every run, whatever its seed: scores of runs can be compared."""
+"""Seed of held-out tasks, the same for every run, so that scores of runs can be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What runs episodes, and what it samples from."""
+    """The runner of episodes, and the parts that it uses."""
 
     runner: Runner
     play: Play
     engine: Opened
     sandbox: Mapping[str, Json]
-    """What shuts the REPLs in: for the record of the run."""
+    """What isolates the REPLs, for the record of the run."""
 
 
 @asynccontextmanager
 async def build(
     config: Config, *, kit: Kit | None = None, make_engine: MakeEngine | None = None, session_s: float | None = None
 ) -> AsyncIterator[Parts]:
-    """Everything that runs episodes, closed when the block is left; a `kit` that is given stays open.
+    """Yield everything that runs episodes, and close it after the block; a given `kit` stays open.
 
-    `make_engine` makes another engine than the configuration's. `session_s`: seconds that sessions of repl.servers must live; by default as
-    long as an episode may take. Raises ConfigError, ModelError, DataError, EngineError or SandboxError
-    before anything runs.
+    `make_engine`: makes another engine than the configuration's. `session_s`: seconds that sessions of repl.servers must live; by default
+    as long as an episode may take. Raises ConfigError, ModelError, DataError, EngineError or SandboxError before anything runs.
     """
     deadline_s = lzero_s(config)
     scorer = open_scorer(config)
@@ -81,7 +80,7 @@ def open_scorer(config: Config) -> Scorer:
 
 
 def open_reward(config: Config) -> RewardFn:
-    """L0's reward, or the one that `reward.function` names. Raises ConfigError."""
+    """Return L0's reward, or the function that `reward.function` names. Raises ConfigError."""
     from lzero.rewards import make_reward
 
     name, section = config.reward.function, config.reward
@@ -122,7 +121,7 @@ def _reward_options(function: RewardFn, config: Config) -> dict[str, Any]:
 
 
 def open_judge(config: Config) -> Judge | None:
-    """Return the judge of [judge], which is asked for the first time when a reward asks it; None if it names none. Raises ConfigError."""
+    """Return the judge of [judge]; None if it names none. Nothing is sent to it before a reward asks it. Raises ConfigError."""
     settings = config.judge
     if not settings.model:
         return None
@@ -132,14 +131,14 @@ def open_judge(config: Config) -> Judge | None:
 
 
 def train_tasks(config: Config) -> TaskSource:
-    """What training draws from, in an order that follows from the run's seed. Raises DataError."""
+    """Return the training tasks, in an order that depends on the run's seed. Raises DataError."""
     from lzero.data.sources import open_source
 
     return open_source(config.tasks.train, split="train", seed=config.run.seed, config=config.tasks, repl=config.repl)
 
 
 def eval_tasks(config: Config) -> TaskSource:
-    """Held-out tasks, the same for every run. Raises DataError."""
+    """Return the held-out tasks, the same for every run. Raises DataError."""
     from lzero.data.sources import open_source
 
     return open_source(config.tasks.eval, split="eval", seed=EVAL_SEED, config=config.tasks, repl=config.repl)

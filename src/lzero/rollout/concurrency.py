@@ -1,4 +1,4 @@
-"""Many coroutines, one outcome; and one that may be stopped."""
+"""Run many coroutines to one outcome, or one until it is stopped."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 async def run_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results, in the order given. The first error cancels the rest, waits until they have cleaned up, and is raised as it is."""
+    """Return the results, in the given order. The first error cancels the rest, waits for their cleanup, and is raised unchanged."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)
@@ -19,7 +19,7 @@ async def run_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None if `stop` is set before; then `work` is cancelled, and waited for."""
+    """Return the result of `work`. If `stop` is set first, cancel `work`, wait for it, and return None."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -1,8 +1,8 @@
-"""Which task comes next: each in turn, or those that are solved about half the time more often.
+"""Choose the next tasks: each in turn, or more often those that are solved about half the time.
 
-A group whose episodes are all right, or all wrong, says nothing about what to do better, and the chance of that is least where the pass
-rate p is 1/2. So a task is drawn in proportion to 4p(1 − p), its learnability (Foster & Foerster 2025, arXiv 2502.12272), and to a
-floor, as the policy changes: what was hopeless must be tried again. What was never tried counts as p = 1/2.
+A group whose episodes are all right, or all wrong, carries no learning signal. The probability of such a group is lowest at a pass rate p
+of 1/2. So a task is drawn in proportion to its learnability, 4p(1 − p) (Foster & Foerster 2025, arXiv 2502.12272), plus a floor: the policy
+changes, so hopeless tasks must be tried again. An untried task counts as p = 1/2.
 """
 
 import heapq
@@ -17,15 +17,15 @@ from lzero.protocols import TaskSource
 from lzero.types import Json
 
 FLOOR = 0.05
-"""Weight of a task that is always, or never, solved, where one that is solved half the time weighs 1 + FLOOR."""
+"""Weight of a task that is always, or never, solved. A task that is solved half the time weighs 1 + FLOOR."""
 FADE = 0.5
-"""What earlier episodes of a task count when new ones are in: the policy is no longer the same."""
+"""Factor on the weight of a task's earlier episodes when new ones arrive, because the policy has changed."""
 PRIOR = 0.5
-"""Passes and misses that every task is given at first (Jeffreys' prior)."""
+"""Passes and misses that every task starts with (Jeffreys' prior)."""
 
 
 def check_curriculum(config: RolloutConfig, source: TaskSource) -> None:
-    """Raises ConfigError for tasks that never come again: a pass rate of theirs says nothing about the next ones."""
+    """Raise ConfigError for tasks that never repeat: their pass rate says nothing about the next ones."""
     if config.curriculum == "pass_rate" and len(source) == sys.maxsize:
         raise ConfigError(
             'rollout.curriculum = "pass_rate" needs tasks that repeat, but tasks.train makes new ones without end: '
@@ -34,7 +34,7 @@ def check_curriculum(config: RolloutConfig, source: TaskSource) -> None:
 
 
 class PassRates:
-    """How often each of `num_tasks` tasks was solved of late; goes on from a `state`. Raises StoreError for one of more tasks."""
+    """Recent pass rates of `num_tasks` tasks, restored from `state`. Raises StoreError for a state of more tasks."""
 
     def __init__(self, num_tasks: int, *, state: Mapping[str, tuple[float, float]] = MappingProxyType({})) -> None:
         self._num_tasks = num_tasks
@@ -45,7 +45,7 @@ class PassRates:
             )
 
     def rate(self, index: int) -> float:
-        """The share of a task's episodes that were right, the last ones counting most: between 0 and 1, both excluded."""
+        """Return the share of a task's episodes that were right, with most weight on the last ones: in the open interval (0, 1)."""
         episodes, passes = self._seen.get(index, (0.0, 0.0))
         return (passes + PRIOR) / (episodes + 2 * PRIOR)
 
@@ -54,8 +54,11 @@ class PassRates:
         return 4 * rate * (1 - rate) + FLOOR
 
     def draw(self, num_tasks: int, *, seed: int, without: Collection[int] = ()) -> list[int]:
-        """So many different tasks, drawn by weight (Efraimidis & Spirakis 2006); `without` those while there are others. When all are
-        used up, they come again."""
+        """Return `num_tasks` different tasks, drawn by weight (Efraimidis & Spirakis 2006). Avoids tasks in `without` as long as others
+        remain.
+
+        If all tasks are used up, they may be drawn again.
+        """
         generator = random.Random(seed)
         drawn: list[int] = []
         while len(drawn) < num_tasks:
@@ -65,19 +68,21 @@ class PassRates:
         return drawn
 
     def saw(self, index: int, scores: Sequence[float]) -> None:
-        """Take note of the core scores of a group."""
+        """Record the core scores of a group."""
         if scores:
             episodes, passes = self._seen.get(index, (0.0, 0.0))
             self._seen[index] = episodes * FADE + len(scores), passes * FADE + sum(scores)
 
     def metrics(self, drawn: Sequence[int]) -> dict[str, float]:
-        """`curriculum/tried`, the share of tasks that were tried at least once, and `curriculum/pass_rate`, what was expected of
-        those `drawn`; ask before the scores are seen."""
+        """Return `curriculum/tried`, the share of tasks that were tried, and `curriculum/pass_rate`, the expected one of the tasks `drawn`.
+
+        Call it before the scores of these tasks are recorded.
+        """
         return {
             "curriculum/tried": len(self._seen) / self._num_tasks,
             "curriculum/pass_rate": sum(map(self.rate, drawn)) / len(drawn),
         }
 
     def state(self) -> dict[str, Json]:
-        """JSON: task → [episodes, passes]."""
+        """Return the state as JSON: task → [episodes, passes]."""
         return {str(index): [episodes, passes] for index, (episodes, passes) in sorted(self._seen.items())}

@@ -1,8 +1,8 @@
-"""The time of an episode: the agent's work time, and the time that lzero needs beside it.
+"""The time of an episode: the agent's work time, plus the time that lzero needs.
 
     agent.work_s + rollout.request_timeout_s × replies + OTHER_S   ≤   rollout.episode_timeout_s   ≤   repl.lifetime_s
 
-Less would let an agent that uses no more than its budgets lose its episode, which is then not scored. So less is refused.
+With less time, an agent that stays within its budgets could lose its episode, which is then not scored. So less is refused.
 """
 
 from lzero.agent.episode import SANDBOXES_S
@@ -10,15 +10,17 @@ from lzero.config import Config
 from lzero.errors import ConfigError
 
 QUEUES_S = 60.0
-"""Seconds for queues. Replies that are faster than their timeout leave more. Waits that the agent multiplies end there (`agent/clocks.py`),
-so it cannot spend what the replies to come may need."""
+"""Seconds for queues. Replies faster than their timeout leave more. Waits that the agent multiplies end there (`agent/clocks.py`), so it
+cannot use up the time of later replies."""
 OTHER_S = SANDBOXES_S + QUEUES_S
 """Seconds for opening sessions and for queues."""
 
 
 def lzero_s(config: Config) -> float:
-    """Return the seconds of an episode that are lzero's: all but agent.work_s. Raises ConfigError, which names the key to change, where
-    they are too few, or a session would end before its episode."""
+    """Return the seconds of an episode that are lzero's: all but agent.work_s.
+
+    Raises ConfigError, which names the key to change, if they are too few, or a session would end before its episode.
+    """
     agent, rollout = config.agent, config.rollout
     replies = agent.max_steps * agent.replies_a_step
     needed = replies * rollout.request_timeout_s + OTHER_S
@@ -38,7 +40,7 @@ def lzero_s(config: Config) -> float:
 
 
 def budgets_line(config: Config) -> str:
-    """Return what an episode may use, in words: "6 steps, 384 tokens, 10 s a cell, 120 s for all cells and tool calls …"."""
+    """Return an episode's budgets in words: "6 steps, 384 tokens, 10 s a cell, 120 s for all cells and tool calls …"."""
     agent = config.agent
     return (
         f"{agent.max_steps} steps, {agent.max_tokens:,} tokens, {agent.cell_s:g} s a cell, {agent.work_s:g} s for all cells and tool calls "

@@ -1,4 +1,4 @@
-"""Counts failures by kind and by task, and stops a run that has too many."""
+"""Count failures by kind and by task, and stop a run that has too many."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -11,18 +11,18 @@ from lzero.errors import TrainError
 from lzero.types import Episode, Failure, Json
 
 WINDOW = 64
-"""Number of the last episodes that the failure rate looks at."""
+"""Number of last episodes that the failure rate covers."""
 WORST = 5
-"""Number of failing tasks that are named."""
+"""The most failing tasks that are named."""
 
 KINDS: tuple[str, ...] = get_args(Failure.__annotations__["kind"])
 _SHOWN = 3
 
 
 class TaskFailures(Struct, frozen=True, kw_only=True):
-    """Failed attempts at one task, those whose retry succeeded included.
+    """Failed attempts at one task, those with a successful retry included.
 
-    `TaskFailures(task="qa-7", attempts=8, failed=6, kinds={"tool": 6})`
+    TaskFailures(task="qa-7", attempts=8, failed=6, kinds={"tool": 6})
     """
 
     task: str
@@ -35,7 +35,7 @@ class TaskFailures(Struct, frozen=True, kw_only=True):
 
     @property
     def often(self) -> bool:
-        """Whether more than one attempt failed, and half of them at least."""
+        """Whether more than one attempt, and at least half of them, failed."""
         return self.failed > 1 and 2 * self.failed >= self.attempts
 
 
@@ -49,7 +49,7 @@ class Failing(Struct, frozen=True, kw_only=True):
     failing_tasks: int = 0
     """Number of these with failed attempts."""
     worst: tuple[TaskFailures, ...] = ()
-    """At most WORST tasks, those with most failures first."""
+    """At most WORST tasks, those with the most failures first."""
 
     def metrics(self) -> dict[str, float]:
         """Return the shares of attempts that failed and of tasks with failures; nothing if nothing was attempted."""
@@ -66,9 +66,9 @@ class Failing(Struct, frozen=True, kw_only=True):
 
 
 class CircuitBreaker:
-    """Counts failures, and raises TrainError when their share of the last WINDOW episodes is certain to exceed `max_rate`.
+    """Counts failures, and raises TrainError as soon as their share of the last WINDOW episodes is certain to exceed `max_rate`.
 
-    It need not wait for a full window: more than `max_rate * WINDOW` failures cannot be outweighed by what is still to come.
+    It does not wait for a full window: more than `max_rate * WINDOW` failures exceed the rate whatever follows.
     """
 
     def __init__(self, *, max_rate: float) -> None:
@@ -81,7 +81,7 @@ class CircuitBreaker:
         """For each task, failed attempts by kind."""
 
     def saw(self, episode: Episode) -> None:
-        """Take note of an episode that ended, well or not; one that was cut off is counted, and is no failure. Raises TrainError."""
+        """Record the end of an episode. A straggler is counted, but is not a failure. Raises TrainError."""
         if episode.failure is not None and episode.failure.kind == "straggler":
             self._counts["straggler"] += 1
             return
@@ -96,7 +96,7 @@ class CircuitBreaker:
             raise TrainError(f"{len(failures)} of the last {len(self._last)} episodes failed: {explain(failures)}")
 
     def take_counts(self) -> dict[str, int]:
-        """Failures by kind since the last call; every kind is there."""
+        """Return failures by kind since the last call; every kind is included."""
         counts, self._counts = self._counts, Counter()
         return {kind: counts[kind] for kind in KINDS}
 
@@ -126,7 +126,7 @@ def by_task(tasks: Iterable[TaskFailures]) -> Failing:
 
 
 def explain(failures: list[Failure]) -> str:
-    """`repl 2, engine 1. Last: repl at step 0, running a cell: zygote died`."""
+    """Return failures in words: "repl 2, engine 1. Last: repl at step 0, running a cell: zygote died"."""
     kinds = Counter(failure.kind for failure in failures)
     counts = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
     messages = dict.fromkeys(f"{failure.kind} at {failure.where}: {failure.what}" for failure in reversed(failures))

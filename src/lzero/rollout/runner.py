@@ -1,6 +1,6 @@
-"""Episodes of tasks, many at once, and what happens when one of them breaks.
+"""Run episodes of tasks, many at once, and retry one that fails.
 
-record ─▶ attempt ─▶ scored                        what the agent did, right or wrong
+record ─▶ attempt ─▶ scored                        the agent's work, right or wrong
              │ failed
              ▼
           attempt, in a fresh kernel ─▶ scored
@@ -30,18 +30,18 @@ from lzero.types import Episode, Failure, Reward, Sampling, Task
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2
-"""How often an episode is begun: what we broke is tried once more."""
+"""Number of attempts at an episode: one that fails through lzero is retried once."""
 
 
 class RunEpisode(Protocol):
     """One attempt at a task (`lzero.agent.playing.Play`)."""
 
     async def __call__(self, task: Task, ticket: Ticket, *, seed: int) -> Episode:
-        """Return what we broke as a failed episode; never run longer than its deadline. `seed` is that of the group."""
+        """Return the episode, as failed if lzero broke it. Never runs longer than its deadline. `seed`: the group's."""
 
 
 class Runner:
-    """Runs episodes, at most `concurrency` at once, first come, first served."""
+    """Runs episodes, at most `concurrency` at once, in the order of the calls."""
 
     def __init__(self, run_episode: RunEpisode, scorer: Scorer, config: RolloutConfig) -> None:
         self._run_episode = run_episode
@@ -59,10 +59,10 @@ class Runner:
         seed: int,
         cutoff: Cutoff | None = None,
     ) -> Record:
-        """All episodes of a task. Their ids are `name`/0, `name`/1, …; their seeds follow from `seed`. Those that are under way when
-        `cutoff` is reached end there, as failures of the kind "straggler".
+        """Return the record of all episodes of a task. Their ids are `name`/0, `name`/1, …; their seeds follow from `seed`.
 
-        Raises TrainError when too many of the last episodes failed; the episodes that still run are then the caller's to cancel.
+        Episodes that still run when `cutoff` is reached end there, as failures of the kind "straggler". Raises TrainError if too many of
+        the last episodes failed; the caller must then cancel the episodes that still run.
         """
 
         async def run(index: int) -> tuple[Episode, Reward | None]:
@@ -85,19 +85,19 @@ class Runner:
         )
 
     def take_failures(self) -> dict[str, int]:
-        """Failed attempts by kind since the last call, those that a second attempt mended included."""
+        """Return failed attempts by kind since the last call, those with a successful retry included."""
         return self._breaker.take_counts()
 
     def take_metrics(self) -> dict[str, float]:
-        """What scoring counted since the last call."""
+        """Return the counts of the scorer since the last call."""
         return self._scorer.take_metrics()
 
     def keep_verdicts(self, directory: Path) -> None:
-        """Have a judge's verdicts kept in the directory of a run. Raises StoreError."""
+        """Store a judge's verdicts in the directory of a run. Raises StoreError."""
         self._scorer.keep_verdicts(directory)
 
     def take_failing(self) -> Failing:
-        """Failed attempts by task since the last call."""
+        """Return failed attempts by task since the last call."""
         return self._breaker.take_failing()
 
     async def _run(self, task: Task, ticket: Ticket, seed: int) -> Episode:

@@ -1,10 +1,10 @@
-"""Scores episodes with a reward function that may be slow, wrong or hung. The caller always gets a Reward or a RewardError.
+"""Score episodes with a reward function that may be slow, wrong or hung. The caller always gets a Reward or a RewardError.
 
     function(task, episode[, context]), in a thread ──▶ Reward | number ──────────────────▶ as_reward ──▶ Reward
                                         └──▶ awaitable, awaited on the loop ──┘
 
-Calls run concurrently, each in a thread of its own, so a function that waits for a judge holds up neither the event loop nor
-other calls. A function that is not thread-safe must bring its own lock.
+Calls run concurrently, each in a separate thread, so a function that waits for a judge delays neither the event loop nor other calls. A
+function that is not thread-safe must use its own lock.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0
 MAX_THREADS = 64
-"""Calls that run at once."""
+"""The most calls at once."""
 MAX_HUNG = 64
-"""Calls that may hang past their deadline, each with its thread. With so many, further calls are refused."""
+"""The most calls that may hang past their deadline, each with its thread. Beyond that, further calls are refused."""
 ERROR_CHARS = 500
 """Characters of an exception that a failure keeps."""
 
@@ -45,7 +45,8 @@ Outcome = Reward | RewardError
 
 
 class Scorer:
-    """Scores episodes by `function`; each call has `timeout_s` seconds, those in queues for a judge not counted. Belongs to one loop."""
+    """Scores episodes with `function`. Each call has `timeout_s` seconds, without those in queues for a judge. Belongs to one event
+    loop."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Scorer:
         options: Mapping[str, Any] = MappingProxyType({}),
         judge: Judge | None = None,
     ) -> None:
-        """`options` are passed on to the function by name."""
+        """`options`: passed on to the function by name."""
         self.name = _name(function)
         self._function: Callable[..., Any] = partial(function, **options) if options else function
         self._takes_context = takes_context(function)
@@ -67,7 +68,7 @@ class Scorer:
         self._bugs = Bugs()
 
     async def score(self, task: Task, episode: Episode) -> Reward:
-        """Return the reward of an episode that did not fail. Raises RewardError, which names the function and what it did.
+        """Return the reward of an episode that did not fail. Raises RewardError, which names the function and its mistake.
 
         Logs the first failure as a warning, with its traceback in run.log.
         """
@@ -109,11 +110,11 @@ class Scorer:
         return RewardContext(outcome=episode.outcome, seed=derive_seed(episode.seed, "reward"), judge=self.judge)
 
     def take_metrics(self) -> dict[str, float]:
-        """Return what the judge was asked since the last call; nothing without a judge."""
+        """Return the judge's counts since the last call; {} without a judge."""
         return {} if self.judge is None else self.judge.take_metrics()
 
     def keep_verdicts(self, directory: Path) -> None:
-        """Have the judge's verdicts kept in the directory of a run. Raises StoreError."""
+        """Store the judge's verdicts in the directory of a run. Raises StoreError."""
         if self.judge is not None:
             self.judge.verdicts.keep_in(directory)
 
@@ -165,7 +166,7 @@ def _checked(returned: object, num_steps: int) -> Outcome:
 
 
 def _raised(error: BaseException) -> RewardError:
-    """Return an error that says `raised ValueError: could not convert string to float: 'Kato' (mine.py, line 7)`."""
+    """Return an error with the text `raised ValueError: could not convert string to float: 'Kato' (mine.py, line 7)`."""
     what = "".join(traceback.format_exception_only(error))  # also where the exception's own __str__ fails
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -1,12 +1,12 @@
-"""What one update trains on: groups of episodes, chosen by dynamic sampling.
+"""Collect the groups of episodes that one update trains on, chosen by dynamic sampling.
 
-    round 0      tasks_per_update tasks ─▶ groups ─▶ those that teach little dropped, as rollout.filter has it
-    round 1 …    as many tasks as will fill what is missing, by the rate so far; at most max_refills rounds
-    at the end   too many: the last ones are left out; too few: L0's rule takes back the uniform ones that were dropped last
+    round 0      tasks_per_update tasks ─▶ groups ─▶ drop those that teach little, by rollout.filter
+    round 1 …    as many tasks as should fill the gap, by the rate so far; at most max_refills rounds
+    at the end   too many groups: leave the last ones out; too few: L0's rule takes back the last dropped uniform ones
 
-A round is judged when all of it is done, in the order of its tasks, with random numbers that follow from the seed and
-the task's position. So neither the concurrency nor who finishes first changes what is trained on; `rollout.stragglers` alone gives
-that up, for rounds that do not wait for their slowest episodes.
+A round is judged when all of it is done, in the order of its tasks, with random numbers that depend on the seed and the task's position. So
+neither the concurrency nor the order of completion changes the training data. Only `rollout.stragglers` gives that up, for rounds that do
+not wait for their slowest episodes.
 """
 
 import logging
@@ -38,32 +38,30 @@ logger = logging.getLogger(__name__)
 
 
 class Collected(Struct, frozen=True, kw_only=True):
-    """What `SynchronousStream.take` found."""
+    """Result of `SynchronousStream.take`."""
 
     groups: tuple[Group, ...]
-    """To train on, in the order of their tasks."""
+    """Groups to train on, in the order of their tasks."""
     records: tuple[Record, ...]
-    """Every task that was tried, in order, dropped ones and failed episodes included."""
+    """Every task that was tried, in order, with dropped ones and failed episodes."""
     metrics: dict[str, float]
     failing: Failing = Failing()
     """Failed attempts by task."""
 
 
 class State(Struct, frozen=True, forbid_unknown_fields=True):
-    """`SynchronousStream.state`, checked."""
+    """The validated `SynchronousStream.state`."""
 
     next_task: int = 0
     pass_rates: dict[str, tuple[float, float]] = {}
 
 
 class SynchronousStream:
-    """Samples all groups of an update while the policy stands still, so each token is drawn by the policy that learns from it.
+    """Samples all groups of an update while the policy does not change, so each token is drawn by the policy that learns from it.
 
-    It takes tasks from `source` in order, without end (a file's source starts over by itself, in an order of its own), or as
-    `rollout.curriculum` draws them.
-
-    `state` is what a checkpoint holds of it: `next_task`, how many tasks were taken, and what was seen of them. A run that resumes passes
-    it back in. Raises ConfigError for a curriculum over tasks that never come again, StoreError for a state that no stream had.
+    It takes tasks from `source` in order, without end (a file's source starts each epoch in a new order), or as `rollout.curriculum` draws
+    them. A checkpoint holds `state`: `next_task`, the number of tasks taken, and their pass rates. A resumed run passes it back in. Raises
+    ConfigError for a curriculum over tasks that never repeat, StoreError for an invalid state.
     """
 
     def __init__(
@@ -92,19 +90,19 @@ class SynchronousStream:
 
     @property
     def state(self) -> dict[str, Json]:
-        """What the next update depends on, but for its number."""
+        """The state that the next update depends on, except for its number."""
         if self._pass_rates is None:
             return {"next_task": self._next_task}
         return {"next_task": self._next_task, "pass_rates": self._pass_rates.state()}
 
     def published(self, version: int) -> None:
-        """Nothing begins before it is asked for."""
+        """Do nothing: no episode begins before `take`."""
 
     async def close(self) -> None:
-        """No episode is under way between two calls of `take`."""
+        """Do nothing: no episode runs between two calls of `take`."""
 
     async def take(self, update: int) -> Collected:
-        """Run the episodes of one update. Raises TrainError when no group is left, or too many episodes failed."""
+        """Run the episodes of one update. Raises TrainError if no group is left, or too many episodes failed."""
         start = time.monotonic()
         wanted = self._config.tasks_per_update
         records, expected = await self._rounds()
@@ -126,7 +124,7 @@ class SynchronousStream:
         )
 
     async def _rounds(self) -> tuple[list[Record], dict[str, float]]:
-        """Every task that was tried, judged; and what the curriculum expected of the first ones."""
+        """Return the judged record of every task that was tried, and the curriculum's metrics of the first round."""
         records: list[Record] = []
         tried: list[int] = []
         expected: dict[str, float] = {}
@@ -177,7 +175,7 @@ class SynchronousStream:
     def _tell_of_a_short_batch(
         self, update: int, records: Sequence[Record], groups: Sequence[Group], num_taken_back: int
     ) -> None:
-        """A batch never shrinks unnoticed."""
+        """Log a warning if the batch is smaller than wanted, and a message if groups were taken back."""
         wanted, num_episodes = self._config.tasks_per_update, sum(len(group.episodes) for group in groups)
         wanted_episodes = wanted * self._config.episodes_per_task
         if num_taken_back:
@@ -214,7 +212,7 @@ def mean_lag(groups: Sequence[Group], update: int) -> float:
 
 
 def _tell_of_failing_tasks(update: int, failing: Failing) -> None:
-    """Warn of tasks whose episodes keep failing: no answer to them is ever scored, and a policy may learn that."""
+    """Log a warning about tasks whose episodes keep failing: their answers are never scored, and a policy may learn to fail."""
     often = [str(each) for each in failing.worst if each.often]
     if often:
         logger.warning(

@@ -1,4 +1,4 @@
-"""What a set of records says, in numbers for a display, a table and metrics.jsonl."""
+"""Summarise a set of records in numbers, for a display, a table and metrics.jsonl."""
 
 import math
 import statistics
@@ -10,10 +10,10 @@ from lzero.types import Episode, Reward, Status
 
 
 def summarise(records: Sequence[Record]) -> dict[str, float]:
-    """Metrics `rollout/…`, `reward/…`, `status/…` and `groups/…`; docs/training.md has a sentence on each.
+    """Return the metrics `rollout/…`, `reward/…`, `status/…` and `groups/…`; docs/training.md explains each.
 
-    Means are over the episodes that did not fail, those of dropped groups included: what is trained on would flatter or belittle
-    the policy. Means of nothing are left out.
+    Means are over the episodes that did not fail, those of dropped groups included, because the training data alone would bias them. Means
+    of nothing are left out.
     """
     pairs = [pair for record in records for pair in record.scored]
     metrics = {"rollout/episodes": float(len(pairs))}
@@ -33,13 +33,13 @@ def summarise(records: Sequence[Record]) -> dict[str, float]:
 
 
 def mean_score(records: Iterable[Record]) -> float:
-    """Mean core score of the episodes that did not fail; nan if all did."""
+    """Return the mean core score of the episodes that did not fail; nan if all failed."""
     scores = [score for record in records for score in record.scores]
     return _mean(scores) if scores else math.nan
 
 
 def score_by_hops(records: Sequence[Record]) -> dict[int, float]:
-    """The same for the tasks of each hop count, where tasks tell it."""
+    """Return the mean score for each number of hops, over tasks that state it."""
     by_hops: dict[int, list[Record]] = {}
     for record in records:
         if record.scores and record.task.hops is not None:
@@ -48,15 +48,20 @@ def score_by_hops(records: Sequence[Record]) -> dict[int, float]:
 
 
 def pass_at_k(num_episodes: int, num_right: int, k: int) -> float:
-    """Unbiased probability that at least one of k episodes, drawn without replacement, is right: 1 − C(n−c, k) / C(n, k)
-    (Chen et al. 2021, arXiv 2107.03374, equation 1). Raises ValueError for k above n."""
+    """Return the probability that at least one of k episodes, drawn without replacement, is right: 1 − C(n−c, k) / C(n, k).
+
+    Unbiased (Chen et al. 2021, arXiv 2107.03374, equation 1). Raises ValueError for k above n.
+    """
     if not 1 <= k <= num_episodes:
         raise ValueError(f"pass@{k} of {num_episodes} episodes is not defined")
     return 1.0 - math.comb(num_episodes - num_right, k) / math.comb(num_episodes, k)
 
 
 def mean_pass_at_k(records: Sequence[Record]) -> dict[int, float]:
-    """For k = 1, 2, 4, … and the largest number of episodes that tasks have; a task that failures left with fewer is not in that mean."""
+    """Return the mean pass@k for k = 1, 2, 4, … and the largest number of episodes of a task.
+
+    A task with fewer than k episodes, because some failed, is left out of that mean.
+    """
     counts = [(len(record.scores), sum(score == 1.0 for score in record.scores)) for record in records]
     largest = max(number for number, _ in counts)
     powers = {2**exponent for exponent in range(largest.bit_length()) if 2**exponent <= largest}
@@ -68,7 +73,7 @@ def mean_pass_at_k(records: Sequence[Record]) -> dict[int, float]:
 
 
 def failure_metrics(counts: Mapping[str, int]) -> dict[str, float]:
-    """`{"failures/repl": 2.0, …}`."""
+    """Return the counts as metrics: `{"failures/repl": 2.0, …}`."""
     return {f"failures/{kind}": float(count) for kind, count in counts.items()}
 
 
