@@ -1,0 +1,81 @@
+"""Keys of rewards, and of a judge that they may ask."""
+
+from typing import Any, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from lzero.config.base import Count, Fraction, Positive, Section
+
+
+class RewardConfig(Section):
+    qa: float = Field(0.8, ge=0.0, description="Weight of the answer's exact match, on the last step.")
+    format: float = Field(0.1, ge=0.0, description="Weight of the format reward: 1/T for each well-formed step.")
+    execution: float = Field(
+        0.1, ge=0.0, description="Weight of the execution reward: 1/T for each cell that ran without error."
+    )
+    has_answer: Fraction = Field(0.0, description="Share of `qa` earned by any answer, right or wrong (0.1 in L0).")
+    f1: Fraction = Field(0.0, description="Share of `qa` that token F1 earns instead of exact match.")
+    match: Literal["unicode", "ascii"] = Field(
+        "unicode",
+        description='Comparison of answers: "unicode" (any script; ignores case, accents and articles), or "ascii" '
+        "(L0's rule: deletes everything outside a–z0–9).",
+    )
+    numbers: Literal["value", "text"] = Field(
+        "value",
+        description='Comparison of numbers in answers: "value" (29.0 is 29, ½ is 0.5), or "text" (digits as spelled).',
+    )
+    execution_rule: Literal["clean", "l0"] = Field(
+        "clean",
+        description='"clean": each cell without error earns the execution reward; "l0": 1 − errors/outputs, 0 for a silent cell.',
+    )
+    timeout_s: Positive = Field(
+        60.0, description="Seconds that scoring one episode may take; a later reward counts as a failure (kind reward)."
+    )
+    function: str = Field(
+        "",
+        description='Import path "package.module:name" of your own reward, (task, episode) -> Reward, or with a third parameter `context`. '
+        "Empty: L0's reward, with the keys above.",
+    )
+    options: dict[str, Any] = Field(
+        {}, description="Options of `function`, as {strict = true}: its further parameters."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _every_key_acts(self) -> Self:
+        if self.match == "ascii" and self.numbers != "value":
+            raise ValueError(
+                f'numbers = "{self.numbers}" has no effect with match = "ascii", which deletes signs and points'
+            )
+        return self
+
+    @property
+    def score_name(self) -> str:
+        """What the core score is, for displays."""
+        return f"score by {self.function}" if self.function else "exact match"
+
+
+class JudgeConfig(Section):
+    model: str = Field(
+        "", description="Name of the model that reward functions ask for verdicts, at its endpoint; empty: none."
+    )
+    url: str = Field(
+        "",
+        description="OpenAI-compatible endpoint of the judge, as http://localhost:8000/v1; empty: OPENAI_BASE_URL, else OpenAI's.",
+    )
+    key: str = Field(
+        "OPENAI_API_KEY",
+        description="Variable of the environment, or of tools.env_file, that holds the endpoint's key; empty: it needs none.",
+    )
+    temperature: float = Field(0.0, ge=0.0, description="Sampling temperature of verdicts; 0 is greedy.")
+    max_tokens: Count = Field(512, description="Maximum tokens of a verdict.")
+    at_once: Count = Field(
+        16, description="Maximum number of questions at once; further ones wait, in fair turns by episode."
+    )
+    timeout_s: Positive = Field(60.0, description="Seconds in which the judge must answer one question.")
+
+    @pydantic.model_validator(mode="after")
+    def _every_key_acts(self) -> Self:
+        if not self.model and (changed := self.changed()):
+            raise ValueError(f"{changed[0]} has no effect without judge.model")
+        return self
