@@ -1,11 +1,11 @@
-"""Checkpoints: what a run needs to go on as if it had never stopped.
+"""Checkpoints: the state from which a run resumes exactly.
 
     checkpoints/update-000010/
         config.json model.safetensors tokenizer.json …   a Hugging Face model directory like any other
         trainer.safetensors                              optimizer moments, state of the random generators
         trainer.json                                     the manifest: progress, score, configuration, the size of every file
 
-A checkpoint appears whole or not at all: it is written beside its place, the manifest last, and renamed. Nothing in it is a pickle.
+A checkpoint is complete or absent: it is written under another name, the manifest last, and renamed. Nothing in it is a pickle.
 """
 
 import logging
@@ -38,43 +38,43 @@ logger = logging.getLogger(__name__)
 STATE, MANIFEST = "trainer.safetensors", "trainer.json"
 RANDOM_CPU, RANDOM_CUDA = "random_cpu", "random_cuda"
 FORMAT = 2
-"""Of a checkpoint's own two files; a larger one was written by a later version of lzero."""
+"""Format of a checkpoint's trainer files. A later version of lzero writes a larger number."""
 MAX_MANIFEST_BYTES = 64 << 20
 
 
 class Progress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a run is: `Progress(update=10, stream={"next_task": 702})` has made 10 updates (its policy is version 10)."""
+    """Progress of a run: `Progress(update=10, stream={"next_task": 702})` has made 10 updates (its policy is version 10)."""
 
     update: int = 0
     stream: dict[str, Json] = {}
-    """What the stream of groups needs to go on (`GroupStream.state`): its place among the tasks."""
+    """State of the stream of groups (`GroupStream.state`): its position among the tasks."""
     skipped_in_a_row: int = 0
-    """Optimiser steps that were not made, the last ones before this point."""
+    """Number of consecutive skipped optimiser steps, up to this point."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`trainer.json`."""
+    """Content of `trainer.json`."""
 
     format: int = FORMAT
     progress: Progress
     score: float | None
-    """Of the greedy evaluation of this policy on held-out tasks; None if there was none."""
+    """Score of this policy's greedy evaluation on held-out tasks; None if there was none."""
     config: dict[str, Json]
-    """Of the run that wrote it."""
+    """Configuration of the run that wrote it."""
     files: dict[str, int]
     """The size in bytes of every other file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A run at one moment. Its tensors are copies on the CPU: training that goes on changes none of them."""
+    """The state of a run at one moment. Its tensors are copies on the CPU, which further training does not change."""
 
     model: "PreTrainedModel"
-    """For its configuration; the weights are `weights`."""
+    """The model's configuration is used; the weights are `weights`."""
     tokenizer: "PreTrainedTokenizerFast"
     weights: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
-    """Moments and random generators; `<optimizer>.<parameter>.<slot>`, as in `0.12.exp_avg`."""
+    """Moments and random generators, named `<optimizer>.<parameter>.<slot>`, as in `0.12.exp_avg`."""
     config: Config
     progress: Progress
     score: float | None = None
@@ -89,7 +89,7 @@ def take_snapshot(
     progress: Progress,
     score: float | None = None,
 ) -> Snapshot:
-    """Copy what a checkpoint holds. Tensors that share memory (tied weights) share their copy."""
+    """Copy the state for a checkpoint. Tensors that share memory (tied weights) share their copy."""
     copies: dict[tuple[object, ...], Tensor] = {}
 
     def copy(tensor: Tensor) -> Tensor:
@@ -112,10 +112,10 @@ def take_snapshot(
 
 
 def save_checkpoint(directory: Path, snapshot: Snapshot, *, keep: int, keep_best: bool = False) -> Path:
-    """Write `directory/update-<n>`, then remove all but the newest `keep` and, if `keep_best`, the one of the best score.
-    Returns its path. Where it is there already, of a run that was stopped before it evaluated this policy, only its manifest is new.
+    """Write `directory/update-<n>`, and return its path. Remove all but the newest `keep` and, if `keep_best`, the best one.
 
-    Raises StoreError (a full disk, say); checkpoints that were there stay usable.
+    If it exists, from a run that was stopped before it evaluated this policy, only its manifest is replaced. Raises StoreError, for example
+    on a full disk; existing checkpoints stay usable.
     """
     final = checkpoint_path(directory, snapshot.progress.update)
     try:
@@ -160,7 +160,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def remove_partial(directory: Path) -> None:
-    """Remove what a save that was killed has left."""
+    """Remove what a killed save has left."""
     for left in directory.glob(".*update-*"):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -178,12 +178,12 @@ def checkpoint_path(directory: Path, update: int) -> Path:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints of a run, newest first, whole or not."""
+    """Return the checkpoints of a run, newest first, complete or not."""
     return sorted(directory.glob("update-*"), reverse=True)
 
 
 def scores(directory: Path) -> dict[Path, float]:
-    """The held-out score of every whole checkpoint that was evaluated, oldest first."""
+    """Return the held-out score of every complete checkpoint that was evaluated, oldest first."""
     found = {}
     for checkpoint in reversed(checkpoints(directory)):
         try:
@@ -196,15 +196,15 @@ def scores(directory: Path) -> dict[Path, float]:
 
 
 def best_checkpoint(directory: Path) -> Path | None:
-    """The whole checkpoint of the best held-out score, the earliest of equal ones; None if none was evaluated."""
+    """Return the complete checkpoint with the best held-out score, the earliest of equal ones; None if none was evaluated."""
     found = scores(directory)
     return max(found, key=lambda checkpoint: found[checkpoint]) if found else None
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
-    """The manifest of a checkpoint whose files are all there in full.
+    """Return the manifest of a checkpoint, after a check that all its files are complete.
 
-    Raises StoreError, naming the file that is not, and `LaterFormat` for what a later version of lzero wrote.
+    Raises StoreError, which names the broken file, and `LaterFormat` if a later version of lzero wrote it.
     """
     file = checkpoint / MANIFEST
     try:
@@ -245,9 +245,9 @@ class _Format(Struct):
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint that is whole; None if none was ever written. Every broken one on the way is logged.
+    """Return the newest complete checkpoint; None if there are none. Logs each broken one on the way.
 
-    Raises StoreError, naming the file, if there are checkpoints and all are broken; and for one of a later format.
+    Raises StoreError, which names the file, if all checkpoints are broken, or one has a later format.
     """
     problems = []
     for checkpoint in checkpoints(directory):
@@ -266,7 +266,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def restore_optimizers(checkpoint: Path, optimizers: Sequence[Optimizer]) -> None:
-    """Give `optimizers` the moments, and torch the random state, of a checkpoint. Learning rates stay those of the configuration.
+    """Load the moments into `optimizers`, and the random state into torch. Learning rates stay those of the configuration.
 
     Raises StoreError if they do not fit the model.
     """
@@ -301,7 +301,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _state_of(number: int, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """The moments of one optimizer: parameter → slot → tensor."""
+    """Return the moments of one optimizer: parameter → slot → tensor."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         owner, parameter, slot = name.split(".")
@@ -316,7 +316,7 @@ def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
 
 
 def _flush(path: Path) -> None:
-    """Have a file, or the names in a directory, on disk."""
+    """Flush a file, or the names in a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

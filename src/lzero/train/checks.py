@@ -1,4 +1,4 @@
-"""Reject contradictory settings and report inert ones before a run starts."""
+"""Reject contradictory settings, and report inert ones, before a run starts."""
 
 from collections.abc import Iterator
 

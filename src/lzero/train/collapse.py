@@ -1,14 +1,14 @@
-"""Is this run falling apart? A pure function of its metrics, so that a finished run can be asked as well.
+"""Detect a run that collapses: a pure function of its metrics, so it works for a finished run, too.
 
-A mean over the last WINDOW updates is compared with what was before it: one odd batch warns nobody. A warning is given when its sign
-appears, and again only when it was gone in between.
+It compares a mean over the last WINDOW updates with earlier ones, so one odd batch causes no warning. It warns when a sign appears, and
+again only after the sign was gone.
 
-    sign                             compared with                              asked of
-    entropy near nothing             the first WINDOW updates                   train/entropy
+    sign                             compared with                              metric
+    entropy near zero                the first WINDOW updates                   train/entropy
     replies much longer or shorter   the median of up to REMEMBERED before      rollout/tokens_per_step
-    reward variance gone             1, and the first WINDOW updates            groups/uniform, reward/std
-    format reward falling            the best WINDOW updates so far             reward/format
-    failures rising                  the first WINDOW updates                   rollout/failed_attempts
+    no variance of rewards           1, and the first WINDOW updates            groups/uniform, reward/std
+    format reward falls              the best WINDOW updates so far             reward/format
+    failures rise                    the first WINDOW updates                   rollout/failed_attempts
 """
 
 import math
@@ -21,27 +21,28 @@ from lzero.types import Json
 WINDOW = 3
 REMEMBERED = 20
 ENTROPY_LEFT = 0.1
-"""Share of the entropy at first, below which next to nothing is explored any more."""
+"""Share of the initial entropy below which the policy hardly explores."""
 LONGER, SHORTER = 2.0, 0.5
-"""Times the length before."""
+"""Factors on the earlier length."""
 UNIFORM = 0.95
-"""Share of groups whose scores are all alike."""
+"""Share of groups with equal scores."""
 SPREAD_LEFT = 0.1
-"""Share of the rewards' standard deviation at first."""
+"""Share of the initial standard deviation of rewards."""
 FORMAT_LEFT = 0.8
 """Share of the best format reward."""
 FAILING, MORE_FAILING = 0.05, 2.0
-"""Share of attempts that fail, and times the share at first, from which on a policy may have learned to fail."""
+"""Share of attempts that fail, and factor on the initial share, above which a policy may have learned to fail."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sign:
-    """Of a collapse: `Sign(metric="train/entropy", update=40, values=(0.011, 0.008, 0.007), why="…")`; its text says all of that."""
+    """A sign of a collapse: `Sign(metric="train/entropy", update=40, values=(0.011, 0.008, 0.007), why="…")`; `str` gives it as a
+    sentence."""
 
     metric: str
     update: int
     values: tuple[float, ...]
-    """Of the last updates, this one included."""
+    """Values of the last updates, including this one."""
     why: str
 
     def __str__(self) -> str:
@@ -50,7 +51,7 @@ class Sign:
 
 
 def collapse_warnings(history: Sequence[Mapping[str, Json]]) -> list[Sign]:
-    """What is new in the last of the lines of metrics.jsonl, in order; evaluations among them are passed over."""
+    """Return the signs that are new in the last of the lines of metrics.jsonl, in order. Lines of evaluations are ignored."""
     lines = [line for line in history if line.get("phase") == "train"]
     known = {found.metric for found in _signs(lines[:-1])}
     return [found for found in _signs(lines) if found.metric not in known]
@@ -70,7 +71,7 @@ def _signs(lines: Sequence[Mapping[str, Json]]) -> list[Sign]:
 
 
 def _number(line: Mapping[str, Json], name: str) -> float | None:
-    """None where it was not measured, or is not finite (an update that was skipped)."""
+    """Return the metric; None if it was not measured, or is not finite (a skipped update)."""
     value = line.get(name)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
@@ -147,4 +148,4 @@ JUDGES: Mapping[str, Callable[[Sequence[float]], str]] = {
     "reward/format": _format,
     "rollout/failed_attempts": _failing,
 }
-"""For each metric: its values so far → what is wrong with the last ones, or ""."""
+"""Metric → a function of its values so far that returns what is wrong with the last ones, or ""."""

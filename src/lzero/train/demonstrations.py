@@ -1,7 +1,7 @@
-"""Recorded episodes as sequences to imitate, for the model that is to learn them.
+"""Read recorded episodes as sequences for a model to imitate.
 
-A run that was recorded with the same tokenizer and chat template gives its token ids as they are. Any other is told again: the
-contents of its turns (never its control tokens) are decoded with the tokenizer that recorded them and encoded for the new one.
+A run that was recorded with the same tokenizer and chat template keeps its token ids. Any other is translated: the contents of its turns
+(never its control tokens) are decoded with the recording tokenizer and encoded with the new one.
 """
 
 import re
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 MARK = "lzero-contents"
 MAX_WORDS = 1_000
-"""Largest vocabulary of a fresh tokenizer, beside single bytes."""
+"""The most words of a fresh tokenizer, in addition to single bytes."""
 OFTEN = 5
-"""Occurrences that a word needs."""
+"""Number of occurrences that a word needs."""
 _CONTROL = re.compile(r"<\|[a-z_]+\|>")
 _PIECE = re.compile(r" ?[^\W\d_]+|[^\w\s]+\n?|\s+")
 """A word with the space before it, punctuation, or white space. Digits stay single tokens, so that a model can copy any number."""
@@ -36,10 +36,10 @@ _PIECE = re.compile(r" ?[^\W\d_]+|[^\w\s]+\n?|\s+")
 def read_demonstrations(
     run_dir: Path, tokenizer: "PreTrainedTokenizerFast", *, focus: re.Pattern[str] | None = None
 ) -> list[Sample]:
-    """Every sample of the run's episodes, the failed ones apart, as `tokenizer` writes it; temperature 1. With `focus` the mask
-    is on only where an action overlaps a match of it.
+    """Return every sample of the run's episodes that did not fail, in tokens of `tokenizer`, with temperature 1.
 
-    Raises StoreError if there is no such run or it holds nothing to learn from, ModelError if its tokenizer is gone.
+    With `focus`, the mask selects only tokens of actions that overlap a match of it. Raises StoreError if there is no such run or nothing
+    to learn from, ModelError if its tokenizer is gone.
     """
     config = RunDirectory.open(run_dir).config
     recorded_with = kind_of(config).open_tokenizer(config)
@@ -67,8 +67,10 @@ def read_demonstrations(
 
 
 def fresh_tokenizer(run_dirs: Sequence[Path]) -> "PreTrainedTokenizerFast":
-    """Return a tokenizer for what these runs recorded: their own if they share one that has words, or else one of the words that occur
-    most in them. Raises StoreError, ModelError as `read_demonstrations` does."""
+    """Return a tokenizer for these runs: their own if they share one with words, else one of their most frequent words.
+
+    Raises StoreError, ModelError as `read_demonstrations` does.
+    """
     recorded_with = [_recorded_with(run_dir) for run_dir in run_dirs]
     first, plain = recorded_with[0], build_tokenizer()
     if not _same(first, plain) and all(_same(first, other) for other in recorded_with):
@@ -98,7 +100,7 @@ def _episodes(run_dir: Path) -> Iterator[Episode]:
 
 
 def _focused(sample: Sample, tokenizer: "PreTrainedTokenizerFast", focus: re.Pattern[str]) -> tuple[int, ...]:
-    """The sample's mask, on only where the text of an action overlaps a match."""
+    """Return the sample's mask, with 1 only where the text of an action overlaps a match."""
     mask = [0] * len(sample.mask)
     for step in set(sample.step_index) - {-1}:
         positions = [position for position, owner in enumerate(sample.step_index) if owner == step]
@@ -118,14 +120,17 @@ def _decode(tokenizer: "PreTrainedTokenizerFast", ids: Sequence[int]) -> str:
 
 
 class Translator:
-    """Tells an episode again in the tokens of another model. Raises ModelError for a tokenizer that cannot hold a conversation."""
+    """Translates an episode into the tokens of another model. Raises ModelError for a tokenizer that cannot hold a conversation."""
 
     def __init__(self, source: "PreTrainedTokenizerFast", target: "PreTrainedTokenizerFast") -> None:
         self._source, self._target = source, target
         self._source_renderer, self._target_renderer = Renderer(source), Renderer(target)
 
     def episode(self, episode: Episode) -> Episode:
-        """The same turns. Log-probabilities are zeros: no model drew these tokens. Raises ModelError for a cut context."""
+        """Return the same turns in other tokens. Log-probabilities are 0, because no model drew these tokens.
+
+        Raises ModelError for a trimmed context.
+        """
         steps: list[Step] = []
         recorded, length = 0, 0
         for index, step in enumerate(episode.steps):
@@ -147,7 +152,7 @@ class Translator:
         return msgspec.structs.replace(episode, steps=tuple(steps))
 
     def _start(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """A first prompt: with a system prompt if that is how it reads, else without."""
+        """Return the first prompt, with a system prompt if the recorded one has it."""
         text = self._decode(ids)
         before, between, header = self._around(self._source_renderer.start(MARK, MARK))
         system, found, user = text.removeprefix(before).removesuffix(header).partition(between)
@@ -157,7 +162,7 @@ class Translator:
         return self._target_renderer.start(None, text.removeprefix(opening).removesuffix(header))
 
     def _turn(self, said: Completion, told: Completion, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """What follows the completion that was `said`, now `told` in other tokens."""
+        """Return the tokens after a completion. `said` is the recorded completion, `told` its translation."""
         to_user, header = self._around(self._source_renderer.turn(said, MARK))
         return self._target_renderer.turn(told, self._decode(ids).removeprefix(to_user).removesuffix(header))
 

@@ -1,4 +1,4 @@
-"""A checkpoint as a plain model directory, without what only training needs; transformers, vLLM and SGLang load it."""
+"""Export a checkpoint as a plain model directory, without training state; transformers, vLLM and SGLang load it."""
 
 import json
 import shutil
@@ -14,10 +14,10 @@ BEST = "best"
 
 
 def export(run_dir: Path, target: Path, *, name: str = "") -> Path:
-    """Copy the weights, configuration and tokenizer of a checkpoint to `target`, which appears whole or not at all. Returns the checkpoint.
+    """Copy the weights, configuration and tokenizer of a checkpoint to `target`, completely or not at all. Return the checkpoint.
 
-    `name` is that of a checkpoint, "best" (by held-out score), or empty: the newest. Raises StoreError for a run or checkpoint
-    that is not there or not whole, and for a `target` that holds something.
+    `name`: that of a checkpoint, "best" (by held-out score), or "" for the newest. Raises StoreError if the run or checkpoint is missing or
+    incomplete, or `target` is not empty.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target} exists and is not an empty directory: name another one")
@@ -39,7 +39,7 @@ def export(run_dir: Path, target: Path, *, name: str = "") -> Path:
 
 
 def find(run: RunDirectory, name: str) -> Path:
-    """The checkpoint that `name` means. Raises StoreError, which lists those there are."""
+    """Return the checkpoint of this name. Raises StoreError, which lists the existing ones."""
     if name == BEST:
         checkpoint = best_checkpoint(run.checkpoints)
     elif name:
@@ -54,7 +54,7 @@ def find(run: RunDirectory, name: str) -> Path:
 
 
 def _speak_to_earlier_versions(directory: Path) -> None:
-    """Say under their earlier names, too, what transformers 5 renamed: servers that build on transformers 4 read the directory as well."""
+    """Add the names that transformers 5 has renamed, because servers with transformers 4 read the directory as well."""
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or {}
     if "rope_theta" in rope:

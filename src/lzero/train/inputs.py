@@ -1,6 +1,6 @@
-"""Fingerprints of a run's inputs: tasks, corpus, prompt, model, code. A resumed run must read the same.
+"""Fingerprint a run's inputs: tasks, corpus, prompt, model, code. A resumed run must read the same.
 
-Tasks, corpora and prompts are hashed whole (about a second per gigabyte). Of large weights, 64 blocks of each file are hashed, because
+Tasks, corpora and prompts are hashed completely (about a second per gigabyte). Of large weight files, 64 blocks each are hashed, because
 training changes every part of them. Of code, only the module that a key names is hashed, and a change of it is only a warning.
 """
 
@@ -26,7 +26,7 @@ from lzero.types import Task
 CODE = ("reward.function", "agent.tools", "agent.use", "environment.use")
 """Keys that name code."""
 WHOLE_BYTES = 64 << 20
-"""Largest file of a model that is hashed whole."""
+"""Bytes of the largest model file that is hashed completely."""
 BLOCKS, BLOCK_BYTES = 64, 1 << 20
 
 
@@ -68,7 +68,7 @@ def changes(there: Mapping[str, Input], here: Mapping[str, Input]) -> dict[str, 
 def check_inputs(
     run: Path, there: Mapping[str, Input], here: Mapping[str, Input], *, checkpoint: Path | None, accept: bool
 ) -> list[str]:
-    """Return notes on changed inputs with which a run may resume: code, and with `accept` all. Raises StoreError for others."""
+    """Return notes on changed inputs that a resumed run accepts: code, and with `accept` all. Raises StoreError for others."""
     found = changes(there, here)
     data = [sentence for key, sentence in found.items() if key not in CODE]
     if data and not accept:
@@ -113,7 +113,7 @@ def _whole(file: Path) -> str:
 
 
 def _files(path: Path) -> Input:
-    """Return the fingerprint of a file, or of all files beneath a directory with their names."""
+    """Return the fingerprint of a file, or of all files below a directory with their names."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     digest = _digest(f"{file.relative_to(path)} {_whole(file)}" for file in files)
     return Input(where=str(path), holds=counted(len(files), "file"), digest=digest)

@@ -8,8 +8,8 @@
                                                                ▼
                                                 on_update, evaluate, checkpoint
 
-Nothing is collected while an update is made, so every token of a batch is drawn by the policy that learns from it. Update u
-(from 0) learns from what version u sampled, and makes version u + 1.
+No episode runs during an update, so the policy that learns from a token has drawn it. Update u (from 0) learns from episodes of policy
+version u, and makes version u + 1.
 """
 
 import asyncio
@@ -37,24 +37,24 @@ Result = TypeVar("Result")
 
 
 class GroupStream(Protocol):
-    """Where batches of groups come from (`lzero.rollout.stream`)."""
+    """Source of batches of groups (`lzero.rollout.stream`)."""
 
     @property
     def state(self) -> dict[str, Json]:
-        """What the next batch depends on, but for the policy: a checkpoint holds it."""
+        """The state, besides the policy, that the next batch depends on. A checkpoint holds it."""
 
     async def take(self, update: int) -> Collected:
-        """Return the batch of this update, when its groups are there. Cancelled when the run is stopped."""
+        """Return the batch of this update when its groups are complete. Cancelled when the run is stopped."""
 
     def published(self, version: int) -> None:
-        """The engine samples from this policy version now, so that more groups may begin."""
+        """Note that the engine samples from this policy version now, so that more groups may begin."""
 
     async def close(self) -> None:
         """End the episodes under way."""
 
 
 Evaluate = Callable[[int], Coroutine[None, None, float]]
-"""The held-out score of the policy version given, evaluated and recorded if it was not before."""
+"""Returns the held-out score of a policy version, and evaluates and records it if that has not been done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +77,20 @@ async def train(
     on_update: Callable[[Update], None] = lambda update: None,
     stop: asyncio.Event | None = None,
 ) -> Outcome:
-    """Train until `train.updates` are made or `stop` is set; either way ends with a checkpoint of what was reached.
+    """Train until `train.updates` are made or `stop` is set. Either way, save a checkpoint of the state reached.
 
-    The policy is evaluated first and last, and every `eval.every` updates.
-    `stop` cancels the episodes under way (a resumed run draws the same tasks again) and lets an update under way finish.
-    Raises whatever a stage raises; then the last checkpoint and all records up to there are whole. It is of what was reached where
-    episodes or the estimator failed, and an earlier one where an update had begun.
+    The policy is evaluated first and last, and every `eval.every` updates. `stop` cancels the running episodes (a resumed run draws the
+    same tasks again) and lets a running update finish.
+
+    Raises the error of any stage. The last checkpoint and all records up to it are then complete. If episodes or the estimator failed, it
+    holds the state reached; if an update had begun, it is an earlier one.
     """
     stop = stop or asyncio.Event()
     settings, every = config.train, config.eval.every
     score: float | None = None
 
     async def measure() -> None:
-        """Evaluate the policy as it is now, if that is due."""
+        """Evaluate the current policy, if that is due."""
         nonlocal score
         score = None
         if evaluate is not None and _is_due(progress.update, every, settings.updates):
@@ -99,12 +100,12 @@ async def train(
         return await saver.save(partial(learner.snapshot, progress, score))
 
     async def keep() -> None:
-        """Save what was reached."""
+        """Save the state reached."""
         if saver.newest != saver.path(progress.update):
             await save()
 
     async def kept(work: Coroutine[Any, Any, Result]) -> Result | None:
-        """`unless` stopped; where it fails, what was reached is saved first: nothing of `work` has touched the policy."""
+        """Return the result of `work`, unless stopped. If it fails, save the state first, because `work` does not touch the policy."""
         try:
             return await unless(stop, work)
         except Exception:
@@ -146,9 +147,9 @@ async def train(
 async def _learn(
     learner: Learner, collected: Collected, run: RunDirectory, *, update: int, keep: Callable[[], Awaitable[None]]
 ) -> dict[str, float]:
-    """Record the episodes, learn from them, and publish the new weights; return the metrics and the seconds of each phase.
+    """Record the episodes, learn from them, and publish the new weights. Return the metrics and the seconds of each phase.
 
-    Calls `keep` where learning fails before it touches the policy.
+    Calls `keep` if learning fails before it touches the policy.
     """
     watch = Stopwatch()
     run.write_records(collected.records, phase="train", update=update)

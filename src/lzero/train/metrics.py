@@ -1,4 +1,4 @@
-"""What is measured of training beside losses (`lzero.train.update`) and rollouts (`lzero.rollout.summary`); all is in docs/training.md."""
+"""Measure training beside losses (`lzero.train.update`) and rollouts (`lzero.rollout.summary`); docs/training.md explains all metrics."""
 
 import math
 import statistics
@@ -14,7 +14,7 @@ MB = 1 << 20
 
 
 class Stopwatch:
-    """Seconds by phase, as `{"time/score_s": 1.2, …}`: each lap ends one."""
+    """Measures seconds by phase, as `{"time/score_s": 1.2, …}`: each lap ends one phase."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -39,12 +39,12 @@ def sum_metrics(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Over the optimiser steps of an update, maxima again apart."""
+    """Return the mean of each metric over the optimiser steps of an update; of a name that ends in `_max`, the maximum."""
     return {name: total if name.endswith("_max") else total / len(steps) for name, total in sum_metrics(steps).items()}
 
 
 def sampler_gap(scored: Sequence[Scored]) -> dict[str, float]:
-    """`train/logprob_gap` of the policy before the update: later optimiser steps find it changed by those before them."""
+    """Return `train/logprob_gap` of the policy before the update; later optimiser steps measure a policy that earlier ones have changed."""
     gaps = [
         abs(old - sampled)
         for row in scored
@@ -55,8 +55,10 @@ def sampler_gap(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 def advantage_metrics(advantages: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The spread of the advantages of a batch, over its steps: with none there is nothing to learn from it. Nothing where
-    they are not finite, and the update is skipped."""
+    """Return the spread of the advantages of a batch, over its steps; without spread there is nothing to learn.
+
+    Return {} if they are not finite; the update is then skipped.
+    """
     values = [value for own in advantages.values() for value in own]
     if not values or not all(map(math.isfinite, values)):
         return {}
@@ -68,7 +70,7 @@ def advantage_metrics(advantages: Mapping[str, Sequence[float]]) -> dict[str, fl
 
 
 def memory_metrics() -> dict[str, float]:
-    """Of this process now, and on CUDA the most that tensors took since the last call."""
+    """Return the memory of this process now, and on CUDA the peak of tensors since the last call."""
     metrics = {"memory/rss_mb": psutil.Process().memory_info().rss / MB}
     if torch.cuda.is_available():
         metrics["memory/cuda_mb"] = torch.cuda.max_memory_allocated() / MB

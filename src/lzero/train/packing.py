@@ -1,5 +1,7 @@
-"""How sequences share rows with this model, on its device. Its own code decides whether it keeps them apart; one that does not would learn
-from a mixture."""
+"""Choose how sequences share rows with this model, on its device.
+
+The model's own code decides whether it keeps sequences apart. If it does not, it would learn from a mixture.
+"""
 
 import logging
 from typing import TYPE_CHECKING, Literal
@@ -17,8 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def choose_packing(model: "PreTrainedModel", wanted: Packing | Literal["auto"]) -> Packing:
-    """What is wanted, or ("auto") the fastest on the device that the model is right with. Raises ModelError if it is not right with
-    what is wanted."""
+    """Return the wanted packing or, for "auto", the fastest on the device that the model computes correctly.
+
+    Raises ModelError if the model does not compute the wanted one correctly.
+    """
     if wanted != "auto":
         check_packing(model, wanted)
         return wanted
@@ -32,7 +36,7 @@ def choose_packing(model: "PreTrainedModel", wanted: Packing | Literal["auto"]) 
 
 
 def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
-    """Score two sequences that begin alike in a row each, and as `packing` has them. Raises ModelError where that is not the same."""
+    """Score two sequences with a common prefix in separate rows, and with this packing. Raises ModelError if the scores differ."""
     if packing == "padded":
         return
     if packing == "tree" and shortest_reach(model) is not None:

@@ -1,4 +1,4 @@
-"""A fixed sequence that is scored twice, where both ways ought to agree: trainer and engine, a row of its own and a shared one."""
+"""A fixed sequence that is scored in two ways which must agree: by trainer and engine, or in separate and shared rows."""
 
 import random
 
@@ -12,13 +12,13 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 
 
 def probe_ids(vocabulary_size: int) -> tuple[int, ...]:
-    """Ids spread over the vocabulary, the same ones in every run."""
+    """Return ids spread over the vocabulary, the same in every run."""
     generator = random.Random(0)
     return tuple(generator.randrange(vocabulary_size) for _ in range(PROBE_TOKENS))
 
 
 def probe_sample(ids: tuple[int, ...]) -> Sample:
-    """All but the first of these tokens as an action."""
+    """Return a sample with all but the first of these tokens as one action."""
     rest = len(ids) - 1
     return Sample(
         episode_id="probe",

@@ -1,11 +1,11 @@
-"""A new policy version for the engine, and the probe that shows that it arrived.
+"""Send a new policy version to the engine, and probe that it arrived.
 
     pause ─▶ send ─▶ resume ─▶ probe: the same token ids, scored by learner and engine ─▶ report
       ▲                          │ they differ, the first time
       └──────────────────────────┘
 
-A weight sync can answer "done" and be wrong: a layer keeps a packed copy, a name does not match. So it is repeated once, and a gap that
-stays stops the run with both numbers.
+A weight sync can report success and be wrong: a layer keeps a packed copy, or a name does not match. So it is repeated once, and a gap that
+remains stops the run with both numbers.
 """
 
 import logging
@@ -34,10 +34,10 @@ TRIES = 2
 async def publish(
     model: "PreTrainedModel", engine: LoadingEngine, transfer: WeightTransfer, *, version: int
 ) -> SyncReport:
-    """Have `engine` sample from the weights of `model`, as policy `version`.
+    """Make `engine` sample from the weights of `model`, as policy `version`. Return a report.
 
-    Raises TrainError if the two sides disagree on the probe twice. A sync that changes nothing is found once the policy has moved
-    by more than the tolerance, which is at the first update for all but the smallest learning rates.
+    Raises TrainError if the two sides disagree on the probe twice. A sync without any effect is detected as soon as the policy has moved by
+    more than the tolerance: at the first update, except for the smallest learning rates.
     """
     ids = probe_ids(model.config.vocab_size)
     for number in range(1, TRIES + 1):

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether it belongs to it: to its configuration, its model, its vocabulary."""
+"""Find the checkpoint that a run resumes from, and check that it fits the run's configuration, model and vocabulary."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SHOWN = 5
-"""Differences that an error names."""
+"""The most differences that an error names."""
 
 
 def checkpoint_to_resume(run: RunDirectory) -> Path | None:
-    """The newest checkpoint of a run, None if it has none. Raises StoreError if it is broken: going on from an earlier one
-    does updates again, and forgets what is recorded of them; that is for a person to decide."""
+    """Return the newest checkpoint of a run; None if it has none. Raises StoreError if it is broken.
+
+    Resuming from an earlier one would repeat updates and forget their records, which only a person should decide.
+    """
     found = checkpoints(run.checkpoints)
     if not found:
         return None
@@ -39,8 +41,10 @@ def checkpoint_to_resume(run: RunDirectory) -> Path | None:
 
 
 def check_config(checkpoint: Path, config: Config) -> None:
-    """Refuse a checkpoint of another configuration, but for what a resumed run may change and where it lies. Raises StoreError, which
-    names each key and both values; and ConfigError for fewer updates than it has made."""
+    """Raise StoreError, with each key and both values, if a checkpoint has another configuration than the run.
+
+    Keys that a resumed run may change, and its directory, do not count. Raises ConfigError for fewer updates than the checkpoint has.
+    """
     manifest = read_manifest(checkpoint)
     if config.train.updates < manifest.progress.update:
         made = counted(manifest.progress.update, "update")
@@ -62,8 +66,10 @@ def check_config(checkpoint: Path, config: Config) -> None:
 def check_model(
     checkpoint: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", *, initial: Path
 ) -> None:
-    """Refuse a checkpoint, loaded as `model` and `tokenizer`, whose shapes or vocabulary are not those of the model in `initial`, which
-    samples and is the reference. Raises StoreError with what differs."""
+    """Raise StoreError if the shapes or the vocabulary of a checkpoint differ from those of the model in `initial`.
+
+    `model` and `tokenizer` are the checkpoint's. The model in `initial` samples, and is the reference.
+    """
     there = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     here = parameter_shapes(initial)
     differences = [
@@ -82,7 +88,7 @@ def check_model(
 
 
 def _flat(config: Mapping[str, Json]) -> dict[str, Json]:
-    """ "section.key" → value."""
+    """Return "section.key" → value."""
     return {
         f"{section}.{key}": value
         for section, values in config.items()
@@ -92,7 +98,7 @@ def _flat(config: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _shown(values: Mapping[str, Json], key: str, defaults: Mapping[str, Json]) -> str:
-    """A key that an earlier version did not have was at its default."""
+    """Return a value for an error message. A key that an earlier version lacked has its default."""
     return repr(values[key]) if key in values else repr(defaults[key]) if key in defaults else "no key"
 
 

@@ -1,8 +1,8 @@
-"""A whole training run: the score on held-out tasks, training, the score again. What `lzero train` does.
+"""Run a whole training run for `lzero train`: the score on held-out tasks, training, the score again.
 
 config ──▶ tasks, trainer, engine, sandboxes ──▶ loop.train ──▶ Report
-                      │
-                      └ what cannot be used is refused here, before a file is written
+                  │
+                  └ refuse what cannot be used, before a file is written
 """
 
 import asyncio
@@ -49,44 +49,44 @@ logger = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
-    """Whoever looks on: a display, a test."""
+    """Observer of a run, such as a display."""
 
     def say(self, sentence: str) -> None:
-        """What is being done now."""
+        """Show the current activity."""
 
     def note(self, sentence: str) -> None:
-        """Something to know, whatever is done next."""
+        """Show a note that stays."""
 
     def updated(self, update: Update) -> None:
-        """An update is made."""
+        """Show an update that was made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a run came to. It was stopped early, and goes on with `--resume`, if `after` is None."""
+    """Result of a run. If `after` is None, it was stopped early, and `--resume` continues it."""
 
     run: RunDirectory
     progress: Progress
     before: tuple[Record, ...] | None
-    """Held-out tasks as the initial policy did them; None if the run was stopped before it had."""
+    """Records of the initial policy on held-out tasks; None if the run was stopped before."""
     after: tuple[Record, ...] | None
     num_episodes: int
-    """Training episodes that were scored, over the whole run."""
+    """Number of training episodes that were scored, over the whole run."""
     failures: dict[str, int]
-    """Failed attempts by kind, over the whole run, those that a second attempt mended included."""
+    """Failed attempts by kind, over the whole run, those with a successful retry included."""
     failing: tuple[TaskFailures, ...]
-    """Tasks at which most attempts failed, of those that lines of metrics.jsonl name."""
+    """Tasks with the most failed attempts, among those that metrics.jsonl names."""
     seconds: float
 
 
 async def run_training(
     config: Config, *, run: RunDirectory | None, watcher: Watcher, stop: asyncio.Event, accept_changes: bool = False
 ) -> Report:
-    """Train as `config` says, in a new run directory or, with `run`, on from the newest checkpoint of that one.
+    """Train as `config` says, in a new run directory or, with `run`, from the newest checkpoint of that run.
 
-    `accept_changes`: resume though what the run reads (tasks, corpus, prompt, model) has changed since it began.
-    `stop` ends the run at the next point from which it can resume. Raises an LzeroError before a run directory is made when
-    the configuration, the tasks, the model or this machine's sandbox cannot be used.
+    `accept_changes`: resume even if the inputs (tasks, corpus, prompt, model) have changed. `stop` ends the run at the next point from
+    which it can resume. Raises an LzeroError before a run directory is made if the configuration, the tasks, the model or this machine's
+    sandbox cannot be used.
     """
     start = time.monotonic()
     if not kind_of(config).TRAINS:
@@ -154,7 +154,7 @@ async def run_training(
 
 
 async def _evaluate(version: int, *, evaluator: Evaluator, run: RunDirectory, watcher: Watcher, track: Track) -> float:
-    """The held-out score of a policy version: what the run recorded of it or, the first time, what it does now."""
+    """Return the held-out score of a policy version: the recorded one, or else that of a new evaluation."""
     recorded = run.score(version)
     if recorded is not None:
         return recorded
@@ -167,7 +167,7 @@ async def _evaluate(version: int, *, evaluator: Evaluator, run: RunDirectory, wa
 
 
 def _tell(update: Update, *, history: list[dict[str, Json]], watcher: Watcher, track: Track) -> None:
-    """Of an update that is made: to the trackers, the watcher, and with what was before it, whether the run falls apart."""
+    """Report an update to the trackers and the watcher, and warn of signs of a collapse."""
     number = update.policy_version - 1
     history.append({"phase": "train", "update": number, **update.metrics})
     track("train", number, update.metrics)
@@ -178,7 +178,7 @@ def _tell(update: Update, *, history: list[dict[str, Json]], watcher: Watcher, t
 
 
 def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
-    """Tasks to train on, tasks held out. Raises ConfigError or DataError."""
+    """Return training tasks and held-out tasks. Raises ConfigError or DataError."""
     training, held_out = train_tasks(config), eval_tasks(config)
     check_curriculum(config.rollout, training)
     shared = leaks(training, held_out)
@@ -209,7 +209,7 @@ def unread_notes(config: Config, training: TaskSource, held_out: TaskSource) -> 
 
 
 def _records(run: RunDirectory, version: int) -> tuple[Record, ...] | None:
-    """What the greedy evaluation of a policy version recorded; None if there was none."""
+    """Return the records of a policy version's greedy evaluation; None if there was none."""
     records = tuple(read_records(run.path, phase="eval", update=version))
     return records or None
 

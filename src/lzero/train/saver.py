@@ -1,9 +1,9 @@
-"""Checkpoints are written while the run goes on.
+"""Write checkpoints while the run goes on.
 
     loop      ──▶ snapshot ──▶ next update …                                ──▶ snapshot (waits for its place)
     thread              └──▶ write beside, rename, remove old ones ──▶ place free ─┘
 
-One is written at a time. What the loop waits for is the snapshot, and the writing of the one before if that is still under way.
+Only one is written at a time. The loop waits for the snapshot, and for the previous checkpoint if that is still being written.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 
 class Saver:
-    """An asynchronous context manager, which ends when all is written. A checkpoint that could not be written raises its StoreError
-    at the next `check`, `save`, or at the end."""
+    """An asynchronous context manager, which ends when everything is written. If a checkpoint could not be written, its StoreError is
+    raised at the next `check` or `save`, or at the end."""
 
     def __init__(self, directory: Path, *, keep: int, keep_best: bool) -> None:
         self._directory = directory
@@ -45,10 +45,10 @@ class Saver:
         self._writing: asyncio.Future[Path] | None = None
         self._best = max(scores(directory).values(), default=float("-inf"))
         self.newest = newest_checkpoint(directory)
-        """The last checkpoint, though it may still be under way."""
+        """The last checkpoint, which may still be in progress."""
 
     async def __aenter__(self) -> Self:
-        """Remove what a run that was killed as it saved had still to remove. Raises StoreError."""
+        """Remove what a killed run had not removed yet. Raises StoreError."""
         try:
             remove_partial(self._directory)
             remove_superfluous(self._directory, keep=self._keep, keep_best=self._keep_best)
@@ -64,7 +64,7 @@ class Saver:
         except StoreError as failure:
             if error is None:
                 raise
-            logger.warning("%s", failure)  # for run.log: the run ends for a reason of its own, which is the one to tell
+            logger.warning("%s", failure)  # for run.log only: the run ends with another error, which is reported
         finally:
             self._thread.shutdown()
 
@@ -72,16 +72,16 @@ class Saver:
         return checkpoint_path(self._directory, update)
 
     def is_best(self, score: float | None) -> bool:
-        """Whether a policy of this held-out score is to be kept for it."""
+        """Return whether a policy with this held-out score is to be kept as the best."""
         return self._keep_best and score is not None and score > self._best
 
     def check(self) -> None:
-        """Raises StoreError if the last checkpoint could not be written."""
+        """Raise StoreError if the last checkpoint could not be written."""
         if self._writing is not None and self._writing.done():
             self._writing.result()
 
     async def save(self, take: Callable[[], Snapshot]) -> float:
-        """Take a snapshot, and have it written; returns how long the run was held up, in seconds."""
+        """Take a snapshot, and begin to write it. Return the seconds that the run was delayed."""
         start = time.monotonic()
         await self._written()
         loop = asyncio.get_running_loop()

@@ -1,5 +1,5 @@
-"""Learning rates: of reinforcement learning by the number of the update, so that a run that resumes needs to know nothing else; of
-fine-tuning by the share of its tokens."""
+"""Learning rates: of reinforcement learning by the number of the update alone, so that a run can resume; of fine-tuning by the share of its
+tokens."""
 
 import math
 
@@ -7,10 +7,10 @@ from lzero.config import TrainConfig
 
 
 def learning_rate(update: int, train: TrainConfig) -> float:
-    """The rate of update `update` (from 0).
+    """Return the learning rate of update `update` (from 0).
 
-    Over the first `warmup_updates` it rises in equal steps, 1/(warmup_updates + 1) of `lr` in the first; then it is `lr`
-    ("constant"), or falls from there along a line or half a cosine that would be 0 in the update after the last.
+    Over the first `warmup_updates` it rises in equal steps, from 1/(warmup_updates + 1) of `lr`. Then it is `lr` ("constant"), or falls
+    along a line or half a cosine that reaches 0 in the update after the last.
     """
     if update < train.warmup_updates:
         return train.lr * ((update + 1) / (train.warmup_updates + 1))
@@ -20,8 +20,10 @@ def learning_rate(update: int, train: TrainConfig) -> float:
 
 
 def warmup_stable_decay(fraction: float, *, warmup: float, decay: float) -> float:
-    """Factor of the rate at this fraction of the tokens: up linearly from zero, flat, down linearly to zero (MiniCPM's WSD,
-    arXiv 2404.06395)."""
+    """Return the factor of the rate at this fraction of the tokens: linear rise from zero, constant, linear fall to zero.
+
+    MiniCPM's WSD, arXiv 2404.06395.
+    """
     rising = fraction / warmup if warmup else 1.0
     falling = (1.0 - fraction) / decay if decay else 1.0
     return max(0.0, min(1.0, rising, falling))

@@ -1,4 +1,4 @@
-"""Log-probabilities of what was sampled, by the trainer's own forward pass."""
+"""Compute log-probabilities of sampled tokens in the trainer's own forward pass."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 def policy_logprobs(
     model: "PreTrainedModel", micro: MicroBatch, *, entropies: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities [N] of a micro-batch's action tokens under the sampling temperature, and, if asked for, the entropies [N] there;
-    they carry the gradient.
+    """Return log-probabilities [N] of a micro-batch's action tokens at the sampling temperature and, on request, entropies [N] in nats.
 
-    Only the hidden states that predict an action token pass through the output layer. Without a mask transformers sees in positions that
-    start over where packed sequences end.
+    Both carry the gradient. Only hidden states that predict an action token pass through the output layer. Without a mask, transformers
+    recognises packed sequences by positions that restart.
     """
     hidden: Tensor = model.get_decoder()(
         input_ids=micro.token_ids,
@@ -35,7 +34,8 @@ def policy_logprobs(
 
 
 def sample_logprobs(model: "PreTrainedModel", samples: Sequence[Sample], layout: Layout) -> list[tuple[float, ...]]:
-    """Log-probabilities of every sample's action tokens under `model` and the sample's temperature; 0 for the other tokens. No gradient."""
+    """Return log-probabilities of every sample's action tokens under `model` at the sample's temperature; 0 for other tokens. No
+    gradient."""
     scores: list[tuple[float, ...]] = [()] * len(samples)
     rows_to_score = [unscored(sample) for sample in samples]
     weights = [row.advantages for row in rows_to_score]

@@ -1,4 +1,4 @@
-"""What torch draws, and whether it may take a shortcut that rounds differently each time."""
+"""Seed torch, and make it deterministic if configured."""
 
 import os
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from lzero.seeds import derive_seed
 
 @contextmanager
 def seeded(run: RunConfig) -> Iterator[None]:
-    """While it lasts torch draws from the run's seed and, if `run.deterministic`, uses deterministic algorithms only.
+    """Seed torch with the run's seed during the block and, if `run.deterministic`, allow only deterministic algorithms.
 
-    Build models and restore checkpoints inside it.
+    Build models and restore checkpoints inside the block.
     """
     torch.manual_seed(derive_seed(run.seed, "torch"))
     before = torch.are_deterministic_algorithms_enabled()

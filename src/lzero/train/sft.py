@@ -3,7 +3,7 @@
     run directories ──▶ samples ──▶ mix (seeded, by weight) ──▶ batch ──▶ update ──▶ … ──▶ model directory
                            └─ held out, one in twenty ──▶ held-out loss
 
-The update is reinforcement learning's, with the likelihood of every action token as its objective.
+The update is that of reinforcement learning, with the likelihood of every action token as its objective.
 """
 
 import math
@@ -45,18 +45,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 FRESH = "fresh"
-"""`model.path` of a model that starts from nothing."""
+"""`model.path` of a new, untrained model."""
 HELD_OUT = 20
-"""One episode in so many is never trained on."""
+"""One episode in this number is held out, and never trained on."""
 MOST_HELD_OUT = 64
-"""Samples of a source that the held-out loss is computed on, at most."""
+"""The most samples of a source for the held-out loss."""
 NUM_EVALUATIONS = 10
-"""Held-out losses, evenly spread over the tokens."""
+"""Number of held-out losses, evenly spread over the tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SftStep:
-    """One optimiser step, as a display sees it; `held_out` is None where it was not measured."""
+    """One optimiser step, for a display. `held_out` is None if it was not measured."""
 
     step: int
     tokens: int
@@ -66,7 +66,7 @@ class SftStep:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuned:
-    """What fine-tuning came to; losses are nats an action token."""
+    """Result of fine-tuning; losses are in nats per action token."""
 
     run: RunDirectory
     model_dir: Path
@@ -78,7 +78,7 @@ class FineTuned:
 
 
 def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda step: None) -> FineTuned:
-    """Fine-tune `model.path` on the episodes of `sft.episodes`; the result is `model/` in a new run directory.
+    """Fine-tune `model.path` on the episodes of `sft.episodes`, and write the result to `model/` in a new run directory.
 
     Raises ConfigError, ModelError or StoreError before anything is written, TrainError if the loss is not finite.
     """
@@ -113,8 +113,10 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
 
 
 def starting_model(config: Config) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
-    """The model that `model.path` names; "fresh" is a new one of the nano's shape, seeded, with the words of the
-    demonstrations. Raises ModelError, StoreError."""
+    """Return the model that `model.path` names. "fresh" is a new, seeded one of the nano's shape, with the words of the demonstrations.
+
+    Raises ModelError, StoreError.
+    """
     dtype, device = config.model.dtype, config.model.device
     if config.model.path != FRESH:
         path = resolve(config.model.path)
@@ -125,7 +127,7 @@ def starting_model(config: Config) -> "tuple[PreTrainedModel, PreTrainedTokenize
 
 
 def imitate(model: "PreTrainedModel", mix: "Mix", config: Config, run: RunDirectory) -> Iterator[SftStep]:
-    """Optimiser steps until `sft.tokens` tokens are used, each a line of metrics.jsonl; the last one with its held-out loss."""
+    """Make optimiser steps until `sft.tokens` tokens are used. Write a line of metrics.jsonl for each; the last has its held-out loss."""
     sft = config.sft
     optimizers = make_optimizers(model, sft)
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -152,7 +154,7 @@ def imitate(model: "PreTrainedModel", mix: "Mix", config: Config, run: RunDirect
 
 
 class Mix:
-    """Draws samples from several sources, by weight; each source goes round in a new order every epoch. Seeded.
+    """Draws samples from several sources by weight, seeded. Each source is shuffled anew every epoch.
 
     Raises ConfigError for weights that do not fit the sources.
     """
@@ -164,7 +166,7 @@ class Mix:
             )
         split = [_split(source) for source in sources]
         self.held_out = [sample for _, held_out in split for sample in held_out]
-        """Never drawn."""
+        """Samples that are never drawn."""
         self._weights = list(weights) or [float(len(source)) for source in sources]
         self._random = random.Random(seed)
         self._decks = [_deal(train, random.Random(derive_seed(seed, place))) for place, (train, _) in enumerate(split)]
@@ -174,7 +176,7 @@ class Mix:
 
 
 def make_optimizers(model: "PreTrainedModel", sft: SftConfig) -> list[Optimizer]:
-    """AdamW alone; or Muon on the matrices inside the layers with AdamW on embeddings, output layer and norms. No decay."""
+    """Return AdamW; or Muon for the matrices inside the layers, and AdamW for embeddings, output layer and norms. No weight decay."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if sft.optimizer == "adamw":
         return [AdamW(parameters, lr=sft.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
@@ -189,13 +191,13 @@ def make_optimizers(model: "PreTrainedModel", sft: SftConfig) -> list[Optimizer]
 
 
 def held_out_loss(model: "PreTrainedModel", samples: Sequence[Sample], *, max_tokens: int) -> float:
-    """Mean of −log π over all action tokens of `samples` (nats)."""
+    """Return the mean of −log π over all action tokens of `samples`, in nats."""
     total = math.fsum(value for row in sample_logprobs(model, samples, Layout(max_tokens=max_tokens)) for value in row)
     return -total / sum(sum(sample.mask) for sample in samples)
 
 
 def _split(source: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Training and held-out samples: whole episodes, chosen by their ids, so that the choice outlives a longer recording."""
+    """Return training and held-out samples. Whole episodes are chosen by their ids, so a longer recording keeps the choice."""
     held_out = [sample for sample in source if derive_seed("held out", sample.episode_id) % HELD_OUT == 0]
     held_out = held_out[:MOST_HELD_OUT] or list(source[:1])
     chosen = {sample.episode_id for sample in held_out}

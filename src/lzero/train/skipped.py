@@ -1,9 +1,9 @@
-"""Optimiser steps that were not made, because the loss or the gradient was not finite; their batches are kept to be looked at.
+"""Keep the batches of optimiser steps that were skipped because the loss or the gradient was not finite.
 
-    RUN/episodes/skipped/train-000007.parquet     a row a sample: which optimiser step of update 7, why, and all that it would have
-                                                  learned from
+    RUN/episodes/skipped/train-000007.parquet     a row per sample: the optimiser step of update 7, the reason, and all that it would
+                                                  have learned from
 
-pandas reads it as it is, `read_skipped` gives back the very samples: collate and score them again with the weights of a checkpoint.
+pandas reads the file directly. `read_skipped` returns the same samples: collate and score them again with the weights of a checkpoint.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,14 +20,14 @@ from lzero.store import RunDirectory, read_rows
 from lzero.types import Sample
 
 LEARNED = ("advantages", "reference_logprobs", "old_logprobs")
-"""What `Scored` knows of a sample's tokens."""
+"""Columns of `Scored` with a number for each token."""
 MOST_IN_A_ROW = 3
-"""So many end the run."""
+"""Number of consecutive skipped steps that ends the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedStep:
-    """One of them: `number` counts the optimiser steps of its update from 0."""
+    """A skipped optimiser step. `number` counts the optimiser steps of its update from 0."""
 
     number: int
     reason: str
@@ -36,7 +36,7 @@ class SkippedStep:
 
 @dataclass(kw_only=True)
 class SkipCount:
-    """How many of the last optimiser steps were not made, over updates and resumed runs."""
+    """Counts consecutive skipped optimiser steps, over updates and resumed runs."""
 
     in_a_row: int = 0
 
@@ -44,7 +44,7 @@ class SkipCount:
         self.in_a_row = 0
 
     def skipped(self, what: str) -> None:
-        """Raises TrainError, saying `what` was the last, at the third in a row."""
+        """Count a skipped step. Raises TrainError at the third in a row; `what` describes the last one."""
         self.in_a_row += 1
         if self.in_a_row >= MOST_IN_A_ROW:
             raise TrainError(
@@ -54,7 +54,7 @@ class SkipCount:
 
 
 def write_skipped(run: RunDirectory, steps: Iterable[SkippedStep], *, update: int) -> None:
-    """All of one update; an earlier file of it is replaced. Raises StoreError."""
+    """Write all skipped steps of one update; an earlier file of it is replaced. Raises StoreError."""
     rows = [
         {
             "optimiser_step": step.number,
@@ -69,7 +69,7 @@ def write_skipped(run: RunDirectory, steps: Iterable[SkippedStep], *, update: in
 
 
 def read_skipped(path: Path, *, update: int) -> Sequence[SkippedStep]:
-    """What `write_skipped` was given, exactly; nothing for an update that skipped none. Raises StoreError."""
+    """Return the steps that `write_skipped` wrote, exactly; [] for an update that skipped none. Raises StoreError."""
     steps = []
     rows = read_rows(path, "skipped", phase="train", update=update)
     for (number, reason), group in groupby(rows, key=lambda row: (row["optimiser_step"], row["reason"])):

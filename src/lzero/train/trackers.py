@@ -1,9 +1,10 @@
-"""What metrics.jsonl holds, shown elsewhere while the run goes on: TensorBoard and Weights & Biases, by name (`run.trackers`).
+"""Show the metrics of metrics.jsonl in TensorBoard and Weights & Biases while the run goes on (`run.trackers`).
 
     tensorboard   RUN/tensorboard/      tensorboard --logdir RUN/tensorboard
     wandb         RUN/wandb/            offline: nothing leaves the machine until `wandb sync`; online with run.wandb = "online"
 
-Metrics of training keep their names, those of evaluations stand below `eval/` and `sampled/`. The packages are an extra: lzero[tracking].
+Metrics of training keep their names; those of evaluations get the prefix `eval/` or `sampled/`. The packages are in the extra
+lzero[tracking].
 """
 
 import importlib.util
@@ -28,11 +29,11 @@ KEY = "WANDB_API_KEY"
 PROJECT = "lzero"
 
 Track = Callable[[Phase, int, Mapping[str, float]], None]
-"""(phase, update, metrics), as they are appended to metrics.jsonl."""
+"""Receives (phase, update, metrics), as they are appended to metrics.jsonl."""
 
 
 def check_trackers(config: Config) -> None:
-    """Raises ConfigError for a tracker whose package or key is missing."""
+    """Raise ConfigError for a tracker without its package or key."""
     for name in config.run.trackers:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(f'run.trackers: "{name}" is not installed: pip install "lzero[tracking]"')
@@ -44,11 +45,12 @@ def check_trackers(config: Config) -> None:
 def open_trackers(
     config: Config, directory: Path, *, update: int = 0, history: Sequence[Mapping[str, Json]] = ()
 ) -> Iterator[Track]:
-    """Metrics go to every tracker of the run in `directory`, which goes on from `update`: what was tracked of later ones is done again.
+    """Yield a function that sends metrics to every tracker of the run in `directory`, which resumes from `update`.
 
-    `history` are the lines of metrics.jsonl. Its evaluations of this very policy are not made again, so they are tracked again:
-    TensorBoard forgets all that has the number of an update that is done again.
-    Raises TrainError when a service cannot be reached, StoreError for a full disk.
+    `history`: the lines of metrics.jsonl. TensorBoard drops all metrics of an update that is repeated. The evaluations of this policy are
+    not repeated, so they are sent again from `history`.
+
+    Raises TrainError if a service cannot be reached, StoreError for a full disk.
     """
     openers = {"tensorboard": _tensorboard, "wandb": _wandb}
     with ExitStack() as stack:
@@ -92,7 +94,7 @@ def _tensorboard(config: Config, directory: Path, update: int) -> Iterator[Track
 
 
 def _lasting_id(file: Path) -> str:
-    """A run that resumes goes on under the id it had."""
+    """Return the run's id, from the file or new, so that a resumed run keeps its id."""
     if not file.is_file():
         file.parent.mkdir(exist_ok=True)
         write_whole(file, secrets.token_hex(4).encode())
@@ -133,7 +135,8 @@ def _wandb(config: Config, directory: Path, update: int) -> Iterator[Track]:
     lost: list[Exception] = []
 
     def unless_lost(say: Callable[[], object]) -> None:
-        """Its service is a process that may end before us; metrics.jsonl has all that it would have been told."""
+        """Call `say`, and stop calling it after a failure. wandb's service is a process that may end early; metrics.jsonl has all metrics
+        anyway."""
         try:
             if not lost:
                 say()

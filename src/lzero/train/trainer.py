@@ -1,4 +1,4 @@
-"""The policy that is trained, the one it started from, and what is done with them: score, give credit, update."""
+"""The policy that is trained and its reference, and the operations on them: score, give credit, update."""
 
 import logging
 import math
@@ -38,12 +38,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Log-probabilities of every sample's tokens by the trainer's own forward passes; zeros where the settings need none."""
+    """Log-probabilities of every sample's tokens by the trainer's own forward passes; zeros if the settings do not need them."""
 
     reference_logprobs: Sequence[tuple[float, ...]]
-    """Of the initial policy."""
+    """Log-probabilities under the initial policy."""
     old_logprobs: Sequence[tuple[float, ...]]
-    """Of the policy before the update."""
+    """Log-probabilities under the policy before the update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +54,18 @@ class Trainer:
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerFast"
     reference: "PreTrainedModel | None"
-    """The initial policy, which the KL penalty pulls towards; None when its coefficient is 0."""
+    """The initial policy, for the KL penalty; None if its coefficient is 0."""
     optimizer: Optimizer
     packing: Packing
-    """How sequences share rows: what `train.packing` says, or was found best with the model."""
+    """How sequences share rows: `train.packing`, or the best for the model."""
     skips: SkipCount = field(default_factory=SkipCount)
 
     @classmethod
     def build(cls, config: Config, *, checkpoint: Path | None = None) -> tuple["Trainer", Progress]:
-        """Load everything; with a `checkpoint` the policy, its optimizer and the random state are the checkpoint's, and the
-        reference is still the configuration's model. Raises ModelError or StoreError."""
+        """Load everything. With a `checkpoint`, the policy, its optimizer and the random state come from it.
+
+        The reference is always the configuration's model. Raises ModelError or StoreError.
+        """
         progress = read_manifest(checkpoint).progress if checkpoint else Progress()
         initial = resolve(config.model.path)
         dtype, device = config.model.dtype, config.model.device
@@ -96,7 +98,7 @@ class Trainer:
         )
 
     def samples(self, groups: Sequence[Group]) -> list[Sample]:
-        """What the groups' episodes can teach. Raises TrainError if no episode took a step."""
+        """Return the samples of the groups' episodes. Raises TrainError if no episode has a step."""
         samples = [sample for group in groups for episode in group.episodes for sample in to_samples(episode)]
         if not any(any(sample.mask) for sample in samples):
             raise TrainError(
@@ -105,7 +107,7 @@ class Trainer:
         return samples
 
     def score(self, samples: Sequence[Sample]) -> Scores:
-        """What the settings need of the two policies."""
+        """Return the log-probabilities that the settings need."""
         zeros = [(0.0,) * len(sample.token_ids) for sample in samples]
         reference, layout = self.reference, self.layout
         return Scores(
@@ -123,7 +125,10 @@ class Trainer:
     def advantages(
         self, groups: Sequence[Group], samples: Sequence[Sample], scores: Scores, *, update: int
     ) -> dict[str, tuple[float, ...]]:
-        """Episode id → an advantage a step; NaN where a penalty is not finite, so that the optimiser step is skipped and its batch kept."""
+        """Return episode id → one advantage per step.
+
+        If a penalty is not finite, all are NaN, so that the optimiser step is skipped and its batch kept.
+        """
         algo = self.config.algo
         ids = [episode.id for group in groups for episode in group.episodes]
         assert len(set(ids)) == len(ids), "two episodes of a batch have one id"
@@ -140,7 +145,7 @@ class Trainer:
     def scored(
         self, samples: Sequence[Sample], scores: Scores, advantages: Mapping[str, tuple[float, ...]]
     ) -> list[Scored]:
-        """Samples whose every token knows its advantage."""
+        """Return the samples with an advantage for each token."""
         return [
             Scored(
                 sample=sample,
@@ -158,10 +163,10 @@ class Trainer:
         update: int,
         on_skip: Callable[[Sequence[SkippedStep]], None] = lambda skipped: None,
     ) -> dict[str, float]:
-        """The optimiser steps of one update; returns means of their metrics.
+        """Make the optimiser steps of one update, and return means of their metrics.
 
-        A step whose loss or gradient is not finite is not made: `on_skip` is called with all of this update so far. Raises
-        TrainError, after that, at the third in a row.
+        A step with a loss or gradient that is not finite is skipped; `on_skip` gets all skipped steps of this update so far. Then raises
+        TrainError at the third in a row.
         """
         lr = learning_rate(update, self.config.train)
         for group in self.optimizer.param_groups:
@@ -192,7 +197,7 @@ class Trainer:
         )
 
     def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[tuple[list[Scored], Batch]]:
-        """What each optimiser step is made from: `train.epochs` times all of it, in `train.minibatches` parts by episodes."""
+        """Yield the batch of each optimiser step: all samples in `train.minibatches` parts by episodes, repeated `train.epochs` times."""
         settings, algo = self.config.train, self.config.algo
         constant = float(self.config.agent.max_steps * self.config.agent.response_tokens)
         for epoch in range(settings.epochs):
@@ -201,14 +206,14 @@ class Trainer:
                 yield part, collate(part, self.layout, average=algo.average, constant=constant)
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
-        """What a checkpoint holds, as it is now; `score` is this policy's on held-out tasks."""
+        """Return a copy of the current state for a checkpoint. `score`: this policy's score on held-out tasks."""
         return take_snapshot(
             self.model, self.tokenizer, [self.optimizer], config=self.config, progress=progress, score=score
         )
 
 
 def split(scored: Sequence[Scored], num_parts: int, *, seed: int) -> list[list[Scored]]:
-    """Whole episodes, drawn into parts of nearly equal numbers; parts without a token to train on are left out."""
+    """Divide whole episodes at random into parts of nearly equal numbers. Parts without an action token are left out."""
     if num_parts == 1:
         return [list(scored)]
     episodes: dict[str, list[Scored]] = {}

@@ -1,4 +1,4 @@
-"""One optimiser step: all it learns from in, new weights and what was measured out."""
+"""Make one optimiser step: from a batch to new weights and metrics."""
 
 import math
 import weakref
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 COPY = "float32"
-"""The slot of an optimizer's state with the float32 copy of a weight."""
+"""Slot of an optimizer's state that holds the float32 copy of a weight."""
 
 
 def make_adamw(model: "PreTrainedModel", *, lr: float, weight_decay: float) -> AdamW:
-    """AdamW, with decay on matrices (embeddings included) only: pulling the gains of norms towards zero helps nobody. Weights that are
-    not float32 are trained by a copy that is."""
+    """Return AdamW with weight decay on matrices only, embeddings included; decay of the gains of norms does not help.
+
+    Weights of another type than float32 are trained through float32 copies.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = AdamW if all(parameter.dtype == torch.float32 for parameter in parameters) else Float32AdamW
     return kind(
@@ -40,11 +42,11 @@ def make_adamw(model: "PreTrainedModel", *, lr: float, weight_decay: float) -> A
 
 
 class Float32AdamW(AdamW):
-    """AdamW on float32 copies of weights of another type, to which each step is copied back.
+    """AdamW on float32 copies of weights of another type; each step is copied back to the weights.
 
-    bfloat16 has 8 bits: a step of 1e-6 would be rounded away in all but the smallest weights, a second moment, which loses a thousandth
-    of itself a step, would never fade, and what the last of many micro-batches adds to a gradient would be lost. The copies are a slot of
-    the state, as the moments are, and gradients add up in them.
+    bfloat16 has 8 bits. A step of 1e-6 would be rounded away in all but the smallest weights. A second moment, which loses a thousandth of
+    itself per step, would never decay. The last of many micro-batches would add nothing to a gradient. The copies are a slot of the
+    optimizer's state, like the moments, and gradients are accumulated in them.
     """
 
     def __init__(self, params: Iterable[dict[str, Any]], **settings: Any) -> None:
@@ -76,7 +78,7 @@ class Float32AdamW(AdamW):
 
 
 def _hand_over(copy: Tensor, weight: Tensor) -> None:
-    """Add the gradient that a backward pass left at a weight to its copy's."""
+    """Add the gradient that a backward pass left at a weight to that of its copy."""
     assert weight.grad is not None
     gradient = weight.grad.to(torch.float32)
     copy.grad = gradient if copy.grad is None else copy.grad + gradient
@@ -84,9 +86,9 @@ def _hand_over(copy: Tensor, weight: Tensor) -> None:
 
 
 def recompute_activations(model: "PreTrainedModel") -> None:
-    """Gradient checkpointing: the backward pass computes a layer's activations again instead of keeping them.
+    """Turn on gradient checkpointing: the backward pass recomputes a layer's activations instead of keeping them.
 
-    Raises ConfigError for a model that cannot.
+    Raises ConfigError for a model that does not support it.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -96,7 +98,7 @@ def recompute_activations(model: "PreTrainedModel") -> None:
     (newer or model.gradient_checkpointing_enable)()
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
-            layer.training = True  # transformers asks this of the layer; what is inside stays without dropout
+            layer.training = True  # transformers checks this flag of the layer; modules inside stay without dropout
 
 
 def update_policy(
@@ -108,13 +110,13 @@ def update_policy(
     grad_clip: float,
     entropies: bool = False,
 ) -> dict[str, float]:
-    """One optimiser step on the whole batch: gradients add up over micro-batches, are clipped together, and applied once.
+    """Make one optimiser step on the whole batch: accumulate gradients over micro-batches, clip them together, apply them once.
 
-    `entropies`: whether the loss asks for them. Metrics are means as the loss weighs, "constant" apart: there weights do not add up to 1,
-    and only the loss is what they make of it. `train/logprob_gap` is the mean over action
-    tokens of |log π_trainer − log π_sampler|: on policy and in one precision it is rounding error, and anything else means that
-    the two are not the same policy.
-    Raises NotFinite, with weights and moments as they were, if the loss or the gradient is not finite.
+    `entropies`: whether the loss needs them. Metrics are means with the weights of the loss. With "constant" these do not add up to 1, and
+    all metrics but the loss are divided by their sum. `train/logprob_gap` is the mean over action tokens of |log π_trainer − log
+    π_sampler|. On-policy and in one precision it is rounding error; a larger value means that the two are not the same policy.
+
+    Raises NotFinite, with weights and moments unchanged, if the loss or the gradient is not finite.
     """
     for optimizer in optimizers:
         optimizer.zero_grad()
@@ -147,7 +149,7 @@ def update_policy(
 
 
 def _accumulate(model: "PreTrainedModel", micro: MicroBatch, *, loss_fn: LossFn, entropies: bool) -> dict[str, float]:
-    """Add the gradient of one micro-batch; returns its metrics, which are sums."""
+    """Add the gradient of one micro-batch, and return its metrics, which are sums."""
     logprobs, own_entropies = policy_logprobs(model, micro, entropies=entropies)
     loss, metrics = loss_fn(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=own_entropies))
     torch.autograd.backward(loss)

@@ -24,7 +24,7 @@ class SyncReport:
 
 
 class Learner(Protocol):
-    """The policy that is trained, its optimizer, and all else that an update needs."""
+    """The policy that is trained, its optimizer, and everything else that an update needs."""
 
     @property
     def skipped_in_a_row(self) -> int:
@@ -33,15 +33,15 @@ class Learner(Protocol):
     async def learn(self, groups: Sequence[Group], *, update: int) -> dict[str, float]:
         """Make one update without blocking the event loop, and return its metrics.
 
-        Raises TrainError if no episode of the groups has a step, and after too many consecutive skipped steps; CreditError, which is
-        one, only while the policy is as it was.
+        Raises TrainError if no episode of the groups has a step, and after too many consecutive skipped steps. Raises CreditError, a kind
+        of TrainError, only while the policy is unchanged.
         """
 
     async def publish(self, *, version: int) -> SyncReport:
         """Send the current policy to the engine as `version`. Raises TrainError if their log-probabilities of the probe then differ."""
 
     async def close(self) -> None:
-        """Let go of what sends weights."""
+        """Release the weight transfer."""
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
         """Return a copy of the current state for a checkpoint; `score` is this policy's score on held-out tasks.

@@ -1,4 +1,4 @@
-"""The learner of a run on one machine: learns in the process that samples."""
+"""Learn in the process that samples, for a run on one machine."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -2,8 +2,8 @@
 
     for line in run_checks(config): ...
 
-To add one, write a function `(Subject) -> Iterable[Line]` and put it into CHECKS. An LzeroError that it raises is a problem, too.
-Only the checks of the model load torch; importing this package does not.
+To add one, write a function `(Subject) -> Iterable[Line]` and put it into CHECKS. An LzeroError that it raises is a problem, too. Only the
+checks of the model load torch; importing this package does not.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Checks of the model, as a run would use it: its directory, its chat template, the budgets of its prompts, the engine."""
+"""Check the model as a run would use it: its directory, its chat template, the budgets of its prompts, the engine."""
 
 from collections.abc import Iterator
 
@@ -11,11 +11,11 @@ from lzero.train.preflight.subject import SPLITS, Line, Subject
 from lzero.types import Task
 
 LONGEST = 3
-"""Number of tasks of a split, those with the longest questions, whose first prompts are counted."""
+"""Number of tasks per split, those with the longest questions, for which the tokens of the first prompt are counted."""
 
 
 def check_model(subject: Subject) -> Iterator[Line]:
-    """Check that the chat template works, and what the engine says of itself: that it can serve the model with the run's budgets."""
+    """Check that the chat template works, and that the engine can serve the model with the run's budgets."""
     if subject.renderer is not None:
         yield Line("chat template", f"a turn ends with token {subject.renderer.end_of_turn}")
     for found in kind_of(subject.config).check(subject.config):

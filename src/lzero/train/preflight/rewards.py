@@ -1,4 +1,4 @@
-"""Checks of the reward, on made-up episodes."""
+"""Check the reward on made-up episodes."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +16,11 @@ from lzero.types import Budgets, Completion, Episode, Execution, Json, Parsed, P
 
 SHOWN_CHARS = 20
 ODD = ("[", "nan", "1e999", "\0", "½ 北京", "x" * ANSWER_CHARS)
-"""Answers on which a reward function may trip."""
+"""Answers that a reward function may fail on."""
 
 
 def check_rewards(subject: Subject) -> Iterator[Line]:
-    """Check L0's reward on every gold answer, and a reward function of the user's, which may cost time or money, on a few episodes."""
+    """Check L0's reward on every gold answer, and a user's reward function, which may cost time or money, on a few episodes."""
     name = subject.config.reward.function
     for split in SPLITS:
         tasks = subject.tasks(split)
@@ -41,8 +41,10 @@ def check_rewards(subject: Subject) -> Iterator[Line]:
 async def function_problems(
     tasks: Sequence[Task], scorer: Scorer, outcome: Mapping[str, Json] | None = None
 ) -> list[str]:
-    """Return a sentence where the reward function fails on an episode of the tasks, or pays no more for a right answer than for none. With
-    an outcome, which is that of a scene in which nobody acted, no answer need be right."""
+    """Return a sentence for each task on which the reward function fails, or pays a right answer no more than an empty one.
+
+    With an outcome, which is that of a scene without actions, no answer need score.
+    """
     problems = []
     for task in tasks:
         try:
@@ -59,8 +61,10 @@ async def function_problems(
 
 
 async def odd_problems(task: Task, scorer: Scorer, outcome: Mapping[str, Json] | None = None) -> list[str]:
-    """Return a sentence for each odd answer on which the reward function fails: an episode that is not scored is not trained on, so an
-    agent could leave out its episode by such an answer."""
+    """Return a sentence for each odd answer on which the reward function fails.
+
+    An episode without a score is not trained on, so an agent could void its episode by such an answer.
+    """
     problems = []
     for answer in ODD:
         try:
@@ -74,8 +78,10 @@ async def odd_problems(task: Task, scorer: Scorer, outcome: Mapping[str, Json] |
 
 
 def form_problems(task: Task, config: RewardConfig) -> list[str]:
-    """Return a sentence for each gold answer that `reward.match` and `reward.numbers` compare wrongly: normalisation leaves nothing of it,
-    or its plain spelling scores 0."""
+    """Return a sentence for each gold answer that `reward.match` and `reward.numbers` compare wrongly.
+
+    Normalisation deletes the whole answer, or its plain spelling scores 0.
+    """
     problems = []
     for gold in task.answers:
         if not normalize(gold, match=config.match, numbers=config.numbers):

@@ -1,4 +1,4 @@
-"""Checks of settings that need neither tasks nor a model."""
+"""Check settings that need neither tasks nor a model."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def check_tools(subject: Subject) -> Iterator[Line]:
 
 
 def check_scenes(subject: Subject) -> Iterator[Line]:
-    """Check that the environment opens a scene of the first task of each split, with tools that can be used, and tells its outcome."""
+    """Check that the environment opens a scene of the first task of each split, with usable tools, and returns its outcome."""
     for split in SPLITS:
         scene = subject.rehearsal(subject.tasks(split)[0])
         names = ", ".join(tool.name for tool in scene.tools)

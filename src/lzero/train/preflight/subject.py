@@ -1,4 +1,4 @@
-"""Subject of the checks: a configuration, with its tasks and tokenizer opened once."""
+"""The subject of the checks: a configuration, with its tasks and tokenizer opened once."""
 
 import asyncio
 import sys
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = ("train", "eval")
 MAX_TASKS = 300
-"""Number of tasks that are checked of an endless source; of a file, all are."""
+"""Number of tasks of an endless source that are checked; of a file, all are."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Line:
 
     name: str
     looked_at: str
-    """What was checked, with the number of it: "300 tasks"."""
+    """What was checked, with its number: "300 tasks"."""
     problems: Sequence[str] = ()
     """A sentence for each problem: what is wrong, the value, the fix."""
 
 
 class Subject:
-    """A configuration, whose tasks and tokenizer are opened on first use. Each raises the error of opening it."""
+    """A configuration with its tasks and tokenizer, which are opened on first use and then raise their errors."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -49,7 +49,7 @@ class Subject:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close what was opened."""
+        """Close everything that was opened."""
         if "kit" in self.__dict__:
             self._loop.run(self.kit.scenes.close())
         self._loop.close()
@@ -60,14 +60,14 @@ class Subject:
 
     @cached_property
     def renderer(self) -> "Renderer | None":
-        """None for an engine that answers in words."""
+        """The renderer; None for an engine that replies in words."""
         from lzero.agent.renderer import open_renderer
 
         tokenizer = kind_of(self.config).open_tokenizer(self.config)
         return None if tokenizer is None else open_renderer(self.config.agent, tokenizer)
 
     def rehearsal(self, task: Task) -> Rehearsal:
-        """Return what a scene of the task holds. Raises ConfigError for one that no episode could use."""
+        """Return the content of a scene of the task. Raises ConfigError if no episode could use it."""
         if task.id not in self._rehearsals:
             self._rehearsals[task.id] = self._loop.run(self.kit.scenes.rehearse(task))
         return self._rehearsals[task.id]

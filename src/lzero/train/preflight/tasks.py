@@ -1,4 +1,4 @@
-"""Checks of tasks and of the corpus."""
+"""Check the tasks and the corpus."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The interface through which weights travel from a learner to an engine. `in_process.py` implements it for an engine of this process."""
+"""The interface through which weights move from a learner to an engine. `in_process.py` implements it for an engine of this process."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
@@ -10,13 +10,14 @@ if TYPE_CHECKING:
 
 
 class WeightSource(Protocol):
-    """Names and tensors of a policy, in a fixed order; may be read more than once. Where ranks hold parts of it, each of them reads it."""
+    """Names and tensors of a policy, in a fixed order, which can be iterated repeatedly. If ranks hold parts of it, each of them
+    iterates."""
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]: ...
 
 
 class ModelWeights:
-    """The weights of a model that this process holds whole. Implements `WeightSource`."""
+    """The weights of a model that this process holds completely. Implements `WeightSource`."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         self._model = model
@@ -29,6 +30,6 @@ class WeightTransfer(Protocol):
     """Moves tensors to an engine, and does nothing else."""
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
-        """Have the engine sample from these weights, as policy `version`, from its next token on. Raises EngineError."""
+        """Make the engine sample from these weights, as policy `version`, from its next token on. Raises EngineError."""
 
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Weights for an engine of the same process."""
+"""Transfer weights to an engine of the same process."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
@@ -15,7 +15,7 @@ class LoadingEngine(Protocol):
     """An engine that a learner of the same process can load weights into."""
 
     def load(self, state_dict: Mapping[str, Tensor], version: int) -> Awaitable[None]:
-        """Copy these weights between two forward passes; what is sampled from then on carries `version`."""
+        """Copy these weights between two forward passes. Tokens sampled from then on carry `version`."""
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]: ...
 
@@ -24,7 +24,7 @@ class LoadingEngine(Protocol):
     async def resume(self) -> None: ...
 
     async def compute(self, function: Callable[[], Answer]) -> Answer:
-        """What `function` returns or raises, called where this process computes fastest; the event loop runs on meanwhile."""
+        """Call `function` in the thread where this process computes fastest, without blocking the event loop, and return its result."""
 
 
 class InProcess:
