@@ -90,6 +90,11 @@ def test_a_key_of_a_judge_that_is_not_named_is_refused() -> None:
         load_config(None, ["judge.at_once=3"])
 
 
+def test_a_judge_that_nobody_asks_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r'judge\.model = "m" has no effect: only a reward\.function'):
+        open_scorer(load_config(None, ["judge.model=m"]))
+
+
 def test_verdicts_that_were_cut_short_are_cut_off_and_others_are_named(tmp_path: Path) -> None:
     verdicts = Verdicts()
     verdicts.add(Verdict(key="a", model="m", asked="?", reply="yes"))

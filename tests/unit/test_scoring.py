@@ -207,3 +207,18 @@ def test_a_coroutine_that_does_not_let_itself_be_cancelled_does_not_keep_the_eve
             await Scorer(stubborn, timeout_s=0.01).score(TASK, EPISODE)
 
     asyncio.run(score())
+
+
+async def test_a_call_that_is_quick_needs_no_thread() -> None:
+    threads: list[int] = []
+
+    def reward(task: Task, episode: Episode) -> float:
+        threads.append(threading.get_ident())
+        return 1.0
+
+    quick = Scorer(reward, is_quick=lambda task, episode: episode.answer == "yes")
+    assert (await quick.score(TASK, EPISODE)).score == 1.0
+    await quick.score(TASK, msgspec.structs.replace(EPISODE, answer="a long answer"))
+    assert threads[0] == threading.get_ident() != threads[1]
+    with pytest.raises(RewardError, match="raised ZeroDivisionError"):
+        await Scorer(lambda task, episode: 1 / 0, is_quick=lambda task, episode: True).score(TASK, EPISODE)

@@ -20,6 +20,7 @@ from lzero.plugins import load_object, valid_options
 from lzero.protocols import TaskSource
 from lzero.rewards.context import RewardFn, takes_context
 from lzero.rewards.judge import Judge
+from lzero.rewards.l0 import is_quick
 from lzero.rollout.deadline import lzero_s
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
@@ -74,9 +75,14 @@ async def build(
 def open_scorer(config: Config) -> Scorer:
     """Make the scorer of L0's reward, or of the function that `reward.function` names, with the judge of [judge]. Raises ConfigError."""
     function = open_reward(config)
-    return Scorer(
-        function, timeout_s=config.reward.timeout_s, options=_reward_options(function, config), judge=open_judge(config)
-    )
+    options = _reward_options(function, config)
+    if config.judge.model and not takes_context(function):
+        raise ConfigError(
+            f'judge.model = "{config.judge.model}" has no effect: only a reward.function with a parameter called context can ask a judge'
+        )
+    if not config.reward.function:
+        return Scorer(function, timeout_s=config.reward.timeout_s, is_quick=is_quick)
+    return Scorer(function, timeout_s=config.reward.timeout_s, options=options, judge=open_judge(config))
 
 
 def open_reward(config: Config) -> RewardFn:
