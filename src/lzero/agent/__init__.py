@@ -1,6 +1,6 @@
 """NB-Agent: a model acts by writing code into a live Python session, step by step, until it submits an answer.
 
-For a person that is `NBAgent`; training runs the same `episode.run_episode`.
+People use it as `NBAgent`; training runs the same `episode.run_episode`.
 """
 
 from lzero.agent.nb_agent import NBAgent, make_task

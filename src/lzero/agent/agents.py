@@ -1,4 +1,4 @@
-"""What works on a task: NB-Agent, or an agent of your own by its import path (`agent.use`).
+"""Find the agent that works on a task: NB-Agent, or your own by its import path (`agent.use`).
 
 class MyAgent:
     def __init__(self, setting: Setting, *, retries: int = 2) -> None: ...      # options after the setting
@@ -19,10 +19,10 @@ from lzero.protocols import Scene
 from lzero.types import Episode, Failure, Task
 
 Agent = Callable[[Task, Scene, Ticket], Awaitable[Episode]]
-"""One attempt at a task in its scene. Returns what lzero broke as a failed episode. An exception fails the episode (kind agent)."""
+"""Makes one attempt at a task in its scene. If lzero breaks it, returns a failed episode. An exception fails the episode (kind agent)."""
 
 GRACE_S = 60.0
-"""Seconds beside all its budgets after which an agent of the user's is cancelled."""
+"""Seconds, in addition to all budgets, after which a user's agent is cancelled."""
 BUILT_IN = {"nb": "lzero.agent.episode:Notebook"}
 """Name → import path."""
 
@@ -45,7 +45,7 @@ def open_agent(setting: Setting) -> Agent:
 
 
 class Guarded:
-    """An agent of the user's, whose exceptions, hanging and wrong answers fail its episode. Implements `Agent`."""
+    """A user's agent. Its exceptions, hangs and invalid results fail its episode. Implements `Agent`."""
 
     def __init__(self, agent: Agent, setting: Setting) -> None:
         self._agent = agent

@@ -1,10 +1,10 @@
-"""Thoughts and code blocks of a reply, found in one pass over its tags and fences, in time that is linear in its length.
+"""Find thoughts and code blocks of a reply, in one pass over its tags and fences, in linear time.
 
 Fences follow CommonMark: three or more backticks or tildes; the first word after them is the language; a line of at least as many ends
-them; the indentation of the first line is taken off the others. Three things go beyond it, for they are what models write: a fence may be
-indented by any amount, a fence line inside a triple-quoted string of Python is part of the string, and a </code> may stand for the end.
+them; the indentation of the first line is removed from the others. Three exceptions match what models write. A fence may be indented by any
+amount. A fence line inside a triple-quoted string of Python is part of the string. A </code> may replace the end.
 
-A <think> or <code> in single backticks is a mention. So is a <code> amid a line of prose that a later one, or no </code>, follows.
+A <think> or <code> in single backticks is a mention. So is a <code> within a line of prose if another one follows, or no </code> does.
 """
 
 import re
@@ -20,7 +20,7 @@ _MARK = re.compile(rf"(?:^|(?<=</think>)|(?<=</thinking>)){_FENCE}|(?P<tag></?(?
 _PYTHON = re.compile(r"[ \t]*\{?\.?(?:i?python3?|py3?|python3?\.\d+)(?![\w+-])", re.IGNORECASE)
 _QUOTES = re.compile(r"\\.|'''|\"\"\"|['\"#]", re.DOTALL)
 _STRING_MARKS = 32
-"""Marks after a fence line in a string of Python, among which the end of the string is looked for."""
+"""Number of marks after a fence line in a string of Python that are searched for the end of the string."""
 _OPEN, _CLOSE = ("<think>", "<thinking>"), ("</think>", "</thinking>")
 
 
@@ -31,7 +31,7 @@ class Block:
     text: str
     closed: bool = True
     tagged: bool = True
-    """In <code>, rather than in a fence."""
+    """Whether it is in <code>, not in a fence."""
     in_open_thought: bool = False
 
 
@@ -70,9 +70,9 @@ def unfenced(block: str) -> str:
 
 
 class _Scan:
-    """State of one pass: `step` reads what begins at a mark and returns the next mark to read.
+    """State of one pass: `step` reads the element at a mark, and returns the next mark to read.
 
-    Thoughts and blocks are spans of the text until the pass is over: a </think> may void any number of them.
+    Thoughts and blocks are spans of the text until the end of the pass, because a </think> may void any number of them.
     """
 
     def __init__(self, text: str) -> None:
@@ -81,8 +81,8 @@ class _Scan:
         self._thought_span = slice(0)
         self._blocks: list[Block] = []
         self._mention: tuple[int, bool] | None = None
-        """Where the text after the first unclosed <code> in prose begins, and whether a thought is open there. It counts as code only if
-        the reply has no other."""
+        """Start of the text after the first unclosed <code> in prose, and whether a thought is open there. It is code only if the reply has
+        no other."""
         self._thought_start: int | None = None
         self._in_open_thought = False
         self._decoration: re.Match[str] | None = None
@@ -93,7 +93,7 @@ class _Scan:
         self._longest = {char: self._longest_ends(char) for char in "`~"}
 
     def found(self) -> Blocks:
-        """Return what the pass has found."""
+        """Return the thoughts and blocks that the pass found."""
         blocks = self._blocks
         if not blocks and self._mention is not None:
             start, in_open_thought = self._mention
@@ -164,7 +164,7 @@ class _Scan:
                 return other + 1
             if tag == "<code>" and lone is not None:
                 return lone
-            if tag == "<code>" and (rank == 0 or self._rank(other) > rank):  # what came before is a mention
+            if tag == "<code>" and (rank == 0 or self._rank(other) > rank):  # the earlier one is a mention
                 return other
             if tag in _OPEN:
                 opened = True
@@ -212,7 +212,7 @@ class _Scan:
         return _dedent(self.text[mark.end() + 1 :].rstrip().removesuffix(mark["fence"]), mark)
 
     def _holds_tags(self, index: int) -> bool:
-        """Return whether a fence only decorates: it encloses a whole reply or a <code>."""
+        """Return whether a fence is only decoration: it encloses a whole reply or a <code>."""
         if index + 1 == len(self.marks) or self.marks[index + 1]["tag"] not in ("<code>", *_OPEN):
             return False
         return not self.text[self.marks[index].end() : self.marks[index + 1].start()].strip()

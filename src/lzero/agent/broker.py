@@ -1,4 +1,4 @@
-"""Tool calls, as they leave the kernel: checked, bounded, recorded. The submitted answer lives here, on the host."""
+"""Handle tool calls that leave the kernel: check, bound and record them. The submitted answer is kept here, on the host."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -15,16 +15,16 @@ from lzero.types import Json, Notepad, Task, ToolCall
 
 CALLS_PER_CELL = 64
 NOTES_PER_CELL = 500
-"""Changes of the notepad, which are no calls to the agent."""
+"""The most changes of the notepad per cell; the agent does not see them as calls."""
 ARGUMENT_BYTES = 100_000
-"""Size of one call's arguments, as JSON."""
+"""The most bytes of one call's arguments, as JSON."""
 ARGUMENT_DEPTH = 32
-"""Lists in lists that arguments may be: what is deeper could not be written down everywhere that it came through."""
+"""The deepest nesting of arguments; some later writers of them fail on deeper ones."""
 ANSWER_CHARS = 20_000
 
 
 class SubmitFinalAnswer:
-    """The tool that ends an episode. The first answer counts, whatever comes after it."""
+    """The tool that ends an episode. The first answer counts; later ones are ignored."""
 
     name = "submit_final_answer"
     parameters = ("answer",)
@@ -48,7 +48,7 @@ class SubmitFinalAnswer:
 
 
 class Broker:
-    """Takes the tool calls of one episode. `answer` is the first one submitted, None before."""
+    """Handles the tool calls of one episode. `answer` is the first one submitted; None before."""
 
     def __init__(
         self,
@@ -61,12 +61,12 @@ class Broker:
         bugs: Bugs | None = None,
         clocks: Clocks | None = None,
     ) -> None:
-        """`read` reads a file of the session's workspace. `on_call` gets every call that is recorded. `bugs` logs exceptions of tools
-        other than ToolError; episodes of a run share it. `clocks` bound the time of calls; without them, each has its own deadline only."""
+        """`read` reads a file of the session's workspace. `on_call` receives every recorded call. `bugs` logs exceptions of tools other
+        than ToolError; episodes of a run share it. `clocks` bound the time of calls; without them, each has only its own deadline."""
         self._submit = SubmitFinalAnswer()
         self._notepad = NotepadTool()
         self.described: tuple[Tool, ...] = (*tools, self._submit)
-        """What the system prompt lists; it speaks of the notepad by itself."""
+        """Tools that the system prompt lists; it describes the notepad separately."""
         self.tools: tuple[Tool, ...] = (*self.described, self._notepad) if notepad else self.described
         self._by_name = {tool.name: tool for tool in self.tools}
         if len(self._by_name) != len(self.tools):
@@ -80,7 +80,7 @@ class Broker:
         self._num_notes = 0
         self._calls: list[ToolCall] = []
         self.broken: ToolError | None = None
-        """The first failure of a tool by itself: the episode is over then."""
+        """The first failure that is the tool's own; it ends the episode."""
 
     @property
     def answer(self) -> str | None:
@@ -91,12 +91,12 @@ class Broker:
         return self._notepad.state
 
     async def on_call(self, name: str, arguments: dict[str, Json]) -> Json:
-        """Answer one call. Raises ToolError: the agent's mistake, told to it, or a failure of ours, which stays as `broken`."""
+        """Answer one call. Raises ToolError: a mistake of the agent, which sees it, or a failure of the tool, which stays as `broken`."""
         clock = CallClock(self, callers=None if self._clocks is None else self._clocks.agent)
         result: Json = None
         error: ToolError | None = None
         refused = _refusal(name, arguments)
-        if refused:  # what is refused for its size is not kept either
+        if refused:  # an oversized call is not recorded either
             name, arguments = name[:100], {}
         try:
             tool = self._check(name, arguments, refused)
@@ -116,7 +116,7 @@ class Broker:
         return result
 
     def take_calls(self) -> tuple[ToolCall, ...]:
-        """The calls since the last time, a cell's."""
+        """Return the calls since the last time, which are those of one cell."""
         calls = tuple(self._calls)
         self._calls = []
         self._num_calls = self._num_notes = 0
@@ -160,7 +160,8 @@ class Broker:
 
 
 def _refusal(name: str, arguments: dict[str, Json]) -> str:
-    """Why a call is too much to look at, "" when it is not. First the depth, without recursion: what comes after recurses."""
+    """Return why a call is too large to process; "" if it is not. Checks the depth first, without recursion, because later code
+    recurses."""
     level: list[Json] = [arguments]
     for _ in range(ARGUMENT_DEPTH + 2):
         level = [inner for value in level if isinstance(value, dict | list) for inner in _inside(value)]

@@ -1,4 +1,4 @@
-"""Exceptions of a user's code: as one sentence for the failure, and once with a traceback in the log."""
+"""Report exceptions of a user's code: as one sentence for the failure, and once with a traceback in the log."""
 
 import logging
 import traceback
@@ -20,7 +20,7 @@ _OURS = str(Path(lzero.__file__).parent)
 
 
 class Bugs:
-    """Log of bugs, each once: a training run would repeat a traceback a thousand times."""
+    """Log of bugs, each once; otherwise a training run would repeat a traceback a thousand times."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[object, ...]] = set()

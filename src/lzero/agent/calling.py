@@ -1,7 +1,7 @@
-"""One call of one tool: with a deadline, and with the tool's exceptions kept apart from lzero's.
+"""Make one call of one tool, with a deadline, and keep the tool's exceptions apart from lzero's.
 
-A tool may raise the exceptions that control asyncio: TimeoutError of its own `wait_for`, CancelledError, SystemExit. So each call runs
-in its own task, which returns such an exception as a value. An exception that is raised here is lzero's own.
+A tool may raise the exceptions that control asyncio: TimeoutError of its own `wait_for`, CancelledError, SystemExit. So each call runs in
+its own task, which returns such an exception as a value. A raised exception is lzero's own.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from lzero.types import Json, Task
 
 T = TypeVar("T")
 TOOL_TIMEOUT_S = 60.0
-"""Deadline of a call, in seconds at work: those in a queue (`lzero.turns`) do not count. The agent chooses what it calls a tool with, so a
-call that exceeds it is the agent's fault: the agent reads the error, and the time counts on its budget."""
+"""Deadline of a call, in seconds of work, without queues (`lzero.turns`). The agent chooses the arguments, so a call that exceeds it is the
+agent's fault: the agent sees the error, and the time counts on its budget."""
 TIME_UP = "the time for cells and tool calls is used up"
 BLOCKING_S = 2.0
 """Seconds after which an `async` tool that blocks the event loop is logged as a warning."""
@@ -114,7 +114,7 @@ async def _outcome(
 class Watched(Generic[T]):
     """An awaitable of a user's code that measures how long each of its steps blocks the event loop, which all episodes share.
 
-    If it goes on when it is cancelled, it is abandoned when it is cancelled again, so that the process can end.
+    If it ignores a cancellation, it is abandoned at the next one, so that the process can end.
     """
 
     def __init__(self, awaitable: Awaitable[T], on_blocking: Callable[[float], None]) -> None:
@@ -139,7 +139,7 @@ class Watched(Generic[T]):
                 sent, thrown = (yield waits_for), None
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
-                # It went on after the first time, so it is abandoned. anyio cancels the task again and again to leave a scope of its own.
+                # It ignored the first cancellation, so it is abandoned. anyio cancels the task repeatedly to leave its own scope.
                 if task is not None and task.cancelling() > 1 and not _leaves_a_scope(error):
                     with suppress(RuntimeError):  # it may ignore that, too
                         steps.close()
@@ -150,7 +150,7 @@ class Watched(Generic[T]):
 
 
 def _leaves_a_scope(error: asyncio.CancelledError) -> bool:
-    """Return whether anyio, beneath HTTP clients, cancelled the task: the code that is cancelled catches this itself."""
+    """Return whether anyio, which HTTP clients use, cancelled the task; the cancelled code then catches this itself."""
     return bool(error.args) and str(error.args[0]).startswith("Cancelled via cancel scope")
 
 

@@ -1,7 +1,7 @@
-"""A tokenizer's chat template, rendered in a process of its own: it is a program of whoever made the model.
+"""Render a tokenizer's chat template in a separate process, because it is a program by the model's author.
 
-The process is a fork of this one, with limits on its memory and time. So a template that loops, recurses or makes one huge value
-ends that process, nothing else.
+The process is a fork of this one, with limits on its memory and time. So a template that loops, recurses or makes a huge value ends only
+that process.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ OR_RAW = 'agent.template = "raw" marks turns without it'
 RENDER_S = 5.0
 """Deadline of a chat template for a few short conversations, in seconds."""
 RENDER_BYTES = 512 << 20
-"""Memory that it may take beyond what this process has."""
+"""Bytes of memory that it may take in addition to what this process has."""
 LONGEST = 1_000_000
-"""Maximum characters that it may render for them."""
+"""The most characters that it may render for them."""
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -42,8 +42,8 @@ class Conversation(msgspec.Struct, frozen=True):
 def split(tokenizer: "PreTrainedTokenizerFast", *conversations: Conversation) -> list[list[str] | None]:
     """Return the template's text before, between and after the contents of each conversation, the system prompt included.
 
-    None stands for a conversation that the template refuses, or whose contents it does not show once each, in order.
-    Raises ModelError for a template that fails or does not end.
+    None marks a conversation that the template refuses, or whose contents it does not show once each, in order. Raises ModelError for a
+    template that fails or does not end.
     """
     return [
         None if text is None else _around([message["content"] for message in conversation.messages], text)
@@ -62,7 +62,7 @@ def _around(contents: Sequence[str], text: str) -> list[str] | None:
 
 
 def _rendered(tokenizer: "PreTrainedTokenizerFast", conversations: Sequence[Conversation]) -> list[str | None]:
-    """Return the text of each conversation, all rendered in one process, or None where the template refuses it."""
+    """Return the text of each conversation, all rendered in one process; None if the template refuses it."""
 
     def render(conversation: Conversation) -> str | None:
         try:

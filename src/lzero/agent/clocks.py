@@ -3,12 +3,12 @@
     the agent's   its cells, and the tools that they call
     lzero's       everything else: the engine, opening a session, queues that episodes share while no call of the cell is served
 
-When the agent's time is up, its episode is out of time, and scored. When lzero's time is up, the episode is lost, and not scored. No cell
-and no tool call makes that clock run, so an agent cannot lose its episode by being slow.
+When the agent's time is up, its episode is out of time, and scored. When lzero's time is up, the episode is lost, and not scored. Cells and
+tool calls do not make lzero's clock run, so an agent cannot lose its episode by being slow.
 
-Nor by making many calls that wait. A busy machine makes each call wait, and the number of calls is the agent's choice. So as soon as more
-calls than one a cell have waited, further waits are lzero's only while it has seconds to spare: those that neither the replies to come nor
-sandboxes may need. Then they are the agent's.
+Nor can it by making many calls that wait. A busy machine makes each call wait, but the agent chooses the number of calls. So as soon as
+more calls than one per cell have waited, further waits count on lzero's clock only while it has seconds to spare, which neither later
+replies nor sandboxes may need. After that they count on the agent's.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ class Clocks:
     """The two clocks of one episode; lzero's runs first. The agent's is stopped while all calls of a cell wait in queues."""
 
     def __init__(self, *, agent_s: float, spare_s: Callable[[], float] = lambda: math.inf) -> None:
-        """`spare_s` returns the seconds that lzero has to spare for waits in queues."""
+        """`agent_s`: seconds of the agent. `spare_s` returns the seconds that lzero can spare for waits in queues."""
         self.agent_s = agent_s
         self.lzero = Clock()
         self.agent = CallersClock(opposite=self.lzero, spare_s=spare_s)
@@ -36,7 +36,7 @@ class Clocks:
 
     @property
     def is_agents(self) -> bool:
-        """Whether the agent has taken more of the episode's time than lzero. Waits that the agent has multiplied are the agent's here."""
+        """Whether the agent has used more of the episode's time than lzero. Waits that the agent multiplied count as the agent's here."""
         multiplied_s = self.agent.multiplied_s
         return self.agent.worked_s + multiplied_s > self.lzero.worked_s - multiplied_s
 
@@ -46,7 +46,7 @@ class Clocks:
 
     @contextmanager
     def agents_turn(self) -> Iterator[None]:
-        """Run the agent's clock in the block, in which a cell runs."""
+        """Run the agent's clock during the block, in which a cell runs."""
         self.agent.cells += 1
         self.agent.go_on()
         try:

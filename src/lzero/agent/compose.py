@@ -1,11 +1,11 @@
-"""The one place where an agent is put together from a configuration: for training, evaluation, one question, and `NBAgent`.
+"""The one place where an agent is composed from a configuration: for training, evaluation, one question, and `NBAgent`.
 
     config ──▶ engine, tokenizer ──▶ Model ─┐
            ──▶ sandbox (pool) ──────────────┼─▶ Setting ──▶ agent ─┐
            ──▶ tools ───────────────────────┘                      ├─▶ Play
            ──▶ environment ────────────────────────────────────────┘
 
-torch and transformers are loaded when an engine that needs them is opened, not when this module is.
+torch and transformers are imported when an engine that needs them is opened, not with this module.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ MakeEngine = Callable[["PreTrainedTokenizerFast | None"], Opened]
 
 @dataclass(frozen=True, kw_only=True)
 class Kit:
-    """What a user brings to an episode: an environment, and tools."""
+    """The user's part of an episode: an environment, and tools."""
 
     scenes: Scenes
     tools: tuple[Tool, ...]
@@ -47,17 +47,17 @@ class Kit:
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """What plays episodes, and what it is made of."""
+    """The player of episodes, and its parts."""
 
     play: Play
     setting: Setting
     engine: Opened
     sandbox: Mapping[str, Json]
-    """What shuts the REPLs in: for the record of the run."""
+    """What isolates the REPLs, for the record of the run."""
 
 
 def open_kit(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Kit:
-    """Open environment and tools as the configuration has them, or with these `tools`; try the agent's options and the prompt's template.
+    """Open the environment and the tools of the configuration, or these `tools`. Check the agent's options and the prompt's template.
 
     It may take long: an environment may index a corpus. Raises ConfigError or DataError for what cannot be used.
     """
@@ -72,7 +72,7 @@ def open_kit(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Kit:
 
 @asynccontextmanager
 async def opened_kit(config: Config, *, tools: tuple[Tool, ...] | None = None) -> AsyncIterator[Kit]:
-    """What `open_kit` opens, without holding up the event loop; closed when the block is left."""
+    """Open a kit without blocking the event loop, and close it after the block."""
     kit = await asyncio.to_thread(open_kit, config, tools=tools)
     try:
         yield kit
@@ -91,16 +91,16 @@ async def open_play(
     make_engine: MakeEngine | None = None,
     pool: ReplPool | None = None,
 ) -> AsyncIterator[Ready]:
-    """What plays episodes, closed when the block is left; `kit` stays open.
+    """Yield what plays episodes, and close it after the block; `kit` stays open.
 
-    `deadline_s`: seconds of an episode beside the agent's own. `session_s`: seconds that sessions on servers must live. `make_engine`
-    makes another engine than the configuration's, and `pool` is another sandbox, started; both stay open. Raises ConfigError, ModelError,
+    `deadline_s`: seconds of an episode in addition to the agent's. `session_s`: seconds that sessions on servers must live. `make_engine`
+    makes another engine than the configuration's; `pool` is another, started sandbox; both stay open. Raises ConfigError, ModelError,
     EngineError or SandboxError before anything runs.
     """
     async with AsyncExitStack() as stack:
         own_pool = (
             None if pool is not None else open_pool(config.repl, session_s=session_s)
-        )  # what is wrong with [repl] is told before a model is loaded
+        )  # errors in [repl] are raised before a model is loaded
         kind = kind_of(config)
         tokenizer = kind.open_tokenizer(config)
         renderer = None if tokenizer is None else open_renderer(config.agent, tokenizer)
@@ -109,7 +109,7 @@ async def open_play(
         else:
             engine = await kind.open_engine(config, tokenizer)
             stack.push_async_callback(engine.engine.close)
-        if renderer is None and engine.tokenizer is not None:  # a person plays, on a stage of its own
+        if renderer is None and engine.tokenizer is not None:  # a person or a script plays, with another engine
             renderer = open_renderer(config.agent, engine.tokenizer)
         if own_pool is not None:
             stack.push_async_callback(own_pool.close)

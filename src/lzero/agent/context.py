@@ -1,11 +1,11 @@
-"""The context watcher: what the model sees next, within its limit.
+"""The context watcher: decides what the model sees next, within its limit.
 
-    none   the conversation grows; when it is full, the episode is over
-    soft   the model sums it up; the summary takes the place of all steps
-    hard   all steps go
+    none   the conversation grows; when it is full, the episode ends
+    soft   the model summarises it; the summary replaces all steps
+    hard   all steps are dropped
 
-After a trim the system prompt, the task, the notepad and the newest output stay. Every prompt and the reply to it hold `max_tokens`
-together at most, whatever a cell puts out.
+After a trim the system prompt, the task, the notepad and the newest output stay. Every prompt and its reply together have at most
+`max_tokens`, however much a cell prints.
 """
 
 from dataclasses import dataclass
@@ -16,27 +16,27 @@ from lzero.agent.prompt import SUMMARISE, budget_line, output_turn, task_turn, t
 from lzero.config import AgentConfig
 
 _SHARES = 4
-"""Of the limit: newest output, notepad and summary get one each after a trim, at most; a reply has the rest."""
+"""After a trim, newest output, notepad and summary each get at most one of this many shares of the limit; a reply gets the rest."""
 
 
 @dataclass(frozen=True)
 class News:
-    """What the model is told after a step."""
+    """What the model learns after a step."""
 
     output: str
-    """Of the step's cell, as text, or why nothing ran."""
+    """Output of the step's cell, as text, or the reason why nothing ran."""
     notepad: str
-    """As `render_notepad` writes it; "" for an empty one."""
+    """The notepad as `render_notepad` returns it; "" for an empty one."""
     steps_left: int
     seconds_left: int | None = None
-    """For cells and tool calls, where they are few."""
+    """Seconds left for cells and tool calls, if they are few; otherwise None."""
 
 
 class Context:
-    """What the model sees in one episode: it is said in `conversation`, and never grows beyond `agent.max_tokens`.
+    """The model's view of one episode. It is held in `conversation`, and never exceeds `agent.max_tokens`.
 
-    Each step: sample a reply of at most `room` tokens, then `tell` what came of it. Where `tell` returns False there is no room: with
-    memory "soft" say `ask_for_summary` and sample it, then `trim`.
+    In each step, sample a reply of at most `room` tokens, then call `tell` with the result. If that returns False, there is no room: with
+    memory "soft", call `ask_for_summary` and sample the summary; then `trim`.
     """
 
     def __init__(self, agent: AgentConfig, conversation: Conversation, *, system: str | None, question: str) -> None:
@@ -51,11 +51,11 @@ class Context:
 
     @property
     def room(self) -> int:
-        """Tokens that the next reply may hold; below 1 there is no place for one."""
+        """Number of tokens that the next reply may have; below 1 there is no room for one."""
         return min(self._agent.response_tokens, self._limit - self._conversation.num_tokens)
 
     def tell(self, news: News) -> bool:
-        """Say what is new. False where there is no room for it and a reply: it has not been said."""
+        """Add the news to the conversation. Return False, without adding it, if there is no room for it and a reply."""
         text = output_turn(news.output, notepad=news.notepad, left=self._left(news))
         reply = 1 if self._agent.memory == "none" else self._agent.response_tokens
         if self._conversation.num_tokens + self._conversation.count_tokens(text) + reply > self._limit:
@@ -64,12 +64,12 @@ class Context:
         return True
 
     def ask_for_summary(self) -> int:
-        """Ask the model to sum up its steps; the most tokens that its summary may hold."""
+        """Ask the model to summarise its steps. Return the most tokens that its summary may have."""
         self._conversation.say(SUMMARISE)
         return min(self._agent.summary_tokens, self._agent.max_tokens - self._conversation.num_tokens)
 
     def trim(self, news: News, *, summary: str = "") -> None:
-        """Begin afresh, with what stays, and with room for a reply where there can be any."""
+        """Begin a new conversation with the parts that stay, and with room for a reply if that is possible."""
         left = budget_line(news.steps_left, self._agent.max_tokens, news.seconds_left)
         self._conversation.start(self._system, self._trimmed("", "", "", left))
         reply = min(self._agent.response_tokens, self._limit // _SHARES)
@@ -88,10 +88,10 @@ class Context:
         return budget_line(news.steps_left, tokens, news.seconds_left)
 
     def _fit(self, text: str, max_tokens: int) -> str:
-        """The text, or its head and tail and how much was cut between them."""
+        """Return the text or, if it is too long, its head and tail with a note on the size."""
         chars = len(text)
         while text and (tokens := self._conversation.count_tokens(text)) > max_tokens and chars > _SHARES:
-            # By a tenth at least: where head and tail hold most of the tokens, the exact share would be found in a thousand steps.
+            # Shrink by at least a tenth: if head and tail hold most of the tokens, the exact share could take a thousand rounds.
             chars = min(chars * 9 // 10, chars * max_tokens // tokens)
             text = cut(text, chars)
         return text

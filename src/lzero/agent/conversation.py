@@ -1,8 +1,8 @@
-"""What is said between agent and model, and what it takes: exact tokens, or words and what an endpoint counts.
+"""The conversation between agent and model, with its size: in exact tokens, or in words with an endpoint's count.
 
 conversation.start(system, task)  ─▶  reply  ─▶  say(output)  ─▶  reply  ─▶  …   each prompt extends the last sequence
               ▲                                                     │
-              └──────────── afresh, where the context is trimmed ◀──┘
+              └──────────── a new start after a trim ◀──────────────┘
 """
 
 from dataclasses import dataclass
@@ -17,45 +17,45 @@ from lzero.protocols import ChatEngine, Engine, OnText
 from lzero.types import Completion, Message, Prompt, Sampling
 
 _BYTES_PER_TOKEN = 3
-"""Of text that an endpoint has not counted yet; more than it takes in most languages and tokenizers, so that limits hold."""
+"""Bytes per token of text that an endpoint has not counted yet. Most languages and tokenizers need fewer tokens, so limits hold."""
 _TOKENS_PER_TURN = 8
 
 
 class Conversation(Protocol):
-    """Turns of a user and a model. One episode leads one conversation, and begins it afresh where its context is trimmed."""
+    """Turns of a user and a model. One episode has one conversation, and starts it anew after a trim of its context."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the next prompt: of all that has been said so far."""
+        """Number of tokens of the next prompt, which contains everything so far."""
 
     @property
     def opening(self) -> str:
-        """What the template has written of a reply before the model begins: "<think>", or nothing."""
+        """Text that the template writes at the start of a reply: "<think>", or nothing."""
 
     def start(self, system: str | None, user: str) -> None:
-        """Begin afresh: what was said before is not part of it any more."""
+        """Begin a new conversation; earlier turns are dropped."""
 
     def say(self, text: str) -> None:
         """Add a user turn, after a reply."""
 
     def count_tokens(self, text: str) -> int:
-        """Tokens that `say(text)` would add."""
+        """Return the number of tokens that `say(text)` would add."""
 
     async def reply(self, sampling: Sampling, *, request_id: str, on_text: OnText) -> tuple[Prompt, Completion]:
-        """The model's next turn, and how its prompt follows from the last sequence. Raises EngineError."""
+        """Return the prompt, as a change of the last sequence, and the model's next turn. Raises EngineError."""
 
     async def close(self) -> None: ...
 
 
 class Model(Protocol):
-    """What conversations are led with."""
+    """A model that conversations are held with."""
 
     def converse(self, episode_id: str) -> Conversation: ...
 
 
 @dataclass(frozen=True)
 class TokenModel:
-    """A model whose tokens are ours: what training needs."""
+    """A model with tokens that lzero sees, as training needs."""
 
     engine: Engine
     renderer: Renderer
@@ -70,11 +70,11 @@ class TokenConversation:
         self._model = model
         self._affinity = episode_id
         self._ids: tuple[int, ...] = ()
-        """The last sequence, and what has been said since."""
+        """The last sequence, and the turns since."""
         self._kept = 0
         self._last: Completion | None = None
         self._encoded: tuple[str, tuple[int, ...]] = ("", ())
-        """The last turn that was asked about: what fits is then said."""
+        """The last text whose tokens were counted, with its tokens; a text that fits is usually added next."""
 
     @property
     def num_tokens(self) -> int:
@@ -119,7 +119,7 @@ class TokenConversation:
 
 @dataclass(frozen=True)
 class ChatModel:
-    """A model behind an endpoint that speaks in words."""
+    """A model behind an endpoint that replies in words."""
 
     engine: ChatEngine
     request_timeout_s: float
@@ -136,7 +136,7 @@ class ChatConversation:
         self._messages: list[Message] = []
         self._kept = 0
         self._counted = 0
-        """Tokens of all that is said, as the endpoint counted up to the last reply and as we guess since."""
+        """Number of tokens of the conversation: counted by the endpoint up to the last reply, estimated since."""
 
     @property
     def num_tokens(self) -> int:
@@ -172,7 +172,7 @@ class ChatConversation:
         said = self._said(completion)
         self._messages.append(said)
         self._kept = len(self._messages)
-        if completion.usage is not None and completion.usage.prompt_tokens:  # some say 0 of what they had cached
+        if completion.usage is not None and completion.usage.prompt_tokens:  # some servers report 0 for a cached prompt
             dropped = completion.reasoning and not said.reasoning and completion.reasoning not in said.content
             thought = self.count_tokens(completion.reasoning) if dropped else 0
             self._counted = max(0, completion.usage.prompt_tokens + completion.usage.completion_tokens - thought)
@@ -181,7 +181,7 @@ class ChatConversation:
         return prompt, completion
 
     def _said(self, completion: Completion) -> Message:
-        """The reply, as it is sent from now on."""
+        """Return the reply in the form in which later requests contain it."""
         text, thought = completion.text, completion.reasoning
         if not text or not thought:
             return Message(role="assistant", content=text or thought)

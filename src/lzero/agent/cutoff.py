@@ -1,4 +1,4 @@
-"""Ends a round without its slowest episodes (`rollout.stragglers`)."""
+"""End a round without its slowest episodes (`rollout.stragglers`)."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""One attempt at a task, from its first prompt to its last output.
+"""Run one attempt at a task, from its first prompt to its last output.
 
     start ─▶ sample a reply ─▶ parse ─▶ run its code as a cell ─▶ output turn ─▶ sample …  until an answer is submitted
                  ▲                       │  ▲                         │                    or a budget is used up
@@ -6,10 +6,9 @@
                  │                      tools (on the host)     no room left: trim the context
                  └────────────────────────────────────────────────────┘
 
-What the agent does wrong is part of the episode: a reply without code, an error, a cell that is interrupted, and one that kills its
-session too (the agent is told so, and goes on in a fresh one without its variables). Its cells and the tools that they call have
-`agent.work_s` seconds in all (`clocks`). What *we* break ends the episode as `failed`, with the steps so far; whether it is tried again is
-the caller's to decide.
+Mistakes of the agent are part of the episode: a reply without code, an error, an interrupted cell, and a cell that kills its session. The
+agent then sees a note, and continues in a fresh session without its variables. Its cells and the tools that they call have `agent.work_s`
+seconds in all (`clocks`). A failure of lzero ends the episode as `failed`, with the steps so far; the caller decides whether to retry it.
 """
 
 import asyncio
@@ -44,83 +43,83 @@ from lzero.types import Budgets, Completion, Episode, Execution, Failure, Parsed
 logger = logging.getLogger(__name__)
 
 STOP = ("</code>",)
-"""A reply ends where its code block does."""
+"""A reply ends with its code block."""
 LIBRARIES = ("numpy", "pandas")
-"""That every session of the sandbox can import, beside the standard library."""
+"""Libraries that every session of the sandbox can import, in addition to the standard library."""
 SCARCE = 0.25
-"""Share of the agent's time below which the model is shown how much is left: a prompt that never speaks of it is the same at any speed."""
+"""Share of the agent's time below which the model sees how much is left. Above it, prompts are the same at any speed."""
 GRACE_S = 3.0
-"""Seconds after the end of the agent's time in which its cell is interrupted and ends. Then its session is closed."""
+"""Seconds after the end of the agent's time in which its cell is interrupted and may end. Then its session is closed."""
 SANDBOXES_S = 60.0
-"""Seconds of lzero's time that queues leave to sandboxes."""
+"""Seconds of lzero's time that are reserved for sandboxes, not queues."""
 LEAST_S = 0.01
-"""Seconds of its time that are too few for another cell."""
+"""Seconds of the agent's time that are too few for another cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all episodes of a run have in common."""
+    """The parts that all episodes of a run share."""
 
     agent: AgentConfig
     model: Model
     pool: ReplPool
     deadline_s: float
-    """Seconds that an episode may take beside its cells and tool calls, all waits included; one that takes longer is our failure."""
+    """Seconds that an episode may take in addition to its cells and tool calls, all waits included. Exceeding them is lzero's failure."""
     reply_s: float = 0.0
     """Seconds of these that one reply may take."""
     libraries: tuple[str, ...] = LIBRARIES
-    """What can be imported in its sessions, beside the standard library; for the system prompt."""
+    """Libraries that sessions can import, in addition to the standard library; for the system prompt."""
     bugs: Bugs = field(default_factory=Bugs)
     """Logs exceptions of tools other than ToolError."""
     files: FileCache = field(default_factory=FileCache)
     """Reads the files of tasks."""
     tools: tuple[Tool, ...] = ()
-    """Of every episode, in addition to those of its scene."""
+    """Tools of every episode, in addition to those of its scene."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """What sets one episode apart from the others of its task."""
+    """The attributes of one episode that differ among the episodes of its task."""
 
     id: str
     index: int
     seed: int
     sampling: Sampling
-    """Temperature and top-p are used; length, stop string and seeds follow from the budgets, the format and `seed`."""
+    """Temperature and top-p of the episode. Length, stop string and seeds follow from the budgets, the format and `seed`."""
     cutoff: Cutoff | None = None
-    """That of the round it belongs to."""
+    """The cut-off of its round."""
     watcher: Watcher | None = None
-    """Who looks on."""
+    """Observer of the episode."""
 
 
 def sampling_of(ticket: Ticket, agent: AgentConfig) -> Sampling:
-    """How the replies of an episode are sampled."""
+    """Return how the replies of an episode are sampled."""
     return msgspec.structs.replace(ticket.sampling, max_tokens=agent.response_tokens, stop=STOP, seed=ticket.seed)
 
 
 def budgets_of(agent: AgentConfig) -> Budgets:
-    """What an episode may use."""
+    """Return the budgets of an episode."""
     return Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s, work_s=agent.work_s)
 
 
 async def run_episode(
     task: Task, ticket: Ticket, setting: Setting, *, tools: Sequence[Tool] = (), observation: str = ""
 ) -> Episode:
-    """Let the model work on `task`, and on what it observes at first, with `tools` and `submit_final_answer`.
+    """Let the model work on `task`, after its first observation, with `tools` and `submit_final_answer`.
 
-    A failure of the engine, the pool or a tool, or of ours to end in time ("lost"), is returned, not raised. Raises ConfigError for a
-    prompt template that cannot be used, DataError for files of the task that cannot be had.
+    A failure of the engine, the pool or a tool, or a missed deadline of lzero ("lost"), is returned, not raised. Raises ConfigError for a
+    prompt template that cannot be used, DataError for files of the task that cannot be read.
     """
     return await _Attempt(task, ticket, setting, tools, asked(task, observation)).settle()
 
 
 def asked(task: Task, observation: str) -> str:
-    """Return the question as the first turn asks it: with what the agent observes at first."""
+    """Return the text of the first turn: the question, and the first observation."""
     return f"{task.question}\n\n{observation}" if observation else task.question
 
 
 class Notebook:
-    """The agent "nb": thinks, writes a cell, reads what it puts out, until it submits an answer. Implements `Agent`."""
+    """The agent "nb": thinks, writes a cell, reads its output, until it submits an answer. Implements `Agent`."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
@@ -133,7 +132,7 @@ class Notebook:
 def interrupted(
     task: Task, ticket: Ticket, agent: AgentConfig, *, steps: tuple[Step, ...], answer: str | None = None, why: str = ""
 ) -> Episode:
-    """What is left of an episode that was broken off, by somebody or by an error that `why` tells: its steps so far."""
+    """Return the failed episode of an attempt that a person or an error broke off, with its steps so far. `why`: the error."""
     failure = Failure(kind="lost", what=why or "interrupted", where=f"step {len(steps)}")
     return msgspec.structs.replace(failed_before(task, ticket, agent, failure), steps=steps, answer=answer)
 
@@ -154,7 +153,7 @@ def failed_before(task: Task, ticket: Ticket, agent: AgentConfig, failure: Failu
 
 
 class _Attempt:
-    """An episode in the making; `steps` and `doing` are what is left of one that fails."""
+    """An episode in progress. If it fails, `steps` and `doing` go into the failed episode."""
 
     def __init__(self, task: Task, ticket: Ticket, setting: Setting, tools: Sequence[Tool], question: str) -> None:
         agent, watcher = setting.agent, ticket.watcher or Watcher()
@@ -185,11 +184,11 @@ class _Attempt:
         self._steps: list[Step] = []
         self._steps_left = agent.max_steps
         self._cell: _Cell | None = None
-        """The cell that runs, or that was cancelled."""
+        """The cell that runs or was cancelled."""
         self._doing = "step 0, starting"
 
     async def settle(self) -> Episode:
-        """How the episode ends, whoever ends it. The session is closed then."""
+        """Run the episode to its end, close its session, and return it."""
         cutoff = self._ticket.cutoff or Cutoff(sys.maxsize)
         status: Status = "failed"
         failure: Failure | None = None
@@ -237,7 +236,7 @@ class _Attempt:
         return ("failed", ended) if isinstance(ended, Failure) else (ended, None)
 
     async def _act(self) -> Status:
-        """Step until an answer is submitted or a budget is used up. Raises what breaks."""
+        """Make steps until an answer is submitted or a budget is used up. Raises any failure."""
         trimmed = False
         news: News | None = None
         for number in range(self._agent.max_steps):
@@ -266,11 +265,11 @@ class _Attempt:
         return "out_of_steps"
 
     async def _next(self, number: int, trimmed: bool, news: News | None) -> Step | None:
-        """Make the next step, in a trimmed context if need be. Returns None if what the agent wrote and printed does not fit."""
+        """Make the next step, in a trimmed context if necessary. Return None if the agent's text and output do not fit."""
         try:
             return await self._step(number, trimmed)
         except ContextOverflow as error:
-            # Our count of words is too low, or the model's window is smaller than `max_tokens`.
+            # lzero's estimate of tokens is too low, or the model's window is smaller than `max_tokens`.
             if news is None:
                 raise
             if trimmed or self._agent.memory == "none":
@@ -338,8 +337,10 @@ class _Attempt:
         return Execution(outputs=(), status="killed", reason=f"time: {why}", duration_s=worked_s)
 
     async def _cut_off(self) -> Status | Failure:
-        """Return how an episode ends whose round is over. If the agent took more time than lzero, the episode is out of time and scored:
-        being slow does not avoid a score. Raises what broke."""
+        """Return the end of an episode whose round is over. Raises any failure.
+
+        If the agent took more time than lzero, the episode is out of time and scored, so being slow does not avoid a score.
+        """
         if not self._clocks.is_agents:
             return self._failure("straggler", "cut off: enough of its round's episodes were in")
         if self._cell is not None:
@@ -347,7 +348,7 @@ class _Attempt:
         return self._ending() or "out_of_time"
 
     def _ending(self) -> Status | None:
-        """Return how the episode ends after its last step; None if it goes on. Raises ToolError for a tool that broke."""
+        """Return the status after the last step; None if the episode goes on. Raises ToolError for a tool that broke."""
         if self._broker.broken is not None:
             raise self._broker.broken
         if self._broker.answer is not None:
@@ -355,7 +356,7 @@ class _Attempt:
         return "out_of_time" if self._clocks.left_s < LEAST_S else None
 
     def _spare_s(self) -> float:
-        """Return the seconds that lzero can spend on queues: those that neither replies to come nor sandboxes may need."""
+        """Return the seconds that lzero can spend on queues, without those that later replies and sandboxes may need."""
         replies = (self._steps_left + 1) * self._agent.replies_a_step - 1  # this step's reply is here
         return self._setting.deadline_s - self._clocks.lzero.worked_s - replies * self._setting.reply_s - SANDBOXES_S
 
@@ -365,7 +366,7 @@ class _Attempt:
         return math.floor(left_s) if left_s < SCARCE * self._agent.work_s else None
 
     async def _summary(self, number: int) -> str:
-        """With memory "soft": what the model says its steps come to. It is kept as a step of its own kind."""
+        """With memory "soft", sample the model's summary of its steps, and keep it as a step of kind "summarise". Return its text."""
         if self._agent.memory != "soft":
             return ""
         self._doing = f"step {len(self._steps)}, summarising"
@@ -373,7 +374,7 @@ class _Attempt:
         room = self._context.ask_for_summary()
         try:
             prompt, completion = await self._sample("summary", number, room, (SUMMARY_STOP,))
-        except ContextOverflow:  # the steps go without one
+        except ContextOverflow:  # the steps are dropped without a summary
             return ""
         self._keep(
             Step(
@@ -403,7 +404,7 @@ class _Attempt:
         self._watcher.on_step(step)
 
     def _shown(self, step: Step) -> str:
-        """What the model is told of it."""
+        """Return the text about the step that the model sees."""
         shown = step.parsed.problem
         if step.execution is not None:
             output = render_output(step.execution, max_chars=self._agent.output_chars)
@@ -416,11 +417,11 @@ class _Attempt:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A cell that was begun."""
+    """A cell that was started."""
 
     step: Step
     _: KW_ONLY
     start: float
-    """By `time.perf_counter`."""
+    """Time of the start, by `time.perf_counter`."""
     worked_s: float
     """Seconds of work time that the episode had used before."""

@@ -1,4 +1,4 @@
-"""Files that a task gives to its sessions: read once, bounded in memory, and the same for all episodes of a run."""
+"""Cache the files that a task gives to its sessions: read once, bounded in memory, and the same for all episodes of a run."""
 
 import asyncio
 import hashlib
@@ -27,12 +27,12 @@ class FileCache:
         self._lock = threading.Lock()
 
     async def read(self, path: Path) -> bytes:
-        """Return the content of a file, as it was when it was first read. Raises DataError where it is gone, too large or changed."""
+        """Return the content of a file, as first read. Raises DataError if it is gone, too large or changed."""
         data = self._kept.get(path)
         return data if data is not None else await asyncio.to_thread(self.read_now, path)
 
     def read_now(self, path: Path) -> bytes:
-        """Do what `read` does, in this thread."""
+        """Do the same as `read`, in this thread."""
         with self._lock:  # episodes that begin together ask for the same file
             if path in self._kept:
                 self._kept.move_to_end(path)

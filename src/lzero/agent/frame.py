@@ -1,11 +1,11 @@
-r"""The frame that lzero writes around what a model reads, and text that cannot be mistaken for it.
+r"""Mark the frame that lzero writes around a model's input, and change text that looks like it.
 
     <output>            tags around an output, the notepad and a summary
-    [12 characters, …]  notes of lzero, inside of them and below
+    [12 characters, …]  notes of lzero, inside them and below
     [3 steps and 400 tokens left]
 
-Text of sessions, tools, pages and tasks may hold such words. In it, a backslash stands behind the first character of each:
-`<\/output>`, `[\3 steps and 400 tokens left]`. No cut in the middle of a text can undo that.
+Text of sessions, tools, pages and tasks may contain such words. There, a backslash is put after the first character of each: `<\/output>`,
+`[\3 steps and 400 tokens left]`. No cut in the middle of a text can undo that.
 """
 
 import re

@@ -55,17 +55,17 @@ FOR_A_PERSON: dict[str, Any] = {
     "cell_s": 60.0,
     "work_s": 3_600.0,
 }
-"""What differs from the defaults of `AgentConfig`, which are those of the nano model."""
+"""Values that differ from the defaults of `AgentConfig`, which are those of the nano model."""
 DEADLINE_S = 24 * 3600.0
 REQUEST_TIMEOUT_S = 600.0
 
 
 class NBAgent:
-    """`async with NBAgent(model, tools=[…]) as agent: episode = await agent.run(question)`. One question at a time.
+    """Agent for a person: `async with NBAgent(model, tools=[…]) as agent: episode = await agent.run(question)`. One question at a time.
 
-    `model`: the name that an OpenAI-compatible endpoint knows it by, a Hugging Face directory, or a `ChatEngine`. `tools`: objects
-    (`@tool` makes them), or names ("web_search", "read_page", …; `lzero.tools.catalog` lists them). `settings` are keys of
-    `AgentConfig`: max_steps, max_tokens, memory, answer_style, prompt, ….
+    `model`: the name of a model at an OpenAI-compatible endpoint, a Hugging Face directory, or a `ChatEngine`. `tools`: objects (`@tool`
+    makes them), or names ("web_search", "read_page", …; `lzero.tools.catalog` lists them). `settings`: keys of `AgentConfig`: max_steps,
+    max_tokens, memory, answer_style, prompt, ….
     """
 
     def __init__(
@@ -81,12 +81,11 @@ class NBAgent:
         config: Config | None = None,
         **settings: Any,
     ) -> None:
-        """`model`: None for that of `config`. `mcp`: servers whose tools it gets, too ("stdio:COMMAND …", or a URL). `base_url`: of the
-        endpoint; OPENAI_BASE_URL, or OpenAI's own, if none is given. `seed`: None draws one for each run. `pool`: a started one of yours,
-        which stays open. `config`: its sections [environment], [repl] and [tools] act, and what [agent] sets itself. Nothing is started
-        yet.
+        """Configure the agent, without starting anything. Raises ConfigError for settings, tools and keys that cannot work.
 
-        Raises ConfigError for settings, tools and keys that cannot work.
+        `model`: None for that of `config`. `mcp`: servers with more tools ("stdio:COMMAND …", or a URL). `base_url`: the endpoint;
+        OPENAI_BASE_URL, or OpenAI's own, if empty. `seed`: None draws one for each run. `pool`: your own started pool, which stays open.
+        `config`: its sections [environment], [repl] and [tools] have an effect, and the keys that [agent] sets.
         """
         given = config or Config()
         if given.agent.tools:
@@ -108,7 +107,7 @@ class NBAgent:
                 "session ends: lower the one, or raise the other"
             )
         self.tools = open_tools(tools, self._config, key="tools")
-        """With those of the MCP servers, once they have been started; an environment may have more for each task."""
+        """The agent's tools. Those of MCP servers are added at the start; an environment may add more for each task."""
         system_prompt(self.settings, self.tools)  # so that an unusable template is an error before a model is loaded
         self._given_tools = self.tools
         self._stack = AsyncExitStack()
@@ -117,7 +116,7 @@ class NBAgent:
         self._files = FileCache()
         self._scene_tools: tuple[Tool, ...] = ()
         self.episode: Episode | None = None
-        """The last one, when it is over, or as far as it came."""
+        """The last episode, complete or as far as it came."""
 
     async def __aenter__(self) -> Self:
         """Start the sandbox, the environment, the MCP servers and, if it is a local one, the model. Raises LzeroError."""
@@ -149,8 +148,10 @@ class NBAgent:
     async def run(
         self, task: Task | str, *, files: Sequence[str | Path] = (), watcher: Watcher | None = None
     ) -> Episode:
-        """One attempt at a task, or at a question about `files`. What breaks (an endpoint, a tool) ends it as `failed`, and is told in
-        `failure`. Raises ConfigError, DataError."""
+        """Make one attempt at a task, or at a question about `files`, and return the episode. Raises ConfigError, DataError.
+
+        If an endpoint or a tool breaks, the episode is `failed`, and `failure` says why.
+        """
         if self._ready is None:
             async with self:
                 return await self.run(task, files=files, watcher=watcher)
@@ -158,7 +159,7 @@ class NBAgent:
         task = make_task(task, files) if isinstance(task, str) else task
         task = msgspec.structs.replace(task, files=tuple(str(Path(file).absolute()) for file in task.files))
         self.episode = None
-        if self._pool is None and not self._config.repl.servers:  # others have limits of their own
+        if self._pool is None and not self._config.repl.servers:  # other pools have their own limits
             check_files(list(map(Path, task.files)), max_bytes=self._config.repl.file_mb << 20)
         keeping = _Keeping(watcher or Watcher())
         ticket = Ticket(id=task.id, index=0, seed=seed, sampling=self._sampling, watcher=keeping)
@@ -177,10 +178,10 @@ class NBAgent:
         return self.episode
 
     def save(self, directory: str | Path, *, files: Mapping[str, bytes] | None = None) -> tuple[str, ...]:
-        """Keep the last episode, however it ended, as `lzero run` does: `episode.jsonl` and `notebook.ipynb`, and `files` beneath `files/`.
+        """Save the last episode, however it ended: `episode.jsonl`, `notebook.ipynb`, and `files` below `files/`, as `lzero run` does.
 
-        Copies of the task's files go beneath `given/`. Returns the paths of `files` and of copies that could not be written. Raises
-        StoreError, also where nothing has been run.
+        Copies of the task's files go below `given/`. Returns the paths of `files`, and of copies, that could not be written. Raises
+        StoreError, also if nothing has been run.
         """
         if self.episode is None or self._task is None:
             raise StoreError(f"cannot save to {directory}: the agent has not run")
@@ -197,7 +198,7 @@ class NBAgent:
         return save_run(Path(directory), saved, files, given=self._files)
 
     async def stream(self, task: Task | str, *, files: Sequence[str | Path] = ()) -> AsyncGenerator[Step, None]:
-        """The steps of `run`, as they happen; `episode` holds the whole when they are over. Whoever stops listening ends it."""
+        """Yield the steps of `run` as they happen; `episode` holds the whole afterwards. Closing the generator ends the episode."""
         steps: asyncio.Queue[Step | None] = asyncio.Queue()
         running = asyncio.ensure_future(self.run(task, files=files, watcher=_Queueing(steps)))
         running.add_done_callback(lambda _: steps.put_nowait(None))
@@ -219,7 +220,7 @@ class _Queueing(Watcher):
 
 
 class _Keeping(Relay):
-    """Keeps the steps and the answer, for the case that the episode is broken off."""
+    """Keeps the steps and the answer, in case the episode is broken off."""
 
     def __init__(self, watcher: Watcher) -> None:
         super().__init__(watcher)
@@ -242,8 +243,10 @@ class _Keeping(Relay):
 
 
 def make_task(question: str, files: Sequence[str | Path] = (), *, ability: str = "") -> Task:
-    """A question without a known answer. `ability`: "files" where there are some, or "qa", if none is named. Raises DataError for
-    files that are not there."""
+    """Return a task for a question without a known answer. Raises DataError for files that do not exist.
+
+    `ability`: by default "files" if there are files, otherwise "qa".
+    """
     check_files([Path(file) for file in files])
     return Task(
         id=f"question-{secrets.token_hex(4)}",

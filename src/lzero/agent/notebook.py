@@ -1,13 +1,12 @@
-"""A saved episode as a Jupyter notebook (nbformat 4.5): thoughts as Markdown, code with what it put out.
+"""Convert a saved episode to a Jupyter notebook (nbformat 4.5): thoughts as Markdown, code with its outputs.
 
     title     the question
-    preamble  the tools, answering as they did: the notebook runs outside the sandbox, without them
-    step n    the thought · the code and its outputs · tool calls, notepad, what became of the cell
+    preamble  the tools, which answer from the record: the notebook runs outside the sandbox, without them
+    step n    the thought · the code and its outputs · tool calls, notepad, how the cell ended
     answer
 
-Thoughts, answers and calls are a stranger's words: what would be HTML or load an image is shown as text. Outputs are what the agent's
-code made, HTML and scripts included: Jupyter shows the HTML of a notebook that the reader has not run without its scripts, and so
-does GitHub.
+Thoughts, answers and calls are not trusted: HTML and images in them are shown as text. Outputs of the agent's code are unchanged, HTML and
+scripts included. Jupyter shows the HTML of a notebook that the reader has not run without its scripts, and so does GitHub.
 """
 
 import html
@@ -33,14 +32,14 @@ Cell = dict[str, Json]
 
 TITLE_CHARS = 100
 CALL_CHARS = 1_000
-"""Of a call's arguments, and of its result, where calls are listed; the preamble holds all of it."""
+"""The most characters of a call's arguments, and of its result, in a list of calls; the preamble has all of them."""
 _TAGS = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITIES = re.compile(r"&(?=#?\w+;)")
 _JSON = re.compile(r"application/(?:.+\+)?json")
 
 
 def to_notebook(saved: SavedEpisode) -> bytes:
-    """The bytes of the .ipynb file."""
+    """Return the content of the .ipynb file."""
     episode = saved.episode
     agent = saved.config.get("agent")
     about: dict[str, Json] = {
@@ -84,15 +83,15 @@ def _cells(saved: SavedEpisode) -> Iterator[Cell]:
 
 
 class _Place:
-    """Where a cell stands among the cells of its session."""
+    """The position of a cell among the cells of its session."""
 
     def __init__(self) -> None:
         self.count = 0
         self.broken = False
-        """Whether a cell before was not run to its end: what comes after it may find less than it looks for."""
+        """Whether an earlier cell did not run to its end; later ones may miss its results."""
 
     def run(self, execution: Execution | None) -> int:
-        """One more cell: its number in the session."""
+        """Count one more cell, and return its number in the session."""
         self.count += 1
         count = self.count
         if execution is not None and execution.status in ("killed", "timed_out"):
@@ -107,7 +106,10 @@ def _markdown(name: str, text: str, **facts: Json) -> Cell:
 
 
 def _code(name: str, step: Step, number: int, place: _Place) -> Cell:
-    """Cells that raised may raise again, and the runner goes on; what did not end by itself is not run again by it."""
+    """Return the code cell of a step.
+
+    Cells that raised may raise again, and the runner goes on. Cells that did not end by themselves are not run again.
+    """
     execution = step.execution
     facts: dict[str, Json] = {"step": number}
     tags: list[Json] = []
@@ -145,7 +147,7 @@ def _output(output: Output, count: int) -> Json:
 
 
 def _bundle(data: dict[str, str]) -> dict[str, Json]:
-    """By MIME type, as nbformat has it: JSON is JSON there, all else is text."""
+    """Return the data by MIME type in nbformat's shape: JSON as JSON, everything else as text."""
     return {mime: _value(text) if _JSON.fullmatch(mime) else text for mime, text in data.items()}
 
 
@@ -245,11 +247,11 @@ def _call(call: ToolCall) -> str:
 
 
 def prose(text: str) -> str:
-    """A stranger's Markdown, in which HTML, entities and images are text; no control characters."""
+    """Return untrusted Markdown with HTML, entities and images as text, without control characters."""
     text = _ENTITIES.sub("&amp;", clean(text))
     return _TAGS.sub("&lt;", text).replace("![", "!\\[").strip()
 
 
 def _html(text: str) -> str:
-    """For the inside of an HTML block in Markdown, which a blank line would end."""
+    """Return text for the inside of an HTML block in Markdown, which a blank line would end."""
     return html.escape(clean(text)).replace("\n", "<br>")

@@ -1,4 +1,4 @@
-"""The notepad, on the host: what an agent keeps in view, taken from its session as the stranger's words that they are."""
+"""The notepad, on the host: the plan and facts that an agent keeps in view. Its content comes from the session, and is not trusted."""
 
 from functools import cache
 from importlib import resources
@@ -15,14 +15,16 @@ from lzero.visible import clean
 MAX_TODOS = 100
 MAX_FACTS = 200
 ITEM_CHARS = 1_000
-"""Of a todo or a fact."""
+"""The most characters of a todo or a fact."""
 DRAFT_CHARS = 20_000
 _MARKS = {"open": "[ ]", "done": "[x]", "dropped": "[-]"}
 
 
 class NotepadTool:
-    """The object `notepad` of a session, and the tool behind it, which is told the whole state with every change. A session that
-    is opened in place of a killed one finds its notepad as it was."""
+    """The object `notepad` of a session, and the tool behind it, which receives the whole state with every change.
+
+    A session that replaces a killed one gets its notepad.
+    """
 
     name = "notepad"
     parameters = ("state",)
@@ -52,7 +54,8 @@ class NotepadTool:
 
 
 def render_notepad(notepad: Notepad, *, max_chars: int) -> str:
-    """Return what the model reads, in `max_chars` characters; "" for an empty notepad. Further lines of an item are indented."""
+    """Return the text that the model reads, in at most `max_chars` characters; "" for an empty notepad. Further lines of an item are
+    indented."""
     lines = [f"{_MARKS[todo.status]} {number}. {_indented(todo.text)}" for number, todo in enumerate(notepad.todos, 1)]
     if notepad.facts:
         lines += ["facts:", *(f"{number}. {_indented(fact)}" for number, fact in enumerate(notepad.facts, 1))]

@@ -1,4 +1,4 @@
-"""What a cell put out, as the text that the model reads."""
+"""Render the outputs of a cell as the text that the model reads."""
 
 import itertools
 import re
@@ -9,7 +9,7 @@ from lzero.types import Display, Error, Execution, Result, Stream
 from lzero.visible import clean
 
 TRACEBACK_LINES = 12
-"""Lines of a traceback that are shown: the last ones, before the line that names the error."""
+"""Number of lines of a traceback that are shown: the last ones, before the line that names the error."""
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _LEFT_OUT = re.compile(r"\n?… \[(?:\d+ outputs left out: )?(\d{1,15}) characters(?: left out)?\] …\n?")
@@ -18,10 +18,10 @@ _RULER = re.compile(r"-{20,}")
 
 
 def render_output(execution: Execution, *, max_chars: int) -> str:
-    """The outputs of an execution in order, errors last, then a note if the cell did not end by itself.
+    """Return the outputs of an execution in order, errors last, then a note if the cell did not end by itself.
 
-    At most `max_chars` characters: when there are more, the head and the tail stay and a line between them says how many were
-    cut. The line that names an error is always in the tail. Nothing put out is "(no output)".
+    The text has at most `max_chars` characters: a longer one keeps its head and tail, with a line between them that states the size. The
+    line that names an error is always in the tail. Without output it is "(no output)".
     """
     errors = [output for output in execution.outputs if isinstance(output, Error)]
     others = [output for output in execution.outputs if not isinstance(output, Error)]
@@ -38,15 +38,17 @@ def render_output(execution: Execution, *, max_chars: int) -> str:
 
 
 def unbroken(text: str) -> str:
-    """Text that can be written as UTF-8: pairs of surrogates that somebody has cut apart are joined, lone ones are U+FFFD."""
+    """Return text that UTF-8 can encode: split surrogate pairs are joined, lone surrogates become U+FFFD."""
     if _SURROGATES.search(text) is None:
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def cut(text: str, max_chars: int) -> str:
-    """Return head and tail of `text` in `max_chars` characters, with a line between them that states the size of the whole,
-    including what the session had cut before."""
+    """Return head and tail of `text` in `max_chars` characters, with a line between them that states the original size.
+
+    The size includes what the session had cut before.
+    """
     if len(text) <= max_chars:
         return text
     mark = f"\n[{_size(text)} characters, the middle is cut]\n"
@@ -58,9 +60,9 @@ def cut(text: str, max_chars: int) -> str:
 
 
 def _unframed_together(body: str, frames: str, line: str) -> tuple[str, str, str]:
-    """Return the three parts of an output so that nothing in one of them, or from one into the next, looks like the frame.
+    """Return the three parts of an output, changed so that nothing in them, or across them, looks like the frame.
 
-    A cut may take all frames away: then the line of the error follows the body.
+    A cut may remove all frames: then the line of the error follows the body.
     """
     body, line = _unframed_lines(body, line)
     body, frames, line = _unframed_lines(body, frames, line)
@@ -75,12 +77,12 @@ def _unframed_lines(*parts: str) -> list[str]:
 
 
 def _size(text: str) -> int:
-    """Return the characters of the output before any cut."""
+    """Return the number of characters of the output before any cut."""
     return len(text) + sum(int(mark[1]) - len(mark[0]) for mark in _LEFT_OUT.finditer(text))
 
 
 def _join(outputs: Iterable[Stream | Result | Display]) -> str:
-    """The outputs in order; a value starts on a line of its own, whatever a stream left unfinished."""
+    """Return the outputs in order. A value starts on a new line, even if a stream left its last line unfinished."""
     text = ""
     for output in outputs:
         if isinstance(output, Stream):

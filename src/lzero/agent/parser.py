@@ -1,20 +1,20 @@
-"""What a reply says: its thought, its code, and whether it keeps to the format.
+"""Parse a reply: its thought, its code, and whether it keeps to the format.
 
-Two readings of the same text. The *strict* one earns the format reward. The *kind* one runs what can be run, because an
-agent learns more from a cell's output than from a refusal:
+There are two readings of a text. The *strict* one earns the format reward. The *lenient* one runs what can be run, because an agent learns
+more from a cell's output than from a refusal:
 
     no thought, or one that is not closed      the code runs, unless the reply was cut off in the thought
-    a </think> without <think>                 all before it is thought: a draft in it does not run
+    a </think> without <think>                 everything before it is thought: a draft in it does not run
     text around the blocks                     the code runs
     several code blocks                        the first one runs, and `problem` says so
-    a ```python fence inside the code block    it is taken off (the format allows it), and what stands around it
-    a ```python fence and no code block        what is in it runs
+    a ```python fence inside the code block    it is removed (the format allows it), with the text around it
+    a ```python fence and no code block        its content runs
     a code tag inside a closed thought         it is part of the thought
     a thought inside a code block              it is part of the code
     a block or fence that is not closed        it runs, unless the reply was cut off: half a cell does not run
     no code at all, or an empty block          nothing runs, and `problem` says why
 
-`lzero.agent.blocks` says what a fence is.
+`lzero.agent.blocks` defines fences.
 """
 
 import re
@@ -25,7 +25,7 @@ from lzero.types import Parsed
 
 MIN_THINK = 10
 MIN_CODE = 5
-"""A block must hold more characters than this, surrounding whitespace apart, to be well formed (L0's format reward)."""
+"""A well-formed block has more characters than this, without surrounding whitespace (L0's format reward)."""
 
 _TAGS = ("<think>", "</think>", "<code>", "</code>")
 _STRICT = re.compile(r"\s*<think>(.*)</think>\s*<code>(.*)</code>\s*", re.DOTALL)
@@ -85,7 +85,7 @@ def _is_well_formed(text: str) -> bool:
 
 
 def _code(block: Block) -> str:
-    """The code itself: no fence, no blank lines around it. The first line keeps its indentation, which IPython removes."""
+    """Return the code without fence and blank lines around it. The first line keeps its indentation, which IPython removes."""
     text = unfenced(block.text) if block.tagged else block.text
     lines = text.rstrip().split("\n")
     return "\n".join(dropwhile(lambda line: not line.strip(), lines))

@@ -1,9 +1,9 @@
-"""One episode in its scene.
+"""Play one episode in its scene.
 
 scene opens ─▶ agent(task, scene, ticket) ─▶ outcome ─▶ scene closes
-  │ fails, hangs                               │ is no JSON, fails
+  │ fails, hangs                               │ is not JSON, fails
   ▼                                            ▼
-an episode that failed, of the kind environment
+a failed episode of the kind environment
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,10 @@ class Play:
     config: AgentConfig
 
     async def __call__(self, task: Task, ticket: Ticket, *, seed: int) -> Episode:
-        """Return the episode with its outcome; what lzero, the environment or the agent's code broke is a failed episode. `seed` is the
-        scene's: the same for all episodes of a group. Raises ConfigError and DataError as the agent does."""
+        """Return the episode with its outcome, as failed if lzero, the environment or the agent's code broke it.
+
+        `seed`: the scene's, the same for all episodes of a group. Raises ConfigError and DataError as the agent does.
+        """
         stage = self.scenes.stage(task, seed=seed)
         try:
             scene = await stage.open()

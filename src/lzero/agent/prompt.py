@@ -1,7 +1,7 @@
-"""The words around the model: its system prompt, the task's turn and the turns that return outputs.
+"""Write the text around the model: its system prompt, the task's turn, and the turns that return outputs.
 
-System prompts are Jinja templates in `templates/`: `system.jinja`, and one for each ability, which extends it. A file of the
-user's may do the same, or stand alone; `system.jinja` names the variables.
+System prompts are Jinja templates in `templates/`: `system.jinja`, and one for each ability, which extends it. A user's file may do the
+same, or stand alone; `system.jinja` lists the variables.
 """
 
 import traceback
@@ -46,10 +46,10 @@ _TRIMMED = "[earlier steps were dropped from view; variables and files of the se
 def system_prompt(
     agent: AgentConfig, tools: Sequence[ToolSpec], task: Task | None = None, *, libraries: Sequence[str] = ()
 ) -> str | None:
-    """The system prompt of an episode; None for the "brief" one.
+    """Return the system prompt of an episode; None for the "brief" one.
 
-    Raises ConfigError for a template that cannot be read, is broken, or asks for what there is not. A file is read once per process:
-    editing it does not change a run that is under way.
+    Raises ConfigError for a template that cannot be read, is broken, or uses an unknown variable. A file is read once per process: editing
+    it does not change a running run.
     """
     if agent.prompt == "brief":
         return None
@@ -75,17 +75,17 @@ def system_prompt(
 
 
 def task_turn(agent: AgentConfig, question: str) -> str:
-    """The first user turn: the question as the recipe asks it, and the whole budget."""
+    """Return the first user turn: the question in the wording of the recipe, and the whole budget."""
     return f"{_asked(agent, question)}\n{budget_line(agent.max_steps, agent.max_tokens)}"
 
 
 def output_turn(text: str, *, notepad: str, left: str) -> str:
-    """The user turn that answers a reply: what its cell put out, the notepad, and what is left (`budget_line`)."""
+    """Return the user turn that answers a reply: the output of its cell, the notepad, and what is left (`budget_line`)."""
     return "\n".join(filter(None, (_output(text), notepad, left)))
 
 
 def trimmed_turn(agent: AgentConfig, question: str, *, summary: str, output: str, notepad: str, left: str) -> str:
-    """The first user turn of a context that was trimmed: the task, what is left of the steps before, and the newest output."""
+    """Return the first user turn of a trimmed context: the task, what remains of the earlier steps, and the newest output."""
     parts = (
         _asked(agent, question),
         _TRIMMED,
@@ -98,24 +98,24 @@ def trimmed_turn(agent: AgentConfig, question: str, *, summary: str, output: str
 
 
 def summary_of(text: str) -> str:
-    """Return the summary in a reply to `SUMMARISE`, as a turn quotes it: the text between the tags, or all of it if there are none."""
+    """Return the summary in a reply to `SUMMARISE`, quoted for a turn: the text between the tags, or all of it if there are none."""
     before, opened, after = text.partition("<summary>")
     return quoted((after if opened else before).partition(SUMMARY_STOP)[0]).strip()
 
 
 def budget_line(steps: int, tokens: int, seconds: int | None = None) -> str:
-    """`budget_line(1, 412)` is "[1 step and 412 tokens left]". `seconds`: for cells and tool calls, if the model is to know."""
+    """Return a line such as "[1 step and 412 tokens left]" for `budget_line(1, 412)`. `seconds`: for cells and tool calls, if shown."""
     line = f"[{counted(steps, 'step')} and {counted(tokens, 'token')} left"
     return f"{line}]" if seconds is None else f"{line}; {counted(seconds, 'second')} left for cells and tool calls]"
 
 
 def shown_notepad(agent: AgentConfig, notepad: Notepad) -> str:
-    """The notepad as it stands in a prompt; "" for an empty one."""
+    """Return the notepad as a prompt shows it; "" for an empty one."""
     return render_notepad(notepad, max_chars=agent.notepad_chars)
 
 
 def _bounded(pieces: Iterable[str]) -> str:
-    """Render a template. Raises OverflowError for more than MAX_CHARS characters: a template may loop without end."""
+    """Render a template. Raises OverflowError for more than MAX_CHARS characters, because a template may loop without end."""
     text: list[str] = []
     size = 0
     for piece in pieces:
@@ -166,8 +166,8 @@ def _template(name: str, ability: str) -> jinja2.Template:
 
 
 def template_files(agent: AgentConfig) -> list[Path]:
-    """Return the user's files that make the system prompt: the one that `agent.prompt` names, and those in its directory that it
-    extends or includes by name. Raises ConfigError for a file that cannot be used."""
+    """Return the user's files of the system prompt: the one that `agent.prompt` names, and others in its directory that it extends or
+    includes by name. Raises ConfigError for a file that cannot be used."""
     if agent.prompt in ("brief", "full"):
         return []
     system_prompt(agent, ())
@@ -181,5 +181,5 @@ def template_files(agent: AgentConfig) -> list[Path]:
 
 
 def _environment(loader: jinja2.BaseLoader) -> SandboxedEnvironment:
-    """What stands in a template is said or is an error: nothing is left out because its name was mistyped."""
+    """Return the environment of templates, in which an unknown name is an error."""
     return SandboxedEnvironment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=False)

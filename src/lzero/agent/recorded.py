@@ -1,4 +1,4 @@
-"""What a saved episode tells of the session that its code ran in: its tools, and whether it had a notepad."""
+"""Reconstruct from a saved episode the session of its code: its tools, and whether it had a notepad."""
 
 import keyword
 
@@ -10,12 +10,14 @@ from lzero.store import SavedEpisode, SavedTool
 from lzero.types import Episode, Notepad
 
 OWN = (SubmitFinalAnswer.name, NotepadTool.name)
-"""Tools that an agent has of itself."""
+"""Names of the agent's built-in tools."""
 
 
 def tools_of(saved: SavedEpisode) -> tuple[SavedTool, ...]:
-    """The tools beside the agent's own. Where none are written down, as in a training run, those that were called, with the
-    parameters that they were given."""
+    """Return the tools beside the agent's built-in ones.
+
+    If none are saved, as in a training run, return those that were called, with the parameters that they were given.
+    """
     named = {tool.name: tool for tool in saved.tools} or _called(saved.episode)
     return tuple(
         msgspec.structs.replace(tool, parameters=tuple(filter(_is_name, tool.parameters)))
@@ -25,7 +27,7 @@ def tools_of(saved: SavedEpisode) -> tuple[SavedTool, ...]:
 
 
 def _called(episode: Episode) -> dict[str, SavedTool]:
-    """Calls are a stranger's: what was called a tool and is none is left out."""
+    """Return the tools that were called, with their parameters. Calls of a name that is not a tool are left out."""
     parameters: dict[str, dict[str, None]] = {}
     for step in episode.steps:
         for call in step.tool_calls:
@@ -39,7 +41,7 @@ def _is_name(text: str) -> bool:
 
 
 def has_notepad(saved: SavedEpisode) -> bool:
-    """Whether its agent had one: as its configuration says, or, where that is not written down, as its steps show."""
+    """Return whether the agent had a notepad: by its configuration or, if that is not saved, by its steps."""
     agent = saved.config.get("agent")
     said = agent.get("notepad") if isinstance(agent, dict) else None
     return bool(said) or any(step.notepad != Notepad() for step in saved.episode.steps)

@@ -1,13 +1,13 @@
-"""From words to the tokens of a conversation, and only forwards: what was once encoded is never encoded again.
+"""Encode the turns of a conversation as tokens, only forwards: an encoded turn is never encoded again.
 
-A chat template is probed once, with markers as contents, which tells the pieces it puts around them:
+A chat template is probed once, with markers as contents, to find the pieces that it puts around them:
 
     <opening>USER<header>reply<to_user>OUTPUT<header>reply<to_user>OUTPUT<header> …
     <before_system>SYSTEM<to_task>USER<header>reply …
 
-The pieces are encoded with their control tokens; the contents as plain text, so that a `<|im_end|>` in a tool's result stays the
-ten characters that it is. The probe holds no thoughts: templates that delete them from the history (Qwen3's) do not matter here.
-It is made once: a template that writes the date writes that of the day on which the run was started.
+The pieces are encoded with their control tokens, the contents as plain text. So a `<|im_end|>` in a tool's result stays ten characters. The
+probe contains no thoughts, so templates that delete them from the history (Qwen3's) do not matter here. It is made once: a template that
+writes the date writes that of the run's start.
 """
 
 import json
@@ -31,7 +31,7 @@ _SYSTEM = "lzero-probe-system"
 _USERS = ("lzero-probe-task", "lzero-probe-output", "lzero-probe-again")
 _REPLIES = ("lzero-probe-reply", "lzero-probe-answer")
 _SYSTEMS = 16
-"""System prompts whose tokens are kept."""
+"""Number of system prompts with cached tokens."""
 _SAMPLE = "  a text\n\n with spaces, 'quotes' and é 北京 "
 
 
@@ -41,15 +41,16 @@ class _Pieces:
 
     opening: str
     header: str
-    """Of a reply, with the thought that it opens, if any."""
+    """Header of a reply, with the thought that it opens, if any."""
     thought: str
     to_user: str
     system: tuple[str, str] | None
-    """(before the system prompt, between it and the task); None when the template has no place for one."""
+    """(before the system prompt, between it and the task); None if the template has no system role."""
 
 
 def open_renderer(agent: AgentConfig, tokenizer: "PreTrainedTokenizerFast") -> "Renderer":
-    """As the settings say. Raises ConfigError for one that would not act on a model whose tokens are ours, and as `Renderer` does."""
+    """Return the renderer that the settings ask for. Raises ConfigError for a setting without effect on a local model, and as `Renderer`
+    does."""
     if agent.past_thoughts != "dropped":
         raise ConfigError(
             f'agent.past_thoughts = "{agent.past_thoughts}" has an effect with an endpoint only: a local model always sees its own thoughts'
@@ -60,14 +61,14 @@ def open_renderer(agent: AgentConfig, tokenizer: "PreTrainedTokenizerFast") -> "
 class Renderer:
     """Encodes the turns of an agent's conversation for one tokenizer.
 
-    Raises ModelError, with the reason, for a chat template whose turns do not simply follow each other, or a tokenizer that does
-    not give texts back as they were.
+    Raises ModelError, with the reason, for a chat template whose turns do not simply follow each other, or a tokenizer that does not
+    reproduce texts.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerFast", *, raw: bool = False) -> None:
-        """`raw`: not the tokenizer's own chat template, but plain headings and its end-of-text token."""
+        """`raw`: use plain headings and the tokenizer's end-of-text token instead of its chat template."""
         pieces = _raw(tokenizer) if raw else _probe(tokenizer)
-        # Two encoders of our own: a flag on a shared one would have to be switched for every call, under other threads' feet.
+        # Two separate encoders: on a shared one, every call would have to switch a flag, which other threads also see.
         backend = tokenizer.backend_tokenizer.to_str()
         self._with_specials = _encoder(backend)
         specials = set(tokenizer.all_special_ids)
@@ -92,8 +93,8 @@ class Renderer:
         return self._to_user[0]
 
     def start(self, system: str | None, user: str) -> tuple[int, ...]:
-        """The first prompt, up to and including the header of the reply. A template without a system role gets the
-        system prompt at the top of the user's turn."""
+        """Return the first prompt, up to the header of the reply. Without a system role, the system prompt goes to the top of the user's
+        turn."""
         if system is None:
             return (*self._opening, *self._text_ids(user), *self._header)
         if self._pieces.system is None:
@@ -103,11 +104,11 @@ class Renderer:
 
     @property
     def opening(self) -> str:
-        """What the template writes of every reply by itself: "<think>" and what follows it, or nothing."""
+        """Text that the template itself writes at the start of every reply: "<think>" and what follows it, or nothing."""
         return self._pieces.thought
 
     def turn(self, completion: Completion | None, text: str) -> tuple[int, ...]:
-        """What follows a completion: its end of turn unless it was sampled, a user turn that holds `text`, the next header."""
+        """Return the ids after a completion: its end of turn unless it was sampled, a user turn with `text`, the next header."""
         ended = completion is not None and completion.token_ids[-1:] == (self.end_of_turn,)
         return (*self._to_user[1 if ended else 0 :], *self._text_ids(text), *self._header)
 
@@ -141,15 +142,17 @@ class Renderer:
 
 
 def _encoded(encoder: "Tokenizer", text: str) -> list[int]:
-    """Return the token ids of a text. Raises ModelError for a tokenizer that fails on it: its patterns may be a stranger's."""
+    """Return the token ids of a text. Raises ModelError for a tokenizer that fails on it; a stranger may have written its patterns."""
     with read_by_library("the tokenizer", f"it cannot encode {text[:40]!r}"):
         ids: list[int] = encoder.encode(text, add_special_tokens=False).ids
     return ids
 
 
 def _controls(tokenizer: "PreTrainedTokenizerFast") -> set[int]:
-    """Return the added tokens that mark something in a conversation: those that the chat template writes, and those spelled like
-    `<|im_start|>`. Others stand for words, such as `<table>` or a run of spaces in some vocabularies."""
+    """Return the added tokens that structure a conversation: those that the chat template writes, and those spelled like `<|im_start|>`.
+
+    Other added tokens are words, such as `<table>` or a run of spaces in some vocabularies.
+    """
     template = str(tokenizer.chat_template or "")
     return {
         token
@@ -222,7 +225,8 @@ def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
 
 
 def _header(tail: str, to_reply: str) -> str:
-    """Return the header of a reply as the history has it, if the template has none for the next reply. A thought belongs to the reply."""
+    """Return the header of a reply as it is in the history, for a template without one for the next reply. A thought belongs to the
+    reply."""
     header = to_reply.partition("<think>")[0]
     if not header.startswith(tail):
         raise ModelError(

@@ -1,11 +1,11 @@
-"""The code of a saved episode, run again: does it do what it did?
+"""Run the code of a saved episode again, and compare the results.
 
-Each cell goes to a fresh sandboxed session, seeded as the first one was; tools answer from the record, never by themselves. What is
-compared, step by step, is how the cell ended, what it put out, which calls it made and what the notepad held then.
+Each cell goes to a fresh sandboxed session, seeded like the first one; tools answer from the record. For each step, the replay compares how
+the cell ended, its output, its tool calls and the notepad.
 
-Set aside, as no two runs have it alike: addresses (0x7f…), durations in units of time (12.3 ms), names of temporary files, and directories
-of files in tracebacks. Images are compared by hash. Of a cell that was interrupted or killed only the status is compared: how
-far it came is a matter of speed.
+It ignores what differs between any two runs: addresses (0x7f…), durations with a unit (12.3 ms), names of temporary files, and directories
+of files in tracebacks. Images are compared by hash. Of an interrupted or killed cell only the status is compared, because its progress
+depends on speed.
 """
 
 import asyncio
@@ -44,15 +44,15 @@ LIMITS = (
     "transfers",
     "tool_calls",
 )
-"""Keys of [repl] that bound a session: less is tighter."""
+"""Keys of [repl] that bound a session: a smaller value is tighter."""
 
 CELL_S = 60.0
 MAX_CELLS = 20
-"""Limits of a replay where the caller gives none: those of `lzero run`."""
+"""Default limits of a replay: those of `lzero run`."""
 
 CONTEXT_LINES = 2
 DIFF_LINES = 1_000
-"""Compared line by line, from a little before the first that differs: what it takes grows with their square."""
+"""The most lines to compare, from shortly before the first difference; the cost grows with their square."""
 
 _PLACES = (
     (re.compile(r"\b0x[0-9a-fA-F]{6,16}\b"), "0x…"),
@@ -65,17 +65,17 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class Difference:
-    """`Difference(step=2, of="output", diff="--- recorded\\n+++ now\\n…")`; steps count from 1."""
+    """A difference in one step: `Difference(step=2, of="output", diff="--- recorded\\n+++ now\\n…")`; steps count from 1."""
 
     step: int
     of: str
     """"status", "output", "tool calls" or "notepad"."""
     diff: str
-    """Unified, without control characters."""
+    """A unified diff, without control characters."""
 
 
 OnStep = Callable[[int, Step, tuple[Difference, ...]], None]
-"""Told of each cell that has run again: its step's number from 1, the step as it went now, and how it differs."""
+"""Receives each cell that ran again: its step's number from 1, the new step, and the differences."""
 
 
 async def replay(
@@ -87,11 +87,11 @@ async def replay(
     max_cells: int = MAX_CELLS,
     on_step: OnStep = lambda number, step, found: None,
 ) -> tuple[Difference, ...]:
-    """Return every difference, in order. `files`: those that the session gets, whatever the record names (`save.given_files`).
+    """Run the cells again, and return every difference, in order. `files`: the session's files (`save.given_files`).
 
-    A cell may take `cell_s` seconds, or those of the record if they are fewer. Cells after the first `max_cells` do not run.
-    A tool call that is not on record, or not with these arguments, is refused in the session, and is a difference. Raises ReplError,
-    and DataError for files that cannot be given.
+    A cell may take `cell_s` seconds, or the recorded limit if that is smaller. Cells after the first `max_cells` do not run. A tool call
+    that is not on record, or not with these arguments, is refused in the session, and is a difference. Raises ReplError, and DataError for
+    files that cannot be read.
     """
     episode, tape = saved.episode, _Tape()
     tools = [_FromTape(tool, tape) for tool in tools_of(saved)]
@@ -117,10 +117,10 @@ async def replay(
 
 
 def repl_config(saved: SavedEpisode, own: ReplConfig) -> tuple[ReplConfig, tuple[str, ...]]:
-    """`own`, with the limits of the record where those are tighter; and the other keys in which the record differs.
+    """Return `own` with the record's limits where they are tighter, and the other keys in which the record differs.
 
-    A record may be a stranger's: it can ask for less than you would give, never for more, nor for another sandbox or packages.
-    Raises StoreError for limits that cannot be.
+    The record is not trusted: it can ask for less than you would give, but not for more, another sandbox, or packages. Raises StoreError
+    for impossible limits.
     """
     said = saved.config.get("repl")
     recorded = said if isinstance(said, dict) else {}
@@ -142,7 +142,7 @@ def _is_tighter(value: Json, bound: float) -> bool:
 
 
 def looser_budgets(saved: SavedEpisode, *, cell_s: float, max_cells: int) -> tuple[str, ...]:
-    """Return the budgets of the record that a replay within these limits does not take, as settings."""
+    """Return the budgets of the record that a replay within these limits does not adopt, as settings."""
     cells = sum(step.parsed.code is not None for step in saved.episode.steps)
     recorded_s = saved.episode.budgets.cell_s
     return tuple(
@@ -160,7 +160,7 @@ def _tighter(recorded: float, own: float) -> float:
 
 
 def compare(then: Step, now: Step, *, number: int) -> Iterator[Difference]:
-    """How a step that was run again differs from what is on record."""
+    """Yield the differences between a recorded step and its repetition."""
     executions = then.execution, now.execution
     yield from _differ(number, "status", *(_status(execution) for execution in executions))
     if all(execution is not None and execution.status in ("ok", "error") for execution in executions):
@@ -171,7 +171,7 @@ def compare(then: Step, now: Step, *, number: int) -> Iterator[Difference]:
 
 
 class _Tape:
-    """The calls of the step that is run."""
+    """The recorded calls of the current step."""
 
     def __init__(self) -> None:
         self._calls: list[ToolCall] = []
@@ -191,7 +191,7 @@ class _Tape:
 
 
 class _FromTape:
-    """A tool that answers from the tape. Its side of the session is the record's, and is run in there only."""
+    """A tool that answers from the tape. Its session side comes from the record, and runs only in the session."""
 
     def __init__(self, tool: SavedTool, tape: _Tape) -> None:
         self.name = tool.name
@@ -234,7 +234,7 @@ def _outputs(execution: Execution | None) -> list[str]:
 
 
 def _lines(output: Output) -> Iterator[str]:
-    """An output as lines that two runs have alike."""
+    """Yield an output as lines, without what differs between any two runs."""
     match output:
         case Stream():
             yield f"[{output.name}]"

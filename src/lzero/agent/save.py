@@ -1,8 +1,8 @@
-"""One run of an agent, as a directory.
+"""Save one run of an agent as a directory.
 
-episode.jsonl    the episode and what it was made with, typed (`lzero.store.saved`)
+episode.jsonl    the episode with its task, model, configuration and tools, typed (`lzero.store.saved`)
 notebook.ipynb   the same for people (`lzero.agent.notebook`)
-files/           what the workspace held, where it was asked for
+files/           files of the workspace, if requested
 given/           copies of the task's files: `lzero replay` gives these to the session, and no other file that a record names
 """
 
@@ -33,10 +33,10 @@ def save_run(
     *,
     given: FileCache | None = None,
 ) -> tuple[str, ...]:
-    """Write all of it, each file whole or not at all; a failed or interrupted episode is saved like any other.
+    """Write the files, each completely or not at all; a failed or interrupted episode is saved like any other.
 
-    `given`: what read the task's files, of which copies are kept; the record has their names only. Returns the paths of `files` that
-    could not be written (names are the agent's), and of copies that could not be kept. Raises StoreError.
+    `given`: the cache that read the task's files, for the copies; the record has only their names. Returns the paths of `files` that could
+    not be written (the agent chooses names), and of copies that could not be kept. Raises StoreError.
     """
     left_out = _keep_given(directory / GIVEN_DIRECTORY, saved.task.files, given or FileCache())
     names = tuple(PurePath(file).name for file in saved.task.files)
@@ -49,7 +49,7 @@ def save_run(
 def given_files(path: Path, saved: SavedEpisode, named: Sequence[Path]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Return the files for a replay of the record at `path`, and the names of those that are missing.
 
-    A record may be a stranger's: the files are those of `named` (by their names), and copies beside the record; links are not followed.
+    The record is not trusted: the files are those of `named` (by their names), and copies next to the record; links are not followed.
     Raises ConfigError for a `named` file that the task did not have.
     """
     names = [PurePath(file).name for file in saved.task.files]

@@ -1,6 +1,6 @@
-"""Scenes of an environment, each in a task of its own, with a deadline for every wait.
+"""Open scenes of an environment, each in a separate task, with a deadline for every wait.
 
-An environment is a user's code. It may hang, raise what controls asyncio, or open scopes that must be left by the task that entered them.
+An environment is a user's code. It may hang, raise exceptions that control asyncio, or open scopes that the same task must leave.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from lzero.types import Json, Task
 logger = logging.getLogger(__name__)
 
 MAX_OUTCOME_BYTES = 1_000_000
-"""Largest outcome, as JSON."""
+"""Bytes of the largest outcome, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +32,9 @@ class Scenes:
 
     environment: Environment
     timeout_s: float
-    """Seconds that a scene has to open, and to tell its outcome and close."""
+    """Seconds for a scene to open, and to return its outcome and close."""
     tools: Sequence[Tool] = ()
-    """Tools that agents have beside those of a scene, whose names a scene must not use."""
+    """The agent's tools beside those of a scene; a scene must not use their names."""
     bugs: Bugs = field(default_factory=Bugs)
 
     def stage(self, task: Task, *, seed: int) -> "Stage":
@@ -54,7 +54,7 @@ class Scenes:
             self.bugs.log("the environment, closing,", error)
 
     async def rehearse(self, task: Task) -> "Rehearsal":
-        """Open and close a scene of `task`. Raises ConfigError for one that no episode could use."""
+        """Open and close a scene of `task`. Raises ConfigError if no episode could use it."""
         stage = self.stage(task, seed=0)
         try:
             scene = await stage.open()
@@ -69,7 +69,7 @@ class Scenes:
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What a scene held in which nobody acted."""
+    """The content of a scene in which no agent acted."""
 
     tools: Sequence[Tool]
     observation: str
@@ -77,7 +77,7 @@ class Rehearsal:
 
 
 class Stage:
-    """The life of one scene: `open`, then `close`, and `leave` whatever happens."""
+    """The life of one scene: `open`, then `close`, and always `leave`."""
 
     def __init__(self, scenes: Scenes, task: Task, seed: int) -> None:
         self._scenes = scenes
@@ -100,7 +100,7 @@ class Stage:
         return scene
 
     async def close(self, *, wanted: bool) -> dict[str, Json] | None:
-        """Return the outcome, if it is wanted, when the scene is closed. Raises SceneError."""
+        """Close the scene, and return its outcome if it is wanted. Raises SceneError."""
         assert self._living is not None
         self.doing = "asking for the outcome" if wanted else "closing the scene"
         self._over.set_result(wanted)
@@ -111,7 +111,7 @@ class Stage:
         return ended
 
     async def leave(self) -> None:
-        """End the scene, whatever it does."""
+        """End the scene in any state."""
         if self._living is not None and not self._living.done():
             self._living.cancel()
             await asyncio.wait({self._living}, timeout=CLEANUP_S)
@@ -119,7 +119,7 @@ class Stage:
                 logger.warning("a scene of task %s goes on after it was cancelled: it is left behind", self._task.id)
 
     async def _live(self) -> dict[str, Json] | BaseException | None:
-        """Return the outcome, or what the environment raised: a user's code may raise SystemExit, which would end the event loop."""
+        """Return the outcome, or the environment's exception. A user's code may raise SystemExit, which would end the event loop."""
         own = asyncio.current_task()
         assert own is not None
         try:
@@ -127,7 +127,7 @@ class Stage:
         except KeyboardInterrupt:
             raise
         except asyncio.CancelledError as error:
-            if own.cancelling():  # by us
+            if own.cancelling():  # lzero cancelled it
                 raise
             return error
         except BaseException as error:
@@ -143,7 +143,7 @@ class Stage:
         return outcome
 
     async def _within(self, *also: "asyncio.Future[Any]") -> None:
-        """Wait for the scene's end, or for one of these futures. Raises SceneError where neither comes in time."""
+        """Wait for the scene's end, or for one of these futures. Raises SceneError if neither comes in time."""
         assert self._living is not None
         timeout_s = self._scenes.timeout_s
         waited_for = {self._living, *also}
@@ -152,7 +152,7 @@ class Stage:
             raise SceneError(f"the environment took more than environment.timeout_s = {timeout_s:g} s")
 
     def _check(self, scene: Scene) -> None:
-        """Raise SceneError for what is no scene, or has tools that cannot be used."""
+        """Raise SceneError for an invalid scene, or one with tools that cannot be used."""
         missing = [name for name in ("tools", "observation", "outcome") if not hasattr(scene, name)]
         if missing:
             raise SceneError(
@@ -181,7 +181,7 @@ class Stage:
 
 
 def _plain(outcome: object) -> dict[str, Json] | None:
-    """Return an outcome as plain data. Raises SceneError for what no JSON object holds."""
+    """Return an outcome as plain data. Raises SceneError if it is not a JSON object, or too large."""
     if outcome is None:
         return None
     if not isinstance(outcome, Mapping):

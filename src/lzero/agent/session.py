@@ -1,4 +1,4 @@
-"""An episode's REPL: opened when the first code wants to run, and afresh when a cell has killed the last one."""
+"""The REPL of an episode: opened for the first code, and again after a cell has killed it."""
 
 import sys
 from collections.abc import Sequence
@@ -15,11 +15,13 @@ from lzero.types import Execution, WorkspaceFile
 
 
 class Session:
-    """Runs the cells of one episode, and hands out the files of its workspace."""
+    """Runs the cells of one episode, and reads files of its workspace."""
 
     def __init__(self, pool: ReplPool, seed: int, files: Sequence[str], *, cache: FileCache | None = None) -> None:
-        """`files`: paths on the host; every REPL gets a copy of each in its workspace. `cache` reads them; the episodes of a run
-        share it. Raises DataError for a file that cannot be read."""
+        """`files`: paths on the host; every REPL gets a copy of each in its workspace. `cache` reads them; the episodes of a run share it.
+
+        Raises DataError for a file that cannot be read.
+        """
         self._pool = pool
         self._cache = cache or FileCache()
         self._seed = seed
@@ -29,8 +31,8 @@ class Session:
         self._repl: Repl | None = None
 
     async def ready(self, broker: Broker) -> None:
-        """Open a REPL, whose tool calls `broker` answers, if there is none. Raises ReplError, and DataError for a file that cannot be
-        given."""
+        """Open a REPL, unless there is one; `broker` answers its tool calls. Raises ReplError, and DataError for a file that cannot be
+        read."""
         if self._repl is None:
             self._repl = await self._open(broker)
 
@@ -43,13 +45,13 @@ class Session:
         return execution
 
     async def read(self, path: str) -> bytes:
-        """A file of the workspace. Raises WorkspaceError, ReplError."""
+        """Return a file of the workspace. Raises WorkspaceError, ReplError."""
         if self._repl is None:
             raise WorkspaceError(f"there is no file {path!r}: the session has not begun")
         return await self._repl.get(path)
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
-        """The regular files of the workspace. Raises ReplError."""
+        """Return the regular files of the workspace. Raises ReplError."""
         return await self._repl.files() if self._repl is not None else ()
 
     async def close(self) -> None:

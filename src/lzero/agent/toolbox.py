@@ -1,4 +1,4 @@
-"""An agent's tools, from what they are named by: objects, names of our own, import paths."""
+"""Open an agent's tools, given as objects, names in the catalog, or import paths."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +10,11 @@ from lzero.protocols import Tool
 
 
 def open_tools(named: Sequence[str | Tool], config: Config, *, key: str, taken: Sequence[str] = ()) -> tuple[Tool, ...]:
-    """Tools as `key` names them. Raises ConfigError for one that is no tool, that lacks what it needs, or whose name is `taken`, the
-    agent's own or another's."""
+    """Return the tools that `key` names.
+
+    Raises ConfigError for an object that is not a tool, for a tool that lacks something, and for a name that is `taken`, built in, or used
+    twice.
+    """
     from lzero.repl import environment
     from lzero.tools.catalog import check_tool, open_tool
 

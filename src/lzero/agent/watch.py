@@ -1,4 +1,4 @@
-"""Looking on while an episode is made."""
+"""Watch an episode while it runs."""
 
 from lzero.agent.session import Session
 from lzero.protocols import Scene
@@ -6,30 +6,29 @@ from lzero.types import Step, ToolCall
 
 
 class Watcher:
-    """Is told what happens in an episode, as it happens: override what you want to hear. What a method raises ends the episode, and
-    comes out of `run`."""
+    """Receives the events of an episode: override the methods you need. An exception of a method ends the episode, and `run` raises it."""
 
     def on_scene(self, scene: Scene) -> None:
-        """The scene is open; the agent begins."""
+        """Called when the scene is open and the agent begins."""
 
     def on_text(self, kind: str, piece: str) -> None:
-        """A piece of a reply: `kind` is "reasoning" or "text"; "restart" when the reply is begun anew, and its pieces are void."""
+        """Called with a piece of a reply. `kind`: "reasoning" or "text"; "restart" voids the pieces of a reply that begins again."""
 
     def on_cell(self, code: str) -> None:
-        """A cell begins to run."""
+        """Called when a cell begins to run."""
 
     def on_call(self, call: ToolCall) -> None:
-        """A tool has answered, or refused."""
+        """Called when a tool has answered or refused."""
 
     def on_step(self, step: Step) -> None:
-        """A step is over."""
+        """Called when a step is complete."""
 
     async def on_end(self, session: Session) -> None:
-        """The episode is over, however it ended, and its session still there, unless time or somebody broke it off."""
+        """Called at the end of the episode, before its session closes, unless a deadline or a person broke it off."""
 
 
 class Relay(Watcher):
-    """A watcher that passes everything on to `watcher`: override a method to do something more."""
+    """A watcher that passes every event on to `watcher`: override a method to do something more."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher

@@ -1,6 +1,6 @@
-"""The session's side of the notepad: `notepad` there is one of these, and every change goes to the host through `ask`.
+"""The session's side of the notepad: `notepad` is an object of this class, and every change goes to the host through `ask`.
 
-It is run in the session as it is (`protocols.WithKernelSource`), so it needs nothing but the standard library.
+This source runs in the session (`protocols.WithKernelSource`), so it needs only the standard library.
 """
 
 import difflib
@@ -62,7 +62,7 @@ class Notepad:
         self.write_draft(text)
 
     def add_todo(self, *items: object, **named: object) -> str:
-        """Items of the plan: texts, lists of texts, or {"text": …, "status": …}."""
+        """Add items to the plan: texts, lists of texts, or {"text": …, "status": …}."""
         new = [_todo(item) for item in _flat((*items, *named.values()))]
         return self._change(todos=[*self._state["todos"], *new])
 
@@ -77,7 +77,7 @@ class Notepad:
         return self._mark("open", which)
 
     def update_todo(self, which: object, status: object = "done", text: object = None) -> str:
-        """A new status ("open", "done", "dropped") or text for one item."""
+        """Give one item a new status ("open", "done", "dropped") or text."""
         known = _STATUSES.get(str(status).strip().lower())
         if known is None and text is None:
             text, known = status, self._state["todos"][self._find(which)]["status"]
@@ -87,12 +87,12 @@ class Notepad:
         return self._change(todos=todos)
 
     def add_facts(self, *facts: object, **named: object) -> str:
-        """What was found out: texts, lists of texts, or a dict of name → fact."""
+        """Add facts: texts, lists of texts, or a dict of name → fact."""
         new = [str(fact) for fact in _flat(facts)] + [f"{name}: {fact}" for name, fact in named.items()]
         return self._change(facts=[*self._state["facts"], *new])
 
     def remove_fact(self, *which: object) -> str:
-        """By number (from 1) or by its text."""
+        """Remove a fact, by number (from 1) or by its text."""
         facts = self.facts
         gone = {_position(each, facts, "fact") for each in _flat(which)}
         return self._change(facts=[fact for at, fact in enumerate(facts) if at not in gone])
@@ -104,7 +104,7 @@ class Notepad:
         return self._change(draft="\n".join(filter(None, (self.draft, *(str(part) for part in _flat(text))))))
 
     def read(self, *_: object) -> str:
-        """All of it, as text."""
+        """Return the whole notepad as text."""
         lines = [f"{_MARKS[todo['status']]} {at}. {todo['text']}" for at, todo in enumerate(self._state["todos"], 1)]
         lines += [f"{at}. fact: {fact}" for at, fact in enumerate(self._state["facts"], 1)]
         lines += [f"draft:\n{self.draft}"] if self.draft else []
@@ -136,7 +136,7 @@ class Notepad:
         return _position(which, [todo["text"] for todo in self._state["todos"]], "item")
 
     def _change(self, **changed: Any) -> str:
-        """Kept here only when the host has taken it."""
+        """Send the changed state to the host, and keep it here only if the host accepts it."""
         state = {**self._state, **changed}
         self._ask(state=state)
         self._state = state
@@ -165,7 +165,7 @@ def _todo(item: object) -> dict[str, str]:
 
 
 def _position(which: object, texts: list[str], noun: str) -> int:
-    """From 0, of an item that is named by its number from 1, or by its text or a part of it. Raises ValueError."""
+    """Return the index, from 0, of an item given by its number from 1, or by its text or a part of it. Raises ValueError."""
     if isinstance(which, str) and which.strip().lstrip("-").isdigit():
         which = int(which)
     if isinstance(which, int):

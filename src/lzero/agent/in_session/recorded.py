@@ -1,4 +1,4 @@
-# The tools of a recorded run. They answer as they did then, whatever has become of what they asked. Standard library only.
+# Tools of a recorded run, which answer as they did then, without asking their service again. Standard library only.
 import dataclasses as _dataclasses
 import enum as _enum
 import inspect as _inspect
@@ -9,11 +9,11 @@ from typing import Any as _Any
 
 
 class ToolError(Exception):
-    """A tool did not answer; the message says why."""
+    """A tool gave no answer; the message says why."""
 
 
 class _Tape:
-    """The answers of the run, by tool and arguments, in their order; the last one is given again to whoever asks once more."""
+    """The run's answers, by tool and arguments, in order; the last one is repeated for further calls."""
 
     def __init__(self, calls: list[dict[str, _Any]], silent: list[str]) -> None:
         self._silent = silent
@@ -38,7 +38,7 @@ def _key(name: str, arguments: dict[str, _Any]) -> tuple[str, str]:
 
 
 def _plain(value: _Any) -> _Any:
-    """As the arguments of a call are written down."""
+    """Return a value in the form in which the arguments of a call are recorded."""
     if hasattr(value, "tolist"):  # of numpy and pandas
         return value.tolist()
     if hasattr(value, "iloc"):
@@ -71,7 +71,7 @@ def _tool(tool: dict[str, _Any], ask: _Callable[[str, dict[str, _Any]], _Any]) -
 
 
 def _record(text: str) -> dict[str, _Any]:
-    """The tools of a recorded run, by name; what draws at random is seeded as it was."""
+    """Return the tools of a recorded run by name, and seed the random generators as they were."""
     run = _json.loads(text)
     _random.seed(run["seed"])
     try:
