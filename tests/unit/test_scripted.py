@@ -2,8 +2,9 @@
 
 import pytest
 
+from lzero.config import load_config
 from lzero.engine.scripted.engine import ScriptedChat, ScriptedEngine
-from lzero.errors import EngineError
+from lzero.errors import ConfigError, EngineError
 from lzero.models import build_tokenizer
 from lzero.protocols import ChatEngine, Policy
 from lzero.types import Completion, Message, Sampling, Usage
@@ -75,3 +76,21 @@ async def test_a_scripted_reply_in_words_is_no_longer_than_asked_for() -> None:
         reply = await chat.reply((), Sampling(max_tokens=max_tokens), request_id="", deadline_s=1.0)
         ends.append((reply.text, reply.stop_reason))
     assert ends == [(" a b\n c", "length"), (" a b\n c ", "eos"), (" a b\n c ", "eos")]
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (lambda transcript, seed: 1 / 0, r"raised ZeroDivisionError: division by zero \(test_scripted.py, line \d+\)"),
+        (lambda transcript, seed: None, "returned a NoneType, not a text"),
+    ],
+)
+async def test_a_policy_that_fails_is_an_error_of_the_engine(policy: Policy, said: str) -> None:
+    engine = ScriptedEngine(policy, build_tokenizer())
+    with pytest.raises(EngineError, match=f"the scripted policy {said}"):
+        await engine.sample((5, 6), Sampling(), request_id="a", affinity="a", deadline_s=1.0)
+
+
+def test_a_policy_in_place_of_a_model_is_told_its_new_name() -> None:
+    with pytest.raises(ConfigError, match=r'write engine\.kind = "scripted" and engine\.policy = "expert"'):
+        load_config(None, ["model.path=policy:expert"])

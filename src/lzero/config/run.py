@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import pydantic
 from pydantic import Field
 
 from lzero.config.base import NANO, Section
@@ -36,4 +37,13 @@ class ModelConfig(Section):
         "float32",
         description="Type of the weights, in sampling and in training; AdamW updates float32 copies of bfloat16 weights.",
     )
+
+    @pydantic.field_validator("path")
+    @classmethod
+    def _is_no_policy(cls, path: str) -> str:
+        if path.startswith("policy:"):
+            policy = path.removeprefix("policy:")
+            raise ValueError(f'a policy is no model: write engine.kind = "scripted" and engine.policy = "{policy}"')
+        return path
+
     device: str = Field("auto", description='"auto" (CUDA if available), or a torch device: "cpu", "cuda:1".')

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lzero.engine.chat.stops import StopCut
 from lzero.errors import EngineError
+from lzero.plugins import described
 from lzero.protocols import ChatPolicy, OnText, Policy
 from lzero.types import Completion, Message, Sampling, StopReason, Usage
 
@@ -27,7 +28,14 @@ class ScriptedEngine:
     async def sample(
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
     ) -> Completion:
-        return complete(self._policy(decode(ids, self._tokenizer), sampling.seed), sampling, self._tokenizer)
+        """Raises EngineError for a policy that raises, or returns no text."""
+        try:
+            reply = self._policy(decode(ids, self._tokenizer), sampling.seed)
+        except Exception as error:
+            raise EngineError(f"the scripted policy raised {described(error)}") from error
+        if not isinstance(reply, str):
+            raise EngineError(f"the scripted policy returned a {type(reply).__name__}, not a text")
+        return complete(reply, sampling, self._tokenizer)
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         """Raises EngineError: a script has no probabilities for texts that it did not write."""

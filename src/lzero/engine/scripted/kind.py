@@ -42,6 +42,8 @@ def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
 
 
 async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> Opened:
+    if loading := config.model.changed():
+        raise ConfigError(f"model.{loading[0]} has no effect with a scripted policy: remove it")
     policy = find_policy(_name(config), key="engine.policy")
     return Opened(
         engine=ScriptedEngine(policy, tokenizer),
