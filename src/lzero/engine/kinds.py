@@ -1,6 +1,6 @@
 """Kinds of engines. `engine.kind` names one: the module `lzero.engine.<kind>.kind`, which has the functions of `EngineKind`.
 
-A new kind is a new folder, and a section of its own keys in the configuration.
+A new kind is a new folder, and a section with its own keys in the configuration.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """An engine, ready to answer."""
+    """An engine that is ready for requests."""
 
     engine: Engine | ChatEngine
     tokenizer: "PreTrainedTokenizerFast | None"
-    """None for an engine that answers in words."""
+    """The tokenizer; None for an engine that replies in words."""
     concurrency: int
-    """Number of episodes that it has room for at once, at most `rollout.concurrency`."""
+    """Number of concurrent episodes that it has room for, at most `rollout.concurrency`."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check looked at, and what is wrong with it."""
+    """The subject of a check, and the problems that it found."""
 
     name: str
     looked_at: str
@@ -37,16 +37,16 @@ class Finding:
 
 
 class EngineKind(Protocol):
-    """What the module of a kind offers."""
+    """The functions of a kind's module."""
 
     TRAINS: bool
     """Whether it samples tokens with their log-probabilities, and takes new weights."""
 
     def model_name(self, config: Config) -> str:
-        """Return what records call the model."""
+        """Return the model's name for records."""
 
     def context_tokens(self, config: Config) -> int | None:
-        """Return the tokens that an episode may fill if the configuration sets no budget; None: what the model in model.path takes."""
+        """Return the default tokens of an episode, if the configuration sets no budget; None: the context of the model in model.path."""
 
     def open_tokenizer(self, config: Config) -> "PreTrainedTokenizerFast | None":
         """Return the tokenizer of the tokens that this engine samples; None if it answers in words. Raises ModelError, ConfigError."""
@@ -55,14 +55,14 @@ class EngineKind(Protocol):
         """Return the engine. Raises ConfigError, ModelError, EngineError."""
 
     def check(self, config: Config) -> Iterator[Finding]:
-        """Look at what `open_engine` needs, for `lzero check`. Raises as it does."""
+        """Check the requirements of `open_engine`, for `lzero check`. Raises as that does."""
 
     def complaint(self, config: Config, task: Task) -> str:
         """Return why this engine cannot work on such a task; "" if it can."""
 
 
 def open_endpoint(model: str, *, url: str, key: str, env_file: str) -> ChatEngine:
-    """Return a model at an endpoint, for whatever asks one beside the run's own engine. Raises ConfigError as its kind does."""
+    """Return a model at an endpoint, for other uses than the run's own engine. Raises ConfigError as its kind does."""
     from lzero.engine.chat.kind import open_chat
 
     return open_chat(model, url=url, key=key, env_file=env_file)

@@ -1,1 +1,1 @@
-"""Replies as text from an OpenAI-compatible endpoint. `engine.py` is the interface; the other modules are its parts."""
+"""Reply with text from an OpenAI-compatible endpoint. `engine.py` is the interface; the other modules are its parts."""

@@ -1,12 +1,12 @@
-"""Replies from any OpenAI-compatible server: OpenAI, vLLM, SGLang, Ollama, `transformers serve`, OpenRouter, DeepSeek …
+"""Get replies from any OpenAI-compatible server: OpenAI, vLLM, SGLang, Ollama, `transformers serve`, OpenRouter, DeepSeek …
 
     chat = OpenAIChat("Qwen/Qwen3-8B", base_url="http://127.0.0.1:8000/v1")
     await chat.check()
     messages = [Message(role="user", content="Who founded Liri?")]
     completion = await chat.reply(messages, Sampling(), request_id="1", deadline_s=60.0, on_text=show)
 
-Servers differ in what they take, what they say and how they fail. What one refuses is left out from then on, and said; what it
-does to stop strings is undone or done here; what may pass is tried again until the deadline.
+Servers differ in the options they accept, in their responses and in their failures. A refused option is left out from then on, with a
+warning. Differences in stop strings are corrected here. Transient failures are retried until the deadline.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 USAGE_S = 2.0
-"""How long the usage of a reply that we have whole is waited for."""
+"""Seconds to wait for the usage of a complete reply."""
 _log = logging.getLogger(__name__)
 
 
@@ -41,10 +41,10 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     prompt: float
     completion: float
     cached: float | None = None
-    """Of prompt tokens that the server had seen before; None: as `prompt`."""
+    """Price of prompt tokens that the server had cached; None: as `prompt`."""
 
     def cost(self, counts: Counts) -> float:
-        """US dollars for one reply."""
+        """Return the cost of one reply in US dollars."""
         cached = min(counts.cached_tokens, counts.prompt_tokens)
         cached_price = self.prompt if self.cached is None else self.cached
         fresh = counts.prompt_tokens - cached
@@ -52,7 +52,7 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class OpenAIChat:
-    """A chat model behind an OpenAI-compatible server. Any number of replies may be asked for at once."""
+    """A chat model behind an OpenAI-compatible server. Any number of replies may be requested concurrently."""
 
     def __init__(
         self,
@@ -65,9 +65,12 @@ class OpenAIChat:
         stall_s: float = 60.0,
         max_tries: int = 5,
     ) -> None:
-        """`base_url` usually ends in /v1; empty: $OPENAI_BASE_URL, else OpenAI's own. The key is `key`, else what the environment
-        variable named `key_variable` holds; a server that wants none gets none. `stall_s` is how long a reply that has begun
-        may pause. Without `prices` the cost is what the server says it is, if it does. Raises ConfigError."""
+        """Configure the connection. Raises ConfigError.
+
+        `base_url` usually ends in /v1; "": $OPENAI_BASE_URL, else OpenAI's own. The key is `key`, else the environment variable named
+        `key_variable`; none is sent if both are empty. `stall_s`: seconds that a reply may pause once it has begun. Without `prices`, the
+        cost is the one that the server reports, if any.
+        """
         url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
         self._server = ChatServer(model, url=url, key=key, key_variable=key_variable)
         self._prices = prices
@@ -76,7 +79,7 @@ class OpenAIChat:
         self._context_tokens: int | None = None
         self._refused: set[str] = set()
         self._thought_fields: set[str] = set()
-        """Those in which this server has told thoughts, and is told them again."""
+        """Fields in which this server has sent thoughts, and gets them back."""
         self._warned: set[str] = set()
         self._usage = Usage(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
         self._num_unmetered = 0
@@ -88,12 +91,12 @@ class OpenAIChat:
 
     @property
     def context_tokens(self) -> int | None:
-        """The model's context window, as the server told it to `check`; None where it does not say."""
+        """The model's context window in tokens, as reported to `check`; None if the server does not report it."""
         return self._context_tokens
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """What the server does not let us set, so that it samples as it likes: of "max_tokens", "seed", "temperature", "top_p"."""
+        """The options that the server refuses, and so chooses itself: of "max_tokens", "seed", "temperature", "top_p"."""
         ignored = self._refused & {"seed", "temperature", "top_p"}
         if {"max_tokens", "max_completion_tokens"} <= self._refused:
             ignored.add("max_tokens")
@@ -101,18 +104,22 @@ class OpenAIChat:
 
     @property
     def usage(self) -> Usage:
-        """What all replies took together, those that broke off included; a lower bound when some were `num_unmetered`. The cost is None
-        as soon as that of one reply is not known."""
+        """Usage of all replies together, interrupted ones included; a lower bound if `num_unmetered` > 0.
+
+        The cost is None as soon as that of one reply is unknown.
+        """
         return self._usage
 
     @property
     def num_unmetered(self) -> int:
-        """Replies that began, and whose usage the server did not tell."""
+        """Number of replies that began, and whose usage the server did not report."""
         return self._num_unmetered
 
     async def check(self, *, deadline_s: float = 30.0) -> None:
-        """Ask the server for its models. Raises EngineError when it cannot be reached, refuses the key, or does not have the
-        model. One that it does not list may be there all the same (a local directory, a variant): a short reply then tells."""
+        """Ask the server for its models. Raises EngineError if it cannot be reached, refuses the key, or lacks the model.
+
+        A model that it does not list may still exist (a local directory, a variant); then a short reply decides.
+        """
         try:
             async with asyncio.timeout(deadline_s):
                 models = await self._server.models()
@@ -136,7 +143,8 @@ class OpenAIChat:
         deadline_s: float,
         on_text: OnText | None = None,
     ) -> Completion:
-        """See `protocols.ChatEngine`. Cancelling it, as the deadline does, closes the connection, on which servers stop sampling."""
+        """Return a reply; see `protocols.ChatEngine`. A cancellation, like the deadline, closes the connection, so the server stops
+        sampling."""
         if self._closed:
             raise EngineError(f"the engine of {self.model} is closed")
         telling = Telling(on_text)
@@ -167,7 +175,7 @@ class OpenAIChat:
     async def _try_once(
         self, messages: Sequence[Message], sampling: Sampling, request_id: str, telling: Telling
     ) -> Completion:
-        """Raises EngineError, TryAgain, OptionRefused."""
+        """Make one attempt at a reply. Raises EngineError, TryAgain, OptionRefused."""
         body = self._body(messages, sampling)
         stream = await self._server.ask(body, request_id)
         gathering = Gathering(sampling.stop, telling)
@@ -179,7 +187,7 @@ class OpenAIChat:
             await stream.close()
 
     def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
-        """The request, without what the server refuses."""
+        """Return the request, without the options that the server refuses."""
         longest = "max_completion_tokens" if "max_tokens" in self._refused else "max_tokens"
         options: dict[str, object] = {
             "stream_options": {"include_usage": True},
@@ -202,8 +210,10 @@ class OpenAIChat:
         return {"role": message.role, "content": message.content, **thought}
 
     async def _gather(self, stream: AsyncStream[object], gathering: Gathering, body: Mapping[str, object]) -> None:
-        """Read a reply to its end. After that, or a stop string that the server left in, only the usage is waited for, and a server
-        that samples on is not listened to."""
+        """Read a reply to its end. After the end, or a stop string that the server left in, wait only for the usage.
+
+        A server that goes on sampling is disconnected.
+        """
         try:
             async with aclosing(events(stream)) as coming:
                 while not gathering.overrun:
@@ -262,7 +272,7 @@ class OpenAIChat:
         )
 
     def _leave_out(self, refused: OptionRefused) -> None:
-        """Remember that the server does not take an option."""
+        """Remember that the server refuses an option."""
         self._refused.add(refused.option)
         match refused.option:
             case "max_tokens":
@@ -276,13 +286,13 @@ class OpenAIChat:
         self._warn("%s does not take %s: %s (it says: %s)", self._server, refused.option, effect, refused)
 
     def _warn(self, message: str, *values: object) -> None:
-        """Once: replies that run at the same time find out the same."""
+        """Log a warning once, because concurrent replies find the same problem."""
         if (said := message % values) not in self._warned:
             self._warned.add(said)
             _log.warning(message, *values)
 
     def _wait_s(self, failures: Sequence[TryAgain], deadline: asyncio.Timeout, request_id: str) -> float:
-        """How long to wait after the last failure. Raises EngineError when there is no point: enough tries, or no time for another."""
+        """Return the seconds to wait after the last failure. Raises EngineError if no tries, or no time for another, are left."""
         last = failures[-1]
         if len(failures) >= self._max_tries:
             raise EngineError(f"{last} (tried {len(failures)} times)") from None

@@ -1,4 +1,4 @@
-"""What a server's error means: an option it does not take, a conversation that is too long, something to try again, or the end."""
+"""Interpret a server's error: a refused option, a conversation that is too long, a transient failure, or a permanent one."""
 
 import email.utils
 import re
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from lzero.text import one_line
 
 OPTIONS = ("stream_options", "stop", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed")
-"""The options of a request that a server may refuse, and that a reply can do without."""
+"""Options of a request that a server may refuse, and that a reply does not need."""
 MAX_WORDS = 300
 _NOT_TAKEN = re.compile(
     r"(un|not |n't )support|unrecogni[sz]ed|unknown|unexpected|extra (input|field)|not (permitted|allowed|implemented|available)"
@@ -23,7 +23,7 @@ _OVERFLOW = re.compile(
 
 
 class TryAgain(Exception):
-    """Something that may be over the next time; `after_s` is when the server wants to be asked again."""
+    """A failure that may be transient. `after_s`: seconds after which the server allows a retry."""
 
     def __init__(self, message: str, *, after_s: float | None = None) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class TryAgain(Exception):
 
 
 class OptionRefused(Exception):
-    """The server does not take an option of the request."""
+    """The server does not accept an option of the request."""
 
     def __init__(self, option: str, words: str) -> None:
         super().__init__(words)
@@ -39,8 +39,7 @@ class OptionRefused(Exception):
 
 
 def words_of(body: object, *, secret: str = "") -> str:
-    """What a server says of an error, in one line and without the `secret`, whatever shape its family gives it; "" when that is a page
-    of HTML, or nothing."""
+    """Return a server's error message on one line, without the `secret`, in whatever shape it comes; "" for an HTML page or nothing."""
     for _ in range(6):
         match body:
             case {"error": inner} | {"message": inner} | {"detail": inner}:
@@ -57,8 +56,10 @@ def words_of(body: object, *, secret: str = "") -> str:
 
 
 def refused_option(sent: Mapping[str, object], words: str, *, code: str | None, param: str | None) -> str | None:
-    """Which option of the request `sent` a server refuses as such, if that is what it says; an option whose value is wrong
-    is not that."""
+    """Return the option of the request `sent` that a server does not accept at all; None if it reports something else.
+
+    An option with a wrong value is not such an option.
+    """
     if not _NOT_TAKEN.search(f"{code} {words}"):
         return None
     if param is not None:
@@ -75,12 +76,12 @@ def refused_option(sent: Mapping[str, object], words: str, *, code: str | None, 
 
 
 def is_overflow(words: str, *, code: str | None, status: int | None) -> bool:
-    """Whether a server says that the conversation and the reply asked for do not fit into the model's context."""
+    """Return whether a server reports that the conversation and the requested reply exceed the model's context."""
     return status == 413 or _OVERFLOW.search(f"{code} {words}") is not None
 
 
 def may_pass(status: int, headers: Mapping[str, str], *, code: str | None) -> bool:
-    """Whether a refusal may be over the next time: the server's own word for it, else its status."""
+    """Return whether a failure may be transient: by the server's own statement, else by its status."""
     if code == "insufficient_quota":
         return False
     told = headers.get("x-should-retry")
@@ -88,7 +89,7 @@ def may_pass(status: int, headers: Mapping[str, str], *, code: str | None) -> bo
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: the header holds them, or a date."""
+    """Return the seconds that a server asks to wait, from a header with seconds or a date; None without one."""
     value = headers.get("retry-after", "")
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
         return float(value)

@@ -1,4 +1,4 @@
-"""The engine "chat": a model behind an OpenAI-compatible endpoint. It answers in words, so nothing can be trained on it."""
+"""The engine "chat": a model behind an OpenAI-compatible endpoint. It replies in words, so it cannot be trained."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def context_tokens(config: Config) -> int:
 
 
 def open_tokenizer(config: Config) -> None:
-    """Return None: the tokens are the endpoint's. Raises ConfigError for keys that act on tokens of ours."""
+    """Return None, because the endpoint has the tokens. Raises ConfigError for keys that act on local tokens."""
     if config.agent.template == "raw":
         raise ConfigError('agent.template = "raw" has no effect with an endpoint, whose server formats turns itself')
     if loading := config.model.changed():
@@ -32,7 +32,7 @@ def open_tokenizer(config: Config) -> None:
 
 
 async def open_engine(config: Config, tokenizer: None) -> Opened:
-    """Raises EngineError where the endpoint does not answer, or does not serve the model."""
+    """Return the engine. Raises EngineError if the endpoint does not answer, or does not serve the model."""
     settings = _settings(config)
     engine = open_chat(settings.model, url=settings.url, key=settings.key, env_file=config.tools.env_file)
     ready = False
@@ -46,8 +46,10 @@ async def open_engine(config: Config, tokenizer: None) -> Opened:
 
 
 def open_chat(model: str, *, url: str, key: str, env_file: str) -> OpenAIChat:
-    """Return the model at an endpoint, which is not asked yet. `key` names the variable that holds the endpoint's key; "" for one that
-    needs none. Raises ConfigError."""
+    """Return the model at an endpoint, without a request to it. Raises ConfigError.
+
+    `key`: the variable that holds the endpoint's key; "" if it needs none.
+    """
     found = find_key(key, env_file=env_file) if key else None
     return OpenAIChat(model, base_url=url, key=found.reveal() if found is not None else None)
 

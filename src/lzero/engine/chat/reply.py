@@ -1,4 +1,4 @@
-"""One reply in words, as it comes: its pieces are told, its thought, text and usage gathered, its end understood."""
+"""Assemble one streamed reply: pass on its pieces, gather its thought, text and usage, and interpret its end."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from lzero.types import StopReason
 
 
 class Telling:
-    """Tells the listener of pieces, and when they are void."""
+    """Passes pieces to the listener, and tells it when they become void."""
 
     def __init__(self, on_text: OnText | None) -> None:
         self._on_text = on_text
@@ -29,7 +29,7 @@ class Telling:
 
 
 class Gathering:
-    """One reply, as it comes."""
+    """One reply, assembled from its chunks."""
 
     def __init__(self, stop: Sequence[str], telling: Telling) -> None:
         self._cut = StopCut(stop)
@@ -38,9 +38,9 @@ class Gathering:
         self.finish_reason: str | None = None
         self.has_tool_calls = False
         self.begun = False
-        """Something of the reply has come."""
+        """Whether a part of the reply has arrived."""
         self.overrun = False
-        """More came after the stop string: the server does not stop."""
+        """Whether text came after the stop string, because the server does not stop."""
         self._telling = telling
         self._told_stop: object = UNSET
 
@@ -54,12 +54,12 @@ class Gathering:
 
     @property
     def stopped(self) -> bool:
-        """A stop string has ended the text."""
+        """Whether a stop string has ended the text."""
         return self._cut.stopped
 
     @property
     def whole(self) -> bool:
-        """Nothing more of the reply will come; its usage may."""
+        """Whether the reply is complete; only its usage may still come."""
         return self.stopped or self.finish_reason not in (None, "error")
 
     def add(self, chunk: Chunk) -> None:
@@ -84,7 +84,7 @@ class Gathering:
             self._told_stop = choice.told_stop
 
     def end(self) -> StopReason:
-        """Why the reply ended. A stop string that the server took off is put back."""
+        """Return why the reply ended. A stop string that the server removed is put back."""
         if not self.stopped and self.finish_reason == "stop":
             stop, text = self._cut.stop, self.text
             if self._told_stop is UNSET:
@@ -99,5 +99,5 @@ class Gathering:
 
 
 def _without_surrogates(text: str) -> str:
-    """JSON can spell half a character; nothing else can hold it."""
+    """Replace lone surrogates, which JSON can spell, but UTF-8 cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""One OpenAI-compatible server: its address and key, the connections to it, and what its failures mean, in a sentence each."""
+"""Connect to one OpenAI-compatible server: its address, its key, its connections, and its failures as one sentence each."""
 
 import asyncio
 import difflib
@@ -27,22 +27,23 @@ from lzero.errors import ConfigError, ContextOverflow, EngineError
 from lzero.text import one_line
 
 MAX_BYTES = 256 << 20
-"""Largest streamed answer, in bytes: some hundred bytes a token are usual."""
+"""Bytes of the largest streamed response; some hundred bytes per token are usual."""
 MAX_EVENT_BYTES = 8 << 20
-"""Largest event of a stream, and largest answer that is not streamed, in bytes: each is read whole before it is decoded."""
+"""Bytes of the largest event of a stream, and of the largest response that is not streamed: each is read completely before it is
+decoded."""
 _BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
 """The ends of an event."""
 CONNECT_S = 15.0
 MODELS_NAMED = 12
 _NAMES, _NAME_CHARS = 1_000, 200
-"""Names of a list of models that are read, and characters of each: comparing names takes more than linear time."""
+"""Number of model names that are read, and characters of each: comparing names takes more than linear time."""
 
 
 class ChatServer:
-    """Asks for replies of `model`, and for the models there are. Knows the key, and tells it to nobody else."""
+    """Requests replies of `model`, and the list of models. It holds the key, and sends it to no other server."""
 
     def __init__(self, model: str, *, url: str, key: str | None, key_variable: str) -> None:
-        """Raises ConfigError for an address or a key that cannot be one."""
+        """Raise ConfigError for an invalid address or key."""
         self.model = model
         self.url = _checked_url(url)
         self._key = (os.environ.get(key_variable, "") if key is None else key).strip()
@@ -54,12 +55,12 @@ class ChatServer:
         self._client = AsyncOpenAI(
             api_key=self._key or "none",
             base_url=self.url,
-            max_retries=0,  # those who wait for a reply know their deadline, and what was told of one that broke off
+            max_retries=0,  # `OpenAIChat.reply` retries, because it knows the deadline
             timeout=openai.Timeout(None, connect=CONNECT_S),
-            # A redirect could send the conversation to anybody.
+            # A redirect could send the conversation to another server.
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_bound]}, follow_redirects=False),
         )
-        # What is compressed could be far larger than what is counted.
+        # A compressed response could be far larger than the bytes that are counted.
         self._headers: dict[str, Any] = {"Accept-Encoding": "identity"}
         if not self._key:
             self._headers["Authorization"] = openai.omit
@@ -89,7 +90,7 @@ class ChatServer:
     async def next_chunk(
         self, events: AsyncIterator[object], body: Mapping[str, object], *, stall_s: float | None
     ) -> Chunk | None:
-        """The next of the stream of `body`'s reply, None after the last. Raises EngineError, TryAgain, OptionRefused."""
+        """Return the next chunk of the reply to `body`; None after the last. Raises EngineError, TryAgain, OptionRefused."""
         try:
             async with asyncio.timeout(stall_s):
                 event = await anext(events, None)
@@ -113,7 +114,7 @@ class ChatServer:
         return chunk
 
     async def models(self) -> list[ModelCard] | None:
-        """The models that the server lists, None when it cannot. Raises EngineError, TryAgain."""
+        """Return the models that the server lists; None if it cannot. Raises EngineError, TryAgain."""
         try:
             answer = await self._client.get("/models", cast_to=object, options={"headers": self._headers})
             return msgspec.convert(answer, ModelList).data
@@ -158,7 +159,7 @@ class ChatServer:
         return EngineError(f"{self} refused: {said}")
 
     def _told_failure(self, told: object, body: Mapping[str, object]) -> Exception:
-        """What to raise for an error that comes in place of a reply, or in the middle of one."""
+        """Return the exception for an error that comes instead of a reply, or in the middle of one."""
         words = self._words(told) or "an error without a word"
         code = told.get("code") if isinstance(told, dict) else None
         if is_overflow(words, code=str(code), status=None):
@@ -175,7 +176,7 @@ class ChatServer:
         return TryAgain(f"cannot reach {self.url}: {_reason(error)}; is the server running, and the address right?")
 
     def _wrong_key(self) -> EngineError:
-        """Does not quote the server: some repeat a part of the key."""
+        """Return the error for a refused key, without the server's message, because some contain a part of the key."""
         if self._key:
             return EngineError(f"{self.url} refused the key from {self._key_from} (HTTP 401)")
         return EngineError(f"{self.url} wants a key (HTTP 401), and {self._key_from} holds none")
@@ -188,7 +189,7 @@ class ChatServer:
         return words_of(body, secret=self._key)
 
     async def _alternatives(self) -> str:
-        """What to use instead of a model that is not there."""
+        """Return a hint on models to use instead of a missing one."""
         try:
             async with asyncio.timeout(CONNECT_S):
                 models = await self.models()
@@ -204,7 +205,7 @@ class ChatServer:
 
 
 async def events(stream: AsyncStream[object]) -> AsyncGenerator[object, None]:
-    """The events of a stream; of a server that does not stream, the one that its answer is."""
+    """Yield the events of a stream; if the server does not stream, its response as one event."""
     kind = _media_type(stream.response)
     if kind == "application/json":
         yield json.loads(await stream.response.aread())
@@ -218,7 +219,7 @@ async def events(stream: AsyncStream[object]) -> AsyncGenerator[object, None]:
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """The bytes of an answer, with bounds on the whole and on one event."""
+    """The bytes of a response, with bounds on the whole and on one event."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, url: str, *, streamed: bool) -> None:
         self._stream = stream
@@ -272,7 +273,7 @@ def _checked_url(url: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost words of a chain of errors: those of the system, or of the protocol."""
+    """Return the innermost message of a chain of errors: that of the system, or of the protocol."""
     words = ""
     cause: BaseException | None = error.__cause__ or error.__context__
     while cause is not None:

@@ -1,20 +1,19 @@
-"""Where a reply in words ends: with its first stop string, which it keeps."""
+"""End a reply in words with its first stop string, which is kept."""
 
 import re
 from collections.abc import Iterator, Sequence
 
 
 class StopCut:
-    """Takes a text in pieces and keeps what belongs to the reply: all, up to the end of the stop string that ends first.
-    How the text was split into pieces makes no difference."""
+    """Takes a text in pieces, and keeps it up to the end of the stop string that ends first. The division into pieces does not matter."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self.stop = tuple(string for string in stop if string)
         self.stopped = False
-        """A stop string has ended the text."""
+        """Whether a stop string has ended the text."""
         self._kept: list[str] = []
         self._tail = ""
-        """The end of the text, in which a stop string may have begun."""
+        """The end of the text, where a stop string may have begun."""
         self._tail_chars = max(map(len, self.stop), default=1) - 1
 
     @property
@@ -22,7 +21,7 @@ class StopCut:
         return "".join(self._kept)
 
     def feed(self, piece: str) -> str:
-        """The part of `piece` that belongs to the reply."""
+        """Return the part of `piece` that belongs to the reply."""
         if self.stopped or not piece:
             return ""
         window = self._tail + piece
@@ -36,15 +35,17 @@ class StopCut:
 
 
 def cut_off_stop(text: str, stop: Sequence[str]) -> str:
-    """The stop string that a server took off the end of `text`, where it does not say which, or whether there was one:
-    the one that closes a tag which the text left open. "" where there is none, or more than one."""
+    """Guess the stop string that a server may have removed from the end of `text`: the one that closes a tag left open.
+
+    Return "" if there is none, or more than one.
+    """
     said = "".join(_outside_thoughts(text))
     closing = [string for string in stop if re.fullmatch(r"</\w+>", string) and f"<{string[2:]}" in said]
     return closing[0] if len(closing) == 1 else ""
 
 
 def _outside_thoughts(text: str) -> Iterator[str]:
-    """What is not between <think> and </think>, in a time that follows from its length: a model may repeat a tag for ever."""
+    """Yield the text outside of <think> and </think>, in linear time, because a model may repeat a tag forever."""
     start = 0
     while (begin := text.find("<think>", start)) >= 0 and (end := text.find("</think>", begin)) >= 0:
         yield text[start:begin]

@@ -1,4 +1,4 @@
-"""What OpenAI-compatible servers stream, in the dialects of their families; what is not listed here is not looked at."""
+"""Types of the responses of OpenAI-compatible servers, in the dialects of their families; fields not listed here are ignored."""
 
 import math
 from typing import Annotated, Any
@@ -10,11 +10,11 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class Delta(Struct):
-    """A piece of the reply, or all of it where a server does not stream."""
+    """A piece of the reply, or all of it if a server does not stream."""
 
     content: str | None = None
     refusal: str | None = None
-    """The model's words too, where it will not do what it is asked (OpenAI)."""
+    """Text of the model when it refuses (OpenAI)."""
     reasoning_content: Any = None
     """DeepSeek, vLLM, SGLang, transformers. Servers that send this and `reasoning` say the same in both."""
     reasoning: Any = None
@@ -23,7 +23,7 @@ class Delta(Struct):
 
     @property
     def thoughts(self) -> dict[str, str]:
-        """By the fields that tell them."""
+        """The thoughts, by the name of their field."""
         fields = {"reasoning_content": self.reasoning_content, "reasoning": self.reasoning}
         return {name: text for name, text in fields.items() if isinstance(text, str) and text}
 
@@ -47,7 +47,7 @@ class Choice(Struct):
 
     @property
     def told_stop(self) -> str | int | UnsetType | None:
-        """What ended the reply, UNSET where the server has no word for it."""
+        """The cause of the reply's end; UNSET if the server does not report it."""
         return self.matched_stop if self.stop_reason is UNSET else self.stop_reason
 
 
@@ -60,9 +60,9 @@ class Counts(Struct):
     completion_tokens: Count = 0
     prompt_tokens_details: PromptDetails | None = None
     prompt_cache_hit_tokens: Count | None = None
-    """DeepSeek's name for the cached ones."""
+    """DeepSeek's name for the number of cached prompt tokens."""
     cost: Any = None
-    """US dollars (OpenRouter); others mean something else by it."""
+    """US dollars (OpenRouter); other servers use the name for something else."""
 
     @property
     def cost_usd(self) -> float | None:
@@ -77,16 +77,16 @@ class Counts(Struct):
 
 
 class Chunk(Struct):
-    """One event of a stream, or the whole answer of a server that does not stream."""
+    """One event of a stream, or the whole response of a server that does not stream."""
 
     choices: list[Choice] | None = None
-    """None at all in a chunk that only tells the usage."""
+    """None in a chunk with only the usage."""
     usage: Any = None
     error: Any = None
 
     @property
     def counts(self) -> Counts | None:
-        """The usage, where there is one that is understood: the reply is good without."""
+        """The usage; None if it is missing or malformed, because the reply is valid without it."""
         try:
             return msgspec.convert(self.usage, Counts | None)
         except msgspec.ValidationError:
@@ -94,7 +94,7 @@ class Chunk(Struct):
 
     @property
     def delta(self) -> Delta | None:
-        """What it adds to the reply."""
+        """The part of the reply in this chunk; None if it has none."""
         return (self.choices[0].delta or self.choices[0].message) if self.choices else None
 
 

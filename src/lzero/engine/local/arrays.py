@@ -1,4 +1,4 @@
-"""The kinds of numpy arrays that the local engine's modules hand each other."""
+"""Types of numpy arrays that the local engine's modules exchange."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,8 +1,7 @@
-"""Keys and values of many sequences in preallocated slots, and forward passes over any of them.
+"""Keep keys and values of many sequences in preallocated slots, and run forward passes over any of them.
 
-The first rows of the storage are read in place (views, no copies): that is how tokens are decoded, all rows at once. A
-prefill names its rows, whose keys are gathered once. Position `max_tokens` of every slot is a scratch column: padding and
-rows that sit out write there.
+Decoding reads the first rows of the storage in place (views, no copies), all rows at once. A prefill names its rows, whose keys are
+gathered once. Position `max_tokens` of every slot is a scratch column for the writes of padding and of rows that are not part of a pass.
 """
 
 import inspect
@@ -20,14 +19,14 @@ from lzero.model_reach import shortest_reach
 from lzero.threads import computing_alone
 
 ALIGNED_POSITIONS = 16
-"""The storage of a slot is a multiple of so many positions: then every row of keys, values and attention weights (in float32) begins at a
-multiple of 64 bytes. Matrix kernels may round by the alignment of what they read."""
+"""The number of positions of a slot is a multiple of this. Then every row of keys, values and attention weights (in float32) begins at a
+multiple of 64 bytes. Matrix kernels may round differently with the alignment of their input."""
 SHARE = 0.5
-"""Share of the free memory that a reduced cache takes: passes and training need the rest."""
+"""Share of the free memory that a reduced cache takes; passes and training need the rest."""
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
-    """A transformers cache of `num_slots` sequences; `aim` says where the next forward pass reads and writes."""
+    """A transformers cache of `num_slots` sequences; `aim` sets where the next forward pass reads and writes."""
 
     def __init__(
         self, shapes: list[tuple[torch.Size, torch.Size]], like: torch.Tensor, *, slots: int, tokens: int
@@ -39,7 +38,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
             (heads, size): like.new_zeros(wanted.count((heads, size)), slots, heads, tokens, size)
             for heads, size in set(wanted)
         }
-        """One tensor for all that is of one shape (as a rule, everything), so that moving a slot is one operation."""
+        """One tensor for all storage of one shape (usually everything), so that moving a slot is one operation."""
         unused = {shape: iter(block) for shape, block in self._blocks.items()}
         self._layers = [tuple(next(unused[shape[1], shape[3]]) for shape in pair) for pair in shapes]
         """(keys, values) of each layer: views of [slots, heads, tokens, size]."""
@@ -48,8 +47,10 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
         self._count = self._kv_length = 0
 
     def aim(self, rows: torch.Tensor | None, positions: torch.Tensor, kv_length: int) -> None:
-        """The next pass writes at `positions` [batch, queries] of `rows` [batch] (None: the first ones) and reads
-        their first `kv_length` positions."""
+        """Let the next pass write at `positions` [batch, queries] of `rows` [batch], and read the first `kv_length` positions of these.
+
+        `rows`: None selects the first ones.
+        """
         self._rows, self._count, self._kv_length = rows, len(positions), kv_length
         every = torch.arange(len(positions), device=positions.device) if rows is None else rows
         self._write_rows, self._write_positions = every[:, None], positions
@@ -57,7 +58,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store [batch, heads, queries, size]; return what the queries may look at, [batch, heads, kv_length, size]."""
+        """Store [batch, heads, queries, size]. Return the keys and values that queries may attend to, [batch, heads, kv_length, size]."""
         found = []
         for storage, new in zip(self._layers[layer_idx], (key_states, value_states), strict=True):
             storage[self._write_rows, :, self._write_positions] = new.transpose(1, 2)
@@ -68,18 +69,18 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
         return found[0], found[1]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give a slot the first `length` positions of another."""
+        """Copy the first `length` positions of one slot to another."""
         for block in self._blocks.values():
             block[:, target, :, :length] = block[:, source, :, :length]
 
     def fill(self) -> None:
-        """Give all slots the same random keys and values."""
+        """Fill all slots with the same random keys and values."""
         generator = torch.Generator().manual_seed(0)
         for block in self._blocks.values():
             block.copy_(torch.randn(block[:, :1].shape, generator=generator))
 
     def swap(self, one: int, other: int, length: int) -> None:
-        """Two slots change places, in their first `length` positions."""
+        """Exchange the first `length` positions of two slots."""
         for block in self._blocks.values():
             first, second = block[:, one, :, :length], block[:, other, :, :length]
             kept = first.clone()
@@ -134,17 +135,17 @@ class Forward:
         return logits
 
     def decode_alike(self, tokens: Ints, positions: Ints) -> torch.Tensor:
-        """Feed one token, at one position, to each of the first rows [rows], so that a row's logits depend on its own sequence and not on
-        which row it is: every pass reads all keys of the slots. Returns [rows, vocabulary].
+        """Feed one token, at one position, to each of the first rows [rows]. Returns [rows, vocabulary].
 
-        On CPU, torch's fused attention gives each thread a buffer at another alignment and rounds by it, so that a row's bits depend on the
-        thread that computes it. Attention is computed as plain matrix products instead.
+        Every pass reads all keys of the slots, so a row's logits depend on its own sequence, not on its position in the batch. On CPU,
+        torch's fused attention gives each thread a buffer with another alignment, so its rounding depends on the thread. Attention is
+        computed as plain matrix products instead.
         """
         with sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext():
             return self(tokens[:, None], positions[:, None], rows=None, kv_length=self._width)
 
     def score(self, ids: Ints) -> tuple[float, ...]:
-        """Log-probability of each token given those before it; 0.0 for the first. A plain pass, without the cache."""
+        """Return the log-probability of each token given those before it; 0.0 for the first. Uses a plain pass, without the cache."""
         tokens = self._tensor(ids)[None]
         logprobs = torch.log_softmax(self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float(), dim=-1)
         return (0.0, *logprobs.gather(1, tokens[0, 1:, None])[:, 0].tolist())
@@ -159,8 +160,8 @@ def _cache_argument(model: Any) -> str:
 
 
 def _cache_shapes(model: Any) -> list[tuple[torch.Size, torch.Size]]:
-    """Ask the model itself, with one token. Raises ModelError."""
-    shortest_reach(model)  # refuses what keeps something else than keys and values
+    """Return the shapes of each layer's keys and values, from a pass of the model over one token. Raises ModelError."""
+    shortest_reach(model)  # refuses layers with other state than keys and values
     cache = DynamicCache()
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
@@ -172,7 +173,7 @@ def _cache_shapes(model: Any) -> list[tuple[torch.Size, torch.Size]]:
 
 
 def fitting_slots(model: Any, *, num_slots: int, max_tokens: int) -> int:
-    """Return `num_slots` or, if their cache does not fit into the free memory, how many fit into half of it. Raises ModelError."""
+    """Return `num_slots` or, if their cache exceeds the free memory, the number that fits into half of it. Raises ModelError."""
     with torch.inference_mode(), computing_alone():
         per_slot = _token_bytes(model, _cache_shapes(model)) * (max_tokens + 1)
     free = _free_bytes(model.device)
@@ -192,7 +193,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _check_memory(model: Any, shapes: list[tuple[torch.Size, torch.Size]], slots: int, tokens: int) -> None:
-    """Refuse a cache that cannot fit before the machine has to."""
+    """Refuse a cache that cannot fit, before it is allocated."""
     per_token, free = _token_bytes(model, shapes), _free_bytes(model.device)
     needed = per_token * slots * (tokens + 1)
     if needed > free:

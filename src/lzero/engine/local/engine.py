@@ -1,14 +1,14 @@
-"""The in-process engine: any transformers decoder, batching continuously, with per-request seeds.
+"""The in-process engine: any transformers decoder, with continuous batching and per-request seeds.
 
     engine = LocalEngine(model, tokenizer, max_tokens=640, num_slots=128)
     completion = await engine.sample(ids, sampling, request_id="a/0", affinity="a", deadline_s=60.0)
 
-What a request gets depends on its ids, its sampling and the weights. Batches of another shape may round differently in the
-last bits, which can change a draw that lies on the edge. `deterministic=True` rules that out: prompts are fed one at a time,
-from their first id, and every decode pass has one and the same shape (32 rows, whatever `num_slots` says, and `max_tokens`
-keys). On CPU, such a pass computes attention as plain matrix products: torch's fused kernel rounds by the thread that computes it.
-At the start the engine tries whether such a pass gives a sequence the same bits in every row; where it does not, requests are computed
-one by one. Measured on the nano model, it takes about 2.5 times the CPU time.
+The result of a request depends on its ids, its sampling and the weights. Batches of another shape may round differently in the last bits,
+which can change a borderline draw. `deterministic=True` prevents that. Prompts are then fed one at a time, from their first id, and every
+decode pass has the same shape (32 rows, whatever `num_slots` says, and `max_tokens` keys). On CPU, such a pass computes attention as plain
+matrix products, because the rounding of torch's fused kernel depends on the thread. At its start the engine tests whether such a pass gives
+a sequence the same bits in every row. If it does not, requests are computed one by one. On the nano model, determinism takes about 2.5
+times the CPU time.
 """
 
 import asyncio
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 T = TypeVar("T")
 DETERMINISTIC_ROWS = 32
-"""Rows of every decode pass in deterministic mode; a constant, because another shape may round otherwise."""
+"""Rows of every decode pass in deterministic mode; constant, because another shape may round differently."""
 COMMAND_S = 600.0
-"""How long `score` and `load` wait for their turn and their end: far longer than any forward pass that is not stuck."""
+"""Seconds that `score` and `load` may take, queueing included: far longer than any forward pass that is not stuck."""
 CLOSE_S = 30.0
-"""How long `close` waits for the forward pass under way."""
+"""Seconds that `close` waits for the current forward pass."""
 
 
 class LocalEngine:
-    """`protocols.Engine` on a model in this process, whose weights it owns from now on. Needs no running event loop to be made.
+    """Samples from a model in this process, whose weights it owns from now on. Implements `protocols.Engine`.
 
-    At most `num_slots` requests run at once, the others queue; a prompt and its completion fit into `max_tokens`. Keys and
-    values are allocated at once. Raises ModelError for a model that it would not sample from exactly (`probe`), EngineError
-    for a cache that cannot fit.
+    It can be made without a running event loop. At most `num_slots` requests run at once, the others queue. A prompt and its completion
+    together fit into `max_tokens`. Keys and values are allocated at once. Raises ModelError for a model that it would not sample from
+    exactly (`probe`), EngineError for a cache that cannot fit.
     """
 
     def __init__(
@@ -85,8 +85,10 @@ class LocalEngine:
     async def sample(
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
     ) -> Completion:
-        """Continue `ids`. The last sequence of an `affinity` is remembered, so that a prompt which extends it is fed only
-        what is new. Raises EngineError: a request that does not fit, a missed deadline, an engine that has stopped."""
+        """Continue `ids`. The last sequence of an `affinity` is remembered, so only the new ids of a prompt that extends it are fed.
+
+        Raises EngineError for a request that does not fit, a missed deadline, and a stopped engine.
+        """
         if sampling.max_tokens < 1 or sampling.temperature < 0.0 or not 0.0 < sampling.top_p <= 1.0:
             raise EngineError(f"request {request_id}: impossible sampling {sampling}")
         prompt = self._checked(ids, f"request {request_id}", max_new=sampling.max_tokens)
@@ -103,15 +105,17 @@ class LocalEngine:
                 self._worker.drop(request)
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
-        """Log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
+        """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
         tokens = self._checked(ids, "score", max_new=0)
         future, succeed, fail = _answer(tuple[float, ...])
         self._worker.ask(partial(self._worker.score, tokens), succeed, fail)
         return await _in_time(future, "score")
 
     async def load(self, state_dict: Mapping[str, torch.Tensor], version: int) -> None:
-        """Use these weights, under this policy version, from the next forward pass on; returns once they are in. Requests
-        under way go on with them, from keys computed anew. Raises EngineError, and changes nothing, when they do not fit."""
+        """Use these weights, under this policy version, from the next forward pass on; return when they are loaded.
+
+        Running requests continue with them, from keys computed anew. Raises EngineError, and changes nothing, if they do not fit.
+        """
         await self._command(partial(self._worker.load, state_dict, version), f"loading version {version}")
 
     async def pause(self) -> None:
@@ -125,8 +129,10 @@ class LocalEngine:
         return self._worker.load_figures()
 
     async def compute(self, function: Callable[[], T]) -> T:
-        """What `function` returns, or raises, called in the engine's thread between two forward passes, with gradients. Nothing is sampled
-        meanwhile, and all threads that the engine computes with are its (`lzero.threads`). It has no deadline but its own."""
+        """Return what `function` returns or raises, called in the engine's thread between two forward passes, with gradients.
+
+        Sampling waits meanwhile, and the function has all threads that the engine computes with (`lzero.threads`). There is no deadline.
+        """
         future, succeed, fail = _answer(Outcome)
         self._worker.ask(partial(_called, function), succeed, fail)
         outcome = await future
@@ -139,7 +145,7 @@ class LocalEngine:
         self._worker.forget(affinity)
 
     async def close(self) -> None:
-        """Fail what is waiting and end the thread. Raises EngineError when a forward pass takes longer than 30 s."""
+        """Fail waiting requests, and end the thread. Raises EngineError if a forward pass takes longer than 30 s."""
         if not await asyncio.to_thread(self._worker.stop, CLOSE_S):
             raise EngineError(f"the engine's thread did not end within {CLOSE_S:g} s")
 
@@ -149,7 +155,7 @@ class LocalEngine:
         await _in_time(future, what)
 
     def _checked(self, ids: Sequence[int], what: str, *, max_new: int) -> Ints:
-        """The ids as an array, if the model can take them."""
+        """Return the ids as an array. Raises EngineError if the model cannot take them."""
         tokens = np.array(ids, dtype=np.int64)
         if len(tokens) == 0:
             raise EngineError(f"{what}: no ids")
@@ -165,14 +171,14 @@ class LocalEngine:
 def _in_a_thread(
     function: Callable[[Forward, int], bool], forward: Forward, num_slots: int, *, num_threads: int
 ) -> bool:
-    """Computed as the worker will, in a thread of its own, whose pool of OpenMP threads ends with it."""
+    """Return the result of `function` in a new thread with the worker's number of threads. Its OpenMP pool ends with it."""
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,)) as thread:
         return thread.submit(function, forward, num_slots).result()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Of a call: what it returned or, if there is an error, raised."""
+    """Result of a call: its return value or, if `error` is set, its exception."""
 
     answer: Any = None
     error: Exception | None = None
@@ -182,14 +188,14 @@ def _called(function: Callable[[], object]) -> Outcome:
     with torch.inference_mode(False), torch.enable_grad():
         try:
             return Outcome(answer=function())
-        except Exception as error:  # the caller's, whatever it is; the thread goes on
+        except Exception as error:  # returned to the caller; the thread goes on
             return Outcome(error=error)
 
 
 def _answer(
     kind: type[Answer],
 ) -> tuple["asyncio.Future[Answer]", Callable[[Answer], None], Callable[[EngineError], None]]:
-    """A future of the running loop, and how another thread fulfils or fails it."""
+    """Return a future of the running loop, and two functions with which another thread fulfils or fails it."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Answer] = loop.create_future()
 
@@ -198,7 +204,7 @@ def _answer(
             set_outcome(outcome)
 
     def hand_over(set_outcome: Callable[[T], None], outcome: T) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+        with suppress(RuntimeError):  # the loop is closed, so no caller waits any more
             loop.call_soon_threadsafe(settle, set_outcome, outcome)
 
     return future, partial(hand_over, future.set_result), partial(hand_over, future.set_exception)
@@ -213,7 +219,7 @@ async def _in_time(future: "asyncio.Future[Answer]", what: str) -> Answer:
 
 
 def _eos_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> list[int]:
-    """Of the tokenizer and of the model's generation settings, which may name several."""
+    """Return the end-of-sequence ids of the tokenizer, and of the model's generation settings, which may name several."""
     named = model.generation_config.eos_token_id if model.generation_config is not None else None
     several = named if isinstance(named, list) else [named]
     return sorted({int(token) for token in (*several, tokenizer.eos_token_id) if token is not None})

@@ -1,4 +1,4 @@
-"""Checks of a model and a machine before the first request: that the engine samples from the model's own policy, and rows are independent.
+"""Check model and machine before the first request: the engine samples from the model's own policy, and rows are independent.
 
 The engine computes probe tokens both from cached keys and in one plain pass, and compares the log-probabilities. A short probe does not
 reach the end of a long attention window; there the check reads the configuration instead.
@@ -109,8 +109,8 @@ def _numbers(config: dict[str, Any]) -> Iterator[int]:
 def _gap(forward: Forward, length: int) -> float:
     """Return the gap between the engine's log-probabilities of a sequence, fed in two parts and then token by token, and one plain pass.
 
-    The engine's passes get all keys of the slot, as beside a longer neighbour, so a model that derives query positions from the
-    number of keys fails here.
+    The engine's passes get all keys of the slot, as with a longer neighbour, so a model that derives query positions from the number of
+    keys fails here.
     """
     ids = _probe_ids(forward.model, length)
     plain = forward.model(input_ids=torch.from_numpy(ids).to(forward.device)[None], use_cache=False).logits[0]
@@ -127,7 +127,7 @@ def _gap(forward: Forward, length: int) -> float:
 
 
 def _divergence(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean |log p − log q| of two [vocabulary] of logits, weighted by p."""
+    """Return the mean |log p − log q| of two [vocabulary] of logits, weighted by p."""
     p, q = torch.log_softmax(one, dim=-1), torch.log_softmax(other, dim=-1)
     return float(((p - q).abs() * p.exp()).nansum()) if bool(torch.isfinite(p.max() + q.max())) else float("nan")
 
@@ -140,14 +140,14 @@ def _probe_ids(model: Any, length: int) -> Ints:
 def rows_are_independent(forward: Forward, num_rows: int) -> bool:
     """Return whether decode passes of `num_rows` rows (`Forward.decode_alike`) give a sequence the same bits in every row.
 
-    The same sequence in every row has to give the same logits in all; then, with other sequences in every second row, the rest have to give
-    them again. The sequences are long, because sums of few terms hide how a kernel rounds. Matrix kernels are free to treat the edge of a
-    batch, or another thread's rows, otherwise; on one that does, this is False. The cache is overwritten.
+    The same sequence in every row must give the same logits in all. Then, with other sequences in every second row, the rest must give them
+    again. The sequences are long, because sums of few terms hide how a kernel rounds. Matrix kernels may treat the edge of a batch, or
+    another thread's rows, differently; then this is False. The cache is overwritten.
     """
     forward.cache.fill()
     token, other = _probe_ids(forward.model, 2).tolist()
     last = forward.scratch - 1
-    # From the end: a pass sees nothing of what an earlier one wrote, which is at a later position.
+    # From the end, so that a pass does not see what an earlier one wrote at a later position.
     for position in sorted({last, last * 2 // 3, last // 3}, reverse=True):
         logits = forward.decode_alike(np.full(num_rows, token), np.full(num_rows, position))
         if not (logits == logits[0]).all():

@@ -1,4 +1,4 @@
-"""Who sits in which slot: the sequences of the running and of the remembered requests, as plain arrays."""
+"""Assign slots to sequences of the running and the remembered requests, as plain arrays."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lzero.types import Completion, Sampling, StopReason
 
 @dataclass(eq=False, kw_only=True)
 class Request:
-    """What is asked, and how it is answered: once, through one of the two callbacks."""
+    """A request, which is answered once, through one of its two callbacks."""
 
     ids: Ints
     sampling: Sampling
@@ -26,9 +26,9 @@ class Request:
 class Rows:
     """State of `num_slots` slots, one array element or row each.
 
-    A slot is active (a request runs in it), idle (its affinity's tokens are kept for the next request) or free. `length`
-    counts the tokens of its sequence, `cached` those whose keys are in the cache; the rest is still to be fed. `unfed` says that
-    feeding has not begun: until then keys may be copied from another slot.
+    A slot is active (a request runs in it), idle (its affinity's tokens are kept for the next request) or free. `length` counts the tokens
+    of its sequence, `cached` those with keys in the cache; the rest must still be fed. While `unfed` is true, feeding has not begun, and
+    keys may be copied from another slot.
     """
 
     def __init__(self, num_slots: int, max_tokens: int) -> None:
@@ -46,7 +46,7 @@ class Rows:
         self._clock = 0
 
     def seat(self, request: Request, *, stop_rule: int) -> int | None:
-        """Give a request a slot: its affinity's own, a free one, or the one that was idle longest; None when all are active."""
+        """Return a slot for a request: its affinity's own, a free one, or the one idle for longest; None if all are active."""
         slot = self._slot_of.get(request.affinity)
         if slot is None or self.active[slot]:
             slot = self._vacant()
@@ -69,7 +69,7 @@ class Rows:
         return slot
 
     def most_alike(self, slot: int, known: Ints) -> tuple[int, int]:
-        """The other slot that begins most like this one, and with how many tokens, of the first `known` of each slot."""
+        """Return the other slot with the longest common prefix, and its length, among the first `known` tokens of each slot."""
         others = np.flatnonzero(known)
         others = others[others != slot]
         if len(others) == 0:
@@ -81,7 +81,7 @@ class Rows:
         return int(others[best]), int(shared[best])
 
     def append(self, slots: Ints, tokens: Ints, logprobs: Floats, *, version: int) -> None:
-        """One drawn token for each of `slots`."""
+        """Append one drawn token to each of `slots`."""
         ends = self.length[slots]
         self.tokens[slots, ends], self.logprobs[slots, ends], self.versions[slots, ends] = tokens, logprobs, version
         self.length[slots] += 1
@@ -91,11 +91,11 @@ class Rows:
         return noise
 
     def completion(self, slot: int) -> Ints:
-        """Ids drawn so far."""
+        """Return the ids drawn so far."""
         return self.tokens[slot, self.prompt[slot] : self.length[slot]]
 
     def finish(self, slot: int, reason: StopReason, text: str) -> Completion:
-        """The request's result; its slot goes idle."""
+        """Return the request's result; its slot becomes idle."""
         drawn = slice(self.prompt[slot], self.length[slot])
         completion = Completion(
             token_ids=tuple(self.tokens[slot, drawn].tolist()),
@@ -108,24 +108,24 @@ class Rows:
         return completion
 
     def leave(self, slot: int) -> None:
-        """The slot's request is over; what is cached stays for its affinity."""
+        """End the slot's request; its cached keys are kept for its affinity."""
         self._clock += 1
         self.used[slot] = self._clock
         self.requests[slot], self.active[slot] = None, False
 
     def forget(self, affinity: str) -> None:
-        """Free the affinity's slot; a request that runs there keeps it, as nobody's, until it ends."""
+        """Free the affinity's slot. A request that runs there keeps the slot, without an affinity, until it ends."""
         slot = self._slot_of.pop(affinity, None)
         if slot is not None:
             self.affinities[slot] = None
 
     def invalidate(self) -> None:
-        """The weights changed: nothing in the cache holds any more."""
+        """Drop all cached keys, because the weights changed."""
         self.cached[:] = 0
         self.unfed[:] = True
 
     def swap(self, one: int, other: int) -> None:
-        """Two slots change places (the cache's rows are the caller's to swap)."""
+        """Exchange two slots. The caller swaps the cache's rows."""
         pair, reverse = [one, other], [other, one]
         tokens = (self.tokens, self.logprobs, self.versions, self.noise)
         counts = (self.length, self.cached, self.prompt, self.limit, self.stop_rule, self.used, self.idle_passes)
@@ -139,7 +139,7 @@ class Rows:
                 self._slot_of[affinity] = slot
 
     def _vacant(self) -> int | None:
-        """The first free slot, else the idle one that was used longest ago."""
+        """Return the first free slot, else the one idle for longest; None if all are active."""
         idle = np.flatnonzero(~self.active)
         if len(idle) == 0:
             return None

@@ -1,4 +1,4 @@
-"""Draw tokens: a pure function of logits and of noise that belongs to a request, never to its neighbours in the batch."""
+"""Draw tokens with a pure function of logits and of noise that belongs to a request, not to its neighbours in the batch."""
 
 import numpy as np
 import torch
@@ -7,15 +7,18 @@ from lzero.engine.local.arrays import Floats
 
 
 class Noise:
-    """What decides the tokens of a request. Counter-based: Philox keyed by the request's seed. One generator serves all seeds, as making
-    one takes longer than drawing from it; not thread-safe."""
+    """Random numbers that decide the tokens of a request. Counter-based: Philox, keyed by the request's seed.
+
+    One generator serves all seeds, because making one takes longer than drawing from it. Not thread-safe.
+    """
 
     def __init__(self) -> None:
         self._philox = np.random.Philox(key=0)
         self._start = self._philox.state
 
     def uniforms(self, seed: int, count: int) -> Floats:
-        """Element i, in [0, 1), decides token i; 32 bits each, so that a share of a float64 total stays below the total."""
+        """Return `count` numbers in [0, 1); element i decides token i. They have 32 bits, so that a share of a float64 total stays below
+        it."""
         self._start["state"]["key"][0] = seed % 2**64
         self._philox.state = self._start
         bits = np.random.Generator(self._philox).integers(0, 2**32, size=count, dtype=np.uint32)
@@ -23,10 +26,10 @@ class Noise:
 
 
 def draw(logits: torch.Tensor, temperature: Floats, top_p: Floats, noise: Floats) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token for each row of `logits` [rows, vocabulary]: (ids [rows], log-probs [rows]).
+    """Draw one token for each row of `logits` [rows, vocabulary]. Return (ids [rows], log-probs [rows]).
 
-    `temperature` 0 is greedy, with log-probs at temperature 1. Log-probs are under the temperature, before top-p.
-    Inverse transform sampling: the token whose slice of the cumulative distribution holds the row's noise.
+    `temperature` 0 is greedy, with log-probs at temperature 1. Other log-probs are at the temperature, before top-p. Inverse transform
+    sampling chooses the token whose slice of the cumulative distribution contains the row's noise.
     """
     device = logits.device
     greedy = temperature == 0.0
@@ -48,7 +51,9 @@ def draw(logits: torch.Tensor, temperature: Floats, top_p: Floats, noise: Floats
 
 def _nucleus(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Zero all but the likeliest tokens of each row whose probabilities first reach `top_p`; the likeliest always stays.
-    A row of `top_p` 1 keeps all, though its sum may round to 1 before the end."""
+
+    A row with `top_p` 1 keeps all, even if its sum rounds to 1 before the end.
+    """
     ordered, order = weights.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(dim=-1) - ordered
     beyond = (before >= top_p[:, None]) & (before > 0.0) & (top_p < 1.0)[:, None]

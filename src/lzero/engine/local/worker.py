@@ -1,12 +1,12 @@
-"""The loop that feeds a model: continuous batching, in one thread of its own.
+"""Feed a model in a loop with continuous batching, in a separate thread.
 
     inbox ──▶ waiting ──seat──▶ slots ──prefill (new prompt ids)──▶ decode (one token a pass, all rows at once) ──▶ results
 
-What another row has computed of the same beginning (the episodes of a task have one prompt, all tasks one system prompt) is copied and
-not computed again; rows that come together wait for the first of them.
+A prefix that another row has computed (the episodes of a task share a prompt, all tasks a system prompt) is copied, not computed again.
+Rows that arrive together wait for the first of them.
 
-Between two forward passes everything may change: requests join and leave, weights are replaced. A row whose request ended
-stays where it is, because its episode will soon be back; when it stays idle, the last active row takes its place.
+Between two forward passes everything may change: requests join and leave, weights are replaced. A row whose request ended stays in place,
+because its episode will soon return. If it stays idle, the last active row takes its place.
 """
 
 import queue
@@ -31,28 +31,28 @@ Command = Callable[[], None]
 Answer = TypeVar("Answer")
 
 PREFILL_CHUNK = 512
-"""Most ids of one row that a pass feeds."""
+"""The most ids of one row in one pass."""
 PREFILL_TOKENS = 4096
-"""Most ids, padding included, of one prefill pass."""
+"""The most ids, padding included, of one prefill pass."""
 WORTH_SHARING = 64
-"""Ids of a beginning that are copied, or waited for, rather than computed; shorter prompts must be the same."""
+"""Length of a prefix from which on it is copied, or waited for, and not computed; shorter prompts must be equal."""
 PATIENCE = 2
-"""Decode passes that an idle row within reach is carried along before an active one takes its place: about what the move costs."""
+"""Decode passes that include an idle row before an active one takes its place; a move costs about as much."""
 
 
 class Worker:
-    """Owns the model, its cache and the rows; only its thread touches them. Commands reach it through the inbox."""
+    """Owns the model, its cache and the rows; only its thread touches them. It gets commands through the inbox."""
 
     def __init__(self, forward: Forward, ending: Ending, rows: Rows, *, fixed: bool, num_threads: int) -> None:
-        """`fixed`: results that depend on nothing but the request. A prompt is fed alone and from its first id, and every
-        decode pass has the same shape: all rows, all key positions. `num_threads`: that torch computes with here."""
+        """`fixed`: results depend only on the request. A prompt is fed alone and from its first id, and every decode pass has the same
+        shape: all rows, all key positions. `num_threads`: torch's threads here."""
         self.version = 0
         self._forward, self._ending, self._rows = forward, ending, rows
         self._fixed, self._num_threads = fixed, num_threads
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: deque[Request] = deque()
         self._open: dict[object, Callable[[EngineError], None]] = {}
-        """Whoever waits for an answer, and how it is told of a failure."""
+        """Open requests and commands → the function that reports a failure."""
         self._lock = threading.Lock()
         self._stopped: EngineError | None = None
         self._closing = self._paused = False
@@ -62,13 +62,13 @@ class Worker:
     # Called from any thread.
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises EngineError when the engine has stopped; answers it later in every other case."""
+        """Queue a request. Raises EngineError if the engine has stopped; otherwise the request is answered later."""
         self._post(lambda: self._waiting.append(request), request, request.fail)
 
     def ask(
         self, function: Callable[[], Answer], succeed: Callable[[Answer], None], fail: Callable[[EngineError], None]
     ) -> None:
-        """Call `function` in the thread, between two forward passes, and hand over what it returns."""
+        """Call `function` in the thread, between two forward passes, and pass its result to `succeed`."""
         key = object()
 
         def command() -> None:
@@ -84,18 +84,18 @@ class Worker:
         self._post(command, key, fail)
 
     def drop(self, request: Request) -> None:
-        """Nobody waits for this request any more."""
+        """Drop a request whose caller no longer waits."""
         self._inbox.put(lambda: self._drop(request))
 
     def forget(self, affinity: str) -> None:
         self._inbox.put(lambda: self._rows.forget(affinity))
 
     def load_figures(self) -> dict[str, float]:
-        """Return the number of requests that run and that wait, at about this moment."""
+        """Return the approximate number of running and of waiting requests."""
         return {"running": float(self._rows.active.sum()), "waiting": float(len(self._waiting))}
 
     def stop(self, timeout_s: float) -> bool:
-        """Ask the thread to end and wait; False when it is still in a forward pass then."""
+        """Ask the thread to end, and wait. Return False if it is still in a forward pass then."""
         self._inbox.put(self._close)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -117,7 +117,7 @@ class Worker:
         return self._forward.score(ids)
 
     def load(self, state: Mapping[str, torch.Tensor], version: int) -> None:
-        """Replace the weights. Raises EngineError, before anything changes, when they do not fit the model."""
+        """Replace the weights. Raises EngineError, before anything changes, if they do not fit the model."""
         own = self._forward.model.state_dict()
         storages = {own[name].data_ptr() for name in state if name in own}
         wrong = [name for name, tensor in state.items() if name not in own or own[name].shape != tensor.shape]
@@ -131,7 +131,7 @@ class Worker:
         self.version = version
 
     def pause(self) -> None:
-        """Sample nothing until `resume`; commands are obeyed meanwhile."""
+        """Sample nothing until `resume`; commands are still executed."""
         self._paused = True
 
     def resume(self) -> None:
@@ -150,7 +150,7 @@ class Worker:
                 self._decode()
 
     def _end(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        """The thread's last act, after a close as after any error: nobody is left waiting."""
+        """Fail all open requests and commands when the thread ends, after a close or an error."""
         reason = "the engine is closed" if error is None else f"the engine stopped: {type(error).__name__}: {error}"
         stopped = EngineError(reason)
         stopped.__cause__ = error
@@ -172,7 +172,7 @@ class Worker:
             self._rows.leave(self._rows.requests.index(request))
 
     def _obey(self) -> None:
-        """Run the commands that came in; with nothing else to do, wait for one."""
+        """Run the commands that arrived; if there is nothing else to do, wait for one."""
         if self._paused or not (self._waiting or self._rows.active.any()):
             self._inbox.get()()
         while not self._inbox.empty():
@@ -189,7 +189,7 @@ class Worker:
                 self._rows.cached[slot] = 0
 
     def _pending(self) -> Ints:
-        """Ids still to be fed, by slot; 0 where no request runs."""
+        """Return the number of ids still to be fed, by slot; 0 if no request runs."""
         return np.where(self._rows.active, self._rows.length - self._rows.cached, 0)
 
     def _prefill(self) -> None:
@@ -210,8 +210,7 @@ class Worker:
             self._copy_beginnings()  # so that they decode together with the row they waited for
 
     def _copy_beginnings(self) -> Bools:
-        """Give rows that are still unfed what others have cached of the same beginning; returns which rows should wait for one that
-        is about to be fed."""
+        """Copy cached prefixes of other rows to rows that are still unfed. Return the rows that should wait for one about to be fed."""
         rows, pending = self._rows, self._pending()
         waiting = np.zeros_like(rows.active)
         if self._fixed:
@@ -234,7 +233,7 @@ class Worker:
         return waiting
 
     def _prefill_groups(self, chosen: Bools) -> Iterator[tuple[Ints, int]]:
-        """Rows with more than one id to feed, the longest first, in groups of like size."""
+        """Yield rows with more than one id to feed, the longest first, in groups of similar size."""
         pending = np.where(chosen, self._pending(), 0)
         slots = np.flatnonzero(pending > 1)
         slots = slots[np.argsort(-pending[slots], kind="stable")]
@@ -265,7 +264,7 @@ class Worker:
         self._draw(logits, slots, np.flatnonzero(ready))
 
     def _compact(self, ready: Bools) -> Bools:
-        """Move the last rows that decode into the places of those that have sat idle for long."""
+        """Move the last decoding rows into the places of rows that have been idle for long."""
         rows = self._rows
         rows.idle_passes[ready] = 0
         for gap in np.flatnonzero(rows.idle_passes >= PATIENCE).tolist():
@@ -280,8 +279,7 @@ class Worker:
         return ready
 
     def _draw(self, logits: torch.Tensor, slots: Ints, chosen: Ints) -> None:
-        """Sample from `logits`, a row for each of `slots`; keep those at the `chosen` places, and hand over the
-        completions that they end."""
+        """Sample from `logits`, one row for each of `slots`; keep those at the `chosen` places, and answer the completions that end."""
         rows = self._rows
         drawn, drawn_logprobs = draw(logits, rows.temperature[slots], rows.top_p[slots], rows.next_noise(slots))
         slots, tokens, logprobs = slots[chosen], drawn.cpu().numpy()[chosen], drawn_logprobs.cpu().numpy()[chosen]

@@ -1,4 +1,4 @@
-"""Engines without a model: a plain function of the transcript decides. They carry experts, weak policies and tests."""
+"""Engines without a model: a plain function of the transcript replies. Experts, weak policies and tests use them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ScriptedEngine:
-    """Samples from `policy`, which reads the whole decoded transcript and the request's seed, and answers with a reply."""
+    """Samples from `policy`, which reads the whole decoded transcript and the request's seed, and returns a reply."""
 
     def __init__(self, policy: Policy, tokenizer: "PreTrainedTokenizerFast") -> None:
         self._policy = policy
@@ -38,7 +38,7 @@ class ScriptedEngine:
         return complete(reply, sampling, self._tokenizer)
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
-        """Raises EngineError: a script has no probabilities for texts that it did not write."""
+        """Raise EngineError: a script has no probabilities for texts that it did not write."""
         raise EngineError("a scripted policy cannot score tokens; a model can")
 
     async def pause(self) -> None:
@@ -58,8 +58,10 @@ class ScriptedEngine:
 
 
 class ScriptedChat:
-    """Replies in words from `policy`, which reads the conversation and the request's seed. A word, with the space before it, is its
-    token: it is told in such pieces, `max_tokens` counts them, and so does the usage."""
+    """Replies in words from `policy`, which reads the conversation and the request's seed.
+
+    A word, with the space before it, counts as a token: in streamed pieces, in `max_tokens` and in the usage.
+    """
 
     def __init__(self, policy: ChatPolicy, *, model: str = "scripted") -> None:
         self._policy = policy
@@ -105,8 +107,10 @@ class ScriptedChat:
 
 
 def complete(reply: str, sampling: Sampling, tokenizer: "PreTrainedTokenizerFast") -> Completion:
-    """A reply as an engine gives it: cut after the first stop string, else ended by the end-of-turn token, and never longer
-    than `max_tokens`. Its log-probabilities are 0: a script is sure of itself, and temperature and top-p have nothing to act on."""
+    """Return a reply as an engine does: cut after the first stop string, else ended by the end-of-turn token, within `max_tokens`.
+
+    Its log-probabilities are 0, because a script is deterministic; temperature and top-p have no effect.
+    """
     ends = [reply.index(text) + len(text) for text in sampling.stop if text in reply]
     stop_reason: StopReason = "stop" if ends else "eos"
     token_ids = tokenizer.encode(reply[: min(ends, default=None)], add_special_tokens=False, split_special_tokens=True)
@@ -124,10 +128,10 @@ def complete(reply: str, sampling: Sampling, tokenizer: "PreTrainedTokenizerFast
 
 
 def decode(ids: Sequence[int], tokenizer: "PreTrainedTokenizerFast") -> str:
-    """The transcript, control tokens included."""
+    """Return the transcript, control tokens included."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _words(text: str) -> list[str]:
-    """A text in pieces, from which nothing is left out."""
+    """Return the text in pieces, which joined give the whole text."""
     return re.findall(r"\s*\S+|\s+", text)

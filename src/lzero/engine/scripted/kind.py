@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SCRIPTED = "scripted:"
-"""Before the policy in the name of the model."""
+"""Prefix of the policy's name in the name of the model."""
 WORLD = "world"
 """`Task.source` of the built-in world's tasks."""
 
@@ -30,12 +30,12 @@ def model_name(config: Config) -> str:
 
 
 def context_tokens(config: Config) -> int | None:
-    """A byte is a token to a policy of your own."""
+    """Return the default tokens of an episode. For your own policy a token is a byte."""
     return CONTEXT_BYTES if ":" in _name(config) else None
 
 
 def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
-    """Return the tokenizer of the world's words; for a policy of your own, one whose tokens are bytes."""
+    """Return the tokenizer of the world's words; for your own policy, one with bytes as tokens."""
     from lzero.models import build_tokenizer
 
     return build_tokenizer(() if ":" in _name(config) else vocabulary())
