@@ -1,7 +1,7 @@
 """Every configuration key, once: its type, its default and its description.
 
-The defaults are the demo: reinforcement learning of the bundled nano model on the built-in world. A run's configuration is
-the defaults, changed by a TOML file, changed by dotted overrides (`algo.kl_coef=0.01`). Loads no torch.
+The defaults are the demo: reinforcement learning of the bundled nano model on the built-in world. A run's configuration is the defaults,
+changed by a TOML file, changed by dotted overrides (`algo.kl_coef=0.01`). Importing it does not load torch.
 """
 
 from lzero.config.agent import AgentConfig

@@ -77,7 +77,7 @@ class AgentConfig(Section):
 
     @property
     def replies_a_step(self) -> int:
-        """The most replies of the model that one step takes: a summary is one, too."""
+        """The most replies of the model in one step, a summary included."""
         return 2 if self.memory == "soft" else 1
 
     @pydantic.model_validator(mode="after")

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 NANO = "nano"
-"""`model.path` of the model that comes with the package."""
+"""`model.path` of the bundled model."""
 ROW_FILES = (".jsonl", ".jsonl.gz", ".parquet")
-"""Endings of files of tasks and passages."""
+"""File name endings of task and passage files."""
 
 
 class Section(BaseModel):
@@ -29,6 +29,6 @@ def wrong_value(detail: Mapping[str, Any], key: str) -> str:
     """Return the message for a value of `key` that pydantic rejected: "train.lr = -1: Input should be greater than 0"."""
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error" and isinstance(detail["input"], Mapping):
-        return f"{key}: {message}"  # a validator of several keys, whose message names them
+        return f"{key}: {message}"  # from a validator of several keys, whose message names them
     value = re.sub(r"://[^/@\s]*@", "://…@", repr(detail["input"]))  # an address may hold a password
     return f"{key} = {value}: {message}"

@@ -1,4 +1,4 @@
-"""Keys of the engine: one section for each kind, told apart by `engine.kind`."""
+"""Keys of the engine: one section for each kind, selected by `engine.kind`."""
 
 from typing import Annotated, Any, Literal
 
@@ -45,5 +45,5 @@ EngineConfig = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_with_kind),
 ]
-"""The section of any kind."""
+"""Section of any kind of engine."""
 DEFAULT_ENGINE = LocalEngineConfig()

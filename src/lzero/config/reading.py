@@ -1,4 +1,4 @@
-"""The whole configuration of a run, read from a TOML file and dotted overrides (`algo.kl_coef=0.01`)."""
+"""Read the whole configuration of a run from a TOML file and dotted overrides (`algo.kl_coef=0.01`)."""
 
 import difflib
 import re

@@ -44,7 +44,7 @@ class ReplConfig(Section):
         'processor fairly: "auto" (if this machine allows it), "on" (required: an error otherwise), "off".',
     )
 
-    # Limits of one REPL, and of the data that goes in and out of it.
+    # Limits of one REPL, and of the data transferred to and from it.
     memory_mb: int = Field(
         2048, ge=64, description="Maximum memory of all processes of a REPL together; a REPL that exceeds it is killed."
     )

@@ -51,7 +51,7 @@ class RewardConfig(Section):
 
     @property
     def score_name(self) -> str:
-        """What the core score is, for displays."""
+        """The name of the core score, for displays."""
         return f"score by {self.function}" if self.function else "exact match"
 
 
