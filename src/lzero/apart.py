@@ -1,6 +1,6 @@
-"""Runs a function that reads what a stranger made in a fork of this process, with limits on memory and time.
+"""Run a function that reads untrusted input in a fork of this process, with limits on memory and time.
 
-So input that loops, grows or crashes its reader ends the fork, nothing else.
+Input that makes its reader loop, grow or crash ends only the fork.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the function returned, or the exception that it raised."""
+    """The function's return value, or the exception that it raised."""
 
     text: str = ""
     raised: tuple[str, ...] = ()
@@ -30,10 +30,10 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def run_apart(function: Callable[[], str], *, seconds: float, memory_bytes: int) -> Outcome:
-    """Return what `function` returns or raises in a fork of this process.
+    """Run `function` in a fork of this process, and return its return value or exception.
 
-    A function that is not done after `seconds` is a TimeoutError. `memory_bytes`: address space beyond what this process has. A fork
-    that crashes is a RuntimeError.
+    If it is not done after `seconds`, the outcome is a TimeoutError; if the fork crashes, a RuntimeError. `memory_bytes`: address space in
+    addition to that of this process.
     """
     readable, writable = os.pipe()
     parent = os.getpid()
@@ -58,12 +58,12 @@ def run_apart(function: Callable[[], str], *, seconds: float, memory_bytes: int)
 
 
 def _answer(function: Callable[[], str], writable: int, memory_bytes: int, parent: int) -> NoReturn:
-    """Run the function, write the outcome, and end this process, whatever happens. It ends with its parent at the latest."""
+    """Run the function, write the outcome, and always end this process. It also ends if its parent does."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(0)  # the parent has ended already
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a library that aborts says so, to nobody's use
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # drops the messages of a library that aborts
         with open("/proc/self/statm", encoding="ascii") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))

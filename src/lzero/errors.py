@@ -1,26 +1,26 @@
-"""Every exception lzero raises on purpose.
+"""Every exception that lzero raises on purpose.
 
     LzeroError
     ├── ConfigError        a key, value or combination in the configuration; raised before work starts
     ├── DataError          a task file or a task: names file, line and field
-    ├── ModelError         a model directory: missing, broken, cut short, without a chat template
+    ├── ModelError         a model directory: missing, broken, truncated, without a chat template
     ├── StoreError         a run directory or the episodes in it
     ├── ReplError          the sandbox, never the agent's code
-    │   ├── SandboxError       this machine cannot give the isolation asked for; says how to mend it
+    │   ├── SandboxError       this machine cannot give the requested isolation; names the fix
     │   ├── ProtocolError      a frame that breaks the protocol
-    │   ├── ForkRefused        a live REPL that cannot be copied, and why; it goes on
-    │   └── ReplDied           a live REPL is gone (killed by us, or by itself): no more cells
-    ├── WorkspaceError     a file that cannot go in or out of a REPL: the asker's doing; the REPL lives on
+    │   ├── ForkRefused        a live REPL that cannot be copied, with the reason; it continues
+    │   └── ReplDied           a live REPL has ended (killed by lzero, or by itself): no more cells
+    ├── WorkspaceError     a file that cannot be transferred, through the caller's mistake; the REPL continues
     ├── EngineError        sampling failed or was not answered within its deadline
     │   └── ContextOverflow    the prompt is longer than the model's own window
-    ├── ToolError          a tool did not answer; `fault` says whether the agent or the tool is to blame
-    │   └── HelperBusy         what all episodes share was not free in time: our failure
-    ├── SceneError         an environment did not open a scene, or tell its outcome
+    ├── ToolError          a tool gave no answer; `fault` says whether the agent or the tool is to blame
+    │   └── HelperBusy         a resource of all episodes was not free in time: lzero's failure
+    ├── SceneError         an environment did not open a scene, or return its outcome
     ├── RewardError        a scorer failed
-    └── TrainError         training cannot go on (too many failures, a sync that does not hold)
-        └── NotFinite          an optimiser step that was not made: NaN or infinity in the loss or the gradient
+    └── TrainError         training cannot continue (too many failures, a failed weight sync)
+        └── NotFinite          an optimiser step that was skipped: NaN or infinity in the loss or the gradient
 
-A message names the offending value and what to do about it: the command line prints it without a traceback.
+A message names the offending value and the fix; the command line prints it without a traceback.
 """
 
 from typing import Literal
@@ -89,7 +89,7 @@ class ToolError(LzeroError):
 
 
 class HelperBusy(ToolError):
-    """Its `fault` is "tool": too many episodes ask for the same thing at once."""
+    """Too many episodes ask for the same resource at once. Its `fault` is "tool"."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, fault="tool")
@@ -108,7 +108,7 @@ class TrainError(LzeroError):
 
 
 class CreditError(TrainError):
-    """An update that failed before it touched the policy: its estimator raised something or returned no advantages."""
+    """An update that failed before it changed the policy: its estimator raised an exception or returned no advantages."""
 
 
 class NotFinite(TrainError):

@@ -1,6 +1,6 @@
-"""The optional part of lzero that samples and trains models itself: `pip install 'lzero[train]'`.
+"""The optional libraries with which lzero samples and trains models itself: `pip install 'lzero[train]'`.
 
-A pool server, an agent on an endpoint, and `lzero show` work without it.
+A pool server, an agent on an endpoint, and `lzero show` work without them.
 """
 
 import importlib.util

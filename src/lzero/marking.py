@@ -1,4 +1,4 @@
-r"""Puts a backslash into text that a model or its server could take for a sign: `<|im_end|>` becomes `<\|im_end|>`."""
+r"""Put a backslash into text that a model or its server could read as a control token: `<|im_end|>` becomes `<\|im_end|>`."""
 
 import re
 import unicodedata
@@ -20,7 +20,8 @@ def without_control_tokens(text: str) -> str:
 
 
 def marked(text: str, pattern: re.Pattern[str]) -> str:
-    """Put a backslash behind each match. Characters that tokenizers replace by ASCII (fullwidth forms, ligatures) match as that."""
+    """Put a backslash after the first character of each match. Characters that tokenizers replace by ASCII (fullwidth forms, ligatures)
+    match like that ASCII."""
     forms = _forms(text)
     ends = [found.end() for found in pattern.finditer(text.translate(forms))]
     ends = _positions(text, ends, {chr(code): len(form) for code, form in forms.items() if len(form) > 1})

@@ -1,7 +1,7 @@
-"""The files of a model directory, checked before a library reads them: whole, bounded, and none of them elsewhere.
+"""Check the files of a model directory before a library reads them: complete, bounded, and all inside the directory.
 
-A directory may come from a stranger. Links must lead to files beneath it, or to the store of Hugging Face's cache that a snapshot
-belongs to. Importing this module loads neither torch nor transformers.
+A directory may come from a stranger. Links must lead to files below it, or to the store of Hugging Face's cache that a snapshot belongs to.
+Importing this module loads neither torch nor transformers.
 """
 
 import json
@@ -18,12 +18,12 @@ from lzero.paths import is_within, read_bounded
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TEMPLATES = "additional_chat_templates"
 MAX_JSON_BYTES = 64 << 20
-"""Largest JSON file but tokenizer.json, in bytes."""
+"""Bytes of the largest JSON file, except tokenizer.json."""
 MAX_TOKENIZER_BYTES = 256 << 20
-"""Largest file of a tokenizer, in bytes: several times the largest vocabulary in use."""
+"""Bytes of the largest file of a tokenizer: several times the largest vocabulary in use."""
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_HEADER_BYTES = 32 << 20
-"""Largest header of a safetensors file, in bytes: about 300,000 tensors."""
+"""Bytes of the largest header of a safetensors file: about 300,000 tensors."""
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 
 
@@ -88,7 +88,7 @@ def read_json(directory: Path, name: str, *, needed_for: str, max_bytes: int = M
 
 @contextmanager
 def read_by_library(where: object, what: str) -> Iterator[None]:
-    """Turn whatever a library raises for a file of a stranger into ModelError, a panic of its Rust code too."""
+    """Convert any exception of a library that reads untrusted files, panics of its Rust code included, to ModelError."""
     try:
         yield
     except ModelError:
@@ -147,8 +147,7 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _check_safetensors(file: Path) -> int:
-    """Compare the file's size with what its header announces: a download or copy that was cut short shows here. Return the number of
-    its tensors."""
+    """Compare the file's size with its header, which detects a truncated download or copy. Return the number of its tensors."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         header_size = int.from_bytes(stream.read(8), "little")

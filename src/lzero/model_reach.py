@@ -1,4 +1,4 @@
-"""How many tokens back a model's layers attend, read from the cache that transformers would make for its configuration."""
+"""Find how many tokens back a model's layers attend, from the cache that transformers would make for its configuration."""
 
 from typing import TYPE_CHECKING
 

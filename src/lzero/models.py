@@ -1,7 +1,7 @@
-"""Model directories in and out: Hugging Face format, local, safetensors only; tokenizers; fresh models.
+"""Load and save model directories (Hugging Face format, local, safetensors only), tokenizers, and fresh models.
 
-A directory is checked before anything is loaded, and whatever is wrong with it is one ModelError with the reason and the
-fix. Nothing is ever downloaded. Importing this module loads neither torch nor transformers.
+A directory is checked before anything is loaded; any problem is one ModelError with the reason and the fix. Nothing is ever downloaded.
+Importing this module loads neither torch nor transformers.
 """
 
 import os
@@ -49,9 +49,9 @@ class Architecture:
 
 
 def resolve(path: str) -> Path:
-    """The checked directory behind `path`: "nano" is the bundled model, everything else a local directory.
+    """Return the checked directory of `path`: "nano" is the bundled model, everything else a local directory.
 
-    Raises ModelError when it is missing, incomplete, cut short, or has no tokenizer or chat template.
+    Raises ModelError if it is missing, incomplete, truncated, or has no tokenizer or chat template.
     """
     directory = ASSETS / NANO if path == NANO else Path(path).expanduser()
     if not directory.is_dir():
@@ -61,7 +61,7 @@ def resolve(path: str) -> Path:
 
 
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
-    """The tokenizer of a model directory, with its chat template and an end-of-turn token. Raises ModelError."""
+    """Return the tokenizer of a model directory, with its chat template and an end-of-turn token. Raises ModelError."""
     directory = Path(path)
     if not directory.is_dir():
         raise ModelError(_not_a_directory(str(path), directory))
@@ -80,10 +80,10 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
 
 
 def load_model(path: str | Path, *, dtype: str, device: str) -> "PreTrainedModel":
-    """The causal language model of a checked directory (see `resolve`), in evaluation mode.
+    """Return the causal language model of a checked directory (see `resolve`), in evaluation mode.
 
-    `dtype` is "float32" or "bfloat16", `device` as torch names them ("auto" picks one). Raises ModelError, also when
-    the file lacks a weight that the architecture has: it would be random.
+    `dtype` is "float32" or "bfloat16", `device` as torch names them ("auto" picks one). Raises ModelError, also if a file lacks a weight of
+    the architecture, which would then be random.
     """
     directory = resolve(str(path))
     target = select_device(device)
@@ -108,7 +108,7 @@ def load_model(path: str | Path, *, dtype: str, device: str) -> "PreTrainedModel
 
 
 def parameter_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Name → shape of the parameters of a model directory, by its config.json alone: no weight is read. Raises ModelError."""
+    """Return name → shape of the parameters of a model directory, from its config.json alone, without its weights. Raises ModelError."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -121,7 +121,7 @@ def parameter_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def new_model(architecture: Architecture, tokenizer: "PreTrainedTokenizerFast", *, seed: int) -> "PreTrainedModel":
-    """A fresh float32 Qwen3 model on the CPU for `tokenizer`; the same seed gives the same weights."""
+    """Return a fresh float32 Qwen3 model on the CPU for `tokenizer`; the same seed gives the same weights."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -155,8 +155,11 @@ def save_model(
     *,
     weights: "Mapping[str, Tensor] | None" = None,
 ) -> None:
-    """Write both in Hugging Face format, with these `weights` (names as in `model.state_dict()`) or the model's own. The directory
-    appears whole or not at all; one that is there is replaced only once its successor is complete. Raises ModelError (a full disk, say)."""
+    """Write both in Hugging Face format, with these `weights` (names as in `model.state_dict()`) or the model's own.
+
+    The directory appears completely or not at all; an existing one is replaced only when the new one is complete. Raises ModelError, for
+    example on a full disk.
+    """
     from safetensors import SafetensorError
 
     directory = Path(directory).absolute()
@@ -200,10 +203,10 @@ def _unshared(model: "PreTrainedModel", weights: "Mapping[str, Tensor]") -> "dic
 
 
 def build_tokenizer(words: Sequence[str] = ()) -> "PreTrainedTokenizerFast":
-    """A lossless tokenizer of 3 specials, the 256 bytes, and `words` (pieces of text, one token each).
+    """Return a lossless tokenizer of 3 specials, the 256 bytes, and `words` (pieces of text, one token each).
 
-    Unigram over byte-level characters, every piece of one cost, so that a text takes the fewest tokens; without words
-    a token is a byte. `decode(encode(text, split_special_tokens=True)) == text` for every text. ChatML template, `<|im_end|>` ends a turn.
+    Unigram over byte-level characters, with an equal cost for every piece, so that a text takes the fewest tokens; without words a token is
+    a byte. `decode(encode(text, split_special_tokens=True)) == text` for every text. ChatML template, `<|im_end|>` ends a turn.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -229,7 +232,7 @@ def build_tokenizer(words: Sequence[str] = ()) -> "PreTrainedTokenizerFast":
 
 
 def select_device(device: str = "auto") -> str:
-    """ "auto" → "cuda" if there is one, else "cpu". Raises ModelError for a device that is not there."""
+    """Return the device; for "auto", "cuda" if there is one, else "cpu". Raises ModelError for a device that cannot be used."""
     import torch
 
     if device == "auto":
@@ -242,7 +245,7 @@ def select_device(device: str = "auto") -> str:
 
 
 def _byte_alphabet() -> list[str]:
-    """The printable character that stands for each byte in byte-level tokenizers (GPT-2's table)."""
+    """Return the printable character for each byte in byte-level tokenizers (GPT-2's table)."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
@@ -264,7 +267,7 @@ def _not_a_directory(path: str, directory: Path) -> str:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """transformers draws a bar for every file; the terminal belongs to lzero's own display."""
+    """Turn transformers' progress bars off in the block, because lzero has its own display."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -277,12 +280,12 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def files_below(directory: Path) -> list[Path]:
-    """Every file of a model directory, those in folders too: a tokenizer with several chat templates has one."""
+    """Return every file of a model directory, subfolders included: a tokenizer with several chat templates has one."""
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def _flush(directory: Path) -> None:
-    """Have every file on disk before the rename that makes them count."""
+    """Flush every file to the disk, before the rename that makes them visible."""
     for file in files_below(directory):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())

@@ -1,4 +1,4 @@
-"""Files that a person names, in a configuration or on the command line: why one cannot be read, and how to read one within a bound."""
+"""Explain why a file that a person names cannot be read, and read files within a bound."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ def is_within(file: Path, directory: Path) -> bool:
 def read_bounded(path: Path, *, max_bytes: int) -> bytes:
     """Read a regular file of at most `max_bytes` bytes. Never waits for a pipe.
 
-    Raises OSError; its `strerror` says what is wrong also where the file is too large, or no regular file.
+    Raises OSError; its `strerror` gives the reason, also if the file is too large or not regular.
     """
     if problem := file_problem(path):
         if not path.exists():

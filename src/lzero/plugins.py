@@ -1,4 +1,4 @@
-"""Plug-ins: a user's own object by its import path "package.module:name", and what it makes of its options."""
+"""Load plug-ins: a user's object by its import path "package.module:name", called with its options."""
 
 import importlib
 import inspect
@@ -18,9 +18,9 @@ _OURS = str(Path(__file__).parent)
 
 
 def load_object(spec: str, *, key: str) -> Any:
-    """Return the object that the value `spec` of the configuration's `key` names; modules of the working directory are found too.
+    """Return the object that the value `spec` of the configuration's `key` names; modules of the working directory are found, too.
 
-    Raises ConfigError for a malformed path, for a module whose import raises anything, and for a name that the module lacks.
+    Raises ConfigError for a malformed path, a module whose import raises any exception, and a name that the module lacks.
     """
     module_name, colon, name = spec.partition(":")
     if not (module_name and colon and name):
@@ -32,7 +32,7 @@ def load_object(spec: str, *, key: str) -> Any:
         found = getattr(module, name, module)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a module runs as it is imported: sys.exit() in it ends nothing of ours
+    except BaseException as error:  # a module runs when it is imported, and its sys.exit() must not end lzero
         raise ConfigError(f"{key}: cannot import {module_name!r} of {spec!r}: {described(error)}") from error
     if found is module:
         near = get_close_matches(name, vars(module), n=1)
@@ -50,7 +50,7 @@ def find_plugin(name: str, known: Mapping[str, str], *, key: str) -> Any:
 
 
 def nearest_name(name: str, known: Iterable[str], *, kind: str = "name") -> str:
-    """Return the end of a message on an unknown plug-in: which one it may mean, and which ones there are."""
+    """Return the end of a message on an unknown plug-in: the nearest name, and all known names."""
     known = list(known)
     near = get_close_matches(name, known, n=1, cutoff=0.0)
     return f'did you mean "{near[0]}"? It is one of {", ".join(known)}, or an import path "package.module:{kind}"'
@@ -59,11 +59,11 @@ def nearest_name(name: str, known: Iterable[str], *, kind: str = "name") -> str:
 def valid_options(
     factory: Callable[..., Any], options: Mapping[str, Any], *, setting: str, key: str, given: int = 0
 ) -> dict[str, Any]:
-    """Return `options`, validated and converted by the factory's own model: its fields, if it is a pydantic model, or else the annotations
-    and defaults of its parameters. lzero passes the first `given` parameters, which are no options.
+    """Return `options`, validated and converted by the factory's own model.
 
-    `setting` names the plug-in in messages, as `environment.use = "mine:World"`; `key` is the key of the options. Raises ConfigError
-    for an option that the plug-in does not have, lacks or rejects.
+    The model is the factory itself, if it is a pydantic model, or else has the annotations and defaults of its parameters. lzero passes the
+    first `given` parameters, which are not options. `setting` names the plug-in in messages, as `environment.use = "mine:World"`; `key` is
+    the key of the options. Raises ConfigError for an option that the plug-in does not have, lacks or rejects.
     """
     model = _model_of(factory, setting, given)
     try:
@@ -77,8 +77,8 @@ def valid_options(
 
 
 def make_plugin(factory: Callable[..., Any], *given: Any, options: Mapping[str, Any], setting: str, key: str) -> Any:
-    """Return `factory(*given, **options)`, with validated options. Raises ConfigError as `valid_options` does, and for anything that the
-    factory raises."""
+    """Return `factory(*given, **options)`, with validated options. Raises ConfigError as `valid_options` does, and for any exception of the
+    factory."""
     valid = valid_options(factory, options, setting=setting, key=key, given=len(given))
     try:
         return factory(*given, **valid)

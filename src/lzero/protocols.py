@@ -1,4 +1,4 @@
-"""The seams. Everything behind one of these can be replaced without touching what is in front of it.
+"""The interfaces. Each implementation can be replaced without a change of its users.
 
 Two more interfaces need torch and are not here: `Loss` in `lzero.algo.loss`, and `Learner`, which learns from groups of episodes, in
 `lzero.train.learner`.
@@ -21,46 +21,50 @@ from lzero.types import (
 )
 
 OnCall = Callable[[str, dict[str, Json]], Awaitable[Json]]
-"""How a tool call leaves a kernel: (name, arguments) → value. Raises ToolError; its message is what the agent sees."""
+"""Handles a tool call of a kernel: (name, arguments) → value. Raises ToolError; the agent sees its message."""
 
 
 OnText = Callable[[str, str], None]
-"""Told of pieces of a reply as they come: ("reasoning" or "text", piece), and ("restart", "") when the reply is begun anew after a
-failure, so that what was told of it is void."""
+"""Receives pieces of a reply while it is streamed: ("reasoning" or "text", piece). ("restart", "") voids earlier pieces when the reply
+begins again after a failure."""
 
 
 class Repl(Protocol):
     """A live Python session in a jail. Single use: one episode, then `close()`."""
 
     async def run(self, code: str, *, deadline_s: float) -> Execution:
-        """Run one cell. What ignores the deadline is interrupted, then killed. Raises ReplDied if the REPL was already
-        gone, or went without the cell's doing."""
+        """Run one cell. A cell that exceeds the deadline is interrupted, then killed.
+
+        Raises ReplDied if the REPL had already ended, or ended through no fault of the cell.
+        """
 
     async def put(self, path: str, data: bytes) -> None:
-        """Write a file of the workspace, between cells; `path` is relative to it, and its directories are made.
+        """Write a file of the workspace, between cells. `path` is relative to the workspace; missing directories are made.
 
-        This, `get` and `files` raise WorkspaceError for what the asker did wrong (a path that leaves the workspace, a file
-        that is not there, not regular, too large, too many), and the REPL lives on; ReplError where the REPL is gone, or
-        breaks the protocol and is killed for it."""
+        `put`, `get` and `files` raise WorkspaceError for a mistake of the caller (a path outside of the workspace, a file that is missing,
+        not regular, or too large, too many files), and the REPL continues. They raise ReplError if the REPL has ended, or is killed for
+        breaking the protocol.
+        """
 
     async def get(self, path: str) -> bytes:
-        """Read a regular file of the workspace, between cells or while a tool call is answered. What comes is agent output. Raises as
-        `put` does."""
+        """Read a regular file of the workspace, between cells or during a tool call. The content is agent output. Raises as `put` does."""
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
-        """The regular files of the workspace, between cells; no links. Raises as `put` does."""
+        """Return the regular files of the workspace, without links, between cells. Raises as `put` does."""
 
     async def fork(self, on_call: OnCall, *, seed: int) -> "Repl":
-        """A copy, between two cells: variables, imports and files included, with limits of its own, `random` and numpy seeded
-        anew, tool calls answered by `on_call`. Raises ForkRefused where it cannot be copied safely, and goes on; ReplDied where it
-        is gone."""
+        """Return a copy, between two cells: with variables, imports and files, its own limits, and `random` and numpy seeded anew.
+
+        `on_call` answers its tool calls. Raises ForkRefused if it cannot be copied safely, after which it continues; ReplDied if it has
+        ended.
+        """
 
     async def close(self) -> None:
         """Kill the session and everything it started. Safe to call twice."""
 
 
 class ToolSpec(Protocol):
-    """What a kernel needs to know of a tool to make its stub."""
+    """The description of a tool from which a kernel makes its stub."""
 
     @property
     def name(self) -> str: ...
@@ -70,14 +74,15 @@ class ToolSpec(Protocol):
 
     @property
     def description(self) -> str:
-        """Signature and purpose, as the model and `help()` read them."""
+        """Signature and purpose, for the model and `help()`."""
 
 
 @runtime_checkable
 class WithKernelSource(Protocol):
-    """A tool that is more than a function to a session: `kernel_source` is run there, once, and binds the tool's name.
+    """A tool that is more than a function in a session: `kernel_source` runs there once, and binds the tool's name.
 
-    It finds `ask(**arguments)`, which calls the tool on the host, and `ToolError`; the standard library is there to import."""
+    It may use `ask(**arguments)`, which calls the tool on the host, `ToolError`, and the standard library.
+    """
 
     @property
     def kernel_source(self) -> str: ...
@@ -85,45 +90,50 @@ class WithKernelSource(Protocol):
 
 @runtime_checkable
 class WithRecord(Protocol):
-    """A tool whose answers may be more than a record should hold: `on_record` gives what is written down of one."""
+    """A tool with answers too large for a record: `on_record` returns the recorded form of one."""
 
     def on_record(self, result: Json) -> Json: ...
 
 
 @runtime_checkable
 class Tool(ToolSpec, Protocol):
-    """What an agent may call. The kernel gets a stub; the host runs it."""
+    """A tool that an agent may call. The kernel gets a stub; the host runs the tool."""
 
     async def call(self, arguments: dict[str, Json], context: "ToolContext") -> Json:
-        """Return plain JSON data, or what becomes JSON (`lzero.tools.values`). Raises ToolError, with whose fault it is. Any other
-        exception is a bug of the tool: the episode fails with its words, and its traceback is logged."""
+        """Return plain JSON data, or a value that converts to JSON (`lzero.tools.values`).
+
+        Raises ToolError with the party at fault. Any other exception is a bug of the tool: the episode fails with its message, and its
+        traceback is logged.
+        """
 
 
 class ToolContext(Protocol):
-    """What a tool may know of the episode that calls it."""
+    """The part of an episode that a tool may see."""
 
     @property
     def task(self) -> Task: ...
 
     async def read_file(self, path: str) -> bytes:
-        """A regular file of the session's workspace, as it is at this moment: agent output. Raises ToolError, the agent's fault, for
-        a path that leaves the workspace, and for a file that is not there, not regular or too large."""
+        """Return a regular file of the session's workspace, at this moment: agent output.
+
+        Raises ToolError, the agent's fault, for a path outside of the workspace, and for a file that is missing, not regular or too large.
+        """
 
 
 class ReplPool(Protocol):
-    """Hands out REPLs."""
+    """Opens REPLs."""
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> Repl:
-        """A fresh REPL with a stub for every tool. Raises ReplError (ours to retry)."""
+        """Open a REPL with a stub for every tool. Raises ReplError, which lzero may retry."""
 
     async def close(self) -> None:
-        """Close every REPL and what serves them; nothing is left behind."""
+        """Close every REPL and what serves them, and leave nothing behind."""
 
     def stats(self) -> Mapping[str, float]:
-        """Gauges and counters by name, for whoever looks on: REPLs `open` now, `opened` in all."""
+        """Return gauges and counters by name, for displays: REPLs `open` now, `opened` in all."""
 
     def facts(self) -> Mapping[str, Json]:
-        """What shuts the REPLs in, for the record of a run: `tier`, and what it is made of."""
+        """Return what isolates the REPLs, for the record of a run: `tier`, and its parts."""
 
 
 class Engine(Protocol):
@@ -131,39 +141,43 @@ class Engine(Protocol):
 
     @property
     def version(self) -> int:
-        """The policy version whose weights are in use."""
+        """The policy version of the weights in use."""
 
     async def sample(
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
     ) -> Completion:
         """Continue `ids`. Requests of one `affinity` (an episode) share a prefix that the engine may keep.
-        Raises EngineError, also when `deadline_s` seconds have passed."""
+
+        Raises EngineError, also after `deadline_s` seconds.
+        """
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
-        """Log-probability (temperature 1) of each token given those before it; 0.0 for the first. Raises EngineError, also
-        when there is no model that could tell (a scripted policy)."""
+        """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first.
+
+        Raises EngineError, also if there is no model (a scripted policy).
+        """
 
     async def pause(self) -> None:
-        """Sample nothing until `resume`, as for new weights; requests wait. Raises EngineError."""
+        """Sample nothing until `resume`, for example to load weights; requests wait. Raises EngineError."""
 
     async def resume(self) -> None:
-        """Go on after `pause`."""
+        """Continue after `pause`."""
 
     def stats(self) -> Mapping[str, float]:
-        """Gauges by name, for whoever looks on: requests `running` and `waiting` now."""
+        """Return gauges by name, for displays: requests `running` and `waiting` now."""
 
     async def forget(self, affinity: str) -> None:
-        """The episode is over: what was kept for it may go."""
+        """Drop what is kept for an episode that has ended."""
 
     async def close(self) -> None: ...
 
 
 class ChatEngine(Protocol):
-    """Answers conversations in words: a model whose tokens are nobody's business here. Good for acting, not for training."""
+    """A model that replies to conversations in words, without visible tokens. For acting, not for training."""
 
     @property
     def model(self) -> str:
-        """Its name, as the endpoint knows it."""
+        """The model's name at the endpoint."""
 
     async def reply(
         self,
@@ -174,9 +188,11 @@ class ChatEngine(Protocol):
         deadline_s: float,
         on_text: OnText | None = None,
     ) -> Completion:
-        """The assistant's next message: `text`, ending with the stop string that ended it, `reasoning`, and `usage`; no token ids.
-        Raises EngineError, also when `deadline_s` seconds have passed; ContextOverflow, which is one, where the messages and the reply
-        do not fit into the model's context."""
+        """Return the assistant's next message: `text`, with the stop string that ended it, `reasoning`, and `usage`; no token ids.
+
+        Raises EngineError, also after `deadline_s` seconds, and its subclass ContextOverflow if messages and reply exceed the model's
+        context.
+        """
 
     async def close(self) -> None: ...
 
@@ -190,47 +206,50 @@ class Scene(Protocol):
 
     @property
     def observation(self) -> str:
-        """What the agent sees of the world before its first step, after the question; "" for nothing."""
+        """Text about the world that the agent sees before its first step, after the question; "" for none."""
 
     async def outcome(self) -> Mapping[str, Json] | None:
-        """The state at the end, for rewards: plain data, recorded with the episode; None for a world without a state. Asked for once,
-        when the agent's session is over."""
+        """Return the final state as plain data, for rewards and the record; None for a world without a state.
+
+        It is called once, after the agent's session has ended.
+        """
 
 
 class Environment(Protocol):
     """A world to act in. A configuration names it by `environment.use`."""
 
     def scene(self, task: Task, *, seed: int) -> AbstractAsyncContextManager[Scene]:
-        """Return the scene of one episode of `task`; it lasts as long as the episode. The episodes of a group get the same seed, and
-        each gets a scene of its own. An exception fails the episode (kind environment)."""
+        """Return the scene of one episode of `task`; it lasts as long as the episode.
+
+        Each episode gets its own scene; the episodes of a group get the same seed. An exception fails the episode (kind environment).
+        """
 
     async def close(self) -> None:
-        """Let go of what its scenes share."""
+        """Release what its scenes share."""
 
 
 @runtime_checkable
 class WithFiles(Protocol):
-    """An environment that reads files of the user's. A resumed run must find them unchanged."""
+    """An environment that reads a user's files. A resumed run must find them unchanged."""
 
     def reads(self) -> Mapping[str, Path]:
         """Return name → the file or directory that it reads."""
 
 
 class SearchIndex(Protocol):
-    """Ranked passages for a query."""
+    """Returns ranked passages for a query."""
 
     def search(self, query: str, *, limit: int) -> list[Passage]: ...
 
 
 class TaskSource(Protocol):
-    """Tasks by position: the same seed and index give the same task, so that a source resumes at any index."""
+    """Tasks by position: the same seed and index give the same task, so a source can resume at any index."""
 
     def __len__(self) -> int:
-        """Number of different tasks; `sys.maxsize` where no end is in sight."""
+        """Return the number of different tasks; `sys.maxsize` for an endless source."""
 
     def task(self, index: int) -> Task:
-        """The task at `index`, from 0. Beyond `len` a source for training goes round again; one for evaluation raises
-        IndexError."""
+        """Return the task at `index`, from 0. Beyond `len`, a source for training starts over; one for evaluation raises IndexError."""
 
 
 Policy = Callable[[str, int], str]

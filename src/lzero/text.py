@@ -1,4 +1,4 @@
-"""Text as search and scoring compare it: without case, without accents, as words. And as messages show it: on one line, counted.
+"""Normalise text for search and scoring (without case and accents, as words), and for messages (on one line, counted).
 
 Any language; no dependencies.
 """
@@ -21,12 +21,12 @@ _WORD = re.compile(rf"[{_UNSPACED}][{_MARKS}]*|(?:[^\W_{_UNSPACED}][{_MARKS}]*)+
 
 
 MARKS_ON_A_LETTER = 32
-"""More than any language writes; Unicode's stream-safe format has 30."""
+"""The most combining marks on one letter: more than any language uses; Unicode's stream-safe format has 30."""
 
 
 @functools.cache
 def _long_runs() -> re.Pattern[str]:
-    """What normalising reorders (it begins with a mark of a combining class), more than MARKS_ON_A_LETTER in a row."""
+    """Return a pattern of more than MARKS_ON_A_LETTER marks in a row: characters that normalising reorders."""
     marks = "".join(
         character
         for character in map(chr, range(0x0300, 0x1F000))
@@ -36,10 +36,10 @@ def _long_runs() -> re.Pattern[str]:
 
 
 def fold(text: str) -> str:
-    """Case, width and accents removed, letters kept: `fold("Beyoncé") == fold("BEYONCE")`, `fold("北京") != fold("東京")`.
+    """Return the text without case, width and accents: `fold("Beyoncé") == fold("BEYONCE")`, `fold("北京") != fold("東京")`.
 
-    Only accents of the Latin, Greek and Cyrillic scripts go: the vowel signs of Hindi or the voicing marks of kana make
-    other words, and stay. Of the marks upon one letter, those beyond MARKS_ON_A_LETTER go: normalising takes the square of their number.
+    Only accents of the Latin, Greek and Cyrillic scripts are removed, because the vowel signs of Hindi or the voicing marks of kana make
+    other words. Marks beyond MARKS_ON_A_LETTER on one letter are removed, because normalising takes quadratic time in their number.
     """
     if text.isascii():
         return text.lower()
@@ -49,7 +49,7 @@ def fold(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The folded text's words, in order: `words("The “Łódź” of 北京") == ["the", "lodz", "of", "北", "京"]`.
+    """Return the folded text's words, in order: `words("The “Łódź” of 北京") == ["the", "lodz", "of", "北", "京"]`.
 
     A word is a run of letters, digits and their marks; in scripts without spaces, each character is one.
     """
@@ -62,5 +62,5 @@ def one_line(text: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`counted(1, "step") == "1 step"`, `counted(412, "token") == "412 tokens"`."""
+    """Return number and noun: `counted(1, "step") == "1 step"`, `counted(412, "token") == "412 tokens"`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,8 +1,8 @@
-"""With how many threads torch computes, and where.
+"""Control how many threads torch computes with, and where.
 
-Every thread that computes with several keeps a pool of OpenMP threads, and once the pools' threads outnumber the cores, libgomp lets none
-of them wait actively: every operation sleeps and wakes. So one thread of a process computes with several, that of the local engine (which
-trains, too, as nothing is sampled meanwhile), and the others compute alone.
+Every thread that computes with several keeps a pool of OpenMP threads. If the threads of all pools outnumber the cores, libgomp lets none
+of them wait actively, so every operation sleeps and wakes. So only one thread of a process computes with several: that of the local engine,
+which also trains, because sampling waits then. The others compute alone.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _several = 0
 
 @contextmanager
 def computing_alone() -> Iterator[None]:
-    """This thread computes without others while it lasts; what `several` says stays."""
+    """Compute with one thread in the block; the value of `several` does not change."""
     global _several
     before, outer = torch.get_num_threads(), _several
     _several = outer or before
@@ -28,5 +28,5 @@ def computing_alone() -> Iterator[None]:
 
 
 def several() -> int:
-    """How many threads the one that computes with several takes: as many as torch would."""
+    """Return the number of threads for the one thread that computes with several: torch's default."""
     return _several or torch.get_num_threads()

@@ -1,13 +1,13 @@
-"""Turns at what all episodes share (a reader of files, an MCP server, a rate of calls), and the time of a call, which a queue stops.
+"""Fair turns at resources that all episodes share (a reader of files, an MCP server, a rate of calls), and a call's time without queues.
 
     readers = Turns(2, "a reader of files")
 
-    async with readers.turn():                      # waits for a place: the time of the call stands still
+    async with readers.turn():                      # waits for a place, while the call's clock is stopped
         async with call_clock().at_most(45.0):      # 45 seconds from here
             …
 
-Episodes take turns: however many calls of one episode wait, the next free place goes to the episode that has waited longest
-for its turn. A wait has a deadline of its own, and is our failure, not the tool's and not the agent's.
+Episodes take turns: however many calls of one episode wait, the next free place goes to the episode that has waited longest for its turn. A
+wait has its own deadline. Exceeding it is lzero's failure, not the tool's or the agent's.
 """
 
 import asyncio
@@ -22,34 +22,34 @@ from lzero.errors import HelperBusy, ToolError
 QUEUE_S = 600.0
 """Seconds that one call may spend in queues."""
 MAX_WAITING = 64
-"""Calls of one episode that may wait for the same thing."""
+"""The most calls of one episode that may wait for the same resource."""
 _SHORT_S = 1e-3
-"""Seconds to spare that are as good as none."""
+"""Seconds to spare that count as none."""
 
 
 class Clock:
-    """Stopwatch with deadlines. Counts seconds at work, which are those in which it is not stopped. Starts running."""
+    """Stopwatch with deadlines. It counts seconds of work, in which it is not stopped. Starts running."""
 
     def __init__(self, *, opposite: "Clock | None" = None) -> None:
-        """`opposite` runs only while this clock is stopped."""
+        """`opposite`: a clock that runs only while this one is stopped."""
         self._opposite = opposite
         self._started = _now()
         self._before_s = 0.0
         self._stopped_at: float | None = None
         self._stops = 0
         self._due: dict[asyncio.Timeout, float] = {}
-        """Open deadlines, by the loop's clock less the seconds in which this one was stopped."""
+        """Open deadlines, by the loop's clock minus the seconds in which this one was stopped."""
         if opposite is not None:
             opposite.stop()
 
     @property
     def stopped_s(self) -> float:
-        """Seconds in which it was stopped, so far."""
+        """Seconds in which it was stopped so far."""
         return self._before_s + (0.0 if self._stopped_at is None else _now() - self._stopped_at)
 
     @property
     def worked_s(self) -> float:
-        """Seconds at work so far."""
+        """Seconds of work so far."""
         return _now() - self._started - self.stopped_s
 
     @asynccontextmanager
@@ -94,34 +94,34 @@ class Clock:
         for deadline, due in self._due.items():
             when = deadline.when()
             if deadline.expired() or (when is not None and when <= _now()):
-                continue  # it has passed, by itself or because somebody brought it forward, and ends its block in a moment
+                continue  # it has passed, or was moved forward, and is about to end its block
             deadline.reschedule(None if self._stops else due + self._before_s)
 
 
 class CallersClock(Clock):
-    """The time of work that makes calls. It is stopped while calls are under way and every one of them waits in a queue.
+    """The time of work that makes calls. It is stopped while calls are open and all of them wait in a queue.
 
-    So a call that waits behind others of its own caller waits on the caller's time. A caller of many calls multiplies its waits. While
-    more calls than one a cell have waited, its clock is stopped only as long as there are seconds to spare.
+    So a call that waits behind others of its own caller waits on the caller's time. A caller of many calls multiplies its waits. While more
+    calls than one per cell have waited, its clock is stopped only as long as there are seconds to spare.
     """
 
     def __init__(self, *, opposite: Clock | None = None, spare_s: Callable[[], float] = lambda: math.inf) -> None:
-        """`spare_s` returns the seconds that may be spent on waits from now on, less those of a wait that goes on."""
+        """`spare_s` returns the seconds that may be spent on waits from now on, minus those of a current wait."""
         super().__init__(opposite=opposite)
         self._spare_s = spare_s
         self._calls = self._waiting = 0
         self._waits = 0
-        """Calls that have waited."""
+        """Number of calls that have waited."""
         self._pause: Clock | None = None
         """Runs while the calls' waits stop this clock."""
         self._paused_s = 0.0
         self._end: asyncio.TimerHandle | None = None
         self.cells = 0
-        """Pieces of work that were begun."""
+        """Number of pieces of work that were started."""
 
     @property
     def multiplied_s(self) -> float:
-        """Seconds in which waits stopped this clock, without the share that one call a cell would have waited."""
+        """Seconds in which waits stopped this clock, without the share that one call per cell would have waited."""
         waited_s = self._paused_s + (self._pause.worked_s if self._pause is not None else 0.0)
         return waited_s * (1.0 - self.cells / self._waits) if self._multiplies else 0.0
 
@@ -130,14 +130,14 @@ class CallersClock(Clock):
         return self._waits > self.cells
 
     def count(self, *, calls: int = 0, waiting: int = 0, waits: int = 0) -> None:
-        """Add to the number of calls under way, of those that wait, and of those that have waited."""
+        """Add to the number of open calls, of those that wait, and of those that have waited."""
         self._calls += calls
         self._waiting += waiting
         self._waits += waits
         self._settle()
 
     def _settle(self) -> None:
-        """Stop if every call waits and may do so on the other's time; else go on."""
+        """Stop if every call waits and may do so on the opposite clock; otherwise go on."""
         if self._end is not None:
             self._end.cancel()
             self._end = None
@@ -162,8 +162,8 @@ class CallClock(Clock):
     def __init__(
         self, owner: Hashable = None, *, queue_s: float = QUEUE_S, callers: CallersClock | None = None
     ) -> None:
-        """`owner` stands for the episode, whose calls share its turns; None for a call of no episode. `callers` is the episode's clock:
-        it counts this call from here until `end`."""
+        """`owner`: the episode, whose calls share its turns; None for a call outside of any episode. `callers`: the episode's clock, which
+        counts this call from now until `end`."""
         super().__init__()
         self.owner = self if owner is None else owner
         self._queue_s = queue_s
@@ -186,7 +186,7 @@ class CallClock(Clock):
             self._callers.count(waiting=-1)
 
     def end(self) -> None:
-        """The call is over. Call it once."""
+        """End the call. Call it once."""
         if self._callers is not None:
             self._callers.count(calls=-1, waiting=-1 if self._stops else 0)
             self._callers = None
@@ -198,8 +198,11 @@ class CallClock(Clock):
 
     @asynccontextmanager
     async def queueing(self, what: str, *, advice: str = "") -> AsyncIterator[None]:
-        """Wait in the block for `what`. When the call has spent `queue_s` seconds in queues, raises HelperBusy, or ToolError, the agent's
-        fault, if it waited behind calls of its own episode."""
+        """Wait for `what` in the block.
+
+        When the call has spent `queue_s` seconds in queues, raises HelperBusy, or ToolError, the agent's fault, if it waited behind calls
+        of its own episode.
+        """
         try:
             with self.stopped():
                 async with asyncio.timeout(max(0.0, self._queue_s - self.queued_s)) as patience:
@@ -226,16 +229,16 @@ def call_clock() -> CallClock:
 
 
 class Turns:
-    """Places at something that all episodes share. Belongs to no event loop."""
+    """Places at a resource that all episodes share. Not bound to an event loop."""
 
     def __init__(
         self, places: int, what: str, *, advice: str = "", one_by_one: bool = False, max_waiting: int = MAX_WAITING
     ) -> None:
-        """`what` completes "waited in the queue for"; `advice` says how the wait becomes shorter. `max_waiting` bounds the calls of one
-        episode that wait.
+        """`what` completes "waited in the queue for"; `advice` says how to shorten the wait. `max_waiting` bounds the waiting calls of one
+        episode.
 
-        `one_by_one`: the shared thing may serve its places one after another, without notice. The time of a call then begins when all
-        calls that took a place before it have left.
+        `one_by_one`: the resource may serve its places one after another, without notice. The time of a call then begins when all calls
+        that took a place before it have left.
         """
         self._free = places
         self._what = what
@@ -249,8 +252,11 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Hold a place in the block. Raises HelperBusy if none becomes free in time, and ToolError, the agent's fault, if `max_waiting`
-        calls of its episode wait already, or none becomes free in time behind these."""
+        """Hold a place in the block.
+
+        Raises HelperBusy if none becomes free in time. Raises ToolError, the agent's fault, if `max_waiting` calls of its episode already
+        wait, or none becomes free in time behind these.
+        """
         clock, place = call_clock(), object()
         await self._enter(clock)
         self._inside[place] = clock
@@ -282,7 +288,7 @@ class Turns:
                 queue.remove(called)
                 if not queue:
                     del self._waiting[clock.owner]
-            elif not called.cancelled():  # its turn came, and nobody is here to take it
+            elif not called.cancelled():  # its turn came, but the call is gone
                 self._pass_on()
             raise
 
@@ -296,7 +302,7 @@ class Turns:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        """Give a place that became free to the next episode in turn, whose other calls then wait behind those of all others."""
+        """Give a free place to the next episode in turn. Its other calls then wait behind those of all others."""
         while self._waiting:
             owner = next(iter(self._waiting))
             queue = self._waiting.pop(owner)

@@ -1,10 +1,10 @@
-"""The vocabulary: what flows through the system, from a task to an update.
+"""The data types of the system, from a task to an update.
 
     Task ──run_episode──▶ Episode[Step] ──reward──▶ Reward ─┐
                                                           Group ──to_samples──▶ Sample ──▶ … ──▶ Update
 
-Every type is frozen and keyword-only; a stage returns a new object. `msgspec` validates on decoding, so a file or a wire
-that holds one of these needs no checks of its own.
+Every type is frozen and keyword-only; a stage returns a new object. `msgspec` validates on decoding, so a file or a message with these
+types needs no further checks.
 """
 
 from collections import Counter
@@ -39,16 +39,16 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     id: str
     question: str
     answers: tuple[str, ...]
-    """The gold answer, then its aliases; empty for a question that nobody knows the answer of."""
+    """The gold answer, then its aliases; empty for a question without a known answer."""
     ability: str = "qa"
     source: str = ""
     split: str = ""
     difficulty: float | None = None
     hops: int | None = None
     passages: tuple[Passage, ...] = ()
-    """What `search` sees for this task; empty when the run has a corpus of its own."""
+    """Passages that `search` returns for this task; empty if the run has a corpus."""
     files: tuple[str, ...] = ()
-    """Paths on the host; a session finds a copy of each in its working directory. A stored task has their names only."""
+    """Paths on the host; a session has a copy of each in its working directory. A stored task has only their names."""
     metadata: dict[str, str] = {}
 
 
@@ -71,28 +71,28 @@ class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     role: Literal["system", "user", "assistant"]
     content: str
     reasoning: str = ""
-    """The thought before it, for an endpoint that tells it apart."""
+    """The thought before the message, for an endpoint that separates it."""
 
 
 class Usage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a reply took, as the endpoint counts it. `Usage(prompt_tokens=812, completion_tokens=90, cost_usd=0.0021)`."""
+    """Tokens and cost of a reply, as the endpoint counts them. `Usage(prompt_tokens=812, completion_tokens=90, cost_usd=0.0021)`."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
-    """Of the prompt, that the endpoint had seen before."""
+    """Number of prompt tokens that the endpoint had cached."""
     cost_usd: float | None = None
-    """None where the price is not known."""
+    """Cost in US dollars; None if unknown."""
 
 
 StopReason = Literal["eos", "stop", "length"]
 
 
 class Completion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sampled tokens. `Completion(token_ids=(5, 9, 2), logprobs=(-0.1, -1.2, 0.0), text="…", stop_reason="eos",
-    versions=((3, 3),))`: three tokens, all drawn under policy version 3.
+    """Sampled tokens.
 
-    `logprobs` are natural logs under the sampling temperature (before top-p), one a token.
+    `Completion(token_ids=(5, 9, 2), logprobs=(-0.1, -1.2, 0.0), text="…", stop_reason="eos", versions=((3, 3),))`: three tokens, all drawn
+    under policy version 3. `logprobs` are natural logs at the sampling temperature (before top-p), one per token.
     """
 
     token_ids: tuple[int, ...]
@@ -102,9 +102,9 @@ class Completion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     versions: tuple[tuple[int, int], ...]
     """Runs of (policy version, number of tokens), in order."""
     reasoning: str = ""
-    """What an endpoint tells apart from the text, as the model's thought."""
+    """The model's thought, if an endpoint separates it from the text."""
     usage: Usage | None = None
-    """Of a reply whose tokens only its endpoint knows: `token_ids` is empty then."""
+    """Usage of a reply whose tokens only the endpoint knows; `token_ids` is then empty."""
 
     def __post_init__(self) -> None:
         num_tokens = len(self.token_ids)
@@ -115,7 +115,7 @@ class Completion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def num_tokens(self) -> int:
-        """Number of sampled tokens; as the endpoint counts them where only it knows them."""
+        """Number of sampled tokens; by the endpoint's count if only it knows them."""
         return len(self.token_ids) if self.usage is None else self.usage.completion_tokens
 
 
@@ -131,8 +131,7 @@ class Result(
 ):
     """The value of a cell's last expression, by MIME type: `Result(data={"text/plain": "3"})`.
 
-    As in nbformat, but that a notebook adds `metadata` and `execution_count`, and that all is text: images are Base64 and
-    application/json is written out.
+    As in nbformat, without `metadata` and `execution_count`, and all values are text: images are Base64, application/json is serialised.
     """
 
     data: dict[str, str]
@@ -141,7 +140,7 @@ class Result(
 class Display(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="display_data", tag_field="output_type"
 ):
-    """What `display(...)` showed, by MIME type, like a `Result`."""
+    """The output of `display(...)`, by MIME type, like a `Result`."""
 
     data: dict[str, str]
 
@@ -158,12 +157,12 @@ Output = Stream | Result | Display | Error
 
 
 class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one cell did. `Execution(outputs=(Stream(name="stdout", text="3\\n"),), status="ok", duration_s=0.002)`.
+    """The result of one cell. `Execution(outputs=(Stream(name="stdout", text="3\\n"),), status="ok", duration_s=0.002)`.
 
-    `timed_out`: the cell was interrupted and the REPL lives on. `killed`: the REPL is gone, with its state. `reason` says why, and
-    begins with what it was: time (a deadline that was ignored, processor time), memory, protocol (the session said what no
-    session says) or exit (it ended itself, or crashed). Limits on processes, files, disk and output kill nobody: what exceeds them
-    is an error in the cell, or is cut and says so.
+    `timed_out`: the cell was interrupted, and the REPL continues. `killed`: the REPL has ended, with its state. `reason` begins with the
+    kind of cause: time (a deadline that was ignored, processor time), memory, protocol (an invalid message of the session) or exit (the
+    session ended itself, or crashed). Limits on processes, files, disk and output kill no REPL: exceeding them is an error in the cell, or
+    truncates output with a note.
     """
 
     outputs: tuple[Output, ...]
@@ -176,7 +175,7 @@ class WorkspaceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A regular file in a REPL's workspace. `WorkspaceFile(path="plots/loss.png", size=20_481)`; the size is in bytes."""
 
     path: str
-    """Relative to the workspace, with slashes. Bytes of a name that are no UTF-8 stand escaped in it (`\\xff`)."""
+    """Path relative to the workspace, with slashes. Bytes of a name that are not UTF-8 are escaped (`\\xff`)."""
     size: int
 
 
@@ -186,13 +185,13 @@ class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     arguments: dict[str, Json]
     duration_s: float
-    """Seconds at work, those in queues not included."""
+    """Seconds of work, without those in queues."""
     queued_s: float = 0.0
-    """Seconds in queues for what all episodes share."""
+    """Seconds in queues for resources that all episodes share."""
     result: Json = None
     error: str | None = None
     fault: Literal["agent", "tool"] | None = None
-    """Whose fault `error` is; None when there is none."""
+    """The party at fault for `error`; None if there is none."""
 
 
 class Todo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -203,7 +202,7 @@ class Todo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Notepad(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an agent keeps in view: `Notepad(todos=(Todo(text="find the founder"),), facts=("Liri's founder is Titu",))`."""
+    """The notes that an agent keeps in view: `Notepad(todos=(Todo(text="find the founder"),), facts=("Liri's founder is Titu",))`."""
 
     todos: tuple[Todo, ...] = ()
     facts: tuple[str, ...] = ()
@@ -220,12 +219,15 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keep: int
     new_ids: tuple[int, ...]
     new_messages: tuple[Message, ...] = ()
-    """Where the conversation is one of words: the same change, in messages; `keep` counts messages then."""
+    """In a conversation in words: the same change, in messages; `keep` then counts messages."""
 
 
 class Parsed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a reply says. `well_formed` is the format reward's condition: exactly one think and one closed code block, each
-    of the length that the reward asks for. `problem` is what the agent is told of a reply whose code did not run, or not all."""
+    """The parts of a reply.
+
+    `well_formed` is the condition of the format reward: exactly one think and one closed code block, each long enough. `problem` is the
+    agent's message about a reply whose code did not run, or not completely.
+    """
 
     think: str
     code: str | None
@@ -234,30 +236,30 @@ class Parsed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One think + code + output; or, of kind "summarise", what the model wrote to take the place of its steps so far."""
+    """One thought, cell and output; or, of kind "summarise", the model's text that replaces its steps so far."""
 
     kind: Literal["act", "summarise"] = "act"
     prompt: Prompt
     completion: Completion
     parsed: Parsed
     execution: Execution | None
-    """None when there was no code to run."""
+    """Result of the cell; None if there was no code."""
     tool_calls: tuple[ToolCall, ...] = ()
     notepad: Notepad = Notepad()
-    """As it was after the step."""
+    """The notepad after the step."""
     trimmed: bool = False
-    """Whether earlier steps had been dropped from its prompt just before."""
+    """Whether earlier steps were dropped from its prompt just before."""
     timings: dict[str, float] = {}
-    """Seconds by phase: "engine", "repl", and "work", the part of "repl" that counts on `Budgets.work_s`. The one field that two
-    runs of a seed may differ in."""
+    """Seconds by phase: "engine", "repl", and "work", the part of "repl" that counts on `Budgets.work_s`. The only field that may differ
+    between two runs with the same seed."""
 
 
 Status = Literal["finished", "out_of_steps", "out_of_tokens", "out_of_time", "failed"]
-"""All but `failed` are the agent's doing and are scored; `failed` is ours and is never trained on."""
+"""All but `failed` are caused by the agent and scored; `failed` is caused by lzero and never trained on."""
 
 
 class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What we broke, or cut off. `Failure(kind="repl", what="zygote died", where="step 2")`."""
+    """What lzero broke or cut off. `Failure(kind="repl", what="zygote died", where="step 2")`."""
 
     kind: Literal["engine", "repl", "tool", "environment", "agent", "reward", "lost", "straggler"]
     what: str
@@ -265,17 +267,17 @@ class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an agent may use: `Budgets(max_steps=6, max_tokens=512, cell_s=10.0, work_s=120.0)`. No wall clock: a slow engine is not its
-    doing.
+    """Limits of an agent: `Budgets(max_steps=6, max_tokens=512, cell_s=10.0, work_s=120.0)`.
 
-    `max_tokens` bounds prompt + completion of every step, `work_s` the seconds of all cells and the tools that they call.
+    `max_tokens` bounds prompt + completion of every step, `work_s` the seconds of all cells and the tools that they call. Total time is not
+    limited here, because the agent does not cause a slow engine.
     """
 
     max_steps: int
     max_tokens: int
     cell_s: float
     work_s: float | None = None
-    """None in records that are older than this budget."""
+    """None in records older than this budget."""
 
 
 class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -284,7 +286,7 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     id: str
     task_id: str
     index: int
-    """Which of its group's episodes, from 0."""
+    """Index in its group, from 0."""
     seed: int
     sampling: Sampling
     budgets: Budgets
@@ -293,7 +295,7 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     answer: str | None = None
     failure: Failure | None = None
     outcome: dict[str, Json] | None = None
-    """Final state of the environment, as its scene tells it; None for an environment without a state."""
+    """Final state of the environment, from its scene; None for an environment without a state."""
 
     def __post_init__(self) -> None:
         if (self.status == "failed") != (self.failure is not None):
@@ -301,10 +303,10 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Reward(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`Reward(score=1.0, per_step=(0.1, 0.9), parts={"qa": (0.0, 0.8), "format": (0.05, 0.05), …})`.
+    """The reward of an episode: `Reward(score=1.0, per_step=(0.1, 0.9), parts={"qa": (0.0, 0.8), "format": (0.05, 0.05), …})`.
 
-    `score` is the core score (exact match, 0 to 1), what `eval` reports; `per_step` is what the trainer gets: the sum of
-    `parts`, each of which holds its weight already.
+    `score` is the core score (exact match, 0 to 1), which `eval` reports. `per_step` is what the trainer gets: the sum of `parts`, which
+    are already weighted.
     """
 
     score: float
@@ -313,7 +315,7 @@ class Reward(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The episodes of one task and their rewards, one reward value a step."""
+    """The episodes of one task and their rewards, with one value per step."""
 
     task: Task
     episodes: tuple[Episode, ...]
@@ -328,7 +330,7 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def versions(self) -> Counter[int]:
-        """Number of sampled tokens by the policy version that drew them."""
+        """Return the number of sampled tokens by the policy version that drew them."""
         steps = (step for episode in self.episodes for step in episode.steps)
         found: Counter[int] = Counter()
         for version, count in (run for step in steps for run in step.completion.versions):
@@ -337,21 +339,21 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An episode as credit is given to it: `Attempt(group="world/7", rewards=(0.1, 0.9), states=("a9…", "04…"))`."""
+    """An episode as the input of an estimator: `Attempt(group="world/7", rewards=(0.1, 0.9), states=("a9…", "04…"))`."""
 
     group: str
     """Attempts of one group are at the same task."""
     rewards: tuple[float, ...]
-    """A number a step."""
+    """One number per step."""
     states: tuple[str, ...]
-    """For each step, a name of what the policy had just read (the task, a cell's output); equal where that was equal."""
+    """For each step, a hash of what the policy had just read (the task, a cell's output); equal hashes mean equal input."""
 
     def __post_init__(self) -> None:
         if len(self.states) != len(self.rewards):
             raise ValueError(f"Attempt at {self.group}: {len(self.rewards)} rewards, {len(self.states)} states")
 
     def paid(self, rewards: tuple[float, ...]) -> "Attempt":
-        """The same with other rewards."""
+        """Return a copy with other rewards."""
         return Attempt(group=self.group, rewards=rewards, states=self.states)
 
 
@@ -382,7 +384,7 @@ class Sample(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Update(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What learning from a batch came to: the policy version it made, and what was measured (`"train/loss"`, `"rollout/score"`, …)."""
+    """Result of learning from a batch: the new policy version, and metrics (`"train/loss"`, `"rollout/score"`, …)."""
 
     policy_version: int
     metrics: dict[str, float]

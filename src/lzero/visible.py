@@ -1,15 +1,15 @@
-"""The characters that a model or a person is shown: those that a person can see, and no others.
+"""Keep only the characters of a text that a person can see, for models and people.
 
 A character is judged by its properties in Unicode, not by a list of known offenders:
 
     invisible (Default_Ignorable_Code_Point, other format characters, lone surrogates)   removed
     control characters and terminal escapes                                              removed; tab and line feed stay
     line and paragraph separator                                                         a line feed
-    looks blank and is no space (braille blank, null notehead, …)                        a space
+    blank, but not a space (braille blank, null notehead, …)                             a space
     private use, noncharacter, unassigned                                                U+FFFD, which shows that something is there
-    a joiner or variation selector that changes what a person sees                       stays
+    a joiner or variation selector that changes the look                                 stays
 
-Joiners stay where languages and emoji need them: beside a virama (Indic scripts), between letters of Arabic script, between emoji.
+Joiners stay where languages and emoji need them: next to a virama (Indic scripts), between letters of Arabic script, between emoji.
 """
 
 import re
@@ -35,7 +35,7 @@ OTHER_DEFAULT_IGNORABLE = (
 VARIATION_SELECTORS = (*range(0x180B, 0x180E), 0x180F, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
 """Variation_Selector."""
 PREPENDED_MARKS = (*range(0x0600, 0x0606), 0x06DD, 0x070F, 0x0890, 0x0891, 0x08E2, 0x110BD, 0x110CD)
-"""Prepended_Concatenation_Mark: the only format characters that are signs which one sees."""
+"""Prepended_Concatenation_Mark: the only format characters that are visible signs."""
 
 _IGNORABLE = frozenset(map(chr, OTHER_DEFAULT_IGNORABLE + VARIATION_SELECTORS))
 _PREPENDED = frozenset(map(chr, PREPENDED_MARKS))
@@ -52,9 +52,9 @@ _VIRAMA = 9
 
 
 def clean(text: str) -> str:
-    """Return what a person sees of `text`: without escapes, invisible characters and what a carriage return overwrote.
+    """Return the visible part of `text`, without escapes, invisible characters, and text that a carriage return overwrote.
 
-    The same text whatever was cleaned before: `clean(clean(text)) == clean(text)`. Takes time linear in the text.
+    Cleaning twice changes nothing: `clean(clean(text)) == clean(text)`. Takes time linear in the text.
     """
     text = _ESCAPES.sub("", text)
     if "\r" in text:
@@ -68,7 +68,7 @@ def clean(text: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _shown(character: str) -> str:
-    """Return what stands for one character, wherever it stands."""
+    """Return the replacement of one character, independent of its neighbours."""
     if character in _CONDITIONAL:
         return character  # its neighbours decide
     if character in _BLANK:
@@ -106,7 +106,7 @@ def _bounded(text: str) -> str:
 
 
 def _kept(run: re.Match[str]) -> str:
-    """Return what stays of a run of joiners and variation selectors."""
+    """Return the part of a run of joiners and variation selectors that stays."""
     start, end = run.span()
     before, after = run.string[max(0, start - 1) : start], run.string[end : end + 1]
     return _needed("".join(sorted(set(run[0]))), before, after)
