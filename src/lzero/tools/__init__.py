@@ -1,4 +1,4 @@
-"""What an agent may call; the host runs it."""
+"""Tools that an agent may call; the host runs them."""
 
 from lzero.tools.function import FunctionTool, tool
 from lzero.tools.search import PassageIndex, Search

@@ -1,7 +1,7 @@
-"""Answers of a tool kept on disk, for calls that cost money or time: `Cached(tool, Path("answers.sqlite"), version="serper 5")`.
+"""Cache a tool's answers on disk, for calls that cost money or time: `Cached(tool, Path("answers.sqlite"), version="serper 5")`.
 
-For tools whose answer follows from their arguments alone: never for one that looks into a session. Several processes may
-share a file. Only answers are kept; what failed is asked again.
+Use it only for tools whose answer depends on their arguments alone, never for one that reads a session. Several processes may share a file.
+Only answers are cached; failed calls are repeated.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from lzero.tools.wrapper import Wrapper, canonical
 from lzero.types import Json
 
 _WAIT_S = 30.0
-"""For another process that is writing."""
+"""Seconds to wait for another process that is writing."""
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
     key BLOB PRIMARY KEY, tool TEXT NOT NULL, arguments TEXT NOT NULL, version TEXT NOT NULL, answer TEXT NOT NULL
@@ -28,8 +28,10 @@ _KEEP = "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 
 class Cached(Wrapper):
-    """Asks the tool only what is not in `file`. `version` names everything else that an answer depends on (provider, number of results):
-    other versions share the file and not the answers. Raises DataError for a file that is no such cache, or cannot be written."""
+    """Calls the tool only if the answer is not in `file`. Raises DataError for a file that is not such a cache, or cannot be written.
+
+    `version` names everything else that an answer depends on (provider, number of results). Other versions share the file, not the answers.
+    """
 
     def __init__(self, tool: Tool, file: Path, *, version: str) -> None:
         super().__init__(tool)
@@ -49,7 +51,7 @@ class Cached(Wrapper):
             raise self._broken(error) from error
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """Raises what the tool raises, and DataError when the file breaks meanwhile."""
+        """Return the cached or new answer. Raises what the tool raises, and DataError if the file breaks meanwhile."""
         text = canonical(arguments)
         key = hashlib.blake2b(json.dumps([self.name, self._version, text]).encode(), digest_size=16).digest()
         kept = await in_thread(self._find, key)
@@ -76,7 +78,7 @@ class Cached(Wrapper):
             raise self._broken(error) from error
 
     def _open(self) -> "closing[sqlite3.Connection]":
-        """A connection a call: it takes a fraction of a millisecond, and belongs to one thread."""
+        """Open a connection for one call: it takes a fraction of a millisecond, and belongs to one thread."""
         return closing(sqlite3.connect(self._file, timeout=_WAIT_S))
 
     def _broken(self, error: sqlite3.Error) -> DataError:

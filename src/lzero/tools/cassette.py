@@ -1,4 +1,4 @@
-"""Tool calls on record, and played again without the tool: a cassette is a JSONL file, a `ToolCall` a line.
+"""Record tool calls, and replay them without the tool. A cassette is a JSONL file with a `ToolCall` per line.
 
 tool = Recorded(tool, Path("calls.jsonl"))
 tool = Replayed(tool, read_cassette(Path("calls.jsonl")))
@@ -19,12 +19,14 @@ from lzero.tools.wrapper import Wrapper, canonical
 from lzero.types import Json, ToolCall
 
 MAX_BYTES = 1 << 30
-"""Largest cassette."""
+"""Bytes of the largest cassette."""
 
 
 class Recorded(Wrapper):
-    """Writes down every call, also those that raised a ToolError, in the order they ended. Each is on disk when it is answered, in one
-    write: what is there stays whatever comes, and several tools may share a file. Raises DataError for a file that is no cassette."""
+    """Records every call, also those that raise a ToolError, in the order of their ends. Raises DataError if the file is not a cassette.
+
+    Each call is on disk when it is answered, in one write, so it survives a crash, and several tools may share a file.
+    """
 
     def __init__(self, tool: Tool, file: Path) -> None:
         super().__init__(tool)
@@ -71,9 +73,9 @@ class Recorded(Wrapper):
 
 
 class Replayed:
-    """Answers from recorded calls; the tool itself is never called, and may be a mere description.
+    """Answers from recorded calls. The tool itself is never called, and may be only a description.
 
-    A call that was made several times is answered in that order, and from then on as the last time.
+    Repeated calls get their answers in the recorded order, and after the last one that again.
     """
 
     def __init__(self, tool: ToolSpec, calls: Iterable[ToolCall]) -> None:
@@ -86,8 +88,10 @@ class Replayed:
                 self._calls[canonical(call.arguments)].append(call)
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """Raises ToolError with the recorded words, or for a call that was not recorded. The fault is the agent's, which chooses its
-        calls: a tape does not fail."""
+        """Return the recorded answer. Raises ToolError with the recorded message, or for a call that was not recorded.
+
+        The fault is the agent's, which chooses its calls.
+        """
         known = self._calls.get(canonical(arguments))
         if not known:
             raise ToolError(f"{self.name} has no recorded call with {canonical(arguments):.200}", fault="agent")
@@ -98,7 +102,7 @@ class Replayed:
 
 
 def read_cassette(file: Path) -> tuple[ToolCall, ...]:
-    """The calls of a cassette, in order. Raises DataError, which names the line, for one that is cut short or holds something else."""
+    """Return the calls of a cassette, in order. Raises DataError, which names the line, if it is truncated or has other content."""
     try:
         lines = read_bounded(file, max_bytes=MAX_BYTES).split(b"\n")
     except OSError as error:
@@ -106,7 +110,7 @@ def read_cassette(file: Path) -> tuple[ToolCall, ...]:
     calls = []
     for number, line in enumerate(lines, start=1):
         if number == len(lines) and not line:
-            break  # what follows the last newline
+            break  # the empty rest after the last newline
         try:
             calls.append(msgspec.json.decode(line, type=ToolCall))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The tools that have a name: `open_tool("web_search", config)`."""
+"""Open the built-in tools by name: `open_tool("web_search", config)`."""
 
 from collections.abc import Callable, Container, Mapping
 from difflib import get_close_matches
@@ -12,7 +12,7 @@ from lzero.tools.names import name_problem
 CACHE_FILE = "answers.sqlite"
 
 KernelPython = Callable[[], Path]
-"""Tells the interpreter of the kernel environment. Raises ConfigError where that is on another machine."""
+"""Returns the interpreter of the kernel environment. Raises ConfigError if that is on another machine."""
 
 
 def _no_kernel() -> Path:
@@ -20,9 +20,10 @@ def _no_kernel() -> Path:
 
 
 def open_tool(name: str, config: Config, *, kernel_python: KernelPython = _no_kernel) -> Tool:
-    """The tool of that name, as [tools] has it; `kernel_python` is asked for `install` alone.
+    """Return the tool of this name, configured by [tools]. Only `install` uses `kernel_python`.
 
-    Raises ConfigError for a name that there is not, a key or a library that is missing."""
+    Raises ConfigError for an unknown name, and for a missing key or library.
+    """
     if name not in CATALOG:
         (nearest,) = get_close_matches(name, CATALOG, n=1, cutoff=0.0)
         raise ConfigError(
@@ -33,7 +34,7 @@ def open_tool(name: str, config: Config, *, kernel_python: KernelPython = _no_ke
 
 
 def check_tool(tool: object, *, taken: Container[str], said: str) -> None:
-    """Raises ConfigError, which begins with how the tool was `said`, for what is no tool, or has a name that is `taken`."""
+    """Raise ConfigError for an object that is not a tool, or has a name that is `taken`. `said`: how its message begins."""
     if not isinstance(tool, Tool):
         missing = [part for part in ("name", "parameters", "description", "call") if not hasattr(tool, part)]
         hint = "put @tool (lzero.tools) before the function" if callable(tool) else "see protocols.Tool"
@@ -79,7 +80,7 @@ def _web_search(config: Config) -> Tool:
 
 
 def _search_provider(config: Config) -> str:
-    """The one that is configured; with "auto", the one there is an address or a key for."""
+    """Return the configured provider; with "auto", one with an address or a key."""
     from lzero.tools.keys import find_key
     from lzero.tools.web_search import PROVIDERS
 
@@ -150,7 +151,7 @@ def _look(config: Config) -> Tool:
 
 
 def _wrapped(tool: Tool, config: Config, *, version: str) -> Tool:
-    """A tool that leans on a service, as [tools] wants it asked."""
+    """Wrap a tool that uses a service with the retries, rate and cache of [tools]."""
     from lzero.tools.cache import Cached
     from lzero.tools.retry import Backoff, RateLimited, Retried
     from lzero.tools.throttled import Throttled
@@ -163,7 +164,7 @@ def _wrapped(tool: Tool, config: Config, *, version: str) -> Tool:
 
 
 def _host_of(url: str) -> tuple[str, ...]:
-    """What the configuration itself names may be anywhere: the entry of an allow list for it."""
+    """Return the allow-list entry of a host that the configuration names, which may be anywhere."""
     from urllib.parse import urlsplit
 
     return (urlsplit(url).netloc.rpartition("@")[2],) if url else ()

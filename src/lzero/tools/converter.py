@@ -1,10 +1,10 @@
-"""Hostile files and pages, read in a process of their own: as Markdown or text, or, of an image, as a small copy.
+"""Convert hostile files and pages to Markdown or text, and images to a small copy, in a separate process.
 
     converter = Converter()
     await converter.text(data, "report.pdf", part="3-5")
 
-Each file gets a fresh process (tools/inside), bounded in memory, processor seconds and time, with an empty environment. A file that
-breaks it, hangs it or fills it ends that process, nothing else.
+Each file gets a fresh process (tools/inside), with limits on memory, processor seconds and time, and an empty environment. A file that
+crashes, hangs or fills its process ends only that.
 """
 
 import asyncio
@@ -25,30 +25,30 @@ from lzero.turns import Turns, call_clock
 from lzero.types import Json
 
 MAX_CHARS = 20_000
-"""Of a file's text that one answer holds."""
+"""The most characters of a file's text in one answer."""
 MAX_SIDE = 1568
-"""Pixels of the longer side of an image's copy: what vision models look at without making it smaller themselves."""
+"""The most pixels of the longer side of an image's copy; vision models scale larger images down."""
 MEMORY_BYTES = 1 << 30
 CPU_S = 10
 """Processor seconds that one file may take."""
 WALL_S = 45.0
-"""Seconds that one file may take, from when a process is free to read it. CPU_S is used up before, unless the machine is busy."""
+"""Seconds that one file may take, once a process is free. CPU_S is used up earlier, unless the machine is busy."""
 PROCESSES = 2
-"""Files that are read at once."""
+"""Number of files that are read at once."""
 ANSWER_BYTES = 16_000_000
 BEGIN = b"reading\n"
-"""Line that the process writes before it looks at the file."""
+"""Line that the process writes before it reads the file."""
 NOT_INSTALLED = 69
-"""The process's exit code where one of its libraries cannot be imported."""
+"""The process's exit code if one of its libraries cannot be imported."""
 LIBRARIES = ("bs4", "charset_normalizer", "mammoth", "markdownify", "openpyxl", "PIL", "pptx", "pypdf")
 PAGE_LIBRARIES = ("trafilatura", "lxml_html_clean")
 _END_S = 5.0
 _INSIDE = Path(__file__).parent / "inside"
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # each thread of it would take address space
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # each of its threads would take address space
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the process answers: one of the three."""
+    """The process's answer, in one of three forms."""
 
     text: str | None = None
     image: str | None = None
@@ -57,8 +57,8 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Converter:
-    """Reads files (`reads="files"`) or web pages ("web"), a few at a time. Raises ConfigError when made without the libraries of the
-    extra of that name."""
+    """Reads files (`reads="files"`) or web pages ("web"), a few at a time. Raises ConfigError if the libraries of that extra are
+    missing."""
 
     def __init__(
         self,
@@ -82,11 +82,12 @@ class Converter:
     async def text(
         self, data: bytes, name: str, *, part: str = "", start: int = 0, max_chars: int = MAX_CHARS, links: bool = True
     ) -> str:
-        """At most `max_chars` of what the file, or a part of it, holds, from character `start` on; where it is cut, its last line
-        says so. `links`: whether those of HTML are kept, and its pictures.
+        """Return at most `max_chars` of the text of a file, or of a part of it, from character `start` on. A cut text says so in its last
+        line.
 
-        Raises ToolError: the agent's fault for what the file is, and for whatever it does to the process that reads it; the tool's for
-        a process that fails before that; HelperBusy."""
+        `links`: keep the links and pictures of HTML. Raises ToolError: the agent's fault for the content of the file, and for anything that
+        the file does to its reader; the tool's for a process that fails before that. Raises HelperBusy.
+        """
         request: dict[str, Json] = {
             "image": False,
             "name": name,
@@ -98,15 +99,15 @@ class Converter:
         return (await self._ask(request, data, name)).text or ""
 
     async def page(self, html: str, url: str) -> str:
-        """The content of a web page as Markdown. Raises as `text` does."""
+        """Return the content of a web page as Markdown. Raises as `text` does."""
         return (await self._ask({"image": False, "url": url}, html.encode(errors="replace"), "the page")).text or ""
 
     async def image(self, data: bytes, name: str, *, max_side: int = MAX_SIDE) -> tuple[str, bytes]:
-        """(media type, bytes) of a copy of an image, no side longer than `max_side`. Raises as `text` does."""
+        """Return (media type, bytes) of a copy of an image, with no side longer than `max_side`. Raises as `text` does."""
         answer = await self._ask({"image": True, "max_side": max_side}, data, name)
         try:
             return answer.media_type, base64.b64decode(answer.image or "", validate=True)
-        except ValueError:  # only a file that has taken over the process makes up an image
+        except ValueError:  # only a file that controls the process can forge an image
             raise ToolError(f"the reader of {name} answered without an image", fault="agent") from None
 
     async def _ask(self, request: Mapping[str, Json], data: bytes, name: str) -> Answer:
@@ -147,15 +148,17 @@ class Converter:
 
 
 class _Reading:
-    """A process that reads one file. `fault` says whose fault it is if that process fails now."""
+    """A process that reads one file. `fault`: the party at fault if the process fails now."""
 
     def __init__(self) -> None:
         self.fault: Literal["agent", "tool"] = "tool"
-        """The agent's, once the process has begun with the file, which the agent chose."""
+        """The agent's as soon as the process reads the file, which the agent chose."""
 
     async def run(self, request: bytes) -> tuple[int, bytes]:
-        """Return the process's exit code and answer. The process has ended when this returns or raises. Raises OSError if it cannot be
-        started, ToolError for more than ANSWER_BYTES."""
+        """Return the process's exit code and answer. The process has ended when this returns or raises.
+
+        Raises OSError if it cannot be started, ToolError for more than ANSWER_BYTES.
+        """
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-X", "utf8", str(_INSIDE)),
             stdin=asyncio.subprocess.PIPE,
@@ -196,7 +199,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 async def _up_to(num_bytes: int, stream: asyncio.StreamReader) -> bytes:
-    """Return the next bytes of a stream; fewer where it ends before."""
+    """Return the next bytes of a stream; fewer if it ends first."""
     try:
         return await stream.readexactly(num_bytes)
     except asyncio.IncompleteReadError as error:

@@ -1,10 +1,10 @@
-"""A corpus of one's own: a passage file, or a directory of documents, as passages and as an index.
+"""Read a user's corpus, a passage file or a directory of documents, as passages and as an index.
 
     index = open_corpus(Path("handbook"), read_passages)     # .md, .txt, .html, .pdf, .docx, .jsonl, .parquet
     index.search("holiday carried over", limit=3)
 
-A row of a passage file is a passage as it is: whoever wrote the file has split it. Documents are split here, at the borders of
-paragraphs; the title of each passage is the document's path and, but for plain text, the headings (or the page) that it stands under.
+A row of a passage file is one passage, unchanged. Documents are split here, between paragraphs. The title of each passage is the document's
+path and, except for plain text, the headings (or the page) above it.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ ReadRows = Callable[[Path], Iterable[Passage]]
 """Reads a passage file; raises DataError."""
 
 PASSAGE_CHARS = 1_000
-"""Longest passage of a document: what `search` shows of one."""
+"""The most characters of a document's passage, which is what `search` shows of it."""
 OVERLAP_CHARS = 200
-"""Longest run of whole paragraphs that a passage repeats of the one before it."""
+"""The most characters of whole paragraphs that a passage repeats from the one before it."""
 ROWS = (".jsonl", ".jsonl.gz", ".parquet")
 TEXT = (".txt", ".text", ".rst")
 MARKDOWN = (".md", ".markdown")
@@ -36,24 +36,24 @@ HTML = (".html", ".htm", ".xhtml")
 CONVERTED = (".pdf", ".docx", ".pptx")
 SUFFIXES = (*ROWS, *TEXT, *MARKDOWN, *HTML, *CONVERTED)
 DOCUMENT_BYTES = 1 << 30
-"""Largest file of a document."""
+"""Bytes of the largest document file."""
 DOCUMENT_CHARS = 2_000_000
-"""Longest document that is converted: a few books."""
+"""The most characters of a document that is converted: a few books."""
 CONVERTING_S = 600
-"""Seconds that one may take."""
+"""Seconds that the conversion of one document may take."""
 _SPLITTING = 1
-"""Raised when documents are split otherwise: older indexes are then made anew."""
+"""Version of the splitting. An increase makes older indexes invalid."""
 _HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 _INK = re.compile(r"\S")
 _FENCE = re.compile(r"\s{0,3}(```|~~~)")
 
 
 def open_corpus(path: Path, read_rows: ReadRows, *, cache: Path | None = None) -> PassageIndex:
-    """The index of a passage file or a directory, made once and kept in `cache` under the hash of what the files hold.
+    """Return the index of a passage file or a directory, made once and kept in `cache` under the hash of the files' contents.
 
-    Of their contents, not of their times: a copy of a directory, or a fresh checkout of it, is found again, and a file that was changed
-    within its old size and time is not missed; hashing costs about a second for a gigabyte, once a run. Not for the thread of an event
-    loop. Raises DataError; ConfigError where a library for a file's format is missing.
+    The hash is of contents, not times. So a copy or a fresh checkout of a directory finds its index, and a change that keeps size and time
+    is noticed. Hashing costs about a second per gigabyte, once a run. Blocks, so call it outside of an event loop's thread. Raises
+    DataError; ConfigError if a library for a file's format is missing.
     """
     if not path.is_dir():
         return PassageIndex.of_file(path, read_rows, cache=cache)
@@ -70,7 +70,7 @@ def corpus_hashes(path: Path) -> list[str]:
 
 
 def read_corpus(path: Path, read_rows: ReadRows) -> Iterator[Passage]:
-    """The passages of a passage file or a directory, one by one. Raises as `open_corpus` does."""
+    """Yield the passages of a passage file or a directory. Raises as `open_corpus` does."""
     if not path.is_dir():
         yield from read_rows(path)
         return
@@ -85,8 +85,10 @@ def read_corpus(path: Path, read_rows: ReadRows) -> Iterator[Passage]:
 
 
 def corpus_files(directory: Path) -> list[Path]:
-    """The files of a directory that belong to a corpus, in the order of their paths; hidden ones and other formats do not.
-    Raises DataError when there is none."""
+    """Return the files of a directory that belong to a corpus, ordered by path, without hidden ones and other formats.
+
+    Raises DataError if there are none.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read the corpus {directory}: {error.filename}: {error.strerror}")
@@ -111,7 +113,7 @@ def corpus_files(directory: Path) -> list[Path]:
 
 
 def split(text: str, title: str, *, headings: bool) -> Iterator[Passage]:
-    r"""A document's passages. With `headings`, Markdown's lines of # begin a passage each, and stand in its title.
+    r"""Yield a document's passages. With `headings`, each Markdown heading begins a passage, and is part of its title.
 
     split("# Liri\n\nFounded by Titu.\n\n## Rivals\n\nKato.", "a.md", headings=True)
         → Passage(title="a.md › Liri", text="Founded by Titu."), Passage(title="a.md › Liri › Rivals", text="Kato.")
@@ -132,7 +134,7 @@ def split(text: str, title: str, *, headings: bool) -> Iterator[Passage]:
 
 
 def _sections(text: str) -> Iterator[tuple[re.Match[str] | None, str]]:
-    """Each heading with what stands below it; first what stands before any."""
+    """Yield each heading with the text below it; first, without a heading, the text above all."""
     heading, fence = None, ""
     lines: list[str] = []
     for line in text.splitlines():
@@ -148,7 +150,7 @@ def _sections(text: str) -> Iterator[tuple[re.Match[str] | None, str]]:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """None longer than a passage: a longer one is cut behind a sentence, a line or a word, or in the middle of one that is too long."""
+    """Yield paragraphs no longer than a passage. A longer one is cut after a sentence, a line or a word, or within an overlong word."""
     for block in re.split(r"\n[^\S\n]*\n", text):
         block, start = block.strip(), 0
         while len(block) - start > PASSAGE_CHARS:
@@ -164,7 +166,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _packed(paragraphs: Iterable[str]) -> Iterator[str]:
-    """Paragraphs put together, as many as fit; each passage begins with the last short ones of that before it."""
+    """Yield passages of as many paragraphs as fit. Each begins with the last short paragraphs of the one before."""
     current: deque[str] = deque()
     length = 0  # of the passage and a blank line after it
     for paragraph in paragraphs:

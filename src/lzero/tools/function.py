@@ -32,14 +32,14 @@ R = TypeVar("R")
 MAX_PROBLEMS = 5
 """Maximum number of wrong arguments in one error."""
 MAX_VALUE_CHARS = 80
-"""Longest text of a wrong argument in the error."""
+"""The most characters of a wrong argument in the error."""
 
 
 class FunctionTool(Generic[P, R]):
-    """A `protocols.Tool` made by `@tool`; called directly, it is still the function it was made from."""
+    """A `protocols.Tool` made by `@tool`; called directly, it is still the original function."""
 
     def __init__(self, function: Callable[P, R], *, name: str | None = None) -> None:
-        """Raises TypeError, which says what is missing, for what cannot be a tool."""
+        """Raise TypeError, which says what is missing, for a function that cannot be a tool."""
         if problem := refusal(function):
             raise TypeError(f"{function!r:.100} is {problem}")
         self.function = function
@@ -57,8 +57,8 @@ class FunctionTool(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """Raises ToolError: the agent's fault for arguments that do not fit, the tool's for a result that is not JSON. Exceptions of
-        the function pass through unchanged."""
+        """Call the function with checked arguments. Raises ToolError: the agent's fault for arguments that do not fit, the tool's for a
+        result that is not JSON. Exceptions of the function pass through unchanged."""
         values = self._checked(arguments)
         if self._context_name:
             values[self._context_name] = context
@@ -97,8 +97,10 @@ def tool(*, name: str) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
 
 
 def tool(function: Callable[P, R] | None = None, /, *, name: str | None = None) -> Any:
-    """Make a tool of a function, sync or async, of a method of an object, a partial, or an object that can be called: `@tool`, or
-    `@tool(name="add")`. Raises TypeError, which says what is missing: an annotation, a docstring, a name."""
+    """Make a tool of a function, sync or async, a method of an object, a partial, or a callable object: `@tool`, or `@tool(name="add")`.
+
+    Raises TypeError, which says what is missing: an annotation, a docstring, a name.
+    """
     if function is None:
         return lambda function: FunctionTool(function, name=name)
     return FunctionTool(function, name=name)

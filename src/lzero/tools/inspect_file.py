@@ -1,4 +1,4 @@
-"""The tool `inspect_file`: what a file of the workspace holds, as a model can read it."""
+"""The tool `inspect_file`: shows the content of a workspace file in a form that a model can read."""
 
 from lzero.errors import ToolError
 from lzero.protocols import Tool, ToolContext
@@ -7,7 +7,7 @@ from lzero.tools.function import tool
 
 
 def make_inspect_file(converter: Converter, *, max_chars: int = MAX_CHARS) -> Tool:
-    """`inspect_file(path, part, start)`, whose answers hold at most `max_chars` of a file's text."""
+    """Return the tool `inspect_file(path, part, start)`, with at most `max_chars` of a file's text per answer."""
 
     @tool
     async def inspect_file(path: str, context: ToolContext, part: str = "", start: int = 0) -> str:

@@ -1,11 +1,11 @@
-"""The tool `install(package)`: wheels from the host's package index for a session that has no network.
+"""The tool `install(package)`: brings wheels from the host's package index to a session without a network.
 
     session                         host
     install("humanize")  ── plan ─▶ is it allowed? pip: what would be installed? is all of that allowed? download, keep
       unpack, import     ◀─ pieces ─ the wheels, base64, a few MiB a call
 
-Nothing of a package runs on the host: only wheels are taken, and pip unpacks none of them. Which wheels fit is asked of the kernel
-environment's own interpreter, and what that environment holds stays as it is.
+No code of a package runs on the host: only wheels are accepted, and pip unpacks none of them. The kernel environment's own interpreter
+decides which wheels fit, and the packages of that environment are not changed.
 """
 
 import base64
@@ -33,19 +33,20 @@ from lzero.turns import Turns, call_clock
 from lzero.types import Json
 
 PIECE_BYTES = 4 * 1024 * 1024
-"""Of a wheel, in one call: Base64 makes 5.6 MB of it, and a frame to a session holds 8 MiB."""
+"""Bytes of a wheel in one call: as Base64 they take 5.6 MB, and a frame to a session holds 8 MiB."""
 MAX_BYTES = 64 * 1024 * 1024
 MAX_WHEELS = 32
-"""Of one `install`: with a call for the plan and the pieces, below the calls that a cell may make."""
+"""The most wheels of one `install`. The calls for the plan and the pieces stay below the calls that a cell may make."""
 PLAN_S = 50.0
-"""Seconds that pip may take; below what an agent's broker waits for a tool."""
+"""Seconds that pip may take; less than the broker waits for a tool."""
 _LOG = "pip.log"
 _NO_ANSWER = re.compile(
     r"could not fetch url (?!.*: 4(?!0[178]|29)\d\d client error)|retrying \(retry|timed out|max retries exceeded",
     re.IGNORECASE,
 )
-"""What pip logs when the index fails, refuses us or cannot be reached; pip then goes on as if the index were empty. Any other reason is
-the agent's fault, which chose package, versions and extras: an index that lacks the package (404), or a plan that takes too long."""
+"""Patterns that pip logs if the index fails, refuses the request or cannot be reached; pip then continues as if the index were empty. Any
+other reason is the fault of the agent, which chose package, versions and extras: an index that lacks the package (404), or a plan that
+takes too long."""
 _INSTALLED = "import json; from importlib.metadata import distributions as d; print(json.dumps([[x.name, x.version] for x in d()]))"
 
 KERNEL_SOURCE = '''
@@ -92,7 +93,7 @@ def _unpack(data):
             parts = entry.filename.split("/")
             if parts[0].endswith(".data"):
                 if parts[1:2] not in (["purelib"], ["platlib"]):
-                    continue  # scripts, headers and the like: nobody runs them here
+                    continue  # scripts, headers and others, which are not used here
                 parts = parts[2:]
             if entry.is_dir() or not parts or {"", ".", ".."} & set(parts):
                 continue
@@ -119,27 +120,27 @@ class Wheel(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What pip would install."""
+    """A distribution that pip would install."""
 
     name: str
     version: str
     file_name: str
     sha256: str
-    """"" where the index does not tell."""
+    """SHA-256 of the file; "" if the index does not provide it."""
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is on record of a piece of a wheel."""
+    """The record of a piece of a wheel."""
 
     piece_bytes: int
     piece_sha256: str
 
 
 class Install:
-    """The tool, for the packages of `allow`: names, each with the versions that may be had (`"attrs>=23"`).
+    """The tool `install` for the packages in `allow`: names, each with the allowed versions (`"attrs>=23"`).
 
-    `python` is the interpreter of the kernel environment. Wheels are kept in `cache`. pip is the one that lzero runs beside, with
-    whatever settings it has (PIP_INDEX_URL, pip.conf).
+    `python` is the interpreter of the kernel environment. Wheels are kept in `cache`. pip is that of lzero's environment, with its settings
+    (PIP_INDEX_URL, pip.conf).
     """
 
     name = "install"
@@ -148,7 +149,7 @@ class Install:
     def __init__(
         self, allow: Sequence[str], *, python: Path, cache: Path | None = None, plan_s: float = PLAN_S
     ) -> None:
-        """Raises ConfigError for an entry of `allow` that names no package."""
+        """Raise ConfigError for an entry of `allow` that names no package."""
         self._allowed = {canonicalize_name(found.name): found for found in map(_allowed, allow)}
         if not self._allowed:
             raise ConfigError("the tool install is off until tools.install_allow names packages")
@@ -184,7 +185,7 @@ class Install:
         return recorded(result)
 
     def _requirement(self, package: str) -> str:
-        """What to ask pip for. Raises ToolError unless it is one package of the list, in versions of the list."""
+        """Return the requirement for pip. Raises ToolError unless it is one package of the list, in versions of the list."""
         try:
             asked = Requirement(package[:200])
         except InvalidRequirement:
@@ -201,7 +202,7 @@ class Install:
         return f"{asked.name}{extras}{asked.specifier & allowed.specifier}"
 
     async def _planned(self, requirement: str) -> tuple[Wheel, ...]:
-        """A plan that there is does not wait for one that is made."""
+        """Return the plan for a requirement, from earlier calls or new. A known plan does not wait for others in progress."""
         if requirement not in self._plans:
             async with self._planning.turn():
                 if requirement not in self._plans:
@@ -221,7 +222,7 @@ class Install:
                     f"pip did not find {requirement} within {self._plan_s:g} s",
                     fault="agent" if _index_answers(directory) else "tool",
                 ) from None
-            except (OSError, Ended, ValueError) as error:  # the last: what no list of packages and no report of pip is
+            except (OSError, Ended, ValueError) as error:  # ValueError: an invalid list of packages or report of pip
                 raise ToolError(f"cannot install {requirement}: {str(error)[:300]}", fault="tool") from None
         size = sum(wheel.size for wheel in wheels)
         if size > MAX_BYTES:
@@ -232,7 +233,7 @@ class Install:
         return wheels
 
     async def _resolve(self, requirement: str, directory: Path) -> list[_Chosen]:
-        """What pip would add to the kernel environment, nothing of which it may change."""
+        """Return what pip would add to the kernel environment, without changing anything in that."""
         installed = await output_of([str(self._python), "-I", "-c", _INSTALLED], directory)
         constraints = [f"{name}=={version}" for name, version in json.loads(installed)]
         constraints += [f"{name}{found.specifier}" for name, found in self._allowed.items() if found.specifier]
@@ -258,7 +259,7 @@ class Install:
             raise ToolError(f"{requirement} is too large: it takes {len(chosen)} packages", fault="agent")
 
     async def _keep(self, chosen: _Chosen, directory: Path) -> Wheel:
-        """The wheel, from the cache or else downloaded to it."""
+        """Return the wheel, from the cache or downloaded to it."""
         path = self._cache / chosen.sha256 / chosen.file_name
         if not chosen.sha256 or not path.is_file():
             downloaded = directory / f"{chosen.name}.download"
@@ -278,11 +279,11 @@ class Install:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as unfinished:
             unfinished.write(file.read_bytes())
-        os.replace(unfinished.name, path)  # what has the final name is complete
+        os.replace(unfinished.name, path)  # a file with the final name is complete
         return path
 
     async def _pip(self, directory: Path, command: str, *arguments: str) -> None:
-        """Run pip as the kernel's interpreter would see it. It writes to `directory`. Raises ToolError with its last message."""
+        """Run pip as if in the kernel's interpreter. It writes to `directory`. Raises ToolError with its last message."""
         log = directory / _LOG
         log.unlink(missing_ok=True)
         flags = (
@@ -304,7 +305,7 @@ class Install:
 
 
 def _index_answers(directory: Path) -> bool:
-    """Return whether the index answered all that the last pip in `directory` asked."""
+    """Return whether the index answered all requests of the last pip in `directory`."""
     log = directory / _LOG
     return not log.is_file() or _NO_ANSWER.search(log.read_text(encoding="utf-8", errors="replace")) is None
 
@@ -320,7 +321,7 @@ def _allowed(entry: str) -> Requirement:
 
 
 def _chosen(entry: dict[str, Any]) -> _Chosen:
-    """One line of pip's report. Raises ToolError for what is no wheel."""
+    """Return the distribution of one entry in pip's report. Raises ToolError if it is not a wheel."""
     file_name = unquote(urlsplit(entry["download_info"]["url"]).path).rpartition("/")[2]
     try:
         name, version, _, _ = parse_wheel_filename(file_name)
@@ -331,12 +332,12 @@ def _chosen(entry: dict[str, Any]) -> _Chosen:
 
 
 def cache_directory() -> Path:
-    """Where wheels are kept: `lzero/wheels` below $XDG_CACHE_HOME, or below ~/.cache."""
+    """Return the directory of kept wheels: `lzero/wheels` below $XDG_CACHE_HOME, or below ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lzero" / "wheels"
 
 
 def recorded(result: Json) -> Json:
-    """What is written down of an answer: the plan as it is, of a piece of a wheel its size and its hash."""
+    """Return the recorded form of an answer: a plan unchanged, a piece of a wheel as its size and hash."""
     if not isinstance(result, str):
         return result
     data = base64.b64decode(result)
@@ -345,8 +346,10 @@ def recorded(result: Json) -> Json:
 
 
 def recalled(arguments: dict[str, Json], answer: Json, *, cache: Path | None = None) -> Json:
-    """An answer that is on record as it was once given: a piece of a wheel comes from the wheels that this machine keeps, and is the one
-    whose hash is on record. Raises ToolError where it is not there any more."""
+    """Return the original answer of a recorded one: a piece of a wheel is read from the wheels on this machine, and its hash compared.
+
+    Raises ToolError if that wheel is no longer there.
+    """
     try:
         piece = msgspec.convert(answer, Piece)
     except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""Keys of services: from the environment, or a `.env` file. They stay on the host, and out of every message and record."""
+"""Find keys of services in the environment, or in a `.env` file. They stay on the host, and out of all messages and records."""
 
 import os
 import re
@@ -8,9 +8,9 @@ from lzero.errors import ConfigError
 from lzero.paths import read_bounded
 
 DEFAULT_FILE = ".env"
-"""In the working directory; read where there is one."""
+"""File in the working directory that is read if it exists."""
 MAX_BYTES = 1 << 20
-"""Largest file of keys."""
+"""Bytes of the largest file of keys."""
 _LINE = re.compile(
     r"""\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*
     (?: "(?P<double>[^"]*)"\s*(?:\#.*)? | '(?P<single>[^']*)'\s*(?:\#.*)? | (?P<bare>[^"'#\s](?:.*?))?(?:(?:^|\s+)\#.*)?\s* )""",
@@ -19,7 +19,7 @@ _LINE = re.compile(
 
 
 class Secret:
-    """A key that shows itself only to who asks for it: `reveal()`."""
+    """A key that is shown only by `reveal()`."""
 
     __slots__ = ("_value",)
 
@@ -37,7 +37,7 @@ class Secret:
 
 
 def find_key(variable: str, *, env_file: str = "") -> Secret | None:
-    """The key that the environment holds as `variable`, or else `env_file` (empty: `.env`, if there is one); None where neither does.
+    """Return the key in the environment variable `variable`, or else in `env_file` ("": `.env`, if it exists); None if there is none.
 
     Raises ConfigError for a file that cannot be read, and for a key that no header could carry.
     """
@@ -52,7 +52,7 @@ def find_key(variable: str, *, env_file: str = "") -> Secret | None:
 
 
 def need_key(variable: str, *, purpose: str, env_file: str = "") -> Secret:
-    """The key, as `find_key` finds it. Raises ConfigError where there is none: it names the variable and the `purpose` of the key."""
+    """Return the key that `find_key` finds. Raises ConfigError, which names the variable and the key's `purpose`, if there is none."""
     key = find_key(variable, env_file=env_file)
     if key is None:
         raise ConfigError(f"{purpose} needs a key: set {variable} in the environment, or in {env_file or DEFAULT_FILE}")
@@ -60,16 +60,17 @@ def need_key(variable: str, *, purpose: str, env_file: str = "") -> Secret:
 
 
 def find_variable(name: str, *, env_file: str = "") -> str | None:
-    """The value that the environment or `env_file` holds, of any shape: what a program is given need not fit into a header.
+    """Return a value from the environment or `env_file`, in any form, because a program's variable need not fit into a header.
 
-    Raises ConfigError for a file that cannot be read."""
+    Raises ConfigError for a file that cannot be read.
+    """
     return os.environ.get(name) or _of_file(env_file).get(name) or None
 
 
 def read_env_file(file: Path) -> dict[str, str]:
-    """The variables of a file of NAME=value lines: with `export`, quotes and comments; nothing in them is expanded.
+    """Return the variables of a file of NAME=value lines, with `export`, quotes and comments; nothing in them is expanded.
 
-    Raises ConfigError that names the line, and does not show it.
+    Raises ConfigError that names the line, but does not show it.
     """
     try:
         text = read_bounded(file, max_bytes=MAX_BYTES).decode("utf-8-sig")

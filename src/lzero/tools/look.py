@@ -1,7 +1,7 @@
 """The tool `look`: a vision model answers a question about an image of the workspace.
 
-The model is any that an OpenAI-compatible endpoint serves (chat completions, the image as a data URL). What it is sent is never the file
-itself, which is the agent's, but a small copy that the converter drew from it.
+The model may be any that an OpenAI-compatible endpoint serves (chat completions, the image as a data URL). It never receives the agent's
+file itself, only a small copy that the converter drew from it.
 """
 
 import base64
@@ -21,15 +21,15 @@ from lzero.tools.web import WebClient, ask_service
 from lzero.turns import Turns
 
 TIMEOUT_S = 45.0
-"""Of one request: a model may think. What is tried again (`Retried`) failed sooner."""
+"""Seconds of one request; a model may think. Requests that are retried (`Retried`) failed sooner."""
 REQUESTS = 8
-"""Requests to the vision model at once."""
+"""The most requests to the vision model at once."""
 MAX_QUESTION_CHARS = 4_000
 MAX_ANSWER_TOKENS = 1_024
 MAX_ANSWER_CHARS = 8_000
 ASKED_WRONG = (400, 408, 413, 422, 500, 504)
-"""Statuses by which an endpoint refuses a question or an image, breaks on it or takes too long: both are the agent's choice. A failure of
-the endpoint itself may look the same."""
+"""Statuses with which an endpoint refuses a question or an image, fails on it or takes too long; the agent chose both. A failure of the
+endpoint itself may look the same."""
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class _Choice(msgspec.Struct, frozen=True):
 
 
 class _Reply(msgspec.Struct, frozen=True):
-    """What is read of a chat completion."""
+    """The fields of a chat completion that are read."""
 
     choices: tuple[_Choice, ...]
 
@@ -50,10 +50,11 @@ class _Reply(msgspec.Struct, frozen=True):
 def open_look(
     converter: Converter, *, base_url: str, model: str, key_variable: str = "", env_file: str = "", proxy: str = ""
 ) -> Tool:
-    """`look(path, question)`, answered by `model` at `base_url` ("https://api.openai.com/v1", "http://127.0.0.1:8000/v1"). The key is what
-    `key_variable` holds in the environment or in `env_file`; "" for an endpoint that asks for none.
+    """Return the tool `look(path, question)`, with answers of `model` at `base_url` ("https://api.openai.com/v1",
+    "http://127.0.0.1:8000/v1").
 
-    One try a call: `Retried` makes more of it. Raises ConfigError for a URL that is none, no model, or no key.
+    The key is in `key_variable`, in the environment or in `env_file`; "" for an endpoint without a key. It makes one try per call;
+    `Retried` adds more. Raises ConfigError for an invalid URL, no model, or no key.
     """
     if not model:
         raise ConfigError("the tool look needs a vision model: set tools.vision_model to its name at the endpoint")
@@ -119,7 +120,7 @@ def _headers(key: Secret | None) -> dict[str, str]:
 
 
 def _host(base_url: str) -> str:
-    """The "host:port" of the endpoint, which the configuration may place anywhere."""
+    """Return the "host:port" of the endpoint, which the configuration may place anywhere."""
     try:
         parts = urlsplit(base_url)
         port = parts.port or (443 if parts.scheme == "https" else 80)

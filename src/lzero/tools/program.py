@@ -1,4 +1,4 @@
-"""Runs a program to its end and returns its output."""
+"""Run a program to its end, and return its output."""
 
 import asyncio
 import os

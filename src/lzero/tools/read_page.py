@@ -1,7 +1,7 @@
-"""The tool `read_page`: a page of the web as Markdown, by trafilatura here, or by a Jina reader (r.jina.ai, or one's own).
+"""The tool `read_page`: a web page as Markdown, by trafilatura on this machine, or by a Jina reader (r.jina.ai, or your own).
 
-A page is hostile: its HTML is taken apart in a process of its own (tools/inside). A site that is down or refuses is told to the
-agent, which may turn to another one: what stands on the web is no failure of ours.
+A page is hostile: its HTML is parsed in a separate process (tools/inside). The agent sees an error if a site is down or refuses, and may
+try another one: the state of the web is not lzero's failure.
 """
 
 import html
@@ -26,14 +26,14 @@ from lzero.tools.web import Answer, WebClient, ask_service
 JINA_URL = "https://r.jina.ai/"
 JINA_VARIABLE = "JINA_API_KEY"
 JINA_FAILED = (400, 408, 422, 451, *range(500, 600))
-"""Statuses by which a reader may say that it cannot read a page. A failure of the reader itself (5xx) looks the same."""
+"""Statuses with which a reader may report that it cannot read a page. A failure of the reader itself (5xx) looks the same."""
 CPU_S = 10
 """Processor seconds that the layout of a page may take: enough for a megabyte of HTML."""
 WALL_S = 25.0
 FETCH_S = 30.0
-"""What all tries of a fetch may take; with WALL_S it stays below the deadline of a tool call."""
+"""Seconds that all tries of a fetch may take; with WALL_S, less than the deadline of a tool call."""
 CHARS_PER_TOKEN = 4
-"""About; a budget in tokens is kept in characters, for tokens depend on the model."""
+"""Approximate. A budget in tokens is applied in characters, because tokens depend on the model."""
 _HTML = ("text/html", "application/xhtml+xml")
 _TEXT = re.compile(r"text/.+|application/(.+\+)?(json|xml|yaml|x-yaml|javascript|x-ndjson|jsonl|toml|x-tex|x-sh|rtf)")
 _CHARSET = re.compile(r"charset\s*+=\s*+[\"']?\s*+([A-Za-z0-9._:-]+)", re.IGNORECASE)
@@ -42,7 +42,7 @@ _CHARSETS = re.compile(
     r"|euc-?(jp|kr)|shift[_-]?jis|sjis|iso-2022-(jp|kr)|koi8-?[ru]|mac-?roman|tis-?620",
     re.IGNORECASE,
 )
-"""Encodings of text, but for those that take quadratic time or are none (punycode, hex, …)."""
+"""Encodings of text, without those that take quadratic time or are not encodings of text (punycode, hex, …)."""
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,1000})", re.IGNORECASE)
 _HEAD_CHARS = 100_000
 _TAG = re.compile(
@@ -55,13 +55,13 @@ _UNSEEN = frozenset(("script", "style", "template", "noscript"))
 
 
 class Page(Struct, frozen=True, kw_only=True):
-    """What a reader made of an address."""
+    """A reader's result for an address."""
 
     title: str
     url: str
     text: str
     note: str = ""
-    """What the reader of it should know beside."""
+    """A further note for the agent."""
 
 
 Reader = Callable[[str], Awaitable[Page]]
@@ -69,7 +69,7 @@ Reader = Callable[[str], Awaitable[Page]]
 
 
 def make_read_page(read: Reader, *, max_tokens: int = 100_000) -> Tool:
-    """The tool, with a reader. Of a longer page comes the beginning, and a sentence that says so."""
+    """Return the tool with this reader. A longer page is cut, with a note that says so."""
     max_chars = max_tokens * CHARS_PER_TOKEN
 
     @tool
@@ -90,7 +90,7 @@ class LocalReader:
     """Fetches a page itself and extracts its content."""
 
     def __init__(self, client: WebClient, *, tries: int = 3, seed: int = 0, cpu_s: int = CPU_S) -> None:
-        """Raises ConfigError where the extractor is not installed."""
+        """Raise ConfigError if the extractor is not installed."""
         self._client = client
         self._converter = Converter(reads="web", cpu_s=cpu_s, wall_s=WALL_S)
         self._backoff = Backoff(tries=tries)
@@ -122,7 +122,7 @@ class LocalReader:
         return Page(title="", url=answer.url, text=_decoded(answer), note=note)
 
     async def _fetch(self, url: str) -> Answer:
-        """The page, if there is one. Raises ToolError, the agent's fault, for one that there is not, ServiceError for a site in trouble."""
+        """Return the page. Raises ToolError, the agent's fault, if there is none; ServiceError for a site with a failure."""
         headers = {"Accept": "text/html,application/xhtml+xml,text/*;q=0.9,application/json;q=0.8,*/*;q=0.5"}
         answer = await self._client.fetch(url, headers=headers)
         status = answer.status
@@ -150,10 +150,10 @@ class _JinaAnswer(Struct):
 
 
 class JinaReader:
-    """Has pages read by a Jina reader, which also renders them and reads PDF. Works without a key, but seldom.
+    """Reads pages through a Jina reader, which also renders them and reads PDF. It works without a key, but rarely.
 
-    `pages` says which pages may be asked for. A reader of one's own, inside of one's own network, has to keep private hosts from being
-    reached under a public name.
+    `pages` checks which pages may be requested. Your own reader in your own network must keep private hosts unreachable under a public
+    name.
     """
 
     def __init__(self, client: WebClient, *, pages: WebClient, key: Secret | None = None, url: str = JINA_URL) -> None:
@@ -196,7 +196,7 @@ class JinaReader:
 
 
 def _plain(text: str) -> str:
-    """All text of an HTML page, in a time that follows from its length whatever it holds."""
+    """Return all text of an HTML page, in linear time for any content."""
     parts: list[str] = []
     end, unseen = 0, ""
     for tag in _TAG.finditer(text):
@@ -217,7 +217,7 @@ def _plain(text: str) -> str:
 
 
 def _decoded(answer: Answer) -> str:
-    """The body as text: in the encoding that the header names, or the beginning of the page, or else UTF-8."""
+    """Return the body as text, in the encoding of the header, or of the beginning of the page, or else in UTF-8."""
     named = _CHARSET.search(answer.headers.get("content-type", "")) or _CHARSET.search(
         answer.body[:2_048].decode("ascii", "replace")
     )

@@ -1,8 +1,8 @@
-"""Tools that lean on a service: tried again when it fails, and not called faster than it allows.
+"""Retry a tool when its service fails, and limit its rate of calls.
 
     Retried(RateLimited(tool, per_second=5.0), seed=7)
 
-Only failures of the tool are tried again; what the agent did wrong is told to it at once.
+Only failures of the tool are retried; the agent sees its own mistakes at once.
 """
 
 import asyncio
@@ -21,14 +21,13 @@ from lzero.types import Json
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 PATIENCE_S = 50.0
-"""What a call may take with all its tries and waits: less than the deadline that every tool call has."""
+"""Seconds that a call may take with all its tries and waits: less than the deadline of every tool call."""
 
 
 class ServiceError(ToolError):
-    """A service that a tool leans on failed it: the tool's fault.
+    """The service of a tool failed: the tool's fault.
 
-    `permanent`: to try again would not help (a key that is refused, an account without credit). `retry_after_s`: the service
-    itself asks to be left alone for so long.
+    `permanent`: a retry would not help (a refused key, an account without credit). `retry_after_s`: seconds that the service asks to wait.
     """
 
     def __init__(self, message: str, *, permanent: bool = False, retry_after_s: float = 0.0) -> None:
@@ -38,19 +37,19 @@ class ServiceError(ToolError):
 
 
 class AskedTooOften(ServiceError):
-    """A service refuses a call because there were too many before it."""
+    """A service refuses a call because of too many before it."""
 
 
 class Unanswered(ServiceError):
     """A service received a whole request and did not answer in time.
 
-    A tool whose agent chose what the service works on turns it into a ToolError with the agent's fault.
+    If the agent chose the service's input, the tool converts this to a ToolError with the agent's fault.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """How often to try and how long to wait between: twice as long each time, from half of that to all of it at random."""
+    """Number of tries, and waits between them: doubled each time, with random jitter from half to all of it."""
 
     tries: int = 3
     first_s: float = 0.5
@@ -101,7 +100,7 @@ async def retrying(
 
 
 class Retried(Wrapper):
-    """Tries a tool again that failed by its own fault. The waits are drawn from `seed`."""
+    """Retries a tool that failed by its own fault. The waits are drawn from `seed`."""
 
     def __init__(
         self,
@@ -131,7 +130,7 @@ class Retried(Wrapper):
 class RateLimited(Wrapper):
     """Starts at most `per_second` calls a second, of all episodes together, which take turns.
 
-    Where the rate itself is too low for a call to be of use, the call fails at once and says which key to change.
+    If the rate is too low for a call to be useful, the call fails at once, and the error names the key to change.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class RateLimited(Wrapper):
         )
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """Raises what the tool raises; HelperBusy, ServiceError."""
+        """Call the tool when its turn comes. Raises what the tool raises; HelperBusy, ServiceError."""
         async with self._turns.turn():
             now = self._clock()
             start = max(now, self._next_start)

@@ -1,8 +1,8 @@
-"""Search over passages: a BM25 index on SQLite's FTS5, and the tool that hands it to agents.
+"""Search passages with a BM25 index on SQLite's FTS5, and offer that to agents as a tool.
 
-Passages are few for a task of its own (the index is made in memory, in about a millisecond) or many for a corpus (it is
-made once, on disk, and found again by the content it was made from). Texts are split into words by `lzero.text`, in
-any script; a query is only ever words, so nothing an agent writes can be a syntax error.
+A task has few passages of its own (indexed in memory, in about a millisecond); a corpus has many (indexed once, on disk, and found again by
+the hash of its content). `lzero.text` splits texts of any script into words. A query is only words, so an agent cannot cause a syntax
+error.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ from lzero.turns import Turns
 from lzero.types import Json, Passage
 
 TITLE_WEIGHT = 5.0
-"""How much more a word counts in a title than in a text."""
+"""Weight of a word in a title, relative to one in a text."""
 MAX_SCORED = 8_000
-"""Passages that one query scores, about: its rarest words come first, the words that nearly every passage holds are left out."""
+"""Approximate number of passages that one query scores: its rarest words come first, words in nearly every passage are left out."""
 COMMON = 100
-"""Passages that must hold a word for its frequency to be kept."""
+"""Number of passages with a word from which on its frequency is stored."""
 MAX_QUERY_WORDS = 64
 MAX_QUERY_CHARS = 2_000
 FORMAT = 1
-"""Raised when the layout of an index or the splitting of words changes: older files are then made anew."""
+"""Version of the index layout and of the splitting into words. An increase makes older files invalid."""
 _CONNECTIONS = 4
 _TABLES = """
 CREATE TABLE passages (id INTEGER PRIMARY KEY, title TEXT NOT NULL, text TEXT NOT NULL);
@@ -51,7 +51,7 @@ SELECT passages.title, passages.text FROM (
 
 
 class PassageIndex:
-    """Passages ranked by BM25; equal scores keep the passages' order. Safe to use from several threads.
+    """Passages ranked by BM25; equal scores keep the passages' order. Thread-safe.
 
     PassageIndex(task.passages).search("founder of Liri", limit=3)
     """
@@ -66,14 +66,18 @@ class PassageIndex:
     def of_file(
         cls, file: Path, read: Callable[[Path], Iterable[Passage]], *, cache: Path | None = None
     ) -> "PassageIndex":
-        """The index of a corpus file, made by `read(file)` the first time and kept in `cache` (default:
-        `cache_directory()`) under the hash of the file's content. Raises DataError."""
+        """Return the index of a corpus file. The first call makes it with `read(file)`, and stores it in `cache`. Raises DataError.
+
+        `cache` is `cache_directory()` by default; the key is the hash of the file's content.
+        """
         return cls.kept(f"{content_hash(file, file.name)} {FORMAT}", lambda: read(file), cache=cache)
 
     @classmethod
     def kept(cls, key: str, read: Callable[[], Iterable[Passage]], *, cache: Path | None = None) -> "PassageIndex":
-        """The index that is kept under `key`, made of `read()` if there is none yet. Several processes may ask for it at once: each
-        finds it whole, or makes it. Raises DataError."""
+        """Return the index stored under `key`; make it of `read()` if there is none. Raises DataError.
+
+        Several processes may call it at once: each finds a complete index, or makes it.
+        """
         digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         path = (cache or cache_directory()) / f"{digest}.sqlite"
         if not _is_whole(path):
@@ -83,7 +87,7 @@ class PassageIndex:
         return index
 
     def search(self, query: str, *, limit: int) -> list[Passage]:
-        """The best `limit` passages that hold a word of the query, best first. Any string is a query."""
+        """Return the best `limit` passages that contain a word of the query, best first. Any string is a query."""
         found = list(dict.fromkeys(words(query[:MAX_QUERY_CHARS])))[:MAX_QUERY_WORDS]
         if not found:
             return []
@@ -96,11 +100,11 @@ class PassageIndex:
         return [Passage(title=title, text=text) for title, text in rows]
 
     def __len__(self) -> int:
-        """Number of passages."""
+        """Return the number of passages."""
         return self._num_passages
 
     def close(self) -> None:
-        """Let go of the files; an index that nobody holds any more does so by itself."""
+        """Release the files, which also happens when the index is garbage-collected."""
         self._finalizer()
 
     def _hold(self, connections: list[sqlite3.Connection]) -> None:
@@ -112,9 +116,9 @@ class PassageIndex:
 
 
 class Search:
-    """The tool `search(query)`: the best passages of an index, as text.
+    """The tool `search(query)`: returns the best passages of an index, as text.
 
-    `in_thread` keeps the event loop free while a large index is searched; for a task's own few passages it would cost more than it saves.
+    `in_thread` keeps the event loop free while a large index is searched; for a task's few passages it would cost more than it saves.
     """
 
     name = "search"
@@ -132,7 +136,7 @@ class Search:
         self._turns = Turns(_CONNECTIONS, "the search index") if in_thread else None
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """Raises ToolError: the agent's fault when there is no query, the tool's when the index cannot be read."""
+        """Return the results as text. Raises ToolError: the agent's fault without a query, the tool's if the index cannot be read."""
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip() or len(arguments) != 1:
             given = ", ".join(f"{name}={value!r:.40}" for name, value in arguments.items())
@@ -155,7 +159,7 @@ class Search:
 
 
 def cache_directory() -> Path:
-    """Where indexes are kept: `lzero/search` below $XDG_CACHE_HOME, or below ~/.cache."""
+    """Return the directory of stored indexes: `lzero/search` below $XDG_CACHE_HOME, or below ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lzero" / "search"
 
 
@@ -171,7 +175,7 @@ def _fill(connection: sqlite3.Connection, passages: Iterable[Passage]) -> None:
 
 
 def _rarest(connection: sqlite3.Connection, found: list[str]) -> list[str]:
-    """The query's words that are worth their cost: all, unless together they are in more than MAX_SCORED passages."""
+    """Return the query's words that are worth their cost: all, unless together they are in more than MAX_SCORED passages."""
     frequency = dict(connection.execute(_FREQUENCIES, (json.dumps(found),)).fetchall())
     rising = sorted(found, key=lambda word: frequency.get(word, COMMON))
     totals = itertools.accumulate(frequency.get(word, 0) for word in rising)
@@ -183,7 +187,7 @@ def _rarest(connection: sqlite3.Connection, found: list[str]) -> list[str]:
 
 
 def _build(path: Path, passages: Iterable[Passage]) -> None:
-    """Write the index beside its place and move it there whole, so that no reader ever sees half of one."""
+    """Write the index under a temporary name, and rename it, so that no reader sees an incomplete one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="making-") as directory:
@@ -206,7 +210,7 @@ def _build(path: Path, passages: Iterable[Passage]) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether there is an index at `path` that was not cut short."""
+    """Return whether there is a complete index at `path`."""
     try:
         connection = _open(path)
     except sqlite3.Error:
@@ -228,8 +232,8 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def content_hash(file: Path, name: str) -> str:
-    """A hash of a file's bytes and its name. Raises DataError where it cannot be read."""
-    if file.is_fifo() or file.is_socket() or file.is_char_device():  # which would be waited for
+    """Return a hash of a file's bytes and its name. Raises DataError if it cannot be read."""
+    if file.is_fifo() or file.is_socket() or file.is_char_device():  # opening it could block
         raise DataError(f"cannot read the corpus {file}: it is not a regular file")
     try:
         with file.open("rb") as opened:

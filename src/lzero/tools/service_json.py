@@ -1,4 +1,4 @@
-"""JSON of services, which cut texts without regard to where a character ends."""
+"""Read JSON of services that may cut a text within a character."""
 
 import re
 from typing import TypeVar
@@ -9,9 +9,9 @@ T = TypeVar("T")
 _HALF = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
-"""The escape of one half of a character that takes two."""
+"""Escape of one half of a surrogate pair."""
 _BACKSLASH, _PLACEHOLDER = r"\\", "\0"
-"""An escaped backslash, and what stands for it meanwhile: no JSON holds that."""
+"""An escaped backslash, and its temporary replacement, which no JSON contains."""
 
 
 def read_json(body: bytes, shape: type[T]) -> T:

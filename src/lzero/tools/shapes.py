@@ -1,10 +1,10 @@
-"""JSON schemas as Python annotations, for the signatures of tools in a system prompt.
+"""Show JSON schemas as Python annotations, for the signatures of tools in a system prompt.
 
     {"type": "object", "properties": {"year": {"type": "integer"}}, "required": ["year"]}       {'year': int}
     {"$ref": "#/$defs/Place"}                                                                   Place
     {"enum": ["red", "blue"]}                                                                   Literal['red', 'blue']
 
-The schema may come from a stranger's server, so everything shown of it is one line of bounded length.
+The schema may come from a stranger's server, so every shown part is one line of bounded length.
 """
 
 import json
@@ -33,7 +33,7 @@ _MAX_OPTIONS = 8
 _MAX_FIELDS = 64
 _MAX_NAMED = 16
 _MAX_PARTS = 1_000
-"""Schemas that are read for one tool: definitions that refer to each other may stand for any number."""
+"""The most schemas that are read for one tool; definitions that refer to each other may stand for any number."""
 _LITERAL_CHARS = 40
 _NOTE_CHARS = 200
 _LINE_CHARS = 1_000
@@ -44,7 +44,7 @@ class Shapes:
     """Annotations of one tool. A named type is shown by its name and defined once, in `definitions`."""
 
     def __init__(self, definitions: Mapping[str, Any], *, given: bool) -> None:
-        """`given`: the schema describes arguments, so a datetime may stand for its text; results are plain JSON data."""
+        """`given`: the schema describes arguments, so a datetime may replace its text; results are plain JSON data."""
         self._definitions = definitions
         self._given = given
         self._left = _MAX_PARTS
@@ -154,7 +154,7 @@ def literal(value: object) -> str:
     text = ""
     for part in json.JSONEncoder().iterencode(value):
         text += part
-        if len(text) > 4 * _LITERAL_CHARS:  # what is cut away is not written
+        if len(text) > 4 * _LITERAL_CHARS:  # do not render text that is cut anyway
             break
     return one_line(text, _LITERAL_CHARS)
 
@@ -167,8 +167,8 @@ def one_line(value: object, max_chars: int) -> str:
 
 
 def plain(text: str) -> str:
-    """Escape a stranger's text for a system prompt: control and format characters, and marks that an endpoint might read as the
-    borders of a turn (`<|…|>`)."""
+    """Escape untrusted text for a system prompt: control and format characters, and marks that an endpoint might read as a turn's border
+    (`<|…|>`)."""
     text = "".join(_escaped(character) for character in text)
     return text.replace("<|", "< |").replace("|>", "| >")
 

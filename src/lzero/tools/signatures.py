@@ -1,4 +1,4 @@
-"""The signature of a tool's function: the text that a model reads, and the pydantic model that checks the arguments.
+"""Read the signature of a tool's function: the text for the model, and the pydantic model that checks the arguments.
 
     describe(place: Place, style: Literal['short', 'long'] = 'short') -> str
     Describe a place.

@@ -1,7 +1,6 @@
-"""A thread for each call of what may block for as long as it likes: a user's function, the look-up of a host.
+"""Run each call that may block for any time in a new thread: a user's function, the look-up of a host.
 
-Threads of an event loop's own pool are few, and everyone's: a handful of calls that hang would keep all others waiting, and the process
-from ending.
+The thread pool of an event loop is small and shared: a few hanging calls would delay all others, and keep the process from ending.
 """
 
 import asyncio
@@ -20,7 +19,8 @@ _CLONE_FS = 0x200
 
 
 async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `function` returns or raises. Cancelled, it is not waited for: its thread ends when it does, or with the process."""
+    """Return what `function` returns or raises. A cancellation does not wait for it: its thread ends with the function, or with the
+    process."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
@@ -52,7 +52,9 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 
 
 def _leave_shared_directory() -> None:
-    """Give this thread a working directory of its own (unshare(2)), so that a tool that changes it does not change the relative paths of
-    others. Does nothing if the system does not allow it."""
+    """Give this thread its own working directory (unshare(2)), so that a tool that changes it does not affect the relative paths of others.
+
+    Does nothing if the system does not allow it.
+    """
     with suppress(AttributeError, OSError):  # not Linux
         ctypes.CDLL(None).unshare(_CLONE_FS)

@@ -1,9 +1,9 @@
-"""Tools whose service limits how often it may be asked.
+"""Pause calls to a service that limits their rate.
 
 Throttled(tool, seed=7)
 
-the service refuses a call    all episodes leave it alone for as long as it says
-after that                    calls take turns, those it refused first, until none waits
+the service refuses a call    all episodes wait for as long as it asks
+after that                    calls take turns, refused ones first, until none waits
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from lzero.turns import Turns, call_clock
 from lzero.types import Json
 
 PLACES = 4
-"""Calls at once, of all episodes, that take turns after a pause."""
+"""The most calls at once, of all episodes, that take turns after a pause."""
 MAX_WAITING = 8
-"""Calls of one episode that may wait for a place. So one that floods the service waits behind few of its own."""
+"""The most calls of one episode that may wait for a place, so an episode that floods the service waits behind few of its own."""
 PAUSES = Backoff(longest_s=60.0)
-"""Pauses after one refusal, two in a row, …; the service may ask for a longer one, up to `longest_s`."""
+"""Pauses after one refusal, two consecutive ones, …; the service may ask for a longer one, up to `longest_s`."""
 
 
 class Throttled(Wrapper):
-    """Pauses the calls of all episodes when the service says that it is asked too often. Such waits are seconds in a queue."""
+    """Pauses the calls of all episodes when the service reports too many. Such waits count as seconds in a queue."""
 
     def __init__(self, tool: Tool, *, seed: int = 0) -> None:
         super().__init__(tool)
@@ -33,13 +33,14 @@ class Throttled(Wrapper):
         self._turns = Turns(PLACES, f"{tool.name}, whose service is asked too often", max_waiting=MAX_WAITING)
         self._in_line = 0
         self._refusals = 0
-        """Refusals in a row."""
+        """Number of consecutive refusals."""
         self._refused_at = self._resume_at = 0.0
-        """By the clock of the event loop."""
+        """Times by the event loop's clock."""
         self._said = ""
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """Raises what the tool raises, except for AskedTooOften; HelperBusy when the service refuses for too long."""
+        """Call the tool, after pauses if necessary. Raises what the tool raises, except for AskedTooOften; HelperBusy if the service
+        refuses for too long."""
         if not self._in_line and _now() >= self._resume_at:
             with suppress(AskedTooOften):
                 return await self._ask(arguments, context)

@@ -1,16 +1,16 @@
-"""Converts results of tools to plain JSON data for the session.
+"""Convert results of tools to plain JSON data for the session.
 
-    None, bool, int, float, str        as they are; NaN, NaT and NA are None, infinities the texts "inf" and "-inf"
-    list, tuple, set, range, iterator  list (a set: sorted where that is possible); arrays and tensors: nested lists
+    None, bool, int, float, str        unchanged; NaN, NaT and NA are None, infinities the texts "inf" and "-inf"
+    list, tuple, set, range, iterator  list (a set: sorted if that is possible); arrays and tensors: nested lists
     dict, dataclass, pydantic model    dict; other keys become text, as in JSON
     DataFrame, table                   list of rows, each a dict; a named index is a column
-    Series                             list; with an index of its own, a dict by label
+    Series                             list; with its own index, a dict by label
     Enum                               its value
     datetime, date, time, UUID, Path   text (ISO 8601 for times); a Decimal too, so that no digit is lost; timedelta: seconds
     bytes                              text, decoded as UTF-8
 
-Anything else is an error that names the tool and the type. The size is counted during the conversion, so an endless iterator is an
-error, too. No library is imported here: values of libraries are recognised by their methods.
+Any other type is an error that names the tool and the type. The size is counted during the conversion, so an endless iterator is an error,
+too. No library is imported here: values of libraries are recognised by their methods.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from lzero.errors import ToolError
 from lzero.types import Json
 
 MAX_BYTES = 8_000_000
-"""Size of what one call returns, roughly as JSON: about what one message to a session holds."""
+"""The most bytes of one call's result, roughly as JSON: about what one message to a session holds."""
 MAX_DEPTH = 32
 _PLAIN = frozenset((type(None), bool, int, str))
 _AS_TEXT = (decimal.Decimal, fractions.Fraction, pathlib.PurePath, uuid.UUID, re.Pattern)
@@ -48,7 +48,7 @@ def as_json(value: object, *, tool: str) -> Json:
 
 
 class _Walk:
-    """Conversion of one value, with the room that is left of MAX_BYTES."""
+    """The conversion of one value, with the remaining part of MAX_BYTES."""
 
     def __init__(self, tool: str) -> None:
         self._tool = tool
@@ -202,8 +202,11 @@ def _fields(value: Any) -> Iterable[tuple[str, Any]] | None:
 
 
 def _of_library(value: Any, check_size: Callable[[int], None]) -> tuple[Any] | None:
-    """Return an array, a table or a column (of numpy, pandas, polars, pyarrow, torch) as the Python values that it holds, in a tuple; None
-    for any other value. Checks the size first."""
+    """Return an array, a table or a column (of numpy, pandas, polars, pyarrow, torch) as its Python values, in a tuple; None for any other
+    value.
+
+    Checks the size first.
+    """
     for name in ("size", "num_rows", "height"):
         if isinstance(size := getattr(value, name, None), int):
             check_size(2 * size)

@@ -1,12 +1,12 @@
-"""The one way to the network that tools have: every request has a deadline, a size, and only public addresses to go to.
+"""The tools' only access to the network: every request has a deadline and a size limit, and reaches only public addresses.
 
-An agent's URLs are hostile: they may name this machine, its network, a cloud's metadata service, or a host whose address changes
-between a check and its use. So a host is resolved once, all of its addresses are checked, and the connection goes to one of
-these, under the host's own name (`Host`, TLS). Redirects start all over. No proxy, cookie or netrc of the environment has a say.
+An agent's URLs are hostile: they may name this machine, its network, a cloud's metadata service, or a host whose address changes between a
+check and its use. So a host is resolved once, all of its addresses are checked, and the connection goes to one of these, under the host's
+own name (`Host`, TLS). A redirect is checked like a new URL. Proxies, cookies and netrc of the environment are ignored.
 
     page = await WebClient().fetch("https://example.org/")
 
-A connection lives for one request: a client has nothing to close, and works in any event loop.
+A connection lives for one request: a client needs no closing, and works in any event loop.
 """
 
 import asyncio
@@ -37,19 +37,19 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 USER_AGENT = f"lzero/{__version__} (research agent)"
 TIMEOUT_S = 15.0
 MAX_BYTES = 5_000_000
-"""Of an answer, after it was unpacked; more is left out."""
+"""The most bytes of an answer, unpacked; the rest is dropped."""
 MAX_REDIRECTS = 5
 MAX_URL_CHARS = 4_096
 PORTS = (80, 443)
 _MAX_ADDRESSES = 4
-"""Of a host, that are tried one after the other."""
+"""The most addresses of a host that are tried in turn."""
 _MAX_CODINGS = 2
-"""That a body is packed in, each a thousandfold: the layer below the last may hold nothing, and is unpacked without a pause."""
+"""The most layers of compression of a body, each up to a thousandfold. A layer below the last may unpack to nothing, without a pause."""
 _SAID_CHARS = 200
 _HOST = re.compile(r"(?=.{1,254}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*\.?")
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
-"""Whatever is outside of it is not routed, or wraps an IPv4 address (mapped, compatible, NAT64)."""
+"""Addresses outside of it are not routed, or wrap an IPv4 address (mapped, compatible, NAT64)."""
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -69,7 +69,7 @@ _NOT_PUBLIC = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a server said. `url` is where the redirects led; `cut`: the body was longer, this is its beginning."""
+    """A server's response. `url`: the address after redirects. `cut`: the body was longer than this beginning."""
 
     url: str
     status: int
@@ -79,12 +79,12 @@ class Answer:
 
     @property
     def media_type(self) -> str:
-        """As in "text/html", "" where none is said."""
+        """The media type, as in "text/html"; "" if none is given."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     @property
     def retry_after_s(self) -> float:
-        """How long the server asks to be left alone; 0 where it does not."""
+        """Seconds that the server asks to wait; 0 if it does not ask."""
         value = self.headers.get("retry-after", "").strip()
         if value.isascii() and value.isdigit():
             return float(value[:9])
@@ -95,10 +95,10 @@ class Answer:
 
 
 class WebClient:
-    """Fetches what is public, and what `allow_hosts` names ("127.0.0.1:8000", "wiki.intranet"), wherever that is.
+    """Fetches public URLs, and those of hosts in `allow_hosts` ("127.0.0.1:8000", "wiki.intranet"), wherever these are.
 
-    `timeout_s` covers a request from the look-up of its host to its last byte, redirects included. Behind a `proxy` (only ever a
-    configured one) it is the proxy that resolves hosts: it has to keep private ones from being reached under a public name.
+    `timeout_s` covers a request from the look-up of its host to its last byte, redirects included. A `proxy` (only a configured one)
+    resolves hosts itself, so it must keep private ones unreachable under a public name.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class WebClient:
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Raises ConfigError for an entry of `allow_hosts`, or a proxy, that is none."""
+        """Raise ConfigError for an invalid entry of `allow_hosts`, or an invalid proxy."""
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
         self._allowed = frozenset(place for entry in allow_hosts for place in _places(entry))
@@ -128,10 +128,10 @@ class WebClient:
         json: Json = None,
         max_redirects: int = MAX_REDIRECTS,
     ) -> Answer:
-        """The server's answer, whatever its status. With `max_redirects=0` a redirect is an answer like others.
+        """Return the server's response, with any status. With `max_redirects=0` a redirect is returned like other responses.
 
-        Raises ToolError, the agent's fault, for a URL that is none, must not be fetched, or whose host does not exist; ServiceError for a
-        server that cannot be reached or does not speak HTTP; Unanswered for one that has the whole request and is too slow.
+        Raises ToolError, the agent's fault, for a URL that is invalid, forbidden, or has an unknown host; ServiceError for a server that
+        cannot be reached or does not speak HTTP; Unanswered for one that has the whole request and is too slow.
         """
         place, progress = url, Progress()
         try:
@@ -149,7 +149,8 @@ class WebClient:
         raise ToolError(f"{_shown(url)} redirects more than {max_redirects} times", fault="agent")
 
     def check(self, url: str) -> httpx2.URL:
-        """The URL, if it may be asked for as far as can be told without looking up its host. Raises ToolError, the agent's fault."""
+        """Return the parsed URL if it may be requested, as far as that is known without a look-up of its host. Raises ToolError, the
+        agent's fault."""
         url = url.strip()
         if len(url) > MAX_URL_CHARS:
             raise ToolError(f"{_shown(url)} has {len(url)} characters; at most {MAX_URL_CHARS} fit", fault="agent")
@@ -172,8 +173,10 @@ class WebClient:
         return target
 
     async def check_for_another(self, target: httpx2.URL) -> None:
-        """Before somebody else, a proxy or a reader, fetches what `check` let pass: what can be looked up here must be public; a host
-        that only they know passes, and to keep it closed is theirs. Raises ToolError, the agent's fault."""
+        """Check the addresses of a URL before a proxy or a reader fetches it: those that can be looked up here must be public.
+
+        A host that only the proxy or reader knows passes; they must block it themselves. Raises ToolError, the agent's fault.
+        """
         host = target.raw_host.decode("ascii")
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -183,8 +186,11 @@ class WebClient:
         self._check_public(host, _port(target), found)
 
     async def addresses(self, host: str, port: int) -> tuple[str, ...]:
-        """Where a connection to `host` may go. Raises ToolError, the agent's fault, for a host that does not exist, or has an
-        address that is not public, and is not allowed; ServiceError where it cannot be looked up now."""
+        """Return the addresses for a connection to `host`.
+
+        Raises ToolError, the agent's fault, for a host that does not exist, or has an address that is neither public nor allowed;
+        ServiceError if it cannot be looked up now.
+        """
         try:
             found = await self._resolve(host, port)
         except socket.gaierror as error:
@@ -208,7 +214,7 @@ class WebClient:
     async def _exchange(
         self, target: httpx2.URL, method: str, headers: Mapping[str, str], json: Json, progress: Progress
     ) -> Answer:
-        """One request and its answer, the body bounded."""
+        """Make one request, and return the response with a bounded body."""
         progress.is_sent = False
         if self._proxy:
             await self.check_for_another(target)
@@ -235,7 +241,7 @@ class WebClient:
         return Answer(url=str(target), status=response.status_code, headers=response.headers, body=content, cut=cut)
 
     async def _read(self, response: httpx2.Response) -> tuple[bytes, bool]:
-        """The body's first `max_bytes`; what is packed is unpacked no further than that."""
+        """Return the body's first `max_bytes`, and whether it was cut; compressed data is unpacked no further."""
         codings = response.headers.get("content-encoding", "").split(",")
         if len(codings) > _MAX_CODINGS:
             raise ServiceError(f"{response.url.host} packed its answer {len(codings)} times over", permanent=True)
@@ -249,7 +255,7 @@ class WebClient:
 
 
 class _Checked(httpcore2.AsyncNetworkBackend):
-    """Connects to the very addresses that were checked."""
+    """Connects only to addresses that were checked."""
 
     def __init__(self, client: WebClient) -> None:
         self._client = client
@@ -274,7 +280,7 @@ class _Checked(httpcore2.AsyncNetworkBackend):
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one host of the public internet, by itself: neither special in any way nor another address in disguise."""
+    """Return whether an address is one host of the public internet: not special, and not another address in disguise."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -296,11 +302,11 @@ async def ask_service(
     json: Json = None,
     asked_wrong: Container[int] = (),
 ) -> Answer:
-    """The successful answer of a service that the configuration names: what goes wrong is its fault or ours, but for a status
-    of `asked_wrong`, by which it says that it cannot do what the agent asked for.
+    """Return the successful response of a service that the configuration names.
 
-    Raises ServiceError, which tells a key that is refused, an account without credit and a service that is busy (AskedTooOften) or down
-    apart, and in which no header that was sent shows.
+    A status in `asked_wrong` means that the service cannot do what the agent asked for: ToolError, the agent's fault. Any other failure is
+    a ServiceError. It distinguishes a refused key, an account without credit, and a service that is busy (AskedTooOften) or down. It shows
+    no header that was sent.
     """
     try:
         answer = await client.fetch(url, method=method, headers=headers, json=json, max_redirects=0)
@@ -325,7 +331,7 @@ async def ask_service(
 
 
 def _said(answer: Answer, *, secrets: Iterable[str]) -> str:
-    """The status and the beginning of what came with it, on one line."""
+    """Return the status and the beginning of the body, on one line."""
     text = answer.body[:2_000].decode("utf-8", "replace")
     for secret in secrets:
         text = text.replace(secret.removeprefix("Bearer "), "…")
@@ -353,7 +359,7 @@ def _joined(target: httpx2.URL, location: str) -> str:
 
 
 def _places(entry: str) -> Iterable[tuple[str, int]]:
-    """What an entry of the allow list allows: "host:port", or "host" with the usual ports."""
+    """Return what an entry of the allow-list allows: "host:port", or "host" with the usual ports."""
     found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", entry.strip().lower())
     host = found[1].strip("[]").rstrip(".") if found else ""
     if found is None or not (_HOST.fullmatch(host) or _is_ipv6(host)):

@@ -1,4 +1,4 @@
-"""The tool `web_search`: a few results of a search service as text. Another service is a function like those here."""
+"""The tool `web_search`: a few results of a search service as text. To add a service, write a function like those here."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ T = TypeVar("T")
 MAX_RESULTS = 20
 MAX_QUERY_CHARS = 1_000
 ASKED_WRONG = (400, 414, 422)
-"""Statuses by which a service refuses a query, which is the agent's."""
+"""Statuses with which a service refuses a query; the agent is at fault."""
 _MAX_TITLE_CHARS = 300
 
 
@@ -37,7 +37,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """Where a search service is and how it is asked: what its function is given beside the query."""
+    """A search service: its address and the settings of its requests."""
 
     name: str
     url: str
@@ -95,7 +95,7 @@ class _SerperAnswer(Struct, rename="camel"):
 
 
 async def serper(service: Service, query: str, limit: int) -> Sequence[Found]:
-    """Google's results by serper.dev; its answer box, where there is one, comes first."""
+    """Return Google's results by serper.dev; its answer box, if there is one, comes first."""
     answer = await service.ask(_SerperAnswer, json={"q": query, "num": limit})
     found = [Found(title=result.title, url=result.link, snippet=result.snippet) for result in answer.organic[:limit]]
     if (box := answer.answer_box) and (box.answer or box.snippet):
@@ -115,7 +115,7 @@ class _ExaAnswer(Struct):
 
 
 async def exa(service: Service, query: str, limit: int) -> Sequence[Found]:
-    """exa.ai; the snippet is the beginning of the page's text."""
+    """Return the results of exa.ai; the snippet is the beginning of the page's text."""
     asked: dict[str, Json] = {"query": query, "numResults": limit, "contents": {"text": {"maxCharacters": 1_000}}}
     answer = await service.ask(_ExaAnswer, json=asked)
     return [
@@ -135,7 +135,7 @@ class _SearxngAnswer(Struct):
 
 
 async def searxng(service: Service, query: str, limit: int) -> Sequence[Found]:
-    """Any SearXNG whose settings allow JSON; it has no way to ask for fewer results."""
+    """Return the results of a SearXNG whose settings allow JSON; it cannot limit the number of results."""
     try:
         answer = await service.ask(_SearxngAnswer, query={"q": query, "format": "json"})
     except ServiceError as error:
@@ -152,7 +152,7 @@ async def searxng(service: Service, query: str, limit: int) -> Sequence[Found]:
 
 @dataclass(frozen=True, kw_only=True)
 class Provider:
-    """A service that can be chosen by name. `url` is empty where everyone has their own, `key_variable` where no key is needed."""
+    """A service that can be selected by name. `url` is "" if every user has their own, `key_variable` if no key is needed."""
 
     search: SearchFunction
     title: str
@@ -172,7 +172,7 @@ PROVIDERS: Mapping[str, Provider] = {
 def make_web_search(
     search: SearchFunction, service: Service, *, num_results: int = 5, snippet_chars: int = 1_000
 ) -> Tool:
-    """The tool, for one service. `num_results` is what a call gets that does not say how many."""
+    """Return the tool for one service. `num_results`: the default number of results of a call."""
     default = num_results
 
     @tool
@@ -193,7 +193,7 @@ def make_web_search(
 
 
 def search_url(provider: str, url: str) -> str:
-    """Where `provider` is asked: at the `url` that the configuration names, or else at its own. Raises ConfigError."""
+    """Return the address of `provider`: the `url` of the configuration, or else its own. Raises ConfigError."""
     own = PROVIDERS[provider].url
     if not (url or own):
         raise ConfigError(f'tools.search = "{provider}" needs tools.search_url, as in "http://localhost:8888"')

@@ -1,4 +1,4 @@
-"""The layer between httpx2 and httpcore2: a transport over a given connection pool, and how far a request has been sent."""
+"""Connect httpx2 and httpcore2: a transport over a given connection pool, which also tracks how far a request has been sent."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -14,7 +14,7 @@ MAX_HEADERS = 500
 
 
 class Progress:
-    """How far a request has been sent, by httpcore2's trace events."""
+    """Tracks how far a request has been sent, by httpcore2's trace events."""
 
     def __init__(self) -> None:
         self.is_sent = False

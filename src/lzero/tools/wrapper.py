@@ -1,4 +1,4 @@
-"""What takes a tool and gives a tool: the agent sees no difference, `call` does something more."""
+"""Base of wrappers: a tool that calls another tool and does something more, without a difference for the agent."""
 
 import json
 
@@ -7,7 +7,7 @@ from lzero.types import Json
 
 
 class Wrapper:
-    """A tool that calls another one. What a session needs to know of it stays the same."""
+    """A tool that calls another one. Its description for sessions is that of the wrapped tool."""
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
@@ -24,5 +24,5 @@ class Wrapper:
 
 
 def canonical(arguments: dict[str, Json]) -> str:
-    """Arguments as JSON text: the same for the same arguments, in whatever order they were given."""
+    """Return arguments as JSON text, which is equal for equal arguments in any order."""
     return json.dumps(arguments, sort_keys=True, separators=(",", ":"))

@@ -1,9 +1,9 @@
-"""A process of its own that reads one hostile file: a line of JSON and the file's bytes in, a line of JSON out.
+"""Read one hostile file in a separate process: a line of JSON and the file's bytes in, a line of JSON out.
 
-Run as `python -I DIRECTORY`. It is bounded before it sees a byte of the file: memory, processor seconds, no file that it could
-write, no connection, and none read but Python's own. What is wrong with the file is an answer ("refused"), whatever a library
-raised over it; a limit of processor seconds ends the process by a signal. Before it looks at the file it says BEGIN: how it ends
-from then on is the doing of the file.
+Run as `python -I DIRECTORY`. It is restricted before it sees a byte of the file: memory, processor seconds, no writable file, no
+connection, no readable files except Python's own. A problem with the file is an answer ("refused"), whatever exception a library raised.
+The limit of processor seconds ends the process by a signal. Before it reads the file it writes BEGIN; from then on, the file is the cause
+of its end.
 """
 
 import base64
@@ -32,7 +32,7 @@ FORBIDDEN = (
     ),
     *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.", "tempfile."),
 )
-"""Audit events of what no reading of a file needs."""
+"""Audit events that reading a file never needs."""
 
 
 def limit(memory_bytes: int, cpu_s: int) -> None:
@@ -43,10 +43,9 @@ def limit(memory_bytes: int, cpu_s: int) -> None:
 
 
 def refuse_effects() -> None:
-    """FORBIDDEN things, and files other than Python's own, end in PermissionError: a document that names a URL or a path gets
-    nothing from it.
+    """Raise PermissionError for FORBIDDEN events, and for files other than Python's own. So URLs and paths in a document have no effect.
 
-    It stops libraries that would follow such a name, not code that has taken over the process.
+    It stops libraries that would follow them, not code that controls the process.
     """
     mimetypes.init()  # reads files of the system, once
     roots = tuple(f"{root}/" for root in (*sys.path, sys.prefix, sys.base_prefix) if root)

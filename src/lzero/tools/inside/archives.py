@@ -1,4 +1,4 @@
-"""Archives: what is in them, and one member at a time. Nothing is ever unpacked to disk."""
+"""List archives, and read one member at a time. Nothing is ever unpacked to disk."""
 
 import gzip
 import tarfile
@@ -9,12 +9,12 @@ from io import BytesIO
 from kinds import Refused
 
 MEMBER_BYTES = 32_000_000
-"""Largest member that is looked into."""
+"""Bytes of the largest member that is read."""
 MAX_MEMBERS = 10_000
 
 
 def read(data: bytes, name: str, part: str, kind: str) -> Iterator[str] | tuple[str, bytes]:
-    """The list of an archive, or the name and bytes of the member that `part` names."""
+    """Return the list of an archive, or the name and bytes of the member that `part` names."""
     if kind == "zip":
         return _zip_member(data, part) if part else _zip_list(data)
     if kind == "gzip" and not _is_tar(data):

@@ -1,15 +1,15 @@
-"""From a file's bytes to the piece of its text that was asked for."""
+"""Convert a file's bytes to the requested piece of its text."""
 
 from collections.abc import Iterable, Iterator
 
 from kinds import Refused, kind_of
 
 MAX_DEPTH = 2
-"""A member of an archive may be a file of any kind, also an archive; a member of that may not."""
+"""The deepest nesting of archives: a member may be an archive, but a member of that may not."""
 
 
 def text_of(pieces: Iterable[str], start: int, max_chars: int) -> str:
-    """Characters `start` to `start + max_chars`, and a line that says whether there is more. Raises Refused."""
+    """Return characters `start` to `start + max_chars`, and a line that says if there are more. Raises Refused."""
     text, more = _cut(pieces, start, max_chars)
     if start and not text:
         raise Refused(f"start={start} is behind its end")
@@ -20,8 +20,10 @@ def text_of(pieces: Iterable[str], start: int, max_chars: int) -> str:
 
 
 def pieces_of(data: bytes, name: str, part: str, *, links: bool = True, depth: int = 0) -> Iterator[str]:
-    """The text piece by piece, made as it is asked for: of a thousand pages, those that are shown are read. `links`: whether those of
-    HTML are kept, and its pictures. Raises Refused."""
+    """Yield the text lazily in pieces, so that of a thousand pages only the shown ones are read. Raises Refused.
+
+    `links`: keep the links and pictures of HTML.
+    """
     if not data and not depth:
         raise Refused("it is empty (0 bytes)")
     kind = kind_of(data, name)
@@ -54,7 +56,7 @@ def pieces_of(data: bytes, name: str, part: str, *, links: bool = True, depth: i
 
 
 def _cut(pieces: Iterable[str], start: int, max_chars: int) -> tuple[str, bool]:
-    """Characters from `start` on, and whether there are more."""
+    """Return at most `max_chars` characters from `start` on, and whether there are more."""
     kept: list[str] = []
     passed = taken = 0
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Documents and plain text, as Markdown."""
+"""Convert documents and plain text to Markdown."""
 
 import json
 import zipfile
@@ -9,9 +9,9 @@ from typing import Any
 from kinds import Refused, pages
 
 OFFICE_BYTES = 256_000_000
-"""What the members of an Office file may hold together, unpacked."""
+"""The most bytes of an Office file's members together, unpacked."""
 GUESSED_BYTES = 65_536
-"""Of a text that is not UTF-8, to guess its encoding by."""
+"""Bytes of a text that is not UTF-8 from which its encoding is guessed."""
 MAX_GROUP_DEPTH = 8
 UNSEEN = ("script", "style", "template", "noscript", "svg")
 
@@ -61,7 +61,7 @@ def html(data: bytes, part: str, *, links: bool = True) -> Iterator[str]:
 
 
 def json_text(data: bytes, part: str) -> Iterator[str]:
-    """With a line a value, so that a file in one line can be read; as it is where it is not JSON after all."""
+    """Yield JSON with one line per value, so that a one-line file is readable; invalid JSON unchanged, with a note."""
     _no_part(part)
     text, note = decoded(data)
     try:
@@ -86,7 +86,7 @@ READERS: dict[str, Callable[[bytes, str], Iterator[str]]] = {
 
 
 def decoded(data: bytes) -> tuple[str, str]:
-    """A text, and a line that says so where its encoding is a guess. Raises Refused for what is no text."""
+    """Return a text, and a note if its encoding is a guess. Raises Refused for data that is not text."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace"), ""
     try:
@@ -99,7 +99,7 @@ def decoded(data: bytes) -> tuple[str, str]:
 
 
 def markdown(source: str, *, links: bool = True) -> str:
-    """HTML as Markdown; without `links`, their words alone, and no pictures."""
+    """Return HTML as Markdown; without `links`, only the text of links, and no pictures."""
     from bs4 import BeautifulSoup
     from markdownify import MarkdownConverter
 
@@ -114,7 +114,7 @@ def markdown(source: str, *, links: bool = True) -> str:
 
 
 def check_office(data: bytes) -> None:
-    """Refuse what unpacks to too much, and XML with a document type: Office files have none, and bombs are built of them."""
+    """Refuse an archive that unpacks to too much, and XML with a document type: Office files have none, and XML bombs need one."""
     with zipfile.ZipFile(BytesIO(data)) as archive:
         members = archive.infolist()
         size = sum(member.file_size for member in members)

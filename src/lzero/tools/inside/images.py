@@ -1,4 +1,4 @@
-"""Images: their facts, and a small copy for a model that sees."""
+"""Describe images, and make a small copy for a vision model."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -8,7 +8,7 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
-"""Of an image that is decoded."""
+"""The most pixels of an image that is decoded."""
 JPEG_QUALITY = 90
 
 Image.MAX_IMAGE_PIXELS = None  # the bound is ours, and told in our words
@@ -22,7 +22,7 @@ def facts(data: bytes, part: str) -> Iterator[str]:
 
 
 def small(data: bytes, max_side: int) -> tuple[str, bytes]:
-    """(media type, bytes) of the image with no side longer than `max_side`: PNG where that is not larger, else JPEG."""
+    """Return (media type, bytes) of the image with no side longer than `max_side`: as PNG if that is not larger, else as JPEG."""
     with _opened(data) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Refused(f"it has {image.width} × {image.height} pixels; at most {MAX_PIXELS:,} are decoded")

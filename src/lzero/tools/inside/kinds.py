@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes; its name decides only between texts."""
+"""Recognise a file's kind by its first bytes; its name only distinguishes kinds of text."""
 
 import zipfile
 from io import BytesIO
@@ -27,7 +27,7 @@ TEXTS = {
 
 
 class Refused(Exception):
-    """This file, or this part of it, cannot be shown; the message says why and what can be asked for."""
+    """This file, or this part of it, cannot be shown; the message gives the reason and the possible requests."""
 
 
 def kind_of(data: bytes, name: str) -> str:
@@ -53,7 +53,7 @@ def kind_of(data: bytes, name: str) -> str:
 
 
 def pages(part: str, total: int, what: str) -> range:
-    """The indices of `part`, "3" or "3-5" or "" for all, of `total` pages, slides or rows counted from 1."""
+    """Return the indices of `part` ("3", "3-5", or "" for all) of `total` pages, slides or rows counted from 1."""
     if not part:
         return range(total)
     first, dash, last = (piece.strip() for piece in part.partition("-"))

@@ -1,15 +1,15 @@
-"""The content of a web page as Markdown, without what stands around it."""
+"""Extract the content of a web page as Markdown, without the surrounding layout."""
 
 import logging
 
 from trafilatura import extract, html2txt
 
 FEW_CHARS = 200
-"""An extract shorter than this may have missed the content; then the page's whole text is looked at too."""
+"""Characters below which an extract may have missed the content; then the page's whole text is considered, too."""
 
 
 def markdown(data: bytes, url: str) -> str:
-    """The Markdown of a page in UTF-8; its links are made whole by the `url` it came from. Empty where it holds no text."""
+    """Return the Markdown of a page in UTF-8; "" if it has no text. `url`: the page's address, for relative links."""
     logging.disable(logging.CRITICAL)  # of a page without content the extractor complains on stderr
     text = data.decode(errors="replace")
     content = str(

@@ -1,4 +1,4 @@
-"""Spreadsheets and CSV, as Markdown tables of bounded width."""
+"""Convert spreadsheets and CSV to Markdown tables of bounded width."""
 
 import csv
 import re
@@ -10,7 +10,7 @@ from documents import check_office, decoded
 from kinds import Refused, pages
 
 MAX_COLUMNS = 50
-"""Columns that are shown where no range asks for others."""
+"""Number of columns that are shown unless a range asks for others."""
 MAX_CELL_CHARS = 500
 MAX_SHEETS = 100
 _RANGE = re.compile(r"\$?([A-Za-z]{1,3})\$?(\d{1,7})(?::\$?([A-Za-z]{1,3})\$?(\d{1,7}))?")
@@ -49,13 +49,13 @@ def xlsx(data: bytes, part: str) -> Iterator[str]:
 
 
 def _sheet(values: Any, formulas: Any, area: tuple[int, int, int, int | None]) -> Iterator[str]:
-    """Its rows that are not empty. A formula whose value was never computed is shown as the formula."""
+    """Yield the rows that are not empty. A formula without a computed value is shown as the formula."""
     from openpyxl.utils import get_column_letter
 
     left, top, right, bottom = area
     bounds = {"min_col": left, "min_row": top, "max_col": right if bottom else None, "max_row": bottom}
     for sheet in (values, formulas):
-        sheet.reset_dimensions()  # what a file says of its size may be wrong by any factor
+        sheet.reset_dimensions()  # the size in the file may be wrong by any factor
     header, wider = False, False
     both = zip(values.iter_rows(**bounds), formulas.iter_rows(**bounds), strict=False)
     for number, (row, written) in enumerate(both, start=top):
@@ -82,7 +82,7 @@ def _sheet(values: Any, formulas: Any, area: tuple[int, int, int, int | None]) -
 
 
 def _chosen(sheets: list[str], part: str) -> tuple[list[str], tuple[int, int, int, int | None]]:
-    """The sheets and the (left, top, right, bottom) that `part` names: "", "Sheet", "A1:F9" or "Sheet!A1:F9"."""
+    """Return the sheets and the (left, top, right, bottom) that `part` names: "", "Sheet", "A1:F9" or "Sheet!A1:F9"."""
     from openpyxl.utils import column_index_from_string
 
     whole = (1, 1, MAX_COLUMNS, None)
@@ -101,7 +101,7 @@ def _chosen(sheets: list[str], part: str) -> tuple[list[str], tuple[int, int, in
 
 
 def _delimiter(text: str) -> str:
-    """The one that the first line has most of."""
+    """Return the delimiter that is most frequent in the first line."""
     return max(",;\t|", key=text.partition("\n")[0].count)
 
 

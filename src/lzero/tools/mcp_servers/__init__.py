@@ -3,7 +3,7 @@
     async with open_servers(read_specs("stdio:uvx mcp-server-time"), taken=names) as tools:
         …
 
-A server is a stranger: what it says of its tools is escaped and bounded, what they answer is bounded, and every wait has a deadline.
+A server is not trusted: its descriptions are escaped and bounded, its answers are bounded, and every wait has a deadline.
 """
 
 import os
@@ -21,9 +21,9 @@ __all__ = ["McpSpec", "open_servers", "read_specs"]
 async def open_servers(
     specs: Iterable[McpSpec], *, taken: Collection[str] = (), lookup: Lookup = os.environ.get
 ) -> AsyncIterator[tuple[Tool, ...]]:
-    """The tools of all servers, which end when the block is left. No two have one name, and none has a name of `taken`.
+    """Yield the tools of all servers, and end these after the block. All names differ, and none is in `taken`.
 
-    Raises ConfigError where a server cannot be started or reached, and where the extra is not installed.
+    Raises ConfigError if a server cannot be started or reached, or the extra is not installed.
     """
     try:
         from lzero.tools.mcp_servers.server import McpServer

@@ -1,6 +1,6 @@
-"""One connection to an MCP server, and the calls that run on it.
+"""Keep one connection to an MCP server, with the calls that run on it.
 
-One task must enter and leave the SDK's context managers, so each connection has a task of its own. It runs until `close`, or until the
+The same task must enter and leave the SDK's context managers, so each connection has a task of its own. It runs until `close`, or until the
 server is gone. A call waits for its answer or for that task, whichever ends first.
 """
 
@@ -24,7 +24,7 @@ _Answer = TypeVar("_Answer")
 
 
 class Lost(Exception):
-    """The connection is gone; the message says how."""
+    """The connection has ended; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Transport:
 
 
 class Connection:
-    """One connection and the task that it lives in."""
+    """One connection, and the task that it lives in."""
 
     def __init__(self, make_transport: Callable[[Callable[[], None]], Transport]) -> None:
         self._stop = asyncio.Event()
@@ -65,7 +65,7 @@ class Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether new calls should use it."""
+        """Whether new calls should use this connection."""
         return not (self._stop.is_set() or self._task.done() or self._transport.stale())
 
     @property
@@ -78,7 +78,7 @@ class Connection:
     async def ask(self, what: Callable[[Client], Coroutine[Any, Any, _Answer]], deadline_s: float) -> _Answer:
         """Return the server's answer. Raises Lost, TimeoutError, and whatever the SDK raises for the answer itself."""
         request = asyncio.create_task(what(self._client.result()))
-        request.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
+        request.add_done_callback(lambda done: done.cancelled() or done.exception())  # marks its exception as retrieved
         self._asked += 1
         try:
             async with call_clock().at_most(deadline_s):
@@ -87,7 +87,7 @@ class Connection:
                 raise Lost(self.problem)
             return _result_of(request)
         except MCPError as error:
-            if error.code == CONNECTION_CLOSED:  # the SDK's own word: `Incoming` renumbers what a server says
+            if error.code == CONNECTION_CLOSED:  # from the SDK itself, because `Incoming` renumbers a server's errors
                 await self._end(error.message)
                 raise Lost(self.problem) from None
             raise
@@ -115,7 +115,7 @@ class Connection:
         await asyncio.wait({self._task}, timeout=_CLOSE_S)
 
     async def _end(self, message: str) -> None:
-        """The streams have ended: the task knows why, or will in a moment."""
+        """Note that the streams have ended. The task knows the reason now or soon."""
         self._stop.set()
         if not self._transport.problem():
             await asyncio.wait({self._task}, timeout=_CLOSE_S)

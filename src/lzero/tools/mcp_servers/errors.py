@@ -1,8 +1,8 @@
-"""Tells errors of one MCP call from the end of the connection, and says whose fault each is.
+"""Distinguish errors of one MCP call from the end of the connection, and decide who is at fault.
 
-The SDK raises an error that a server answers, and the end of the connection, as one exception, and servers use the number of the
-latter (-32000) for errors of their own. `Incoming` stands before the SDK and renumbers such answers: what the SDK raises as
-CONNECTION_CLOSED is then its own word.
+The SDK raises an error that a server answers, and the end of the connection, as one exception, and servers use the number of the latter
+(-32000) for their own errors. `Incoming` is placed before the SDK and renumbers such answers. So CONNECTION_CLOSED always comes from the
+SDK itself.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,15 @@ from mcp.types import (
 )
 
 TOO_LARGE = 8_400_001
-"""Number, of ours, for an answer that was larger than a message may be."""
+"""lzero's number for an answer larger than a message may be."""
 MALFORMED = 8_400_002
-"""Number, of ours, for an answer that is no JSON-RPC."""
+"""lzero's number for an answer that is not JSON-RPC."""
 BROKEN_OFF = 8_400_003
-"""Number, of ours, for an exchange over HTTP that failed; others go on."""
+"""lzero's number for a failed exchange over HTTP; others go on."""
 TOLD_CLOSED = 8_400_004
-"""Number, of ours, for a server's own error of the number CONNECTION_CLOSED."""
+"""lzero's number for a server's own error with the number CONNECTION_CLOSED."""
 TOO_MANY = 8_400_005
-"""Number, of ours, for an answer of more values than a message may have."""
+"""lzero's number for an answer with more values than a message may have."""
 _OF_THE_SERVER = (PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INTERNAL_ERROR, MALFORMED, BROKEN_OFF)
 _SAID_BY_SDK = (
     ("SSE stream failed: sent too many values", TOO_MANY),
@@ -41,11 +41,11 @@ _SAID_BY_SDK = (
     ("Failed to parse JSON response: sent more than", TOO_LARGE),
     ("SSE stream ", BROKEN_OFF),
 )
-"""Beginnings of the SDK's own error messages for an HTTP response that it could not read."""
+"""Prefixes of the SDK's own error messages for an HTTP response that it could not read."""
 
 
 def fault_of(error: MCPError) -> Literal["agent", "tool"]:
-    """Return whose fault the error of one call is: the agent's, unless the code says that the server failed."""
+    """Return the party at fault for an error of one call: the agent, unless the code says that the server failed."""
     return "tool" if error.code in _OF_THE_SERVER else "agent"
 
 
@@ -58,7 +58,7 @@ class Incoming:
     """A stream of messages for the SDK, in which no error of one call has the number of a closed connection."""
 
     def __init__(self, stream: Any, on_end: Callable[[], None]) -> None:
-        """`stream`: the transport's, of messages and exceptions. `on_end` is called when nothing more comes."""
+        """`stream`: the transport's, of messages and exceptions. `on_end`: called when no more messages come."""
         self._stream = stream
         self._on_end = on_end
 

@@ -1,7 +1,7 @@
-"""An MCP server at a URL: the client under the SDK's streamable HTTP, which bounds what a response may hold.
+"""Connect to an MCP server at a URL: the HTTP client below the SDK's streamable HTTP, which bounds responses.
 
-Under the SDK, an exchange that fails ends the connection, and every other call with it. Here it becomes an error that answers its own
-request, and the connection is `stale`: calls that are under way go on, and the next one makes a new connection.
+With the SDK alone, a failed exchange ends the connection, and every other call with it. Here it becomes an error that answers its own
+request, and the connection is `stale`: running calls go on, and the next one makes a new connection.
 """
 
 import asyncio
@@ -20,33 +20,34 @@ from lzero.tools.shapes import one_line
 _CONNECT_S = 10.0
 _REASON_CHARS = 200
 _CANCEL_S = 10.0
-"""Seconds that the server has to take note of a call that is given up."""
+"""Seconds that the server has to accept the cancellation of a call."""
 _CANCELLED = "notifications/cancelled"
 _SESSION = "mcp-session-id"
 _EVENT_END = re.compile(rb"(?>\r\n|\r|\n){2}")
 
 
 class TooMuch(httpx2.SSEError, httpx2.StreamError):
-    """A response that nobody will read to its end: as the SDK catches it, whether it reads events or a body."""
+    """A response that is not read to its end, as an exception that the SDK catches for events and for bodies."""
 
 
 class BrokenOff(httpx2.StreamError):
-    """A response that ended in the middle."""
+    """A response that ended early."""
 
 
 class _Sent(msgspec.Struct):
-    """The fields that are read of a message that goes out."""
+    """The fields of an outgoing message that are read."""
 
     method: str = ""
     id: Any = None
 
 
 class BoundedClient(httpx2.AsyncClient):
-    """HTTP, but a body ends with an error after MAX_MESSAGE bytes or MAX_VALUES values. `problem`: the server's last refusal."""
+    """An HTTP client in which a body ends with an error after MAX_MESSAGE bytes or MAX_VALUES values. `problem`: the server's last
+    refusal."""
 
     problem = ""
     stale = False
-    """Whether an exchange failed, or the server has forgotten the session."""
+    """Whether an exchange failed, or the server has dropped the session."""
 
     def __init__(self, headers: dict[str, str], read_s: float) -> None:
         """`read_s`: seconds that a response may take between two pieces."""
@@ -58,7 +59,7 @@ class BoundedClient(httpx2.AsyncClient):
         self._cancelling: set[asyncio.Task[None]] = set()
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Send a request. The failure of a POST is an answer: a JSON-RPC error."""
+        """Send a request. A POST that fails gets a JSON-RPC error as its response."""
         sent = _sent(request)
         if sent.method == _CANCELLED:  # the SDK would send nothing else until the server has answered
             task = asyncio.create_task(self._send_cancelled(request, options))
@@ -87,7 +88,7 @@ class BoundedClient(httpx2.AsyncClient):
                 response = await super().send(request, **options)
                 await response.aclose()
         except (TimeoutError, httpx2.HTTPError, httpx2.StreamError):
-            pass  # the server may finish the call; nobody waits for it
+            pass  # the server may finish the call; its result is not used
 
     async def _bound(self, response: httpx2.Response) -> None:
         if response.status_code >= 400:
@@ -96,7 +97,7 @@ class BoundedClient(httpx2.AsyncClient):
             self.stale = True
         if response.headers.get("content-encoding", "identity") != "identity":
             raise BrokenOff("compressed what it was asked to send as it is")
-        response.encoding = "utf-8"  # as values are counted, whatever the header says
+        response.encoding = "utf-8"  # the encoding in which values are counted, whatever the header says
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         response.stream = _Bounded(response.stream, is_events=media_type == "text/event-stream")

@@ -1,7 +1,6 @@
-"""The lines that an MCP server writes: bounded, and told apart even where one is too long, or no message.
+"""Read the lines that an MCP server writes, within bounds, also if one is too long or not a message.
 
-A server's answer that cannot be read is the failure of the call that it answers, and of no other: its number stands at the beginning
-or at the end of its line.
+An unreadable answer fails only its own call, because the call's number is at the beginning or at the end of the line.
 """
 
 import asyncio
@@ -12,27 +11,27 @@ from dataclasses import dataclass
 from lzero.tools.mcp_servers.words import MAX_MESSAGE
 
 MAX_SKIPPED = 8 * MAX_MESSAGE
-"""Bytes of one line that are read and thrown away: a server that exceeds it writes without end."""
+"""The most bytes of one line that are read and dropped; a server that exceeds it writes endlessly."""
 _ENDS = 200
-"""Bytes that are kept of the beginning and of the end of a line that is too long."""
+"""Bytes that are kept of the beginning and of the end of an overlong line."""
 _PIECES = re.compile(rb"[^\n]*\n|[^\n]+")
 _VERSION = rb'"jsonrpc"\s*:\s*"2\.0"'
 _NUMBER = rb'"id"\s*:\s*(\d{1,18})'
 _FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb"\s*,\s*)?" + _NUMBER + rb"\s*,")
 _LAST = re.compile(_NUMBER + rb"\s*(?:,\s*" + _VERSION + rb"\s*)?\}\s*$")
-"""The last brace of a line closes the message itself, so what stands directly before it belongs to no part of the message."""
+"""The last brace of a line closes the message itself, so text directly before it belongs to no inner part."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line, or the two ends of one that is longer than MAX_MESSAGE (`is_cut`)."""
+    """One line, or both ends of one that is longer than MAX_MESSAGE (`is_cut`)."""
 
     text: bytes
     is_cut: bool = False
 
     @property
     def answers(self) -> int | None:
-        """The number of the call that the line answers, as far as its ends tell."""
+        """The number of the call that the line answers, as far as its ends show; None if unknown."""
         found = _FIRST.match(self.text) or _LAST.search(self.text[-_ENDS:])
         return int(found[1]) if found else None
 

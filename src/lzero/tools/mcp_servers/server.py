@@ -3,8 +3,7 @@
     async with McpServer(spec) as server:
         server.tools                        protocols.Tool, each
 
-Calls of many episodes are under way on one connection. They take turns; the failure of one, whatever the server answers to it, is no
-other's.
+Calls of many episodes share one connection. They take turns. A failure of one call does not affect the others.
 """
 
 import asyncio
@@ -32,22 +31,22 @@ from lzero.turns import Turns, call_clock
 from lzero.types import Json
 
 CONNECT_S = 60.0
-"""Seconds that a server may take to start and say hello; some are downloaded first."""
+"""Seconds that a server may take to start and greet; some are downloaded first."""
 LIST_S = 20.0
 CALL_S = 50.0
-"""Seconds that a call may take, from when the server has answered those before it; below what an agent's broker waits for a tool."""
+"""Seconds that a call may take once the server has answered those before it; less than the broker waits for a tool."""
 MAX_TOOLS = 128
 CALLS = 8
-"""Calls that are under way at one server; further ones wait in turns. A server may serve them one by one."""
+"""The most calls at one server; further ones wait in turns. A server may serve them one by one."""
 _INHERITED = ("PATH", "HOME", "LANG")
 
 
 class McpServer:
-    """One server, from `async with` until its end. `tools` stay what they were when it was entered.
+    """One server, from `async with` until its end. `tools` do not change meanwhile.
 
-    Raises ConfigError from `async with` where the server cannot be reached or started, with the cause. A server that dies later fails
-    the calls that wait for it (ToolError, the tool's fault) and that the server does not declare read-only or idempotent; it is started
-    again, once, by each call that finds it gone.
+    Raises ConfigError from `async with`, with the cause, if the server cannot be reached or started. A server that dies later fails the
+    waiting calls that it does not declare read-only or idempotent (ToolError, the tool's fault). Each call that finds it gone starts it
+    again, once.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class McpServer:
         connect_s: float = CONNECT_S,
         call_s: float = CALL_S,
     ) -> None:
-        """`taken`: names that its tools must not have. `lookup`: where the `${NAME}` of a spec are found."""
+        """`taken`: names that its tools must not have. `lookup`: finds the `${NAME}` of a spec."""
         self.spec = spec
         self.tools: tuple[Tool, ...] = ()
         self._taken = taken
@@ -91,7 +90,7 @@ class McpServer:
         await self.close()
 
     async def close(self) -> None:
-        """End the connection and, if we started it, the server. Safe to call twice."""
+        """End the connection and, if lzero started it, the server. Safe to call twice."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
@@ -102,8 +101,8 @@ class McpServer:
     async def call(self, name: str, arguments: dict[str, Json], *, repeatable: bool = False) -> Json:
         """Call the tool that the server itself calls `name`. Raises ToolError.
 
-        `repeatable`: a second call would do nothing that the first has not done. So it is made, once, where the server dies meanwhile:
-        another call may have ended it.
+        `repeatable`: a second call has no further effect. So it is repeated, once, if the server dies meanwhile; another call may have
+        caused that.
         """
         request = CallToolRequest(params=CallToolRequestParams(name=name, arguments=arguments))
         try:
@@ -115,7 +114,7 @@ class McpServer:
                 result = await self._ask(request)
         except TimeoutError:
             late = self._failed(f"did not answer {one_line(name, 60)} within {self._call_s:g} s")
-            raise ToolError(str(late), fault="agent") from None  # which chose what to call it with, as for any tool
+            raise ToolError(str(late), fault="agent") from None  # the agent chose the arguments, as for any tool
         except Lost as error:
             raise self._failed(str(error)) from None
         except MCPError as error:
@@ -125,7 +124,7 @@ class McpServer:
                 f"gave {one_line(name, 60)} an answer of another shape: {one_line(str(error), 300)}"
             ) from None
         value = _hide(answer(result), self._filled)
-        if result.is_error:  # the protocol's way to tell the model what to do otherwise
+        if result.is_error:  # the protocol's way to explain a mistake to the model
             text = value if isinstance(value, str) else str(value)
             raise ToolError(text[:2000] or f"{name} failed and does not say why", fault="agent")
         return value
@@ -133,7 +132,7 @@ class McpServer:
     async def _ask(self, request: CallToolRequest) -> CallToolResult:
         async with self._turns.turn():
             connection = await self._connected()
-            # Not `call_tool`: it would check the answer against a schema of the server's, whose patterns may take for ever.
+            # Not `call_tool`: it would validate the answer with the server's schema, whose patterns may take forever.
             return await connection.ask(
                 lambda client: client.session.send_request(request, CallToolResult), self._call_s
             )
@@ -146,7 +145,7 @@ class McpServer:
         return ToolError(f"the MCP server {self._name} {self._filled.hide(what)}", fault="tool")
 
     def _refused(self, name: str, error: MCPError) -> ToolError:
-        """Convert an error that answered one call."""
+        """Convert the error that answered one call."""
         said = self._filled.hide(error.message)
         if error.code == TOO_LARGE:
             text = f"{one_line(name, 60)} answered with more than {MAX_MESSAGE:,} bytes: ask for less"
@@ -170,8 +169,10 @@ class McpServer:
         return tuple(tools)
 
     async def _connected(self) -> Connection:
-        """Return the connection, a new one where there is none or it is lost. Starting a server is not the time of the call that finds it
-        gone. Raises Lost."""
+        """Return the connection, or a new one if there is none or it is lost. Raises Lost.
+
+        The start of a server does not count as time of the call that needs it.
+        """
         late = asyncio.timeout(self._connect_s)
         try:
             with call_clock().stopped():
@@ -186,7 +187,7 @@ class McpServer:
             raise Lost(f"did not answer within {self._connect_s:g} s") from None
 
     def _retire(self) -> None:
-        """Let go of the connection: it is closed when its last call has ended."""
+        """Release the connection, which closes when its last call has ended."""
         old, self._connection = self._connection, None
         if old is not None:
             task = self._retired[old] = asyncio.create_task(old.retire())
@@ -203,7 +204,7 @@ class McpServer:
 
 
 class McpTool:
-    """A tool of a server, under the name and the parameters that an agent writes."""
+    """A tool of a server, with the name and the parameters that an agent writes."""
 
     def __init__(self, name: str, text: str, original: Listed, shape: Signature, server: McpServer) -> None:
         self.name = name
@@ -216,8 +217,11 @@ class McpTool:
         self._server = server
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        """Raises ToolError: the agent's fault where an argument is missing or unknown, or the server tells what to do otherwise; the
-        tool's where the server is gone, silent, or breaks the protocol."""
+        """Call the tool on its server. Raises ToolError.
+
+        It is the agent's fault if an argument is missing or unknown, or the server rejects the call; the tool's if the server is gone,
+        silent, or breaks the protocol.
+        """
         shape = self._shape
         if unknown := [name for name in arguments if name not in shape.names]:
             raise ToolError(f"{self.name} has no parameter {unknown[0]!r}: {self.name}{shape.text}", fault="agent")
@@ -240,7 +244,7 @@ async def _list_tools(client: Client) -> list[Listed]:
 
 
 def _hide(value: Json, filled: Filled) -> Json:
-    """A server may echo the secret that it was given."""
+    """Replace secrets in an answer, because a server may echo those that it was given."""
     if isinstance(value, str):
         return filled.hide(value)
     if isinstance(value, list):

@@ -1,13 +1,13 @@
-"""Which MCP servers: one by a line of text, or several by a file in the shape that other programs keep them in.
+"""Read which MCP servers to use: one from a line of text, or several from a file in the format of other programs.
 
     stdio:npx -y @modelcontextprotocol/server-filesystem /data
     stdio:TOKEN=${GITHUB_TOKEN} github-mcp-server stdio      words NAME=VALUE before the command are its environment, as in a shell
-    https://example.org/mcp GITHUB_TOKEN                     the bearer token is what that variable of the environment holds
+    https://example.org/mcp GITHUB_TOKEN                     the environment variable holds the bearer token
     servers.json, servers.toml                               {"mcpServers": {NAME: {"command": …, "args": […], "env": {…}}
                                                                             NAME: {"url": …, "headers": {…}}}}
 
-`${NAME}` stands for a variable of the environment, or of `.env`, wherever the value of a variable or a header is written. It is filled
-in when the server is started: a `McpSpec` holds no secret, and may be shown and recorded.
+`${NAME}` in the value of a variable or a header stands for a variable of the environment, or of `.env`. It is filled in when the server
+starts: a `McpSpec` holds no secret, and may be shown and recorded.
 """
 
 import json
@@ -24,13 +24,13 @@ from lzero.errors import ConfigError
 from lzero.paths import read_bounded
 
 Lookup = Callable[[str], str | None]
-"""The value of a variable, None where there is none: `os.environ.get`."""
+"""Returns the value of a variable; None if there is none: `os.environ.get`."""
 
 STDIO = "stdio:"
 MAX_BYTES = 1 << 20
-"""Largest file of servers."""
+"""Bytes of the largest file of servers."""
 _RUNNERS = frozenset(("npx", "uvx", "uv", "bunx", "docker", "podman", "python", "python3", "node", "env"))
-"""Programs that start others: a server is not called after them."""
+"""Programs that start others; a server is not named after them."""
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -38,12 +38,12 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, kw_only=True)
 class McpSpec:
-    """One server: a `command` to start, or a `url` to speak to."""
+    """One server: a `command` to start, or a `url` to connect to."""
 
     name: str
     command: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
-    """Of the command, beside PATH, HOME and LANG."""
+    """Environment variables of the command, in addition to PATH, HOME and LANG."""
     url: str = ""
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -58,20 +58,20 @@ class McpSpec:
 
 @dataclass(frozen=True)
 class Filled:
-    """The environment or the headers of a server, with the secrets in them."""
+    """The environment or the headers of a server, with the secrets filled in."""
 
     values: dict[str, str] = field(repr=False)
     _secrets: dict[str, str] = field(repr=False)
 
     def hide(self, text: str) -> str:
-        """`text` with the names of the secrets where their values stand."""
+        """Return `text` with the values of secrets replaced by their names."""
         for value, name in sorted(self._secrets.items(), key=lambda secret: -len(secret[0])):  # one may begin another
             text = text.replace(value, f"${{{name}}}")
         return text
 
 
 def fill(spec: McpSpec, lookup: Lookup) -> Filled:
-    """A server's entry with values in place of its variables, as `lookup` finds them. Raises ConfigError that names one that is not set."""
+    """Return a server's entry with its variables replaced by values from `lookup`. Raises ConfigError that names one that is not set."""
     secrets: dict[str, str] = {}
 
     def value_of(match: re.Match[str]) -> str:
@@ -84,7 +84,7 @@ def fill(spec: McpSpec, lookup: Lookup) -> Filled:
             raise ConfigError(
                 f"the MCP server {spec.name!r} takes {match[1]}, which contains characters that a header cannot hold"
             )
-        if len(value) >= 6:  # what is shorter stands in innocent words too
+        if len(value) >= 6:  # shorter values also occur in ordinary words
             secrets[value] = match[1]
         return value
 
@@ -93,7 +93,7 @@ def fill(spec: McpSpec, lookup: Lookup) -> Filled:
 
 
 def read_specs(text: str) -> tuple[McpSpec, ...]:
-    """The server, or the servers, that `text` names. Raises ConfigError."""
+    """Return the server, or the servers, that `text` names. Raises ConfigError."""
     if text.startswith(STDIO):
         return (_of_command(text),)
     if text.startswith(("http://", "https://")):

@@ -1,8 +1,8 @@
-"""An MCP server as a child process: lines of JSON over its standard input and output.
+"""Run an MCP server as a child process: lines of JSON over its standard input and output.
 
-The SDK's own transport keeps a line of any length, and the server's words go to our stderr. Here a line is bounded, the server gets
-no more of our environment than it is given, the end of what it says on stderr is kept as the cause of its death, and no process
-of its group is left behind, however the task around it ends.
+The SDK's own transport accepts a line of any length, and passes the server's stderr on. Here lines are bounded, and the server gets only
+the environment variables that it is given. The end of its stderr is kept as the cause of its death. No process of its group remains,
+however the surrounding task ends.
 """
 
 import asyncio
@@ -25,18 +25,18 @@ from lzero.tools.pipes import close_pipes
 from lzero.tools.shapes import one_line
 
 STOP_S = 2.0
-"""Seconds that a server has to end once its standard input is closed, and again once it was asked by a signal."""
+"""Seconds that a server has to end after its standard input is closed, and again after a signal."""
 MAX_PRINTED = 4 << 20
-"""Bytes in a row that are no message: reading them would be all that the event loop does."""
+"""The most consecutive bytes without a message; reading more would keep the event loop busy."""
 _LINE_BYTES = 100
-"""What a line counts for at least."""
+"""The bytes that a line counts for at least."""
 _POLL_S = 0.01
 _STDERR_BYTES = 4000
 _Gone = (BrokenResourceError, ClosedResourceError)
 
 
 class StdioTransport:
-    """The two streams that the SDK's client speaks through. `on_end` is told when the server is gone; `problem` says how."""
+    """The two streams of the SDK's client. Calls `on_end` when the server has ended; `problem` says how."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class StdioTransport:
         on_end: Callable[[], None],
         hide: Callable[[str], str] = str,
     ) -> None:
-        """`hide` takes secrets out of what the server says on stderr."""
+        """`hide` removes secrets from the server's stderr."""
         self._command = command
         self._environment = environment
         self._on_end = on_end
@@ -58,7 +58,7 @@ class StdioTransport:
     async def __aenter__(
         self,
     ) -> tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]:
-        """Raises OSError where the command cannot be started."""
+        """Start the server. Raises OSError if the command cannot be started."""
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -86,10 +86,10 @@ class StdioTransport:
         assert process is not None
         try:
             for stream in self._streams:
-                stream.close()  # whoever reads goes on, and throws away what comes: a server that writes cannot end
+                stream.close()  # the reader goes on and drops the data, because a server that is writing cannot end
             await _stop(process)
         finally:
-            _signal_group(process, signal.SIGKILL)  # also what the server left behind, and where we were not let wait
+            _signal_group(process, signal.SIGKILL)  # also for its remaining children, and after a cancelled wait
             for task in self._tasks:
                 task.cancel()
             close_pipes(process)
@@ -151,7 +151,7 @@ class StdioTransport:
             self._stderr = (self._stderr + chunk)[-_STDERR_BYTES:]
 
     async def _ending(self, process: asyncio.subprocess.Process, listener: asyncio.Task[None]) -> str:
-        """How the server ended, if it did, and what it said last."""
+        """Return how the server ended, if it did, and its last words on stderr."""
         told = []
         if process.stdout is not None and process.stdout.at_eof() and await _has_ended(process, STOP_S):
             code = process.returncode or 0
@@ -163,7 +163,7 @@ class StdioTransport:
 
 
 def _message(line: Line) -> SessionMessage | None:
-    """Return the message of a line, or an error in place of an answer that cannot be read; None for what is no message."""
+    """Return the message of a line, or an error in place of an unreadable answer; None if it is not a message."""
     is_too_much = has_too_many(line.text)
     if not (line.is_cut or is_too_much):
         with suppress(ValueError):
@@ -185,7 +185,7 @@ async def _drain(stdout: asyncio.StreamReader) -> None:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """As the protocol asks: close its input, wait, then signals."""
+    """Stop the server as the protocol prescribes: close its input, wait, then send signals."""
     if process.stdin is not None:
         process.stdin.close()
     if await _has_ended(process, STOP_S):
@@ -198,7 +198,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 
 
 async def _has_ended(process: asyncio.subprocess.Process, seconds: float) -> bool:
-    """Whether it ends within `seconds`. `process.wait()` would wait for its pipes too, which its children may hold."""
+    """Return whether the process ends within `seconds`. `process.wait()` would also wait for its pipes, which its children may hold."""
     deadline = asyncio.get_running_loop().time() + seconds
     while process.returncode is None:
         if asyncio.get_running_loop().time() > deadline:
@@ -209,4 +209,4 @@ async def _has_ended(process: asyncio.subprocess.Process, seconds: float) -> boo
 
 def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)  # it leads a session, and so a group, of its own
+        os.killpg(process.pid, number)  # it leads its own session, and so its own group

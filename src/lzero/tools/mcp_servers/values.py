@@ -1,4 +1,4 @@
-"""Counts the values of a JSON text before it is decoded. The text may come in pieces."""
+"""Count the values of a JSON text before it is decoded. The text may come in pieces."""
 
 import re
 

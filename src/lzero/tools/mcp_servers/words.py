@@ -1,4 +1,4 @@
-"""What a server says of its tools, and what they answer, as an agent may see it: pure, and nothing of it trusted.
+"""Convert a server's descriptions and answers to a form for agents: pure functions of untrusted input.
 
 {"name": "read-file", "inputSchema": {"properties": {"path": {"type": "string"}, "lines": {"type": "integer", "default": 10}},
                                       "required": ["path"]}}       read_file(path: str, lines: int = 10) -> str
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult, ContentBlock
 
 MAX_MESSAGE = 8 * 1024 * 1024
-"""Bytes of one message of a server."""
+"""The most bytes of one message of a server."""
 MAX_RESULT = 200_000
-"""Characters of what one call returns."""
+"""The most characters of one call's result."""
 MAX_PARAMETERS = 64
 _NAME_CHARS = 64
 _SIGNATURE_CHARS = 1_000
@@ -32,7 +32,7 @@ _RESERVED = RESERVED | frozenset(keyword.softkwlist)
 
 @dataclass(frozen=True)
 class Signature:
-    """The parameters of a tool. `names` maps each, as an agent writes it, to the server's own name for it, required ones first."""
+    """The parameters of a tool. `names` maps each name that an agent writes to the server's own name, required ones first."""
 
     names: dict[str, str]
     required: frozenset[str]
@@ -43,14 +43,14 @@ class Signature:
 
 
 def tool_name(name: str, *, server: str, taken: Collection[str]) -> str:
-    """A Python identifier for a server's tool: its own name where that is free, else with the server's name before it."""
+    """Return a Python identifier for a server's tool: its own name if that is free, else with the server's name before it."""
     own = identifier(name, "tool")
     candidates = itertools.chain((own, f"{identifier(server, 'mcp')}_{own}"[:_NAME_CHARS]), _numbered(own))
     return next(candidate for candidate in candidates if candidate not in taken and candidate not in _RESERVED)
 
 
 def identifier(text: str, otherwise: str) -> str:
-    """The nearest Python identifier in ASCII; `otherwise` where nothing of `text` can be in one."""
+    """Return the nearest Python identifier in ASCII; `otherwise` if no character of `text` can be in one."""
     found = re.sub(r"[^A-Za-z0-9]+", "_", text[:_NAME_CHARS]).strip("_")
     if not found:
         return otherwise
@@ -79,7 +79,7 @@ def signature(input_schema: Mapping[str, Any], output_schema: Mapping[str, Any] 
 
 
 def description(name: str, signature: Signature, text: str | None, *, server: str) -> str:
-    """Signature, what the server says of the tool, a line for each parameter that it says something of, and who says so."""
+    """Return the signature, the server's description of the tool, a line for each described parameter, and the server's name."""
     said = cut(
         "\n".join(line.strip() for line in plain((text or "")[: 4 * _TEXT_CHARS]).strip().splitlines()), _TEXT_CHARS
     )
@@ -88,11 +88,11 @@ def description(name: str, signature: Signature, text: str | None, *, server: st
 
 
 def answer(result: "CallToolResult") -> Json:
-    """What a call returns: the structured content where there is one, else text, in which whatever is no text is noted."""
+    """Return the result of a call: the structured content if there is one, else text with a note for everything that is not text."""
     structured = result.structured_content
     if structured is not None and all(block.type in ("text", "resource_link") for block in result.content):
         if isinstance(structured, dict) and set(structured) == {"result"}:
-            structured = structured["result"]  # how the SDKs wrap what is no object
+            structured = structured["result"]  # the SDKs' wrapper of values that are not objects
         text = json.dumps(structured, ensure_ascii=False)
         return structured if len(text) <= MAX_RESULT else cut(text, MAX_RESULT)
     return cut("\n".join(map(_text_of, result.content)), MAX_RESULT)
