@@ -8,7 +8,7 @@ import pytest
 
 from lzero.config import TasksConfig
 from lzero.data.sources import Listed, Shuffled, leaks, open_source, unread_fields
-from lzero.errors import DataError
+from lzero.errors import ConfigError, DataError
 from lzero.protocols import TaskSource
 from lzero.types import Task
 
@@ -94,3 +94,55 @@ def test_fields_that_are_not_read_are_listed(tmp_path: Path) -> None:
         source = open_source(str(path), split=split, seed=3, config=TasksConfig())
         assert unread_fields(source) == "these fields are not read: `csv` (1 row)"
     assert unread_fields(open_source("world", split="eval", seed=3, config=TasksConfig())) == ""
+
+
+OWN = """
+from lzero import Task
+
+TASKS = {
+    "raises": lambda: {}["item"],
+    "no task": lambda: {"question": "Who?"},
+    "number": lambda: Task(id="t", question="Who?", answers=("x",), metadata={"coins": 5}),
+    "list": lambda: Task(id="t", question="Who?", answers=["x", "y"]),
+}
+
+
+class Own:
+    def __init__(self, split, seed, *, gives: str, length: int = 3):
+        self.task, self.length = lambda index: TASKS[gives](), length
+
+    def __len__(self):
+        return self.length
+"""
+
+
+def own_source(split: str = "train", **options: object) -> TaskSource:
+    config = TasksConfig(train="own_tasks:Own", options=options)
+    return open_source(config.train, split=split, seed=0, config=config)
+
+
+@pytest.fixture
+def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_tasks.py").write_text(OWN, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("_own")
+@pytest.mark.parametrize(
+    ("gives", "said"),
+    [
+        ("raises", r"raised KeyError: 'item' \(own_tasks.py, line 5\)"),
+        ("no task", "return an lzero.Task"),
+        ("number", "Expected `str`, got `int`"),
+    ],
+)
+def test_a_source_that_gives_no_task_is_named(gives: str, said: str) -> None:
+    with pytest.raises(DataError, match=rf'tasks.eval = "own_tasks:Own": task\(1\) .*{said}'):
+        own_source("eval", gives=gives).task(1)
+
+
+@pytest.mark.usefixtures("_own")
+def test_a_source_of_ones_own_is_checked_when_it_is_opened_and_used() -> None:
+    assert own_source(gives="list").task(7).answers == ("x", "y")
+    with pytest.raises(ConfigError, match="its length is 0"):
+        own_source(gives="list", length=0)

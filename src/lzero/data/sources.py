@@ -13,12 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
+import msgspec
+
 from lzero.config import ROW_FILES, ReplConfig, TasksConfig
 from lzero.data.attachments import FileLimits
 from lzero.data.files import Reading, read_tasks
 from lzero.data.world import WorldSource
-from lzero.errors import ConfigError
-from lzero.plugins import load_object, make_plugin
+from lzero.errors import ConfigError, DataError, LzeroError
+from lzero.plugins import described, load_object, make_plugin
 from lzero.protocols import TaskSource
 from lzero.seeds import derive_seed
 from lzero.text import counted, fold, words
@@ -71,6 +73,33 @@ class Shuffled:
         return order
 
 
+class Made:
+    """A source of a user's own, whose tasks are checked as they are asked for."""
+
+    def __init__(self, source: TaskSource, *, setting: str) -> None:
+        """`setting` names the source in messages, as `tasks.train = "mine:Tasks"`."""
+        self._source = source
+        self._setting = setting
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def task(self, index: int) -> Task:
+        """Return the task, with lists as tuples. Raises DataError for what the source raises, and for what is not a Task."""
+        try:
+            task = self._source.task(index)
+        except LzeroError:
+            raise
+        except Exception as error:
+            raise DataError(f"{self._setting}: task({index}) raised {described(error)}") from error
+        if not isinstance(task, Task):
+            raise DataError(f"{self._setting}: task({index}) returned {task!r:.80}: return an lzero.Task")
+        try:
+            return msgspec.convert(msgspec.structs.asdict(task), Task)
+        except msgspec.ValidationError as error:
+            raise DataError(f"{self._setting}: task({index}) has a field of a wrong type: {error}") from None
+
+
 def is_world(spec: str) -> bool:
     """Return whether `spec` names the built-in world ("world", "world/sft"), and not a file ("world/tasks.jsonl")."""
     return spec.partition("/")[0] == "world" and not spec.endswith(ROW_FILES)
@@ -81,7 +110,7 @@ def open_source(spec: str, *, split: str, seed: int, config: TasksConfig, repl: 
 
     Tasks of a file are shuffled and endless for the split "train", in order for any other. `repl`: bounds the files of tasks.
     "package.module:factory" is called with split and seed, and with `tasks.options` by name. Raises DataError; ConfigError for an unknown
-    field in `tasks.columns`, and for a factory that cannot be used.
+    field in `tasks.columns`, and for a factory that cannot be used. `task` of such a source raises DataError for what is not a task.
     """
     if ":" in spec and not spec.endswith(ROW_FILES):
         return _made(spec, split=split, seed=seed, config=config)
@@ -103,7 +132,9 @@ def _made(spec: str, *, split: str, seed: int, config: TasksConfig) -> TaskSourc
         raise ConfigError(
             f"{setting} makes a {type(source).__name__}, which is no source of tasks: it needs task(index) and a length"
         )
-    found: TaskSource = source
+    found = Made(source, setting=setting)
+    if not len(found):
+        raise ConfigError(f"{setting} has no tasks: its length is 0")
     return Shuffled(found, seed=seed) if split == TRAIN and len(found) < sys.maxsize else found
 
 
