@@ -27,6 +27,7 @@ def test_a_file_changes_defaults_and_overrides_change_the_file(tmp_path: Path) -
     [
         ("algo.kl_coeff=1", r"unknown key 'algo.kl_coeff'; did you mean 'algo.kl_coef'\?"),
         ("algo.x=1", r"unknown key 'algo.x'; did you mean '\w+\.\w+'\?"),
+        ("engine.kind=script", r'engine.kind = "script": did you mean "scripted"\? It is one of local, chat, scripted'),
         ("aglo.kl_coef=1", r"unknown key 'aglo'; did you mean 'algo'\?"),
         ("rollout.top_p=0.9", "unknown key 'rollout.top_p': training samples from the policy's whole distribution"),
         ("rollout.repetition_penalty=1.1", "would make the recorded log-probabilities"),

@@ -168,6 +168,10 @@ def _explain(detail: Mapping[str, Any]) -> str:
         return f"missing key {location!r}" + (
             f': {location.partition(".")[0]}.kind = "{kinds[0]}" needs it' if kinds else ""
         )
+    if detail["type"] == "union_tag_invalid":
+        kind, known = str(detail["ctx"]["tag"]), re.findall(r"'(\w+)'", detail["ctx"]["expected_tags"])
+        nearest = difflib.get_close_matches(kind, known, n=1, cutoff=0.0)
+        return f'{location}.kind = "{kind}": did you mean "{nearest[0]}"? It is one of {", ".join(known)}'
     if detail["type"] == "tuple_type":
         needed = f"a list is needed, as {location}='[…, …]' on the command line (texts in double quotes)"
         return wrong_value({**detail, "msg": needed}, location)
