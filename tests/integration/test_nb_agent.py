@@ -17,7 +17,7 @@ from lzero.agent import NBAgent, make_task
 from lzero.agent.save import save_run
 from lzero.agent.session import Session
 from lzero.agent.watch import Watcher
-from lzero.config import Config, ModelConfig, ReplConfig
+from lzero.config import Config, ModelConfig, ReplConfig, make_config
 from lzero.engine.scripted.engine import ScriptedChat
 from lzero.errors import ConfigError, ContextOverflow, DataError, EngineError, ToolError
 from lzero.protocols import ChatPolicy
@@ -275,6 +275,13 @@ async def test_what_cannot_work_is_told_before_it_starts(pool: LocalPool, settin
     with pytest.raises(ConfigError, match=told):
         async with NBAgent(ScriptedChat(script("")), pool=pool, **settings) as agent:
             await agent.run("What?")
+
+
+async def test_an_agent_takes_its_model_from_its_configuration_or_asks_for_one() -> None:
+    with pytest.raises(ConfigError, match="no model: name it"):
+        NBAgent(config=Config(repl=ReplConfig(file_mb=1)))
+    scripted = make_config({"engine": {"kind": "scripted", "policy": "expert"}})
+    assert NBAgent(config=scripted).settings.max_tokens == 32_000
 
 
 async def test_no_model_is_told_with_the_address_and_what_to_try() -> None:

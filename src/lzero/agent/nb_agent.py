@@ -70,7 +70,7 @@ class NBAgent:
 
     def __init__(
         self,
-        model: str | ChatEngine | None,
+        model: str | ChatEngine | None = None,
         *,
         tools: Sequence[str | Tool] = (),
         mcp: Sequence[str] = (),
@@ -83,11 +83,15 @@ class NBAgent:
     ) -> None:
         """Configure the agent, without starting anything. Raises ConfigError for settings, tools and keys that cannot work.
 
-        `model`: None for that of `config`. `mcp`: servers with more tools ("stdio:COMMAND …", or a URL). `base_url`: the endpoint;
-        OPENAI_BASE_URL, or OpenAI's own, if empty. `seed`: None draws one for each run. `pool`: your own started pool, which stays open.
-        `config`: its sections [environment], [repl] and [tools] have an effect, and the keys that [agent] sets.
+        `model`: None for the one that [engine] or [model] of `config` names. `mcp`: servers with more tools ("stdio:COMMAND …", or a URL).
+        `base_url`: the endpoint; OPENAI_BASE_URL, or OpenAI's own, if empty. `seed`: None draws one for each run. `pool`: your own started
+        pool, which stays open. `config`: its sections [environment], [repl] and [tools] have an effect, and the keys that [agent] sets.
         """
         given = config or Config()
+        if model is None and given.engine == LocalEngineConfig() and given.model.path == NANO:
+            raise ConfigError(
+                'no model: name it, as in NBAgent("gpt-5-mini"), or pass a config whose [engine] or [model] does'
+            )
         if given.agent.tools:
             raise ConfigError(
                 f"agent.tools = {list(given.agent.tools)} has no effect here: pass tools to NBAgent(tools=[…])"
