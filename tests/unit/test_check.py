@@ -53,7 +53,7 @@ def test_a_long_path_is_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_leak_fails_and_names_both_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train, held_out = write(tmp_path / "a.jsonl", "One?", "Two?"), write(tmp_path / "b.jsonl", "TWO")
     assert run(f"tasks.train={train}", f"tasks.eval={held_out}") == 1
-    assert "eval: b-1: the question of train's a-2" in capsys.readouterr().err
+    assert "eval: b-1: the question of train's a-2; take it out of one of them" in capsys.readouterr().err
 
 
 def test_many_problems_are_cut_to_a_few_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,4 +31,4 @@ def check_scenes(subject: Subject) -> Iterator[Line]:
     for split in SPLITS:
         scene = subject.rehearsal(subject.tasks(split)[0])
         names = ", ".join(tool.name for tool in scene.tools)
-        yield Line(f"environment, {split}: {subject.kit.scenes.environment}", names or counted(0, "tool"))
+        yield Line(f"environment, {split}: {subject.config.environment.use}", names or counted(0, "tool"))

@@ -30,5 +30,8 @@ def _counts(subject: Subject, split: Split) -> str:
 def check_leaks(subject: Subject) -> Iterator[Line]:
     """Check that no held-out question is trained on."""
     leaked = leaks(subject.source("train"), subject.source("eval"))
-    problems = [f"eval: {held_out.id}: the question of train's {train.id}" for train, held_out in leaked]
+    problems = [
+        f"eval: {held_out.id}: the question of train's {train.id}; take it out of one of them, or ask it differently"
+        for train, held_out in leaked
+    ]
     yield Line("asked in both", counted(len(leaked), "question"), problems)
