@@ -56,7 +56,7 @@ def run(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="A TOML file; its sections agent, repl and tools have an effect."),
+        typer.Option("--config", "-c", help="A TOML file; its sections for training have no effect."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, a change to the configuration (repeatable).")
