@@ -70,6 +70,16 @@ def test_a_scripted_policy_plays_step_by_step() -> None:
     assert "reward  1.00 = qa 0.80, format 0.10, execution 0.10" in done.out
 
 
+def test_a_policy_of_ones_own_has_the_budgets_of_a_scripted_engine(tmp_path: Path) -> None:
+    (tmp_path / "lengthy.py").write_text(
+        "def policy(transcript, seed):\n"
+        "    return '<think>' + 'well, ' * 40 + '</think><code>submit_final_answer(1)</code>'\n"
+    )
+    done = lzero("play", "--policy", "lengthy:policy", directory=tmp_path)
+    assert done.code == 0, done.err
+    assert "status  finished, 1 of 6 steps" in done.out
+
+
 def test_the_end_of_the_input_gives_up() -> None:
     done = play(typed="print(1)\n\n")
     assert done.code == 0

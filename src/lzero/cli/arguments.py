@@ -20,9 +20,12 @@ Arguments = Annotated[
 ]
 
 
-def read_config(arguments: list[str] | None) -> "Config":
-    """Return the configuration of a command line, with budgets that fit its model. Raises ConfigError."""
-    from lzero.config import load_config
+def read_config(arguments: list[str] | None, *, policy: str = "") -> "Config":
+    """Return the configuration of a command line, with budgets that fit its model, or the `policy` that plays instead.
+
+    Raises ConfigError.
+    """
+    from lzero.config import ScriptedEngineConfig, load_config
     from lzero.rollout.budgets import fit_budgets
 
     files = [argument for argument in arguments or () if "=" not in argument]
@@ -31,4 +34,7 @@ def read_config(arguments: list[str] | None) -> "Config":
         raise ConfigError(
             f"more than one configuration file: {', '.join(files)}. Give one file, then section.key=value changes"
         )
-    return fit_budgets(load_config(Path(files[0]) if files else None, overrides))
+    config = load_config(Path(files[0]) if files else None, overrides)
+    if ":" in policy:  # one of the user's own, which writes any words: a byte is a token
+        config = config.model_copy(update={"engine": ScriptedEngineConfig(policy=policy)})
+    return fit_budgets(config)

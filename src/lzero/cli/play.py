@@ -19,7 +19,7 @@ def play(
 
     Example: lzero play --index 2, or lzero play --policy expert tasks.hops=[3]
     """
-    config = read_config(arguments)
+    config = read_config(arguments, policy=policy)
     from lzero.cli.stage import GaveUp, play_task
 
     try:
