@@ -170,7 +170,7 @@ def save_model(
         new = temporary / "new"
         with _no_progress_bars():
             model.save_pretrained(new, state_dict=_unshared(model, weights or model.state_dict()))
-        # tokenizers reports a full disk as a plain Exception: we find out ourselves, with the very bytes it will write.
+        # tokenizers reports a full disk as a plain Exception, so write the same bytes here first.
         (new / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         tokenizer.save_pretrained(new)
         for file in files_below(new):

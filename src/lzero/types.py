@@ -53,7 +53,7 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How tokens are drawn. `Sampling(temperature=1.0, max_tokens=64, stop=("</code>",), seed=7)`.
+    """Settings for drawing tokens. `Sampling(temperature=1.0, max_tokens=64, stop=("</code>",), seed=7)`.
 
     `temperature` 0 is greedy. A completion that ends with one of the `stop` strings keeps the tokens that spell it.
     """
@@ -259,7 +259,7 @@ Status = Literal["finished", "out_of_steps", "out_of_tokens", "out_of_time", "fa
 
 
 class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What lzero broke or cut off. `Failure(kind="repl", what="zygote died", where="step 2")`."""
+    """A failure of lzero, or a cut-off. `Failure(kind="repl", what="zygote died", where="step 2")`."""
 
     kind: Literal["engine", "repl", "tool", "environment", "agent", "reward", "lost", "straggler"]
     what: str
@@ -346,7 +346,7 @@ class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rewards: tuple[float, ...]
     """One number per step."""
     states: tuple[str, ...]
-    """For each step, a hash of what the policy had just read (the task, a cell's output); equal hashes mean equal input."""
+    """One hash per step, of what the policy had just read (the task, a cell's output); equal hashes mean equal input."""
 
     def __post_init__(self) -> None:
         if len(self.states) != len(self.rewards):

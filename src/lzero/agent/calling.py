@@ -90,7 +90,7 @@ async def _outcome(
     tool: Tool, arguments: dict[str, Json], context: CallContext, bugs: Bugs, clock: CallClock
 ) -> tuple[Json, BaseException | None]:
     """Return the tool's result, or the exception that it raised."""
-    CLOCK.set(clock)  # for this task and what it starts
+    CLOCK.set(clock)  # for this task and those that it starts
     task = asyncio.current_task()
     assert task is not None
     try:
@@ -104,7 +104,7 @@ async def _outcome(
     except KeyboardInterrupt:
         raise  # Ctrl-C: one that a function raises in its thread comes as another exception
     except asyncio.CancelledError as error:
-        if task.cancelling():  # by us
+        if task.cancelling():  # lzero cancelled it
             raise
         return None, error
     except BaseException as error:

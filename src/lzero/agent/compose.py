@@ -53,7 +53,7 @@ class Ready:
     setting: Setting
     engine: Opened
     sandbox: Mapping[str, Json]
-    """What isolates the REPLs, for the record of the run."""
+    """The isolation of the REPLs, for the record of the run."""
 
 
 def open_kit(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Kit:

@@ -21,7 +21,7 @@ _SHARES = 4
 
 @dataclass(frozen=True)
 class News:
-    """What the model learns after a step."""
+    """The news for the model after a step."""
 
     output: str
     """Output of the step's cell, as text, or the reason why nothing ran."""

@@ -124,7 +124,7 @@ class ChatModel:
     engine: ChatEngine
     request_timeout_s: float
     past_thoughts: Literal["dropped", "field", "text"] = "dropped"
-    """As `AgentConfig.past_thoughts`."""
+    """How later requests contain past thoughts; see `AgentConfig.past_thoughts`."""
 
     def converse(self, episode_id: str) -> "ChatConversation":
         return ChatConversation(self)

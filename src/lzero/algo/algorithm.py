@@ -75,8 +75,8 @@ def built_in(kind: type[A], package: ModuleType) -> dict[str, type[A]]:
 def find(kind: type[A], known: Mapping[str, type[A]], name: str, options: Mapping[str, object], *, key: str) -> A:
     """Return the algorithm that `name`, the value of the configuration's `key`, selects: one of the `known`, or an import path.
 
-    Its options are the values of `{key}_options`. Raises ConfigError for an unknown name, for an object that is no subclass of `kind`
-    or lacks a method of it, and for options that the class does not have or rejects.
+    Its options are the values of `{key}_options`. Raises ConfigError for an unknown name, for an object that is not a subclass of `kind` or
+    lacks a method of it, and for options that the class does not have or rejects.
     """
     setting = f'{key} = "{name}"'
     if ":" not in name and name not in known:

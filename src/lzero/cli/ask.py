@@ -59,7 +59,7 @@ class _Collecting(Relay):
         self._wanted = wanted
         self.files: dict[str, bytes] = {}
         self.left_there: list[str] = []
-        """For each file that could not be collected, the reason."""
+        """The reasons why files could not be collected."""
 
     async def on_end(self, session: Session) -> None:
         if not self._wanted:
@@ -136,7 +136,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _keep(question: Question, agent: NBAgent, directory: Path, taken: _Collecting) -> tuple[str, ...]:
     """Return why files of the workspace were not written, and copies of the given files not kept."""
-    if agent.episode is None:  # nothing was begun
+    if agent.episode is None:  # nothing was started
         (directory / EPISODE_FILE).unlink()
         directory.rmdir()
         return ()

@@ -253,9 +253,9 @@ async def add_session(repl: Held) -> None:
 
 
 def open_groups(config: ReplConfig) -> Groups | None:
-    """Return the groups that `config` asks for, after a test. Raises SandboxError if the configuration requires groups that cannot be had.
+    """Return the groups that `config` asks for, after a test. Raises SandboxError if groups are required and unavailable.
 
-    Return None and log a warning if the configuration turns groups off, or they are optional and cannot be had.
+    Return None and log a warning if the configuration turns groups off, or they are optional and unavailable.
     """
     if config.cgroups == "off" and config.cores:
         raise SandboxError(f"repl.cores = {config.cores:g} needs control groups, and repl.cgroups is 'off'")
@@ -322,7 +322,7 @@ def _unified(own: Path, needed: Iterable[str]) -> Path:
 
     Raises SandboxError, OSError.
     """
-    place = own.parent if _NAME.fullmatch(own.name) else own  # we, or who started us, stepped aside before
+    place = own.parent if _NAME.fullmatch(own.name) else own  # this process, or its parent, moved into a leaf before
     if missing := set(needed) - _controllers(place):
         raise SandboxError(f"the control group {place} has no {', '.join(sorted(missing))} controller")
     wanted = [name for name in (*NEEDED, "cpu") if name in _controllers(place)]

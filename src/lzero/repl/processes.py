@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 _PROC = "/proc"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ROUNDS, _ROUND_S = 64, 0.002
-"""For all processes of a REPL to stop. Each that stops leaves fewer that can fork, so two or three rounds are usual. On a busy
-machine a process may wait long for a core, which it needs to stop: the second half of the rounds counts it as stopped."""
+"""Rounds, and seconds of each, for all processes of a REPL to stop. Each that stops leaves fewer that can fork, so two or three rounds are
+usual. On a busy machine a process may wait long for a core, which it needs to stop: the second half of the rounds counts it as stopped."""
 _HELD = re.compile(rb"^(?:VmRSS|VmPTE|VmSwap|HugetlbPages):\s+(\d+) kB$", re.MULTILINE)
 _PAGE_TABLES = re.compile(rb"^VmPTE:\s+(\d+) kB$", re.MULTILINE)
 _PROPORTIONAL = re.compile(rb"^(?:Pss|SwapPss|Shared_Hugetlb|Private_Hugetlb):\s+(\d+) kB$", re.MULTILINE)
@@ -49,11 +49,11 @@ def tree(roots: Sequence[int]) -> list[int]:
 
 
 def memory_of(pids: Iterable[int], *, enough: int, still: bool = False) -> int:
-    """Bytes that processes hold, page tables and swapped pages included; 0 for one that is gone.
+    """Return the bytes that processes hold, page tables and swapped pages included; 0 for one that is gone.
 
-    Counts resident memory if that is no more than `enough`. Else counts a page that several processes share, with the zygote
-    above all, by its part. `still`: the processes stand still, so one of which no thread shows memory is ending.
-    Raises Unseen; PermissionError where the host may not look.
+    If resident memory is at most `enough`, it is the result. Otherwise a page that several processes share, with the zygote above all, is
+    divided among them. `still`: the processes are stopped, so one without any thread that shows memory is ending. Raises Unseen;
+    PermissionError if the host may not look.
     """
     pids = list(pids)
     resident = resident_bytes(pids, still=still)
@@ -61,20 +61,20 @@ def memory_of(pids: Iterable[int], *, enough: int, still: bool = False) -> int:
 
 
 def resident_bytes(pids: Iterable[int], *, still: bool = False) -> int:
-    """Bytes that processes hold, where a page that several share counts for each of them. Raises as `memory_of` does."""
+    """Return the bytes that processes hold, where a page that several share counts for each of them. Raises as `memory_of` does."""
     return sum(_sum(_HELD, _living(pid, still=still)[1]) for pid in pids)
 
 
 def cpu_s_of(pids: Iterable[int]) -> float:
-    """Processor seconds of processes and of those that they have waited for; 0 for one that is gone."""
+    """Return the processor seconds of processes and of those that they have waited for; 0 for one that is gone."""
     return sum(map(_ticks, pids)) / _TICKS
 
 
 def sockets_of(pids: Iterable[int]) -> int:
-    """The number of sockets in the network namespace of the first process that is there.
+    """Return the number of sockets in the network namespace of the first process that exists.
 
-    Counts also those that no process holds any more: closed ones whose bytes nobody has read, connections that nobody has
-    accepted, descriptors that nobody has received.
+    It includes sockets that no process holds any more: closed ones with unread bytes, connections that were not accepted, and descriptors
+    that were not received.
     """
     for pid in pids:
         directory, _ = _living(pid, still=True)
@@ -166,10 +166,10 @@ def _threads(pid: int) -> list[str]:
 
 
 def _living(pid: int, *, still: bool = False) -> tuple[str, bytes]:
-    """The directory in /proc, and the status, of a thread that has the memory of a process; "" where it is gone.
+    """Return the directory in /proc, and the status, of a thread that shows the memory of a process; "" if the process is gone.
 
-    A first thread that has ended shows no memory, while the others go on with all of it. Raises Unseen if each of these ends before it
-    is read; `still`: a process without a thread that shows memory is ending, and its first thread is returned.
+    A first thread that has ended shows no memory, while the others still have all of it. Raises Unseen if each of these ends before it is
+    read. `still`: a process without a thread that shows memory is ending, and its first thread is returned.
     """
     directory = f"{_PROC}/{pid}"
     for _ in range(_TRIES):
@@ -187,7 +187,7 @@ def _living(pid: int, *, still: bool = False) -> tuple[str, bytes]:
 
 
 def _proportional(pid: int, *, still: bool) -> int:
-    """Raises as `memory_of` does."""
+    """Return the proportional memory of a process in bytes. Raises as `memory_of` does."""
     for _ in range(_TRIES):
         directory, status = _living(pid, still=still)
         proportional = _read(f"{directory}/smaps_rollup") if directory else b""
@@ -197,7 +197,7 @@ def _proportional(pid: int, *, still: bool) -> int:
 
 
 def _sum(lines: re.Pattern[bytes], text: bytes) -> int:
-    """Bytes, of lines in kB."""
+    """Return the sum in bytes of lines in kB."""
     return sum(map(int, lines.findall(text))) << 10
 
 
@@ -207,7 +207,7 @@ def _ticks(pid: int) -> int:
 
 
 def _read(path: str) -> bytes:
-    """A file in /proc; empty where its process is gone."""
+    """Return the content of a file in /proc; b"" if its process is gone."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()

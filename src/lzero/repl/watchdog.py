@@ -267,9 +267,9 @@ class _Rest:
     """A time without looks. It ends early if the machine's memory shrinks by more than a REPL may take unseen."""
 
     until: float = 0.0
-    """By the monotonic clock."""
+    """End of the rest, by the monotonic clock."""
     enough_bytes: float = 0.0
-    """It goes on only while the machine has more memory than that."""
+    """The rest continues only while the machine has more available memory than this."""
 
     @classmethod
     def of(cls, rest_s: float, bounds: Bounds) -> Self:

@@ -313,6 +313,6 @@ def _settle(future: "asyncio.Future[Any]", value: object = None) -> None:
 
 async def _end_of(pid: int) -> None:
     """Wait until a child process of the host has ended, without reaping it. Polls, because the host may have no descriptor left."""
-    with suppress(ChildProcessError):  # somebody else has reaped it
+    with suppress(ChildProcessError):  # another waiter has reaped it
         while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             await asyncio.sleep(_LOOK_S)

@@ -38,7 +38,7 @@ class Parts:
     play: Play
     engine: Opened
     sandbox: Mapping[str, Json]
-    """What isolates the REPLs, for the record of the run."""
+    """The isolation of the REPLs, for the record of the run."""
 
 
 @asynccontextmanager

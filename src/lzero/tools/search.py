@@ -194,7 +194,7 @@ def _build(path: Path, passages: Iterable[Passage]) -> None:
             unfinished = Path(directory) / path.name
             connection = sqlite3.connect(unfinished)
             try:
-                connection.execute("PRAGMA journal_mode = OFF")  # the file is thrown away if we are interrupted
+                connection.execute("PRAGMA journal_mode = OFF")  # an interrupted build drops the file
                 _fill(connection, passages)
                 connection.execute("CREATE VIRTUAL TABLE temp.counts USING fts5vocab(main, words, row)")
                 connection.execute(_COUNT, (COMMON,))

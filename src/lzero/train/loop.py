@@ -59,7 +59,7 @@ Evaluate = Callable[[int], Coroutine[None, None, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended: `finished`, or stopped early and ready to resume from `checkpoint`."""
+    """The end of a run: `finished`, or stopped early and ready to resume from `checkpoint`."""
 
     finished: bool
     progress: Progress

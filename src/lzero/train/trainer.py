@@ -57,7 +57,7 @@ class Trainer:
     """The initial policy, for the KL penalty; None if its coefficient is 0."""
     optimizer: Optimizer
     packing: Packing
-    """How sequences share rows: `train.packing`, or the best for the model."""
+    """The way in which sequences share rows: `train.packing`, or the best for the model."""
     skips: SkipCount = field(default_factory=SkipCount)
 
     @classmethod

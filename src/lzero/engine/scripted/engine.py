@@ -28,7 +28,7 @@ class ScriptedEngine:
     async def sample(
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
     ) -> Completion:
-        """Raises EngineError for a policy that raises, or returns no text."""
+        """Return the policy's reply. Raises EngineError if the policy raises, or does not return text."""
         try:
             reply = self._policy(decode(ids, self._tokenizer), sampling.seed)
         except Exception as error:

@@ -130,7 +130,7 @@ class _Output:
 
     @property
     def size(self) -> int:
-        """Characters of text before any was cut, and 1 more for an output that is no stream."""
+        """Number of characters of text before any cut, and 1 more for an output that is not a stream."""
         return sum(text.size for text in self.texts) + (self.kind != "stream")
 
     def plain(self) -> dict[str, Any]:

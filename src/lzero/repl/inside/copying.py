@@ -1,7 +1,7 @@
 """Copy a live REPL from outside of it, while none of its own instructions run.
 
 Only a process itself can fork its heap, but an isolated one may not make namespaces. So a helper of the zygote makes the copy. It has all
-rights over a REPL, and no REPL can reach it. It stops the session while that waits for the host, makes a world beside the session's
+rights over a REPL, and no REPL can reach it. It stops the session while that waits for the host, makes a world next to the session's
 (`second_world`), makes the session fork (`tracer`), and moves the fork into that world. A process of a user namespace has all rights over
 the namespaces below its own, and the copy's is below the original's. So the original steps down into another one. Before either continues,
 the helper checks both in /proc. A failure ends the copy; the original continues, or ends too if it had already begun to move.

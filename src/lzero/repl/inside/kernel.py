@@ -262,7 +262,7 @@ class Kernel:
                 workspace.serve(message, self._channel)
 
     def _settle(self) -> None:
-        """Prepare to be copied: release what a copy cannot have. It is made anew when needed."""
+        """Prepare to be copied: release resources that a copy cannot have. They are made again when needed."""
         self._shell.close_idle_loop()
         self._shell.outputs.rewind()
         self._tools.settle()

@@ -162,7 +162,12 @@ class Shell(InteractiveShell):
         outputs.take()
         del self.outputs  # each session has its own
         loops.close_idle()  # each session makes its own
-        for name in ("last_type", "last_value", "last_traceback", "last_exc"):  # of our own errors, for %debug
+        for name in (
+            "last_type",
+            "last_value",
+            "last_traceback",
+            "last_exc",
+        ):  # of errors in the warm-up, which %debug would show
             vars(sys).pop(name, None)
         for name in [name for name in linecache.cache if name.startswith("<cell ")]:
             del linecache.cache[name]

@@ -54,7 +54,7 @@ async def sweep() -> None:
     """Remove the directories of hosts that were killed. Their kernels died with them."""
     for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = directory.name.removeprefix(_PREFIX).partition("-")[0]
-        with suppress(FileNotFoundError):  # somebody else was quicker
+        with suppress(FileNotFoundError):  # another process was quicker
             own = directory.lstat().st_uid == os.geteuid()
             if own and pid.isdecimal() and not psutil.pid_exists(int(pid)):
                 await _remove(directory)
@@ -260,7 +260,7 @@ class Kernel:
 
     async def _end(self) -> None:
         await _reap(self._manager)
-        async with self._polling:  # whoever waits for a message has now heard that it ended
+        async with self._polling:  # a waiting `receive` has noticed the end by now
             for channel in self._channels.values():
                 channel.close()
             self._client.stop_channels()

@@ -1,8 +1,8 @@
 """Bound the cost of strangers at a pool server. A stranger is a connection that has not shown the token.
 
-All strangers together hold `STRANGERS` connections. One more ends the oldest connection of the network that holds most of them, so a client
-that opens thousands ends its own and shuts out nobody else. A stranger has `STRANGER_S` seconds for TLS, its request and the answer.
-`lzero.repl.remote.server` bounds the bytes.
+All strangers together hold `STRANGERS` connections. One more ends the oldest connection of the network with the most of them, so a client
+that opens thousands ends only its own. A stranger has `STRANGER_S` seconds for TLS, its request and the answer. `lzero.repl.remote.server`
+bounds the bytes.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class Refusals:
 
 
 class Guest:
-    """One connection, a stranger's until it is admitted."""
+    """One connection, which is a stranger until it is admitted."""
 
     def __init__(self, connection: socket.socket, address: tuple[str, int]) -> None:
         self.connection = connection
@@ -64,7 +64,7 @@ class Guest:
         self.leave()
 
     def leave(self) -> None:
-        """Note that it is no stranger any more, or gone. Safe to call twice."""
+        """Note that it is admitted or gone. Safe to call twice."""
         if not self.settled.done():
             self.settled.set_result(None)
 
@@ -100,7 +100,7 @@ class Door:
         if self._accepting is not None:
             self._accepting.cancel()
             (failed,) = await asyncio.gather(self._accepting, return_exceptions=True)
-        tasks = [*self._strangers.values()]  # all have begun meanwhile: a task that has not would leave its socket open
+        tasks = [*self._strangers.values()]  # all have started by now: a task that has not would leave its socket open
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -121,7 +121,7 @@ class Door:
                 self._end_one(f"{STRANGERS} connections show no token, and its network has the most of them")
             guest = Guest(connection, address)
             self._strangers[guest] = asyncio.create_task(self._entertain(guest))
-            await asyncio.sleep(0)  # the task begins, and a queue of connections holds nobody else up
+            await asyncio.sleep(0)  # let the task begin, and do not delay others with a queue of connections
 
     def _end_one(self, why: str) -> None:
         """End the oldest connection of the network that holds most."""

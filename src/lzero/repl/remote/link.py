@@ -105,7 +105,7 @@ class Link:
         self.lifetime_s: float | None = None
         """Seconds after which the server ends a REPL; None: never."""
         self.facts: dict[str, Json] = {}
-        """What isolates the server's REPLs."""
+        """Description of what isolates the server's REPLs."""
         self.transfers = Turns(wire.TRANSFERS, f"a file transfer of the pool server {url}")
         """Turns for as many transfers as the server makes at once. So none waits at the server, where the time of its call would run on."""
         self._connection = connection
@@ -129,7 +129,7 @@ class Link:
                 ssl=tls,
                 proxy=None,
                 compression=None,
-                ping_interval=None,  # we beat by ourselves
+                ping_interval=None,  # `_beat` replaces it
                 open_timeout=_CONNECT_TIMEOUT_S,
                 close_timeout=_CLOSE_TIMEOUT_S,
                 max_size=wire.MAX_MESSAGE,

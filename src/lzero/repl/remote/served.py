@@ -188,7 +188,9 @@ class Client:
             logger.exception("a request of %s failed", self._name)
             answer = self._failure(message.id, ReplError("the pool server failed; its log says how"))
         finally:
-            if born is not None and born.repl is None and self._repls.get(message.id) is born:  # and nobody closes it
+            if (
+                born is not None and born.repl is None and self._repls.get(message.id) is born
+            ):  # it failed, so no request will close it
                 del self._repls[message.id]
                 self._room.repls -= 1
         await self._say(answer)

@@ -11,7 +11,7 @@ MAX_PIXELS = 64_000_000
 """The most pixels of an image that is decoded."""
 JPEG_QUALITY = 90
 
-Image.MAX_IMAGE_PIXELS = None  # the bound is ours, and told in our words
+Image.MAX_IMAGE_PIXELS = None  # the bound is lzero's, with its own message
 
 
 def facts(data: bytes, part: str) -> Iterator[str]:

@@ -116,7 +116,7 @@ class StdioTransport:
             self.problem = f"sent a line of more than {MAX_MESSAGE:,} bytes"
         except ConnectionError as error:
             self.problem = f"cannot be read: {error}"
-        except _Gone:  # we are the ones who leave
+        except _Gone:  # this side closes the streams
             await _drain(process.stdout)
             return
         self.problem += await self._ending(process, listener)

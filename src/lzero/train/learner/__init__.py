@@ -16,7 +16,7 @@ class SyncReport:
     gaps: Mapping[str, float]
     """Differences between the log-probabilities that learner and engine give to the probe, in nats: "mean", "p99" and "max"."""
     seconds: Mapping[str, float]
-    """By part, as `Stopwatch` names them: "time/send_s", "time/probe_s"."""
+    """Seconds by part, named as by `Stopwatch`: "time/send_s", "time/probe_s"."""
 
     @property
     def metrics(self) -> dict[str, float]:
