@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback that answers as it is told, one answer a request; the last is for all that follow."""
+"""An OpenAI-compatible server on loopback with scripted responses, one per request; the last is repeated."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ class _Server(uvicorn.Server):
 
 class ChatServer:
     def __init__(self, *answers: Answer, models: Response | None = None) -> None:
-        """`models`: the answer to GET /v1/models; None: no such page."""
+        """`models`: the response to GET /v1/models; None: no such page."""
         self._answers = list(answers)
         self._models = models
         self.bodies: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ class ChatServer:
 
 
 def choice(finish_reason: str | None = None, /, **delta: object) -> dict[str, Any]:
-    """An event with a piece of a reply."""
+    """Return an event with a piece of a reply."""
     return {
         "object": "chat.completion.chunk",
         "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
@@ -80,14 +80,14 @@ def choice(finish_reason: str | None = None, /, **delta: object) -> dict[str, An
 
 
 def ended(finish_reason: str = "stop", /, **fields: object) -> dict[str, Any]:
-    """The event that ends a reply; `fields` are the choice's own."""
+    """Return the event that ends a reply; `fields` belong to the choice."""
     event = choice(finish_reason)
     event["choices"][0].update(fields)
     return event
 
 
 def usage(prompt: int, completion: int, **fields: object) -> dict[str, Any]:
-    """The event that only tells the usage."""
+    """Return the event with only the usage."""
     counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion, **fields}
     return {"choices": [], "usage": counts}
 
@@ -101,12 +101,12 @@ def sse(events: Sequence[object]) -> list[bytes]:
 
 
 def streams(*events: object, done: bool = True) -> Answer:
-    """Streams the events, strings as they are, and [DONE]."""
+    """Return an answer that streams the events (strings unchanged) and [DONE]."""
     return raw(*sse((*events, "[DONE]") if done else events))
 
 
 def raw(*pieces: bytes, then: str = "end", content_type: str = "text/event-stream") -> Answer:
-    """Sends the bytes, and then ends, dies (`then="die"`) or says nothing more (`then="hang"`)."""
+    """Return an answer that sends the bytes, and then ends, dies (`then="die"`) or falls silent (`then="hang"`)."""
 
     async def body() -> AsyncIterator[bytes]:
         for piece in pieces:
@@ -120,5 +120,5 @@ def raw(*pieces: bytes, then: str = "end", content_type: str = "text/event-strea
 
 
 def refuses(status: int, message: str, *, headers: dict[str, str] | None = None, **fields: object) -> Answer:
-    """An error as OpenAI words it."""
+    """Return an error in OpenAI's format."""
     return lambda _: JSONResponse({"error": {"message": message, **fields}}, status, headers=headers)

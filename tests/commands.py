@@ -1,6 +1,7 @@
-"""`lzero` commands in processes of their own, forked from one that has imported everything: importing takes longer than most of them.
+"""Run `lzero` commands in separate processes, forked from one that has imported everything, because importing takes longer than most
+commands.
 
-What a command loads by itself is the promise of other tests, which start a Python of their own (`test_readme.py`, `test_light_install.py`).
+Other tests check what a command imports, with a fresh Python (`test_readme.py`, `test_light_install.py`).
 """
 
 import multiprocessing
@@ -37,7 +38,7 @@ class Ended(NamedTuple):
 
 
 class Command:
-    """A command that runs, in a session of its own as `start_new_session` gives a process."""
+    """A running command, in a session of its own as with `start_new_session`."""
 
     def __init__(
         self, *arguments: str, directory: Path | None = None, environment: Mapping[str, str] | None = None
@@ -60,7 +61,7 @@ class Command:
         return self.process.pid
 
     def end(self) -> Ended:
-        """Wait for the command's end, and return what it has printed since the last line that was read."""
+        """Wait for the command's end, and return the output since the last line that was read."""
         with self.stdout, self._errors:
             out = self.stdout.read()
             self.process.join(DEADLINE_S)

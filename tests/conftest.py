@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 import gc
 import os
@@ -26,7 +26,7 @@ settings.load_profile("lzero")
 
 
 def pytest_configure() -> None:
-    """Take signals as a program in the foreground does: a shell that starts the suite in the background has it ignore them."""
+    """Handle signals like a foreground program; a shell that starts the suite in the background makes it ignore them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -44,13 +44,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def own_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other programs of the machine use theirs meanwhile."""
+    """Use a separate temporary directory, because other programs of the machine use the usual one."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
 def public_directory(tmp_path: Path) -> Path:
-    """One that every user of the machine may enter; pytest's own are for its user only."""
+    """Return a directory that every user of the machine may enter; pytest's own are private."""
     for directory in (tmp_path, *tmp_path.parents):
         if directory == tmp_path or directory.name.startswith(("pytest-", "popen-")):
             directory.chmod(0o755)
@@ -59,7 +59,7 @@ def public_directory(tmp_path: Path) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncIterator[LocalPool]:
-    """One zygote for all tests of a module; they have to run in the module's event loop."""
+    """Yield a pool with one zygote for all tests of a module, which must run in the module's event loop."""
     async with LocalPool(ReplConfig(zygotes=1)) as pool:
         yield pool
 
@@ -73,7 +73,7 @@ async def repl(pool: LocalPool) -> AsyncIterator[LocalRepl]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def open_pool() -> AsyncIterator[LocalPool]:
-    """A pool without the filter, to show what the filter is good for."""
+    """Yield a pool without the filter, to show what the filter is good for."""
     async with LocalPool(ReplConfig(zygotes=1), without=("seccomp",)) as pool:
         yield pool
 

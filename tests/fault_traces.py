@@ -1,7 +1,4 @@
-"""What a fault could leave behind, and what tests of faults ask of a pool.
-
-Everything is counted below the process that asks: other programs of the machine come and go meanwhile.
-"""
+"""Count what a fault may leave behind, below the process that counts, because other programs of the machine come and go."""
 
 import asyncio
 import contextlib
@@ -34,7 +31,7 @@ SHUT_IN = "(2, True, 0, '2', '1', False)"
 
 
 async def output_of_host(code: str) -> str:
-    """Run a host that kills itself, and return what it has printed before."""
+    """Run a host that kills itself, and return its output."""
     command = [sys.executable, "-c", code]
     environment = {**os.environ, "TMPDIR": tempfile.gettempdir()}
     host = await asyncio.to_thread(
@@ -46,7 +43,7 @@ async def output_of_host(code: str) -> str:
 
 @contextlib.contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """At most so many more descriptors for us, for a while. The limit is on their numbers, and lower ones may be free."""
+    """Limit this process to so many further descriptors in the block. The limit is on their numbers, and lower ones may be free."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.open("/dev/null", os.O_RDONLY)
     os.close(lowest)
@@ -58,17 +55,17 @@ def descriptors_left(count: int) -> Iterator[None]:
 
 
 def below(process: psutil.Process | None = None) -> list[psutil.Process]:
-    """Processes that a process has started, and theirs, without those that have ended."""
+    """Return the processes that a process has started, and their descendants, without those that have ended."""
     return children_of(process or psutil.Process(), recursive=True)
 
 
 def dead() -> list[psutil.Process]:
-    """Processes below us that have ended, and that nobody has reaped."""
+    """Return the processes below this one that have ended and were not reaped."""
     return [process for process in psutil.Process().children(recursive=True) if not alive(process.pid)]
 
 
 def children_of(process: psutil.Process, *, recursive: bool = False) -> list[psutil.Process]:
-    """Without those that have ended; none where the process itself has."""
+    """Return the children, without those that have ended; none if the process itself has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return [each for each in process.children(recursive=recursive) if alive(each.pid)]
     return []
@@ -89,7 +86,7 @@ def name_of(process: psutil.Process) -> str:
 
 
 def jails() -> list[psutil.Process]:
-    """The bubblewrap processes that this one has started."""
+    """Return the bubblewrap processes that this one has started."""
     return [process for process in children_of(psutil.Process()) if name_of(process) == "bwrap"]
 
 
@@ -98,22 +95,22 @@ def zygotes() -> list[psutil.Process]:
 
 
 def sessions() -> list[psutil.Process]:
-    """The sessions of all REPLs."""
+    """Return the sessions of all REPLs."""
     return [each for each in _in_namespaces_below_the_zygotes() if not is_init(each)]
 
 
 def inits() -> list[psutil.Process]:
-    """The inits of all REPLs."""
+    """Return the inits of all REPLs."""
     return [each for each in _in_namespaces_below_the_zygotes() if is_init(each)]
 
 
 def _in_namespaces_below_the_zygotes() -> list[psutil.Process]:
-    """Children of zygotes, the makers of copies aside: these are where the zygotes are."""
+    """Return the zygotes' children, without the makers of copies, which are in the zygotes' namespaces."""
     return [each for zygote in zygotes() for each in children_of(zygote) if num_pids(each) > num_pids(zygote)]
 
 
 def num_pids(process: psutil.Process) -> int:
-    """Pid namespaces that it is seen in; 0 where it has ended."""
+    """Return the number of pid namespaces that can see the process; 0 if it has ended."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -122,7 +119,7 @@ def num_pids(process: psutil.Process) -> int:
 
 
 def is_init(process: psutil.Process) -> bool:
-    """Of a REPL: it becomes a program of its own, its session stays what the zygote is."""
+    """Return whether a process is the init of a REPL: it becomes another program, while its session stays a fork of the zygote."""
     try:
         return process.cmdline()[-2:] == ["sleep", "infinity"]
     except psutil.NoSuchProcess:
@@ -131,7 +128,7 @@ def is_init(process: psutil.Process) -> bool:
 
 @dataclass(frozen=True)
 class Traces:
-    """What a fault could leave behind, below this process and in its temporary directory (`own_temporary_directory`)."""
+    """Traces of faults below this process and in its temporary directory (`own_temporary_directory`)."""
 
     processes: frozenset[int]
     descriptors: int
@@ -154,7 +151,7 @@ def traces() -> Traces:
 
 @functools.cache
 def group_places() -> tuple[Path, ...]:
-    """Where control groups are made; nowhere, where this machine does not let us."""
+    """Return the directories in which control groups are made; none if this machine does not allow it."""
     try:
         return tuple(cgroups.find().places.values())
     except SandboxError:
@@ -169,7 +166,7 @@ def counts() -> tuple[int, ...]:
 
 
 async def at_rest() -> tuple[int, ...]:
-    """Counts when nothing happens: the least of a few looks, since threads of ours may have a file open just now."""
+    """Return the counts while nothing happens: the least of a few looks, because a thread may have a file open at any moment."""
     looks = []
     for _ in range(10):
         looks.append(counts())
@@ -178,7 +175,7 @@ async def at_rest() -> tuple[int, ...]:
 
 
 async def settled(most: tuple[int, ...]) -> None:
-    """There is no more than there was, and nobody is dead and not reaped."""
+    """Wait until there is no more than `most`, and no dead process that was not reaped; fail if that does not come."""
 
     def no_more() -> bool:
         return all(now <= then for now, then in zip(counts(), most, strict=True))

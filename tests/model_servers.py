@@ -27,7 +27,7 @@ END_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """Serves the directory of a model, under its path."""
+    """Serves a model directory, under its path."""
 
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ def is_installed(name: str) -> bool:
 
 @contextlib.contextmanager
 def served(name: str, directory: Path) -> Iterator[ModelServer]:
-    """Started, and ended with all that it started. `directory` becomes its home, and nothing else may run there."""
+    """Start a server in the block, and end it with all that it started. `directory` becomes its home, and must be otherwise unused."""
     program = PROGRAMS[name]
     model = str(shutil.copytree(resolve("nano"), directory / "nano"))
     address = f"http://127.0.0.1:{_free_port()}"
@@ -84,7 +84,7 @@ def served(name: str, directory: Path) -> Iterator[ModelServer]:
 
 
 def _wait(process: psutil.Popen, url: str, log: Path) -> None:
-    """Until it answers. Raises AssertionError with the end of its log when it dies, or takes too long."""
+    """Wait until it answers. Raises AssertionError with the end of its log if it dies or takes too long."""
     ends_at = time.monotonic() + START_S
     while time.monotonic() < ends_at:
         with contextlib.suppress(httpx2.TransportError):
@@ -97,7 +97,7 @@ def _wait(process: psutil.Popen, url: str, log: Path) -> None:
 
 
 def _end(process: psutil.Popen) -> None:
-    """Asked to, and after a while made to."""
+    """Ask the server to end, and kill it after a while."""
     family = [process, *(process.children(recursive=True) if process.is_running() else ())]
     with contextlib.suppress(psutil.NoSuchProcess):
         process.terminate()

@@ -54,7 +54,7 @@ class Neighbour:
             await asyncio.sleep(PERIOD_S)
 
     async def answer(self) -> None:
-        """One cell; whatever is wrong with it is noticed."""
+        """Run one cell, and note anything wrong with it."""
         loop = asyncio.get_running_loop()
         asked = loop.time()
         async with self._turn:
@@ -79,7 +79,7 @@ class Neighbourhood:
         self._neighbours = neighbours
 
     async def report(self) -> dict[str, Json]:
-        """What was noticed since the last report, and how long the slowest cell took. Everybody answers first."""
+        """Return what was noticed since the last report, and the time of the slowest cell, after every neighbour has answered."""
         await asyncio.gather(*(neighbour.answer() for neighbour in self._neighbours))
         noticed: list[Json] = [notice for neighbour in self._neighbours for notice in neighbour.noticed]
         slowest = max(neighbour.slowest_s for neighbour in self._neighbours)
@@ -90,7 +90,7 @@ class Neighbourhood:
 
 @asynccontextmanager
 async def neighbours_in(pool: LocalPool, count: int) -> AsyncIterator[Neighbourhood]:
-    """`count` of them, at work until the end."""
+    """Run `count` neighbours during the block."""
     repls = [await pool.open((), no_tools, seed=number) for number in range(count)]
     neighbours = [Neighbour(f"neighbour {number}", repl) for number, repl in enumerate(repls)]
     working: list[asyncio.Task[None]] = []
@@ -133,7 +133,7 @@ async def beside_the_pool(neighbours_in_pool: Neighbourhood, request: pytest.Fix
 
 @pytest.fixture(scope="session")
 def neighbours_elsewhere(request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[str]"]:
-    """Through a shell that ends at once: tests that count the processes below them do not meet these."""
+    """Start neighbours through a shell that ends at once, so that tests which count processes below them do not count these."""
     command = [sys.executable, __file__, str(request.config.getoption("--neighbours"))]
     shell = ("sh", "-c", '{ "$@" <&3 & } 3<&0', "sh")
     with subprocess.Popen([*shell, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -155,7 +155,7 @@ def beside_others(neighbours_elsewhere: "subprocess.Popen[str]", request: pytest
 
 @pytest.fixture(autouse=True)
 def none_notices(request: pytest.FixtureRequest) -> None:
-    """With `--neighbours`: there are some, and the test fails where one of them noticed it."""
+    """With `--neighbours`: run some, and fail the test if one of them noticed it."""
     marker = request.node.get_closest_marker("asyncio")
     if request.config.getoption("--neighbours") and request.node.get_closest_marker("sandbox"):
         in_module = marker is not None and marker.kwargs.get("loop_scope") == "module"
@@ -163,7 +163,7 @@ def none_notices(request: pytest.FixtureRequest) -> None:
 
 
 def asked(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """The report of neighbours in another process."""
+    """Return the report of neighbours in another process."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("report\n")
@@ -173,7 +173,7 @@ def asked(process: "subprocess.Popen[str]") -> dict[str, Any]:
 
 
 def rivals() -> float:
-    """Processes that want a core of this machine already, or one: they have nothing to do with the attack that begins."""
+    """Return the number of processes for each core that already want it, at least 1; they are unrelated to the coming attack."""
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 

@@ -63,7 +63,7 @@ class Cell:
 
 @dataclass
 class Said:
-    """What a cell put out."""
+    """The outputs of a cell."""
 
     status: str = ""
     stdout: str = ""
@@ -73,7 +73,7 @@ class Said:
     errors: list[str] = field(default_factory=list)
 
     def differences(self, other: "Said", *, numbers_vary: bool) -> list[str]:
-        """The names of what is not the same in both."""
+        """Return the names of the parts that differ."""
         ours, theirs = (_plain(said, numbers_vary=numbers_vary) for said in (self, other))
         return [name for name in ours if ours[name] != theirs[name]]
 
@@ -161,7 +161,7 @@ def _link_ipykernel(directory: Path, packages: Path) -> Path:
 
 
 class _Listener:
-    """What a front end would show of the messages of one cell."""
+    """Collects what a front end would show for one cell."""
 
     def __init__(self) -> None:
         self.said = Said()
@@ -221,7 +221,7 @@ def _of_execution(execution: Execution) -> Said:
 
 
 def _of_bundle(data: dict[str, Any]) -> dict[str, str]:
-    """The types that a session passes on, as text."""
+    """Return the types that a session passes on, as text."""
     return {mime: str(data[mime]) if mime in _AS_TEXT else "" for mime in _TYPES if mime in data}
 
 
@@ -247,7 +247,7 @@ def _in_the_jail(said: Said, places: dict[str, str]) -> Said:
 
 
 def _plain(said: Said, *, numbers_vary: bool) -> dict[str, str]:
-    """By field, without what differs from run to run."""
+    """Return the parts by field, without what differs between runs."""
     plain = {}
     for name, found in vars(said).items():
         text = found if isinstance(found, str) else repr(found)

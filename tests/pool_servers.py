@@ -1,4 +1,4 @@
-"""Pool servers for tests: in this process, or in one of their own that can be killed."""
+"""Pool servers for tests: in this process, or in a separate one that can be killed."""
 
 import asyncio
 import os
@@ -25,26 +25,26 @@ _PATIENCE_S = 60.0
 def serving(
     pool: ReplPool, *, file_bytes: int = ReplConfig().file_mb << 20, lifetime_s: float | None = None, **options: Any
 ) -> PoolServer:
-    """At a free port; options as in `Serving`."""
+    """Return a server at a free port; options as in `Serving`."""
     return PoolServer(pool, Serving(port=0, **options), token=TOKEN, file_bytes=file_bytes, lifetime_s=lifetime_s)
 
 
 @asynccontextmanager
 async def remote_pool(local: LocalPool, **options: Any) -> AsyncIterator[RemotePool]:
-    """`local`, as a client on the same machine sees it."""
+    """Yield `local` as a client on the same machine sees it."""
     async with serving(local, **options) as server, RemotePool((server.url,), token=TOKEN) as pool:
         yield pool
 
 
 @asynccontextmanager
 async def over_loopback() -> AsyncIterator[RemotePool]:
-    """A pool of this machine, and all that is between it and its client."""
+    """Yield a pool of this machine behind a server and a client."""
     async with LocalPool() as local, remote_pool(local) as pool:
         yield pool
 
 
 class ServerProcess:
-    """`lzero pool serve` in a process of its own: `async with ServerProcess("--lease-s=1") as server: server.url`."""
+    """Runs `lzero pool serve` in a separate process: `async with ServerProcess("--lease-s=1") as server: server.url`."""
 
     def __init__(self, *arguments: str, before: str = "") -> None:
         """`before`: statements that run in the process first."""
@@ -70,10 +70,10 @@ class ServerProcess:
         await self.errors()  # reads its pipes to their end
 
     async def errors(self) -> str:
-        """What it wrote to stderr, once it has ended."""
+        """Return its stderr after its end."""
         _, errors = await asyncio.wait_for(self.process.communicate(), _PATIENCE_S)
         return errors.decode()
 
     def sessions(self) -> set[int]:
-        """Pids of what runs in its sandboxes: everything that came from it."""
+        """Return the pids of its sandboxes' processes."""
         return {process.pid for process in psutil.Process(self.process.pid).children(recursive=True)}

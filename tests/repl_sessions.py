@@ -1,16 +1,16 @@
-"""What tests of the REPL say to one."""
+"""Requests that tests of the REPL send."""
 
 from lzero.protocols import Repl
 from lzero.types import Error, Execution, Json, Result
 
 
 async def no_tools(name: str, arguments: dict[str, Json]) -> Json:
-    """The host's side of a REPL without tools."""
+    """Refuse a tool call: the host's side of a REPL without tools."""
     raise AssertionError(name)
 
 
 async def echo(name: str, arguments: dict[str, Json]) -> Json:
-    """The host's side of tools that tell what they were asked."""
+    """Return the request: the host's side of tools that echo."""
     return {"name": name, "arguments": arguments}
 
 
@@ -19,7 +19,7 @@ async def run(repl: Repl, code: str) -> Execution:
 
 
 async def value(repl: Repl, code: str) -> str:
-    """What the last expression shows."""
+    """Return the text of the last expression."""
     execution = await run(repl, code)
     assert execution.status == "ok", execution
     (result,) = [output for output in execution.outputs if isinstance(output, Result)]
@@ -27,5 +27,5 @@ async def value(repl: Repl, code: str) -> str:
 
 
 async def raised(repl: Repl, code: str) -> str:
-    """The name of the exception that a cell ends with; "" for none."""
+    """Return the name of the exception that a cell ends with; "" for none."""
     return "".join(output.ename for output in (await run(repl, code)).outputs if isinstance(output, Error))

@@ -1,4 +1,4 @@
-"""Small documents, made as tests need them."""
+"""Make small documents for tests."""
 
 import zipfile
 from io import BytesIO
@@ -13,7 +13,7 @@ _RELATIONS = """<Relationships xmlns="http://schemas.openxmlformats.org/package/
 
 
 def docx(body: str, *, before: str = "", relations: str = "", more: dict[str, bytes] | None = None) -> bytes:
-    """A Word document of the WordprocessingML `body`; `before` stands above the XML's root element."""
+    """Return a Word document with this WordprocessingML `body`; `before` is put above the XML's root element."""
     xml = f'<?xml version="1.0"?>{before}<w:document xmlns:w="{WORD}"><w:body>{body}</w:body></w:document>'
     members = {"[Content_Types].xml": _TYPES.encode(), "_rels/.rels": _RELATIONS.encode()}
     if relations:
@@ -35,7 +35,7 @@ def zipped(members: dict[str, bytes]) -> bytes:
 
 
 def pdf(*pages: str) -> bytes:
-    """A PDF with a line of text on each page."""
+    """Return a PDF with a line of text on each page."""
     first = 4  # 1 is the catalogue, 2 the tree of pages, 3 the font
     kids = " ".join(f"{first + 2 * index} 0 R" for index in range(len(pages)))
     objects = [

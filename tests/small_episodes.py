@@ -1,4 +1,4 @@
-"""Steps, episodes and samples made by hand; what a test does not name has a value that does no harm."""
+"""Make steps, episodes and samples by hand, with harmless defaults."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def make_completion(
 
 
 def make_step(completion: Completion, *, new_ids: Sequence[int] = (1, 2), keep: int = 0) -> Step:
-    """A reply without code to a prompt of `keep` tokens of the last sequence and `new_ids`."""
+    """Return a reply without code to a prompt of `keep` tokens of the last sequence and `new_ids`."""
     return Step(
         prompt=Prompt(keep=keep, new_ids=tuple(new_ids)),
         completion=completion,
@@ -30,7 +30,7 @@ def make_step(completion: Completion, *, new_ids: Sequence[int] = (1, 2), keep: 
 def make_episode(
     *steps: Step, name: str = "task/0", index: int = 0, sampling: Sampling | None = None, answer: str | None = None
 ) -> Episode:
-    """One that finished, at the task that stands in its name before the last slash."""
+    """Return a finished episode of the task in its name, before the last slash."""
     return Episode(
         id=name,
         task_id=name.rpartition("/")[0],
@@ -52,7 +52,7 @@ def make_sample(
     logprobs: Sequence[float] | None = None,
     temperature: float = 1.0,
 ) -> Sample:
-    """Tokens of these steps, −1 where the policy did not act."""
+    """Return a sample of tokens with these steps, −1 for tokens that the policy did not sample."""
     length = len(step_index)
     return Sample(
         episode_id=name,

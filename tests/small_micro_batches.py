@@ -1,4 +1,4 @@
-"""Micro-batches made by hand, for losses, which look at numbers of tokens only."""
+"""Make micro-batches by hand, for losses, which read only the numbers of tokens."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,10 @@ def make_micro_batch(
     episodes: Sequence[int] | None = None,
     **numbers: Sequence[float],
 ) -> MicroBatch:
-    """Of one row whose tokens are actions but for the first. Unless named, each is a step of its own, of one episode; numbers are 0,
-    temperatures 1."""
+    """Return a micro-batch of one row, in which all tokens but the first are actions.
+
+    By default each token is a separate step of one episode; numbers are 0, temperatures 1.
+    """
     names = ("temperatures", "logprobs", "old_logprobs", "reference_logprobs", "advantages", "weights")
     assert numbers.keys() <= set(names)
     columns: dict[str, Sequence[float]] = {name: [0.0] * num_tokens for name in names}

@@ -1,4 +1,4 @@
-"""The shape of models so small that a training run takes seconds."""
+"""Shape of models so small that a training run takes seconds."""
 
 from lzero.models import Architecture
 

@@ -31,7 +31,7 @@ def frame(body: bytes) -> bytes:
 
 
 def decode(data: bytes) -> None:
-    """Every decoder of what a sandbox says, on the same bytes."""
+    """Pass the same bytes to every decoder of a sandbox's messages."""
     for decoder in (wire.decode, wire.decode_zygote):
         with suppress(ProtocolError):
             msgspec.json.encode(decoder(data))  # what came through can be written down
@@ -44,7 +44,7 @@ def decode(data: bytes) -> None:
 
 
 def decode_remote(data: bytes) -> None:
-    """What a pool's server and its clients make of each other's messages."""
+    """Pass bytes to the decoders of a pool's server and of its clients."""
     for decoder in (remote_wire.decode_client, remote_wire.decode_server):
         with suppress(ProtocolError):
             msgspec.msgpack.encode(decoder(data))
@@ -54,7 +54,7 @@ def decode_remote(data: bytes) -> None:
 
 
 async def read(data: bytes, cuts: Iterable[int]) -> None:
-    """A stream in pieces reads as the stream at once."""
+    """Check that a stream in pieces reads like the stream at once."""
     ours, theirs = socket.socketpair()
     connection = Connection(ours)
     writing = asyncio.create_task(_write(theirs, data, sorted({cut for cut in cuts if 0 < cut < len(data)})))
@@ -86,7 +86,7 @@ def _read_at_once(data: bytes) -> list[wire.FromKernel | str]:
 
 
 async def ask(request: Request, data: bytes) -> None:
-    """A session whose every word is `data`, and that then falls silent, is asked for something."""
+    """Send a request to a session whose whole output is `data`, followed by silence."""
     ours, theirs = socket.socketpair()
     child = Child(1)
     child.forked.set_result(1)

@@ -30,7 +30,7 @@ NEVER_REPLACED = ReplConfig(zygotes=2, forks_per_zygote=1_000_000)
 
 
 async def until_warm(pool: LocalPool) -> list[psutil.Process]:
-    """All zygotes, when they are there and have forked."""
+    """Return all zygotes when they have started and forked."""
     async with asyncio.timeout(60.0):
         while pool.stats()["zygotes"] < NEVER_REPLACED.zygotes:  # a process that is there may still be starting
             await churn(pool, WARM_UP)
@@ -51,7 +51,7 @@ async def churn(pool: LocalPool, count: int) -> None:
 
 
 def bound_namespaces(zygote: psutil.Process, most: int) -> None:
-    """How many namespaces of each kind there may be at once that the zygote's children have made."""
+    """Limit the number of namespaces of each kind that the zygote's children may have."""
     each = f'for kind in user pid mnt ipc uts net; do echo {most} > "/proc/sys/user/max_${{kind}}_namespaces"; done'
     become_root = ("--setuid=0", "--setgid=0") if os.geteuid() == 0 else ("--preserve-credentials",)
     enter = ("nsenter", f"--target={zygote.pid}", "--user", *become_root, "--")
@@ -59,20 +59,20 @@ def bound_namespaces(zygote: psutil.Process, most: int) -> None:
 
 
 def keys_of(zygote: psutil.Process) -> int:
-    """Kernel keys and keyrings of the user that a jail runs as."""
+    """Return the kernel keys and keyrings of the user that a jail runs as."""
     user = f"{zygote.uids().real}:"
     lines = (line.split() for line in Path("/proc/key-users").read_text(encoding="ascii").splitlines())
     return sum(int(fields[1]) for fields in lines if fields[0] == user)
 
 
 def own_bytes(process: psutil.Process) -> int:
-    """Resident and swapped memory that is no file's: pages of programs come and go as the machine has room for them."""
+    """Return resident and swapped memory without files, because pages of programs come and go with the machine's free memory."""
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8", errors="replace")
     return sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith(("RssAnon:", "VmSwap:")))
 
 
 def sizes(warm: list[psutil.Process]) -> Iterator[int]:
-    """Bytes of the host, bytes and descriptors of all its zygotes, keys."""
+    """Yield the bytes of the host, the bytes and descriptors of all its zygotes, and the keys."""
     yield own_bytes(psutil.Process())
     yield sum(map(own_bytes, warm))
     yield sum(len(os.listdir(f"/proc/{zygote.pid}/fd")) for zygote in warm)

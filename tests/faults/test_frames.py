@@ -49,7 +49,7 @@ FILES = st.lists(
 
 
 def said(kind: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """A message whose fields are mostly what they should be."""
+    """Draw a message with mostly valid fields."""
     return st.fixed_dictionaries({"type": st.just(kind), **fields}, optional={"extra": SCALARS})
 
 
@@ -82,7 +82,7 @@ def body_of(message: dict[str, Any]) -> bytes:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A message with some of its bytes replaced, repeated, or left out."""
+    """Draw a message with some bytes replaced, repeated or removed."""
     body = body_of(draw(MESSAGES))
     for _ in range(draw(st.integers(0, 3))):
         start = draw(st.integers(0, len(body)))
@@ -122,7 +122,7 @@ def test_whatever_a_session_answers_the_host_has_an_answer_or_a_typed_failure(
 
 
 def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
-    """A body as long as a frame allows."""
+    """Return a body as long as a frame allows."""
     return before + unit * ((wire.MAX_FRAME - len(before) - len(after)) // len(unit)) + after
 
 

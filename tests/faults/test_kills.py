@@ -77,7 +77,7 @@ class Kill:
 
 
 def draw(dice: random.Random) -> Kill:
-    """Rarer where a zygote has to start anew."""
+    """Draw a kill. Victims after which a zygote must start anew are rarer."""
     (victim,) = dice.choices(get_args(Victim), (3, 3, 4, 2, 2))
     stages = [stage for stage in get_args(Stage) if possible(victim, stage)]
     stage = dice.choice(stages)
@@ -85,7 +85,7 @@ def draw(dice: random.Random) -> Kill:
 
 
 def possible(victim: Victim, stage: Stage) -> bool:
-    """A session and its init are there once it opens, and further processes once it runs cells."""
+    """Return whether a victim exists at a stage: a session and its init once it opens, further processes once it runs cells."""
     return stage not in {"init": ["starting"], "session": ["starting"], "process": ["starting", "opening"]}.get(
         victim, []
     )
@@ -99,7 +99,7 @@ class Ask:
 
 
 class Life:
-    """A session from open to close, that says where it is."""
+    """A session from open to close, with its current stage."""
 
     def __init__(self, pool: ReplPool) -> None:
         self._pool = pool
@@ -112,7 +112,7 @@ class Life:
         await self._reached[stage].wait()
 
     async def live(self) -> str:
-        """How it ended: "ok", "killed", or the name of a typed failure. Any other failure is raised."""
+        """Return how it ended: "ok", "killed", or the name of a typed failure. Any other failure is raised."""
         self._reached["starting"].set()
         self._reached["opening"].set()
         try:
@@ -151,12 +151,12 @@ class Life:
 
 
 def shown(execution: Execution) -> str:
-    """What the last expression shows."""
+    """Return the text of the last expression."""
     return "".join(output.data["text/plain"] for output in execution.outputs if isinstance(output, Result))
 
 
 async def carry_out(kill: Kill, pool: LocalPool, *, others: frozenset[int]) -> str:
-    """One life with a SIGKILL in it; how it ended. `others` are processes below this one that are not the pool's."""
+    """Run one life with a SIGKILL in it, and return how it ended. `others`: processes below this one outside of the pool."""
     if kill.stage == "starting":
         for jail in jails():
             jail.kill()
@@ -241,7 +241,7 @@ async def test_whoever_is_killed_sessions_end_typed_and_leave_nothing(kills: int
 
 @contextlib.contextmanager
 def adopting() -> Iterator[None]:
-    """Whoever loses its parent below us becomes our child, so that it can be seen."""
+    """Make orphans below this process its children, so that they can be seen."""
     libc = ctypes.CDLL(None)
     assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     try:
@@ -276,7 +276,7 @@ async def test_a_host_that_is_killed_while_a_jail_starts_leaves_nothing() -> Non
 
 @asynccontextmanager
 async def working_host(*arguments: str, at_work: bool) -> AsyncIterator["subprocess.Popen[bytes]"]:
-    """A process of its own, that has run cells already if `at_work`; it has been killed at the end."""
+    """Yield a separate host process, which has run cells already if `at_work`; it has been killed at the end."""
     with start_host("working_host.py", *arguments) as host:
         assert host.stdout is not None
         if at_work:
@@ -292,7 +292,7 @@ def start_host(script: str, *arguments: str) -> "subprocess.Popen[bytes]":
 
 
 async def killed(host: "subprocess.Popen[bytes]") -> bool:
-    """Whether it ends by being killed."""
+    """Return whether the process was killed."""
     with host:
         return await asyncio.to_thread(host.wait, DEADLINE_S) == -signal.SIGKILL
 

@@ -20,7 +20,7 @@ SAMPLE = 4
 
 
 def attacks(*arguments: str, timeout_s: float) -> str:
-    """What pytest says with these arguments, all of whose tests pass."""
+    """Return pytest's output for these arguments, after all tests passed."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", *arguments],
         capture_output=True,
@@ -33,7 +33,7 @@ def attacks(*arguments: str, timeout_s: float) -> str:
 
 
 def slowest_ms(said: str) -> list[int]:
-    """Of each test: how long the slowest cell of a neighbour took."""
+    """Return for each test the time of a neighbour's slowest cell."""
     return [int(line.split()[-2]) for line in said.splitlines() if line.startswith("slowest cell of a neighbour")]
 
 

@@ -73,14 +73,14 @@ def to_its_end(process: BaseProcess) -> None:
 
 
 def lengths_s(run: Path, update: int) -> dict[Stage, float]:
-    """How long each stage of an update took."""
+    """Return the seconds that each stage of an update took."""
     (line,) = (line for line in metrics(run) if (line["phase"], line["update"]) == ("train", update))
     update_s = line["time/update_s"] - line["time/rollout_s"]
     return {"rollout": line["time/rollout_s"], "update": update_s, "checkpoint": CHECKPOINT_S}
 
 
 def has_begun(kill: Kill, run: Path, since: float) -> bool:
-    """Whether the run has come to the stage; what an earlier life of it left does not count."""
+    """Return whether the run has reached the stage; traces of an earlier life do not count."""
     if kill.stage == "rollout":
         file = run / "metrics.jsonl"
         done = sum(line["phase"] == "train" for line in metrics(run)) if is_newer(file, since) else -1

@@ -103,7 +103,7 @@ LIVES: dict[Callable[[LocalRepl], Awaitable[None]], int] = {
 
 
 class Soak:
-    """Sessions, `AT_ONCE` of them, that live until told to stop; now and then a zygote dies."""
+    """Runs `AT_ONCE` sessions until told to stop; sometimes a zygote dies."""
 
     def __init__(self, pool: LocalPool, seed: int) -> None:
         self._pool = pool
@@ -172,7 +172,7 @@ async def test_whatever_sessions_do_for_hours_leaves_everything_as_it_was(reques
 
 
 async def quiet(pool: LocalPool, idle: tuple[int, ...]) -> tuple[int, ...]:
-    """What is held when nothing happens, with as many zygotes as there were."""
+    """Return the traces while nothing happens, with as many zygotes as before."""
     warm = await until_warm(pool)
     await settled(idle)
     return tuple(sizes(warm))

@@ -37,7 +37,7 @@ async def attempt(pool: LocalPool, policy: Policy, task: Task, *, agent: AgentCo
 
 
 async def play(pool: LocalPool, policy: str, num_tasks: int = NUM_TASKS) -> list[tuple[Task, Episode]]:
-    """One episode of each of the first tasks, some at once."""
+    """Run one episode of each of the first tasks, some at once."""
     source = WorldSource(seed=11, split="eval", hops=(1, 2, 3))
     tasks = [source.task(index) for index in range(num_tasks)]
     gate = asyncio.Semaphore(AT_ONCE)
@@ -55,7 +55,7 @@ def scores(played: Sequence[tuple[Task, Episode]]) -> list[float]:
 
 
 def script(*replies: str) -> Policy:
-    """A policy that says its replies in turn, by the number of outputs that it has seen."""
+    """Return a policy that gives its replies in turn, by the number of outputs that it has seen."""
     return lambda transcript, seed: replies[min(transcript.count("<output>"), len(replies) - 1)]
 
 

@@ -23,7 +23,7 @@ Complaint = Callable[..., str]
 
 @pytest.fixture
 def complaint(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Complaint:
-    """Run `lzero` with these arguments, in an empty directory: what it prints as it fails."""
+    """Run `lzero` with these arguments in an empty directory, and return the output of its failure."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> str:
@@ -44,7 +44,7 @@ def one_message(errors: str) -> str:
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
-    """A model directory to break."""
+    """Return a model directory that a test may break."""
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 

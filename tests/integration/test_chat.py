@@ -52,7 +52,7 @@ async def serving(
 async def ask(
     chat: ChatEngine, sampling: Sampling = CODE, *, told: list[tuple[str, str]] | None = None, deadline_s: float = 20.0
 ) -> Completion:
-    """A reply; what was told of it adds up to it."""
+    """Return a reply, after a check that its streamed pieces add up to it."""
     told = [] if told is None else told
     reply = await chat.reply(
         HELLO, sampling, request_id="é/0", deadline_s=deadline_s, on_text=lambda *piece: told.append(piece)

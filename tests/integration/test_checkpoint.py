@@ -248,7 +248,7 @@ def test_training_that_goes_on_changes_nothing_of_a_snapshot(tmp_path: Path) -> 
 
 
 class Gate:
-    """A disk that waits to be let go on, or is full."""
+    """A disk that blocks until it is released, or is full."""
 
     def __init__(self, *, full: bool = False) -> None:
         self.full = full
@@ -309,7 +309,7 @@ async def test_a_run_that_resumes_removes_what_a_kill_in_the_middle_of_a_save_le
 
 
 async def save_all(directory: Path, *updates: int, then: Exception | None = None) -> None:
-    """A run that writes these checkpoints, and ends with `then`."""
+    """Run a saver that writes these checkpoints, and then ends with `then`."""
     async with Saver(directory, keep=2, keep_best=False) as saver:
         for update in updates:
             await saver.save(partial(snapshot_of, update))

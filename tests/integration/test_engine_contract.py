@@ -1,4 +1,4 @@
-"""What every engine that samples tokens promises: the same tests for each kind."""
+"""The promises of every engine that samples tokens: the same tests for each kind."""
 
 import asyncio
 from collections.abc import AsyncIterator

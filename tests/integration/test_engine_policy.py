@@ -50,7 +50,7 @@ MAMBA = {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "expand
 
 
 def tiny(kind: str, **settings: Any) -> Any:
-    """A model of random weights, large enough for its layers to matter."""
+    """Return a model with random weights, large enough for its layers to matter."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**{**SIZES, **settings})).eval()
     with torch.no_grad():
@@ -61,7 +61,7 @@ def tiny(kind: str, **settings: Any) -> Any:
 
 
 def largest_gap(model: Any, forward: Forward, length: int) -> float:
-    """Of the log-probabilities at the last tokens, between the engine's passes and a plain one."""
+    """Return the largest gap of log-probabilities at the last tokens, between the engine's passes and a plain one."""
     ids = np.random.default_rng(1).integers(3, VOCABULARY, length)
     with torch.inference_mode():
         plain = torch.log_softmax(model(input_ids=torch.from_numpy(ids)[None], use_cache=False).logits[0], dim=-1)

@@ -64,7 +64,7 @@ SEEDS = (0, 1, 5, 6, 7)
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Models this small spend their time waiting for the second."""
+    """Compute with one thread, because such small models would spend their time waiting for the second."""
     number = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -73,7 +73,7 @@ def one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Policies:
-    """The one that learns, the one before the update, and the one that training began with: all different."""
+    """The trained policy, the one before the update, and the initial one: all different."""
 
     current: Any
     old: Any
@@ -114,7 +114,7 @@ def random_groups(seed: int) -> list[Group]:
 
 @dataclass(frozen=True)
 class Start:
-    """What the episodes of a task begin with: its prompt, and one of two first actions."""
+    """The beginning of a task's episodes: its prompt, and one of two first actions."""
 
     prompt: tuple[int, ...]
     actions: tuple[tuple[int, ...], ...]
@@ -157,7 +157,7 @@ def random_ids(stream: random.Random, number: int) -> tuple[int, ...]:
 
 
 class Gradients(torch.optim.Optimizer):
-    """An optimiser that moves nothing, and keeps what it was given."""
+    """An optimiser that moves nothing, and keeps its gradients."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(list(model.parameters()), {})
@@ -177,7 +177,7 @@ def configured(algo: dict[str, Any], *, packing: str = "padded", micro_batch_tok
 
 
 def made(config: Config, groups: Sequence[Group], models: Policies) -> list[Tensor]:
-    """The gradient by production."""
+    """Return the gradient of the production code."""
     gradients = Gradients(models.current)
     trainer = trainer_of(config, models, gradients)
     samples = trainer.samples(groups)
@@ -201,7 +201,7 @@ def trainer_of(config: Config, models: Policies, optimizer: torch.optim.Optimize
 
 @dataclass
 class Row:
-    """A step, as if there were no others: what the models say of its action, [n] each."""
+    """A step alone, with each model's log-probabilities of its action, [n]."""
 
     episode: str
     reward: float
@@ -214,7 +214,7 @@ class Row:
 
 
 def row_a_step(groups: Sequence[Group], models: Policies) -> list[Row]:
-    """Of all steps, each of them after those before it."""
+    """Return the rows of all steps, each after those before it."""
     rows = []
     for episode, reward in [pair for group in groups for pair in zip(group.episodes, group.rewards, strict=True)]:
         context: tuple[int, ...] = ()
@@ -241,13 +241,13 @@ def row_a_step(groups: Sequence[Group], models: Policies) -> list[Row]:
 
 
 def distributions(model: Any, context: tuple[int, ...], action: tuple[int, ...], temperature: float) -> Tensor:
-    """Log-probabilities [n, V] at each of the action's tokens."""
+    """Return log-probabilities [n, V] at each of the action's tokens."""
     logits = model(input_ids=torch.tensor([context + action]), use_cache=False).logits[0]
     return torch.log_softmax(logits[len(context) - 1 : -1] / temperature, dim=-1)
 
 
 def expected(config: Config, rows: Sequence[Row], model: Any) -> list[Tensor]:
-    """The gradient by the formulas."""
+    """Return the gradient by the formulas."""
     algo = config.algo
     advantages = normalised_returns(rows, algo)
     terms = [term(row, advantage, rows, algo) for row, advantage in zip(rows, advantages, strict=True)]
@@ -266,7 +266,7 @@ def expected(config: Config, rows: Sequence[Row], model: Any) -> list[Tensor]:
 
 
 def normalised_returns(rows: Sequence[Row], algo: AlgoConfig) -> list[float]:
-    """REINFORCE++ over steps: A = (R − mean) / (std + 1e-8), with R_t = r_t + γ R_{t+1}."""
+    """Return REINFORCE++ over steps: A = (R − mean) / (std + 1e-8), with R_t = r_t + γ R_{t+1}."""
     returns: list[float] = []
     gamma = ReinforcePP.model_validate(algo.estimator_options).gamma
     following, episode = 0.0, ""
@@ -288,7 +288,7 @@ def kl(policy: Tensor, initial: Tensor, algo: AlgoConfig) -> Tensor:
 
 
 def term(row: Row, advantage: float, rows: Sequence[Row], algo: AlgoConfig) -> Tensor:
-    """What each token [n] of a step adds, before any average."""
+    """Return what each token [n] of a step adds, before any average."""
     surrogate = advantage * row.policy
     loss_fn = make_loss(algo)
     if isinstance(loss_fn, ppo.PPO):
@@ -310,7 +310,7 @@ def term(row: Row, advantage: float, rows: Sequence[Row], algo: AlgoConfig) -> T
 
 
 def error(found: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    """Relative, over all parameters."""
+    """Return the relative error over all parameters."""
     whole, difference = (
         torch.cat([value.double().flatten() for value in values])
         for values in (right, [own - other for own, other in zip(found, right, strict=True)])
@@ -332,7 +332,7 @@ def case(seed: int, dtype: torch.dtype) -> tuple[list[Group], list[Row]]:
 
 @cache
 def cuts(seed: int, *, packing: str, ratio: str) -> dict[int, int]:
-    """Into how many micro-batches the batch is cut → with which bound on their tokens."""
+    """Return number of micro-batches → the bound on their tokens that gives it."""
     models = policies_of(torch.float32)
     config = configured({"loss": "ppo", "ratio": ratio}, packing=packing)
     trainer = trainer_of(config, models, Gradients(models.current))
@@ -344,14 +344,14 @@ def cuts(seed: int, *, packing: str, ratio: str) -> dict[int, int]:
 
 
 def laid_out(algo: dict[str, Any], seed: int) -> Iterator[Config]:
-    """In every packing, and in each of PARTS."""
+    """Yield a configuration for every packing, and each of PARTS."""
     for packing in ("padded", "packed", "tree"):
         bounds = cuts(seed, packing=packing, ratio=algo.get("ratio", "token"))
         yield from (configured(algo, packing=packing, micro_batch_tokens=bounds[parts]) for parts in PARTS)
 
 
 def errors(algo: dict[str, Any], seed: int, dtype: torch.dtype) -> list[float]:
-    """Of every layout against the formulas."""
+    """Return the error of every layout against the formulas."""
     groups, rows = case(seed, dtype)
     models = policies_of(dtype)
     right = expected(configured(algo), rows, models.current)

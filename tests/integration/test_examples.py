@@ -53,14 +53,14 @@ async def run(*command: str | Path, folder: Path, environment: dict[str, str]) -
 
 
 async def executed(notebook: Path, folder: Path, environment: dict[str, str]) -> Any:
-    """The notebook as Jupyter leaves it, run where it lies."""
+    """Return the notebook as Jupyter leaves it, executed in its own directory."""
     nbconvert = (sys.executable, "-m", "nbconvert", "--execute", "--to", "notebook", "--output-dir")
     await run(*nbconvert, folder, notebook, folder=notebook.parent, environment=environment)
     return nbformat.read(folder / notebook.name, as_version=4)
 
 
 def outputs(notebook: Any) -> list[list[Any]]:
-    """What each cell of code put out."""
+    """Return the outputs of each code cell."""
     return [
         [output.get("text") or output.data for output in cell.outputs]
         for cell in notebook.cells
@@ -69,7 +69,7 @@ def outputs(notebook: Any) -> list[list[Any]]:
 
 
 def blocks(file: str) -> dict[str, str]:
-    """Scripts and templates of a document, by the name in their first line."""
+    """Return scripts and templates of a document, by the name in their first line."""
     found = re.findall(r"^```(?:python|jinja)\n((?:#|\{#) (\S+).*?)^```$", document(file), re.DOTALL | re.MULTILINE)
     return {name: block for block, name in found}
 

@@ -18,7 +18,7 @@ SCORES = {1: 0.25, 2: 0.75, 3: 0.5}
 
 
 def run_of(model_dir: Path, directory: Path) -> Path:
-    """A run of three checkpoints, the second of which is the best."""
+    """Make a run of three checkpoints, the second of which is the best."""
     config = load_config(overrides=[f"model.path={model_dir}", f"run.dir={directory}"])
     run = RunDirectory.create(config)
     model, tokenizer = load_model(model_dir, dtype="float32", device="cpu"), load_tokenizer(model_dir)
@@ -37,7 +37,7 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(*arguments: str | Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Exit code, errors."""
+    """Run the command, and return exit code and errors."""
     with pytest.raises(SystemExit) as ended:
         main(("export", *map(str, arguments)))
     assert isinstance(ended.value.code, int)

@@ -67,7 +67,7 @@ def wheel(
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package index that is a directory, by pip's own settings."""
+    """Use a directory as the package index, by pip's own settings."""
     directory = tmp_path / "index"
     directory.mkdir()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -336,7 +336,7 @@ async def test_pip_has_a_deadline_which_is_the_agents_unless_the_index_is_silent
 
 
 def command_of(process: psutil.Process) -> list[str]:
-    """Empty for one that has ended meanwhile."""
+    """Return the command of a process; "" if it has ended meanwhile."""
     with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, too
         return process.cmdline()
     return []

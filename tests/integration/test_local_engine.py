@@ -28,7 +28,7 @@ VOCABULARY = len(TOKENIZER)
 
 
 def tiny_model(seed: int = 0, *, eos_bias: float = -1e4) -> Any:
-    """Random weights; by default it never ends a turn by itself."""
+    """Return a model with random weights; by default it never ends a turn."""
     model = new_model(TINY, TOKENIZER, seed=seed)
     model.lm_head.register_forward_hook(add_to_logits({TOKENIZER.eos_token_id: eos_bias}))
     return model
@@ -79,7 +79,7 @@ def plain_logprobs(model: Any, ids: list[int], completion: Completion, temperatu
 
 
 def tell(event: asyncio.Event) -> Callable[..., None]:
-    """A hook for the engine's thread that sets an event of this one."""
+    """Return a hook for the engine's thread that sets an event of this one."""
     loop = asyncio.get_running_loop()
 
     def hook(*_: Any) -> None:
@@ -206,7 +206,7 @@ async def test_only_new_ids_are_fed() -> None:
 
 @contextmanager
 def ids_fed(model: Any) -> Iterator[list[int]]:
-    """How many ids each pass feeds, padding included."""
+    """Record the number of ids that each pass feeds, padding included."""
     fed: list[int] = []
     handle = model.register_forward_pre_hook(
         lambda module, args, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True
@@ -362,7 +362,7 @@ def spelling(*pieces: str) -> list[int]:
 
 
 async def scripted(tokens: list[int], **knobs: Any) -> Completion:
-    """The completion of a model that is made to say `tokens`, one after the other, then `x`."""
+    """Return the completion of a model that is made to produce `tokens` in turn, then `x`."""
     model = tiny_model()
     left = iter(tokens)
 

@@ -126,7 +126,7 @@ async def local_engine(config: Config) -> AsyncIterator[LocalEngine]:
 async def run_bandit(
     config: Config, directory: Path, *, stop_after: int | None = None
 ) -> tuple[Outcome, list[Update], dict[str, Tensor]]:
-    """A run, or the rest of the one in `directory`, stopped once `stop_after` updates are made."""
+    """Train on the bandit, or resume the run in `directory`; stop after `stop_after` updates."""
     with seeded(config.run):
         resumes = directory.exists()
         run = RunDirectory.open(directory) if resumes else new_run(directory)

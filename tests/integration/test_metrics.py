@@ -15,7 +15,7 @@ ELSEWHERE = ("on CUDA", "with a curriculum", "with `[judge]`")
 
 
 def documented() -> dict[str, str]:
-    """Name, with its <placeholders>, → sentence: the rows of the tables of the section on metrics."""
+    """Return name, with its <placeholders>, → sentence, from the tables in the section on metrics."""
     section = PAGE.read_text(encoding="utf-8").partition("\n## Metrics\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.+?) \| (.+?) \|$", section, re.MULTILINE)
     return {name: sentence for names, sentence in rows for name in re.findall(r"`([^`]+)`", names)}
@@ -27,7 +27,7 @@ def matches(pattern: str, name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def measured(tiny_run: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names of a run that measures nearly all there is."""
+    """Return the metric names of a run that measures nearly everything."""
     run = tmp_path_factory.mktemp("runs") / "measured"
     settings = (
         "algo.loss=ppo",

@@ -35,12 +35,12 @@ def cell(code: str) -> str:
 
 
 def script(*replies: str) -> ChatPolicy:
-    """Says its replies in turn, by the number of replies that it finds in the conversation; the last for ever."""
+    """Return a model that gives its replies in turn, by the number of replies in the conversation, and repeats the last."""
     return lambda messages, seed: replies[min(sum(m.role == "assistant" for m in messages), len(replies) - 1)]
 
 
 class Turns:
-    """Says its replies one after the other, whatever it is shown, and keeps what that was."""
+    """Gives its replies in turn, whatever it is shown, and keeps its input."""
 
     def __init__(self, *replies: str) -> None:
         self.replies = replies

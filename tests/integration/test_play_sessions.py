@@ -115,7 +115,7 @@ def test_a_scripted_policy_knows_the_world_only(tmp_path: Path, capfd: pytest.Ca
 
 
 def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What `lzero play` ends with, in this process: it starts no session."""
+    """Return the message with which `lzero play` ends, in this process, without a session."""
     with pytest.raises(SystemExit) as ended:
         main(("play", *BYTES, *arguments))
     assert ended.value.code == 1

@@ -40,13 +40,13 @@ SMALL = {
 
 
 def shell_lines() -> Iterator[str]:
-    """The lines of the fenced blocks that hold commands: those of `sh`, and those of no language."""
+    """Yield the lines of the fenced blocks with commands: those of `sh`, and those without a language."""
     for block in re.findall(r"^```(?:sh)?\n(.*?)^```$", without_other_blocks(README), re.DOTALL | re.MULTILINE):
         yield from block.replace("\\\n", " ").splitlines()
 
 
 def without_other_blocks(text: str) -> str:
-    """`text` less the fenced blocks of other languages, so that their ends are not taken for beginnings."""
+    """Return `text` without fenced blocks of other languages, so that their ends are not read as beginnings."""
     return re.sub(r"^```(?!sh$)\w+\n.*?^```$\n?", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -55,7 +55,7 @@ COMMANDS = [line for line in shell_lines() if line.startswith("lzero ")]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what the README's commands name: a model, tasks, a corpus, the recipes."""
+    """Return a directory with what the README's commands name: a model, tasks, a corpus, the recipes."""
     path = tmp_path_factory.mktemp("readme")
     shape = Architecture(
         hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16, max_tokens=32_768

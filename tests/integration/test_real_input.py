@@ -68,7 +68,7 @@ PROMPT = resources.files("lzero.agent").joinpath("templates/system.jinja")
 
 
 def save_random_model(directory: Path, texts: Iterable[str]) -> None:
-    """A tiny Qwen3 with random weights, and a tokenizer trained on `texts`, as any Hugging Face tool writes them."""
+    """Save a tiny Qwen3 with random weights and a tokenizer trained on `texts`, as any Hugging Face tool writes them."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -100,7 +100,7 @@ def save_random_model(directory: Path, texts: Iterable[str]) -> None:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A recipe and overrides that name a model, tasks and passages of one's own."""
+    """Return a recipe and overrides that name the user's own model, tasks and passages."""
     directory = tmp_path_factory.mktemp("own")
     with gzip.open(directory / "corpus.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"title": title, "text": text}) + "\n" for title, text in PASSAGES)
@@ -120,7 +120,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def text_of(execution: Execution | None) -> str:
-    """What a cell put out, as the model read it."""
+    """Return the output of a cell, as the model read it."""
     assert execution is not None
     return render_output(execution, max_chars=8000)
 
@@ -162,7 +162,7 @@ def test_a_model_and_tasks_of_ones_own_are_checked_trained_on_resumed_and_evalua
 
 
 async def searched(config: Config, answers: dict[str, str]) -> Evaluation:
-    """Held-out tasks, done by a script that looks the question up, then submits the answer that belongs to it."""
+    """Run held-out tasks with a script that searches for the question, then submits the answer that belongs to it."""
 
     def policy(transcript: str, seed: int) -> str:
         question = next(question for question in answers if question in transcript)

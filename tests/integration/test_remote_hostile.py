@@ -137,7 +137,7 @@ _Said = TypeVar("_Said", bound=wire.FromServer)
 
 
 async def _heard(connection: ClientConnection, kind: type[_Said]) -> _Said:
-    """The next message of this kind."""
+    """Return the next message of this kind."""
     while True:
         said = wire.decode_server(await connection.recv(decode=False))
         if isinstance(said, kind):
@@ -145,13 +145,13 @@ async def _heard(connection: ClientConnection, kind: type[_Said]) -> _Said:
 
 
 def _connected_to(port: int) -> bool:
-    """Whether the server's end of a connection is open."""
+    """Return whether the server's end of a connection is open."""
     connections = psutil.Process().net_connections("tcp")
     return any(each.laddr.port == port and each.raddr for each in connections)
 
 
 async def _handshaken(url: str) -> asyncio.StreamWriter:
-    """A connection that reads nothing more."""
+    """Return a connection that reads nothing more."""
     host, port = url.removeprefix("ws://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 12)
     headers = f"Host: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -186,7 +186,7 @@ async def test_a_repl_that_cannot_be_closed_in_order_keeps_nobody_waiting(
 
 @asynccontextmanager
 async def _server(talk: Talk, *, lease_s: float = 30.0) -> AsyncIterator[str]:
-    """One that says what it likes."""
+    """Yield a server that sends any messages."""
 
     async def greet(connection: ServerConnection) -> None:
         welcome = wire.Welcome(lease_s=lease_s, file_bytes=1 << 20, facts=b"{}", load=LOAD)

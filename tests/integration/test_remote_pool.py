@@ -41,13 +41,13 @@ SEARCH: ToolSpec = ToolStub(name="search", parameters=("query",), description="s
 
 
 def raw(url: str, token: str = TOKEN, version: str = str(remote_wire.VERSION)) -> connect:
-    """A client that says what it likes."""
+    """Return a connection of a client that may send any messages."""
     headers = {"Authorization": f"Bearer {token}", remote_wire.VERSION_HEADER: version}
     return connect(url + remote_wire.PATH, additional_headers=headers, proxy=None, compression=None, max_size=None)
 
 
 async def ending(connection: ClientConnection) -> str:
-    """Why the server closed the connection."""
+    """Return why the server closed the connection."""
     async with asyncio.timeout(20.0):
         while True:
             try:
@@ -329,7 +329,7 @@ async def test_a_client_that_dies_or_hangs_leaves_nothing(end: signal.Signals) -
 
 
 class Hanging(LocalPool):
-    """A pool that is asked, and does not answer."""
+    """A pool that does not answer."""
 
     def __init__(self) -> None:
         super().__init__()

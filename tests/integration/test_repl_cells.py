@@ -1,4 +1,4 @@
-"""What a cell does, as IPython users expect it, through the real sandbox."""
+"""Cells behave as IPython users expect, through the real sandbox."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What every pool promises, whatever stands behind it: one suite for all kinds of REPL, through `protocols.ReplPool`."""
+"""The promises of every pool: one suite for all kinds of REPL, through `protocols.ReplPool`."""
 
 import asyncio
 import base64
@@ -64,7 +64,7 @@ Answer = Callable[[str, dict[str, Json]], Awaitable[Json]]
 
 
 class Host:
-    """The host's side of a REPL's tools; a test says what it answers."""
+    """The host's side of a REPL's tools; a test sets its answers."""
 
     def __init__(self) -> None:
         self.answer: Answer = echo
@@ -92,7 +92,7 @@ async def pool(backend: str) -> AsyncIterator[ReplPool]:
 
 
 class Shared:
-    """The REPL of all tests that leave theirs alive: some backends take a second to open one."""
+    """The REPL of all tests that leave it alive, because some backends take a second to open one."""
 
     def __init__(self, pool: ReplPool) -> None:
         self.host = Host()
@@ -100,7 +100,7 @@ class Shared:
         self._repl: Repl | None = None
 
     async def repl(self) -> Repl:
-        """The same as last time, or another one where that has died."""
+        """Return the same REPL as last time, or a new one if that has died."""
         self.host.answer = echo
         try:
             if self._repl is not None:
@@ -131,7 +131,7 @@ async def repl(shared: Shared) -> Repl:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def own(pool: ReplPool) -> AsyncIterator[Repl]:
-    """For a test that ends its REPL."""
+    """Yield a REPL for a test that ends it."""
     repl = await pool.open((), echo, seed=0)
     yield repl
     await repl.close()
@@ -139,7 +139,7 @@ async def own(pool: ReplPool) -> AsyncIterator[Repl]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def three(pool: ReplPool) -> AsyncIterator[list[Repl]]:
-    """REPLs with the seeds 1, 1 and 2."""
+    """Yield REPLs with the seeds 1, 1 and 2."""
     repls = await asyncio.gather(*(pool.open([SEARCH], echo, seed=seed) for seed in (1, 1, 2)))
     yield list(repls)
     await asyncio.gather(*(repl.close() for repl in repls))

@@ -61,7 +61,7 @@ def directories() -> set[str]:
 
 
 def install(directory: Path, name: str, argv: list[str], language: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernelspec that this test alone can see."""
+    """Install a kernelspec that only this test can see."""
     place = directory / "kernels" / name
     place.mkdir(parents=True)
     spec = {"argv": argv, "display_name": name, "language": language}

@@ -1,4 +1,4 @@
-"""What a REPL may use beside memory, processes and files: processor time, time to live, tool calls."""
+"""Limits of a REPL other than memory, processes and files: processor time, lifetime, tool calls."""
 
 import ast
 from collections.abc import AsyncIterator

@@ -22,7 +22,7 @@ SAMPLE = tuple(random.Random(12).sample(QUICK, 2))
 
 @dataclass(frozen=True)
 class Difference:
-    """What may come out otherwise, and the sentence of the docs that says why."""
+    """An allowed difference, and the sentence of the docs that explains it."""
 
     fields: tuple[str, ...]
     reason: str
@@ -88,7 +88,7 @@ def cells_of(name: str) -> list[Cell]:
 
 
 async def compare(name: str, pool: LocalPool, config: ReplConfig, directory: Path) -> None:
-    """Fail with every cell that came out otherwise than in ipykernel without a reason, or as there in spite of one."""
+    """Fail with every cell that differs from ipykernel without a reason, or does not differ despite one."""
     cells = cells_of(name)
     (packages,) = environment.find(config).directory.glob("lib/python3*/site-packages")
     ours = await run_in_session(pool, cells)

@@ -107,7 +107,7 @@ async def test_a_machine_without_isolation_is_refused_before_anything_runs(monke
 
 @pytest.fixture(scope="module")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model of random weights: it writes nonsense, of which nothing is right."""
+    """Return a tiny model with random weights: it writes nonsense, so nothing is right."""
     tokenizer = build_tokenizer(vocabulary())
     shape = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, mlp_size=32)
     path = tmp_path_factory.mktemp("model") / "random"
@@ -136,7 +136,7 @@ async def test_a_model_of_random_weights_is_evaluated_and_gets_nothing_right(ran
 
 
 def settled(record: Record) -> list[object]:
-    """What must not depend on timing."""
+    """Return the part that must not depend on timing."""
     return [
         (episode.status, episode.answer, [(step.prompt, step.completion) for step in episode.steps])
         for episode in record.episodes

@@ -35,7 +35,7 @@ def cell(code: str) -> str:
 
 
 def model(*replies: str) -> ChatServer:
-    """An endpoint whose model says its replies in turn."""
+    """Return an endpoint whose model gives its replies in turn."""
     answers = [streams(*text(reply), ended(), usage(100, 20)) for reply in replies]
     return ChatServer(*answers, models=MODELS)
 

@@ -118,7 +118,7 @@ def outputs(cell: Any) -> list[Any]:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    """Exit code and stdout of a command."""
+    """Run a command, and return exit code and stdout."""
     shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     code = 0
     with contextlib.redirect_stdout(shown):

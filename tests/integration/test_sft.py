@@ -29,7 +29,7 @@ SAMPLING = Sampling(temperature=0.0)
 
 @functools.cache
 def renderer_of(tokenizer: PreTrainedTokenizerFast) -> Renderer:
-    """One for all episodes: it forks this process, with all of torch, to render its template."""
+    """Return one renderer for all episodes: each forks this process, with all of torch, to render its template."""
     return Renderer(tokenizer)
 
 
@@ -40,7 +40,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[int, ...]:
 def episode(
     tokenizer: PreTrainedTokenizerFast, name: str, *, ends_turns: bool = False, system: str | None = None
 ) -> Episode:
-    """Two steps of a conversation, as an agent with this tokenizer would record them."""
+    """Return two steps of a conversation, as an agent with this tokenizer would record them."""
     renderer = renderer_of(tokenizer)
     steps: list[Step] = []
     prompt = Prompt(keep=0, new_ids=renderer.start(system, f"Who? ({name})"))
@@ -63,7 +63,7 @@ EXPERT = ("engine.kind=scripted", "engine.policy=expert")
 
 
 def recorded(directory: Path, *engine: str, num_episodes: int = 40) -> Path:
-    """A run directory of byte-level episodes, and one failed one."""
+    """Make a run directory of byte-level episodes, one of them failed."""
     run = RunDirectory.create(load_config(overrides=[f"run.dir={directory}", *(engine or EXPERT)]))
     reward = Reward(score=1.0, per_step=(0.0, 1.0), parts={})
     episodes = [episode(BYTES, f"episode/{number}") for number in range(num_episodes)]

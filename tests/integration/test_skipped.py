@@ -32,7 +32,7 @@ def trainer(*overrides: str) -> Trainer:
 
 
 def scored(number: int, advantage: float) -> Scored:
-    """Three tokens of context and two actions."""
+    """Return three tokens of context and two actions."""
     sample = make_sample(
         (-1, -1, -1, 0, 1),
         name=f"episode-{number}",
@@ -44,7 +44,7 @@ def scored(number: int, advantage: float) -> Scored:
 
 
 def state(of: Trainer) -> dict[str, torch.Tensor]:
-    """Weights and moments."""
+    """Return weights and moments."""
     tensors = dict(of.model.state_dict())
     for index, slots in of.optimizer.state_dict()["state"].items():
         tensors |= {f"{index}.{slot}": tensor for slot, tensor in slots.items()}

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.sandbox
 
 
 def train(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str], str]:
-    """Exit code, printed lines, errors."""
+    """Run the command, and return exit code, printed lines and errors."""
     with pytest.raises(SystemExit) as ended:
         main(("train", *arguments))
     printed = capsys.readouterr()
@@ -32,7 +32,7 @@ def phases(run: Path) -> list[tuple[str, int]]:
 
 
 def interrupt(*arguments: str, at: str, times: int = 1) -> tuple[int | None, str]:
-    """Run `lzero train`, press Ctrl-C when it prints `at`: exit code and everything printed from there on."""
+    """Run `lzero train`, press Ctrl-C when it prints `at`, and return exit code and all output from there on."""
     command = Command("train", *arguments)
     assert any(at in line for line in command.stdout), "the run has ended"
     for _ in range(times):
@@ -45,7 +45,7 @@ def interrupt(*arguments: str, at: str, times: int = 1) -> tuple[int | None, str
 
 @pytest.fixture(scope="module")
 def finished(tiny_run: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a run of two updates. Copy it before changing it."""
+    """Return the directory of a run of two updates. Copy it before changing it."""
     run = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.raises(SystemExit) as ended:
         main(("train", *tiny_run, f"run.dir={run}"))
@@ -55,7 +55,7 @@ def finished(tiny_run: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A finished run to go on with, or to break."""
+    """Return a finished run that a test may resume or break."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 

@@ -44,7 +44,7 @@ def nano_model() -> Any:
 
 
 def episode(number: int, *, num_steps: int = 3) -> Episode:
-    """Prompts that extend each other, of a length that depends on `number`."""
+    """Return an episode of prompts that extend each other, with a length that depends on `number`."""
     steps, length = [], 0
     for index in range(num_steps):
         new_ids = tuple((7 * number + 3 * index + offset) % 40 for offset in range(2 + number % 4))
@@ -70,7 +70,7 @@ def scored(samples: Sequence[Sample], reference: Any) -> list[Scored]:
 def gradient(
     rows: Sequence[Scored], *, max_tokens: int, grad_clip: float = 1e9, model: Any = None
 ) -> dict[str, Tensor]:
-    """The gradient of an update, read off a step of plain gradient descent with learning rate 1."""
+    """Return the gradient of an update, from a step of plain gradient descent with learning rate 1."""
     model = model or double_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -94,7 +94,7 @@ def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 
 def kept_bytes(model: Any) -> int:
-    """What a forward pass keeps for the backward pass, weights included."""
+    """Return the bytes that a forward pass keeps for the backward pass, weights included."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -298,10 +298,10 @@ def test_decay_pulls_on_matrices_only() -> None:
 
 
 class StubbornEngine:
-    """Answers "loaded" and keeps the weights it has."""
+    """Answers "loaded", but keeps its weights."""
 
     def __init__(self, model: Any, *, takes: int | None = None) -> None:
-        """`takes`: the number of the load that it obeys, from 1."""
+        """`takes`: the number of the load that it executes, from 1."""
         self.model = model
         self.takes = takes
         self.events: list[str] = []

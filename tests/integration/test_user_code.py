@@ -95,7 +95,7 @@ def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def complaint(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run `lzero` with these arguments: the one message that it ends with."""
+    """Run `lzero` with these arguments, and return the one message that it ends with."""
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
@@ -110,7 +110,7 @@ def complaint(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 def commands(key: str, value: str) -> list[tuple[str, ...]]:
-    """The commands that read this key of [agent]."""
+    """Return the commands that read this key of [agent]."""
     change = f'agent.{key}=["{value}"]' if key == "tools" else f"agent.{key}={value}"
     return [
         (*RUN, "--set", change),

@@ -24,7 +24,7 @@ PUBLIC = "93.184.216.34"
 
 
 def resolver(*addresses: str) -> Resolve:
-    """Every host has these addresses."""
+    """Return a resolver that gives these addresses to every host."""
 
     async def resolve(host: str, port: int) -> Sequence[str]:
         return addresses

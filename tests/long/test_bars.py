@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.timeout(1800)]
 
 
 def last_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    """The JSON that a command ends with."""
+    """Return the JSON at the end of a command's output."""
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--json"])
     assert ended.value.code in (0, None)

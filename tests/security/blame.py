@@ -194,7 +194,7 @@ def _is_agents(call: ast.Call) -> bool:
 
 
 def _subclasses(*names: str) -> set[str]:
-    """These classes of errors, and all that are derived from them anywhere in the package."""
+    """Return these classes of errors, and all classes of the package that derive from them."""
     bases = {
         node.name: {getattr(base, "id", "") for base in node.bases}
         for path in SOURCE.rglob("*.py")
@@ -208,12 +208,12 @@ def _subclasses(*names: str) -> set[str]:
 
 
 def answers(module: str, error: str) -> list[Site]:
-    """The answers for one place."""
+    """Return the answers for one place."""
     return [site for site in SITES if site.error == error and fnmatchcase(module, site.modules)]
 
 
 def table() -> str:
-    """The Markdown table of `docs/training.md`."""
+    """Return the Markdown table of `docs/training.md`."""
     lines = ["| failure | meaning | can an episode bring it about? |", "|---|---|---|"]
     lines += [f"| `{name}` | {kind.means} | {kind.caused} |" for name, kind in KINDS.items()]
     return "\n".join(lines)

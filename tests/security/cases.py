@@ -197,13 +197,13 @@ WITHOUT_TEST: dict[int, str] = {
 
 
 def attack(number: int) -> pytest.MarkDecorator:
-    """Marks the test of a case."""
+    """Return the mark of a case's test."""
     assert any(case.number == number for case in CASES), number
     return pytest.mark.attack(number)
 
 
 def shown_by() -> dict[int, list[tuple[str, str]]]:
-    """Case → files and names of its tests, in the order of the files."""
+    """Return case → files and names of its tests, in the order of the files."""
     found: dict[int, list[tuple[str, str]]] = {}
     for file in sorted(Path(__file__).parent.glob("test_*.py")):
         numbers: list[int] = []
@@ -218,7 +218,7 @@ def shown_by() -> dict[int, list[tuple[str, str]]]:
 
 
 def table() -> str:
-    """The Markdown table of `docs/sandbox.md`."""
+    """Return the Markdown table of `docs/sandbox.md`."""
     found = shown_by()
     lines = ["| case | harm | attack | outcome | shown by |", "|---|---|---|---|---|"]
     for case in CASES:

@@ -1,4 +1,4 @@
-"""What attacks say to the C library, and where the host finds what they left."""
+"""The C library calls that attacks make, and the traces that the host finds."""
 
 import ast
 from pathlib import Path
@@ -24,13 +24,13 @@ def attempt(function, *arguments):
 
 
 async def answers(repl: LocalRepl, code: str) -> list[int]:
-    """The list of numbers that a cell after `CALL` ends with."""
+    """Return the list of numbers that a cell after `CALL` ends with."""
     found: list[int] = ast.literal_eval(await value(repl, CALL + code))
     return found
 
 
 def host_pids(marker: str) -> list[int]:
-    """Processes of this machine whose command line begins with a word."""
+    """Return the processes of this machine whose command line begins with a word."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -47,7 +47,7 @@ os.close(other_end)
 
 
 def of_this_host() -> list[Path]:
-    """Groups that this process has made and that are there."""
+    """Return the existing groups that this process has made."""
     return [path for place in cgroups.find().places.values() for path in place.glob(f"lzero-{os.getpid()}-*")]
 
 

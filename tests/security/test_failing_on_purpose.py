@@ -46,7 +46,7 @@ async def pool() -> AsyncIterator[LocalPool]:
 async def scored(
     pool: ReplPool, *cells: str, tools: Sequence[Tool] = (), cutoff: Cutoff | None = None, **budgets: float
 ) -> tuple[Episode, Reward]:
-    """One episode whose policy runs the cells in turn, the last again and again. It is begun once, and scored."""
+    """Run one episode whose policy gives the cells in turn and repeats the last; check that it is begun once, and scored."""
     replies = [f"<think>A thought of some length.</think>\n<code>\n{code}\n</code>" for code in cells]
     engine = ScriptedEngine(lambda seen, seed: replies[min(seen.count("<output>"), len(replies) - 1)], TOKENIZER)
     values = {"max_steps": 4, "max_tokens": 64_000, "response_tokens": 4_000, "cell_s": 0.5, "work_s": 30.0} | budgets

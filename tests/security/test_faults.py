@@ -153,7 +153,7 @@ async def test_a_step_of_the_start_that_fails_lets_nothing_run(limits: Limits, s
 
 
 async def in_a_process(code: str, *before: str, timeout: float = 60.0) -> str:
-    """What a Python program prints that is run by itself, behind other programs."""
+    """Return the output of a Python program that runs at low priority in a separate process."""
     done = await asyncio.to_thread(
         subprocess.run,
         [*before, sys.executable, "-c", code],

@@ -32,7 +32,7 @@ SCRIPT = Path(__file__).parents[1] / "mcp_server.py"
 
 
 def slow_archive() -> bytes:
-    """Some kilobytes that take all processor seconds of a reader."""
+    """Return some kilobytes that use up a reader's processor seconds."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("page.html", "<i>" * 5_000_000)

@@ -57,7 +57,7 @@ async def pool() -> AsyncIterator[LocalPool]:
 
 
 async def in_one_of(pool: LocalPool, code: str, *, beside: str = "6 * 7") -> Execution:
-    """Run a cell in a REPL of its own, while another one works."""
+    """Run a cell in a new REPL, while another one works."""
     repl, sibling = [await pool.open((), no_tools, seed=number) for number in range(2)]
     execution = await repl.run(code, deadline_s=50.0)
     assert await value(sibling, beside) == "42"

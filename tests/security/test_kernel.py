@@ -26,7 +26,7 @@ X86_64 = pytest.mark.skipif(
 
 
 async def errnos(repl: LocalRepl, *calls: str) -> list[int]:
-    """What system calls answer: 0, or their errno."""
+    """Return the results of system calls: 0, or their errno."""
     found: list[int] = ast.literal_eval(await value(repl, f"{CALL}\n[{', '.join(f'call({each})' for each in calls)}]"))
     return found
 

@@ -74,7 +74,7 @@ def shown(text: str) -> str:
 
 
 def schema(text: str) -> dict[str, object]:
-    """Of a tool with many parameters, each described by the text's beginning."""
+    """Return the schema of a tool with many parameters, each described by the text's beginning."""
     names = [f"{text[:40]}{number}" for number in range(len(text) // 8)]
     return {"properties": {name: {"description": name} for name in names}, "required": names[::-1]}
 
@@ -113,7 +113,7 @@ def seconds(reading: Callable[[str], object], text: str) -> float:
 
 
 def growth(reading: Callable[[str], object], piece: str) -> float:
-    """By how much the time grows with four times the length."""
+    """Return the factor by which the time grows for four times the length."""
     length = 1_000
     while True:
         text = piece * (length // len(piece) + 1)
@@ -124,7 +124,7 @@ def growth(reading: Callable[[str], object], piece: str) -> float:
 
 
 def check(reading: Callable[[str], object], pieces: Sequence[str]) -> None:
-    """Three tries for each: another program may have had the caches."""
+    """Fail if the time is not linear. Each has three tries, because another program may have had the caches."""
     slow = [piece for piece in pieces if all(growth(reading, piece) > LINEAR for _ in range(3))]
     assert not slow
 

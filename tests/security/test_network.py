@@ -22,7 +22,7 @@ libc.shmget(4711, 0, 0), libc.msgget(4711, 0), libc.semget(4711, 0, 0)
 
 
 async def connects(pool: LocalPool, family: str, address: object) -> str:
-    """What a second session meets that connects to the first: "" where it succeeds."""
+    """Return the error of a second session that connects to the first; "" for success."""
     first, second = [await pool.open((), no_tools, seed=number) for number in range(2)]
     assert await value(first, LISTEN.format(family=family, address=address)) == "1"
     met = await raised(second, CONNECT.format(family=family, address=address))

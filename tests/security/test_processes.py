@@ -35,7 +35,7 @@ async def sibling(pool: LocalPool) -> AsyncIterator[LocalRepl]:
 
 
 async def start(repl: LocalRepl) -> int:
-    """A process of a session that the host sees too: its pid out here."""
+    """Start a process of a session that the host can see, and return its pid on the host."""
     marker = f"attacked-{uuid.uuid4().hex}"
     assert await value(repl, START.format(marker=marker)) == "1"
     (pid,) = host_pids(marker)

@@ -471,7 +471,7 @@ async def test_control_tokens_and_escapes_of_a_tool_are_plain_text(pool: LocalPo
 
 
 async def attempt(pool: LocalPool, task: Task, *cells: str) -> Episode:
-    """An episode whose policy runs the cells in turn."""
+    """Run an episode whose policy gives the cells in turn."""
     tokenizer = build_tokenizer()
     replies = [f"<think>A thought of some length.</think>\n<code>\n{code}\n</code>" for code in cells]
     engine = ScriptedEngine(lambda seen, seed: replies[min(seen.count("<output>"), len(replies) - 1)], tokenizer)

@@ -43,14 +43,14 @@ async def tight(tight_pool: LocalPool) -> AsyncIterator[LocalRepl]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def sibling(tight_pool: LocalPool) -> AsyncIterator[LocalRepl]:
-    """Another session of the same zygote and the same user."""
+    """Yield another session of the same zygote and the same user."""
     repl = await tight_pool.open((), no_tools, seed=8)
     yield repl
     await repl.close()
 
 
 async def is_well(repl: LocalRepl) -> bool:
-    """Whether a session forks, starts threads, opens and fills files and answers."""
+    """Return whether a session forks, starts threads, fills files and answers."""
     code = """
 import subprocess, threading
 subprocess.run(["true"], check=True)
@@ -65,7 +65,7 @@ with open("proof", "wb") as file:
 
 
 async def answers_beside(repl: LocalRepl, code: str, sibling: LocalRepl) -> int:
-    """How often a sibling forks and answers while an endless cell runs to its deadline. Closes the session of that cell."""
+    """Return how often a sibling forks and answers while an endless cell runs to its deadline. Closes that cell's session."""
     attacking = asyncio.create_task(repl.run(code, deadline_s=1.5))
     answered = 0
     while not attacking.done():
@@ -77,7 +77,7 @@ async def answers_beside(repl: LocalRepl, code: str, sibling: LocalRepl) -> int:
 
 
 async def until_it_fails(repl: LocalRepl, setup: str, step: str, at_most: int) -> tuple[int, str]:
-    """How often a session can do something, and the error (its errno, or its type) that ends it; "" for none."""
+    """Return how often a session can do something, and the error (its errno, or its type) that ends it; "" for none."""
     code = f"""
 import os
 {setup}
@@ -95,7 +95,7 @@ done, met
 
 
 async def killed(pool: LocalPool, code: str, deadline_s: float = 20.0) -> Execution:
-    """What is told of a cell that does not survive; its session cannot be used afterwards, nor pass for a success."""
+    """Return the execution of a cell that must kill its session in time."""
     repl = await pool.open((), no_tools, seed=0)
     started = time.monotonic()
     execution = await repl.run(code, deadline_s=deadline_s)
@@ -110,12 +110,12 @@ def streamed(outputs: Sequence[Output]) -> str:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever had."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def sleepers(seconds: str) -> int:
-    """Processes of the machine that sleep exactly so long."""
+    """Return the processes of the machine that sleep for exactly this time."""
     found = 0
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -41,7 +41,7 @@ UPGRADE = (
 
 
 class NoRepls:
-    """A pool that has nothing to offer: strangers do not get that far."""
+    """A pool without REPLs, which strangers never reach."""
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> Repl:
         raise ReplError("this pool opens none")
@@ -61,12 +61,12 @@ def port_of(url: str) -> int:
 
 
 def connections(port: int) -> int:
-    """Connections that the server has accepted and still holds."""
+    """Return the connections that the server has accepted and still holds."""
     return sum(each.laddr.port == port and bool(each.raddr) for each in psutil.Process().net_connections("tcp"))
 
 
 async def until_ended(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the other end closes the connection, or resets it."""
+    """Return all data until the other end closes or resets the connection."""
     said = b""
     with suppress(ConnectionError):
         async with asyncio.timeout(PATIENCE_S):
@@ -121,7 +121,7 @@ async def test_a_request_without_end_ends_at_some_kilobytes(shape: str) -> None:
 
 
 async def load(url: str) -> bool:
-    """Whether the server still answers whoever has the token."""
+    """Return whether the server still answers a client with the token, and holds no REPL."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
     writer.write(f"GET /load HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
     said = await until_ended(reader)
@@ -222,7 +222,7 @@ async def nobody(name: str, arguments: dict[str, Json]) -> Json:
 
 
 async def from_elsewhere(port: int) -> socket.socket:
-    """A connection of another address, which says nothing."""
+    """Return a silent connection from another address."""
     connection = socket.socket()
     connection.setblocking(False)
     connection.bind((STRANGER, 0))
@@ -272,7 +272,7 @@ ANSWERS: dict[str, tuple[bytes, bytes]] = {
 
 @asynccontextmanager
 async def answering(start: bytes, piece: bytes) -> AsyncIterator[int]:
-    """The port of a server that answers every request with `start` and then with `piece`, without end."""
+    """Yield the port of a server that answers every request with `start`, then endlessly with `piece`."""
     served: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -55,7 +55,7 @@ TEXT = "what is in a file of the host"
 
 
 def recorded(*cells: str, files: tuple[str, ...] = (), cell_s: float = 1e9) -> SavedEpisode:
-    """A record as a stranger may write it, which claims that its cells went well."""
+    """Return a record as a stranger may write it, which claims that its cells went well."""
     steps = tuple(
         Step(
             prompt=Prompt(keep=0, new_ids=(1,)),
@@ -275,7 +275,7 @@ def test_a_small_file_of_tasks_that_decodes_to_much_is_a_typed_error(
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    """A run with one finished episode."""
+    """Return a run with one finished episode."""
     run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
     saved = recorded("1")
     episode = msgspec.structs.replace(saved.episode, seed=7)

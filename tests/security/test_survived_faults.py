@@ -93,7 +93,7 @@ async def test_without_descriptors_nothing_starts_and_the_others_go_on(pool: Loc
 
 
 def limit_processes(pid: int, limit: str) -> list[str]:
-    """Set a zygote's limit on processes, as the user that it runs as; what it was before, soft and hard."""
+    """Set a zygote's limit on processes, as its own user; return the earlier limits, soft and hard."""
     user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
     show = (*user, "prlimit", f"--pid={pid}", "--nproc", "--raw", "--noheadings", "--output=SOFT,HARD")
     before = subprocess.run(show, capture_output=True, text=True, timeout=20, check=True).stdout.split()

@@ -148,7 +148,7 @@ def test_lzero_run_answers_in_the_terminal_and_keeps_the_run(server: ModelServer
 
 
 def lzero_run(task: Task, server: ModelServer, corpus: Path, out: Path, *, seed: int) -> str:
-    """What the command prints below its last step."""
+    """Return the output of the command below its last step."""
     changes = (
         *(
             f"agent.response_tokens={AGENT.response_tokens}",

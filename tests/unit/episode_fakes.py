@@ -1,4 +1,4 @@
-"""What episodes are tried with: scripted replies, and sessions that execute nothing but do what a test says of each code."""
+"""Fakes for episodes: scripted replies, and sessions that execute nothing, but do what a test defines for each code."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -51,7 +51,7 @@ class FakeRepl:
 
 
 class AnyCode(dict[str, "Cell"]):
-    """Cells for every code there is."""
+    """A mapping with a cell for every code."""
 
     def __init__(self, cell: "Cell") -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class AnyCode(dict[str, "Cell"]):
 
 
 class FakePool:
-    """Runs no code: each code string that a test expects has a coroutine that says what happens."""
+    """Runs no code: each code string that a test expects has a coroutine for its effect."""
 
     def __init__(self, cells: Mapping[str, Cell]) -> None:
         self.cells, self.opened, self.seeds = cells, list[FakeRepl](), list[int]()
@@ -120,7 +120,7 @@ def nested(depth: int) -> Json:
 
 
 def calling(name: str, **arguments: Json) -> Cell:
-    """A cell that calls a tool and prints what it returns; a ToolError ends it as an exception does in a kernel."""
+    """Return a cell that calls a tool and prints its result; a ToolError ends it like an exception in a kernel."""
 
     async def run(on_call: OnCall) -> Execution:
         try:
@@ -153,7 +153,7 @@ SUBMIT = {"submit": calling("submit_final_answer", answer="Kato")}
 
 
 class Replies:
-    """A policy that says its replies one after the other, the last for ever; it keeps the transcripts it saw."""
+    """A policy that gives its replies in turn, and repeats the last; it keeps the transcripts it saw."""
 
     def __init__(self, *replies: str) -> None:
         self.replies, self.transcripts, self.seeds = replies, list[str](), list[int]()
@@ -165,7 +165,7 @@ class Replies:
 
 
 class StuckEngine(ScriptedEngine):
-    """Answers `answers` requests; tells of the next one, and never answers it."""
+    """Answers `answers` requests; signals the next one, and never answers it."""
 
     def __init__(self, policy: Replies, *, answers: int, on_stuck: Callable[[], None] = lambda: None) -> None:
         super().__init__(policy, TOKENIZER)
@@ -197,7 +197,7 @@ async def attempt(
 
 
 def sequences(episode: Episode) -> list[tuple[int, ...]]:
-    """Each step's whole prompt."""
+    """Return each step's whole prompt."""
     prompts: list[tuple[int, ...]] = []
     last: tuple[int, ...] = ()
     for step in episode.steps:

@@ -1,4 +1,4 @@
-"""Builders and fakes for what runs many episodes: no model, no sandbox, no clock."""
+"""Builders and fakes for running many episodes: no model, no sandbox, no clock."""
 
 import asyncio
 import random
@@ -55,7 +55,7 @@ def reward(task: Task, episode: Episode) -> Reward:
 
 
 class Tasks:
-    """A TaskSource whose tasks have ids by position, and start over at the end."""
+    """A TaskSource whose tasks have ids by position, and which starts over at the end."""
 
     def __init__(self, length: int = 10**9) -> None:
         self._length = length
@@ -68,7 +68,7 @@ class Tasks:
 
 
 class Shuffler:
-    """Lets waiting episodes finish one at a time, in an order of its own."""
+    """Lets waiting episodes finish one at a time, in a random order."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -92,8 +92,8 @@ Decide = Callable[[Task, int, int], str | Failure]
 
 
 class FakeEpisodes:
-    """Opens tasks whose episodes end as `decide` says, but for those that are `hanging`. Keeps the ids of all attempts, and the most that
-    ran at once."""
+    """Runs episodes that end as `decide` says, except for those in `hanging`. Keeps the ids of all attempts, and the most that ran at
+    once."""
 
     def __init__(self, decide: Decide, shuffler: Shuffler | None = None, *, hanging: Collection[str] = ()) -> None:
         self._decide = decide

@@ -1,4 +1,4 @@
-"""Saved episodes to write, read, show and replay, hostile ones among them."""
+"""Saved episodes to write, read, show and replay, with hostile ones among them."""
 
 from typing import get_args
 
@@ -164,7 +164,7 @@ def acted(
     calls: tuple[ToolCall, ...] = (),
     notepad: Notepad | None = None,
 ) -> Step:
-    """A step whose code did this."""
+    """Return a step with this code."""
     execution = Execution(outputs=outputs, status=status, duration_s=0.1) if code is not None else None  # type: ignore[arg-type]
     return Step(
         prompt=Prompt(keep=0, new_ids=(1, 2, 3)),

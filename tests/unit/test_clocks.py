@@ -13,7 +13,7 @@ sleep = asyncio.sleep
 
 
 def spent(main: Coroutine[None, None, Clocks]) -> tuple[float, float]:
-    """Seconds that were the agent's, and lzero's."""
+    """Return the seconds on the agent's clock and on lzero's."""
 
     async def measure() -> tuple[float, float]:
         clocks = await main
@@ -107,7 +107,7 @@ def test_a_wait_that_outlasts_its_cell_is_not_on_the_next_cells_time() -> None:
 
 
 def one_after_another(*waits: float, spare_s: float) -> Coroutine[None, None, Clocks]:
-    """A cell whose calls wait for so many seconds in turn; lzero has `spare_s` seconds for that."""
+    """Run a cell whose calls wait for so many seconds in turn, while lzero has `spare_s` seconds for that."""
 
     async def main() -> Clocks:
         clocks = Clocks(agent_s=99.0, spare_s=lambda: spare_s - clocks.lzero.worked_s)

@@ -1,4 +1,4 @@
-"""What every environment promises: the same tests for each of lzero's own, and for the example."""
+"""The promises of every environment: the same tests for each of lzero's own, and for the example."""
 
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -36,7 +36,7 @@ def no_passages(index: int) -> Task:
 
 @pytest_asyncio.fixture(params=["search", "corpus", "none", "book:AccountBook"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Environment, MakeTask]]:
-    """An environment, and tasks for it."""
+    """Yield an environment, and tasks for it."""
     use: str = request.param
     options: dict[str, str] = {}
     task: MakeTask = WorldSource(0, "eval").task

@@ -33,7 +33,7 @@ def reinforce_plus_plus(attempts: Sequence[Attempt], *, gamma: float) -> Advanta
 
 
 def paid(*rewards: tuple[float, ...], groups: str = "") -> list[Attempt]:
-    """Attempts at tasks that letters name (all at one task, if none are named)."""
+    """Return attempts at tasks that letters name (all at one task, if none are named)."""
     return [
         Attempt(group=group, rewards=own, states=tuple(map(str, range(len(own)))))
         for own, group in zip(rewards, groups or "a" * len(rewards), strict=True)
@@ -41,7 +41,7 @@ def paid(*rewards: tuple[float, ...], groups: str = "") -> list[Attempt]:
 
 
 def near(expected: Sequence[tuple[float, ...]]) -> Any:
-    """Equal to that but for rounding."""
+    """Return an approximation that allows for rounding."""
     return [pytest.approx(own) for own in expected]
 
 

@@ -30,7 +30,7 @@ def evaluator(episodes: FakeEpisodes, settings: Config, *, num_tasks: int = 10**
 
 
 def samplings(evaluation: Evaluation) -> set[tuple[float, float]]:
-    """(temperature, top_p) of the episodes."""
+    """Return (temperature, top_p) of the episodes."""
     found = [episode.sampling for record in evaluation.records for episode in record.episodes]
     return {(sampling.temperature, sampling.top_p) for sampling in found}
 

@@ -17,7 +17,7 @@ def text(file: str) -> str:
 
 
 def prose(file: str) -> str:
-    """The file without its fenced blocks."""
+    """Return the file without its fenced blocks."""
     return re.sub(r"^```.*?^```$", "", text(file), flags=re.DOTALL | re.MULTILINE)
 
 
@@ -26,7 +26,7 @@ def cells(row: str) -> list[str]:
 
 
 def row_of_seed(seed: str) -> list[str]:
-    """seed, before, after, after by hops: a row of the demo's table."""
+    """Return seed, before, after, after by hops from a row of the demo's table."""
     _, _, demo = text("docs/benchmarks.md").partition("## Learning: the demo")
     return next(cells(row) for row in demo.splitlines() if cells(row)[0] == seed)
 

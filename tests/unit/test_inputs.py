@@ -22,7 +22,7 @@ def write(path: Path, rows: list[dict[str, object]]) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with all that a run can read."""
+    """Return a working directory with everything that a run can read."""
     (tmp_path / "a.csv").write_text("1;2\n", "utf-8")
     write(tmp_path / "train.jsonl", ROWS)
     write(tmp_path / "dev.jsonl", [{"question": "?", "answer": "x"}])

@@ -34,7 +34,7 @@ def floats(*values: float) -> Tensor:
 def micro(
     advantages: tuple[float, ...] = BY_STEP, weights: tuple[float, ...] = (0.2,) * 5, **columns: Any
 ) -> MicroBatch:
-    """Of these tokens; `columns` take the place of those above."""
+    """Return a micro-batch of these tokens; `columns` replace the defaults above."""
     own = {
         "logprobs": SAMPLER,
         "old_logprobs": OLD,
@@ -46,7 +46,7 @@ def micro(
 
 
 def run(algo: AlgoConfig, batch: MicroBatch, policy: tuple[float, ...] = POLICY) -> tuple[float, list[float]]:
-    """The loss and its gradient."""
+    """Return the loss and its gradient."""
     leaf = floats(*policy).requires_grad_()
     loss, _ = make_loss_fn(algo)(LossInputs(policy_logprobs=leaf, micro_batch=batch))
     (gradient,) = torch.autograd.grad(loss, leaf)
@@ -54,7 +54,7 @@ def run(algo: AlgoConfig, batch: MicroBatch, policy: tuple[float, ...] = POLICY)
 
 
 def ppo(**settings: Any) -> AlgoConfig:
-    """The settings of `algo` with PPO, whose own are `ratio` and `dual_clip`."""
+    """Return settings of `algo` with PPO, with its options `ratio` and `dual_clip`."""
     options = {key: settings.pop(key) for key in ("ratio", "dual_clip") if key in settings}
     return AlgoConfig(**({"loss": "ppo", "loss_options": options, "kl_coef": 0.0} | settings))
 

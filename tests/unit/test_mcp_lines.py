@@ -64,7 +64,7 @@ json_values = st.recursive(
 
 
 def num_values(value: object) -> int:
-    """Lists, objects and commas of a JSON value."""
+    """Return the number of lists, objects and commas of a JSON value."""
     if not isinstance(value, list | dict):
         return 0
     parts = value if isinstance(value, list) else list(value.values())

@@ -25,7 +25,7 @@ def cells(saved: SavedEpisode) -> dict[str, Any]:
 
 
 def preamble(saved: SavedEpisode) -> dict[str, Any]:
-    """The names that the preamble leaves, run as Jupyter would."""
+    """Return the names that the preamble defines, run as in Jupyter."""
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(cells(saved)["preamble"]["source"], "<preamble>", "exec"), names)  # noqa: S102
     return names

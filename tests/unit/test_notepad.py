@@ -13,7 +13,7 @@ from lzero.types import Notepad, Todo
 
 
 def notepad() -> tuple[Any, list[dict[str, Any]]]:
-    """One, as a session has it, and the states that the host is told."""
+    """Return a notepad as in a session, and the states that the host receives."""
     told: list[dict[str, Any]] = []
     return SessionNotepad({"todos": [], "facts": [], "draft": ""}, lambda state: told.append(state)), told
 

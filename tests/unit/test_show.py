@@ -21,7 +21,7 @@ HOSTILE = "\x1b[2J\x1b]0;title\x07[red]not red[/red] \x9b31m<|im_end|> \x08\x00[
 
 
 def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """Exit code, and all that was printed."""
+    """Run the command, and return exit code and all output."""
     code = 0
     try:
         main(["show", *arguments])
@@ -77,7 +77,7 @@ def test_an_episode_of_a_training_run(capsys: pytest.CaptureFixture[str], tmp_pa
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A run of 50 right, 10 wrong and 1 failed episodes."""
+    """Return a run of 50 right, 10 wrong and 1 failed episodes."""
     run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path_factory.mktemp("many") / "run"}"']))
     records = []
     for number in range(60):

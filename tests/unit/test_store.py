@@ -177,7 +177,7 @@ def records(draw: st.DrawFn) -> list[Record]:
 
 
 def make_record(number: int = 0, *, scores: tuple[float | None, ...] = (1.0, 0.0), dropped: str = "") -> Record:
-    """One task; None is a failed episode."""
+    """Return a record of one task; None is a failed episode."""
     step = Step(
         prompt=Prompt(keep=0, new_ids=(1, 2)),
         completion=Completion(token_ids=(3,), logprobs=(-0.5,), text="x", stop_reason="eos", versions=((0, 1),)),
@@ -215,7 +215,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 @contextmanager
 def largest_file(num_bytes: int) -> Iterator[None]:
-    """The operating system refuses to let any file grow beyond this: a disk that is full, without needing one."""
+    """Limit the size of files in the block, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:

@@ -22,7 +22,7 @@ BROKEN = Failure(kind="engine", what="no answer", where="step 1, sampling")
 
 
 def luck(task: Task, seed: int, attempt: int) -> str:
-    """Right half of the time, by seed."""
+    """Return right or wrong with equal chances, by seed."""
     return "yes" if random.Random(seed).random() < 0.5 else "no"
 
 
@@ -49,7 +49,7 @@ def make_record(*answers: str | None, position: int = 0, dropped: str = "") -> R
 
 
 def what_happened(collected: Collected) -> object:
-    """All but the clock."""
+    """Return everything but the clock."""
     metrics = {name: value for name, value in collected.metrics.items() if not name.endswith(("_s", "per_s"))}
     return collected.groups, collected.records, metrics
 

@@ -25,7 +25,7 @@ QUICK = Backoff(tries=3, first_s=0.001)
 
 
 class Scripted:
-    """A tool that fails as it is told to, and then counts its calls."""
+    """A tool that fails as scripted, and then counts its calls."""
 
     name, parameters, description = "count", ("word",), "count(word: str) -> int\nCounts."
 
@@ -42,7 +42,7 @@ class Scripted:
 
 
 class Pauses:
-    """Stands for the clock: waiting takes no time and is written down."""
+    """A fake clock: waiting takes no time and is recorded."""
 
     def __init__(self) -> None:
         self.now = 100.0

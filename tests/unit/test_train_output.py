@@ -9,7 +9,7 @@ GONE = Failure(kind="repl", what="gone", where="step 0")
 
 
 def record(task: str, score: float | None, *, hops: int = 1) -> Record:
-    """One held-out task of one episode; None is one that failed."""
+    """Return a record of one held-out task with one episode; None is a failed one."""
     episode = make_episode(make_step(make_completion([3])), name=f"{task}/0")
     return Record(
         task=Task(id=task, question="?", answers=("yes",), hops=hops),

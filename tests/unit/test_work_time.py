@@ -227,7 +227,7 @@ def test_the_model_is_shown_its_time_when_little_of_it_is_left(seconds: float, s
 
 
 def late_by(seconds: float) -> tuple[Cutoff, Cell]:
-    """A cell during which all other episodes of the round come in."""
+    """Return a cut-off, and a cell during which it is reached after so many seconds."""
     cutoff = Cutoff(1)
 
     async def others_come_in(on_call: OnCall) -> Execution:

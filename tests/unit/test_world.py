@@ -16,7 +16,7 @@ def tasks(split: str = "eval", *, count: int = 60, seed: int = 0, hops: tuple[in
 
 
 def solve(task: Task) -> list[str]:
-    """The names met from the question's name to the answer, by the passages alone."""
+    """Return the names on the path from the question's name to the answer, from the passages alone."""
     match = re.fullmatch(
         r"Starting from (\w+), (?:who|which place|which work) does the path (.+) lead to\?", task.question
     )

@@ -15,7 +15,7 @@ MAX_STEPS = 6
 
 
 def attempt(policy: Policy, task: Task, *, seed: int = 0) -> tuple[list[str], str | None]:
-    """The replies of an episode and the answer submitted, with a search that returns the entry of a name."""
+    """Return the replies of an episode and the submitted answer, with a search that returns the entry of a name."""
     transcript = f"{task.question}\n[{MAX_STEPS} steps and 640 tokens left]"
     texts = {passage.title: passage.text for passage in task.passages}
     replies = []
