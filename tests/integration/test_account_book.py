@@ -1,6 +1,7 @@
-"""examples/account_book: a world with a state, tasks that are checked on it, and policies, all outside of lzero."""
+"""Worlds with a state, tasks checked on it, and policies, all outside of lzero: examples/account_book, docs/environments.md."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 from lzero.cli import main
 from lzero.store import read_episodes
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "account_book"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "account_book"
+PAGE = ROOT / "docs" / "environments.md"
 WORLD = (
     *("tasks.train=book:Payments", "tasks.eval=book:Payments", "tasks.options.largest=20"),
     *("environment.use=book:AccountBook", "reward.function=book:settled"),
@@ -62,6 +65,25 @@ def test_it_is_learned_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     episodes = list(read_episodes(run))
     assert len(episodes) == 2 * 4 + 2 * 8
     assert all(episode.outcome for episode in episodes)
+
+
+def test_the_world_of_the_page_is_played_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block = re.search(r"^```python\n(# purse\.py\n.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    world = re.search(r'^world="(.*)"$', PAGE.read_text("utf-8"), re.MULTILINE)
+    assert block
+    assert world
+    (tmp_path / "purse.py").write_text(block[1], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    played = (
+        "engine.kind=scripted",
+        "engine.policy=purse:payer",
+        "rollout.concurrency=2",
+        f"run.dir={tmp_path / 'run'}",
+    )
+    lzero("eval", *world[1].split(), *played, "--json")
+    assert last_line(capsys)["score"] == 1.0
 
 
 def balances(outcome: Mapping[str, Any]) -> Sequence[int]:

@@ -179,7 +179,7 @@ def ending(task: Task, episode: Episode, reward: Reward | None, config: Config) 
         "",
         f"status  {episode.status.replace('_', ' ')}, {len(episode.steps)} of {episode.budgets.max_steps} steps",
         f"answer  {answer}",
-        f"gold    {clean(' | '.join(task.answers))}",
+        f"gold    {clean(' | '.join(task.answers)) or 'none'}",
     ]
     if reward is not None:
         parts = ", ".join(f"{name} {sum(values):.2f}" for name, values in reward.parts.items())
