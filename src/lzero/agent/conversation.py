@@ -124,7 +124,7 @@ class ChatModel:
     engine: ChatEngine
     request_timeout_s: float
     past_thoughts: Literal["dropped", "field", "text"] = "dropped"
-    """How later requests contain past thoughts; see `AgentConfig.past_thoughts`."""
+    """Form of past thoughts in later requests; see `AgentConfig.past_thoughts`."""
 
     def converse(self, episode_id: str) -> "ChatConversation":
         return ChatConversation(self)

@@ -78,7 +78,7 @@ class CircuitBreaker:
         self._attempts: Counter[str] = Counter()
         """Attempts by task."""
         self._failures: dict[str, Counter[str]] = {}
-        """For each task, failed attempts by kind."""
+        """Failed attempts by task and kind."""
 
     def saw(self, episode: Episode) -> None:
         """Record the end of an episode. A straggler is counted, but is not a failure. Raises TrainError."""
