@@ -26,7 +26,7 @@ from lzero.types import Execution, Json, Result
 PERIOD_S = 1.0
 """Between two cells of a neighbour."""
 BOUND_S = 3.0
-"""What a cell of less than a millisecond may take beside an attack, for each process that wants a core at the start of the test."""
+"""Time that a cell of less than a millisecond may take during an attack, for each process that wants a core at the start of the test."""
 SHARING = frozenset({1, 2, 4, 11, 12, 13, 16, 17, 19, 58})
 """Cases whose attackers keep every core busy: processor time is then shared by the scheduler, fairly among processes."""
 SHARING_BOUND_S = 10.0

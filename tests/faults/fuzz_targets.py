@@ -1,4 +1,4 @@
-"""What the host makes of bytes from a sandbox, whatever they are: a valid message or answer, or a typed refusal.
+"""Check what the host makes of any bytes from a sandbox: a valid message or answer, or a typed refusal.
 
 Each target raises for anything else. `test_frames.py` feeds them by hypothesis, `fuzz_by_coverage.py` by a coverage-guided fuzzer.
 """
@@ -21,7 +21,7 @@ from lzero.repl.zygote import Child, Zygote
 from lzero.types import Json
 
 Request = Literal["become", "run", "put", "get", "files"]
-"""What the host asks of a session."""
+"""Requests that the host makes of a session."""
 REQUESTS: tuple[Request, ...] = get_args(Request)
 PATIENCE_S = 20.0
 

@@ -20,9 +20,9 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_direct
 AT_ONCE = 8
 WARM_UP = 50
 RSS_BYTES = 8 << 20
-"""What the host, and its zygotes, may hold more afterwards: an allocator's slack. At 20,000 that is 400 bytes a REPL."""
+"""Bytes that the host and its zygotes may hold more afterwards: an allocator's slack. At 20,000 that is 400 bytes a REPL."""
 KEYS = 50
-"""How many more kernel keys the jail's user may have; others on the machine may be that user too."""
+"""Number of further kernel keys that the jail's user may have; others on the machine may be that user, too."""
 NAMESPACES = 100
 """More of a kind than this are never there at once, or none could be made: the kernel takes them away in batches, a little late."""
 NEVER_REPLACED = ReplConfig(zygotes=2, forks_per_zygote=1_000_000)

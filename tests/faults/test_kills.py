@@ -54,7 +54,7 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("own_temporary_direct
 DEADLINE_S = 30.0
 """Within which every life comes to its end, whoever was killed in it; a zygote may have to start anew meanwhile."""
 RSS_BYTES = 16 << 20
-"""What the host may hold more after a thousand kills: an allocator's slack, no session's."""
+"""Bytes that the host may hold more after a thousand kills: an allocator's slack, not a session's."""
 Victim = Literal["init", "session", "process", "zygote", "jail"]
 Stage = Literal["starting", "opening", "idle", "cell", "call", "closing"]
 LENGTH_S: dict[Stage, float] = {

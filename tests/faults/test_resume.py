@@ -46,7 +46,7 @@ class Kill:
     stage: Stage
     update: int
     moment: float
-    """How far into the stage, 0 to 1."""
+    """Position in the stage, 0 to 1."""
 
 
 def train(*arguments: str) -> BaseProcess:

@@ -21,7 +21,7 @@ from lzero.types import Json
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow, pytest.mark.usefixtures("own_temporary_directory")]
 RSS_BYTES = 16 << 20
-"""What host and zygotes may each hold more at the end; for a leak of one KB a session an hour would show ten times that."""
+"""Bytes that host and zygotes may each hold more at the end; a leak of one KB a session would show ten times that in an hour."""
 ROUNDS = 10
 
 
@@ -99,7 +99,7 @@ LIVES: dict[Callable[[LocalRepl], Awaitable[None]], int] = {
     carries_files: 2,
     is_copied: 2,
 }
-"""What a session does, and how often."""
+"""Actions of a session, and their weights."""
 
 
 class Soak:

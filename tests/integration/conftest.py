@@ -11,7 +11,7 @@ from lzero.models import build_tokenizer, new_model, save_model
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory: Qwen3 of random weights, with the world's words in its tokenizer. Copy it before changing it."""
+    """Return a model directory: Qwen3 with random weights, and the world's words in its tokenizer. Copy it before changing it."""
     directory = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = build_tokenizer(vocabulary())
     save_model(new_model(TINY, tokenizer, seed=0), tokenizer, directory)

@@ -81,7 +81,8 @@ class Policies:
 
 
 def policies(dtype: torch.dtype) -> Policies:
-    """In float64 a GPT-2, which computes in the type of its weights throughout; Qwen3, whose norms are in float32, otherwise."""
+    """Return the policies: in float64 a GPT-2, which computes in the type of its weights throughout; otherwise Qwen3, whose norms are in
+    float32."""
     current = (
         gpt2() if dtype == torch.float64 else new_model(replace(TINY, num_layers=2, init_std=0.2), TOKENIZER, seed=0)
     )

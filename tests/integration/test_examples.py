@@ -33,7 +33,7 @@ SCRIPTS = [("README.md", "ask.py"), ("docs/agent.md", "watch.py"), ("docs/agent.
 
 @asynccontextmanager
 async def model(*replies: str) -> AsyncIterator[dict[str, str]]:
-    """The environment of a program for which OpenAI is a model that gives these replies, one after the other, in each conversation."""
+    """Return the environment of a program in which OpenAI is a model that gives these replies in turn, in each conversation."""
 
     def answer(body: dict[str, Any]) -> Response:
         given = sum(message["role"] == "assistant" for message in body["messages"])

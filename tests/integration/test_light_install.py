@@ -79,7 +79,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 @asynccontextmanager
 async def serving(installed: Installed, cwd: Path) -> AsyncIterator[str]:
-    """The address of an `lzero pool serve` of the wheel."""
+    """Yield the address of an `lzero pool serve` of the wheel."""
     process = await installed.start("pool", "serve", "--port=0", f"repl.environment={kernel()}", cwd=cwd)
     assert process.stdout is not None
     errors = b""

@@ -11,7 +11,7 @@ from lzero.cli import main
 pytestmark = pytest.mark.sandbox
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 ELSEWHERE = ("on CUDA", "with a curriculum", "with `[judge]`")
-"""What the tiny run has not: rows that say so in their sentence need not be found in it."""
+"""Words in the sentences of metrics that the tiny run need not have."""
 
 
 def documented() -> dict[str, str]:

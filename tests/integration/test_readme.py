@@ -36,7 +36,7 @@ SMALL = {
     "eval": ("eval.num_tasks=2",),
     "sft": ("sft.tokens=1000",),
 }
-"""What is added to a command, so that it takes seconds."""
+"""Arguments added to a command, so that it takes seconds."""
 
 
 def shell_lines() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a session can see and reach of the machine: nothing but its own."""
+"""A session can see and reach nothing of the machine but its own."""
 
 import os
 import sys

@@ -41,8 +41,10 @@ def bundles(execution: Execution) -> list[dict[str, str]]:
 
 
 def to_notebook(cells: Iterable[tuple[str, tuple[Output, ...]]]) -> Any:
-    """A notebook of sources and their outputs: `Output`s are nbformat's own but for `metadata` and `execution_count`, which a
-    notebook adds, and JSON, which it holds decoded."""
+    """Return a notebook of sources and their outputs.
+
+    `Output`s are in nbformat's shape, except for `metadata` and `execution_count`, which a notebook adds, and JSON, which it holds decoded.
+    """
     notebook = v4.new_notebook()
     for number, (source, outputs) in enumerate(cells, start=1):
         converted = []

@@ -103,7 +103,8 @@ async def test_jupyter_runs_a_saved_notebook_to_the_same_outputs(pool: LocalPool
 
 
 def outputs(cell: Any) -> list[Any]:
-    """What a cell put out, without what differs between Jupyter and the sandbox: addresses, counts, frames, the pieces of a stream."""
+    """Return the outputs of a cell, without what differs between Jupyter and the sandbox: addresses, counts, frames, the pieces of a
+    stream."""
     found: list[Any] = []
     for output in cell.get("outputs", ()):
         if output.output_type == "error":

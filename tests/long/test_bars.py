@@ -1,4 +1,4 @@
-"""What the README promises, measured whole through real sandboxes. `make test-long` runs these; they take about half an hour."""
+"""Measure the README's promises completely, through real sandboxes. `make test-long` runs these; they take about half an hour."""
 
 import json
 from pathlib import Path

@@ -42,7 +42,7 @@ LAYOUT = Layout(max_tokens=100)
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory."""
+    """Return a model directory."""
     directory = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = build_tokenizer(vocabulary())
     save_model(new_model(TINY, tokenizer, seed=0), tokenizer, directory)
@@ -92,14 +92,14 @@ def grpo(make_trainer: MakeTrainer) -> Any:
 
 
 def rollout(trainer: Any) -> dict[str, Tensor]:
-    """What the trainer makes of a batch of prompts: completions, advantages and so on."""
+    """Return the trainer's result for a batch of prompts: completions, advantages and so on."""
     prompts = [{"prompt": prompt} for prompt in ("Starting from", "which", "lead to") for _ in range(GROUP_SIZE)]
     batch: dict[str, Tensor] = trainer._generate_and_score_completions(prompts)
     return batch
 
 
 def credited(estimator: str, rewards: Sequence[float] = REWARDS) -> list[float]:
-    """The same by ours, each reward that of an episode of two steps."""
+    """Return lzero's result for the same batch, with each reward as that of an episode of two steps."""
     attempts = [
         Attempt(group=str(place // GROUP_SIZE), rewards=(0.25 * reward, 0.75 * reward), states=("", ""))
         for place, reward in enumerate(rewards)

@@ -20,7 +20,7 @@ class Case:
     kind: Kind
     title: str
     outcome: str
-    """What has to happen instead."""
+    """The required outcome."""
 
 
 CASES = tuple(
@@ -193,7 +193,7 @@ WITHOUT_TEST: dict[int, str] = {
     48: "not covered: shared cores, caches and clocks carry signals; use a machine of its own where that matters",
     84: "not covered: see What copies and siblings share",
 }
-"""Why a case has no test here."""
+"""Case → the reason why it has no test here."""
 
 
 def attack(number: int) -> pytest.MarkDecorator:

@@ -34,7 +34,7 @@ RENDERER = Renderer(TOKENIZER)
 TASK = Task(id="t", question="Who?", answers=("Kato",))
 WRONG = "submit_final_answer('wrong')"
 LZERO_S = 60.0
-"""What lzero has for its part of an episode."""
+"""Seconds of lzero for its part of an episode."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -160,7 +160,7 @@ LIES = {
     "another message": "channel.send({'type': 'ready'})",
     "the end": "import os; os._exit(0)",
 }
-"""What a session answers where a tool reads one of its files."""
+"""Answers of a session when a tool reads one of its files."""
 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])

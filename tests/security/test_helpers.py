@@ -1,4 +1,4 @@
-"""What episodes share on the host, and what one of them may do to the others by it: nothing but a turn's wait."""
+"""Shared helpers on the host: an episode can cost others no more than the wait for a turn."""
 
 import asyncio
 import io

@@ -50,7 +50,7 @@ PIECES = (
     *("and ", "the ", "minus ", "1 000 ", "1 1/2 ", "5 km/", "5 ms", "+ ", "- x ", "\\frac{"),
     *("# ", "1. ", "<a ", 'File "', "Traceback\n", "… [1 characters] …"),
 )
-"""What hostile texts are made of, each many times over."""
+"""Pieces of hostile texts, each repeated many times."""
 SAMPLE = random.Random(100).sample(PIECES, 8)
 TOKENIZER = build_tokenizer()
 RENDERER = Renderer(TOKENIZER)

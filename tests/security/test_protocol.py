@@ -41,7 +41,7 @@ def send(**message):
     body = json.dumps(message).encode()
     wire.sendall(struct.pack(">I", len(body)) + body)
 """
-"""How a cell writes frames of its own."""
+"""Code with which a cell writes its own frames."""
 SCAN = """
 def found(first, second):
     first, second, count = first.encode(), second.encode(), 0

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
 TIGHT = Limits(memory_bytes=512 << 20, disk_bytes=16 << 20, files=500, processes=16, open_files=64)
 FLAT_BYTES = 64 << 20
-"""What the peak of the host's memory may rise by, whatever a session does."""
+"""Bytes by which the peak of the host's memory may rise, whatever a session does."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

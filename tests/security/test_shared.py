@@ -1,5 +1,8 @@
-"""What the kernel counts per user or for the whole machine, and what all sessions share: none of it is one session's to use up, to
-mark, or to hold up others with. The whole file runs once more as a user who owns the files that sessions share."""
+"""Resources that the kernel counts per user or for the whole machine, and those that all sessions share.
+
+No session may use them up, mark them, or delay others with them. The whole file runs once more as a user who owns the files that sessions
+share.
+"""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""What models and people are shown of a stranger's text: no hidden words, and nothing that passes for lzero's own."""
+"""Models and people see no hidden words of untrusted text, and nothing that looks like lzero's own."""
 
 import io
 import re

@@ -57,7 +57,7 @@ class Watched:
         self.seen = asyncio.Event()
         """Set by the first look."""
         self.reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Why it is ended, as soon as it is."""
+        """The reason for its end, once it has ended."""
         self._lasts = lasts
 
     @property
@@ -89,7 +89,7 @@ def kill(roots: Sequence[int]) -> None:
 
 @contextmanager
 def running(code: str) -> Iterator[int]:
-    """A Python program that prints a line when it is ready."""
+    """Yield the pid of a Python program, after it has printed a line to show that it is ready."""
     with subprocess.Popen([sys.executable, "-I", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -112,7 +112,7 @@ async def watching(repls: list[Watched]) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def stuck_look(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Watched, list[Watched]]]:
-    """A REPL that is not watched yet, and the list of those that are: one, whose look waits, too long when the block is left."""
+    """Yield a REPL that is not watched yet, and the list of those that are: one, whose look waits too long when the block is left."""
     monkeypatch.setattr(watchdog, "_LOCKS_S", 1e9)
     monkeypatch.setattr(watchdog, "_STEP_S", 0.02)
     with running(HOLDER) as holder, running(PLAIN) as plain:

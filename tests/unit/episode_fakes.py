@@ -20,7 +20,7 @@ TASK = Task(id="t1", question="Who is the rival of Liri?", answers=("Kato",))
 AGENT = AgentConfig(max_steps=4, max_tokens=4000, response_tokens=400)
 
 Cell = Callable[[OnCall], Awaitable[Execution]]
-"""What a cell of a given code does."""
+"""The effect of a cell with a given code."""
 
 
 class FakeRepl:

@@ -1,4 +1,4 @@
-"""What `Trainer` hands to an estimator."""
+"""The input that `Trainer` passes to an estimator."""
 
 import pytest
 from small_episodes import make_sample

@@ -1,4 +1,4 @@
-"""What a server's error means, for anything that a server may say."""
+"""The interpretation of a server's error, for any message of a server."""
 
 import email.utils
 import json

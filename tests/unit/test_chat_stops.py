@@ -1,4 +1,4 @@
-"""Where a reply in words ends: for any way in which it came in pieces."""
+"""The end of a reply in words, for any division into pieces."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st

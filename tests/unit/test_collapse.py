@@ -20,7 +20,7 @@ def history(metric: str, values: Sequence[float]) -> list[Line]:
 
 
 def all_warnings(lines: Sequence[Line]) -> list[Sign]:
-    """As a run gives them: after each line."""
+    """Return the warnings that a run gives, after each line."""
     return [found for end in range(1, len(lines) + 1) for found in collapse_warnings(lines[:end])]
 
 

@@ -1,4 +1,4 @@
-"""What training shows: a live table in a terminal, plain lines elsewhere."""
+"""The display of training: a live table in a terminal, plain lines elsewhere."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What a model reads parses back to lzero's own frame, whatever stands in it."""
+"""A model's input parses back to lzero's own frame, whatever text it contains."""
 
 import re
 from dataclasses import dataclass

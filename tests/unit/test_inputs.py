@@ -1,4 +1,4 @@
-"""What a run reads from paths has a fingerprint: a resumed run reads the same, or says what has changed."""
+"""A run's inputs from paths have fingerprints: a resumed run reads the same, or reports the changes."""
 
 import json
 from pathlib import Path

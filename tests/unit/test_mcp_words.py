@@ -1,4 +1,4 @@
-"""What names an MCP server, and what is made of its words."""
+"""Names of MCP servers, and the conversion of their descriptions and answers."""
 
 from pathlib import Path
 

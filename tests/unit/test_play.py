@@ -1,4 +1,4 @@
-"""What a person types becomes a reply; how an episode went is told at its end."""
+"""A person's input becomes a reply, and the end of an episode is summarised."""
 
 import os
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""What a user brings is found by its import path, and refused with the reason when it cannot be used."""
+"""A user's object is found by its import path, and refused with the reason if it cannot be used."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What can be wrong in the configuration of a remote pool is told before anybody is called."""
+"""Errors in the configuration of a remote pool are raised before any connection is made."""
 
 from pathlib import Path
 from typing import Any

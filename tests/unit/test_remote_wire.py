@@ -1,4 +1,4 @@
-"""What comes over the network is one of our messages, or a ProtocolError."""
+"""Bytes from the network are one of lzero's messages, or a ProtocolError."""
 
 import math
 import tracemalloc

@@ -90,7 +90,7 @@ def test_control_tokens_in_contents_stay_text() -> None:
 
 
 def with_marks(template: str, special: dict[str, bool]) -> PreTrainedTokenizerFast:
-    """A tokenizer with <think> and </think> of its own, whose added tokens count as special as `special` says."""
+    """Return a tokenizer with <think> and </think>, whose added tokens count as special according to `special`."""
     tokenizer = build_tokenizer(["assistant", "<output>", "think"])
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<think>", "</think>")])
     state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -124,7 +124,7 @@ def test_a_token_that_marks_turns_is_text_in_contents_though_it_is_not_special()
 
 
 def with_normalizer() -> PreTrainedTokenizerFast:
-    """A tokenizer that reads fullwidth letters as ASCII, with tokens for a tool's answer and for a word of HTML."""
+    """Return a tokenizer that reads fullwidth letters as ASCII, with tokens for a tool's answer and for a word of HTML."""
     tokenizer = build_tokenizer(["assistant", "im_start", "<|", "|>"])
     added = [
         AddedToken(text, special=False, normalized=True) for text in ("<think>", "<tool_response>", "<|fim|>", "<b>")
