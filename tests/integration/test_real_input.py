@@ -22,7 +22,7 @@ from lzero.agent.outputs import render_output
 from lzero.cli import main
 from lzero.config import Config, load_config
 from lzero.data.files import read_passages, read_tasks
-from lzero.engine.kinds import Opened
+from lzero.engine.kinds import OpenedEngine
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.eval.evaluate import Evaluation, Evaluator
 from lzero.models import CHAT_TEMPLATE
@@ -170,9 +170,9 @@ async def searched(config: Config, answers: dict[str, str]) -> Evaluation:
         code = f"submit_final_answer({answers[question]!r})" if "</output>\n[" in transcript else first
         return f"<think>\nThe question names what to look for.\n</think>\n<code>\n{code}\n</code>"
 
-    def make_engine(tokenizer: PreTrainedTokenizerFast | None) -> Opened:
+    def make_engine(tokenizer: PreTrainedTokenizerFast | None) -> OpenedEngine:
         assert tokenizer is not None
-        return Opened(engine=ScriptedEngine(policy, tokenizer), tokenizer=tokenizer, concurrency=8)
+        return OpenedEngine(engine=ScriptedEngine(policy, tokenizer), tokenizer=tokenizer, concurrency=8)
 
     async with build(config, make_engine=make_engine) as parts:
         return await Evaluator(runner=parts.runner, source=eval_tasks(config), config=config).greedy()

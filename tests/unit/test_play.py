@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from lzero.cli.keyboard import Keyboard
-from lzero.cli.stage import GaveUp, Stage, ending, read_reply, tool_names
+from lzero.cli.stage import GaveUp, PlayEngine, ending, read_reply, tool_names
 from lzero.config import Config
 from lzero.errors import EngineError
 from lzero.models import build_tokenizer
@@ -67,7 +67,7 @@ async def test_only_what_is_new_of_a_prompt_is_shown(capsys: pytest.CaptureFixtu
     async def answer(transcript: str, seed: int) -> str:
         return f"reply {seed}"
 
-    stage = Stage(answer, tokenizer, echo=True)
+    stage = PlayEngine(answer, tokenizer, echo=True)
     ids = list(tokenizer.encode("first", add_special_tokens=False))
     for number, more in enumerate((" second", " third\x1b[31m")):
         completion = await stage.sample(
@@ -83,7 +83,7 @@ async def test_a_reply_that_is_cut_says_so(capsys: pytest.CaptureFixture[str]) -
     async def answer(transcript: str, seed: int) -> str:
         return "a long reply"
 
-    stage = Stage(answer, build_tokenizer(), echo=True)
+    stage = PlayEngine(answer, build_tokenizer(), echo=True)
     await stage.sample([100], Sampling(max_tokens=6), request_id="r", affinity="a", deadline_s=1)
     assert "a long\n(cut off after 6 tokens" in capsys.readouterr().out
 

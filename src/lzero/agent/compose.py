@@ -25,7 +25,7 @@ from lzero.agent.scenes import Scenes
 from lzero.agent.toolbox import open_tools
 from lzero.config import Config
 from lzero.data.attachments import FileLimits
-from lzero.engine.kinds import Opened, kind_of
+from lzero.engine.kinds import OpenedEngine, kind_of
 from lzero.environments import open_environment
 from lzero.protocols import ChatEngine, Engine, ReplPool, Tool
 from lzero.repl import open_pool
@@ -34,7 +34,7 @@ from lzero.types import Json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-MakeEngine = Callable[["PreTrainedTokenizerFast | None"], Opened]
+MakeEngine = Callable[["PreTrainedTokenizerFast | None"], OpenedEngine]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class Kit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ready:
+class OpenedPlay:
     """The player of episodes, and its parts."""
 
     play: Play
     setting: Setting
-    engine: Opened
+    engine: OpenedEngine
     sandbox: Mapping[str, Json]
     """The isolation of the REPLs, for the record of the run."""
 
@@ -90,7 +90,7 @@ async def open_play(
     session_s: float,
     make_engine: MakeEngine | None = None,
     pool: ReplPool | None = None,
-) -> AsyncIterator[Ready]:
+) -> AsyncIterator[OpenedPlay]:
     """Yield what plays episodes, and close it after the block; `kit` stays open.
 
     `deadline_s`: seconds of an episode in addition to the agent's. `session_s`: seconds that sessions on servers must live. `make_engine`
@@ -133,4 +133,4 @@ async def open_play(
             bugs=kit.scenes.bugs,
         )
         play = Play(scenes=kit.scenes, agent=open_agent(setting), config=config.agent)
-        yield Ready(play=play, setting=setting, engine=engine, sandbox=chosen.facts())
+        yield OpenedPlay(play=play, setting=setting, engine=engine, sandbox=chosen.facts())

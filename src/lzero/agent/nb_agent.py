@@ -25,7 +25,7 @@ from typing import Any, Self
 import msgspec
 
 from lzero.agent.broker import SubmitFinalAnswer
-from lzero.agent.compose import Ready, open_play, opened_kit
+from lzero.agent.compose import OpenedPlay, open_play, opened_kit
 from lzero.agent.episode import Ticket, interrupted
 from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import unbroken
@@ -36,7 +36,7 @@ from lzero.agent.session import check_files
 from lzero.agent.toolbox import open_tools
 from lzero.agent.watch import Relay, Watcher
 from lzero.config import NANO, AgentConfig, ChatEngineConfig, Config, LocalEngineConfig, make_config
-from lzero.engine.kinds import Opened, kind_of
+from lzero.engine.kinds import OpenedEngine, kind_of
 from lzero.errors import ConfigError, LzeroError, StoreError
 from lzero.extras import need_train
 from lzero.protocols import ChatEngine, ReplPool, Scene, Tool
@@ -115,7 +115,7 @@ class NBAgent:
         system_prompt(self.settings, self.tools)  # so that an unusable template is an error before a model is loaded
         self._given_tools = self.tools
         self._stack = AsyncExitStack()
-        self._ready: Ready | None = None
+        self._ready: OpenedPlay | None = None
         self._task: Task | None = None
         self._files = FileCache()
         self._scene_tools: tuple[Tool, ...] = ()
@@ -293,8 +293,8 @@ def _with_model(config: Config, model: str | ChatEngine | None, base_url: str) -
     return made
 
 
-def _given(engine: ChatEngine) -> Opened:
-    return Opened(engine=engine, tokenizer=None, concurrency=1)
+def _given(engine: ChatEngine) -> OpenedEngine:
+    return OpenedEngine(engine=engine, tokenizer=None, concurrency=1)
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ SavedPath = Annotated[
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedEpisode:
     """A saved episode; if it belongs to a training run, also its reward and the reason why it was not trained on."""
 
     saved: "SavedEpisode"
@@ -33,7 +33,7 @@ def is_training_run(path: Path) -> bool:
     return (path / "config.toml").is_file()
 
 
-def open_saved(path: Path, episode_id: str) -> Opened:
+def open_saved(path: Path, episode_id: str) -> OpenedEpisode:
     """Open an episode; `episode_id` names one of a training run. Raises StoreError, and ConfigError for an id that has no effect."""
     from lzero.store import read_saved
 
@@ -41,10 +41,10 @@ def open_saved(path: Path, episode_id: str) -> Opened:
         return _of_training(path, episode_id)
     if episode_id:
         raise ConfigError(f"{episode_id!r} names an episode, but {path} is not the directory of a training run")
-    return Opened(read_saved(path))
+    return OpenedEpisode(read_saved(path))
 
 
-def _of_training(path: Path, episode_id: str) -> Opened:
+def _of_training(path: Path, episode_id: str) -> OpenedEpisode:
     from lzero.engine.kinds import kind_of
     from lzero.store import DROP_FAILED, DROP_STRAGGLER, RunDirectory, SavedEpisode, find_record
 
@@ -58,5 +58,5 @@ def _of_training(path: Path, episode_id: str) -> Opened:
     model = kind_of(config).model_name(config)
     saved = SavedEpisode(task=record.task, episode=episode, model=model, config=sections)
     if episode.failure is None:
-        return Opened(saved, reward, record.dropped)
-    return Opened(saved, None, DROP_STRAGGLER if episode.failure.kind == "straggler" else DROP_FAILED)
+        return OpenedEpisode(saved, reward, record.dropped)
+    return OpenedEpisode(saved, None, DROP_STRAGGLER if episode.failure.kind == "straggler" else DROP_FAILED)

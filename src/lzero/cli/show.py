@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.saved import Opened, SavedPath, is_training_run, open_saved
+from lzero.cli.saved import OpenedEpisode, SavedPath, is_training_run, open_saved
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def show(
     _print(Console(), opened, numbers, whole=step is None, prompts=_prompts(opened.saved) if prompt else [])
 
 
-def _write_json(opened: Opened, step: int | None) -> None:
+def _write_json(opened: OpenedEpisode, step: int | None) -> None:
     import msgspec
 
     if step:
@@ -74,7 +74,7 @@ def _write_json(opened: Opened, step: int | None) -> None:
     sys.stdout.buffer.write(line + b"\n")
 
 
-def _print(console: "Console", opened: Opened, numbers: range, *, whole: bool, prompts: list[str]) -> None:
+def _print(console: "Console", opened: OpenedEpisode, numbers: range, *, whole: bool, prompts: list[str]) -> None:
     from rich.text import Text
 
     from lzero.cli.steps import StepPrinter
@@ -99,7 +99,7 @@ def _print(console: "Console", opened: Opened, numbers: range, *, whole: bool, p
             console.print(Text(clean(line), style="dim"), soft_wrap=True)
 
 
-def _scored(opened: Opened) -> list[str]:
+def _scored(opened: OpenedEpisode) -> list[str]:
     """Return lines on the gold answers, the score and the parts of the reward, as far as they are known."""
     lines = [f"gold    {' | '.join(opened.saved.task.answers)}"] if opened.saved.task.answers else []
     if (reward := opened.reward) is not None:

@@ -9,7 +9,7 @@ from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.outputs import render_output
 from lzero.cli.keyboard import Keyboard
 from lzero.config import Config
-from lzero.engine.kinds import Opened
+from lzero.engine.kinds import OpenedEngine
 from lzero.engine.scripted.engine import complete, decode
 from lzero.errors import ConfigError, EngineError
 from lzero.protocols import ToolSpec
@@ -61,11 +61,11 @@ async def play_task(config: Config, *, index: int, policy: str) -> bool:
     return record.rewards[0] is not None
 
 
-def _on_stage(answer: Answer, tokenizer: "PreTrainedTokenizerFast | None", *, echo: bool) -> Opened:
+def _on_stage(answer: Answer, tokenizer: "PreTrainedTokenizerFast | None", *, echo: bool) -> OpenedEngine:
     from lzero.models import build_tokenizer
 
     tokenizer = tokenizer or build_tokenizer()
-    return Opened(engine=Stage(answer, tokenizer, echo=echo), tokenizer=tokenizer, concurrency=1)
+    return OpenedEngine(engine=PlayEngine(answer, tokenizer, echo=echo), tokenizer=tokenizer, concurrency=1)
 
 
 def patient(config: Config) -> Config:
@@ -81,7 +81,7 @@ def tool_names(tools: Sequence[ToolSpec], *, notepad: bool) -> str:
     return ", ".join([*calls, "notepad"] if notepad else calls)
 
 
-class Stage:
+class PlayEngine:
     """An engine that shows the new part of each prompt, and waits for the answer. Implements `Engine`."""
 
     version = 0

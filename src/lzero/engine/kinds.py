@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
+class OpenedEngine:
     """An engine that is ready for requests."""
 
     engine: Engine | ChatEngine
@@ -51,7 +51,7 @@ class EngineKind(Protocol):
     def open_tokenizer(self, config: Config) -> "PreTrainedTokenizerFast | None":
         """Return the tokenizer of the tokens that this engine samples; None if it answers in words. Raises ModelError, ConfigError."""
 
-    async def open_engine(self, config: Config, tokenizer: "PreTrainedTokenizerFast | None") -> Opened:
+    async def open_engine(self, config: Config, tokenizer: "PreTrainedTokenizerFast | None") -> OpenedEngine:
         """Return the engine. Raises ConfigError, ModelError, EngineError."""
 
     def check(self, config: Config) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from typing import Any
 from lzero.agent.compose import Kit, MakeEngine, open_play, opened_kit
 from lzero.agent.playing import Play
 from lzero.config import Config, RewardConfig
-from lzero.engine.kinds import Opened, open_endpoint
+from lzero.engine.kinds import OpenedEngine, open_endpoint
 from lzero.errors import ConfigError
 from lzero.plugins import load_object, valid_options
 from lzero.protocols import TaskSource
@@ -36,7 +36,7 @@ class Parts:
 
     runner: Runner
     play: Play
-    engine: Opened
+    engine: OpenedEngine
     sandbox: Mapping[str, Json]
     """The isolation of the REPLs, for the record of the run."""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from lzero.config import ChatEngineConfig, Config
 from lzero.engine.chat.engine import OpenAIChat
-from lzero.engine.kinds import Finding, Opened
+from lzero.engine.kinds import Finding, OpenedEngine
 from lzero.errors import ConfigError
 from lzero.tools.keys import find_key
 from lzero.types import Task
@@ -31,7 +31,7 @@ def open_tokenizer(config: Config) -> None:
         raise ConfigError(f"model.{loading[0]} has no effect with an endpoint: it applies to a local model")
 
 
-async def open_engine(config: Config, tokenizer: None) -> Opened:
+async def open_engine(config: Config, tokenizer: None) -> OpenedEngine:
     """Return the engine. Raises EngineError if the endpoint does not answer, or does not serve the model."""
     settings = _settings(config)
     engine = open_chat(settings.model, url=settings.url, key=settings.key, env_file=config.tools.env_file)
@@ -42,7 +42,7 @@ async def open_engine(config: Config, tokenizer: None) -> Opened:
     finally:
         if not ready:
             await engine.close()
-    return Opened(engine=engine, tokenizer=None, concurrency=config.rollout.concurrency)
+    return OpenedEngine(engine=engine, tokenizer=None, concurrency=config.rollout.concurrency)
 
 
 def open_chat(model: str, *, url: str, key: str, env_file: str) -> OpenAIChat:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lzero.config import Config
-from lzero.engine.kinds import Finding, Opened
+from lzero.engine.kinds import Finding, OpenedEngine
 from lzero.types import Task
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
     return load_tokenizer(resolve(config.model.path))
 
 
-async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> Opened:
+async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> OpenedEngine:
     from lzero.engine.local.engine import LocalEngine
 
     model = _load(config)
@@ -50,7 +50,7 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
         num_slots=slots,
         deterministic=config.run.deterministic,
     )
-    return Opened(engine=engine, tokenizer=tokenizer, concurrency=slots)
+    return OpenedEngine(engine=engine, tokenizer=tokenizer, concurrency=slots)
 
 
 def check(config: Config) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lzero.config import Config, ScriptedEngineConfig
 from lzero.data.world import POLICIES, vocabulary
-from lzero.engine.kinds import Finding, Opened
+from lzero.engine.kinds import Finding, OpenedEngine
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.errors import ConfigError
 from lzero.plugins import load_object, nearest_name
@@ -41,11 +41,11 @@ def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
     return build_tokenizer(() if ":" in _name(config) else vocabulary())
 
 
-async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> Opened:
+async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> OpenedEngine:
     if loading := config.model.changed():
         raise ConfigError(f"model.{loading[0]} has no effect with a scripted policy: remove it")
     policy = find_policy(_name(config), key="engine.policy")
-    return Opened(
+    return OpenedEngine(
         engine=ScriptedEngine(policy, tokenizer),
         tokenizer=tokenizer,
         concurrency=config.rollout.concurrency,
