@@ -22,7 +22,7 @@ from agent import REPLY, Instant
 from figures import Figure, at_most, table
 
 from lzero.agent.conversation import TokenModel
-from lzero.agent.episode import Notebook, Setting
+from lzero.agent.episode import NotebookAgent, Setting
 from lzero.agent.playing import Play
 from lzero.agent.renderer import Renderer
 from lzero.agent.scenes import Scenes
@@ -185,7 +185,7 @@ async def rollout(number: int, waits: Waits) -> list[Record]:
         deadline_s=3600.0,
     )
 
-    play = Play(scenes=Scenes(environment=Nothing(), timeout_s=60.0), agent=Notebook(setting), config=agent)
+    play = Play(scenes=Scenes(environment=Nothing(), timeout_s=60.0), agent=NotebookAgent(setting), config=agent)
     runner = Runner(play, Scorer(make_reward(RewardConfig())), RolloutConfig(concurrency=number))
     tasks = [
         Task(id=f"task-{index}", question="What is six times seven?", answers=("42",))

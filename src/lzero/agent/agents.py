@@ -23,7 +23,7 @@ Agent = Callable[[Task, Scene, Ticket], Awaitable[Episode]]
 
 GRACE_S = 60.0
 """Seconds, in addition to all budgets, after which a user's agent is cancelled."""
-BUILT_IN = {"nb": "lzero.agent.episode:Notebook"}
+BUILT_IN = {"nb": "lzero.agent.episode:NotebookAgent"}
 """Name → import path."""
 
 

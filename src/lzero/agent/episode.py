@@ -118,7 +118,7 @@ def asked(task: Task, observation: str) -> str:
     return f"{task.question}\n\n{observation}" if observation else task.question
 
 
-class Notebook:
+class NotebookAgent:
     """The agent "nb": thinks, writes a cell, reads its output, until it submits an answer. Implements `Agent`."""
 
     def __init__(self, setting: Setting) -> None:

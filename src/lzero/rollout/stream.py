@@ -49,7 +49,7 @@ class Collected(Struct, frozen=True, kw_only=True):
     """Failed attempts by task."""
 
 
-class State(Struct, frozen=True, forbid_unknown_fields=True):
+class StreamState(Struct, frozen=True, forbid_unknown_fields=True):
     """The validated `SynchronousStream.state`."""
 
     next_task: int = 0
@@ -80,7 +80,7 @@ class SynchronousStream:
         self._seed = seed
         self._sampling = Sampling(temperature=config.temperature)
         try:
-            found = msgspec.convert(dict(state), State)
+            found = msgspec.convert(dict(state), StreamState)
         except msgspec.ValidationError as error:
             raise StoreError(f"cannot restore the checkpoint's position among the tasks: {error}") from None
         self._next_task = found.next_task
