@@ -83,6 +83,7 @@ $(VENV)/.ready: pyproject.toml $(LOCK) src/lzero/assets/kernel/lock.txt
 	$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/pip install --quiet --constraint $(LOCK) hatchling editables
 	$(BIN)/pip install --quiet --constraint $(LOCK) --no-build-isolation --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint $(LOCK) 'reasoning-gym>=0.1.25' || echo 'reasoning-gym needs a C compiler: its tests are skipped'
 	$(BIN)/pip download --quiet --constraint $(LOCK) --no-build-isolation --dest $(VENV)/wheelhouse .
 	$(BIN)/python -m lzero.repl.setup
 	touch $@

@@ -62,8 +62,9 @@ def valid_options(
     """Return `options`, validated and converted by the factory's own model.
 
     The model is the factory itself, if it is a pydantic model, or else has the annotations and defaults of its parameters. lzero passes the
-    first `given` parameters, which are not options. `setting` names the plug-in in messages, as `environment.use = "mine:World"`; `key` is
-    the key of the options. Raises ConfigError for an option that the plug-in does not have, lacks or rejects.
+    first `given` parameters, which are not options. A parameter `**others` takes options that the factory validates itself. `setting`
+    names the plug-in in messages, as `environment.use = "mine:World"`; `key` is the key of the options. Raises ConfigError for an
+    option that the plug-in does not have, lacks or rejects.
     """
     model = _model_of(factory, setting, given)
     try:
@@ -73,7 +74,7 @@ def valid_options(
         has = f"{setting} has " + (f"the options {fields}" if fields else "no options")
         raise ConfigError("\n".join(_explain(detail, key, has) for detail in error.errors())) from None
     names = model.model_fields if given or model is not factory else valid.model_fields_set
-    return {name: getattr(valid, name) for name in names}
+    return {name: getattr(valid, name) for name in names} | (valid.model_extra or {})
 
 
 def make_plugin(factory: Callable[..., Any], *given: Any, options: Mapping[str, Any], setting: str, key: str) -> Any:
@@ -101,6 +102,7 @@ def _model_of(factory: Callable[..., Any], setting: str, given: int) -> type[pyd
     except (TypeError, ValueError, NameError) as error:
         raise ConfigError(f"{setting}: the types of its parameters cannot be read: {error}") from None
     fields: dict[str, Any] = {}
+    takes_others = any(each.kind is each.VAR_KEYWORD for each in parameters)
     for each in parameters[given:]:
         if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
             continue
@@ -109,7 +111,7 @@ def _model_of(factory: Callable[..., Any], setting: str, given: int) -> type[pyd
                 f"{setting}: options are given by name, and its parameter {each.name!r} has none to callers"
             )
         fields[each.name] = (hints.get(each.name, Any), ... if each.default is each.empty else each.default)
-    settings = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    settings = pydantic.ConfigDict(extra="allow" if takes_others else "forbid", arbitrary_types_allowed=True)
     return pydantic.create_model("Options", __config__=settings, **fields)
 
 

@@ -11,13 +11,15 @@ from lzero.config.base import ROW_FILES, Section
 class TasksConfig(Section):
     train: str = Field(
         "world",
-        description='"world" (built in), a .jsonl/.jsonl.gz/.parquet file of tasks, or the import path "package.module:factory" of your '
-        "own source.",
+        description='"world" (built in), a .jsonl/.jsonl.gz/.parquet file of tasks, "reasoning_gym:chain_sum" or another of its '
+        'generators, or the import path "package.module:factory" of your own source.',
     )
     eval: str = Field(
         "world", description="Source of held-out tasks, as for `train`. The world's splits never overlap."
     )
-    options: dict[str, Any] = Field({}, description="Options of your own source, as {largest = 20}.")
+    options: dict[str, Any] = Field(
+        {}, description="Options of a source that is named with a colon, as {largest = 20}."
+    )
     columns: dict[str, str] = Field(
         {},
         description='Columns of a task file that hold the fields of a task: {question = "utterance", answers = "target"}; "a.b" is column '

@@ -27,6 +27,8 @@ from lzero.text import counted, fold, words
 from lzero.types import Task
 
 TRAIN = "train"
+PACKAGES = {"reasoning_gym": "lzero.data.reasoning_gym:puzzles"}
+"""Package of tasks → what makes the factory of a source, given the name after the colon."""
 
 
 class Listed:
@@ -109,6 +111,7 @@ def open_source(spec: str, *, split: str, seed: int, config: TasksConfig, repl: 
     """Open the tasks that `spec` names: "world", "world/<split>", or a file (see `lzero.data.files`).
 
     Tasks of a file are shuffled and endless for the split "train", in order for any other. `repl`: bounds the files of tasks.
+    "reasoning_gym:chain_sum" names a generator of a package that lzero knows (PACKAGES).
     "package.module:factory" is called with split and seed, and with `tasks.options` by name. Raises DataError; ConfigError for an unknown
     field in `tasks.columns`, and for a factory that cannot be used. `task` of such a source raises DataError for what is not a task.
     """
@@ -126,7 +129,8 @@ def open_source(spec: str, *, split: str, seed: int, config: TasksConfig, repl: 
 
 def _made(spec: str, *, split: str, seed: int, config: TasksConfig) -> TaskSource:
     key, setting = f"tasks.{split}", f'tasks.{split} = "{spec}"'
-    factory = load_object(spec, key=key)
+    package, _, name = spec.partition(":")
+    factory = load_object(PACKAGES[package], key=key)(name) if package in PACKAGES else load_object(spec, key=key)
     source = make_plugin(factory, split, seed, options=config.options, setting=setting, key="tasks.options")
     if not (callable(getattr(source, "task", None)) and hasattr(source, "__len__")):
         raise ConfigError(

@@ -3,4 +3,9 @@
 from lzero.rewards.answers import exact_match, f1, normalize
 from lzero.rewards.l0 import make_reward
 
-__all__ = ["exact_match", "f1", "make_reward", "normalize"]
+BUILT_IN = {
+    "reasoning_gym": "lzero.data.reasoning_gym:score",
+}
+"""Rewards that `reward.function` names → import path."""
+
+__all__ = ["BUILT_IN", "exact_match", "f1", "make_reward", "normalize"]

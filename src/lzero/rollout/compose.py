@@ -16,7 +16,7 @@ from lzero.agent.playing import Play
 from lzero.config import Config, RewardConfig
 from lzero.engine.kinds import OpenedEngine, open_endpoint
 from lzero.errors import ConfigError
-from lzero.plugins import load_object, valid_options
+from lzero.plugins import find_plugin, valid_options
 from lzero.protocols import TaskSource
 from lzero.rewards.context import RewardFn, takes_context
 from lzero.rewards.judge import Judge
@@ -87,7 +87,7 @@ def open_scorer(config: Config) -> Scorer:
 
 def open_reward(config: Config) -> RewardFn:
     """Return L0's reward, or the function that `reward.function` names. Raises ConfigError."""
-    from lzero.rewards import make_reward
+    from lzero.rewards import BUILT_IN, make_reward
 
     name, section = config.reward.function, config.reward
     if not name:
@@ -97,7 +97,7 @@ def open_reward(config: Config) -> RewardFn:
             f"reward.function = {name!r} replaces L0's reward, so the other keys of [reward], but for options and timeout_s, have no "
             "effect: remove them"
         )
-    function: RewardFn = load_object(name, key="reward.function")
+    function: RewardFn = find_plugin(name, BUILT_IN, key="reward.function")
     if not callable(function):
         raise ConfigError(f"reward.function = {name!r} is {function!r:.80}: name a function of (task, episode)")
     return function

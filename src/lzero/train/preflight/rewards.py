@@ -43,7 +43,7 @@ async def function_problems(
 ) -> list[str]:
     """Return a sentence for each task on which the reward function fails, or pays a right answer no more than an empty one.
 
-    With an outcome, which is that of a scene without actions, no answer need score.
+    With an outcome, which is that of a scene without actions, no answer need score, nor for a task without gold answers.
     """
     problems = []
     for task in tasks:
@@ -53,7 +53,7 @@ async def function_problems(
         except RewardError as error:
             problems.append(f"{task.id}: {error}")
         else:
-            if right.score <= empty.score and outcome is None:
+            if task.answers and right.score <= empty.score and outcome is None:
                 problems.append(
                     f"{task.id}: the gold answer {task.answers[0]!r} scores {right.score:g}, and an empty answer {empty.score:g}"
                 )
