@@ -44,7 +44,6 @@ from lzero.store import (
     write_saved,
 )
 from lzero.store.inputs import read_inputs
-from lzero.tools.cassette import read_cassette
 from lzero.tools.corpus import corpus_files
 from lzero.tools.keys import read_env_file
 from lzero.tools.mcp_servers.specs import read_specs
@@ -195,7 +194,6 @@ def test_a_corpus_links_to_no_file_elsewhere(secret: Path, tmp_path: Path) -> No
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "record": ("episode.jsonl", lambda directory: read_saved(directory)),
-    "cassette": ("calls.jsonl", lambda directory: read_cassette(directory / "calls.jsonl")),
     "manifest": ("trainer.json", lambda directory: read_manifest(directory)),
     "configuration": ("config.toml", lambda directory: load_config(directory / "config.toml")),
     "run": ("config.toml", lambda directory: RunDirectory.open(directory)),
@@ -238,7 +236,7 @@ def test_a_file_that_breaks_readers_is_a_typed_error(reader: str, tmp_path: Path
 
 @attack(93)
 @pytest.mark.parametrize(
-    "reader", ["record", "cassette", "manifest", "configuration", "metrics", "inputs", "servers", "keys", "model"]
+    "reader", ["record", "manifest", "configuration", "metrics", "inputs", "servers", "keys", "model"]
 )
 def test_a_file_without_end_is_not_read(reader: str, tmp_path: Path) -> None:
     name, read = READERS[reader]

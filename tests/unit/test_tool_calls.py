@@ -19,7 +19,6 @@ from lzero.errors import DataError, ProtocolError, ReplDied, ToolError, Workspac
 from lzero.protocols import Tool, ToolContext
 from lzero.tools import tool
 from lzero.tools.cache import Cached
-from lzero.tools.cassette import Recorded
 from lzero.tools.retry import Backoff, RateLimited, Retried
 from lzero.types import Json, Task
 
@@ -138,7 +137,6 @@ async def test_wrappers_leave_a_timeout_of_the_tool_alone(tmp_path: Path) -> Non
         Retried(slow, Backoff(tries=1)),
         RateLimited(slow, per_second=1000.0),
         Cached(slow, tmp_path / "answers.sqlite", version="1"),
-        Recorded(slow, tmp_path / "calls.jsonl"),
     ]
     for made in wrapped:
         assert str(await failure(made)) == "slow raised TimeoutError"

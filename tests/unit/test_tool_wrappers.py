@@ -1,8 +1,7 @@
-"""Tools around tools: tried again, slowed down, kept on disk, recorded and replayed."""
+"""Tools around tools: tried again, slowed down, kept on disk."""
 
 import asyncio
 import random
-import re
 import sqlite3
 import subprocess
 import sys
@@ -16,9 +15,8 @@ import pytest
 from lzero.errors import DataError, ToolError
 from lzero.protocols import WithKernelSource
 from lzero.tools.cache import Cached
-from lzero.tools.cassette import Recorded, Replayed, read_cassette
 from lzero.tools.retry import Backoff, RateLimited, Retried, ServiceError
-from lzero.types import Json, Task, ToolCall
+from lzero.types import Json, Task
 
 CONTEXT: Any = SimpleNamespace(task=Task(id="t", question="Who?", answers=("Kato",)))
 QUICK = Backoff(tries=3, first_s=0.001)
@@ -227,68 +225,8 @@ def test_a_file_that_is_no_cache_is_refused_and_left_as_it_is(tmp_path: Path, sp
     assert file.exists()
 
 
-# Recorded and replayed
-
-
-async def test_calls_are_recorded_with_their_failures_and_replayed_in_order(tmp_path: Path) -> None:
-    file = tmp_path / "cassettes" / "calls.jsonl"
-    recorded = Recorded(Scripted(ToolError("no such word", fault="agent"), down()), file)
-    for word in ("a", "b"):
-        with pytest.raises(ToolError):
-            await recorded.call({"word": word}, CONTEXT)
-    assert [await recorded.call({"word": "c", "n": 1}, CONTEXT) for _ in range(2)] == [3, 4]
-
-    replayed = Replayed(Scripted(), read_cassette(file))
-    assert [await replayed.call({"n": 1, "word": "c"}, CONTEXT) for _ in range(3)] == [3, 4, 4]
-    for word, told in (
-        ("a", "no such word"),
-        ("b", str(down())),
-        ("d", 'count has no recorded call with {"word":"d"}'),
-    ):
-        with pytest.raises(ToolError, match=re.escape(told)) as raised:
-            await replayed.call({"word": word}, CONTEXT)
-        assert raised.value.fault == "agent", "which chooses what to call it with: a tape does not fail"
-
-
-async def test_a_cassette_is_continued_and_shared(tmp_path: Path) -> None:
-    file = tmp_path / "calls.jsonl"
-    for _ in range(2):
-        await asyncio.gather(*(Recorded(Scripted(), file).call({"word": "w" * 50_000}, CONTEXT) for _ in range(5)))
-    assert len(read_cassette(file)) == 10
-    other = ToolCall(name="other", arguments={}, duration_s=0.0)
-    with pytest.raises(ToolError, match="no recorded call"):
-        await Replayed(Scripted(), [other]).call({}, CONTEXT)
-
-
-@pytest.mark.parametrize(
-    ("tail", "told"),
-    [
-        (b'{"name": "count", "argu', "line 2: the line is truncated"),
-        (b'{"name": "count", "arguments": {}, "duration_s": 0.1}', "line 2: the line is truncated"),
-        (b'{"some": "thing"}\n', "line 2: not a recorded tool call"),
-        (b"\xff\xfe\n\n", "line 2: not a recorded tool call"),
-    ],
-)
-async def test_a_cassette_that_is_cut_short_names_the_line_and_is_left_as_it_is(
-    tmp_path: Path, tail: bytes, told: str
-) -> None:
-    file = tmp_path / "calls.jsonl"
-    await Recorded(Scripted(), file).call({"word": "a"}, CONTEXT)
-    file.write_bytes(file.read_bytes() + tail)
-    before = file.read_bytes()
-    with pytest.raises(DataError, match=told):
-        read_cassette(file)
-    with pytest.raises(DataError, match=told):
-        Recorded(Scripted(), file)
-    assert file.read_bytes() == before
-
-
-def test_a_cassette_that_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read the cassette .*No such file"):
-        read_cassette(tmp_path / "none.jsonl")
+def test_a_cache_that_cannot_be_written_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot write the cassette"):
-        Recorded(Scripted(), tmp_path / "file" / "calls.jsonl")
     with pytest.raises(DataError, match="cannot write the cache"):
         Cached(Scripted(), tmp_path / "file" / "answers.sqlite", version="1")
 
