@@ -16,7 +16,6 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 
-import msgspec
 from openai import AsyncStream
 
 from lzero.engine.chat.failures import OptionRefused, TryAgain
@@ -35,22 +34,6 @@ USAGE_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """US dollars per million tokens: `Prices(prompt=0.25, completion=2.0, cached=0.025)`."""
-
-    prompt: float
-    completion: float
-    cached: float | None = None
-    """Price of prompt tokens that the server had cached; None: as `prompt`."""
-
-    def cost(self, counts: Counts) -> float:
-        """Return the cost of one reply in US dollars."""
-        cached = min(counts.cached_tokens, counts.prompt_tokens)
-        cached_price = self.prompt if self.cached is None else self.cached
-        fresh = counts.prompt_tokens - cached
-        return (fresh * self.prompt + cached * cached_price + counts.completion_tokens * self.completion) / 1e6
-
-
 class OpenAIChat:
     """A chat model behind an OpenAI-compatible server. Any number of replies may be requested concurrently."""
 
@@ -61,19 +44,16 @@ class OpenAIChat:
         base_url: str = "",
         key: str | None = None,
         key_variable: str = "OPENAI_API_KEY",
-        prices: Prices | None = None,
         stall_s: float = 60.0,
         max_tries: int = 5,
     ) -> None:
         """Configure the connection. Raises ConfigError.
 
         `base_url` usually ends in /v1; "": $OPENAI_BASE_URL, else OpenAI's own. The key is `key`, else the environment variable named
-        `key_variable`; none is sent if both are empty. `stall_s`: seconds that a reply may pause once it has begun. Without `prices`, the
-        cost is the one that the server reports, if any.
+        `key_variable`; none is sent if both are empty. `stall_s`: seconds that a reply may pause once it has begun.
         """
         url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
         self._server = ChatServer(model, url=url, key=key, key_variable=key_variable)
-        self._prices = prices
         self._stall_s = stall_s
         self._max_tries = max_tries
         self._context_tokens: int | None = None
@@ -81,8 +61,6 @@ class OpenAIChat:
         self._thought_fields: set[str] = set()
         """Fields in which this server has sent thoughts, and gets them back."""
         self._warned: set[str] = set()
-        self._usage = Usage(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
-        self._num_unmetered = 0
         self._closed = False
 
     @property
@@ -101,19 +79,6 @@ class OpenAIChat:
         if {"max_tokens", "max_completion_tokens"} <= self._refused:
             ignored.add("max_tokens")
         return tuple(sorted(ignored))
-
-    @property
-    def usage(self) -> Usage:
-        """Usage of all replies together, interrupted ones included; a lower bound if `num_unmetered` > 0.
-
-        The cost is None as soon as that of one reply is unknown.
-        """
-        return self._usage
-
-    @property
-    def num_unmetered(self) -> int:
-        """Number of replies that began, and whose usage the server did not report."""
-        return self._num_unmetered
 
     async def check(self, *, deadline_s: float = 30.0) -> None:
         """Ask the server for its models. Raises EngineError if it cannot be reached, refuses the key, or lacks the model.
@@ -183,7 +148,6 @@ class OpenAIChat:
             await self._gather(stream, gathering, body)
             return self._completion(gathering)
         finally:
-            self._meter(gathering)
             await stream.close()
 
     def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
@@ -244,31 +208,7 @@ class OpenAIChat:
             text=gathering.text,
             versions=(),
             reasoning=gathering.reasoning,
-            usage=None if gathering.counts is None else self._usage_of(gathering.counts),
-        )
-
-    def _usage_of(self, counts: Counts) -> Usage:
-        cost = counts.cost_usd
-        if cost is None and self._prices is not None:
-            cost = self._prices.cost(counts)
-        return Usage(
-            prompt_tokens=counts.prompt_tokens,
-            completion_tokens=counts.completion_tokens,
-            cached_tokens=counts.cached_tokens,
-            cost_usd=cost,
-        )
-
-    def _meter(self, gathering: Gathering) -> None:
-        if gathering.counts is None:
-            self._num_unmetered += gathering.begun
-            return
-        total, new = self._usage, self._usage_of(gathering.counts)
-        known = total.cost_usd is not None and new.cost_usd is not None
-        self._usage = Usage(
-            prompt_tokens=total.prompt_tokens + new.prompt_tokens,
-            completion_tokens=total.completion_tokens + new.completion_tokens,
-            cached_tokens=total.cached_tokens + new.cached_tokens,
-            cost_usd=(total.cost_usd or 0.0) + (new.cost_usd or 0.0) if known else None,
+            usage=None if gathering.counts is None else _usage(gathering.counts),
         )
 
     def _leave_out(self, refused: OptionRefused) -> None:
@@ -304,3 +244,12 @@ class OpenAIChat:
         if wait_s > ends_at - asyncio.get_running_loop().time():
             raise EngineError(f"{last} (the next try, in {wait_s:.3g} s, would come after the deadline)") from None
         return wait_s
+
+
+def _usage(counts: Counts) -> Usage:
+    return Usage(
+        prompt_tokens=counts.prompt_tokens,
+        completion_tokens=counts.completion_tokens,
+        cached_tokens=counts.cached_tokens,
+        cost_usd=counts.cost_usd,
+    )
