@@ -31,6 +31,7 @@ ROWS = {
     **dict.fromkeys(
         (
             "apart",
+            "closing",
             "types",
             "protocols",
             "errors",

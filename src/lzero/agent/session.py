@@ -7,6 +7,7 @@ from pathlib import Path
 from lzero.agent.broker import Broker
 from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import unbroken
+from lzero.closing import closed_on_error
 from lzero.errors import DataError, WorkspaceError
 from lzero.paths import file_problem
 from lzero.protocols import Repl, ReplPool
@@ -64,17 +65,12 @@ class Session:
         seed = derive_seed(self._seed, "repl", self._num_opened)
         repl = await self._pool.open(broker.tools, broker.on_call, seed=seed)
         self._num_opened += 1
-        ready = False
-        try:
+        async with closed_on_error(repl.close):
             for file in self._files:
                 try:
                     await repl.put(file.name, await self._cache.read(file))
                 except WorkspaceError as error:
                     raise DataError(f"cannot give {file} to the agent: {error}") from None
-            ready = True
-        finally:
-            if not ready:
-                await repl.close()
         return repl
 
 

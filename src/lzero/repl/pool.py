@@ -8,9 +8,8 @@ import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from types import TracebackType
-from typing import Self
 
+from lzero.closing import Service, closed_on_error
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplDied, ReplError, SandboxError
 from lzero.protocols import OnCall, ToolSpec
@@ -40,7 +39,7 @@ assert len(open("/proc/net/dev").read().splitlines()) == 3, "there is a network 
 """
 
 
-class LocalPool:
+class LocalPool(Service):
     """Pool of REPLs on this machine; implements `ReplPool`.
 
         async with LocalPool(config.repl) as pool:
@@ -71,41 +70,30 @@ class LocalPool:
         self._opened = 0
         self._watching: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        await self.close()
-
     async def start(self) -> None:
         """Start the jail and check in a first REPL that it isolates. Raises SandboxError.
 
         Makes the kernel environment if it is missing, which takes half a minute once; the log says so.
         """
-        ready = False
-        try:
-            repl = await self.open((), no_tools, seed=0)
-            bounds = watchdog.Bounds.of(self._config, self._limits.memory_bytes, alone=self._groups is None)
-            proof = await repl.run(_PROBE, deadline_s=30.0)
-            if proof.status != "killed" and not processes.memory_of(repl.host_pids, enough=0):
-                raise SandboxError(
-                    "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so lzero cannot limit it"
-                )
-            if objection := proof.reason or await asyncio.to_thread(watchdog.objection, repl.host_pids, bounds):
-                raise SandboxError(
-                    f"the first test cell ended its REPL: {objection}; check whether a limit of [repl] is too small"
-                )
-            if proof.status != "ok" and not self._without:
-                raise SandboxError(f"the sandbox does not isolate: {_complaint_of(proof)}")
-            await repl.close()
-            self._watching = self._watching or asyncio.create_task(watchdog.watch(lambda: self._repls, bounds))
-            ready = True
-        except ReplDied as error:
-            raise SandboxError(f"the sandbox does not work: {error}") from None
-        finally:
-            if not ready:
-                await self.close()
+        async with closed_on_error(self.close):
+            try:
+                repl = await self.open((), no_tools, seed=0)
+                bounds = watchdog.Bounds.of(self._config, self._limits.memory_bytes, alone=self._groups is None)
+                proof = await repl.run(_PROBE, deadline_s=30.0)
+                if proof.status != "killed" and not processes.memory_of(repl.host_pids, enough=0):
+                    raise SandboxError(
+                        "the host cannot read what memory a REPL holds (/proc/<pid>/smaps_rollup), so lzero cannot limit it"
+                    )
+                if objection := proof.reason or await asyncio.to_thread(watchdog.objection, repl.host_pids, bounds):
+                    raise SandboxError(
+                        f"the first test cell ended its REPL: {objection}; check whether a limit of [repl] is too small"
+                    )
+                if proof.status != "ok" and not self._without:
+                    raise SandboxError(f"the sandbox does not isolate: {_complaint_of(proof)}")
+                await repl.close()
+                self._watching = self._watching or asyncio.create_task(watchdog.watch(lambda: self._repls, bounds))
+            except ReplDied as error:
+                raise SandboxError(f"the sandbox does not work: {error}") from None
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> LocalRepl:
         """Open a REPL, with a stub for every tool and `random` and numpy seeded. Replaces a dead zygote. Raises ReplError."""
@@ -114,14 +102,8 @@ class LocalPool:
             if self._groups is not None:
                 self._groups.announce()
             repl = await self._fork(zygote, on_call)
-            ready = False
-            try:
-                async with cgroups.holding(repl):
-                    await repl.become(stubs, seed)
-                ready = True
-            finally:
-                if not ready:
-                    await repl.close()
+            async with closed_on_error(repl.close), cgroups.holding(repl):
+                await repl.become(stubs, seed)
         self._opened += 1
         return repl
 
@@ -178,11 +160,8 @@ class LocalPool:
             with _socket_pair() as (ours, theirs):
                 zygote, child = await original.copy_into(theirs)
             copy = await self._admit(LocalRepl(zygote, child, Connection(ours), on_call, self._config))
-            try:
+            async with closed_on_error(copy.close):
                 await cgroups.add_session(copy)
-            except BaseException:
-                await copy.close()
-                raise
         self._opened += 1
         return copy
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from lzero.closing import closed_on_error
 from lzero.config import ReplConfig
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError, WorkspaceError
 from lzero.protocols import OnCall
@@ -102,13 +103,8 @@ class LocalRepl(Session):
             raise
         finally:
             self._ending.at_work = False
-        ready = False
-        try:
+        async with closed_on_error(copy.close):
             await copy._between_cells("fork", lambda until: copy._ask(wire.Renew(seed=seed), until))
-            ready = True
-        finally:
-            if not ready:
-                await copy.close()
         return copy
 
     async def copy_into(self, connection: socket.socket) -> tuple[Zygote, Child]:

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from typing import IO, Any, NoReturn
 
+from lzero.closing import closed_on_error
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, ReplError, SandboxError
 from lzero.repl import jail, users, wire
 from lzero.repl.connection import watchable
@@ -82,13 +83,8 @@ class Zygote:
             theirs.close()
             closed_on_failure.pop_all()
             zygote = cls(process, ours, errors)
-            ready = False
-            try:
+            async with closed_on_error(zygote.stop):
                 await zygote._greet(environment)
-                ready = True
-            finally:
-                if not ready:
-                    await zygote.stop()
         return zygote
 
     @property
@@ -109,13 +105,11 @@ class Zygote:
         self._last_number += 1
         child = Child(self._last_number)
         self._children[child.number] = child
-        sent = False
         try:
             await self._send({"type": "open", "id": child.number}, connection.fileno())
-            sent = True
-        finally:
-            if not sent:
-                self._children.pop(child.number, None)
+        except BaseException:
+            self._children.pop(child.number, None)
+            raise
         return child
 
     async def copy(self, original: Child, connection: socket.socket) -> Child:

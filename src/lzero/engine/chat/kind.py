@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
+from lzero.closing import closed_on_error
 from lzero.config import ChatEngineConfig, Config
 from lzero.engine.chat.engine import OpenAIChat
 from lzero.engine.kinds import Finding, OpenedEngine
@@ -35,13 +36,8 @@ async def open_engine(config: Config, tokenizer: None) -> OpenedEngine:
     """Return the engine. Raises EngineError if the endpoint does not answer, or does not serve the model."""
     settings = _settings(config)
     engine = open_chat(settings.model, url=settings.url, key=settings.key, env_file=config.tools.env_file)
-    ready = False
-    try:
+    async with closed_on_error(engine.close):
         await engine.check()
-        ready = True
-    finally:
-        if not ready:
-            await engine.close()
     return OpenedEngine(engine=engine, tokenizer=None, concurrency=config.rollout.concurrency)
 
 

@@ -100,16 +100,14 @@ class Kernel:
         except OSError as error:
             raise SandboxError(f"cannot make a directory for a kernel: {error}") from None
         kernel = None
-        ready = False
         try:
             kernel = await cls._launch(name, context, directory)
             await kernel._answer()
-            ready = True
-        except (OSError, zmq.ZMQError) as error:
-            raise SandboxError(f"the Jupyter kernel {name!r} cannot be started: {error}") from None
-        finally:
-            if not ready:
-                await (kernel.end() if kernel is not None else _remove(directory))
+        except BaseException as error:
+            await (kernel.end() if kernel is not None else _remove(directory))
+            if isinstance(error, OSError | zmq.ZMQError):
+                raise SandboxError(f"the Jupyter kernel {name!r} cannot be started: {error}") from None
+            raise
         return kernel
 
     @classmethod

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from lzero.closing import Service, closed_on_error
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplError
 from lzero.protocols import OnCall, ToolSpec
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _OPENING_AT_ONCE = 8
 
 
-class JupyterPool:
+class JupyterPool(Service):
     """Pool of plain Jupyter kernels; implements `ReplPool`.
 
         async with JupyterPool(config.repl) as pool:
@@ -43,13 +43,6 @@ class JupyterPool:
         self._opened = 0
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        await self.close()
 
     async def start(self) -> None:
         """Find the kernelspec. Raises ConfigError if it, or jupyter_client, is not installed."""
@@ -82,16 +75,11 @@ class JupyterPool:
             repl = JupyterRepl(await Kernel.start(self._config.kernelspec, self._context), on_call, self._config)
             self._repls.add(repl)
             repl.on_close = lambda: self._repls.discard(repl)
-            ready = False
-            try:
+            async with closed_on_error(repl.close):
                 if self._closed:
                     raise ReplError("the pool is closed")
                 if self._language == "python":
                     await repl.become(tools, seed)
-                ready = True
-            finally:
-                if not ready:
-                    await repl.close()
         self._opened += 1
         return repl
 

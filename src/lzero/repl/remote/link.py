@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event
 
+from lzero.closing import closed_on_error
 from lzero.errors import ProtocolError, ReplDied, ReplError
 from lzero.repl.remote import wire
 from lzero.turns import Turns
@@ -151,13 +152,8 @@ class Link:
         except WebSocketException as error:
             raise ReplError(f"{url}: {error}") from None
         link = cls(url, connection, on_load)
-        ready = False
-        try:
+        async with closed_on_error(link.close):
             await link._greet()
-            ready = True
-        finally:
-            if not ready:
-                await link.close()
         return link
 
     async def _greet(self) -> None:

@@ -6,9 +6,9 @@ import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
+from lzero.closing import Service, closed_on_error
 from lzero.config.repl import MAX_OUTPUT_KB
 from lzero.errors import ForkRefused, LzeroError, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
@@ -28,7 +28,7 @@ _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
 
 
-class RemotePool:
+class RemotePool(Service):
     """Pool of REPLs on several servers; implements `ReplPool`.
 
         async with RemotePool(("ws://host:7321",), token=token) as pool: …
@@ -50,20 +50,12 @@ class RemotePool:
         self._news = asyncio.Event()
         self._closed = False
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        await self.close()
-
     async def start(self) -> None:
         """Connect to every server. If only some do not answer, log a warning and retry them later.
 
         Raises ReplError if no server answers, or one refuses the client (token, version, certificate) or ends its REPLs too early.
         """
-        ready = False
-        try:
+        async with closed_on_error(self.close):
             outcomes = await asyncio.gather(*(server.connect() for server in self._servers), return_exceptions=True)
             for outcome in outcomes:
                 if isinstance(outcome, Refused) or (outcome is not None and not isinstance(outcome, ReplError)):
@@ -74,10 +66,6 @@ class RemotePool:
                 if outcome is not None:
                     logger.warning("a pool server is unavailable and is retried later: %s", outcome)
             self._keeping = [asyncio.create_task(server.keep()) for server in self._servers]
-            ready = True
-        finally:
-            if not ready:
-                await self.close()
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> "RemoteRepl":
         """Open a REPL on the living server with the most room. Raises ReplError if none lives, or none has room in time."""
@@ -240,19 +228,16 @@ class _Server:
         inbox = link.inbox()
         repl = RemoteRepl(link, inbox.number, on_call)
         self._asked += 1
-        opened = False
         try:
             await link.send(wire.Open(id=inbox.number, tools=tools, seed=seed))
             await inbox.get(within_s=_ANSWER_TIMEOUT_S)
-            opened = True
-        except wire.PoolFull:
-            opened = True
+        except BaseException as error:
+            if not isinstance(error, wire.PoolFull):
+                repl.abandon()
             raise
         finally:
             self._asked -= 1
             link.forget(inbox)
-            if not opened:
-                repl.abandon()
         return repl
 
     async def close(self) -> None:
@@ -293,16 +278,14 @@ class RemoteRepl:
     async def fork(self, on_call: OnCall, *, seed: int) -> "RemoteRepl":
         async with self._request("fork", ForkRefused) as inbox:
             copy = RemoteRepl(self._link, inbox.number, on_call)
-            born = False
             try:
                 await self._link.send(wire.Fork(id=inbox.number, repl=self._number, seed=seed))
                 self._due(wire.Opened, await inbox.get(within_s=_ANSWER_TIMEOUT_S))
-                born = True
-            except wire.PoolFull:
-                raise ForkRefused(f"{self._link.url} has no room for a copy: raise --max-repls there") from None
-            finally:
-                if not born:
-                    copy.abandon()
+            except BaseException as error:
+                copy.abandon()
+                if isinstance(error, wire.PoolFull):
+                    raise ForkRefused(f"{self._link.url} has no room for a copy: raise --max-repls there") from None
+                raise
         self.on_fork(copy)
         return copy
 

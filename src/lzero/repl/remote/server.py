@@ -19,8 +19,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
 
 import uvicorn
 from starlette.applications import Starlette
@@ -34,6 +32,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import Frame
 
+from lzero.closing import Service
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError
 from lzero.protocols import ReplPool
@@ -63,7 +62,7 @@ _GRACE_S = 20
 """Seconds for clients to disconnect when the server ends."""
 
 
-class PoolServer:
+class PoolServer(Service):
     """Serves `pool` at `url` in the running event loop. It neither starts nor closes the pool."""
 
     def __init__(
@@ -97,13 +96,6 @@ class PoolServer:
         scheme = "ws" if self._serving.certificate is None else "wss"
         host = socket.gethostname() if self._serving.host in ("0.0.0.0", "::") else self._serving.host  # noqa: S104 - compared, not bound
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        await self.close()
 
     async def bind(self) -> None:
         """Take the port, without serving yet. Raises ConfigError for a port in use, a certificate that cannot be read, …"""

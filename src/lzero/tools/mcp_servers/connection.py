@@ -14,6 +14,7 @@ from mcp import Client, MCPError
 from mcp.types import CONNECTION_CLOSED, Implementation
 
 from lzero import __version__
+from lzero.closing import closed_on_error
 from lzero.tools.mcp_servers.errors import Incoming
 from lzero.tools.mcp_servers.stdio import STOP_S
 from lzero.tools.shapes import one_line
@@ -54,13 +55,10 @@ class Connection:
     async def open(cls, make_transport: Callable[[Callable[[], None]], Transport]) -> Self:
         """Connect. Raises Lost if that fails. Leaves nothing open then, nor if the caller is cancelled."""
         connection = cls(make_transport)
-        try:
+        async with closed_on_error(connection.close):
             await _first(connection._client, connection._task)
             if not connection._client.done():
                 raise Lost(connection.problem)
-        except BaseException:
-            await connection.close()
-            raise
         return connection
 
     @property
