@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+from msgspec.structs import asdict
 
 from lzero.store.record import DROP_FAILED, DROP_STRAGGLER, Record
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS
@@ -36,6 +37,7 @@ def _broken(episode: Episode) -> str:
 
 
 def to_table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Return a table of the columns in its schema; a row may hold more."""
     rows = list(rows)
     schema = SCHEMAS[name]
     return pa.table([pa.array([row[field.name] for row in rows], field.type) for field in schema], schema=schema)
@@ -47,17 +49,10 @@ def _json(value: object) -> str:
 
 def _task_row(record: Record, group: int) -> Row:
     task = record.task
-    return {
+    return asdict(task) | {
         "group": group,
         "task_id": task.id,
-        "question": task.question,
-        "answers": task.answers,
-        "ability": task.ability,
-        "source": task.source,
-        "split": task.split,
-        "difficulty": task.difficulty,
-        "hops": task.hops,
-        "passages": [{"title": passage.title, "text": passage.text} for passage in task.passages],
+        "passages": [asdict(passage) for passage in task.passages],
         "files": [PurePath(file).name for file in task.files],
         "metadata": list(task.metadata.items()),
         "dropped": record.dropped,
@@ -65,58 +60,38 @@ def _task_row(record: Record, group: int) -> Row:
 
 
 def _episode_row(episode: Episode) -> Row:
-    failure, sampling, budgets = episode.failure, episode.sampling, episode.budgets
+    failure = asdict(episode.failure) if episode.failure else {}
     return {
+        **asdict(episode.sampling),
+        **asdict(episode.budgets),
+        **asdict(episode),
+        **{f"failure_{name}": failure.get(name) for name in ("kind", "what", "where")},
         "episode_id": episode.id,
-        "task_id": episode.task_id,
-        "index": episode.index,
-        "seed": episode.seed,
-        "status": episode.status,
-        "answer": episode.answer,
         "num_steps": len(episode.steps),
-        "failure_kind": failure.kind if failure else None,
-        "failure_what": failure.what if failure else None,
-        "failure_where": failure.where if failure else None,
         "outcome": None if episode.outcome is None else _json(episode.outcome),
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "response_tokens": sampling.max_tokens,
-        "stop": sampling.stop,
-        "sampling_seed": sampling.seed,
-        "max_steps": budgets.max_steps,
-        "max_tokens": budgets.max_tokens,
-        "cell_s": budgets.cell_s,
-        "work_s": budgets.work_s,
+        "response_tokens": episode.sampling.max_tokens,
+        "sampling_seed": episode.sampling.seed,
     }
 
 
 def _step_row(episode_id: str, index: int, step: Step) -> Row:
-    prompt, completion, parsed, execution = step.prompt, step.completion, step.parsed, step.execution
+    completion, execution = step.completion, step.execution
     return {
+        **asdict(step.prompt),
+        **asdict(completion),
+        **asdict(step.parsed),
+        **asdict(step),
         "episode_id": episode_id,
         "step": index,
-        "kind": step.kind,
-        "keep": prompt.keep,
-        "new_ids": prompt.new_ids,
-        "new_messages": _json(prompt.new_messages),
-        "token_ids": completion.token_ids,
-        "logprobs": completion.logprobs,
-        "text": completion.text,
-        "stop_reason": completion.stop_reason,
-        "reasoning": completion.reasoning,
+        "new_messages": _json(step.prompt.new_messages),
         "usage": _json(completion.usage),
         "versions": [{"version": version, "num_tokens": count} for version, count in completion.versions],
-        "think": parsed.think,
-        "code": parsed.code,
-        "well_formed": parsed.well_formed,
-        "problem": parsed.problem,
         "execution_status": execution.status if execution else None,
         "execution_s": execution.duration_s if execution else None,
         "execution_reason": execution.reason if execution else None,
         "outputs": _json(execution.outputs) if execution else None,
         "tool_calls": _json(step.tool_calls),
         "notepad": _json(step.notepad),
-        "trimmed": step.trimmed,
         "timings": list(step.timings.items()),
     }
 

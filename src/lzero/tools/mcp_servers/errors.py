@@ -6,7 +6,6 @@ SDK itself.
 """
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import anyio
@@ -85,9 +84,7 @@ class Incoming:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
 

@@ -9,7 +9,6 @@ Calls of many episodes share one connection. They take turns. A failure of one c
 import asyncio
 import os
 from collections.abc import Callable, Collection, Sequence
-from types import TracebackType
 from typing import Self
 
 from mcp import Client, MCPError
@@ -84,9 +83,7 @@ class McpServer:
         self.tools = self._tools(listed)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
