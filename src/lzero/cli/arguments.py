@@ -8,6 +8,8 @@ import typer
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lzero.config import Config
 
 Arguments = Annotated[
@@ -38,3 +40,8 @@ def read_config(arguments: list[str] | None, *, policy: str = "") -> "Config":
     if ":" in policy:  # one of the user's own, which writes any words: a byte is a token
         config = config.model_copy(update={"engine": ScriptedEngineConfig(policy=policy)})
     return fit_budgets(config)
+
+
+def say(console: "Console", text: str) -> None:
+    """Print a text as it is: without markup and highlights, and with line breaks of its own only."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)

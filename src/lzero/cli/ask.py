@@ -14,6 +14,7 @@ from lzero.agent.episode import budgets_of
 from lzero.agent.save import NOTEBOOK_FILE
 from lzero.agent.session import Session
 from lzero.agent.watch import Relay
+from lzero.cli.arguments import say
 from lzero.cli.question import BRING_ONE, Question, open_agent, plays_nano, read_config
 from lzero.cli.steps import StepPrinter
 from lzero.errors import ConfigError, ReplError, WorkspaceError
@@ -33,7 +34,7 @@ async def ask(question: Question) -> bool:
     _check_places(question)
     console = Console()
     if plays_nano(question, config):
-        console.print(BRING_ONE, markup=False, highlight=False, soft_wrap=True)
+        say(console, BRING_ONE)
     agent, task = open_agent(question, config)
     async with agent:
         directory = _make_place(question)

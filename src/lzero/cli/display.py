@@ -3,13 +3,13 @@
 import time
 from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lzero.cli.arguments import say
 from lzero.types import Update
 
 SHOWN_UPDATES = 12
@@ -90,9 +90,7 @@ class TrainingDisplay:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -105,23 +103,23 @@ class TrainingDisplay:
         self._doing = sentence
         self._last = time.monotonic()
         if self._live is None:
-            self._console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+            say(self._console, sentence)
 
     def note(self, sentence: str) -> None:
         """Print a note, which stays above the table."""
-        self._console.print(f"note: {sentence}", highlight=False, soft_wrap=True, markup=False)
+        say(self._console, f"note: {sentence}")
 
     def updated(self, update: Update) -> None:
         now = time.monotonic()
         self._durations.append(now - self._last)
         self._last = now
         if self._live is None and not self._updates:
-            self._console.print(self._line(COLUMNS), highlight=False, soft_wrap=True)
+            say(self._console, self._line(COLUMNS))
         self._updates.append(update)
         self._doing = f"update {update.policy_version + 1} of {self._num_updates}: episodes are running"
         if self._live is None:
             row = cells(update, num_updates=self._num_updates, left_s=self._left_s())
-            self._console.print(self._line(row), highlight=False, soft_wrap=True)
+            say(self._console, self._line(row))
 
     def _left_s(self) -> float:
         recent = sorted(self._durations[-5:])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.arguments import Arguments, read_config
+from lzero.cli.arguments import Arguments, read_config, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,12 +44,12 @@ def evaluate(
 
     console = Console()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    console.print(f"budgets of an episode: {budgets_line(config)}", highlight=False, soft_wrap=True, markup=False)
+    say(console, f"budgets of an episode: {budgets_line(config)}")
     start = time.monotonic()
     run, evaluations = asyncio.run(_evaluate(config, console))
     seconds = time.monotonic() - start
     _show(console, evaluations, run.config)
-    console.print(f"{seconds:.1f} s; episodes and metrics: {run.path}", highlight=False, soft_wrap=True)
+    say(console, f"{seconds:.1f} s; episodes and metrics: {run.path}")
     if json:
         print(_as_json(evaluations, run, seconds))
 
@@ -69,7 +69,7 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
     if complaint := kind_of(config).complaint(config, source.task(0)):
         raise ConfigError(complaint)
     if unread := unread_fields(source):
-        console.print(f"tasks.eval: {config.tasks.eval}: {unread}", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"tasks.eval: {config.tasks.eval}: {unread}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with build(config) as parts:
         await parts.play.scenes.rehearse(source.task(0))
@@ -94,7 +94,7 @@ def _show(console: "Console", evaluations: "list[Evaluation]", config: "Config")
     rows = [row for evaluation in evaluations for row in summary_rows(evaluation, config)]
     if not console.is_terminal:
         for name, value, over in rows:
-            console.print(f"{name}: {value} ({over})", highlight=False, soft_wrap=True, markup=False)
+            say(console, f"{name}: {value} ({over})")
         return
     from rich.table import Table
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lzero.cli.arguments import say
 from lzero.cli.saved import SavedPath, open_saved
 from lzero.errors import ConfigError
 
@@ -119,4 +120,4 @@ def _verdict(saved: "SavedEpisode", differences: "tuple[Difference, ...]", max_c
 def _say(console: "Console", text: str) -> None:
     from lzero.visible import clean
 
-    console.print(clean(text), markup=False, highlight=False, soft_wrap=True)
+    say(console, clean(text))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.arguments import Arguments, read_config
+from lzero.cli.arguments import Arguments, read_config, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,11 +38,10 @@ def sft(
     console = Console()
     report = Report(console, num_tokens=config.sft.tokens)
     done = fine_tune(config, on_step=report.stepped)
-    console.print(
+    say(
+        console,
         f"held-out loss {done.held_out_before:.4f} → {done.held_out_after:.4f} nats per token after {done.steps} steps and "
         f"{done.tokens:,} tokens in {done.seconds:.1f} s\nmodel: {done.model_dir}",
-        highlight=False,
-        soft_wrap=True,
     )
     if json:
         import msgspec
@@ -71,8 +70,7 @@ class Report:
             return
         self._next = step.tokens + self._num_tokens // LINES
         held_out = "" if step.held_out is None else f"   held-out loss {step.held_out:.4f}"
-        self._console.print(
+        say(
+            self._console,
             f"step {step.step:>6}   {min(1.0, step.tokens / self._num_tokens):>4.0%}   loss {step.loss:.4f}{held_out}",
-            highlight=False,
-            soft_wrap=True,
         )

@@ -1,7 +1,7 @@
 """Play one task as a person or a scripted policy instead of a model."""
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,8 @@ from lzero.agent.outputs import render_output
 from lzero.cli.keyboard import Keyboard
 from lzero.config import Config
 from lzero.engine.kinds import OpenedEngine
-from lzero.engine.scripted.engine import complete, decode
-from lzero.errors import ConfigError, EngineError
+from lzero.engine.scripted.engine import WithoutModel, complete, decode
+from lzero.errors import ConfigError
 from lzero.protocols import ToolSpec
 from lzero.types import Completion, Episode, Reward, Sampling, Task
 from lzero.visible import clean
@@ -81,10 +81,8 @@ def tool_names(tools: Sequence[ToolSpec], *, notepad: bool) -> str:
     return ", ".join([*calls, "notepad"] if notepad else calls)
 
 
-class PlayEngine:
-    """An engine that shows the new part of each prompt, and waits for the answer. Implements `Engine`."""
-
-    version = 0
+class PlayEngine(WithoutModel):
+    """An engine that shows the new part of each prompt, and waits for the answer."""
 
     def __init__(self, answer: Answer, tokenizer: "PreTrainedTokenizerFast", *, echo: bool) -> None:
         self._answer = answer
@@ -104,25 +102,6 @@ class PlayEngine:
             print(f"(cut off after {len(completion.token_ids)} tokens, by agent.response_tokens or the tokens left)")
         self._seen = prompt + decode(completion.token_ids, self._tokenizer)
         return completion
-
-    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
-        """Raise EngineError: a person or a script has no probabilities."""
-        raise EngineError("neither a person nor a script can score tokens; a model can")
-
-    async def pause(self) -> None:
-        pass
-
-    async def resume(self) -> None:
-        pass
-
-    def stats(self) -> Mapping[str, float]:
-        return {}
-
-    async def forget(self, affinity: str) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
 
 
 def _scripted(name: str, task: Task) -> Answer:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lzero.cli import INTERRUPTED
-from lzero.cli.arguments import Arguments, read_config
+from lzero.cli.arguments import Arguments, read_config, say
 from lzero.errors import ConfigError
 from lzero.text import counted
 
@@ -61,7 +61,7 @@ def train(
         raise ConfigError("--accept-changes has an effect with --resume only")
     run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments))
     console = Console()
-    console.print(plan(config), highlight=False, soft_wrap=True, markup=False)
+    say(console, plan(config))
     with TrainingDisplay(console, num_updates=config.train.updates) as display, _log_shown(display):
         report = asyncio.run(_train(config, run, display, accept_changes=accept_changes))
     if report.after is None:
@@ -200,14 +200,10 @@ def _show(console: "Console", report: "Report") -> None:
     failures = ", ".join(f"{kind} {count}" for kind, count in sorted(report.failures.items()) if count) or "none"
     if report.failing:
         failures += f" (most at {'; '.join(map(str, report.failing))})"
-    console.print(
-        f"{report.progress.update} updates, {report.num_episodes:,} training episodes, failures: {failures}; {report.seconds:.0f} s",
-        f"learning curve: {curve} (and .svg)",
-        f"run directory:  {report.run.path}",
-        sep="\n",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,  # a task's id may hold brackets
+    say(
+        console,
+        f"{report.progress.update} updates, {report.num_episodes:,} training episodes, failures: {failures}; {report.seconds:.0f} s\n"
+        f"learning curve: {curve} (and .svg)\nrun directory:  {report.run.path}",
     )
 
 

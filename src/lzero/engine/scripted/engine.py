@@ -14,32 +14,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-class ScriptedEngine:
-    """Samples from `policy`, which reads the whole decoded transcript and the request's seed, and returns a reply."""
+class WithoutModel:
+    """The part of an `Engine` that only a model gives a meaning to."""
 
-    def __init__(self, policy: Policy, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self._policy = policy
-        self._tokenizer = tokenizer
-
-    @property
-    def version(self) -> int:
-        return 0
-
-    async def sample(
-        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
-    ) -> Completion:
-        """Return the policy's reply. Raises EngineError if the policy raises, or does not return text."""
-        try:
-            reply = self._policy(decode(ids, self._tokenizer), sampling.seed)
-        except Exception as error:
-            raise EngineError(f"the scripted policy raised {described(error)}") from error
-        if not isinstance(reply, str):
-            raise EngineError(f"the scripted policy returned a {type(reply).__name__}, not a text")
-        return complete(reply, sampling, self._tokenizer)
+    version = 0
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
-        """Raise EngineError: a script has no probabilities for texts that it did not write."""
-        raise EngineError("a scripted policy cannot score tokens; a model can")
+        """Raise EngineError: people and scripts have no probabilities for texts that they did not write."""
+        raise EngineError("people and scripted policies cannot score tokens; a model can")
 
     async def pause(self) -> None:
         pass
@@ -55,6 +37,26 @@ class ScriptedEngine:
 
     async def close(self) -> None:
         pass
+
+
+class ScriptedEngine(WithoutModel):
+    """Samples from `policy`, which reads the whole decoded transcript and the request's seed, and returns a reply."""
+
+    def __init__(self, policy: Policy, tokenizer: "PreTrainedTokenizerFast") -> None:
+        self._policy = policy
+        self._tokenizer = tokenizer
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
+    ) -> Completion:
+        """Raises EngineError for a policy that raises, or returns no text."""
+        try:
+            reply = self._policy(decode(ids, self._tokenizer), sampling.seed)
+        except Exception as error:
+            raise EngineError(f"the scripted policy raised {described(error)}") from error
+        if not isinstance(reply, str):
+            raise EngineError(f"the scripted policy returned a {type(reply).__name__}, not a text")
+        return complete(reply, sampling, self._tokenizer)
 
 
 class ScriptedChat:
