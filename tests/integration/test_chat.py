@@ -20,6 +20,7 @@ from lzero.engine.chat import server as chat_server
 from lzero.engine.chat.engine import OpenAIChat
 from lzero.errors import ConfigError, ContextOverflow, EngineError
 from lzero.protocols import ChatEngine
+from lzero.tools.retry import Backoff
 from lzero.types import Completion, Message, Sampling, Usage
 
 KEY = "sk-a-key-for-tests-only"
@@ -34,7 +35,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith(("OPENAI_", "SSL_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))  # loading the authorities takes longer than most tests
-    monkeypatch.setattr(chat_module, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(chat_module, "WAITS", Backoff(first_s=0.001))
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from lzero.repl.remote import door, link, wire
 from lzero.repl.remote.pool import RemotePool
 from lzero.tools.mcp_servers.server import McpServer
 from lzero.tools.mcp_servers.specs import McpSpec
+from lzero.tools.retry import Backoff
 from lzero.tools.web import WebClient
 from lzero.types import Execution, Json, Message, Sampling, Stream
 
@@ -324,7 +325,7 @@ async def test_an_answer_without_end_ends_in_time(
 ) -> None:
     """A page that is cut at its limit is a page; all else is an error of ours, with what happened."""
     monkeypatch.setattr(link, "_CONNECT_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(chat, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(chat, "WAITS", Backoff(first_s=0.001))
     before = psutil.Process().memory_info().rss
     told = ""
     async with answering(*ANSWERS[answer]) as port, asyncio.timeout(PATIENCE_S):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lzero.engine.chat.failures import MAX_WORDS, is_overflow, may_pass, refused_option, retry_after, words_of
+from lzero.engine.chat.failures import MAX_WORDS, is_overflow, may_pass, refused_option, words_of
+from lzero.tools.retry import retry_after
 
 NAMES = st.sampled_from(["error", "message", "detail", "loc", "msg", "code"])
 JSONS = st.recursive(

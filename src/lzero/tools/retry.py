@@ -6,9 +6,11 @@ Only failures of the tool are retried; the agent sees its own mistakes at once.
 """
 
 import asyncio
+import email.utils
 import random
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -97,6 +99,17 @@ async def retrying(
             if clock.worked_s + pause_s >= until:
                 raise
         await sleep(pause_s)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return how many seconds a server asks to wait: its header holds them, or a date. None if it does not ask."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]{1,9})?", value):
+        return float(value[:9])
+    try:
+        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError):
+        return None
 
 
 class Retried(Wrapper):

@@ -10,13 +10,11 @@ A connection lives for one request: a client needs no closing, and works in any 
 """
 
 import asyncio
-import email.utils
 import functools
 import ipaddress
 import re
 import socket
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ import httpx2
 from lzero import __version__
 from lzero.errors import ConfigError, ToolError
 from lzero.text import one_line
-from lzero.tools.retry import AskedTooOften, ServiceError
+from lzero.tools.retry import AskedTooOften, ServiceError, retry_after
 from lzero.tools.threads import in_thread
 from lzero.tools.web_transport import PoolTransport, Progress
 from lzero.types import Json
@@ -85,13 +83,7 @@ class Answer:
     @property
     def retry_after_s(self) -> float:
         """Seconds that the server asks to wait; 0 if it does not ask."""
-        value = self.headers.get("retry-after", "").strip()
-        if value.isascii() and value.isdigit():
-            return float(value[:9])
-        try:
-            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-        except (ValueError, OverflowError):
-            return 0.0
+        return retry_after(self.headers) or 0.0
 
 
 class WebClient:

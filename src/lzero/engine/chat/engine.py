@@ -24,11 +24,11 @@ from lzero.engine.chat.server import ChatServer, events
 from lzero.engine.chat.wire import Counts
 from lzero.errors import EngineError
 from lzero.protocols import OnText
+from lzero.tools.retry import Backoff
 from lzero.types import Completion, Message, Sampling, Usage
 
 OPENAI_URL = "https://api.openai.com/v1"
-FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 30.0
+WAITS = Backoff(longest_s=30.0)
 USAGE_S = 2.0
 """Seconds to wait for the usage of a complete reply."""
 _log = logging.getLogger(__name__)
@@ -236,9 +236,8 @@ class OpenAIChat:
         last = failures[-1]
         if len(failures) >= self._max_tries:
             raise EngineError(f"{last} (tried {len(failures)} times)") from None
-        longest = min(FIRST_WAIT_S * 2.0 ** (len(failures) - 1), LONGEST_WAIT_S)
-        jitter = random.Random(f"{request_id} {len(failures)}").uniform(0.5, 1.0)
-        wait_s = longest * jitter if last.after_s is None else last.after_s
+        jitter = random.Random(f"{request_id} {len(failures)}")
+        wait_s = WAITS.pause_s(len(failures), jitter) if last.after_s is None else last.after_s
         ends_at = deadline.when()
         assert ends_at is not None
         if wait_s > ends_at - asyncio.get_running_loop().time():

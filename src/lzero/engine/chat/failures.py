@@ -1,8 +1,6 @@
 """Interpret a server's error: a refused option, a conversation that is too long, a transient failure, or a permanent one."""
 
-import email.utils
 import re
-import time
 from collections.abc import Mapping
 
 from lzero.text import one_line
@@ -86,14 +84,3 @@ def may_pass(status: int, headers: Mapping[str, str], *, code: str | None) -> bo
         return False
     told = headers.get("x-should-retry")
     return told == "true" if told in ("true", "false") else status in (408, 409, 429) or status >= 500
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait, from a header with seconds or a date; None without one."""
-    value = headers.get("retry-after", "")
-    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
-        return float(value)
-    try:
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (ValueError, OverflowError):
-        return None

@@ -19,12 +19,12 @@ from lzero.engine.chat.failures import (
     is_overflow,
     may_pass,
     refused_option,
-    retry_after,
     words_of,
 )
 from lzero.engine.chat.wire import Chunk, ModelCard, ModelList
 from lzero.errors import ConfigError, ContextOverflow, EngineError
 from lzero.text import one_line
+from lzero.tools.retry import retry_after
 
 MAX_BYTES = 256 << 20
 """Bytes of the largest streamed response; some hundred bytes per token are usual."""
