@@ -13,8 +13,7 @@ times the CPU time.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,9 +91,9 @@ class LocalEngine:
         if sampling.max_tokens < 1 or sampling.temperature < 0.0 or not 0.0 < sampling.top_p <= 1.0:
             raise EngineError(f"request {request_id}: impossible sampling {sampling}")
         prompt = self._checked(ids, f"request {request_id}", max_new=sampling.max_tokens)
-        future, succeed, fail = _answer(Completion)
-        request = Request(ids=prompt, sampling=sampling, affinity=affinity, succeed=succeed, fail=fail)
+        request = Request(ids=prompt, sampling=sampling, affinity=affinity, answer=Future())
         self._worker.submit(request)
+        future = asyncio.wrap_future(request.answer)
         try:
             async with asyncio.timeout(deadline_s):
                 return await future
@@ -107,9 +106,7 @@ class LocalEngine:
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
         tokens = self._checked(ids, "score", max_new=0)
-        future, succeed, fail = _answer(tuple[float, ...])
-        self._worker.ask(partial(self._worker.score, tokens), succeed, fail)
-        return await _in_time(future, "score")
+        return await _in_time(self._worker.ask(partial(self._worker.score, tokens)), "score")
 
     async def load(self, state_dict: Mapping[str, torch.Tensor], version: int) -> None:
         """Use these weights, under this policy version, from the next forward pass on; return when they are loaded.
@@ -133,9 +130,7 @@ class LocalEngine:
 
         Sampling waits meanwhile, and the function has all threads that the engine computes with (`lzero.threads`). There is no deadline.
         """
-        future, succeed, fail = _answer(Outcome)
-        self._worker.ask(partial(_called, function), succeed, fail)
-        outcome = await future
+        outcome = await asyncio.wrap_future(self._worker.ask(partial(_called, function)))
         if outcome.error is not None:
             raise outcome.error
         answer: T = outcome.answer
@@ -150,9 +145,7 @@ class LocalEngine:
             raise EngineError(f"the engine's thread did not end within {CLOSE_S:g} s")
 
     async def _command(self, function: Callable[[], None], what: str) -> None:
-        future, succeed, fail = _answer(type(None))
-        self._worker.ask(function, succeed, fail)
-        await _in_time(future, what)
+        await _in_time(self._worker.ask(function), what)
 
     def _checked(self, ids: Sequence[int], what: str, *, max_new: int) -> Ints:
         """Return the ids as an array. Raises EngineError if the model cannot take them."""
@@ -192,28 +185,10 @@ def _called(function: Callable[[], object]) -> Outcome:
             return Outcome(error=error)
 
 
-def _answer(
-    kind: type[Answer],
-) -> tuple["asyncio.Future[Answer]", Callable[[Answer], None], Callable[[EngineError], None]]:
-    """Return a future of the running loop, and two functions with which another thread fulfils or fails it."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Answer] = loop.create_future()
-
-    def settle(set_outcome: Callable[[T], None], outcome: T) -> None:
-        if not future.done():
-            set_outcome(outcome)
-
-    def hand_over(set_outcome: Callable[[T], None], outcome: T) -> None:
-        with suppress(RuntimeError):  # the loop is closed, so no caller waits any more
-            loop.call_soon_threadsafe(settle, set_outcome, outcome)
-
-    return future, partial(hand_over, future.set_result), partial(hand_over, future.set_exception)
-
-
-async def _in_time(future: "asyncio.Future[Answer]", what: str) -> Answer:
+async def _in_time(answer: "Future[Answer]", what: str) -> Answer:
     try:
         async with asyncio.timeout(COMMAND_S):
-            return await future
+            return await asyncio.wrap_future(answer)
     except TimeoutError:
         raise EngineError(f"{what}: no answer within {COMMAND_S:g} s, the engine is stuck in a forward pass") from None
 

@@ -1,6 +1,6 @@
 """Assign slots to sequences of the running and the remembered requests, as plain arrays."""
 
-from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -8,19 +8,17 @@ import numpy as np
 
 from lzero.engine.local.arrays import Floats, Ints
 from lzero.engine.local.sampling import Noise
-from lzero.errors import EngineError
 from lzero.types import Completion, Sampling, StopReason
 
 
 @dataclass(eq=False, kw_only=True)
 class Request:
-    """A request, which is answered once, through one of its two callbacks."""
+    """A request, and the future of its answer."""
 
     ids: Ints
     sampling: Sampling
     affinity: str
-    succeed: Callable[[Completion], None]
-    fail: Callable[[EngineError], None]
+    answer: "Future[Completion]"
 
 
 class Rows:

@@ -13,8 +13,9 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -51,8 +52,8 @@ class Worker:
         self._fixed, self._num_threads = fixed, num_threads
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: deque[Request] = deque()
-        self._open: dict[object, Callable[[EngineError], None]] = {}
-        """Open requests and commands → the function that reports a failure."""
+        self._open: set[Future[Any]] = set()
+        """Answers that callers wait for."""
         self._lock = threading.Lock()
         self._stopped: EngineError | None = None
         self._closing = self._paused = False
@@ -63,25 +64,24 @@ class Worker:
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises EngineError if the engine has stopped; otherwise the request is answered later."""
-        self._post(lambda: self._waiting.append(request), request, request.fail)
+        self._post(lambda: self._waiting.append(request), request.answer)
 
-    def ask(
-        self, function: Callable[[], Answer], succeed: Callable[[Answer], None], fail: Callable[[EngineError], None]
-    ) -> None:
-        """Call `function` in the thread, between two forward passes, and pass its result to `succeed`."""
-        key = object()
+    def ask(self, function: Callable[[], Answer]) -> "Future[Answer]":
+        """Call `function` in the thread, between two forward passes. Return the future of its result, or of its EngineError."""
+        answer: Future[Answer] = Future()
 
         def command() -> None:
             try:
-                answer = function()
+                found = function()
             except EngineError as error:
-                self._close_case(key)
-                fail(error)
+                if self._close_case(answer):
+                    answer.set_exception(error)
             else:
-                self._close_case(key)
-                succeed(answer)
+                if self._close_case(answer):
+                    answer.set_result(found)
 
-        self._post(command, key, fail)
+        self._post(command, answer)
+        return answer
 
     def drop(self, request: Request) -> None:
         """Drop a request whose caller no longer waits."""
@@ -100,16 +100,18 @@ class Worker:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _post(self, command: Command, key: object, fail: Callable[[EngineError], None]) -> None:
+    def _post(self, command: Command, answer: "Future[Any]") -> None:
         with self._lock:
             if self._stopped is not None:
                 raise EngineError(str(self._stopped)) from self._stopped.__cause__
-            self._open[key] = fail
+            self._open.add(answer)
             self._inbox.put(command)
 
-    def _close_case(self, key: object) -> None:
+    def _close_case(self, answer: "Future[Any]") -> bool:
+        """Forget an answer. Return whether its caller still waits for it."""
         with self._lock:
-            self._open.pop(key, None)
+            self._open.discard(answer)
+        return answer.set_running_or_notify_cancel()
 
     # Called in the thread.
 
@@ -156,16 +158,17 @@ class Worker:
         stopped.__cause__ = error
         with self._lock:
             self._stopped = stopped
-            callers, self._open = list(self._open.values()), {}
-        for fail in callers:
-            fail(stopped)
+        for answer in [*self._open]:
+            if self._close_case(answer):
+                answer.set_exception(stopped)
         return True  # the error has reached those it concerns
 
     def _close(self) -> None:
         self._closing = True
 
     def _drop(self, request: Request) -> None:
-        self._close_case(request)
+        with self._lock:
+            self._open.discard(request.answer)
         if request in self._waiting:
             self._waiting.remove(request)
         elif request in self._rows.requests:
@@ -302,5 +305,5 @@ class Worker:
     def _hand_over(self, request: Request, slot: int, reason: StopReason) -> None:
         text = self._ending.text(self._rows.completion(slot).tolist())
         completion = self._rows.finish(slot, reason, text)
-        self._close_case(request)
-        request.succeed(completion)
+        if self._close_case(request.answer):
+            request.answer.set_result(completion)
