@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -32,6 +32,7 @@ MAX_LISTED = 4096
 MAX_LISTING = 1 << 20
 """The most files in a listing, and bytes of its JSON."""
 HEADER = struct.Struct(">I")
+_Decoded = TypeVar("_Decoded")
 
 
 class ToolStub(Struct, frozen=True, kw_only=True):
@@ -244,16 +245,13 @@ def body_length(header: bytes | bytearray) -> int:
 
 def decode(body: bytes) -> FromKernel:
     """Decode a frame of a kernel. Raises ProtocolError if it is invalid."""
-    try:
-        message = _from_kernel.decode(body)
-        if not isinstance(message, _Done):
-            return message
-        quotes = bytes(message.outputs).count(b'"')
-        if quotes > MAX_QUOTES:
-            raise ProtocolError(f"outputs with {quotes:,} quotation marks; {MAX_QUOTES:,} are allowed")
-        outputs = _outputs.decode(message.outputs)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not a frame: {_malformed(error)}") from None
+    message = _decoded(_from_kernel, body, "a frame")
+    if not isinstance(message, _Done):
+        return message
+    quotes = bytes(message.outputs).count(b'"')
+    if quotes > MAX_QUOTES:
+        raise ProtocolError(f"outputs with {quotes:,} quotation marks; {MAX_QUOTES:,} are allowed")
+    outputs = _decoded(_outputs, message.outputs, "a frame")
     if len(outputs) > MAX_OUTPUTS:
         raise ProtocolError(f"{len(outputs)} outputs; {MAX_OUTPUTS} are allowed")
     return Done(id=message.id, status=message.status, outputs=outputs)
@@ -294,10 +292,7 @@ def arguments_of(call: Call) -> dict[str, Json]:
     size = len(memoryview(call.arguments))
     if size > MAX_ARGUMENTS:
         raise ToolError(f"{call.name}: {size:,} bytes of arguments; {MAX_ARGUMENTS:,} are allowed", fault="agent")
-    try:
-        return _arguments.decode(call.arguments)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not the arguments of a call: {_malformed(error)}") from None
+    return _decoded(_arguments, call.arguments, "the arguments of a call")
 
 
 def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
@@ -308,10 +303,7 @@ def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
     size = len(memoryview(listing.files))
     if size > MAX_LISTING:
         raise ProtocolError(f"a listing of {size:,} bytes; {MAX_LISTING:,} are allowed")
-    try:
-        files = _files.decode(listing.files)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not a listing of files: {_malformed(error)}") from None
+    files = _decoded(_files, listing.files, "a listing of files")
     if len(files) > MAX_LISTED:
         raise ProtocolError(f"a listing of {len(files):,} files; {MAX_LISTED:,} are allowed")
     return files
@@ -319,13 +311,16 @@ def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
 
 def decode_zygote(packet: bytes) -> FromZygote:
     """Decode a message of a zygote. Raises ProtocolError if it is invalid."""
+    return _decoded(_from_zygote, packet, "a message of the zygote")
+
+
+def _decoded(decoder: "msgspec.json.Decoder[_Decoded]", data: bytes | msgspec.Raw, what: str) -> _Decoded:
+    """Decode JSON from a sandbox. Raises ProtocolError if it is not `what`, without the decoder's message: that would quote the JSON, and
+    the model would read it as lzero's own words.
+    """
     try:
-        return _from_zygote.decode(packet)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"not a message of the zygote: {_malformed(error)}") from None
-
-
-def _malformed(error: Exception) -> str:
-    """Describe what is wrong with JSON from a sandbox. The decoder's message would quote it, and the model would take that for lzero's
-    words."""
-    return "JSON of another shape" if isinstance(error, msgspec.ValidationError) else "it cannot be read as JSON"
+        return decoder.decode(data)
+    except msgspec.ValidationError:
+        raise ProtocolError(f"not {what}: JSON of another shape") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ProtocolError(f"not {what}: it cannot be read as JSON") from None

@@ -5,7 +5,7 @@ request that opened a REPL becomes the REPL's number. Both ends decode only thes
 with a message.
 """
 
-from typing import Annotated, cast
+from typing import Annotated, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -23,6 +23,7 @@ from lzero.errors import (
 from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, ToolStub
 from lzero.types import Execution, Json, WorkspaceFile
 
+_Message = TypeVar("_Message")
 VERSION = 2
 """Version of these messages. Both ends send theirs first."""
 VERSION_HEADER = "lzero-pool-version"
@@ -228,18 +229,12 @@ def encode(message: FromClient | FromServer) -> bytes:
 
 def decode_client(data: bytes) -> FromClient:
     """Decode a message of a client. Raises ProtocolError if it is invalid."""
-    try:
-        return _from_client.decode(data)
-    except _UNDECODABLE as error:
-        raise ProtocolError(f"not a message of a client: {str(error)[:200]}") from None
+    return _decoded(_from_client, data, "a message of a client")
 
 
 def decode_server(data: bytes) -> FromServer:
     """Decode a message of a server. Raises ProtocolError if it is invalid."""
-    try:
-        return _from_server.decode(data)
-    except _UNDECODABLE as error:
-        raise ProtocolError(f"not a message of a server: {str(error)[:200]}") from None
+    return _decoded(_from_server, data, "a message of a server")
 
 
 def run(number: int, repl: int, code: str, deadline_s: float) -> Run:
@@ -283,10 +278,17 @@ def object_of(data: bytes) -> dict[str, Json]:
     """Decode an object of JSON, such as the facts of a pool. Raises ProtocolError if it is too large, or not an object."""
     if len(data) > MAX_ARGUMENTS:
         raise ProtocolError(f"an object of {len(data):,} bytes of JSON; {MAX_ARGUMENTS:,} are allowed")
+    return _decoded(_object, data, "an object of JSON")
+
+
+def _decoded(
+    decoder: "msgspec.json.Decoder[_Message] | msgspec.msgpack.Decoder[_Message]", data: bytes, what: str
+) -> _Message:
+    """Decode a message. Raises ProtocolError if it is not `what`."""
     try:
-        return _object.decode(data)
+        return decoder.decode(data)
     except _UNDECODABLE as error:
-        raise ProtocolError(f"not an object of JSON: {str(error)[:200]}") from None
+        raise ProtocolError(f"not {what}: {str(error)[:200]}") from None
 
 
 def failure(number: int, error: LzeroError, load: Load) -> Failed:
