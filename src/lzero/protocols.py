@@ -163,9 +163,6 @@ class Engine(Protocol):
     async def resume(self) -> None:
         """Continue after `pause`."""
 
-    def stats(self) -> Mapping[str, float]:
-        """Return gauges by name, for displays: requests `running` and `waiting` now."""
-
     async def forget(self, affinity: str) -> None:
         """Drop what is kept for an episode that has ended."""
 

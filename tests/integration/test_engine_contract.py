@@ -65,7 +65,6 @@ async def test_what_a_paused_engine_is_asked_is_answered_when_it_goes_on(engine:
     await engine.pause()
     waiting = asyncio.create_task(ask(engine, name="b"))
     await asyncio.sleep(0)
-    assert set(engine.stats()) <= {"running", "waiting"}
     await engine.resume()
     assert (await waiting).token_ids
 

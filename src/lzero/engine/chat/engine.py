@@ -56,7 +56,6 @@ class OpenAIChat:
         self._server = ChatServer(model, url=url, key=key, key_variable=key_variable)
         self._stall_s = stall_s
         self._max_tries = max_tries
-        self._context_tokens: int | None = None
         self._refused: set[str] = set()
         self._thought_fields: set[str] = set()
         """Fields in which this server has sent thoughts, and gets them back."""
@@ -66,19 +65,6 @@ class OpenAIChat:
     @property
     def model(self) -> str:
         return self._server.model
-
-    @property
-    def context_tokens(self) -> int | None:
-        """The model's context window in tokens, as reported to `check`; None if the server does not report it."""
-        return self._context_tokens
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """The options that the server refuses, and so chooses itself: of "max_tokens", "seed", "temperature", "top_p"."""
-        ignored = self._refused & {"seed", "temperature", "top_p"}
-        if {"max_tokens", "max_completion_tokens"} <= self._refused:
-            ignored.add("max_tokens")
-        return tuple(sorted(ignored))
 
     async def check(self, *, deadline_s: float = 30.0) -> None:
         """Ask the server for its models. Raises EngineError if it cannot be reached, refuses the key, or lacks the model.
@@ -92,10 +78,7 @@ class OpenAIChat:
             raise EngineError(f"{self._server.url}/models did not answer within {deadline_s:g} s") from None
         except TryAgain as failed:
             raise EngineError(str(failed)) from None
-        found = next((card for card in models or () if card.id == self.model), None)
-        if found is not None:
-            self._context_tokens = found.context_tokens
-        else:
+        if not any(card.id == self.model for card in models or ()):
             hello = Message(role="user", content="Say hello.")
             await self.reply((hello,), Sampling(max_tokens=16), request_id="check", deadline_s=deadline_s)
 

@@ -100,18 +100,6 @@ class Chunk(Struct):
 
 class ModelCard(Struct):
     id: str
-    max_model_len: int | None = None
-    """vLLM, SGLang."""
-    context_length: int | None = None
-    """OpenRouter."""
-    max_context_length: int | None = None
-    """Mistral."""
-    context_window: int | None = None
-    """Groq."""
-
-    @property
-    def context_tokens(self) -> int | None:
-        return self.max_model_len or self.context_length or self.max_context_length or self.context_window
 
 
 class ModelList(Struct):

@@ -122,9 +122,6 @@ class LocalEngine:
     async def resume(self) -> None:
         await self._command(self._worker.resume, "resuming")
 
-    def stats(self) -> Mapping[str, float]:
-        return self._worker.load_figures()
-
     async def compute(self, function: Callable[[], T]) -> T:
         """Return what `function` returns or raises, called in the engine's thread between two forward passes, with gradients.
 

@@ -90,10 +90,6 @@ class Worker:
     def forget(self, affinity: str) -> None:
         self._inbox.put(lambda: self._rows.forget(affinity))
 
-    def load_figures(self) -> dict[str, float]:
-        """Return the approximate number of running and of waiting requests."""
-        return {"running": float(self._rows.active.sum()), "waiting": float(len(self._waiting))}
-
     def stop(self, timeout_s: float) -> bool:
         """Ask the thread to end, and wait. Return False if it is still in a forward pass then."""
         self._inbox.put(self._close)

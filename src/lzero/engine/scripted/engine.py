@@ -1,7 +1,7 @@
 """Engines without a model: a plain function of the transcript replies. Experts, weak policies and tests use them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lzero.engine.chat.stops import StopCut
@@ -28,9 +28,6 @@ class WithoutModel:
 
     async def resume(self) -> None:
         pass
-
-    def stats(self) -> Mapping[str, float]:
-        return {}
 
     async def forget(self, affinity: str) -> None:
         pass
