@@ -34,6 +34,7 @@ class Finding:
     name: str
     looked_at: str
     problems: Sequence[str] = ()
+    """A sentence for each problem: what is wrong, the value, the fix."""
 
 
 class EngineKind(Protocol):

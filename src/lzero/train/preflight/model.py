@@ -5,24 +5,23 @@ from collections.abc import Iterator
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.episode import LIBRARIES, asked
 from lzero.agent.prompt import system_prompt, task_turn
-from lzero.engine.kinds import kind_of
+from lzero.engine.kinds import Finding, kind_of
 from lzero.text import counted
-from lzero.train.preflight.subject import SPLITS, Line, Subject
+from lzero.train.preflight.subject import SPLITS, Subject
 from lzero.types import Task
 
 LONGEST = 3
 """Number of tasks per split, those with the longest questions, for which the tokens of the first prompt are counted."""
 
 
-def check_model(subject: Subject) -> Iterator[Line]:
+def check_model(subject: Subject) -> Iterator[Finding]:
     """Check that the chat template works, and that the engine can serve the model with the run's budgets."""
     if subject.renderer is not None:
-        yield Line("chat template", f"a turn ends with token {subject.renderer.end_of_turn}")
-    for found in kind_of(subject.config).check(subject.config):
-        yield Line(found.name, found.looked_at, found.problems)
+        yield Finding("chat template", f"a turn ends with token {subject.renderer.end_of_turn}")
+    yield from kind_of(subject.config).check(subject.config)
 
 
-def check_prompts(subject: Subject) -> Iterator[Line]:
+def check_prompts(subject: Subject) -> Iterator[Finding]:
     """Check that the first prompts of the longest tasks leave room for a reply, and that prompts have a template for each ability."""
     config = subject.config
     if subject.renderer is None:
@@ -38,7 +37,7 @@ def check_prompts(subject: Subject) -> Iterator[Line]:
                 f"{split}: {longest}: its first prompt has {counts[longest]:,} tokens, which with agent.response_tokens = "
                 f"{config.agent.response_tokens:,} exceed agent.max_tokens = {config.agent.max_tokens:,}: set it to {needed:,} or more"
             )
-        yield Line(
+        yield Finding(
             f"prompts, {split}",
             f"the longest has {counted(counts[longest], 'token')} of {config.agent.max_tokens:,}",
             problems,

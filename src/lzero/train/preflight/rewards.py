@@ -6,12 +6,13 @@ from itertools import chain
 
 from lzero.agent.broker import ANSWER_CHARS
 from lzero.config import RewardConfig
+from lzero.engine.kinds import Finding
 from lzero.errors import RewardError
 from lzero.rewards import exact_match, normalize
 from lzero.rollout.compose import open_scorer
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.scoring import Scorer
-from lzero.train.preflight.subject import SPLITS, Line, Subject
+from lzero.train.preflight.subject import SPLITS, Subject
 from lzero.types import Budgets, Completion, Episode, Execution, Json, Parsed, Prompt, Sampling, Step, Task
 
 SHOWN_CHARS = 20
@@ -19,7 +20,7 @@ ODD = ("[", "nan", "1e999", "\0", "½ 北京", "x" * ANSWER_CHARS)
 """Answers that a reward function may fail on."""
 
 
-def check_rewards(subject: Subject) -> Iterator[Line]:
+def check_rewards(subject: Subject) -> Iterator[Finding]:
     """Check L0's reward on every gold answer, and a user's reward function, which may cost time or money, on a few episodes."""
     name = subject.config.reward.function
     for split in SPLITS:
@@ -35,7 +36,7 @@ def check_rewards(subject: Subject) -> Iterator[Line]:
             over, found = f"answers of {len(tasks):,} tasks", asyncio.run(_score_all(tasks, scorer))
             found += [problem for task in tasks for problem in form_problems(task, subject.config.reward)]
         whose = name or "L0's"
-        yield Line(f"reward, {split}: {whose}", over, [f"{split}: {each}" for each in found])
+        yield Finding(f"reward, {split}: {whose}", over, [f"{split}: {each}" for each in found])
 
 
 async def function_problems(

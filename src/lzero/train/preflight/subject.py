@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -22,17 +21,6 @@ Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = ("train", "eval")
 MAX_TASKS = 300
 """Number of tasks of an endless source that are checked; of a file, all are."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the report."""
-
-    name: str
-    looked_at: str
-    """What was checked, with its number: "300 tasks"."""
-    problems: Sequence[str] = ()
-    """A sentence for each problem: what is wrong, the value, the fix."""
 
 
 class Subject:

@@ -3,19 +3,20 @@
 from collections.abc import Iterator
 
 from lzero.data.sources import leaks, unread_fields
+from lzero.engine.kinds import Finding
 from lzero.errors import LzeroError
 from lzero.text import counted
-from lzero.train.preflight.subject import SPLITS, Line, Split, Subject
+from lzero.train.preflight.subject import SPLITS, Split, Subject
 
 
-def check_tasks(subject: Subject) -> Iterator[Line]:
+def check_tasks(subject: Subject) -> Iterator[Finding]:
     """Check that task files can be read and that each row is a task."""
     for split in SPLITS:
         name = f"tasks.{split}: {getattr(subject.config.tasks, split)}"
         try:
-            yield Line(name, _counts(subject, split))
+            yield Finding(name, _counts(subject, split))
         except LzeroError as error:
-            yield Line(name, "not checked", (str(error),))
+            yield Finding(name, "not checked", (str(error),))
 
 
 def _counts(subject: Subject, split: Split) -> str:
@@ -27,11 +28,11 @@ def _counts(subject: Subject, split: Split) -> str:
     return ", ".join(parts) + "".join(f"; {note}" for note in filter(None, [unread_fields(subject.source(split))]))
 
 
-def check_leaks(subject: Subject) -> Iterator[Line]:
+def check_leaks(subject: Subject) -> Iterator[Finding]:
     """Check that no held-out question is trained on."""
     leaked = leaks(subject.source("train"), subject.source("eval"))
     problems = [
         f"eval: {held_out.id}: the question of train's {train.id}; take it out of one of them, or ask it differently"
         for train, held_out in leaked
     ]
-    yield Line("asked in both", counted(len(leaked), "question"), problems)
+    yield Finding("asked in both", counted(len(leaked), "question"), problems)
