@@ -270,7 +270,7 @@ async def test_search_is_there_where_there_are_passages() -> None:
         (
             "serch",
             {},
-            r'environment.use = "serch": did you mean "search"\? It is one of search, none, or an import path',
+            r'environment.use = "serch": did you mean "search"\? It is one of search, none, trl, or an import path',
         ),
         (
             "search",

@@ -34,8 +34,8 @@ class RewardConfig(Section):
     )
     function: str = Field(
         "",
-        description='"reasoning_gym" (the scorers of its tasks), or the import path "package.module:name" of your own reward, '
-        "(task, episode) -> Reward, or with a third parameter `context`. "
+        description='"outcome" (the reward that the environment tells), "reasoning_gym" (the scorers of its tasks), or the import path '
+        '"package.module:name" of your own reward, (task, episode) -> Reward, or with a third parameter `context`. '
         "Empty: L0's reward, with the keys above.",
     )
     options: dict[str, Any] = Field(

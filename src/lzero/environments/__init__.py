@@ -13,6 +13,7 @@ from lzero.protocols import Environment
 BUILT_IN = {
     "search": "lzero.environments.search:SearchEnvironment",
     "none": "lzero.environments.stateless:Nothing",
+    "trl": "lzero.environments.trl:TrlEnvironment",
 }
 """Name → import path."""
 

@@ -4,6 +4,7 @@ from lzero.rewards.answers import exact_match, f1, normalize
 from lzero.rewards.l0 import make_reward
 
 BUILT_IN = {
+    "outcome": "lzero.rewards.outcome:outcome_reward",
     "reasoning_gym": "lzero.data.reasoning_gym:score",
 }
 """Rewards that `reward.function` names → import path."""

@@ -44,7 +44,7 @@ def as_reward(returned: object, *, num_steps: int) -> Reward:
 def _score(value: object, what: str) -> float:
     if value is None or isinstance(value, dict | list | tuple):
         raise RewardError(f"{what} {_kind(value)}: return a Reward, or a number from 0 to 1")
-    score = _number(value, what)
+    score = real_number(value, what)
     if not -ROUNDING <= score <= 1 + ROUNDING:
         raise RewardError(
             f"{what} {score:g}: a score is from 0 to 1. Return Reward(score=…, per_step=…, parts={{}}) to pay any other number"
@@ -55,7 +55,7 @@ def _score(value: object, what: str) -> float:
 def _steps(values: object, what: str, num_steps: int) -> tuple[float, ...]:
     if not isinstance(values, Iterable) or isinstance(values, str | bytes | Mapping):
         raise RewardError(f"returned {what} that is {_kind(values)}: give a number a step")
-    found = tuple(_number(value, f"returned {what} with") for value in values)
+    found = tuple(real_number(value, f"returned {what} with") for value in values)
     if len(found) != num_steps:
         raise RewardError(f"returned {len(found)} numbers in {what} for {num_steps} steps: give one a step")
     for value in found:
@@ -64,7 +64,8 @@ def _steps(values: object, what: str, num_steps: int) -> tuple[float, ...]:
     return found
 
 
-def _number(value: object, what: str) -> float:
+def real_number(value: object, what: str) -> float:
+    """Return a finite number as a float. Raises RewardError, which begins with `what`, for anything else."""
     kind = type(value)
     is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
     is_one = getattr(value, "shape", ()) == ()  # not an array, even of one element

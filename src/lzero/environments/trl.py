@@ -1,0 +1,125 @@
+"""The environment "trl": classes that TRL trains on as `environment_factory`, unchanged.
+
+class Game:
+    def reset(self, secret, **row): ...         # the task's metadata, and `prompt`; a text that it returns follows the question
+    def guess(self, number: int) -> str:        # public, typed, with a docstring: a function of the agent's session
+        '''Guess the number.'''
+    def get_reward(self): ...                   # optional, sync or async; asked for once, at the end
+
+environment.use = "trl"    environment.options.factory = "mine:Game"    reward.function = "outcome"
+"""
+
+import functools
+import inspect
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from lzero.errors import ConfigError, RewardError, SceneError, ToolError
+from lzero.plugins import load_object
+from lzero.protocols import Tool
+from lzero.rewards.validation import real_number
+from lzero.tools import tool
+from lzero.tools.threads import in_thread
+from lzero.types import Json, Task
+
+NOT_TOOLS = ("reset", "get_reward")
+AGENTS_FAULTS = (TypeError, ValueError, KeyError)
+"""Exceptions of a method that the agent sees as its own mistake."""
+_ONE_AT_A_TIME = threading.Lock()
+"""`reset` may draw from the global `random`, which is seeded before it."""
+
+
+class TrlEnvironment:
+    """Makes a new object of the class for each scene. Implements `Environment`."""
+
+    def __init__(
+        self, *, factory: Annotated[str, Field(description='Import path of the class, as "mine:Game".')]
+    ) -> None:
+        """Raises ConfigError for what has no method `reset`."""
+        self._factory: Callable[[], Any] = load_object(factory, key="environment.options.factory")
+        self._name = factory
+        if not callable(self._factory) or (
+            isinstance(self._factory, type) and not callable(getattr(self._factory, "reset", None))
+        ):
+            raise ConfigError(
+                f'environment.options.factory = "{factory}" has no method reset: name a class that has one'
+            )
+
+    def __str__(self) -> str:
+        return self._name
+
+    @asynccontextmanager
+    async def scene(self, task: Task, *, seed: int) -> AsyncIterator["TrlScene"]:
+        game, observation = await in_thread(self._begin, task, seed)
+        yield TrlScene(game, observation=observation, name=self._name)
+
+    async def close(self) -> None: ...
+
+    def _begin(self, task: Task, seed: int) -> tuple[Any, str]:
+        game = self._factory()
+        row: dict[str, Any] = {"prompt": [{"role": "user", "content": task.question}], **task.metadata}
+        with _ONE_AT_A_TIME:
+            random.seed(seed)
+            observation = game.reset(**row)
+        if not isinstance(observation, str | None):
+            raise SceneError(f"reset of {self._name} returned a {type(observation).__name__}: return a text or None")
+        return game, observation or ""
+
+
+class TrlScene:
+    """One object of the class. Implements `Scene`."""
+
+    def __init__(self, game: Any, *, observation: str, name: str) -> None:
+        """Raises SceneError for a public method that cannot be a tool."""
+        self._game, self._name = game, name
+        self.observation = observation
+        try:
+            self.tools: Sequence[Tool] = tuple(tool(_told(method)) for method in public_methods(game))
+        except TypeError as error:
+            raise SceneError(f"{name}: {error}") from None
+
+    async def outcome(self) -> Mapping[str, Json] | None:
+        """Return {"reward": number}; None for a class without `get_reward`."""
+        ask = getattr(self._game, "get_reward", None)
+        if ask is None:
+            return None
+        found = await in_thread(ask)
+        reward = await found if inspect.isawaitable(found) else found
+        try:
+            return {"reward": real_number(reward, "returned")}
+        except RewardError as error:
+            raise SceneError(f"get_reward of {self._name} {error}") from None
+
+
+def public_methods(game: object) -> list[Callable[..., Any]]:
+    """Return the methods that are functions of the agent's session: those that TRL takes for tools."""
+    names = [name for name, _ in inspect.getmembers(type(game), predicate=inspect.isfunction)]
+    return [getattr(game, name) for name in names if not name.startswith("_") and name not in NOT_TOOLS]
+
+
+def _told(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the method with AGENTS_FAULTS as mistakes that the agent reads."""
+
+    def blamed(error: BaseException) -> ToolError:
+        return ToolError(f"{type(error).__name__}: {error}", fault="agent")
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except AGENTS_FAULTS as error:
+            raise blamed(error) from error
+
+    @functools.wraps(method)
+    async def call_async(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await method(*args, **kwargs)
+        except AGENTS_FAULTS as error:
+            raise blamed(error) from error
+
+    return call_async if inspect.iscoroutinefunction(method) else call
