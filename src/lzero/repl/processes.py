@@ -38,7 +38,7 @@ class Restless(Exception):
 
 
 def tree(roots: Sequence[int]) -> list[int]:
-    """Processes and their descendants."""
+    """Return processes and their descendants."""
     found = dict.fromkeys(roots)
     waiting = list(found)
     while waiting:
