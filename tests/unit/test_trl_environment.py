@@ -2,6 +2,7 @@
 
 import math
 import random
+import threading
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from lzero.rewards.context import RewardContext
 from lzero.rollout.compose import open_reward
 from lzero.types import Task
 
+LET_GO = threading.Event()
 TASK = Task(id="t", question="Guess it.", answers=(), metadata={"low": "3"})
 
 
@@ -57,6 +59,12 @@ class Infinite(Game):
     won = math.inf
 
 
+class Hangs(Game):
+    def reset(self, low: str, prompt: Any = None, **row: Any) -> str:
+        LET_GO.wait(60)
+        return super().reset(low)
+
+
 class Silent:
     def reset(self, **row: Any) -> None: ...
 
@@ -92,6 +100,16 @@ async def test_a_reward_that_is_no_number_names_the_class(name: str) -> None:
     async with environment(name).scene(TASK, seed=1) as scene:
         with pytest.raises(SceneError, match=f"get_reward of .*:{name} returned"):
             await scene.outcome()
+
+
+async def test_a_reset_that_hangs_holds_up_no_other_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lzero.environments.trl.QUEUE_S", 0.05)
+    hung = Scenes(environment=environment("Hangs"), timeout_s=0.2)
+    with pytest.raises(ConfigError, match="took more than"):
+        await hung.rehearse(TASK)
+    async with environment("Game").scene(TASK, seed=1) as scene:
+        assert scene.tools
+    LET_GO.set()
 
 
 async def test_lzero_check_rehearses_it_and_a_class_without_reset_is_refused() -> None:

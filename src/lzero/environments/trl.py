@@ -11,6 +11,7 @@ environment.use = "trl"    environment.options.factory = "mine:Game"    reward.f
 
 import functools
 import inspect
+import logging
 import random
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -27,9 +28,13 @@ from lzero.tools import tool
 from lzero.tools.threads import in_thread
 from lzero.types import Json, Task
 
+logger = logging.getLogger(__name__)
+
 NOT_TOOLS = ("reset", "get_reward")
 AGENTS_FAULTS = (TypeError, ValueError, KeyError)
 """Exceptions of a method that the agent sees as its own mistake."""
+QUEUE_S = 5.0
+"""Seconds that a scene waits for the `reset` of others: one that hangs or is slow must not hold up all."""
 _ONE_AT_A_TIME = threading.Lock()
 """`reset` may draw from the global `random`, which is seeded before it."""
 
@@ -63,9 +68,17 @@ class TrlEnvironment:
     def _begin(self, task: Task, seed: int) -> tuple[Any, str]:
         game = self._factory()
         row: dict[str, Any] = {"prompt": [{"role": "user", "content": task.question}], **task.metadata}
-        with _ONE_AT_A_TIME:
+        alone = _ONE_AT_A_TIME.acquire(timeout=QUEUE_S)
+        if not alone:
+            logger.warning(
+                "reset of %s is slow, so several run at once: what they draw from the global random differs", self._name
+            )
+        try:
             random.seed(seed)
             observation = game.reset(**row)
+        finally:
+            if alone:
+                _ONE_AT_A_TIME.release()
         if not isinstance(observation, str | None):
             raise SceneError(f"reset of {self._name} returned a {type(observation).__name__}: return a text or None")
         return game, observation or ""
