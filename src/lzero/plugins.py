@@ -1,5 +1,6 @@
 """Load plug-ins: a user's object by its import path "package.module:name", called with its options."""
 
+import functools
 import importlib
 import inspect
 import sys
@@ -97,8 +98,7 @@ def _model_of(factory: Callable[..., Any], setting: str, given: int) -> type[pyd
         raise ConfigError(f"{setting} is {factory!r:.80}: name a class or a function")
     try:
         parameters = list(inspect.signature(factory).parameters.values())
-        annotated = getattr(factory, "__init__", factory) if isinstance(factory, type) else factory
-        hints = get_type_hints(annotated, include_extras=True)
+        hints = get_type_hints(_annotated(factory), include_extras=True)
     except (TypeError, ValueError, NameError) as error:
         raise ConfigError(f"{setting}: the types of its parameters cannot be read: {error}") from None
     fields: dict[str, Any] = {}
@@ -113,6 +113,15 @@ def _model_of(factory: Callable[..., Any], setting: str, given: int) -> type[pyd
         fields[each.name] = (hints.get(each.name, Any), ... if each.default is each.empty else each.default)
     settings = pydantic.ConfigDict(extra="allow" if takes_others else "forbid", arbitrary_types_allowed=True)
     return pydantic.create_model("Options", __config__=settings, **fields)
+
+
+def _annotated(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function whose annotations are those of the factory's parameters."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    if isinstance(factory, type):
+        return factory.__init__
+    return factory if inspect.isroutine(factory) else type(factory).__call__
 
 
 def _explain(detail: Mapping[str, Any], key: str, has: str) -> str:

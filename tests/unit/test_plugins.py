@@ -10,6 +10,9 @@ from lzero.errors import ConfigError
 from lzero.rollout.compose import open_reward, open_scorer
 
 MINE = """
+import functools
+
+
 class Tool:
     def __init__(self, name):
         self.name, self.parameters, self.description = name, ("text",), "a tool"
@@ -29,6 +32,18 @@ def reward(task, episode):
 
 def one_argument(task):
     return 1.0
+
+
+def weighs(task, episode, *, weight: float = 1.0):
+    return weight
+
+
+class Weighs:
+    def __call__(self, task, episode, *, weight: float = 1.0):
+        return weight
+
+
+whole, instance = functools.partial(weighs), Weighs()
 """
 
 
@@ -82,6 +97,13 @@ def test_the_keys_of_a_reward_that_is_replaced_are_refused() -> None:
 def test_a_reward_that_cannot_be_called_is_refused_before_the_run(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         open_scorer(load_config(None, [f"reward.function=plugged:{name}"]))
+
+
+@pytest.mark.parametrize("name", ["weighs", "whole", "instance"])
+def test_a_reward_is_anything_that_can_be_called(name: str) -> None:
+    open_scorer(load_config(None, [f"reward.function=plugged:{name}", "reward.options.weight=0.5"]))
+    with pytest.raises(ConfigError, match=r"reward\.options\.weight"):
+        open_scorer(load_config(None, [f"reward.function=plugged:{name}", "reward.options.weight=heavy"]))
 
 
 @pytest.mark.parametrize(
