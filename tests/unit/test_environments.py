@@ -127,6 +127,37 @@ async def test_what_an_environment_raises_ends_nothing_but_its_episode(error: Ba
     assert f"raised {type(error).__name__}" in episode.failure.what
 
 
+async def test_a_scene_that_breaks_while_an_agent_acts_in_it_fails_the_episode() -> None:
+    broke = asyncio.Event()
+
+    class Connected(Market):
+        @asynccontextmanager
+        async def scene(self, task: Task, *, seed: int) -> AsyncIterator[Purse]:
+            async def listen(purse: Purse) -> None:
+                while purse.coins == 5:
+                    await asyncio.sleep(0)
+                broke.set()
+                raise OSError("the link is gone")
+
+            async with asyncio.TaskGroup() as connections:
+                purse = Purse(seed)
+                connections.create_task(listen(purse))
+                yield purse
+
+    class Waits(Wild):
+        async def __call__(self, task: Task, scene: Any, ticket: Ticket) -> Any:
+            episode = await super().__call__(task, scene, ticket)
+            await asyncio.wait_for(broke.wait(), 60)
+            return episode
+
+    playing, _ = play(Connected(), agent=wild("answers"))
+    playing.agent._agent = Waits(None)  # type: ignore[attr-defined, arg-type]
+    episode = await playing(TASK, Ticket(id="e1", index=0, seed=7, sampling=Sampling()), seed=11)
+    assert episode.failure is not None
+    assert episode.failure.kind == "environment"
+    assert "OSError: the link is gone" in episode.failure.what
+
+
 async def test_an_environment_is_closed_when_its_episode_is_cancelled() -> None:
     market = Market()
     waiting = asyncio.Event()
@@ -202,6 +233,32 @@ async def test_a_scene_that_no_episode_could_use_is_refused_before_work_starts(s
     assert (await Scenes(environment=Market(), timeout_s=60.0).rehearse(TASK)).observation.startswith("Your purse")
 
 
+@pytest.mark.parametrize(
+    ("tools", "said"),
+    [(None, "tools are a NoneType, not a sequence"), (iter(()), "not a sequence"), (RuntimeError("closed"), "closed")],
+)
+async def test_tools_that_cannot_be_listed_are_named(tools: Any, said: str) -> None:
+    class Odd(Purse):
+        @property
+        def tools(self) -> Any:
+            if isinstance(tools, Exception):
+                raise tools
+            return tools
+
+        @tools.setter
+        def tools(self, given: object) -> None: ...
+
+    class Opens(Market):
+        @asynccontextmanager
+        async def scene(self, task: Task, *, seed: int) -> AsyncIterator[Purse]:
+            yield Odd(seed)
+
+    episode = await played(Opens())
+    assert episode.failure is not None
+    assert (episode.failure.kind, episode.failure.where) == ("environment", "opening the scene")
+    assert said in episode.failure.what
+
+
 async def test_an_environment_that_does_not_close_is_left_behind_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
     class Hangs(Market):
         async def close(self) -> None:
@@ -221,6 +278,10 @@ class Wild:
     async def __call__(self, task: Task, scene: Any, ticket: Ticket) -> Any:
         if self.does == "raises":
             raise ValueError("no idea")
+        if self.does == "cancels":
+            raise asyncio.CancelledError
+        if self.does == "exits":
+            sys.exit(3)
         if self.does == "returns":
             return "42"
         from rollout_fakes import make_episode
@@ -241,7 +302,12 @@ async def test_an_agent_of_ones_own_acts_in_the_scene() -> None:
 
 @pytest.mark.parametrize(
     ("does", "said"),
-    [("raises", "Wild raised ValueError: no idea"), ("returns", "Wild returned a str, not an Episode")],
+    [
+        ("raises", "Wild raised ValueError: no idea"),
+        ("returns", "Wild returned a str, not an Episode"),
+        ("cancels", "Wild raised CancelledError"),
+        ("exits", "Wild raised SystemExit: 3"),
+    ],
 )
 async def test_an_agent_of_ones_own_that_fails_is_named_and_its_episode_fails(does: str, said: str) -> None:
     episode = await played(Market(), agent=wild(does))

@@ -67,7 +67,11 @@ class Guarded:
                 )
         except (ConfigError, DataError):
             raise
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # CancelledError and SystemExit of its own, too: neither ends the run
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
             if isinstance(error, TimeoutError) and deadline.expired():
                 return failed(f"did not return within {self._timeout_s:g} s")
             bugs.log(f"the agent {self._name}", error)
@@ -77,6 +81,12 @@ class Guarded:
         if (episode.id, episode.task_id) != (ticket.id, task.id):
             return failed(f"returned the episode {episode.id} of task {episode.task_id}, not {ticket.id} of {task.id}")
         return episode
+
+
+def _is_cancelled() -> bool:
+    """Return whether lzero cancelled the current task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _factory(config: AgentConfig) -> Callable[..., Any]:

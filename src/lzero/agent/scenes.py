@@ -96,14 +96,20 @@ class Stage:
         if not self._opened.done():
             raise SceneError(self._said(self._living.result()))
         scene = self._opened.result()
-        self._check(scene)
+        try:
+            self._check(scene)
+        except SceneError:
+            raise
+        except Exception as error:  # an attribute that raises
+            raise SceneError(self._said(error)) from error
         return scene
 
     async def close(self, *, wanted: bool) -> dict[str, Json] | None:
         """Close the scene, and return its outcome if it is wanted. Raises SceneError."""
         assert self._living is not None
         self.doing = "asking for the outcome" if wanted else "closing the scene"
-        self._over.set_result(wanted)
+        if not self._over.done():  # the environment cancels it where its scene ends by itself
+            self._over.set_result(wanted)
         await self._within()
         ended = self._living.result()
         if isinstance(ended, BaseException):
@@ -160,6 +166,8 @@ class Stage:
             )
         if not isinstance(scene.observation, str):
             raise SceneError(f"the scene's observation is a {type(scene.observation).__name__}, not a text")
+        if not isinstance(scene.tools, Sequence):
+            raise SceneError(f"the scene's tools are a {type(scene.tools).__name__}, not a sequence of tools")
         taken = [*OWN, *(tool.name for tool in self._scenes.tools)]
         for tool in scene.tools:
             try:
