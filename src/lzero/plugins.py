@@ -119,9 +119,11 @@ def _annotated(factory: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function whose annotations are those of the factory's parameters."""
     while isinstance(factory, functools.partial):
         factory = factory.func
-    if isinstance(factory, type):
-        return factory.__init__
-    return factory if inspect.isroutine(factory) else type(factory).__call__
+    if inspect.isroutine(factory):
+        return factory
+    owner, name = (factory, "__init__") if isinstance(factory, type) else (type(factory), "__call__")
+    found: Callable[..., Any] = getattr(owner, name)
+    return found
 
 
 def _explain(detail: Mapping[str, Any], key: str, has: str) -> str:
