@@ -1,6 +1,8 @@
 """examples/judged: a reward that asks a model, on a server on loopback that plays the judge."""
 
+import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ from chat_servers import ChatServer, choice, ended, streams
 from starlette.responses import Response
 
 from lzero.config import Config, load_config
+from lzero.engine.scripted.engine import ScriptedChat
 from lzero.errors import ConfigError, StoreError
 from lzero.eval.evaluate import Evaluation, Evaluator
+from lzero.rewards.judge import Judge
 from lzero.rollout.compose import build, eval_tasks, open_scorer
 from lzero.store.verdicts import VERDICTS_FILE, Verdict, Verdicts
+from lzero.types import Message, Sampling
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "judged"
 pytestmark = pytest.mark.sandbox
@@ -109,3 +114,20 @@ def test_verdicts_that_were_cut_short_are_cut_off_and_others_are_named(tmp_path:
     file.write_bytes(b"{}\n")
     with pytest.raises(StoreError, match=r"verdicts\.jsonl, line 1 is no verdict"):
         Verdicts().keep_in(tmp_path)
+
+
+WORDS: dict[str, int] = {}
+
+
+async def test_a_question_is_asked_once_however_many_ask_it_at_once_and_odd_replies_are_malformed() -> None:
+    asked: list[str] = []
+
+    def policy(messages: Sequence[Message], seed: int) -> str:
+        asked.append(messages[0].content)
+        return "nonsense"
+
+    judge = Judge(ScriptedChat(policy), sampling=Sampling(), deadline_s=5.0, at_once=2)
+    scores = await asyncio.gather(*(judge.ask("half \ud800?", read=WORDS.__getitem__) for _ in range(5)))
+    assert scores == [None] * 5
+    assert asked == ["half ??"]
+    assert judge.take_metrics() == {"judge/asked": 1.0, "judge/known": 4.0, "judge/malformed": 5.0}

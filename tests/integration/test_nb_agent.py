@@ -17,7 +17,7 @@ from lzero.agent import NBAgent, make_task
 from lzero.agent.save import save_run
 from lzero.agent.session import Session
 from lzero.agent.watch import Watcher
-from lzero.config import Config, ModelConfig, ReplConfig, make_config
+from lzero.config import Config, ModelConfig, ReplConfig, load_config, make_config
 from lzero.engine.scripted.engine import ScriptedChat
 from lzero.errors import ConfigError, ContextOverflow, DataError, EngineError, ToolError
 from lzero.protocols import ChatPolicy
@@ -426,3 +426,13 @@ async def test_tables_and_columns_of_pandas_become_rows_and_lists() -> None:
     environment = python_of_sessions(ReplConfig()).parents[1]
     (packages,) = environment.glob("lib/python*/site-packages")
     subprocess.run([sys.executable, "-c", TABLES, packages], check=True, timeout=60)
+
+
+async def test_an_address_in_the_configuration_is_that_of_the_named_model() -> None:
+    config = load_config(
+        None, ["engine.kind=chat", "engine.model=a", "engine.url=http://127.0.0.1:9/v1", "engine.key="]
+    )
+    with pytest.raises(EngineError, match=r"cannot reach http://127\.0\.0\.1:9/v1"):
+        await NBAgent("b", config=config).__aenter__()
+    with pytest.raises(ConfigError, match="base_url = 'http://x' has no effect without the name of a model"):
+        NBAgent(None, base_url="http://x", config=config)

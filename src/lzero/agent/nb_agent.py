@@ -35,7 +35,7 @@ from lzero.agent.save import save_run
 from lzero.agent.session import check_files
 from lzero.agent.toolbox import open_tools
 from lzero.agent.watch import Relay, Watcher
-from lzero.config import NANO, AgentConfig, ChatEngineConfig, Config, LocalEngineConfig, make_config
+from lzero.config import NANO, AgentConfig, ChatEngineConfig, Config, EngineConfig, LocalEngineConfig, make_config
 from lzero.engine.kinds import OpenedEngine, kind_of
 from lzero.errors import ConfigError, LzeroError, StoreError
 from lzero.extras import need_train
@@ -281,16 +281,25 @@ def _with_model(config: Config, model: str | ChatEngine | None, base_url: str) -
         here = not base_url and (
             model == NANO or Path(model).expanduser().is_dir()
         )  # servers often name a model by its directory
-        update["engine"] = LocalEngineConfig() if here else ChatEngineConfig(model=model, url=base_url)
+        update["engine"] = LocalEngineConfig() if here else _endpoint(config.engine, model, base_url)
         if here:
             dtype = config.model.dtype if model == NANO or "dtype" in config.model.model_fields_set else "bfloat16"
             update["model"] = config.model.model_copy(update={"path": model, "dtype": dtype})
         elif "path" not in config.model.changed() or config.model.path == model:
             update["model"] = config.model.model_copy(update={"path": NANO})
+    elif base_url:
+        raise ConfigError(f"base_url = {base_url!r} has no effect without the name of a model")
     made = config.model_copy(update=update)
     if kind_of(made).TRAINS:
         need_train(f"model {made.model.path!r}, which samples in this process,")
     return made
+
+
+def _endpoint(engine: EngineConfig, model: str, base_url: str) -> ChatEngineConfig:
+    """Return the section of a model at an endpoint, with address and key of the configuration's if that is one."""
+    if not isinstance(engine, ChatEngineConfig):
+        return ChatEngineConfig(model=model, url=base_url)
+    return engine.model_copy(update={"model": model, "url": base_url or engine.url})
 
 
 def _given(engine: ChatEngine) -> OpenedEngine:

@@ -6,6 +6,7 @@ scene opens ─▶ agent(task, scene, ticket) ─▶ outcome ─▶ scene closes
 a failed episode of the kind environment
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -37,7 +38,11 @@ class Play:
             if ticket.watcher is not None:
                 ticket.watcher.on_scene(scene)
             episode = await self.agent(task, scene, ticket)
-            outcome = await stage.close(wanted=episode.failure is None)
+            if episode.failure is not None:
+                with suppress(SceneError):  # the first failure is the one to tell
+                    await stage.close(wanted=False)
+                return episode
+            outcome = await stage.close(wanted=True)
         except SceneError as error:
             failure = Failure(kind="environment", what=str(error), where=stage.doing)
             return failed_before(task, ticket, self.config, failure)

@@ -1,11 +1,14 @@
 """Ask a model to judge episodes, for reward functions. Each reply is recorded, so no question is asked twice."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
+from lzero.errors import ContextOverflow
 from lzero.marking import without_control_tokens
 from lzero.protocols import ChatEngine
 from lzero.store.verdicts import Verdict, Verdicts
@@ -35,36 +38,47 @@ class Judge:
             at_once, f"the judge {engine.model}", advice="raise judge.at_once, or run fewer episodes at once"
         )
         self.verdicts = verdicts or Verdicts()
+        self._asking: dict[str, asyncio.Lock] = {}
+        """Held while a question is under way, by its key."""
         self._asked = self._known = self._malformed = 0
 
     async def ask(self, question: str | Sequence[Message], *, read: Callable[[str], T]) -> T | None:
-        """Return `read(reply)`; None if `read` raises ValueError, which counts as a malformed reply.
+        """Return `read(reply)`; None, which counts as malformed, if `read` raises anything or the question exceeds the judge's context.
 
         Raises EngineError if the judge does not answer; the episode is then not scored. An agent's answer in the question may try to give
-        the judge orders: quote it, and treat None as a score of 0.
+        the judge orders: quote it, bound it, and treat None as a score of 0.
         """
         messages = (Message(role="user", content=question),) if isinstance(question, str) else tuple(question)
         messages = tuple(
-            msgspec.structs.replace(each, content=without_control_tokens(each.content)) for each in messages
+            msgspec.structs.replace(each, content=without_control_tokens(_whole(each.content))) for each in messages
         )
+        reply: str | None = None
+        with suppress(ContextOverflow):
+            reply = await self._reply(messages)
+        if reply is not None:
+            with suppress(Exception):  # a malformed reply may make the reading raise anything
+                return read(reply)
+        self._malformed += 1
+        return None
+
+    async def _reply(self, messages: Sequence[Message]) -> str:
+        """Return the reply to a question, which is asked only once, by however many episodes at a time."""
         asked = msgspec.json.encode(messages).decode()
         key = _key(self._engine.model, asked, self._sampling)
-        reply = self.verdicts.find(key)
-        if reply is None:
+        async with self._asking.setdefault(key, asyncio.Lock()):
+            reply = self.verdicts.find(key)
+            if reply is not None:
+                self._known += 1
+                return reply
             async with self._turns.turn():
                 completion = await self._engine.reply(
                     messages, self._sampling, request_id=f"judge-{key[:12]}", deadline_s=self._deadline_s
                 )
-            reply = completion.text
+            reply = _whole(completion.text)
             self.verdicts.add(Verdict(key=key, model=self._engine.model, asked=asked, reply=reply))
             self._asked += 1
-        else:
-            self._known += 1
-        try:
-            return read(reply)
-        except ValueError:
-            self._malformed += 1
-            return None
+        self._asking.pop(key, None)
+        return reply
 
     def take_metrics(self) -> dict[str, float]:
         """Return counts since the last call: questions asked, questions with a known reply, malformed replies."""
@@ -74,6 +88,11 @@ class Judge:
 
     async def close(self) -> None:
         await self._engine.close()
+
+
+def _whole(text: str) -> str:
+    """Return a text without half surrogates, which no UTF-8 holds."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _key(model: str, asked: str, sampling: Sampling) -> str:
