@@ -12,6 +12,7 @@ from episode_fakes import AGENT, RENDERER, TOKENIZER, FakePool, Replies, calling
 
 from lzero.agent.agents import open_agent
 from lzero.agent.conversation import TokenModel
+from lzero.agent.cutoff import Cutoff
 from lzero.agent.episode import Setting, Ticket
 from lzero.agent.playing import Play
 from lzero.agent.scenes import MAX_OUTCOME_BYTES, Scenes
@@ -286,8 +287,10 @@ class Wild:
             return "42"
         from rollout_fakes import make_episode
 
+        if self.does == "hangs":
+            await asyncio.Event().wait()
         await scene.pay("Kato", 3)
-        return make_episode(task, ticket, answer="paid")
+        return make_episode(task, ticket, answer="\ud800" if self.does == "breaks" else "paid")
 
 
 def wild(does: str) -> AgentConfig:
@@ -307,6 +310,7 @@ async def test_an_agent_of_ones_own_acts_in_the_scene() -> None:
         ("returns", "Wild returned a str, not an Episode"),
         ("cancels", "Wild raised CancelledError"),
         ("exits", "Wild raised SystemExit: 3"),
+        ("breaks", "Wild returned an episode that cannot be recorded: "),
     ],
 )
 async def test_an_agent_of_ones_own_that_fails_is_named_and_its_episode_fails(does: str, said: str) -> None:
@@ -314,6 +318,17 @@ async def test_an_agent_of_ones_own_that_fails_is_named_and_its_episode_fails(do
     assert episode.failure is not None
     assert episode.failure.kind == "agent"
     assert said in episode.failure.what
+
+
+async def test_an_agent_of_ones_own_is_cut_off_with_its_round() -> None:
+    cutoff = Cutoff(1)
+    ticket = Ticket(id="e1", index=0, seed=7, sampling=Sampling(), cutoff=cutoff)
+    running = asyncio.create_task(play(Market(), agent=wild("hangs"))[0](TASK, ticket, seed=1))
+    await asyncio.sleep(0)
+    cutoff.arrived()
+    episode = await running
+    assert episode.failure is not None
+    assert episode.failure.kind == "straggler"
 
 
 async def test_search_is_there_where_there_are_passages() -> None:

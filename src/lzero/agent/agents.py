@@ -6,11 +6,15 @@ class MyAgent:
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
+
 from lzero.agent.bugs import words
 from lzero.agent.calling import Watched
+from lzero.agent.cutoff import Cutoff
 from lzero.agent.episode import Setting, Ticket, failed_before
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, DataError
@@ -58,13 +62,15 @@ class Guarded:
             failure = Failure(kind="agent", what=f"{self._name} {what}", where="acting")
             return failed_before(task, ticket, self._setting.agent, failure)
 
-        bugs = self._setting.bugs
+        bugs, cutoff = self._setting.bugs, ticket.cutoff or Cutoff(sys.maxsize)
+        cut = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(self._timeout_s) as deadline:
-                acting = self._agent(task, scene, ticket)
-                episode = await Watched(
-                    acting, lambda blocked_s: bugs.log_blocking(f"the agent {self._name}", blocked_s)
-                )
+            async with cut, asyncio.timeout(self._timeout_s) as deadline:
+                with cutoff.over(cut):
+                    acting = self._agent(task, scene, ticket)
+                    episode = await Watched(
+                        acting, lambda blocked_s: bugs.log_blocking(f"the agent {self._name}", blocked_s)
+                    )
         except (ConfigError, DataError):
             raise
         except KeyboardInterrupt:
@@ -72,6 +78,11 @@ class Guarded:
         except BaseException as error:  # CancelledError and SystemExit of its own, too: neither ends the run
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
+            if isinstance(error, TimeoutError) and cut.expired():
+                failure = Failure(
+                    kind="straggler", what="cut off: enough of its round's episodes were in", where="acting"
+                )
+                return failed_before(task, ticket, self._setting.agent, failure)
             if isinstance(error, TimeoutError) and deadline.expired():
                 return failed(f"did not return within {self._timeout_s:g} s")
             bugs.log(f"the agent {self._name}", error)
@@ -80,7 +91,10 @@ class Guarded:
             return failed(f"returned a {type(episode).__name__}, not an Episode")
         if (episode.id, episode.task_id) != (ticket.id, task.id):
             return failed(f"returned the episode {episode.id} of task {episode.task_id}, not {ticket.id} of {task.id}")
-        return episode
+        try:  # its fields are a user's, too: what no record holds would end the run
+            return msgspec.json.decode(msgspec.json.encode(episode), type=Episode)
+        except (msgspec.MsgspecError, UnicodeEncodeError, ValueError, TypeError) as error:
+            return failed(f"returned an episode that cannot be recorded: {error}")
 
 
 def _is_cancelled() -> bool:

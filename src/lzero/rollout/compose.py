@@ -43,7 +43,12 @@ class Parts:
 
 @asynccontextmanager
 async def build(
-    config: Config, *, kit: Kit | None = None, make_engine: MakeEngine | None = None, session_s: float | None = None
+    config: Config,
+    *,
+    kit: Kit | None = None,
+    scorer: Scorer | None = None,
+    make_engine: MakeEngine | None = None,
+    session_s: float | None = None,
 ) -> AsyncIterator[Parts]:
     """Yield everything that runs episodes, and close it after the block; a given `kit` stays open.
 
@@ -51,7 +56,7 @@ async def build(
     as long as an episode may take. Raises ConfigError, ModelError, DataError, EngineError or SandboxError before anything runs.
     """
     deadline_s = lzero_s(config)
-    scorer = open_scorer(config)
+    scorer = scorer or open_scorer(config)
     session_s = config.agent.work_s + deadline_s if session_s is None else session_s
     async with AsyncExitStack() as stack:
         if scorer.judge is not None:

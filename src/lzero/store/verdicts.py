@@ -3,6 +3,8 @@
 Scoring the run again finds the replies there without asking the judge, so the scores stay the same.
 """
 
+import errno
+import os
 from pathlib import Path
 from typing import Final
 
@@ -70,6 +72,10 @@ class Verdicts:
     def _write(self) -> None:
         if self._file is None or not self._unwritten:
             return
-        with told(self._file), self._file.open("ab") as opened:
-            opened.write(b"".join(msgspec.json.encode(each) + b"\n" for each in self._unwritten))
+        lines = b"".join(msgspec.json.encode(each) + b"\n" for each in self._unwritten)
+        with told(self._file), self._file.open("ab", buffering=0) as opened:
+            size = opened.tell()
+            if opened.write(lines) != len(lines):
+                opened.truncate(size)  # half a line would spoil the next one
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._unwritten.clear()

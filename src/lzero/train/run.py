@@ -95,7 +95,7 @@ async def run_training(
         )
     check_settings(config)
     check_trackers(config)
-    open_scorer(config)
+    scorer = open_scorer(config)
     if run is None:
         check_new(config)
     training, held_out = _sources(config)
@@ -116,7 +116,7 @@ async def run_training(
             watcher.note(note)
         watcher.say("loading the model and starting the sandboxes")
         trainer, progress = Trainer.build(config, checkpoint=checkpoint)
-        parts = await stack.enter_async_context(build(config, kit=kit))
+        parts = await stack.enter_async_context(build(config, kit=kit, scorer=scorer))
         engine = parts.engine.engine
         if not isinstance(engine, LoadingEngine):
             raise TypeError(f"{type(engine).__name__} is no LoadingEngine")
