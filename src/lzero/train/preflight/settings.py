@@ -29,7 +29,10 @@ def check_tools(subject: Subject) -> Iterator[Finding]:
 
 def check_scenes(subject: Subject) -> Iterator[Finding]:
     """Check that the environment opens a scene of the first task of each split, with usable tools, and returns its outcome."""
+    environment = subject.kit.scenes.environment
+    tells_its_name = type(environment).__str__ is not object.__str__
+    name = str(environment) if tells_its_name else subject.config.environment.use
     for split in SPLITS:
         scene = subject.rehearsal(subject.tasks(split)[0])
         names = ", ".join(tool.name for tool in scene.tools)
-        yield Finding(f"environment, {split}: {subject.config.environment.use}", names or counted(0, "tool"))
+        yield Finding(f"environment, {split}: {name}", names or counted(0, "tool"))
