@@ -34,7 +34,10 @@ def test_the_world_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "300 of endless" in capsys.readouterr().out
 
 
-def test_files_and_a_corpus_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_and_a_corpus_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "600")  # a long path folds the line
     (tmp_path / "corpus.jsonl").write_text('{"title": "Liri", "text": "rival Kato"}\n', "utf-8")
     train, held_out = write(tmp_path / "a.jsonl", "One?", "Two?"), write(tmp_path / "b.jsonl", "Three?")
     assert (
