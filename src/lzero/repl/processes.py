@@ -12,9 +12,13 @@ from contextlib import contextmanager, suppress
 
 _PROC = "/proc"
 _TICKS = os.sysconf("SC_CLK_TCK")
-_ROUNDS, _ROUND_S = 64, 0.002
-"""Rounds, and seconds of each, for all processes of a REPL to stop. Each that stops leaves fewer that can fork, so two or three rounds are
-usual. On a busy machine a process may wait long for a core, which it needs to stop: the second half of the rounds counts it as stopped."""
+_ROUNDS, _ROUND_S = 256, 0.002
+"""Rounds, and seconds of each, for all processes of a REPL to stop. Each that stops leaves fewer that can fork, so a few rounds are usual.
+On a busy machine a process may wait long for a core, which it needs to stop: the second half of the rounds counts it as stopped. If it is
+then in the middle of a fork, this standstill misses its child; the next one sees it."""
+_CALM = 3
+"""Rounds in a row that find the same processes, all of them stopped. One is not enough: the kernel may leave a child out of a list that it
+writes while another child ends."""
 _HELD = re.compile(rb"^(?:VmRSS|VmPTE|VmSwap|HugetlbPages):\s+(\d+) kB$", re.MULTILINE)
 _PAGE_TABLES = re.compile(rb"^VmPTE:\s+(\d+) kB$", re.MULTILINE)
 _PROPORTIONAL = re.compile(rb"^(?:Pss|SwapPss|Shared_Hugetlb|Private_Hugetlb):\s+(\d+) kB$", re.MULTILINE)
@@ -97,12 +101,16 @@ def standstill(roots: Sequence[int]) -> Iterator[list[int]]:
     a stopped process and is not stopped itself. Raises Restless.
     """
     stopped: dict[int, int] = {}  # pid → pidfd
+    before: list[int] = []
+    calm = 0
     try:
         for number in range(_ROUNDS):
             pids = tree(roots)
             running = [pid for pid in pids if not _stands(pid, about_to=number > _ROUNDS / 2)]
-            if not running and tree(roots) == pids:  # one that is gone by now may have left a child
+            calm = calm + 1 if not running and pids == before else 0
+            if calm == _CALM:
                 break
+            before = pids
             for pid in running:
                 _stop(pid, stopped, family=pids, roots=roots)
             time.sleep(_ROUND_S)
