@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from lzero.config import Config
 from lzero.errors import CreditError
@@ -87,77 +87,102 @@ async def train(
     """
     stop = stop or asyncio.Event()
     settings, every = config.train, config.eval.every
-    score: float | None = None
-
-    async def measure() -> None:
-        """Evaluate the current policy, if that is due."""
-        nonlocal score
-        score = None
-        if evaluate is not None and _is_due(progress.update, every, settings.updates):
-            score = await kept(evaluate(progress.update))
-
-    async def save() -> float:
-        return await saver.save(partial(learner.snapshot, progress, score))
-
-    async def keep() -> None:
-        """Save the state reached."""
-        if saver.newest != saver.path(progress.update):
-            await save()
-
-    async def kept(work: Coroutine[Any, Any, Result]) -> Result | None:
-        """Return the result of `work`, unless stopped. If it fails, save the state first, because `work` does not touch the policy."""
-        try:
-            return await unless(stop, work)
-        except Exception:
-            await keep()
-            raise
-
     await learner.publish(version=progress.update)
     stream.published(progress.update)
     keep_best = settings.keep_best and every > 0
     async with Saver(run.checkpoints, keep=settings.keep_checkpoints, keep_best=keep_best) as saver:
+        reached = _Reached(learner, saver, progress)
+
+        async def measure() -> None:
+            """Evaluate the current policy, if that is due."""
+            if evaluate is not None and _is_due(reached.update, every, settings.updates):
+                reached.score = await reached.kept(unless(stop, evaluate(reached.update)))
+
         await measure()
         held_up_s = 0.0
-        while progress.update < settings.updates:
-            if saver.is_best(score):
-                held_up_s = await save()
+        while reached.update < settings.updates:
+            if reached.is_best:
+                held_up_s = await reached.save()
             started = time.monotonic()
-            collected = await kept(stream.take(progress.update))
+            collected = await reached.kept(unless(stop, stream.take(reached.update)))
             if collected is None:
                 break
-            learned = await _learn(learner, collected, run, update=progress.update, keep=keep)
+            learned = await _learn(reached, collected, run)
             timings = {"time/checkpoint_s": held_up_s, "time/update_s": time.monotonic() - started}
             metrics = {**collected.metrics, **learned, **timings, **memory_metrics()}
-            run.append_metrics({**metrics, **collected.failing.line()}, phase="train", update=progress.update)
+            run.append_metrics({**metrics, **collected.failing.line()}, phase="train", update=reached.update)
             saver.check()
-            progress = Progress(
-                update=progress.update + 1, stream=stream.state, skipped_in_a_row=learner.skipped_in_a_row
-            )
-            stream.published(progress.update)
-            on_update(Update(policy_version=progress.update, metrics=metrics))
+            reached.advance(stream.state)
+            stream.published(reached.update)
+            on_update(Update(policy_version=reached.update, metrics=metrics))
             await measure()
-            held_up_s = await save() if progress.update % settings.checkpoint_every == 0 else 0.0
-        last = saver.path(progress.update)
-        if saver.newest != last or saver.is_best(score):
-            await save()
-    logger.info("%d updates made; checkpoint %s", progress.update, last)
-    return Outcome(finished=progress.update >= settings.updates, progress=progress, checkpoint=last)
+            held_up_s = await reached.save() if reached.update % settings.checkpoint_every == 0 else 0.0
+        if reached.is_best or not reached.is_saved:
+            await reached.save()
+    logger.info("%d updates made; checkpoint %s", reached.update, saver.newest)
+    return Outcome(
+        finished=reached.update >= settings.updates, progress=reached.progress, checkpoint=saver.path(reached.update)
+    )
 
 
-async def _learn(
-    learner: Learner, collected: Collected, run: RunDirectory, *, update: int, keep: Callable[[], Awaitable[None]]
-) -> dict[str, float]:
+class _Reached:
+    """The state of a run: its progress, and the held-out score of its policy, if that was evaluated."""
+
+    def __init__(self, learner: Learner, saver: Saver, progress: Progress) -> None:
+        self.learner = learner
+        self.progress = progress
+        self.score: float | None = None
+        self._saver = saver
+
+    @property
+    def update(self) -> int:
+        return self.progress.update
+
+    @property
+    def is_best(self) -> bool:
+        """Whether no saved policy scores as well, and the best one is to be kept."""
+        return self._saver.is_best(self.score)
+
+    @property
+    def is_saved(self) -> bool:
+        return self._saver.newest == self._saver.path(self.update)
+
+    def advance(self, stream: dict[str, Json]) -> None:
+        """Count one more update, after which the stream of groups has this state."""
+        skipped = self.learner.skipped_in_a_row
+        self.progress = Progress(update=self.update + 1, stream=stream, skipped_in_a_row=skipped)
+        self.score = None
+
+    async def save(self) -> float:
+        """Save a checkpoint. Return the seconds for which that held the run up."""
+        return await self._saver.save(partial(self.learner.snapshot, self.progress, self.score))
+
+    async def keep(self) -> None:
+        """Save a checkpoint, if there is none of this state."""
+        if not self.is_saved:
+            await self.save()
+
+    async def kept(self, work: Awaitable[Result]) -> Result:
+        """Return the result of `work`. If it fails, keep the state first, because `work` does not touch the policy."""
+        try:
+            return await work
+        except Exception:
+            await self.keep()
+            raise
+
+
+async def _learn(reached: _Reached, collected: Collected, run: RunDirectory) -> dict[str, float]:
     """Record the episodes, learn from them, and publish the new weights. Return the metrics and the seconds of each phase.
 
-    Calls `keep` if learning fails before it touches the policy.
+    Saves the state first if learning fails before it touches the policy.
     """
-    watch = Stopwatch()
+    watch, learner, update = Stopwatch(), reached.learner, reached.update
     run.write_records(collected.records, phase="train", update=update)
     watch.lap("record")
     try:
         learned = await learner.learn(collected.groups, update=update)
     except CreditError:
-        await keep()
+        await reached.keep()
         raise
     published = await learner.publish(version=update + 1)
     return {**learned, **published.metrics, **watch.seconds}

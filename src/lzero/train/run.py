@@ -25,9 +25,10 @@ from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
-from lzero.rollout.compose import build, eval_tasks, open_scorer, train_tasks
+from lzero.rollout.compose import Parts, build, eval_tasks, open_scorer, train_tasks
 from lzero.rollout.curriculum import check_curriculum
 from lzero.rollout.failures import TaskFailures, by_task
+from lzero.rollout.scoring import Scorer
 from lzero.rollout.stream import SynchronousStream
 from lzero.store import Record, RunDirectory, check_new, read_records
 from lzero.store.inputs import INPUTS_FILE, Input, read_inputs, write_inputs
@@ -89,15 +90,7 @@ async def run_training(
     sandbox cannot be used.
     """
     start = time.monotonic()
-    if not kind_of(config).TRAINS:
-        raise ConfigError(
-            f'engine.kind = "{config.engine.kind}" cannot be trained: name a kind that samples from model.path'
-        )
-    check_settings(config)
-    check_trackers(config)
-    scorer = open_scorer(config)
-    if run is None:
-        check_new(config)
+    scorer = _checked(config, run)
     training, held_out = _sources(config)
     notes = inert_settings(config) + unread_notes(config, training, held_out)
     async with AsyncExitStack() as stack:
@@ -124,12 +117,7 @@ async def run_training(
         if run is None:
             run = RunDirectory.create(config)
             stack.enter_context(run.claimed())
-        else:
-            run.keep_changes()
-        write_inputs(run.path, inputs)
-        run.append_sandbox(parts.sandbox)
-        parts.runner.keep_verdicts(run.path)
-        run.rewind(progress.update)
+        _begin(run, parts, inputs, update=progress.update)
         seed, state = config.run.seed, progress.stream
         stream = SynchronousStream(parts.runner, training, config=config.rollout, seed=seed, state=state)
         evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
@@ -151,6 +139,28 @@ async def run_training(
                 stop=stop,
             )
     return _report(run, outcome, seconds=time.monotonic() - start)
+
+
+def _checked(config: Config, run: RunDirectory | None) -> Scorer:
+    """Return the scorer of a run whose settings, trackers, reward and directory can be used. Raises ConfigError, StoreError."""
+    if not kind_of(config).TRAINS:
+        raise ConfigError(
+            f'engine.kind = "{config.engine.kind}" cannot be trained: name a kind that samples from model.path'
+        )
+    check_settings(config)
+    check_trackers(config)
+    if run is None:
+        check_new(config)
+    return open_scorer(config)
+
+
+def _begin(run: RunDirectory, parts: Parts, inputs: Mapping[str, Input], *, update: int) -> None:
+    """Write what a run records of its start, and remove what it recorded after this update. Raises StoreError."""
+    run.keep_changes()
+    write_inputs(run.path, inputs)
+    run.append_sandbox(parts.sandbox)
+    parts.runner.keep_verdicts(run.path)
+    run.rewind(update)
 
 
 async def _evaluate(version: int, *, evaluator: Evaluator, run: RunDirectory, watcher: Watcher, track: Track) -> float:
