@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from episode_fakes import AGENT, RENDERER, TOKENIZER, FakePool, Replies, calling, reply
+from rollout_fakes import make_episode
 
 from lzero.agent.agents import open_agent
 from lzero.agent.conversation import TokenModel
@@ -20,7 +21,7 @@ from lzero.config import AgentConfig, EnvironmentConfig
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.environments import open_environment
 from lzero.errors import ConfigError
-from lzero.protocols import Tool
+from lzero.protocols import Scene, Tool
 from lzero.tools import tool
 from lzero.types import Episode, Passage, Sampling, Task
 
@@ -79,9 +80,9 @@ class Market:
 
 
 def play(
-    environment: Any, *, agent: AgentConfig = AGENT, timeout_s: float = 60.0, replies: Sequence[str] = ()
+    environment: Any, *, agent: AgentConfig = AGENT, timeout_s: float = 60.0, policy: Replies | None = None
 ) -> tuple[Play, Replies]:
-    policy = Replies(*(replies or (reply("pay"), reply("submit"))))
+    policy = policy or Replies(reply("pay"), reply("submit"))
     pool = FakePool(
         {"pay": calling("pay", whom="Kato", coins=3), "submit": calling("submit_final_answer", answer="done")}
     )
@@ -145,14 +146,14 @@ async def test_a_scene_that_breaks_while_an_agent_acts_in_it_fails_the_episode()
                 connections.create_task(listen(purse))
                 yield purse
 
-    class Waits(Wild):
-        async def __call__(self, task: Task, scene: Any, ticket: Ticket) -> Any:
-            episode = await super().__call__(task, scene, ticket)
-            await asyncio.wait_for(broke.wait(), 60)
-            return episode
+    async def waits(task: Task, scene: Scene, ticket: Ticket) -> Episode:
+        assert isinstance(scene, Purse)
+        await scene.pay("Kato", 3)
+        await asyncio.wait_for(broke.wait(), 60)
+        return make_episode(task, ticket, answer="paid")
 
-    playing, _ = play(Connected(), agent=wild("answers"))
-    playing.agent._agent = Waits(None)  # type: ignore[attr-defined, arg-type]
+    scenes = Scenes(environment=Connected(), timeout_s=60.0)
+    playing = Play(scenes=scenes, agent=waits, config=AGENT)
     episode = await playing(TASK, Ticket(id="e1", index=0, seed=7, sampling=Sampling()), seed=11)
     assert episode.failure is not None
     assert episode.failure.kind == "environment"
@@ -168,8 +169,7 @@ async def test_an_environment_is_closed_when_its_episode_is_cancelled() -> None:
             waiting.set()
             return super().__call__(transcript, seed)
 
-    playing, _ = play(market, replies=[reply("pay")])
-    playing.agent._setting.model.engine._policy = Waits(reply("pay"))  # type: ignore[attr-defined]
+    playing, _ = play(market, policy=Waits(reply("pay")))
     running = asyncio.create_task(playing(TASK, Ticket(id="e", index=0, seed=1, sampling=Sampling()), seed=1))
     await waiting.wait()
     running.cancel()
@@ -285,8 +285,6 @@ class Wild:
             sys.exit(3)
         if self.does == "returns":
             return "42"
-        from rollout_fakes import make_episode
-
         if self.does == "hangs":
             await asyncio.Event().wait()
         await scene.pay("Kato", 3)

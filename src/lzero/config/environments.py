@@ -10,11 +10,12 @@ from lzero.config.base import Positive, Section
 class EnvironmentConfig(Section):
     use: str = Field(
         "search",
-        description='World that agents act in: "search" (a tool that searches the passages of a task, or a corpus), "none", or the import '
-        'path "package.module:factory" of your own (see docs/environments.md).',
+        description='World that agents act in: "search" (a tool that searches the passages of a task, or a corpus), "none", "trl" (a class '
+        'for TRL), or the import path "package.module:factory" of your own (see docs/environments.md).',
     )
     options: dict[str, Any] = Field(
-        {}, description='Options of `use`, as {corpus = "papers/"}; docs/environments.md lists those of "search".'
+        {},
+        description='Options of `use`, as {corpus = "papers/"}; docs/environments.md lists those of each built-in one.',
     )
     timeout_s: Positive = Field(
         60.0,
