@@ -8,7 +8,7 @@ NEWEST := .venv-newest
 ARGS ?=
 SERVERS ?= transformers vllm
 MARKS := not slow and not gpu and not reference and not servers and not notebooks
-# In the order of their names: files of few and long tests (faults/) come first, and those of many short ones (unit/) even out the end.
+# One file at a time for each worker, in the order of tests/conftest.py: files of long tests first, and those of short ones even out the end.
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # An environment that forbids bytecode would have every process of the tests compile lzero anew.
@@ -32,7 +32,7 @@ test-long: setup  ## the bars of docs/benchmarks.md; kills, churn, fuzzing and a
 	$(BIN)/pytest -m slow $(ARGS)
 
 soak: setup  ## an hour of everything that sandboxed sessions do, well or badly (ARGS="--soak-minutes 5")
-	$(BIN)/pytest -m slow -s tests/faults/test_soak.py --soak-minutes 60 $(ARGS)
+	$(BIN)/pytest -m soak -s --soak-minutes 60 $(ARGS)
 
 # A GPU machine often has torch and no package registry: an interpreter that is named is used as it is.
 ifeq ($(origin PYTHON),file)
@@ -60,9 +60,9 @@ test-notebooks: setup  ## whole notebooks, cell by cell, against ipykernel
 	$(@D)/bin/pip install --quiet --constraint $(LOCK) 'transformers[serving]>=5.0'
 	touch $@
 
-.servers/vllm/.ready: $(LOCK) tests/servers/install_vllm.py
+.servers/vllm/.ready: $(LOCK) tests/support/install_vllm.py
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python tests/servers/install_vllm.py
+	$(@D)/bin/python tests/support/install_vllm.py
 	touch $@
 
 lint: setup

@@ -31,6 +31,16 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with sandboxes first, then those with other processes or models: short tests even out the end of a parallel run."""
+    costs: dict[Path, int] = {}
+    for item in items:
+        cost = next((cost for cost, name in enumerate(("sandbox", "integration")) if item.get_closest_marker(name)), 2)
+        costs[item.path] = min(cost, costs.get(item.path, cost))
+    items.sort(key=lambda item: costs[item.path])
+
+
 def pytest_collection_finish() -> None:
     """Freeze the objects of imported modules. Tests that count what a fault leaves behind collect garbage often, and a collection that
     visits torch's objects takes a quarter of a second."""
@@ -39,7 +49,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak-minutes", type=float, default=1.0, help="how long tests/faults/test_soak.py takes")
+    parser.addoption("--soak-minutes", type=float, default=1.0, help="how long tests with the marker soak take")
 
 
 @pytest.fixture
@@ -83,3 +93,34 @@ async def open_repl(open_pool: LocalPool) -> AsyncIterator[LocalRepl]:
     repl = await open_pool.open((), no_tools, seed=7)
     yield repl
     await repl.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model directory: Qwen3 with random weights, and the world's words in its tokenizer. Copy it before changing it."""
+    from small_models import TINY
+
+    from lzero.data.world import vocabulary
+    from lzero.models import build_tokenizer, new_model, save_model
+
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = build_tokenizer(vocabulary())
+    save_model(new_model(TINY, tokenizer, seed=0), tokenizer, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_model: Path) -> tuple[str, ...]:
+    """Settings of `lzero train`: two updates, of two tasks with two episodes each, and three held-out tasks."""
+    return (
+        f"model.path={tiny_model}",
+        "train.updates=2",
+        "train.checkpoint_every=1",
+        "rollout.tasks_per_update=2",
+        "rollout.episodes_per_task=2",
+        "eval.num_tasks=3",
+        "agent.max_steps=2",
+        "agent.max_tokens=256",
+        "agent.response_tokens=12",
+        "repl.zygotes=1",
+    )

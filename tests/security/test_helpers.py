@@ -28,7 +28,7 @@ from lzero.turns import Turns
 from lzero.types import Json, Task, ToolCall
 
 TASK = Task(id="t", question="Who?", answers=("Kato",))
-SCRIPT = Path(__file__).parents[1] / "mcp_server.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "mcp_server.py"
 
 
 def slow_archive() -> bytes:

@@ -1,0 +1,59 @@
+"""Public question sets, as their publishers wrote them: every row loads, every gold answer scores, gold passages are found.
+
+The sets are looked for in `shared/data` beside the checkout.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from lzero.data.files import read_passages, read_tasks
+from lzero.data.sources import Listed, leaks
+from lzero.rewards import exact_match, f1
+from lzero.tools import PassageIndex
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"no public data sets in {DATA}"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("multihop/train.jsonl.gz", 2_216),
+        ("multihop/dev.jsonl.gz", 989),
+        ("nq/nq_open_gold2655.jsonl.gz", 2_655),
+        ("gsm8k/train.jsonl.gz", 7_473),
+        ("gsm8k/test.jsonl.gz", 1_319),
+    ],
+)
+def test_a_set_loads_whole_and_its_gold_answers_score(name: str, count: int) -> None:
+    tasks = read_tasks(DATA / name).tasks
+    assert len(tasks) == count
+    for task in tasks:
+        assert all(exact_match(gold, task.answers) and f1(gold, task.answers) == 1.0 for gold in task.answers), task.id
+        assert not exact_match("", task.answers), task.id
+    if name.startswith("gsm8k"):
+        assert max(len(task.answers[0]) for task in tasks) < 20
+    else:
+        assert all(task.passages for task in tasks)
+
+
+@pytest.mark.parametrize(("folder", "train", "held_out"), [("multihop", "train", "dev"), ("gsm8k", "train", "test")])
+def test_official_splits_share_no_question(folder: str, train: str, held_out: str) -> None:
+    splits = (Listed(read_tasks(DATA / folder / f"{name}.jsonl.gz").tasks) for name in (train, held_out))
+    assert leaks(*splits) == []
+
+
+def test_one_query_finds_a_gold_passage_first_for_most_questions(tmp_path: Path) -> None:
+    index = PassageIndex.of_file(DATA / "multihop" / "corpus.jsonl.gz", read_passages, cache=tmp_path)
+    assert len(index) == 29_779
+    tasks = [
+        task for task in read_tasks(DATA / "multihop" / "dev.jsonl.gz").tasks if task.metadata["setting"] == "gold_only"
+    ][:100]
+    found = [index.search(task.question, limit=10) for task in tasks]
+    gold = [{passage.title for passage in task.passages} for task in tasks]
+    hits = sum(bool(passages) and passages[0].title in titles for passages, titles in zip(found, gold, strict=True))
+    assert hits >= 0.8 * len(tasks)

@@ -1,0 +1,662 @@
+"""The in-process engine on a tiny random model: what it gives is what a plain forward pass gives, whoever else is there."""
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lzero.engine.local import engine as local
+from lzero.engine.local.cache import Forward, fitting_slots
+from lzero.engine.local.engine import LocalEngine
+from lzero.engine.local.probe import rows_are_independent
+from lzero.engine.local.sampling import draw
+from lzero.errors import EngineError
+from lzero.models import Architecture, build_tokenizer, new_model
+from lzero.threads import computing_alone
+from lzero.types import Completion, Sampling
+
+pytestmark = pytest.mark.integration
+TINY = Architecture(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_size=48, init_std=0.2)
+TOKENIZER = build_tokenizer(["<code>", "</code>", "</", "code", "de>"])
+VOCABULARY = len(TOKENIZER)
+
+
+def tiny_model(seed: int = 0, *, eos_bias: float = -1e4) -> Any:
+    """Return a model with random weights; by default it never ends a turn."""
+    model = new_model(TINY, TOKENIZER, seed=seed)
+    model.lm_head.register_forward_hook(add_to_logits({TOKENIZER.eos_token_id: eos_bias}))
+    return model
+
+
+def add_to_logits(bias: dict[int, float]) -> Callable[..., torch.Tensor]:
+    def hook(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        added = torch.zeros(logits.shape[-1])
+        added[list(bias)] = torch.tensor(list(bias.values()))
+        return logits + added
+
+    return hook
+
+
+@asynccontextmanager
+async def running(
+    model: Any = None, *, num_slots: int = 8, max_tokens: int = 160, deterministic: bool = False
+) -> AsyncIterator[LocalEngine]:
+    engine = LocalEngine(
+        tiny_model() if model is None else model,
+        TOKENIZER,
+        max_tokens=max_tokens,
+        num_slots=num_slots,
+        deterministic=deterministic,
+    )
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return [random.Random(f"{seed}/{index}").randrange(3, VOCABULARY) for index in range(length)]
+
+
+async def ask(
+    engine: LocalEngine, ids: list[int], *, name: str = "a", deadline_s: float = 120.0, **knobs: Any
+) -> Completion:
+    sampling = Sampling(**{"max_tokens": 12, "seed": 5, **knobs})
+    return await engine.sample(ids, sampling, request_id=name, affinity=name, deadline_s=deadline_s)
+
+
+def plain_logprobs(model: Any, ids: list[int], completion: Completion, temperature: float) -> list[float]:
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*ids, *completion.token_ids]])).logits[0] / temperature
+    table = torch.log_softmax(logits, dim=-1)
+    return [table[len(ids) - 1 + place, token].item() for place, token in enumerate(completion.token_ids)]
+
+
+def tell(event: asyncio.Event) -> Callable[..., None]:
+    """Return a hook for the engine's thread that sets an event of this one."""
+    loop = asyncio.get_running_loop()
+
+    def hook(*_: Any) -> None:
+        loop.call_soon_threadsafe(event.set)
+
+    return hook
+
+
+async def requests(engine: LocalEngine, count: int, order: list[int] | None = None) -> dict[int, Completion]:
+    """Ragged requests, sent in the given order with a turn of the event loop between any two."""
+    answers: dict[int, Completion] = {}
+
+    async def one(index: int) -> None:
+        answers[index] = await ask(
+            engine, prompt(5 + 7 * index % 60, index), name=f"r{index}", seed=index, max_tokens=3 + index % 20
+        )
+
+    async with asyncio.TaskGroup() as group:
+        for index in order or range(count):
+            group.create_task(one(index))
+            for _ in range(index % 4):
+                await asyncio.sleep(0)
+    return answers
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
+async def test_logprobs_are_those_of_a_plain_forward_pass_under_the_temperature(temperature: float) -> None:
+    model = tiny_model()
+    async with running(model) as engine:
+        ids = prompt(30)
+        completion = await ask(engine, ids, temperature=temperature, top_p=0.9)
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, ids, completion, temperature), abs=1e-4)
+        assert completion.stop_reason == "length"
+        assert completion.versions == ((0, 12),)
+
+
+async def test_greedy_takes_the_likeliest_token() -> None:
+    model = tiny_model()
+    async with running(model) as engine:
+        ids = prompt(20)
+        completion = await ask(engine, ids, temperature=0.0)
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*ids, *completion.token_ids]])).logits[0]
+    assert list(completion.token_ids) == logits.argmax(dim=-1)[len(ids) - 1 : -1].tolist()
+
+
+async def test_a_seed_gives_the_same_tokens_alone_and_in_company() -> None:
+    async with running() as engine:
+        together = await requests(engine, 24)
+    for index, completion in together.items():
+        async with running(num_slots=1) as engine:
+            alone = await ask(engine, prompt(5 + 7 * index % 60, index), seed=index, max_tokens=3 + index % 20)
+        assert alone.token_ids == completion.token_ids
+        assert alone.logprobs == pytest.approx(completion.logprobs, abs=1e-4)
+
+
+async def test_another_seed_gives_other_tokens() -> None:
+    async with running() as engine:
+        assert (await ask(engine, prompt(9), seed=1)).token_ids != (await ask(engine, prompt(9), seed=2)).token_ids
+
+
+async def test_tokens_are_drawn_as_often_as_the_model_says() -> None:
+    model = tiny_model()
+    ids = prompt(6)
+    async with running(model, num_slots=64) as engine:
+        drawn = await asyncio.gather(*(ask(engine, ids, name=str(i), seed=i, max_tokens=1) for i in range(1500)))
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids])).logits[0, -1].softmax(dim=-1)
+    likeliest = expected.argmax().item()
+    share = sum(completion.token_ids[0] == likeliest for completion in drawn) / len(drawn)
+    assert share == pytest.approx(expected[likeliest].item(), abs=0.05)
+
+
+def test_a_neighbours_top_p_leaves_the_other_draws_alone() -> None:
+    logits = 3 * torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0))
+    likeliest_last = logits.sort(dim=-1).values  # what a cut tail would shift first
+    noise = np.array([1e-9])
+    alone, _ = draw(likeliest_last, np.ones(1), np.ones(1), noise)
+    beside, _ = draw(likeliest_last.expand(2, -1), np.ones(2), np.array([1.0, 0.5]), noise.repeat(2))
+    assert beside[0] == alone[0]
+
+
+async def test_top_p_draws_only_from_the_nucleus() -> None:
+    model = tiny_model()
+    ids = prompt(6)
+    with torch.inference_mode():
+        probabilities = model(torch.tensor([ids])).logits[0, -1].softmax(dim=-1)
+    ordered = probabilities.sort(descending=True)
+    size = int((ordered.values.cumsum(0) < 0.3).sum()) + 1
+    async with running(model, num_slots=64) as engine:
+        drawn = await asyncio.gather(
+            *(ask(engine, ids, name=str(i), seed=i, max_tokens=1, top_p=0.3) for i in range(300))
+        )
+    assert {completion.token_ids[0] for completion in drawn} <= set(ordered.indices[:size].tolist())
+
+
+@pytest.mark.parametrize("change", ["extends", "diverges"])
+async def test_a_remembered_prefix_changes_nothing(change: str) -> None:
+    model = tiny_model()
+    async with running(model) as engine:
+        first = await ask(engine, prompt(40))
+        history = [*prompt(40), *first.token_ids]
+        following = [*history, *prompt(9, 1)] if change == "extends" else [*history[:33], *prompt(25, 2)]
+        warm = await ask(engine, following, seed=6)
+    async with running(model) as engine:
+        cold = await ask(engine, following, seed=6)
+    assert warm.token_ids == cold.token_ids
+    assert warm.logprobs == pytest.approx(cold.logprobs, abs=1e-4)
+
+
+async def test_only_new_ids_are_fed() -> None:
+    model = tiny_model()
+    fed: list[int] = []
+    async with running(model) as engine:
+        first = await ask(engine, prompt(40))
+        handle = model.register_forward_pre_hook(
+            lambda module, args, kwargs: fed.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        )
+        await ask(engine, [*prompt(40), *first.token_ids, *prompt(9, 1)])
+        handle.remove()
+    assert fed[0] == 10  # the last sampled token, and the nine that are new
+    assert set(fed[1:]) == {1}
+
+
+@contextmanager
+def ids_fed(model: Any) -> Iterator[list[int]]:
+    """Record the number of ids that each pass feeds, padding included."""
+    fed: list[int] = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    yield fed
+    handle.remove()
+
+
+@pytest.mark.parametrize("already", [True, False], ids=["one was before", "all come together"])
+async def test_a_prompt_that_several_ask_is_fed_once(already: bool) -> None:
+    model = tiny_model()
+    async with running(model) as engine:
+        with ids_fed(model) as fed:
+            if already:
+                await ask(engine, prompt(80), name="before")
+            several = await asyncio.gather(*(ask(engine, prompt(80), name=f"{n}", seed=n) for n in range(6)))
+    assert sum(count >= 80 for count in fed) == 1
+    assert sum(fed) < 80 + 7 * 8 * 12
+    for completion in several:
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, prompt(80), completion, 1.0), abs=1e-4)
+    assert len({completion.token_ids for completion in several}) == 6
+
+
+async def test_a_long_beginning_that_prompts_share_is_fed_once() -> None:
+    model = tiny_model()
+    system, short = prompt(100), prompt(40)
+    prompts = [*([*system, *prompt(9 + n, n)] for n in range(4)), [*short, *prompt(9, 1)], [*short, *prompt(9, 2)]]
+    async with running(model) as engine:
+        with ids_fed(model) as fed:
+            several = await asyncio.gather(*(ask(engine, ids, name=f"{n}") for n, ids in enumerate(prompts)))
+    assert sum(count >= 100 for count in fed) == 1
+    for ids, completion in zip(prompts, several, strict=True):
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, ids, completion, 1.0), abs=1e-4)
+
+
+async def test_what_some_prompts_share_beyond_what_all_do_is_fed_once() -> None:
+    model = tiny_model()
+    tasks = [[*prompt(100), *prompt(100, number)] for number in (1, 2)]
+    asked = [task for task in tasks for _ in range(3)]
+    async with running(model, max_tokens=250) as engine:
+        with ids_fed(model) as fed:
+            several = await asyncio.gather(*(ask(engine, ids, name=f"{n}", seed=n) for n, ids in enumerate(asked)))
+    assert sum(count for count in fed if count >= 100) == 300
+    for ids, completion in zip(asked, several, strict=True):
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, ids, completion, 1.0), abs=1e-4)
+
+
+async def test_a_prompt_does_not_wait_for_tokens_that_another_row_has_still_to_draw() -> None:
+    async with running() as engine:
+        drawn = await ask(engine, prompt(64), name="before", temperature=0.0, max_tokens=60)
+    ended: list[str] = []
+
+    async def one(name: str, ids: list[int], max_tokens: int) -> None:
+        await ask(engine, ids, name=name, temperature=0.0, max_tokens=max_tokens)
+        ended.append(name)
+
+    async with running() as engine:
+        await asyncio.gather(
+            one("draws", prompt(64), 60), one("has them in its prompt", [*prompt(64), *drawn.token_ids[:50]], 20)
+        )
+    assert ended == ["has them in its prompt", "draws"]
+
+
+async def test_a_beginning_is_kept_in_a_slot_that_another_affinity_takes() -> None:
+    model = tiny_model()
+    async with running(model, num_slots=1) as engine:
+        await ask(engine, [*prompt(80), *prompt(9, 1)], name="one")
+        with ids_fed(model) as fed:
+            other = await ask(engine, [*prompt(80), *prompt(9, 2)], name="other")
+    assert fed[0] == 9
+    expected = plain_logprobs(model, [*prompt(80), *prompt(9, 2)], other, 1.0)
+    assert other.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+async def test_a_beginning_is_copied_by_a_row_that_remembers_less_of_it() -> None:
+    model = tiny_model()
+    async with running(model) as engine:
+        await ask(engine, prompt(100), name="knows")
+        await ask(engine, prompt(10), name="knows little")
+        with ids_fed(model) as fed:
+            await ask(engine, prompt(110), name="knows little")
+    assert fed[0] == 10
+
+
+async def test_a_row_that_others_wait_for_may_leave() -> None:
+    model = tiny_model()
+    started, go_on = asyncio.Event(), threading.Event()
+    async with running(model, max_tokens=2000) as engine:
+        loop = asyncio.get_running_loop()
+
+        def hook(*_: Any) -> None:
+            loop.call_soon_threadsafe(started.set)
+            go_on.wait(30)
+
+        handle = model.register_forward_pre_hook(hook)
+        leaving = asyncio.create_task(ask(engine, prompt(1200), name="leaves"))
+        await started.wait()
+        staying = [asyncio.create_task(ask(engine, prompt(1200), name=f"{n}", seed=n)) for n in range(3)]
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        handle.remove()
+        go_on.set()
+        several = await asyncio.gather(*staying)
+    for completion in several:
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, prompt(1200), completion, 1.0), abs=1e-4)
+
+
+async def test_nothing_of_old_weights_is_copied() -> None:
+    model, other = tiny_model(0), tiny_model(1)
+    async with running(model) as engine:
+        await ask(engine, prompt(80), name="old")
+        await engine.load({name: weights.clone() for name, weights in other.state_dict().items()}, 1)
+        new = await ask(engine, prompt(80), name="new")
+    assert new.logprobs == pytest.approx(plain_logprobs(other, prompt(80), new, 1.0), abs=1e-4)
+
+
+async def test_more_episodes_than_slots_all_get_their_answers() -> None:
+    model = tiny_model()
+    async with running(model, num_slots=3) as engine:
+
+        async def episode(index: int) -> None:
+            ids = prompt(10 + index, index)
+            for step in range(3):
+                completion = await ask(engine, ids, name=f"e{index}", seed=step, max_tokens=4 + index)
+                expected = plain_logprobs(model, ids, completion, 1.0)
+                assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+                ids = [*ids, *completion.token_ids, *prompt(5, step)]
+            await engine.forget(f"e{index}")
+
+        await asyncio.gather(*(episode(index) for index in range(10)))
+
+
+async def test_two_requests_of_one_affinity_may_run_at_once() -> None:
+    model = tiny_model()
+    async with running(model) as engine:
+        one, other = await asyncio.gather(ask(engine, prompt(20), seed=1), ask(engine, prompt(20), seed=2))
+    for completion in (one, other):
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, prompt(20), completion, 1.0), abs=1e-4)
+
+
+async def test_a_long_prompt_is_fed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lzero.engine.local.worker.PREFILL_CHUNK", 16)
+    model = tiny_model()
+    async with running(model) as engine:
+        completions = await asyncio.gather(*(ask(engine, prompt(n), name=str(n)) for n in (100, 33, 16, 17)))
+    for length, completion in zip((100, 33, 16, 17), completions, strict=True):
+        assert completion.logprobs == pytest.approx(plain_logprobs(model, prompt(length), completion, 1.0), abs=1e-4)
+
+
+def spelling(*pieces: str) -> list[int]:
+    return [token for piece in pieces for token in TOKENIZER.encode(piece, split_special_tokens=True)]
+
+
+async def scripted(tokens: list[int], **knobs: Any) -> Completion:
+    """Return the completion of a model that is made to produce `tokens` in turn, then `x`."""
+    model = tiny_model()
+    left = iter(tokens)
+
+    def hook(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        forced = torch.full_like(logits, -1e9)
+        forced[..., next(left, spelling("x")[0])] = 0.0
+        return forced
+
+    async with running(model) as engine:
+        model.lm_head.register_forward_hook(hook)
+        return await ask(engine, prompt(5), **knobs)
+
+
+@pytest.mark.parametrize(
+    "pieces", [("</code>",), ("</", "code", ">"), ("</", "co", "de>"), ("<", "/", "c", "o", "d", "e", ">")]
+)
+async def test_a_stop_string_ends_a_completion_across_any_token_borders(pieces: tuple[str, ...]) -> None:
+    tokens = spelling("a>b", *pieces)
+    completion = await scripted(tokens, stop=("</code>",), max_tokens=40)
+    assert completion.stop_reason == "stop"
+    assert completion.token_ids == tuple(tokens)
+    assert completion.text == "a>b</code>"
+
+
+async def test_a_stop_string_of_several_bytes_a_character_is_found() -> None:
+    tokens = spelling("京北京")
+    completion = await scripted([*tokens, *spelling("rest")], stop=("北京",), max_tokens=40)
+    assert (completion.text, completion.stop_reason) == ("京北京", "stop")
+
+
+async def test_text_of_several_bytes_a_character_comes_out_whole() -> None:
+    completion = await scripted(spelling("né 🙂"), max_tokens=len(spelling("né 🙂")))
+    assert (completion.text, completion.stop_reason) == ("né 🙂", "length")
+
+
+async def test_the_end_of_turn_ends_a_completion_and_is_kept_in_its_ids_only() -> None:
+    completion = await scripted([*spelling("ab"), TOKENIZER.eos_token_id])
+    assert completion.token_ids[-1] == TOKENIZER.eos_token_id
+    assert (completion.text, completion.stop_reason) == ("ab", "eos")
+
+
+async def test_an_eos_id_of_the_generation_settings_ends_a_completion_too() -> None:
+    model = tiny_model()
+    completion_ids = spelling("q")
+    model.generation_config.eos_token_id = [TOKENIZER.eos_token_id, completion_ids[0]]
+    async with running(model) as engine:
+        model.lm_head.register_forward_hook(add_to_logits({completion_ids[0]: 1e6}))
+        completion = await ask(engine, prompt(5))
+    assert (completion.token_ids, completion.stop_reason) == (tuple(completion_ids), "eos")
+
+
+async def test_score_gives_every_token_its_logprob() -> None:
+    model = tiny_model()
+    ids = prompt(25)
+    async with running(model) as engine:
+        scores = await engine.score(ids)
+    with torch.inference_mode():
+        table = torch.log_softmax(model(torch.tensor([ids])).logits[0], dim=-1)
+    assert scores[0] == 0.0
+    assert scores[1:] == pytest.approx([table[i, token].item() for i, token in enumerate(ids[1:])], abs=1e-5)
+
+
+async def test_new_weights_are_used_and_nothing_of_the_old_ones_is_kept() -> None:
+    model, other = tiny_model(0), tiny_model(1)
+    async with running(model) as engine:
+        first = await ask(engine, prompt(40))
+        await engine.load({name: weights.clone() for name, weights in other.state_dict().items()}, 7)
+        assert engine.version == 7
+        following = [*prompt(40), *first.token_ids, *prompt(5, 1)]
+        second = await ask(engine, following)
+    assert second.versions == ((7, 12),)
+    assert second.logprobs == pytest.approx(plain_logprobs(other, following, second, 1.0), abs=1e-4)
+
+
+async def test_a_request_under_way_goes_on_under_new_weights() -> None:
+    model, old, new = tiny_model(0), tiny_model(0), tiny_model(1)
+    drawn = asyncio.Event()
+    async with running(model) as engine:
+        handle = model.register_forward_hook(tell(drawn))
+        task = asyncio.create_task(ask(engine, prompt(20), max_tokens=120))
+        await drawn.wait()
+        await engine.load(new.state_dict(), 3)
+        handle.remove()
+        completion = await task
+    assert [version for version, _ in completion.versions] == [0, 3]
+    before = completion.versions[0][1]
+    assert completion.logprobs[:before] == pytest.approx(
+        plain_logprobs(old, prompt(20), completion, 1.0)[:before], abs=1e-4
+    )
+    assert completion.logprobs[before:] == pytest.approx(
+        plain_logprobs(new, prompt(20), completion, 1.0)[before:], abs=1e-4
+    )
+
+
+async def test_weights_that_do_not_fit_are_refused_and_change_nothing() -> None:
+    model = tiny_model()
+    async with running(model) as engine:
+        before = await ask(engine, prompt(10))
+        state = tiny_model(1).state_dict()
+        with pytest.raises(EngineError, match=r"model\.norm\.weight"):
+            await engine.load({**state, "model.norm.weight": torch.ones(3)}, 1)
+        with pytest.raises(EngineError, match="missing"):
+            await engine.load({"model.norm.weight": torch.ones(32)}, 1)
+        assert engine.version == 0
+        assert (await ask(engine, prompt(10))).token_ids == before.token_ids
+
+
+async def test_a_missed_deadline_is_an_error_and_frees_the_slot() -> None:
+    async with running(num_slots=1) as engine:
+        with pytest.raises(EngineError, match=r"request a: no answer within 0\.001 s"):
+            await ask(engine, prompt(10), max_tokens=140, deadline_s=0.001)
+        assert len((await ask(engine, prompt(10), name="b")).token_ids) == 12
+
+
+async def test_a_stuck_engine_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "COMMAND_S", 0.1)
+    model, go_on = tiny_model(), threading.Event()
+    async with running(model) as engine:
+        hook = model.register_forward_pre_hook(lambda *_: go_on.wait(20.0) and None)
+        stuck = asyncio.create_task(ask(engine, prompt(10)))
+        try:
+            with pytest.raises(EngineError, match="score: no answer"):
+                await engine.score(prompt(5))
+            with pytest.raises(EngineError, match="version 1: no answer"):
+                await engine.load(model.state_dict(), 1)
+        finally:
+            hook.remove()
+            go_on.set()
+        await stuck
+
+
+async def test_a_cancelled_request_makes_room_for_the_next() -> None:
+    model = tiny_model()
+    started = asyncio.Event()
+    async with running(model, num_slots=1, max_tokens=4000) as engine:
+        model.register_forward_hook(tell(started))
+        endless = asyncio.create_task(ask(engine, prompt(10), max_tokens=3900))
+        queued = asyncio.create_task(ask(engine, prompt(11), name="b", max_tokens=3900))
+        await started.wait()
+        endless.cancel()
+        queued.cancel()
+        assert len((await ask(engine, prompt(12), name="c")).token_ids) == 12
+        for task in (endless, queued):
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+
+@pytest.mark.parametrize(
+    ("ids", "knobs", "reason"),
+    [
+        ([], {}, "no ids"),
+        ([VOCABULARY], {}, "vocabulary"),
+        (prompt(100), {"max_tokens": 61}, r"100 ids \+ 61 new ones do not fit into the engine's 160"),
+        (prompt(3), {"temperature": -1.0}, "impossible"),
+        (prompt(3), {"top_p": 0.0}, "impossible"),
+        (prompt(3), {"max_tokens": 0}, "impossible"),
+    ],
+)
+async def test_a_request_that_cannot_be_answered_is_refused(ids: list[int], knobs: dict[str, Any], reason: str) -> None:
+    async with running() as engine:
+        with pytest.raises(EngineError, match=reason):
+            await ask(engine, ids, **knobs)
+        assert len((await ask(engine, prompt(100), max_tokens=60)).token_ids) == 60
+
+
+async def test_a_failing_forward_pass_fails_every_caller_and_later_ones() -> None:
+    model = tiny_model()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    async with running(model, num_slots=2) as engine:
+        model.register_forward_hook(fail)
+        results = await asyncio.gather(
+            *(ask(engine, prompt(10), name=str(i)) for i in range(5)), engine.score([1, 2]), return_exceptions=True
+        )
+        assert all(isinstance(result, EngineError) and "out of memory" in str(result) for result in results)
+        with pytest.raises(EngineError, match="out of memory"):
+            await ask(engine, prompt(10))
+
+
+async def test_logits_that_are_not_finite_are_an_error() -> None:
+    model = tiny_model()
+    async with running(model) as engine:
+        model.lm_head.register_forward_hook(add_to_logits({5: float("nan")}))
+        with pytest.raises(EngineError, match="not finite"):
+            await ask(engine, prompt(10))
+
+
+async def test_what_is_computed_in_the_engines_thread_has_gradients_and_its_own_errors() -> None:
+    weight = torch.ones(3, requires_grad=True)
+
+    def learn() -> str:
+        torch.autograd.backward((weight * 2.0).sum())
+        return threading.current_thread().name
+
+    def fail() -> None:
+        raise KeyError("mine")
+
+    async with running() as engine:
+        assert await engine.compute(learn) == "lzero-engine"
+        assert weight.grad is not None
+        assert weight.grad.tolist() == [2.0, 2.0, 2.0]
+        with pytest.raises(KeyError, match="mine"):
+            await engine.compute(fail)
+        assert len((await ask(engine, prompt(5))).token_ids) == 12
+    with pytest.raises(EngineError, match="closed"):
+        await engine.compute(learn)
+
+
+async def test_the_engine_computes_with_several_threads_where_its_maker_computes_alone() -> None:
+    several = torch.get_num_threads()
+    with computing_alone():
+        assert torch.get_num_threads() == 1
+        async with running() as engine:
+            assert await engine.compute(torch.get_num_threads) == several
+    assert torch.get_num_threads() == several
+
+
+async def test_close_fails_what_is_waiting() -> None:
+    async with running(max_tokens=4000) as engine:
+        task = asyncio.create_task(ask(engine, prompt(10), max_tokens=3900))
+        await asyncio.sleep(0)
+        await engine.close()
+        with pytest.raises(EngineError, match="closed"):
+            await task
+        with pytest.raises(EngineError, match="closed"):
+            await ask(engine, prompt(10))
+
+
+@pytest.mark.parametrize("independent", [True, False])
+async def test_deterministic_results_are_identical_to_the_bit_in_any_order_of_arrival(
+    independent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both of its ways: 32 rows at once, and one after the other where the machine's kernels tell rows apart."""
+    if not independent:
+        monkeypatch.setattr("lzero.engine.local.engine.rows_are_independent", lambda *_: False)
+    model, count = tiny_model(), 48 if independent else 12
+    results = []
+    for seed, num_slots in enumerate((1, 8, 64)):
+        order = list(range(count))
+        random.Random(seed).shuffle(order)
+        async with running(model, deterministic=True, num_slots=num_slots) as engine:
+            results.append(await requests(engine, count, order))
+    assert results[0] == results[1] == results[2]
+
+
+async def test_deterministic_results_do_not_depend_on_what_was_remembered() -> None:
+    model, following = tiny_model(), [*prompt(40), *prompt(9, 1)]
+    async with running(model, deterministic=True) as engine:
+        await ask(engine, prompt(40))
+        warm = await ask(engine, following)
+    async with running(model, deterministic=True) as engine:
+        await asyncio.gather(*(ask(engine, prompt(20, index), name=str(index)) for index in range(40)))
+        cold = await ask(engine, following)
+    assert warm == cold
+
+
+async def test_deterministic_results_are_identical_to_the_bit_in_every_row() -> None:
+    """With the nano's heads and as many keys: attention that sums few of them hides that it rounds otherwise in another thread."""
+    model = new_model(replace(TINY, num_heads=3, num_kv_heads=3, head_dim=32), TOKENIZER, seed=0)
+    model.lm_head.register_forward_hook(add_to_logits({TOKENIZER.eos_token_id: -1e4}))
+    async with running(model, deterministic=True, max_tokens=384) as engine:
+        several = await asyncio.gather(*(ask(engine, prompt(300), name=f"{n}", max_tokens=4) for n in range(18)))
+    assert set(several) == {several[0]}
+
+
+@pytest.mark.parametrize(("edge", "of_the_sequence"), [(1e-6, 0), (1e-6, 40), (0.0, 0)])
+def test_rows_that_differ_in_the_last_bits_are_noticed(edge: float, of_the_sequence: int) -> None:
+    model = tiny_model()
+    forward = Forward(model, num_slots=8, max_tokens=64)
+    position = 0
+
+    def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal position
+        position = int(kwargs["position_ids"].max())
+
+    def differ(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        return logits * (1 + edge * (position >= of_the_sequence) * (torch.arange(8) == 7)[:, None, None])
+
+    model.register_forward_pre_hook(look, with_kwargs=True)
+    model.lm_head.register_forward_hook(differ)
+    assert rows_are_independent(forward, 8) == (edge == 0.0)
+
+
+async def test_a_cache_beyond_the_machine_is_refused_with_the_sum() -> None:
+    with pytest.raises(EngineError, match=r"1000000 slots × 100000 tokens × 256 bytes needs 25600\.3 GB"):
+        LocalEngine(tiny_model(), TOKENIZER, max_tokens=100_000, num_slots=1_000_000)
+
+
+def test_as_many_slots_as_fit_into_memory() -> None:
+    model = tiny_model()
+    assert fitting_slots(model, num_slots=128, max_tokens=64) == 128
+    fewer = fitting_slots(model, num_slots=1_000_000, max_tokens=100_000)
+    assert 1 <= fewer < 1_000_000
+    assert fitting_slots(model, num_slots=8, max_tokens=10**12) == 1
