@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lzero.agent.blocks import find_blocks, unfenced
 from lzero.agent.parser import parse
 
 THINK = "<think>I need the rival of Liri.</think>"
@@ -288,6 +289,16 @@ def test_any_text_parses_to_a_part_of_itself_or_to_a_problem(text: str) -> None:
         assert parsed.code is not None
         assert text.strip().startswith("<think>")
         assert text.strip().endswith("</code>")
+
+
+@given(*[st.lists(st.sampled_from([*PIECES, "<thinking>", "</thinking>"]), max_size=4).map("".join)] * 3)
+def test_a_reply_of_one_thought_and_one_block_is_read_like_any_other(think: str, between: str, code: str) -> None:
+    text = f"<think>{think}</think>{between}<code>{code}</code>".replace("\r", "\n")
+    parsed, found = parse(text), find_blocks(text)
+    assert parsed.think == found.thought.strip()
+    if parsed.code is not None:
+        first = next((block for block in found.blocks if block.tagged), found.blocks[0])
+        assert parsed.code.strip() == (unfenced(first.text) if first.tagged else first.text).strip()
 
 
 CODE_LINES = ["x = 1", "if x:", "    print('a')", "", "y = '''a\n```\n'''", "# it's", 's = "```"', "é = '北'"]

@@ -59,6 +59,8 @@ def find_blocks(text: str) -> Blocks:
 
 def unfenced(block: str) -> str:
     """Return the code of a block without the fence that encloses it and the text around that fence."""
+    if "```" not in block and "~~~" not in block:
+        return block
     strings, first = _Strings(block, 0), len(block) - len(block.lstrip())
     for mark in _MARK.finditer(block):
         if mark["fence"] is None or strings.open_at(mark.start()):
