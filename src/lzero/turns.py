@@ -23,6 +23,8 @@ QUEUE_S = 600.0
 """Seconds that one call may spend in queues."""
 MAX_WAITING = 64
 """The most calls of one episode that may wait for the same resource."""
+_ROUNDING_S = 1e-6
+"""Seconds by which an alarm may ring early."""
 _SHORT_S = 1e-3
 """Seconds to spare that count as none."""
 
@@ -38,7 +40,9 @@ class Clock:
         self._stopped_at: float | None = None
         self._stops = 0
         self._due: dict[asyncio.Timeout, float] = {}
-        """Open deadlines, by the loop's clock minus the seconds in which this one was stopped."""
+        """Open deadlines, each with the seconds of work at which it passes."""
+        self._alarm: asyncio.TimerHandle | None = None
+        """Calls `_ring` when the next deadline passes, or earlier if the clock was stopped meanwhile."""
         if opposite is not None:
             opposite.stop()
 
@@ -56,12 +60,13 @@ class Clock:
     async def at_most(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
         """Limit the block like `asyncio.timeout(seconds)`, without the seconds in which the clock is stopped."""
         async with asyncio.timeout(None) as deadline:
-            self._due[deadline] = _now() - self.stopped_s + seconds
-            self._reschedule()
+            self._due[deadline] = self.worked_s + seconds
+            self._ring()
             try:
                 yield deadline
             finally:
                 del self._due[deadline]
+                self._ring()
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -77,7 +82,6 @@ class Clock:
         self._stops += 1
         if self._stops == 1:
             self._stopped_at = _now()
-            self._reschedule()
             if self._opposite is not None:
                 self._opposite.go_on()
 
@@ -86,16 +90,26 @@ class Clock:
         self._stops -= 1
         if self._stops == 0:
             self._before_s, self._stopped_at = self.stopped_s, None
-            self._reschedule()
+            if self._alarm is None:
+                self._ring()
             if self._opposite is not None:
                 self._opposite.stop()
 
-    def _reschedule(self) -> None:
-        for deadline, due in self._due.items():
-            when = deadline.when()
-            if deadline.expired() or (when is not None and when <= _now()):
-                continue  # it has passed, or was moved forward, and is about to end its block
-            deadline.reschedule(None if self._stops else due + self._before_s)
+    def _ring(self) -> None:
+        """End the blocks whose deadlines have passed, and set the alarm for the next. A stop leaves the alarm, because most deadlines are
+        far: setting it anew for every cell of an agent would cost more than one alarm that rings too early."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        left_s = math.inf
+        for deadline, due_s in self._due.items():
+            still_s = due_s - self.worked_s
+            if still_s > _ROUNDING_S:
+                left_s = min(left_s, still_s)
+            elif not deadline.expired():
+                deadline.reschedule(_now())
+        if left_s < math.inf and not self._stops:
+            self._alarm = asyncio.get_running_loop().call_later(left_s, self._ring)
 
 
 class CallersClock(Clock):
