@@ -142,7 +142,7 @@ SITES = (
     Site("tools/retry.py", "ServiceError", "ours", "a service has failed all tries"),
     *(
         Site(module, "ServiceError", "ours", "a service fails; a page's trouble is the agent's (read_page)")
-        for module in ("tools/web.py", "tools/web_transport.py")
+        for module in ("tools/web.py", "tools/web_transport.py", "tools/service.py")
     ),
     Site(
         "tools/web_transport.py",
@@ -151,20 +151,17 @@ SITES = (
         "a search service is slow; the time of a picture, a question or a page that the agent chose is the agent's (look, read_page)",
     ),
     Site(
-        "tools/web.py",
+        "tools/service.py",
         "AskedTooOften",
         "ours",
         "a service limits its calls: all episodes pause, then take fair turns; in the end a HelperBusy",
     ),
     Site("tools/web_search.py", "ServiceError", "ours", "the search service fails"),
     Site(
-        "tools/read_page.py", "ServiceError", "ours", "the Jina reader sends no JSON; a site in trouble is the agent's"
-    ),
-    Site(
-        "tools/look.py",
+        "tools/read_page.py",
         "ServiceError",
         "ours",
-        "the vision model's endpoint sends no JSON; a request that it breaks on is the agent's",
+        "a site in trouble, until its tries are used up; then it is the agent's",
     ),
     Site("turns.py", "HelperBusy", "ours", "what episodes share is busy for ten minutes, in fair turns"),
 )

@@ -109,7 +109,7 @@ def test_calls_without_number_wait_at_the_expense_of_who_makes_them() -> None:
         """Asks a service."""
         return word
 
-    limited = RateLimited(ask, per_second=0.1, clock=lambda: asyncio.get_running_loop().time())
+    limited = RateLimited(ask, per_second=0.1)
 
     async def main() -> None:
         crowd, victims = broker_of(limited), [broker_of(limited) for _ in range(3)]

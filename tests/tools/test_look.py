@@ -24,7 +24,7 @@ from lzero.protocols import Tool
 from lzero.tools import look as look_module
 from lzero.tools.catalog import open_tool
 from lzero.tools.converter import MAX_SIDE, Converter
-from lzero.tools.look import MAX_ANSWER_CHARS, open_look
+from lzero.tools.look import MAX_ANSWER_CHARS
 from lzero.types import Json, Task
 
 pytestmark = pytest.mark.integration
@@ -164,8 +164,8 @@ async def test_a_service_that_stumbles_is_asked_again() -> None:
         ([failed(401, f"Incorrect key {KEY}")], "refuses the key in VISION_KEY (HTTP 401"),
         ([failed(404, "no such model")], "the vision model seer-2 failed (HTTP 404"),
         ([failed(502)] * 3, "the vision model seer-2 failed (HTTP 502"),
-        ([Response("<html>")] * 3, "answered with no chat completion"),
-        ([JSONResponse({"choices": []})] * 3, "the vision model seer-2 answered nothing"),
+        ([Response("<html>")] * 3, "the vision model seer-2 sent an answer that is not understood"),
+        ([JSONResponse({"choices": []})] * 3, "the vision model seer-2 sent an answer that is not understood"),
     ],
     ids=["key", "request", "server", "html", "empty"],
 )
@@ -239,17 +239,16 @@ async def test_what_is_no_image_is_the_agents_fault_and_nobody_is_asked(
 
 def test_what_is_missing_is_told_before_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VISION_KEY")
-    url = "https://api.example.org/v1"
     with pytest.raises(ConfigError, match="the tool look needs a key: set VISION_KEY"):
-        open_look(Converter(), base_url=url, model="m", key_variable="VISION_KEY")
+        looking(Vision([], base_url="https://api.example.org/v1"))
     with pytest.raises(ConfigError, match=r"needs a vision model: set tools\.vision_model"):
-        open_look(Converter(), base_url=url, model="")
+        open_tool("look", load_config())
     for wrong in ("", "api.example.org", "ftp://x/v1", "http://x:99999/v1", "http://x/v1?key=1"):
-        with pytest.raises(ConfigError, match="is not a URL"):
-            open_look(Converter(), base_url=wrong, model="m")
+        with pytest.raises(ConfigError, match=r"tools\.vision_url = .* is not a web address"):
+            looking(Vision([], base_url=wrong), key_variable="")
 
 
 def test_the_tool_describes_itself() -> None:
-    look = open_look(Converter(), base_url="http://127.0.0.1:1/v1", model="m")
+    look = looking(Vision([], base_url="http://127.0.0.1:1/v1"))
     assert (look.name, look.parameters) == ("look", ("path", "question"))
     assert look.description.startswith("look(path: str, question: str) -> str\nWhat a model that sees answers")

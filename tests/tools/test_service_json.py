@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from lzero.tools.service_json import read_json
+from lzero.tools.service import read_json
 
 NEW = "\ufffd"
 

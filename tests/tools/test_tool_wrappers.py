@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from virtual_time import run
 
 from lzero.errors import DataError, ToolError
 from lzero.protocols import WithKernelSource
@@ -39,16 +40,16 @@ class Scripted:
         return len(self.calls)
 
 
-class Pauses:
-    """A fake clock: waiting takes no time and is recorded."""
+class Timed(Scripted):
+    """One that notes when it is called, by the event loop's clock."""
 
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.slept: list[float] = []
+    def __init__(self, *failures: Exception) -> None:
+        super().__init__(*failures)
+        self.times: list[float] = []
 
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
+    async def call(self, arguments: dict[str, Json], context: Any) -> Json:
+        self.times.append(asyncio.get_running_loop().time())
+        return await super().call(arguments, context)
 
 
 def down() -> ToolError:
@@ -58,12 +59,14 @@ def down() -> ToolError:
 # Tried again
 
 
-async def test_a_failure_of_the_tool_is_tried_again_and_one_of_the_agent_is_not() -> None:
-    pauses, tool = Pauses(), Scripted(down(), ServiceError("busy"))
-    assert await Retried(tool, sleep=pauses.sleep).call({"word": "a"}, CONTEXT) == 3
-    first, second = pauses.slept
-    assert 0.25 <= first <= 0.5 <= second <= 1.0
+def test_a_failure_of_the_tool_is_tried_again_after_longer_and_longer_pauses() -> None:
+    tool = Timed(down(), ServiceError("busy"))
+    assert run(Retried(tool).call({"word": "a"}, CONTEXT)) == 3
+    first, second, third = tool.times
+    assert 0.25 <= second - first <= 0.5 <= third - second <= 1.0
 
+
+async def test_a_mistake_of_the_agent_is_not_tried_again() -> None:
     tool = Scripted(ToolError("no word", fault="agent"))
     with pytest.raises(ToolError, match="no word"):
         await Retried(tool, QUICK).call({}, CONTEXT)
@@ -86,24 +89,22 @@ async def test_what_cannot_get_better_is_not_tried_again() -> None:
         assert len(tool.calls) == 1
 
 
-async def test_a_service_is_left_alone_for_as_long_as_it_asks() -> None:
-    pauses = Pauses()
-    await Retried(Scripted(ServiceError("busy", retry_after_s=7.0)), sleep=pauses.sleep).call({}, CONTEXT)
-    assert pauses.slept == [7.0]
+def test_a_service_is_left_alone_for_as_long_as_it_asks() -> None:
+    tool = Timed(ServiceError("busy", retry_after_s=7.0))
+    run(Retried(tool).call({}, CONTEXT))
+    assert tool.times == [0.0, 7.0]
 
 
 @pytest.mark.parametrize(("failures", "fault"), [(0, "agent"), (1, "tool")])
-async def test_a_tool_that_hangs_is_given_up_and_the_time_is_the_agents_unless_it_failed(
-    failures: int, fault: str
-) -> None:
+def test_a_tool_that_hangs_is_given_up_and_the_time_is_the_agents_unless_it_failed(failures: int, fault: str) -> None:
     class Hangs(Scripted):
         async def call(self, arguments: dict[str, Json], context: Any) -> Json:
             await super().call(arguments, context)
             return await asyncio.Event().wait()
 
     hangs = Hangs(*[down() for _ in range(failures)])
-    with pytest.raises(ToolError, match=r"no answer within 2 s") as raised:
-        await Retried(hangs, QUICK, patience_s=2.0).call({}, CONTEXT)
+    with pytest.raises(ToolError, match=r"no answer within 50 s") as raised:
+        run(Retried(hangs, QUICK).call({}, CONTEXT))
     assert raised.value.fault == fault
 
 
@@ -120,31 +121,41 @@ def test_pauses_follow_from_the_seed_and_stay_below_their_bound() -> None:
 # Slowed down
 
 
-async def test_calls_start_at_the_rate_and_in_their_order() -> None:
-    pauses, tool = Pauses(), Scripted()
-    limited = RateLimited(tool, per_second=2.0, clock=lambda: 100.0, sleep=pauses.sleep)
-    await asyncio.gather(*(limited.call({"word": str(i)}, CONTEXT) for i in range(4)))
-    assert sorted(pauses.slept) == [0.5, 1.0, 1.5]
-    assert sorted(str(call["word"]) for call in tool.calls) == ["0", "1", "2", "3"]
+def test_calls_start_at_the_rate_and_in_their_order() -> None:
+    tool = Timed()
+
+    async def main() -> None:
+        limited = RateLimited(tool, per_second=2.0)
+        await asyncio.gather(*(limited.call({"word": str(i)}, CONTEXT) for i in range(4)))
+
+    run(main())
+    assert tool.times == [0.0, 0.5, 1.0, 1.5]
+    assert [call["word"] for call in tool.calls] == ["0", "1", "2", "3"]
 
 
-async def test_a_rate_that_is_not_used_is_not_saved_up() -> None:
-    pauses = Pauses()
-    limited = RateLimited(Scripted(), per_second=1.0, clock=lambda: pauses.now, sleep=pauses.sleep)
-    await limited.call({}, CONTEXT)
-    pauses.now += 1000.0
-    await limited.call({}, CONTEXT)
-    await limited.call({}, CONTEXT)
-    assert pauses.slept == [1.0]
+def test_a_rate_that_is_not_used_is_not_saved_up() -> None:
+    tool = Timed()
 
-
-async def test_a_turn_that_would_come_too_late_is_refused_with_the_key_to_change() -> None:
-    pauses = Pauses()
-    limited = RateLimited(Scripted(), per_second=0.01, clock=lambda: 100.0, sleep=pauses.sleep)
-    await limited.call({}, CONTEXT)
-    with pytest.raises(ServiceError, match=r"100 s of calls .* raise tools\.calls_per_second") as raised:
+    async def main() -> None:
+        limited = RateLimited(tool, per_second=1.0)
         await limited.call({}, CONTEXT)
-    assert raised.value.permanent
+        await asyncio.sleep(1000.0)
+        await limited.call({}, CONTEXT)
+        await limited.call({}, CONTEXT)
+
+    run(main())
+    assert tool.times == [0.0, 1000.0, 1001.0]
+
+
+def test_a_turn_that_would_come_too_late_is_refused_with_the_key_to_change() -> None:
+    async def main() -> None:
+        limited = RateLimited(Scripted(), per_second=0.01)
+        await limited.call({}, CONTEXT)
+        with pytest.raises(ServiceError, match=r"100 s of calls .* raise tools\.calls_per_second") as raised:
+            await limited.call({}, CONTEXT)
+        assert raised.value.permanent
+
+    run(main())
 
 
 # Kept on disk

@@ -10,15 +10,18 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from web_servers import Request, json_response, pages, response, serving
+from web_servers import Request, WebServer, json_response, pages, response, serving
 
 from lzero.errors import ConfigError, ToolError
+from lzero.tools.keys import Secret
 from lzero.tools.retry import ServiceError, Unanswered
-from lzero.tools.web import Resolve, WebClient, ask_service, is_public
+from lzero.tools.service import Service
+from lzero.tools.web import Resolve, WebClient, is_public
 
 pytestmark = pytest.mark.integration
 PUBLIC = "93.184.216.34"
@@ -471,6 +474,10 @@ async def test_a_server_that_is_not_there_is_unreachable() -> None:
 # Services
 
 
+def testing(server: WebServer, **key: Any) -> Service:
+    return Service(name="Test", url=f"{server.url}/", client=WebClient(allow_hosts=[server.host]), **key)
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "told", "permanent", "retry_after_s"),
     [
@@ -490,17 +497,9 @@ async def test_a_services_failures_are_told_apart_and_no_key_shows(
 ) -> None:
     said = json_response({"message": "no: k-123\x1b[31m"}, status=status, **headers)
     async with serving(pages({"/": said})) as server:
-        client = WebClient(allow_hosts=[server.host])
+        service = testing(server, key=Secret("k-123"), key_variable="TEST_KEY")
         with pytest.raises(ServiceError, match=told) as raised:
-            await ask_service(
-                client,
-                f"{server.url}/",
-                name="Test",
-                key_variable="TEST_KEY",
-                headers={"Authorization": "Bearer k-123"},
-                json={"q": 1},
-                method="POST",
-            )
+            await service.ask(dict, json={"q": 1})
         assert (raised.value.fault, raised.value.permanent) == ("tool", permanent)
         assert raised.value.retry_after_s == retry_after_s
         assert f"HTTP {status}" in str(raised.value)
@@ -515,11 +514,11 @@ async def test_a_service_may_ask_for_peace_until_a_date() -> None:
     later = email.utils.formatdate(time.time() + 100, usegmt=True)
     async with serving(pages({"/": response(status=429, retry_after=later)})) as server:
         with pytest.raises(ServiceError) as raised:
-            await ask_service(WebClient(allow_hosts=[server.host]), f"{server.url}/", name="Test")
+            await testing(server).ask(dict)
         assert 90 < raised.value.retry_after_s <= 100
 
 
 async def test_a_service_at_an_impossible_address_is_no_fault_of_the_agent() -> None:
     with pytest.raises(ServiceError, match=r"Test: .* port 81") as raised:
-        await ask_service(WebClient(), "http://example.org:81/", name="Test")
+        await Service(name="Test", url="http://example.org:81/", client=WebClient()).ask(dict)
     assert raised.value.permanent

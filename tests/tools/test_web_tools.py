@@ -269,7 +269,7 @@ async def test_answers_are_kept_where_the_configuration_says_so(tmp_path: Path) 
         ({"search": "exa", "env_file": "keys"}, "cannot read the keys in keys"),
         ({"search": "searxng"}, "needs tools.search_url"),
         ({"search": "searxng", "search_url": "localhost:8888"}, "is not a web address"),
-        ({"search_url": "http://localhost:x"}, "is not a host"),
+        ({"search_url": "http://localhost:x"}, "is not a web address"),
         ({"search_url": "http://localhost:8888", "proxy": "socks5://a"}, "tools.proxy"),
     ],
 )

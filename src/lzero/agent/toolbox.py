@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lzero.agent.recorded import OWN
 from lzero.config import Config
-from lzero.plugins import load_object
 from lzero.protocols import Tool
 
 
@@ -23,12 +22,7 @@ def open_tools(named: Sequence[str | Tool], config: Config, *, key: str, taken: 
 
     opened: dict[str, Tool] = {}
     for each in named:
-        if not isinstance(each, str):
-            tool = each
-        elif ":" in each:
-            tool = load_object(each, key=key)
-        else:
-            tool = open_tool(each, config, kernel_python=kernel_python)
+        tool = open_tool(each, config, key=key, kernel_python=kernel_python) if isinstance(each, str) else each
         check_tool(tool, taken=(*OWN, *taken, *opened), said=f"{key}: {each!r}")
         opened[tool.name] = tool
     return tuple(opened.values())

@@ -1,9 +1,16 @@
 """The tool `inspect_file`: shows the content of a workspace file in a form that a model can read."""
 
+from lzero.config import Config
 from lzero.errors import ToolError
 from lzero.protocols import Tool, ToolContext
+from lzero.tools.catalog import KernelPython
 from lzero.tools.converter import MAX_CHARS, Converter
 from lzero.tools.function import tool
+
+
+def open_inspect_file(config: Config, _: KernelPython) -> Tool:
+    """Return the tool with the limit of [tools]. Raises ConfigError if the libraries of the extra `files` are missing."""
+    return make_inspect_file(Converter(), max_chars=config.tools.file_chars)
 
 
 def make_inspect_file(converter: Converter, *, max_chars: int = MAX_CHARS) -> Tool:

@@ -25,8 +25,10 @@ import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from lzero.config import Config
 from lzero.errors import ConfigError, ToolError
-from lzero.protocols import ToolContext
+from lzero.protocols import Tool, ToolContext
+from lzero.tools.catalog import KernelPython
 from lzero.tools.program import Ended, output_of
 from lzero.tools.threads import in_thread
 from lzero.turns import Turns, call_clock
@@ -134,6 +136,11 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     piece_bytes: int
     piece_sha256: str
+
+
+def open_install(config: Config, kernel_python: KernelPython) -> Tool:
+    """Return the tool for the packages of `tools.install_allow`. Raises ConfigError."""
+    return Install(config.tools.install_allow, python=kernel_python())
 
 
 class Install:

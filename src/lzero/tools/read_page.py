@@ -9,19 +9,20 @@ import random
 import re
 from collections.abc import Awaitable, Callable
 
-import msgspec
 from msgspec import Struct
 
+from lzero.config import Config, ToolsConfig
 from lzero.errors import ToolError
 from lzero.protocols import Tool
 from lzero.text import one_line
+from lzero.tools.catalog import KernelPython
 from lzero.tools.converter import Converter
 from lzero.tools.function import tool
-from lzero.tools.keys import Secret
-from lzero.tools.retry import Backoff, ServiceError, Unanswered, retrying
-from lzero.tools.service_json import read_json
+from lzero.tools.keys import find_key
+from lzero.tools.retry import Backoff, ServiceError, retrying
+from lzero.tools.service import Service, host_of, shared
 from lzero.tools.threads import in_thread
-from lzero.tools.web import Answer, WebClient, ask_service
+from lzero.tools.web import WebClient, WebResponse
 
 JINA_URL = "https://r.jina.ai/"
 JINA_VARIABLE = "JINA_API_KEY"
@@ -68,9 +69,15 @@ Reader = Callable[[str], Awaitable[Page]]
 """URL → its page. Raises ToolError."""
 
 
-def make_read_page(read: Reader, *, max_tokens: int = 100_000) -> Tool:
-    """Return the tool with this reader. A longer page is cut, with a note that says so."""
-    max_chars = max_tokens * CHARS_PER_TOKEN
+def open_read_page(config: Config, _: KernelPython) -> Tool:
+    """Return the tool with the reader that [tools] names. A longer page is cut, with a note that says so. Raises ConfigError."""
+    tools = config.tools
+    max_chars = tools.page_tokens * CHARS_PER_TOKEN
+    pages = WebClient(timeout_s=tools.timeout_s, proxy=tools.proxy, allow_hosts=tools.allow_hosts)
+    local = tools.reader == "local"
+    read: Reader = (
+        LocalReader(pages, tries=tools.tries, seed=config.run.seed) if local else JinaReader(pages, _jina(tools))
+    )
 
     @tool
     async def read_page(url: str) -> str:
@@ -83,7 +90,9 @@ def make_read_page(read: Reader, *, max_tokens: int = 100_000) -> Tool:
         head = "\n".join(line for line in (f"Title: {page.title}" if page.title else "", f"URL: {page.url}") if line)
         return "\n\n".join((head, text or "(the page holds no text)", *(f"[{note}]" for note in notes)))
 
-    return read_page
+    # A page of a host that is allowed here must not reach an agent that may not read it, by way of a cache that both share.
+    allowed = "".join(f" {host}" for host in sorted(tools.allow_hosts))
+    return shared(read_page, config, version=f"{tools.reader} {tools.reader_url} {tools.page_tokens}{allowed}")
 
 
 class LocalReader:
@@ -121,7 +130,7 @@ class LocalReader:
             )
         return Page(title="", url=answer.url, text=_decoded(answer), note=note)
 
-    async def _fetch(self, url: str) -> Answer:
+    async def _fetch(self, url: str) -> WebResponse:
         """Return the page. Raises ToolError, the agent's fault, if there is none; ServiceError for a site with a failure."""
         headers = {"Accept": "text/html,application/xhtml+xml,text/*;q=0.9,application/json;q=0.8,*/*;q=0.5"}
         answer = await self._client.fetch(url, headers=headers)
@@ -156,43 +165,35 @@ class JinaReader:
     name.
     """
 
-    def __init__(self, client: WebClient, *, pages: WebClient, key: Secret | None = None, url: str = JINA_URL) -> None:
-        self._client = client
+    def __init__(self, pages: WebClient, service: Service) -> None:
         self._pages = pages
-        self._key = key
-        self._url = url
+        self._service = service
 
     async def __call__(self, url: str) -> Page:
         target = self._pages.check(url)
         await self._pages.check_for_another(target)
-        headers = {"Accept": "application/json", "X-Return-Format": "markdown"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key.reveal()}"
-        try:
-            answer = await ask_service(
-                self._client,
-                self._url,
-                name="the Jina reader",
-                key_variable=JINA_VARIABLE if self._key else "",
-                method="POST",
-                headers=headers,
-                json={"url": str(target)},
-                asked_wrong=JINA_FAILED,
-            )
-        except Unanswered as error:
-            raise ToolError(f"{target}: {error}; try another page", fault="agent") from None
-        if answer.cut:
-            raise ToolError(f"{target} has more than {len(answer.body):,} bytes; try another page", fault="agent")
-        try:
-            data = read_json(answer.body, _JinaAnswer).data
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise ServiceError(f"the Jina reader sent an answer that is not understood: {error}") from None
+        asked = {"X-Return-Format": "markdown"}
+        data = (await self._service.ask(_JinaAnswer, json={"url": str(target)}, headers=asked)).data
         return Page(
             title=one_line(data.title or ""),
             url=data.url or str(target),
             text=data.content or "",
             note=data.warning or "",
         )
+
+
+def _jina(tools: ToolsConfig) -> Service:
+    url = tools.reader_url or JINA_URL
+    hosts = (host_of(url, setting="tools.reader_url"),) if tools.reader_url else ()
+    return Service(
+        name="the Jina reader",
+        url=url,
+        client=WebClient(timeout_s=tools.timeout_s, proxy=tools.proxy, allow_hosts=hosts),
+        key=find_key(JINA_VARIABLE, env_file=tools.env_file),
+        key_variable=JINA_VARIABLE,
+        asked_wrong=JINA_FAILED,
+        advice="try another page",
+    )
 
 
 def _plain(text: str) -> str:
@@ -216,7 +217,7 @@ def _plain(text: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _decoded(answer: Answer) -> str:
+def _decoded(answer: WebResponse) -> str:
     """Return the body as text, in the encoding of the header, or of the beginning of the page, or else in UTF-8."""
     named = _CHARSET.search(answer.headers.get("content-type", "")) or _CHARSET.search(
         answer.body[:2_048].decode("ascii", "replace")

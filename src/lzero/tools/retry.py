@@ -21,9 +21,9 @@ from lzero.turns import Turns, call_clock
 from lzero.types import Json
 
 T = TypeVar("T")
-Sleep = Callable[[float], Awaitable[None]]
 PATIENCE_S = 50.0
 """Seconds that a call may take with all its tries and waits: less than the deadline of every tool call."""
+_RAISE = "raise tools.calls_per_second, or run fewer episodes at once"
 
 
 class ServiceError(ToolError):
@@ -67,7 +67,6 @@ async def retrying(
     source: random.Random,
     *,
     patience_s: float = PATIENCE_S,
-    sleep: Sleep = asyncio.sleep,
 ) -> T:
     """Return what `attempt` returns; retry it while it fails by the tool's own fault.
 
@@ -98,7 +97,7 @@ async def retrying(
                 pause_s = max(pause_s, error.retry_after_s)
             if clock.worked_s + pause_s >= until:
                 raise
-        await sleep(pause_s)
+        await asyncio.sleep(pause_s)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -115,29 +114,13 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 class Retried(Wrapper):
     """Retries a tool that failed by its own fault. The waits are drawn from `seed`."""
 
-    def __init__(
-        self,
-        tool: Tool,
-        backoff: Backoff = Backoff(),
-        *,
-        seed: int = 0,
-        patience_s: float = PATIENCE_S,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
+    def __init__(self, tool: Tool, backoff: Backoff = Backoff(), *, seed: int = 0) -> None:
         super().__init__(tool)
         self._backoff = backoff
         self._source = random.Random(seed)
-        self._patience_s = patience_s
-        self._sleep = sleep
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
-        return await retrying(
-            lambda: self.tool.call(arguments, context),
-            self._backoff,
-            self._source,
-            patience_s=self._patience_s,
-            sleep=self._sleep,
-        )
+        return await retrying(lambda: self.tool.call(arguments, context), self._backoff, self._source)
 
 
 class RateLimited(Wrapper):
@@ -146,40 +129,24 @@ class RateLimited(Wrapper):
     If the rate is too low for a call to be useful, the call fails at once, and the error names the key to change.
     """
 
-    def __init__(
-        self,
-        tool: Tool,
-        *,
-        per_second: float,
-        patience_s: float = PATIENCE_S,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
+    def __init__(self, tool: Tool, *, per_second: float) -> None:
         super().__init__(tool)
         self._per_second = per_second
-        self._patience_s = patience_s
-        self._clock = clock
-        self._sleep = sleep
         self._next_start = 0.0
-        self._turns = Turns(
-            1,
-            f"a call of {tool.name} at {per_second:g} a second",
-            advice="raise tools.calls_per_second, or run fewer episodes at once",
-        )
+        """By the event loop's clock."""
+        self._turns = Turns(1, f"a call of {tool.name} at {per_second:g} a second", advice=_RAISE)
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
         """Call the tool when its turn comes. Raises what the tool raises; HelperBusy, ServiceError."""
         async with self._turns.turn():
-            now = self._clock()
-            start = max(now, self._next_start)
-            if start - now > self._patience_s:
+            now = asyncio.get_running_loop().time()
+            wait_s = max(0.0, self._next_start - now)
+            if wait_s > PATIENCE_S:
                 raise ServiceError(
-                    f"{self.name}: {start - now:.0f} s of calls are waiting at {self._per_second:g} a second; raise "
-                    "tools.calls_per_second, or run fewer episodes at once",
+                    f"{self.name}: {wait_s:.0f} s of calls are waiting at {self._per_second:g} a second; {_RAISE}",
                     permanent=True,
                 )
-            self._next_start = start + 1.0 / self._per_second
-            if start > now:
-                with call_clock().stopped():
-                    await self._sleep(start - now)
+            self._next_start = now + wait_s + 1.0 / self._per_second
+            with call_clock().stopped():
+                await asyncio.sleep(wait_s)
         return await self.tool.call(arguments, context)

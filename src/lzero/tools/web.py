@@ -15,7 +15,7 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -24,8 +24,7 @@ import httpx2
 
 from lzero import __version__
 from lzero.errors import ConfigError, ToolError
-from lzero.text import one_line
-from lzero.tools.retry import AskedTooOften, ServiceError, retry_after
+from lzero.tools.retry import ServiceError, retry_after
 from lzero.tools.threads import in_thread
 from lzero.tools.web_transport import PoolTransport, Progress
 from lzero.types import Json
@@ -66,7 +65,7 @@ _NOT_PUBLIC = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class WebResponse:
     """A server's response. `url`: the address after redirects. `cut`: the body was longer than this beginning."""
 
     url: str
@@ -119,7 +118,7 @@ class WebClient:
         headers: Mapping[str, str] | None = None,
         json: Json = None,
         max_redirects: int = MAX_REDIRECTS,
-    ) -> Answer:
+    ) -> WebResponse:
         """Return the server's response, with any status. With `max_redirects=0` a redirect is returned like other responses.
 
         Raises ToolError, the agent's fault, for a URL that is invalid, forbidden, or has an unknown host; ServiceError for a server that
@@ -205,7 +204,7 @@ class WebClient:
 
     async def _exchange(
         self, target: httpx2.URL, method: str, headers: Mapping[str, str], json: Json, progress: Progress
-    ) -> Answer:
+    ) -> WebResponse:
         """Make one request, and return the response with a bounded body."""
         progress.is_sent = False
         if self._proxy:
@@ -230,7 +229,9 @@ class WebClient:
             raise progress.late(f"{target.host} did not answer in time") from None
         except (httpcore2.ProtocolError, httpx2.DecodingError) as error:
             raise ServiceError(f"{target.host} sent an answer that is broken: {_reason(error)}") from None
-        return Answer(url=str(target), status=response.status_code, headers=response.headers, body=content, cut=cut)
+        return WebResponse(
+            url=str(target), status=response.status_code, headers=response.headers, body=content, cut=cut
+        )
 
     async def _read(self, response: httpx2.Response) -> tuple[bytes, bool]:
         """Return the body's first `max_bytes`, and whether it was cut; compressed data is unpacked no further."""
@@ -281,54 +282,6 @@ def is_public(address: str) -> bool:
         return False
     special = any(parsed.version == network.version and parsed in network for network in _NOT_PUBLIC)
     return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved and not special
-
-
-async def ask_service(
-    client: WebClient,
-    url: str,
-    *,
-    name: str,
-    key_variable: str = "",
-    method: str = "GET",
-    headers: Mapping[str, str] | None = None,
-    json: Json = None,
-    asked_wrong: Container[int] = (),
-) -> Answer:
-    """Return the successful response of a service that the configuration names.
-
-    A status in `asked_wrong` means that the service cannot do what the agent asked for: ToolError, the agent's fault. Any other failure is
-    a ServiceError. It distinguishes a refused key, an account without credit, and a service that is busy (AskedTooOften) or down. It shows
-    no header that was sent.
-    """
-    try:
-        answer = await client.fetch(url, method=method, headers=headers, json=json, max_redirects=0)
-    except ServiceError:
-        raise
-    except ToolError as error:
-        raise ServiceError(f"{name}: {error}", permanent=True) from None
-    if answer.status == 200:
-        return answer
-    said = _said(answer, secrets=(headers or {}).values())
-    if answer.status in asked_wrong:
-        raise ToolError(f"{name} cannot do that ({said})", fault="agent")
-    if answer.status in (401, 403):
-        cause = f"refuses the key in {key_variable}" if key_variable else "refuses us"
-        raise ServiceError(f"{name} {cause} ({said})", permanent=True)
-    if answer.status == 402:
-        raise ServiceError(f"{name} wants to be paid first ({said})", permanent=True)
-    if answer.status == 429 or (answer.status == 503 and answer.retry_after_s):
-        raise AskedTooOften(f"{name} is asked too often ({said})", retry_after_s=answer.retry_after_s)
-    broken = answer.status >= 500 or answer.status == 408
-    raise ServiceError(f"{name} failed ({said})", permanent=not broken, retry_after_s=answer.retry_after_s)
-
-
-def _said(answer: Answer, *, secrets: Iterable[str]) -> str:
-    """Return the status and the beginning of the body, on one line."""
-    text = answer.body[:2_000].decode("utf-8", "replace")
-    for secret in secrets:
-        text = text.replace(secret.removeprefix("Bearer "), "…")
-    line = one_line(text)
-    return f"HTTP {answer.status}" + (f": {line[:_SAID_CHARS]}" if line else "")
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:

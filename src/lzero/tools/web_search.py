@@ -2,23 +2,21 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-import httpx2
-import msgspec
 from msgspec import Struct
 
+from lzero.config import Config, ToolsConfig
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool
 from lzero.text import one_line
+from lzero.tools.catalog import KernelPython
 from lzero.tools.function import tool
-from lzero.tools.keys import Secret
+from lzero.tools.keys import find_key, need_key
 from lzero.tools.retry import ServiceError
-from lzero.tools.service_json import read_json
-from lzero.tools.web import MAX_URL_CHARS, WebClient, ask_service
+from lzero.tools.service import Service, host_of, shared
+from lzero.tools.web import MAX_URL_CHARS, WebClient
 from lzero.types import Json
 
-T = TypeVar("T")
 MAX_RESULTS = 20
 MAX_QUERY_CHARS = 1_000
 ASKED_WRONG = (400, 414, 422)
@@ -33,46 +31,6 @@ class Found:
     title: str
     url: str
     snippet: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """A search service: its address and the settings of its requests."""
-
-    name: str
-    url: str
-    key_variable: str = ""
-    key: Secret | None = None
-    client: WebClient
-
-    async def ask(
-        self, shape: type[T], *, json: dict[str, Json] | None = None, query: Mapping[str, str] | None = None
-    ) -> T:
-        """Return the service's JSON, as `shape`.
-
-        Raises ServiceError; ToolError, the agent's fault, for a query that the service refuses or that makes its address too long.
-        """
-        url = str(httpx2.URL(self.url).copy_merge_params(query)) if query else self.url
-        if len(url) > MAX_URL_CHARS:  # the encoding makes up to twelve characters of one
-            raise ToolError(
-                f"{self.name}: the query makes an address of {len(url)} characters, and at most {MAX_URL_CHARS} fit; write a shorter query",
-                fault="agent",
-            )
-        headers = {"Accept": "application/json"} | ({"X-API-Key": self.key.reveal()} if self.key else {})
-        answer = await ask_service(
-            self.client,
-            url,
-            name=self.name,
-            key_variable=self.key_variable,
-            method="POST" if json else "GET",
-            headers=headers,
-            json=json,
-            asked_wrong=ASKED_WRONG,
-        )
-        try:
-            return read_json(answer.body, shape)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise ServiceError(f"{self.name} sent an answer that is not understood: {error}") from None
 
 
 SearchFunction = Callable[[Service, str, int], Awaitable[Sequence[Found]]]
@@ -169,39 +127,64 @@ PROVIDERS: Mapping[str, Provider] = {
 }
 
 
-def make_web_search(
-    search: SearchFunction, service: Service, *, num_results: int = 5, snippet_chars: int = 1_000
-) -> Tool:
-    """Return the tool for one service. `num_results`: the default number of results of a call."""
-    default = num_results
+def open_web_search(config: Config, _: KernelPython) -> Tool:
+    """Return the tool with the service that [tools] names. Raises ConfigError."""
+    tools = config.tools
+    chosen = _chosen(tools)
+    provider = PROVIDERS[chosen]
+    url = _search_url(chosen, tools.search_url)
+    key = None
+    if provider.key_variable:
+        key = need_key(provider.key_variable, purpose=f"web_search by {provider.title}", env_file=tools.env_file)
+    hosts = (host_of(url, setting="tools.search_url"),) if tools.search_url else ()
+    service = Service(
+        name=provider.title,
+        url=url,
+        client=WebClient(timeout_s=tools.timeout_s, proxy=tools.proxy, allow_hosts=hosts),
+        key=key,
+        key_variable=provider.key_variable,
+        key_form="X-API-Key: {}",
+        asked_wrong=ASKED_WRONG,
+    )
+    snippet_chars = tools.snippet_chars
 
     @tool
-    async def web_search(query: str, num_results: int = default) -> str:
+    async def web_search(query: str, num_results: int = tools.search_results) -> str:
         """Search the web. Returns the title, address and a snippet of each result, best first; at most 20 results."""
-        if not query.strip() or len(query) > MAX_QUERY_CHARS:
+        query = query.strip()
+        if not 0 < len(query) <= MAX_QUERY_CHARS:
             raise ToolError(
-                f"web_search takes a query of 1 to {MAX_QUERY_CHARS} characters, not {len(query.strip())}",
-                fault="agent",
+                f"web_search takes a query of 1 to {MAX_QUERY_CHARS} characters, not {len(query)}", fault="agent"
             )
-        limit = min(max(num_results, 1), MAX_RESULTS)
-        found = await search(service, query.strip(), limit)
-        return "\n\n".join(_as_text(number, one, snippet_chars) for number, one in enumerate(found, start=1)) or (
-            f"no results for {query.strip()!r}"
-        )
+        found = await provider.search(service, query, min(max(num_results, 1), MAX_RESULTS))
+        results = (_as_text(number, one, snippet_chars) for number, one in enumerate(found, start=1))
+        return "\n\n".join(results) or f"no results for {query!r}"
 
-    return web_search
+    return shared(web_search, config, version=f"{chosen} {url} {tools.search_results} {snippet_chars}")
 
 
-def search_url(provider: str, url: str) -> str:
+def _chosen(tools: ToolsConfig) -> str:
+    """Return the configured provider; with "auto", one with an address or a key. Raises ConfigError if there is none."""
+    if tools.search != "auto":
+        return tools.search
+    if tools.search_url:
+        return "searxng"
+    for name, provider in PROVIDERS.items():
+        if provider.key_variable and find_key(provider.key_variable, env_file=tools.env_file):
+            return name
+    raise ConfigError(
+        f"web_search needs a key: set SERPER_API_KEY or EXA_API_KEY in the environment, or in {tools.env_file or '.env'}; or name a "
+        "SearXNG as tools.search_url"
+    )
+
+
+def _search_url(provider: str, url: str) -> str:
     """Return the address of `provider`: the `url` of the configuration, or else its own. Raises ConfigError."""
-    own = PROVIDERS[provider].url
-    if not (url or own):
-        raise ConfigError(f'tools.search = "{provider}" needs tools.search_url, as in "http://localhost:8888"')
-    if url and not url.startswith(("http://", "https://")):
-        raise ConfigError(f"tools.search_url: {url!r} is not a web address: it must begin with http:// or https://")
-    if provider == "searxng" and not url.rstrip("/").endswith("/search"):
+    if provider == "searxng" and url and not url.rstrip("/").endswith("/search"):
         return f"{url.rstrip('/')}/search"
-    return url or own
+    if found := url or PROVIDERS[provider].url:
+        return found
+    raise ConfigError(f'tools.search = "{provider}" needs tools.search_url, as in "http://localhost:8888"')
 
 
 def _as_text(number: int, found: Found, snippet_chars: int) -> str:
