@@ -11,10 +11,10 @@ from typing import Any
 import anyio
 import pytest
 
-from lzero.agent import calling
+from lzero.agent import calling, user_code
 from lzero.agent.broker import Broker
-from lzero.agent.bugs import MAX_CHARS
 from lzero.agent.calling import CallContext
+from lzero.agent.user_code import MAX_CHARS
 from lzero.errors import DataError, ProtocolError, ReplDied, ToolError, WorkspaceError
 from lzero.protocols import Tool, ToolContext
 from lzero.tools import tool
@@ -274,7 +274,7 @@ async def test_a_tool_that_changes_its_directory_changes_it_for_itself(tmp_path:
 async def test_an_async_tool_that_blocks_the_event_loop_is_named_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calling, "BLOCKING_S", 0.0)
+    monkeypatch.setattr(user_code, "BLOCKING_S", 0.0)
 
     @tool
     async def computes() -> str:

@@ -12,10 +12,9 @@ from typing import Any
 
 import msgspec
 
-from lzero.agent.bugs import words
-from lzero.agent.calling import Watched
 from lzero.agent.cutoff import Cutoff
 from lzero.agent.episode import Setting, Ticket, failed_before
+from lzero.agent.user_code import Raised, outcome_of, words
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, DataError
 from lzero.plugins import find_plugin, make_plugin, valid_options
@@ -62,31 +61,21 @@ class Guarded:
             failure = Failure(kind="agent", what=f"{self._name} {what}", where="acting")
             return failed_before(task, ticket, self._setting.agent, failure)
 
-        bugs, cutoff = self._setting.bugs, ticket.cutoff or Cutoff(sys.maxsize)
-        cut = asyncio.timeout(None)
+        who, cutoff, cut = f"the agent {self._name}", ticket.cutoff or Cutoff(sys.maxsize), asyncio.timeout(None)
         try:
-            async with cut, asyncio.timeout(self._timeout_s) as deadline:
+            async with cut, asyncio.timeout(self._timeout_s):
                 with cutoff.over(cut):
-                    acting = self._agent(task, scene, ticket)
-                    episode = await Watched(
-                        acting, lambda blocked_s: bugs.log_blocking(f"the agent {self._name}", blocked_s)
-                    )
-        except (ConfigError, DataError):
-            raise
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # CancelledError and SystemExit of its own, too: neither ends the run
-            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
-                raise
-            if isinstance(error, TimeoutError) and cut.expired():
-                failure = Failure(
-                    kind="straggler", what="cut off: enough of its round's episodes were in", where="acting"
-                )
-                return failed_before(task, ticket, self._setting.agent, failure)
-            if isinstance(error, TimeoutError) and deadline.expired():
+                    episode = await outcome_of(lambda: self._agent(task, scene, ticket), who, self._setting.bugs)
+        except TimeoutError:
+            if not cut.expired():
                 return failed(f"did not return within {self._timeout_s:g} s")
-            bugs.log(f"the agent {self._name}", error)
-            return failed(f"raised {words(error)}")
+            failure = Failure(kind="straggler", what="cut off: enough of its round's episodes were in", where="acting")
+            return failed_before(task, ticket, self._setting.agent, failure)
+        if isinstance(episode, Raised):
+            if isinstance(episode.error, ConfigError | DataError):
+                raise episode.error
+            self._setting.bugs.log(who, episode.error)
+            return failed(f"raised {words(episode.error)}")
         if not isinstance(episode, Episode):
             return failed(f"returned a {type(episode).__name__}, not an Episode")
         if (episode.id, episode.task_id) != (ticket.id, task.id):
@@ -95,12 +84,6 @@ class Guarded:
             return msgspec.json.decode(msgspec.json.encode(episode), type=Episode)
         except (msgspec.MsgspecError, UnicodeEncodeError, ValueError, TypeError) as error:
             return failed(f"returned an episode that cannot be recorded: {error}")
-
-
-def _is_cancelled() -> bool:
-    """Return whether lzero cancelled the current task."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _factory(config: AgentConfig) -> Callable[..., Any]:

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
-from lzero.agent.bugs import Bugs
 from lzero.agent.calling import TIME_UP, CallContext, call_tool
 from lzero.agent.clocks import Clocks
 from lzero.agent.notepad import NotepadTool
+from lzero.agent.user_code import Bugs
 from lzero.errors import ToolError
 from lzero.protocols import Tool, ToolContext, WithRecord
 from lzero.turns import CallClock

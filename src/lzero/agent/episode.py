@@ -23,7 +23,6 @@ from typing import Literal
 import msgspec
 
 from lzero.agent.broker import Broker
-from lzero.agent.bugs import Bugs
 from lzero.agent.clocks import Clocks
 from lzero.agent.context import Context, News
 from lzero.agent.conversation import Model
@@ -33,6 +32,7 @@ from lzero.agent.outputs import render_output
 from lzero.agent.parser import parse
 from lzero.agent.prompt import SUMMARY_STOP, shown_notepad, summary_of, system_prompt
 from lzero.agent.session import Session
+from lzero.agent.user_code import Bugs
 from lzero.agent.watch import Watcher
 from lzero.config import AgentConfig
 from lzero.errors import ContextOverflow, EngineError, ReplError, ToolError

@@ -11,9 +11,8 @@ from typing import Any
 
 import msgspec
 
-from lzero.agent.bugs import Bugs, words
-from lzero.agent.calling import CLEANUP_S, Watched
 from lzero.agent.recorded import OWN
+from lzero.agent.user_code import CLEANUP_S, Bugs, Raised, Watched, outcome_of, words
 from lzero.errors import ConfigError, LzeroError, SceneError, ToolError
 from lzero.protocols import Environment, Scene, Tool
 from lzero.tools.catalog import check_tool
@@ -45,9 +44,7 @@ class Scenes:
         """Close the environment, or log why it does not close."""
         try:
             async with asyncio.timeout(self.timeout_s):
-                await Watched(
-                    self.environment.close(), lambda blocked_s: self.bugs.log_blocking("the environment", blocked_s)
-                )
+                await Watched(self.environment.close(), "the environment", self.bugs)
         except TimeoutError:
             logger.warning("the environment did not close within environment.timeout_s = %g s", self.timeout_s)
         except Exception as error:
@@ -86,12 +83,12 @@ class Stage:
         self._opened: asyncio.Future[Scene] = asyncio.get_running_loop().create_future()
         self._over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Whether the outcome is wanted."""
-        self._living: asyncio.Task[dict[str, Json] | BaseException | None] | None = None
+        self._living: asyncio.Task[dict[str, Json] | Raised | None] | None = None
         self.doing = "opening the scene"
 
     async def open(self) -> Scene:
         """Return the scene. Raises SceneError."""
-        self._living = asyncio.create_task(self._live())
+        self._living = asyncio.create_task(outcome_of(self._scene, "the environment", self._scenes.bugs))
         await self._within(self._opened)
         if not self._opened.done():
             raise SceneError(self._said(self._living.result()))
@@ -101,7 +98,7 @@ class Stage:
         except SceneError:
             raise
         except Exception as error:  # an attribute that raises
-            raise SceneError(self._said(error)) from error
+            raise SceneError(self._said(Raised(error))) from error
         return scene
 
     async def close(self, *, wanted: bool) -> dict[str, Json] | None:
@@ -112,7 +109,7 @@ class Stage:
             self._over.set_result(wanted)
         await self._within()
         ended = self._living.result()
-        if isinstance(ended, BaseException):
+        if isinstance(ended, Raised):
             raise SceneError(self._said(ended))
         return ended
 
@@ -123,21 +120,6 @@ class Stage:
             await asyncio.wait({self._living}, timeout=CLEANUP_S)
             if not self._living.done():
                 logger.warning("a scene of task %s goes on after it was cancelled: it is left behind", self._task.id)
-
-    async def _live(self) -> dict[str, Json] | BaseException | None:
-        """Return the outcome, or the environment's exception. A user's code may raise SystemExit, which would end the event loop."""
-        own = asyncio.current_task()
-        assert own is not None
-        try:
-            return await Watched(self._scene(), self._blocked)
-        except KeyboardInterrupt:
-            raise
-        except asyncio.CancelledError as error:
-            if own.cancelling():  # lzero cancelled it
-                raise
-            return error
-        except BaseException as error:
-            return error
 
     async def _scene(self) -> dict[str, Json] | None:
         outcome: dict[str, Json] | None = None
@@ -177,15 +159,12 @@ class Stage:
             taken.append(tool.name)
 
     def _said(self, ended: object) -> str:
-        if isinstance(ended, LzeroError):
-            return str(ended)
-        if isinstance(ended, BaseException):
-            self._scenes.bugs.log("the environment", ended)
-            return f"the environment raised {words(ended)}"
-        return "the environment closed its scene by itself"
-
-    def _blocked(self, blocked_s: float) -> None:
-        self._scenes.bugs.log_blocking("the environment", blocked_s)
+        if not isinstance(ended, Raised):
+            return "the environment closed its scene by itself"
+        if isinstance(ended.error, LzeroError):
+            return str(ended.error)
+        self._scenes.bugs.log("the environment", ended.error)
+        return f"the environment raised {words(ended.error)}"
 
 
 def _plain(outcome: object) -> dict[str, Json] | None:

@@ -18,8 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lzero.agent.bugs import Bugs
-from lzero.agent.calling import Watched
+from lzero.agent.user_code import Bugs, Watched
 from lzero.errors import RewardError
 from lzero.rewards.context import RewardContext, RewardFn, takes_context
 from lzero.rewards.judge import Judge
@@ -103,7 +102,9 @@ class Scorer:
             outcome = call.result()
             if isinstance(outcome, Reward | RewardError):
                 return outcome
-            waiting = asyncio.create_task(_awaited(Watched(outcome, self._log_blocking), num_steps))
+            waiting = asyncio.create_task(
+                _awaited(Watched(outcome, f"the reward function {self.name}", self._bugs), num_steps)
+            )
             try:
                 if not await _is_done(waiting, clock, self._timeout_s - clock.worked_s):
                     return self._late()
@@ -124,9 +125,6 @@ class Scorer:
         """Store the judge's verdicts in the directory of a run. Raises StoreError."""
         if self.judge is not None:
             self.judge.verdicts.keep_in(directory)
-
-    def _log_blocking(self, blocked_s: float) -> None:
-        self._bugs.log_blocking(f"the reward function {self.name}", blocked_s)
 
     def _late(self) -> RewardError:
         return RewardError(f"did not return within reward.timeout_s = {self._timeout_s:g} s")
