@@ -25,7 +25,7 @@ from figures import Figure, at_most, table
 from lzero.agent.conversation import TokenModel
 from lzero.agent.episode import NotebookAgent, Setting
 from lzero.agent.parser import parse
-from lzero.agent.playing import Play
+from lzero.agent.playing import EpisodePlayer
 from lzero.agent.prompt import budget_line, output_turn
 from lzero.agent.renderer import Renderer
 from lzero.agent.scenes import Scenes
@@ -233,7 +233,9 @@ def make_runner(number: int, waits: Waits) -> Runner:
         pool=SlowPool(waits),
         deadline_s=3600.0,
     )
-    play = Play(scenes=Scenes(environment=Nothing(), timeout_s=60.0), agent=NotebookAgent(setting), config=agent)
+    play = EpisodePlayer(
+        scenes=Scenes(environment=Nothing(), timeout_s=60.0), agent=NotebookAgent(setting), config=agent
+    )
     scorer = Scorer(make_reward(RewardConfig()), is_quick=is_quick)
     return Runner(play, scorer, RolloutConfig(concurrency=number))
 

@@ -11,11 +11,11 @@ import pytest
 from episode_fakes import AGENT, RENDERER, TOKENIZER, FakePool, Replies, calling, reply
 from rollout_fakes import make_episode
 
-from lzero.agent.agents import open_agent
+from lzero.agent.agents import make_agent
 from lzero.agent.conversation import TokenModel
 from lzero.agent.cutoff import Cutoff
 from lzero.agent.episode import Setting, Ticket
-from lzero.agent.playing import Play
+from lzero.agent.playing import EpisodePlayer
 from lzero.agent.scenes import MAX_OUTCOME_BYTES, Scenes
 from lzero.config import AgentConfig, EnvironmentConfig
 from lzero.engine.scripted.engine import ScriptedEngine
@@ -81,7 +81,7 @@ class Market:
 
 def play(
     environment: Any, *, agent: AgentConfig = AGENT, timeout_s: float = 60.0, policy: Replies | None = None
-) -> tuple[Play, Replies]:
+) -> tuple[EpisodePlayer, Replies]:
     policy = policy or Replies(reply("pay"), reply("submit"))
     pool = FakePool(
         {"pay": calling("pay", whom="Kato", coins=3), "submit": calling("submit_final_answer", answer="done")}
@@ -89,7 +89,7 @@ def play(
     engine = TokenModel(ScriptedEngine(policy, TOKENIZER), RENDERER, 5.0)
     setting = Setting(agent=agent, model=engine, pool=pool, deadline_s=20.0)
     scenes = Scenes(environment=environment, timeout_s=timeout_s)
-    return Play(scenes=scenes, agent=open_agent(setting), config=agent), policy
+    return EpisodePlayer(scenes=scenes, agent=make_agent(setting), config=agent), policy
 
 
 async def played(environment: Any, **how: Any) -> Episode:
@@ -153,7 +153,7 @@ async def test_a_scene_that_breaks_while_an_agent_acts_in_it_fails_the_episode()
         return make_episode(task, ticket, answer="paid")
 
     scenes = Scenes(environment=Connected(), timeout_s=60.0)
-    playing = Play(scenes=scenes, agent=waits, config=AGENT)
+    playing = EpisodePlayer(scenes=scenes, agent=waits, config=AGENT)
     episode = await playing(TASK, Ticket(id="e1", index=0, seed=7, sampling=Sampling()), seed=11)
     assert episode.failure is not None
     assert episode.failure.kind == "environment"

@@ -35,7 +35,7 @@ def check_agent(config: AgentConfig) -> None:
     valid_options(_factory(config), config.options, setting=_setting(config), key="agent.options", given=1)
 
 
-def open_agent(setting: Setting) -> Agent:
+def make_agent(setting: Setting) -> Agent:
     """Return the agent that `agent.use` names. Raises ConfigError."""
     config = setting.agent
     made = make_plugin(_factory(config), setting, options=config.options, setting=_setting(config), key="agent.options")

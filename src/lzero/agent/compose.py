@@ -2,7 +2,7 @@
 
     config ──▶ engine, tokenizer ──▶ Model ─┐
            ──▶ sandbox (pool) ──────────────┼─▶ Setting ──▶ agent ─┐
-           ──▶ tools ───────────────────────┘                      ├─▶ Play
+           ──▶ tools ───────────────────────┘                      ├─▶ EpisodePlayer
            ──▶ environment ────────────────────────────────────────┘
 
 torch and transformers are imported when an engine that needs them is opened, not with this module.
@@ -14,11 +14,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from lzero.agent.agents import check_agent, open_agent
+from lzero.agent.agents import check_agent, make_agent
 from lzero.agent.conversation import ChatModel, Model, TokenModel
 from lzero.agent.episode import LIBRARIES, Setting
 from lzero.agent.file_cache import FileCache
-from lzero.agent.playing import Play
+from lzero.agent.playing import EpisodePlayer
 from lzero.agent.prompt import system_prompt
 from lzero.agent.renderer import open_renderer
 from lzero.agent.scenes import Scenes
@@ -38,25 +38,17 @@ MakeEngine = Callable[["PreTrainedTokenizerFast | None"], OpenedEngine]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kit:
-    """The user's part of an episode: an environment, and tools."""
+class OpenedAgent:
+    """An agent in its scenes, ready for tasks, and what it uses."""
 
-    scenes: Scenes
-    tools: tuple[Tool, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenedPlay:
-    """The player of episodes, and its parts."""
-
-    play: Play
+    play: EpisodePlayer
     setting: Setting
     engine: OpenedEngine
     sandbox: Mapping[str, Json]
     """The isolation of the REPLs, for the record of the run."""
 
 
-def open_kit(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Kit:
+def open_scenes(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Scenes:
     """Open the environment and the tools of the configuration, or these `tools`. Check the agent's options and the prompt's template.
 
     It may take long: an environment may index a corpus. Raises ConfigError or DataError for what cannot be used.
@@ -65,33 +57,31 @@ def open_kit(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Kit:
     opened = open_tools(config.agent.tools, config, key="agent.tools") if tools is None else tools
     system_prompt(config.agent, opened)
     environment = open_environment(config.environment)
-    return Kit(
-        scenes=Scenes(environment=environment, timeout_s=config.environment.timeout_s, tools=opened), tools=opened
-    )
+    return Scenes(environment=environment, timeout_s=config.environment.timeout_s, tools=opened)
 
 
 @asynccontextmanager
-async def opened_kit(config: Config, *, tools: tuple[Tool, ...] | None = None) -> AsyncIterator[Kit]:
-    """Open a kit without blocking the event loop, and close it after the block."""
-    kit = await asyncio.to_thread(open_kit, config, tools=tools)
+async def opened_scenes(config: Config, *, tools: tuple[Tool, ...] | None = None) -> AsyncIterator[Scenes]:
+    """Do the same without blocking the event loop, and close the environment after the block."""
+    scenes = await asyncio.to_thread(open_scenes, config, tools=tools)
     try:
-        yield kit
+        yield scenes
     finally:
-        await kit.scenes.close()
+        await scenes.close()
 
 
 @asynccontextmanager
-async def open_play(
+async def open_agent(
     config: Config,
-    kit: Kit,
+    scenes: Scenes,
     *,
     deadline_s: float,
     request_timeout_s: float,
     session_s: float,
     make_engine: MakeEngine | None = None,
     pool: ReplPool | None = None,
-) -> AsyncIterator[OpenedPlay]:
-    """Yield what plays episodes, and close it after the block; `kit` stays open.
+) -> AsyncIterator[OpenedAgent]:
+    """Yield the agent, and close it after the block; `scenes` stay open.
 
     `deadline_s`: seconds of an episode in addition to the agent's. `session_s`: seconds that sessions on servers must live. `make_engine`
     makes another engine than the configuration's; `pool` is another, started sandbox; both stay open. Raises ConfigError, ModelError,
@@ -129,8 +119,8 @@ async def open_play(
             reply_s=request_timeout_s,
             libraries=LIBRARIES + config.repl.packages,
             files=FileCache(max_file_bytes=FileLimits.of(config.repl).file_bytes),
-            tools=kit.tools,
-            bugs=kit.scenes.bugs,
+            tools=scenes.tools,
+            bugs=scenes.bugs,
         )
-        play = Play(scenes=kit.scenes, agent=open_agent(setting), config=config.agent)
-        yield OpenedPlay(play=play, setting=setting, engine=engine, sandbox=chosen.facts())
+        play = EpisodePlayer(scenes=scenes, agent=make_agent(setting), config=config.agent)
+        yield OpenedAgent(play=play, setting=setting, engine=engine, sandbox=chosen.facts())

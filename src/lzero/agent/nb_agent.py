@@ -25,7 +25,7 @@ from typing import Any, Self
 import msgspec
 
 from lzero.agent.broker import SubmitFinalAnswer
-from lzero.agent.compose import OpenedPlay, open_play, opened_kit
+from lzero.agent.compose import OpenedAgent, open_agent, opened_scenes
 from lzero.agent.episode import Ticket, interrupted
 from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import unbroken
@@ -115,7 +115,7 @@ class NBAgent:
         system_prompt(self.settings, self.tools)  # so that an unusable template is an error before a model is loaded
         self._given_tools = self.tools
         self._stack = AsyncExitStack()
-        self._ready: OpenedPlay | None = None
+        self._ready: OpenedAgent | None = None
         self._task: Task | None = None
         self._files = FileCache()
         self._scene_tools: tuple[Tool, ...] = ()
@@ -129,11 +129,11 @@ class NBAgent:
             if self._mcp:
                 servers = _mcp_tools(self._mcp, self._given_tools, self._config.tools.env_file)
                 self.tools = (*self._given_tools, *await stack.enter_async_context(servers))
-            kit = await stack.enter_async_context(opened_kit(self._config, tools=self.tools))
+            scenes = await stack.enter_async_context(opened_scenes(self._config, tools=self.tools))
             self._ready = await stack.enter_async_context(
-                open_play(
+                open_agent(
                     self._config,
-                    kit,
+                    scenes,
                     deadline_s=DEADLINE_S,
                     request_timeout_s=REQUEST_TIMEOUT_S,
                     session_s=self.settings.work_s,

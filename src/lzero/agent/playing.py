@@ -20,7 +20,7 @@ from lzero.types import Episode, Failure, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Play:
+class EpisodePlayer:
     """Plays episodes of any task: `episode = await play(task, ticket, seed=7)`."""
 
     scenes: Scenes

@@ -32,7 +32,7 @@ class Scenes:
     environment: Environment
     timeout_s: float
     """Seconds for a scene to open, and to return its outcome and close."""
-    tools: Sequence[Tool] = ()
+    tools: tuple[Tool, ...] = ()
     """The agent's tools beside those of a scene; a scene must not use their names."""
     bugs: Bugs = field(default_factory=Bugs)
 

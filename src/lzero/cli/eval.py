@@ -71,19 +71,19 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
     if unread := unread_fields(source):
         say(console, f"tasks.eval: {config.tasks.eval}: {unread}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with build(config) as parts:
-        await parts.play.scenes.rehearse(source.task(0))
+    async with build(config) as opened:
+        await opened.scenes.rehearse(source.task(0))
         named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})
         run = RunDirectory.create(config.model_copy(update={"run": named}))
-        run.append_sandbox(parts.sandbox)
-        parts.runner.keep_verdicts(run.path)
+        run.append_sandbox(opened.sandbox)
+        opened.runner.keep_verdicts(run.path)
         with (
             run.logged(),
             Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
         ):
             bar = progress.add_task("tasks")
             evaluator = Evaluator(
-                runner=parts.runner, source=source, config=config, on_task=lambda: progress.advance(bar)
+                runner=opened.runner, source=source, config=config, on_task=lambda: progress.advance(bar)
             )
             num_rounds = 2 if config.eval.sampled_episodes else 1
             progress.update(bar, total=evaluator.num_tasks * num_rounds)

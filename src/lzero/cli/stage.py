@@ -50,13 +50,13 @@ async def play_task(config: Config, *, index: int, policy: str) -> bool:
         patient(config),
         make_engine=partial(_on_stage, answer, echo=echo),
         session_s=config.agent.work_s,  # a person may think for longer than a server keeps sessions
-    ) as parts:
-        scene = await parts.play.scenes.rehearse(task)
+    ) as opened:
+        scene = await opened.scenes.rehearse(task)
         if by_hand:
-            tools = tool_names((*scene.tools, *parts.play.scenes.tools), notepad=config.agent.notepad)
+            tools = tool_names((*scene.tools, *opened.scenes.tools), notepad=config.agent.notepad)
             print(HELP.format(tools=tools))
         name = f"play/{task.id}"
-        record = await parts.runner.record(task, name=name, num_episodes=1, sampling=Sampling(), seed=config.run.seed)
+        record = await opened.runner.record(task, name=name, num_episodes=1, sampling=Sampling(), seed=config.run.seed)
     print(ending(task, record.episodes[0], record.rewards[0], config))
     return record.rewards[0] is not None
 

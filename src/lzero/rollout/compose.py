@@ -1,7 +1,7 @@
 """Compose a run of many episodes from its configuration.
 
-async with build(config) as parts:
-    stream = SynchronousStream(parts.runner, train_tasks(config), config=config.rollout, seed=config.run.seed)
+async with build(config) as opened:
+    stream = SynchronousStream(opened.runner, train_tasks(config), config=config.rollout, seed=config.run.seed)
     collected = await stream.take(0)
 """
 
@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lzero.agent.compose import Kit, MakeEngine, open_play, opened_kit
-from lzero.agent.playing import Play
+from lzero.agent.compose import MakeEngine, open_agent, opened_scenes
+from lzero.agent.scenes import Scenes
 from lzero.config import Config, RewardConfig
 from lzero.engine.kinds import OpenedEngine, open_endpoint
 from lzero.errors import ConfigError
@@ -31,11 +31,11 @@ EVAL_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class OpenedRollout:
     """The runner of episodes, and the parts that it uses."""
 
     runner: Runner
-    play: Play
+    scenes: Scenes
     engine: OpenedEngine
     sandbox: Mapping[str, Json]
     """The isolation of the REPLs, for the record of the run."""
@@ -45,12 +45,12 @@ class Parts:
 async def build(
     config: Config,
     *,
-    kit: Kit | None = None,
+    scenes: Scenes | None = None,
     scorer: Scorer | None = None,
     make_engine: MakeEngine | None = None,
     session_s: float | None = None,
-) -> AsyncIterator[Parts]:
-    """Yield everything that runs episodes, and close it after the block; a given `kit` stays open.
+) -> AsyncIterator[OpenedRollout]:
+    """Yield everything that runs episodes, and close it after the block; given `scenes` stay open.
 
     `make_engine`: makes another engine than the configuration's. `session_s`: seconds that sessions of repl.servers must live; by default
     as long as an episode may take. Raises ConfigError, ModelError, DataError, EngineError or SandboxError before anything runs.
@@ -61,20 +61,20 @@ async def build(
     async with AsyncExitStack() as stack:
         if scorer.judge is not None:
             stack.push_async_callback(scorer.judge.close)
-        if kit is None:
-            kit = await stack.enter_async_context(opened_kit(config))
-        playing = open_play(
+        if scenes is None:
+            scenes = await stack.enter_async_context(opened_scenes(config))
+        opening = open_agent(
             config,
-            kit,
+            scenes,
             deadline_s=deadline_s,
             request_timeout_s=config.rollout.request_timeout_s,
             session_s=session_s,
             make_engine=make_engine,
         )
-        ready = await stack.enter_async_context(playing)
+        ready = await stack.enter_async_context(opening)
         rollout = config.rollout.model_copy(update={"concurrency": ready.engine.concurrency})
         runner = Runner(ready.play, scorer, rollout)
-        yield Parts(runner=runner, play=ready.play, engine=ready.engine, sandbox=ready.sandbox)
+        yield OpenedRollout(runner=runner, scenes=scenes, engine=ready.engine, sandbox=ready.sandbox)
 
 
 def open_scorer(config: Config) -> Scorer:

@@ -34,7 +34,7 @@ ATTEMPTS = 2
 
 
 class RunEpisode(Protocol):
-    """One attempt at a task (`lzero.agent.playing.Play`)."""
+    """One attempt at a task (`lzero.agent.playing.EpisodePlayer`)."""
 
     async def __call__(self, task: Task, ticket: Ticket, *, seed: int) -> Episode:
         """Return the episode, as failed if lzero broke it. Never runs longer than its deadline. `seed`: the group's."""

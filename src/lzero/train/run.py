@@ -18,14 +18,14 @@ from typing import Protocol
 
 import msgspec
 
-from lzero.agent.compose import opened_kit
+from lzero.agent.compose import opened_scenes
 from lzero.config import Config
 from lzero.data.sources import leaks, unread_fields
 from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
-from lzero.rollout.compose import Parts, build, eval_tasks, open_scorer, train_tasks
+from lzero.rollout.compose import OpenedRollout, build, eval_tasks, open_scorer, train_tasks
 from lzero.rollout.curriculum import check_curriculum
 from lzero.rollout.failures import TaskFailures, by_task
 from lzero.rollout.scoring import Scorer
@@ -101,26 +101,26 @@ async def run_training(
         checkpoint = checkpoint_to_resume(run) if run else None
         if checkpoint:
             check_config(checkpoint, config)
-        kit = await stack.enter_async_context(opened_kit(config))  # before a large model is loaded
-        inputs = run_inputs(config, training, held_out, kit.scenes.environment)
+        scenes = await stack.enter_async_context(opened_scenes(config))  # before a large model is loaded
+        inputs = run_inputs(config, training, held_out, scenes.environment)
         if run is not None:
             notes += _compared(run, inputs, checkpoint=checkpoint, accept=accept_changes)
         for note in notes:
             watcher.note(note)
         watcher.say("loading the model and starting the sandboxes")
         trainer, progress = Trainer.build(config, checkpoint=checkpoint)
-        parts = await stack.enter_async_context(build(config, kit=kit, scorer=scorer))
-        engine = parts.engine.engine
+        opened = await stack.enter_async_context(build(config, scenes=scenes, scorer=scorer))
+        engine = opened.engine.engine
         if not isinstance(engine, LoadingEngine):
             raise TypeError(f"{type(engine).__name__} is no LoadingEngine")
-        await parts.play.scenes.rehearse(training.task(0))
+        await scenes.rehearse(training.task(0))
         if run is None:
             run = RunDirectory.create(config)
             stack.enter_context(run.claimed())
-        _begin(run, parts, inputs, update=progress.update)
+        _begin(run, opened, inputs, update=progress.update)
         seed, state = config.run.seed, progress.stream
-        stream = SynchronousStream(parts.runner, training, config=config.rollout, seed=seed, state=state)
-        evaluator = Evaluator(runner=parts.runner, source=held_out, config=config)
+        stream = SynchronousStream(opened.runner, training, config=config.rollout, seed=seed, state=state)
+        evaluator = Evaluator(runner=opened.runner, source=held_out, config=config)
         history = run.read_metrics()
         with run.logged(), open_trackers(config, run.path, update=progress.update, history=history) as track:
             for note in notes:
@@ -154,12 +154,12 @@ def _checked(config: Config, run: RunDirectory | None) -> Scorer:
     return open_scorer(config)
 
 
-def _begin(run: RunDirectory, parts: Parts, inputs: Mapping[str, Input], *, update: int) -> None:
+def _begin(run: RunDirectory, opened: OpenedRollout, inputs: Mapping[str, Input], *, update: int) -> None:
     """Write what a run records of its start, and remove what it recorded after this update. Raises StoreError."""
     run.keep_changes()
     write_inputs(run.path, inputs)
-    run.append_sandbox(parts.sandbox)
-    parts.runner.keep_verdicts(run.path)
+    run.append_sandbox(opened.sandbox)
+    opened.runner.keep_verdicts(run.path)
     run.rewind(update)
 
 

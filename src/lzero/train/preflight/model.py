@@ -48,6 +48,6 @@ def _count(subject: Subject, task: Task) -> int:
     config = subject.config
     assert subject.renderer is not None
     scene = subject.rehearsal(task)
-    described = (*scene.tools, *subject.kit.tools, SubmitFinalAnswer())
+    described = (*scene.tools, *subject.scenes.tools, SubmitFinalAnswer())
     system = system_prompt(config.agent, described, task, libraries=LIBRARIES + config.repl.packages)
     return len(subject.renderer.start(system, task_turn(config.agent, asked(task, scene.observation))))

@@ -23,13 +23,13 @@ def check_combinations(subject: Subject) -> Iterator[Finding]:
 
 def check_tools(subject: Subject) -> Iterator[Finding]:
     """Check that tools and environment can be opened, and that the prompt template renders."""
-    tools = subject.kit.tools
+    tools = subject.scenes.tools
     yield Finding("agent.tools", ", ".join(tool.name for tool in tools) or counted(0, "tool"))
 
 
 def check_scenes(subject: Subject) -> Iterator[Finding]:
     """Check that the environment opens a scene of the first task of each split, with usable tools, and returns its outcome."""
-    environment = subject.kit.scenes.environment
+    environment = subject.scenes.environment
     tells_its_name = type(environment).__str__ is not object.__str__
     name = str(environment) if tells_its_name else subject.config.environment.use
     for split in SPLITS:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Self
 
-from lzero.agent.compose import Kit, open_kit
-from lzero.agent.scenes import Rehearsal
+from lzero.agent.compose import open_scenes
+from lzero.agent.scenes import Rehearsal, Scenes
 from lzero.config import Config
 from lzero.engine.kinds import kind_of
 from lzero.protocols import TaskSource
@@ -38,13 +38,13 @@ class Subject:
 
     def __exit__(self, *_: object) -> None:
         """Close everything that was opened."""
-        if "kit" in self.__dict__:
-            self._loop.run(self.kit.scenes.close())
+        if "scenes" in self.__dict__:
+            self._loop.run(self.scenes.close())
         self._loop.close()
 
     @cached_property
-    def kit(self) -> Kit:
-        return open_kit(self.config)
+    def scenes(self) -> Scenes:
+        return open_scenes(self.config)
 
     @cached_property
     def renderer(self) -> "Renderer | None":
@@ -57,7 +57,7 @@ class Subject:
     def rehearsal(self, task: Task) -> Rehearsal:
         """Return the content of a scene of the task. Raises ConfigError if no episode could use it."""
         if task.id not in self._rehearsals:
-            self._rehearsals[task.id] = self._loop.run(self.kit.scenes.rehearse(task))
+            self._rehearsals[task.id] = self._loop.run(self.scenes.rehearse(task))
         return self._rehearsals[task.id]
 
     def source(self, split: Split) -> TaskSource:
