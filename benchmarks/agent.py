@@ -19,9 +19,10 @@ from agent_oracle import Oracle, answerable, open_search
 from figures import Figure, at_least, table
 
 from lzero.agent.conversation import ChatModel, TokenModel
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import run_episode
 from lzero.agent.nb_agent import FOR_A_PERSON
 from lzero.agent.renderer import Renderer
+from lzero.agent.setting import Setting, Ticket
 from lzero.config import AgentConfig
 from lzero.engine.scripted.engine import ScriptedChat
 from lzero.models import build_tokenizer

@@ -23,12 +23,13 @@ from agent import REPLY, Instant
 from figures import Figure, at_most, table
 
 from lzero.agent.conversation import TokenModel
-from lzero.agent.episode import NotebookAgent, Setting
+from lzero.agent.episode import NotebookAgent
 from lzero.agent.parser import parse
 from lzero.agent.playing import EpisodePlayer
 from lzero.agent.prompt import budget_line, output_turn
 from lzero.agent.renderer import Renderer
 from lzero.agent.scenes import Scenes
+from lzero.agent.setting import Setting
 from lzero.config import AgentConfig, RewardConfig, RolloutConfig
 from lzero.environments.stateless import Nothing
 from lzero.models import build_tokenizer

@@ -35,8 +35,9 @@ from train_share import share_outside
 from train_trl import EPISODES_A_GROUP, KL, LR, NEW_TOKENS, Seconds, Trl, score
 
 from lzero.agent.conversation import TokenModel
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import run_episode
 from lzero.agent.renderer import Renderer
+from lzero.agent.setting import Setting, Ticket
 from lzero.algo.layout import plan
 from lzero.config import make_config
 from lzero.engine.local.engine import LocalEngine

@@ -9,9 +9,10 @@ import pytest
 from agent_oracle import Oracle, answerable, open_search
 
 from lzero.agent.conversation import ChatModel
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import run_episode
 from lzero.agent.nb_agent import FOR_A_PERSON
 from lzero.agent.outputs import render_output
+from lzero.agent.setting import Setting, Ticket
 from lzero.config import AgentConfig
 from lzero.engine.scripted.engine import ScriptedChat
 from lzero.repl import LocalPool

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from saved_fakes import acted, saved_episodes, simple
 
-from lzero.agent.episode import Ticket, interrupted
 from lzero.agent.recorded import has_notepad, tools_of
 from lzero.agent.save import save_run
+from lzero.agent.setting import Ticket, episode_of
 from lzero.config import AgentConfig
 from lzero.errors import StoreError
 from lzero.store import SavedEpisode, SavedTool, new_directory, read_saved, write_beneath, write_saved
-from lzero.types import Notepad, Sampling, Stream, ToolCall
+from lzero.types import Failure, Notepad, Sampling, Stream, ToolCall
 
 
 @given(saved=saved_episodes())
@@ -119,7 +119,8 @@ def test_tools_are_found_in_the_calls_where_they_are_not_written_down() -> None:
 def test_what_is_left_of_an_interrupted_episode_is_an_episode(tmp_path: Path) -> None:
     saved = simple(acted("1"))
     ticket = Ticket(id="e1", index=0, seed=3, sampling=Sampling(temperature=0.3, top_p=0.9))
-    episode = interrupted(saved.task, ticket, AgentConfig(), steps=saved.episode.steps, answer="Kato")
+    lost = Failure(kind="lost", what="interrupted", where="step 1")
+    episode = episode_of(saved.task, ticket, AgentConfig(), steps=saved.episode.steps, answer="Kato", failure=lost)
     save_run(tmp_path, msgspec.structs.replace(saved, episode=episode))
     read = read_saved(tmp_path).episode
     assert (read.status, len(read.steps), read.answer) == ("failed", 1, "Kato")

@@ -12,10 +12,11 @@ import nbformat
 import pytest
 
 from lzero.agent.conversation import TokenModel
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import run_episode
 from lzero.agent.renderer import Renderer
 from lzero.agent.replay import replay
 from lzero.agent.save import save_run
+from lzero.agent.setting import Setting, Ticket
 from lzero.cli import main
 from lzero.config import AgentConfig, Config
 from lzero.engine.scripted.engine import ScriptedEngine

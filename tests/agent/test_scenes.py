@@ -14,9 +14,9 @@ from rollout_fakes import make_episode
 from lzero.agent.agents import make_agent
 from lzero.agent.conversation import TokenModel
 from lzero.agent.cutoff import Cutoff
-from lzero.agent.episode import Setting, Ticket
 from lzero.agent.playing import EpisodePlayer
 from lzero.agent.scenes import MAX_OUTCOME_BYTES, Scenes
+from lzero.agent.setting import Setting, Ticket
 from lzero.config import AgentConfig, EnvironmentConfig
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.environments import open_environment

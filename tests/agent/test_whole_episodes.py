@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lzero.agent.conversation import TokenModel
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import run_episode
 from lzero.agent.renderer import Renderer
+from lzero.agent.setting import Setting, Ticket
 from lzero.config import AgentConfig, RewardConfig
 from lzero.data.world import POLICIES, WorldSource
 from lzero.engine.scripted.engine import ScriptedEngine

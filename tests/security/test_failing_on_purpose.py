@@ -12,8 +12,9 @@ from pool_servers import remote_pool
 
 from lzero.agent.conversation import TokenModel
 from lzero.agent.cutoff import Cutoff
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import run_episode
 from lzero.agent.renderer import Renderer
+from lzero.agent.setting import Setting, Ticket
 from lzero.config import AgentConfig, ReplConfig, RewardConfig, RolloutConfig
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.models import build_tokenizer

@@ -20,9 +20,10 @@ from repl_sessions import no_tools, run, value
 import lzero
 from lzero.agent.broker import ARGUMENT_BYTES, CALLS_PER_CELL, Broker
 from lzero.agent.conversation import TokenModel
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import run_episode
 from lzero.agent.outputs import render_output
 from lzero.agent.renderer import Renderer
+from lzero.agent.setting import Setting, Ticket
 from lzero.config import AgentConfig, RewardConfig
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.errors import ReplDied, ToolError

@@ -10,7 +10,8 @@ from cases import attack
 from rich.console import Console
 
 from lzero.agent.conversation import ChatModel
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import run_episode
+from lzero.agent.setting import Setting, Ticket
 from lzero.cli.steps import StepPrinter
 from lzero.config import AgentConfig
 from lzero.engine.scripted.engine import ScriptedChat

@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from lzero.agent.conversation import TokenModel
 from lzero.agent.cutoff import Cutoff
-from lzero.agent.episode import Setting, Ticket, run_episode
+from lzero.agent.episode import run_episode
 from lzero.agent.renderer import Renderer
+from lzero.agent.setting import Setting, Ticket
 from lzero.config import AgentConfig
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.errors import ToolError

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import small_episodes
 
 from lzero.agent.cutoff import Cutoff
-from lzero.agent.episode import Ticket
+from lzero.agent.setting import Ticket
 from lzero.config import RolloutConfig
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer

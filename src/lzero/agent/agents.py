@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from lzero.agent.cutoff import Cutoff
-from lzero.agent.episode import Setting, Ticket, failed_before
+from lzero.agent.setting import Setting, Ticket, episode_of
 from lzero.agent.user_code import Raised, outcome_of, words
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, DataError
@@ -59,7 +59,7 @@ class Guarded:
     async def __call__(self, task: Task, scene: Scene, ticket: Ticket) -> Episode:
         def failed(what: str) -> Episode:
             failure = Failure(kind="agent", what=f"{self._name} {what}", where="acting")
-            return failed_before(task, ticket, self._setting.agent, failure)
+            return episode_of(task, ticket, self._setting.agent, failure=failure)
 
         who, cutoff, cut = f"the agent {self._name}", ticket.cutoff or Cutoff(sys.maxsize), asyncio.timeout(None)
         try:
@@ -70,7 +70,7 @@ class Guarded:
             if not cut.expired():
                 return failed(f"did not return within {self._timeout_s:g} s")
             failure = Failure(kind="straggler", what="cut off: enough of its round's episodes were in", where="acting")
-            return failed_before(task, ticket, self._setting.agent, failure)
+            return episode_of(task, ticket, self._setting.agent, failure=failure)
         if isinstance(episode, Raised):
             if isinstance(episode.error, ConfigError | DataError):
                 raise episode.error

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, cast
 
 from lzero.agent.agents import check_agent, make_agent
 from lzero.agent.conversation import ChatModel, Model, TokenModel
-from lzero.agent.episode import LIBRARIES, Setting
 from lzero.agent.file_cache import FileCache
 from lzero.agent.playing import EpisodePlayer
 from lzero.agent.prompt import system_prompt
 from lzero.agent.renderer import open_renderer
 from lzero.agent.scenes import Scenes
+from lzero.agent.setting import LIBRARIES, Setting
 from lzero.agent.toolbox import open_tools
 from lzero.config import Config
 from lzero.data.attachments import FileLimits

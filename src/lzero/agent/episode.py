@@ -17,7 +17,7 @@ import math
 import sys
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -25,27 +25,19 @@ import msgspec
 from lzero.agent.broker import Broker
 from lzero.agent.clocks import Clocks
 from lzero.agent.context import Context, News
-from lzero.agent.conversation import Model
 from lzero.agent.cutoff import Cutoff
-from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import render_output
 from lzero.agent.parser import parse
 from lzero.agent.prompt import SUMMARY_STOP, shown_notepad, summary_of, system_prompt
 from lzero.agent.session import Session
-from lzero.agent.user_code import Bugs
-from lzero.agent.watch import Watcher
-from lzero.config import AgentConfig
+from lzero.agent.setting import STOP, Setting, Ticket, episode_of, sampling_of
 from lzero.errors import ContextOverflow, EngineError, ReplError, ToolError
-from lzero.protocols import ReplPool, Scene, Tool
+from lzero.protocols import Scene, Tool
 from lzero.seeds import derive_seed
-from lzero.types import Budgets, Completion, Episode, Execution, Failure, Parsed, Prompt, Sampling, Status, Step, Task
+from lzero.types import Completion, Episode, Execution, Failure, Parsed, Prompt, Status, Step, Task
 
 logger = logging.getLogger(__name__)
 
-STOP = ("</code>",)
-"""A reply ends with its code block."""
-LIBRARIES = ("numpy", "pandas")
-"""Libraries that every session of the sandbox can import, in addition to the standard library."""
 SCARCE = 0.25
 """Share of the agent's time below which the model sees how much is left. Above it, prompts are the same at any speed."""
 GRACE_S = 3.0
@@ -56,52 +48,6 @@ LEAST_S = 0.01
 """Seconds of the agent's time that are too few for another cell."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The parts that all episodes of a run share."""
-
-    agent: AgentConfig
-    model: Model
-    pool: ReplPool
-    deadline_s: float
-    """Seconds that an episode may take in addition to its cells and tool calls, all waits included. Exceeding them is lzero's failure."""
-    reply_s: float = 0.0
-    """Seconds of these that one reply may take."""
-    libraries: tuple[str, ...] = LIBRARIES
-    """Libraries that sessions can import, in addition to the standard library; for the system prompt."""
-    bugs: Bugs = field(default_factory=Bugs)
-    """Logs exceptions of tools other than ToolError."""
-    files: FileCache = field(default_factory=FileCache)
-    """Reads the files of tasks."""
-    tools: tuple[Tool, ...] = ()
-    """Tools of every episode, in addition to those of its scene."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ticket:
-    """The attributes of one episode that differ among the episodes of its task."""
-
-    id: str
-    index: int
-    seed: int
-    sampling: Sampling
-    """Temperature and top-p of the episode. Length, stop string and seeds follow from the budgets, the format and `seed`."""
-    cutoff: Cutoff | None = None
-    """The cut-off of its round."""
-    watcher: Watcher | None = None
-    """Observer of the episode."""
-
-
-def sampling_of(ticket: Ticket, agent: AgentConfig) -> Sampling:
-    """Return how the replies of an episode are sampled."""
-    return msgspec.structs.replace(ticket.sampling, max_tokens=agent.response_tokens, stop=STOP, seed=ticket.seed)
-
-
-def budgets_of(agent: AgentConfig) -> Budgets:
-    """Return the budgets of an episode."""
-    return Budgets(max_steps=agent.max_steps, max_tokens=agent.max_tokens, cell_s=agent.cell_s, work_s=agent.work_s)
-
-
 async def run_episode(
     task: Task, ticket: Ticket, setting: Setting, *, tools: Sequence[Tool] = (), observation: str = ""
 ) -> Episode:
@@ -110,7 +56,7 @@ async def run_episode(
     A failure of the engine, the pool or a tool, or a missed deadline of lzero ("lost"), is returned, not raised. Raises ConfigError for a
     prompt template that cannot be used, DataError for files of the task that cannot be read.
     """
-    return await _Attempt(task, ticket, setting, tools, asked(task, observation)).settle()
+    return await _LiveEpisode(task, ticket, setting, tools, asked(task, observation)).settle()
 
 
 def asked(task: Task, observation: str) -> str:
@@ -129,39 +75,16 @@ class NotebookAgent:
         return await run_episode(task, ticket, self._setting, tools=tools, observation=scene.observation)
 
 
-def interrupted(
-    task: Task, ticket: Ticket, agent: AgentConfig, *, steps: tuple[Step, ...], answer: str | None = None, why: str = ""
-) -> Episode:
-    """Return the failed episode of an attempt that a person or an error broke off, with its steps so far. `why`: the error."""
-    failure = Failure(kind="lost", what=why or "interrupted", where=f"step {len(steps)}")
-    return msgspec.structs.replace(failed_before(task, ticket, agent, failure), steps=steps, answer=answer)
-
-
-def failed_before(task: Task, ticket: Ticket, agent: AgentConfig, failure: Failure) -> Episode:
-    """Return an episode that failed before its first step."""
-    return Episode(
-        id=ticket.id,
-        task_id=task.id,
-        index=ticket.index,
-        seed=ticket.seed,
-        sampling=sampling_of(ticket, agent),
-        budgets=budgets_of(agent),
-        steps=(),
-        status="failed",
-        failure=failure,
-    )
-
-
-class _Attempt:
+class _LiveEpisode:
     """An episode in progress. If it fails, `steps` and `doing` go into the failed episode."""
 
     def __init__(self, task: Task, ticket: Ticket, setting: Setting, tools: Sequence[Tool], question: str) -> None:
-        agent, watcher = setting.agent, ticket.watcher or Watcher()
+        agent = setting.agent
         self._task = task
         self._ticket = ticket
         self._setting = setting
         self._agent = agent
-        self._watcher = watcher
+        self._watcher = ticket.watcher
         self._sampling = sampling_of(ticket, agent)
         self._session = Session(setting.pool, ticket.seed, task.files, cache=setting.files)
         self._clocks = Clocks(agent_s=agent.work_s, spare_s=self._spare_s)
@@ -170,7 +93,7 @@ class _Attempt:
             tools,
             self._session.read,
             notepad=agent.notepad,
-            on_call=watcher.on_call,
+            on_call=ticket.watcher.on_call,
             bugs=setting.bugs,
             clocks=self._clocks,
         )
@@ -211,13 +134,10 @@ class _Attempt:
                 raise
         finally:
             await self._conversation.close()
-        return Episode(
-            id=self._ticket.id,
-            task_id=self._task.id,
-            index=self._ticket.index,
-            seed=self._ticket.seed,
-            sampling=self._sampling,
-            budgets=budgets_of(self._agent),
+        return episode_of(
+            self._task,
+            self._ticket,
+            self._agent,
             steps=tuple(self._steps),
             status="failed" if failure else status,
             answer=self._broker.answer,
@@ -304,7 +224,7 @@ class _Attempt:
         self._doing = f"step {len(self._steps)}, running a cell"
         self._watcher.on_cell(code)
         clocks = self._clocks
-        cell = _Cell(step, start=time.perf_counter(), worked_s=clocks.agent.worked_s)
+        cell = _Cell(step=step, start=time.perf_counter(), worked_s=clocks.agent.worked_s)
         await self._session.ready(self._broker)
         self._cell = cell
         try:
@@ -415,12 +335,11 @@ class _Attempt:
         return Failure(kind=kind, what=what, where=self._doing)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Cell:
     """A cell that was started."""
 
     step: Step
-    _: KW_ONLY
     start: float
     """Time of the start, by `time.perf_counter`."""
     worked_s: float

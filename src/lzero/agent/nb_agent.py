@@ -26,13 +26,13 @@ import msgspec
 
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.compose import OpenedAgent, open_agent, opened_scenes
-from lzero.agent.episode import Ticket, interrupted
 from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import unbroken
 from lzero.agent.prompt import system_prompt
 from lzero.agent.recorded import OWN
 from lzero.agent.save import save_run
 from lzero.agent.session import check_files
+from lzero.agent.setting import Ticket, episode_of
 from lzero.agent.toolbox import open_tools
 from lzero.agent.watch import Relay, Watcher
 from lzero.config import NANO, AgentConfig, ChatEngineConfig, Config, EngineConfig, LocalEngineConfig, make_config
@@ -41,7 +41,7 @@ from lzero.errors import ConfigError, LzeroError, StoreError
 from lzero.extras import need_train
 from lzero.protocols import ChatEngine, ReplPool, Scene, Tool
 from lzero.store import SavedEpisode, describe
-from lzero.types import Episode, Sampling, Step, Task, ToolCall
+from lzero.types import Episode, Failure, Sampling, Step, Task, ToolCall
 
 FOR_A_PERSON: dict[str, Any] = {
     "prompt": "full",
@@ -168,7 +168,7 @@ class NBAgent:
         keeping = _Keeping(watcher or Watcher())
         ticket = Ticket(id=task.id, index=0, seed=seed, sampling=self._sampling, watcher=keeping)
         self._task = task
-        why = ""
+        why = "interrupted"
         try:
             self.episode = await self._ready.play(task, ticket, seed=seed)
         except Exception as error:
@@ -176,8 +176,13 @@ class NBAgent:
             raise
         finally:
             self._scene_tools = keeping.tools
-            self.episode = self.episode or interrupted(
-                task, ticket, self.settings, steps=tuple(keeping.steps), answer=keeping.answer, why=why
+            self.episode = self.episode or episode_of(
+                task,
+                ticket,
+                self.settings,
+                steps=tuple(keeping.steps),
+                answer=keeping.answer,
+                failure=Failure(kind="lost", what=why, where=f"step {len(keeping.steps)}"),
             )
         return self.episode
 

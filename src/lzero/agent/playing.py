@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import msgspec
 
 from lzero.agent.agents import Agent
-from lzero.agent.episode import Ticket, failed_before
 from lzero.agent.scenes import Scenes
+from lzero.agent.setting import Ticket, episode_of
 from lzero.config import AgentConfig
 from lzero.errors import SceneError
 from lzero.types import Episode, Failure, Task
@@ -35,8 +35,7 @@ class EpisodePlayer:
         stage = self.scenes.stage(task, seed=seed)
         try:
             scene = await stage.open()
-            if ticket.watcher is not None:
-                ticket.watcher.on_scene(scene)
+            ticket.watcher.on_scene(scene)
             episode = await self.agent(task, scene, ticket)
             if episode.failure is not None:
                 with suppress(SceneError):  # the first failure is the one to tell
@@ -45,7 +44,7 @@ class EpisodePlayer:
             outcome = await stage.close(wanted=True)
         except SceneError as error:
             failure = Failure(kind="environment", what=str(error), where=stage.doing)
-            return failed_before(task, ticket, self.config, failure)
+            return episode_of(task, ticket, self.config, failure=failure)
         finally:
             await stage.leave()
         return episode if outcome is None else msgspec.structs.replace(episode, outcome=outcome)

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from lzero.agent import NBAgent
-from lzero.agent.episode import budgets_of
 from lzero.agent.save import NOTEBOOK_FILE
 from lzero.agent.session import Session
+from lzero.agent.setting import budgets_of
 from lzero.agent.watch import Relay
 from lzero.cli.arguments import say
 from lzero.cli.question import BRING_ONE, Question, open_agent, plays_nano, read_config

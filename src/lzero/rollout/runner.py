@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 
 from lzero.agent.cutoff import Cutoff
-from lzero.agent.episode import Ticket
+from lzero.agent.setting import Ticket
 from lzero.config import RolloutConfig
 from lzero.errors import RewardError
 from lzero.rollout.concurrency import run_all

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from lzero.agent.broker import SubmitFinalAnswer
-from lzero.agent.episode import LIBRARIES, asked
+from lzero.agent.episode import asked
 from lzero.agent.prompt import system_prompt, task_turn
+from lzero.agent.setting import LIBRARIES
 from lzero.engine.kinds import Finding, kind_of
 from lzero.text import counted
 from lzero.train.preflight.subject import SPLITS, Subject
