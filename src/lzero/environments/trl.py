@@ -9,7 +9,6 @@ class Game:
 environment.use = "trl"    environment.options.factory = "mine:Game"    reward.function = "outcome"
 """
 
-import functools
 import inspect
 import logging
 import random
@@ -22,10 +21,11 @@ from pydantic import Field
 
 from lzero.errors import ConfigError, RewardError, SceneError, ToolError
 from lzero.plugins import load_object
-from lzero.protocols import Tool
+from lzero.protocols import Tool, ToolContext
 from lzero.rewards.validation import real_number
 from lzero.tools import tool
 from lzero.tools.threads import in_thread
+from lzero.tools.wrapper import Wrapper
 from lzero.types import Json, Task
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class TrlScene:
         self._game, self._name = game, name
         self.observation = observation
         try:
-            self.tools: Sequence[Tool] = tuple(tool(_told(method)) for method in public_methods(game))
+            self.tools: Sequence[Tool] = tuple(_Method(tool(method)) for method in public_methods(game))
         except TypeError as error:
             raise SceneError(f"{name}: {error}") from None
 
@@ -115,24 +115,11 @@ def public_methods(game: object) -> list[Callable[..., Any]]:
     return [getattr(game, name) for name in names if not name.startswith("_") and name not in NOT_TOOLS]
 
 
-def _told(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the method with AGENTS_FAULTS as mistakes that the agent reads."""
+class _Method(Wrapper):
+    """A method as a tool, with AGENTS_FAULTS as mistakes that the agent reads."""
 
-    def blamed(error: BaseException) -> ToolError:
-        return ToolError(f"{type(error).__name__}: {error}", fault="agent")
-
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
         try:
-            return method(*args, **kwargs)
+            return await super().call(arguments, context)
         except AGENTS_FAULTS as error:
-            raise blamed(error) from error
-
-    @functools.wraps(method)
-    async def call_async(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return await method(*args, **kwargs)
-        except AGENTS_FAULTS as error:
-            raise blamed(error) from error
-
-    return call_async if inspect.iscoroutinefunction(method) else call
+            raise ToolError(f"{type(error).__name__}: {error}", fault="agent") from error
