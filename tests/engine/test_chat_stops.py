@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lzero.engine.chat.stops import StopCut, cut_off_stop
+from lzero.engine.chat.reply import StopCut, cut_off_stop
 
 TEXTS = st.text("ab</>", max_size=30)
 

@@ -14,7 +14,7 @@ from lzero.agent.outputs import render_output, unbroken
 from lzero.agent.parser import parse
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
-from lzero.engine.chat.stops import StopCut, cut_off_stop
+from lzero.engine.chat.reply import StopCut, cut_off_stop
 from lzero.engine.local.stops import Ending
 from lzero.models import build_tokenizer
 from lzero.rewards.answers import exact_match, f1

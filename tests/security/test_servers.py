@@ -24,6 +24,7 @@ from lzero.errors import LzeroError, ReplError
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.repl.remote import door, link, wire
 from lzero.repl.remote.pool import RemotePool
+from lzero.tools.keys import Secret
 from lzero.tools.mcp_servers.server import McpServer
 from lzero.tools.mcp_servers.specs import McpSpec
 from lzero.tools.retry import Backoff
@@ -296,7 +297,7 @@ async def answering(start: bytes, piece: bytes) -> AsyncIterator[int]:
 
 
 async def chats(port: int) -> None:
-    model = OpenAIChat("m", base_url=f"http://127.0.0.1:{port}/v1", key="k" * 20)
+    model = OpenAIChat("m", base_url=f"http://127.0.0.1:{port}/v1", key=Secret("k" * 20))
     try:
         await model.reply((Message(role="user", content="?"),), Sampling(), request_id="r", deadline_s=PATIENCE_S)
     finally:

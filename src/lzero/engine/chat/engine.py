@@ -21,16 +21,22 @@ from openai import AsyncStream
 from lzero.engine.chat.failures import OptionRefused, TryAgain
 from lzero.engine.chat.reply import Gathering, Telling
 from lzero.engine.chat.server import ChatServer, events
-from lzero.engine.chat.wire import Counts
 from lzero.errors import EngineError
 from lzero.protocols import OnText
+from lzero.tools.keys import Secret
 from lzero.tools.retry import Backoff
-from lzero.types import Completion, Message, Sampling, Usage
+from lzero.types import Completion, Message, Sampling
 
 OPENAI_URL = "https://api.openai.com/v1"
 WAITS = Backoff(longest_s=30.0)
 USAGE_S = 2.0
 """Seconds to wait for the usage of a complete reply."""
+_WITHOUT = {
+    "max_tokens": "max_completion_tokens is sent instead",
+    "stop": "its replies are stopped here",
+    "stream_options": "their usage may not be known",
+}
+"""Option that a server refuses → what happens without it."""
 _log = logging.getLogger(__name__)
 
 
@@ -42,15 +48,15 @@ class OpenAIChat:
         model: str,
         *,
         base_url: str = "",
-        key: str | None = None,
-        key_variable: str = "OPENAI_API_KEY",
+        key: Secret | None = None,
+        key_variable: str = "",
         stall_s: float = 60.0,
         max_tries: int = 5,
     ) -> None:
         """Configure the connection. Raises ConfigError.
 
-        `base_url` usually ends in /v1; "": $OPENAI_BASE_URL, else OpenAI's own. The key is `key`, else the environment variable named
-        `key_variable`; none is sent if both are empty. `stall_s`: seconds that a reply may pause once it has begun.
+        `base_url` usually ends in /v1; "": $OPENAI_BASE_URL, else OpenAI's own. `key_variable` names the variable of the key in messages.
+        `stall_s`: seconds that a reply may pause once it has begun.
         """
         url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
         self._server = ChatServer(model, url=url, key=key, key_variable=key_variable)
@@ -191,21 +197,13 @@ class OpenAIChat:
             text=gathering.text,
             versions=(),
             reasoning=gathering.reasoning,
-            usage=None if gathering.counts is None else _usage(gathering.counts),
+            usage=gathering.usage,
         )
 
     def _leave_out(self, refused: OptionRefused) -> None:
         """Remember that the server refuses an option."""
         self._refused.add(refused.option)
-        match refused.option:
-            case "max_tokens":
-                effect = "max_completion_tokens is sent instead"
-            case "stop":
-                effect = "its replies are stopped here"
-            case "stream_options":
-                effect = "their usage may not be known"
-            case _:
-                effect = "it samples as it likes"
+        effect = _WITHOUT.get(refused.option, "it samples as it likes")
         self._warn("%s does not take %s: %s (it says: %s)", self._server, refused.option, effect, refused)
 
     def _warn(self, message: str, *values: object) -> None:
@@ -226,12 +224,3 @@ class OpenAIChat:
         if wait_s > ends_at - asyncio.get_running_loop().time():
             raise EngineError(f"{last} (the next try, in {wait_s:.3g} s, would come after the deadline)") from None
         return wait_s
-
-
-def _usage(counts: Counts) -> Usage:
-    return Usage(
-        prompt_tokens=counts.prompt_tokens,
-        completion_tokens=counts.completion_tokens,
-        cached_tokens=counts.cached_tokens,
-        cost_usd=counts.cost_usd,
-    )

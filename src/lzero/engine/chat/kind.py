@@ -47,7 +47,7 @@ def open_chat(model: str, *, url: str, key: str, env_file: str) -> OpenAIChat:
     `key`: the variable that holds the endpoint's key; "" if it needs none.
     """
     found = find_key(key, env_file=env_file) if key else None
-    return OpenAIChat(model, base_url=url, key=found.reveal() if found is not None else None)
+    return OpenAIChat(model, base_url=url, key=found, key_variable=key)
 
 
 def check(config: Config) -> Iterator[Finding]:

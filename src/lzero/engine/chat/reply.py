@@ -1,13 +1,46 @@
-"""Assemble one streamed reply: pass on its pieces, gather its thought, text and usage, and interpret its end."""
+"""Assemble one streamed reply: pass on its pieces, gather its thought, text and usage, and interpret its end.
 
-from collections.abc import Sequence
+Its text ends with its first stop string, which is kept, whether the server removes it or goes on after it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
 
 from msgspec import UNSET
 
-from lzero.engine.chat.stops import StopCut, cut_off_stop
-from lzero.engine.chat.wire import Chunk, Counts
+from lzero.engine.chat.wire import Chunk
 from lzero.protocols import OnText
-from lzero.types import StopReason
+from lzero.types import StopReason, Usage
+
+
+class StopCut:
+    """Takes a text in pieces, and keeps it up to the end of the stop string that ends first. The division into pieces does not matter."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self.stop = tuple(string for string in stop if string)
+        self.stopped = False
+        """Whether a stop string has ended the text."""
+        self._kept: list[str] = []
+        self._tail = ""
+        """The end of the text, where a stop string may have begun."""
+        self._tail_chars = max(map(len, self.stop), default=1) - 1
+
+    @property
+    def text(self) -> str:
+        return "".join(self._kept)
+
+    def feed(self, piece: str) -> str:
+        """Return the part of `piece` that belongs to the reply."""
+        if self.stopped or not piece:
+            return ""
+        window = self._tail + piece
+        ends = [window.index(string) + len(string) for string in self.stop if string in window]
+        if ends:
+            self.stopped = True
+            piece = piece[: min(ends) - len(self._tail)]
+        self._kept.append(piece)
+        self._tail = window[max(len(window) - self._tail_chars, 0) :]
+        return piece
 
 
 class Telling:
@@ -34,7 +67,7 @@ class Gathering:
     def __init__(self, stop: Sequence[str], telling: Telling) -> None:
         self._cut = StopCut(stop)
         self._thoughts: list[str] = []
-        self.counts: Counts | None = None
+        self.usage: Usage | None = None
         self.finish_reason: str | None = None
         self.has_tool_calls = False
         self.begun = False
@@ -63,7 +96,7 @@ class Gathering:
         return self.stopped or self.finish_reason not in (None, "error")
 
     def add(self, chunk: Chunk) -> None:
-        self.counts = chunk.counts or self.counts
+        self.usage = chunk.usage or self.usage
         if not chunk.choices:
             return
         choice, delta = chunk.choices[0], chunk.delta
@@ -96,6 +129,25 @@ class Gathering:
         if self.stopped:
             return "stop"
         return "length" if self.finish_reason == "length" else "eos"
+
+
+def cut_off_stop(text: str, stop: Sequence[str]) -> str:
+    """Guess the stop string that a server may have removed from the end of `text`: the one that closes a tag left open.
+
+    Return "" if there is none, or more than one.
+    """
+    said = "".join(_outside_thoughts(text))
+    closing = [string for string in stop if re.fullmatch(r"</\w+>", string) and f"<{string[2:]}" in said]
+    return closing[0] if len(closing) == 1 else ""
+
+
+def _outside_thoughts(text: str) -> Iterator[str]:
+    """Yield the text outside of <think> and </think>, in linear time, because a model may repeat a tag forever."""
+    start = 0
+    while (begin := text.find("<think>", start)) >= 0 and (end := text.find("</think>", begin)) >= 0:
+        yield text[start:begin]
+        start = end + len("</think>")
+    yield text[start:]
 
 
 def _without_surrogates(text: str) -> str:

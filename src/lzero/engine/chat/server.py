@@ -24,6 +24,7 @@ from lzero.engine.chat.failures import (
 from lzero.engine.chat.wire import Chunk, ModelCard, ModelList
 from lzero.errors import ConfigError, ContextOverflow, EngineError
 from lzero.text import one_line
+from lzero.tools.keys import Secret
 from lzero.tools.retry import retry_after
 
 MAX_BYTES = 256 << 20
@@ -42,16 +43,12 @@ _NAMES, _NAME_CHARS = 1_000, 200
 class ChatServer:
     """Requests replies of `model`, and the list of models. It holds the key, and sends it to no other server."""
 
-    def __init__(self, model: str, *, url: str, key: str | None, key_variable: str) -> None:
-        """Raise ConfigError for an invalid address or key."""
+    def __init__(self, model: str, *, url: str, key: Secret | None, key_variable: str) -> None:
+        """Raise ConfigError for an invalid address."""
         self.model = model
         self.url = _checked_url(url)
-        self._key = (os.environ.get(key_variable, "") if key is None else key).strip()
-        self._key_from = f"the environment variable {key_variable}" if key is None else "the configuration"
-        if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
-            raise ConfigError(
-                f"the key from {self._key_from} is invalid: it contains characters that a key cannot have"
-            )
+        self._key = key.reveal() if key is not None else ""
+        self._key_variable = key_variable
         self._client = AsyncOpenAI(
             api_key=self._key or "none",
             base_url=self.url,
@@ -178,8 +175,9 @@ class ChatServer:
     def _wrong_key(self) -> EngineError:
         """Return the error for a refused key, without the server's message, because some contain a part of the key."""
         if self._key:
-            return EngineError(f"{self.url} refused the key from {self._key_from} (HTTP 401)")
-        return EngineError(f"{self.url} wants a key (HTTP 401), and {self._key_from} holds none")
+            return EngineError(f"{self.url} refused the key in {self._key_variable} (HTTP 401)")
+        without = f"{self._key_variable} holds none" if self._key_variable else "the configuration names none"
+        return EngineError(f"{self.url} wants a key (HTTP 401), and {without}")
 
     def _said(self, error: openai.APIStatusError) -> str:
         words = self._words(error.body)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from lzero.types import Usage
+
 Count = Annotated[int, Meta(ge=0)]
 
 
@@ -64,16 +66,15 @@ class Counts(Struct):
     cost: Any = None
     """US dollars (OpenRouter); other servers use the name for something else."""
 
-    @property
-    def cost_usd(self) -> float | None:
-        cost = self.cost
-        known = isinstance(cost, int | float) and not isinstance(cost, bool) and 0.0 <= cost < math.inf
-        return float(cost) if known else None
-
-    @property
-    def cached_tokens(self) -> int:
-        details = self.prompt_tokens_details
-        return (details.cached_tokens if details else None) or self.prompt_cache_hit_tokens or 0
+    def usage(self) -> Usage:
+        cost, details = self.cost, self.prompt_tokens_details
+        has_cost = isinstance(cost, int | float) and not isinstance(cost, bool) and 0.0 <= cost < math.inf
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=(details.cached_tokens if details else None) or self.prompt_cache_hit_tokens or 0,
+            cost_usd=float(cost) if has_cost else None,
+        )
 
 
 class Chunk(Struct):
@@ -81,16 +82,17 @@ class Chunk(Struct):
 
     choices: list[Choice] | None = None
     """None in a chunk with only the usage."""
-    usage: Any = None
+    counts: Any = msgspec.field(default=None, name="usage")
     error: Any = None
 
     @property
-    def counts(self) -> Counts | None:
+    def usage(self) -> Usage | None:
         """The usage; None if it is missing or malformed, because the reply is valid without it."""
         try:
-            return msgspec.convert(self.usage, Counts | None)
+            counts = msgspec.convert(self.counts, Counts | None)
         except msgspec.ValidationError:
             return None
+        return counts.usage() if counts is not None else None
 
     @property
     def delta(self) -> Delta | None:

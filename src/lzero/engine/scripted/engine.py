@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lzero.engine.chat.stops import StopCut
+from lzero.engine.chat.reply import StopCut
 from lzero.errors import EngineError
 from lzero.plugins import described
 from lzero.protocols import ChatPolicy, OnText, Policy
