@@ -17,8 +17,10 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
+
+import msgspec
 
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
@@ -54,6 +56,17 @@ class McpSpec:
             raise ConfigError(f"the MCP server {self.name!r} is a command, which takes no headers")
         if self.url and self.environment:
             raise ConfigError(f"the MCP server {self.name!r} is a url, which takes no environment")
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    """A server in a file."""
+
+    type: Literal["stdio", "http", "streamable-http"] = "stdio"
+    command: str = ""
+    args: list[str] = []
+    env: dict[str, str] = {}
+    url: str = ""
+    headers: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -150,24 +163,9 @@ def _of_file(file: Path) -> tuple[McpSpec, ...]:
 
 
 def _of_entry(name: str, entry: Any, file: Path) -> McpSpec:
-    where = f"the MCP server {name!r} in {file}"
-    if not isinstance(entry, dict):
-        raise ConfigError(f"{where} is not a table of settings")
-    known = ("command", "args", "env", "url", "headers", "type")
-    if unknown := [key for key in entry if key not in known]:
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
-    if (kind := entry.get("type", "stdio")) not in ("stdio", "http", "streamable-http"):
-        raise ConfigError(f"{where}: unknown type {kind!r}; use stdio or http")
-    command, url, arguments = entry.get("command", ""), entry.get("url", ""), entry.get("args", [])
-    if not isinstance(command, str) or not isinstance(url, str) or not _are_texts(arguments):
-        raise ConfigError(f"{where}: command and url must be text, and args a list of texts")
-    environment, headers = entry.get("env", {}), entry.get("headers", {})
-    for table in (environment, headers):
-        if not isinstance(table, dict) or not _are_texts(list(table.values())):
-            raise ConfigError(f"{where}: env and headers must be tables of texts")
-    words = (command, *arguments) if command else ()
-    return McpSpec(name=name, command=words, environment=environment, url=url, headers=headers)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    try:
+        found = msgspec.convert(entry, _Entry)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the MCP server {name!r} in {file}: {error}") from None
+    words = (found.command, *found.args) if found.command else ()
+    return McpSpec(name=name, command=words, environment=found.env, url=found.url, headers=found.headers)
