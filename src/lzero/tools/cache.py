@@ -41,45 +41,31 @@ class Cached(Wrapper):
             raise DataError(f"cannot write the cache of tool answers: tools.cache = {file.parent} is not a directory")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with self._open() as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute(_TABLE)
-                connection.execute(_FIND, (b"",)).fetchone()
         except OSError as error:
             raise DataError(f"cannot write the cache of tool answers {file}: {error.strerror}") from None
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        for statement in ("PRAGMA journal_mode = WAL", _TABLE):
+            self._execute(statement)
+        self._execute(_FIND, b"")
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
         """Return the cached or new answer. Raises what the tool raises, and DataError if the file breaks meanwhile."""
         text = canonical(arguments)
         key = hashlib.blake2b(json.dumps([self.name, self._version, text]).encode(), digest_size=16).digest()
-        kept = await in_thread(self._find, key)
+        kept = await in_thread(self._execute, _FIND, key)
         if kept is not None:
-            answer: Json = json.loads(kept)
-            return answer
+            known: Json = json.loads(kept[0])
+            return known
         answer = await self.tool.call(arguments, context)
-        await in_thread(self._keep, key, text, json.dumps(answer))
+        await in_thread(self._execute, _KEEP, key, self.name, text, self._version, json.dumps(answer))
         return answer
 
-    def _find(self, key: bytes) -> str | None:
+    def _execute(self, statement: str, *values: str | bytes) -> tuple[str] | None:
+        """Return the first row of a statement. Its own connection takes a fraction of a millisecond, and belongs to one thread."""
         try:
-            with self._open() as connection:
-                row = connection.execute(_FIND, (key,)).fetchone()
+            with closing(sqlite3.connect(self._file, timeout=_WAIT_S)) as connection, connection:
+                row: tuple[str] | None = connection.execute(statement, values).fetchone()
+                return row
         except sqlite3.Error as error:
-            raise self._broken(error) from error
-        return None if row is None else str(row[0])
-
-    def _keep(self, key: bytes, arguments: str, answer: str) -> None:
-        try:
-            with self._open() as connection, connection:
-                connection.execute(_KEEP, (key, self.name, arguments, self._version, answer))
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
-
-    def _open(self) -> "closing[sqlite3.Connection]":
-        """Open a connection for one call: it takes a fraction of a millisecond, and belongs to one thread."""
-        return closing(sqlite3.connect(self._file, timeout=_WAIT_S))
-
-    def _broken(self, error: sqlite3.Error) -> DataError:
-        return DataError(f"{self._file} cannot be used as a cache of tool answers: {error}; delete it, or name another")
+            raise DataError(
+                f"{self._file} cannot be used as a cache of tool answers: {error}; delete it, or name another"
+            ) from error

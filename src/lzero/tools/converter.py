@@ -20,7 +20,7 @@ from typing import Literal
 import msgspec
 
 from lzero.errors import ConfigError, ToolError
-from lzero.tools.pipes import close_pipes
+from lzero.tools.program import close_pipes
 from lzero.turns import Turns, call_clock
 from lzero.types import Json
 

@@ -6,7 +6,6 @@ however the surrounding task ends.
 """
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from lzero.tools.mcp_servers.errors import MALFORMED, TOO_LARGE, TOO_MANY, faile
 from lzero.tools.mcp_servers.lines import Line, lines
 from lzero.tools.mcp_servers.values import has_too_many
 from lzero.tools.mcp_servers.words import MAX_MESSAGE
-from lzero.tools.pipes import close_pipes
+from lzero.tools.program import close_pipes, signal_group
 from lzero.tools.shapes import one_line
 
 STOP_S = 2.0
@@ -86,7 +85,7 @@ class StdioTransport:
                 stream.close()  # the reader goes on and drops the data, because a server that is writing cannot end
             await _stop(process)
         finally:
-            _signal_group(process, signal.SIGKILL)  # also for its remaining children, and after a cancelled wait
+            signal_group(process, signal.SIGKILL)  # also for its remaining children, and after a cancelled wait
             for task in self._tasks:
                 task.cancel()
             close_pipes(process)
@@ -187,10 +186,10 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         process.stdin.close()
     if await _has_ended(process, STOP_S):
         return
-    _signal_group(process, signal.SIGTERM)
+    signal_group(process, signal.SIGTERM)
     if await _has_ended(process, STOP_S):
         return
-    _signal_group(process, signal.SIGKILL)
+    signal_group(process, signal.SIGKILL)
     await _has_ended(process, STOP_S)
 
 
@@ -202,8 +201,3 @@ async def _has_ended(process: asyncio.subprocess.Process, seconds: float) -> boo
             return False
         await asyncio.sleep(_POLL_S)
     return True
-
-
-def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)  # it leads its own session, and so its own group
