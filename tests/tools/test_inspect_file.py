@@ -400,7 +400,7 @@ async def test_a_library_that_cannot_be_imported_is_not_the_files_doing(
 async def test_a_picture_that_a_process_makes_up_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "__main__.py").write_text("""print('{"image": "no base64 \\u00e9", "media_type": "image/png"}')""")
     monkeypatch.setattr(converter_module, "_INSIDE", tmp_path)
-    with pytest.raises(ToolError, match="answered without an image"):
+    with pytest.raises(ToolError, match=r"answered what cannot be read: Invalid base64"):
         await Converter().image(b"x", "a.png")
 
 

@@ -8,7 +8,6 @@ crashes, hangs or fills its process ends only that.
 """
 
 import asyncio
-import base64
 import importlib.util
 import signal
 import sys
@@ -47,12 +46,12 @@ _INSIDE = Path(__file__).parent / "inside"
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}  # each of its threads would take address space
 
 
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Converted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The process's answer, in one of three forms."""
 
     text: str | None = None
-    image: str | None = None
-    media_type: str = ""
+    image: bytes = b""
+    media_type: Literal["", "image/png", "image/jpeg"] = ""
     refused: str | None = None
 
 
@@ -105,14 +104,15 @@ class Converter:
     async def image(self, data: bytes, name: str, *, max_side: int = MAX_SIDE) -> tuple[str, bytes]:
         """Return (media type, bytes) of a copy of an image, with no side longer than `max_side`. Raises as `text` does."""
         answer = await self._ask({"image": True, "max_side": max_side}, data, name)
-        try:
-            return answer.media_type, base64.b64decode(answer.image or "", validate=True)
-        except ValueError:  # only a file that controls the process can forge an image
-            raise ToolError(f"the reader of {name} answered without an image", fault="agent") from None
+        return answer.media_type, answer.image
 
-    async def _ask(self, request: Mapping[str, Json], data: bytes, name: str) -> Answer:
+    async def _ask(self, request: Mapping[str, Json], data: bytes, name: str) -> Converted:
         line = msgspec.json.encode({**request, **self._limits})
         reading = _Reading()
+
+        def failed(what: str) -> ToolError:
+            return ToolError(f"the reader of {name} {what}", fault=reading.fault)
+
         async with self._turns.turn():
             try:
                 async with call_clock().at_most(self._wall_s):
@@ -120,9 +120,7 @@ class Converter:
             except TimeoutError:
                 raise ToolError(f"{name} was not read within {self._wall_s:g} s", fault=reading.fault) from None
             except OSError as error:
-                raise ToolError(
-                    f"no process to read {name} could be started: {error.strerror}", fault="tool"
-                ) from error
+                raise failed(f"could not be started: {error.strerror}") from error
         if code in (-signal.SIGXCPU, -signal.SIGKILL) and not reply:  # at the hard limit, KILL takes the place of XCPU
             raise ToolError(
                 f"{name} takes more than {self._limits['cpu_s']} s of processor time to read: ask for less of it with `part`",
@@ -131,19 +129,17 @@ class Converter:
         if code == NOT_INSTALLED:
             raise ToolError(f"the reader of {name} lacks a library: install lzero's extras again", fault="tool")
         if code != 0:
-            raise ToolError(f"the reader of {name} ended with code {code}", fault=reading.fault)
+            raise failed(f"ended with code {code}")
         try:
-            answer = msgspec.json.decode(reply, type=Answer)
+            answer = msgspec.json.decode(reply, type=Converted)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ToolError(
-                f"the reader of {name} answered what cannot be read: {error}", fault=reading.fault
-            ) from None
+            raise failed(f"answered what cannot be read: {error}") from None
         if answer.refused is not None:
             raise ToolError(f"{name}: {answer.refused}", fault="agent")
-        if request["image"] and (answer.image is None or answer.media_type not in ("image/png", "image/jpeg")):
-            raise ToolError(f"the reader of {name} answered without an image", fault=reading.fault)
+        if request["image"] and not (answer.image and answer.media_type):
+            raise failed("answered without an image")
         if not request["image"] and answer.text is None:
-            raise ToolError(f"the reader of {name} answered without a text", fault=reading.fault)
+            raise failed("answered without a text")
         return answer
 
 

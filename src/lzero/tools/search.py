@@ -14,6 +14,7 @@ import sqlite3
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 from lzero.errors import DataError, ToolError
@@ -192,16 +193,13 @@ def _build(path: Path, passages: Iterable[Passage]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="making-") as directory:
             unfinished = Path(directory) / path.name
-            connection = sqlite3.connect(unfinished)
-            try:
+            with closing(sqlite3.connect(unfinished)) as connection:
                 connection.execute("PRAGMA journal_mode = OFF")  # an interrupted build drops the file
                 _fill(connection, passages)
                 connection.execute("CREATE VIRTUAL TABLE temp.counts USING fts5vocab(main, words, row)")
                 connection.execute(_COUNT, (COMMON,))
                 connection.execute("INSERT INTO words (words) VALUES ('optimize')")
                 connection.commit()
-            finally:
-                connection.close()
             os.replace(unfinished, path)
     except (OSError, sqlite3.Error) as error:
         raise DataError(
@@ -212,19 +210,12 @@ def _build(path: Path, passages: Iterable[Passage]) -> None:
 def _is_whole(path: Path) -> bool:
     """Return whether there is a complete index at `path`."""
     try:
-        connection = _open(path)
+        with closing(_open(path)) as connection:
+            (num_pages,) = connection.execute("PRAGMA page_count").fetchone()
+            (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     except sqlite3.Error:
         return False
-    try:
-        num_pages: int
-        page_size: int
-        (num_pages,) = connection.execute("PRAGMA page_count").fetchone()
-        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-        return 0 < num_pages * page_size == path.stat().st_size
-    except sqlite3.Error:
-        return False
-    finally:
-        connection.close()
+    return 0 < int(num_pages) * int(page_size) == path.stat().st_size
 
 
 def _open(path: Path) -> sqlite3.Connection:
