@@ -12,9 +12,8 @@ from typing import Any
 import httpx2
 import msgspec
 
+from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES, ValueCounter
 from lzero.tools.mcp_servers.errors import BROKEN_OFF, TOO_LARGE
-from lzero.tools.mcp_servers.values import MAX_VALUES, ValueCounter
-from lzero.tools.mcp_servers.words import MAX_MESSAGE
 from lzero.tools.shapes import one_line
 
 _CONNECT_S = 10.0

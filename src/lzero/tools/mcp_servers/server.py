@@ -18,13 +18,13 @@ from mcp.types import Tool as Listed
 
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool, ToolContext
+from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES
 from lzero.tools.mcp_servers.connection import Connection, Lost, Transport
 from lzero.tools.mcp_servers.errors import TOO_LARGE, TOO_MANY, fault_of
 from lzero.tools.mcp_servers.http import BoundedClient
 from lzero.tools.mcp_servers.specs import Filled, Lookup, McpSpec, fill
 from lzero.tools.mcp_servers.stdio import StdioTransport
-from lzero.tools.mcp_servers.values import MAX_VALUES
-from lzero.tools.mcp_servers.words import MAX_MESSAGE, Signature, answer, description, signature, tool_name
+from lzero.tools.mcp_servers.words import Signature, answer, description, signature, tool_name
 from lzero.tools.shapes import one_line
 from lzero.turns import Turns, call_clock
 from lzero.types import Json

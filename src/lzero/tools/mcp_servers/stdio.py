@@ -15,10 +15,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
+from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, Line, has_too_many, lines
 from lzero.tools.mcp_servers.errors import MALFORMED, TOO_LARGE, TOO_MANY, failed_answer
-from lzero.tools.mcp_servers.lines import Line, lines
-from lzero.tools.mcp_servers.values import has_too_many
-from lzero.tools.mcp_servers.words import MAX_MESSAGE
 from lzero.tools.program import close_pipes, signal_group
 from lzero.tools.shapes import one_line
 

@@ -19,8 +19,6 @@ from lzero.types import Json
 if TYPE_CHECKING:
     from mcp.types import CallToolResult, ContentBlock
 
-MAX_MESSAGE = 8 * 1024 * 1024
-"""The most bytes of one message of a server."""
 MAX_RESULT = 200_000
 """The most characters of one call's result."""
 MAX_PARAMETERS = 64

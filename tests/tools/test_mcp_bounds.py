@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_SKIPPED, MAX_VALUES, Line, ValueCounter, has_too_many, lines
 from lzero.tools.mcp_servers.http import TooMuch, _Bounded
-from lzero.tools.mcp_servers.lines import MAX_SKIPPED, Line, lines
-from lzero.tools.mcp_servers.values import MAX_VALUES, ValueCounter, has_too_many
-from lzero.tools.mcp_servers.words import MAX_MESSAGE
 
 
 async def read(*pieces: bytes) -> list[Line]:
