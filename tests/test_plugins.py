@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lzero.agent.toolbox import open_tools
+from lzero.agent.compose import open_tools
 from lzero.config import Config, load_config
 from lzero.errors import ConfigError
 from lzero.rollout.compose import open_reward, open_scorer
@@ -21,7 +21,7 @@ class Tool:
         return None
 
 
-good, search, half, hides = Tool("good"), Tool("search"), object(), Tool("open")
+good, submits, half, hides = Tool("good"), Tool("submit_final_answer"), object(), Tool("open")
 word, twice, mute = Tool("word"), Tool("twice"), Tool("mute")
 word.parameters, twice.parameters, mute.description = "text", ("a", "a"), " "
 
@@ -56,16 +56,14 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tools_and_a_reward_are_found_by_their_paths() -> None:
     config = load_config(None, ["agent.tools=['plugged:good']", "reward.function=plugged:reward"])
-    assert [tool.name for tool in open_tools(config.agent.tools, config, key="agent.tools", taken=("search",))] == [
-        "good"
-    ]
+    assert [tool.name for tool in open_tools(config.agent.tools, config, key="agent.tools")] == ["good"]
     assert open_reward(config).__name__ == "reward"
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("plugged", "there is no tool 'plugged'"),
+        ("plugged", 'agent.tools = "plugged": did you mean'),
         ("web_serch", 'did you mean "web_search"'),
         (":good", "not an import path"),
         ("plugged:nothing", "has no 'nothing'"),
@@ -75,13 +73,13 @@ def test_tools_and_a_reward_are_found_by_their_paths() -> None:
         ("plugged:twice", "two parameters of the same name: a, a"),
         ("plugged:mute", "has no description"),
         ("plugged:half", "no name, parameters, description, call"),
-        ("plugged:search", "the name 'search', and so has another tool"),
+        ("plugged:submits", "the name 'submit_final_answer', and so has another tool"),
         ("plugged:good plugged:good", "the name 'good', and so has another tool"),
     ],
 )
 def test_what_is_no_tool_is_refused(value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        open_tools(value.split(), Config(), key="agent.tools", taken=("search",))
+        open_tools(value.split(), Config(), key="agent.tools")
 
 
 def test_the_keys_of_a_reward_that_is_replaced_are_refused() -> None:

@@ -18,9 +18,9 @@ from fault_traces import below
 from repl_sessions import run, value
 
 from lzero.agent.broker import Broker
+from lzero.agent.compose import open_tools
 from lzero.agent.nb_agent import NBAgent
 from lzero.agent.replay import replay
-from lzero.agent.toolbox import open_tools
 from lzero.config import ReplConfig, load_config
 from lzero.engine.scripted.engine import ScriptedChat
 from lzero.errors import ConfigError, ToolError

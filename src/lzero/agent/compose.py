@@ -9,9 +9,10 @@ torch and transformers are imported when an engine that needs them is opened, no
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from lzero.agent.agents import check_agent, make_agent
@@ -19,16 +20,17 @@ from lzero.agent.conversation import ChatModel, Model, TokenModel
 from lzero.agent.file_cache import FileCache
 from lzero.agent.playing import EpisodePlayer
 from lzero.agent.prompt import system_prompt
+from lzero.agent.recorded import OWN
 from lzero.agent.renderer import open_renderer
 from lzero.agent.scenes import Scenes
 from lzero.agent.setting import LIBRARIES, Setting
-from lzero.agent.toolbox import open_tools
 from lzero.config import Config
 from lzero.data.attachments import FileLimits
 from lzero.engine.kinds import OpenedEngine, kind_of
 from lzero.environments import open_environment
 from lzero.protocols import ChatEngine, Engine, ReplPool, Tool
-from lzero.repl import open_pool
+from lzero.repl import environment, open_pool
+from lzero.tools.catalog import check_tool, open_tool
 from lzero.types import Json
 
 if TYPE_CHECKING:
@@ -48,6 +50,20 @@ class OpenedAgent:
     """The isolation of the REPLs, for the record of the run."""
 
 
+def open_tools(named: Sequence[str | Tool], config: Config, *, key: str) -> tuple[Tool, ...]:
+    """Return the tools that `key` names: objects, names in the catalog, or import paths.
+
+    Raises ConfigError for an object that is not a tool, for a tool that lacks something, and for a name that is built in or used twice.
+    """
+    kernel_python = partial(environment.python_of_sessions, config.repl)
+    opened: dict[str, Tool] = {}
+    for each in named:
+        tool = open_tool(each, config, key=key, kernel_python=kernel_python) if isinstance(each, str) else each
+        check_tool(tool, taken=(*OWN, *opened), said=f"{key}: {each!r}")
+        opened[tool.name] = tool
+    return tuple(opened.values())
+
+
 def open_scenes(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Scenes:
     """Open the environment and the tools of the configuration, or these `tools`. Check the agent's options and the prompt's template.
 
@@ -56,8 +72,9 @@ def open_scenes(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Sce
     check_agent(config.agent)
     opened = open_tools(config.agent.tools, config, key="agent.tools") if tools is None else tools
     system_prompt(config.agent, opened)
-    environment = open_environment(config.environment)
-    return Scenes(environment=environment, timeout_s=config.environment.timeout_s, tools=opened)
+    return Scenes(
+        environment=open_environment(config.environment), timeout_s=config.environment.timeout_s, tools=opened
+    )
 
 
 @asynccontextmanager

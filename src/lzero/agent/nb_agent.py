@@ -25,7 +25,7 @@ from typing import Any, Self
 import msgspec
 
 from lzero.agent.broker import SubmitFinalAnswer
-from lzero.agent.compose import OpenedAgent, open_agent, opened_scenes
+from lzero.agent.compose import OpenedAgent, open_agent, open_tools, opened_scenes
 from lzero.agent.file_cache import FileCache
 from lzero.agent.outputs import unbroken
 from lzero.agent.prompt import system_prompt
@@ -33,7 +33,6 @@ from lzero.agent.recorded import OWN
 from lzero.agent.save import save_run
 from lzero.agent.session import check_files
 from lzero.agent.setting import Ticket, episode_of
-from lzero.agent.toolbox import open_tools
 from lzero.agent.watch import Relay, Watcher
 from lzero.config import NANO, AgentConfig, ChatEngineConfig, Config, EngineConfig, LocalEngineConfig, make_config
 from lzero.engine.kinds import OpenedEngine, kind_of
