@@ -23,6 +23,11 @@ def file_problem(path: Path) -> str:
     return "" if os.access(path, os.R_OK) else "this user may not read it"
 
 
+def cache_directory(name: str) -> Path:
+    """Return lzero's directory of this name for what can be made again, below $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lzero" / name
+
+
 def is_within(file: Path, directory: Path) -> bool:
     """Return whether `file`, with all links followed, lies beneath `directory`. For files that another file names."""
     try:

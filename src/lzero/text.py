@@ -7,6 +7,7 @@ import functools
 import re
 import unicodedata
 
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _ACCENTS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")
 # Letters that carry a stroke or a ligature and that Unicode does not decompose.
 _LETTERS = str.maketrans(
@@ -54,6 +55,13 @@ def words(text: str) -> list[str]:
     A word is a run of letters, digits and their marks; in scripts without spaces, each character is one.
     """
     return _WORD.findall(fold(text))
+
+
+def unbroken(text: str) -> str:
+    """Return text that UTF-8 can encode: split surrogate pairs are joined, lone surrogates become U+FFFD."""
+    if _SURROGATES.search(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def one_line(text: str) -> str:

@@ -10,7 +10,7 @@ from cases import attack
 
 from lzero.agent.context import Context
 from lzero.agent.notebook import prose
-from lzero.agent.outputs import render_output, unbroken
+from lzero.agent.outputs import render_output
 from lzero.agent.parser import parse
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
@@ -18,7 +18,7 @@ from lzero.engine.chat.reply import StopCut, cut_off_stop
 from lzero.engine.local.stops import Ending
 from lzero.models import build_tokenizer
 from lzero.rewards.answers import exact_match, f1
-from lzero.text import fold, one_line, words
+from lzero.text import fold, one_line, unbroken, words
 from lzero.tools.corpus import split
 from lzero.tools.mcp_servers.words import identifier, signature
 from lzero.tools.search import PassageIndex

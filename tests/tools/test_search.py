@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lzero.data.files import read_passages
 from lzero.errors import DataError, ToolError
+from lzero.paths import cache_directory
 from lzero.tools import PassageIndex, Search
 from lzero.tools import search as search_module
 from lzero.types import Json, Passage, Task
@@ -143,7 +144,7 @@ def test_a_missing_corpus_and_an_unwritable_cache_say_so(tmp_path: Path) -> None
 
 def test_the_cache_follows_the_desktop_convention(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert search_module.cache_directory() == tmp_path / "lzero" / "search"
+    assert cache_directory("search") == tmp_path / "lzero" / "search"
 
 
 def test_an_index_answers_many_threads(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from lzero.agent.outputs import unbroken
 from lzero.agent.renderer import Renderer
 from lzero.marking import without_control_tokens
 from lzero.protocols import ChatEngine, Engine, OnText
+from lzero.text import unbroken
 from lzero.types import Completion, Message, Prompt, Sampling
 
 _BYTES_PER_TOKEN = 3

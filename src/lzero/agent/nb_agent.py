@@ -27,7 +27,6 @@ import msgspec
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.compose import OpenedAgent, open_agent, open_tools, opened_scenes
 from lzero.agent.file_cache import FileCache
-from lzero.agent.outputs import unbroken
 from lzero.agent.prompt import system_prompt
 from lzero.agent.recorded import OWN
 from lzero.agent.save import save_run
@@ -40,6 +39,7 @@ from lzero.errors import ConfigError, LzeroError, StoreError
 from lzero.extras import need_train
 from lzero.protocols import ChatEngine, ReplPool, Scene, Tool
 from lzero.store import SavedEpisode, describe
+from lzero.text import unbroken
 from lzero.types import Episode, Failure, Sampling, Step, Task, ToolCall
 
 FOR_A_PERSON: dict[str, Any] = {

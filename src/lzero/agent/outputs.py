@@ -11,7 +11,6 @@ from lzero.visible import clean
 TRACEBACK_LINES = 12
 """Number of lines of a traceback that are shown: the last ones, before the line that names the error."""
 
-_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _LEFT_OUT = re.compile(r"\n?… \[(?:\d+ outputs left out: )?(\d{1,15}) characters(?: left out)?\] …\n?")
 """The note with which a session replaces the characters that it cut."""
 _RULER = re.compile(r"-{20,}")
@@ -35,13 +34,6 @@ def render_output(execution: Execution, *, max_chars: int) -> str:
     ending = cut("\n".join(endings), max_chars)
     body = cut(body, max(0, max_chars - len(ending) - bool(ending)))
     return "\n".join(part for part in (body, ending) if part.strip()) or NO_OUTPUT
-
-
-def unbroken(text: str) -> str:
-    """Return text that UTF-8 can encode: split surrogate pairs are joined, lone surrogates become U+FFFD."""
-    if _SURROGATES.search(text) is None:
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def cut(text: str, max_chars: int) -> str:

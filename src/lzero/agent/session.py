@@ -6,12 +6,12 @@ from pathlib import Path
 
 from lzero.agent.broker import Broker
 from lzero.agent.file_cache import FileCache
-from lzero.agent.outputs import unbroken
 from lzero.closing import closed_on_error
 from lzero.errors import DataError, WorkspaceError
 from lzero.paths import file_problem
 from lzero.protocols import Repl, ReplPool
 from lzero.seeds import derive_seed
+from lzero.text import unbroken
 from lzero.types import Execution, WorkspaceFile
 
 

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import lzero
-from lzero.agent.outputs import cut, unbroken
+from lzero.agent.outputs import cut
+from lzero.text import unbroken
 
 logger = logging.getLogger(__name__)
 

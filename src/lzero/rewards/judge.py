@@ -12,6 +12,7 @@ from lzero.errors import ContextOverflow
 from lzero.marking import without_control_tokens
 from lzero.protocols import ChatEngine
 from lzero.store.verdicts import Verdict, Verdicts
+from lzero.text import unbroken
 from lzero.turns import Turns
 from lzero.types import Message, Sampling
 
@@ -50,7 +51,7 @@ class Judge:
         """
         messages = (Message(role="user", content=question),) if isinstance(question, str) else tuple(question)
         messages = tuple(
-            msgspec.structs.replace(each, content=without_control_tokens(_whole(each.content))) for each in messages
+            msgspec.structs.replace(each, content=without_control_tokens(unbroken(each.content))) for each in messages
         )
         reply: str | None = None
         with suppress(ContextOverflow):
@@ -74,7 +75,7 @@ class Judge:
                 completion = await self._engine.reply(
                     messages, self._sampling, request_id=f"judge-{key[:12]}", deadline_s=self._deadline_s
                 )
-            reply = _whole(completion.text)
+            reply = unbroken(completion.text)
             self.verdicts.add(Verdict(key=key, model=self._engine.model, asked=asked, reply=reply))
             self._asked += 1
         self._asking.pop(key, None)
@@ -88,11 +89,6 @@ class Judge:
 
     async def close(self) -> None:
         await self._engine.close()
-
-
-def _whole(text: str) -> str:
-    """Return a text without half surrogates, which no UTF-8 holds."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _key(model: str, asked: str, sampling: Sampling) -> str:

@@ -27,6 +27,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from lzero.config import Config
 from lzero.errors import ConfigError, ToolError
+from lzero.paths import cache_directory
 from lzero.protocols import Tool, ToolContext
 from lzero.tools.catalog import KernelPython
 from lzero.tools.program import Ended, output_of
@@ -161,7 +162,7 @@ class Install:
         if not self._allowed:
             raise ConfigError("the tool install is off until tools.install_allow names packages")
         self._python = python
-        self._cache = cache or cache_directory()
+        self._cache = cache or cache_directory("wheels")
         self._plan_s = plan_s
         self._plans: dict[str, tuple[Wheel, ...]] = {}
         self._files: dict[str, Path] = {}
@@ -338,11 +339,6 @@ def _chosen(entry: dict[str, Any]) -> _Chosen:
     return _Chosen(name, str(version), file_name, digest if re.fullmatch(r"[0-9a-f]{64}", digest) else "")
 
 
-def cache_directory() -> Path:
-    """Return the directory of kept wheels: `lzero/wheels` below $XDG_CACHE_HOME, or below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lzero" / "wheels"
-
-
 def recorded(result: Json) -> Json:
     """Return the recorded form of an answer: a plan unchanged, a piece of a wheel as its size and hash."""
     if not isinstance(result, str):
@@ -365,7 +361,7 @@ def recalled(arguments: dict[str, Json], answer: Json, *, cache: Path | None = N
         case {"wheel": str(wheel), "offset": int(offset)} if re.fullmatch(r"[0-9a-f]{64}", wheel) and (
             0 <= offset <= MAX_BYTES
         ):
-            for path in ((cache or cache_directory()) / wheel).glob("*.whl"):
+            for path in ((cache or cache_directory("wheels")) / wheel).glob("*.whl"):
                 found = _piece(path, offset)
                 if recorded(found) == msgspec.to_builtins(piece):
                     return found

@@ -18,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 from lzero.errors import DataError, ToolError
+from lzero.paths import cache_directory
 from lzero.protocols import SearchIndex, ToolContext
 from lzero.text import words
 from lzero.tools import threads
@@ -69,7 +70,7 @@ class PassageIndex:
     ) -> "PassageIndex":
         """Return the index of a corpus file. The first call makes it with `read(file)`, and stores it in `cache`. Raises DataError.
 
-        `cache` is `cache_directory()` by default; the key is the hash of the file's content.
+        `cache` is `cache_directory("search")` by default; the key is the hash of the file's content.
         """
         return cls.kept(f"{content_hash(file, file.name)} {FORMAT}", lambda: read(file), cache=cache)
 
@@ -80,7 +81,7 @@ class PassageIndex:
         Several processes may call it at once: each finds a complete index, or makes it.
         """
         digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-        path = (cache or cache_directory()) / f"{digest}.sqlite"
+        path = (cache or cache_directory("search")) / f"{digest}.sqlite"
         if not _is_whole(path):
             _build(path, read())
         index = cls.__new__(cls)
@@ -157,11 +158,6 @@ class Search:
     def _line(self, passage: Passage) -> str:
         text = passage.text[: self._snippet_chars]
         return f"{passage.title}: {text}" if passage.title else text
-
-
-def cache_directory() -> Path:
-    """Return the directory of stored indexes: `lzero/search` below $XDG_CACHE_HOME, or below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lzero" / "search"
 
 
 def _fill(connection: sqlite3.Connection, passages: Iterable[Passage]) -> None:

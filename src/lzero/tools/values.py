@@ -26,6 +26,7 @@ from enum import Enum
 from typing import Any, cast
 
 from lzero.errors import ToolError
+from lzero.text import unbroken
 from lzero.types import Json
 
 MAX_BYTES = 8_000_000
@@ -138,10 +139,8 @@ class _Walk:
 
     def _text(self, text: str) -> str:
         self._take(len(text))
-        try:
-            self._take(len(text.encode()) - len(text))
-        except UnicodeEncodeError:  # a lone surrogate, as in file names that are not UTF-8
-            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        text = unbroken(text)  # a file name that is not UTF-8 has lone surrogates
+        self._take(len(text.encode()) - len(text))
         return text
 
     def _decoded(self, data: bytes) -> str:

@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from lzero.engine.chat.wire import Chunk
 from lzero.protocols import OnText
+from lzero.text import unbroken
 from lzero.types import StopReason, Usage
 
 
@@ -101,7 +102,7 @@ class Gathering:
             return
         choice, delta = chunk.choices[0], chunk.delta
         if delta is not None:
-            thought, text = _without_surrogates(delta.thought), _without_surrogates(delta.text)
+            thought, text = unbroken(delta.thought), unbroken(delta.text)
             self.begun = self.begun or bool(thought or text)
             self.has_tool_calls = self.has_tool_calls or bool(delta.tool_calls)
             if self.stopped:
@@ -148,8 +149,3 @@ def _outside_thoughts(text: str) -> Iterator[str]:
         yield text[start:begin]
         start = end + len("</think>")
     yield text[start:]
-
-
-def _without_surrogates(text: str) -> str:
-    """Replace lone surrogates, which JSON can spell, but UTF-8 cannot encode."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
