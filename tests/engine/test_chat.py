@@ -80,7 +80,7 @@ async def fails(*answers: Answer, deadline_s: float = 20.0, models: Response | N
 
 async def test_a_reply_is_streamed_and_metered() -> None:
     told: list[tuple[str, str]] = []
-    async with serving(GOOD, key=KEY) as (server, chat):
+    async with serving(GOOD, key=Secret(KEY)) as (server, chat):
         reply = await ask(chat, told=told)
     assert (reply.text, reply.stop_reason, reply.reasoning) == ("<code>x = 1</code>", "stop", "")
     assert reply.usage == Usage(prompt_tokens=10, completion_tokens=4)
