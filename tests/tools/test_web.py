@@ -474,7 +474,7 @@ async def test_a_server_that_is_not_there_is_unreachable() -> None:
 # Services
 
 
-def testing(server: WebServer, **key: Any) -> Service:
+def service_at(server: WebServer, **key: Any) -> Service:
     return Service(name="Test", url=f"{server.url}/", client=WebClient(allow_hosts=[server.host]), **key)
 
 
@@ -497,7 +497,7 @@ async def test_a_services_failures_are_told_apart_and_no_key_shows(
 ) -> None:
     said = json_response({"message": "no: k-123\x1b[31m"}, status=status, **headers)
     async with serving(pages({"/": said})) as server:
-        service = testing(server, key=Secret("k-123"), key_variable="TEST_KEY")
+        service = service_at(server, key=Secret("k-123"), key_variable="TEST_KEY")
         with pytest.raises(ServiceError, match=told) as raised:
             await service.ask(dict, json={"q": 1})
         assert (raised.value.fault, raised.value.permanent) == ("tool", permanent)
@@ -514,7 +514,7 @@ async def test_a_service_may_ask_for_peace_until_a_date() -> None:
     later = email.utils.formatdate(time.time() + 100, usegmt=True)
     async with serving(pages({"/": response(status=429, retry_after=later)})) as server:
         with pytest.raises(ServiceError) as raised:
-            await testing(server).ask(dict)
+            await service_at(server).ask(dict)
         assert 90 < raised.value.retry_after_s <= 100
 
 
