@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Self
 
 from mcp import Client, MCPError
-from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolRequest, CallToolRequestParams, CallToolResult
 from mcp.types import Tool as Listed
 
@@ -196,8 +195,7 @@ class McpServer:
             stdio = StdioTransport(self.spec.command, inherited | self._filled.values, on_end, self._filled.hide)
             return Transport(stdio, lambda: stdio.problem)
         client = BoundedClient(self._filled.values, read_s=CALLS * self._call_s + 10.0)
-        streams = streamable_http_client(self.spec.url, http_client=client, max_sse_event_size=MAX_MESSAGE)
-        return Transport(streams, lambda: client.problem, lambda: client.stale, client)
+        return Transport(client.streams(self.spec.url), lambda: client.problem, lambda: client.stale)
 
 
 class McpTool:
