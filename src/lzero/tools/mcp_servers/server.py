@@ -143,12 +143,9 @@ class McpServer:
     def _refused(self, name: str, error: MCPError) -> ToolError:
         """Convert the error that answered one call."""
         said = self._filled.hide(error.message)
-        if error.code == TOO_LARGE:
-            text = f"{one_line(name, 60)} answered with more than {MAX_MESSAGE:,} bytes: ask for less"
-            return ToolError(text, fault="agent")
-        if error.code == TOO_MANY:
-            text = f"{one_line(name, 60)} answered with more than {MAX_VALUES:,} values: ask for less"
-            return ToolError(text, fault="agent")
+        if error.code in (TOO_LARGE, TOO_MANY):
+            most = f"{MAX_MESSAGE:,} bytes" if error.code == TOO_LARGE else f"{MAX_VALUES:,} values"
+            return ToolError(f"{one_line(name, 60)} answered with more than {most}: ask for less", fault="agent")
         if fault_of(error) == "agent":
             return ToolError(one_line(said, 2000) or f"{name} failed and does not say why", fault="agent")
         return self._failed(f"refused {one_line(name, 60)}: {one_line(said, 600)}")
