@@ -22,8 +22,7 @@ from lzero.protocols import Tool
 from lzero.text import one_line
 from lzero.tools.cache import Cached
 from lzero.tools.keys import Secret
-from lzero.tools.retry import AskedTooOften, Backoff, RateLimited, Retried, ServiceError, Unanswered
-from lzero.tools.throttled import Throttled
+from lzero.tools.retry import AskedTooOften, Backoff, RateLimited, Retried, ServiceError, Throttled, Unanswered
 from lzero.tools.web import MAX_URL_CHARS, WebClient, WebResponse
 from lzero.types import Json
 
