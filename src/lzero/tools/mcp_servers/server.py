@@ -9,12 +9,12 @@ Calls of many episodes share one connection. They take turns. A failure of one c
 import asyncio
 import os
 from collections.abc import Callable, Collection, Sequence
-from typing import Self
 
 from mcp import Client, MCPError
 from mcp.types import CallToolRequest, CallToolRequestParams, CallToolResult
 from mcp.types import Tool as Listed
 
+from lzero.closing import Service, closed_on_error
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool, ToolContext
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES
@@ -39,7 +39,7 @@ CALLS = 8
 _INHERITED = ("PATH", "HOME", "LANG")
 
 
-class McpServer:
+class McpServer(Service):
     """One server, from `async with` until its end. `tools` do not change meanwhile.
 
     Raises ConfigError from `async with`, with the cause, if the server cannot be reached or started. A server that dies later fails the
@@ -68,22 +68,15 @@ class McpServer:
         self._opening = asyncio.Lock()
         self._turns = Turns(CALLS, f"the MCP server {self._name}", one_by_one=True)
 
-    async def __aenter__(self) -> Self:
-        try:
-            connection = await self._connected()
-            listed = await connection.ask(_list_tools, LIST_S)
-        except (Lost, TimeoutError, MCPError, ValueError) as error:
-            await self.close()
-            cause = f"did not answer within {LIST_S:g} s" if isinstance(error, TimeoutError) else str(error)
-            raise ConfigError(f"the MCP server {self._name} {self._filled.hide(one_line(cause, 600))}") from None
-        except BaseException:
-            await self.close()
-            raise
+    async def start(self) -> None:
+        async with closed_on_error(self.close):
+            try:
+                connection = await self._connected()
+                listed = await connection.ask(_list_tools, LIST_S)
+            except (Lost, TimeoutError, MCPError, ValueError) as error:
+                cause = f"did not answer within {LIST_S:g} s" if isinstance(error, TimeoutError) else str(error)
+                raise ConfigError(f"the MCP server {self._name} {self._filled.hide(one_line(cause, 600))}") from None
         self.tools = self._tools(listed)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """End the connection and, if lzero started it, the server. Safe to call twice."""
