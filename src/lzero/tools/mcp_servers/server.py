@@ -22,7 +22,7 @@ from lzero.tools.mcp_servers.connection import Connection, Lost, Transport
 from lzero.tools.mcp_servers.errors import TOO_LARGE, TOO_MANY, fault_of
 from lzero.tools.mcp_servers.http import BoundedClient
 from lzero.tools.mcp_servers.specs import Filled, Lookup, McpSpec, fill
-from lzero.tools.mcp_servers.stdio import StdioTransport
+from lzero.tools.mcp_servers.stdio import StdioServer
 from lzero.tools.mcp_servers.words import Signature, answer, description, signature, tool_name
 from lzero.tools.shapes import one_line
 from lzero.turns import Turns, call_clock
@@ -182,8 +182,8 @@ class McpServer(Service):
     def _transport(self, on_end: Callable[[], None]) -> Transport:
         if self.spec.command:
             inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-            stdio = StdioTransport(self.spec.command, inherited | self._filled.values, on_end, self._filled.hide)
-            return Transport(stdio, lambda: stdio.problem)
+            stdio = StdioServer(self.spec.command, inherited | self._filled.values, on_end, self._filled.hide)
+            return Transport(stdio.streams(), lambda: stdio.problem)
         client = BoundedClient(self._filled.values, read_s=CALLS * self._call_s + 10.0)
         return Transport(client.streams(self.spec.url), lambda: client.problem, lambda: client.stale)
 
