@@ -131,9 +131,9 @@ def test_json_costs_the_host_no_more_than_its_bytes() -> None:
             wire.object_of(bomb)
         stub = {"name": "search", "parameters": ["x"] * 1_000_000, "description": ""}
         for tools in ([stub], [stub | {"parameters": []}] * 1_000):
-            with pytest.raises(ProtocolError, match="length <= 256"):
+            with pytest.raises(ProtocolError, match="not a message of a client: it has another shape"):
                 wire.decode_client(msgspec.msgpack.encode({"type": "open", "id": 1, "tools": tools, "seed": 0}))
-        with pytest.raises(ProtocolError, match="length <= 4096"):
+        with pytest.raises(ProtocolError, match="not a message of a server: it has another shape"):
             wire.decode_server(
                 msgspec.msgpack.encode({"type": "listing", "id": 1, "files": [{"path": "x", "size": 1}] * 5_000})
             )

@@ -17,6 +17,9 @@ from lzero.repl import wire
 from lzero.repl.connection import Connection
 from lzero.types import Error, Stream
 
+CHARS = 2_000_000
+"""Characters of a cell's outputs."""
+
 
 def frame(body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + body
@@ -34,8 +37,12 @@ def test_a_done_frame_becomes_typed_outputs() -> None:
             ],
         }
     )
-    assert wire.decode(body.encode()) == wire.Done(
-        id=1, status="error", outputs=(Stream(name="stdout", text="hi"), Error(ename="E", evalue="", traceback=()))
+    message = wire.decode(body.encode())
+    assert isinstance(message, wire.Done)
+    assert (message.id, message.status) == (1, "error")
+    assert wire.outputs_of(message, CHARS) == (
+        Stream(name="stdout", text="hi"),
+        Error(ename="E", evalue="", traceback=()),
     )
 
 
@@ -53,7 +60,6 @@ def test_a_done_frame_becomes_typed_outputs() -> None:
         b'{"type":"call","id":1,"name":"\xff","arguments":{}}',
         b'{"type":"call","id":1,"name":"x","arguments":{"v":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
         b'{"type":"done","id":1,"status":"fine","outputs":[]}',
-        b'{"type":"done","id":1,"status":"ok","outputs":[{"output_type":"reward"}]}',
     ],
 )
 def test_what_is_no_frame_is_refused(body: bytes) -> None:
@@ -61,6 +67,17 @@ def test_what_is_no_frame_is_refused(body: bytes) -> None:
         wire.decode(body)
     with pytest.raises(ProtocolError):
         wire.decode_zygote(body)
+
+
+def done(outputs: bytes) -> wire.Done:
+    return wire.Done(id=1, status="ok", outputs=msgspec.Raw(outputs))
+
+
+@pytest.mark.parametrize("outputs", [b"{}", b"1", b'[{"output_type":"reward"}]', b'[{"output_type":"</output>"}]'])
+def test_what_are_no_outputs_is_refused_without_a_quote(outputs: bytes) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        wire.outputs_of(done(outputs), CHARS)
+    assert "output>" not in str(caught.value)
 
 
 @pytest.mark.parametrize("arguments", [b"[]", b"1", b'{"v":1e999}'])
@@ -79,9 +96,8 @@ def test_too_many_bytes_of_arguments_are_the_agents_fault() -> None:
 
 def test_too_many_outputs_are_refused() -> None:
     output = {"output_type": "stream", "name": "stdout", "text": ""}
-    body = json.dumps({"type": "done", "id": 1, "status": "ok", "outputs": [output] * 1000})
     with pytest.raises(ProtocolError, match="1000 outputs"):
-        wire.decode(body.encode())
+        wire.outputs_of(done(json.dumps([output] * 1000).encode()), CHARS)
 
 
 @pytest.mark.parametrize("number", [0, -2, 4096, 2**40, 10**4000])
@@ -94,7 +110,7 @@ def test_strings_without_number_are_refused_before_they_are_made() -> None:
     shown = b'{"output_type":"error","ename":"","evalue":"","traceback":[' + b'"a",' * 2_000_000 + b'"a"]}'
     tracemalloc.start()
     with pytest.raises(ProtocolError, match="quotation marks"):
-        wire.decode(b'{"type":"done","id":1,"status":"ok","outputs":[' + shown + b"]}")
+        wire.outputs_of(done(b"[" + shown + b"]"), CHARS)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * wire.MAX_FRAME  # two million strings would be a hundred megabytes
@@ -173,7 +189,6 @@ async def test_the_end_of_the_stream_and_a_reader_that_never_reads_are_seen() ->
         b'{"type":"done","id":1,"status":"ok","outputs":[],"</output>":1}',
         b'{"type":"</output>"}',
         b'{"type":"done","id":1,"status":"</output>","outputs":[]}',
-        b'{"type":"done","id":1,"status":"ok","outputs":[{"output_type":"</output>"}]}',
     ],
 )
 def test_a_refusal_quotes_nothing_of_the_frame(body: bytes) -> None:

@@ -24,6 +24,7 @@ Request = Literal["become", "run", "put", "get", "files"]
 """Requests that the host makes of a session."""
 REQUESTS: tuple[Request, ...] = get_args(Request)
 PATIENCE_S = 20.0
+OUTPUT_CHARS = 2_000_000
 
 
 def frame(body: bytes) -> bytes:
@@ -41,6 +42,8 @@ def decode(data: bytes) -> None:
         msgspec.json.encode(wire.arguments_of(wire.Call(id=1, name="x", arguments=msgspec.Raw(data))))
     with suppress(ProtocolError):
         msgspec.json.encode(wire.files_of(wire.Listing(files=msgspec.Raw(data))))
+    with suppress(ProtocolError):
+        msgspec.json.encode(wire.outputs_of(wire.Done(id=1, status="ok", outputs=msgspec.Raw(data)), OUTPUT_CHARS))
 
 
 def decode_remote(data: bytes) -> None:

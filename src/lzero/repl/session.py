@@ -200,8 +200,8 @@ class LocalRepl(Session):
                     await self._connection.send_frame(reply, until=self._loop.time() + _SEND_TIMEOUT_S)
                     await asyncio.sleep(0)  # a flood of calls leaves the other sessions their turn
                 case wire.Done() if answer.id == cell.id:
-                    wire.check_size(answer.outputs, self._output_chars)
-                    return clock.execution(answer.status, answer.outputs, clock.duration_s)
+                    outputs = wire.outputs_of(answer, self._output_chars)
+                    return clock.execution(answer.status, outputs, clock.duration_s)
                 case _:
                     raise ProtocolError(f"{type(answer).__name__} in the middle of cell {cell.id}")
 

@@ -35,6 +35,10 @@ HEADER = struct.Struct(">I")
 _Decoded = TypeVar("_Decoded")
 
 
+class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=str.lower):
+    """A message whose `type` in JSON is the name of its class."""
+
+
 class ToolStub(Struct, frozen=True, kw_only=True):
     name: str
     parameters: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_PARAMETERS)]
@@ -43,7 +47,7 @@ class ToolStub(Struct, frozen=True, kw_only=True):
     """Source of the session's side of a tool that is more than a function; see `protocols.WithKernelSource`."""
 
 
-class Open(Struct, frozen=True, kw_only=True, tag="open"):
+class Open(Message, frozen=True, kw_only=True):
     """Host → kernel, once: become a session with these tools."""
 
     tools: tuple[ToolStub, ...]
@@ -52,7 +56,7 @@ class Open(Struct, frozen=True, kw_only=True, tag="open"):
     """The most characters of a cell's outputs together."""
 
 
-class Run(Struct, frozen=True, kw_only=True, tag="run"):
+class Run(Message, frozen=True, kw_only=True):
     """Host → kernel: run a cell."""
 
     id: int
@@ -61,30 +65,30 @@ class Run(Struct, frozen=True, kw_only=True, tag="run"):
     """Number of times that the last cell was interrupted. One of these signals may have come too late for it."""
 
 
-class Settle(Struct, frozen=True, kw_only=True, tag="settle"):
+class Settle(Message, frozen=True, kw_only=True):
     """Host → kernel: prepare to be copied. Answered by `Ready`."""
 
 
-class Renew(Struct, frozen=True, kw_only=True, tag="renew"):
+class Renew(Message, frozen=True, kw_only=True):
     """Host → kernel of a copy, once, as its first message: continue as a separate session. Answered by `Ready`."""
 
     seed: int
 
 
-class Reply(Struct, frozen=True, kw_only=True, tag="reply"):
+class Reply(Message, frozen=True, kw_only=True):
     """Host → kernel: the tool's answer, or its error."""
 
     value: Json = None
     error: str | None = None
 
 
-class Put(Struct, frozen=True, kw_only=True, tag="put"):
+class Put(Message, frozen=True, kw_only=True):
     """Host → kernel: write a file. Its chunks follow; `last` marks the last one."""
 
     path: str
 
 
-class Get(Struct, frozen=True, kw_only=True, tag="get"):
+class Get(Message, frozen=True, kw_only=True):
     """Host → kernel: send a file of no more than `max_bytes`, in chunks of `chunk_bytes`."""
 
     path: str
@@ -92,48 +96,48 @@ class Get(Struct, frozen=True, kw_only=True, tag="get"):
     chunk_bytes: int = CHUNK_BYTES
 
 
-class List(Struct, frozen=True, kw_only=True, tag="list"):
+class List(Message, frozen=True, kw_only=True):
     """Host → kernel: list the regular files of the workspace."""
 
     max_files: int = MAX_LISTED
     max_bytes: int = MAX_LISTING
 
 
-class Chunk(Struct, frozen=True, kw_only=True, tag="chunk", forbid_unknown_fields=True):
+class Chunk(Message, frozen=True, kw_only=True):
     """Both ways: a part of a file. `data` is Base64 on the wire."""
 
     data: bytes
     last: bool
 
 
-class Stored(Struct, frozen=True, kw_only=True, tag="stored", forbid_unknown_fields=True):
+class Stored(Message, frozen=True, kw_only=True):
     """Kernel → host: the file is written."""
 
 
-class Listing(Struct, frozen=True, kw_only=True, tag="listing", forbid_unknown_fields=True):
+class Listing(Message, frozen=True, kw_only=True):
     """Kernel → host: the files of the workspace."""
 
     files: msgspec.Raw
     """JSON, not decoded yet: see `files_of`."""
 
 
-class Refused(Struct, frozen=True, kw_only=True, tag="refused", forbid_unknown_fields=True):
+class Refused(Message, frozen=True, kw_only=True):
     """Kernel → host: the file cannot be read or written. It carries only an errno(3), because a session's text is not trusted."""
 
     errno: Annotated[int, msgspec.Meta(ge=1, le=4095)]  # the kernel's MAX_ERRNO
 
 
-class Ready(Struct, frozen=True, kw_only=True, tag="ready", forbid_unknown_fields=True):
+class Ready(Message, frozen=True, kw_only=True):
     """Kernel → host: the session is ready."""
 
 
-class Failed(Struct, frozen=True, kw_only=True, tag="failed", forbid_unknown_fields=True):
+class Failed(Message, frozen=True, kw_only=True):
     """Kernel → host: the session could not be isolated, and did not start."""
 
     reason: str
 
 
-class Call(Struct, frozen=True, kw_only=True, tag="call", forbid_unknown_fields=True):
+class Call(Message, frozen=True, kw_only=True):
     """Kernel → host: call a tool. Numbered from 1."""
 
     id: int
@@ -142,23 +146,16 @@ class Call(Struct, frozen=True, kw_only=True, tag="call", forbid_unknown_fields=
     """JSON, not decoded yet: see `arguments_of`."""
 
 
-class Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=True):
+class Done(Message, frozen=True, kw_only=True):
     """Kernel → host: cell `id` has ended."""
 
     id: int
     status: Literal["ok", "error"]
-    outputs: tuple[Output, ...]
-
-
-class _Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=True):
-    """`Done` with outputs that are not decoded yet."""
-
-    id: int
-    status: Literal["ok", "error"]
     outputs: msgspec.Raw
+    """JSON, not decoded yet: see `outputs_of`."""
 
 
-class Hello(Struct, frozen=True, kw_only=True, tag="hello", forbid_unknown_fields=True):
+class Hello(Message, frozen=True, kw_only=True):
     """Zygote → host: it is warm. Sends the file of its `os` module, its prefix and its pid."""
 
     os: str
@@ -166,27 +163,27 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello", forbid_unknown_field
     pid: int
 
 
-class Forked(Struct, frozen=True, kw_only=True, tag="forked", forbid_unknown_fields=True):
+class Forked(Message, frozen=True, kw_only=True):
     """Zygote → host: a first process of a REPL exists, the init before the session. The kernel adds its pid to the message."""
 
     id: int
     part: Literal["init", "session"]
 
 
-class Uncopied(Struct, frozen=True, kw_only=True, tag="uncopied", forbid_unknown_fields=True):
+class Uncopied(Message, frozen=True, kw_only=True):
     """Zygote → host: this copy could not be made, with the reason."""
 
     id: int
     reason: str
 
 
-class Signalled(Struct, frozen=True, kw_only=True, tag="signalled", forbid_unknown_fields=True):
+class Signalled(Message, frozen=True, kw_only=True):
     """Zygote → host: the signal has been sent, or its receiver no longer exists."""
 
     id: int
 
 
-class Exited(Struct, frozen=True, kw_only=True, tag="exited", forbid_unknown_fields=True):
+class Exited(Message, frozen=True, kw_only=True):
     """Zygote → host: a REPL has ended, with everything in it. A negative code is a signal."""
 
     id: int
@@ -198,8 +195,7 @@ FromKernel = Ready | Failed | Call | Done | Chunk | Stored | Listing | Refused
 FromZygote = Hello | Forked | Uncopied | Signalled | Exited
 
 _encoder = msgspec.json.Encoder()
-_FromKernel = Ready | Failed | Call | _Done | Chunk | Stored | Listing | Refused
-_from_kernel: msgspec.json.Decoder[_FromKernel] = msgspec.json.Decoder(_FromKernel)
+_from_kernel: msgspec.json.Decoder[FromKernel] = msgspec.json.Decoder(FromKernel)
 _outputs: msgspec.json.Decoder[tuple[Output, ...]] = msgspec.json.Decoder(tuple[Output, ...])
 _arguments: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
 _files: msgspec.json.Decoder[tuple[WorkspaceFile, ...]] = msgspec.json.Decoder(tuple[WorkspaceFile, ...])
@@ -245,16 +241,22 @@ def body_length(header: bytes | bytearray) -> int:
 
 def decode(body: bytes) -> FromKernel:
     """Decode a frame of a kernel. Raises ProtocolError if it is invalid."""
-    message = _decoded(_from_kernel, body, "a frame")
-    if not isinstance(message, _Done):
-        return message
-    quotes = bytes(message.outputs).count(b'"')
+    return decoded(_from_kernel, body, "a frame")
+
+
+def outputs_of(done: Done, output_chars: int) -> tuple[Output, ...]:
+    """Decode the outputs of a cell. Raises ProtocolError if they are invalid, or more than a session sends with the limit `output_chars`.
+
+    Counts quotation marks first, because decoding costs the host memory.
+    """
+    quotes = bytes(done.outputs).count(b'"')
     if quotes > MAX_QUOTES:
         raise ProtocolError(f"outputs with {quotes:,} quotation marks; {MAX_QUOTES:,} are allowed")
-    outputs = _decoded(_outputs, message.outputs, "a frame")
+    outputs = decoded(_outputs, done.outputs, "the outputs of a cell")
     if len(outputs) > MAX_OUTPUTS:
         raise ProtocolError(f"{len(outputs)} outputs; {MAX_OUTPUTS} are allowed")
-    return Done(id=message.id, status=message.status, outputs=outputs)
+    check_size(outputs, output_chars)
+    return outputs
 
 
 def check_size(outputs: Sequence[Output], output_chars: int) -> None:
@@ -292,7 +294,7 @@ def arguments_of(call: Call) -> dict[str, Json]:
     size = len(memoryview(call.arguments))
     if size > MAX_ARGUMENTS:
         raise ToolError(f"{call.name}: {size:,} bytes of arguments; {MAX_ARGUMENTS:,} are allowed", fault="agent")
-    return _decoded(_arguments, call.arguments, "the arguments of a call")
+    return decoded(_arguments, call.arguments, "the arguments of a call")
 
 
 def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
@@ -303,7 +305,7 @@ def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
     size = len(memoryview(listing.files))
     if size > MAX_LISTING:
         raise ProtocolError(f"a listing of {size:,} bytes; {MAX_LISTING:,} are allowed")
-    files = _decoded(_files, listing.files, "a listing of files")
+    files = decoded(_files, listing.files, "a listing of files")
     if len(files) > MAX_LISTED:
         raise ProtocolError(f"a listing of {len(files):,} files; {MAX_LISTED:,} are allowed")
     return files
@@ -311,16 +313,21 @@ def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:
 
 def decode_zygote(packet: bytes) -> FromZygote:
     """Decode a message of a zygote. Raises ProtocolError if it is invalid."""
-    return _decoded(_from_zygote, packet, "a message of the zygote")
+    return decoded(_from_zygote, packet, "a message of the zygote")
 
 
-def _decoded(decoder: "msgspec.json.Decoder[_Decoded]", data: bytes | msgspec.Raw, what: str) -> _Decoded:
-    """Decode JSON from a sandbox. Raises ProtocolError if it is not `what`, without the decoder's message: that would quote the JSON, and
-    the model would read it as lzero's own words.
+def decoded(
+    decoder: "msgspec.json.Decoder[_Decoded] | msgspec.msgpack.Decoder[_Decoded]",
+    data: bytes | msgspec.Raw,
+    what: str,
+) -> _Decoded:
+    """Decode data of a sandbox, or of another machine. Raises ProtocolError if it is not `what`.
+
+    Leaves out the decoder's message: that would quote the data, and the model would read it as lzero's own words.
     """
     try:
         return decoder.decode(data)
     except msgspec.ValidationError:
-        raise ProtocolError(f"not {what}: JSON of another shape") from None
+        raise ProtocolError(f"not {what}: it has another shape") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ProtocolError(f"not {what}: it cannot be read as JSON") from None
+        raise ProtocolError(f"not {what}: it cannot be decoded") from None

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from lzero.errors import ProtocolError
+from lzero.repl.wire import decoded
 from lzero.types import Output
 
 MAX_PART = 16 * 1024 * 1024
@@ -37,12 +38,15 @@ class Message(Struct, frozen=True, kw_only=True):
 
     def read(self, kind: type[_T]) -> _T:
         """Decode the content. Raises ProtocolError."""
-        return _decoded(self.content, kind)
+        return decoded(msgspec.json.Decoder(kind), self.content.encode(), f"a {kind.__name__} of a kernel")
 
 
 class _Header(Struct, frozen=True):
     msg_id: str = ""
     msg_type: str = ""
+
+
+_header = msgspec.json.Decoder(_Header)
 
 
 class Text(Struct, frozen=True):
@@ -107,15 +111,9 @@ def parse(parts: Sequence[bytes], sign: Callable[[list[bytes]], bytes]) -> Messa
     signature, *signed = parts[start : start + 5]
     if len(signed) != 4 or not compare_digest(signature, sign(signed)):
         raise ProtocolError("a message that is cut short, or not signed by its kernel")
-    header, parent = (_decoded(part.decode("utf-8", "replace"), _Header) for part in signed[:2])
-    return Message(kind=header.msg_type, parent=parent.msg_id, content=signed[3].decode("utf-8", "replace"))
-
-
-def _decoded(text: str, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ProtocolError(f"not a {kind.__name__} of a kernel: {str(error)[:200]}") from None
+    texts = [part.decode("utf-8", "replace") for part in signed]
+    header, parent = (decoded(_header, text.encode(), "a header of a kernel") for text in texts[:2])
+    return Message(kind=header.msg_type, parent=parent.msg_id, content=texts[3])
 
 
 def is_idle(message: Message) -> bool:

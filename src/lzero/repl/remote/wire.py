@@ -5,10 +5,10 @@ request that opened a REPL becomes the REPL's number. Both ends decode only thes
 with a message.
 """
 
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, cast
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from lzero.errors import (
     ForkRefused,
@@ -20,10 +20,9 @@ from lzero.errors import (
     ToolError,
     WorkspaceError,
 )
-from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, ToolStub
+from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, Message, ToolStub, decoded
 from lzero.types import Execution, Json, WorkspaceFile
 
-_Message = TypeVar("_Message")
 VERSION = 2
 """Version of these messages. Both ends send theirs first."""
 VERSION_HEADER = "lzero-pool-version"
@@ -43,7 +42,7 @@ MAX_DEADLINE_S = 7 * 86_400.0
 Seconds = Annotated[float, Meta(ge=0.0, le=MAX_DEADLINE_S)]
 
 
-class Open(Struct, frozen=True, kw_only=True, tag="open", forbid_unknown_fields=True):
+class Open(Message, frozen=True, kw_only=True):
     """Client → server: open a REPL. Answered by Opened."""
 
     id: Number
@@ -51,7 +50,7 @@ class Open(Struct, frozen=True, kw_only=True, tag="open", forbid_unknown_fields=
     seed: int
 
 
-class Run(Struct, frozen=True, kw_only=True, tag="run", forbid_unknown_fields=True):
+class Run(Message, frozen=True, kw_only=True):
     """Client → server: run a cell. Answered by Done, after any number of Calls."""
 
     id: Number
@@ -60,7 +59,7 @@ class Run(Struct, frozen=True, kw_only=True, tag="run", forbid_unknown_fields=Tr
     deadline_s: Seconds
 
 
-class Reply(Struct, frozen=True, kw_only=True, tag="reply", forbid_unknown_fields=True):
+class Reply(Message, frozen=True, kw_only=True):
     """Client → server: the tool's answer, as JSON, to the Call of request `id`."""
 
     id: Number
@@ -68,7 +67,7 @@ class Reply(Struct, frozen=True, kw_only=True, tag="reply", forbid_unknown_field
     error: str | None = None
 
 
-class Fork(Struct, frozen=True, kw_only=True, tag="fork", forbid_unknown_fields=True):
+class Fork(Message, frozen=True, kw_only=True):
     """Client → server: copy a REPL. Answered by Opened; the copy's number is the request's."""
 
     id: Number
@@ -76,7 +75,7 @@ class Fork(Struct, frozen=True, kw_only=True, tag="fork", forbid_unknown_fields=
     seed: int
 
 
-class Put(Struct, frozen=True, kw_only=True, tag="put", forbid_unknown_fields=True):
+class Put(Message, frozen=True, kw_only=True):
     """Client → server: write a file of `size` bytes. The server asks for each part with More, and answers Stored."""
 
     id: Number
@@ -85,7 +84,7 @@ class Put(Struct, frozen=True, kw_only=True, tag="put", forbid_unknown_fields=Tr
     size: Annotated[int, Meta(ge=0)]
 
 
-class Get(Struct, frozen=True, kw_only=True, tag="get", forbid_unknown_fields=True):
+class Get(Message, frozen=True, kw_only=True):
     """Client → server: read a file. The server sends it in Parts; the client asks for each further one with More."""
 
     id: Number
@@ -93,14 +92,14 @@ class Get(Struct, frozen=True, kw_only=True, tag="get", forbid_unknown_fields=Tr
     path: str
 
 
-class Files(Struct, frozen=True, kw_only=True, tag="files", forbid_unknown_fields=True):
+class Files(Message, frozen=True, kw_only=True):
     """Client → server: list the workspace. Answered by Listing."""
 
     id: Number
     repl: Number
 
 
-class Part(Struct, frozen=True, kw_only=True, tag="part", forbid_unknown_fields=True):
+class Part(Message, frozen=True, kw_only=True):
     """Both ways: the next part of the file of request `id`: `PART_BYTES` bytes, fewer in the last part."""
 
     id: Number
@@ -108,31 +107,31 @@ class Part(Struct, frozen=True, kw_only=True, tag="part", forbid_unknown_fields=
     last: bool
 
 
-class More(Struct, frozen=True, kw_only=True, tag="more", forbid_unknown_fields=True):
+class More(Message, frozen=True, kw_only=True):
     """Both ways: ask for the next part. So files neither fill a buffer nor delay other messages."""
 
     id: Number
 
 
-class Close(Struct, frozen=True, kw_only=True, tag="close", forbid_unknown_fields=True):
+class Close(Message, frozen=True, kw_only=True):
     """Client → server: end a REPL, even while it is busy. Answered by Closed."""
 
     id: Number
     repl: Number
 
 
-class Beat(Struct, frozen=True, kw_only=True, tag="beat", forbid_unknown_fields=True):
+class Beat(Message, frozen=True, kw_only=True):
     """Client → server: a heartbeat. Answered by Load."""
 
 
-class Load(Struct, frozen=True, kw_only=True, tag="load", forbid_unknown_fields=True):
+class Load(Message, frozen=True, kw_only=True):
     """Server → client: the number of REPLs of all clients together, and the maximum."""
 
     repls: int
     max_repls: int
 
 
-class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", forbid_unknown_fields=True):
+class Welcome(Message, frozen=True, kw_only=True):
     """Server → client, its first message.
 
     `lease_s`: a client that is silent for so long is taken for dead. `file_bytes`: the largest file that it transfers. `lifetime_s`:
@@ -146,12 +145,12 @@ class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", forbid_unknown_f
     load: Load
 
 
-class Opened(Struct, frozen=True, kw_only=True, tag="opened", forbid_unknown_fields=True):
+class Opened(Message, frozen=True, kw_only=True):
     id: Number
     load: Load
 
 
-class Call(Struct, frozen=True, kw_only=True, tag="call", forbid_unknown_fields=True):
+class Call(Message, frozen=True, kw_only=True):
     """Server → client: the cell of request `id` calls a tool, with arguments as JSON. One call at a time."""
 
     id: Number
@@ -159,26 +158,26 @@ class Call(Struct, frozen=True, kw_only=True, tag="call", forbid_unknown_fields=
     arguments: bytes
 
 
-class Done(Struct, frozen=True, kw_only=True, tag="done", forbid_unknown_fields=True):
+class Done(Message, frozen=True, kw_only=True):
     id: Number
     execution: Execution
 
 
-class Stored(Struct, frozen=True, kw_only=True, tag="stored", forbid_unknown_fields=True):
+class Stored(Message, frozen=True, kw_only=True):
     id: Number
 
 
-class Listing(Struct, frozen=True, kw_only=True, tag="listing", forbid_unknown_fields=True):
+class Listing(Message, frozen=True, kw_only=True):
     id: Number
     files: Annotated[tuple[WorkspaceFile, ...], Meta(max_length=MAX_LISTED)]
 
 
-class Closed(Struct, frozen=True, kw_only=True, tag="closed", forbid_unknown_fields=True):
+class Closed(Message, frozen=True, kw_only=True):
     id: Number
     load: Load
 
 
-class Failed(Struct, frozen=True, kw_only=True, tag="failed", forbid_unknown_fields=True):
+class Failed(Message, frozen=True, kw_only=True):
     """Server → client: request `id` failed with this error of `_ERRORS`."""
 
     id: Number
@@ -211,7 +210,6 @@ _from_client: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(From
 _from_server: msgspec.msgpack.Decoder[FromServer] = msgspec.msgpack.Decoder(FromServer)
 _json: msgspec.json.Decoder[msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw)
 _object: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
-_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 UNSENDABLE = (ProtocolError, TypeError, ValueError, OverflowError, RecursionError, msgspec.EncodeError)
 """Errors when a value that JSON cannot hold is encoded or decoded."""
 
@@ -229,12 +227,12 @@ def encode(message: FromClient | FromServer) -> bytes:
 
 def decode_client(data: bytes) -> FromClient:
     """Decode a message of a client. Raises ProtocolError if it is invalid."""
-    return _decoded(_from_client, data, "a message of a client")
+    return decoded(_from_client, data, "a message of a client")
 
 
 def decode_server(data: bytes) -> FromServer:
     """Decode a message of a server. Raises ProtocolError if it is invalid."""
-    return _decoded(_from_server, data, "a message of a server")
+    return decoded(_from_server, data, "a message of a server")
 
 
 def run(number: int, repl: int, code: str, deadline_s: float) -> Run:
@@ -258,11 +256,12 @@ def value_of(reply: Reply) -> Json:
 
     The session gets the JSON unchanged; decoded, eight megabytes of it would take hundreds.
     """
+    value = decoded(_json, reply.value, "the answer of a tool")
     try:
-        reply.value.decode()
-        return cast("Json", _json.decode(reply.value))
-    except _UNDECODABLE as error:
-        raise ProtocolError(f"not the answer of a tool: {str(error)[:200]}") from None
+        reply.value.decode()  # a Raw is not decoded, so its text may still be no UTF-8
+    except UnicodeDecodeError:
+        raise ProtocolError("not the answer of a tool: it is no UTF-8") from None
+    return cast("Json", value)
 
 
 def arguments_of(call: Call) -> dict[str, Json]:
@@ -278,17 +277,7 @@ def object_of(data: bytes) -> dict[str, Json]:
     """Decode an object of JSON, such as the facts of a pool. Raises ProtocolError if it is too large, or not an object."""
     if len(data) > MAX_ARGUMENTS:
         raise ProtocolError(f"an object of {len(data):,} bytes of JSON; {MAX_ARGUMENTS:,} are allowed")
-    return _decoded(_object, data, "an object of JSON")
-
-
-def _decoded(
-    decoder: "msgspec.json.Decoder[_Message] | msgspec.msgpack.Decoder[_Message]", data: bytes, what: str
-) -> _Message:
-    """Decode a message. Raises ProtocolError if it is not `what`."""
-    try:
-        return decoder.decode(data)
-    except _UNDECODABLE as error:
-        raise ProtocolError(f"not {what}: {str(error)[:200]}") from None
+    return decoded(_object, data, "an object of JSON")
 
 
 def failure(number: int, error: LzeroError, load: Load) -> Failed:
