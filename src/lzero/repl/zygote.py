@@ -35,12 +35,22 @@ class Child:
     def __init__(self, number: int) -> None:
         loop = asyncio.get_running_loop()
         self.number = number
-        self.ended: asyncio.Future[int | None] = loop.create_future()
-        """Its exit code, a negative signal, or None if the zygote died and took it along."""
         self.init = 0
         """The pid of its init, outside the jail; 0 while it is unknown."""
         self.forked: asyncio.Future[int] = loop.create_future()
         """The pid of its session, outside the jail; 0 if the session ended before the zygote reported it."""
+        self.refused: asyncio.Future[str] = loop.create_future()
+        """The reason why this copy was not made."""
+        self.signalled = asyncio.Event()
+        """Whether the last signal is on its way."""
+        self.ended: asyncio.Future[int | None] = loop.create_future()
+        """Its exit code, a negative signal, or None if the zygote died and took it along."""
+
+    def end(self, code: int | None) -> None:
+        """Note that it has ended with this code."""
+        _settle(self.forked, 0)
+        _settle(self.ended, code)
+        self.signalled.set()
 
 
 class Zygote:
@@ -53,12 +63,9 @@ class Zygote:
         self._loop = asyncio.get_running_loop()
         self._hello: asyncio.Future[wire.Hello | None] = self._loop.create_future()
         self._children: dict[int, Child] = {}
-        self._signalled: dict[int, list[asyncio.Future[None]]] = {}
-        self._writers: set[asyncio.Future[None]] = set()
-        self._refusals: dict[int, asyncio.Future[str]] = {}
-        """Copies in progress: number → the reason why the copy was not made."""
-        self._last_number = 0
+        self.num_forks = 0
         self._sending = asyncio.Lock()
+        self._writable: asyncio.Future[None] = self._loop.create_future()
         self.alive = True
         control.setblocking(False)
         control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -92,19 +99,12 @@ class Zygote:
         """Number of living REPLs."""
         return len(self._children)
 
-    @property
-    def num_forks(self) -> int:
-        """Number of forks so far."""
-        return self._last_number
-
     async def fork(self, connection: socket.socket) -> Child:
         """Return a new REPL at the other end of `connection`.
 
         Raises ReplDied if the zygote died, or another ReplError if the kernel refuses the descriptor; the zygote then continues.
         """
-        self._last_number += 1
-        child = Child(self._last_number)
-        self._children[child.number] = child
+        child = self._new_child()
         try:
             await self._send({"type": "open", "id": child.number}, connection.fileno())
         except BaseException:
@@ -117,34 +117,34 @@ class Zygote:
 
         Raises ForkRefused, and what `fork` raises.
         """
-        self._last_number += 1
-        child = Child(self._last_number)
-        self._children[child.number] = child
-        self._refusals[child.number] = refusal = self._loop.create_future()
+        child = self._new_child()
         try:
             await self._send({"type": "copy", "id": child.number, "of": original.number}, connection.fileno())
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                await asyncio.wait((refusal, child.forked), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((child.refused, child.forked), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             await self._give_up()
         finally:
-            self._refusals.pop(child.number, None)
             if not child.forked.done():
                 self._children.pop(child.number, None)
-        if refusal.done():
-            raise ForkRefused(refusal.result())
+        if child.refused.done():
+            raise ForkRefused(child.refused.result())
+        return child
+
+    def _new_child(self) -> Child:
+        self.num_forks += 1
+        child = self._children[self.num_forks] = Child(self.num_forks)
         return child
 
     async def signal(self, child: Child, number: int) -> None:
         """Send a signal. Return when it is on its way, or the child has ended. Ends a zygote that does not answer, and raises ReplDied."""
         if child.ended.done():
             return
-        answer = self._loop.create_future()
-        self._signalled.setdefault(child.number, []).append(answer)
+        child.signalled.clear()
         await self._send({"type": "signal", "id": child.number, "signal": number})
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                await answer
+                await child.signalled.wait()
         except TimeoutError:
             await self._give_up()
 
@@ -202,7 +202,7 @@ class Zygote:
                         socket.send_fds(self._control, [packet], descriptors)
                         return
                     except BlockingIOError:
-                        await self._writable()
+                        await self._await_writable()
                     except OSError as error:
                         if descriptors and not isinstance(error, ConnectionError):
                             raise ReplError(
@@ -214,15 +214,13 @@ class Zygote:
             await self._give_up()
         raise ReplDied("the sandbox's zygote died")
 
-    async def _writable(self) -> None:
-        writable = self._loop.create_future()
-        self._writers.add(writable)
+    async def _await_writable(self) -> None:
+        self._writable = writable = self._loop.create_future()
         try:
             with watchable():
                 self._loop.add_writer(self._control.fileno(), _settle, writable)
             await writable
         finally:
-            self._writers.discard(writable)
             if self.alive:
                 self._loop.remove_writer(self._control.fileno())
 
@@ -248,27 +246,21 @@ class Zygote:
 
     def _on_message(self, message: wire.FromZygote, pid: int) -> None:
         """Handle a message. `pid`: the sender's, from the message's credentials."""
-        match message:
-            case wire.Hello():
-                _settle(self._hello, message)
-            case wire.Forked():
-                child = self._children.get(message.id)
-                if child is not None and message.part == "init":
+        if isinstance(message, wire.Hello):
+            _settle(self._hello, message)
+        elif child := self._children.get(message.id):
+            match message:
+                case wire.Forked(part="init"):
                     child.init = pid
-                elif child is not None:
+                case wire.Forked():
                     _settle(child.forked, pid)
-            case wire.Uncopied():
-                self._children.pop(message.id, None)
-                if message.id in self._refusals:
-                    _settle(self._refusals[message.id], message.reason)
-            case wire.Signalled():
-                for answer in self._signalled.pop(message.id, []):
-                    _settle(answer)
-            case wire.Exited():
-                child = self._children.pop(message.id, None)
-                if child is not None:
-                    _settle(child.forked, 0)
-                    _settle(child.ended, message.code)
+                case wire.Uncopied():
+                    _settle(child.refused, message.reason)
+                case wire.Signalled():
+                    child.signalled.set()
+                case wire.Exited():
+                    del self._children[message.id]
+                    child.end(message.code)
 
     def _lost(self) -> None:
         """Close the host's end, and mark every REPL as ended. The zygote is gone, or ends when it sees that."""
@@ -279,16 +271,10 @@ class Zygote:
         self._loop.remove_writer(self._control.fileno())
         self._control.close()
         _settle(self._hello, None)
-        for writable in self._writers:
-            _settle(writable)
+        _settle(self._writable)
         for child in self._children.values():
-            _settle(child.forked, 0)
-            _settle(child.ended, None)
-        for answers in self._signalled.values():
-            for answer in answers:
-                _settle(answer)
+            child.end(None)
         self._children.clear()
-        self._signalled.clear()
 
 
 def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
