@@ -5,7 +5,6 @@ import itertools
 import logging
 import os
 import ssl
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -56,43 +55,30 @@ class Inbox:
     def __init__(self, link: "Link", number: int) -> None:
         self.number = number
         self._link = link
-        self._loop = asyncio.get_running_loop()
-        self._messages: deque[wire.Answer | None] = deque()
-        self._woken: asyncio.Future[None] | None = None
+        self._messages: asyncio.Queue[wire.Answer | None] = asyncio.Queue()
 
     def put(self, message: wire.Answer) -> None:
         """Add a message. Raises ProtocolError if the server sends more than the client asked for."""
-        if len(self._messages) >= _WAITING:
+        if self._messages.qsize() >= _WAITING:
             raise ProtocolError(f"more than {_WAITING} messages for one request")
-        self._messages.append(message)
-        self._wake()
+        self._messages.put_nowait(message)
 
     def end(self) -> None:
         """Mark that no more messages will come."""
-        self._messages.append(None)
-        self._wake()
+        self._messages.put_nowait(None)
 
     async def get(self, *, within_s: float) -> wire.Answer:
         """Return the next message. Raises ReplDied if the link is lost or nothing comes, or the error of a failed request."""
-        if not self._messages:
-            self._woken = self._loop.create_future()
-            timer = self._loop.call_later(within_s, self._wake)
-            try:
-                await self._woken
-            finally:
-                timer.cancel()
-        if not self._messages:
-            raise ReplDied(f"the pool server {self._link.url} did not answer within {within_s:g} s")
-        message = self._messages.popleft()
+        try:
+            async with asyncio.timeout(within_s):
+                message = await self._messages.get()
+        except TimeoutError:
+            raise ReplDied(f"the pool server {self._link.url} did not answer within {within_s:g} s") from None
         if message is None:
             raise ReplDied(self._link.epitaph)
         if isinstance(message, wire.Failed):
             raise wire.error_of(message)
         return message
-
-    def _wake(self) -> None:
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
 
 
 class Link:
