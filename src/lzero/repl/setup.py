@@ -1,6 +1,6 @@
 """Set the sandbox up: `python -m lzero.repl.setup [--newest]`.
 
-Installs bubblewrap if it may (root, apt-get), makes the kernel environment, runs one cell and prints the isolation that it found. On
+Installs bubblewrap if it may (root, apt-get), makes the kernel environment, and checks in a first REPL that the sandbox isolates. On
 failure it prints one message and exits with code 1. `--newest` installs the newest packages instead of the pinned ones.
 """
 
@@ -8,12 +8,10 @@ import asyncio
 import os
 import shutil
 import sys
-import time
 
 from lzero.config import ReplConfig
 from lzero.errors import LzeroError, SandboxError
-from lzero.repl import environment, programs
-from lzero.repl.pool import LocalPool, no_tools
+from lzero.repl import environment, jail, programs, tiers
 
 
 def main() -> int:
@@ -21,7 +19,7 @@ def main() -> int:
         _require_linux()
         _install_bubblewrap()
         environment.build(ReplConfig(), say=_say, pinned="--newest" not in sys.argv[1:])
-        _say(asyncio.run(_probe()))
+        _say(_probe())
     except LzeroError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -49,22 +47,11 @@ def _install_bubblewrap() -> None:
         raise SandboxError(f"bubblewrap is missing; {programs.INSTALL_HINT}\n{problem}".rstrip())
 
 
-async def _probe() -> str:
-    started = time.monotonic()
-    async with LocalPool() as pool:
-        warm = time.monotonic()
-        repl = await pool.open((), no_tools, seed=0)
-        result = await repl.run("6 * 7", deadline_s=30.0)
-        first = time.monotonic()
-        await repl.close()
-    if result.status != "ok":
-        raise SandboxError(f"a first cell ended as {result.status}: {result.reason or result.outputs}")
-    how = "root, through uid 65534" if os.geteuid() == 0 else "an ordinary user"
-    return (
-        f"sandbox: bubblewrap as {how}; every REPL has namespaces of its own (pid, mount, ipc, uts, network, user), "
-        "no capability, and filtered system calls\n"
-        f"sandbox: warm in {warm - started:.1f} s, a REPL's first result after {1000 * (first - warm):.0f} ms"
-    )
+def _probe() -> str:
+    report = asyncio.run(tiers.probe(ReplConfig()))
+    if report.problem:
+        raise SandboxError(report.problem)
+    return f"sandbox: {report.findings[-1].detail}, as {jail.user()}"
 
 
 def _say(text: str) -> None:
