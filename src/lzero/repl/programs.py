@@ -1,4 +1,4 @@
-"""Finds the programs of the system that the sandbox needs."""
+"""Find the programs of the system that REPLs need."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ def find(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         hint = INSTALL_HINT if name == "bwrap" else "it is part of util-linux"
-        raise SandboxError(f"the sandbox needs {name}, which is not on PATH; {hint}")
+        raise SandboxError(f"REPLs need {name}, which is not on PATH; {hint}")
     return path
 
 

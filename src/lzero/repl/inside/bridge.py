@@ -1,6 +1,6 @@
 """Make tools available in a plain Jupyter kernel for Python: a call is a prompt, which the host answers.
 
-Nothing is installed in the kernel's environment: the host sends this module, and `stubs`, as a first cell.
+Nothing is installed in the kernel's environment: the host sends this module, `frames` and `stubs` as a first cell.
 """
 
 import builtins
@@ -15,20 +15,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from stubs import Names, ToolError, plain, stub
+from frames import encode
+from stubs import Names, ToolError, stub
 
 
 class Bridge:
     """Sends tool calls to the host, one at a time. `nonce` distinguishes a call from an `input()` of a cell."""
 
-    def __init__(self, nonce: str, max_bytes: int) -> None:
+    def __init__(self, nonce: str) -> None:
         self._nonce = nonce
-        self._max_bytes = max_bytes
         self._calls = 0
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
     def ask(self, name: str, arguments: dict[str, Any]) -> Any:
+        """Return the host's reply."""
         if os.getpid() != self._pid:
             raise ToolError(
                 f"{name} cannot be called from a worker process of a Jupyter kernel: call it in the cell itself, or in threads "
@@ -36,22 +37,14 @@ class Bridge:
             )
         with self._lock:
             number = self._calls + 1
-            call = {"type": "call", "id": number, "name": name, "arguments": arguments}
-            text = json.dumps(call, ensure_ascii=False, allow_nan=False, default=plain)
-            text = text.encode("utf-8", "replace").decode()  # lone surrogates have no UTF-8
-            if len(text) > self._max_bytes:
-                raise ValueError(f"{len(text)} characters are more than a call may hold ({self._max_bytes})")
+            call = encode({"type": "call", "id": number, "name": name, "arguments": arguments}).decode()
             self._calls = number
             try:
                 with _interrupts_held_back():
-                    reply = json.loads(
-                        builtins.input(self._nonce + text)
-                    )  # the kernel replaces `input` while a cell runs
+                    # The kernel replaces `input` while a cell runs.
+                    return json.loads(builtins.input(self._nonce + call))
             except EOFError:
                 raise ToolError("a tool can be called while a cell runs, not between two cells") from None
-        if reply["error"] is not None:
-            raise ToolError(reply["error"])
-        return reply["value"]
 
 
 @contextmanager
@@ -80,7 +73,7 @@ def install(names: dict[str, Any], settings: dict[str, Any]) -> None:
         import numpy
 
         numpy.random.seed(settings["seed"] % 2**32)
-    bridge = Bridge(settings["nonce"], settings["max_bytes"])
+    bridge = Bridge(settings["nonce"])
     tools = {tool["name"]: stub(tool, bridge.ask) for tool in settings["tools"]}
     kept = Names(names, {"ToolError": ToolError} | tools)
     _forbid_exit(names)

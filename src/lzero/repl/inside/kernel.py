@@ -122,12 +122,10 @@ class Tools:
     def stub(self, tool: dict[str, Any]) -> Any:
         return stub(tool, self._ask)
 
-    def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
+    def _ask(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the host's reply."""
         arguments = json.loads(encode(arguments))  # before the lock: it may run the cell's code for any time
-        reply = self._relay.call(name, arguments) if self._is_child else self._call(name, arguments)
-        if reply["error"] is not None:
-            raise ToolError(reply["error"])
-        return reply["value"]
+        return self._relay.call(name, arguments) if self._is_child else self._call(name, arguments)
 
     def _call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         with self.lock, self._interrupts.held():

@@ -49,18 +49,25 @@ class Names:
         return free
 
 
-def stub(tool: dict[str, Any], ask: Callable[[str, dict[str, Any]], Any]) -> Any:
-    """Return the value that a tool's name is bound to. `ask(name, arguments)` sends a call to the host."""
+def stub(tool: dict[str, Any], ask: Callable[[str, dict[str, Any]], dict[str, Any]]) -> Any:
+    """Return the value that a tool's name is bound to. `ask(name, arguments)` sends a call to the host, and returns its reply."""
     name: str = tool["name"]
+
+    def value_of(arguments: dict[str, Any]) -> Any:
+        reply = ask(name, arguments)
+        if reply["error"] is not None:
+            raise ToolError(reply["error"])
+        return reply["value"]
+
     if not tool["kernel_source"]:
-        return _function(name, tool["parameters"], tool["description"], ask)
-    names = {"__name__": "builtins", "ToolError": ToolError, "ask": lambda **arguments: ask(name, arguments)}
+        return _function(name, tool["parameters"], tool["description"], value_of)
+    names = {"__name__": "builtins", "ToolError": ToolError, "ask": lambda **arguments: value_of(arguments)}
     exec(compile(tool["kernel_source"], f"<{name}>", "exec"), names)  # source from the host
     return names[name]
 
 
 def _function(
-    name: str, parameters: list[str], description: str, ask: Callable[[str, dict[str, Any]], Any]
+    name: str, parameters: list[str], description: str, value_of: Callable[[dict[str, Any]], Any]
 ) -> Callable[..., Any]:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     signature = inspect.Signature([inspect.Parameter(parameter, kind) for parameter in parameters])
@@ -70,7 +77,7 @@ def _function(
             arguments = signature.bind_partial(*positional, **named).arguments
         except TypeError as error:
             raise TypeError(f"{name}{signature}: {error}") from None
-        return ask(name, arguments)
+        return value_of(arguments)
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = description

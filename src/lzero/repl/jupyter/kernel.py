@@ -6,7 +6,6 @@ its working directory.
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -23,6 +22,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from lzero.errors import ProtocolError, ReplDied, SandboxError
+from lzero.repl import programs
 from lzero.repl.connection import watchable
 from lzero.repl.ending import how_ended
 from lzero.repl.jupyter import wire as jupyter_wire
@@ -64,7 +64,7 @@ class _Manager(AsyncKernelManager):
     """A manager of a kernel that dies with the host."""
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-        return [_program("setpriv"), "--pdeathsig", "KILL", "--", *super().format_kernel_cmd(extra_arguments)]
+        return [programs.find("setpriv"), "--pdeathsig", "KILL", "--", *super().format_kernel_cmd(extra_arguments)]
 
 
 class Kernel:
@@ -305,10 +305,3 @@ def _variables(directory: Path) -> dict[str, str]:
         "TERM": "dumb",
     }
     return {name: os.environ[name] for name in _INHERITED if name in os.environ} | own
-
-
-def _program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise SandboxError(f"a Jupyter kernel needs {name}, which is not on PATH: install util-linux")
-    return path

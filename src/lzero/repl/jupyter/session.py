@@ -2,10 +2,12 @@
 
 import asyncio
 import errno
+import importlib
 import json
 import secrets
 from collections.abc import Callable, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Never, TypeVar
 
 import msgspec
@@ -17,19 +19,22 @@ from lzero.repl import wire
 from lzero.repl.cells import BROKEN, Session
 from lzero.repl.clock import Clock
 from lzero.repl.files import Allowance, workspace_path
-from lzero.repl.jupyter import files as jupyter_files
 from lzero.repl.jupyter.kernel import Kernel
 from lzero.repl.jupyter.wire import Answer, Message, Outputs, Prompt, is_idle
 from lzero.types import Execution, WorkspaceFile
 
 _Answer = TypeVar("_Answer")
+# Modules for the jail import nothing of lzero, so the host can import them too.
+_beneath = importlib.import_module("lzero.repl.inside.beneath")
 
 _OPEN_TIMEOUT_S = 60.0
 _LAST_OUTPUTS_S = 2.0
 """Seconds after a cell's reply within which its last outputs must arrive; they come over another channel."""
 _END_OF_INPUT = "\x04"
 """The answer to `input()` of a cell. ipykernel takes it for the end of the file."""
-_MODULES = ("stubs", "bridge")
+_DEEPEST = 64
+"""The deepest level of directories that a listing enters; each level takes a descriptor of the host."""
+_MODULES = ("stubs", "frames", "bridge")
 _INSTALL = """
 def __lzero(names, payload):
     import sys, types
@@ -59,7 +64,6 @@ class JupyterRepl(Session):
         settings = {
             "seed": seed,
             "nonce": self._nonce,
-            "max_bytes": wire.MAX_FRAME,
             "tools": msgspec.to_builtins(wire.stubs(tools)),
         }
         inside = resources.files("lzero.repl") / "inside"
@@ -78,15 +82,15 @@ class JupyterRepl(Session):
     async def put(self, path: str, data: bytes) -> None:
         target = workspace_path(path)
         self._allowance.admit(target, len(data))
-        await self._carry(target, jupyter_files.put, target, data)
+        await self._carry(target, _put, target, data)
 
     async def get(self, path: str) -> bytes:
         target = workspace_path(path)
         self._allowance.admit(target, 0)
-        return await self._carry(target, jupyter_files.get, target, self._allowance.file_bytes)
+        return await self._carry(target, _get, target, self._allowance.file_bytes)
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
-        return await self._carry("the workspace", jupyter_files.listing)
+        return await self._carry("the workspace", _listing)
 
     @property
     def host_pids(self) -> tuple[int, ...]:
@@ -166,3 +170,25 @@ class JupyterRepl(Session):
 
     async def _why_gone(self) -> str:
         return await self._kernel.why_gone()
+
+
+def _put(workspace: Path, path: str, data: bytes) -> None:
+    with _beneath.written(str(workspace), path) as file:
+        file.write(data)
+
+
+def _get(workspace: Path, path: str, max_bytes: int) -> bytes:
+    with _beneath.opened(str(workspace), path) as file:
+        data: bytes = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, "too large")
+    return data
+
+
+def _listing(workspace: Path) -> tuple[WorkspaceFile, ...]:
+    files = []
+    for path, size in _beneath.regular_files(str(workspace), deepest=_DEEPEST):
+        files.append(WorkspaceFile(path=path, size=size))
+        if len(files) > wire.MAX_LISTED:
+            raise OSError(errno.E2BIG, "more than a listing may hold")
+    return tuple(files)
