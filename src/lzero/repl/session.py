@@ -13,9 +13,8 @@ from lzero.config import ReplConfig
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError, WorkspaceError
 from lzero.protocols import OnCall
 from lzero.repl import wire
-from lzero.repl.cells import BROKEN, Session
+from lzero.repl.cells import BROKEN, BaseRepl, Clock
 from lzero.repl.cgroups import Group
-from lzero.repl.clock import Clock
 from lzero.repl.connection import Connection
 from lzero.repl.ending import how_ended
 from lzero.repl.files import Transfers
@@ -34,7 +33,7 @@ _EXIT_TIMEOUT_S = 2.0
 _KILL_TIMEOUT_S = 10.0
 
 
-class LocalRepl(Session):
+class LocalRepl(BaseRepl):
     """A REPL in a zygote's jail. `LocalPool.open` makes it."""
 
     def __init__(
@@ -60,25 +59,21 @@ class LocalRepl(Session):
     async def become(self, tools: tuple[wire.ToolStub, ...], seed: int) -> None:
         """Turn the fresh fork into a session. Raises ReplError."""
         until = self._loop.time() + _OPEN_TIMEOUT_S
+        opening = wire.Open(tools=tools, seed=seed, output_chars=self._output_chars)
         try:
             with suppress(ConnectionError):  # a REPL that has failed already has sent the reason
-                await self._connection.send(
-                    wire.Open(tools=tools, seed=seed, output_chars=self._output_chars), until=until
-                )
+                await self._connection.send(opening, until=until)
             answer = await self._connection.receive(until=until)
+            if isinstance(answer, wire.Failed):
+                raise SandboxError(f"a REPL could not be shut in: {answer.reason}")
+            if not isinstance(answer, wire.Ready):
+                raise ProtocolError(f"a REPL began with {type(answer).__name__}")
+            async with asyncio.timeout_at(until):
+                await self.forked()  # the zygote may speak later than its child
         except TimeoutError:
             raise ReplDied(f"a REPL did not start within {_OPEN_TIMEOUT_S:.0f} s") from None
         except ConnectionError:
             raise ReplDied(f"a REPL did not start: {await self._why_gone()}") from None
-        if isinstance(answer, wire.Failed):
-            raise SandboxError(f"a REPL could not be shut in: {answer.reason}")
-        if not isinstance(answer, wire.Ready):
-            raise ProtocolError(f"a REPL began with {type(answer).__name__}")
-        try:
-            async with asyncio.timeout_at(until):
-                await asyncio.shield(self._child.forked)  # the zygote may speak later than its child
-        except TimeoutError:
-            raise ReplDied(f"a REPL did not start within {_OPEN_TIMEOUT_S:.0f} s") from None
 
     async def put(self, path: str, data: bytes) -> None:
         await self._between_cells("transfer", lambda until: self._transfers.put(path, data, until=until))
@@ -147,16 +142,11 @@ class LocalRepl(Session):
         return self._child.forked.result(), self._child.init
 
     async def close(self) -> None:
-        """Kill the session and everything it started. Safe to call twice."""
-        if self._closed:
-            return
         self._closed = True
-        self._ending.why = self._ending.why or "it was closed"
         try:
-            await self._kill()
+            await super().close()
         finally:
             self._connection.close()
-            self.on_close()
 
     async def _between_cells(self, what: str, act: Callable[[float], Awaitable[_Answer]]) -> _Answer:
         """Do a "transfer" or a "fork" between two cells, within a deadline.

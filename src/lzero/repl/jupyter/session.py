@@ -16,8 +16,7 @@ from lzero.config import ReplConfig
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl import wire
-from lzero.repl.cells import BROKEN, Session
-from lzero.repl.clock import Clock
+from lzero.repl.cells import BROKEN, BaseRepl, Clock
 from lzero.repl.files import Allowance, workspace_path
 from lzero.repl.jupyter.kernel import Kernel
 from lzero.repl.jupyter.wire import Answer, Message, Outputs, Prompt, is_idle
@@ -49,7 +48,7 @@ del __lzero
 """
 
 
-class JupyterRepl(Session):
+class JupyterRepl(BaseRepl):
     """A session without a sandbox. `JupyterPool.open` makes it."""
 
     def __init__(self, kernel: Kernel, on_call: OnCall, config: ReplConfig) -> None:
@@ -96,14 +95,6 @@ class JupyterRepl(Session):
     def host_pids(self) -> tuple[int, ...]:
         """The pid of the kernel; () after its end."""
         return (self._kernel.pid,) if self._kernel.pid else ()
-
-    async def close(self) -> None:
-        """Kill the kernel, its process group and descendants, and remove its files. Safe to call twice."""
-        self._ending.why = self._ending.why or "it was closed"
-        try:
-            await self._kernel.end()
-        finally:
-            self.on_close()
 
     async def _carry(self, path: str, transfer: Callable[..., _Answer], *arguments: object) -> _Answer:
         """Transfer a file between two cells, on the host. Raises WorkspaceError, after which the session lives, or ReplDied."""
@@ -166,6 +157,7 @@ class JupyterRepl(Session):
         return (await self._answer(call, clock))[wire.HEADER.size :].decode()
 
     async def _kill(self) -> None:
+        """Kill the kernel, its process group and descendants, and remove its files."""
         await self._kernel.end()
 
     async def _why_gone(self) -> str:
