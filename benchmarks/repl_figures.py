@@ -18,7 +18,7 @@ from figures import Figure, at_least, at_most
 from lzero.protocols import Repl, ReplPool
 from lzero.repl import LocalPool, LocalRepl, processes
 from lzero.repl.remote.pool import RemotePool
-from lzero.repl.remote.token import new_token
+from lzero.repl.remote.settings import new_token
 from lzero.types import Json
 
 CELL = repl_yardstick.CELL

@@ -2,7 +2,7 @@
 
 import signal
 
-from lzero.repl.ending import how_ended
+from lzero.repl.cells import how_ended
 
 
 def test_an_end_is_told_by_code_or_signal_also_one_without_a_name() -> None:

@@ -9,7 +9,7 @@ from lzero.config import ReplConfig
 from lzero.errors import ConfigError
 from lzero.repl import LocalPool, open_pool
 from lzero.repl.remote.pool import RemotePool
-from lzero.repl.remote.token import new_token, read_token
+from lzero.repl.remote.settings import new_token, read_token
 
 SERVER = "ws://127.0.0.1:7321"
 

@@ -49,7 +49,7 @@ def serve(
     from lzero.repl import open_pool
     from lzero.repl.keys import check_local
     from lzero.repl.remote.server import PoolServer
-    from lzero.repl.remote.token import VARIABLE, new_token, read_token
+    from lzero.repl.remote.settings import VARIABLE, new_token, read_token
 
     config = read_config(arguments).repl
     check_local(config)

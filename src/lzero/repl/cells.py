@@ -1,6 +1,7 @@
 """Run the cells of a live session from the host, one at a time, within a deadline and with the host's tools; end the session."""
 
 import asyncio
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -8,16 +9,16 @@ from contextlib import contextmanager
 from typing import Literal
 
 from lzero.config import ReplConfig
-from lzero.errors import ProtocolError, ToolError
+from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, ToolError
 from lzero.protocols import OnCall
 from lzero.repl import wire
-from lzero.repl.ending import Ending
 from lzero.types import Execution, Output
 
 BROKEN = (TimeoutError, ProtocolError, ConnectionError)
 """Errors of the conversation with a session after which it must be ended."""
 GRACE_S = 1.0
 """Seconds that a cell has to end after the interrupt."""
+_HAS_ENDED = "this REPL has ended: "
 _AGAIN_S = 0.7
 """Seconds after the first interrupt at which a cell is interrupted again. One that waits for its worker processes, for example, may have
 met the first interrupt and gone on waiting.
@@ -69,6 +70,52 @@ class Clock:
         """Return the execution of a cell that ended, interrupted or not."""
         late = f"interrupted after {self._deadline_s:g} s" if self.interrupts else ""
         return Execution(outputs=outputs, status="timed_out" if late else status, duration_s=duration_s, reason=late)
+
+
+class Ending:
+    """The state of one REPL: alive and idle, at work, or ended with a reason."""
+
+    def __init__(self) -> None:
+        self.why = ""
+        """The reason why it ended; "" while it lives."""
+        self.at_work = False
+        self.in_call = False
+        """Whether its cell waits for a tool's answer. Files may be read meanwhile."""
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Mark that the host answers a tool call of the cell during the block."""
+        self.in_call = True
+        try:
+            yield
+        finally:
+            self.in_call = False
+
+    @contextmanager
+    def unless_done(self, what: str, *refusals: type[LzeroError]) -> Iterator[None]:
+        """Run one request during the block. If it does not complete, the REPL has ended, unless it raised one of `refusals`.
+
+        Raises ReplDied if the REPL had already ended.
+        """
+        self.check()
+        self.why, self.at_work = f"its last {what} was abandoned", True
+        try:
+            yield
+        except refusals:
+            self.why = ""
+            raise
+        except ReplError as error:
+            self.why = str(error).removeprefix(_HAS_ENDED)
+            raise
+        else:
+            self.why = ""
+        finally:
+            self.at_work = False
+
+    def check(self) -> None:
+        """Raise ReplDied if the REPL has ended."""
+        if self.why:
+            raise ReplDied(_HAS_ENDED + self.why)
 
 
 class BaseRepl(ABC):
@@ -160,3 +207,13 @@ class BaseRepl(ABC):
         except ToolError as error:
             reply = wire.Reply(error=str(error))
         return wire.encode_reply(reply)
+
+
+def how_ended(code: int) -> str:
+    """Describe in words how a process ended, from its exit code. A negative code is a signal."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"was killed by signal {-code}"

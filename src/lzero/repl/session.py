@@ -13,10 +13,9 @@ from lzero.config import ReplConfig
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError, WorkspaceError
 from lzero.protocols import OnCall
 from lzero.repl import wire
-from lzero.repl.cells import BROKEN, BaseRepl, Clock
+from lzero.repl.cells import BROKEN, BaseRepl, Clock, how_ended
 from lzero.repl.cgroups import Group
 from lzero.repl.connection import Connection
-from lzero.repl.ending import how_ended
 from lzero.repl.files import Transfers
 from lzero.repl.zygote import Child, Zygote
 from lzero.types import Execution, WorkspaceFile

@@ -4,6 +4,7 @@ The host trusts nothing from here: the cells share this process and may forge an
 """
 
 import gc
+import io
 import json
 import os
 import random
@@ -17,11 +18,10 @@ from typing import Any, NoReturn
 
 import numpy
 import workspace
-from capture import Outputs
+from capture import DESCRIPTORS, Outputs
 from frames import Channel, Closed, encode
 from relay import Relay
 from shell import Shell
-from streams import Stream
 from stubs import Names, ToolError, stub
 
 _MODULE = {"__name__": "__main__", "__doc__": None, "__package__": None, "__loader__": None, "__spec__": None}
@@ -161,6 +161,39 @@ class Tools:
         self._channel.close()
 
 
+class Stream(io.TextIOBase):
+    """`sys.stdout` or `sys.stderr` of a cell."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, name: str, outputs: Outputs) -> None:
+        self._name = name
+        self._outputs = outputs
+
+    @property
+    def name(self) -> str:
+        return f"<{self._name}>"
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        self._outputs.write(self._name, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._outputs.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return DESCRIPTORS[self._name]
+
+
 class Kernel:
     """One session over one socket."""
 
@@ -277,7 +310,7 @@ class Kernel:
     def _capture(self) -> tuple[Stream, Stream]:
         """Replace descriptors 1 and 2 with files in memory, and return streams that write Python's output directly to the outputs."""
         descriptors = {}
-        for name, number in (("stdout", 1), ("stderr", 2)):
+        for name, number in DESCRIPTORS.items():
             file = os.memfd_create(name)
             writer = os.open(f"/proc/self/fd/{file}", os.O_WRONLY | os.O_APPEND)
             os.dup2(writer, number)

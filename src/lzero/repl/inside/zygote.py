@@ -5,6 +5,7 @@ zygote answers `hello`, `forked` twice (with the pids of init and session as cre
 when the host's end is closed.
 """
 
+import importlib
 import json
 import os
 import selectors
@@ -16,19 +17,22 @@ import traceback
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import copying
 import heap
-import imports
 import isolate
 from capture import Outputs
 from families import Families, Family
 from frames import Channel
 from kernel import Kernel
+from proc import thread_names
 from shell import Shell
 
 _MESSAGE_BYTES = 4096
+_PACKAGES = ("numpy", "pandas", *(("matplotlib.pyplot",) if find_spec("matplotlib") else ()))
+"""matplotlib, where it is installed: its first import looks at every font of the machine, for a second."""
 
 
 class Zygote:
@@ -45,10 +49,10 @@ class Zygote:
         self._num_users = isolate.num_users()
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._shell = Shell.instance(ipython_dir="/tmp/ipython")
-        imports.require_one_thread("Python starts")  # a package may run its own code at the start (a file *.pth)
-        imports.warm(self._shell)
+        _require_one_thread("Python starts")  # a package may run its own code at the start (a file *.pth)
+        _import_packages(self._shell)
         self._shell.warm_up(Outputs({}))
-        imports.require_one_thread("a first cell runs")
+        _require_one_thread("a first cell runs")
 
     def serve(self) -> None:
         wake_up, wake_up_write = socket.socketpair()
@@ -208,3 +212,32 @@ def _hide_own_modules() -> None:
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", "")).startswith(f"{own}/") and name != "__main__":
             sys.modules[f"_inside_{name}"] = sys.modules.pop(name)
+
+
+def _import_packages(shell: Any) -> None:
+    """Import the packages, once for all sessions. Raises what an import raises, and RuntimeError if it starts a thread."""
+    shell.kernel = None  # pandas looks for it on import, and then does not fit the columns that it prints to a terminal
+    for package in _PACKAGES:
+        before = _installed()
+        with shell.builtin_trap:  # `get_ipython` is there, as in a cell
+            importlib.import_module(package)
+        others = sorted(_installed() - before - {package.partition(".")[0]})
+        _require_one_thread(f"{package} is imported" + (f", which imports {', '.join(others)}" if others else ""))
+    del shell.kernel
+
+
+def _require_one_thread(when: str) -> None:
+    """Raise RuntimeError if this process has more threads: a fork copies one only, and locks that the others hold stay locked."""
+    names = thread_names()
+    if len(names) > 1:
+        raise RuntimeError(
+            f"threads start as {when} ({', '.join(names)}), and what has threads cannot be forked safely"
+        )
+
+
+def _installed() -> set[str]:
+    """Return the top-level names of the installed packages that are imported."""
+    files = {
+        name.partition(".")[0]: getattr(module, "__file__", None) or "" for name, module in list(sys.modules.items())
+    }
+    return {name for name, file in files.items() if "-packages/" in file}

@@ -23,8 +23,8 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from lzero.errors import ProtocolError, ReplDied, SandboxError
 from lzero.repl import programs
+from lzero.repl.cells import how_ended
 from lzero.repl.connection import watchable
-from lzero.repl.ending import how_ended
 from lzero.repl.jupyter import wire as jupyter_wire
 from lzero.repl.jupyter.wire import Message
 

@@ -12,7 +12,7 @@ from lzero.closing import Service, closed_on_error
 from lzero.config.repl import MAX_OUTPUT_KB
 from lzero.errors import ForkRefused, LzeroError, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
-from lzero.repl.ending import Ending
+from lzero.repl.cells import Ending
 from lzero.repl.files import checked, workspace_path
 from lzero.repl.remote import wire
 from lzero.repl.remote.link import Inbox, Link, Refused

@@ -1,6 +1,9 @@
-"""Build a `RemotePool` from its configuration, and check that before connecting to any server."""
+"""Check the configuration of a `RemotePool` before it connects to any server, and read the token that servers and clients share."""
 
+import os
+import secrets
 import ssl
+import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,7 +12,9 @@ from lzero.errors import ConfigError
 from lzero.paths import file_problem
 from lzero.repl.keys import REMOTE, check_acting
 from lzero.repl.remote.pool import RemotePool
-from lzero.repl.remote.token import VARIABLE, read_token
+
+VARIABLE = "LZERO_POOL_TOKEN"
+MIN_CHARS = 16
 
 
 def remote_pool(config: ReplConfig, *, session_s: float = 0.0) -> RemotePool:
@@ -56,3 +61,41 @@ def _tls(config: ReplConfig) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=authority or None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"repl.certificate_authority: cannot use {authority}: {error}") from None
+
+
+def new_token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def read_token(file: str, *, option: str) -> str:
+    """Read the token from `file`, or from the environment if `file` is "". Return "" if neither is set. `option` names the file's setting.
+
+    It is never a configuration value, because every run saves these.
+
+    Raises ConfigError if others may read the file, or the token is invalid.
+    """
+    if not file:
+        return _checked(os.environ.get(VARIABLE, ""), VARIABLE)
+    path = Path(file).expanduser()
+    if path.is_dir():
+        raise ConfigError(f"{option}: cannot read the token in {path}: {file_problem(path)}")
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & stat.S_IROTH:
+            raise ConfigError(f"{option}: other users can read the token in {path} (mode {mode:o}): chmod 600 {path}")
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{option}: cannot read the token in {path}: {reason}") from None
+    if not text:
+        raise ConfigError(f"{option}: {path} is empty")
+    return _checked(text, f"{option}: {path}")
+
+
+def _checked(token: str, place: str) -> str:
+    """Return the token. Raises ConfigError if it is invalid; the message does not contain it, because messages end up in logs."""
+    if token and (len(token) < MIN_CHARS or not token.isascii() or not token.isprintable() or " " in token):
+        raise ConfigError(
+            f"{place}: a token is {MIN_CHARS} or more printable ASCII characters without spaces, on one line"
+        )
+    return token
