@@ -153,9 +153,10 @@ class _Watchdog:
             if repl in self._busy:
                 continue
             if time.monotonic() - repl.opened > self._bounds.lifetime_s:
-                self._start(tasks, repl, _expire(repl, self._bounds.lifetime_s))
+                reason = f"it has existed for longer than repl.lifetime_s = {self._bounds.lifetime_s:g}"
+                self._start(tasks, repl, _end(repl.expire, reason))
             elif reason := repl.objection():
-                self._start(tasks, repl, _end(repl, reason))
+                self._start(tasks, repl, _end(repl.kill, reason))
             else:
                 began = time.thread_time()
                 well = _is_well(repl.host_pids, self._bounds)
@@ -184,7 +185,7 @@ class _Watchdog:
         looking.add_done_callback(lambda _: self._free.release())
         try:
             if reason := await _in_time(look, looking):
-                await _end(repl, reason)
+                await _end(repl.kill, reason)
             await asyncio.wait({looking})  # a blocked thread goes on as soon as the process is gone
         finally:
             looking.cancel()
@@ -245,19 +246,11 @@ def objection(roots: Sequence[int], bounds: Bounds) -> str:
         return f"memory: the host cannot read what its processes hold ({error})"
 
 
-async def _expire(repl: Watched, lifetime_s: float) -> None:
-    await _ended(repl.expire(f"it has existed for longer than repl.lifetime_s = {lifetime_s:g}"))
-
-
-async def _end(repl: Watched, reason: str) -> None:
-    logger.info("a REPL is killed: %s", reason)
-    await _ended(repl.kill(reason))
-
-
-async def _ended(ending: Awaitable[None]) -> None:
-    """Wait for the end of a REPL. If the host cannot end it now, the next round tries again, and the others are watched on."""
+async def _end(end: Callable[[str], Awaitable[None]], reason: str) -> None:
+    """End a REPL. If the host cannot end it now, the next round tries again, and the others are watched on."""
+    logger.info("a REPL is ended: %s", reason)
     try:
-        await ending
+        await end(reason)
     except (OSError, ReplError) as error:
         logger.warning("a REPL cannot be ended now: %s", error)
 
