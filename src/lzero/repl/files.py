@@ -56,18 +56,13 @@ class Transfers:
         self._allowance.admit(target, 0)
         limit = self._allowance.file_bytes
         await self._connection.send(wire.Get(path=target, max_bytes=limit), until=until)
-        data = bytearray()
-        while True:
+        arriving, whole = Arriving(wire.CHUNK_BYTES, limit), None
+        while whole is None:
             answer = await self._connection.receive(until=until)
             if not isinstance(answer, wire.Chunk):
                 self._refuse(answer, target)
-            data += answer.data
-            if len(data) > limit:
-                raise ProtocolError(f"a file of more than the {limit:,} bytes that were asked for")
-            if answer.last:
-                return bytes(data)
-            if len(answer.data) != wire.CHUNK_BYTES:
-                raise ProtocolError(f"{len(answer.data)} bytes in the middle of a file; {wire.CHUNK_BYTES} were due")
+            whole = arriving.add(answer.data, last=answer.last)
+        return whole
 
     async def files(self, *, until: float) -> tuple[WorkspaceFile, ...]:
         await self._connection.send(wire.List(), until=until)
@@ -80,6 +75,24 @@ class Transfers:
         if not isinstance(answer, wire.Refused):
             raise ProtocolError(f"{type(answer).__name__} where a file was asked for")
         raise self._allowance.refusal(path, answer.errno)
+
+
+class Arriving:
+    """A file that arrives in parts of one size; only the last part is shorter."""
+
+    def __init__(self, part_bytes: int, max_bytes: int) -> None:
+        self._part_bytes = part_bytes
+        self._max_bytes = max_bytes
+        self._data = bytearray()
+
+    def add(self, data: bytes, *, last: bool) -> bytes | None:
+        """Add a part. Return the whole file after the last one. Raises ProtocolError for a part of another size, or a file too large."""
+        self._data += data
+        if len(self._data) > self._max_bytes:
+            raise ProtocolError(f"a file of more than the {self._max_bytes:,} bytes that were asked for")
+        if not last and len(data) != self._part_bytes:
+            raise ProtocolError(f"{len(data):,} bytes in the middle of a file; {self._part_bytes:,} were due")
+        return bytes(self._data) if last else None
 
 
 class Allowance:

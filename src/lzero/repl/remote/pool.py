@@ -13,7 +13,7 @@ from lzero.config.repl import MAX_OUTPUT_KB
 from lzero.errors import ForkRefused, LzeroError, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl.cells import Ending
-from lzero.repl.files import checked, workspace_path
+from lzero.repl.files import Arriving, checked, workspace_path
 from lzero.repl.remote import wire
 from lzero.repl.remote.link import Inbox, Link, Refused
 from lzero.repl.wire import ToolStub, check_size, stubs
@@ -310,16 +310,11 @@ class RemoteRepl:
         target = workspace_path(path)
         async with self._transfer() as inbox:
             await self._link.send(wire.Get(id=inbox.number, repl=self._number, path=target))
-            data = bytearray()
+            arriving = Arriving(wire.PART_BYTES, self._link.file_bytes)
             while True:
                 part = self._due(wire.Part, await inbox.get(within_s=_ANSWER_TIMEOUT_S))
-                data += part.data
-                if len(data) > self._link.file_bytes:
-                    raise ProtocolError(f"{self._link.url}: a file of more than {self._link.file_bytes:,} bytes")
-                if part.last:
-                    return bytes(data)
-                if len(part.data) != wire.PART_BYTES:
-                    raise ProtocolError(f"{self._link.url}: {len(part.data):,} bytes in the middle of a file")
+                if (whole := arriving.add(part.data, last=part.last)) is not None:
+                    return whole
                 await self._link.send(wire.More(id=inbox.number))
 
     async def files(self) -> tuple[WorkspaceFile, ...]:
