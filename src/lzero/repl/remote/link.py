@@ -17,7 +17,6 @@ from lzero.closing import closed_on_error
 from lzero.errors import ProtocolError, ReplDied, ReplError
 from lzero.repl.remote import wire
 from lzero.turns import Turns
-from lzero.types import Json
 
 _CONNECT_TIMEOUT_S = 10.0
 _BEATS_A_LEASE = 5
@@ -84,14 +83,17 @@ class Inbox:
 class Link:
     """A live connection to a server. `Link.to` makes it. `lost` is done when the connection is gone; `epitaph` then says why."""
 
-    def __init__(self, url: str, connection: ClientConnection, on_load: Callable[[wire.Load], None]) -> None:
+    def __init__(
+        self, url: str, connection: ClientConnection, welcome: wire.Welcome, on_load: Callable[[wire.Load], None]
+    ) -> None:
+        """`welcome`: the server's first message. Raises ProtocolError if its facts are invalid."""
         self.url = url
         self.why_lost = ""
-        self.file_bytes = 0
+        self.file_bytes = welcome.file_bytes
         """Bytes of the largest file that the server transfers."""
-        self.lifetime_s: float | None = None
+        self.lifetime_s = welcome.lifetime_s
         """Seconds after which the server ends a REPL; None: never."""
-        self.facts: dict[str, Json] = {}
+        self.facts = wire.object_of(welcome.facts)
         """Description of what isolates the server's REPLs."""
         self.transfers = Turns(wire.TRANSFERS, f"a file transfer of the pool server {url}")
         """Turns for as many transfers as the server makes at once. So none waits at the server, where the time of its call would run on."""
@@ -102,7 +104,8 @@ class Link:
         self._numbers = itertools.count(1)
         self._inboxes: dict[int, Inbox] = {}
         self._heard = self._loop.time()
-        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        on_load(welcome.load)
+        self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._beat(welcome.lease_s)))
 
     @classmethod
     async def to(
@@ -137,30 +140,13 @@ class Link:
             raise ReplError(f"{url}: {reason}") from None
         except WebSocketException as error:
             raise ReplError(f"{url}: {error}") from None
-        link = cls(url, connection, on_load)
-        async with closed_on_error(link.close):
-            await link._greet()
-        return link
-
-    async def _greet(self) -> None:
-        """Read the server's first message: its load, its lease and its limits."""
-        assert self._connection.response is not None
-        if self._connection.response.headers.get(wire.VERSION_HEADER) != str(wire.VERSION):
-            raise Refused(f"{self.url} is not a pool server")
-        try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                first = self._decode(await self._connection.recv())
-            if not isinstance(first, wire.Welcome):
-                raise ProtocolError(f"it began with {type(first).__name__}")
-            self.facts = wire.object_of(first.facts)
-        except TimeoutError:
-            raise ReplError(f"{self.url}: it said nothing within {_CONNECT_TIMEOUT_S:g} s") from None
-        except (ConnectionClosed, ProtocolError) as error:
-            raise ReplError(f"{self.url}: {error}") from None
-        self.file_bytes = first.file_bytes
-        self.lifetime_s = first.lifetime_s
-        self._on_load(first.load)
-        self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._beat(first.lease_s)))
+        async with closed_on_error(connection.close):
+            try:
+                return cls(url, connection, await _greeting(url, connection), on_load)
+            except TimeoutError:
+                raise ReplError(f"{url}: it said nothing within {_CONNECT_TIMEOUT_S:g} s") from None
+            except (ConnectionClosed, ProtocolError) as error:
+                raise ReplError(f"{url}: {error}") from None
 
     @property
     def epitaph(self) -> str:
@@ -197,15 +183,10 @@ class Link:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._connection.close()
 
-    def _decode(self, data: str | bytes) -> wire.FromServer:
-        if isinstance(data, str):
-            raise ProtocolError("not a message of a server: text")
-        return wire.decode_server(data)
-
     async def _read(self) -> None:
         try:
             while True:
-                message = self._decode(await self._connection.recv())
+                message = await _received(self._connection)
                 self._heard = self._loop.time()
                 self._take(message)
         except ConnectionClosed as error:
@@ -250,6 +231,26 @@ class Link:
         for inbox in self._inboxes.values():
             inbox.end()
         self._connection.transport.abort()
+
+
+async def _greeting(url: str, connection: ClientConnection) -> wire.Welcome:
+    """Return the server's first message. Raises Refused, TimeoutError, ConnectionClosed, ProtocolError."""
+    assert connection.response is not None
+    if connection.response.headers.get(wire.VERSION_HEADER) != str(wire.VERSION):
+        raise Refused(f"{url} is not a pool server")
+    async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+        first = await _received(connection)
+    if not isinstance(first, wire.Welcome):
+        raise ProtocolError(f"it began with {type(first).__name__}")
+    return first
+
+
+async def _received(connection: ClientConnection) -> wire.FromServer:
+    """Return the next message. Raises ConnectionClosed, ProtocolError."""
+    data = await connection.recv()
+    if isinstance(data, str):
+        raise ProtocolError("not a message of a server: text")
+    return wire.decode_server(data)
 
 
 def _refusal(url: str, error: InvalidStatus) -> ReplError:
