@@ -12,7 +12,7 @@ from repl_sessions import no_tools
 
 from lzero.config import ReplConfig
 from lzero.errors import ReplDied, ReplError, SandboxError
-from lzero.repl import LocalPool, zygote
+from lzero.repl import LocalPool, zygote_handle
 from lzero.types import Json, Result
 
 pytestmark = [
@@ -79,8 +79,8 @@ async def test_grandchildren_die_with_their_session(pool: LocalPool) -> None:
 
 async def test_a_zygote_that_hangs_is_ended_and_started_anew(pool: LocalPool, monkeypatch: pytest.MonkeyPatch) -> None:
     repl = await pool.open((), no_tools, seed=0)
-    monkeypatch.setattr(zygote, "_ANSWER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(zygote, "_STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(zygote_handle, "_ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(zygote_handle, "_STOP_TIMEOUT_S", 0.2)
     zygotes()[0].suspend()
     with pytest.raises(ReplDied, match="did not answer"):
         await asyncio.wait_for(repl.run("import time\ntime.sleep(60)", deadline_s=0.1), 20.0)

@@ -17,7 +17,7 @@ from lzero.repl import wire
 from lzero.repl.connection import Connection
 from lzero.repl.remote import wire as remote_wire
 from lzero.repl.session import LocalRepl
-from lzero.repl.zygote import Child, Zygote
+from lzero.repl.zygote_handle import Child, ZygoteHandle
 from lzero.types import Json
 
 Request = Literal["become", "run", "put", "get", "files"]
@@ -95,7 +95,7 @@ async def ask(request: Request, data: bytes) -> None:
     child.forked.set_result(1)
     child.ended.set_result(-9)
     # It has ended already: its zygote is asked nothing any more.
-    repl = LocalRepl(cast(Zygote, None), child, Connection(ours), _echo, ReplConfig())
+    repl = LocalRepl(cast(ZygoteHandle, None), child, Connection(ours), _echo, ReplConfig())
     writing = asyncio.create_task(_write(theirs, data, ()))
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -20,9 +20,9 @@ from lzero.repl.environment import Environment
 from lzero.repl.jail import Limits
 from lzero.repl.keys import SANDBOXED, check_acting
 from lzero.repl.session import LocalRepl
+from lzero.repl.supervisor import Supervisor
 from lzero.repl.unbounded import unbounded
-from lzero.repl.zygote import Zygote
-from lzero.repl.zygotes import Zygotes
+from lzero.repl.zygote_handle import ZygoteHandle
 from lzero.types import Error, Execution, Json
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class LocalPool(Service):
         self._environment: Environment | None = None
         self._groups: Groups | None = None
         most = self._config.zygotes or len(os.sched_getaffinity(0))
-        self._zygotes = Zygotes(self._start_zygote, most=most, forks=self._config.forks_per_zygote)
+        self._zygotes = Supervisor(self._start_zygote, most=most, forks=self._config.forks_per_zygote)
         self._opening = asyncio.Semaphore(most * _OPENING_AT_ONCE)
         self._repls: set[LocalRepl] = set()
         self._opened = 0
@@ -135,7 +135,7 @@ class LocalPool(Service):
             "limits": {**asdict(self._limits), "cores": self._config.cores},
         }
 
-    async def _fork(self, zygote: Zygote, on_call: OnCall) -> LocalRepl:
+    async def _fork(self, zygote: ZygoteHandle, on_call: OnCall) -> LocalRepl:
         watchdog.require(self._watching)
         with _socket_pair() as (ours, theirs):
             child = await zygote.fork(theirs)
@@ -171,11 +171,11 @@ class LocalPool(Service):
             self._groups.remove(repl.group)
         self._zygotes.sweep()
 
-    async def _start_zygote(self) -> Zygote:
+    async def _start_zygote(self) -> ZygoteHandle:
         if self._environment is None:
             self._environment = await asyncio.to_thread(environment.build, self._config, say=logger.warning)
             self._groups = await asyncio.to_thread(cgroups.open_groups, self._config)
-        return await Zygote.start(self._environment, self._limits, self._without)
+        return await ZygoteHandle.start(self._environment, self._limits, self._without)
 
 
 @contextmanager

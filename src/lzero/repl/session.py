@@ -17,11 +17,11 @@ from lzero.repl.cells import BROKEN, BaseRepl, Clock, how_ended
 from lzero.repl.cgroups import Group
 from lzero.repl.connection import Connection
 from lzero.repl.files import Transfers
-from lzero.repl.zygote import Child, Zygote
+from lzero.repl.zygote_handle import Child, ZygoteHandle
 from lzero.types import Execution, WorkspaceFile
 
 logger = logging.getLogger(__name__)
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 _OPEN_TIMEOUT_S = 60.0
 _SEND_TIMEOUT_S = 10.0
@@ -36,7 +36,7 @@ class LocalRepl(BaseRepl):
     """A REPL in a zygote's jail. `LocalPool.open` makes it."""
 
     def __init__(
-        self, zygote: Zygote, child: Child, connection: Connection, on_call: OnCall, config: ReplConfig
+        self, zygote: ZygoteHandle, child: Child, connection: Connection, on_call: OnCall, config: ReplConfig
     ) -> None:
         super().__init__(on_call, config)
         self._zygote = zygote
@@ -101,7 +101,7 @@ class LocalRepl(BaseRepl):
             await copy._between_cells("fork", lambda until: copy._ask(wire.Renew(seed=seed), until))
         return copy
 
-    async def copy_into(self, connection: socket.socket) -> tuple[Zygote, Child]:
+    async def copy_into(self, connection: socket.socket) -> tuple[ZygoteHandle, Child]:
         """Make a copy that answers at the other end of `connection`, and return its zygote and processes. Takes over the connection.
 
         Raises ForkRefused, ReplDied.
@@ -147,7 +147,7 @@ class LocalRepl(BaseRepl):
         finally:
             self._connection.close()
 
-    async def _between_cells(self, what: str, act: Callable[[float], Awaitable[_Answer]]) -> _Answer:
+    async def _between_cells(self, what: str, act: Callable[[float], Awaitable[_Result]]) -> _Result:
         """Do a "transfer" or a "fork" between two cells, within a deadline.
 
         Raises WorkspaceError, after which the session lives, or a ReplError, after which it has ended.

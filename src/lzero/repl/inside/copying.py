@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import isolate
 from proc import pids_of, read, status_of
-from second_world import NO_DEEPER, OWN_PLACES, PATIENCE_S, Refused, SecondWorld
+from second_world import NO_DEEPER, OWN_PLACES, PATIENCE_S, CopyRefused, SecondWorld
 from tracer import Broken, Tracee
 
 _DEEPEST = 28
@@ -97,7 +97,7 @@ def _make_copy(init: int, session: int, connection: int, tell: int, limits: isol
         signal.alarm(PATIENCE_S)
         say(session=copy(session, init, connection, limits, lambda pid: say(init=pid)))
     except BaseException as error:
-        kind = "" if isinstance(error, Refused) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, CopyRefused) else f"{type(error).__name__}: "
         say(refused=_printable(f"{kind}{error}"))
     finally:
         os._exit(0)
@@ -111,10 +111,10 @@ def _printable(reason: str) -> str:
 def copy(session: int, init: int, connection: int, limits: isolate.Limits, born: Callable[[int], None]) -> int:
     """Make a copy, and return its pid. Its parent, and that of its init, is the zygote. Calls `born` with the pid of the copy's init.
 
-    Runs in a separate process in the zygote's namespaces. Raises Refused, OSError or Broken if no copy was made.
+    Runs in a separate process in the zygote's namespaces. Raises CopyRefused, OSError or Broken if no copy was made.
     """
     if os.uname().machine != "x86_64":
-        raise Refused(f"there is no way to do it on {os.uname().machine} yet")
+        raise CopyRefused(f"there is no way to do it on {os.uname().machine} yet")
     _await_host(session)
     original = Tracee.stop(session)
     moved = False
@@ -157,36 +157,36 @@ def _await_host(pid: int) -> None:
 
 
 def _require_alone(original: Tracee, init: int) -> None:
-    """Raise Refused unless the session is one thread that waits for the host, without children that could see or answer its calls."""
+    """Raise CopyRefused unless the session is one thread that waits for the host, without children that could see or answer its calls."""
     pid = original.pid
     if original.waits_in != (_RECVFROM, _CONNECTION):
-        raise Refused("it does not wait for its next cell")
+        raise CopyRefused("it does not wait for its next cell")
     if _num_filters(pid) > _num_filters(os.getpid()) + 1:
-        raise Refused("it filters system calls itself, and could answer in place of the kernel")
+        raise CopyRefused("it filters system calls itself, and could answer in place of the kernel")
     children = sum(len(read(f"/proc/{each}/task/{each}/children").split()) for each in (pid, init))
     if children:
-        raise Refused(f"it has processes of its own ({children}; one that has ended counts until it is waited for)")
+        raise CopyRefused(f"it has processes of its own ({children}; one that has ended counts until it is waited for)")
     if (threads := len(os.listdir(f"/proc/{pid}/task"))) > 1:
-        raise Refused(f"it has {threads} threads, and a copy would have one")
+        raise CopyRefused(f"it has {threads} threads, and a copy would have one")
     if len(pids_of(pid)) >= _DEEPEST:
-        raise Refused(NO_DEEPER)
+        raise CopyRefused(NO_DEEPER)
 
 
 def _outputs_of(pid: int) -> dict[int, tuple[str, int]]:
-    """Return the descriptors of captured output: number → name, flags. Raises Refused if the session holds anything that a copy would
+    """Return the descriptors of captured output: number → name, flags. Raises CopyRefused if the session holds anything that a copy would
     share."""
     if not os.readlink(f"/proc/{pid}/cwd").startswith("/") or os.readlink(f"/proc/{pid}/cwd").endswith(" (deleted)"):
-        raise Refused("its working directory is gone")
+        raise CopyRefused("its working directory is gone")
     for line in read(f"/proc/{pid}/maps").splitlines():
         fields = line.split(maxsplit=5)
         name = fields[5] if len(fields) > 5 else "memory without a name"
         written = fields[1][1] == "w" or (fields[1].endswith("s") and name.endswith(" (deleted)"))
         if (fields[1].endswith("s") and written) or name.startswith((*OWN_PLACES, "/memfd:")):
-            raise Refused(f"it maps {name} into memory, which the copy would share")
+            raise CopyRefused(f"it maps {name} into memory, which the copy would share")
     outputs = {}
     targets = {number: os.readlink(f"/proc/{pid}/fd/{number}") for number in map(int, os.listdir(f"/proc/{pid}/fd"))}
     if "anon_inode:[eventpoll]" in targets.values():
-        raise Refused(
+        raise CopyRefused(
             "a task waits in its event loop (or it holds an epoll object open); await or cancel the task first"
         )
     for number, target in targets.items():
@@ -194,7 +194,7 @@ def _outputs_of(pid: int) -> dict[int, tuple[str, int]]:
             continue
         if target not in _OUTPUTS:
             kind = "a socket" if target.startswith("socket:") else target
-            raise Refused(f"it holds {kind} open (descriptor {number}), which the copy would share; close it first")
+            raise CopyRefused(f"it holds {kind} open (descriptor {number}), which the copy would share; close it first")
         flags = next(
             line.split()[1] for line in read(f"/proc/{pid}/fdinfo/{number}").splitlines() if line[:6] == "flags:"
         )

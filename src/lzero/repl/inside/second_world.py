@@ -27,7 +27,7 @@ _MANY = 1 << 30
 _CREDENTIALS = struct.Struct("iII")
 
 
-class Refused(Exception):
+class CopyRefused(Exception):
     """The REPL cannot be copied; the message says why."""
 
 
@@ -58,18 +58,18 @@ class SecondWorld:
         judged.close()
 
     def init(self) -> int:
-        """Return the pid of its init when all its namespaces exist; nothing is mounted in them yet. Raises Refused."""
+        """Return the pid of its init when all its namespaces exist; nothing is mounted in them yet. Raises CopyRefused."""
         return self._await(b"init")
 
     def finished(self) -> int:
-        """Wait for the mounts, the files and the isolation of the init. Raises Refused.
+        """Wait for the mounts, the files and the isolation of the init. Raises CopyRefused.
 
         Return the pid of a process in the user namespace that the original steps down into.
         """
         while self._hear():
             pass
         if self._complaints:
-            raise Refused(self._complaint)
+            raise CopyRefused(self._complaint)
         return self._await(b"holder")
 
     def __enter__(self) -> Self:
@@ -86,14 +86,14 @@ class SecondWorld:
         if b"holder" in self._said:
             with suppress(ProcessLookupError):
                 os.kill(self._said[b"holder"], signal.SIGKILL)
-        if self._complaints and not isinstance(error, Refused):
-            raise Refused(self._complaint) from error  # the cause of any other error
+        if self._complaints and not isinstance(error, CopyRefused):
+            raise CopyRefused(self._complaint) from error  # the cause of any other error
 
     def _await(self, word: bytes) -> int:
         while word not in self._said and self._hear():
             pass
         if word not in self._said:
-            raise Refused(self._complaint)
+            raise CopyRefused(self._complaint)
         return self._said[word]
 
     @property
@@ -117,7 +117,7 @@ def _speak(end: socket.socket, act: Callable[[], None]) -> NoReturn:
     try:
         act()
     except BaseException as error:
-        kind = "" if isinstance(error, Refused) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, CopyRefused) else f"{type(error).__name__}: "
         end.send(f"{kind}{error}".encode("utf-8", "replace")[:2000])
     finally:
         os._exit(0)
@@ -159,7 +159,7 @@ def _nest(others: int = 0) -> None:
     try:
         isolate.enter_user_namespace(others)
     except OSError as error:
-        raise (Refused(NO_DEEPER) if error.errno == errno.ENOSPC else error) from None
+        raise (CopyRefused(NO_DEEPER) if error.errno == errno.ENOSPC else error) from None
 
 
 def _be_an_init(end: socket.socket, limits: isolate.Limits, places: list[int]) -> None:
@@ -171,5 +171,5 @@ def _be_an_init(end: socket.socket, limits: isolate.Limits, places: list[int]) -
         try:
             shutil.copytree(f"/proc/self/fd/{descriptor}", place, symlinks=True, dirs_exist_ok=True)
         except (OSError, shutil.Error, RecursionError) as error:
-            raise Refused(f"its files in {place} cannot be copied: {str(error)[:500]}") from None
+            raise CopyRefused(f"its files in {place} cannot be copied: {str(error)[:500]}") from None
     isolate.become_init(limits)

@@ -19,10 +19,10 @@ from lzero.repl import wire
 from lzero.repl.cells import BROKEN, BaseRepl, Clock
 from lzero.repl.files import Allowance, workspace_path
 from lzero.repl.jupyter.kernel import Kernel
-from lzero.repl.jupyter.wire import Answer, Message, Outputs, Prompt, is_idle
+from lzero.repl.jupyter.wire import Message, Outputs, Prompt, ReplyStatus, is_idle
 from lzero.types import Execution, WorkspaceFile
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 # Modules for the jail import nothing of lzero, so the host can import them too.
 _beneath = importlib.import_module("lzero.repl.inside.beneath")
 
@@ -96,7 +96,7 @@ class JupyterRepl(BaseRepl):
         """The pid of the kernel; () after its end."""
         return (self._kernel.pid,) if self._kernel.pid else ()
 
-    async def _carry(self, path: str, transfer: Callable[..., _Answer], *arguments: object) -> _Answer:
+    async def _carry(self, path: str, transfer: Callable[..., _Result], *arguments: object) -> _Result:
         """Transfer a file between two cells, on the host. Raises WorkspaceError, after which the session lives, or ReplDied."""
         if not self._ending.why and (gone := await self._why_gone()):
             self._ending.why = self._expired or self._verdict or f"exit: the session {gone}"
@@ -111,7 +111,7 @@ class JupyterRepl(BaseRepl):
         always = {"store_history": True, "user_expressions": {}, "allow_stdin": True, "stop_on_error": True}
         asked = [self._kernel.ask("execute_request", {"code": code, "silent": silent} | always)]
         outputs = Outputs(self._output_chars)
-        reply: Answer | None = None
+        reply: ReplyStatus | None = None
         idle = False
         while reply is None or not idle:
             try:
@@ -132,7 +132,7 @@ class JupyterRepl(BaseRepl):
                 outputs.add(message)
                 idle = idle or is_idle(message)
             elif message.kind in ("execute_reply", "kernel_info_reply"):
-                reply, duration_s = message.read(Answer), clock.duration_s
+                reply, duration_s = message.read(ReplyStatus), clock.duration_s
                 clock.allow(_LAST_OUTPUTS_S)
         return clock.execution("ok" if reply.status == "ok" else "error", outputs.take(), duration_s)
 
@@ -146,7 +146,7 @@ class JupyterRepl(BaseRepl):
         return self._kernel.ask("kernel_info_request", {})
 
     async def _answer_prompt(self, message: Message, clock: Clock) -> str:
-        """Answer a tool call, or end the input for an `input()` of the cell."""
+        """ReplyStatus a tool call, or end the input for an `input()` of the cell."""
         prompt = message.read(Prompt).prompt
         if not prompt.startswith(self._nonce):
             return _END_OF_INPUT

@@ -87,7 +87,7 @@ class State(Struct, frozen=True):
     execution_state: str
 
 
-class Answer(Struct, frozen=True):
+class ReplyStatus(Struct, frozen=True):
     """Content of `execute_reply`, and of any other reply."""
 
     status: Literal["ok", "error", "aborted"] = "ok"

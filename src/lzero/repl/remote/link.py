@@ -30,7 +30,7 @@ _quiet = logging.getLogger("lzero.repl.websocket")
 _quiet.setLevel(logging.INFO)  # below that level the library logs every header, and so the token
 
 
-class Refused(ReplError):
+class ServerRefused(ReplError):
     """The server or its certificate was refused for good: a wrong token, another version, an untrusted certificate."""
 
 
@@ -54,9 +54,9 @@ class Inbox:
     def __init__(self, link: "Link", number: int) -> None:
         self.number = number
         self._link = link
-        self._messages: asyncio.Queue[wire.Answer | None] = asyncio.Queue()
+        self._messages: asyncio.Queue[wire.Response | None] = asyncio.Queue()
 
-    def put(self, message: wire.Answer) -> None:
+    def put(self, message: wire.Response) -> None:
         """Add a message. Raises ProtocolError if the server sends more than the client asked for."""
         if self._messages.qsize() >= _WAITING:
             raise ProtocolError(f"more than {_WAITING} messages for one request")
@@ -66,7 +66,7 @@ class Inbox:
         """Mark that no more messages will come."""
         self._messages.put_nowait(None)
 
-    async def get(self, *, within_s: float) -> wire.Answer:
+    async def get(self, *, within_s: float) -> wire.Response:
         """Return the next message. Raises ReplDied if the link is lost or nothing comes, or the error of a failed request."""
         try:
             async with asyncio.timeout(within_s):
@@ -111,7 +111,7 @@ class Link:
     async def to(
         cls, url: str, *, token: str, tls: ssl.SSLContext | None, on_load: Callable[[wire.Load], None]
     ) -> "Link":
-        """Connect to a server. Raises Refused if another attempt cannot help, otherwise ReplError; both name the server."""
+        """Connect to a server. Raises ServerRefused if another attempt cannot help, otherwise ReplError; both name the server."""
         try:
             connection = await _Connect(
                 url + wire.PATH,
@@ -129,7 +129,7 @@ class Link:
         except InvalidStatus as error:
             raise _refusal(url, error) from None
         except ssl.SSLCertVerificationError as error:
-            raise Refused(
+            raise ServerRefused(
                 f"{url}: its certificate is not trusted ({error.verify_message}); set "
                 "repl.certificate_authority to the certificate of the authority that signed it"
             ) from None
@@ -234,10 +234,10 @@ class Link:
 
 
 async def _greeting(url: str, connection: ClientConnection) -> wire.Welcome:
-    """Return the server's first message. Raises Refused, TimeoutError, ConnectionClosed, ProtocolError."""
+    """Return the server's first message. Raises ServerRefused, TimeoutError, ConnectionClosed, ProtocolError."""
     assert connection.response is not None
     if connection.response.headers.get(wire.VERSION_HEADER) != str(wire.VERSION):
-        raise Refused(f"{url} is not a pool server")
+        raise ServerRefused(f"{url} is not a pool server")
     async with asyncio.timeout(_CONNECT_TIMEOUT_S):
         first = await _received(connection)
     if not isinstance(first, wire.Welcome):
@@ -258,9 +258,9 @@ def _refusal(url: str, error: InvalidStatus) -> ReplError:
     body = bytes(error.response.body or b"")[:300].decode(errors="replace").strip()
     status = error.response.status_code
     if status == 401:
-        return Refused(
+        return ServerRefused(
             f"{url}: {body}; repl.token_file, or LZERO_POOL_TOKEN, holds the one that the server was started with"
         )
     if status == 426:
-        return Refused(f"{url}: {body}; install the same lzero on both")
+        return ServerRefused(f"{url}: {body}; install the same lzero on both")
     return ReplError(f"{url}: no pool server answers there (HTTP {status} {body})".rstrip())

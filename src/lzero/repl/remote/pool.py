@@ -15,7 +15,7 @@ from lzero.protocols import OnCall, ToolSpec
 from lzero.repl.cells import Ending
 from lzero.repl.files import Arriving, checked, workspace_path
 from lzero.repl.remote import wire
-from lzero.repl.remote.link import Inbox, Link, Refused
+from lzero.repl.remote.link import Inbox, Link, ServerRefused
 from lzero.repl.wire import ToolStub, check_size, stubs
 from lzero.types import Execution, Json, WorkspaceFile
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _OPEN_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 120.0
 """Seconds that the server may take in addition to a cell's own: to interrupt it, to kill it, to close it."""
-_Answer = TypeVar("_Answer", bound=wire.Answer)
+_Expected = TypeVar("_Expected", bound=wire.Response)
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
 
@@ -58,7 +58,7 @@ class RemotePool(Service):
         async with closed_on_error(self.close):
             outcomes = await asyncio.gather(*(server.connect() for server in self._servers), return_exceptions=True)
             for outcome in outcomes:
-                if isinstance(outcome, Refused) or (outcome is not None and not isinstance(outcome, ReplError)):
+                if isinstance(outcome, ServerRefused) or (outcome is not None and not isinstance(outcome, ReplError)):
                     raise outcome
             if not any(server.lives for server in self._servers):
                 raise ReplError(self._why_none())
@@ -184,12 +184,12 @@ class _Server:
         return (self._told.repls + self._asked) / max(1, self._told.max_repls)
 
     async def connect(self) -> None:
-        """Connect to the server. Raises Refused, ReplError."""
+        """Connect to the server. Raises ServerRefused, ReplError."""
         try:
             link = await Link.to(self.url, token=self._token, tls=self._tls, on_load=self._on_load)
             if link.lifetime_s is not None and not link.lifetime_s >= self._session_s:
                 await link.close()
-                raise Refused(
+                raise ServerRefused(
                     f"{self.url} ends a session after repl.lifetime_s = {link.lifetime_s:g}, and an episode may need it for "
                     f"{self._session_s:g} s: start that server with repl.lifetime_s={math.ceil(self._session_s)}, or lower agent.work_s "
                     "and rollout.episode_timeout_s here"
@@ -372,7 +372,7 @@ class RemoteRepl:
             if self._ending.why:
                 self.abandon()
 
-    def _due(self, kind: type[_Answer], message: wire.Answer) -> _Answer:
+    def _due(self, kind: type[_Expected], message: wire.Response) -> _Expected:
         if not isinstance(message, kind):
             raise ProtocolError(f"{self._link.url}: {type(message).__name__} where {kind.__name__} was due")
         return message

@@ -211,7 +211,7 @@ class Client:
             answer = self._failure(get.id, ReplDied(f"the session broke as a file was read: {error}"))
         await self._say(answer)
 
-    async def _perform(self, served: _Served, message: wire.Open | wire.OfRepl, born: _Served | None) -> wire.Answer:
+    async def _perform(self, served: _Served, message: wire.Open | wire.OfRepl, born: _Served | None) -> wire.Response:
         if isinstance(message, wire.Open):
             served.repl = await self._pool.open(message.tools, self._tools_of(served), seed=message.seed)
             return wire.Opened(id=message.id, load=self._room.load())
@@ -348,7 +348,7 @@ class Client:
     def _failure(self, number: int, error: LzeroError) -> wire.Failed:
         return wire.failure(number, error, self._room.load())
 
-    async def _say(self, answer: wire.Answer) -> None:
+    async def _say(self, answer: wire.Response) -> None:
         """Send the answer of a request, from the request's task."""
         try:
             data = wire.encode(answer)

@@ -191,9 +191,9 @@ OfRepl = Run | Fork | Put | Get | Files
 InBetween = Reply | Part | More
 """Messages of a client in the middle of one of its requests."""
 FromClient = Open | OfRepl | InBetween | Close | Beat
-Answer = Opened | Call | Done | Stored | Listing | Part | More | Closed | Failed
+Response = Opened | Call | Done | Stored | Listing | Part | More | Closed | Failed
 """Messages of a server about a request."""
-FromServer = Welcome | Load | Answer
+FromServer = Welcome | Load | Response
 
 
 class PoolFull(ReplError):

@@ -53,8 +53,8 @@ class Child:
         self.signalled.set()
 
 
-class Zygote:
-    """A warm process in a jail of its own. It dies with the thread that started it, and takes every REPL with it."""
+class ZygoteHandle:
+    """The host's handle of a zygote in a jail of its own. The zygote dies with the thread that started it, and takes every REPL with it."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, errors: IO[bytes]) -> None:
         self._process = process
@@ -71,7 +71,7 @@ class Zygote:
         control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     @classmethod
-    async def start(cls, environment: Environment, limits: Limits, without: Collection[str] = ()) -> "Zygote":
+    async def start(cls, environment: Environment, limits: Limits, without: Collection[str] = ()) -> "ZygoteHandle":
         """Start a zygote. Raises SandboxError if the machine or the environment does not allow it."""
         with ExitStack() as closed, ExitStack() as closed_on_failure:
             try:

@@ -1,4 +1,4 @@
-"""Manage the zygotes of a pool: add one when the others are busy, replace each after a number of forks, restart a dead one."""
+"""Supervise the zygotes of a pool: add one when the others are busy, replace each after a number of forks, restart a dead one."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from lzero.errors import ReplError, SandboxError
-from lzero.repl.zygote import Zygote
+from lzero.repl.zygote_handle import ZygoteHandle
 
 logger = logging.getLogger(__name__)
 _BUSY = 2
@@ -17,18 +17,18 @@ _RETRY_S = 60.0
 """Seconds until the next attempt after an additional zygote failed to start."""
 
 
-class Zygotes:
-    """The zygotes of a pool. A zygote forks one REPL at a time, so several use several cores."""
+class Supervisor:
+    """Starts, lends and ends the zygotes of a pool. A zygote forks one REPL at a time, so several use several cores."""
 
-    def __init__(self, start: Callable[[], Awaitable[Zygote]], *, most: int, forks: int) -> None:
+    def __init__(self, start: Callable[[], Awaitable[ZygoteHandle]], *, most: int, forks: int) -> None:
         """`most`: zygotes that serve at once. `forks`: number of forks after which a zygote is replaced, because all its REPLs share one
         memory layout."""
         self._start = start
         self._most = most
         self._forks = forks
-        self._serving: list[Zygote] = []
-        self._retired: list[Zygote] = []
-        self._forking: Counter[Zygote] = Counter()
+        self._serving: list[ZygoteHandle] = []
+        self._retired: list[ZygoteHandle] = []
+        self._forking: Counter[ZygoteHandle] = Counter()
         self._starting: asyncio.Task[None] | None = None
         self._start_from = 0.0
         self._stopping: set[asyncio.Task[None]] = set()
@@ -37,7 +37,7 @@ class Zygotes:
         self.started = 0
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Zygote]:
+    async def lend(self) -> AsyncIterator[ZygoteHandle]:
         """Yield the least busy living zygote, for one fork. Raises SandboxError if none can be started, ReplError after `close`."""
         if self._closed:
             raise ReplError("the pool is closed")
@@ -71,7 +71,7 @@ class Zygotes:
             zygotes, self._serving, self._retired = [*self._serving, *self._retired], [], []
             await asyncio.gather(*(zygote.stop() for zygote in zygotes), *self._stopping)
 
-    async def _choose(self) -> Zygote:
+    async def _choose(self) -> ZygoteHandle:
         self.sweep()
         if not self._serving:
             async with self._first:
@@ -91,7 +91,7 @@ class Zygotes:
         self.started += 1
         self._serving.append(zygote)
 
-    def _add_beside(self, worn: list[Zygote]) -> None:
+    def _add_beside(self, worn: list[ZygoteHandle]) -> None:
         """Start another zygote while the others continue. It then replaces the `worn` ones, if any."""
         if self._closed or time.monotonic() < self._start_from:
             return
