@@ -19,8 +19,8 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
+from lzero.closing import closed_on_error
 from lzero.errors import ProtocolError, ReplDied, SandboxError
 from lzero.repl import programs
 from lzero.repl.cells import how_ended
@@ -95,56 +95,28 @@ class Kernel:
 
         Raises SandboxError if it cannot be started, ReplDied if it does not answer, and ReplError if the event loop cannot wait for it.
         """
-        try:
-            directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-        except OSError as error:
-            raise SandboxError(f"cannot make a directory for a kernel: {error}") from None
-        kernel = None
-        try:
-            kernel = await cls._launch(name, context, directory)
-            await kernel._answer()
-        except BaseException as error:
-            await (kernel.end() if kernel is not None else _remove(directory))
-            if isinstance(error, OSError | zmq.ZMQError):
+        async with AsyncExitStack() as undo:
+            try:
+                directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+                undo.push_async_callback(_remove, directory)
+                manager = await _started(name, context, directory)
+                undo.push_async_callback(_reap, manager)
+                client = manager.client(context=context)
+                undo.callback(client.stop_channels)
+                process = os.pidfd_open(_pid_of(manager))
+                undo.callback(os.close, process)
+                client.start_channels(hb=False, control=False)
+                kernel = cls(directory, manager, client, process)
+            except (OSError, zmq.ZMQError) as error:
                 raise SandboxError(f"the Jupyter kernel {name!r} cannot be started: {error}") from None
-            raise
-        return kernel
-
-    @classmethod
-    async def _launch(cls, name: str, context: zmq.asyncio.Context, directory: Path) -> "Kernel":
-        for part in ("work", "tmp", "ipython"):
-            (directory / part).mkdir()
-        manager = _Manager(
-            kernel_name=name,
-            context=context,
-            transport="ipc",
-            ip=str(directory / "at"),
-            connection_file=str(directory / "kernel.json"),
-        )
-        await manager.start_kernel(
-            cwd=str(directory / "work"),
-            env=_variables(directory),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        assert isinstance(manager.provisioner, LocalProvisioner)
-        assert manager.provisioner.pid is not None
-        client = manager.client(context=context)
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(_reap, manager)
-            stack.callback(client.stop_channels)
-            process = os.pidfd_open(manager.provisioner.pid)
-            stack.callback(os.close, process)
-            client.start_channels(hb=False, control=False)
-            kernel = cls(directory, manager, client, process)
-            stack.pop_all()
+            undo.pop_all()
+        async with closed_on_error(kernel.end):
+            await kernel._answer()
         return kernel
 
     @property
     def pid(self) -> int:
-        pid = getattr(self._manager.provisioner, "pid", None)
-        return 0 if self._ending is not None or pid is None else int(pid)
+        return 0 if self._ending is not None else _pid_of(self._manager)
 
     @property
     def directory(self) -> Path:
@@ -267,11 +239,36 @@ class Kernel:
         await _remove(self._directory)
 
 
+async def _started(name: str, context: zmq.asyncio.Context, directory: Path) -> AsyncKernelManager:
+    """Start a kernel's process, with all its files in `directory`. Raises OSError."""
+    for part in ("work", "tmp", "ipython"):
+        (directory / part).mkdir()
+    manager = _Manager(
+        kernel_name=name,
+        context=context,
+        transport="ipc",
+        ip=str(directory / "at"),
+        connection_file=str(directory / "kernel.json"),
+    )
+    await manager.start_kernel(
+        cwd=str(directory / "work"),
+        env=_variables(directory),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return manager
+
+
+def _pid_of(manager: AsyncKernelManager) -> int:
+    """Return the pid of the kernel's process; 0 if there is none."""
+    return int(getattr(manager.provisioner, "pid", None) or 0)
+
+
 async def _reap(manager: AsyncKernelManager) -> None:
     """Kill a kernel's processes, and wait for the first of them."""
     provisioner = manager.provisioner
-    pid = getattr(provisioner, "pid", None)
-    if pid is not None and provisioner is not None and provisioner.has_process:
+    if provisioner is not None and provisioner.has_process and (pid := _pid_of(manager)):
         _kill_tree(pid)
         with suppress(TimeoutError):
             async with asyncio.timeout(_KILL_TIMEOUT_S):
