@@ -93,20 +93,24 @@ def _findings(config: ReplConfig) -> Iterator[Finding]:
         f"{platform.release()}, {platform.machine()}, {jail.user()}",
         "use Linux, in a virtual machine say",
     )
-    yield _bubblewrap()
+    version = programs.bubblewrap_version()
+    yield Finding("bubblewrap", bool(version), version or "not on PATH", programs.INSTALL_HINT)
     yield from _namespaces()
-    yield _filter()
-    yield _proportional_memory()
+    command = (sys.executable, "-I", "-c", _FILTERED, str(jail.INSIDE))
+    yield _tried(
+        "a filter on system calls", command, mend="use a kernel with CONFIG_SECCOMP_FILTER, on x86-64 or arm64"
+    )
+    readable = Path("/proc/self/smaps_rollup").exists()
+    yield Finding("memory of processes can be read", readable, "", "use Linux 4.14 or later")
     groups = _control_groups(config)
     yield groups
-    yield from _bounds(groups=groups.here and config.cgroups != "off")
+    missing = tuple(unbounded(groups=groups.here and config.cgroups != "off"))
+    for each in missing:
+        yield Finding(f"bounds per REPL: {each.part}", False, each.harm, each.mend, needed=False)
+    if not missing:
+        yield Finding("bounds per REPL", True, "", needed=False)
     abi = landlock_abi()
     yield Finding("Landlock", abi > 0, f"ABI {abi}" if abi else "this kernel has none", needed=False)
-
-
-def _bubblewrap() -> Finding:
-    version = programs.bubblewrap_version()
-    return Finding("bubblewrap", bool(version), version or "not on PATH", programs.INSTALL_HINT)
 
 
 def landlock_abi() -> int:
@@ -132,13 +136,6 @@ def _namespaces() -> Iterator[Finding]:
         yield finding
 
 
-def _filter() -> Finding:
-    command = (sys.executable, "-I", "-c", _FILTERED, str(jail.INSIDE))
-    return _tried(
-        "a filter on system calls", command, mend="use a kernel with CONFIG_SECCOMP_FILTER, on x86-64 or arm64"
-    )
-
-
 def _tried(part: str, command: Sequence[str], *, mend: str) -> Finding:
     try:
         done = subprocess.run(
@@ -148,20 +145,6 @@ def _tried(part: str, command: Sequence[str], *, mend: str) -> Finding:
         return Finding(part, False, str(error), mend)
     said = (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1]
     return Finding(part, done.returncode == 0, "" if done.returncode == 0 else said, mend)
-
-
-def _proportional_memory() -> Finding:
-    here = Path("/proc/self/smaps_rollup").exists()
-    return Finding("memory of processes can be read", here, "", "use Linux 4.14 or later")
-
-
-def _bounds(*, groups: bool) -> Iterator[Finding]:
-    """Yield a finding for each thing that is not bounded for each REPL; one finding if everything is."""
-    missing = tuple(unbounded(groups=groups))
-    for each in missing:
-        yield Finding(f"bounds per REPL: {each.part}", False, each.harm, each.mend, needed=False)
-    if not missing:
-        yield Finding("bounds per REPL", True, "", needed=False)
 
 
 def _control_groups(config: ReplConfig) -> Finding:
