@@ -11,119 +11,16 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 """AUDIT_ARCH of the machine, and its column in the tables below."""
 _X32 = 0x40000000
 """Bit of a system call number of the x32 ABI, which shares x86-64's AUDIT_ARCH."""
 
-_REFUSED = {
-    # name: (number on x86-64, number on arm64); None where the architecture has no such call
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "process_madvise": (440, 440),
-    "process_mrelease": (448, 448),
-    "pidfd_getfd": (438, 438),
-    "kcmp": (312, 272),
-    "unshare": (272, 97),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "open_tree": (428, 428),
-    "open_tree_attr": (467, 467),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "mount_setattr": (442, 442),
-    "statmount": (457, 457),
-    "listmount": (458, 458),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    "fanotify_init": (300, 262),
-    "fanotify_mark": (301, 263),
-    # Events of files that all REPLs share.
-    "inotify_init": (253, None),
-    "inotify_init1": (294, 26),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "memfd_secret": (447, 447),
-    # Pages of shared files that are in memory.
-    "mincore": (27, 232),
-    "cachestat": (451, 451),
-    # Effects and counters of the whole machine, and the priority of other processes at its disks.
-    "io_setup": (206, 0),
-    "sync": (162, 81),
-    "syncfs": (306, 267),
-    "ioprio_set": (251, 30),
-    # Memory outside of any process and of any file system of a bounded size.
-    "memfd_create": (319, 279),
-    "shmget": (29, 194),
-    "msgget": (68, 186),
-    "semget": (64, 190),
-    "mq_open": (240, 180),
-    # Whole pages in pipes and sockets, which count there as the bytes that are used of them. Programs read and write instead.
-    "splice": (275, 76),
-    "tee": (276, 77),
-    "vmsplice": (278, 75),
-    "sendfile": (40, 71),
-    # Landlock rules and filters on system calls: unlimited in number, some megabytes each.
-    "landlock_create_ruleset": (444, 444),
-    "landlock_add_rule": (445, 445),
-    "landlock_restrict_self": (446, 446),
-    "seccomp": (317, 277),
-    # An access list of a file takes a hundred kilobytes that no limit on the workspace counts.
-    "setxattr": (188, 5),
-    "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7),
-    "setxattrat": (463, 463),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "init_module": (175, 105),
-    "finit_module": (313, 273),
-    "delete_module": (176, 106),
-    "kexec_load": (246, 104),
-    "kexec_file_load": (320, 294),
-    "reboot": (169, 142),
-    "swapon": (167, 224),
-    "swapoff": (168, 225),
-    "acct": (163, 89),
-    "quotactl": (179, 60),
-    "quotactl_fd": (443, 443),
-    "syslog": (103, 116),
-    "vhangup": (153, 58),
-    "sethostname": (170, 161),
-    "setdomainname": (171, 162),
-    "settimeofday": (164, 170),
-    "clock_settime": (227, 112),
-    "adjtimex": (159, 171),
-    "clock_adjtime": (305, 266),
-    "mbind": (237, 235),
-    "set_mempolicy": (238, 237),
-    "set_mempolicy_home_node": (450, 450),
-    "migrate_pages": (256, 238),
-    "move_pages": (279, 239),
-    "lookup_dcookie": (212, 18),
-    "nfsservctl": (180, 42),
-    "modify_ldt": (154, None),
-    "iopl": (172, None),
-    "ioperm": (173, None),
-    "uselib": (134, None),
-    "ustat": (136, None),
-    "sysfs": (139, None),
-    "_sysctl": (156, None),
-    "create_module": (174, None),
-    "get_kernel_syms": (177, None),
-    "query_module": (178, None),
-}
+_TABLE = (Path(__file__).parent / "refused_calls.txt").read_text(encoding="ascii")
+_REFUSED = [line.split()[1:] for line in _TABLE.splitlines() if line and not line.startswith("#")]
+"""Numbers of each refused call on x86-64 and on arm64, as text; "-" where there is none."""
 _CLONE3 = (435, 435)
 _SETNS, _STEPS = (308, 268), (0x10000000, 0x7C020000)
 """Steps that a copy and its original make while they are stopped (`copying`): enter a user namespace, or one with all that it owns. They
@@ -208,10 +105,9 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
     yield _LOAD, 0, 0, _NUMBER
     yield _AT_LEAST, 0, 1, _X32
     yield _RETURN, 0, 0, _KILL_PROCESS
-    for numbers in _REFUSED.values():
-        number = numbers[column]
-        if number is not None:
-            yield _EQUAL, 0, 1, number
+    for refused in _REFUSED:
+        if refused[column] != "-":
+            yield _EQUAL, 0, 1, int(refused[column])
             yield _RETURN, 0, 0, _REFUSE
     yield _EQUAL, 0, 1, _CLONE3[column]
     yield _RETURN, 0, 0, _ERRNO | errno.ENOSYS
