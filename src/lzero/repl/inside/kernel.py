@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import loops
 import numpy
 import workspace
 from capture import DESCRIPTORS, Outputs
@@ -94,7 +95,7 @@ class Interrupts:
 
 
 class Tools:
-    """Makes stubs: plain functions that ask the host and return its value, or raise ToolError."""
+    """Asks the host for what tools return, one call at a time."""
 
     def __init__(self, channel: Channel, interrupts: Interrupts) -> None:
         self._channel = channel
@@ -119,10 +120,7 @@ class Tools:
         except ChildProcessError:
             self._relay.close()
 
-    def stub(self, tool: dict[str, Any]) -> Any:
-        return stub(tool, self._ask)
-
-    def _ask(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the host's reply."""
         arguments = json.loads(encode(arguments))  # before the lock: it may run the cell's code for any time
         return self._relay.call(name, arguments) if self._is_child else self._call(name, arguments)
@@ -223,7 +221,7 @@ class Kernel:
         random.seed(message["seed"])
         numpy.random.seed(message["seed"] % 2**32)
         self._shell.outputs.limit = message["output_chars"]
-        given = {"ToolError": ToolError} | {tool["name"]: self._tools.stub(tool) for tool in message["tools"]}
+        given = {"ToolError": ToolError} | {tool["name"]: stub(tool, self._tools.ask) for tool in message["tools"]}
         self._shell.push({"_dh": [os.getcwd()], **_MODULE, **given}, interactive=False)
         self._names = Names(self._shell.user_ns, given)
         self._shell.events.callbacks["post_execute"].insert(0, self._close_figures)  # before they are drawn
@@ -294,7 +292,7 @@ class Kernel:
 
     def _settle(self) -> None:
         """Prepare to be copied: release resources that a copy cannot have. They are made again when needed."""
-        self._shell.close_idle_loop()
+        loops.close_idle()
         self._shell.outputs.rewind()
         self._tools.settle()
         self._channel.send({"type": "ready"})

@@ -190,10 +190,6 @@ class Shell(InteractiveShell):
             result.error_in_exec = RuntimeError("the cell has shown an error")
         return result
 
-    def close_idle_loop(self) -> None:
-        """Close the cells' event loop unless a task waits in it; the next use makes a new one."""
-        loops.close_idle()
-
     def should_run_async(self, raw_cell: str, **details: Any) -> bool:
         """Return whether the cell has a top-level `await`. It parses the cell again only if there may be one."""
         return ("await" in raw_cell or "async" in raw_cell) and super().should_run_async(raw_cell, **details)
