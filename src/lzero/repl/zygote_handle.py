@@ -8,9 +8,9 @@ import socket
 import struct
 import subprocess
 import tempfile
-from collections.abc import Collection
-from contextlib import ExitStack, suppress
-from typing import IO, Any, NoReturn
+from collections.abc import AsyncIterator, Collection
+from contextlib import ExitStack, asynccontextmanager, suppress
+from typing import IO, Any
 
 from lzero.closing import closed_on_error
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, ReplError, SandboxError
@@ -120,10 +120,8 @@ class ZygoteHandle:
         child = self._new_child()
         try:
             await self._send({"type": "copy", "id": child.number, "of": original.number}, connection.fileno())
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            async with self._answer_due():
                 await asyncio.wait((child.refused, child.forked), return_when=asyncio.FIRST_COMPLETED)
-        except TimeoutError:
-            await self._give_up()
         finally:
             if not child.forked.done():
                 self._children.pop(child.number, None)
@@ -142,11 +140,8 @@ class ZygoteHandle:
             return
         child.signalled.clear()
         await self._send({"type": "signal", "id": child.number, "signal": number})
-        try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                await child.signalled.wait()
-        except TimeoutError:
-            await self._give_up()
+        async with self._answer_due():
+            await child.signalled.wait()
 
     async def stop(self) -> None:
         """End the zygote and everything in it, and return when all is gone. Safe to call twice."""
@@ -195,23 +190,20 @@ class ZygoteHandle:
 
     async def _send(self, message: dict[str, object], *descriptors: int) -> None:
         packet = json.dumps(message).encode()
-        try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S), self._sending:
-                while self.alive:
-                    try:
-                        socket.send_fds(self._control, [packet], descriptors)
-                        return
-                    except BlockingIOError:
-                        await self._await_writable()
-                    except OSError as error:
-                        if descriptors and not isinstance(error, ConnectionError):
-                            raise ReplError(
-                                f"cannot send the sandbox's zygote a descriptor: {error}; raise the limit on open files (ulimit -n), "
-                                "which also bounds the descriptors in flight of one user"
-                            ) from None
-                        self._lost()
-        except TimeoutError:
-            await self._give_up()
+        async with self._answer_due(), self._sending:
+            while self.alive:
+                try:
+                    socket.send_fds(self._control, [packet], descriptors)
+                    return
+                except BlockingIOError:
+                    await self._await_writable()
+                except OSError as error:
+                    if descriptors and not isinstance(error, ConnectionError):
+                        raise ReplError(
+                            f"cannot send the sandbox's zygote a descriptor: {error}; raise the limit on open files (ulimit -n), "
+                            "which also bounds the descriptors in flight of one user"
+                        ) from None
+                    self._lost()
         raise ReplDied("the sandbox's zygote died")
 
     async def _await_writable(self) -> None:
@@ -224,10 +216,17 @@ class ZygoteHandle:
             if self.alive:
                 self._loop.remove_writer(self._control.fileno())
 
-    async def _give_up(self) -> NoReturn:
-        """End a zygote that does not answer, with all its REPLs. Raises ReplDied."""
-        await self.stop()
-        raise ReplDied(f"the sandbox's zygote did not answer within {_ANSWER_TIMEOUT_S:.0f} s and was ended")
+    @asynccontextmanager
+    async def _answer_due(self) -> AsyncIterator[None]:
+        """Run the block within a deadline. If the zygote does not answer by then, end it with all its REPLs, and raise ReplDied."""
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                yield
+        except TimeoutError:
+            await self.stop()
+            raise ReplDied(
+                f"the sandbox's zygote did not answer within {_ANSWER_TIMEOUT_S:.0f} s and was ended"
+            ) from None
 
     def _on_packets(self) -> None:
         try:
