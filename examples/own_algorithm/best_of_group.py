@@ -9,7 +9,7 @@ from torch import Tensor
 from lzero import Config, Estimator, Loss
 from lzero.algo.batches import MicroBatch
 from lzero.algo.credit import Advantages, per_group
-from lzero.algo.loss import Metrics
+from lzero.algo.metrics import Metric, Metrics
 from lzero.types import Attempt
 
 
@@ -40,4 +40,4 @@ class Squashed(Loss):
         """Return A · (1 + w tanh((ρ − 1) / w)) of each action token [N]."""
         ratios = (policy - micro.old_logprobs).exp()
         moved = self.width * torch.tanh((ratios - 1.0) / self.width)
-        return micro.advantages * (1.0 + moved), {"train/squashed": (micro.weights * moved.detach().abs()).sum()}
+        return micro.advantages * (1.0 + moved), {"train/squashed": Metric.mean(moved.abs(), micro.weights)}

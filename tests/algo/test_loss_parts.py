@@ -13,8 +13,9 @@ from torch import Tensor
 from lzero.algo.batches import Average, MicroBatch, weigh
 from lzero.algo.kl import kl_estimate
 from lzero.algo.logprobs import token_logprobs
-from lzero.algo.loss import Loss, LossInputs, Metrics, built_in_losses, make_loss_fn
+from lzero.algo.loss import Loss, LossInputs, built_in_losses, make_loss_fn
 from lzero.algo.losses.ppo import PPO, ratio
+from lzero.algo.metrics import Metric, Metrics, combined
 from lzero.config import AlgoConfig, Config, make_config
 from lzero.errors import ConfigError, TrainError
 from lzero.train.checks import check_settings
@@ -176,7 +177,7 @@ def test_a_bonus_for_entropy_is_taken_off_the_loss() -> None:
     inputs = LossInputs(policy_logprobs=floats(*POLICY), micro_batch=micro((0.0,) * 5, weights), entropies=entropies)
     loss, metrics = make_loss_fn(AlgoConfig(kl_coef=0.0, entropy_coef=0.4))(inputs)
     mean = 0.1 * 1.0 + 0.2 * 0.5 + 0.15 * 2.0 + 0.25 * 1.5
-    assert metrics["train/entropy"].item() == pytest.approx(mean)
+    assert float(metrics["train/entropy"].value) == pytest.approx(mean)
     assert loss.item() == pytest.approx(-0.4 * mean)
     assert torch.autograd.grad(loss, entropies)[0].tolist() == pytest.approx([-0.4 * weight for weight in weights])
 
@@ -213,7 +214,7 @@ def test_shares_of_what_is_cut_off_and_the_tails() -> None:
     )
     algo = ppo(importance_cap=2.0)
     _, metrics = make_loss_fn(algo)(LossInputs(policy_logprobs=floats(*policy), micro_batch=batch))
-    found = {name: value.item() for name, value in metrics.items()}
+    found = {name: float(metric.value) for name, metric in metrics.items()}
     assert found == pytest.approx(
         {
             "train/clipped_low": 0.01 + 0.04,
@@ -224,8 +225,27 @@ def test_shares_of_what_is_cut_off_and_the_tails() -> None:
             "train/importance_truncated": 0.01 + 0.02,
             "train/importance_max": 4.0,
             "train/entropy": 5.0 * sum(weights),
-            "train/loss": found["train/loss"],
         }
+    )
+
+
+def test_metrics_of_parts_combine_as_they_say() -> None:
+    """The second part has no token of the kind that `rare` counts."""
+    parts = (
+        {
+            "mean": Metric.mean(floats(1.0, 2.0), floats(0.1, 0.3)),
+            "max": Metric.max(floats(5.0, 7.0)),
+            "rare": Metric(3),
+        },
+        {"mean": Metric.mean(floats(4.0), floats(0.6)), "max": Metric.max(floats(6.0))},
+    )
+    found = combined(parts)
+    assert {name: metric.value for name, metric in found.items()} == pytest.approx(
+        {"mean": 3.1, "max": 7.0, "rare": 3.0}
+    )
+    again = combined((found, combined(parts[1:])))
+    assert {name: metric.value for name, metric in again.items()} == pytest.approx(
+        {"mean": 3.55, "max": 7.0, "rare": 3.0}
     )
 
 
@@ -301,7 +321,7 @@ class Squared(Loss):
             yield "Squared needs algo.kl_coef > 0"
 
     def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
-        return micro.advantages * policy**self.power, {"train/largest_max": policy.detach().max()}
+        return micro.advantages * policy**self.power, {"train/largest": Metric.max(policy)}
 
 
 class OneNumber(Loss):

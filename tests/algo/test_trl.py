@@ -19,6 +19,7 @@ from lzero.algo.credit import credit, make_estimator
 from lzero.algo.layout import Layout
 from lzero.algo.logprobs import token_logprobs
 from lzero.algo.loss import LossInputs, make_loss_fn
+from lzero.algo.metrics import combined
 from lzero.config import AlgoConfig
 from lzero.data.world import vocabulary
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
@@ -235,14 +236,15 @@ def ours(model: Any, case: Case, algo: AlgoConfig) -> tuple[float, dict[str, flo
     batch = collate(case.scored, LAYOUT, average=algo.average, constant=float(MAX_COMPLETION))
     assert len(batch.micro_batches) > 2
     model.zero_grad()
-    totals: dict[str, float] = {}
+    total, parts = 0.0, []
     for micro in batch.micro_batches:
         logprobs, entropies = policy_logprobs(model, micro, entropies=True)
         loss, metrics = make_loss_fn(algo)(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=entropies))
         torch.autograd.backward(loss)
-        for name, value in metrics.items():
-            totals[name] = totals.get(name, 0.0) + value.item()
-    return totals["train/loss"], totals, [parameter.grad.clone() for parameter in model.parameters()]
+        total += loss.item()
+        parts.append(metrics)
+    means = {name: float(metric.value) for name, metric in combined(parts).items()}
+    return total, means, [parameter.grad.clone() for parameter in model.parameters()]
 
 
 def theirs(trainer: Any, case: Case) -> tuple[float, dict[str, float], list[Tensor]]:

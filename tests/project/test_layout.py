@@ -61,6 +61,7 @@ MAY_IMPORT_TORCH = (
     "algo/batches.py",
     "algo/kl.py",
     "algo/logprobs.py",
+    "algo/metrics.py",
     "algo/loss",
     "engine/local/",
     "train/",

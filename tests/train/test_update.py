@@ -207,8 +207,8 @@ def test_the_gap_between_sampler_and_trainer_is_measured() -> None:
             loss_fn=make_loss_fn(AlgoConfig(kl_coef=0.0)),
             grad_clip=1.0,
         )
-        assert metrics["train/logprob_gap"] == pytest.approx(shift, abs=1e-5)
-        assert metrics["train/logprob_gap_max"] == pytest.approx(shift, abs=1e-5)
+        assert metrics["train/logprob_gap"].value == pytest.approx(shift, abs=1e-5)
+        assert metrics["train/logprob_gap_max"].value == pytest.approx(shift, abs=1e-5)
 
 
 def test_metrics_are_means_also_where_the_loss_is_divided_by_a_constant() -> None:
@@ -216,13 +216,16 @@ def test_metrics_are_means_also_where_the_loss_is_divided_by_a_constant() -> Non
     rows = [unscored(to_samples(episode(number))[0], advantage=1.0) for number in range(3)]
     loss_fn = make_loss_fn(AlgoConfig(loss="ppo", loss_options={"clip_low": 0.0, "clip_high": 0.0}))
     token, constant = (
-        update_policy(
-            model,
-            [],
-            collate(rows, Layout(max_tokens=20), average=average, constant=1000.0),
-            loss_fn=loss_fn,
-            grad_clip=1.0,
-        )
+        {
+            name: float(metric.value)
+            for name, metric in update_policy(
+                model,
+                [],
+                collate(rows, Layout(max_tokens=20), average=average, constant=1000.0),
+                loss_fn=loss_fn,
+                grad_clip=1.0,
+            ).items()
+        }
         for average in ("token", "constant")
     )
     for name in ("train/entropy", "train/kl", "train/clipped_low", "train/clipped_high"):

@@ -1,7 +1,7 @@
 """The objective of an update: a surrogate (a `Loss`, each in a file of `lzero.algo.losses`), a KL penalty and an entropy bonus.
 
-Every term is a weighted sum over the action tokens of a micro-batch (`batches.weigh`). So the losses and metrics of micro-batches add
-up to those of the batch, however it is split. A metric whose name ends in `_max` is a maximum and not a sum.
+Every term is a weighted sum over the action tokens of a micro-batch (`batches.weigh`). So the losses of micro-batches add up to that of the
+batch, however it is split. A `Metric` says how it combines with those of other micro-batches.
 """
 
 from abc import abstractmethod
@@ -16,10 +16,9 @@ from lzero.algo import losses
 from lzero.algo.algorithm import Algorithm, blamed, built_in, find
 from lzero.algo.batches import MicroBatch
 from lzero.algo.kl import kl_estimate
+from lzero.algo.metrics import Metric, Metrics
 from lzero.config import AlgoConfig
 from lzero.errors import TrainError
-
-Metrics = dict[str, Tensor]
 
 
 class Loss(Algorithm):
@@ -40,7 +39,7 @@ class Loss(Algorithm):
 
     @abstractmethod
     def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
-        """Return the number to maximise for each action token [N], and detached scalar metrics.
+        """Return the number to maximise for each action token [N], and metrics. A plain number is a mean with the weights of the loss.
 
         `policy` [N] are log-probabilities under the policy that is trained, and carry the gradient; `micro` holds the tokens'
         advantages, weights, owners and the log-probabilities of the other policies.
@@ -59,7 +58,7 @@ class LossInputs:
 
 
 LossFn = Callable[[LossInputs], tuple[Tensor, Metrics]]
-"""(inputs) → (scalar loss, detached scalar metrics)."""
+"""(inputs) → (scalar loss, metrics)."""
 
 
 @cache
@@ -89,22 +88,21 @@ def policy_loss(inputs: LossInputs, *, algo: AlgoConfig, loss: Loss) -> tuple[Te
     surrogate, metrics = _surrogate(policy, micro, algo, loss)
     total = -(weights * surrogate).sum()
     if algo.kl_coef > 0:
-        kl = (weights * kl_estimate(policy, micro.reference_logprobs.to(policy.dtype), algo.kl)).sum()
-        metrics["train/kl"] = kl.detach()
+        kl = kl_estimate(policy, micro.reference_logprobs.to(policy.dtype), algo.kl)
+        metrics["train/kl"] = Metric.mean(kl, weights)
         if algo.kl_in == "loss":
-            total = total + algo.kl_coef * kl
+            total = total + algo.kl_coef * (weights * kl).sum()
     entropies = -policy.detach() if inputs.entropies is None else inputs.entropies
-    entropy = (weights * entropies).sum()
     if algo.entropy_coef > 0:
-        total = total - algo.entropy_coef * entropy
-    return total, metrics | {"train/entropy": entropy.detach(), "train/loss": total.detach()}
+        total = total - algo.entropy_coef * (weights * entropies).sum()
+    return total, metrics | {"train/entropy": Metric.mean(entropies, weights)}
 
 
 def _surrogate(policy: Tensor, micro: MicroBatch, algo: AlgoConfig, loss: Loss) -> tuple[Tensor, Metrics]:
     trust, metrics = _importance(policy, micro, algo)
     with blamed(loss, TrainError):
         surrogate, own = loss.surrogate(policy, micro)
-        own = {name: torch.as_tensor(value) for name, value in own.items()}
+        own = {name: _metric(value, micro) for name, value in own.items()}
         shape = tuple(surrogate.shape)
     if shape != policy.shape:
         raise TrainError(
@@ -112,6 +110,11 @@ def _surrogate(policy: Tensor, micro: MicroBatch, algo: AlgoConfig, loss: Loss) 
             f"{len(policy)} action tokens"
         )
     return trust * surrogate, metrics | own
+
+
+def _metric(value: Metric | Tensor | float, micro: MicroBatch) -> Metric:
+    """Return the metric of a loss, which may be a plain number."""
+    return value if isinstance(value, Metric) else Metric(torch.as_tensor(value).detach(), micro.weights.sum())
 
 
 def _importance(policy: Tensor, micro: MicroBatch, algo: AlgoConfig) -> tuple[Tensor, Metrics]:
@@ -122,13 +125,12 @@ def _importance(policy: Tensor, micro: MicroBatch, algo: AlgoConfig) -> tuple[Te
     if algo.importance_cap <= 0:
         return torch.ones_like(policy.detach()), {}
     ratios = (micro.old_logprobs - micro.logprobs).exp()
-    truncated = (micro.weights * (ratios > algo.importance_cap)).sum()
-    largest = ratios.max() if len(ratios) else ratios.new_zeros(())
-    metrics = {"train/importance_truncated": truncated, "train/importance_max": largest}
+    metrics = {"train/importance_truncated": Metric.mean(ratios > algo.importance_cap, micro.weights)}
+    if len(ratios):
+        metrics["train/importance_max"] = Metric.max(ratios)
     return ratios.clamp(max=algo.importance_cap).to(policy.dtype), metrics
 
 
 def likelihood(inputs: LossInputs) -> tuple[Tensor, Metrics]:
     """Return the loss of supervised fine-tuning: minus the mean log-likelihood of the action tokens, in nats per token."""
-    loss = -(inputs.policy_logprobs * inputs.micro_batch.weights.to(inputs.policy_logprobs.dtype)).sum()
-    return loss, {"train/loss": loss.detach()}
+    return -(inputs.policy_logprobs * inputs.micro_batch.weights.to(inputs.policy_logprobs.dtype)).sum(), {}

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import psutil
 import torch
@@ -24,23 +24,6 @@ class Stopwatch:
         now = time.monotonic()
         self.seconds[f"time/{phase}_s"] = now - self._last
         self._last = now
-
-
-def sum_metrics(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return the sum of each metric over the parts of a batch; of a name that ends in `_max`, the maximum (`lzero.algo.loss`)."""
-    totals: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            if name.endswith("_max"):
-                totals[name] = max(totals.get(name, -math.inf), value)
-            else:
-                totals[name] = totals.get(name, 0.0) + value
-    return totals
-
-
-def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each metric over the optimiser steps of an update; of a name that ends in `_max`, the maximum."""
-    return {name: total if name.endswith("_max") else total / len(steps) for name, total in sum_metrics(steps).items()}
 
 
 def sampler_gap(scored: Sequence[Scored]) -> dict[str, float]:

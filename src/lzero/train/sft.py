@@ -142,7 +142,7 @@ def imitate(model: "PreTrainedModel", mix: "Mix", config: Config, run: RunDirect
                 group["lr"] = base * factor
         measured = update_policy(model, optimizers, batch, loss_fn=likelihood, grad_clip=config.train.grad_clip)
         step, tokens = step + 1, tokens + batch.num_tokens
-        metrics = {name: measured[name] for name in ("train/loss", "train/grad_norm", "train/tokens")}
+        metrics = {name: float(measured[name].value) for name in ("train/loss", "train/grad_norm", "train/tokens")}
         metrics["train/lr_factor"] = factor
         held_out = None
         if tokens >= sft.tokens or tokens / sft.tokens * NUM_EVALUATIONS >= evaluations + 1:

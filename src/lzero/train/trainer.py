@@ -15,13 +15,14 @@ from lzero.algo.batches import Batch, Scored, collate, step_advantages
 from lzero.algo.credit import credit, make_estimator, shuffle_rewards
 from lzero.algo.layout import Layout, Packing
 from lzero.algo.loss import make_loss, make_loss_fn
+from lzero.algo.metrics import Metrics, combined
 from lzero.algo.samples import to_samples
 from lzero.config import Config
 from lzero.errors import NotFinite, TrainError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
-from lzero.train.metrics import mean_metrics, sampler_gap
+from lzero.train.metrics import sampler_gap
 from lzero.train.packing import choose_packing
 from lzero.train.resume import check_model
 from lzero.train.schedule import learning_rate
@@ -171,7 +172,7 @@ class Trainer:
         lr = learning_rate(update, self.config.train)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        steps: list[dict[str, float]] = []
+        steps: list[Metrics] = []
         skipped: list[SkippedStep] = []
         for number, (part, batch) in enumerate(self._batches(scored, update)):
             try:
@@ -183,9 +184,10 @@ class Trainer:
                 on_skip(skipped)
                 self.skips.skipped(f"update {update}: {error}")
         gap = sampler_gap(scored) if self.scores_old else {}
-        return mean_metrics(steps) | gap | {"train/lr": lr, "train/skipped": float(len(skipped))}
+        means = {name: float(metric.value) for name, metric in combined(steps).items()}
+        return means | gap | {"train/lr": lr, "train/skipped": float(len(skipped))}
 
-    def _step(self, batch: Batch) -> dict[str, float]:
+    def _step(self, batch: Batch) -> Metrics:
         algo = self.config.algo
         return update_policy(
             self.model,

@@ -13,8 +13,8 @@ from torch.optim import AdamW, Optimizer
 
 from lzero.algo.batches import Batch, MicroBatch
 from lzero.algo.loss import LossFn, LossInputs
+from lzero.algo.metrics import Metric, Metrics, combined
 from lzero.errors import ConfigError, NotFinite
-from lzero.train.metrics import sum_metrics
 from lzero.train.score import policy_logprobs
 
 if TYPE_CHECKING:
@@ -109,52 +109,49 @@ def update_policy(
     loss_fn: LossFn,
     grad_clip: float,
     entropies: bool = False,
-) -> dict[str, float]:
+) -> Metrics:
     """Make one optimiser step on the whole batch: accumulate gradients over micro-batches, clip them together, apply them once.
 
-    `entropies`: whether the loss needs them. Metrics are means with the weights of the loss. With "constant" these do not add up to 1, and
-    all metrics but the loss are divided by their sum. `train/logprob_gap` is the mean over action tokens of |log π_trainer − log
-    π_sampler|. On-policy and in one precision it is rounding error; a larger value means that the two are not the same policy.
+    `entropies`: whether the loss needs them. `train/logprob_gap` is the mean over action tokens of |log π_trainer − log π_sampler|. On-policy
+    and in one precision it is rounding error; a larger value means that the two are not the same policy.
 
     Raises NotFinite, with weights and moments unchanged, if the loss or the gradient is not finite.
     """
     for optimizer in optimizers:
         optimizer.zero_grad()
-    totals = sum_metrics(
+    done = [
         _accumulate(model, micro.to(model.device), loss_fn=loss_fn, entropies=entropies)
         for micro in batch.micro_batches
-    )
-    shares = {"train/loss": 1.0, "train/logprob_gap": float(batch.num_action_tokens)}
-    all_weights = sum(micro.weights.sum().item() for micro in batch.micro_batches)
-    totals = {
-        name: total if name.endswith("_max") else total / shares.get(name, all_weights)
-        for name, total in totals.items()
-    }
+    ]
+    loss = sum(loss.item() for loss, _ in done)
     trained = [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
     norm = clip_grad_norm_(trained, grad_clip).item()
-    if not (math.isfinite(totals["train/loss"]) and math.isfinite(norm)):
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         for optimizer in optimizers:
             optimizer.zero_grad()
-        raise NotFinite(f"the optimiser step was skipped: loss {totals['train/loss']}, gradient norm {norm}")
+        raise NotFinite(f"the optimiser step was skipped: loss {loss}, gradient norm {norm}")
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return totals | {
-        "train/grad_norm": norm,
-        "train/action_tokens": float(batch.num_action_tokens),
-        "train/tokens": float(batch.num_tokens),
-        "train/shared": 1.0 - batch.num_distinct / batch.num_tokens,
-        "train/padding": 1.0 - batch.num_distinct / batch.num_computed,
+    return combined(metrics for _, metrics in done) | {
+        "train/loss": Metric(loss),
+        "train/grad_norm": Metric(norm),
+        "train/action_tokens": Metric(batch.num_action_tokens),
+        "train/tokens": Metric(batch.num_tokens),
+        "train/shared": Metric(1.0 - batch.num_distinct / batch.num_tokens),
+        "train/padding": Metric(1.0 - batch.num_distinct / batch.num_computed),
     }
 
 
-def _accumulate(model: "PreTrainedModel", micro: MicroBatch, *, loss_fn: LossFn, entropies: bool) -> dict[str, float]:
-    """Add the gradient of one micro-batch, and return its metrics, which are sums."""
+def _accumulate(
+    model: "PreTrainedModel", micro: MicroBatch, *, loss_fn: LossFn, entropies: bool
+) -> tuple[Tensor, Metrics]:
+    """Add the gradient of one micro-batch, and return its loss and metrics."""
     logprobs, own_entropies = policy_logprobs(model, micro, entropies=entropies)
     loss, metrics = loss_fn(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=own_entropies))
     torch.autograd.backward(loss)
     gaps = (logprobs.detach() - micro.logprobs).abs()
-    metrics["train/logprob_gap"] = gaps.sum()
+    metrics["train/logprob_gap"] = Metric(gaps.sum(), len(gaps))
     if len(gaps):
-        metrics["train/logprob_gap_max"] = gaps.max()
-    return {name: value.item() for name, value in metrics.items()}
+        metrics["train/logprob_gap_max"] = Metric.max(gaps)
+    return loss.detach(), metrics

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lzero.algo.batches import MicroBatch
-from lzero.algo.loss import Loss, Metrics
+from lzero.algo.loss import Loss
+from lzero.algo.metrics import Metrics
 
 if TYPE_CHECKING:
     from lzero.config import Config

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lzero.algo.batches import MicroBatch
-from lzero.algo.loss import Loss, Metrics
+from lzero.algo.loss import Loss
+from lzero.algo.metrics import Metric, Metrics
 from lzero.config.base import Fraction
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ class PPO(Loss):
         }
         if self.dual_clip > 0:
             cut["train/clipped_dual"] = (ratios > self.dual_clip) & (advantages < 0)
-        metrics = {name: (weights * where).sum() for name, where in cut.items()}
+        metrics = {name: Metric.mean(where, weights) for name, where in cut.items()}
         if len(ratios):
-            metrics |= {"train/ratio_max": ratios.max(), "train/ratio_inverse_max": (1.0 / ratios).max()}
+            metrics |= {"train/ratio_max": Metric.max(ratios), "train/ratio_inverse_max": Metric.max(1.0 / ratios)}
         return metrics
 
 

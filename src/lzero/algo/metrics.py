@@ -1,0 +1,48 @@
+"""Metrics of the parts of a batch, and how they combine."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, SupportsFloat
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number about a part of a batch, such as a detached scalar tensor.
+
+    Over several parts, a "mean" is Σ value / Σ weight, and a "max" is the largest value.
+    """
+
+    value: SupportsFloat
+    weight: SupportsFloat = 1.0
+    reduction: Literal["mean", "max"] = "mean"
+
+    @classmethod
+    def mean(cls, values: Tensor, weights: Tensor) -> Self:
+        """Return the mean of `values` [N] with these weights [N], such as those of the loss (`MicroBatch.weights`)."""
+        return cls((weights * values).detach().sum(), weights.sum())
+
+    @classmethod
+    def max(cls, values: Tensor) -> Self:
+        """Return the largest of `values` [N]; N ≥ 1."""
+        return cls(values.detach().max(), reduction="max")
+
+
+Metrics = dict[str, Metric]
+
+
+def combined(parts: Iterable[Mapping[str, Metric]]) -> Metrics:
+    """Return each metric over all parts that have it, as a plain number of weight 1."""
+    found: dict[str, list[Metric]] = {}
+    for part in parts:
+        for name, metric in part.items():
+            found.setdefault(name, []).append(metric)
+    return {name: Metric(_over(own), reduction=own[0].reduction) for name, own in found.items()}
+
+
+def _over(metrics: Sequence[Metric]) -> float:
+    values = [float(metric.value) for metric in metrics]
+    if metrics[0].reduction == "max":
+        return max(values)
+    return sum(values) / sum(float(metric.weight) for metric in metrics)
