@@ -301,13 +301,23 @@ def swap(file: Path, column: str, values: object, rows: int = 1) -> None:
     pq.write_table(table.set_column(index, column, pa.array(values)), file, compression="zstd")
 
 
+def swap_inside(file: Path, column: str, field: str, value: object) -> None:
+    """Write a table of a run again, with another value of a field in a column of structs."""
+    table = pq.read_table(file, partitioning=None)
+    rows = table.to_pylist()
+    rows[0][column] = (rows[0][column] or {}) | {field: value}
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), file)
+
+
 def repeated(text: str, times: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), [text])
 
 
-def list_without_end() -> pa.ListArray:
-    zeros = pa.array(np.zeros(10_000_000, np.int32))
-    return pa.ListArray.from_arrays([0, len(zeros)], zeros)
+def list_without_end() -> pa.StructArray:
+    """Return a prompt of ten million ids."""
+    zeros = pa.array(np.zeros(10_000_000, np.int64))
+    ids = pa.ListArray.from_arrays([0, len(zeros)], zeros)
+    return pa.StructArray.from_arrays([pa.array([0]), ids, pa.array(["[]"])], names=["keep", "new_ids", "new_messages"])
 
 
 def added(file: Path, **values: object) -> None:
@@ -325,7 +335,8 @@ def test_an_episode_is_read_without_the_steps_of_others(run: RunDirectory) -> No
     """These take no memory: objects of five million numbers would be 200 MB."""
     (expected,) = read_records(run.path)
     added(table_of(run, "episodes"), episode_id="other", index=1)
-    added(table_of(run, "steps"), episode_id="other", token_ids=np.zeros(5_000_000, np.int32))
+    more = {"keep": 0, "new_ids": np.zeros(5_000_000, np.int64), "new_messages": "[]"}
+    added(table_of(run, "steps"), episode_id="other", prompt=more)
     tracemalloc.start()
     try:
         record = find_record(run.path, "e")
@@ -339,9 +350,9 @@ def test_an_episode_is_read_without_the_steps_of_others(run: RunDirectory) -> No
 
 
 MANY_VALUES: dict[str, dict[str, object]] = {
-    "tokens": {"new_ids": np.zeros(2_000, np.int32)},
+    "tokens": {"prompt": {"keep": 0, "new_ids": np.zeros(2_000, np.int64), "new_messages": "[]"}},
     "lists in JSON": {"tool_calls": '[{"name":"x","arguments":{},"result":[' + "[]," * 2_000 + "[]]}]"},
-    "versions": {"versions": [{"version": 0, "num_tokens": 0}] * 1_000},
+    "versions": {"completion": {"versions": [[0, 0]] * 1_000}},
 }
 
 
@@ -365,8 +376,8 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None]]] = {
         lambda file: swap(file, "task_id", repeated("x" * 100_000, 10_000), rows=10_000),
     ),
     "a long text": ("episodes", lambda file: swap(file, "answer", ["x" * (40 << 20)])),
-    "a list without end": ("steps", lambda file: swap(file, "token_ids", list_without_end())),
-    "many rows": ("drops", lambda file: swap(file, "reason", repeated("failed", 10**6), rows=10**6)),
+    "a list without end": ("steps", lambda file: swap(file, "prompt", list_without_end())),
+    "many rows": ("rewards", lambda file: swap(file, "episode_id", repeated("e", 10**6), rows=10**6)),
 }
 
 
@@ -392,20 +403,35 @@ def test_a_small_table_that_decodes_to_much_is_a_store_error(bomb: str, run: Run
         ("episodes", "status", ["\x1b[2Jwon"]),
         ("episodes", "status", ["failed"]),
         ("episodes", "index", ["first"]),
-        ("episodes", "stop", [["a", None]]),
-        ("episodes", "failure_kind", ["engine"]),
-        ("steps", "token_ids", [[None]]),
-        ("steps", "logprobs", [[-1.0, -1.0]]),
         ("steps", "tool_calls", ["[" * 100_000]),
-        ("steps", "outputs", pa.nulls(1, pa.string())),
         ("steps", "timings", pa.nulls(1, pa.string())),
-        ("scores", "score", pa.nulls(1, pa.float64())),
-        ("scores", "parts", [["qa", "other"]]),
+        ("rewards", "score", pa.nulls(1, pa.float64())),
+        ("rewards", "parts", [["qa", "other"]]),
         ("tasks", "metadata", [[]]),
     ],
 )
 def test_a_value_that_no_record_has_is_a_store_error(name: str, column: str, value: object, run: RunDirectory) -> None:
     swap(table_of(run, name), column, value)
+    with pytest.raises(StoreError, match=r"eval-000000\.parquet"):
+        read_run(run.path)
+
+
+@attack(93)
+@pytest.mark.parametrize(
+    ("name", "column", "field", "value"),
+    [
+        ("episodes", "sampling", "stop", ["a", None]),
+        ("episodes", "failure", "kind", "engine"),
+        ("steps", "prompt", "new_ids", [None]),
+        ("steps", "completion", "logprobs", [-1.0, -1.0]),
+        ("steps", "execution", "outputs", None),
+        ("steps", "notepad", "todos", "[{}]"),
+    ],
+)
+def test_a_value_inside_of_a_struct_that_no_record_has_is_a_store_error(
+    name: str, column: str, field: str, value: object, run: RunDirectory
+) -> None:
+    swap_inside(table_of(run, name), column, field, value)
     with pytest.raises(StoreError, match=r"eval-000000\.parquet"):
         read_run(run.path)
 

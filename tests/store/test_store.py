@@ -11,13 +11,14 @@ from typing import Any, cast, get_args
 
 import duckdb
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lzero.config import Config, load_config
 from lzero.errors import StoreError
-from lzero.store import Record, RunDirectory, check_new, read_episodes, read_groups, read_records
+from lzero.store import Record, RunDirectory, check_new, read_episodes, read_records
 from lzero.types import (
     Budgets,
     Completion,
@@ -254,17 +255,13 @@ def test_rich_outputs_come_back_and_others_read_them_as_json(run: RunDirectory) 
     record = msgspec.structs.replace(plain, episodes=(msgspec.structs.replace(plain.episodes[0], steps=(step,)),))
     run.write_records([record], phase="train", update=0)
     assert list(read_records(run.path)) == [record]
-    image_of = "json_extract_string(outputs, '$[0].data.\"image/png\"')"
+    image_of = "json_extract_string(execution.outputs, '$[0].data.\"image/png\"')"
     table = duckdb.read_parquet(f"{run.path}/episodes/steps/*.parquet")
     assert table.project(image_of).fetchall() == [(image,)]
 
 
-def test_groups_are_what_is_trained_on(run: RunDirectory) -> None:
-    kept = make_record(0, scores=(1.0, None, 0.0))
-    run.write_records(
-        [kept, make_record(1, dropped="all_zero"), make_record(2, scores=(None,))], phase="train", update=0
-    )
-    (group,) = read_groups(run.path)
+def test_a_group_is_what_is_trained_on() -> None:
+    group = make_record(0, scores=(1.0, None, 0.0)).group()
     assert [episode.index for episode in group.episodes] == [0, 2]
     assert [reward.score for reward in group.rewards] == [1.0, 0.0]
 
@@ -282,17 +279,18 @@ def test_records_are_read_by_phase_in_order_of_update(run: RunDirectory) -> None
 def test_duckdb_reads_the_tables_as_they_are(run: RunDirectory) -> None:
     run.write_records([make_record(0), make_record(1, scores=(None, 1.0))], phase="train", update=4)
     root = run.path / "episodes"
-    episodes, scores, steps = (
-        duckdb.read_parquet(f"{root}/{name}/*.parquet") for name in ("episodes", "scores", "steps")
+    episodes, rewards, steps = (
+        duckdb.read_parquet(f"{root}/{name}/*.parquet") for name in ("episodes", "rewards", "steps")
     )
     rows = (
-        episodes.join(scores, "episode_id")
+        episodes.join(rewards, "episode_id")
         .join(steps, "episode_id")
-        .aggregate('"update", count(*), avg(score), sum(len(token_ids))')
+        .aggregate('"update", count(*), avg(score), sum(len(completion.token_ids))')
         .fetchall()
     )
     assert rows == [(4, 3, pytest.approx(2 / 3), 3)]
-    assert duckdb.read_parquet(f"{root}/drops/*.parquet").project("reason").fetchall() == [("failed",)]
+    failed = episodes.filter("dropped <> ''").project("dropped, failure.kind, sampling.temperature")
+    assert failed.fetchall() == [("failed", "repl", 1.0)]
 
 
 def test_advantages_are_a_side_table(run: RunDirectory) -> None:
@@ -394,6 +392,14 @@ def test_a_broken_table_is_a_store_error_with_its_path(run: RunDirectory) -> Non
     file = run.path / "episodes" / "steps" / "train-000000.parquet"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(StoreError, match=r"steps/train-000000\.parquet"):
+        list(read_episodes(run.path))
+
+
+def test_a_table_of_another_version_is_refused(run: RunDirectory) -> None:
+    run.write_records([make_record(0)], phase="train", update=0)
+    file = run.path / "episodes" / "steps" / "train-000000.parquet"
+    pq.write_table(pq.read_table(file, partitioning=None).drop_columns(["notepad"]), file)
+    with pytest.raises(StoreError, match=r"it has no column 'notepad', so another version of lzero wrote it"):
         list(read_episodes(run.path))
 
 

@@ -46,17 +46,14 @@ def open_saved(path: Path, episode_id: str) -> OpenedEpisode:
 
 def _of_training(path: Path, episode_id: str) -> OpenedEpisode:
     from lzero.engine.kinds import kind_of
-    from lzero.store import DROP_FAILED, DROP_STRAGGLER, RunDirectory, SavedEpisode, find_record
+    from lzero.store import RunDirectory, SavedEpisode, find_record
 
     config = RunDirectory.open(path).config
     record = find_record(path, episode_id) if episode_id else None
     if record is None:
         problem = f"has no episode {episode_id!r}" if episode_id else "has many episodes: name one by its id"
         raise StoreError(f"{path} {problem} (lzero show {path} lists them)")
-    episode, reward = record.episodes[0], record.rewards[0]
     sections = config.model_dump(mode="json")
     model = kind_of(config).model_name(config)
-    saved = SavedEpisode(task=record.task, episode=episode, model=model, config=sections)
-    if episode.failure is None:
-        return OpenedEpisode(saved, reward, record.dropped)
-    return OpenedEpisode(saved, None, DROP_STRAGGLER if episode.failure.kind == "straggler" else DROP_FAILED)
+    saved = SavedEpisode(task=record.task, episode=record.episodes[0], model=model, config=sections)
+    return OpenedEpisode(saved, record.rewards[0], record.drop_reasons[0])

@@ -34,7 +34,7 @@ def drop_reason(record: Record, chance: float, config: RolloutConfig) -> str:
     """
     scores = record.scores
     if len(scores) < min(2, config.episodes_per_task):
-        return DROP_STRAGGLER if record.stragglers else TOO_FEW
+        return DROP_STRAGGLER if DROP_STRAGGLER in record.drop_reasons else TOO_FEW
     if len(scores) == 1 or chance >= drop_rate(config):
         return ""
     for value, reason in zip((0.0, 1.0), UNIFORM, strict=True):

@@ -1,12 +1,11 @@
 """Store runs on disk: a training run's directory, with its episodes as Parquet tables, and an agent's episode as JSON lines."""
 
 from lzero.store.listing import EpisodeLine, find_record, list_episodes
-from lzero.store.record import DROP_FAILED, DROP_STRAGGLER, Phase, Record
+from lzero.store.record import DROP_STRAGGLER, Phase, Record
 from lzero.store.run_directory import (
     RunDirectory,
     check_new,
     read_episodes,
-    read_groups,
     read_records,
     read_rows,
 )
@@ -14,7 +13,6 @@ from lzero.store.saved import EPISODE_FILE, SavedEpisode, SavedTool, describe, r
 from lzero.store.writing import new_directory, write_beneath
 
 __all__ = [
-    "DROP_FAILED",
     "DROP_STRAGGLER",
     "EPISODE_FILE",
     "EpisodeLine",
@@ -29,7 +27,6 @@ __all__ = [
     "list_episodes",
     "new_directory",
     "read_episodes",
-    "read_groups",
     "read_records",
     "read_rows",
     "read_saved",

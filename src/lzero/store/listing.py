@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from lzero.store.from_tables import to_records
 from lzero.store.record import Phase, Record
 from lzero.store.run_directory import episode_files, read_tables_of, validated
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS, columns
+from lzero.store.tables import to_records
 from lzero.types import Status
 
 PHASES: tuple[Phase, ...] = ("eval", "sampled", "train")
@@ -41,20 +41,17 @@ def list_episodes(run: Path) -> Iterator[EpisodeLine]:
     """Yield the episodes of a run in the order of its updates. Raises StoreError."""
     files = _files(run)
     schemas = {
-        "scores": columns("scores", "episode_id", "score", "reward"),
-        "drops": SCHEMAS["drops"],
+        "rewards": columns("rewards", "episode_id", "score", "reward"),
         "episodes": columns(
-            "episodes", *("episode_id", "task_id", "status", "num_steps", "answer", "failure_kind", "failure_what")
+            "episodes", *("episode_id", "task_id", "status", "num_steps", "answer", "failure", "dropped")
         ),
     }
     read = read_tables_of(run, [file for file, _, _ in files], schemas)
     for (file, phase, update), tables in zip(files, read, strict=True):
-        scores = {row["episode_id"]: row for row in tables["scores"].to_pylist()}
-        drops = {row["episode_id"]: row["reason"] for row in tables["drops"].to_pylist()}
+        rewards = {row["episode_id"]: row for row in tables["rewards"].to_pylist()}
         for row in tables["episodes"].to_pylist():
-            scored = scores.get(row["episode_id"], {})
-            failure = f"{row['failure_kind']}: {row['failure_what']}" if row["failure_kind"] else ""
-            dropped = drops.get(row["episode_id"], "")
+            scored, failure = rewards.get(row["episode_id"], {}), row["failure"]
+            dropped = f"not trained on: {row['dropped']}" if row["dropped"] else ""
             fields = {
                 "id": row["episode_id"],
                 "task": row["task_id"],
@@ -65,7 +62,7 @@ def list_episodes(run: Path) -> Iterator[EpisodeLine]:
                 "reward": scored.get("reward"),
                 "steps": row["num_steps"],
                 "answer": row["answer"],
-                "note": failure or (f"not trained on: {dropped}" if dropped else ""),
+                "note": f"{failure['kind']}: {failure['what']}" if failure else dropped,
             }
             with validated(run, file):
                 line = msgspec.convert(fields, EpisodeLine)

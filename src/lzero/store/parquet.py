@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from lzero.apart import run_apart
 from lzero.errors import StoreError
 from lzero.paths import file_problem
-from lzero.store.schemas import JSON_COLUMNS, MAY_BE_NULL
 
 MAX_FILE_BYTES = 4 << 30
 MAX_BYTES = 8 << 30
@@ -42,7 +41,7 @@ TOGETHER_BYTES = 16 << 20
 
 
 class Wanted(NamedTuple):
-    """A file and the columns and rows to read from it. A missing column is filled with nulls if it may be null."""
+    """A file and the columns and rows to read from it."""
 
     file: Path
     schema: pa.Schema
@@ -54,8 +53,7 @@ class Wanted(NamedTuple):
 def read_tables(wanted: Iterable[Wanted]) -> Iterator[pa.Table]:
     """Yield a table for each file, with the types of its schema.
 
-    Raises StoreError for a file that is not such a table, is too large, or has nulls in a column that must not have any, and for chosen
-    rows of too many values.
+    Raises StoreError for a file that is not such a table or is too large, and for chosen rows of too many values.
     """
     for together in _batches(wanted):
         try:
@@ -139,9 +137,10 @@ def _decode(wanted: Sequence[Wanted], decoded: int, max_bytes: int) -> str:
         for path, schema, only in wanted:
             num_values = 0
             with pq.ParquetFile(path) as table, pa.ipc.new_stream(file, schema) as stream:
-                present = [name for name in schema.names if name in table.schema_arrow.names]
-                for rows in table.iter_batches(BATCH_ROWS, columns=present, use_threads=False):
-                    batch = pa.record_batch([_column(rows, field) for field in schema], schema=schema)
+                if missing := set(schema.names) - set(table.schema_arrow.names):
+                    raise ValueError(f"it has no column {min(missing)!r}, so another version of lzero wrote it")
+                for rows in table.iter_batches(BATCH_ROWS, columns=schema.names, use_threads=False):
+                    batch = pa.record_batch([rows[field.name].cast(field.type) for field in schema], schema=schema)
                     size += batch.nbytes + ROW_BYTES * batch.num_rows
                     if size > max_bytes:
                         raise ValueError(f"it holds more than {max_bytes:,} bytes, unpacked")
@@ -149,43 +148,23 @@ def _decode(wanted: Sequence[Wanted], decoded: int, max_bytes: int) -> str:
                     if only is not None:
                         column, value = only
                         batch = batch.filter(pc.equal(batch[column], value))
-                        num_values += sum(
-                            _num_values(batch[name], is_json=name in JSON_COLUMNS) for name in schema.names
-                        )
+                        num_values += sum(map(_num_values, batch.columns))
                         if num_values > MAX_VALUES:
                             raise ValueError(f"the rows of {column} = {value!r} hold more than {MAX_VALUES:,} values")
                     stream.write_batch(batch)
     return ""
 
 
-def _column(rows: pa.RecordBatch, field: pa.Field) -> pa.Array:
-    """Return a column with the type of the schema. Raises ValueError for a null that the schema does not allow."""
-    index = rows.schema.get_field_index(field.name)
-    column = pa.nulls(rows.num_rows, field.type) if index < 0 else rows.column(index).cast(field.type)
-    if (column.null_count and field.name not in MAY_BE_NULL) or any(map(_has_null, _parts(column))):
-        raise ValueError(
-            f"the column {field.name!r} lacks a value" if index >= 0 else f"it has no column {field.name!r}"
-        )
-    return column
-
-
-def _num_values(values: pa.Array, *, is_json: bool = False) -> int:
-    """Return the number of values, those in lists, maps and structs included; at least as many as JSON texts hold."""
-    if is_json:
-        found = (pc.sum(pc.count_substring(values, pattern=sign), min_count=0).as_py() for sign in ",[{")
-        return len(values) + int(sum(found))
-    return len(values) + sum(map(_num_values, _parts(values)))
-
-
-def _has_null(values: pa.Array) -> bool:
-    return values.null_count > 0 or any(map(_has_null, _parts(values)))
-
-
-def _parts(values: pa.Array) -> Sequence[pa.Array]:
-    """Return the arrays that lists, maps and structs are made of."""
-    kind = values.type
+def _num_values(values: pa.Array) -> int:
+    """Return the number of values, those in lists, maps and structs included. A text counts as many as it would hold as JSON, or more."""
+    kind, parts = values.type, []
+    if pa.types.is_string(kind):
+        counts = (pc.sum(pc.count_substring(values, pattern=sign), min_count=0).as_py() for sign in ",[{")
+        return len(values) + int(sum(counts))
     if pa.types.is_map(kind):
-        return [values.keys, values.items]
-    if pa.types.is_list(kind):
-        return [values.flatten()]
-    return values.flatten() if pa.types.is_struct(kind) else []
+        parts = [values.keys, values.items]
+    elif pa.types.is_list(kind):
+        parts = [values.flatten()]
+    elif pa.types.is_struct(kind):
+        parts = values.flatten()
+    return len(values) + sum(map(_num_values, parts))

@@ -44,10 +44,12 @@ class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return tuple(reward.score for _, reward in self.scored)
 
     @property
-    def stragglers(self) -> int:
-        """Number of its episodes that were cut off."""
-        failures = [episode.failure for episode in self.episodes]
-        return sum(failure is not None and failure.kind == "straggler" for failure in failures)
+    def drop_reasons(self) -> tuple[str, ...]:
+        """Why each episode is not trained on; "" if it is."""
+        kinds = (episode.failure and episode.failure.kind for episode in self.episodes)
+        return tuple(
+            self.dropped if kind is None else DROP_STRAGGLER if kind == "straggler" else DROP_FAILED for kind in kinds
+        )
 
     def group(self) -> Group:
         """Return the group of the episodes that did not fail."""

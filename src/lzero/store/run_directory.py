@@ -34,13 +34,12 @@ import lzero
 from lzero.config import Config, load_config
 from lzero.errors import ConfigError, StoreError
 from lzero.paths import read_bounded
-from lzero.store.from_tables import to_episodes, to_records
 from lzero.store.parquet import Wanted, read_tables
 from lzero.store.record import Phase, Record
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS
-from lzero.store.tables import to_table, to_tables
+from lzero.store.tables import to_episodes, to_records, to_table, to_tables
 from lzero.store.writing import new_directory, told, write_whole
-from lzero.types import Episode, Group, Json
+from lzero.types import Episode, Json
 
 logger = logging.getLogger(__name__)
 
@@ -259,13 +258,6 @@ def read_episodes(path: Path, *, phase: Phase | None = None) -> Iterator[Episode
         with validated(path, file):
             episodes = to_episodes(tables)
         yield from episodes
-
-
-def read_groups(path: Path, *, phase: Phase | None = None) -> Iterator[Group]:
-    """Yield the groups that were trained on: not dropped, without their failed episodes. Raises StoreError."""
-    for record in read_records(path, phase=phase):
-        if not record.dropped and record.scored:
-            yield record.group()
 
 
 def read_rows(path: Path, name: str, *, phase: Phase, update: int) -> list[dict[str, Any]]:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import msgspec
 from msgspec import structs
 
 from lzero.algo.batches import Scored
 from lzero.errors import TrainError
 from lzero.store import RunDirectory, read_rows
+from lzero.store.tables import unpacked
 from lzero.types import Sample
 
 LEARNED = ("advantages", "reference_logprobs", "old_logprobs")
@@ -75,7 +75,7 @@ def read_skipped(path: Path, *, update: int) -> Sequence[SkippedStep]:
     for (number, reason), group in groupby(rows, key=lambda row: (row["optimiser_step"], row["reason"])):
         batch = tuple(
             Scored(
-                sample=msgspec.convert({name: row[name] for name in Sample.__struct_fields__}, Sample),
+                sample=unpacked(row, Sample),
                 **{name: tuple(row[name]) for name in LEARNED},
             )
             for row in group

@@ -112,8 +112,8 @@ def update_policy(
 ) -> Metrics:
     """Make one optimiser step on the whole batch: accumulate gradients over micro-batches, clip them together, apply them once.
 
-    `entropies`: whether the loss needs them. `train/logprob_gap` is the mean over action tokens of |log π_trainer − log π_sampler|. On-policy
-    and in one precision it is rounding error; a larger value means that the two are not the same policy.
+    `entropies`: whether the loss needs them. `train/logprob_gap` is the mean over action tokens of |log π_trainer − log π_sampler|.
+    On-policy and in one precision it is rounding error; a larger value means that the two are not the same policy.
 
     Raises NotFinite, with weights and moments unchanged, if the loss or the gradient is not finite.
     """
