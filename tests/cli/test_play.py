@@ -111,7 +111,7 @@ def test_the_end_shows_answer_gold_score_and_reward() -> None:
         "answer  Kato",
         "gold    Kato | Kato I",
         "score   1",
-        "reward  0.90 = qa 0.80, format 0.10",
+        "reward  0.9 = qa 0.8, format 0.1",
     ]
 
 

@@ -67,7 +67,7 @@ def test_a_scripted_policy_plays_step_by_step() -> None:
     assert done.code == 0, done.err
     assert done.out.count("<output>") == 3
     assert "status  finished, 4 of 6 steps" in done.out
-    assert "reward  1.00 = qa 0.80, format 0.10, execution 0.10" in done.out
+    assert "reward  1 = qa 0.8, format 0.1, execution 0.1" in done.out
 
 
 def test_a_policy_of_ones_own_has_the_budgets_of_a_scripted_engine(tmp_path: Path) -> None:

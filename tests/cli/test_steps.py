@@ -2,9 +2,11 @@
 
 import io
 
+import msgspec
 from rich.console import Console
 
 from lzero.cli.steps import StepPrinter
+from lzero.environments.stateless import StatelessScene
 from lzero.types import (
     Budgets,
     Completion,
@@ -102,6 +104,18 @@ def test_the_end_says_how_and_what_it_took() -> None:
     assert "Kato source (http://127.0.0.1)" in text
     failure = Failure(kind="engine", what="nobody\x1b[2J answers", where="step 0")
     assert "engine at step 0: nobody answers" in printed(make_episode(answer=None, failure=failure))
+
+
+def test_the_world_is_shown_before_the_steps_and_at_the_end() -> None:
+    stream = io.StringIO()
+    printer = StepPrinter(Console(file=stream, width=120, color_system=None))
+    printer.on_scene(StatelessScene())
+    assert not stream.getvalue()
+    printer.on_scene(StatelessScene(observation=f"Your purse holds 5 coins. {HOSTILE}"))
+    assert stream.getvalue() == f"Your purse holds 5 coins. {SHOWN}\n"
+    printer.print_answer(msgspec.structs.replace(make_episode(), outcome={"coins": 3, "paid": HOSTILE}))
+    assert 'outcome {"coins":3,"paid":"' in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
 
 
 def test_a_terminal_shows_what_comes_and_then_the_step() -> None:

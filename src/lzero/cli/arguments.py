@@ -1,7 +1,9 @@
 """Read the arguments that every command takes: an optional TOML file, then `section.key=value` overrides."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     from lzero.config import Config
 
+Options = TypeVar("Options")
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(
@@ -40,6 +43,20 @@ def read_config(arguments: list[str] | None, *, policy: str = "") -> "Config":
     if ":" in policy:  # one of the user's own, which writes any words: a byte is a token
         config = config.model_copy(update={"engine": ScriptedEngineConfig(policy=policy)})
     return fit_budgets(config)
+
+
+def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """Let the arguments and options of a command be the fields of a dataclass, of which it gets an object."""
+
+    def decorated(command: Callable[[Options], None]) -> Callable[..., None]:
+        def called(**given: Any) -> None:
+            command(options(**given))
+
+        called.__doc__ = command.__doc__
+        called.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]
+        return called
+
+    return decorated
 
 
 def say(console: "Console", text: str) -> None:

@@ -15,7 +15,8 @@ from lzero.agent.session import Session
 from lzero.agent.setting import budgets_of
 from lzero.agent.watch import ForwardingWatcher
 from lzero.cli.arguments import say
-from lzero.cli.question import BRING_ONE, Question, open_agent, plays_nano, read_config
+from lzero.cli.question import BRING_ONE, open_agent, plays_nano, read_config
+from lzero.cli.run import Question
 from lzero.cli.steps import StepPrinter
 from lzero.errors import ConfigError, ReplError, WorkspaceError
 from lzero.store import EPISODE_FILE, new_directory, write_beneath

@@ -2,8 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from lzero.text import counted, one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lzero.cli.show import Shown
     from lzero.store import EpisodeLine
 
 PAGE = 40
@@ -22,28 +22,13 @@ CHARS = 40
 """The most characters of an answer, task id or note in a line."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """Filter and page of a list of episodes."""
-
-    failed: bool
-    wrong: bool
-    task: str
-    limit: int | None
-    page: int | None
-
-    def takes(self, line: "EpisodeLine") -> bool:
-        kinds = [line.status == "failed"] * self.failed + [line.is_wrong] * self.wrong
-        return (not kinds or any(kinds)) and self.task in ("", line.task)
-
-
-def list_run(run: Path, choice: Choice, *, json: bool) -> None:
+def list_run(choice: "Shown") -> None:
     """Print the chosen episodes of a run. Raises StoreError, and ConfigError for a page that does not exist."""
     from lzero.store import list_episodes
 
-    every = list(list_episodes(run))
-    lines = [line for line in every if choice.takes(line)]
-    if json:
+    every = list(list_episodes(choice.path))
+    lines = [line for line in every if _is_chosen(line, choice)]
+    if choice.json:
         import msgspec
 
         shown = lines if choice.limit is None and choice.page is None else _page(lines, choice)[0]
@@ -52,12 +37,17 @@ def list_run(run: Path, choice: Choice, *, json: bool) -> None:
     from rich.console import Console
 
     shown, first, of = _page(lines, choice)
-    _print(Console(), run, shown, first=first, total=len(lines), of=of)
+    _print(Console(), choice.path, shown, first=first, total=len(lines), of=of)
     if lines:
         _print_failing(Console(), every)
 
 
-def _page(lines: "Sequence[EpisodeLine]", choice: Choice) -> "tuple[list[EpisodeLine], int, str]":
+def _is_chosen(line: "EpisodeLine", choice: "Shown") -> bool:
+    kinds = [line.status == "failed"] * choice.failed + [line.is_wrong] * choice.wrong
+    return (not kinds or any(kinds)) and choice.task in ("", line.task)
+
+
+def _page(lines: "Sequence[EpisodeLine]", choice: "Shown") -> "tuple[list[EpisodeLine], int, str]":
     """Return the lines of the page, the number of the first (from 1), and " (page 2 of 3…)", or "" if there is one page only."""
     limit, page = choice.limit or PAGE, choice.page or 1
     pages = max(1, math.ceil(len(lines) / limit))
@@ -118,10 +108,3 @@ def _cells(line: "EpisodeLine") -> tuple[str, ...]:
 def _short(text: str, chars: int = CHARS) -> str:
     text = one_line(text[: 4 * chars])
     return text if len(text) <= chars else f"{text[: chars - 1]}…"
-
-
-def flags_set(choice: Choice) -> Iterable[str]:
-    """Yield the command-line flags that filter the list: "--failed", …."""
-    flags = {"failed": choice.failed, "wrong": choice.wrong, "task": choice.task, "limit": choice.limit}
-    flags["page"] = choice.page
-    return (f"--{name}" for name, value in flags.items() if value)

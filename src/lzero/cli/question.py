@@ -1,49 +1,25 @@
-"""Read the options of `lzero run`, and make the agent and the task."""
+"""Make the agent and the task of `lzero run`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lzero.agent import NBAgent, make_task
+from lzero.cli.run import Question
 from lzero.config import NANO, Config, EnvironmentConfig, LocalEngineConfig, load_config
 from lzero.environments.search import SEARCH_RESULTS
 from lzero.errors import ConfigError
 from lzero.protocols import Tool
 from lzero.rollout.compose import eval_tasks
-from lzero.types import Task
+from lzero.types import ABILITIES, Task
 
 BRING_ONE = (
     "No --model is given, so the bundled nano model answers a question of the built-in world, which is all it knows. To use another model: "
     "--model NAME for OpenAI (OPENAI_API_KEY); --model NAME --base-url URL for vLLM, SGLang, Ollama and others; --model DIRECTORY for "
     "a Hugging Face model."
 )
-ABILITIES = ("qa", "math", "data", "search", "files")
 _SECTIONS = ("agent", "repl", "tools", "model", "engine", "environment")
 """Sections of which all keys have an effect here."""
 _KEYS = ("run.seed",)
 _KEYS_OF_NANO = ("run.seed", "tasks.eval", "tasks.hops")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """The options of the command line."""
-
-    text: str
-    model: str
-    base_url: str
-    files: tuple[Path, ...]
-    tools: tuple[str, ...]
-    mcp: tuple[str, ...]
-    corpus: str
-    ability: str
-    temperature: float
-    agent: Mapping[str, Any]
-    """Keys of [agent] that flags set."""
-    workspace_out: Path | None
-    out: Path | None
-    config: Path | None
-    changes: tuple[str, ...]
 
 
 def plays_nano(question: Question, config: Config) -> bool:
@@ -55,9 +31,10 @@ def read_config(question: Question) -> Config:
     """Return the configuration. Raises ConfigError, also for a change without effect and an unknown ability."""
     if question.ability and question.ability not in ABILITIES:
         raise ConfigError(f"--ability {question.ability} is unknown: use one of {', '.join(ABILITIES)}")
-    config = load_config(question.config, question.changes)
+    changes = question.set or ()
+    config = load_config(question.config, changes)
     acting = _KEYS_OF_NANO if plays_nano(question, config) else _KEYS
-    for change in question.changes:
+    for change in changes:
         key = change.partition("=")[0]
         if key.partition(".")[0] not in _SECTIONS and key not in acting:
             raise ConfigError(f"--set {change} has no effect in `lzero run`: the key belongs to training")
@@ -70,22 +47,28 @@ def open_agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
         return _nano(question, config)
     if not question.text:
         raise ConfigError('no question is given: lzero run "…" --model …')
-    task = make_task(question.text, question.files, ability=question.ability)
-    tools: list[str | Tool] = [*config.agent.tools, *question.tools]
+    task = make_task(question.text, question.file or (), ability=question.ability)
+    tools: list[str | Tool] = [*config.agent.tools, *(question.tool or ())]
     agent_config = config.agent.model_copy(update={"tools": ()})
     config = config.model_copy(update={"agent": agent_config, "environment": _environment(question, config)})
     model = question.model or (config.model.path if config.engine == LocalEngineConfig() else None)
     agent = NBAgent(
         model,
         tools=tools,
-        mcp=question.mcp,
+        mcp=question.mcp or (),
         base_url=question.base_url,
         temperature=question.temperature,
         seed=config.run.seed,
         config=config,
-        **question.agent,
+        **_agent_keys(question),
     )
     return agent, task
+
+
+def _agent_keys(question: Question) -> dict[str, Any]:
+    """Return the keys of [agent] that flags set."""
+    keys = {"max_steps": question.max_steps, "max_tokens": question.max_tokens, "memory": question.memory}
+    return {key: value for key, value in (keys | {"answer_style": question.answer}).items() if value}
 
 
 def _environment(question: Question, config: Config) -> EnvironmentConfig:
@@ -103,10 +86,8 @@ def _environment(question: Question, config: Config) -> EnvironmentConfig:
 
 def _nano(question: Question, config: Config) -> tuple[NBAgent, Task]:
     """Return the bundled model, as the demo trains it, and a task of its world. Raises ConfigError for flags without effect."""
-    flags = {"file": question.files, "tool": question.tools, "mcp": question.mcp, "corpus": question.corpus}
-    flags |= {"base-url": question.base_url, "ability": question.ability}
-    flags |= {name.replace("_", "-").removesuffix("-style"): value for name, value in question.agent.items()}
-    if idle := [f"--{name}" for name, value in flags.items() if value]:
+    names = ("file", "tool", "mcp", "corpus", "base_url", "ability", "max_steps", "max_tokens", "memory", "answer")
+    if idle := [f"--{name.replace('_', '-')}" for name in names if getattr(question, name)]:
         raise ConfigError(
             f"{', '.join(idle)} would have no effect without --model: the bundled nano model knows only its own world"
         )

@@ -1,10 +1,13 @@
 """`lzero show`: list the episodes of a run, or print one step by step."""
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
+from lzero.cli.arguments import takes
 from lzero.cli.saved import OpenedEpisode, SavedPath, is_training_run, open_saved
 from lzero.errors import ConfigError
 
@@ -16,51 +19,58 @@ if TYPE_CHECKING:
     from lzero.store import SavedEpisode
 
 
-def show(
-    path: SavedPath,
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What to print of a run: one episode, or a list. `failed` to `page` choose from the list."""
+
+    path: SavedPath
     episode: Annotated[
         str, typer.Argument(metavar="[EPISODE]", help="Id of an episode of a training run.", show_default=False)
-    ] = "",
-    step: Annotated[int | None, typer.Option("--step", min=1, help="Print only this step, from 1.")] = None,
-    prompt: Annotated[
-        bool, typer.Option("--prompt", help="Print each step's prompt, too, as the model saw it.")
-    ] = False,
-    failed: Annotated[bool, typer.Option("--failed", help="List episodes that failed.")] = False,
-    wrong: Annotated[bool, typer.Option("--wrong", help="List episodes that score less than 1.")] = False,
-    task: Annotated[str, typer.Option("--task", help="List episodes of the task with this id.")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="Episodes of a page of the list (40).")] = None,
-    page: Annotated[int | None, typer.Option(min=1, help="Which page of the list, from 1.")] = None,
+    ] = ""
+    step: Annotated[int | None, Option("--step", min=1, help="Print only this step, from 1.")] = None
+    prompt: Annotated[bool, Option("--prompt", help="Print each step's prompt, too, as the model saw it.")] = False
+    failed: Annotated[bool, Option("--failed", help="List episodes that failed.")] = False
+    wrong: Annotated[bool, Option("--wrong", help="List episodes that score less than 1.")] = False
+    task: Annotated[str, Option("--task", help="List episodes of the task with this id.")] = ""
+    limit: Annotated[int | None, Option(min=1, help="Episodes of a page of the list (40).")] = None
+    page: Annotated[int | None, Option(min=1, help="Which page of the list, from 1.")] = None
     json: Annotated[
-        bool, typer.Option("--json", help="Print JSON: a line an episode of the list, or one line with all of one.")
-    ] = False,
-) -> None:
+        bool, Option("--json", help="Print JSON: a line an episode of the list, or one line with all of one.")
+    ] = False
+
+
+@takes(Shown)
+def show(wanted: Shown) -> None:
     """List the episodes of a training run, or print one: question, thoughts, code, outputs, answer, gold answer, score, reward.
 
     Example: lzero show runs/world-20260131-174501 --wrong
 
     A run of `lzero run` has one episode, which is printed.
     """
-    from lzero.cli.listing import Choice, flags_set, list_run
+    path, step = wanted.path, wanted.step
+    if is_training_run(path) and not wanted.episode:
+        from lzero.cli.listing import list_run
 
-    choice = Choice(failed=failed, wrong=wrong, task=task, limit=limit, page=page)
-    if is_training_run(path) and not episode:
-        if step or prompt:
+        if step or wanted.prompt:
             raise ConfigError(f"{'--step' if step else '--prompt'} needs an episode: lzero show {path} EPISODE")
-        list_run(path, choice, json=json)
+        list_run(wanted)
         return
-    opened = open_saved(path, episode)
-    for flag in flags_set(choice):
-        raise ConfigError(f"{flag} has no effect on one episode: it chooses from the list of a training run's episodes")
+    opened = open_saved(path, wanted.episode)
+    for name in ("failed", "wrong", "task", "limit", "page"):
+        if getattr(wanted, name):
+            raise ConfigError(
+                f"--{name} has no effect on one episode: it chooses from the list of a training run's episodes"
+            )
     steps = opened.saved.episode.steps
     if step is not None and step > len(steps):
         raise ConfigError(f"--step {step}: the episode has {len(steps)} steps")
-    if json:
+    if wanted.json:
         _write_json(opened, step)
         return
     from rich.console import Console
 
     numbers = range(step, step + 1) if step else range(1, len(steps) + 1)
-    _print(Console(), opened, numbers, whole=step is None, prompts=_prompts(opened.saved) if prompt else [])
+    _print(Console(), opened, numbers, whole=step is None, prompts=_prompts(opened.saved) if wanted.prompt else [])
 
 
 def _write_json(opened: OpenedEpisode, step: int | None) -> None:
@@ -77,7 +87,7 @@ def _write_json(opened: OpenedEpisode, step: int | None) -> None:
 def _print(console: "Console", opened: OpenedEpisode, numbers: range, *, whole: bool, prompts: list[str]) -> None:
     from rich.text import Text
 
-    from lzero.cli.steps import StepPrinter
+    from lzero.cli.steps import StepPrinter, result_lines
     from lzero.visible import clean
 
     saved = opened.saved
@@ -95,17 +105,9 @@ def _print(console: "Console", opened: OpenedEpisode, numbers: range, *, whole: 
         printer.print_step(saved.episode.steps[number - 1], number)
     if whole:
         printer.print_answer(saved.episode)
-        for line in _scored(opened):
-            console.print(Text(clean(line), style="dim"), soft_wrap=True)
-
-
-def _scored(opened: OpenedEpisode) -> list[str]:
-    """Return lines on the gold answers, the score and the parts of the reward, as far as they are known."""
-    lines = [f"gold    {' | '.join(opened.saved.task.answers)}"] if opened.saved.task.answers else []
-    if (reward := opened.reward) is not None:
-        parts = ", ".join(f"{name} {sum(values):.3g}" for name, values in reward.parts.items())
-        lines += [f"score   {reward.score:g}", f"reward  {sum(reward.per_step):.3g}" + (f" = {parts}" if parts else "")]
-    return lines + ([f"not trained on: {opened.dropped}"] if opened.dropped else [])
+        lines = result_lines(saved.task, opened.reward)
+        for line in (*lines, *([f"not trained on: {clean(opened.dropped)}"] if opened.dropped else [])):
+            console.print(Text(line, style="dim"), soft_wrap=True)
 
 
 def _prompts(saved: "SavedEpisode") -> list[str]:

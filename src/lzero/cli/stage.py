@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.outputs import render_output
 from lzero.cli.keyboard import Keyboard
+from lzero.cli.steps import outcome_lines, result_lines
 from lzero.config import Config
 from lzero.engine.kinds import OpenedEngine
 from lzero.engine.scripted.engine import WithoutModel, complete, decode
@@ -146,7 +147,7 @@ async def read_reply(next_line: Callable[[], Awaitable[str | None]]) -> str:
 
 
 def ending(task: Task, episode: Episode, reward: Reward | None, config: Config) -> str:
-    """Return the result as lines: the last output, the answer next to the gold one, the score and the parts of the reward."""
+    """Return the result as lines: the last output, the answer, the outcome, and `result_lines`."""
     lines = []
     last = episode.steps[-1] if episode.steps else None
     if last is not None and last.execution is not None:
@@ -158,9 +159,5 @@ def ending(task: Task, episode: Episode, reward: Reward | None, config: Config) 
         "",
         f"status  {episode.status.replace('_', ' ')}, {len(episode.steps)} of {episode.budgets.max_steps} steps",
         f"answer  {answer}",
-        f"gold    {clean(' | '.join(task.answers)) or 'none'}",
     ]
-    if reward is not None:
-        parts = ", ".join(f"{name} {sum(values):.2f}" for name, values in reward.parts.items())
-        lines += [f"score   {reward.score:g}", f"reward  {sum(reward.per_step):.2f}" + (f" = {parts}" if parts else "")]
-    return "\n".join(lines)
+    return "\n".join([*lines, *outcome_lines(episode), *result_lines(task, reward)])

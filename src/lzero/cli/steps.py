@@ -18,8 +18,9 @@ from rich.text import Text
 from lzero.agent.notepad import render_notepad
 from lzero.agent.outputs import cut, render_output
 from lzero.agent.watch import Watcher
+from lzero.protocols import Scene
 from lzero.text import counted
-from lzero.types import Budgets, Episode, Json, Notepad, Step, ToolCall
+from lzero.types import Budgets, Episode, Json, Notepad, Reward, Step, Task, ToolCall
 from lzero.visible import clean
 
 OUTPUT_CHARS = 2_000
@@ -68,6 +69,10 @@ class StepPrinter(Watcher):
         self._tail.clear()
         self._cell, self._calls = "", []
 
+    def on_scene(self, scene: Scene) -> None:
+        if scene.observation:
+            self._console.print(Text(cut(clean(scene.observation), TEXT_CHARS)))
+
     def on_text(self, kind: str, piece: str) -> None:
         if kind == "restart":
             self._tail.clear()
@@ -95,7 +100,7 @@ class StepPrinter(Watcher):
         self._notepad = step.notepad
 
     def print_answer(self, episode: Episode) -> None:
-        """Print how the episode ended, what it used, and its answer as Markdown."""
+        """Print how the episode ended, what it used, its answer as Markdown, and the outcome of its scene."""
         self._console.print()
         self._console.print(Rule(Text(_ending(episode), style="bold"), align="left", style="dim"))
         if episode.failure is not None:
@@ -109,6 +114,8 @@ class StepPrinter(Watcher):
             self._console.print(Text(told, style="red"))
         elif episode.failure is None:
             self._console.print(Text("no answer was submitted", style="red"))
+        for line in outcome_lines(episode):
+            self._console.print(Text(line, style="dim"), soft_wrap=True)
 
     def _show(self) -> None:
         if self._live is None and self._console.is_terminal:
@@ -193,6 +200,20 @@ def _ending(episode: Episode) -> str:
         work_s = sum(step.timings.get("work", 0.0) for step in episode.steps)
         parts.append(f"{work_s:.1f} of {episode.budgets.work_s:,g} s for cells and tools")
     return " · ".join(parts)
+
+
+def outcome_lines(episode: Episode) -> list[str]:
+    """Return a line on the outcome of the episode's scene, if it has one."""
+    return [] if episode.outcome is None else [f"outcome {clean(cut(_literal(episode.outcome), OUTPUT_CHARS))}"]
+
+
+def result_lines(task: Task, reward: Reward | None) -> list[str]:
+    """Return lines on the gold answers, the score and the parts of the reward, as far as they are known."""
+    lines = [f"gold    {' | '.join(task.answers)}"] if task.answers else []
+    if reward is not None:
+        parts = ", ".join(f"{name} {sum(values):.3g}" for name, values in reward.parts.items())
+        lines += [f"score   {reward.score:g}", f"reward  {sum(reward.per_step):.3g}" + (f" = {parts}" if parts else "")]
+    return [clean(line) for line in lines]
 
 
 def _call(call: ToolCall) -> Text:
