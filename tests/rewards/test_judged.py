@@ -46,7 +46,7 @@ def settings(server: ChatServer, *overrides: str) -> Config:
 
 async def evaluated(config: Config, directory: Path) -> Evaluation:
     async with build(config) as parts:
-        parts.runner.keep_verdicts(directory)
+        parts.runner.scorer.keep_verdicts(directory)
         return await Evaluator(runner=parts.runner, source=eval_tasks(config), config=config).greedy()
 
 

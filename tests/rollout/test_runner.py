@@ -8,7 +8,7 @@ from rollout_fakes import FakeEpisodes, Shuffler, make_runner, make_task
 from lzero.config import RolloutConfig
 from lzero.errors import RewardError, TrainError
 from lzero.rollout.concurrency import run_all
-from lzero.rollout.failures import WINDOW, WORST, Failing, TaskFailures, by_task
+from lzero.rollout.failures import KINDS, WINDOW, WORST, Failing, TaskFailures, by_task
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
 from lzero.store import Record
@@ -41,7 +41,7 @@ async def test_what_we_broke_is_tried_once_more_under_the_same_seed() -> None:
     assert found.scores == (1.0,)
     assert episodes.attempts == ["train-0/0/0"] * 2
     assert seeds[0] == seeds[1]
-    assert runner.take_failures()["repl"] == 1, "a failure that was mended counts, too"
+    assert runner.take_failures().kinds["repl"] == 1, "a failure that was mended counts, too"
 
 
 async def test_what_breaks_twice_is_kept_without_a_reward() -> None:
@@ -51,8 +51,8 @@ async def test_what_breaks_twice_is_kept_without_a_reward() -> None:
     assert found.rewards == (None,)
     assert found.group().episodes == ()
     assert len(episodes.attempts) == 2
-    assert {kind: count for kind, count in runner.take_failures().items() if count} == {"repl": 2}
-    assert runner.take_failures()["repl"] == 0
+    assert {kind: count for kind, count in runner.take_failures().kinds.items() if count} == {"repl": 2}
+    assert runner.take_failures().kinds["repl"] == 0
 
 
 async def test_a_reward_function_that_fails_is_our_failure_and_is_not_asked_again() -> None:
@@ -66,7 +66,7 @@ async def test_a_reward_function_that_fails_is_our_failure_and_is_not_asked_agai
     assert (episode.failure.kind, episode.failure.where) == ("reward", "scoring task task-0")
     assert "no such metric" in episode.failure.what
     assert len(episodes.attempts) == 1
-    assert runner.take_failures()["reward"] == 1
+    assert runner.take_failures().kinds["reward"] == 1
 
 
 async def test_an_episode_that_is_scored_holds_no_place_of_one_that_could_run() -> None:
@@ -97,7 +97,7 @@ async def test_old_failures_are_forgotten() -> None:
     for _ in range(4):
         await record(runner, position=0)
         await run_all(record(runner, position=position) for position in range(1, WINDOW))
-    assert runner.take_failures()["repl"] == 8
+    assert runner.take_failures().kinds["repl"] == 8
 
 
 async def test_episodes_that_run_at_once_are_bounded() -> None:
@@ -150,9 +150,10 @@ async def test_failed_attempts_are_counted_by_task_the_worst_first() -> None:
     runner = make_runner(FakeEpisodes(decide), max_failure_rate=1.0)
     for position in range(10):
         await record(runner, position=position, num_episodes=2)
-    found = runner.take_failing()
+    found = runner.take_failures()
     assert (found.attempts, found.failed_attempts, found.tasks, found.failing_tasks) == (26, 8, 10, 3)
-    assert found.metrics() == {"rollout/failed_attempts": 8 / 26, "rollout/failing_tasks": 0.3}
+    shares = {"rollout/failed_attempts": 8 / 26, "rollout/failing_tasks": 0.3}
+    assert found.metrics() == shares | {f"failures/{kind}": 8.0 * (kind == "repl") for kind in KINDS}
     assert [str(each) for each in found.worst] == [
         "task-0 (4 of 4: repl)",
         "task-1 (2 of 4: repl)",
@@ -160,7 +161,7 @@ async def test_failed_attempts_are_counted_by_task_the_worst_first() -> None:
     ]
     assert [each.often for each in found.worst] == [True, True, True]
     assert found.line()["failing_tasks"][0] == {"task": "task-0", "attempts": 4, "failed": 4, "kinds": {"repl": 4}}  # type: ignore[index]
-    assert runner.take_failing() == Failing(), "each is told once"
+    assert runner.take_failures() == Failing(kinds=dict.fromkeys(KINDS, 0)), "each is told once"
 
 
 def test_only_a_few_of_the_failing_tasks_are_named_and_several_updates_are_added_up() -> None:

@@ -63,7 +63,7 @@ async def scored(
     record = await runner.record(TASK, name="x", num_episodes=1, sampling=Sampling(), seed=1, cutoff=cutoff)
     (episode,), (reward,) = record.episodes, record.rewards
     assert episode.failure is None, episode.failure
-    assert not any(runner.take_failures().values())
+    assert not any(runner.take_failures().kinds.values())
     assert len(begun) == 1, "it is not begun again"
     assert reward is not None
     assert len(reward.per_step) == len(episode.steps) > 0

@@ -2,7 +2,6 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -10,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lzero.cli.arguments import say
+from lzero.rollout.failures import kinds_in, listed
 from lzero.types import Update
 
 SHOWN_UPDATES = 12
@@ -40,14 +40,6 @@ def sparkline(values: list[float]) -> str:
     return "".join(BARS[min(len(BARS) - 1, max(0, int(value * len(BARS))))] for value in values)
 
 
-def failures_by_kind(metrics: Mapping[str, float]) -> str:
-    """Return the failures by kind, as in "repl 2, engine 1"; "0" for none."""
-    counts = {
-        name.removeprefix("failures/"): int(count) for name, count in metrics.items() if name.startswith("failures/")
-    }
-    return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()) if count) or "0"
-
-
 def cells(update: Update, *, num_updates: int, left_s: float) -> tuple[str, ...]:
     """Return one row of the table, in the order of COLUMNS."""
     metrics = update.metrics
@@ -65,7 +57,7 @@ def cells(update: Update, *, num_updates: int, left_s: float) -> tuple[str, ...]
         number("rollout/episodes", ".0f"),
         number("rollout/steps_per_episode", ".2f"),
         number("rollout/tokens_per_s", ",.0f"),
-        failures_by_kind(metrics),
+        listed(kinds_in([metrics])) or "0",
         number("time/update_s", ".1f"),
         minutes(left_s),
     )

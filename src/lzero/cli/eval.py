@@ -76,7 +76,7 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
         named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})
         run = RunDirectory.create(config.model_copy(update={"run": named}))
         run.append_sandbox(opened.sandbox)
-        opened.runner.keep_verdicts(run.path)
+        opened.runner.scorer.keep_verdicts(run.path)
         with (
             run.logged(),
             Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
@@ -112,6 +112,7 @@ def summary_rows(evaluation: "Evaluation", config: "Config") -> list[tuple[str, 
 
     If many episodes ran out of a budget, its row names the key.
     """
+    from lzero.rollout.failures import kinds_in, listed
     from lzero.text import counted
 
     agent = config.agent
@@ -135,8 +136,7 @@ def summary_rows(evaluation: "Evaluation", config: "Config") -> list[tuple[str, 
     if (cut_off := metrics.get("rollout/cut_off", 0.0)) >= MANY:
         fix = f"of the steps: raise agent.response_tokens = {agent.response_tokens:,}"
         rows.append((f"{name} replies cut off", f"{cut_off:.1%}", fix))
-    kinds = ", ".join(f"{kind} {count}" for kind, count in _failures([evaluation]).items())
-    if kinds:
+    if kinds := listed(kinds_in([metrics])):
         rows.append((f"{name} failures", kinds, f"{evaluation.num_failed} episodes failed twice and are not scored"))
     return rows
 
@@ -149,27 +149,18 @@ def _fix(status: str, share: float, agent: "AgentConfig") -> str:
     return f": raise agent.{keys[status]} = {getattr(agent, keys[status]):,}"
 
 
-def _failures(evaluations: "list[Evaluation]") -> dict[str, int]:
-    """Return failed attempts by kind, those with a successful retry included; kinds that did not occur are left out."""
-    counts: dict[str, int] = {}
-    for evaluation in evaluations:
-        for metric, count in evaluation.metrics.items():
-            kind = metric.removeprefix("failures/")
-            if kind != metric and count:
-                counts[kind] = counts.get(kind, 0) + int(count)
-    return counts
-
-
 def _as_json(evaluations: "list[Evaluation]", run: "RunDirectory", seconds: float) -> str:
     import msgspec
 
-    greedy = evaluations[0]
+    from lzero.rollout.failures import kinds_in
+
+    greedy, failures = evaluations[0], kinds_in(evaluation.metrics for evaluation in evaluations)
     line: dict[str, object] = {
         "score": greedy.score,
         "score_by_hops": greedy.score_by_hops,
         "num_tasks": greedy.num_tasks,
         "num_failed": sum(evaluation.num_failed for evaluation in evaluations),
-        "failures": _failures(evaluations),
+        "failures": {kind: count for kind, count in failures.items() if count},
     }
     for evaluation in evaluations[1:]:
         line |= {"sampled_score": evaluation.score, "pass_at_k": evaluation.pass_at_k}

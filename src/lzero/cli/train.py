@@ -188,6 +188,7 @@ def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
 def _show(console: "Console", report: "Report") -> None:
     """Print the end of a run: one episode before and after, the scores, the curve, and where everything is."""
     from lzero.eval.transcript import episode_panel
+    from lzero.rollout.failures import listed
     from lzero.view.curve import draw_curve
 
     assert report.before is not None
@@ -197,7 +198,7 @@ def _show(console: "Console", report: "Report") -> None:
         console.print(episode_panel(pair[1], title="the same task, after training"))
     console.print(score_table(report.before, report.after))
     curve = draw_curve(report.run.path)
-    failures = ", ".join(f"{kind} {count}" for kind, count in sorted(report.failures.items()) if count) or "none"
+    failures = listed(report.failures) or "none"
     if report.failing:
         failures += f" (most at {'; '.join(map(str, report.failing))})"
     say(

@@ -12,9 +12,9 @@ from lzero.config import Config
 from lzero.errors import TrainError
 from lzero.protocols import TaskSource
 from lzero.rollout.concurrency import run_all
-from lzero.rollout.failures import Failing, explain
+from lzero.rollout.failures import Failing, explain, listed
 from lzero.rollout.runner import Runner
-from lzero.rollout.summary import failure_metrics, mean_pass_at_k, mean_score, score_by_hops, summarise
+from lzero.rollout.summary import mean_pass_at_k, mean_score, score_by_hops, summarise
 from lzero.seeds import derive_seed
 from lzero.store import Phase, Record, RunDirectory
 from lzero.types import Sampling
@@ -98,9 +98,8 @@ class Evaluator:
             return record
 
         records = await run_all(record(position) for position in range(self.num_tasks))
-        failures = self.runner.take_failures()
-        failing = self.runner.take_failing()
-        counted = failure_metrics(failures) | failing.metrics() | self.runner.take_metrics()
+        failing = self.runner.take_failures()
+        counted = failing.metrics() | self.runner.scorer.take_metrics()
         metrics = counted | {"time/eval_s": time.monotonic() - start}
         evaluation = msgspec.structs.replace(_judge(phase, records, metrics), failing=failing)
         if evaluation.num_failed:
@@ -108,7 +107,7 @@ class Evaluator:
                 "%d of %d episodes failed twice and are not scored: %s; most at %s",
                 evaluation.num_failed,
                 evaluation.num_episodes,
-                failures,
+                listed(failing.kinds),
                 "; ".join(map(str, failing.worst)),
             )
         return evaluation

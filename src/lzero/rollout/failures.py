@@ -1,7 +1,7 @@
 """Count failures by kind and by task, and stop a run that has too many."""
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import get_args
 
 import msgspec
@@ -16,6 +16,8 @@ WORST = 5
 """The most failing tasks that are named."""
 
 KINDS: tuple[str, ...] = get_args(Failure.__annotations__["kind"])
+METRIC = "failures/"
+"""Prefix of the metric that counts the failures of a kind."""
 _SHOWN = 3
 
 
@@ -50,15 +52,16 @@ class Failing(Struct, frozen=True, kw_only=True):
     """Number of these with failed attempts."""
     worst: tuple[TaskFailures, ...] = ()
     """At most WORST tasks, those with the most failures first."""
+    kinds: dict[str, int] = {}
+    """Failed attempts by kind; stragglers too, which are not among the attempts."""
 
     def metrics(self) -> dict[str, float]:
-        """Return the shares of attempts that failed and of tasks with failures; nothing if nothing was attempted."""
-        if not self.attempts:
-            return {}
-        return {
-            "rollout/failed_attempts": self.failed_attempts / self.attempts,
-            "rollout/failing_tasks": self.failing_tasks / self.tasks,
-        }
+        """Return failures by kind and, if anything was attempted, the shares of attempts that failed and of tasks with failures."""
+        metrics = {f"{METRIC}{kind}": float(count) for kind, count in self.kinds.items()}
+        if self.attempts:
+            metrics["rollout/failed_attempts"] = self.failed_attempts / self.attempts
+            metrics["rollout/failing_tasks"] = self.failing_tasks / self.tasks
+        return metrics
 
     def line(self) -> dict[str, Json]:
         """Return the worst tasks for a line of metrics.jsonl; nothing if none failed."""
@@ -95,16 +98,13 @@ class CircuitBreaker:
         if len(failures) > self._max_failures:
             raise TrainError(f"{len(failures)} of the last {len(self._last)} episodes failed: {explain(failures)}")
 
-    def take_counts(self) -> dict[str, int]:
-        """Return failures by kind since the last call; every kind is included."""
-        counts, self._counts = self._counts, Counter()
-        return {kind: counts[kind] for kind in KINDS}
-
-    def take_failing(self) -> Failing:
-        """Return failed attempts by task since the last call."""
+    def take(self) -> Failing:
+        """Return the failures since the last call; `kinds` includes every kind."""
         attempts, self._attempts = self._attempts, Counter()
         failures, self._failures = self._failures, {}
-        return by_task(_of_task(task, num, failures.get(task, Counter())) for task, num in attempts.items())
+        counts, self._counts = self._counts, Counter()
+        found = by_task(_of_task(task, num, failures.get(task, Counter())) for task, num in attempts.items())
+        return msgspec.structs.replace(found, kinds={kind: counts[kind] for kind in KINDS})
 
 
 def by_task(tasks: Iterable[TaskFailures]) -> Failing:
@@ -123,6 +123,21 @@ def by_task(tasks: Iterable[TaskFailures]) -> Failing:
         failing_tasks=len(failing),
         worst=tuple(failing[:WORST]),
     )
+
+
+def kinds_in(lines: Iterable[Mapping[str, Json]]) -> dict[str, int]:
+    """Return the failures by kind over lines of metrics, those with a successful retry included."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        for name, count in line.items():
+            if name.startswith(METRIC) and isinstance(count, float):
+                counts[name.removeprefix(METRIC)] += int(count)
+    return dict(counts)
+
+
+def listed(kinds: Mapping[str, int]) -> str:
+    """Return failures by kind as in "engine 1, repl 2"; "" for none."""
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()) if count)
 
 
 def explain(failures: list[Failure]) -> str:

@@ -11,7 +11,6 @@ record ─▶ attempt ─▶ scored                        the agent's work, rig
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -45,7 +44,7 @@ class Runner:
 
     def __init__(self, run_episode: RunEpisode, scorer: Scorer, config: RolloutConfig) -> None:
         self._run_episode = run_episode
-        self._scorer = scorer
+        self.scorer = scorer
         self._slots = asyncio.Semaphore(config.concurrency)
         self._breaker = CircuitBreaker(max_rate=config.max_failure_rate)
 
@@ -84,21 +83,9 @@ class Runner:
             task=task, episodes=tuple(episode for episode, _ in pairs), rewards=tuple(reward for _, reward in pairs)
         )
 
-    def take_failures(self) -> dict[str, int]:
-        """Return failed attempts by kind since the last call, those with a successful retry included."""
-        return self._breaker.take_counts()
-
-    def take_metrics(self) -> dict[str, float]:
-        """Return the counts of the scorer since the last call."""
-        return self._scorer.take_metrics()
-
-    def keep_verdicts(self, directory: Path) -> None:
-        """Store a judge's verdicts in the directory of a run. Raises StoreError."""
-        self._scorer.keep_verdicts(directory)
-
-    def take_failing(self) -> Failing:
-        """Return failed attempts by task since the last call."""
-        return self._breaker.take_failing()
+    def take_failures(self) -> Failing:
+        """Return the failed attempts since the last call, those with a successful retry included."""
+        return self._breaker.take()
 
     async def _run(self, task: Task, ticket: Ticket, seed: int) -> Episode:
         for number in range(1, ATTEMPTS + 1):
@@ -125,7 +112,7 @@ class Runner:
         reward = None
         if episode.failure is None:
             try:
-                reward = await self._scorer.score(task, episode)
+                reward = await self.scorer.score(task, episode)
             except RewardError as error:
                 failure = Failure(kind="reward", what=str(error), where=f"scoring task {task.id}")
                 episode = msgspec.structs.replace(episode, status="failed", failure=failure)

@@ -29,7 +29,7 @@ from lzero.rollout.curriculum import PassRates, check_curriculum
 from lzero.rollout.failures import Failing, explain
 from lzero.rollout.filters import drop_reason, drops, leave_out, take_back, tasks_to_try
 from lzero.rollout.runner import Runner
-from lzero.rollout.summary import failure_metrics, summarise
+from lzero.rollout.summary import summarise
 from lzero.seeds import derive_seed
 from lzero.store import Record
 from lzero.types import Group, Json, Sampling
@@ -113,7 +113,7 @@ class SynchronousStream:
         if not groups:
             raise TrainError(_nothing_left(update, records))
         self._tell_of_a_short_batch(update, records, groups, num_taken_back)
-        failing = self._runner.take_failing()
+        failing = self._runner.take_failures()
         _tell_of_failing_tasks(update, failing)
         metrics = self._metrics(update, records, groups, seconds=time.monotonic() - start) | failing.metrics()
         return Collected(
@@ -195,7 +195,7 @@ class SynchronousStream:
     def _metrics(
         self, update: int, records: Sequence[Record], groups: Sequence[Group], *, seconds: float
     ) -> dict[str, float]:
-        metrics = summarise(records) | failure_metrics(self._runner.take_failures()) | self._runner.take_metrics()
+        metrics = summarise(records) | self._runner.scorer.take_metrics()
         num_episodes = sum(len(group.episodes) for group in groups)
         metrics["groups/missing"] = float(self._config.tasks_per_update - len(groups))
         metrics["groups/missing_episodes"] = float(len(groups) * self._config.episodes_per_task - num_episodes)

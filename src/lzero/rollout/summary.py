@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from lzero.store import Record
@@ -70,11 +70,6 @@ def mean_pass_at_k(records: Sequence[Record]) -> dict[int, float]:
         values = [pass_at_k(number, right, k) for number, right in counts if number >= k]
         means[k] = sum(values) / len(values)
     return means
-
-
-def failure_metrics(counts: Mapping[str, int]) -> dict[str, float]:
-    """Return the counts as metrics: `{"failures/repl": 2.0, …}`."""
-    return {f"failures/{kind}": float(count) for kind, count in counts.items()}
 
 
 def _reward_means(rewards: Sequence[Reward]) -> dict[str, float]:

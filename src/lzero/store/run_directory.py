@@ -38,7 +38,7 @@ from lzero.store.parquet import Wanted, read_tables
 from lzero.store.record import Phase, Record
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS
 from lzero.store.tables import to_episodes, to_records, to_table, to_tables
-from lzero.store.writing import new_directory, told, write_whole
+from lzero.store.writing import append_whole, new_directory, told, write_whole
 from lzero.types import Episode, Json
 
 logger = logging.getLogger(__name__)
@@ -127,11 +127,12 @@ class RunDirectory:
 
     def append_metrics(self, metrics: Mapping[str, Json], *, phase: Phase, update: int) -> None:
         """Append a line to metrics.jsonl, `{"phase": …, "update": …, **metrics}`, or nothing and raise StoreError."""
-        _append(self.path / "metrics.jsonl", {"phase": phase, "update": update, **metrics})
+        line = msgspec.json.encode({"phase": phase, "update": update, **metrics})
+        append_whole(self.path / "metrics.jsonl", line + b"\n")
 
     def append_sandbox(self, facts: Mapping[str, Json]) -> None:
         """Append a line to sandbox.jsonl at the start of the run, or nothing and raise StoreError."""
-        _append(self.path / "sandbox.jsonl", facts)
+        append_whole(self.path / "sandbox.jsonl", msgspec.json.encode(facts) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Json]]:
         """Return the lines of metrics.jsonl, without a last one that a crash truncated. Raises StoreError."""
@@ -353,17 +354,3 @@ def validated(path: Path, file: str) -> Iterator[None]:
             f"the episodes in {path / 'episodes'}/*/{file} are damaged or were changed: {error}. Copy the run again, or remove these "
             "files"
         ) from None
-
-
-def _append(file: Path, row: Mapping[str, Json]) -> None:
-    """Append one line of JSON, complete or not at all. Raises StoreError."""
-    line = msgspec.json.encode(row) + b"\n"
-    with told(file), file.open("ab", buffering=0) as stream:
-        end = stream.tell()
-        try:
-            written = stream.write(line)
-            if written != len(line):  # a full disk takes what still fits
-                raise OSError(f"wrote {written} of {len(line)} bytes: the disk is full")
-        except OSError:
-            stream.truncate(end)
-            raise

@@ -3,8 +3,6 @@
 Scoring the run again finds the replies there without asking the judge, so the scores stay the same.
 """
 
-import errno
-import os
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +11,7 @@ from msgspec import Struct
 
 from lzero.errors import StoreError
 from lzero.paths import read_bounded
-from lzero.store.writing import told
+from lzero.store.writing import append_whole, told
 
 VERDICTS_FILE: Final = "verdicts.jsonl"
 MAX_BYTES: Final = 4 << 30
@@ -70,12 +68,6 @@ class Verdicts:
         self._write()
 
     def _write(self) -> None:
-        if self._file is None or not self._unwritten:
-            return
-        lines = b"".join(msgspec.json.encode(each) + b"\n" for each in self._unwritten)
-        with told(self._file), self._file.open("ab", buffering=0) as opened:
-            size = opened.tell()
-            if opened.write(lines) != len(lines):
-                opened.truncate(size)  # half a line would spoil the next one
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._unwritten.clear()
+        if self._file is not None and self._unwritten:
+            append_whole(self._file, b"".join(msgspec.json.encode(each) + b"\n" for each in self._unwritten))
+            self._unwritten.clear()

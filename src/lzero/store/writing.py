@@ -1,5 +1,6 @@
 """Write files that are complete or absent, and make new directories."""
 
+import errno
 import itertools
 import os
 import tempfile
@@ -36,6 +37,18 @@ def write_whole(file: Path, data: bytes) -> None:
             Path(name).replace(file)
         except OSError:
             Path(name).unlink(missing_ok=True)
+            raise
+
+
+def append_whole(file: Path, data: bytes) -> None:
+    """Append to a file, all of `data` or nothing. Raises StoreError."""
+    with told(file), file.open("ab", buffering=0) as stream:
+        end = stream.tell()
+        try:
+            if stream.write(data) != len(data):  # a full disk takes what still fits
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            stream.truncate(end)
             raise
 
 

@@ -41,13 +41,8 @@ def read_demonstrations(
     With `focus`, the mask selects only tokens of actions that overlap a match of it. Raises StoreError if there is no such run or nothing
     to learn from, ModelError if its tokenizer is gone.
     """
-    config = RunDirectory.open(run_dir).config
-    recorded_with = kind_of(config).open_tokenizer(config)
-    if recorded_with is None:
-        raise StoreError(
-            f'{run_dir} was recorded with engine.kind = "{config.engine.kind}", whose replies have no tokens'
-        )
-    episodes = [episode for episode in read_episodes(run_dir) if episode.status != "failed" and episode.steps]
+    recorded_with = _recorded_with(run_dir)
+    episodes = list(_episodes(run_dir))
     if not _same(recorded_with, tokenizer):
         translator = Translator(recorded_with, tokenizer)
         episodes = [translator.episode(episode) for episode in episodes]

@@ -27,7 +27,7 @@ from lzero.eval.evaluate import Evaluator
 from lzero.protocols import TaskSource
 from lzero.rollout.compose import OpenedRollout, build, eval_tasks, open_scorer, train_tasks
 from lzero.rollout.curriculum import check_curriculum
-from lzero.rollout.failures import TaskFailures, by_task
+from lzero.rollout.failures import TaskFailures, by_task, kinds_in
 from lzero.rollout.scoring import Scorer
 from lzero.rollout.stream import SynchronousStream
 from lzero.store import Record, RunDirectory, check_new, read_records
@@ -159,7 +159,7 @@ def _begin(run: RunDirectory, opened: OpenedRollout, inputs: Mapping[str, Input]
     run.keep_changes()
     write_inputs(run.path, inputs)
     run.append_sandbox(opened.sandbox)
-    opened.runner.keep_verdicts(run.path)
+    opened.runner.scorer.keep_verdicts(run.path)
     run.rewind(update)
 
 
@@ -226,12 +226,6 @@ def _records(run: RunDirectory, version: int) -> tuple[Record, ...] | None:
 
 def _report(run: RunDirectory, outcome: Outcome, *, seconds: float) -> Report:
     lines = run.read_metrics()
-    failures: dict[str, int] = {}
-    for line in lines:
-        for name, value in line.items():
-            if name.startswith("failures/") and isinstance(value, float):
-                kind = name.removeprefix("failures/")
-                failures[kind] = failures.get(kind, 0) + int(value)
     counts = [line["rollout/episodes"] for line in lines if line["phase"] == "train"]
     return Report(
         run=run,
@@ -239,7 +233,7 @@ def _report(run: RunDirectory, outcome: Outcome, *, seconds: float) -> Report:
         before=_records(run, 0),
         after=_records(run, outcome.progress.update) if outcome.finished else None,
         num_episodes=sum(int(count) for count in counts if isinstance(count, float)),
-        failures=failures,
+        failures=kinds_in(lines),
         failing=_failing(lines),
         seconds=seconds,
     )
