@@ -142,25 +142,30 @@ class StepPrinter(Watcher):
         yield Text(_heading(step, number, self._budgets), style="dim")
         if step.trimmed:
             yield _indented(Text("earlier steps were dropped from the prompt", style="yellow"))
-        if step.kind == "summarise":
-            yield _indented(_prose(step.completion.text))
-            return
-        if step.parsed.think:
-            yield _indented(_prose(step.parsed.think))
-        if step.parsed.code is not None:
-            yield _indented(_code(cut(clean(step.parsed.code), TEXT_CHARS)))
-        elif not step.parsed.think:
-            yield _indented(_prose(step.completion.text))
-        for call in step.tool_calls:
-            yield _indented(_call(call))
-        if step.execution is not None:
-            shown = render_output(step.execution, max_chars=OUTPUT_CHARS)
-            yield _indented(Text(shown, style="green" if step.execution.status == "ok" else "red"))
-        if step.parsed.problem:
-            yield _indented(Text(clean(step.parsed.problem), style="red"))
+        yield from step_body(step)
         if step.notepad != self._notepad:
             shown = render_notepad(step.notepad, max_chars=OUTPUT_CHARS) or "<notepad>\n</notepad>"
             yield _indented(Text(clean(shown), style="cyan"))
+
+
+def step_body(step: Step) -> Iterator[RenderableType]:
+    """Yield thought, code, calls and output of a step."""
+    if step.kind == "summarise":
+        yield _indented(_prose(step.completion.text))
+        return
+    if step.parsed.think:
+        yield _indented(_prose(step.parsed.think))
+    if step.parsed.code is not None:
+        yield _indented(_code(cut(clean(step.parsed.code), TEXT_CHARS)))
+    elif not step.parsed.think:
+        yield _indented(_prose(step.completion.text))
+    for call in step.tool_calls:
+        yield _indented(_call(call))
+    if step.execution is not None:
+        shown = render_output(step.execution, max_chars=OUTPUT_CHARS)
+        yield _indented(Text(shown, style="green" if step.execution.status == "ok" else "red"))
+    if step.parsed.problem:
+        yield _indented(Text(clean(step.parsed.problem), style="red"))
 
 
 def tokens_of(step: Step) -> int | None:

@@ -187,7 +187,7 @@ def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
 
 def _show(console: "Console", report: "Report") -> None:
     """Print the end of a run: one episode before and after, the scores, the curve, and where everything is."""
-    from lzero.eval.transcript import episode_panel
+    from lzero.cli.transcript import episode_panel
     from lzero.rollout.failures import listed
     from lzero.view.curve import draw_curve
 
