@@ -5,19 +5,14 @@ changed by a TOML file, changed by dotted overrides (`algo.kl_coef=0.01`). Impor
 """
 
 from lzero.config.agent import AgentConfig
-from lzero.config.algo import AlgoConfig
 from lzero.config.base import NANO, ROW_FILES, Section
-from lzero.config.data import TasksConfig
 from lzero.config.engine import ChatEngineConfig, EngineConfig, LocalEngineConfig, ScriptedEngineConfig
-from lzero.config.environments import EnvironmentConfig
-from lzero.config.eval import EvalConfig
 from lzero.config.reading import Config, keys, load_config, make_config
 from lzero.config.repl import ReplConfig
-from lzero.config.rewards import JudgeConfig, RewardConfig
-from lzero.config.rollout import RolloutConfig
 from lzero.config.run import ModelConfig, RunConfig
+from lzero.config.tasks import EnvironmentConfig, JudgeConfig, RewardConfig, TasksConfig
 from lzero.config.tools import ToolsConfig
-from lzero.config.train import SftConfig, TrainConfig
+from lzero.config.training import AlgoConfig, EvalConfig, RolloutConfig, SftConfig, TrainConfig
 
 __all__ = [
     "NANO",

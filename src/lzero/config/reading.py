@@ -10,18 +10,13 @@ from typing import Any, get_args
 import pydantic
 
 from lzero.config.agent import AgentConfig
-from lzero.config.algo import AlgoConfig
 from lzero.config.base import Section, wrong_value
-from lzero.config.data import TasksConfig
 from lzero.config.engine import DEFAULT_ENGINE, EngineConfig
-from lzero.config.environments import EnvironmentConfig
-from lzero.config.eval import EvalConfig
 from lzero.config.repl import ReplConfig
-from lzero.config.rewards import JudgeConfig, RewardConfig
-from lzero.config.rollout import RolloutConfig
 from lzero.config.run import ModelConfig, RunConfig
+from lzero.config.tasks import EnvironmentConfig, JudgeConfig, RewardConfig, TasksConfig
 from lzero.config.tools import ToolsConfig
-from lzero.config.train import SftConfig, TrainConfig
+from lzero.config.training import AlgoConfig, EvalConfig, RolloutConfig, SftConfig, TrainConfig
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
 
