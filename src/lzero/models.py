@@ -175,7 +175,7 @@ def save_model(
         tokenizer.save_pretrained(new)
         for file in files_below(new):
             file.chmod(0o644)  # safetensors writes for its owner only
-        _flush(new)
+            flush(file)  # before the rename that makes it visible
         if directory.exists():
             directory.rename(temporary / "old")
         new.rename(directory)
@@ -284,8 +284,10 @@ def files_below(directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
-def _flush(directory: Path) -> None:
-    """Flush every file to the disk, before the rename that makes them visible."""
-    for file in files_below(directory):
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+def flush(path: Path) -> None:
+    """Flush a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -45,7 +45,7 @@ async def transferred(trained: Any) -> tuple[float, int]:
     model = load_model(NANO, dtype="float32", device="cuda")
     engine = LocalEngine(model, load_tokenizer(NANO), max_tokens=128, num_slots=4)
     try:
-        return (await publish(trained, engine, InProcess(engine), version=1)).gaps["max"], engine.version
+        return (await publish(trained, engine, InProcess(engine), version=1))["train/probe_gap"], engine.version
     finally:
         await engine.close()
 

@@ -36,8 +36,7 @@ def fit_budgets(config: Config) -> Config:
     context = kind_of(config).context_tokens(config)
     if context is not None:
         tokens = config.agent.max_tokens if "max_tokens" in given else context
-        fitting = {"max_tokens": tokens, "response_tokens": max(1, min(MAX_RESPONSE_TOKENS, tokens // _SHARE))}
-        update = {key: value for key, value in fitting.items() if key not in given}
+        update = {key: value for key, value in _shared_out(tokens).items() if key not in given}
         return config.model_copy(update={"agent": config.agent.model_copy(update=update)})
     if (
         {"max_tokens", "response_tokens"} <= given
@@ -52,11 +51,15 @@ def fit_budgets(config: Config) -> Config:
         if _speaks_as_nano(directory, settings):
             return config
         tokens = config.agent.max_tokens if "max_tokens" in given else _context(settings)
-        budgets = {"max_tokens": tokens, "response_tokens": max(1, min(MAX_RESPONSE_TOKENS, tokens // _SHARE))}
+        budgets = _shared_out(tokens)
     wanted = {key: _whole(budgets.get(key)) for key in ("max_tokens", "response_tokens") if key not in given}
     window = _context(settings, at_most=sys.maxsize)
     keys = {key: min(tokens, window) for key, tokens in wanted.items() if tokens > 0}
     return config.model_copy(update={"agent": config.agent.model_copy(update=keys)})
+
+
+def _shared_out(tokens: int) -> dict[str, int]:
+    return {"max_tokens": tokens, "response_tokens": max(1, min(MAX_RESPONSE_TOKENS, tokens // _SHARE))}
 
 
 def _context(settings: Mapping[str, Any], *, at_most: int = MAX_TOKENS) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from lzero import __version__
 from lzero.errors import StoreError
@@ -35,14 +35,18 @@ class SavedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kernel_source: str = ""
 
 
-class SavedEpisode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An episode with its task, model, configuration and tools.
+class _Kind(Struct, frozen=True, kw_only=True):
+    """The fields of the first line that every version has."""
 
-    SavedEpisode(task=Task(…), episode=Episode(…), model="gpt-5", config={"agent": {"max_steps": 12, …}, "repl": {…}})
-    """
+    format: Literal["lzero-episode"]
+    version: int
+    lzero: str = "an unknown version"
 
+
+class _Header(_Kind, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format: Literal["lzero-episode"] = "lzero-episode"
+    version: int = VERSION
     task: Task
-    episode: Episode
     model: str
     """The model's name, for people."""
     config: dict[str, Json] = {}
@@ -53,22 +57,13 @@ class SavedEpisode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The version of lzero that saved it."""
 
 
-class _Kind(Struct, frozen=True, kw_only=True):
-    """The fields of the first line that every version has."""
+class SavedEpisode(_Header, frozen=True, kw_only=True):
+    """An episode with its task, model, configuration and tools.
 
-    format: Literal["lzero-episode"]
-    version: int
-    lzero: str = "an unknown version"
+    SavedEpisode(task=Task(…), episode=Episode(…), model="gpt-5", config={"agent": {"max_steps": 12, …}, "repl": {…}})
+    """
 
-
-class _Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    task: Task
-    model: str
-    config: dict[str, Json]
-    tools: tuple[SavedTool, ...]
-    lzero: str
-    format: Literal["lzero-episode"] = "lzero-episode"
-    version: int = VERSION
+    episode: Episode
 
 
 def describe(tool: ToolSpec) -> SavedTool:
@@ -86,11 +81,12 @@ def write_saved(directory: Path, saved: SavedEpisode) -> Path:
 
     Replaces an existing file completely or not at all.
     """
-    header = _Header(task=saved.task, model=saved.model, config=saved.config, tools=saved.tools, lzero=saved.lzero)
+    header = structs.asdict(saved)
+    episode = header.pop("episode")
     file = directory / EPISODE_FILE
     with told(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    write_whole(file, b"".join(msgspec.json.encode(line) + b"\n" for line in (header, saved.episode)))
+    write_whole(file, b"".join(msgspec.json.encode(line) + b"\n" for line in (header, episode)))
     return file
 
 
@@ -116,14 +112,7 @@ def read_saved(path: Path) -> SavedEpisode:
         episode = msgspec.json.decode(lines[1], type=Episode)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"{file} has no readable episode; it was truncated or changed: {error}") from None
-    return SavedEpisode(
-        task=header.task,
-        episode=episode,
-        model=header.model,
-        config=header.config,
-        tools=header.tools,
-        lzero=header.lzero,
-    )
+    return SavedEpisode(episode=episode, **structs.asdict(header))
 
 
 def _check_kind(file: Path, line: bytes) -> None:

@@ -9,7 +9,6 @@ A checkpoint is complete or absent: it is written under another name, the manife
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from torch.optim import Optimizer
 
 from lzero.config import Config
 from lzero.errors import ModelError, StoreError
-from lzero.models import files_below, save_model
+from lzero.models import files_below, flush, save_model
 from lzero.paths import is_within, read_bounded
 from lzero.store.writing import write_whole
 from lzero.types import Json
@@ -138,10 +137,10 @@ def _write(final: Path, snapshot: Snapshot) -> None:
         sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files_below(partial)}
         (partial / MANIFEST).write_bytes(_manifest(snapshot, sizes))
         for path in (partial / STATE, partial / MANIFEST, partial):
-            _flush(path)
+            flush(path)
         shutil.rmtree(final, ignore_errors=True)  # it is broken
         partial.rename(final)
-        _flush(final.parent)
+        flush(final.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -313,12 +312,3 @@ def _state_of(number: int, tensors: Mapping[str, Tensor]) -> dict[int, dict[str,
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
     for group in optimizer.param_groups:
         yield from group["params"]
-
-
-def _flush(path: Path) -> None:
-    """Flush a file, or the names in a directory, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -185,7 +185,7 @@ async def _learn(reached: _Reached, collected: Collected, run: RunDirectory) -> 
         await reached.keep()
         raise
     published = await learner.publish(version=update + 1)
-    return {**learned, **published.metrics, **watch.seconds}
+    return {**learned, **published, **watch.seconds}
 
 
 def _is_due(update: int, every: int, last: int) -> bool:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lzero.algo.layout import Layout, Packing
 from lzero.errors import ModelError
 from lzero.model_reach import shortest_reach
-from lzero.train.probe import TOLERANCE, probe_ids, probe_sample
-from lzero.train.score import sample_logprobs
+from lzero.train.score import TOLERANCE, probe_ids, probe_sample, sample_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

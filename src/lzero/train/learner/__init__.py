@@ -1,26 +1,10 @@
 """The interface through which the loop learns from groups of episodes. `local.py` implements it in this process."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol
 
 from lzero.train.checkpoint import Progress, Snapshot
 from lzero.types import Group
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyncReport:
-    """Result of sending the weights of one policy version to the engine."""
-
-    version: int
-    gaps: Mapping[str, float]
-    """Differences between the log-probabilities that learner and engine give to the probe, in nats: "mean", "p99" and "max"."""
-    seconds: Mapping[str, float]
-    """Seconds by part, named as by `Stopwatch`: "time/send_s", "time/probe_s"."""
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return {"train/probe_gap": self.gaps["max"], "time/transfer_s": sum(self.seconds.values())}
 
 
 class Learner(Protocol):
@@ -37,8 +21,11 @@ class Learner(Protocol):
         of TrainError, only while the policy is unchanged.
         """
 
-    async def publish(self, *, version: int) -> SyncReport:
-        """Send the current policy to the engine as `version`. Raises TrainError if their log-probabilities of the probe then differ."""
+    async def publish(self, *, version: int) -> dict[str, float]:
+        """Send the current policy to the engine as `version`, and return metrics of that.
+
+        Raises TrainError if their log-probabilities of the probe then differ.
+        """
 
     async def close(self) -> None:
         """Release the weight transfer."""

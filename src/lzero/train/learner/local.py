@@ -5,7 +5,6 @@ from functools import partial
 
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress, Snapshot
-from lzero.train.learner import SyncReport
 from lzero.train.metrics import Stopwatch, advantage_metrics
 from lzero.train.publish import publish
 from lzero.train.skipped import write_skipped
@@ -33,7 +32,7 @@ class LocalLearner:
     async def learn(self, groups: Sequence[Group], *, update: int) -> dict[str, float]:
         return await self._engine.compute(partial(self._update, groups, update))
 
-    async def publish(self, *, version: int) -> SyncReport:
+    async def publish(self, *, version: int) -> dict[str, float]:
         return await publish(self._trainer.model, self._engine, self._transfer, version=version)
 
     async def close(self) -> None:
