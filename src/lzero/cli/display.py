@@ -14,20 +14,18 @@ from lzero.types import Update
 
 SHOWN_UPDATES = 12
 BARS = "▁▂▃▄▅▆▇█"
-COLUMNS = (
-    "update",
-    "score",
-    "reward",
-    "answer",
-    "format",
-    "execution",
-    "episodes",
-    "steps",
-    "tokens/s",
-    "failures",
-    "seconds",
-    "left",
-)
+MEASURED = {
+    "score": ("rollout/score", ".3f"),
+    "reward": ("reward/total", ".3f"),
+    "answer": ("reward/qa", ".3f"),
+    "format": ("reward/format", ".3f"),
+    "execution": ("reward/execution", ".3f"),
+    "episodes": ("rollout/episodes", ".0f"),
+    "steps": ("rollout/steps_per_episode", ".2f"),
+    "tokens/s": ("rollout/tokens_per_s", ",.0f"),
+}
+"""Column → its metric, and the format of that."""
+COLUMNS = ("update", *MEASURED, "failures", "seconds", "left")
 
 
 def minutes(seconds: float) -> str:
@@ -49,14 +47,7 @@ def cells(update: Update, *, num_updates: int, left_s: float) -> tuple[str, ...]
 
     return (
         f"{update.policy_version}/{num_updates}",
-        number("rollout/score", ".3f"),
-        number("reward/total", ".3f"),
-        number("reward/qa", ".3f"),
-        number("reward/format", ".3f"),
-        number("reward/execution", ".3f"),
-        number("rollout/episodes", ".0f"),
-        number("rollout/steps_per_episode", ".2f"),
-        number("rollout/tokens_per_s", ",.0f"),
+        *(number(name, form) for name, form in MEASURED.values()),
         listed(kinds_in([metrics])) or "0",
         number("time/update_s", ".1f"),
         minutes(left_s),

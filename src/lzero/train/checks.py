@@ -136,7 +136,7 @@ def _inert(config: Config, *names: str, why: str) -> Iterator[str]:
     for name in names:
         section_name, _, key = name.partition(".")
         section: Section = getattr(config, section_name)
-        value = getattr(section, key)
-        if value != type(section).model_fields[key].default:
+        if key in section.changed():
+            value = getattr(section, key)
             shown = f'"{value}"' if isinstance(value, str) else value
             yield f"{name} = {shown} has no effect {why}"

@@ -76,14 +76,14 @@ def _number(line: Mapping[str, Json], name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _entropy(values: Sequence[float]) -> str:
-    first, last = _first(values), _last(values)
-    if last >= ENTROPY_LEFT * first:
-        return ""
-    return (
-        f"less than {ENTROPY_LEFT:.0%} of its first value {first:.3g}: the policy hardly explores; a lower train.lr, "
-        "algo.entropy_coef or a larger clip_high in algo.loss_options preserve exploration"
-    )
+def _fell(share: float, why: str) -> Callable[[Sequence[float]], str]:
+    """Return a function that reports a metric below this share of its first value."""
+
+    def judge(values: Sequence[float]) -> str:
+        first, last = _first(values), _last(values)
+        return "" if last >= share * first else f"less than {share:.0%} of its first value {first:.3g}: {why}"
+
+    return judge
 
 
 def _length(values: Sequence[float]) -> str:
@@ -103,13 +103,6 @@ def _uniform(values: Sequence[float]) -> str:
         "nearly every group is all right or all wrong, so advantages carry no signal; if the score is high the tasks are learned, if it "
         "is low they are too hard, or the policy has collapsed"
     )
-
-
-def _spread(values: Sequence[float]) -> str:
-    first, last = _first(values), _last(values)
-    if last >= SPREAD_LEFT * first:
-        return ""
-    return f"less than {SPREAD_LEFT:.0%} of its first value {first:.3g}: all episodes earn the same, so nothing is left to learn"
 
 
 def _format(values: Sequence[float]) -> str:
@@ -141,10 +134,13 @@ def _last(values: Sequence[float]) -> float:
 
 
 JUDGES: Mapping[str, Callable[[Sequence[float]], str]] = {
-    "train/entropy": _entropy,
+    "train/entropy": _fell(
+        ENTROPY_LEFT,
+        "the policy hardly explores; a lower train.lr, algo.entropy_coef or a larger clip_high in algo.loss_options preserve exploration",
+    ),
     "rollout/tokens_per_step": _length,
     "groups/uniform": _uniform,
-    "reward/std": _spread,
+    "reward/std": _fell(SPREAD_LEFT, "all episodes earn the same, so nothing is left to learn"),
     "reward/format": _format,
     "rollout/failed_attempts": _failing,
 }
