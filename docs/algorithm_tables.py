@@ -51,8 +51,9 @@ def _name(algorithm: type[Algorithm], default: str) -> str:
 
 
 def _options(algorithm: type[Algorithm]) -> str:
+    texts = algorithm.descriptions()
     fields = algorithm.model_fields.items()
-    return "<br>".join(f"`{name}` = {_value(field.default)}: {field.description}" for name, field in fields) or "–"
+    return "<br>".join(f"`{name}` = {_value(field.default)}: {texts[name]}" for name, field in fields) or "–"
 
 
 def _value(value: object) -> str:

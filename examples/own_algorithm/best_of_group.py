@@ -16,7 +16,8 @@ from lzero.types import Attempt
 class Best(Estimator):
     """The advantage is `scale` times the distance to the best episode of the group."""
 
-    scale: float = Field(1.0, gt=0.0, description="Factor of the distance.")
+    scale: float = Field(1.0, gt=0.0)
+    """Factor of the distance."""
 
     def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
         return per_group(attempts, lambda rewards: [self.scale * (reward - max(rewards)) for reward in rewards])
@@ -30,7 +31,8 @@ class Best(Estimator):
 class Squashed(Loss):
     """PPO with a smooth bound on the ratio in place of the clip."""
 
-    width: float = Field(0.2, gt=0.0, description="Bound on the distance of the ratio from 1.")
+    width: float = Field(0.2, gt=0.0)
+    """Bound on the distance of the ratio from 1."""
 
     @property
     def scores_old_policy(self) -> bool:

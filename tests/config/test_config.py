@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import Field
 
-from lzero.config import Config, keys, load_config
+from lzero.config import Config, Section, keys, load_config
 from lzero.errors import ConfigError
 
 
@@ -84,9 +85,25 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_every_knob_has_its_sentence() -> None:
     for name, section in Config.model_fields.items():
         for kind in get_args(section.annotation) or (section.annotation,):  # [engine] has several
-            for key, field in kind.model_fields.items():
-                assert field.description, f"{name}.{key}"
-                assert field.description.endswith((".", ")")), f"{name}.{key}"
+            texts = kind.descriptions()
+            assert texts.keys() == kind.model_fields.keys(), name
+            for key, text in texts.items():
+                assert text.endswith((".", ")")), f"{name}.{key}"
+
+
+class Own(Section):
+    """A section of one's own, whose first key is described by its `Field`."""
+
+    first: int = Field(1, description="A number.")
+    second: int = 2
+    """Another
+    number."""
+    third: int = 3
+
+
+def test_a_key_is_described_by_the_text_below_it_or_by_its_field() -> None:
+    assert Own.descriptions() == {"first": "A number.", "second": "Another number."}
+    assert Own.model_json_schema()["properties"]["second"]["description"] == "Another number."
 
 
 def test_every_knob_is_read_somewhere() -> None:

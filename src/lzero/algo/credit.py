@@ -12,8 +12,6 @@ from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
 from lzero.algo import estimators
 from lzero.algo.algorithm import Algorithm, blamed, built_in, find
 from lzero.config import AlgoConfig
@@ -59,7 +57,8 @@ class Estimator(Algorithm):
 class DiscountedEstimator(Estimator):
     """Estimator that discounts the rewards of later steps."""
 
-    gamma: Fraction = Field(0.95, description="Discount of the return per step.")
+    gamma: Fraction = 0.95
+    """Discount of the return per step."""
 
     def notes(self, config: "Config") -> Iterator[str]:
         if config.agent.max_steps == 1 and "gamma" in self.model_fields_set:

@@ -51,11 +51,9 @@ def _keys(name: str, section: "Section") -> Iterator[str]:
     """Yield the lines of a section's keys. Keys with tables as values come last, as TOML requires."""
     import tomli_w
 
-    values = section.model_dump(mode="json")
+    values, descriptions = section.model_dump(mode="json"), section.descriptions()
     for key in sorted(values, key=lambda key: isinstance(values[key], dict)):
-        yield from textwrap.wrap(
-            type(section).model_fields[key].description or "", _WIDTH, initial_indent="# ", subsequent_indent="# "
-        )
+        yield from textwrap.wrap(descriptions[key], _WIDTH, initial_indent="# ", subsequent_indent="# ")
         if isinstance(values[key], dict):
             yield from tomli_w.dumps({name: {key: values[key]}}).splitlines()
         else:

@@ -1,10 +1,15 @@
 """Types and error messages that all sections share."""
 
+import ast
+import inspect
 import re
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 NANO = "nano"
 """`model.path` of the bundled model."""
@@ -13,11 +18,36 @@ ROW_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class Section(BaseModel):
+    """Keys of a configuration. The text below a key describes it."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True, allow_inf_nan=False)
 
     def changed(self) -> list[str]:
         """Return the keys whose values differ from their defaults."""
         return [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+
+    @classmethod
+    def descriptions(cls) -> dict[str, str]:
+        """Return key → its description: the text below it, in the class or one that it derives from, or that of its `Field`."""
+        owners = [owner for owner in reversed(cls.__mro__) if issubclass(owner, Section)]
+        given = {name: field.description for name, field in cls.model_fields.items() if field.description}
+        return {name: text for owner in owners for name, text in _texts(owner)} | given
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(schema)
+        for name, text in cls.descriptions().items():
+            handler.resolve_ref_schema(found)["properties"][name]["description"] = text
+        return found
+
+
+def _texts(section: type[Section]) -> Iterator[tuple[str, str]]:
+    """Yield the keys that a class itself defines, each with the text below it."""
+    (parsed,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    assert isinstance(parsed, ast.ClassDef)
+    for key, text in pairwise(parsed.body):
+        if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            yield ast.unparse(key.target), " ".join(str(text.value.value).split())
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -7,33 +7,31 @@ from pydantic import BeforeValidator, Field
 from lzero.config.base import Section
 
 
-class LocalEngineConfig(Section):
-    kind: Literal["local"] = Field(
-        "local",
-        description='What samples replies: "local" (model.path, in this process), "chat" (a model behind an OpenAI-compatible endpoint; '
-        'not for training), or "scripted" (a function instead of a model; not for training).',
-    )
+class _Engine(Section):
+    kind: str = ""
+    """What samples replies: "local" (model.path, in this process), "chat" (a model behind an OpenAI-compatible endpoint; not for
+    training), or "scripted" (a function instead of a model; not for training)."""
 
 
-class ChatEngineConfig(Section):
-    kind: Literal["chat"] = Field("chat", description=LocalEngineConfig.model_fields["kind"].description)
-    model: str = Field(min_length=1, description="Name of the model at the endpoint.")
-    url: str = Field(
-        "", description="Address of the endpoint, as http://localhost:8000/v1; empty: OPENAI_BASE_URL, else OpenAI's."
-    )
-    key: str = Field(
-        "OPENAI_API_KEY",
-        description="Variable of the environment, or of tools.env_file, that holds the endpoint's key; empty: it needs none.",
-    )
+class LocalEngineConfig(_Engine):
+    kind: Literal["local"] = "local"
 
 
-class ScriptedEngineConfig(Section):
-    kind: Literal["scripted"] = Field("scripted", description=LocalEngineConfig.model_fields["kind"].description)
-    policy: str = Field(
-        min_length=1,
-        description='A policy of the built-in world, as "expert", or the import path "package.module:policy" of a function '
-        "(transcript, seed) -> reply.",
-    )
+class ChatEngineConfig(_Engine):
+    kind: Literal["chat"] = "chat"
+    model: str = Field(min_length=1)
+    """Name of the model at the endpoint."""
+    url: str = ""
+    """Address of the endpoint, as http://localhost:8000/v1; empty: OPENAI_BASE_URL, else OpenAI's."""
+    key: str = "OPENAI_API_KEY"
+    """Variable of the environment, or of tools.env_file, that holds the endpoint's key; empty: it needs none."""
+
+
+class ScriptedEngineConfig(_Engine):
+    kind: Literal["scripted"] = "scripted"
+    policy: str = Field(min_length=1)
+    """A policy of the built-in world, as "expert", or the import path "package.module:policy" of a function (transcript, seed) ->
+    reply."""
 
 
 def _with_kind(values: Any) -> Any:

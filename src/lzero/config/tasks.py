@@ -9,23 +9,18 @@ from lzero.config.base import ROW_FILES, Count, Fraction, Positive, Section
 
 
 class TasksConfig(Section):
-    train: str = Field(
-        "world",
-        description='"world" (built in), a .jsonl/.jsonl.gz/.parquet file of tasks, "reasoning_gym:chain_sum" or another of its '
-        'generators, or the import path "package.module:factory" of your own source.',
-    )
-    eval: str = Field(
-        "world", description="Source of held-out tasks, as for `train`. The world's splits never overlap."
-    )
-    options: dict[str, Any] = Field(
-        {}, description="Options of a source that is named with a colon, as {largest = 20}."
-    )
-    columns: dict[str, str] = Field(
-        {},
-        description='Columns of a task file that hold the fields of a task: {question = "utterance", answers = "target"}; "a.b" is column '
-        'b inside of a; "" reads the field from no column.',
-    )
-    hops: tuple[int, ...] = Field((1, 2, 3), description="Hop counts of the world's questions, in equal parts.")
+    train: str = "world"
+    """Tasks: "world" (built in), a .jsonl/.jsonl.gz/.parquet file of tasks, "reasoning_gym:chain_sum" or another of its generators, or the
+    import path "package.module:factory" of your own source."""
+    eval: str = "world"
+    """Source of held-out tasks, as for `train`. The world's splits never overlap."""
+    options: dict[str, Any] = Field({})
+    """Options of a source that is named with a colon, as {largest = 20}."""
+    columns: dict[str, str] = Field({})
+    """Columns of a task file that hold the fields of a task: {question = "utterance", answers = "target"}; "a.b" is column b inside
+    of a; "" reads the field from no column."""
+    hops: tuple[int, ...] = (1, 2, 3)
+    """Hop counts of the world's questions, in equal parts."""
 
     @pydantic.model_validator(mode="after")
     def _every_key_acts(self) -> Self:
@@ -39,55 +34,42 @@ class TasksConfig(Section):
 
 
 class EnvironmentConfig(Section):
-    use: str = Field(
-        "search",
-        description='World that agents act in: "search" (a tool that searches the passages of a task, or a corpus), "none", "trl" (a class '
-        'for TRL), or the import path "package.module:factory" of your own (see docs/environments.md).',
-    )
-    options: dict[str, Any] = Field(
-        {},
-        description='Options of `use`, as {corpus = "papers/"}; docs/environments.md lists those of each built-in one.',
-    )
-    timeout_s: Positive = Field(
-        60.0,
-        description="Seconds in which a scene must open, and in which it must tell its outcome and close; a slower one is a failure "
-        "of lzero (kind environment).",
-    )
+    use: str = "search"
+    """World that agents act in: "search" (a tool that searches the passages of a task, or a corpus), "none", "trl" (a class for
+    TRL), or the import path "package.module:factory" of your own (see docs/environments.md)."""
+    options: dict[str, Any] = Field({})
+    """Options of `use`, as {corpus = "papers/"}; docs/environments.md lists those of each built-in one."""
+    timeout_s: Positive = 60.0
+    """Seconds in which a scene must open, and in which it must tell its outcome and close; a slower one is a failure of lzero (kind
+    environment)."""
 
 
 class RewardConfig(Section):
-    qa: float = Field(0.8, ge=0.0, description="Weight of the answer's exact match, on the last step.")
-    format: float = Field(0.1, ge=0.0, description="Weight of the format reward: 1/T for each well-formed step.")
-    execution: float = Field(
-        0.1, ge=0.0, description="Weight of the execution reward: 1/T for each cell that ran without error."
-    )
-    has_answer: Fraction = Field(0.0, description="Share of `qa` earned by any answer, right or wrong (0.1 in L0).")
-    f1: Fraction = Field(0.0, description="Share of `qa` that token F1 earns instead of exact match.")
-    match: Literal["unicode", "ascii"] = Field(
-        "unicode",
-        description='Comparison of answers: "unicode" (any script; ignores case, accents and articles), or "ascii" '
-        "(L0's rule: deletes everything outside a–z0–9).",
-    )
-    numbers: Literal["value", "text"] = Field(
-        "value",
-        description='Comparison of numbers in answers: "value" (29.0 is 29, ½ is 0.5), or "text" (digits as spelled).',
-    )
-    execution_rule: Literal["clean", "l0"] = Field(
-        "clean",
-        description='"clean": each cell without error earns the execution reward; "l0": 1 − errors/outputs, 0 for a silent cell.',
-    )
-    timeout_s: Positive = Field(
-        60.0, description="Seconds that scoring one episode may take; a later reward counts as a failure (kind reward)."
-    )
-    function: str = Field(
-        "",
-        description='"outcome" (the reward that the environment tells), "reasoning_gym" (the scorers of its tasks), or the import path '
-        '"package.module:name" of your own reward, (task, episode) -> Reward, or with a third parameter `context`. '
-        "Empty: L0's reward, with the keys above.",
-    )
-    options: dict[str, Any] = Field(
-        {}, description="Options of `function`, as {strict = true}: its further parameters."
-    )
+    qa: float = Field(0.8, ge=0.0)
+    """Weight of the answer's exact match, on the last step."""
+    format: float = Field(0.1, ge=0.0)
+    """Weight of the format reward: 1/T for each well-formed step."""
+    execution: float = Field(0.1, ge=0.0)
+    """Weight of the execution reward: 1/T for each cell that ran without error."""
+    has_answer: Fraction = 0.0
+    """Share of `qa` earned by any answer, right or wrong (0.1 in L0)."""
+    f1: Fraction = 0.0
+    """Share of `qa` that token F1 earns instead of exact match."""
+    match: Literal["unicode", "ascii"] = "unicode"
+    """Comparison of answers: "unicode" (any script; ignores case, accents and articles), or "ascii" (L0's rule: deletes everything
+    outside a–z0–9)."""
+    numbers: Literal["value", "text"] = "value"
+    """Comparison of numbers in answers: "value" (29.0 is 29, ½ is 0.5), or "text" (digits as spelled)."""
+    execution_rule: Literal["clean", "l0"] = "clean"
+    """Execution reward: "clean" (each cell without error earns it), or "l0" (1 − errors/outputs, 0 for a silent cell)."""
+    timeout_s: Positive = 60.0
+    """Seconds that scoring one episode may take; a later reward counts as a failure (kind reward)."""
+    function: str = ""
+    """Reward: "outcome" (the reward that the environment tells), "reasoning_gym" (the scorers of its tasks), or the import path
+    "package.module:name" of your own reward, (task, episode) -> Reward, or with a third parameter `context`. Empty: L0's reward,
+    with the keys above."""
+    options: dict[str, Any] = Field({})
+    """Options of `function`, as {strict = true}: its further parameters."""
 
     @pydantic.model_validator(mode="after")
     def _every_key_acts(self) -> Self:
@@ -104,23 +86,20 @@ class RewardConfig(Section):
 
 
 class JudgeConfig(Section):
-    model: str = Field(
-        "", description="Name of the model that reward functions ask for verdicts, at its endpoint; empty: none."
-    )
-    url: str = Field(
-        "",
-        description="OpenAI-compatible endpoint of the judge, as http://localhost:8000/v1; empty: OPENAI_BASE_URL, else OpenAI's.",
-    )
-    key: str = Field(
-        "OPENAI_API_KEY",
-        description="Variable of the environment, or of tools.env_file, that holds the endpoint's key; empty: it needs none.",
-    )
-    temperature: float = Field(0.0, ge=0.0, description="Sampling temperature of verdicts; 0 is greedy.")
-    max_tokens: Count = Field(512, description="Maximum tokens of a verdict.")
-    at_once: Count = Field(
-        16, description="Maximum number of questions at once; further ones wait, in fair turns by episode."
-    )
-    timeout_s: Positive = Field(60.0, description="Seconds in which the judge must answer one question.")
+    model: str = ""
+    """Name of the model that reward functions ask for verdicts, at its endpoint; empty: none."""
+    url: str = ""
+    """OpenAI-compatible endpoint of the judge, as http://localhost:8000/v1; empty: OPENAI_BASE_URL, else OpenAI's."""
+    key: str = "OPENAI_API_KEY"
+    """Variable of the environment, or of tools.env_file, that holds the endpoint's key; empty: it needs none."""
+    temperature: float = Field(0.0, ge=0.0)
+    """Sampling temperature of verdicts; 0 is greedy."""
+    max_tokens: Count = 512
+    """Maximum tokens of a verdict."""
+    at_once: Count = 16
+    """Maximum number of questions at once; further ones wait, in fair turns by episode."""
+    timeout_s: Positive = 60.0
+    """Seconds in which the judge must answer one question."""
 
     @pydantic.model_validator(mode="after")
     def _every_key_acts(self) -> Self:

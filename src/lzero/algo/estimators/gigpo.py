@@ -17,7 +17,8 @@ class GiGPO(DiscountedEstimator):
     formula = "that of `grpo`, plus `step_weight` · (R_t − mean) / (std + 1e-4)"
     over = "steps of the group that were taken from the same state"
 
-    step_weight: float = Field(1.0, gt=0.0, description="Weight of the step's advantage, added to the episode's.")
+    step_weight: float = Field(1.0, gt=0.0)
+    """Weight of the step's advantage, added to the episode's."""
 
     def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
         states = [(attempt.group, state) for attempt in attempts for state in attempt.states]

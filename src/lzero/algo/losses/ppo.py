@@ -24,18 +24,14 @@ class PPO(Loss):
     source = "PPO, arXiv 1707.06347; two bounds: DAPO, arXiv 2503.14476; dual clip: arXiv 1912.09729"
     formula = "min(ρ A, clip(ρ, 1 − `clip_low`, 1 + `clip_high`) A); where A < 0: max(that, `dual_clip` · A)"
 
-    ratio: Literal["token", "step", "episode"] = Field(
-        "token", description="Unit of one ratio: a token, a step, or an episode (GSPO)."
-    )
-    clip_low: Fraction = Field(
-        0.2, description="No gradient where the advantage is negative and the ratio is below 1 − clip_low."
-    )
-    clip_high: Annotated[float, Field(ge=0.0)] = Field(
-        0.25, description="No gradient where the advantage is positive and the ratio is above 1 + clip_high."
-    )
-    dual_clip: Annotated[float, Field(ge=0.0)] = Field(
-        3.0, description="Limit of the loss of a bad action, as a multiple of its advantage; 0: no limit."
-    )
+    ratio: Literal["token", "step", "episode"] = "token"
+    """Unit of one ratio: a token, a step, or an episode (GSPO)."""
+    clip_low: Fraction = 0.2
+    """No gradient where the advantage is negative and the ratio is below 1 − clip_low."""
+    clip_high: Annotated[float, Field(ge=0.0)] = 0.25
+    """No gradient where the advantage is positive and the ratio is above 1 + clip_high."""
+    dual_clip: Annotated[float, Field(ge=0.0)] = 3.0
+    """Limit of the loss of a bad action, as a multiple of its advantage; 0: no limit."""
 
     @pydantic.model_validator(mode="after")
     def _bad_actions_have_a_gradient(self) -> Self:
