@@ -14,9 +14,8 @@ times the CPU time.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -127,11 +126,7 @@ class LocalEngine:
 
         Sampling waits meanwhile, and the function has all threads that the engine computes with (`lzero.threads`). There is no deadline.
         """
-        outcome = await asyncio.wrap_future(self._worker.ask(partial(_called, function)))
-        if outcome.error is not None:
-            raise outcome.error
-        answer: T = outcome.answer
-        return answer
+        return await asyncio.wrap_future(self._worker.ask(partial(_with_gradients, function), passes_on=Exception))
 
     async def forget(self, affinity: str) -> None:
         self._worker.forget(affinity)
@@ -166,20 +161,9 @@ def _in_a_thread(
         return thread.submit(function, forward, num_slots).result()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Result of a call: its return value or, if `error` is set, its exception."""
-
-    answer: Any = None
-    error: Exception | None = None
-
-
-def _called(function: Callable[[], object]) -> Outcome:
+def _with_gradients(function: Callable[[], T]) -> T:
     with torch.inference_mode(False), torch.enable_grad():
-        try:
-            return Outcome(answer=function())
-        except Exception as error:  # returned to the caller; the thread goes on
-            return Outcome(error=error)
+        return function()
 
 
 async def _in_time(answer: "Future[Answer]", what: str) -> Answer:

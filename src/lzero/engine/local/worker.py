@@ -66,14 +66,17 @@ class Worker:
         """Queue a request. Raises EngineError if the engine has stopped; otherwise the request is answered later."""
         self._post(lambda: self._waiting.append(request), request.answer)
 
-    def ask(self, function: Callable[[], Answer]) -> "Future[Answer]":
-        """Call `function` in the thread, between two forward passes. Return the future of its result, or of its EngineError."""
+    def ask(self, function: Callable[[], Answer], *, passes_on: type[Exception] = EngineError) -> "Future[Answer]":
+        """Call `function` in the thread, between two forward passes. Return the future of its result, or of its exception.
+
+        An exception of another type than `passes_on` stops the engine.
+        """
         answer: Future[Answer] = Future()
 
         def command() -> None:
             try:
                 found = function()
-            except EngineError as error:
+            except passes_on as error:
                 if self._close_case(answer):
                     answer.set_exception(error)
             else:
