@@ -1,11 +1,12 @@
 """Reject contradictory settings, and report inert ones, before a run starts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from lzero.algo.algorithm import blamed
+from lzero.algo.algorithm import Algorithm, blamed
 from lzero.algo.credit import make_estimator
 from lzero.algo.loss import make_loss
-from lzero.config import Config, Section, SftConfig
+from lzero.config import AlgoConfig, Config, Section, SftConfig
 from lzero.data.sources import is_world
 from lzero.errors import ConfigError
 from lzero.rollout.deadline import lzero_s
@@ -14,7 +15,12 @@ from lzero.rollout.deadline import lzero_s
 def check_settings(config: Config) -> None:
     """Raise ConfigError with one line for each contradiction between settings."""
     complaints = list(_complaints(config))
-    for check in (_check_algorithms, lzero_s):
+    checks: tuple[Callable[[Config], object], ...] = (
+        partial(_check_algorithm, make_estimator),
+        partial(_check_algorithm, make_loss),
+        lzero_s,
+    )
+    for check in checks:
         try:
             check(config)
         except ConfigError as error:
@@ -23,16 +29,11 @@ def check_settings(config: Config) -> None:
         raise ConfigError("\n".join(complaints))
 
 
-def _check_algorithms(config: Config) -> None:
+def _check_algorithm(make: Callable[[AlgoConfig], Algorithm], config: Config) -> None:
     """Raise ConfigError for an estimator or a loss that does not exist, rejects its options, or contradicts other settings."""
-    complaints: list[str] = []
-    for make in (make_estimator, make_loss):
-        try:
-            algorithm = make(config.algo)
-            with blamed(algorithm, ConfigError):
-                complaints += algorithm.complaints(config)
-        except ConfigError as error:
-            complaints.append(str(error))
+    algorithm = make(config.algo)
+    with blamed(algorithm, ConfigError):
+        complaints = list(algorithm.complaints(config))
     if complaints:
         raise ConfigError("\n".join(complaints))
 

@@ -8,6 +8,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -46,10 +47,9 @@ def run_inputs(
         digest = _digest(map(_whole, prompt))
         found["agent.prompt"] = Input(where=config.agent.prompt, holds=files, digest=digest)
     found["model.path"] = _model(config.model.path)
-    found["reward.function"] = _code([config.reward.function], key="reward.function")
-    found["agent.tools"] = _code(config.agent.tools, key="agent.tools")
-    found["agent.use"] = _code([config.agent.use], key="agent.use")
-    found["environment.use"] = _code([config.environment.use], key="environment.use")
+    for key in CODE:
+        value = attrgetter(key)(config)
+        found[key] = _code([value] if isinstance(value, str) else value, key=key)
     return {key: value for key, value in found.items() if value is not None}
 
 
