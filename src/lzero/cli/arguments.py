@@ -60,5 +60,7 @@ def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Calla
 
 
 def say(console: "Console", text: str) -> None:
-    """Print a text as it is: without markup and highlights, and with line breaks of its own only."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    """Print the visible part of a text: without markup and highlights, and with line breaks of its own only."""
+    from lzero.visible import clean
+
+    console.print(clean(text), highlight=False, soft_wrap=True, markup=False)

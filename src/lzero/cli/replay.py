@@ -69,15 +69,15 @@ def replay(
     repl, differing = repl_config(saved, own.repl)
     looser = looser_budgets(saved, cell_s=own.agent.cell_s, max_cells=own.agent.max_steps)
     for setting in (*differing, *looser):
-        _say(
+        say(
             console,
             f"the episode was recorded with {setting}, which replay does not take from a record; to use it, add it to the command line",
         )
     files, missing = given_files(path, saved, file or ())
     for name in missing:
-        _say(console, f"the record has no copy of {name}, so the cells will not find it: give it with --file")
+        say(console, f"the record has no copy of {name}, so the cells will not find it: give it with --file")
     differences = asyncio.run(_replay(saved, own.model_copy(update={"repl": repl}), files, console))
-    _say(console, _verdict(saved, differences, own.agent.max_steps))
+    say(console, _verdict(saved, differences, own.agent.max_steps))
     if differences:
         raise typer.Exit(1)
 
@@ -92,9 +92,9 @@ async def _replay(
 
     def on_step(number: int, step: Step, found: "tuple[Difference, ...]") -> None:
         status = step.execution.status if step.execution else ""
-        _say(console, f"step {number}: " + (f"{status}, same as recorded" if not found else "differs"))
+        say(console, f"step {number}: " + (f"{status}, same as recorded" if not found else "differs"))
         for difference in found:
-            _say(console, f"{difference.of}:\n{cut(difference.diff, DIFF_CHARS)}")
+            say(console, f"{difference.of}:\n{cut(difference.diff, DIFF_CHARS)}")
 
     agent = config.agent
     pool = open_pool(config.repl)
@@ -115,9 +115,3 @@ def _verdict(saved: "SavedEpisode", differences: "tuple[Difference, ...]", max_c
     if not differing:
         return f"no differences in {counted(cells, 'cell')}"
     return f"{differing} of {cells} {'cell differs' if cells == 1 else 'cells differ'}"
-
-
-def _say(console: "Console", text: str) -> None:
-    from lzero.visible import clean
-
-    say(console, clean(text))
