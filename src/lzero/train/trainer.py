@@ -21,7 +21,7 @@ from lzero.config import Config
 from lzero.errors import NotFinite, TrainError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
-from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
+from lzero.train.checkpoint import Progress, read_manifest, restore_optimizers
 from lzero.train.metrics import sampler_gap
 from lzero.train.packing import choose_packing
 from lzero.train.resume import check_model
@@ -206,12 +206,6 @@ class Trainer:
             seed = derive_seed(self.config.run.seed, "minibatches", update, epoch)
             for part in split(scored, settings.minibatches, seed=seed):
                 yield part, collate(part, self.layout, average=algo.average, constant=constant)
-
-    def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
-        """Return a copy of the current state for a checkpoint. `score`: this policy's score on held-out tasks."""
-        return take_snapshot(
-            self.model, self.tokenizer, [self.optimizer], config=self.config, progress=progress, score=score
-        )
 
 
 def split(scored: Sequence[Scored], num_parts: int, *, seed: int) -> list[list[Scored]]:

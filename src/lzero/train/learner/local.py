@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from lzero.store import RunDirectory
-from lzero.train.checkpoint import Progress, Snapshot
+from lzero.train.checkpoint import Progress, Snapshot, take_snapshot
 from lzero.train.metrics import Stopwatch, advantage_metrics
 from lzero.train.publish import publish
 from lzero.train.skipped import write_skipped
@@ -39,7 +39,10 @@ class LocalLearner:
         await self._transfer.close()
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
-        return self._trainer.snapshot(progress, score)
+        mine = self._trainer
+        return take_snapshot(
+            mine.model, mine.tokenizer, [mine.optimizer], config=mine.config, progress=progress, score=score
+        )
 
     def _update(self, groups: Sequence[Group], update: int) -> dict[str, float]:
         """Make one update of the weights from `groups`, and return its metrics and the seconds of each phase."""
