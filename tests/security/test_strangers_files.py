@@ -332,10 +332,10 @@ def added(file: Path, **values: object) -> None:
 
 @attack(93)
 def test_an_episode_is_read_without_the_steps_of_others(run: RunDirectory) -> None:
-    """These take no memory: objects of five million numbers would be 200 MB."""
+    """These take no memory: objects of three million numbers would be 100 MB."""
     (expected,) = read_records(run.path)
     added(table_of(run, "episodes"), episode_id="other", index=1)
-    more = {"keep": 0, "new_ids": np.zeros(5_000_000, np.int64), "new_messages": "[]"}
+    more = {"keep": 0, "new_ids": np.zeros(3_000_000, np.int64), "new_messages": "[]"}
     added(table_of(run, "steps"), episode_id="other", prompt=more)
     tracemalloc.start()
     try:

@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
 
 NANO = "nano"
 """`model.path` of the bundled model."""
@@ -34,7 +33,7 @@ class Section(BaseModel):
         return {name: text for owner in owners for name, text in _texts(owner)} | given
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         found = handler(schema)
         for name, text in cls.descriptions().items():
             handler.resolve_ref_schema(found)["properties"][name]["description"] = text
