@@ -122,7 +122,7 @@ async def test_an_endpoint_that_breaks_in_the_middle_leaves_what_was_done(tmp_pa
         (("--model", "sage", "--base-url", "http://127.0.0.1:9/v1"), "http://127.0.0.1:9/v1"),
         (("--model", "sage", "--base-url", "http://127.0.0.1:9/v1", "--file", "none.csv"), "no such file"),
         (("--model", "sage", "--tool", "web_search"), "SERPER_API_KEY"),
-        (("--model", "sage", "--tool", "serach"), "there is no tool 'serach'"),
+        (("--model", "sage", "--tool", "serach"), 'tools = "serach": did you mean "web_search"?'),
         (("--model", "sage", "--memory", "some"), "memory"),
         (("--file", "none.csv"), "would have no effect without --model"),
         (("--answer", "short", "--max-steps", "3"), "--max-steps, --answer would have no effect without --model"),
