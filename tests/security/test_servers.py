@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httptools
 import psutil
 import pytest
 from cases import attack
@@ -99,8 +98,6 @@ ENDLESS: dict[str, tuple[bytes, Callable[[int], bytes]]] = {
 @attack(97)
 @pytest.mark.parametrize("shape", ENDLESS)
 async def test_a_request_without_end_ends_at_some_kilobytes(shape: str) -> None:
-    """Beside httptools, a parser without bounds that uvicorn prefers where it is installed, as here."""
-    assert httptools.__version__
     start, piece = ENDLESS[shape]
     async with serving(NoRepls()) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server.url))

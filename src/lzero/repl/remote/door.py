@@ -87,12 +87,16 @@ class Door:
         """Oldest first."""
         self._accepting: asyncio.Task[None] | None = None
 
-    def open(self, on_end: Callable[[], None]) -> None:
-        """Begin to accept connections. Calls `on_end` when that ends, also after an error, which `close` then raises."""
+    def open(self) -> None:
+        """Begin to accept connections."""
         self._listener.setblocking(False)
         self._listener.listen(_BACKLOG)
         self._accepting = asyncio.create_task(self._accept())
-        self._accepting.add_done_callback(lambda _: on_end())
+
+    async def ended(self) -> None:
+        """Return when no more connections are accepted. If an error has ended that, `close` raises it."""
+        assert self._accepting is not None
+        await asyncio.wait({self._accepting})
 
     async def close(self) -> None:
         """Accept no more, and end every stranger's connection."""

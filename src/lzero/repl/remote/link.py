@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event
@@ -26,8 +27,11 @@ _WAITING = 4
 """The most unread messages of one request; an honest server sends one at a time."""
 _CLOSE_TIMEOUT_S = 2.0
 
-_quiet = logging.getLogger("lzero.repl.websocket")
-_quiet.setLevel(logging.INFO)  # below that level the library logs every header, and so the token
+_MOST_PIECES = 1024
+"""The most fragments of one message; an honest end sends one."""
+
+QUIET = logging.getLogger("lzero.repl.websocket")
+QUIET.setLevel(logging.INFO)  # below that level the library logs every header, and so the token
 
 
 class ServerRefused(ReplError):
@@ -39,13 +43,25 @@ class _Connect(connect):
         return exc  # follow no redirect: the token is for the named server only
 
 
-class _Connection(ClientConnection):
-    """A connection that ends if the server sends pings but reads no answers, which would fill the memory."""
+class Bounded(Connection):
+    """A WebSocket with bounded memory: it ends if the other end pings without reading the answers, or sends too many fragments."""
+
+    _num_pieces = 0
+    """Fragments of the current message after its first."""
 
     def process_event(self, event: Event) -> None:
         super().process_event(event)
-        if self.paused and isinstance(event, Frame) and event.opcode is Opcode.PING:
-            self.transport.abort()
+        if isinstance(event, Frame):
+            if event.opcode is Opcode.CONT:
+                self._num_pieces += 1
+            elif event.opcode in (Opcode.TEXT, Opcode.BINARY):
+                self._num_pieces = 0
+            if self._num_pieces >= _MOST_PIECES or (self.paused and event.opcode is Opcode.PING):
+                self.transport.abort()
+
+
+class _Connection(Bounded, ClientConnection):
+    pass
 
 
 class Inbox:
@@ -124,7 +140,7 @@ class Link:
                 close_timeout=_CLOSE_TIMEOUT_S,
                 max_size=wire.MAX_MESSAGE,
                 create_connection=_Connection,
-                logger=_quiet,
+                logger=QUIET,
             )
         except InvalidStatus as error:
             raise _refusal(url, error) from None

@@ -9,7 +9,8 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.asyncio.connection import Connection
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
 from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, Repl, ReplPool
@@ -21,8 +22,8 @@ _GOODBYE_S = 2.0
 _REASON_BYTES = 120
 """The most bytes of the reason in a WebSocket's close message."""
 _TRANSFER_TIMEOUT_S = 120.0
-_MISBEHAVED = 1008
-"""WebSocket's code for a client that broke the rules."""
+_NORMAL, _MISBEHAVED = 1000, 1008
+"""WebSocket's codes for an end as agreed, and for a client that broke the rules."""
 
 
 class Room:
@@ -73,10 +74,10 @@ class _Served:
 
 
 class Client:
-    """One client with an accepted WebSocket. `name` is for the log."""
+    """One client with an open connection. `name` is for the log."""
 
-    def __init__(self, websocket: WebSocket, pool: ReplPool, room: Room, name: str) -> None:
-        self._websocket = websocket
+    def __init__(self, connection: Connection, pool: ReplPool, room: Room, name: str) -> None:
+        self._connection = connection
         self._pool = pool
         self._room = room
         self._name = name
@@ -94,10 +95,11 @@ class Client:
         try:
             async with asyncio.timeout(lease_s) as lease:
                 await self._send(await self._welcome())
-                while not self._gone and (message := await self._receive()) is not None:
+                while not self._gone:
+                    message = await self._receive()
                     lease.reschedule(loop.time() + lease_s)
                     await self._handle(message)
-        except WebSocketDisconnect:
+        except ConnectionClosed:
             pass
         except TimeoutError:
             await self._dismiss(f"nothing was heard of it for {self._room.lease_s:g} s")
@@ -118,14 +120,12 @@ class Client:
             load=room.load(),
         )
 
-    async def _receive(self) -> wire.FromClient | None:
-        """Return the next message; None if the client has disconnected. Raises ProtocolError."""
-        event = await self._websocket.receive()
-        if event["type"] == "websocket.disconnect":
-            return None
-        if event.get("bytes") is None:
+    async def _receive(self) -> wire.FromClient:
+        """Return the next message. Raises ConnectionClosed, ProtocolError."""
+        data = await self._connection.recv()
+        if isinstance(data, str):
             raise ProtocolError("not a message of a client: text")
-        return wire.decode_client(event["bytes"])
+        return wire.decode_client(data)
 
     async def _handle(self, message: wire.FromClient) -> None:
         match message:
@@ -136,9 +136,7 @@ class Client:
                 if asked is not None and not asked.done():
                     asked.set_result(message)  # else the request has ended in the meantime
             case wire.Open():
-                born = await self._admit(message.id)
-                if born is not None:
-                    self._begin(born, message, born)
+                await self._begin(message, None)
             case wire.Close():
                 closed = self._repls.pop(message.repl, None)
                 if closed is None:
@@ -153,34 +151,35 @@ class Client:
                     known.reading = asyncio.create_task(self._read(known, message))
                 elif known.busy:
                     raise ProtocolError("two requests at once for one REPL")
-                elif not isinstance(message, wire.Fork):
-                    self._begin(known, message, None)
-                elif (born := await self._admit(message.id)) is not None:
-                    self._begin(known, message, born)
+                else:
+                    await self._begin(message, known)
 
-    async def _admit(self, number: int) -> _Served | None:
-        """Reserve room for a REPL of this number. Send an error and return None if there is none. Raises ProtocolError if the number is
-        taken."""
-        if number in self._repls:
-            raise ProtocolError(f"a second REPL with the number {number}")
-        if self._room.full:
-            await self._send(self._failure(number, wire.PoolFull("all REPLs of the server are taken")))
-            return None
-        self._room.repls += 1
-        self._repls[number] = born = _Served()
-        return born
+    async def _begin(self, message: wire.Open | wire.OfRepl, known: _Served | None) -> None:
+        """Start the task of a request to a `known` REPL, or for a new one. Send an error if there is no room for a new one.
 
-    def _begin(self, served: _Served, message: wire.Open | wire.OfRepl, born: _Served | None) -> None:
-        """Start the task of a request. `born`: the REPL that the request makes."""
+        Raises ProtocolError if the number of a new one is taken.
+        """
+        born = None
+        if isinstance(message, wire.Open | wire.Fork):
+            if message.id in self._repls:
+                raise ProtocolError(f"a second REPL with the number {message.id}")
+            if self._room.full:
+                await self._send(self._failure(message.id, wire.PoolFull("all REPLs of the server are taken")))
+                return
+            self._room.repls += 1
+            self._repls[message.id] = born = _Served()
+        served = known or born
+        assert served is not None
         task = asyncio.create_task(self._answer(served, message, born))
         for each in (served, born):
             if each is not None:
                 each.number, each.request = message.id, task
 
     async def _answer(self, served: _Served, message: wire.Open | wire.OfRepl, born: _Served | None) -> None:
+        """Perform a request and send its answer. `born`: the REPL that it makes."""
         try:
             answer = await self._perform(served, message, born)
-        except WebSocketDisconnect:  # in the middle of the request
+        except ConnectionClosed:  # in the middle of the request
             return
         except LzeroError as error:
             answer = self._failure(message.id, error)
@@ -188,9 +187,8 @@ class Client:
             logger.exception("a request of %s failed", self._name)
             answer = self._failure(message.id, ReplError("the pool server failed; its log says how"))
         finally:
-            if (
-                born is not None and born.repl is None and self._repls.get(message.id) is born
-            ):  # it failed, so no request will close it
+            # If it failed, no request will close what it should have made.
+            if born is not None and born.repl is None and self._repls.get(message.id) is born:
                 del self._repls[message.id]
                 self._room.repls -= 1
         await self._say(answer)
@@ -200,7 +198,7 @@ class Client:
         locally."""
         try:
             answer = await self._perform(served, get, None)
-        except WebSocketDisconnect:
+        except ConnectionClosed:
             return
         except WorkspaceError as error:
             answer = self._failure(get.id, error)
@@ -272,7 +270,7 @@ class Client:
     async def _ask(self, message: wire.Call | wire.Part | wire.More) -> wire.InBetween:
         """Send a message in the middle of a request, and return the client's answer.
 
-        Raises WebSocketDisconnect; ReplDied if the REPL is closed before; ProtocolError if another request with this number waits.
+        Raises ConnectionClosed; ReplDied if the REPL is closed before; ProtocolError if another request with this number waits.
         """
         data = wire.encode(message)
         if message.id in self._asked:
@@ -354,22 +352,22 @@ class Client:
             data = wire.encode(answer)
         except ProtocolError as error:
             data = wire.encode(self._failure(answer.id, ReplDied(f"what it answered cannot be sent: {error}")))
-        with suppress(WebSocketDisconnect):
+        with suppress(ConnectionClosed):
             await self._send_bytes(data)
 
     async def _send(self, message: wire.FromServer) -> None:
         await self._send_bytes(wire.encode(message))
 
     async def _send_bytes(self, data: bytes) -> None:
-        """Send a message. Raises WebSocketDisconnect, also after it has dismissed a client that read nothing for a whole lease."""
+        """Send a message. Raises ConnectionClosed, also after it has dismissed a client that read nothing for a whole lease."""
         try:
             async with asyncio.timeout(self._room.lease_s), self._sending:  # a waiting message fills no buffer
                 if self._gone:
-                    raise WebSocketDisconnect
-                await self._websocket.send_bytes(data)
+                    raise ConnectionClosedError(None, None)
+                await self._connection.send(data)
         except TimeoutError:
             await self._dismiss(f"it took nothing for {self._room.lease_s:g} s")
-            raise WebSocketDisconnect from None
+            raise ConnectionClosedError(None, None) from None
 
     async def _dismiss(self, why: str) -> None:
         """Close the connection, which ends `serve`."""
@@ -377,7 +375,14 @@ class Client:
             return
         self._gone = True
         logger.warning("the connection of %s is closed: %s", self._name, why)
-        reason = why.encode()[:_REASON_BYTES].decode(errors="ignore")
-        with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
+        await hang_up(self._connection, _MISBEHAVED, why.encode()[:_REASON_BYTES].decode(errors="ignore"))
+
+
+async def hang_up(connection: Connection, code: int = _NORMAL, reason: str = "") -> None:
+    """Close a connection, at the latest after some seconds for the other end to read why. Safe to call twice."""
+    try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
-                await self._websocket.close(code=_MISBEHAVED, reason=reason)
+                await connection.close(code, reason)
+    finally:
+        connection.transport.abort()

@@ -3,34 +3,28 @@
     async with LocalPool() as pool, PoolServer(pool, token=token) as server:
         print(server.url)
 
-The ASGI application has two routes behind the bearer token. `GET /load` returns the load, and a WebSocket at `/repls` serves one client
-with all its REPLs (`lzero.repl.remote.served`). It listens on loopback by default. Elsewhere it requires TLS, or `--insecure`.
+There are two paths behind the bearer token. `GET /load` returns the load, and a WebSocket at `/repls` serves one client with all its REPLs
+(`lzero.repl.remote.served`). The server listens on loopback by default. Elsewhere it requires TLS, or `--insecure`.
 
-uvicorn always uses the parsers named here, whichever others are installed, because each bounds what it reads. `lzero.repl.remote.door`
-bounds the number of connections without the token, and their time.
+`lzero.repl.remote.door` bounds the number of connections without the token, and their time; this module bounds the bytes that they send.
 """
 
 import asyncio
-import contextlib
 import errno
 import hmac
 import ipaddress
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
-from websockets.frames import Frame
+import msgspec
+from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
 
 from lzero.closing import Service
 from lzero.config import ReplConfig
@@ -38,7 +32,8 @@ from lzero.errors import ConfigError
 from lzero.protocols import ReplPool
 from lzero.repl.remote import wire
 from lzero.repl.remote.door import Door, Guest, Refusals
-from lzero.repl.remote.served import Client, Room
+from lzero.repl.remote.link import QUIET, Bounded
+from lzero.repl.remote.served import Client, Room, hang_up
 from lzero.serving import Serving
 
 logger = logging.getLogger(__name__)
@@ -46,19 +41,15 @@ _FILE_BYTES = ReplConfig().file_mb << 20
 _USUAL = Serving()
 _OTHER_VERSION = 426
 """HTTP's status code for a client that should use another version."""
+_GOING_AWAY = 1001
+"""WebSocket's code for a server that ends."""
 REQUEST_BYTES = 16 << 10
-"""Bytes that a connection may send as HTTP: request line, headers and body. An honest request has a few hundred, and no body."""
-_GUEST = "guest"
-"""Key of the connection in a request's state."""
-_MOST_PIECES = 1024
-"""The most fragments of one message; an honest client sends one."""
-_LAST_WORDS_S = 5.0
-"""Seconds for a client to read why its connection is closed, if it reads at all."""
+"""Bytes that a connection may send before it has shown the token. An honest request has a few hundred."""
 _UNSENT_BYTES = 1 << 16
 """The most unsent bytes in the kernel for one client. The kernel's own bound is some megabytes. A client that reads nothing would take a
 while to fill these with short answers, and would seem to read meanwhile.
 """
-_GRACE_S = 20
+_GRACE_S = 20.0
 """Seconds for clients to disconnect when the server ends."""
 
 
@@ -81,14 +72,14 @@ class PoolServer(Service):
         lease_s = serving.lease_s
         if not 0.0 < lease_s <= wire.MAX_DEADLINE_S:
             raise ConfigError(f"--lease-s = {lease_s:g}: the maximum is {wire.MAX_DEADLINE_S:g} seconds")
+        self._pool = pool
         self._room = Room(max_repls=serving.max_repls, lease_s=lease_s, file_bytes=file_bytes, lifetime_s=lifetime_s)
+        self._expected = f"Bearer {token}".encode()
         self._refusals = Refusals()
-        self._app = application(pool, token=token, room=self._room, refusals=self._refusals)
         self._serving = serving
         self._port = serving.port
-        self._listener: socket.socket | None = None
-        self._server: _Server | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._door: Door | None = None
+        self._served: dict[asyncio.Task[None], Connection] = {}
 
     @property
     def url(self) -> str:
@@ -99,57 +90,96 @@ class PoolServer(Service):
 
     async def bind(self) -> None:
         """Take the port, without serving yet. Raises ConfigError for a port in use, a certificate that cannot be read, …"""
-        config = uvicorn.Config(
-            self._app,
-            loop="asyncio",
-            http=_Http,
-            ws=_WebSocket,
-            ws_max_size=wire.MAX_MESSAGE,
-            ws_per_message_deflate=False,  # messages are short, or urgent
-            ws_ping_interval=None,  # clients beat by themselves
-            lifespan="off",
-            proxy_headers=False,  # name clients by their address, not by their headers
-            log_config=None,
-            log_level="error",  # a stranger could cause a warning with each message
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE_S,
-            ssl_certfile=self._serving.certificate,
-            ssl_keyfile=self._serving.key,
+        tls = self._tls()
+        listener = await asyncio.to_thread(self._listen)
+        self._port = listener.getsockname()[1]
+        self._door = Door(
+            listener, tls, lambda guest: _Connection(self, guest, self._refusals, self._begin), self._refusals
         )
-        try:
-            config.load()
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"cannot use the certificate {self._serving.certificate} with its key {self._serving.key}: {error}"
-            ) from None
-        logging.getLogger("uvicorn.error").addFilter(_no_refusals)
-        self._listener = await asyncio.to_thread(self._listen)
-        self._port = self._listener.getsockname()[1]
-        self._server = _Server(config, self._listener, self._refusals)
 
     async def start(self) -> None:
-        """Serve, and return when clients can connect. Raises as `bind` does."""
-        if self._listener is None:
+        """Serve. Raises as `bind` does."""
+        if self._door is None:
             await self.bind()
-        assert self._listener is not None
-        assert self._server is not None
-        self._task = asyncio.create_task(self._server.serve())
-        while not self._server.started and not self._task.done():
-            await asyncio.sleep(0.001)  # the server starts without waiting for anything
+        assert self._door is not None
+        self._door.open()
 
     async def ended(self) -> None:
-        """Return when the server has ended."""
-        assert self._task is not None
-        await asyncio.shield(self._task)
+        """Return when the server accepts no more connections. `close` then raises the error that ended it."""
+        assert self._door is not None
+        await self._door.ended()
 
     async def close(self) -> None:
         """Close every client's REPLs, and the port. Safe to call twice."""
-        if self._server is not None and self._task is not None:
-            self._server.should_exit = True
-            await self._task
-        if self._listener is not None:
-            self._listener.close()
+        try:
+            if self._door is not None:
+                await self._door.close()
+        finally:
+            connections = list(self._served.values())
+            await asyncio.gather(*(hang_up(connection, _GOING_AWAY, "") for connection in connections))
+            if self._served:
+                await asyncio.wait(self._served, timeout=_GRACE_S)
+
+    def is_serving(self) -> bool:
+        """Return whether a connection may become a client. A `ServerConnection` asks its server."""
+        return True
+
+    def _begin(self, connection: "_Connection") -> None:
+        task = asyncio.create_task(self._serve(connection))
+        self._served[task] = connection
+        task.add_done_callback(self._served.pop)
+
+    async def _serve(self, connection: "_Connection") -> None:
+        """Answer the request of a connection. Serve a client until it ends."""
+        name = connection.guest.name
+        try:
+            await connection.handshake(self._screen, _name_version, None)
+            if connection.state is State.OPEN:
+                await Client(connection, self._pool, self._room, name).serve()
+        except ConnectionClosed:
+            pass
+        except Exception:
+            logger.exception("serving %s failed", name)
+        finally:
+            await hang_up(connection)
+
+    def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Return the answer to a request; None for one of a client, with the token, the path and the version of a client."""
+        assert isinstance(connection, _Connection)
+        guest = connection.guest
+        given = ", ".join(request.headers.get_all("Authorization"))
+        if not hmac.compare_digest(given.encode(), self._expected):
+            self._refusals.note(guest.name, f"its token is {'another one' if given else 'missing'}")
+            text = "the token is not this server's" if given else "a token is needed: Authorization: Bearer …"
+            response = connection.respond(401, text)
+            response.headers["WWW-Authenticate"] = "Bearer"
+            return response
+        if request.path == "/load":
+            load = {**self._pool.stats(), "repls": self._room.repls, "max_repls": self._room.max_repls}
+            response = connection.respond(200, msgspec.json.encode(load).decode())
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = "application/json"
+            return response
+        if request.path != wire.PATH:
+            return connection.respond(404, "a pool server has /load and /repls")
+        theirs = ", ".join(request.headers.get_all(wire.VERSION_HEADER)) or "none"
+        if theirs != str(wire.VERSION):
+            text = f"the server speaks version {wire.VERSION} of the pool's protocol, this client version {theirs}"
+            logger.warning("%s is refused: %s", guest.name, text)
+            return connection.respond(_OTHER_VERSION, text)
+        guest.admit()
+        return None
+
+    def _tls(self) -> ssl.SSLContext | None:
+        certificate, key = self._serving.certificate, self._serving.key
+        if certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"cannot use the certificate {certificate} with its key {key}: {error}") from None
+        return context
 
     def _listen(self) -> socket.socket:
         place = f"port {self._port} of {self._serving.host}"
@@ -177,149 +207,41 @@ class PoolServer(Service):
         return listener
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn server that accepts connections through `Door`. It leaves signals to the owner of the event loop."""
+class _Connection(Bounded, ServerConnection):
+    """A connection that sends at most `REQUEST_BYTES` before it has shown the token."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, refusals: Refusals) -> None:
-        super().__init__(config)
+    def __init__(
+        self, server: PoolServer, guest: Guest, refusals: Refusals, begin: Callable[["_Connection"], None]
+    ) -> None:
+        """`begin`: called when the connection, and its TLS, are there."""
+        protocol = ServerProtocol(max_size=wire.MAX_MESSAGE, logger=QUIET)
+        super().__init__(protocol, server, ping_interval=None)  # type: ignore[arg-type] # it asks `is_serving` only
+        self.guest = guest
         self._refusals = refusals
-        self._door = Door(listener, config.ssl, self._protocol, refusals)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self.lifespan.startup()
-        self.servers = []  # uvicorn's own listeners, not used
-        self._door.open(self._end)
-        self.started = True
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await self._door.close()
-        finally:
-            await super().shutdown()
-
-    def _protocol(self, guest: Guest) -> asyncio.Protocol:
-        return _Http(guest, self._refusals, self.config, self.server_state)
-
-    def _end(self) -> None:
-        self.should_exit = True
-
-
-class _Http(H11Protocol):
-    """Serves one request, and reads at most `REQUEST_BYTES` for it."""
-
-    def __init__(self, guest: Guest, refusals: Refusals, config: uvicorn.Config, state: ServerState) -> None:
-        super().__init__(config, state, {_GUEST: guest})
-        self._guest = guest
-        self._refusals = refusals
+        self._begin = begin
         self._read = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Connection.connection_made(self, transport)  # ServerConnection's would start a task of websockets' own server
+        self._begin(self)
 
     def data_received(self, data: bytes) -> None:
         self._read += len(data)
-        if self._read <= REQUEST_BYTES:
+        if self.guest.admitted or self._read <= REQUEST_BYTES:
             super().data_received(data)
+            if self.request is None and self.protocol.handshake_exc is not None:
+                self._refuse("it did not send a request of HTTP/1.1")
         else:
             self._refuse(f"it sent more than {REQUEST_BYTES:,} bytes of a request")
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse("it did not send a request of HTTP/1.1")
-
-    def on_response_complete(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
-        super().on_response_complete()
-
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._guest.leave()
+        self.guest.leave()
 
     def _refuse(self, why: str) -> None:
-        self._refusals.note(self._guest.name, why)
+        self._refusals.note(self.guest.name, why)
         self.transport.abort()
 
 
-class _WebSocket(WebSocketsSansIOProtocol):
-    """A WebSocket with bounded memory and a bounded end.
-
-    It aborts the connection of a client that sends too many fragments of a message, or pings without reading the answers. It waits only
-    briefly for a client to read the close message.
-    """
-
-    def handle_cont(self, event: Frame) -> None:
-        if len(self.frames) >= _MOST_PIECES:
-            self.transport.abort()
-        else:
-            super().handle_cont(event)
-
-    def handle_ping(self) -> None:
-        if self.transport.is_closing():
-            return
-        super().handle_ping()
-        if not self.writable.is_set():
-            self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.app_state[_GUEST].leave()
-
-    def on_task_complete(self, task: asyncio.Task[None]) -> None:
-        super().on_task_complete(task)
-        self.loop.call_later(_LAST_WORDS_S if self.writable.is_set() else 0.0, self.transport.abort)
-
-
-def _no_refusals(record: logging.LogRecord) -> bool:
-    """Drop uvicorn's error about refused handshakes: it takes a complete refusal for a forgotten handshake."""
-    return "without completing handshake" not in record.msg
-
-
-def application(pool: ReplPool, *, token: str, room: Room, refusals: Refusals) -> ASGIApp:
-    """Return the ASGI application. A request's state holds its connection."""
-
-    async def load(_: Request) -> Response:
-        load = {**pool.stats(), "repls": room.repls, "max_repls": room.max_repls}
-        return JSONResponse(load, headers={"Connection": "close"})
-
-    async def repls(websocket: WebSocket) -> None:
-        name = f"{websocket.client.host}:{websocket.client.port}" if websocket.client else "a client"
-        theirs = websocket.headers.get(wire.VERSION_HEADER, "none")
-        if theirs != str(wire.VERSION):
-            logger.warning(
-                "%s is refused: it speaks version %s of the pool's protocol, not %d", name, theirs, wire.VERSION
-            )
-            text = f"the server speaks version {wire.VERSION} of the pool's protocol, this client version {theirs}"
-            await websocket.send_denial_response(PlainTextResponse(text, status_code=_OTHER_VERSION))
-            return
-        await websocket.accept(headers=[(wire.VERSION_HEADER.encode(), str(wire.VERSION).encode())])
-        await Client(websocket, pool, room, name).serve()
-
-    routes = [Route("/load", load), WebSocketRoute(wire.PATH, repls)]
-    return _Guard(Starlette(routes=routes), token, refusals)
-
-
-class _Guard:
-    """Refuses every request without the token."""
-
-    def __init__(self, app: ASGIApp, token: str, refusals: Refusals) -> None:
-        self._app = app
-        self._expected = f"Bearer {token}".encode()
-        self._refusals = refusals
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        guest: Guest = scope["state"][_GUEST]
-        if hmac.compare_digest(given, self._expected):
-            if scope["type"] == "websocket":
-                guest.admit()
-            await self._app(scope, receive, send)
-            return
-        self._refusals.note(guest.name, f"its token is {'another one' if given else 'missing'}")
-        text = "the token is not this server's" if given else "a token is needed: Authorization: Bearer …"
-        headers = {"WWW-Authenticate": "Bearer", "Connection": "close"}
-        response = PlainTextResponse(text, status_code=401, headers=headers)
-        if scope["type"] == "websocket":
-            await WebSocket(scope, receive, send).send_denial_response(response)
-        else:
-            await response(scope, receive, send)
+def _name_version(_: ServerConnection, request: Request, response: Response) -> None:
+    response.headers[wire.VERSION_HEADER] = str(wire.VERSION)
