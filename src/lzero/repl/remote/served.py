@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
@@ -26,15 +27,15 @@ _NORMAL, _MISBEHAVED = 1000, 1008
 """WebSocket's codes for an end as agreed, and for a client that broke the rules."""
 
 
+@dataclass(kw_only=True)
 class Room:
     """The number of REPLs that all clients of a server share, and the limits that each client gets."""
 
-    def __init__(self, *, max_repls: int, lease_s: float, file_bytes: int, lifetime_s: float | None) -> None:
-        self.max_repls = max_repls
-        self.lease_s = lease_s
-        self.file_bytes = file_bytes
-        self.lifetime_s = lifetime_s
-        self.repls = 0
+    max_repls: int
+    lease_s: float
+    file_bytes: int
+    lifetime_s: float | None
+    repls: int = 0
 
     @property
     def full(self) -> bool:
@@ -51,18 +52,18 @@ class _Broke(Exception):
         self.error = error
 
 
+@dataclass(eq=False)
 class _Served:
     """A REPL of the client, from the request that opens it to the one that closes it."""
 
-    def __init__(self) -> None:
-        self.repl: Repl | None = None
-        self.request: asyncio.Task[None] | None = None
-        """The current or the last request."""
-        self.number = 0
-        """The number of that request."""
-        self.in_call = False
-        """Whether its cell waits for the client's answer to a tool call. The client may read files meanwhile."""
-        self.reading: asyncio.Task[None] | None = None
+    repl: Repl | None = None
+    request: asyncio.Task[None] | None = None
+    """The current or the last request."""
+    number: int = 0
+    """The number of that request."""
+    in_call: bool = False
+    """Whether its cell waits for the client's answer to a tool call. The client may read files meanwhile."""
+    reading: asyncio.Task[None] | None = None
 
     @property
     def busy(self) -> bool:
