@@ -25,7 +25,7 @@ from lzero.types import WorkspaceFile
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 LOAD = wire.Load(repls=0, max_repls=8)
-_BINARY, _PIECE, _PING, _LAST = 0x02, 0x00, 0x09, 0x80
+_BINARY, _PIECE, _PING, _PONG, _LAST = 0x02, 0x00, 0x09, 0x0A, 0x80
 Talk = Callable[[ServerConnection], Awaitable[None]]
 
 
@@ -59,7 +59,9 @@ def _frame(kind: int, payload: bytes = b"") -> bytes:
     return bytes([kind, 0x80 | len(payload), 0, 0, 0, 0]) + payload
 
 
-@pytest.mark.parametrize("flood", [_frame(_PIECE), _frame(_PING | _LAST, bytes(125))])
+@pytest.mark.parametrize(
+    "flood", [_frame(_PIECE), _frame(_PIECE) + _frame(_PONG | _LAST), _frame(_PING | _LAST, bytes(125))]
+)
 async def test_a_client_that_floods_beneath_the_messages_is_cut_off(pool: LocalPool, flood: bytes) -> None:
     """A message in pieces without end, or pings whose answers nobody reads."""
     async with serving(pool) as server:
