@@ -31,7 +31,7 @@ _MOST_PIECES = 1024
 """The most fragments of one message; an honest end sends one."""
 
 QUIET = logging.getLogger("lzero.repl.websocket")
-QUIET.setLevel(logging.INFO)  # below that level the library logs every header, and so the token
+QUIET.setLevel(logging.WARNING)  # below, the library logs each connection, and every header with the token
 
 
 class ServerRefused(ReplError):
