@@ -580,10 +580,14 @@ async def test_a_file_is_as_large_as_was_said(pool: LocalPool) -> None:
 
 
 async def test_a_message_without_end_is_refused(pool: LocalPool) -> None:
-    async with serving(pool) as server, raw(server.url) as connection:
+    async with serving(pool) as server:
+        connection = await raw(server.url)
         with suppress(ConnectionClosed):  # it may hear of it while it sends
             await connection.send(bytes(remote_wire.MAX_MESSAGE + 1))
         assert "1009" in await ending(connection)
+        await (
+            connection.wait_closed()
+        )  # not `close`: a transport of Python 3.11 that has lost unsent data fails to abort
 
 
 async def test_a_client_that_takes_nothing_is_let_go_of(pool: LocalPool) -> None:

@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.frames import Frame, Opcode
-from websockets.protocol import Event
+from websockets.protocol import Event, State
 
 from lzero.closing import closed_on_error
 from lzero.errors import ProtocolError, ReplDied, ReplError
@@ -25,10 +25,11 @@ _BEAT_S = 1.0
 """Longest time between two beats."""
 _WAITING = 4
 """The most unread messages of one request; an honest server sends one at a time."""
-_CLOSE_TIMEOUT_S = 2.0
-
+_GOODBYE_S = 2.0
 _MOST_PIECES = 1024
 """The most fragments of one message; an honest end sends one."""
+NORMAL = 1000
+"""WebSocket's code for an end as agreed."""
 
 QUIET = logging.getLogger("lzero.repl.websocket")
 QUIET.setLevel(logging.WARNING)  # below, the library logs each connection, and every header with the token
@@ -48,6 +49,7 @@ class Bounded(Connection):
 
     _num_pieces = 0
     """Fragments of the current message after its first."""
+    _lost = False
 
     def process_event(self, event: Event) -> None:
         super().process_event(event)
@@ -57,7 +59,26 @@ class Bounded(Connection):
             elif event.opcode in (Opcode.TEXT, Opcode.BINARY):
                 self._num_pieces = 0
             if self._num_pieces >= _MOST_PIECES or (self.paused and event.opcode is Opcode.PING):
-                self.transport.abort()
+                self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._lost = True
+
+    def abort(self) -> None:
+        """End the connection at once, unless it is lost. A lost transport of Python 3.11 may fail to abort."""
+        if not self._lost:
+            self.transport.abort()
+
+    async def hang_up(self, code: int = NORMAL, reason: str = "") -> None:
+        """Close the connection, at the latest after some seconds for the other end to read why. Safe to call twice."""
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
+                await (self.close(code, reason) if self.state is State.OPEN else self.wait_closed())
+        except TimeoutError:
+            pass
+        finally:
+            self.abort()
 
 
 class _Connection(Bounded, ClientConnection):
@@ -100,7 +121,7 @@ class Link:
     """A live connection to a server. `Link.to` makes it. `lost` is done when the connection is gone; `epitaph` then says why."""
 
     def __init__(
-        self, url: str, connection: ClientConnection, welcome: wire.Welcome, on_load: Callable[[wire.Load], None]
+        self, url: str, connection: Bounded, welcome: wire.Welcome, on_load: Callable[[wire.Load], None]
     ) -> None:
         """`welcome`: the server's first message. Raises ProtocolError if its facts are invalid."""
         self.url = url
@@ -137,7 +158,7 @@ class Link:
                 compression=None,
                 ping_interval=None,  # `_beat` replaces it
                 open_timeout=_CONNECT_TIMEOUT_S,
-                close_timeout=_CLOSE_TIMEOUT_S,
+                close_timeout=_GOODBYE_S,
                 max_size=wire.MAX_MESSAGE,
                 create_connection=_Connection,
                 logger=QUIET,
@@ -156,7 +177,8 @@ class Link:
             raise ReplError(f"{url}: {reason}") from None
         except WebSocketException as error:
             raise ReplError(f"{url}: {error}") from None
-        async with closed_on_error(connection.close):
+        assert isinstance(connection, _Connection)
+        async with closed_on_error(connection.hang_up):
             try:
                 return cls(url, connection, await _greeting(url, connection), on_load)
             except TimeoutError:
@@ -197,7 +219,7 @@ class Link:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._connection.close()
+        await self._connection.hang_up()
 
     async def _read(self) -> None:
         try:
@@ -246,10 +268,10 @@ class Link:
         self.lost.set_result(None)
         for inbox in self._inboxes.values():
             inbox.end()
-        self._connection.transport.abort()
+        self._connection.abort()
 
 
-async def _greeting(url: str, connection: ClientConnection) -> wire.Welcome:
+async def _greeting(url: str, connection: Bounded) -> wire.Welcome:
     """Return the server's first message. Raises ServerRefused, TimeoutError, ConnectionClosed, ProtocolError."""
     assert connection.response is not None
     if connection.response.headers.get(wire.VERSION_HEADER) != str(wire.VERSION):
@@ -261,7 +283,7 @@ async def _greeting(url: str, connection: ClientConnection) -> wire.Welcome:
     return first
 
 
-async def _received(connection: ClientConnection) -> wire.FromServer:
+async def _received(connection: Bounded) -> wire.FromServer:
     """Return the next message. Raises ConnectionClosed, ProtocolError."""
     data = await connection.recv()
     if isinstance(data, str):

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
 from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, Repl, ReplPool
 from lzero.repl.remote import wire
+from lzero.repl.remote.link import Bounded
 from lzero.types import Json
 
 logger = logging.getLogger(__name__)
@@ -23,8 +23,8 @@ _GOODBYE_S = 2.0
 _REASON_BYTES = 120
 """The most bytes of the reason in a WebSocket's close message."""
 _TRANSFER_TIMEOUT_S = 120.0
-_NORMAL, _MISBEHAVED = 1000, 1008
-"""WebSocket's codes for an end as agreed, and for a client that broke the rules."""
+_MISBEHAVED = 1008
+"""WebSocket's code for a client that broke the rules."""
 
 
 @dataclass(kw_only=True)
@@ -77,7 +77,7 @@ class _Served:
 class Client:
     """One client with an open connection. `name` is for the log."""
 
-    def __init__(self, connection: Connection, pool: ReplPool, room: Room, name: str) -> None:
+    def __init__(self, connection: Bounded, pool: ReplPool, room: Room, name: str) -> None:
         self._connection = connection
         self._pool = pool
         self._room = room
@@ -376,14 +376,4 @@ class Client:
             return
         self._gone = True
         logger.warning("the connection of %s is closed: %s", self._name, why)
-        await hang_up(self._connection, _MISBEHAVED, why.encode()[:_REASON_BYTES].decode(errors="ignore"))
-
-
-async def hang_up(connection: Connection, code: int = _NORMAL, reason: str = "") -> None:
-    """Close a connection, at the latest after some seconds for the other end to read why. Safe to call twice."""
-    try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE_S):
-                await connection.close(code, reason)
-    finally:
-        connection.transport.abort()
+        await self._connection.hang_up(_MISBEHAVED, why.encode()[:_REASON_BYTES].decode(errors="ignore"))

@@ -33,7 +33,7 @@ from lzero.protocols import ReplPool
 from lzero.repl.remote import wire
 from lzero.repl.remote.door import Door, Guest, Refusals
 from lzero.repl.remote.link import QUIET, Bounded
-from lzero.repl.remote.served import Client, Room, hang_up
+from lzero.repl.remote.served import Client, Room
 from lzero.serving import Serving
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class PoolServer(Service):
         self._serving = serving
         self._port = serving.port
         self._door: Door | None = None
-        self._served: dict[asyncio.Task[None], Connection] = {}
+        self._served: dict[asyncio.Task[None], _Connection] = {}
 
     @property
     def url(self) -> str:
@@ -116,7 +116,7 @@ class PoolServer(Service):
                 await self._door.close()
         finally:
             connections = list(self._served.values())
-            await asyncio.gather(*(hang_up(connection, _GOING_AWAY, "") for connection in connections))
+            await asyncio.gather(*(connection.hang_up(_GOING_AWAY) for connection in connections))
             if self._served:
                 await asyncio.wait(self._served, timeout=_GRACE_S)
 
@@ -141,7 +141,7 @@ class PoolServer(Service):
         except Exception:
             logger.exception("serving %s failed", name)
         finally:
-            await hang_up(connection)
+            await connection.hang_up()
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
         """Return the answer to a request; None for one of a client, with the token, the path and the version of a client."""
@@ -165,7 +165,9 @@ class PoolServer(Service):
         theirs = ", ".join(request.headers.get_all(wire.VERSION_HEADER)) or "none"
         if theirs != str(wire.VERSION):
             text = f"the server speaks version {wire.VERSION} of the pool's protocol, this client version {theirs}"
-            logger.warning("%s is refused: %s", guest.name, text)
+            logger.warning(
+                "%s is refused: it speaks version %s of the pool's protocol, not %d", guest.name, theirs, wire.VERSION
+            )
             return connection.respond(_OTHER_VERSION, text)
         guest.admit()
         return None
@@ -240,7 +242,7 @@ class _Connection(Bounded, ServerConnection):
 
     def _refuse(self, why: str) -> None:
         self._refusals.note(self.guest.name, why)
-        self.transport.abort()
+        self.abort()
 
 
 def _name_version(_: ServerConnection, request: Request, response: Response) -> None:
