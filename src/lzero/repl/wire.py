@@ -156,11 +156,9 @@ class Done(Message, frozen=True, kw_only=True):
 
 
 class Hello(Message, frozen=True, kw_only=True):
-    """Zygote → host: it is warm. Sends the file of its `os` module, its prefix and its pid."""
+    """Zygote → host: it is warm. Sends the file of its `os` module."""
 
     os: str
-    prefix: str
-    pid: int
 
 
 class Forked(Message, frozen=True, kw_only=True):

@@ -74,28 +74,26 @@ class Clipped:
 
     def narrow(self, limit: int) -> None:
         """Keep no more than `limit` characters from now on."""
-        self._shrink()
+        head, tail = self._ends()
         self._half = limit // 2
         if self.kept > limit:
-            tail = "".join(self._tail)
-            head, tail = (self._head, tail) if self._left_out else (self._head + tail, self._head + tail)
             self._keep(head[: self._half], tail[max(0, len(tail) - self._half) :])
 
     def keep_lines(self, count: int) -> None:
         """Keep no more than the first and the last `count // 2` lines."""
-        self._shrink()
-        tail = "".join(self._tail)
-        if not self._left_out and (self._head + tail).count("\n") < count:
-            return
-        head, tail = (self._head, tail) if self._left_out else (self._head + tail, self._head + tail)
-        self._keep("\n".join(head.split("\n")[: count // 2]), "\n".join(tail.split("\n")[-(count // 2) :]))
+        head, tail = self._ends()
+        if self._left_out or head.count("\n") >= count:
+            self._keep("\n".join(head.split("\n")[: count // 2]), "\n".join(tail.split("\n")[-(count // 2) :]))
 
     def text(self) -> str:
+        head, tail = self._ends()
+        return f"{head}\n… [{self._left_out} characters left out] …\n{tail}" if self._left_out else head
+
+    def _ends(self) -> tuple[str, str]:
+        """Return what is kept before and after the gap; if there is none, the whole text twice."""
         self._shrink()
         tail = "".join(self._tail)
-        if not self._left_out:
-            return self._head + tail
-        return f"{self._head}\n… [{self._left_out} characters left out] …\n{tail}"
+        return (self._head, tail) if self._left_out else (self._head + tail, self._head + tail)
 
     def _shrink(self) -> None:
         tail = "".join(self._tail)

@@ -63,7 +63,7 @@ class Zygote:
         selector.register(self._control, selectors.EVENT_READ)
         selector.register(wake_up, selectors.EVENT_READ)
         self._fillers = heap.settle()
-        self._say({"type": "hello", "os": os.__file__, "prefix": sys.prefix, "pid": os.getpid()})
+        self._say({"type": "hello", "os": os.__file__})
         while True:
             for key, _ in selector.select():
                 if key.fileobj is self._control:

@@ -1,6 +1,6 @@
 """Offer a pool of this machine over the network: `lzero pool serve`.
 
-    async with LocalPool() as pool, PoolServer(pool, token=token) as server:
+    async with PoolServer(pool, Serving(), token=token, file_bytes=16 << 20, lifetime_s=7200.0) as server:
         print(server.url)
 
 There are two paths behind the bearer token. `GET /load` returns the load, and a WebSocket at `/repls` serves one client with all its REPLs
@@ -27,7 +27,6 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from lzero.closing import Service
-from lzero.config import ReplConfig
 from lzero.errors import ConfigError
 from lzero.protocols import ReplPool
 from lzero.repl.remote import wire
@@ -37,8 +36,6 @@ from lzero.repl.remote.served import Client, Room
 from lzero.serving import Serving
 
 logger = logging.getLogger(__name__)
-_FILE_BYTES = ReplConfig().file_mb << 20
-_USUAL = Serving()
 _OTHER_VERSION = 426
 """HTTP's status code for a client that should use another version."""
 _GOING_AWAY = 1001
@@ -59,11 +56,11 @@ class PoolServer(Service):
     def __init__(
         self,
         pool: ReplPool,
-        serving: Serving = _USUAL,
+        serving: Serving,
         *,
         token: str,
-        file_bytes: int = _FILE_BYTES,
-        lifetime_s: float | None = None,
+        file_bytes: int,
+        lifetime_s: float | None,
     ) -> None:
         """`file_bytes`: the largest file that the pool's REPLs take. `lifetime_s`: seconds after which the pool ends a REPL; None: never.
 
