@@ -46,7 +46,7 @@ from lzero.repl import LocalPool
 from lzero.rollout.compose import train_tasks
 from lzero.seeds import derive_seed
 from lzero.threads import computing_alone
-from lzero.train.publish import publish
+from lzero.train.publish import Publisher
 from lzero.train.trainer import Trainer
 from lzero.train.transfer.in_process import InProcess
 from lzero.types import Budgets, Episode, Group, Parsed, Prompt, Reward, Sampling, Step, Task
@@ -259,13 +259,20 @@ class SingleTurn:
         num_slots = len(prompts) * EPISODES_A_GROUP
         sampler = load_model(model, dtype="float32", device="cpu")
         self._engine = LocalEngine(sampler, tokenizer, max_tokens=512, num_slots=num_slots)
+        self._publisher = Publisher(
+            self._trainer.model,
+            self._engine,
+            InProcess(self._engine),
+            max_tokens=512,
+            compute=self._engine.compute,
+        )
 
     async def update(self, turn: int) -> Seconds:
         started = time.perf_counter()
         groups = await asyncio.gather(*(self._group(turn, place) for place in range(len(self._prompts))))
         sampled = time.perf_counter()
         await self._engine.compute(partial(learn, self._trainer, groups))
-        await publish(self._trainer.model, self._engine, InProcess(self._engine), version=turn + 1)
+        await self._publisher.publish(version=turn + 1)
         return Seconds(
             sampling_s=sampled - started,
             update_s=time.perf_counter() - sampled,

@@ -105,7 +105,13 @@ def config_of(tmp_path: Path, *overrides: str) -> Config:
     if not model.exists():
         tokenizer = build_tokenizer()
         save_model(new_model(TINY, tokenizer, seed=0), tokenizer, model)
-    fixed = ["run.deterministic=true", "model.device=cpu", "train.lr=0.05", "train.checkpoint_every=3"]
+    fixed = [
+        "agent.max_tokens=64",
+        "run.deterministic=true",
+        "model.device=cpu",
+        "train.lr=0.05",
+        "train.checkpoint_every=3",
+    ]
     return load_config(overrides=[f"model.path={model}", *fixed, *overrides])
 
 

@@ -20,11 +20,12 @@ from lzero.engine.local.engine import LocalEngine
 from lzero.errors import ModelError, NotFinite, TrainError
 from lzero.models import build_tokenizer, load_model, new_model, resolve
 from lzero.train.packing import choose_packing
-from lzero.train.publish import publish
-from lzero.train.score import PROBE_TOKENS, probe_ids, sample_logprobs
-from lzero.train.transfer.in_process import InProcess, LoadingEngine
+from lzero.train.probe import PROBE_TOKENS, probe_ids, sample_after
+from lzero.train.publish import Publisher
+from lzero.train.score import sample_logprobs
+from lzero.train.transfer.in_process import InProcess
 from lzero.train.update import make_adamw, recompute_activations, update_policy
-from lzero.types import Episode, Sample, Sampling
+from lzero.types import Completion, Episode, Sample, Sampling
 
 pytestmark = pytest.mark.integration
 Answer = TypeVar("Answer")
@@ -307,10 +308,12 @@ class StubbornEngine:
         """`takes`: the number of the load that it executes, from 1."""
         self.model = model
         self.takes = takes
+        self.version = 0
         self.events: list[str] = []
 
     async def load(self, state_dict: Mapping[str, Tensor], version: int) -> None:
         self.events.append("load")
+        self.version = version
         if self.events.count("load") == self.takes:
             self.model.load_state_dict(state_dict)
 
@@ -324,13 +327,31 @@ class StubbornEngine:
         sample = make_sample((-1, *[0] * (len(ids) - 1)), token_ids=ids)
         return sample_logprobs(self.model, [sample], Layout(max_tokens=100))[0]
 
+    async def sample(self, ids: Sequence[int], sampling: Sampling, **others: object) -> Completion:
+        """Draw the likeliest tokens, and tell their log-probabilities at the temperature."""
+        drawn: list[int] = []
+        for _ in range(sampling.max_tokens):
+            drawn.append(int(self.model(torch.tensor([[*ids, *drawn]])).logits[0, -1].argmax()))
+        scored = sample_logprobs(self.model, [sample_after(tuple(ids), drawn)], Layout(max_tokens=100))[0]
+        return Completion(
+            token_ids=tuple(drawn),
+            logprobs=scored[len(ids) :],
+            text="",
+            stop_reason="length",
+            versions=((self.version, len(drawn)),),
+        )
+
     async def compute(self, function: Callable[[], Answer]) -> Answer:
         return function()
 
 
-async def sync(model: Any, engine: LoadingEngine, *, version: int) -> float:
+def publisher(model: Any, engine: Any) -> Publisher:
+    return Publisher(model, engine, InProcess(engine), max_tokens=48, compute=engine.compute)
+
+
+async def sync(model: Any, engine: Any, *, version: int) -> float:
     """Return the largest gap of the probe."""
-    return (await publish(model, engine, InProcess(engine), version=version))["train/probe_gap"]
+    return (await publisher(model, engine).publish(version=version))["train/probe_gap"]
 
 
 def another_nano_model() -> Any:
@@ -349,7 +370,8 @@ async def test_a_transfer_that_did_not_happen_stops_the_run_with_both_numbers() 
 
 async def test_a_transfer_that_was_lost_is_made_again(caplog: pytest.LogCaptureFixture) -> None:
     engine = StubbornEngine(nano_model(), takes=2)
-    metrics = await publish(another_nano_model(), engine, InProcess(engine), version=3)
+    metrics = await publisher(another_nano_model(), engine).publish(version=3)
+    assert 0 <= metrics["train/probe_gap_mean"] <= metrics["train/probe_gap_p99"]
     assert metrics["train/probe_gap"] < 1e-6
     assert "it is sent again" in caplog.text
 

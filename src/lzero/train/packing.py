@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from lzero.algo.layout import Layout, Packing
 from lzero.errors import ModelError
 from lzero.model_reach import shortest_reach
-from lzero.train.score import TOLERANCE, probe_ids, probe_sample, sample_logprobs
+from lzero.train.probe import TOLERANCE, probe_ids, sample_of
+from lzero.train.score import sample_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +46,7 @@ def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
         )
     ids = probe_ids(model.config.vocab_size)
     half = len(ids) // 2
-    samples = [probe_sample(ids), probe_sample(ids[:half] + ids[:half][::-1])]
+    samples = [sample_of(ids), sample_of(ids[:half] + ids[:half][::-1])]
     apart = sample_logprobs(model, samples, Layout(max_tokens=2 * len(ids)))
     try:
         together = sample_logprobs(model, samples, Layout(max_tokens=2 * len(ids), packing=packing))

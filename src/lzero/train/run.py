@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -24,8 +24,8 @@ from lzero.data.sources import leaks, unread_fields
 from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
-from lzero.protocols import TaskSource
-from lzero.rollout.compose import OpenedRollout, build, eval_tasks, open_scorer, train_tasks
+from lzero.protocols import Engine, TaskSource
+from lzero.rollout.compose import build, eval_tasks, open_scorer, train_tasks
 from lzero.rollout.curriculum import check_curriculum
 from lzero.rollout.failures import TaskFailures, by_task, kinds_in
 from lzero.rollout.scoring import Scorer
@@ -43,7 +43,6 @@ from lzero.train.resume import check_config, checkpoint_to_resume
 from lzero.train.seeding import seeded
 from lzero.train.trackers import Track, check_trackers, open_trackers
 from lzero.train.trainer import Trainer
-from lzero.train.transfer.in_process import LoadingEngine
 from lzero.types import Json, Update
 
 logger = logging.getLogger(__name__)
@@ -110,14 +109,13 @@ async def run_training(
         watcher.say("loading the model and starting the sandboxes")
         trainer, progress = Trainer.build(config, checkpoint=checkpoint)
         opened = await stack.enter_async_context(build(config, scenes=scenes, scorer=scorer))
-        engine = opened.engine.engine
-        if not isinstance(engine, LoadingEngine):
-            raise TypeError(f"{type(engine).__name__} is no LoadingEngine")
+        engine = cast(Engine, opened.engine.engine)
         await scenes.rehearse(training.task(0))
         if run is None:
             run = RunDirectory.create(config)
             stack.enter_context(run.claimed())
-        _begin(run, opened, inputs, update=progress.update)
+        _begin(run, inputs, update=progress.update)
+        stack.enter_context(opened.recorded(run))
         seed, state = config.run.seed, progress.stream
         stream = SynchronousStream(opened.runner, training, config=config.rollout, seed=seed, state=state)
         evaluator = Evaluator(runner=opened.runner, source=held_out, config=config)
@@ -154,12 +152,10 @@ def _checked(config: Config, run: RunDirectory | None) -> Scorer:
     return open_scorer(config)
 
 
-def _begin(run: RunDirectory, opened: OpenedRollout, inputs: Mapping[str, Input], *, update: int) -> None:
+def _begin(run: RunDirectory, inputs: Mapping[str, Input], *, update: int) -> None:
     """Write what a run records of its start, and remove what it recorded after this update. Raises StoreError."""
     run.keep_changes()
     write_inputs(run.path, inputs)
-    run.append_sandbox(opened.sandbox)
-    opened.runner.scorer.keep_verdicts(run.path)
     run.rewind(update)
 
 

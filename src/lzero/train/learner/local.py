@@ -1,28 +1,66 @@
-"""Learn in the process that samples, for a run on one machine."""
+"""Learn in the process that runs the episodes."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Protocol, TypeVar, runtime_checkable
 
+import torch
+
+from lzero.protocols import Engine
 from lzero.store import RunDirectory
+from lzero.threads import several
 from lzero.train.checkpoint import Progress, Snapshot, take_snapshot
 from lzero.train.metrics import Stopwatch, advantage_metrics
-from lzero.train.publish import publish
+from lzero.train.publish import Publisher
 from lzero.train.skipped import write_skipped
 from lzero.train.trainer import Trainer
-from lzero.train.transfer.in_process import InProcess, LoadingEngine
+from lzero.train.transfer import open_transfer
 from lzero.types import Group
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class ComputingEngine(Protocol):
+    """An engine that lends its thread."""
+
+    def compute(self, function: Callable[[], T]) -> Awaitable[T]:
+        """Call `function` in the thread where this process computes fastest, without blocking the event loop, and return its result."""
+
+
+class OwnThread:
+    """The one thread of this process that computes with several of torch's, where the engine has none here."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "lzero-learner", initializer=torch.set_num_threads, initargs=(several(),))
+
+    async def compute(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 class LocalLearner:
-    """A `Trainer` and the engine of the same process. Implements `Learner`.
+    """A `Trainer` in this process, and the engine that gets its weights. Implements `Learner`.
 
-    It computes in the engine's thread, where torch's threads are warm. It records advantages and skipped steps in `run`.
+    It computes in the thread of an engine of this process, where torch's threads are warm, or else in one of its own. It records advantages
+    and skipped steps in `run`.
     """
 
-    def __init__(self, trainer: Trainer, engine: LoadingEngine, run: RunDirectory) -> None:
+    def __init__(self, trainer: Trainer, engine: Engine, run: RunDirectory) -> None:
         self._trainer = trainer
-        self._engine = engine
-        self._transfer = InProcess(engine)
+        self._transfer = open_transfer(engine)
+        self._thread = engine if isinstance(engine, ComputingEngine) else OwnThread()
+        self._publisher = Publisher(
+            trainer.model,
+            engine,
+            self._transfer,
+            max_tokens=trainer.config.agent.max_tokens,
+            compute=self._thread.compute,
+        )
         self._run = run
 
     @property
@@ -30,13 +68,15 @@ class LocalLearner:
         return self._trainer.skips.in_a_row
 
     async def learn(self, groups: Sequence[Group], *, update: int) -> dict[str, float]:
-        return await self._engine.compute(partial(self._update, groups, update))
+        return await self._thread.compute(partial(self._update, groups, update))
 
     async def publish(self, *, version: int) -> dict[str, float]:
-        return await publish(self._trainer.model, self._engine, self._transfer, version=version)
+        return await self._publisher.publish(version=version)
 
     async def close(self) -> None:
         await self._transfer.close()
+        if isinstance(self._thread, OwnThread):
+            self._thread.close()
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
         mine = self._trainer
@@ -48,6 +88,7 @@ class LocalLearner:
         """Make one update of the weights from `groups`, and return its metrics and the seconds of each phase."""
         trainer, watch = self._trainer, Stopwatch()
         samples = trainer.samples(groups)
+        self._publisher.probe.take_stretch(max((sample.token_ids for sample in samples), key=len, default=()))
         scores = trainer.score(samples)
         watch.lap("score")
         advantages: Mapping[str, tuple[float, ...]] = trainer.advantages(groups, samples, scores, update=update)

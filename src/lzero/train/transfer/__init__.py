@@ -1,4 +1,8 @@
-"""The interface through which weights move from a learner to an engine. `in_process.py` implements it for an engine of this process."""
+"""The interface through which weights move from a learner to an engine.
+
+in_process.py   copies tensors to an engine of this process
+file.py         writes a file in memory that servers of this machine load
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
@@ -33,3 +37,15 @@ class WeightTransfer(Protocol):
         """Make the engine sample from these weights, as policy `version`, from its next token on. Raises EngineError."""
 
     async def close(self) -> None: ...
+
+
+def open_transfer(engine: object) -> WeightTransfer:
+    """Return the way in which weights reach this engine. Raises TypeError for one that takes none."""
+    from lzero.train.transfer.file import InFile, UpdatingEngine
+    from lzero.train.transfer.in_process import InProcess, LoadingEngine
+
+    if isinstance(engine, LoadingEngine):
+        return InProcess(engine)
+    if isinstance(engine, UpdatingEngine):
+        return InFile(engine)
+    raise TypeError(f"{type(engine).__name__} takes no weights")

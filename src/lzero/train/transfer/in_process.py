@@ -1,13 +1,11 @@
 """Transfer weights to an engine of the same process."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Awaitable, Mapping
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from lzero.train.transfer import WeightSource
-
-Answer = TypeVar("Answer")
 
 
 @runtime_checkable
@@ -16,15 +14,6 @@ class LoadingEngine(Protocol):
 
     def load(self, state_dict: Mapping[str, Tensor], version: int) -> Awaitable[None]:
         """Copy these weights between two forward passes. Tokens sampled from then on carry `version`."""
-
-    async def score(self, ids: Sequence[int]) -> tuple[float, ...]: ...
-
-    async def pause(self) -> None: ...
-
-    async def resume(self) -> None: ...
-
-    async def compute(self, function: Callable[[], Answer]) -> Answer:
-        """Call `function` in the thread where this process computes fastest, without blocking the event loop, and return its result."""
 
 
 class InProcess:
