@@ -75,9 +75,8 @@ async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory
         await opened.scenes.rehearse(source.task(0))
         named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})
         run = RunDirectory.create(config.model_copy(update={"run": named}))
-        run.append_sandbox(opened.sandbox)
-        opened.runner.scorer.keep_verdicts(run.path)
         with (
+            opened.recorded(run),
             run.logged(),
             Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
         ):

@@ -3,14 +3,15 @@
 A new kind is a new folder, and a section with its own keys in the configuration.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from lzero.config import Config
 from lzero.protocols import ChatEngine, Engine
-from lzero.types import Task
+from lzero.types import Json, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -25,6 +26,10 @@ class OpenedEngine:
     """The tokenizer; None for an engine that replies in words."""
     concurrency: int
     """Number of concurrent episodes that it has room for, at most `rollout.concurrency`."""
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    """What samples, for the record of a run: versions and settings of other programs."""
+    logs: Mapping[str, Path] = field(default_factory=dict)
+    """Name → the log of a program that lzero started; the files go with the engine."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ async with build(config) as opened:
 """
 
 import inspect
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+import shutil
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from lzero.rewards.l0 import is_quick
 from lzero.rollout.deadline import lzero_s
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
+from lzero.store import RunDirectory
 from lzero.types import Json, Sampling
 
 EVAL_SEED = 0
@@ -39,6 +41,19 @@ class OpenedRollout:
     engine: OpenedEngine
     sandbox: Mapping[str, Json]
     """The isolation of the REPLs, for the record of the run."""
+
+    @contextmanager
+    def recorded(self, run: RunDirectory) -> Iterator[None]:
+        """Record in `run` what isolates, what samples, and each verdict of a judge; after the block, the logs of servers."""
+        run.append_sandbox(self.sandbox)
+        if self.engine.facts:
+            run.append_engine(self.engine.facts)
+        self.runner.keep_verdicts(run.path)
+        try:
+            yield
+        finally:
+            for name, log in self.engine.logs.items():
+                shutil.copyfile(log, run.path / f"{name}.log")
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
     config.toml       the resolved configuration; `lzero train RUN/config.toml run.dir=` repeats the run in a new directory
     inputs.json       fingerprints of what the run reads from paths: tasks, corpus, prompt, model, code (`lzero.store.inputs`)
     versions.json     versions of Python, the platform and the libraries that results depend on
+    engine.jsonl      the servers that sample, a line for each start of the run: versions and settings; their logs are vllm-0.log, …
     sandbox.jsonl     the isolation of the REPLs, a line for each start of the run: tier, kernel, control groups, limits, what is unbounded
     metrics.jsonl     a line for each update or evaluation
     run.log           the log, with times
@@ -133,6 +134,10 @@ class RunDirectory:
     def append_sandbox(self, facts: Mapping[str, Json]) -> None:
         """Append a line to sandbox.jsonl at the start of the run, or nothing and raise StoreError."""
         append_whole(self.path / "sandbox.jsonl", msgspec.json.encode(facts) + b"\n")
+
+    def append_engine(self, facts: Mapping[str, Json]) -> None:
+        """Append a line to engine.jsonl at the start of the run, or nothing and raise StoreError."""
+        _append(self.path / "engine.jsonl", facts)
 
     def read_metrics(self) -> list[dict[str, Json]]:
         """Return the lines of metrics.jsonl, without a last one that a crash truncated. Raises StoreError."""
