@@ -14,7 +14,7 @@ PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # An environment that forbids bytecode would have every process of the tests compile lzero anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-newest test-long soak test-gpu test-reference test-servers test-notebooks lint check lock setup nano clean help
+.PHONY: demo test test-newest test-long soak test-gpu test-reference test-servers test-notebooks vllm lint check lock setup nano clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,10 +60,12 @@ test-notebooks: setup  ## whole notebooks, cell by cell, against ipykernel
 	$(@D)/bin/pip install --quiet --constraint $(LOCK) 'transformers[serving]>=5.0'
 	touch $@
 
-.servers/vllm/.ready: $(LOCK) tests/support/install_vllm.py
+.servers/vllm/.ready: $(LOCK) locks/install_vllm.py
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python tests/support/install_vllm.py
+	$(@D)/bin/python locks/install_vllm.py
 	touch $@
+
+vllm: .servers/vllm/.ready  ## vLLM for CPUs in an environment of its own, for engine.kind = "vllm"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,27 +1,43 @@
 """The promises of every engine that samples tokens: the same tests for each kind."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from vllm_servers import Running, running
 
 from lzero.engine.local.engine import LocalEngine
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.errors import EngineError
-from lzero.models import Architecture, build_tokenizer, new_model
+from lzero.models import Architecture, build_tokenizer, new_model, save_model
 from lzero.protocols import Engine
 from lzero.types import Completion, Sampling
 
 pytestmark = pytest.mark.integration
 TOKENIZER = build_tokenizer(["<code>", "</code>"])
-TINY = Architecture(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_size=48, init_std=0.2)
+TINY = Architecture(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=32, mlp_size=48, init_std=0.2)
 PROMPT = TOKENIZER.encode("Who founded Liri?", add_special_tokens=False)
 
 
-@pytest_asyncio.fixture(params=["local", "scripted"])
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Serve the model by vLLM, for all tests of the module."""
+    directory = tmp_path_factory.mktemp("model") / "tiny"
+    save_model(new_model(TINY, TOKENIZER, seed=0), TOKENIZER, directory)
+    with running(directory, max_tokens=160) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(params=["local", "scripted", pytest.param("vllm", marks=pytest.mark.servers)])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     made: Engine
+    if request.param == "vllm":
+        server: Running = request.getfixturevalue("vllm")
+        made = await server.engine(TOKENIZER)
+        yield made
+        await made.close()
+        return
     if request.param == "scripted":
         made = ScriptedEngine(lambda transcript, seed: "<code>\nsearch('Liri')\n</code> and more", TOKENIZER)
     else:

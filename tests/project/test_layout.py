@@ -77,12 +77,14 @@ FOR_TESTS = ("dev", "reference")
 IN_THE_JAIL = SOURCE / "repl" / "inside"
 IN_THE_CONVERTER = SOURCE / "tools" / "inside"
 """A program that is started beside the host: its modules import each other by their bare names."""
+IN_VLLM = SOURCE / "engine" / "vllm" / "plugin"
+"""A plug-in that vLLM's processes import, in an environment of their own."""
 IN_SESSION = SOURCE / "agent" / "in_session"
 """Texts that are run in sessions, and imported by tests only."""
 
 
 def modules() -> list[Path]:
-    return sorted(path for path in SOURCE.rglob("*.py") if IN_THE_JAIL not in path.parents)
+    return sorted(path for path in SOURCE.rglob("*.py") if not {IN_THE_JAIL, IN_VLLM} & set(path.parents))
 
 
 def imports(path: Path) -> set[str]:
@@ -135,7 +137,7 @@ def test_what_runs_and_trains_names_no_kind_of_anything() -> None:
         "lzero.algo.losses.",
         "lzero.agent.nb_agent",
     )
-    homes += tuple(f"lzero.engine.{kind}" for kind in ("local", "chat", "scripted"))
+    homes += tuple(f"lzero.engine.{kind}" for kind in ("local", "chat", "scripted", "vllm"))
     wrong = []
     for path in (*(SOURCE / "train").rglob("*.py"), *(SOURCE / "rollout").rglob("*.py"), SOURCE / "config/reading.py"):
         wrong += [f"{path}: imports {name}" for name in imports(path) if name.startswith(homes)]
@@ -166,7 +168,7 @@ def test_what_hostile_code_and_bytes_are_given_to_imports_nothing_of_the_host() 
 
 def test_every_library_that_is_used_is_declared_and_has_its_reason_in_the_design() -> None:
     top_level = {name.partition(".")[0] for path in modules() for name in imports(path)}
-    own = {"lzero", *(path.stem for path in (*IN_THE_CONVERTER.glob("*.py"), *IN_THE_JAIL.glob("*.py")))}
+    own = {"lzero", *(path.stem for path in IN_THE_CONVERTER.glob("*.py"))}
     used = {CALLED.get(name, name.replace("_", "-")) for name in top_level - sys.stdlib_module_names - own}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [names for extra, names in project["optional-dependencies"].items() if extra not in FOR_TESTS]

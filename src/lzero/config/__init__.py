@@ -6,7 +6,13 @@ changed by a TOML file, changed by dotted overrides (`algo.kl_coef=0.01`). Impor
 
 from lzero.config.agent import AgentConfig
 from lzero.config.base import NANO, ROW_FILES, Section
-from lzero.config.engine import ChatEngineConfig, EngineConfig, LocalEngineConfig, ScriptedEngineConfig
+from lzero.config.engine import (
+    ChatEngineConfig,
+    EngineConfig,
+    LocalEngineConfig,
+    ScriptedEngineConfig,
+    VLLMEngineConfig,
+)
 from lzero.config.reading import Config, keys, load_config, make_config
 from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig
@@ -37,6 +43,7 @@ __all__ = [
     "TasksConfig",
     "ToolsConfig",
     "TrainConfig",
+    "VLLMEngineConfig",
     "keys",
     "load_config",
     "make_config",

@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from lzero.config.base import Section
+from lzero.config.base import Count, Positive, Section
 
 
 class _Engine(Section):
     kind: str = ""
-    """What samples replies: "local" (model.path, in this process), "chat" (a model behind an OpenAI-compatible endpoint; not for
-    training), or "scripted" (a function instead of a model; not for training)."""
+    """What samples replies: "local" (model.path, in this process), "vllm" (model.path, in vLLM servers), "chat" (a model behind an
+    OpenAI-compatible endpoint; not for training), or "scripted" (a function instead of a model; not for training)."""
 
 
 class LocalEngineConfig(_Engine):
@@ -34,12 +34,36 @@ class ScriptedEngineConfig(_Engine):
     reply."""
 
 
+class VLLMEngineConfig(_Engine):
+    kind: Literal["vllm"] = "vllm"
+    urls: tuple[str, ...] = ()
+    """Addresses of running servers to sample from, as http://10.0.0.7:8000; empty: lzero starts its own."""
+    key: str = ""
+    """Variable of the environment, or of tools.env_file, that holds the key of the servers in urls; empty: they need none."""
+    shared_directory: str = ""
+    """Directory that the servers in urls see under the same path, for new weights; empty: they run on this machine, as the same user."""
+    program: str = ".servers/vllm/bin/vllm"
+    """The vllm command of vLLM's own Python environment (`make vllm` makes one for CPUs)."""
+    replicas: Count = 1
+    """Servers that lzero starts; each holds the whole model."""
+    devices_per_replica: Count = 1
+    """GPUs of each server (tensor parallelism); without effect on CPUs."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of `vllm serve`, for servers that lzero starts."""
+    kv_cache_gb: Positive = 1.0
+    """Memory of a server's keys and values on a CPU, in GB."""
+    start_s: Positive = 600.0
+    """Seconds within which a server must have started."""
+    sync_s: Positive = 300.0
+    """Seconds that each step of a transfer of weights may take."""
+
+
 def _with_kind(values: Any) -> Any:
     return {"kind": "local", **values} if isinstance(values, dict) else values
 
 
 EngineConfig = Annotated[
-    LocalEngineConfig | ChatEngineConfig | ScriptedEngineConfig,
+    LocalEngineConfig | ChatEngineConfig | ScriptedEngineConfig | VLLMEngineConfig,
     Field(discriminator="kind"),
     BeforeValidator(_with_kind),
 ]

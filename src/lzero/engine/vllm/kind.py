@@ -1,0 +1,260 @@
+"""The engine "vllm": samples from `model.path` in vLLM servers, which lzero starts and owns, or joins."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lzero.closing import closed_on_error
+from lzero.config import Config, VLLMEngineConfig
+from lzero.engine.kinds import Finding, OpenedEngine
+from lzero.engine.vllm.engine import VLLMEngine
+from lzero.engine.vllm.process import ServerProcess
+from lzero.engine.vllm.server import VLLMServer
+from lzero.errors import ConfigError, EngineError
+from lzero.tools.keys import need_key
+from lzero.types import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TRAINS = True
+PLUGIN = Path(__file__).with_name("plugin")
+BACKEND = "lzero-file"
+"""The backend of vLLM's weight transfer that the plug-in registers."""
+ASK_AGAIN_S = 0.25
+WORDS_OF_DTYPE = {"float32": "torch.float32", "bfloat16": "torch.bfloat16"}
+
+
+def model_name(config: Config) -> str:
+    return config.model.path
+
+
+def context_tokens(config: Config) -> None:
+    return None
+
+
+def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
+    from lzero.models import load_tokenizer, resolve
+
+    return load_tokenizer(resolve(config.model.path))
+
+
+async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> OpenedEngine:
+    """Start the servers, or join those of engine.urls. Raises EngineError for one that does not start, or would sample another policy."""
+    stack = AsyncExitStack()
+    async with closed_on_error(stack.aclose):
+        logs: dict[str, Path] = {}
+        servers = await (_join(config, stack) if _settings(config).urls else _start(config, stack, logs))
+        found: dict[str, Any] = {server.name: await server.settings() for server in servers}
+        for server in servers:
+            check_server(server.name, found[server.name], config)
+            await server.prepare_updates()
+        engine = VLLMEngine(
+            servers,
+            tokenizer,
+            stop_ids=_stop_ids(config, tokenizer),
+            vocab_size=_vocab_size(config),
+            max_tokens=config.agent.max_tokens,
+            shared_directory=Path(shared) if (shared := _settings(config).shared_directory) else None,
+            sync_s=_settings(config).sync_s,
+            on_close=stack.aclose,
+        )
+        await engine.claim()
+    return OpenedEngine(
+        engine=engine, tokenizer=tokenizer, concurrency=config.rollout.concurrency, facts=found, logs=logs
+    )
+
+
+def check(config: Config) -> Iterator[Finding]:
+    """Check that the program of vLLM is there, or that the servers to join answer and sample from the model's policy."""
+    settings = _settings(config)
+    if settings.urls:
+        yield Finding("engine.urls", ", ".join(settings.urls), asyncio.run(_joined_problems(config)))
+        return
+    yield Finding("engine.program", settings.program, _program_problems(settings))
+
+
+def complaint(config: Config, task: Task) -> str:
+    return ""
+
+
+def command(config: Config, socket: Path) -> tuple[str, ...]:
+    """Return the command of a server that samples exactly from the policy of model.path, and takes new weights."""
+    from lzero.models import resolve, select_device
+
+    settings = _settings(config)
+    at_once = -(-config.rollout.concurrency // settings.replicas)
+    return (
+        str(Path(settings.program).absolute()),
+        *("serve", str(resolve(config.model.path).absolute()), "--uds", str(socket), "--enable-scale-out"),
+        *("--served-model-name", "policy", "--disable-uvicorn-access-log"),
+        # The defaults are the log-probabilities before the temperature, and the sampling settings of the model's directory.
+        *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"),
+        *(
+            "--dtype",
+            config.model.dtype,
+            "--max-model-len",
+            str(config.agent.max_tokens),
+            "--max-num-seqs",
+            str(at_once),
+        ),
+        *("--tensor-parallel-size", str(settings.devices_per_replica), "--seed", str(config.run.seed)),
+        *("--weight-transfer-config", f'{{"backend": "{BACKEND}"}}'),
+        *(_whole_prompts(config) if select_device(config.model.device) == "cpu" else ()),
+        *settings.arguments,
+    )
+
+
+def _whole_prompts(config: Config) -> tuple[str, ...]:
+    """Return arguments by which no prompt is fed in parts: vLLM 0.32 for CPUs dies of a part of a prompt with a seed."""
+    return ("--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(8_192, config.agent.max_tokens)))
+
+
+def environment(config: Config, directory: Path, *, number: int) -> dict[str, str]:
+    """Return the environment of server `number`, whose files are in `directory`. Raises ConfigError if there are too few devices."""
+    settings = _settings(config)
+    first, each = number * settings.devices_per_replica, settings.devices_per_replica
+    wanted = settings.replicas * each
+    named = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+    devices = named or [str(device) for device in range(wanted)]
+    if len(devices) < wanted:
+        raise ConfigError(
+            f"engine.replicas = {settings.replicas} with engine.devices_per_replica = {each} needs {wanted} devices, and "
+            f"CUDA_VISIBLE_DEVICES names {len(devices)}"
+        )
+    return {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": ",".join(devices[first : first + each]),
+        "HF_HUB_OFFLINE": "1",
+        "PATH": f"{Path(settings.program).absolute().parent}:{os.environ.get('PATH', '')}",
+        "PYTHONPATH": str(PLUGIN),
+        "VLLM_CPU_KVCACHE_SPACE": f"{settings.kv_cache_gb:g}",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_RPC_BASE_PATH": str(directory),
+        "VLLM_SERVER_DEV_MODE": "1",
+    }
+
+
+async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -> list[VLLMServer]:
+    """Start engine.replicas servers; `stack` ends them, and `logs` gets their logs."""
+    settings = _settings(config)
+    if problems := _program_problems(settings):
+        raise ConfigError(problems[0])
+    home = Path(tempfile.mkdtemp(prefix="lzero-vllm-"))
+    stack.callback(shutil.rmtree, home, ignore_errors=True)
+    started: list[tuple[VLLMServer, ServerProcess]] = []
+    for number in range(settings.replicas):
+        directory = home / str(number)
+        directory.mkdir()
+        socket = directory / "socket"
+        process = ServerProcess(
+            command(config, socket), environment=environment(config, directory, number=number), directory=directory
+        )
+        stack.push_async_callback(process.end)
+        logs[f"vllm-{number}"] = process.log
+        started.append((VLLMServer(f"vLLM server {number}", socket=socket), process))
+    for server, process in started:
+        await until_ready(server, process, start_s=settings.start_s)
+    return [server for server, _ in started]
+
+
+async def until_ready(server: VLLMServer, process: ServerProcess, *, start_s: float) -> None:
+    """Wait until the server answers. Raises EngineError if it ends, or takes longer than `start_s` seconds."""
+    deadline = time.monotonic() + start_s
+    while not await server.is_ready():
+        process.check()
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"{server.name} did not start within engine.start_s = {start_s:g}; the end of its log: {process.tail()}"
+            )
+        await asyncio.sleep(ASK_AGAIN_S)
+
+
+async def _join(config: Config, stack: AsyncExitStack) -> list[VLLMServer]:
+    """Return the servers of engine.urls. Raises EngineError for one that does not answer."""
+    settings = _settings(config)
+    key = ""
+    if settings.key:
+        key = need_key(settings.key, purpose="the vLLM servers of engine.urls", env_file=config.tools.env_file).reveal()
+    servers = [VLLMServer(f"the vLLM server at {url}", url=url, key=key) for url in settings.urls]
+    for server in servers:
+        stack.push_async_callback(server.close)
+    return servers
+
+
+def check_server(name: str, found: Mapping[str, Any], config: Config) -> None:
+    """Raise EngineError for a server that would not sample exactly from the policy, or cannot take new weights."""
+    model, transfer = found.get("model_config", {}), found.get("weight_transfer_config") or {}
+    wanted = {
+        "logprobs_mode": "processed_logprobs",
+        "dtype": WORDS_OF_DTYPE[config.model.dtype],
+        "generation_config": "vllm",
+    }
+    problems = [
+        f"its {key} is {model.get(key)!r}, not {value!r}" for key, value in wanted.items() if model.get(key) != value
+    ]
+    longest = model.get("max_model_len") or 0
+    if longest < config.agent.max_tokens:
+        problems.append(f"its max_model_len is {longest}, less than agent.max_tokens = {config.agent.max_tokens}")
+    if transfer.get("backend") != BACKEND:
+        problems.append(f"its weight-transfer backend is {transfer.get('backend')!r}, not {BACKEND!r}")
+    if problems:
+        raise EngineError(
+            f"{name} (vLLM {found.get('version')}) cannot be used: {'; '.join(problems)}. docs/training.md has its command"
+        )
+
+
+async def _joined_problems(config: Config) -> list[str]:
+    async with AsyncExitStack() as stack:
+        try:
+            for server in await _join(config, stack):
+                check_server(server.name, await server.settings(), config)
+        except EngineError as error:
+            return [str(error)]
+    return []
+
+
+def _program_problems(settings: VLLMEngineConfig) -> list[str]:
+    if os.access(settings.program, os.X_OK):
+        return []
+    return [
+        f"engine.program = {settings.program!r} is no program: name the vllm command of vLLM's own environment, or make one for CPUs "
+        "with `make vllm`"
+    ]
+
+
+def _stop_ids(config: Config, tokenizer: "PreTrainedTokenizerFast") -> list[int]:
+    """Return the ids that end a turn: the tokenizer's, and those of the model's generation settings."""
+    from transformers import GenerationConfig
+
+    from lzero.models import resolve
+
+    directory = resolve(config.model.path)
+    named: Any = None
+    if (directory / "generation_config.json").exists():
+        named = GenerationConfig.from_pretrained(directory).eos_token_id
+    several = named if isinstance(named, list) else [named]
+    return sorted({int(token) for token in (*several, tokenizer.eos_token_id) if token is not None})
+
+
+def _vocab_size(config: Config) -> int:
+    """Return the number of ids that the model has, which may be more than the tokenizer's."""
+    from transformers import AutoConfig
+
+    from lzero.models import resolve
+
+    size: int = AutoConfig.from_pretrained(resolve(config.model.path)).get_text_config().vocab_size
+    return size
+
+
+def _settings(config: Config) -> VLLMEngineConfig:
+    assert isinstance(config.engine, VLLMEngineConfig)
+    return config.engine

@@ -1,0 +1,253 @@
+"""One vLLM server, by its HTTP routes: tokens in, tokens out; its settings; pausing; new weights.
+
+Routes and fields are those of vLLM 0.32. Its server must run with VLLM_SERVER_DEV_MODE=1 and --enable-scale-out (`kind.command`).
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import msgspec
+from msgspec import Struct
+
+from lzero.errors import EngineError
+from lzero.text import one_line
+from lzero.types import Json, Sampling
+
+T = TypeVar("T")
+GENERATE = "/inference/v1/generate"
+CONTROL_S = 120.0
+"""Seconds that a request which is not for tokens may take."""
+KEEP_ALIVE_S = 2.0
+"""Seconds that an idle connection is kept: fewer than the server's 5, which would else close it as a request is on its way."""
+SAID_CHARS = 500
+
+
+class Span(Struct):
+    """Output tokens from `start` to before `end`, sampled under a version of the weights."""
+
+    version: str
+    start: int
+    end: int
+
+
+class TokenLogprob(Struct):
+    logprob: float
+
+
+class Logprobs(Struct):
+    content: list[TokenLogprob] | None = None
+
+
+class Choice(Struct):
+    token_ids: list[int]
+    logprobs: Logprobs | None = None
+    finish_reason: str | None = None
+    weight_versions: list[Span] | None = None
+
+
+class Generated(Struct):
+    """The response to a request for tokens."""
+
+    choices: list[Choice]
+    prompt_logprobs: list[dict[str, TokenLogprob] | None] | None = None
+    """For each prompt token but the first: its id → its log-probability, and maybe those of other ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a server does at this moment."""
+
+    running: int
+    waiting: int
+    """Requests that it samples for, and that wait for room."""
+    cache_usage: float
+    """Share of the memory for keys and values that is in use."""
+    prefix_queries: int
+    prefix_hits: int
+    """Prompt tokens in all, and those of them whose keys and values were still there."""
+
+
+_METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
+
+class VLLMServer:
+    """Requests to one server."""
+
+    def __init__(self, name: str, *, url: str = "http://localhost", socket: Path | None = None, key: str = "") -> None:
+        """`name` is for messages. A `socket` replaces the host of `url`."""
+        self.name = name
+        transport = httpx2.AsyncHTTPTransport(
+            uds=str(socket) if socket is not None else None,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_S),
+        )
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx2.AsyncClient(
+            base_url=url, transport=transport, headers=headers, timeout=None, trust_env=False
+        )
+
+    async def generate(
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        stop_ids: Sequence[int],
+        request_id: str,
+        deadline_s: float,
+    ) -> Choice:
+        """Continue `ids`. The completion ends with one of `stop_ids`, a stop string, or at its length. Raises EngineError."""
+        settings = {
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed % 2**63,
+            "stop": list(sampling.stop),
+            "stop_token_ids": list(stop_ids),
+            "include_stop_str_in_output": True,
+            # Control tokens are text, too: a stop string may be one.
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+            "logprobs": 0,
+        }
+        body = {"token_ids": list(ids), "sampling_params": settings}
+        found = await self._generated(body, request_id=request_id, deadline_s=deadline_s)
+        return found.choices[0]
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
+        """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first. Raises EngineError."""
+        settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        body = {"token_ids": list(ids), "sampling_params": settings}
+        found = (await self._generated(body, request_id="score", deadline_s=CONTROL_S)).prompt_logprobs
+        if found is None or len(found) != len(ids):
+            raise EngineError(
+                f"{self.name} gave no log-probabilities of the {len(ids)} tokens that it was asked to score"
+            )
+        rest = zip(ids[1:], found[1:], strict=True)
+        try:
+            return (0.0, *(given[str(token)].logprob for token, given in rest if given is not None))
+        except KeyError as error:
+            raise EngineError(f"{self.name} scored other tokens than those sent: {error} is missing") from None
+
+    async def settings(self) -> Mapping[str, Any]:
+        """Return vLLM's version as "version", and its configuration, section by section. Raises EngineError."""
+        version = await self._ask("GET", "/version", dict[str, Any])
+        info = await self._ask("GET", "/server_info", dict[str, Any], params={"config_format": "json"})
+        return {"version": version.get("version"), **info.get("vllm_config", {})}
+
+    async def is_ready(self) -> bool:
+        """Return whether the server answers."""
+        try:
+            await self._ask("GET", "/health", None, deadline_s=5.0)
+        except EngineError:
+            return False
+        return True
+
+    async def load(self) -> Load:
+        """Return figures of the server's work. Raises EngineError."""
+        sums: dict[str, float] = {}
+        for name, value in _METRIC.findall(await self._text("/metrics")):
+            sums[name] = sums.get(name, 0.0) + float(value)
+        return Load(
+            running=int(sums.get("num_requests_running", 0.0)),
+            waiting=int(sums.get("num_requests_waiting", 0.0)),
+            cache_usage=sums.get("kv_cache_usage_perc", 0.0),
+            prefix_queries=int(sums.get("prefix_cache_queries_total", 0.0)),
+            prefix_hits=int(sums.get("prefix_cache_hits_total", 0.0)),
+        )
+
+    async def pause(self) -> None:
+        """Stop sampling, and drop all keys and values: requests in flight are fed again after `resume`, under the weights of then."""
+        await self._ask("POST", "/pause", None, params={"mode": "keep", "clear_cache": "true"})
+
+    async def resume(self) -> None:
+        await self._ask("POST", "/resume", None)
+
+    async def name_weights(self, name: str, *, deadline_s: float = CONTROL_S) -> None:
+        """Name the weights in use."""
+        await self._ask("POST", "/update_weight_version", None, json={"new_version": name}, deadline_s=deadline_s)
+
+    async def weights_name(self) -> str:
+        """Return the name of the weights in use."""
+        info = await self._ask("GET", "/weight_info", dict[str, Any])
+        return str(info.get("weight_version"))
+
+    async def prepare_updates(self) -> None:
+        """Prepare the server for `update`: once in its life."""
+        await self._ask("POST", "/init_weight_transfer_engine", None, json={"init_info": {}})
+
+    async def update(self, update: Mapping[str, Json], *, name: str, deadline_s: float) -> None:
+        """Load weights, which `update` tells the server's plug-in how to get, and name them. The server must be paused.
+
+        After a failure the server may hold a part of both weights: repeat this before `resume`.
+        """
+        await self._ask("POST", "/start_weight_update", None, deadline_s=deadline_s)
+        await self._ask("POST", "/update_weights", None, json={"update_info": update}, deadline_s=deadline_s)
+        await self._ask("POST", "/finish_weight_update", None, json={"weight_version": name}, deadline_s=deadline_s)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _generated(self, body: Mapping[str, Any], *, request_id: str, deadline_s: float) -> Generated:
+        found = await self._ask(
+            "POST",
+            GENERATE,
+            Generated,
+            json={**body, "request_id": request_id},
+            deadline_s=deadline_s,
+        )
+        if not found.choices:
+            raise EngineError(f"{self.name} answered request {request_id} without a completion")
+        return found
+
+    async def _ask(
+        self,
+        method: str,
+        route: str,
+        kind: type[T] | None,
+        *,
+        json: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+        deadline_s: float = CONTROL_S,
+    ) -> T:
+        """Return the response as `kind`; None: it is not read. Raises EngineError for a failure, and after the deadline."""
+        async with self._failures(route, deadline_s):
+            content = None if json is None else msgspec.json.encode(json)
+            headers = {} if json is None else {"Content-Type": "application/json"}
+            if route != GENERATE:
+                headers["Connection"] = (
+                    "close"  # the server drops a connection after a failure, maybe as the next request is on its way
+                )
+            response = await self._client.request(method, route, content=content, headers=headers, params=params)
+            self._check(response, route)
+            return msgspec.json.decode(response.content, type=kind) if kind is not None else None  # type: ignore[return-value]
+
+    async def _text(self, route: str) -> str:
+        async with self._failures(route, CONTROL_S):
+            response = await self._client.get(route)
+            self._check(response, route)
+            return response.text
+
+    def _check(self, response: httpx2.Response, route: str) -> None:
+        if response.status_code != 200:
+            said = one_line(response.text[:SAID_CHARS])
+            raise EngineError(f"{self.name} refused {route} (HTTP {response.status_code}): {said}")
+
+    @asynccontextmanager
+    async def _failures(self, route: str, deadline_s: float) -> AsyncIterator[None]:
+        """Raise EngineError for what may go wrong with a request."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                yield
+        except TimeoutError:
+            raise EngineError(f"{self.name} did not answer {route} within {deadline_s:g} s") from None
+        except httpx2.HTTPError as error:
+            raise EngineError(f"{self.name} broke off {route}: {str(error) or type(error).__name__}") from None
+        except (msgspec.DecodeError, ValueError) as error:
+            raise EngineError(
+                f"{self.name} answered {route} with something else than vLLM does: {error!s:.200}"
+            ) from None

@@ -1,0 +1,144 @@
+"""How the processes of a vLLM server end, and which servers are refused: without vLLM."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lzero.config import load_config
+from lzero.engine.vllm import kind
+from lzero.engine.vllm.process import ServerProcess
+from lzero.engine.vllm.server import VLLMServer
+from lzero.errors import ConfigError, EngineError
+
+pytestmark = pytest.mark.integration
+SERVER = "import subprocess, time; subprocess.Popen(['sleep', '600']); print('both run', flush=True); time.sleep(600)"
+"""A program that starts another one, as vLLM does. What it serves does not matter here."""
+HOST = """
+import os, sys, time
+from pathlib import Path
+from lzero.engine.vllm.process import ServerProcess
+process = ServerProcess(sys.argv[2:], environment=dict(os.environ), directory=Path(sys.argv[1]))
+print(process.group, flush=True)
+time.sleep(600)
+"""
+
+
+def test_no_process_of_a_server_outlives_a_host_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOST, str(tmp_path), sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        group = int(host.stdout.readline())
+        wait_until(lambda: "both run" in (tmp_path / "log").read_text("utf-8"))
+        assert len(members(group)) == 3  # the lifeline, the server, and what it started
+        host.send_signal(signal.SIGKILL)
+    wait_until(lambda: not members(group))
+
+
+async def test_a_server_that_is_closed_leaves_no_process(tmp_path: Path) -> None:
+    process = ServerProcess([sys.executable, "-c", SERVER], environment=dict(os.environ), directory=tmp_path)
+    wait_until(lambda: "both run" in (tmp_path / "log").read_text("utf-8"))
+    await process.end()
+    await process.end()
+    wait_until(lambda: not members(process.group))
+
+
+def members(group: int) -> list[psutil.Process]:
+    """Return the processes of a group that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60.0
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+async def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
+    program = "print('no memory for keys and values'); raise SystemExit(1)"
+    process = ServerProcess([sys.executable, "-c", program], environment=dict(os.environ), directory=tmp_path)
+    with pytest.raises(EngineError, match=r"has ended; the end of .*log: no memory for keys and values"):
+        await kind.until_ready(VLLMServer("server 0", socket=tmp_path / "socket"), process, start_s=60.0)
+    await process.end()
+
+
+async def test_a_server_that_takes_too_long_to_start_is_an_error_that_names_the_key(tmp_path: Path) -> None:
+    process = ServerProcess([sys.executable, "-c", SERVER], environment=dict(os.environ), directory=tmp_path)
+    with pytest.raises(EngineError, match=r"did not start within engine.start_s = 0\.05"):
+        await kind.until_ready(VLLMServer("server 0", socket=tmp_path / "socket"), process, start_s=0.05)
+    await process.end()
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    """Return the settings of a server that can be used, with `changes` to its model."""
+    model = {
+        "logprobs_mode": "processed_logprobs",
+        "dtype": "torch.float32",
+        "generation_config": "vllm",
+        "max_model_len": 4096,
+        **changes,
+    }
+    return {"version": "0.32.0", "model_config": model, "weight_transfer_config": {"backend": kind.BACKEND}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (found(logprobs_mode="raw_logprobs"), "logprobs_mode is 'raw_logprobs', not 'processed_logprobs'"),
+        (found(dtype="torch.bfloat16"), "dtype is 'torch.bfloat16', not 'torch.float32'"),
+        (found(generation_config="auto"), "generation_config is 'auto'"),
+        (found(max_model_len=100), "max_model_len is 100, less than agent.max_tokens = 384"),
+        ({**found(), "weight_transfer_config": None}, "weight-transfer backend is None, not 'lzero-file'"),
+        ({}, "logprobs_mode is None"),
+    ],
+)
+def test_a_server_that_would_sample_another_policy_is_refused(settings: dict[str, Any], said: str) -> None:
+    config = load_config(None, ["engine.kind=vllm"])
+    kind.check_server("a", found(), config)
+    with pytest.raises(EngineError, match=said):
+        kind.check_server("a", settings, config)
+
+
+async def test_a_program_that_is_missing_is_named_before_anything_starts(tmp_path: Path) -> None:
+    config = load_config(None, ["engine.kind=vllm", f"engine.program={tmp_path}/vllm"])
+    with pytest.raises(ConfigError, match=r"engine.program = .* is no program: .*make vllm"):
+        await kind.open_engine(config, kind.open_tokenizer(config))
+    (finding,) = kind.check(config)
+    assert "make vllm" in finding.problems[0]
+
+
+def test_a_server_that_does_not_answer_is_a_finding_of_the_check() -> None:
+    config = load_config(None, ["engine.kind=vllm", 'engine.urls=["http://127.0.0.1:9"]'])
+    (finding,) = kind.check(config)
+    assert "broke off /version" in finding.problems[0]
+
+
+def test_servers_share_out_the_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = load_config(None, ["engine.kind=vllm", "engine.replicas=2", "engine.devices_per_replica=2"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [kind.environment(config, tmp_path, number=number)["CUDA_VISIBLE_DEVICES"] for number in range(2)] == [
+        "0,1",
+        "2,3",
+    ]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert [kind.environment(config, tmp_path, number=number)["CUDA_VISIBLE_DEVICES"] for number in range(2)] == [
+        "4,5",
+        "6,7",
+    ]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    with pytest.raises(ConfigError, match="needs 4 devices, and CUDA_VISIBLE_DEVICES names 3"):
+        kind.environment(config, tmp_path, number=1)

@@ -1,0 +1,85 @@
+"""A vLLM server of a test session, as lzero starts one, and engines on it. `make vllm` installs vLLM."""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lzero.closing import closed_on_error
+from lzero.config import Config, load_config
+from lzero.engine.vllm import kind
+from lzero.engine.vllm.engine import VLLMEngine
+from lzero.engine.vllm.process import ServerProcess
+from lzero.engine.vllm.server import VLLMServer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PROGRAM = Path(__file__).parents[2] / ".servers" / "vllm" / "bin" / "vllm"
+START_S = 540.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A server that runs, for the settings of `config`."""
+
+    config: Config
+    socket: Path
+    process: ServerProcess
+
+    def client(self) -> VLLMServer:
+        """Return a client for the running event loop."""
+        return VLLMServer("the server under test", socket=self.socket)
+
+    async def engine(self, tokenizer: "PreTrainedTokenizerFast") -> VLLMEngine:
+        """Return an engine with this server as its only replica; it does not end the server."""
+
+        async def nothing() -> None: ...
+
+        engine = VLLMEngine(
+            [self.client()],
+            tokenizer,
+            stop_ids=[tokenizer.eos_token_id],
+            vocab_size=len(tokenizer),
+            max_tokens=self.config.agent.max_tokens,
+            on_close=nothing,
+        )
+        async with closed_on_error(engine.close):
+            await engine.claim()
+        return engine
+
+
+@contextmanager
+def running(model: Path, *, max_tokens: int) -> Iterator[Running]:
+    """Serve a model directory while the block runs."""
+    config = load_config(
+        None,
+        [
+            "engine.kind=vllm",
+            f"engine.program={PROGRAM}",
+            f"model.path={model}",
+            f"agent.max_tokens={max_tokens}",
+            "agent.response_tokens=64",
+            "rollout.concurrency=64",
+        ],
+    )
+    with tempfile.TemporaryDirectory(prefix="vllm-") as home:
+        directory, socket = Path(home), Path(home, "socket")
+        process = ServerProcess(
+            kind.command(config, socket), environment=kind.environment(config, directory, number=0), directory=directory
+        )
+        with ThreadPoolExecutor(1) as other, contextlib.ExitStack() as stack:  # a fixture may run in an event loop
+            stack.callback(lambda: other.submit(asyncio.run, process.end()).result())
+            other.submit(asyncio.run, _prepared(VLLMServer("the server under test", socket=socket), process)).result()
+            yield Running(config=config, socket=socket, process=process)
+
+
+async def _prepared(server: VLLMServer, process: ServerProcess) -> None:
+    await kind.until_ready(server, process, start_s=START_S)
+    await server.prepare_updates()
+    await server.close()
