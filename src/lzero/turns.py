@@ -54,7 +54,8 @@ class Clock:
     @property
     def worked_s(self) -> float:
         """Seconds of work so far."""
-        return _now() - self._started - self.stopped_s
+        until = _now() if self._stopped_at is None else self._stopped_at
+        return until - self._started - self._before_s
 
     @asynccontextmanager
     async def at_most(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
@@ -101,9 +102,9 @@ class Clock:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        left_s = math.inf
+        left_s, worked_s = math.inf, self.worked_s
         for deadline, due_s in self._due.items():
-            still_s = due_s - self.worked_s
+            still_s = due_s - worked_s
             if still_s > _ROUNDING_S:
                 left_s = min(left_s, still_s)
             elif not deadline.expired():

@@ -89,7 +89,7 @@ class TokenConversation:
         self._encoded = "", ()
 
     def say(self, text: str) -> None:
-        self._ids = (*self._ids, *self._turn(text))
+        self._ids += self._turn(text)
 
     def count_tokens(self, text: str) -> int:
         return len(self._turn(text))

@@ -61,8 +61,10 @@ def render_notepad(notepad: Notepad, *, max_chars: int) -> str:
         lines += ["facts:", *(f"{number}. {_indented(fact)}" for number, fact in enumerate(notepad.facts, 1))]
     if notepad.draft:
         lines += ["draft:", notepad.draft]
+    if not lines:
+        return ""
     text = cut(unframed("\n".join(lines)), max_chars)
-    return f"<notepad>\n{text}\n</notepad>" if lines else ""
+    return f"<notepad>\n{text}\n</notepad>"
 
 
 def _indented(item: str) -> str:

@@ -106,11 +106,9 @@ def _cut_traceback(frames: str, line: str, max_chars: int) -> str:
 
 
 def _notes(execution: Execution) -> list[str]:
+    if execution.status not in ("timed_out", "killed"):
+        return []
     reason = unframed(" ".join(clean(execution.reason).split()))
     if execution.status == "timed_out":
         return [f"[{reason or 'interrupted'}]"]
-    if execution.status == "killed":
-        return [
-            f"[the session was killed ({reason or 'the cell ended it'}): its variables are lost, a new one is open]"
-        ]
-    return []
+    return [f"[the session was killed ({reason or 'the cell ended it'}): its variables are lost, a new one is open]"]

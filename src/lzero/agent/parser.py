@@ -86,7 +86,7 @@ def _strict(text: str) -> re.Match[str] | None:
 
 
 def _is_long_enough(think: str, block: str) -> bool:
-    return len(think.strip()) > MIN_THINK and len(block.strip()) > MIN_CODE and bool(_code(Block(block)))
+    return len(think.strip()) > MIN_THINK and len(block.strip()) > MIN_CODE and bool(unfenced(block).strip())
 
 
 def _code(block: Block) -> str:

@@ -66,6 +66,8 @@ def _steps(values: object, what: str, num_steps: int) -> tuple[float, ...]:
 
 def real_number(value: object, what: str) -> float:
     """Return a finite number as a float. Raises RewardError, which begins with `what`, for anything else."""
+    if type(value) is float and math.isfinite(value):  # as nearly all are
+        return value
     kind = type(value)
     is_complex = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
     is_one = getattr(value, "shape", ()) == ()  # not an array, even of one element
