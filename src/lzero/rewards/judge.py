@@ -22,23 +22,15 @@ T = TypeVar("T")
 class Judge:
     """Sends questions to a chat engine, at most `at_once` at a time, in fair turns by episode."""
 
-    def __init__(
-        self,
-        engine: ChatEngine,
-        *,
-        sampling: Sampling,
-        deadline_s: float,
-        at_once: int,
-        verdicts: Verdicts | None = None,
-    ) -> None:
-        """`deadline_s`: seconds for one reply. `verdicts`: replies that are known already."""
+    def __init__(self, engine: ChatEngine, *, sampling: Sampling, deadline_s: float, at_once: int) -> None:
+        """`deadline_s`: seconds for one reply."""
         self._engine = engine
         self._sampling = sampling
         self._deadline_s = deadline_s
         self._turns = Turns(
             at_once, f"the judge {engine.model}", advice="raise judge.at_once, or run fewer episodes at once"
         )
-        self.verdicts = verdicts or Verdicts()
+        self.verdicts = Verdicts()
         self._asking: dict[str, asyncio.Lock] = {}
         """Held while a question is under way, by its key."""
         self._asked = self._known = self._malformed = 0

@@ -101,9 +101,9 @@ class Converter:
         """Return the content of a web page as Markdown. Raises as `text` does."""
         return (await self._ask({"image": False, "url": url}, html.encode(errors="replace"), "the page")).text or ""
 
-    async def image(self, data: bytes, name: str, *, max_side: int = MAX_SIDE) -> tuple[str, bytes]:
-        """Return (media type, bytes) of a copy of an image, with no side longer than `max_side`. Raises as `text` does."""
-        answer = await self._ask({"image": True, "max_side": max_side}, data, name)
+    async def image(self, data: bytes, name: str) -> tuple[str, bytes]:
+        """Return (media type, bytes) of a copy of an image, with no side longer than MAX_SIDE. Raises as `text` does."""
+        answer = await self._ask({"image": True, "max_side": MAX_SIDE}, data, name)
         return answer.media_type, answer.image
 
     async def _ask(self, request: Mapping[str, Json], data: bytes, name: str) -> Converted:

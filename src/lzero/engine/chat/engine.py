@@ -29,6 +29,8 @@ from lzero.types import Completion, Message, Sampling
 
 OPENAI_URL = "https://api.openai.com/v1"
 WAITS = Backoff(longest_s=30.0)
+CHECK_S = 30.0
+"""Seconds for the list of models, and for the reply that is asked for without one."""
 USAGE_S = 2.0
 """Seconds to wait for the usage of a complete reply."""
 _WITHOUT = {
@@ -72,21 +74,21 @@ class OpenAIChat:
     def model(self) -> str:
         return self._server.model
 
-    async def check(self, *, deadline_s: float = 30.0) -> None:
+    async def check(self) -> None:
         """Ask the server for its models. Raises EngineError if it cannot be reached, refuses the key, or lacks the model.
 
         A model that it does not list may still exist (a local directory, a variant); then a short reply decides.
         """
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(CHECK_S):
                 models = await self._server.models()
         except TimeoutError:
-            raise EngineError(f"{self._server.url}/models did not answer within {deadline_s:g} s") from None
+            raise EngineError(f"{self._server.url}/models did not answer within {CHECK_S:g} s") from None
         except TryAgain as failed:
             raise EngineError(str(failed)) from None
         if not any(card.id == self.model for card in models or ()):
             hello = Message(role="user", content="Say hello.")
-            await self.reply((hello,), Sampling(max_tokens=16), request_id="check", deadline_s=deadline_s)
+            await self.reply((hello,), Sampling(max_tokens=16), request_id="check", deadline_s=CHECK_S)
 
     async def reply(
         self,
