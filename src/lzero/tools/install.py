@@ -245,18 +245,10 @@ class Install:
         installed = await output_of([str(self._python), "-I", "-c", _INSTALLED], directory)
         constraints = [f"{name}=={version}" for name, version in json.loads(installed)]
         constraints += [f"{name}{found.specifier}" for name, found in self._allowed.items() if found.specifier]
-        (directory / "constraints.txt").write_text("\n".join(constraints))
-        report = directory / "report.json"
-        await self._pip(
-            directory,
-            "install",
-            "--dry-run",
-            "--report",
-            str(report),
-            "--constraint",
-            str(directory / "constraints.txt"),
-            requirement,
-        )
+        versions, report = directory / "constraints.txt", directory / "report.json"
+        versions.write_text("\n".join(constraints))
+        options = ("--dry-run", "--report", str(report), "--constraint", str(versions))
+        await self._pip(directory, "install", *options, requirement)
         return [_chosen(entry) for entry in json.loads(report.read_text(encoding="utf-8"))["install"]]
 
     def _check(self, requirement: str, chosen: Sequence[_Chosen]) -> None:
@@ -302,12 +294,10 @@ class Install:
         try:
             await output_of(words, directory)
         except Ended as error:
-            lines = [line for line in error.said.splitlines() if line.startswith("ERROR: ")] or error.said.splitlines()
-            last = (
-                re.sub(r"//[^/@\s]+@", "//", lines[-1].removeprefix("ERROR: "))[:300]
-                if lines
-                else "it does not say why"
-            )
+            lines = str(error).splitlines()
+            lines = [line for line in lines if line.startswith("ERROR: ")] or lines
+            last = lines[-1].removeprefix("ERROR: ") if lines else "it does not say why"
+            last = re.sub(r"//[^/@\s]+@", "//", last)[:300]
             fault: Any = "agent" if lines and _index_answers(directory) else "tool"
             raise ToolError(f"pip cannot find {arguments[-1]}: {last}", fault=fault) from None
 

@@ -13,11 +13,7 @@ _END_S = 5.0
 
 
 class Ended(Exception):
-    """A program ended with an error; `said` holds all that it printed."""
-
-    def __init__(self, said: str) -> None:
-        super().__init__(said)
-        self.said = said
+    """A program ended with an error; the message is all that it printed."""
 
 
 async def output_of(words: Sequence[str], directory: Path) -> str:
