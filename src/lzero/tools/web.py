@@ -182,14 +182,14 @@ class WebClient:
         Raises ToolError, the agent's fault, for a host that does not exist, or has an address that is neither public nor allowed;
         ServiceError if it cannot be looked up now.
         """
+        found: Sequence[str] = ()
         try:
             found = await self._resolve(host, port)
-        except socket.gaierror as error:
-            if error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
-                raise ToolError(f"there is no host {host}", fault="agent") from None
-            raise ServiceError(f"cannot look up the host {host}: {error.strerror}") from None
         except UnicodeError:
-            raise ToolError(f"there is no host {host}", fault="agent") from None
+            pass
+        except socket.gaierror as error:
+            if error.errno not in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
+                raise ServiceError(f"cannot look up the host {host}: {error.strerror}") from None
         if not found:
             raise ToolError(f"there is no host {host}", fault="agent")
         self._check_public(host, port, found)
