@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from builders import save_tiny
 from hypothesis import HealthCheck, settings
 from repl_sessions import no_tools
 
 from lzero.config import ReplConfig
+from lzero.data.world import vocabulary
+from lzero.models import build_tokenizer
 from lzero.repl import LocalPool, LocalRepl
 
 pytest_plugins = ["neighbours"]
@@ -98,15 +101,7 @@ async def open_repl(open_pool: LocalPool) -> AsyncIterator[LocalRepl]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model directory: Qwen3 with random weights, and the world's words in its tokenizer. Copy it before changing it."""
-    from small_models import TINY
-
-    from lzero.data.world import vocabulary
-    from lzero.models import build_tokenizer, new_model, save_model
-
-    directory = tmp_path_factory.mktemp("models") / "tiny"
-    tokenizer = build_tokenizer(vocabulary())
-    save_model(new_model(TINY, tokenizer, seed=0), tokenizer, directory)
-    return directory
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny", build_tokenizer(vocabulary()))
 
 
 @pytest.fixture(scope="session")

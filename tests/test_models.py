@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from builders import TINY, save_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,6 @@ from lzero.models import (
 )
 from lzero.train.checkpoint import Progress, save_checkpoint, take_snapshot
 
-TINY = Architecture(hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16)
 TOKENIZER = build_tokenizer(["Liri", " founder", "北京"])
 
 
@@ -37,8 +38,7 @@ def encode(text: str) -> list[int]:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    save_model(new_model(TINY, TOKENIZER, seed=0), TOKENIZER, tmp_path / "model")
-    return tmp_path / "model"
+    return save_tiny(tmp_path / "model", TOKENIZER)
 
 
 @given(st.text())
@@ -104,10 +104,7 @@ def test_saving_replaces_a_directory_and_leaves_nothing_else(saved: Path) -> Non
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_layers_that_share_a_module_are_saved_and_loaded_whole(tied: bool, tmp_path: Path) -> None:
-    shape = Architecture(
-        hidden_size=16, num_layers=3, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16, tied_embeddings=tied
-    )
-    model = new_model(shape, TOKENIZER, seed=0)
+    model = new_model(replace(TINY, num_layers=3, tied_embeddings=tied), TOKENIZER, seed=0)
     model.model.layers[2] = model.model.layers[0]
     model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
     progress = Progress(update=1)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
+from builders import make_task
 from virtual_time import run
 
 from lzero.agent.broker import Broker
@@ -14,9 +15,8 @@ from lzero.errors import HelperBusy, ToolError
 from lzero.protocols import Tool
 from lzero.tools import tool
 from lzero.turns import CLOCK, MAX_WAITING, QUEUE_S, CallClock, Turns, call_clock
-from lzero.types import Task
 
-TASK = Task(id="t", question="Who?", answers=("Kato",))
+TASK = make_task()
 
 
 def called(owner: object, work: Callable[[], Awaitable[None]], *, queue_s: float = QUEUE_S) -> "asyncio.Task[None]":

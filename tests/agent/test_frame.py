@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
+from builders import make_execution
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,13 +69,9 @@ LOOKALIKE = re.compile(
 )
 
 
-def done(*outputs: Stream | Result | Display | Error) -> Execution:
-    return Execution(outputs=outputs, status="ok", duration_s=0.1)
-
-
 @given(printed=PIECES, value=PIECES, error=PIECES, fact=PIECES, draft=PIECES)
 def test_a_turn_is_one_frame_around_its_texts(printed: str, value: str, error: str, fact: str, draft: str) -> None:
-    execution = done(
+    execution = make_execution(
         Stream(name="stdout", text=printed),
         Display(data={value or "x": "y"}),
         Result(data={"text/plain": value}),
@@ -209,7 +206,7 @@ def test_no_frame_begins_in_one_part_of_an_output_and_ends_in_the_next(
     printed: str, frames: tuple[str, ...], name: str, value: str
 ) -> None:
     error = Error(ename=name, evalue=value, traceback=frames)
-    output = render_output(done(Stream(name="stdout", text=printed), error), max_chars=1000)
+    output = render_output(make_execution(Stream(name="stdout", text=printed), error), max_chars=1000)
     shown = re.sub(r"\n\[[\d,]+ characters, the middle is cut\]\n", "\n|\n", output)
     assert unframed(shown) == shown
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from builders import make_task
 
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.prompt import budget_line, output_turn, system_prompt, task_turn
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError
-from lzero.types import Task
 
 TOOLS = (SubmitFinalAnswer(),)
 LISTED = "- submit_final_answer(answer: str) -> str\n  Submits the answer and ends the task; the first call counts."
@@ -75,7 +75,7 @@ def test_a_broken_template_is_a_configuration_error(tmp_path: Path, text: str, r
 @pytest.mark.parametrize("memory", ["none", "soft", "hard"])
 @pytest.mark.parametrize("notepad", [True, False])
 def test_the_full_prompt_fits_the_task_and_what_the_agent_has(ability: str, memory: str, notepad: bool) -> None:
-    task = Task(id="t", question="Who?", answers=("Kato",), ability=ability, files=("/data/table.csv",))
+    task = make_task(ability=ability, files=("/data/table.csv",))
     agent = AgentConfig.model_validate({"prompt": "full", "memory": memory, "notepad": notepad})
     text = system_prompt(agent, TOOLS, task, libraries=("numpy", "pandas"))
     assert text is not None

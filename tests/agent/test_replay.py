@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from builders import make_cell, make_saved
 from episode_fakes import AnyCode, FakePool, calling, cell, killed
-from saved_fakes import acted, simple
 
 from lzero.agent.replay import Difference, compare, repl_config, replay
 from lzero.agent.save import given_files, save_run
@@ -46,38 +46,38 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("then", "now"), ALIKE)
 def test_what_no_two_runs_have_alike_is_no_difference(then: Stream | Error, now: Stream | Error) -> None:
-    assert list(compare(acted("x", then), acted("x", now), number=1)) == []
+    assert list(compare(make_cell("x", then), make_cell("x", now), number=1)) == []
 
 
 @pytest.mark.parametrize(("then", "now"), DIFFERENT)
 def test_other_outputs_are_a_difference(then: Stream, now: Stream) -> None:
-    (found,) = compare(acted("x", then), acted("x", now), number=2)
+    (found,) = compare(make_cell("x", then), make_cell("x", now), number=2)
     assert (found.step, found.of) == (2, "output")
     assert found.diff.startswith("--- recorded\n+++ now\n")
 
 
 def test_a_diff_shows_what_differs_and_its_surroundings() -> None:
     then = "\n".join(map(str, range(100)))
-    (found,) = compare(acted("x", out(then)), acted("x", out(then.replace("50", "fifty\x1b[2J"))), number=1)
+    (found,) = compare(make_cell("x", out(then)), make_cell("x", out(then.replace("50", "fifty\x1b[2J"))), number=1)
     assert found.diff.split("\n") == ["--- recorded", "+++ now", " 48", " 49", "-50", "+fifty", " 51", " 52"]
 
 
 def test_long_outputs_are_compared_in_part() -> None:
     then, now = ("\n".join(f"{word} {number}" for number in range(50_000)) for word in ("a", "b"))
-    (found,) = compare(acted("x", out(then)), acted("x", out(now)), number=1)
+    (found,) = compare(make_cell("x", out(then)), make_cell("x", out(now)), number=1)
     assert found.diff.endswith("[compared up to line 1001, of 50001 and 50001]")
 
 
 def test_status_calls_and_notepad_are_compared() -> None:
-    then = acted("x", out("a"), calls=(call(query="Liri"),), notepad=Notepad(facts=("a",)))
-    now = acted("x", out("b"), status="timed_out", calls=(call(query="Titu"),))
+    then = make_cell("x", out("a"), tool_calls=(call(query="Liri"),), notepad=Notepad(facts=("a",)))
+    now = make_cell("x", out("b"), status="timed_out", tool_calls=(call(query="Titu"),))
     assert [found.of for found in compare(then, now, number=1)] == ["status", "tool calls", "notepad"]
     slow = msgspec.structs.replace(then, tool_calls=(msgspec.structs.replace(then.tool_calls[0], duration_s=9.0),))
     assert list(compare(then, slow, number=1)) == []
 
 
 async def test_cells_run_again_in_order_and_differences_are_told_as_they_come() -> None:
-    saved = simple(acted("one", out("1\n")), acted(None), acted("two", out("2\n")))
+    saved = make_saved(make_cell("one", out("1\n")), make_cell(None), make_cell("two", out("2\n")))
     pool = FakePool({"one": cell("1\n"), "two": cell("zwei\n")})
     told: list[tuple[int, int]] = []
     found = await replay(saved, pool, on_step=lambda number, step, found: told.append((number, len(found))))
@@ -87,7 +87,7 @@ async def test_cells_run_again_in_order_and_differences_are_told_as_they_come() 
 
 
 async def test_sessions_are_seeded_as_they_were_and_open_again_when_killed() -> None:
-    saved = simple(acted("die", status="killed"), acted("live", out("1\n")))
+    saved = make_saved(make_cell("die", status="killed"), make_cell("live", out("1\n")))
     pool = FakePool({"die": killed, "live": cell("1\n")})
     assert await replay(saved, pool) == ()
     assert pool.seeds == [derive_seed(saved.episode.seed, "repl", number) for number in (0, 1)]
@@ -95,12 +95,14 @@ async def test_sessions_are_seeded_as_they_were_and_open_again_when_killed() -> 
 
 async def test_tools_answer_from_the_record() -> None:
     recorded = (call("one", query="a"), call("two", query="a"))
-    saved = simple(acted("ask", out("one\n"), calls=recorded[:1]), acted("ask", out("two\n"), calls=recorded[1:]))
+    saved = make_saved(
+        make_cell("ask", out("one\n"), tool_calls=recorded[:1]), make_cell("ask", out("two\n"), tool_calls=recorded[1:])
+    )
     assert await replay(saved, FakePool({"ask": calling("search", query="a")})) == ()
 
 
 async def test_a_call_that_is_not_on_record_is_refused_and_told() -> None:
-    saved = simple(acted("ask", out("one\n"), calls=(call("one", query="a"),)))
+    saved = make_saved(make_cell("ask", out("one\n"), tool_calls=(call("one", query="a"),)))
     status, output, calls = await replay(saved, FakePool({"ask": calling("search", query="b")}))
     assert status == Difference(step=1, of="status", diff="--- recorded\n+++ now\n-ok\n+error")
     assert [output.of, calls.of] == ["output", "tool calls"]
@@ -110,7 +112,7 @@ async def test_a_call_that_is_not_on_record_is_refused_and_told() -> None:
 async def test_a_recorded_refusal_is_given_again() -> None:
     refused = ToolCall(name="search", arguments={}, duration_s=0.0, error="search takes one text", fault="agent")
     error = Error(ename="ToolError", evalue="search takes one text", traceback=())
-    saved = simple(acted("ask", error, status="error", calls=(refused,)))
+    saved = make_saved(make_cell("ask", error, status="error", tool_calls=(refused,)))
     assert await replay(saved, FakePool({"ask": calling("search")})) == ()
 
 
@@ -118,7 +120,7 @@ async def test_a_session_gets_copies_of_the_record_and_named_files_and_no_others
     table, big = tmp_path / "table.csv", tmp_path / "big.csv"
     table.write_bytes(b"1")
     big.write_bytes(b"2")
-    saved = simple(acted("1", out("1\n")))
+    saved = make_saved(make_cell("1", out("1\n")))
     files = (str(table), str(big), "/nowhere/gone.csv")
     saved = msgspec.structs.replace(saved, task=msgspec.structs.replace(saved.task, files=files))
     record = tmp_path / "record"
@@ -141,7 +143,7 @@ async def test_a_session_gets_copies_of_the_record_and_named_files_and_no_others
 def test_a_record_reaches_no_file_of_its_readers(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"key")
     record = tmp_path / "record"
-    saved = simple()
+    saved = make_saved()
     for name in ("/proc/self/environ", "../secret", "link", "..", ""):
         task = msgspec.structs.replace(saved.task, files=(name,))
         write_saved(record, msgspec.structs.replace(saved, task=task))
@@ -167,12 +169,12 @@ def test_of_the_records_sandbox_only_tighter_limits_are_taken() -> None:
         "disk_mb": "all",
         "nonsense": 1,
     }
-    saved = msgspec.structs.replace(simple(), config={"repl": hostile})
+    saved = msgspec.structs.replace(make_saved(), config={"repl": hostile})
     config, others = repl_config(saved, ReplConfig())
     assert config == ReplConfig(processes=8)
     assert [other.partition("=")[0] for other in others] == [
         f"repl.{key}" for key in ("tier", "python", "packages", "memory_mb", "cpu_s", "disk_mb")
     ]
     with pytest.raises(StoreError, match="processes"):
-        repl_config(msgspec.structs.replace(simple(), config={"repl": {"processes": -1}}), ReplConfig())
-    assert repl_config(simple(), ReplConfig()) == (ReplConfig(), ())
+        repl_config(msgspec.structs.replace(make_saved(), config={"repl": {"processes": -1}}), ReplConfig())
+    assert repl_config(make_saved(), ReplConfig()) == (ReplConfig(), ())

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from builders import make_cell, make_saved
 from hypothesis import given, settings
-from saved_fakes import acted, saved_episodes, simple
+from saved_strategies import saved_episodes
 
 from lzero.agent.recorded import has_notepad, tools_of
 from lzero.agent.save import save_run
@@ -25,7 +26,9 @@ def test_what_is_saved_is_read_again(saved: SavedEpisode, tmp_path_factory: pyte
 
 
 def lines(directory: Path) -> list[bytes]:
-    return write_saved(directory, simple(acted("1", Stream(name="stdout", text="1\n")))).read_bytes().split(b"\n")
+    return (
+        write_saved(directory, make_saved(make_cell("1", Stream(name="stdout", text="1\n")))).read_bytes().split(b"\n")
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,21 +67,21 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_directory_holds_the_episode_a_notebook_and_files(tmp_path: Path) -> None:
     run = tmp_path / "deep" / "run"
-    assert save_run(run, simple(), {"plots/a.txt": b"a", "b": b"b"}) == ()
+    assert save_run(run, make_saved(), {"plots/a.txt": b"a", "b": b"b"}) == ()
     assert sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()) == [
         "episode.jsonl",
         "files/b",
         "files/plots/a.txt",
         "notebook.ipynb",
     ]
-    save_run(run, simple(answer="Titu"))
+    save_run(run, make_saved(answer="Titu"))
     assert read_saved(run).episode.answer == "Titu"
 
 
 def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write"):
-        save_run(tmp_path / "file" / "run", simple())
+        save_run(tmp_path / "file" / "run", make_saved())
 
 
 def test_files_of_a_workspace_stay_beneath_their_directory(tmp_path: Path) -> None:
@@ -106,10 +109,10 @@ def test_tools_are_found_in_the_calls_where_they_are_not_written_down() -> None:
         ToolCall(name="search", arguments={"query": "a", "limit": 3}, duration_s=0.0),
         ToolCall(name="submit_final_answer", arguments={"answer": "a"}, duration_s=0.0),
     )
-    saved = simple(acted("search('a')", calls=calls))
+    saved = make_saved(make_cell("search('a')", tool_calls=calls))
     assert tools_of(saved) == (SavedTool(name="search", parameters=("query", "limit")),)
     assert not has_notepad(saved)
-    assert has_notepad(simple(acted("1", notepad=Notepad(draft="a"))))
+    assert has_notepad(make_saved(make_cell("1", notepad=Notepad(draft="a"))))
     named = msgspec.structs.replace(
         saved, tools=(SavedTool(name="echo", parameters=("text",)), SavedTool(name="notepad", parameters=("state",)))
     )
@@ -117,7 +120,7 @@ def test_tools_are_found_in_the_calls_where_they_are_not_written_down() -> None:
 
 
 def test_what_is_left_of_an_interrupted_episode_is_an_episode(tmp_path: Path) -> None:
-    saved = simple(acted("1"))
+    saved = make_saved(make_cell("1"))
     ticket = Ticket(id="e1", index=0, seed=3, sampling=Sampling(temperature=0.3, top_p=0.9))
     lost = Failure(kind="lost", what="interrupted", where="step 1")
     episode = episode_of(saved.task, ticket, AgentConfig(), steps=saved.episode.steps, answer="Kato", failure=lost)

@@ -8,8 +8,9 @@ from typing import Any
 
 import nbformat
 import pytest
+from builders import make_cell, make_saved
 from hypothesis import given, settings
-from saved_fakes import acted, saved_episodes, simple
+from saved_strategies import saved_episodes
 
 from lzero.agent.notebook import prose, to_notebook
 from lzero.store import SavedEpisode
@@ -56,10 +57,12 @@ def test_every_preamble_runs(saved: SavedEpisode) -> None:
 def test_cells_stand_in_the_order_of_the_episode() -> None:
     call = ToolCall(name="search", arguments={"query": "Liri"}, duration_s=0.0, result="rival Kato")
     noted = Notepad(todos=(Todo(text="look", status="done"),), facts=("a < b",))
-    saved = simple(
-        acted("print(search('Liri'))", Stream(name="stdout", text="rival Kato\n"), calls=(call,), notepad=noted),
-        acted(None, think="Nothing to run.", notepad=noted),
-        acted("submit_final_answer('Kato')", notepad=noted),
+    saved = make_saved(
+        make_cell(
+            "print(search('Liri'))", Stream(name="stdout", text="rival Kato\n"), tool_calls=(call,), notepad=noted
+        ),
+        make_cell(None, think="Nothing to run.", notepad=noted),
+        make_cell("submit_final_answer('Kato')", notepad=noted),
         answer="**Kato**, see <b>Liri</b>",
     )
     made = notebook(saved)
@@ -90,8 +93,8 @@ def test_cells_stand_in_the_order_of_the_episode() -> None:
 
 
 def test_outputs_are_in_the_shape_of_nbformat() -> None:
-    saved = simple(
-        acted(
+    saved = make_saved(
+        make_cell(
             "x",
             Display(data={"image/png": "AAAA", "text/plain": "<Figure>"}),
             Result(data={"application/json": '{"a": [1]}', "text/html": "<b>1</b>"}),
@@ -115,7 +118,12 @@ def test_outputs_are_in_the_shape_of_nbformat() -> None:
 
 def test_what_killed_its_session_or_never_ended_is_not_run_by_whoever_runs_the_notebook() -> None:
     made = cells(
-        simple(acted("1"), acted("while True: pass", status="timed_out"), acted("a", status="killed"), acted("2"))
+        make_saved(
+            make_cell("1"),
+            make_cell("while True: pass", status="timed_out"),
+            make_cell("a", status="killed"),
+            make_cell("2"),
+        )
     )
     tags = [made[f"step-{number}-code"]["metadata"].get("tags") for number in (1, 2, 3, 4)]
     assert tags == [None, ["skip-execution"], ["skip-execution"], ["raises-exception"]]
@@ -144,7 +152,7 @@ def test_tools_of_the_preamble_answer_as_they_did() -> None:
         ToolCall(name="search", arguments={}, duration_s=0.0, error="search takes one text", fault="agent"),
         ToolCall(name="submit_final_answer", arguments={"answer": "Kato"}, duration_s=0.0, result="submitted"),
     )
-    names = preamble(simple(acted("…", calls=calls)))
+    names = preamble(make_saved(make_cell("…", tool_calls=calls)))
     search = names["search"]
     search("a", 2).append("changed by a cell")
     assert [search("a", limit=2), search(limit=2, query="a")] == [["two"], ["two"]]
@@ -158,7 +166,7 @@ def test_tools_of_the_preamble_answer_as_they_did() -> None:
 
 
 def test_the_preamble_has_a_notepad_where_the_run_had_one() -> None:
-    notepad = preamble(simple(acted("…", notepad=Notepad(draft="a"))))["notepad"]
+    notepad = preamble(make_saved(make_cell("…", notepad=Notepad(draft="a"))))["notepad"]
     notepad.add_facts("Liri's rival is Kato")
     out = io.StringIO()
     with contextlib.redirect_stdout(out):

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import nbformat
 import pytest
+from builders import make_task
 
 from lzero.agent.conversation import TokenModel
 from lzero.agent.episode import run_episode
@@ -24,14 +25,14 @@ from lzero.models import build_tokenizer
 from lzero.repl import LocalPool
 from lzero.store import SavedEpisode, describe, read_saved
 from lzero.tools.search import PassageIndex, Search
-from lzero.types import Passage, Sampling, Stream, Task
+from lzero.types import Passage, Sampling, Stream
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
 TOKENIZER = build_tokenizer()
 RENDERER = Renderer(TOKENIZER)
 AGENT = AgentConfig(max_steps=12, max_tokens=32_000, response_tokens=1_000, cell_s=2.0, notepad=True)
-TASK = Task(id="saved", question="Who?", answers=("Kato",), passages=(Passage(title="Liri", text="rival Kato"),))
+TASK = make_task("saved", passages=(Passage(title="Liri", text="rival Kato"),))
 CELLS = (
     "import random, numpy\nprint(random.random(), numpy.random.rand())\nfound = search('Liri')\nfound",
     "import sys\nprint('to stderr', file=sys.stderr)\nobject()",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from episode_fakes import AGENT, RENDERER, TOKENIZER, FakePool, Replies, calling, reply
-from rollout_fakes import make_episode
+from rollout_fakes import attempted
 
 from lzero.agent.agents import make_agent
 from lzero.agent.conversation import TokenModel
@@ -150,7 +150,7 @@ async def test_a_scene_that_breaks_while_an_agent_acts_in_it_fails_the_episode()
         assert isinstance(scene, Purse)
         await scene.pay("Kato", 3)
         await asyncio.wait_for(broke.wait(), 60)
-        return make_episode(task, ticket, answer="paid")
+        return attempted(task, ticket, "paid")
 
     scenes = Scenes(environment=Connected(), timeout_s=60.0)
     playing = EpisodePlayer(scenes=scenes, agent=waits, config=AGENT)
@@ -288,7 +288,7 @@ class Wild:
         if self.does == "hangs":
             await asyncio.Event().wait()
         await scene.pay("Kato", 3)
-        return make_episode(task, ticket, answer="\ud800" if self.does == "breaks" else "paid")
+        return attempted(task, ticket, "\ud800" if self.does == "breaks" else "paid")
 
 
 def wild(does: str) -> AgentConfig:

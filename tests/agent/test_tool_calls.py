@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from builders import make_task
 
 from lzero.agent import calling, user_code
 from lzero.agent.broker import Broker
@@ -20,9 +21,9 @@ from lzero.protocols import Tool, ToolContext
 from lzero.tools import tool
 from lzero.tools.cache import Cached
 from lzero.tools.retry import Backoff, RateLimited, Retried
-from lzero.types import Json, Task
+from lzero.types import Json
 
-TASK = Task(id="t", question="Who?", answers=("Kato",))
+TASK = make_task()
 
 
 class Silent(Exception):

@@ -1,7 +1,7 @@
 """The input that `Trainer` passes to an estimator."""
 
 import pytest
-from small_episodes import make_sample
+from builders import make_sample
 
 from lzero.algo.attempts import attempts, penalties
 

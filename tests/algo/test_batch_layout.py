@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 
-from small_episodes import make_sample
+from builders import make_sample
 
 from lzero.algo.layout import Layout, Packing, Row, num_computed, paths, plan
 from lzero.types import Sample

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from small_episodes import make_sample
+from builders import make_sample
 
 from lzero.algo.batches import Scored, collate, lay_out, step_advantages, unscored
 from lzero.algo.layout import Layout, Row

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from small_micro_batches import make_micro_batch
+from builders import make_micro_batch
 from torch import Tensor
 
 from lzero.algo import logprobs

@@ -6,8 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from small_episodes import make_sample
-from small_micro_batches import make_micro_batch
+from builders import make_micro_batch, make_sample
 from torch import Tensor
 
 from lzero.algo.batches import Average, MicroBatch, weigh

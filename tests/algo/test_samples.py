@@ -1,8 +1,8 @@
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from builders import make_completion, make_episode, make_step
 from msgspec import structs
-from small_episodes import make_completion, make_episode, make_step
 
 from lzero.algo.samples import to_samples
 from lzero.types import Episode, Failure, Sampling, Step

@@ -5,12 +5,13 @@ Its trainers are taken whole: what is compared with is what they would train on.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from builders import TINY, save_tiny
 from torch import Tensor
 
 from lzero.algo.attempts import penalties
@@ -22,7 +23,7 @@ from lzero.algo.loss import LossInputs, make_loss_fn
 from lzero.algo.metrics import combined
 from lzero.config import AlgoConfig
 from lzero.data.world import vocabulary
-from lzero.models import Architecture, build_tokenizer, new_model, save_model
+from lzero.models import build_tokenizer
 from lzero.train.score import policy_logprobs, sample_logprobs
 from lzero.types import Attempt, Sample
 
@@ -32,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # another project's, of its libraries
 ]
 
-TINY = Architecture(hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=32)
+SHAPE = replace(TINY, num_layers=2)
 GROUP_SIZE = 4
 REWARDS = (1.0, 0.0, 0.5, 0.25, 2.0, 0.0, 0.0, 1.0, 0.3, 0.3, 0.3, 0.3)
 MAX_COMPLETION = 24
@@ -44,10 +45,7 @@ LAYOUT = Layout(max_tokens=100)
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model directory."""
-    directory = tmp_path_factory.mktemp("models") / "tiny"
-    tokenizer = build_tokenizer(vocabulary())
-    save_model(new_model(TINY, tokenizer, seed=0), tokenizer, directory)
-    return directory
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny", build_tokenizer(vocabulary()), shape=SHAPE)
 
 
 MakeTrainer = Callable[..., Any]

@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+from builders import make_task, save_tiny
 
 from lzero.cli import main
 from lzero.config import RewardConfig
-from lzero.models import Architecture, build_tokenizer, new_model, save_model
+from lzero.models import build_tokenizer
 from lzero.rewards import make_reward
 from lzero.rollout.scoring import Scorer
 from lzero.train.preflight.rewards import ODD, form_problems, function_problems, odd_problems, score_problems
 from lzero.types import Episode, Reward, Task
 
-TINY = Architecture(hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16)
-TASK = Task(id="t1", question="Who?", answers=("Kato", "北京"))
+TASK = make_task("t1", answers=("Kato", "北京"))
 
 
 def write(path: Path, *questions: str) -> str:
@@ -140,9 +140,7 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    tokenizer = build_tokenizer()
-    save_model(new_model(TINY, tokenizer, seed=0), tokenizer, tmp_path / "model")
-    return tmp_path / "model"
+    return save_tiny(tmp_path / "model")
 
 
 @pytest.mark.parametrize(

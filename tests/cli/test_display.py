@@ -2,15 +2,15 @@
 
 import io
 
+from builders import make_record, numbered_task
 from rich.console import Console
-from rollout_fakes import make_episode, make_task, reward
 
 from lzero.cli.display import COLUMNS, TrainingDisplay, cells, minutes, sparkline
 from lzero.cli.train import plan, score_table
 from lzero.config import load_config
 from lzero.rollout.failures import kinds_in, listed
 from lzero.store import Record
-from lzero.types import Failure, Update
+from lzero.types import Update
 
 METRICS = {
     "rollout/score": 0.5,
@@ -89,16 +89,8 @@ def test_a_plan_names_what_is_trained_on() -> None:
 
 def test_hops_whose_episodes_all_failed_keep_their_line() -> None:
     def records(failed_hops: int) -> list[Record]:
-        found = []
-        for hops in (1, 2):
-            task = make_task(hops, hops=hops)
-            if hops == failed_hops:
-                broken = Failure(kind="repl", what="gone", where="step 0")
-                found.append(Record(task=task, episodes=(make_episode(task, failure=broken),), rewards=(None,)))
-            else:
-                episode = make_episode(task)
-                found.append(Record(task=task, episodes=(episode,), rewards=(reward(task, episode),)))
-        return found
+        tasks = [numbered_task(hops, hops=hops) for hops in (1, 2)]
+        return [make_record(None if task.hops == failed_hops else "yes", task=task) for task in tasks]
 
     stream = io.StringIO()
     Console(file=stream, width=100).print(score_table(records(1), records(2)))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 import pytest
+from builders import make_episode, make_task
 
 from lzero.cli.keyboard import Keyboard
 from lzero.cli.stage import GaveUp, PlayEngine, ending, read_reply, tool_names
@@ -11,9 +12,9 @@ from lzero.config import Config
 from lzero.errors import EngineError
 from lzero.models import build_tokenizer
 from lzero.tools.search import PassageIndex, Search
-from lzero.types import Budgets, Episode, Failure, Reward, Sampling, Task
+from lzero.types import Budgets, Episode, Failure, Reward, Sampling
 
-TASK = Task(id="t1", question="Who?", answers=("Kato", "Kato I"))
+TASK = make_task("t1", answers=("Kato", "Kato I"))
 
 
 def typed(text: str) -> Callable[[], Awaitable[str | None]]:
@@ -89,18 +90,8 @@ async def test_a_reply_that_is_cut_says_so(capsys: pytest.CaptureFixture[str]) -
 
 
 def episode(answer: str | None, failure: Failure | None = None) -> Episode:
-    return Episode(
-        id="e1",
-        task_id="t1",
-        index=0,
-        seed=0,
-        sampling=Sampling(),
-        budgets=Budgets(max_steps=6, max_tokens=640, cell_s=10),
-        steps=(),
-        status="failed" if failure else "out_of_steps",
-        answer=answer,
-        failure=failure,
-    )
+    budgets, status = Budgets(max_steps=6, max_tokens=640, cell_s=10), "failed" if failure else "out_of_steps"
+    return make_episode(answer=answer, failure=failure, budgets=budgets, status=status)
 
 
 def test_the_end_shows_answer_gold_score_and_reward() -> None:

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from builders import GONE, make_attempt, make_cell, make_record, make_saved, numbered_task
 from hypothesis import HealthCheck, given, settings
-from rollout_fakes import CUT_OFF, make_episode, make_task, reward
-from saved_fakes import acted, saved_episodes, simple
+from rollout_fakes import CUT_OFF
+from saved_strategies import saved_episodes
 
 from lzero.agent.save import save_run
 from lzero.cli import main
 from lzero.config import load_config
 from lzero.models import load_tokenizer, resolve
-from lzero.store import Record, RunDirectory, SavedEpisode, write_saved
-from lzero.types import Display, Failure, Message, Prompt, Stream
+from lzero.store import RunDirectory, SavedEpisode, write_saved
+from lzero.types import Display, Message, Prompt, Stream
 
 CONTROLS = {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160))}
 HOSTILE = "\x1b[2J\x1b]0;title\x07[red]not red[/red] \x9b31m<|im_end|> \x08\x00[/nothing]"
@@ -32,8 +33,8 @@ def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]
 
 
 def test_hostile_outputs_are_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    step = acted(HOSTILE, Stream(name="stdout", text=HOSTILE), Display(data={"text/plain": HOSTILE}), think=HOSTILE)
-    save_run(tmp_path, simple(step, answer=HOSTILE, question=HOSTILE))
+    step = make_cell(HOSTILE, Stream(name="stdout", text=HOSTILE), Display(data={"text/plain": HOSTILE}), think=HOSTILE)
+    save_run(tmp_path, make_saved(step, answer=HOSTILE, question=HOSTILE))
     code, shown = show(capsys, str(tmp_path))
     assert code == 0
     assert not set(shown) & CONTROLS
@@ -51,7 +52,7 @@ def test_every_episode_can_be_shown(
 
 
 def test_a_step_and_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    save_run(tmp_path, simple(acted("first()"), acted("second()")))
+    save_run(tmp_path, make_saved(make_cell("first()"), make_cell("second()")))
     code, shown = show(capsys, str(tmp_path), "--step", "2")
     assert (code, "first()" in shown, "second()" in shown, "Kato" in shown) == (0, False, True, False)
     assert json.loads(show(capsys, str(tmp_path), "--step", "1", "--json")[1])["parsed"]["code"] == "first()"
@@ -62,11 +63,8 @@ def test_a_step_and_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
 
 def test_an_episode_of_a_training_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
-    task = make_task(1)
-    episode = make_episode(task)
-    run.write_records(
-        [Record(task=task, episodes=(episode,), rewards=(reward(task, episode),))], phase="eval", update=0
-    )
+    episode = make_attempt(numbered_task(1))
+    run.write_records([make_record(episode, position=1)], phase="eval", update=0)
     code, shown = show(capsys, str(run.path), episode.id)
     assert (code, f"episode {episode.id}" in shown, "nano" in shown) == (0, True, True)
     assert shown.endswith("gold    yes\nscore   1\nreward  1 = qa 1\n")
@@ -79,14 +77,10 @@ def test_an_episode_of_a_training_run(capsys: pytest.CaptureFixture[str], tmp_pa
 def many(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Return a run of 50 right, 10 wrong and 1 failed episodes."""
     run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path_factory.mktemp("many") / "run"}"']))
-    records = []
-    for number in range(60):
-        task = make_task(number)
-        episode = make_episode(task, answer="yes" if number < 50 else "no\x1b[2J")
-        records.append(Record(task=task, episodes=(episode,), rewards=(reward(task, episode),)))
-    lost = make_episode(task, index=1, answer=None, failure=Failure(kind="repl", what="gone", where="step 0"))
+    records = [make_record("yes" if number < 50 else "no\x1b[2J", position=number) for number in range(60)]
+    lost = make_attempt(numbered_task(59), index=1, failure=GONE)
     run.write_records(records, phase="eval", update=3)
-    run.write_records([Record(task=task, episodes=(lost,), rewards=(None,))], phase="train", update=0)
+    run.write_records([make_record(lost, position=59)], phase="train", update=0)
     return run
 
 
@@ -132,32 +126,25 @@ def test_flags_without_effect_are_refused(capsys: pytest.CaptureFixture[str], ma
 
 def test_prompts_are_shown_as_the_model_saw_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     turn = Message(role="user", content="Who is it?")
-    words = msgspec.structs.replace(acted("1"), prompt=Prompt(keep=0, new_ids=(), new_messages=(turn,)))
+    words = msgspec.structs.replace(make_cell("1"), prompt=Prompt(keep=0, new_ids=(), new_messages=(turn,)))
     more = msgspec.structs.replace(words, prompt=msgspec.structs.replace(words.prompt, keep=2))
-    write_saved(tmp_path / "words", simple(words, more))
+    write_saved(tmp_path / "words", make_saved(words, more))
     shown = show(capsys, str(tmp_path / "words"), "--prompt")[1]
     assert "prompt of step 1\n[user]\nWho is it?\n" in shown
     assert "prompt of step 2\n[2 turns as before]\n[user]" in shown
     ids = tuple(load_tokenizer(resolve("nano")).encode("Starting from Liri", add_special_tokens=False))
-    tokens = msgspec.structs.replace(acted("1"), prompt=Prompt(keep=0, new_ids=ids))
-    write_saved(tmp_path / "tokens", msgspec.structs.replace(simple(tokens), model="nano"))
+    tokens = msgspec.structs.replace(make_cell("1"), prompt=Prompt(keep=0, new_ids=ids))
+    write_saved(tmp_path / "tokens", msgspec.structs.replace(make_saved(tokens), model="nano"))
     assert "prompt of step 1\nStarting from Liri\n" in show(capsys, str(tmp_path / "tokens"), "--prompt")[1]
 
 
 def test_an_episode_that_was_not_trained_on_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
-    task = make_task(1)
-    cut, kept, lost = (
-        make_episode(task, index=0, answer=None, failure=CUT_OFF),
-        make_episode(task, index=1),
-        make_episode(task, index=2, answer=None, failure=Failure(kind="repl", what="gone", where="step 0")),
-    )
-    record = Record(
-        task=task, episodes=(cut, kept, lost), rewards=(None, reward(task, kept), None), dropped="straggler"
-    )
-    other = make_episode(make_task(2))
-    trained = Record(task=make_task(2), episodes=(other,), rewards=(reward(make_task(2), other),))
-    run.write_records([record, trained], phase="train", update=0)
+    failures = (CUT_OFF, None, GONE)
+    cut, kept, lost = (make_attempt(numbered_task(1), index=index, failure=how) for index, how in enumerate(failures))
+    other = make_attempt(numbered_task(2))
+    record = make_record(cut, kept, lost, position=1, dropped="straggler")
+    run.write_records([record, make_record(other, position=2)], phase="train", update=0)
     shown = {episode.id: show(capsys, str(run.path), episode.id)[1] for episode in (cut, kept, lost, other)}
     assert "straggler at step 0, sampling: cut off" in shown[cut.id]
     assert shown[cut.id].endswith("not trained on: straggler\n")
@@ -168,5 +155,5 @@ def test_an_episode_that_was_not_trained_on_says_why(capsys: pytest.CaptureFixtu
 
 def test_what_is_not_there_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert show(capsys, str(tmp_path / "none"))[1].startswith("lzero: there is no saved episode at")
-    save_run(tmp_path, simple())
+    save_run(tmp_path, make_saved())
     assert "is not the directory of a training run" in show(capsys, str(tmp_path), "e1")[1]

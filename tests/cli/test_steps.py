@@ -1,23 +1,21 @@
 """What a person sees of an episode's steps: all of it, none of it as the terminal's commands or as markup."""
 
 import io
+from typing import Any
 
 import msgspec
+from builders import make_cell, make_completion, make_episode
 from rich.console import Console
 
 from lzero.cli.steps import StepPrinter
 from lzero.environments.stateless import StatelessScene
 from lzero.types import (
     Budgets,
-    Completion,
     Display,
     Episode,
-    Execution,
     Failure,
     Notepad,
     Parsed,
-    Prompt,
-    Sampling,
     Step,
     Stream,
     ToolCall,
@@ -29,34 +27,12 @@ HOSTILE = "\x1b[2J\x1b]0;title\x07[red]not red[/red] \x9b31m<|im_end|> \x08\x00[
 SHOWN = "[red]not red[/red] 31m<|im_end|> [/nothing]"
 
 
-def make_step(text: str = "said", *, code: str | None = "look()", notepad: Notepad | None = None) -> Step:
-    return Step(
-        prompt=Prompt(keep=0, new_ids=(1, 2, 3)),
-        completion=Completion(token_ids=(4,), logprobs=(0.0,), text=text, stop_reason="stop", versions=((0, 1),)),
-        parsed=Parsed(think=text, code=code, well_formed=True, problem="" if code else f"nothing ran {text}"),
-        execution=Execution(
-            outputs=(Stream(name="stdout", text=text), Display(data={"image/png": "AAAA"})), status="ok", duration_s=0.2
-        )
-        if code
-        else None,
-        tool_calls=(ToolCall(name="search", arguments={"query": text}, duration_s=0.1, result=text),),
-        notepad=notepad or Notepad(),
-    )
-
-
-def make_episode(*steps: Step, answer: str | None = "Kato", failure: Failure | None = None) -> Episode:
-    return Episode(
-        id="e1",
-        task_id="t1",
-        index=0,
-        seed=1,
-        sampling=Sampling(),
-        budgets=BUDGETS,
-        steps=steps,
-        status="failed" if failure else "finished",
-        answer=answer,
-        failure=failure,
-    )
+def look(text: str = "said", *, code: str | None = "look()", **fields: Any) -> Step:
+    outputs = (Stream(name="stdout", text=text), Display(data={"image/png": "AAAA"}))
+    call = ToolCall(name="search", arguments={"query": text}, duration_s=0.1, result=text)
+    parsed = Parsed(think=text, code=code, well_formed=True, problem="" if code else f"nothing ran {text}")
+    defaults = {"parsed": parsed, "completion": make_completion(text=text), "tool_calls": (call,)}
+    return make_cell(code, *outputs, **{**defaults, **fields})
 
 
 def printed(episode: Episode, *, terminal: bool = False) -> str:
@@ -69,9 +45,9 @@ def printed(episode: Episode, *, terminal: bool = False) -> str:
 
 
 def test_a_step_shows_thought_code_calls_and_outputs() -> None:
-    lines = [line.strip() for line in printed(make_episode(make_step())).splitlines()]
+    lines = [line.strip() for line in printed(make_episode(look(), answer="Kato")).splitlines()]
     assert lines[1:7] == [
-        "step 1 of 3 · 4 of 1,000 tokens · cell 0.2 s",
+        "step 1 of 3 · 3 of 1,000 tokens · cell 0.1 s",
         "said",
         "look()",
         '→ search(query="said") said',
@@ -82,24 +58,22 @@ def test_a_step_shows_thought_code_calls_and_outputs() -> None:
 
 
 def test_what_is_hostile_is_shown_as_text() -> None:
-    text = printed(make_episode(make_step(HOSTILE, code=HOSTILE), make_step(HOSTILE, code=None), answer=HOSTILE))
+    text = printed(make_episode(look(HOSTILE, code=HOSTILE), look(HOSTILE, code=None), answer=HOSTILE))
     assert not set(text) & {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160))}
     assert text.count(SHOWN) >= 6
 
 
 def test_the_notepad_is_shown_when_it_changes() -> None:
     noted = Notepad(facts=("Liri's rival is Kato",))
-    text = printed(make_episode(make_step(), make_step(notepad=noted), make_step(notepad=noted), make_step()))
+    text = printed(make_episode(look(), look(notepad=noted), look(notepad=noted), look()))
     assert text.count("Liri's rival is Kato") == 1
     assert text.count("<notepad>") == 2
 
 
 def test_the_end_says_how_and_what_it_took() -> None:
-    step = make_step()
     usage = Usage(prompt_tokens=1_200, completion_tokens=30, cost_usd=0.002)
-    words = Completion(token_ids=(), logprobs=(), text="", stop_reason="stop", versions=(), usage=usage)
-    fields = {name: getattr(step, name) for name in step.__struct_fields__}
-    text = printed(make_episode(Step(**{**fields, "completion": words}), answer="**Kato** [source](http://127.0.0.1)"))
+    step = look(completion=make_completion((), usage=usage))
+    text = printed(make_episode(step, answer="**Kato** [source](http://127.0.0.1)"))
     assert "finished · 1 step · 1,200 tokens read, 30 written · 0.0020 USD" in text
     assert "Kato source (http://127.0.0.1)" in text
     failure = Failure(kind="engine", what="nobody\x1b[2J answers", where="step 0")
@@ -120,7 +94,7 @@ def test_the_world_is_shown_before_the_steps_and_at_the_end() -> None:
 
 def test_a_terminal_shows_what_comes_and_then_the_step() -> None:
     stream = io.StringIO()
-    step = make_step(HOSTILE)
+    step = look(HOSTILE)
     with StepPrinter(Console(file=stream, width=120, force_terminal=True, color_system=None)) as printer:
         for piece in (HOSTILE[:3], HOSTILE[3:]):
             printer.on_text("text", piece)
@@ -150,6 +124,6 @@ def test_elsewhere_only_whole_steps_are_printed() -> None:
     with StepPrinter(Console(file=stream, width=120)) as printer:
         printer.on_text("text", "half a re")
         assert stream.getvalue() == ""
-        printer.on_step(make_step())
+        printer.on_step(look())
     assert "\x1b" not in stream.getvalue()
     assert "half a re" not in stream.getvalue()

@@ -3,12 +3,12 @@
 import io
 
 import msgspec
+from builders import make_attempt, make_cell, make_completion, make_record, numbered_task
 from rich.console import Console
-from rollout_fakes import make_episode, make_step, make_task, reward
 
 from lzero.cli.transcript import episode_panel
 from lzero.store import Record
-from lzero.types import Episode, Execution, Failure, Parsed, Reward, Stream, Task
+from lzero.types import Failure, Reward, Stream
 
 
 def shown(record: Record) -> str:
@@ -17,27 +17,19 @@ def shown(record: Record) -> str:
     return stream.getvalue()
 
 
-def record_of(task: Task, episode: Episode) -> Record:
-    return Record(task=task, episodes=(episode,), rewards=(reward(task, episode) if episode.failure is None else None,))
-
-
 def test_a_score_between_wrong_and_right_is_shown_as_it_is() -> None:
-    task = make_task()
     half = Reward(score=0.5, per_step=(0.5,), parts={})
-    record = Record(task=task, episodes=(make_episode(task),), rewards=(half,))
+    record = msgspec.structs.replace(make_record("yes"), rewards=(half,))
     assert "score 0.5, 'yes' is right" in shown(record)
-    unknown = msgspec.structs.replace(task, answers=())
+    unknown = msgspec.structs.replace(record.task, answers=())
     assert "score 0.5 · reward 0.500" in shown(msgspec.structs.replace(record, task=unknown))
 
 
 def test_an_episode_is_shown_step_by_step() -> None:
-    task = make_task()
-    step = msgspec.structs.replace(
-        make_step(7),
-        parsed=Parsed(think="Look up Liri.", code='print(search("Liri"))', well_formed=True),
-        execution=Execution(outputs=(Stream(name="stdout", text="founder Titu\n"),), status="ok", duration_s=0.1),
-    )
-    text = shown(record_of(task, msgspec.structs.replace(make_episode(task), steps=(step,))))
+    task, found = numbered_task(), Stream(name="stdout", text="founder Titu\n")
+    seven = make_completion((3,) * 7)
+    step = make_cell('print(search("Liri"))', found, think="Look up Liri.", completion=seven)
+    text = shown(make_record(make_attempt(task, steps=(step,))))
     parts = (
         "before training",
         task.question,
@@ -50,25 +42,20 @@ def test_an_episode_is_shown_step_by_step() -> None:
 
 
 def test_a_wrong_answer_is_shown_beside_the_right_one() -> None:
-    task = make_task()
-    assert "answered 'no' · wrong: 'yes' was right" in shown(record_of(task, make_episode(task, answer="no")))
-    assert "no answer · wrong" in shown(record_of(task, make_episode(task, answer=None)))
+    assert "answered 'no' · wrong: 'yes' was right" in shown(make_record("no"))
+    assert "no answer · wrong" in shown(make_record(make_attempt(numbered_task(), None)))
 
 
 def test_a_failed_episode_says_that_it_was_our_doing() -> None:
-    task = make_task()
     failure = Failure(kind="repl", what="zygote died", where="step 2")
-    text = shown(record_of(task, make_episode(task, answer=None, failure=failure)))
+    text = shown(make_record(make_attempt(numbered_task(), failure=failure)))
     assert "failed, through no fault of the agent: repl at step 2: zygote died" in text
 
 
 def test_what_a_model_writes_cannot_steer_the_terminal() -> None:
-    task = make_task()
     evil = "[red]markup[/red] \x1b[2Jgone\x07"
-    step = msgspec.structs.replace(
-        make_step(), parsed=Parsed(think=evil, code=f"print({evil!r})\x1b]0;x\x07", well_formed=True)
-    )
-    text = shown(record_of(task, msgspec.structs.replace(make_episode(task, answer=evil), steps=(step,))))
+    step = make_cell(f"print({evil!r})\x1b]0;x\x07", think=evil)
+    text = shown(make_record(make_attempt(numbered_task(), evil, steps=(step,))))
     assert "\x1b" not in text
     assert "\x07" not in text
     assert "[red]markup[/red] gone" in text

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("reasoning_gym", reason="pip install 'lzero[reasoning-gym]'")
 
+from builders import make_attempt
 from reasoning_gym.factory import DATASETS
-from rollout_fakes import make_episode
 
 from lzero.config import TasksConfig, load_config
 from lzero.data.reasoning_gym import EVALUATED, PARSED, REFUSED, Generator, is_harmless, is_held_out, score
@@ -38,7 +38,7 @@ def source(spec: str = "reasoning_gym:chain_sum", *, split: str = "train", seed:
 
 
 def scored(task: Task, answer: str | None) -> float:
-    return score(task, make_episode(task, answer=answer))
+    return score(task, make_attempt(task, answer))
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import save_tiny
 
 from lzero.config import EnvironmentConfig
 from lzero.data.world import vocabulary
 from lzero.environments import open_environment
-from lzero.models import Architecture, build_tokenizer, new_model, save_model
+from lzero.models import build_tokenizer
 from lzero.types import Task
 
 pytestmark = [
@@ -16,8 +17,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore"),  # another project's, of its libraries
 ]
-
-TINY = Architecture(hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=32)
 
 
 class Game:
@@ -45,8 +44,7 @@ def trained_by_trl(directory: Path) -> Any:
     trl = pytest.importorskip("trl", reason="TRL is not installed: make test-reference")
     datasets = pytest.importorskip("datasets")
     transformers = pytest.importorskip("transformers")
-    tokenizer = build_tokenizer(vocabulary())
-    save_model(new_model(TINY, tokenizer, seed=0), tokenizer, directory / "tiny")
+    save_tiny(directory / "tiny", build_tokenizer(vocabulary()))
     words = transformers.AutoTokenizer.from_pretrained(str(directory / "tiny"))
     words.chat_template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text("utf-8")
     settings = {"max_steps": 1, "max_completion_length": 8, "num_generations": 2, "per_device_train_batch_size": 2}

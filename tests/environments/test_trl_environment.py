@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from rollout_fakes import make_episode
+from builders import make_attempt
 
 from lzero.agent.scenes import Scenes
 from lzero.config import EnvironmentConfig, load_config
@@ -121,7 +121,7 @@ async def test_lzero_check_rehearses_it_and_a_class_without_reset_is_refused() -
 
 def test_the_reward_pays_the_outcome_on_the_last_step() -> None:
     reward: Any = open_reward(load_config(None, ["reward.function=outcome"]))
-    paid = reward(TASK, make_episode(TASK), RewardContext(outcome={"reward": 2.5}, seed=0, judge=None))
+    paid = reward(TASK, make_attempt(TASK), RewardContext(outcome={"reward": 2.5}, seed=0, judge=None))
     assert (paid.score, paid.per_step, paid.parts) == (1.0, (2.5,), {"outcome": (2.5,)})
     with pytest.raises(RewardError, match="there is none"):
-        reward(TASK, make_episode(TASK), RewardContext(outcome=None, seed=0, judge=None))
+        reward(TASK, make_attempt(TASK), RewardContext(outcome=None, seed=0, judge=None))

@@ -1,23 +1,15 @@
 """A cell's time, and what happens to those that ignore it."""
 
 import time
-from dataclasses import dataclass
 
 import pytest
-from repl_sessions import echo, no_tools
+from repl_sessions import Spec, echo, no_tools
 
 from lzero.errors import ReplDied
 from lzero.repl import LocalPool, LocalRepl
 from lzero.types import Error, Execution, Result, Stream
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
-
-
-@dataclass(frozen=True)
-class Spec:
-    name: str
-    parameters: tuple[str, ...] = ()
-    description: str = ""
 
 
 SEARCH = Spec("search")

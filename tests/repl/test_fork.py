@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 from fault_traces import children_of, counts, num_pids, settled
-from repl_sessions import no_tools, run, value
+from repl_sessions import ASK, no_tools, run, value
 
 from lzero.config import ReplConfig
 from lzero.errors import ForkRefused, ReplDied, ReplError
@@ -21,12 +21,6 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.usefixtures("own_temporary_directory"),
 ]
-
-
-class Ask:
-    name = "ask"
-    parameters = ("question",)
-    description = "ask(question)"
 
 
 def answers(word: str) -> OnCall:
@@ -85,7 +79,7 @@ async def test_what_one_changes_the_other_does_not_see(pool: LocalPool) -> None:
 
 
 async def test_seeds_and_calls_are_its_own(pool: LocalPool) -> None:
-    original = await pool.open((Ask(),), answers("original"), seed=1)
+    original = await pool.open((ASK,), answers("original"), seed=1)
     await run(original, "import random, numpy, uuid\nbefore = ask('0'), random.random()")
     copies = [await original.fork(answers(f"copy {n}"), seed=seed) for n, seed in enumerate((5, 5, 6))]
     draws = [await value(each, "random.random(), numpy.random.random()") for each in copies]
@@ -222,7 +216,7 @@ async def test_what_cannot_be_copied_says_why_and_goes_on(pool: LocalPool, code:
 
 
 async def test_children_that_have_called_tools_and_ended_are_no_obstacle(pool: LocalPool) -> None:
-    original = await pool.open([Ask()], answers("original"), seed=1)
+    original = await pool.open([ASK], answers("original"), seed=1)
     code = "import os\npid = os.fork()\nif pid == 0:\n    print(ask('x')); os._exit(0)\n_ = os.waitpid(pid, 0)"
     printed = "import os\nos.write(1, b'here\\n');"
     for _ in range(2):
@@ -236,7 +230,7 @@ async def test_children_that_have_called_tools_and_ended_are_no_obstacle(pool: L
 
 
 async def test_a_call_that_waits_for_the_next_cell_delays_no_copy(pool: LocalPool) -> None:
-    original = await pool.open([Ask()], answers("original"), seed=1)
+    original = await pool.open([ASK], answers("original"), seed=1)
     grandchild = "    if not os.fork():\n        while True: ask('x')\n    os._exit(0)"
     code = f"import os\nif not (child := os.fork()):\n{grandchild}\n_ = os.waitpid(child, 0)"
     assert (await run(original, code)).status == "ok"

@@ -9,14 +9,13 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 import pytest_asyncio
 from fault_traces import alive, output_of_host, until
-from repl_sessions import no_tools
+from repl_sessions import Spec, no_tools
 
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplDied, ReplError, SandboxError
@@ -27,13 +26,6 @@ from lzero.repl.jupyter.session import JupyterRepl
 from lzero.types import Execution, Json, Result
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
-
-
-@dataclass(frozen=True)
-class Spec:
-    name: str
-    parameters: tuple[str, ...]
-    description: str = ""
 
 
 SEARCH = Spec("search", ("query",))

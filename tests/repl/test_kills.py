@@ -41,7 +41,7 @@ from fault_traces import (
     zygotes,
 )
 from pool_servers import TOKEN, ServerProcess, serving
-from repl_sessions import no_tools, value
+from repl_sessions import Spec, no_tools, value
 
 from lzero.config import ReplConfig
 from lzero.errors import ReplDied, ReplError
@@ -91,13 +91,6 @@ def possible(victim: Victim, stage: Stage) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class Ask:
-    name: str = "ask"
-    parameters: tuple[str, ...] = ()
-    description: str = "ask() -> int"
-
-
 class Life:
     """A session from open to close, with its current stage."""
 
@@ -116,7 +109,7 @@ class Life:
         self._reached["starting"].set()
         self._reached["opening"].set()
         try:
-            self.repl = await self._pool.open([Ask()], self._answer, seed=0)
+            self.repl = await self._pool.open([Spec("ask")], self._answer, seed=0)
             return await self._cells(self.repl)
         except ReplError as error:
             return type(error).__name__

@@ -6,13 +6,12 @@ import json
 import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from pool_servers import over_loopback
-from repl_sessions import echo
+from repl_sessions import Spec, echo
 
 from lzero.errors import ForkRefused, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import Repl, ReplPool
@@ -50,13 +49,6 @@ if platform.machine() != "x86_64":
     for each in ("local", "remote"):
         for name in ("test_a_copy_goes_its_own_way", "test_tools_of_a_copy_are_answered_by_its_own_host"):
             DIFFERENCES[each, name] = "copies are made on x86-64 only; elsewhere a REPL says that it cannot be copied"
-
-
-@dataclass(frozen=True)
-class Spec:
-    name: str
-    parameters: tuple[str, ...]
-    description: str = ""
 
 
 SEARCH = Spec("search", ("query", "limit"), "search(query, limit) -> str: looks a name up.")

@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable
 import psutil
 import pytest
 from fault_traces import at_rest, jails, settled, traces, until, works
-from repl_sessions import value
-from test_churn import AT_ONCE, NEVER_REPLACED, sizes, until_warm
-from test_kills import Ask
+from pool_growth import AT_ONCE, NEVER_REPLACED, sizes, until_warm
+from repl_sessions import Spec, value
 
 from lzero.errors import ReplError
 from lzero.repl import LocalPool, LocalRepl
@@ -133,7 +132,7 @@ class Soak:
                 self.lives[getattr(life, "__name__", "")] += 1
 
     async def _live(self, life: Callable[[LocalRepl], Awaitable[None]]) -> None:
-        repl = await self._pool.open([Ask()], seven, seed=self._dice.randrange(10**6))
+        repl = await self._pool.open([Spec("ask")], seven, seed=self._dice.randrange(10**6))
         try:
             await life(repl)
         finally:

@@ -1,23 +1,15 @@
 """Tools: stubs in the kernel, calls answered by the host."""
 
 import asyncio
-from dataclasses import dataclass
 
 import pytest
-from repl_sessions import echo, run, value
+from repl_sessions import Spec, echo, run, value
 
 from lzero.errors import ToolError
 from lzero.repl import LocalPool
 from lzero.types import Error, Execution, Json
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
-
-
-@dataclass(frozen=True)
-class Spec:
-    name: str
-    parameters: tuple[str, ...]
-    description: str = ""
 
 
 SEARCH = Spec("search", ("query", "limit"), "search(query, limit) -> str: looks a name up.")

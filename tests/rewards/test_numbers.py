@@ -7,9 +7,9 @@ from fractions import Fraction
 from itertools import combinations
 
 import pytest
+from builders import make_episode
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from test_rewards import episode, step
 
 from lzero.config import RewardConfig, load_config
 from lzero.errors import ConfigError
@@ -128,7 +128,7 @@ def test_numbers_as_text_differ_by_their_digits_but_not_by_separators() -> None:
     task = Task(id="t", question="?", answers=("29",))
     for numbers, score in (("value", 1.0), ("text", 0.0)):
         reward = make_reward(RewardConfig.model_validate({"numbers": numbers, "f1": 0.5}))
-        assert reward(task, episode(step(), answer="29.0")).score == score
+        assert reward(task, make_episode(answer="29.0")).score == score
 
 
 NUMBERS = st.one_of(

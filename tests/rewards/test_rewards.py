@@ -5,6 +5,7 @@ import string
 from typing import Literal
 
 import pytest
+from builders import make_episode, make_execution, make_step, make_task
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
@@ -12,48 +13,28 @@ from lzero.config import RewardConfig
 from lzero.errors import ConfigError
 from lzero.rewards import exact_match, f1, make_reward, normalize
 from lzero.types import (
-    Budgets,
-    Completion,
     Episode,
     Error,
     Execution,
     Parsed,
-    Prompt,
-    Sampling,
     Step,
     Stream,
-    Task,
 )
 
-TASK = Task(id="t", question="Who?", answers=("Kato", "Kato Umi"))
+TASK = make_task(answers=("Kato", "Kato Umi"))
 PRINT = Stream(name="stdout", text="x\n")
 CRASH = Error(ename="ValueError", evalue="no", traceback=())
-CLEAN = Execution(outputs=(PRINT,), status="ok", duration_s=0.1)
-SILENT = Execution(outputs=(), status="ok", duration_s=0.1)
-CRASHED = Execution(outputs=(PRINT,) * 9 + (CRASH,), status="error", duration_s=0.1)
+CLEAN = make_execution(PRINT)
+SILENT = make_execution()
+CRASHED = make_execution(*(PRINT,) * 9, CRASH)
 
 
 def step(execution: Execution | None = CLEAN, *, well_formed: bool = True) -> Step:
-    return Step(
-        prompt=Prompt(keep=0, new_ids=(1,)),
-        completion=Completion(token_ids=(2,), logprobs=(-0.1,), text="x", stop_reason="stop", versions=((0, 1),)),
-        parsed=Parsed(think="", code="x", well_formed=well_formed),
-        execution=execution,
-    )
+    return make_step(execution=execution, parsed=Parsed(think="", code="x", well_formed=well_formed))
 
 
 def episode(*steps: Step, answer: str | None = None) -> Episode:
-    return Episode(
-        id="e",
-        task_id="t",
-        index=0,
-        seed=0,
-        sampling=Sampling(),
-        budgets=Budgets(max_steps=6, max_tokens=100, cell_s=1.0),
-        steps=steps,
-        status="finished" if answer is not None else "out_of_steps",
-        answer=answer,
-    )
+    return make_episode(*steps, answer=answer, status="out_of_steps" if answer is None else "finished")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +185,7 @@ def test_an_answer_matches_itself_unless_it_is_blank(text: str) -> None:
 def test_l0s_own_match_deletes_all_but_ascii_letters_and_digits(prediction: str, gold: str, matches: bool) -> None:
     assert exact_match(prediction, [gold], match="ascii") == matches
     reward = make_reward(RewardConfig(match="ascii"))
-    task = Task(id="t", question="Who?", answers=(gold,))
+    task = make_task(answers=(gold,))
     assert reward(task, episode(step(), answer=prediction)).score == float(matches)
 
 
@@ -212,7 +193,7 @@ def test_l0s_own_match_counts_the_words_that_are_left() -> None:
     assert f1("the Beyoncé 北京", ["Beyonc"], match="ascii") == pytest.approx(2 / 3)
     assert f1("北京", ["東京"], match="ascii") == 0.0
     config = RewardConfig(match="ascii", f1=1.0)
-    task = Task(id="t", question="Who?", answers=("the Kato",))
+    task = make_task(answers=("the Kato",))
     assert make_reward(config)(task, episode(step(), answer="Kato")).parts["qa"] == pytest.approx((0.8 * 2 / 3,))
 
 
@@ -254,7 +235,7 @@ def test_l0s_own_rule_pays_the_crash_and_not_the_silence() -> None:
 
 @pytest.mark.parametrize("status", ["timed_out", "killed"])
 def test_a_cell_that_was_stopped_is_not_clean(status: Literal["timed_out", "killed"]) -> None:
-    execution = Execution(outputs=(PRINT,), status=status, duration_s=1.0)
+    execution = make_execution(PRINT, status=status)
     assert make_reward(RewardConfig())(TASK, episode(step(execution))).parts["execution"] == (0.0,)
 
 

@@ -3,7 +3,8 @@
 import threading
 
 import pytest
-from rollout_fakes import FakeEpisodes, Shuffler, make_runner, make_task
+from builders import numbered_task
+from rollout_fakes import FakeEpisodes, Shuffler, make_runner
 
 from lzero.config import RolloutConfig
 from lzero.errors import RewardError, TrainError
@@ -19,7 +20,7 @@ BROKEN = Failure(kind="repl", what="zygote died", where="step 0, running a cell"
 
 async def record(runner: Runner, *, num_episodes: int = 1, position: int = 0, seed: int = 7) -> Record:
     return await runner.record(
-        make_task(position), name=f"train-0/{position}", num_episodes=num_episodes, sampling=Sampling(), seed=seed
+        numbered_task(position), name=f"train-0/{position}", num_episodes=num_episodes, sampling=Sampling(), seed=seed
     )
 
 

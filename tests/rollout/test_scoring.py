@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from rollout_fakes import make_episode, make_step, make_task
+from builders import make_attempt, make_step, numbered_task
 
 from lzero.errors import RewardError
 from lzero.rewards.validation import as_reward
@@ -20,8 +20,8 @@ from lzero.rollout import scoring
 from lzero.rollout.scoring import Scorer
 from lzero.types import Episode, Reward, Task
 
-TASK = make_task()
-EPISODE = make_episode(TASK)
+TASK = numbered_task()
+EPISODE = make_attempt(TASK)
 TWO_STEPS = msgspec.structs.replace(EPISODE, steps=(make_step(), make_step()))
 
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import pytest
-from rollout_fakes import FakeEpisodes, Shuffler, Tasks, make_episode, make_runner, make_task, reward
+from builders import make_record
+from rollout_fakes import FakeEpisodes, Shuffler, Tasks, make_runner
 
 from lzero.config import RolloutConfig
 from lzero.errors import ConfigError, StoreError, TrainError
 from lzero.rollout.filters import drop_reason, leave_out, take_back, tasks_to_try
 from lzero.rollout.stream import Collected, SynchronousStream
-from lzero.store import Record
 from lzero.types import Failure, Json, Task
 
 BROKEN = Failure(kind="engine", what="no answer", where="step 1, sampling")
@@ -36,16 +36,6 @@ def make_stream(
     settings = RolloutConfig.model_validate({"tasks_per_update": 8, "episodes_per_task": 2} | config)
     runner = make_runner(episodes, **settings.model_dump())
     return SynchronousStream(runner, Tasks(num_tasks), config=settings, seed=5, state=state)
-
-
-def make_record(*answers: str | None, position: int = 0, dropped: str = "") -> Record:
-    task = make_task(position)
-    episodes = tuple(
-        make_episode(task, index=index, answer=answer, failure=BROKEN if answer is None else None)
-        for index, answer in enumerate(answers)
-    )
-    rewards = tuple(None if episode.status == "failed" else reward(task, episode) for episode in episodes)
-    return Record(task=task, episodes=episodes, rewards=rewards, dropped=dropped)
 
 
 def what_happened(collected: Collected) -> object:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import pytest_asyncio
+from builders import make_task
 from cases import attack
 from pool_servers import remote_pool
 
@@ -32,7 +33,7 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
 TOKENIZER = build_tokenizer()
 RENDERER = Renderer(TOKENIZER)
-TASK = Task(id="t", question="Who?", answers=("Kato",))
+TASK = make_task()
 WRONG = "submit_final_answer('wrong')"
 LZERO_S = 60.0
 """Seconds of lzero for its part of an episode."""

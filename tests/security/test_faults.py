@@ -8,14 +8,13 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from cases import attack
 from fault_traces import INSIDE, SHUT_IN, alive, below, jails, output_of_host, traces, until, works, zygotes
-from repl_sessions import no_tools, run, value
+from repl_sessions import Spec, no_tools, run, value
 
 from lzero.config import ReplConfig
 from lzero.errors import ReplDied, ReplError, SandboxError
@@ -316,10 +315,3 @@ names, threading.active_count(), len(os.listdir("/proc/self/task")), sockets, le
 """
         assert await value(second, look) == "([], 1, 1, 1, 0, 2, 0)"
         assert await value(second, "import os\n[name for name in os.environ if 'LZERO' in name]") == "[]"
-
-
-@dataclass(frozen=True)
-class Spec:
-    name: str
-    parameters: tuple[str, ...]
-    description: str = ""

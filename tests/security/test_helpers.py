@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from builders import make_task
 from cases import attack
 from virtual_time import run
 
@@ -25,9 +26,9 @@ from lzero.tools.mcp_servers.specs import McpSpec
 from lzero.tools.retry import AskedTooOften, RateLimited, Retried
 from lzero.tools.throttled import MAX_WAITING, PLACES, Throttled
 from lzero.turns import Turns
-from lzero.types import Json, Task, ToolCall
+from lzero.types import Json, ToolCall
 
-TASK = Task(id="t", question="Who?", answers=("Kato",))
+TASK = make_task()
 SCRIPT = Path(__file__).parents[1] / "support" / "mcp_server.py"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from builders import make_execution
 from cases import attack
 
 from lzero.agent.context import Context
@@ -24,7 +25,7 @@ from lzero.tools.mcp_servers.words import identifier, signature
 from lzero.tools.search import PassageIndex
 from lzero.tools.shapes import plain
 from lzero.tools.values import as_json
-from lzero.types import Display, Error, Execution, Passage, Stream
+from lzero.types import Display, Error, Passage, Stream
 from lzero.visible import clean
 
 SIGNS = "a A 1 . , - + ( ) [ ] { ' ` ~ $ € % ° ^ * / = < > _ # | & ; : !"
@@ -70,7 +71,7 @@ def shown(text: str) -> str:
         Display(data={"text/plain": text}),
         Error(ename="E", evalue=text, traceback=tuple(text.split("\n"))),
     )
-    return render_output(Execution(outputs=outputs, status="error", duration_s=0.0), max_chars=4_000)
+    return render_output(make_execution(*outputs), max_chars=4_000)
 
 
 def schema(text: str) -> dict[str, object]:

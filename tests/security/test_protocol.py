@@ -9,13 +9,13 @@ import pickle
 import resource
 import struct
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+from builders import make_completion, make_task
 from cases import attack
-from repl_sessions import no_tools, run, value
+from repl_sessions import Spec, no_tools, run, value
 
 import lzero
 from lzero.agent.broker import ARGUMENT_BYTES, CALLS_PER_CELL, Broker
@@ -31,7 +31,7 @@ from lzero.models import build_tokenizer
 from lzero.repl import LocalPool, LocalRepl, session
 from lzero.rewards import make_reward
 from lzero.tools.search import PassageIndex, Search
-from lzero.types import Completion, Episode, Error, Execution, Json, Passage, Result, Sampling, Stream, Task
+from lzero.types import Episode, Error, Execution, Json, Passage, Result, Sampling, Stream, Task
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -65,13 +65,6 @@ def found(first, second):
 """
 """How often two texts, one right after the other, are in a session's memory; apart, the question itself is no hit."""
 FIRST, SECOND = "LZERO-TEST-KEY-4f1b", "93c2a7d05e86"
-
-
-@dataclass(frozen=True)
-class Spec:
-    name: str
-    parameters: tuple[str, ...]
-    description: str = ""
 
 
 SEARCH = Spec("search", ("query",), "search(query) -> str")
@@ -305,7 +298,7 @@ async def test_floods_and_trickles_end_and_others_go_on(
     await victim.close()
 
 
-TASK = Task(id="attack", question="Who?", answers=("Kato",), passages=(Passage(title="Liri", text="rival Kato"),))
+TASK = make_task("attack", passages=(Passage(title="Liri", text="rival Kato"),))
 
 
 async def no_files(path: str) -> bytes:
@@ -453,7 +446,7 @@ async def test_control_tokens_and_escapes_of_a_tool_are_plain_text(pool: LocalPo
     )
     victim = await pool.open(broker.tools, broker.on_call, seed=0)
     controls = set(tokenizer.all_special_ids)
-    said = Completion(token_ids=(5,), logprobs=(0.0,), text="x", stop_reason="stop", versions=((0, 1),))
+    said = make_completion((5,), text="x")
     plain = [token for token in renderer.turn(said, "nothing") if token in controls]
     shows = ("print(search({0!r}))", "search({0!r})", "raise ValueError(search({0!r}))", "search({0!r} + '\\x1b[0m')")
     for name in ("Liri", "Titu", "Kato"):
@@ -493,7 +486,7 @@ def results(episode: Episode) -> list[str]:
 
 @attack(62)
 async def test_the_answer_is_nowhere_in_a_session(pool: LocalPool) -> None:
-    task = Task(id="secret", question="Who?", answers=(FIRST + SECOND,), metadata={"path": FIRST + SECOND})
+    task = make_task("secret", answers=(FIRST + SECOND,), metadata={"path": FIRST + SECOND})
     look = """
 import os, sys
 hits = [os.path.join(top, name) for root in ("/workspace", "/tmp", "/dev/shm", "/opt/lzero")

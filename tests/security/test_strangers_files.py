@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from builders import make_cell, make_episode, make_task
 from cases import attack
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -48,35 +49,16 @@ from lzero.tools.corpus import corpus_files
 from lzero.tools.keys import read_env_file
 from lzero.tools.mcp_servers.specs import read_specs
 from lzero.train.checkpoint import Manifest, Progress, read_manifest
-from lzero.types import Budgets, Completion, Episode, Execution, Parsed, Prompt, Reward, Sampling, Step, Task
+from lzero.types import Budgets, Reward, Step
 
 TEXT = "what is in a file of the host"
 
 
 def recorded(*cells: str, files: tuple[str, ...] = (), cell_s: float = 1e9) -> SavedEpisode:
     """Return a record as a stranger may write it, which claims that its cells went well."""
-    steps = tuple(
-        Step(
-            prompt=Prompt(keep=0, new_ids=(1,)),
-            completion=Completion(text="x", token_ids=(1,), logprobs=(0.0,), stop_reason="stop", versions=((0, 1),)),
-            parsed=Parsed(think="t", code=code, well_formed=True, problem=""),
-            execution=Execution(outputs=(), status="ok", reason="", duration_s=0.1),
-        )
-        for code in cells
-    )
-    episode = Episode(
-        id="e",
-        task_id="t",
-        index=0,
-        seed=2**63,
-        sampling=Sampling(),
-        budgets=Budgets(max_steps=10**9, max_tokens=100, cell_s=cell_s),
-        steps=steps,
-        status="finished",
-        answer="a",
-        failure=None,
-    )
-    return SavedEpisode(task=Task(id="t", question="q", answers=("a",), files=files), episode=episode, model="m")
+    budgets = Budgets(max_steps=10**9, max_tokens=100, cell_s=cell_s)
+    episode = make_episode(*map(make_cell, cells), name="t/0", id="e", seed=2**63, budgets=budgets, answer="a")
+    return SavedEpisode(task=make_task(files=files), episode=episode, model="m")
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ import asyncio
 import os
 import subprocess
 import time
-from dataclasses import dataclass
 
 import pytest
 from cases import attack
 from fault_traces import alive, descriptors_left, sessions, traces, works, zygotes
-from repl_sessions import no_tools, value
+from repl_sessions import Spec, no_tools, value
 
 from lzero.errors import ReplError, SandboxError
 from lzero.repl import LocalPool
@@ -178,13 +177,6 @@ async def test_a_session_that_is_closed_in_the_middle_of_a_cell_lets_go_of_its_d
         assert (execution.status, execution.outputs) == ("killed", ())
         assert await works(following)
         await following.close()
-
-
-@dataclass(frozen=True)
-class Spec:
-    name: str
-    parameters: tuple[str, ...]
-    description: str = ""
 
 
 @attack(72)

@@ -13,6 +13,7 @@ import duckdb
 import msgspec
 import pyarrow.parquet as pq
 import pytest
+from builders import make_execution, make_record
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -177,38 +178,6 @@ def records(draw: st.DrawFn) -> list[Record]:
     return found
 
 
-def make_record(number: int = 0, *, scores: tuple[float | None, ...] = (1.0, 0.0), dropped: str = "") -> Record:
-    """Return a record of one task; None is a failed episode."""
-    step = Step(
-        prompt=Prompt(keep=0, new_ids=(1, 2)),
-        completion=Completion(token_ids=(3,), logprobs=(-0.5,), text="x", stop_reason="eos", versions=((0, 1),)),
-        parsed=Parsed(think="", code=None, well_formed=False),
-        execution=None,
-    )
-    return Record(
-        task=Task(id=f"task-{number}", question="?", answers=("yes",)),
-        episodes=tuple(
-            Episode(
-                id=f"train-0/{number}/{index}",
-                task_id=f"task-{number}",
-                index=index,
-                seed=index,
-                sampling=Sampling(),
-                budgets=Budgets(max_steps=1, max_tokens=10, cell_s=1.0),
-                steps=(step,),
-                status="finished" if score is not None else "failed",
-                failure=None if score is not None else Failure(kind="repl", what="gone", where="step 0"),
-            )
-            for index, score in enumerate(scores)
-        ),
-        rewards=tuple(
-            None if score is None else Reward(score=score, per_step=(score,), parts={"qa": (score,)})
-            for score in scores
-        ),
-        dropped=dropped,
-    )
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
@@ -248,10 +217,8 @@ def test_rich_outputs_come_back_and_others_read_them_as_json(run: RunDirectory) 
         Display(data={"text/plain": "<Figure>", "image/png": image}),
         Result(data={"text/plain": "   ä\n0  1", "text/html": "<th>ä\u2028</th>", "application/json": '{"a": [1]}'}),
     )
-    plain = make_record(0, scores=(1.0,))
-    step = msgspec.structs.replace(
-        plain.episodes[0].steps[0], execution=Execution(outputs=outputs, status="ok", duration_s=0.1)
-    )
+    plain = make_record("yes")
+    step = msgspec.structs.replace(plain.episodes[0].steps[0], execution=make_execution(*outputs))
     record = msgspec.structs.replace(plain, episodes=(msgspec.structs.replace(plain.episodes[0], steps=(step,)),))
     run.write_records([record], phase="train", update=0)
     assert list(read_records(run.path)) == [record]
@@ -261,15 +228,15 @@ def test_rich_outputs_come_back_and_others_read_them_as_json(run: RunDirectory) 
 
 
 def test_a_group_is_what_is_trained_on() -> None:
-    group = make_record(0, scores=(1.0, None, 0.0)).group()
+    group = make_record("yes", None, "no").group()
     assert [episode.index for episode in group.episodes] == [0, 2]
     assert [reward.score for reward in group.rewards] == [1.0, 0.0]
 
 
 def test_records_are_read_by_phase_in_order_of_update(run: RunDirectory) -> None:
     for update in (2, 0, 1):
-        run.write_records([make_record(update)], phase="train", update=update)
-    run.write_records([make_record(9)], phase="eval", update=0)
+        run.write_records([make_record("yes", position=update)], phase="train", update=update)
+    run.write_records([make_record("yes", position=9)], phase="eval", update=0)
     assert [record.task.id for record in read_records(run.path, phase="train")] == ["task-0", "task-1", "task-2"]
     read = list(read_records(run.path))
     assert [record.task.id for record in read] == ["task-9", "task-0", "task-1", "task-2"]
@@ -277,7 +244,7 @@ def test_records_are_read_by_phase_in_order_of_update(run: RunDirectory) -> None
 
 
 def test_duckdb_reads_the_tables_as_they_are(run: RunDirectory) -> None:
-    run.write_records([make_record(0), make_record(1, scores=(None, 1.0))], phase="train", update=4)
+    run.write_records([make_record("yes", "no"), make_record(None, "yes", position=1)], phase="train", update=4)
     root = run.path / "episodes"
     episodes, rewards, steps = (
         duckdb.read_parquet(f"{root}/{name}/*.parquet") for name in ("episodes", "rewards", "steps")
@@ -351,9 +318,9 @@ def test_a_line_of_metrics_cut_short_by_a_crash_is_left_out(run: RunDirectory) -
 
 def test_rewinding_counts_nothing_twice(run: RunDirectory) -> None:
     for update in range(4):
-        run.write_records([make_record(update)], phase="train", update=update)
+        run.write_records([make_record("yes", position=update)], phase="train", update=update)
         run.append_metrics({}, phase="train", update=update)
-        run.write_records([make_record(10 + update)], phase="eval", update=update)
+        run.write_records([make_record("yes", position=10 + update)], phase="eval", update=update)
         run.append_metrics({}, phase="eval", update=update)
     run.rewind(2)
     assert [record.task.id for record in read_records(run.path, phase="train")] == ["task-0", "task-1"]
@@ -368,18 +335,18 @@ def test_rewinding_counts_nothing_twice(run: RunDirectory) -> None:
 
 
 def test_writing_an_update_again_replaces_it(run: RunDirectory) -> None:
-    run.write_records([make_record(0), make_record(1)], phase="train", update=0)
-    run.write_records([make_record(7)], phase="train", update=0)
+    run.write_records([make_record("yes", "no"), make_record("yes", position=1)], phase="train", update=0)
+    run.write_records([make_record("yes", position=7)], phase="train", update=0)
     assert [record.task.id for record in read_records(run.path)] == ["task-7"]
 
 
 def test_a_full_disk_is_a_store_error_and_harms_nothing(run: RunDirectory) -> None:
-    run.write_records([make_record(0)], phase="train", update=0)
+    run.write_records([make_record("yes", "no")], phase="train", update=0)
     run.append_metrics({"a": 1}, phase="train", update=0)
     size = (run.path / "metrics.jsonl").stat().st_size
     with largest_file(size + 4):
         with pytest.raises(StoreError, match=r"train-000001\.parquet: File too large"):
-            run.write_records([make_record(1)], phase="train", update=1)
+            run.write_records([make_record("yes", position=1)], phase="train", update=1)
         with pytest.raises(StoreError, match=r"metrics\.jsonl"):
             run.append_metrics({"b": 1}, phase="train", update=1)
     assert [record.task.id for record in read_records(run.path)] == ["task-0"]
@@ -388,7 +355,7 @@ def test_a_full_disk_is_a_store_error_and_harms_nothing(run: RunDirectory) -> No
 
 
 def test_a_broken_table_is_a_store_error_with_its_path(run: RunDirectory) -> None:
-    run.write_records([make_record(0)], phase="train", update=0)
+    run.write_records([make_record("yes", "no")], phase="train", update=0)
     file = run.path / "episodes" / "steps" / "train-000000.parquet"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(StoreError, match=r"steps/train-000000\.parquet"):
@@ -396,7 +363,7 @@ def test_a_broken_table_is_a_store_error_with_its_path(run: RunDirectory) -> Non
 
 
 def test_a_table_of_another_version_is_refused(run: RunDirectory) -> None:
-    run.write_records([make_record(0)], phase="train", update=0)
+    run.write_records([make_record("yes", position=0)], phase="train", update=0)
     file = run.path / "episodes" / "steps" / "train-000000.parquet"
     pq.write_table(pq.read_table(file, partitioning=None).drop_columns(["notepad"]), file)
     with pytest.raises(StoreError, match=r"it has no column 'notepad', so another version of lzero wrote it"):

@@ -1,7 +1,21 @@
-"""Requests that tests of the REPL send."""
+"""Requests that tests of the REPL send, and the tools that they describe to it."""
+
+from dataclasses import dataclass
 
 from lzero.protocols import Repl
 from lzero.types import Error, Execution, Json, Result
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A tool, as a REPL has it described."""
+
+    name: str
+    parameters: tuple[str, ...] = ()
+    description: str = ""
+
+
+ASK = Spec("ask", ("question",), "ask(question) -> str")
 
 
 async def no_tools(name: str, arguments: dict[str, Json]) -> Json:

@@ -1,57 +1,26 @@
-"""Builders and fakes for running many episodes: no model, no sandbox, no clock."""
+"""Fakes for running many episodes: no model, no sandbox, no clock."""
 
 import asyncio
 import random
 import sys
 from collections.abc import Callable, Collection
 
-import small_episodes
+from builders import make_attempt, numbered_task, reward_of
 
 from lzero.agent.cutoff import Cutoff
 from lzero.agent.setting import Ticket
 from lzero.config import RolloutConfig
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
-from lzero.types import Budgets, Episode, Failure, Reward, Sampling, Step, Task
+from lzero.types import Episode, Failure, Task
 
-ANY_SAMPLING = Sampling()
 CUT_OFF = Failure(kind="straggler", what="cut off", where="step 0, sampling")
 
 
-def make_task(position: int = 0, *, hops: int | None = None) -> Task:
-    return Task(id=f"task-{position}", question="?", answers=("yes",), hops=hops)
-
-
-def make_step(num_tokens: int = 1) -> Step:
-    return small_episodes.make_step(small_episodes.make_completion((3,) * num_tokens, text="x"))
-
-
-def make_episode(
-    task: Task,
-    ticket: Ticket | None = None,
-    *,
-    index: int = 0,
-    answer: str | None = "yes",
-    failure: Failure | None = None,
-) -> Episode:
-    ticket = ticket or Ticket(id=f"{task.id}/{index}", index=index, seed=0, sampling=ANY_SAMPLING)
-    return Episode(
-        id=ticket.id,
-        task_id=task.id,
-        index=ticket.index,
-        seed=ticket.seed,
-        sampling=ticket.sampling,
-        budgets=Budgets(max_steps=1, max_tokens=10, cell_s=1.0),
-        steps=(make_step(),),
-        status="finished" if failure is None else "failed",
-        answer=answer,
-        failure=failure,
-    )
-
-
-def reward(task: Task, episode: Episode) -> Reward:
-    score = float(episode.answer == task.answers[0])
-    return Reward(score=score, per_step=(score,) * len(episode.steps), parts={"qa": (score,) * len(episode.steps)})
+def attempted(task: Task, ticket: Ticket, answer: str | None, *, failure: Failure | None = None) -> Episode:
+    """Return the episode of a ticket."""
+    same = {"id": ticket.id, "seed": ticket.seed, "sampling": ticket.sampling}
+    return make_attempt(task, answer, index=ticket.index, failure=failure, **same)
 
 
 class Tasks:
@@ -64,7 +33,7 @@ class Tasks:
         return self._length
 
     def task(self, index: int) -> Task:
-        return make_task(index % self._length, hops=index % 3 + 1)
+        return numbered_task(index % self._length, hops=index % 3 + 1)
 
 
 class Shuffler:
@@ -121,14 +90,14 @@ class FakeEpisodes:
                     if ticket.cutoff is not None:
                         await asyncio.sleep(0)  # where a cut-off that is reached can end it
         except TimeoutError:
-            return make_episode(task, ticket, answer=None, failure=CUT_OFF)
+            return attempted(task, ticket, None, failure=CUT_OFF)
         finally:
             self.num_running -= 1
         outcome = self._decide(task, ticket.seed, number)
         if isinstance(outcome, Failure):
-            return make_episode(task, ticket, answer=None, failure=outcome)
-        return make_episode(task, ticket, answer=outcome)
+            return attempted(task, ticket, None, failure=outcome)
+        return attempted(task, ticket, outcome)
 
 
 def make_runner(episodes: FakeEpisodes, **config: float | str) -> Runner:
-    return Runner(episodes, Scorer(reward), RolloutConfig.model_validate(config))
+    return Runner(episodes, Scorer(reward_of), RolloutConfig.model_validate(config))

@@ -3,22 +3,14 @@ once, until it is killed. Says "working" when cells have ended. With a URL, the 
 
 import asyncio
 import sys
-from dataclasses import dataclass
 
 from pool_servers import TOKEN
+from repl_sessions import ASK
 
 from lzero.protocols import ReplPool
 from lzero.repl import LocalPool
 from lzero.repl.remote.pool import RemotePool
 from lzero.types import Json
-
-
-@dataclass(frozen=True)
-class Ask:
-    name: str = "ask"
-    parameters: tuple[str, ...] = ("question",)
-    description: str = "ask(question) -> str"
-
 
 CELLS = (
     "import subprocess\nsubprocess.Popen(['sleep', '1000'], start_new_session=True)",
@@ -35,7 +27,7 @@ async def answer(name: str, arguments: dict[str, Json]) -> Json:
 
 async def work(pool: ReplPool, first: int) -> None:
     for number in range(first, 10**9):
-        repl = await pool.open([Ask()], answer, seed=number)
+        repl = await pool.open([ASK], answer, seed=number)
         for cell in CELLS:
             await repl.run(cell, deadline_s=30.0)
         print("working", flush=True)

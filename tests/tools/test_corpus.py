@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders import docx, paragraph, pdf
 from hypothesis import given
 from hypothesis import strategies as st
-from small_documents import docx, paragraph, pdf
 
 from lzero.data.files import read_passages
 from lzero.errors import DataError

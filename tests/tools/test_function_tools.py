@@ -14,14 +14,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
+from builders import CONTEXT
 from pydantic import BaseModel, Field
 
 from lzero.errors import ToolError
 from lzero.protocols import Tool, ToolContext
 from lzero.tools import FunctionTool, tool
-from lzero.types import Json, Task
-
-CONTEXT: Any = SimpleNamespace(task=Task(id="t", question="Who?", answers=("Kato",)))
+from lzero.types import Json
 
 
 @tool

@@ -13,9 +13,9 @@ from pathlib import Path
 import openpyxl
 import psutil
 import pytest
+from builders import docx, make_task, paragraph, pdf, zipped
 from PIL import Image
 from pptx import Presentation
-from small_documents import docx, paragraph, pdf, zipped
 
 from lzero.agent.calling import CallContext
 from lzero.config import load_config
@@ -24,10 +24,9 @@ from lzero.tools import converter as converter_module
 from lzero.tools.catalog import open_tool
 from lzero.tools.converter import Converter
 from lzero.tools.inspect_file import make_inspect_file
-from lzero.types import Task
 
 pytestmark = pytest.mark.integration
-TASK = Task(id="t", question="Who?", answers=("Kato",))
+TASK = make_task()
 THREE_PAGES = pdf("Liri was founded by Titu.", "Kato is a rival.", "The end.")
 
 

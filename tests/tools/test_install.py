@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from builders import CONTEXT
 from fault_traces import below
 from repl_sessions import run, value
 
@@ -29,17 +30,9 @@ from lzero.store import SavedEpisode, describe
 from lzero.tools import install as module
 from lzero.tools.install import Install
 from lzero.turns import CallClock
-from lzero.types import Error, Json, Task
+from lzero.types import Error, Json
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
-TASK = Task(id="none", question="?", answers=("!",))
-
-
-class Nobody:
-    task = TASK
-
-    async def read_file(self, path: str) -> bytes:
-        raise AssertionError(path)
 
 
 def wheel(
@@ -97,7 +90,7 @@ def tool(tmp_path: Path, *allow: str, plan_s: float = module.PLAN_S) -> Install:
 
 async def refusal(tool: Install, **arguments: Json) -> tuple[str, str]:
     with pytest.raises(ToolError) as raised:
-        await tool.call(arguments, Nobody())
+        await tool.call(arguments, CONTEXT)
     return raised.value.fault, str(raised.value)
 
 
@@ -105,7 +98,7 @@ async def test_a_package_and_what_it_needs_are_installed_and_imported(
     index: Path, tmp_path: Path, pool: LocalPool
 ) -> None:
     install = tool(tmp_path, "tiny", "needy")
-    broker = Broker(TASK, [install], Nobody().read_file)
+    broker = Broker(CONTEXT.task, [install], CONTEXT.read_file)
     repl = await pool.open(broker.tools, broker.on_call, seed=0)
     assert await value(repl, "install('needy')") == (
         r"'installed needy 1.0: import beside, needy\ninstalled tiny 1.1: import tiny'"
@@ -125,7 +118,7 @@ async def test_a_large_wheel_comes_in_pieces(
     noise = os.urandom(300_000)
     wheel(index, "large", "2.0", {"large/__init__.py": b"", "large/noise": noise})
     monkeypatch.setattr(module, "PIECE_BYTES", 100_000)
-    broker = Broker(TASK, [tool(tmp_path, "large")], Nobody().read_file)
+    broker = Broker(CONTEXT.task, [tool(tmp_path, "large")], CONTEXT.read_file)
     repl = await pool.open(broker.tools, broker.on_call, seed=0)
     assert await value(repl, "install('large')") == "'installed large 2.0: import large'"
     calls = broker.take_calls()
@@ -156,7 +149,7 @@ async def test_a_run_that_installed_is_run_again_from_the_wheels_that_are_kept(
         episode = await agent.run("What is the answer?")
         tools = tuple(describe(tool) for tool in agent.tools)
     assert episode.answer == "42"
-    saved = SavedEpisode(task=TASK, episode=episode, model="scripted", config={}, tools=tools)
+    saved = SavedEpisode(task=CONTEXT.task, episode=episode, model="scripted", config={}, tools=tools)
     assert await replay(saved, pool) == ()
     shutil.rmtree(tmp_path / "kept")
     assert "the wheel that was installed is not among" in str(await replay(saved, pool))
@@ -164,12 +157,12 @@ async def test_a_run_that_installed_is_run_again_from_the_wheels_that_are_kept(
 
 async def test_wheels_are_kept_and_a_plan_is_made_once(index: Path, tmp_path: Path) -> None:
     install = tool(tmp_path, "tiny")
-    first = await install.call({"package": "tiny"}, Nobody())
+    first = await install.call({"package": "tiny"}, CONTEXT)
     (kept,) = (tmp_path / "cache").rglob("*.whl")
     assert kept.name == "tiny-1.1-py3-none-any.whl"
     for file in index.iterdir():
         file.unlink()
-    assert await install.call({"package": "tiny"}, Nobody()) == first
+    assert await install.call({"package": "tiny"}, CONTEXT) == first
 
 
 @pytest.mark.parametrize(
@@ -207,7 +200,7 @@ async def test_what_is_not_allowed_is_refused_with_its_names(index: Path, tmp_pa
     assert (fault, text.partition(":")[0]) == ("agent", "pip cannot find tiny<1.1,==1.1")
     fault, text = await refusal(install, package="newer")  # what the kernel environment holds is not changed
     assert fault == "agent"
-    assert await install.call({"package": "tiny"}, Nobody()) == await install.call({"package": "tiny>=0"}, Nobody())
+    assert await install.call({"package": "tiny"}, CONTEXT) == await install.call({"package": "tiny>=0"}, CONTEXT)
 
 
 async def test_what_is_too_large_is_told_before_it_is_sent(
@@ -227,13 +220,13 @@ async def test_pieces_are_of_wheels_that_were_planned(tmp_path: Path) -> None:
 
 async def test_no_offset_breaks_it_and_a_plan_that_there_is_waits_for_nobody(index: Path, tmp_path: Path) -> None:
     install = tool(tmp_path, "tiny")
-    plan = await install.call({"package": "tiny"}, Nobody())
+    plan = await install.call({"package": "tiny"}, CONTEXT)
     assert isinstance(plan, dict)
     (wheel_id,) = (found["id"] for found in msgspec.convert(plan["wheels"], list[dict[str, Any]]))
     for offset in (2**63, -1):
         assert (await refusal(install, wheel=wheel_id, offset=offset))[0] == "agent"
     async with asyncio.timeout(10), install._planning.turn():
-        assert await install.call({"package": "tiny"}, Nobody()) == plan
+        assert await install.call({"package": "tiny"}, CONTEXT) == plan
 
 
 async def test_a_kernel_environment_that_is_broken_is_no_bug_of_the_tool(index: Path, tmp_path: Path) -> None:
@@ -263,7 +256,7 @@ async def test_a_dependency_that_the_index_has_not_is_the_fault_of_the_agent_tha
     wheel(index, "aged", "1.0", {"aged.py": b""}, needs=("never-published",))
     wheel(index, "aged", "2.0", {"aged.py": b""}, needs=("never-published; extra == 'more'",), extras=("more",))
     install = tool(tmp_path, "aged")
-    await install.call({"package": "aged"}, Nobody())
+    await install.call({"package": "aged"}, CONTEXT)
     for package in ("aged==1.0", "aged[more]==2.0"):
         fault, text = await refusal(install, package=package)
         assert (fault, text[:15]) == ("agent", "pip cannot find")

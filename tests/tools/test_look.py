@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 import uvicorn
 import web_servers
+from builders import make_task
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,10 +26,10 @@ from lzero.tools import look as look_module
 from lzero.tools.catalog import open_tool
 from lzero.tools.converter import MAX_SIDE, Converter
 from lzero.tools.look import MAX_ANSWER_CHARS
-from lzero.types import Json, Task
+from lzero.types import Json
 
 pytestmark = pytest.mark.integration
-TASK = Task(id="t", question="Who?", answers=("Kato",))
+TASK = make_task()
 KEY = "sk-test-0123456789"
 
 

@@ -14,32 +14,21 @@ from pathlib import Path
 import psutil
 import pytest
 import pytest_asyncio
+from builders import CONTEXT
 from repl_sessions import run, value
 
 from lzero.agent.broker import Broker
 from lzero.errors import ConfigError, ToolError
-from lzero.protocols import Tool, ToolContext
+from lzero.protocols import Tool
 from lzero.repl import LocalPool
 from lzero.tools.mcp_servers import McpSpec, open_servers, read_specs
 from lzero.tools.mcp_servers.server import McpServer
-from lzero.types import Error, Json, Task
+from lzero.types import Error, Json
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 SCRIPT = Path(__file__).parents[1] / "support" / "mcp_server.py"
 KEY = "kept-from-everyone"
 STDIO = McpSpec(name="tests", command=(sys.executable, str(SCRIPT)))
-
-
-class Nobody:
-    """The context of a call, for tools that do not look at it."""
-
-    task = Task(id="none", question="?", answers=("!",))
-
-    async def read_file(self, path: str) -> bytes:
-        raise AssertionError(path)
-
-
-CONTEXT: ToolContext = Nobody()
 
 
 def mode(*words: str) -> McpSpec:

@@ -5,9 +5,9 @@ import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from builders import CONTEXT
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -16,14 +16,13 @@ from lzero.errors import DataError, ToolError
 from lzero.paths import cache_directory
 from lzero.tools import PassageIndex, Search
 from lzero.tools import search as search_module
-from lzero.types import Json, Passage, Task
+from lzero.types import Json, Passage
 
 LIRI = Passage(title="Liri", text="founder Titu; rival Kato")
 TITU = Passage(title="Titu", text="friend of Liri and of Kato; teacher Beyoncé")
 KATO = Passage(title="Kato", text="born in 北京 in 1990; “Łódź” its twin")
 PASSAGES = (LIRI, TITU, KATO, *(Passage(title=f"Other {i}", text=f"nothing of note {i}") for i in range(9)))
 INDEX = PassageIndex(PASSAGES)
-CONTEXT = SimpleNamespace(task=Task(id="t", question="Who?", answers=("Kato",)))
 
 
 def corpus(directory: Path, *, name: str = "corpus.jsonl", text: str = "founder Titu") -> Path:

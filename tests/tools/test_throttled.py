@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from builders import CONTEXT
 from virtual_time import run
 
 from lzero.errors import HelperBusy
@@ -10,14 +11,7 @@ from lzero.protocols import ToolContext
 from lzero.tools.retry import AskedTooOften, ServiceError
 from lzero.tools.throttled import PAUSES, PLACES, Throttled
 from lzero.turns import CLOCK, QUEUE_S, CallClock
-from lzero.types import Json, Task
-
-
-class Nobody:
-    task = Task(id="t", question="Who?", answers=("Kato",))
-
-    async def read_file(self, path: str) -> bytes:
-        raise AssertionError(path)
+from lzero.types import Json
 
 
 class Service:
@@ -44,7 +38,7 @@ class Service:
 async def waits(throttled: Throttled) -> float:
     """Make one call of an episode of its own; return its seconds in queues."""
     CLOCK.set(clock := CallClock())
-    assert await throttled.call({}, Nobody()) == "answer"
+    assert await throttled.call({}, CONTEXT) == "answer"
     return clock.queued_s
 
 
@@ -104,7 +98,7 @@ def test_a_service_that_fails_otherwise_is_not_waited_for() -> None:
 
     async def main() -> None:
         with pytest.raises(ServiceError, match="down"):
-            await Throttled(Down(until=0.0)).call({}, Nobody())
+            await Throttled(Down(until=0.0)).call({}, CONTEXT)
         assert asyncio.get_running_loop().time() == 0.0
 
     run(main())

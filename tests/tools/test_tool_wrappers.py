@@ -7,19 +7,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from builders import CONTEXT
 from virtual_time import run
 
 from lzero.errors import DataError, ToolError
 from lzero.protocols import WithKernelSource
 from lzero.tools.cache import Cached
 from lzero.tools.retry import Backoff, RateLimited, Retried, ServiceError
-from lzero.types import Json, Task
+from lzero.types import Json
 
-CONTEXT: Any = SimpleNamespace(task=Task(id="t", question="Who?", answers=("Kato",)))
 QUICK = Backoff(tries=3, first_s=0.001)
 
 

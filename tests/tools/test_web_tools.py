@@ -2,10 +2,9 @@
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from builders import CONTEXT
 from web_servers import Request, json_response, pages, response, serving
 
 from lzero.config import Config, load_config
@@ -14,10 +13,9 @@ from lzero.protocols import Tool
 from lzero.tools.catalog import CATALOG, open_tool
 from lzero.tools.read_page import LocalReader
 from lzero.tools.web import MAX_BYTES, WebClient
-from lzero.types import Json, Task
+from lzero.types import Json
 
 pytestmark = pytest.mark.integration
-CONTEXT: Any = SimpleNamespace(task=Task(id="t", question="Who?", answers=("Kato",)))
 SERPER = {
     "searchParameters": {
         "q": "who founded Liri",

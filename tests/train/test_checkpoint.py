@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from small_models import TINY
+from builders import TINY
 
 from lzero.config import Config
 from lzero.errors import LzeroError, ModelError, StoreError

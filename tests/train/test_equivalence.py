@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from builders import TINY, make_completion, make_episode, make_step
 from msgspec import structs
-from small_episodes import make_completion, make_episode, make_step
-from small_models import TINY
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 

@@ -10,8 +10,7 @@ from typing import ClassVar
 import msgspec
 import pytest
 import torch
-from small_episodes import make_episode, make_step
-from small_models import TINY
+from builders import TINY, make_episode, make_step, save_tiny
 from torch import Tensor
 from whole_runs import is_of_the_machine
 
@@ -103,8 +102,7 @@ def broken(episode: Episode) -> Episode:
 def config_of(tmp_path: Path, *overrides: str) -> Config:
     model = tmp_path / "model"
     if not model.exists():
-        tokenizer = build_tokenizer()
-        save_model(new_model(TINY, tokenizer, seed=0), tokenizer, model)
+        save_tiny(model)
     fixed = [
         "agent.max_tokens=64",
         "run.deterministic=true",
@@ -218,7 +216,7 @@ async def test_a_checkpoint_of_another_model_is_refused_with_what_differs(tmp_pa
     config = config_of(tmp_path, "train.updates=1")
     outcome, _, _ = await run_bandit(config, tmp_path / "run")
     tokenizer = build_tokenizer()
-    save_model(new_model(replace(TINY, hidden_size=32), tokenizer, seed=0), tokenizer, tmp_path / "model")
+    save_tiny(tmp_path / "model", tokenizer, shape=replace(TINY, hidden_size=32))
     shapes = r"model\.embed_tokens\.weight has shape \(259, 16\) in the checkpoint and \(259, 32\) in the model; .* and \d+ more"
     with pytest.raises(StoreError, match=f"belongs to another model than the one in .*: {shapes}"):
         Trainer.build(config, checkpoint=outcome.checkpoint)

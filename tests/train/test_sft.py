@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from msgspec import structs
-from small_episodes import make_completion, make_episode, make_sample, make_step
-from small_models import TINY
+from builders import GONE, TINY, make_completion, make_episode, make_sample, make_step, make_task, save_tiny
 from transformers import PreTrainedTokenizerFast
 
 from lzero.agent.renderer import Renderer
@@ -15,11 +13,11 @@ from lzero.algo.samples import to_samples
 from lzero.config import Config, load_config
 from lzero.data.world import vocabulary
 from lzero.errors import ConfigError, ModelError, StoreError
-from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model, save_model
+from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model
 from lzero.store import Record, RunDirectory
 from lzero.train.demonstrations import Translator, read_demonstrations
 from lzero.train.sft import Mix, SftStep, fine_tune, make_optimizers, starting_model
-from lzero.types import Episode, Failure, Prompt, Reward, Sample, Sampling, Step, Task
+from lzero.types import Episode, Prompt, Reward, Sample, Sampling, Step
 
 pytestmark = pytest.mark.integration
 BYTES = build_tokenizer()
@@ -55,11 +53,6 @@ def episode(
     return make_episode(*steps, name=name, sampling=SAMPLING)
 
 
-def failed(name: str) -> Episode:
-    failure = Failure(kind="repl", what="gone", where="step 0")
-    return structs.replace(make_episode(name=name), status="failed", failure=failure)
-
-
 EXPERT = ("engine.kind=scripted", "engine.policy=expert")
 
 
@@ -70,8 +63,8 @@ def recorded(directory: Path, *engine: str, num_episodes: int = 40) -> Path:
     episodes = [episode(BYTES, f"episode/{number}") for number in range(num_episodes)]
     records = [
         Record(
-            task=Task(id="task", question="Who?", answers=("Kato",)),
-            episodes=(*episodes, failed("broken")),
+            task=make_task("task"),
+            episodes=(*episodes, make_episode(name="broken", failure=GONE)),
             rewards=(*(reward for _ in episodes), None),
         )
     ]
@@ -79,15 +72,10 @@ def recorded(directory: Path, *engine: str, num_episodes: int = 40) -> Path:
     return directory
 
 
-def saved_model(directory: Path, tokenizer: PreTrainedTokenizerFast = BYTES) -> Path:
-    save_model(new_model(TINY, tokenizer, seed=0), tokenizer, directory)
-    return directory
-
-
 def config_of(tmp_path: Path, *overrides: str) -> Config:
     model, run = tmp_path / "model", tmp_path / "recorded"
     if not model.exists():
-        saved_model(model)
+        save_tiny(model)
         recorded(run)
     fixed = [f"model.path={model}", f'sft.episodes=["{run}"]', "model.device=cpu", f"run.dir={tmp_path / 'sft'}"]
     return load_config(

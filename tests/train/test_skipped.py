@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_episodes import make_sample
-from small_models import TINY
+from builders import TINY, make_sample
 
 from lzero.algo.batches import Scored, unscored
 from lzero.config import load_config

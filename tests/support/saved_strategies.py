@@ -1,4 +1,4 @@
-"""Saved episodes to write, read, show and replay, with hostile ones among them."""
+"""Strategies for saved episodes to write, read, show and replay, with hostile ones among them."""
 
 from typing import get_args
 
@@ -138,39 +138,4 @@ def saved_episodes(draw: st.DrawFn) -> SavedEpisode:
         model=draw(TEXT),
         config={"agent": {"notepad": draw(st.booleans())}},
         tools=tuple(draw(st.lists(tool, max_size=2))),
-    )
-
-
-def simple(*steps: Step, answer: str | None = "Kato", question: str = "Who is the rival of Liri?") -> SavedEpisode:
-    episode = Episode(
-        id="e1",
-        task_id="t1",
-        index=0,
-        seed=3,
-        sampling=Sampling(),
-        budgets=Budgets(max_steps=6, max_tokens=4_000, cell_s=10.0),
-        steps=steps,
-        status="finished",
-        answer=answer,
-    )
-    return SavedEpisode(task=Task(id="t1", question=question, answers=("Kato",)), episode=episode, model="scripted")
-
-
-def acted(
-    code: str | None,
-    *outputs: Stream | Result | Display | Error,
-    status: str = "ok",
-    think: str = "A thought of some length.",
-    calls: tuple[ToolCall, ...] = (),
-    notepad: Notepad | None = None,
-) -> Step:
-    """Return a step with this code."""
-    execution = Execution(outputs=outputs, status=status, duration_s=0.1) if code is not None else None  # type: ignore[arg-type]
-    return Step(
-        prompt=Prompt(keep=0, new_ids=(1, 2, 3)),
-        completion=Completion(token_ids=(4,), logprobs=(0.0,), text="said", stop_reason="stop", versions=((0, 1),)),
-        parsed=Parsed(think=think, code=code, well_formed=True, problem="" if code else "nothing ran"),
-        execution=execution,
-        tool_calls=calls,
-        notepad=notepad or Notepad(),
     )
