@@ -29,7 +29,7 @@ from lzero.turns import Turns
 from lzero.types import Json, ToolCall
 
 TASK = make_task()
-SCRIPT = Path(__file__).parents[1] / "support" / "mcp_server.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "odd_mcp_server.py"
 
 
 def slow_archive() -> bytes:
@@ -83,7 +83,7 @@ async def test_slow_files_leave_the_others_their_turn_and_are_the_fault_of_who_c
 
 @pytest_asyncio.fixture
 async def odd_server() -> AsyncIterator[McpServer]:
-    async with McpServer(McpSpec(name="odd", command=(sys.executable, str(SCRIPT), "odd"))) as server:
+    async with McpServer(McpSpec(name="odd", command=(sys.executable, str(SCRIPT)))) as server:
         yield server
 
 

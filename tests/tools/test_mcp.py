@@ -29,10 +29,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 SCRIPT = Path(__file__).parents[1] / "support" / "mcp_server.py"
 KEY = "kept-from-everyone"
 STDIO = McpSpec(name="tests", command=(sys.executable, str(SCRIPT)))
+ODD_SCRIPT = SCRIPT.with_name("odd_mcp_server.py")
 
 
-def mode(*words: str) -> McpSpec:
-    return replace(STDIO, command=(*STDIO.command, *words))
+def odd(*words: str) -> McpSpec:
+    return replace(STDIO, command=(sys.executable, str(ODD_SCRIPT), *words))
 
 
 def named(tools: tuple[Tool, ...], name: str) -> Tool:
@@ -52,7 +53,7 @@ async def failure(server: McpServer, tool: str, **arguments: Json) -> tuple[str,
 def children() -> list[psutil.Process]:
     """Servers that speak over stdio; one over HTTP is not started by what is tested."""
     found = [(child, child.cmdline()) for child in psutil.Process().children(recursive=True)]
-    return [child for child, command in found if str(SCRIPT) in command and command[-1] != "http"]
+    return [child for child, command in found if {str(SCRIPT), str(ODD_SCRIPT)} & {*command} and command[-1] != "http"]
 
 
 async def until_gone(pid: int) -> None:
@@ -155,7 +156,7 @@ ODD = {
 
 
 async def test_whatever_a_server_answers_to_one_call_the_others_go_on() -> None:
-    async with McpServer(mode("odd")) as server:
+    async with McpServer(odd()) as server:
         waiting = asyncio.create_task(call(server, "wait"))
         for name, (fault, text) in ODD.items():
             server._call_s = 0.5 if "within" in text else 50.0
@@ -283,7 +284,7 @@ async def test_a_secret_is_hidden_before_what_a_server_says_is_cut() -> None:
 
 
 async def test_hostile_names_and_texts_come_out_as_plain_python() -> None:
-    async with open_servers([mode("hostile")], taken={"search"}) as tools:
+    async with open_servers([replace(STDIO, command=(*STDIO.command, "hostile"))], taken={"search"}) as tools:
         assert [tool.name for tool in tools] == [
             "tests_print",
             "read_file",
@@ -336,7 +337,7 @@ async def test_a_cell_calls_them(pool: LocalPool) -> None:
             replace(STDIO, command=(sys.executable, "-c", "raise SystemExit('no licence')")),
             "ended with code 1; last words: no licence",
         ),
-        (mode("endless"), "sent a line of more than 8,388,608 bytes"),
+        (odd("endless"), "sent a line of more than 8,388,608 bytes"),
         (McpSpec(name="tests", url="http://127.0.0.1:9/mcp"), "onnect"),
     ],
 )
@@ -349,7 +350,7 @@ async def test_a_server_that_cannot_be_had_says_why(spec: McpSpec, cause: str) -
 
 async def test_a_server_that_says_nothing_is_given_up_and_ended(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did not answer within 0\.5 s"):
-        await McpServer(mode("silent", str(tmp_path / "pid")), connect_s=0.5).__aenter__()
+        await McpServer(odd("silent", str(tmp_path / "pid")), connect_s=0.5).__aenter__()
     assert not children()
 
 
