@@ -99,6 +99,13 @@ async def open_repl(open_pool: LocalPool) -> AsyncIterator[LocalRepl]:
 
 
 @pytest.fixture(scope="session")
+def kept_indexes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory for search indexes that all workers of the session share, because a large corpus takes ten seconds to index."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "indexes"
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model directory: Qwen3 with random weights, and the world's words in its tokenizer. Copy it before changing it."""
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny", build_tokenizer(vocabulary()))

@@ -29,10 +29,10 @@ pytestmark = [
 @pytest.mark.parametrize(
     "number", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])], ids=["sample", "whole"]
 )
-async def test_what_stands_in_the_corpus_is_found_and_submitted(number: int, tmp_path: Path) -> None:
+async def test_what_stands_in_the_corpus_is_found_and_submitted(number: int, kept_indexes: Path) -> None:
     tasks = answerable(DATA, number)
     assert len(tasks) == number
-    search = open_search(DATA, cache=tmp_path)
+    search = open_search(DATA, cache=kept_indexes)
     agent = AgentConfig.model_validate(FOR_A_PERSON)
     right = 0
     async with LocalPool() as pool:

@@ -47,8 +47,8 @@ def test_official_splits_share_no_question(folder: str, train: str, held_out: st
     assert leaks(*splits) == []
 
 
-def test_one_query_finds_a_gold_passage_first_for_most_questions(tmp_path: Path) -> None:
-    index = PassageIndex.of_file(DATA / "multihop" / "corpus.jsonl.gz", read_passages, cache=tmp_path)
+def test_one_query_finds_a_gold_passage_first_for_most_questions(kept_indexes: Path) -> None:
+    index = PassageIndex.of_file(DATA / "multihop" / "corpus.jsonl.gz", read_passages, cache=kept_indexes)
     assert len(index) == 29_779
     tasks = [
         task for task in read_tasks(DATA / "multihop" / "dev.jsonl.gz").tasks if task.metadata["setting"] == "gold_only"
