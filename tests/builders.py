@@ -6,8 +6,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lzero.config import load_config
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
-from lzero.store import Record, SavedEpisode
+from lzero.store import Record, RunDirectory, SavedEpisode
 from lzero.types import (
     Budgets,
     Completion,
@@ -134,6 +135,11 @@ def make_record(
     ]
     rewards = [None if episode.failure else reward_of(task, episode) for episode in episodes]
     return Record(task=task, episodes=tuple(episodes), rewards=tuple(rewards), dropped=dropped)
+
+
+def make_run(directory: Path, *overrides: str) -> RunDirectory:
+    """Create the directory of a run with these settings."""
+    return RunDirectory.create(load_config(None, [f'run.dir="{directory}"', *overrides]))
 
 
 # Tool calls

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from builders import make_run
 
 from lzero.cli import main
-from lzero.config import load_config
-from lzero.store import RunDirectory
 
 pytestmark = pytest.mark.integration
 COMMAND = (sys.executable, "-c", "from lzero.cli import main; main()")
@@ -233,7 +232,7 @@ def test_a_full_disk_stops_a_run_which_goes_on_once_there_is_room(
 def test_a_full_disk_loses_lines_of_the_log_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = RunDirectory.create(load_config(None, [f"run.dir={tmp_path / 'run'}"]))
+    run = make_run(tmp_path / "run")
     (run.path / "run.log").symlink_to("/dev/full")
     with run.logged():
         logging.getLogger("lzero.somewhere").info("a line")

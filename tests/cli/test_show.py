@@ -5,14 +5,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from builders import GONE, make_attempt, make_cell, make_record, make_saved, numbered_task
+from builders import GONE, make_attempt, make_cell, make_record, make_run, make_saved, numbered_task
 from hypothesis import HealthCheck, given, settings
 from rollout_fakes import CUT_OFF
 from saved_strategies import saved_episodes
 
 from lzero.agent.save import save_run
 from lzero.cli import main
-from lzero.config import load_config
 from lzero.models import load_tokenizer, resolve
 from lzero.store import RunDirectory, SavedEpisode, write_saved
 from lzero.types import Display, Message, Prompt, Stream
@@ -62,7 +61,7 @@ def test_a_step_and_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
 
 
 def test_an_episode_of_a_training_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    run = make_run(tmp_path / "run")
     episode = make_attempt(numbered_task(1))
     run.write_records([make_record(episode, position=1)], phase="eval", update=0)
     code, shown = show(capsys, str(run.path), episode.id)
@@ -76,7 +75,7 @@ def test_an_episode_of_a_training_run(capsys: pytest.CaptureFixture[str], tmp_pa
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Return a run of 50 right, 10 wrong and 1 failed episodes."""
-    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path_factory.mktemp("many") / "run"}"']))
+    run = make_run(tmp_path_factory.mktemp("many") / "run")
     records = [make_record("yes" if number < 50 else "no\x1b[2J", position=number) for number in range(60)]
     lost = make_attempt(numbered_task(59), index=1, failure=GONE)
     run.write_records(records, phase="eval", update=3)
@@ -139,7 +138,7 @@ def test_prompts_are_shown_as_the_model_saw_them(capsys: pytest.CaptureFixture[s
 
 
 def test_an_episode_that_was_not_trained_on_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    run = make_run(tmp_path / "run")
     failures = (CUT_OFF, None, GONE)
     cut, kept, lost = (make_attempt(numbered_task(1), index=index, failure=how) for index, how in enumerate(failures))
     other = make_attempt(numbered_task(2))

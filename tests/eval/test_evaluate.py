@@ -5,16 +5,17 @@ import logging
 from pathlib import Path
 
 import pytest
+from builders import make_run
 from hypothesis import given
 from hypothesis import strategies as st
 from rollout_fakes import FakeEpisodes, Shuffler, Tasks, make_runner
 
 from lzero.cli.eval import summary_rows
-from lzero.config import AgentConfig, Config, RewardConfig, load_config
+from lzero.config import AgentConfig, Config, RewardConfig
 from lzero.errors import TrainError
 from lzero.eval.evaluate import Evaluation, Evaluator
 from lzero.rollout.summary import pass_at_k
-from lzero.store import RunDirectory, read_records
+from lzero.store import read_records
 from lzero.types import Failure, Task
 
 BROKEN = Failure(kind="repl", what="gone", where="step 0")
@@ -94,7 +95,7 @@ async def test_evaluations_of_one_policy_are_the_same() -> None:
 
 async def test_evaluations_are_recorded(tmp_path: Path) -> None:
     settings = config(num_tasks=3, sampled_episodes=2)
-    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    run = make_run(tmp_path / "run")
     greedy, sampled = await evaluator(FakeEpisodes(right_on_one_hop), settings).record(run, update=4)
     assert tuple(read_records(run.path, phase="eval")) == greedy.records
     assert tuple(read_records(run.path, phase="sampled")) == sampled.records

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import make_cell, make_episode, make_task
+from builders import make_cell, make_episode, make_run, make_task
 from cases import attack
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -256,7 +256,7 @@ def test_a_small_file_of_tasks_that_decodes_to_much_is_a_typed_error(
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     """Return a run with one finished episode."""
-    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    run = make_run(tmp_path / "run")
     saved = recorded("1")
     episode = msgspec.structs.replace(saved.episode, seed=7)
     reward = Reward(score=1.0, per_step=(1.0,), parts={"qa": (1.0,)})

@@ -13,7 +13,7 @@ import duckdb
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-from builders import make_execution, make_record
+from builders import make_execution, make_record, make_run
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -180,7 +180,7 @@ def records(draw: st.DrawFn) -> list[Record]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    return make_run(tmp_path / "run")
 
 
 @contextmanager
@@ -195,7 +195,7 @@ def largest_file(num_bytes: int) -> Iterator[None]:
 
 
 def test_a_stored_task_has_the_names_of_its_files_and_not_their_places(tmp_path: Path) -> None:
-    run = RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    run = make_run(tmp_path / "run")
     task = Task(id="t1", question="?", answers=("yes",), files=("/home/a/tasks/bikes.csv",))
     run.write_records([Record(task=task, episodes=(), rewards=())], phase="eval", update=0)
     (record,) = read_records(run.path)
@@ -206,7 +206,7 @@ def test_a_stored_task_has_the_names_of_its_files_and_not_their_places(tmp_path:
 @given(written=records())
 def test_records_come_back_exactly(written: list[Record], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("store") / "run"
-    run = RunDirectory.create(load_config(None, [f'run.dir="{path}"']))
+    run = make_run(path)
     run.write_records(written, phase="train", update=3)
     assert list(read_records(path)) == written
 
@@ -282,7 +282,7 @@ def test_an_existing_run_directory_is_refused(run: RunDirectory) -> None:
 
 
 def test_an_empty_directory_may_become_a_run(tmp_path: Path) -> None:
-    RunDirectory.create(load_config(None, [f'run.dir="{tmp_path}"']))
+    make_run(tmp_path)
     assert (tmp_path / "config.toml").is_file()
 
 

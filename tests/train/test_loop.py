@@ -10,7 +10,7 @@ from typing import ClassVar
 import msgspec
 import pytest
 import torch
-from builders import TINY, make_episode, make_step, save_tiny
+from builders import TINY, make_episode, make_run, make_step, save_tiny
 from torch import Tensor
 from whole_runs import is_of_the_machine
 
@@ -114,7 +114,7 @@ def config_of(tmp_path: Path, *overrides: str) -> Config:
 
 
 def new_run(directory: Path) -> RunDirectory:
-    return RunDirectory.create(load_config(overrides=[f"run.dir={directory}"]))
+    return make_run(directory)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import GONE, TINY, make_completion, make_episode, make_sample, make_step, make_task, save_tiny
+from builders import GONE, TINY, make_completion, make_episode, make_run, make_sample, make_step, make_task, save_tiny
 from transformers import PreTrainedTokenizerFast
 
 from lzero.agent.renderer import Renderer
@@ -14,7 +14,7 @@ from lzero.config import Config, load_config
 from lzero.data.world import vocabulary
 from lzero.errors import ConfigError, ModelError, StoreError
 from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model
-from lzero.store import Record, RunDirectory
+from lzero.store import Record
 from lzero.train.demonstrations import Translator, read_demonstrations
 from lzero.train.sft import Mix, SftStep, fine_tune, make_optimizers, starting_model
 from lzero.types import Episode, Prompt, Reward, Sample, Sampling, Step
@@ -58,7 +58,7 @@ EXPERT = ("engine.kind=scripted", "engine.policy=expert")
 
 def recorded(directory: Path, *engine: str, num_episodes: int = 40) -> Path:
     """Make a run directory of byte-level episodes, one of them failed."""
-    run = RunDirectory.create(load_config(overrides=[f"run.dir={directory}", *(engine or EXPERT)]))
+    run = make_run(directory, *(engine or EXPERT))
     reward = Reward(score=1.0, per_step=(0.0, 1.0), parts={})
     episodes = [episode(BYTES, f"episode/{number}") for number in range(num_episodes)]
     records = [
@@ -180,9 +180,7 @@ def test_a_cut_context_is_not_told_in_other_tokens() -> None:
 
 def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    empty = RunDirectory.create(
-        load_config(overrides=[f"run.dir={tmp_path / 'empty'}", "engine.kind=scripted", "engine.policy=expert"])
-    )
+    empty = make_run(tmp_path / "empty", *EXPERT)
     wrong = {
         "sft.episodes is empty": "sft.episodes=[]",
         "has no episodes": f'sft.episodes=["{empty.path}"]',

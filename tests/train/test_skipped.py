@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from builders import TINY, make_sample
+from builders import TINY, make_run, make_sample
 
 from lzero.algo.batches import Scored, unscored
 from lzero.config import load_config
 from lzero.errors import TrainError
 from lzero.models import build_tokenizer, new_model
-from lzero.store import RunDirectory
 from lzero.train.skipped import SkipCount, SkippedStep, read_skipped, write_skipped
 from lzero.train.trainer import Trainer
 from lzero.train.update import make_adamw
@@ -97,7 +96,7 @@ def test_a_run_that_resumes_counts_on() -> None:
 
 
 def test_a_batch_that_was_kept_is_read_back_as_it_was(tmp_path: Path) -> None:
-    run = RunDirectory.create(load_config(overrides=[f"run.dir={tmp_path / 'run'}"]))
+    run = make_run(tmp_path / "run")
     steps = [
         SkippedStep(number=0, reason="loss nan", batch=(scored(1, float("inf")), scored(2, GOOD))),
         SkippedStep(number=2, reason="loss inf", batch=(scored(3, float("-inf")),)),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from builders import make_run
 
 from lzero.config import load_config
 from lzero.errors import StoreError
@@ -12,7 +13,7 @@ from lzero.view.curve import draw_curve, read_curves
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(load_config(None, [f'run.dir="{tmp_path / "run"}"']))
+    return make_run(tmp_path / "run")
 
 
 def test_the_curve_is_drawn_as_png_and_svg(run: RunDirectory) -> None:
