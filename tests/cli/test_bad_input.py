@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from builders import make_run
-
-from lzero.cli import main
+from commands import exit_code
 
 pytestmark = pytest.mark.integration
 COMMAND = (sys.executable, "-c", "from lzero.cli import main; main()")
@@ -27,9 +26,7 @@ def complaint(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 1
+        assert exit_code(*arguments) == 1
         return one_message(capsys.readouterr().err)
 
     return run
@@ -224,9 +221,7 @@ def test_a_full_disk_stops_a_run_which_goes_on_once_there_is_room(
     assert "cannot write the checkpoint disk/run/checkpoints/update-000001" in message
     assert "No space left on device" in message
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(("train", "--resume", "run"))
-    assert ended.value.code == 0
+    assert exit_code("train", "--resume", "run") == 0
 
 
 def test_a_full_disk_loses_lines_of_the_log_and_nothing_else(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from builders import make_task, save_tiny
+from commands import exit_code
 
-from lzero.cli import main
 from lzero.config import RewardConfig
 from lzero.models import build_tokenizer
 from lzero.rewards import make_reward
@@ -23,10 +23,7 @@ def write(path: Path, *questions: str) -> str:
 
 
 def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main(["check", *arguments])
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
+    return exit_code("check", *arguments)
 
 
 def test_the_world_passes(capsys: pytest.CaptureFixture[str]) -> None:

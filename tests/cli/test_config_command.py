@@ -6,8 +6,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from commands import exit_code
 
-from lzero.cli import main
 from lzero.config import keys, load_config
 
 pytestmark = pytest.mark.integration
@@ -16,9 +16,7 @@ FILES = sorted(RECIPES.glob("*.toml"))
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        main(("config", *arguments))
-    assert ended.value.code == 0
+    assert exit_code("config", *arguments) == 0
     return capsys.readouterr().out
 
 
@@ -56,7 +54,5 @@ def test_recipes_follow_the_schema(capsys: pytest.CaptureFixture[str], file: Pat
 
 
 def test_a_wrong_key_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(("config", "algo.kl_coeff=1"))
-    assert ended.value.code == 1
+    assert exit_code("config", "algo.kl_coeff=1") == 1
     assert "did you mean 'algo.kl_coef'?" in capsys.readouterr().err

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import exit_code
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lzero.cli import main
 from lzero.config import load_config
 from lzero.models import load_model, load_tokenizer
 from lzero.store import RunDirectory
@@ -39,10 +39,7 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export(*arguments: str | Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Run the command, and return exit code and errors."""
-    with pytest.raises(SystemExit) as ended:
-        main(("export", *map(str, arguments)))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, capsys.readouterr().err
+    return exit_code("export", *map(str, arguments)), capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from commands import Command, Ended, lzero
+from commands import Command, Ended, exit_code, lzero
 
-from lzero.cli import main
 from lzero.data.world import WorldSource
 from lzero.rollout.compose import EVAL_SEED
 
@@ -116,9 +115,7 @@ def test_a_scripted_policy_knows_the_world_only(tmp_path: Path, capfd: pytest.Ca
 
 def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Return the message with which `lzero play` ends, in this process, without a session."""
-    with pytest.raises(SystemExit) as ended:
-        main(("play", *BYTES, *arguments))
-    assert ended.value.code == 1
+    assert exit_code("play", *BYTES, *arguments) == 1
     errors = capfd.readouterr().err
     assert "Traceback" not in errors
     return errors

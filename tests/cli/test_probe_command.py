@@ -5,8 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from lzero.cli import main
+from commands import exit_code
 
 pytestmark = pytest.mark.sandbox
 PARTS = {
@@ -26,10 +25,7 @@ PARTS = {
 
 
 def probed(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(("pool", "probe", *arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    return exit_code("pool", "probe", *arguments)
 
 
 def test_every_part_is_tried_and_the_tier_is_named(capsys: pytest.CaptureFixture[str]) -> None:

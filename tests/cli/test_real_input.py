@@ -10,16 +10,15 @@ import json
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import last_line, succeed
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from lzero.agent.outputs import render_output
-from lzero.cli import main
 from lzero.config import Config, load_config
 from lzero.data.files import read_passages, read_tasks
 from lzero.engine.kinds import OpenedEngine
@@ -125,24 +124,12 @@ def text_of(execution: Execution | None) -> str:
     return render_output(execution, max_chars=8000)
 
 
-def lzero(*arguments: str) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 0
-
-
-def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert isinstance(found, dict)
-    return found
-
-
 def test_a_model_and_tasks_of_ones_own_are_checked_trained_on_resumed_and_evaluated(
     own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lzero("check", *own)
+    succeed("check", *own)
     run = tmp_path / "run"
-    lzero("train", *own, f"run.dir={run}", "train.updates=2", "--json")
+    succeed("train", *own, f"run.dir={run}", "train.updates=2", "--json")
     report = last_line(capsys)
     assert report["updates"] == 2
     assert not any(report["failures"].values()), report
@@ -151,11 +138,11 @@ def test_a_model_and_tasks_of_ones_own_are_checked_trained_on_resumed_and_evalua
     assert {episode.status for episode in trained} == {"out_of_steps"}
     assert (run / "learning-curve.png").is_file()
 
-    lzero("train", "--resume", str(run), "train.updates=3", "--json")
+    succeed("train", "--resume", str(run), "train.updates=3", "--json")
     assert last_line(capsys)["updates"] == 3
 
     checkpoint = run / "checkpoints" / "update-000003"
-    lzero("eval", *own, f"model.path={checkpoint}", f"run.dir={tmp_path / 'eval'}", "--json")
+    succeed("eval", *own, f"model.path={checkpoint}", f"run.dir={tmp_path / 'eval'}", "--json")
     assert last_line(capsys)["score"] == report["score_after"]
     questions = [record.task.question for record in read_records(tmp_path / "eval")]
     assert questions == [question for question, _ in HELD_OUT]
@@ -215,5 +202,5 @@ def test_a_random_model_trains_on_public_questions(
 ) -> None:
     changes = [f"tasks.{key}={DATA / name}.jsonl.gz" for key, name in (("train", "train"), ("eval", "dev"))]
     corpus = f"environment.options.corpus={DATA / 'corpus.jsonl.gz'}"
-    lzero("train", *own, *changes, corpus, f"run.dir={tmp_path / 'run'}", "train.updates=2", "--json")
+    succeed("train", *own, *changes, corpus, f"run.dir={tmp_path / 'run'}", "train.updates=2", "--json")
     assert last_line(capsys)["updates"] == 2

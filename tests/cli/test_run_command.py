@@ -10,10 +10,9 @@ import commands
 import nbformat
 import pytest
 from chat_servers import ChatServer, choice, ended, streams, text, usage
-from commands import Ended
+from commands import Ended, exit_code
 from starlette.responses import JSONResponse
 
-from lzero.cli import main
 from lzero.store import read_saved
 
 pytestmark = [pytest.mark.sandbox]
@@ -153,9 +152,7 @@ def test_what_cannot_work_is_told_in_a_sentence_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("OPENAI_")]:
         monkeypatch.delenv(name)
-    with pytest.raises(SystemExit) as stopped:
-        main(("run", "What?", *arguments))
-    assert stopped.value.code == 1
+    assert exit_code("run", "What?", *arguments) == 1
     errors = capsys.readouterr().err
     assert told in errors
     assert "Traceback" not in errors

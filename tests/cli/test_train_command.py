@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from commands import Command
+from commands import Command, exit_code
 from whole_runs import metrics, untimed_episodes, untimed_metrics
 
 from lzero.cli import main
@@ -47,9 +47,7 @@ def interrupt(*arguments: str, at: str, times: int = 1) -> tuple[int | None, str
 def finished(tiny_run: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a run of two updates. Copy it before changing it."""
     run = tmp_path_factory.mktemp("runs") / "finished"
-    with pytest.raises(SystemExit) as ended:
-        main(("train", *tiny_run, f"run.dir={run}"))
-    assert ended.value.code == 0
+    assert exit_code("train", *tiny_run, f"run.dir={run}") == 0
     return run
 
 
@@ -297,9 +295,7 @@ def test_a_second_ctrl_c_does_not_wait(tiny_run: tuple[str, ...], tmp_path: Path
 def run_twice(tmp_path: Path, *settings: str) -> tuple[Path, Path]:
     runs = (tmp_path / "one_by_one", tmp_path / "all_at_once")
     for run, concurrency in zip(runs, (1, 8), strict=True):
-        with pytest.raises(SystemExit) as ended:
-            main(("train", *settings, f"rollout.concurrency={concurrency}", f"run.dir={run}"))
-        assert ended.value.code == 0
+        assert exit_code("train", *settings, f"rollout.concurrency={concurrency}", f"run.dir={run}") == 0
     return runs
 
 

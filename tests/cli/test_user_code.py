@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import exit_code
 
-from lzero.cli import main
 from lzero.data.world import POLICIES
 from lzero.store import read_records
 
@@ -99,9 +99,7 @@ def complaint(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run `lzero` with these arguments, and return the one message that it ends with."""
 
     def run(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 1
+        assert exit_code(*arguments) == 1
         errors = capfd.readouterr().err
         assert errors.count("lzero: ") == 1
         assert "Traceback" not in errors
@@ -169,9 +167,7 @@ def test_tools_that_fail_in_every_episode_stop_the_run_with_their_words_and_what
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     tools = ", ".join(f'"mine:{name}"' for name in names)
     settings = ("eval.num_tasks=40", "rollout.max_failure_rate=0.2", "run.dir=run", f"agent.tools=[{tools}]")
-    with pytest.raises(SystemExit) as ended:
-        main(("eval", "engine.kind=scripted", "engine.policy=caller", *settings))
-    assert ended.value.code == 1
+    assert exit_code("eval", "engine.kind=scripted", "engine.policy=caller", *settings) == 1
     errors = capfd.readouterr().err
     (message,) = [line for line in errors.splitlines() if line.startswith("lzero: ")]
     assert "13 of the last 13 episodes failed: tool 13. Last: tool at step 0, running a cell: " in message

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import last_line, succeed
 
-from lzero.cli import main
 from lzero.store import read_episodes
 
 pytestmark = pytest.mark.integration
@@ -27,41 +27,32 @@ def in_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLE))
 
 
-def lzero(*arguments: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert not ended.value.code
-
-
-def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
-    found: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return found
-
-
 def test_the_check_of_a_run_opens_the_world(capsys: pytest.CaptureFixture[str]) -> None:
-    lzero("check", *WORLD, "engine.kind=scripted", "engine.policy=book:expert", "agent.max_tokens=2000")
+    succeed("check", *WORLD, "engine.kind=scripted", "engine.policy=book:expert", "agent.max_tokens=2000")
     assert "balance, transfer" in capsys.readouterr().out
 
 
 def test_it_is_learned_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demos, base, run = (tmp_path / name for name in ("demos", "base", "run"))
-    lzero("eval", *WORLD, *PLAYED, "engine.policy=book:expert", "eval.num_tasks=20", f"run.dir={demos}", "--json")
+    succeed("eval", *WORLD, *PLAYED, "engine.policy=book:expert", "eval.num_tasks=20", f"run.dir={demos}", "--json")
     assert last_line(capsys)["score"] == 1.0
     outcomes = [episode.outcome for episode in read_episodes(demos)]
     assert all(outcome and 0 in balances(outcome) for outcome in outcomes), "each payer has nothing left"
 
     careless = tmp_path / "careless"
-    lzero("eval", *WORLD, *PLAYED, "engine.policy=book:careless", "eval.num_tasks=20", f"run.dir={careless}", "--json")
+    succeed(
+        "eval", *WORLD, *PLAYED, "engine.policy=book:careless", "eval.num_tasks=20", f"run.dir={careless}", "--json"
+    )
     assert 0.0 < float(str(last_line(capsys)["score"])) < 1.0
 
     small = ("sft.tokens=20000", "sft.batch_size=8", f"run.dir={base}")
-    lzero("sft", "model.path=fresh", f"sft.episodes=['{demos}', '{careless}']", *small)
+    succeed("sft", "model.path=fresh", f"sft.episodes=['{demos}', '{careless}']", *small)
     words = json.loads((base / "model" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     assert {"ĠCleo", "ĠMove", "transfer"} & {piece for piece, _ in words}
 
     tiny = ("rollout.tasks_per_update=4", "rollout.episodes_per_task=2", "eval.num_tasks=4", "agent.max_steps=2")
     model = (f"model.path={base / 'model'}", "agent.max_tokens=400", "agent.response_tokens=40")
-    lzero("train", *WORLD, *model, *tiny, "rollout.filter=none", "train.updates=2", f"run.dir={run}", "--json")
+    succeed("train", *WORLD, *model, *tiny, "rollout.filter=none", "train.updates=2", f"run.dir={run}", "--json")
     assert last_line(capsys)["updates"] == 2
     episodes = list(read_episodes(run))
     assert len(episodes) == 2 * 4 + 2 * 8
@@ -83,7 +74,7 @@ def test_the_world_of_the_page_is_played_as_it_stands(
         "rollout.concurrency=2",
         f"run.dir={tmp_path / 'run'}",
     )
-    lzero("eval", *world[1].split(), *played, "--json")
+    succeed("eval", *world[1].split(), *played, "--json")
     assert last_line(capsys)["score"] == 1.0
 
 

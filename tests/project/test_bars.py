@@ -1,12 +1,10 @@
 """Measure the README's promises completely, through real sandboxes. `make test-long` runs these; they take about half an hour."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from lzero.cli import main
+from commands import last_line, succeed
 
 CONTROL_LR = "train.lr=2e-4"
 """A fifth of the demo's. AdamW moves the weights by the full rate even if the gradient is noise, and at the demo's rate that noise alone
@@ -15,35 +13,32 @@ destroys the policy within 12 updates."""
 pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.timeout(1800)]
 
 
-def last_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     """Return the JSON at the end of a command's output."""
-    with pytest.raises(SystemExit) as ended:
-        main([*arguments, "--json"])
-    assert ended.value.code in (0, None)
-    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return line
+    succeed(*arguments, "--json")
+    return last_line(capsys)
 
 
 def test_the_expert_is_always_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = last_line(capsys, "eval", "engine.kind=scripted", "engine.policy=expert", f"run.dir={tmp_path / 'run'}")
+    found = outcome(capsys, "eval", "engine.kind=scripted", "engine.policy=expert", f"run.dir={tmp_path / 'run'}")
     assert (found["score"], found["num_tasks"], found["num_failed"]) == (1.0, 300, 0)
 
 
 def test_who_never_searches_hardly_ever_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = last_line(
+    found = outcome(
         capsys, "eval", "engine.kind=scripted", "engine.policy=never_searches", f"run.dir={tmp_path / 'run'}"
     )
     assert found["score"] <= 0.02  # one of 191 names is right
 
 
 def test_the_base_model_leaves_something_to_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = last_line(capsys, "eval", "eval.num_tasks=500", f"run.dir={tmp_path / 'run'}")
+    found = outcome(capsys, "eval", "eval.num_tasks=500", f"run.dir={tmp_path / 'run'}")
     assert 0.20 <= found["score"] <= 0.40
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_demo_learns(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = last_line(capsys, "train", f"run.seed={seed}", f"run.dir={tmp_path / 'run'}")
+    found = outcome(capsys, "train", f"run.seed={seed}", f"run.dir={tmp_path / 'run'}")
     assert found["score_before"] <= 0.40
     assert found["score_after"] >= 0.90
 
@@ -51,10 +46,10 @@ def test_the_demo_learns(seed: int, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_the_score_stays_where_it_was_when_rewards_are_shuffled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = last_line(capsys, "train", CONTROL_LR, "algo.shuffle_rewards=true", f"run.dir={tmp_path / 'run'}")
+    found = outcome(capsys, "train", CONTROL_LR, "algo.shuffle_rewards=true", f"run.dir={tmp_path / 'run'}")
     assert abs(found["score_after"] - found["score_before"]) <= 0.05
 
 
 def test_the_same_settings_learn_from_true_rewards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = last_line(capsys, "train", CONTROL_LR, f"run.dir={tmp_path / 'run'}")
+    found = outcome(capsys, "train", CONTROL_LR, f"run.dir={tmp_path / 'run'}")
     assert found["score_after"] - found["score_before"] >= 0.20

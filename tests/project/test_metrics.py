@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from lzero.cli import main
+from commands import exit_code
 
 pytestmark = pytest.mark.sandbox
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
@@ -36,9 +35,7 @@ def measured(tiny_run: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
         "eval.sampled_episodes=2",
         'run.trackers=["tensorboard"]',
     )
-    with pytest.raises(SystemExit) as ended:
-        main(("train", *tiny_run, *settings, f"run.dir={run}"))
-    assert ended.value.code == 0
+    assert exit_code("train", *tiny_run, *settings, f"run.dir={run}") == 0
     assert list((run / "tensorboard").iterdir())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {name for line in lines for name in line} - {"phase", "update"}

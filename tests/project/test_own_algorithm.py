@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from lzero.cli import main
+from commands import exit_code
 
 pytestmark = pytest.mark.integration
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_algorithm"
@@ -18,9 +17,7 @@ def in_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(("train", *arguments))
-    return ended.value.code, capsys.readouterr().err
+    return exit_code("train", *arguments), capsys.readouterr().err
 
 
 def test_a_run_trains_with_them(tiny_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

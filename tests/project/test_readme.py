@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import exit_code
 
-from lzero.cli import main
 from lzero.models import Architecture, build_tokenizer, new_model, save_model
 
 pytestmark = pytest.mark.sandbox
@@ -86,9 +86,7 @@ def test_a_command_of_the_readme_runs(
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.setattr("sys.stdin", io.StringIO())  # whoever is asked to play gives up
-    with pytest.raises(SystemExit) as ended:
-        main((*words[1:], *SMALL.get(words[1], ())))
-    assert ended.value.code == 0, f"{command}\n{capfd.readouterr()}"
+    assert exit_code(*words[1:], *SMALL.get(words[1], ())) == 0, f"{command}\n{capfd.readouterr()}"
     for name in [path.stem for path in folder.glob("*.py")]:
         sys.modules.pop(name, None)
 

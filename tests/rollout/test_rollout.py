@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import exit_code
 
-from lzero.cli import main
 from lzero.config import Config, load_config
 from lzero.data.world import vocabulary
 from lzero.errors import ConfigError, SandboxError
@@ -148,9 +148,7 @@ def test_the_command_refuses_a_scripted_policy_on_tasks_it_cannot_read(
 ) -> None:
     (tmp_path / "tasks.jsonl").write_text('{"question": "What is 2 + 2?", "answer": "4"}\n')
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(("eval", "engine.kind=scripted", "engine.policy=expert", "tasks.eval=tasks.jsonl"))
-    assert ended.value.code == 1
+    assert exit_code("eval", "engine.kind=scripted", "engine.policy=expert", "tasks.eval=tasks.jsonl") == 1
     assert "understands only the built-in world" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 

@@ -1,9 +1,10 @@
-"""Run `lzero` commands in separate processes, forked from one that has imported everything, because importing takes longer than most
-commands.
+"""Run `lzero` commands, in this process or in one of their own.
 
+Such a process is forked from one that has imported everything, because importing takes longer than most commands.
 Other tests check what a command imports, with a fresh Python (`test_readme.py`, `test_light_install.py`).
 """
 
+import json
 import multiprocessing
 import os
 import sys
@@ -11,7 +12,12 @@ import tempfile
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lzero.cli import main
+
+if TYPE_CHECKING:
+    import pytest
 
 # As `lzero` does, before transformers is imported.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -80,11 +86,30 @@ def lzero(
     return command.end()
 
 
+def exit_code(*arguments: str) -> int:
+    """Run a command in this process, and return its exit code."""
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    raise AssertionError("a command exits")
+
+
+def succeed(*arguments: str) -> None:
+    """Run a command in this process to its good end."""
+    assert exit_code(*arguments) == 0
+
+
+def last_line(capsys: "pytest.CaptureFixture[str]") -> dict[str, Any]:
+    """Return the JSON in the last line that was printed."""
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert isinstance(found, dict)
+    return found
+
+
 def _run(
     arguments: tuple[str, ...], directory: Path, environment: Mapping[str, str], streams: tuple[Connection, ...]
 ) -> None:
-    from lzero.cli import main
-
     os.setsid()
     os.chdir(directory)
     os.environ.clear()
