@@ -14,6 +14,7 @@ from lzero.rollout.scoring import Scorer
 from lzero.train.preflight.rewards import ODD, form_problems, function_problems, odd_problems, score_problems
 from lzero.types import Episode, Reward, Task
 
+pytestmark = pytest.mark.integration
 TASK = make_task("t1", answers=("Kato", "北京"))
 
 

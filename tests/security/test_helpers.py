@@ -28,6 +28,7 @@ from lzero.tools.throttled import MAX_WAITING, PLACES, Throttled
 from lzero.turns import Turns
 from lzero.types import Json, ToolCall
 
+pytestmark = pytest.mark.integration
 TASK = make_task()
 SCRIPT = Path(__file__).parents[1] / "support" / "odd_mcp_server.py"
 

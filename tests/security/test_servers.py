@@ -30,6 +30,7 @@ from lzero.tools.retry import Backoff
 from lzero.tools.web import WebClient
 from lzero.types import Execution, Json, Message, Sampling, Stream
 
+pytestmark = pytest.mark.integration
 STRANGER = "127.0.0.2"
 """Another address of this machine."""
 PATIENCE_S = 30.0
