@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from builders import GONE, TINY, make_completion, make_episode, make_run, make_sample, make_step, make_task, save_tiny
+from msgspec import structs
 from transformers import PreTrainedTokenizerFast
 
 from lzero.agent.renderer import Renderer
@@ -72,11 +73,11 @@ def recorded(directory: Path, *engine: str, num_episodes: int = 40) -> Path:
     return directory
 
 
-def config_of(tmp_path: Path, *overrides: str) -> Config:
+def config_of(tmp_path: Path, *overrides: str, num_episodes: int = 40) -> Config:
     model, run = tmp_path / "model", tmp_path / "recorded"
     if not model.exists():
         save_tiny(model)
-        recorded(run)
+        recorded(run, num_episodes=num_episodes)
     fixed = [f"model.path={model}", f'sft.episodes=["{run}"]', "model.device=cpu", f"run.dir={tmp_path / 'sft'}"]
     return load_config(
         overrides=[*fixed, "sft.tokens=60000", "sft.lr=0.02", "sft.batch_size=4", "run.deterministic=true", *overrides]
@@ -165,21 +166,14 @@ def test_a_fresh_model_starts_from_its_seed_with_the_words_of_its_demonstrations
 def test_a_cut_context_is_not_told_in_other_tokens() -> None:
     whole = episode(BYTES, "a")
     second = whole.steps[1]
-    cut = Step(
-        prompt=Prompt(keep=3, new_ids=second.prompt.new_ids),
-        completion=second.completion,
-        parsed=second.parsed,
-        execution=None,
-    )
-    broken = Episode(
-        **{name: getattr(whole, name) for name in whole.__struct_fields__} | {"steps": (whole.steps[0], cut)}
-    )
+    cut = structs.replace(second, prompt=Prompt(keep=3, new_ids=second.prompt.new_ids))
+    broken = structs.replace(whole, steps=(whole.steps[0], cut))
     with pytest.raises(ModelError, match="step 1 of episode a keeps 3"):
         Translator(BYTES, WORDS).episode(broken)
 
 
 def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    config = config_of(tmp_path)
+    config = config_of(tmp_path, num_episodes=2)
     empty = make_run(tmp_path / "empty", *EXPERT)
     wrong = {
         "sft.episodes is empty": "sft.episodes=[]",
