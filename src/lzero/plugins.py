@@ -98,7 +98,7 @@ def _model_of(factory: Callable[..., Any], setting: str, given: int) -> type[pyd
         raise ConfigError(f"{setting} is {factory!r:.80}: name a class or a function")
     try:
         parameters = list(inspect.signature(factory).parameters.values())
-        hints = get_type_hints(_annotated(factory), include_extras=True)
+        hints = get_type_hints(called_function(factory), include_extras=True)
     except (TypeError, ValueError, NameError) as error:
         raise ConfigError(f"{setting}: the types of its parameters cannot be read: {error}") from None
     fields: dict[str, Any] = {}
@@ -115,13 +115,13 @@ def _model_of(factory: Callable[..., Any], setting: str, given: int) -> type[pyd
     return pydantic.create_model("Options", __config__=settings, **fields)
 
 
-def _annotated(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function whose annotations are those of the factory's parameters."""
-    while isinstance(factory, functools.partial):
-        factory = factory.func
-    if inspect.isroutine(factory):
-        return factory
-    owner, name = (factory, "__init__") if isinstance(factory, type) else (type(factory), "__call__")
+def called_function(called: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that a call runs: that of a partial, a class's `__init__`, or an object's `__call__`."""
+    while isinstance(called, functools.partial):
+        called = called.func
+    if inspect.isroutine(called):
+        return called
+    owner, name = (called, "__init__") if isinstance(called, type) else (type(called), "__call__")
     found: Callable[..., Any] = getattr(owner, name)
     return found
 

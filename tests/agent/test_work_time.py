@@ -30,8 +30,7 @@ from lzero.agent.episode import GRACE_S
 from lzero.config import AgentConfig
 from lzero.errors import ToolError
 from lzero.protocols import OnCall, ToolContext
-from lzero.tools.retry import AskedTooOften, RateLimited
-from lzero.tools.throttled import Throttled
+from lzero.tools.retry import AskedTooOften, RateLimited, Throttled
 from lzero.turns import CLOCK, CallClock, Turns
 from lzero.types import Execution, Json
 

@@ -10,7 +10,7 @@ import pytest
 from lzero.data.files import read_passages, read_tasks
 from lzero.data.sources import Listed, leaks
 from lzero.rewards import exact_match, f1
-from lzero.tools import PassageIndex
+from lzero.tools.corpus import open_corpus
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = [
@@ -48,7 +48,7 @@ def test_official_splits_share_no_question(folder: str, train: str, held_out: st
 
 
 def test_one_query_finds_a_gold_passage_first_for_most_questions(kept_indexes: Path) -> None:
-    index = PassageIndex.of_file(DATA / "multihop" / "corpus.jsonl.gz", read_passages, cache=kept_indexes)
+    index = open_corpus(DATA / "multihop" / "corpus.jsonl.gz", read_passages, cache=kept_indexes)
     assert len(index) == 29_779
     tasks = [
         task for task in read_tasks(DATA / "multihop" / "dev.jsonl.gz").tasks if task.metadata["setting"] == "gold_only"

@@ -168,7 +168,7 @@ def test_what_hostile_code_and_bytes_are_given_to_imports_nothing_of_the_host() 
 
 def test_every_library_that_is_used_is_declared_and_has_its_reason_in_the_design() -> None:
     top_level = {name.partition(".")[0] for path in modules() for name in imports(path)}
-    own = {"lzero", *(path.stem for path in IN_THE_CONVERTER.glob("*.py"))}
+    own = {"lzero", *(path.stem for path in (*IN_THE_CONVERTER.glob("*.py"), *IN_THE_JAIL.glob("*.py")))}
     used = {CALLED.get(name, name.replace("_", "-")) for name in top_level - sys.stdlib_module_names - own}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [names for extra, names in project["optional-dependencies"].items() if extra not in FOR_TESTS]

@@ -23,8 +23,7 @@ from lzero.tools.converter import Converter
 from lzero.tools.inspect_file import make_inspect_file
 from lzero.tools.mcp_servers.server import McpServer
 from lzero.tools.mcp_servers.specs import McpSpec
-from lzero.tools.retry import AskedTooOften, RateLimited, Retried
-from lzero.tools.throttled import MAX_WAITING, PLACES, Throttled
+from lzero.tools.retry import MAX_WAITING, PLACES, AskedTooOften, RateLimited, Retried, Throttled
 from lzero.turns import Turns
 from lzero.types import Json, ToolCall
 

@@ -16,6 +16,7 @@ from lzero.errors import DataError, ToolError
 from lzero.paths import cache_directory
 from lzero.tools import PassageIndex, Search
 from lzero.tools import search as search_module
+from lzero.tools.corpus import open_corpus
 from lzero.types import Json, Passage
 
 LIRI = Passage(title="Liri", text="founder Titu; rival Kato")
@@ -92,7 +93,7 @@ def test_the_commonest_words_are_left_out_when_a_query_would_score_too_many(
 ) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text("".join(f'{{"title": "{i}", "text": "of course"}}\n' for i in range(200)), "utf-8")
-    index = PassageIndex.of_file(path, read_passages, cache=tmp_path / "cache")
+    index = open_corpus(path, read_passages, cache=tmp_path / "cache")
     assert len(index.search("of 7", limit=200)) == 200
     monkeypatch.setattr(search_module, "MAX_SCORED", 150)
     assert [passage.title for passage in index.search("of 7", limit=200)] == ["7"]
@@ -101,15 +102,15 @@ def test_the_commonest_words_are_left_out_when_a_query_would_score_too_many(
 
 def test_an_index_of_a_file_is_made_once_per_content(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    first = PassageIndex.of_file(corpus(tmp_path), read_passages, cache=cache)
+    first = open_corpus(corpus(tmp_path), read_passages, cache=cache)
     assert first.search("titu", limit=1) == [Passage(title="Liri", text="founder Titu")]
 
     def never(path: Path) -> Iterator[Passage]:
         raise AssertionError(path)
 
-    again = PassageIndex.of_file(corpus(tmp_path), never, cache=cache)
+    again = open_corpus(corpus(tmp_path), never, cache=cache)
     assert again.search("title", limit=1) == [Passage(title="", text="no title here")]
-    changed = PassageIndex.of_file(corpus(tmp_path, text="founder Kato"), read_passages, cache=cache)
+    changed = open_corpus(corpus(tmp_path, text="founder Kato"), read_passages, cache=cache)
     assert changed.search("titu", limit=1) == []
     assert len(list(cache.iterdir())) == 2
     assert not first.search("kato", limit=1)
@@ -117,28 +118,28 @@ def test_an_index_of_a_file_is_made_once_per_content(tmp_path: Path) -> None:
 
 def test_an_index_cut_short_is_made_anew(tmp_path: Path) -> None:
     file = corpus(tmp_path)
-    PassageIndex.of_file(file, read_passages, cache=tmp_path / "cache").close()
+    open_corpus(file, read_passages, cache=tmp_path / "cache").close()
     (path,) = (tmp_path / "cache").iterdir()
     whole = path.read_bytes()
     for broken in (whole[: len(whole) // 2], b"", b"not a database"):
         path.write_bytes(broken)
-        assert len(PassageIndex.of_file(file, read_passages, cache=tmp_path / "cache")) == 2
+        assert len(open_corpus(file, read_passages, cache=tmp_path / "cache")) == 2
 
 
 def test_a_bad_row_leaves_no_index_behind(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"title": "Liri", "text": "x"}\n{"title": "Titu"}\n', "utf-8")
     with pytest.raises(DataError, match=r"line 2 of .*corpus.jsonl has no field `text`"):
-        PassageIndex.of_file(path, read_passages, cache=tmp_path / "cache")
+        open_corpus(path, read_passages, cache=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_missing_corpus_and_an_unwritable_cache_say_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read the corpus .*No such file"):
-        PassageIndex.of_file(tmp_path / "no.jsonl", read_passages)
+        open_corpus(tmp_path / "no.jsonl", read_passages)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write the search index .*XDG_CACHE_HOME"):
-        PassageIndex.of_file(corpus(tmp_path), read_passages, cache=tmp_path / "file")
+        open_corpus(corpus(tmp_path), read_passages, cache=tmp_path / "file")
 
 
 def test_the_cache_follows_the_desktop_convention(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_the_cache_follows_the_desktop_convention(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_index_answers_many_threads(tmp_path: Path) -> None:
-    for index in (INDEX, PassageIndex.of_file(corpus(tmp_path), read_passages, cache=tmp_path)):
+    for index in (INDEX, open_corpus(corpus(tmp_path), read_passages, cache=tmp_path)):
         with ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(lambda _, index=index: index.search("liri", limit=1), range(200)))
         assert answers == [answers[0]] * 200

@@ -8,8 +8,7 @@ from virtual_time import run
 
 from lzero.errors import HelperBusy
 from lzero.protocols import ToolContext
-from lzero.tools.retry import AskedTooOften, ServiceError
-from lzero.tools.throttled import PAUSES, PLACES, Throttled
+from lzero.tools.retry import PAUSES, PLACES, AskedTooOften, ServiceError, Throttled
 from lzero.turns import CLOCK, QUEUE_S, CallClock
 from lzero.types import Json
 

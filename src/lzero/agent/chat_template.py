@@ -25,8 +25,8 @@ LONGEST = 1_000_000
 """The most characters that it may render for them."""
 
 
-class Conversation(msgspec.Struct, frozen=True):
-    """Contents that alternate between user and assistant, for a template to mark."""
+class Probe(msgspec.Struct, frozen=True):
+    """A conversation of made-up contents, user and assistant in turn, for a template to mark."""
 
     contents: tuple[str, ...]
     system: str | None = None
@@ -39,15 +39,15 @@ class Conversation(msgspec.Struct, frozen=True):
         return turns if self.system is None else [{"role": "system", "content": self.system}, *turns]
 
 
-def split(tokenizer: "PreTrainedTokenizerFast", *conversations: Conversation) -> list[list[str] | None]:
-    """Return the template's text before, between and after the contents of each conversation, the system prompt included.
+def split(tokenizer: "PreTrainedTokenizerFast", *probes: Probe) -> list[list[str] | None]:
+    """Return the template's text before, between and after the contents of each probe, the system prompt included.
 
-    None marks a conversation that the template refuses, or whose contents it does not show once each, in order. Raises ModelError for a
+    None marks one that the template refuses, or whose contents it does not show once each, in order. Raises ModelError for a
     template that fails or does not end.
     """
     return [
-        None if text is None else _around([message["content"] for message in conversation.messages], text)
-        for conversation, text in zip(conversations, _rendered(tokenizer, conversations), strict=True)
+        None if text is None else _around([message["content"] for message in probe.messages], text)
+        for probe, text in zip(probes, _rendered(tokenizer, probes), strict=True)
     ]
 
 
@@ -61,26 +61,24 @@ def _around(contents: Sequence[str], text: str) -> list[str] | None:
     return [*pieces, text]
 
 
-def _rendered(tokenizer: "PreTrainedTokenizerFast", conversations: Sequence[Conversation]) -> list[str | None]:
-    """Return the text of each conversation, all rendered in one process; None if the template refuses it."""
+def _rendered(tokenizer: "PreTrainedTokenizerFast", probes: Sequence[Probe]) -> list[str | None]:
+    """Return the text of each probe, all rendered in one process; None if the template refuses it."""
 
-    def render(conversation: Conversation) -> str | None:
+    def render(probe: Probe) -> str | None:
         try:
             text = str(
-                tokenizer.apply_chat_template(
-                    conversation.messages, tokenize=False, add_generation_prompt=conversation.header
-                )
+                tokenizer.apply_chat_template(probe.messages, tokenize=False, add_generation_prompt=probe.header)
             )
         except (SecurityError, TemplateSyntaxError, UndefinedError):
             raise
         except TemplateError:  # raise_exception(…), its way to say that it does not take such messages
             return None
         if len(text) > LONGEST:
-            raise OverflowError(f"{len(conversation.messages)} short messages become {len(text):,} characters")
+            raise OverflowError(f"{len(probe.messages)} short messages become {len(text):,} characters")
         return text
 
     outcome = run_apart(
-        lambda: msgspec.json.encode(list(map(render, conversations))).decode(),
+        lambda: msgspec.json.encode(list(map(render, probes))).decode(),
         seconds=RENDER_S,
         memory_bytes=RENDER_BYTES,
     )

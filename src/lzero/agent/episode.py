@@ -200,9 +200,7 @@ class _LiveEpisode:
 
     async def _step(self, number: int, trimmed: bool) -> Step:
         self._doing = f"step {len(self._steps)}, sampling"
-        start = time.perf_counter()
-        prompt, completion = await self._sample("step", number, self._context.room, STOP)
-        sampled_s = time.perf_counter() - start
+        prompt, completion, sampled_s = await self._sample("step", number, self._context.room, STOP)
         parsed = parse(
             self._conversation.opening + completion.text,
             reasoning=completion.reasoning,
@@ -290,10 +288,9 @@ class _LiveEpisode:
         if self._agent.memory != "soft":
             return ""
         self._doing = f"step {len(self._steps)}, summarising"
-        start = time.perf_counter()
         room = self._context.ask_for_summary()
         try:
-            prompt, completion = await self._sample("summary", number, room, (SUMMARY_STOP,))
+            prompt, completion, sampled_s = await self._sample("summary", number, room, (SUMMARY_STOP,))
         except ContextOverflow:  # the steps are dropped without a summary
             return ""
         self._keep(
@@ -304,20 +301,22 @@ class _LiveEpisode:
                 parsed=Parsed(think="", code=None, well_formed=False),
                 execution=None,
                 notepad=self._broker.notepad,
-                timings={"engine": time.perf_counter() - start},
+                timings={"engine": sampled_s},
             )
         )
         return summary_of(completion.text)
 
     async def _sample(
         self, what: str, number: int, max_tokens: int, stop: tuple[str, ...]
-    ) -> tuple[Prompt, Completion]:
-        seed = derive_seed(self._ticket.seed, what, number)
-        return await self._conversation.reply(
+    ) -> tuple[Prompt, Completion, float]:
+        """Return the prompt, the completion, and the seconds that it took."""
+        start, seed = time.perf_counter(), derive_seed(self._ticket.seed, what, number)
+        prompt, completion = await self._conversation.reply(
             msgspec.structs.replace(self._sampling, max_tokens=max_tokens, stop=stop, seed=seed),
             request_id=f"{self._ticket.id}/{number}" + ("" if what == "step" else f"-{what}"),
             on_text=self._watcher.on_text,
         )
+        return prompt, completion, time.perf_counter() - start
 
     def _keep(self, step: Step) -> None:
         self._steps.append(step)

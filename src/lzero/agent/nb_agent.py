@@ -32,7 +32,7 @@ from lzero.agent.recorded import OWN
 from lzero.agent.save import save_run
 from lzero.agent.session import check_files
 from lzero.agent.setting import Ticket, episode_of
-from lzero.agent.watch import Relay, Watcher
+from lzero.agent.watch import ForwardingWatcher, Watcher
 from lzero.config import NANO, AgentConfig, ChatEngineConfig, Config, EngineConfig, LocalEngineConfig, make_config
 from lzero.engine.kinds import OpenedEngine, kind_of
 from lzero.errors import ConfigError, LzeroError, StoreError
@@ -227,7 +227,7 @@ class _Queueing(Watcher):
         self._steps.put_nowait(step)
 
 
-class _Keeping(Relay):
+class _Keeping(ForwardingWatcher):
     """Keeps the steps and the answer, in case the episode is broken off."""
 
     def __init__(self, watcher: Watcher) -> None:

@@ -11,6 +11,7 @@ scripts included. Jupyter shows the HTML of a notebook that the reader has not r
 
 import html
 import re
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
@@ -177,14 +178,19 @@ def _preamble(saved: SavedEpisode) -> Cell:
         "id": "preamble",
         "metadata": {"lzero": {"preamble": True}, "jupyter": {"source_hidden": True}},
         "execution_count": None,
-        "source": f"{_recorded_source()}\n\nglobals().update(_record({literal}))",
+        "source": f"{_recorded_source()}\n\nglobals().update(_recorded({literal}))",
         "outputs": [],
     }
 
 
 @cache
 def _recorded_source() -> str:
-    return resources.files("lzero.agent").joinpath("in_session/recorded.py").read_text(encoding="utf-8").rstrip()
+    """Return a function of the record that returns the names of its session. It hides those that it needs itself."""
+    files = resources.files("lzero")
+    sources = [
+        files.joinpath(name).read_text("utf-8") for name in ("repl/inside/stubs.py", "agent/in_session/recorded.py")
+    ]
+    return "def _recorded(text):\n" + textwrap.indent("\n\n".join((*sources, "return record(text)")), "    ")
 
 
 def _title(saved: SavedEpisode) -> str:

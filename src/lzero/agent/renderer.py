@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from lzero.agent.chat_template import OR_RAW, Conversation, split
+from lzero.agent.chat_template import OR_RAW, Probe, split
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, ModelError
 from lzero.marking import without_control_tokens
@@ -196,10 +196,10 @@ def _probe(tokenizer: "PreTrainedTokenizerFast") -> _Pieces:
     contents = (task, _REPLIES[0], output, _REPLIES[1], again)
     long, short, headless, with_system = split(
         tokenizer,
-        Conversation(contents),
-        Conversation((task,)),
-        Conversation(contents, header=False),
-        Conversation(contents, system=_SYSTEM),
+        Probe(contents),
+        Probe((task,)),
+        Probe(contents, header=False),
+        Probe(contents, system=_SYSTEM),
     )
     if long is None or short is None:
         raise ModelError(f"the chat template drops, repeats or rewrites the contents of a conversation; {OR_RAW}")

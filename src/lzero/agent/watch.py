@@ -27,7 +27,7 @@ class Watcher:
         """Called at the end of the episode, before its session closes, unless a deadline or a person broke it off."""
 
 
-class Relay(Watcher):
+class ForwardingWatcher(Watcher):
     """A watcher that passes every event on to `watcher`: override a method to do something more."""
 
     def __init__(self, watcher: Watcher) -> None:

@@ -13,7 +13,7 @@ from lzero.agent import NBAgent
 from lzero.agent.save import NOTEBOOK_FILE
 from lzero.agent.session import Session
 from lzero.agent.setting import budgets_of
-from lzero.agent.watch import Relay
+from lzero.agent.watch import ForwardingWatcher
 from lzero.cli.arguments import say
 from lzero.cli.question import BRING_ONE, open_agent, plays_nano, read_config
 from lzero.cli.run import Question
@@ -52,7 +52,7 @@ async def ask(question: Question) -> bool:
     return episode is not None and episode.status != "failed" and bool(episode.steps)
 
 
-class _Collecting(Relay):
+class _Collecting(ForwardingWatcher):
     """Passes everything on to the printer. At the end, collects the files that the agent has made or changed in its workspace."""
 
     def __init__(self, printer: StepPrinter, task: Task, wanted: bool) -> None:

@@ -39,27 +39,16 @@ LARGEST_POWER = 64
 LARGEST_EXPONENT = 10**10
 MAX_BRACKETS = 4
 
-_SYMBOLS = str.maketrans(
-    {
-        **dict.fromkeys("‐‑‒–—―−﹣－", "-"),
-        **dict.fromkeys("×⋅·∗", "*"),
-        **dict.fromkeys("÷∕⁄", "/"),
-        "≠": " != ",
-        "≤": " <= ",
-        "⩽": " <= ",
-        "≥": " >= ",
-        "⩾": " >= ",
-        "∞": " inf ",
-        "≈": " ~",
-        "√": " sqrt",
-        "’": "'",
-        "′": "'",
-        "٫": ".",
-        "٬": ",",
-        "٪": "%",
-        "‰": " permille ",
-    }
-)
+_WORDS = {
+    **dict.fromkeys("≤⩽", " <= "),
+    **dict.fromkeys("≥⩾", " >= "),
+    "≠": " != ",
+    "≈": " ~",
+    "∞": " inf ",
+    "√": " sqrt",
+    "‰": " permille ",
+}
+_SYMBOLS = str.maketrans("‐‑‒–—―−﹣－×⋅·∗÷∕⁄’′٫٬٪", "---------****///''.,%") | str.maketrans(_WORDS)
 _SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _SUBSCRIPT = re.compile("(?<=[0-9])[₀-₉]+")
 _PLUS_MINUS = re.compile(r"\+ ?/ ?-|\+-(?=[\d.])")

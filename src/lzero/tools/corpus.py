@@ -19,7 +19,7 @@ from pathlib import Path
 from lzero.errors import DataError, ToolError
 from lzero.paths import file_problem, is_within, read_bounded
 from lzero.tools.converter import Converter
-from lzero.tools.search import FORMAT, PassageIndex, content_hash
+from lzero.tools.search import FORMAT, PassageIndex
 from lzero.types import Passage
 
 ReadRows = Callable[[Path], Iterable[Passage]]
@@ -55,8 +55,6 @@ def open_corpus(path: Path, read_rows: ReadRows, *, cache: Path | None = None) -
     is noticed. Hashing costs about a second per gigabyte, once a run. Blocks, so call it outside of an event loop's thread. Raises
     DataError; ConfigError if a library for a file's format is missing.
     """
-    if not path.is_dir():
-        return PassageIndex.of_file(path, read_rows, cache=cache)
     digest = hashlib.blake2b("".join(corpus_hashes(path)).encode(), digest_size=16)
     key = f"{digest.hexdigest()} {FORMAT} {_SPLITTING}"
     return PassageIndex.kept(key, functools.partial(read_corpus, path, read_rows), cache=cache)
@@ -65,8 +63,8 @@ def open_corpus(path: Path, read_rows: ReadRows, *, cache: Path | None = None) -
 def corpus_hashes(path: Path) -> list[str]:
     """Return a hash of the name and the content of each file of a corpus, in their order. Raises DataError."""
     if not path.is_dir():
-        return [content_hash(path, path.name)]
-    return [content_hash(file, _name(file, path)) for file in corpus_files(path)]
+        return [_content_hash(path, path.name)]
+    return [_content_hash(file, _name(file, path)) for file in corpus_files(path)]
 
 
 def read_corpus(path: Path, read_rows: ReadRows) -> Iterator[Passage]:
@@ -131,6 +129,19 @@ def split(text: str, title: str, *, headings: bool) -> Iterator[Passage]:
             yield Passage(title=full, text=passage)
     if not seen and trail:  # headings and nothing below them
         yield Passage(title=title, text=" ".join(text.split())[:PASSAGE_CHARS])
+
+
+def _content_hash(file: Path, name: str) -> str:
+    """Return a hash of a file's bytes and its name. Raises DataError if it cannot be read."""
+    if file.is_fifo() or file.is_socket() or file.is_char_device():  # opening it could block
+        raise DataError(f"cannot read the corpus {file}: it is not a regular file")
+    try:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
+    except OSError as error:
+        raise DataError(f"cannot read the corpus {file}: {error.strerror}") from error
+    digest.update(name.encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _sections(text: str) -> Iterator[tuple[re.Match[str] | None, str]]:

@@ -20,6 +20,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 import pydantic
 
 from lzero.errors import ToolError
+from lzero.plugins import called_function
 from lzero.protocols import ToolContext
 from lzero.tools.names import name_problem
 from lzero.tools.signatures import read_signature, refusal
@@ -63,7 +64,7 @@ class FunctionTool(Generic[P, R]):
         if self._context_name:
             values[self._context_name] = context
         function: Callable[..., Any] = self.function
-        if inspect.iscoroutinefunction(inspect.unwrap(_called(function))):
+        if inspect.iscoroutinefunction(inspect.unwrap(called_function(function))):
             return as_json(await function(**values), tool=self.name)
 
         def answer() -> Json | Awaitable[Any]:  # converted in the thread, because a generator runs the tool's code
@@ -112,12 +113,6 @@ def _name(function: Callable[..., object]) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{function!r:.100} has no name of its own: write tool(name=...)(...)")
     return name
-
-
-def _called(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that a call runs: that of a partial, or an object's `__call__`."""
-    function = getattr(function, "func", function)
-    return function if inspect.isroutine(function) else type(function).__call__
 
 
 def _problem(detail: Any) -> str:

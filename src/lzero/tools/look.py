@@ -17,7 +17,7 @@ from lzero.tools.catalog import KernelPython
 from lzero.tools.converter import Converter
 from lzero.tools.function import tool
 from lzero.tools.keys import need_key
-from lzero.tools.service import Service, host_of, patient
+from lzero.tools.service import Service, host_of, with_retries
 from lzero.tools.web import WebClient
 from lzero.turns import Turns
 from lzero.types import Json
@@ -87,7 +87,9 @@ def open_look(config: Config, _: KernelPython) -> Tool:
             )
         return _text(reply.choices[0].message, service.name)
 
-    return patient(look, config)  # without a cache: the same path and question are of another image after the next cell
+    return with_retries(
+        look, config
+    )  # without a cache: the same path and question are of another image after the next cell
 
 
 def _text(message: _Message, name: str) -> str:

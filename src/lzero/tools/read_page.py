@@ -20,7 +20,7 @@ from lzero.tools.converter import Converter
 from lzero.tools.function import tool
 from lzero.tools.keys import find_key
 from lzero.tools.retry import Backoff, ServiceError, retrying
-from lzero.tools.service import Service, host_of, shared
+from lzero.tools.service import Service, host_of, with_rate_and_cache
 from lzero.tools.threads import in_thread
 from lzero.tools.web import WebClient, WebResponse
 
@@ -92,7 +92,9 @@ def open_read_page(config: Config, _: KernelPython) -> Tool:
 
     # A page of a host that is allowed here must not reach an agent that may not read it, by way of a cache that both share.
     allowed = "".join(f" {host}" for host in sorted(tools.allow_hosts))
-    return shared(read_page, config, version=f"{tools.reader} {tools.reader_url} {tools.page_tokens}{allowed}")
+    return with_rate_and_cache(
+        read_page, config, version=f"{tools.reader} {tools.reader_url} {tools.page_tokens}{allowed}"
+    )
 
 
 class LocalReader:

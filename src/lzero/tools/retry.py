@@ -1,8 +1,11 @@
-"""Retry a tool when its service fails, and limit its rate of calls.
+"""Retry a tool when its service fails, limit its rate of calls, and pause when the service says that it is asked too often.
 
-    Retried(RateLimited(tool, per_second=5.0), seed=7)
+    Retried(Throttled(RateLimited(tool, per_second=5.0), seed=7), seed=7)
 
 Only failures of the tool are retried; the agent sees its own mistakes at once.
+
+    the service refuses a call    all episodes wait for as long as it asks
+    after that                    calls take turns, refused ones first, until none waits
 """
 
 import asyncio
@@ -11,6 +14,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,6 +27,10 @@ from lzero.types import Json
 T = TypeVar("T")
 PATIENCE_S = 50.0
 """Seconds that a call may take with all its tries and waits: less than the deadline of every tool call."""
+PLACES = 4
+"""The most calls at once, of all episodes, that take turns after a pause."""
+MAX_WAITING = 8
+"""The most calls of one episode that may wait for a place, so an episode that floods the service waits behind few of its own."""
 _RAISE = "raise tools.calls_per_second, or run fewer episodes at once"
 
 
@@ -59,6 +67,10 @@ class Backoff:
 
     def pause_s(self, failures: int, source: random.Random) -> float:
         return min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 60)) * source.uniform(0.5, 1.0)
+
+
+PAUSES = Backoff(longest_s=60.0)
+"""Pauses after one refusal, two consecutive ones, …; the service may ask for a longer one, up to `longest_s`."""
 
 
 async def retrying(
@@ -139,7 +151,7 @@ class RateLimited(Wrapper):
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
         """Call the tool when its turn comes. Raises what the tool raises; HelperBusy, ServiceError."""
         async with self._turns.turn():
-            now = asyncio.get_running_loop().time()
+            now = _now()
             wait_s = max(0.0, self._next_start - now)
             if wait_s > PATIENCE_S:
                 raise ServiceError(
@@ -150,3 +162,57 @@ class RateLimited(Wrapper):
             with call_clock().stopped():
                 await asyncio.sleep(wait_s)
         return await self.tool.call(arguments, context)
+
+
+class Throttled(Wrapper):
+    """Pauses the calls of all episodes when the service reports too many. Such waits count as seconds in a queue."""
+
+    def __init__(self, tool: Tool, *, seed: int = 0) -> None:
+        super().__init__(tool)
+        self._source = random.Random(seed)
+        self._turns = Turns(PLACES, f"{tool.name}, whose service is asked too often", max_waiting=MAX_WAITING)
+        self._in_line = 0
+        self._refusals = 0
+        """Number of consecutive refusals."""
+        self._refused_at = self._resume_at = 0.0
+        """Times by the event loop's clock."""
+        self._said = ""
+
+    async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        """Call the tool, after pauses if necessary. Raises what the tool raises, except for AskedTooOften; HelperBusy if the service
+        refuses for too long."""
+        if not self._in_line and _now() >= self._resume_at:
+            with suppress(AskedTooOften):
+                return await self._ask(arguments, context)
+        self._in_line += 1
+        try:
+            async with self._turns.turn():
+                while True:
+                    await self._pause()
+                    with suppress(AskedTooOften):
+                        return await self._ask(arguments, context)
+        finally:
+            self._in_line -= 1
+
+    async def _ask(self, arguments: dict[str, Json], context: ToolContext) -> Json:
+        asked_at = _now()
+        try:
+            answer = await self.tool.call(arguments, context)
+        except AskedTooOften as error:
+            if asked_at >= self._refused_at:  # else it was under way already when another one was refused
+                self._refusals += 1
+            self._refused_at, self._said = _now(), str(error)
+            pause_s = max(PAUSES.pause_s(self._refusals, self._source), error.retry_after_s)
+            self._resume_at = max(self._resume_at, _now() + min(pause_s, PAUSES.longest_s))
+            raise
+        self._refusals = 0
+        return answer
+
+    async def _pause(self) -> None:
+        while (pause_s := self._resume_at - _now()) > 0.0:
+            async with call_clock().queueing(f"{self.name} ({self._said})"):
+                await asyncio.sleep(pause_s)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -65,16 +65,6 @@ class PassageIndex:
         self._hold([connection])
 
     @classmethod
-    def of_file(
-        cls, file: Path, read: Callable[[Path], Iterable[Passage]], *, cache: Path | None = None
-    ) -> "PassageIndex":
-        """Return the index of a corpus file. The first call makes it with `read(file)`, and stores it in `cache`. Raises DataError.
-
-        `cache` is `cache_directory("search")` by default; the key is the hash of the file's content.
-        """
-        return cls.kept(f"{content_hash(file, file.name)} {FORMAT}", lambda: read(file), cache=cache)
-
-    @classmethod
     def kept(cls, key: str, read: Callable[[], Iterable[Passage]], *, cache: Path | None = None) -> "PassageIndex":
         """Return the index stored under `key`; make it of `read()` if there is none. Raises DataError.
 
@@ -216,19 +206,6 @@ def _is_whole(path: Path) -> bool:
 
 def _open(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
-
-
-def content_hash(file: Path, name: str) -> str:
-    """Return a hash of a file's bytes and its name. Raises DataError if it cannot be read."""
-    if file.is_fifo() or file.is_socket() or file.is_char_device():  # opening it could block
-        raise DataError(f"cannot read the corpus {file}: it is not a regular file")
-    try:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
-    except OSError as error:
-        raise DataError(f"cannot read the corpus {file}: {error.strerror}") from error
-    digest.update(name.encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 def _close(connections: list[sqlite3.Connection]) -> None:

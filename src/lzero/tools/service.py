@@ -22,8 +22,7 @@ from lzero.protocols import Tool
 from lzero.text import one_line
 from lzero.tools.cache import Cached
 from lzero.tools.keys import Secret
-from lzero.tools.retry import AskedTooOften, Backoff, RateLimited, Retried, ServiceError, Unanswered
-from lzero.tools.throttled import Throttled
+from lzero.tools.retry import AskedTooOften, Backoff, RateLimited, Retried, ServiceError, Throttled, Unanswered
 from lzero.tools.web import MAX_URL_CHARS, WebClient, WebResponse
 from lzero.types import Json
 
@@ -135,16 +134,16 @@ def host_of(url: str, *, setting: str) -> str:
     return f"[{parts.hostname}]:{port}" if ":" in parts.hostname else f"{parts.hostname}:{port}"
 
 
-def patient(tool: Tool, config: Config) -> Tool:
+def with_retries(tool: Tool, config: Config) -> Tool:
     """Return the tool with the retries of [tools], and pauses while its service is asked too often."""
     seed = config.run.seed
     return Retried(Throttled(tool, seed=seed), Backoff(tries=config.tools.tries), seed=seed)
 
 
-def shared(tool: Tool, config: Config, *, version: str) -> Tool:
+def with_rate_and_cache(tool: Tool, config: Config, *, version: str) -> Tool:
     """Return the tool with the rate, retries and cache of [tools]. `version`: everything that its answers depend on but its arguments."""
     rate, cache = config.tools.calls_per_second, config.tools.cache
-    tool = patient(RateLimited(tool, per_second=rate) if rate else tool, config)
+    tool = with_retries(RateLimited(tool, per_second=rate) if rate else tool, config)
     return Cached(tool, Path(cache) / CACHE_FILE, version=version) if cache else tool
 
 

@@ -125,15 +125,12 @@ def default(schema: Mapping[str, Any]) -> str:
 
 def note(schema: Mapping[str, Any]) -> str:
     """Return the description and the bounds in a schema, as one line; "" if there are none."""
-    bounds = []
-    if "prefixItems" not in schema:  # prefixItems already shows how many there are
-        bounds = [words.format(literal(schema[key])) for key, words in _BOUNDS.items() if key in schema]
+    bounded: list[object] = [] if "prefixItems" in schema else [schema]  # prefixItems shows how many there are
     for key in ("anyOf", "items"):  # bounds of an optional value, and of each item
         inner = schema.get(key)
-        for option in inner[:_MAX_OPTIONS] if isinstance(inner, list) else [inner]:
-            bounds += [
-                words.format(literal(table(option)[part])) for part, words in _BOUNDS.items() if part in table(option)
-            ]
+        bounded += inner[:_MAX_OPTIONS] if isinstance(inner, list) else [inner]
+    tables = map(table, bounded)
+    bounds = [words.format(literal(one[key])) for one in tables for key, words in _BOUNDS.items() if key in one]
     return "; ".join(filter(None, (one_line(schema.get("description"), _NOTE_CHARS), ", ".join(dict.fromkeys(bounds)))))
 
 

@@ -20,6 +20,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from lzero.errors import ToolError
+from lzero.plugins import called_function
 from lzero.protocols import ToolContext
 from lzero.tools.shapes import Shapes, definitions_of, note, table
 from lzero.tools.values import as_json
@@ -85,7 +86,8 @@ def refusal(function: object) -> str:
 
 def _purpose(function: Callable[..., object], tool: str) -> str:
     """Return the docstring of a function, of a partial's function, or of an object's `__call__` or class. Raises TypeError without one."""
-    function = _unbound(function)
+    while isinstance(function, functools.partial):
+        function = function.func
     of_call = None if inspect.isroutine(function) else type(function).__call__.__doc__
     purpose = inspect.cleandoc(of_call) if of_call else inspect.getdoc(function)
     if not purpose:
@@ -93,18 +95,12 @@ def _purpose(function: Callable[..., object], tool: str) -> str:
     return purpose
 
 
-def _unbound(function: Callable[..., object]) -> Callable[..., object]:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function
-
-
 def _parameters(function: Callable[..., object], tool: str) -> tuple[list[inspect.Parameter], str, dict[str, Any]]:
     """Return the parameters that a model passes, the name of the one that takes the context ("" if none does), and all annotations.
 
     Arguments that a partial has bound are hidden from the model: one may be a secret key.
     """
-    annotations = _annotations(_unbound(function), tool)
+    annotations = _annotations(function, tool)
     bound = function.keywords if isinstance(function, functools.partial) else {}
     shown: list[inspect.Parameter] = []
     context_name = ""
@@ -133,9 +129,8 @@ def _parameters(function: Callable[..., object], tool: str) -> tuple[list[inspec
 
 
 def _annotations(function: Callable[..., object], tool: str) -> dict[str, Any]:
-    annotated = function if inspect.isroutine(function) else type(function).__call__
     try:
-        return typing.get_type_hints(annotated, include_extras=True)
+        return typing.get_type_hints(called_function(function), include_extras=True)
     except NameError as error:
         raise TypeError(f"the tool {tool} has an annotation that cannot be found: {error}") from None
     except TypeError:  # a function written in C

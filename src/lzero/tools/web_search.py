@@ -13,7 +13,7 @@ from lzero.tools.catalog import KernelPython
 from lzero.tools.function import tool
 from lzero.tools.keys import find_key, need_key
 from lzero.tools.retry import ServiceError
-from lzero.tools.service import Service, host_of, shared
+from lzero.tools.service import Service, host_of, with_rate_and_cache
 from lzero.tools.web import MAX_URL_CHARS, WebClient
 from lzero.types import Json
 
@@ -160,7 +160,7 @@ def open_web_search(config: Config, _: KernelPython) -> Tool:
         results = (_as_text(number, one, snippet_chars) for number, one in enumerate(found, start=1))
         return "\n\n".join(results) or f"no results for {query!r}"
 
-    return shared(web_search, config, version=f"{chosen} {url} {tools.search_results} {snippet_chars}")
+    return with_rate_and_cache(web_search, config, version=f"{chosen} {url} {tools.search_results} {snippet_chars}")
 
 
 def _chosen(tools: ToolsConfig) -> str:

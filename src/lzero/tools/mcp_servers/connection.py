@@ -6,7 +6,7 @@ server is gone. A call waits for its answer or for that task, whichever ends fir
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -30,13 +30,12 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class Transport:
-    """The two streams of a connection, the reason why they failed, and a context that is open around them."""
+    """The two streams of a connection, and the reason why they failed."""
 
     streams: AbstractAsyncContextManager[Any]
     problem: Callable[[], str]
     stale: Callable[[], bool] = lambda: False
     """Whether new calls need a new connection; running calls may continue."""
-    around: AbstractAsyncContextManager[Any] | None = None
 
 
 class Connection:
@@ -120,14 +119,12 @@ class Connection:
         self._problem = self._problem or ("" if self._transport.problem() else f"broke off: {one_line(message, 300)}")
 
     async def _live(self) -> None:
-        transport = self._transport
+        streams, own = (
+            _renumbering(self._transport.streams, self._stop.set),
+            Implementation(name="lzero", version=__version__),
+        )
         try:
-            async with AsyncExitStack() as stack:
-                if transport.around is not None:
-                    await stack.enter_async_context(transport.around)
-                streams = _renumbering(transport.streams, self._stop.set)
-                client = Client(streams, client_info=Implementation(name="lzero", version=__version__), cache=None)
-                await stack.enter_async_context(client)
+            async with Client(streams, client_info=own, cache=None) as client:
                 self._client.set_result(client)
                 await self._stop.wait()
         except Exception as error:

@@ -7,10 +7,12 @@ request, and the connection is `stale`: running calls go on, and the next one ma
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
 import msgspec
+from mcp.client.streamable_http import streamable_http_client
 
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES, ValueCounter
 from lzero.tools.mcp_servers.errors import BROKEN_OFF, TOO_LARGE
@@ -56,6 +58,12 @@ class BoundedClient(httpx2.AsyncClient):
             event_hooks={"response": [self._bound]},
         )
         self._cancelling: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def streams(self, url: str) -> AsyncIterator[Any]:
+        """Yield the SDK's two streams of messages over this client, which is closed after the block."""
+        async with self, streamable_http_client(url, http_client=self, max_sse_event_size=MAX_MESSAGE) as streams:
+            yield streams
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send a request. A POST that fails gets a JSON-RPC error as its response."""

@@ -9,13 +9,12 @@ Calls of many episodes share one connection. They take turns. A failure of one c
 import asyncio
 import os
 from collections.abc import Callable, Collection, Sequence
-from typing import Self
 
 from mcp import Client, MCPError
-from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolRequest, CallToolRequestParams, CallToolResult
 from mcp.types import Tool as Listed
 
+from lzero.closing import Service, closed_on_error
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool, ToolContext
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES
@@ -23,7 +22,7 @@ from lzero.tools.mcp_servers.connection import Connection, Lost, Transport
 from lzero.tools.mcp_servers.errors import TOO_LARGE, TOO_MANY, fault_of
 from lzero.tools.mcp_servers.http import BoundedClient
 from lzero.tools.mcp_servers.specs import Filled, Lookup, McpSpec, fill
-from lzero.tools.mcp_servers.stdio import StdioTransport
+from lzero.tools.mcp_servers.stdio import StdioServer
 from lzero.tools.mcp_servers.words import Signature, answer, description, signature, tool_name
 from lzero.tools.shapes import one_line
 from lzero.turns import Turns, call_clock
@@ -40,7 +39,7 @@ CALLS = 8
 _INHERITED = ("PATH", "HOME", "LANG")
 
 
-class McpServer:
+class McpServer(Service):
     """One server, from `async with` until its end. `tools` do not change meanwhile.
 
     Raises ConfigError from `async with`, with the cause, if the server cannot be reached or started. A server that dies later fails the
@@ -69,22 +68,15 @@ class McpServer:
         self._opening = asyncio.Lock()
         self._turns = Turns(CALLS, f"the MCP server {self._name}", one_by_one=True)
 
-    async def __aenter__(self) -> Self:
-        try:
-            connection = await self._connected()
-            listed = await connection.ask(_list_tools, LIST_S)
-        except (Lost, TimeoutError, MCPError, ValueError) as error:
-            await self.close()
-            cause = f"did not answer within {LIST_S:g} s" if isinstance(error, TimeoutError) else str(error)
-            raise ConfigError(f"the MCP server {self._name} {self._filled.hide(one_line(cause, 600))}") from None
-        except BaseException:
-            await self.close()
-            raise
+    async def start(self) -> None:
+        async with closed_on_error(self.close):
+            try:
+                connection = await self._connected()
+                listed = await connection.ask(_list_tools, LIST_S)
+            except (Lost, TimeoutError, MCPError, ValueError) as error:
+                cause = f"did not answer within {LIST_S:g} s" if isinstance(error, TimeoutError) else str(error)
+                raise ConfigError(f"the MCP server {self._name} {self._filled.hide(one_line(cause, 600))}") from None
         self.tools = self._tools(listed)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """End the connection and, if lzero started it, the server. Safe to call twice."""
@@ -144,12 +136,9 @@ class McpServer:
     def _refused(self, name: str, error: MCPError) -> ToolError:
         """Convert the error that answered one call."""
         said = self._filled.hide(error.message)
-        if error.code == TOO_LARGE:
-            text = f"{one_line(name, 60)} answered with more than {MAX_MESSAGE:,} bytes: ask for less"
-            return ToolError(text, fault="agent")
-        if error.code == TOO_MANY:
-            text = f"{one_line(name, 60)} answered with more than {MAX_VALUES:,} values: ask for less"
-            return ToolError(text, fault="agent")
+        if error.code in (TOO_LARGE, TOO_MANY):
+            most = f"{MAX_MESSAGE:,} bytes" if error.code == TOO_LARGE else f"{MAX_VALUES:,} values"
+            return ToolError(f"{one_line(name, 60)} answered with more than {most}: ask for less", fault="agent")
         if fault_of(error) == "agent":
             return ToolError(one_line(said, 2000) or f"{name} failed and does not say why", fault="agent")
         return self._failed(f"refused {one_line(name, 60)}: {one_line(said, 600)}")
@@ -193,11 +182,10 @@ class McpServer:
     def _transport(self, on_end: Callable[[], None]) -> Transport:
         if self.spec.command:
             inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-            stdio = StdioTransport(self.spec.command, inherited | self._filled.values, on_end, self._filled.hide)
-            return Transport(stdio, lambda: stdio.problem)
+            stdio = StdioServer(self.spec.command, inherited | self._filled.values, on_end, self._filled.hide)
+            return Transport(stdio.streams(), lambda: stdio.problem)
         client = BoundedClient(self._filled.values, read_s=CALLS * self._call_s + 10.0)
-        streams = streamable_http_client(self.spec.url, http_client=client, max_sse_event_size=MAX_MESSAGE)
-        return Transport(streams, lambda: client.problem, lambda: client.stale, client)
+        return Transport(client.streams(self.spec.url), lambda: client.problem, lambda: client.stale)
 
 
 class McpTool:

@@ -7,8 +7,9 @@ however the surrounding task ends.
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 
 from anyio import BrokenResourceError, ClosedResourceError, create_memory_object_stream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -28,11 +29,13 @@ _LINE_BYTES = 100
 """The bytes that a line counts for at least."""
 _POLL_S = 0.01
 _STDERR_BYTES = 4000
+_Received = MemoryObjectReceiveStream[SessionMessage | Exception]
+_Incoming = MemoryObjectSendStream[SessionMessage | Exception]
 _Gone = (BrokenResourceError, ClosedResourceError)
 
 
-class StdioTransport:
-    """The two streams of the SDK's client. Calls `on_end` when the server has ended; `problem` says how."""
+class StdioServer:
+    """A server that `streams` runs. It calls `on_end` when the server has ended; `problem` says how."""
 
     def __init__(
         self,
@@ -47,57 +50,42 @@ class StdioTransport:
         self._on_end = on_end
         self._hide = hide
         self._stderr = b""
-        self._process: asyncio.subprocess.Process | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self.problem = ""
 
-    async def __aenter__(
-        self,
-    ) -> tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]:
-        """Start the server. Raises OSError if the command cannot be started."""
-        pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            env=dict(self._environment),
-            start_new_session=True,
+    @asynccontextmanager
+    async def streams(self) -> AsyncIterator[tuple[_Received, MemoryObjectSendStream[SessionMessage]]]:
+        """Start the server, yield the two streams of the SDK's client, and end it. Raises OSError if the command cannot be started."""
+        environment = dict(self._environment)
+        process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True
         )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         incoming, received = create_memory_object_stream[SessionMessage | Exception](0)
         sent, outgoing = create_memory_object_stream[SessionMessage](0)
-        self._streams = (incoming, received, sent, outgoing)
-        listener = asyncio.create_task(self._listen(self._process))
-        self._tasks = [
-            asyncio.create_task(self._read(self._process, incoming, listener)),
-            asyncio.create_task(self._write(self._process, outgoing, incoming)),
-            listener,
-        ]
-        return received, sent
-
-    async def __aexit__(self, *_: object) -> None:
-        process = self._process
-        assert process is not None
+        listener = asyncio.create_task(self._listen(process.stderr))
+        reader = asyncio.create_task(self._read(process, process.stdout, incoming, listener))
+        writer = asyncio.create_task(self._write(process.stdin, outgoing, incoming, reader))
         try:
-            for stream in self._streams:
-                stream.close()  # the reader goes on and drops the data, because a server that is writing cannot end
-            await _stop(process)
+            yield received, sent
         finally:
-            signal_group(process, signal.SIGKILL)  # also for its remaining children, and after a cancelled wait
-            for task in self._tasks:
-                task.cancel()
-            close_pipes(process)
+            try:
+                for stream in (incoming, received, sent, outgoing):
+                    stream.close()  # the reader goes on and drops the data, because a server that is writing cannot end
+                await _stop(process)
+            finally:
+                signal_group(process, signal.SIGKILL)  # also for its remaining children, and after a cancelled wait
+                for task in (listener, reader, writer):
+                    task.cancel()
+                close_pipes(process)
 
     async def _read(
-        self,
-        process: asyncio.subprocess.Process,
-        incoming: MemoryObjectSendStream[SessionMessage | Exception],
-        listener: asyncio.Task[None],
+        self, process: Process, stdout: asyncio.StreamReader, incoming: _Incoming, listener: asyncio.Task[None]
     ) -> None:
-        assert process.stdout is not None
         printed = 0
         try:
-            async for line in lines(process.stdout):
+            async for line in lines(stdout):
                 if (message := _message(line)) is not None:
                     printed = 0
                     await incoming.send(message)
@@ -111,43 +99,42 @@ class StdioTransport:
         except ConnectionError as error:
             self.problem = f"cannot be read: {error}"
         except _Gone:  # this side closes the streams
-            await _drain(process.stdout)
+            await _drain(stdout)
             return
-        self.problem += await self._ending(process, listener)
+        self.problem += await self._ending(process, stdout, listener)
         self._on_end()
         incoming.close()
-        await _drain(process.stdout)
+        await _drain(stdout)
 
     async def _write(
         self,
-        process: asyncio.subprocess.Process,
+        stdin: asyncio.StreamWriter,
         outgoing: MemoryObjectReceiveStream[SessionMessage],
-        incoming: MemoryObjectSendStream[SessionMessage | Exception],
+        incoming: _Incoming,
+        reader: asyncio.Task[None],
     ) -> None:
-        assert process.stdin is not None
         try:
             async for item in outgoing:
                 text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
-                process.stdin.write(text.encode() + b"\n")
-                await process.stdin.drain()
+                stdin.write(text.encode() + b"\n")
+                await stdin.drain()
         except _Gone:
             incoming.close()
         except OSError as error:
-            done, _ = await asyncio.wait({self._tasks[0]}, timeout=STOP_S)  # the reader knows how the server ended
+            done, _ = await asyncio.wait({reader}, timeout=STOP_S)  # the reader knows how the server ended
             if not done:
                 self.problem = f"takes no more calls: {error.strerror}"
                 self._on_end()
                 incoming.close()
 
-    async def _listen(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None
-        while chunk := await process.stderr.read(65_536):
+    async def _listen(self, stderr: asyncio.StreamReader) -> None:
+        while chunk := await stderr.read(65_536):
             self._stderr = (self._stderr + chunk)[-_STDERR_BYTES:]
 
-    async def _ending(self, process: asyncio.subprocess.Process, listener: asyncio.Task[None]) -> str:
+    async def _ending(self, process: Process, stdout: asyncio.StreamReader, listener: asyncio.Task[None]) -> str:
         """Return how the server ended, if it did, and its last words on stderr."""
         told = []
-        if process.stdout is not None and process.stdout.at_eof() and await _has_ended(process, STOP_S):
+        if stdout.at_eof() and await _has_ended(process, STOP_S):
             code = process.returncode or 0
             told.append(f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")
             await asyncio.wait({listener}, timeout=_POLL_S)  # a child of it may hold its stderr
@@ -178,7 +165,7 @@ async def _drain(stdout: asyncio.StreamReader) -> None:
             pass
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def _stop(process: Process) -> None:
     """Stop the server as the protocol prescribes: close its input, wait, then send signals."""
     if process.stdin is not None:
         process.stdin.close()
@@ -191,7 +178,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     await _has_ended(process, STOP_S)
 
 
-async def _has_ended(process: asyncio.subprocess.Process, seconds: float) -> bool:
+async def _has_ended(process: Process, seconds: float) -> bool:
     """Return whether the process ends within `seconds`. `process.wait()` would also wait for its pipes, which its children may hold."""
     deadline = asyncio.get_running_loop().time() + seconds
     while process.returncode is None:
