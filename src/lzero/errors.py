@@ -9,6 +9,7 @@
     │   ├── SandboxError       this machine cannot give the requested isolation; names the fix
     │   ├── ProtocolError      a frame that breaks the protocol
     │   ├── ForkRefused        a live REPL that cannot be copied, with the reason; it continues
+    │   ├── PoolFull           a pool, or one of its servers, has no room for another REPL
     │   └── ReplDied           a live REPL has ended (killed by lzero, or by itself): no more cells
     ├── WorkspaceError     a file that cannot be transferred, through the caller's mistake; the REPL continues
     ├── EngineError        sampling failed or was not answered within its deadline
@@ -59,6 +60,10 @@ class ProtocolError(ReplError):
 
 
 class ForkRefused(ReplError):
+    pass
+
+
+class PoolFull(ReplError):
     pass
 
 

@@ -4,7 +4,7 @@ The loop's clock jumps, so what takes minutes here takes none.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import pytest
@@ -28,8 +28,8 @@ from virtual_time import run
 from lzero.agent.cutoff import Cutoff
 from lzero.agent.episode import GRACE_S
 from lzero.config import AgentConfig
-from lzero.errors import ToolError
-from lzero.protocols import OnCall, ToolContext
+from lzero.errors import PoolFull, ReplError, ToolError
+from lzero.protocols import OnCall, Repl, ToolContext, ToolSpec
 from lzero.tools.retry import AskedTooOften, RateLimited, Throttled
 from lzero.turns import CLOCK, CallClock, Turns
 from lzero.types import Execution, Json
@@ -214,6 +214,46 @@ def test_killing_the_session_again_and_again_is_scored() -> None:
     pool = FakePool({"exit": taking(30.0, killed)})
     episode = run(attempt(Replies(reply("exit")), pool, agent=agent(max_steps=9, cell_s=50.0), deadline_s=DEADLINE_S))
     assert (episode.status, len(episode.steps)) == ("out_of_time", 4)
+
+
+class CrowdedPool(FakePool):
+    """Has room at once for a first session, and again only after `wait_s`; until then, it gives up now and then."""
+
+    def __init__(self, cells: dict[str, Cell], *, wait_s: float) -> None:
+        super().__init__(cells)
+        self._wait_s = wait_s
+
+    async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> Repl:
+        if self.opened and self._wait_s > 0:
+            patience_s = min(30.0, self._wait_s)
+            self._wait_s -= patience_s
+            await asyncio.sleep(patience_s)
+            raise PoolFull("no REPL became free within 30 s")
+        return await super().open(tools, on_call, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "status", "work_s"), [(80.0, "finished", 80.0), (1_000.0, "out_of_time", 100.0 + GRACE_S)]
+)
+def test_an_agent_that_killed_its_session_waits_for_another_on_its_own_time(
+    wait_s: float, status: str, work_s: float
+) -> None:
+    pool = CrowdedPool({"exit": killed, **SUBMIT}, wait_s=wait_s)
+    episode = run(attempt(Replies(reply("exit"), reply("submit")), pool, agent=agent(), deadline_s=DEADLINE_S))
+    assert (episode.status, episode.failure, len(episode.steps)) == (status, None, 2)
+    assert sum(step.timings["work"] for step in episode.steps) == work_s
+
+
+def test_a_pool_that_breaks_after_a_killed_session_fails_the_episode() -> None:
+    class Broken(FakePool):
+        async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> Repl:
+            if self.opened:
+                raise ReplError("no pool server is available")
+            return await super().open(tools, on_call, seed=seed)
+
+    episode = run(attempt(Replies(reply("exit")), Broken({"exit": killed}), agent=agent(), deadline_s=DEADLINE_S))
+    assert episode.failure is not None
+    assert episode.failure.kind == "repl"
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(74.0, ""), (80.5, "; 19 seconds left for cells and tool calls]")])

@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 
-from lzero.errors import ProtocolError, ReplDied, ReplError, SandboxError
+from lzero.errors import PoolFull, ProtocolError, ReplDied, ReplError, SandboxError
 from lzero.protocols import Repl
 from lzero.repl import LocalPool, LocalRepl
 from lzero.repl.remote import pool as remote
@@ -256,7 +256,7 @@ async def test_a_server_that_talks_and_takes_nothing_is_lost() -> None:
 async def test_a_server_that_is_full_and_says_that_it_is_not_has_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     def answers(message: wire.FromClient) -> wire.FromServer | None:
         if isinstance(message, wire.Open):
-            return wire.failure(message.id, wire.PoolFull("full"), LOAD)
+            return wire.failure(message.id, PoolFull("full"), LOAD)
         return _usual(message)
 
     monkeypatch.setattr(remote, "_OPEN_TIMEOUT_S", 0.5)

@@ -12,6 +12,7 @@ from lzero.errors import (
     EngineError,
     ForkRefused,
     LzeroError,
+    PoolFull,
     ProtocolError,
     ReplDied,
     ReplError,
@@ -89,7 +90,7 @@ def test_what_does_not_fit_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [ReplError, SandboxError, ProtocolError, ReplDied, ForkRefused, WorkspaceError, wire.PoolFull]
+    "kind", [ReplError, SandboxError, ProtocolError, ReplDied, ForkRefused, WorkspaceError, PoolFull]
 )
 def test_an_error_keeps_its_class_and_message(kind: type[LzeroError]) -> None:
     error = wire.error_of(wire.failure(1, kind("why"), LOAD))

@@ -40,10 +40,12 @@ KINDS = {
     ),
     "repl": Kind(
         "a zygote, a sandbox's start or a pool server fails",
-        "no: a session that exits, crashes, exceeds a limit or breaks the protocol is killed, and the episode goes on in a fresh one",
+        "no: a session that exits, crashes, exceeds a limit or breaks the protocol is killed, and the episode goes on in a fresh one, for "
+        "which it waits on its own time",
         (
             "test_an_agent_that_breaks_its_session_is_scored_and_no_better_off_than_with_a_wrong_answer",
             "test_a_session_that_breaks_as_a_tool_reads_its_file_is_scored",
+            "test_an_agent_that_killed_its_session_waits_for_another_on_its_own_time",
         ),
     ),
     "tool": Kind(
@@ -123,7 +125,12 @@ SITES = (
         for modules in ("repl/wire.py", "repl/session.py", "repl/files.py", "repl/jupyter/*")
     ),
     Site("repl/remote/*", "ProtocolError", "ours", "between our client and our server, where no session speaks"),
-    Site("repl/remote/*", "PoolFull", "ours", "a server has no room"),
+    Site(
+        "repl/remote/*",
+        "PoolFull",
+        "ours",
+        "no server has room; once a session was killed, its agent's time runs meanwhile",
+    ),
     Site("repl/remote/*", "Refused", "ours", "a server refuses us"),
     Site("agent/scenes.py", "SceneError", "code of the user", "an environment raised, hangs, or tells what is no JSON"),
     Site("rewards/*", "RewardError", "code of the user", "what a reward function returned is no reward"),

@@ -1,7 +1,7 @@
 """The two clocks of an episode. As with a chess clock, one of them runs at any moment.
 
-    the agent's   its cells, and the tools that they call
-    lzero's       everything else: the engine, opening a session, queues that episodes share while no call of the cell is served
+    the agent's   its cells, the tools that they call, and opening another session after a cell has killed the last one
+    lzero's       everything else: the engine, opening the first session, queues that episodes share while no call of the cell is served
 
 When the agent's time is up, its episode is out of time, and scored. When lzero's time is up, the episode is lost, and not scored. Cells and
 tool calls do not make lzero's clock run, so an agent cannot lose its episode by being slow.

@@ -17,6 +17,7 @@ import math
 import sys
 import time
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,7 +32,7 @@ from lzero.agent.parser import parse
 from lzero.agent.prompt import SUMMARY_STOP, shown_notepad, summary_of, system_prompt
 from lzero.agent.session import Session
 from lzero.agent.setting import STOP, Setting, Ticket, episode_of, sampling_of
-from lzero.errors import ContextOverflow, EngineError, ReplError, ToolError
+from lzero.errors import ContextOverflow, EngineError, PoolFull, ReplError, ToolError
 from lzero.protocols import Scene, Tool
 from lzero.seeds import derive_seed
 from lzero.types import Completion, Episode, Execution, Failure, Parsed, Prompt, Status, Step, Task
@@ -218,16 +219,21 @@ class _LiveEpisode:
         return step if parsed.code is None else await self._run(step, parsed.code)
 
     async def _run(self, step: Step, code: str) -> Step:
-        """Run the cell of a step on the agent's clock. If this is cancelled while the cell runs, the cell stays in `_cell`."""
+        """Run the cell of a step on the agent's clock. If this is cancelled while the cell runs, the cell stays in `_cell`.
+
+        An agent that has killed its session waits for another on its own clock, or it could lose its episode in a full pool.
+        """
         self._doing = f"step {len(self._steps)}, running a cell"
         self._watcher.on_cell(code)
         clocks = self._clocks
         cell = _Cell(step=step, start=time.perf_counter(), worked_s=clocks.agent.worked_s)
-        await self._session.ready(self._broker)
+        if not self._session.was_killed:
+            await self._session.ready(self._broker)
         self._cell = cell
         try:
             with clocks.agents_turn():
                 async with clocks.agent.at_most(clocks.left_s + GRACE_S) as deadline:
+                    await self._reopened()
                     deadline_s = min(self._agent.cell_s, clocks.left_s)
                     execution = await self._session.run(code, deadline_s=deadline_s)
         except TimeoutError:
@@ -237,6 +243,12 @@ class _LiveEpisode:
             execution = self._killed(cell, f"the agent's {clocks.agent_s:g} s are used up")
         self._cell = None
         return self._ended(cell, execution)
+
+    async def _reopened(self) -> None:
+        """Open another session if the agent has killed the last one, however long that takes. Raises ReplError."""
+        while self._session.was_killed:
+            with suppress(PoolFull):
+                await self._session.ready(self._broker)
 
     def _ended(self, cell: "_Cell", execution: Execution) -> Step:
         """Return the step of a cell that has ended."""

@@ -31,6 +31,11 @@ class Session:
         self._num_opened = 0
         self._repl: Repl | None = None
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether a cell has killed the last REPL, so that the next cell needs another."""
+        return self._repl is None and self._num_opened > 0
+
     async def ready(self, broker: Broker) -> None:
         """Open a REPL, unless there is one; `broker` answers its tool calls. Raises ReplError, and DataError for a file that cannot be
         read."""

@@ -10,7 +10,16 @@ from typing import TypeVar
 
 from lzero.closing import Service, closed_on_error
 from lzero.config.repl import MAX_OUTPUT_KB
-from lzero.errors import ForkRefused, LzeroError, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
+from lzero.errors import (
+    ForkRefused,
+    LzeroError,
+    PoolFull,
+    ProtocolError,
+    ReplDied,
+    ReplError,
+    ToolError,
+    WorkspaceError,
+)
 from lzero.protocols import OnCall, ToolSpec
 from lzero.repl.cells import Ending
 from lzero.repl.files import Arriving, checked, workspace_path
@@ -68,7 +77,7 @@ class RemotePool(Service):
             self._keeping = [asyncio.create_task(server.keep()) for server in self._servers]
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> "RemoteRepl":
-        """Open a REPL on the living server with the most room. Raises ReplError if none lives, or none has room in time."""
+        """Open a REPL on the living server with the most room. Raises ReplError if none lives, PoolFull if none has room in time."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _OPEN_TIMEOUT_S
         told = stubs(tools)
@@ -81,7 +90,7 @@ class RemotePool(Service):
                 continue
             try:
                 repl = await server.open(told, on_call, seed)
-            except wire.PoolFull:
+            except PoolFull:
                 continue  # its reported load is up to date now
             except ReplDied:
                 if server.lives:  # the REPL died, not its server
@@ -128,14 +137,14 @@ class RemotePool(Service):
         return min((server for server in living if not server.full), key=lambda server: server.load, default=None)
 
     async def _room(self, until: float) -> None:
-        """Wait for news of any server. Raises ReplError when the time is over."""
+        """Wait for news of any server. Raises PoolFull when the time is over."""
         self._news.clear()
         try:
             async with asyncio.timeout_at(until):
                 await self._news.wait()
         except TimeoutError:
             urls = ", ".join(server.url for server in self._servers if server.lives)
-            raise ReplError(
+            raise PoolFull(
                 f"no REPL became free within {_OPEN_TIMEOUT_S:g} s on {urls}: lower "
                 "rollout.concurrency, or raise --max-repls on the servers"
             ) from None
@@ -232,7 +241,7 @@ class _Server:
             await link.send(wire.Open(id=inbox.number, tools=tools, seed=seed))
             await inbox.get(within_s=_ANSWER_TIMEOUT_S)
         except BaseException as error:
-            if not isinstance(error, wire.PoolFull):
+            if not isinstance(error, PoolFull):
                 repl.abandon()
             raise
         finally:
@@ -283,7 +292,7 @@ class RemoteRepl:
                 self._due(wire.Opened, await inbox.get(within_s=_ANSWER_TIMEOUT_S))
             except BaseException as error:
                 copy.abandon()
-                if isinstance(error, wire.PoolFull):
+                if isinstance(error, PoolFull):
                     raise ForkRefused(f"{self._link.url} has no room for a copy: raise --max-repls there") from None
                 raise
         self.on_fork(copy)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
-from lzero.errors import LzeroError, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
+from lzero.errors import LzeroError, PoolFull, ProtocolError, ReplDied, ReplError, ToolError, WorkspaceError
 from lzero.protocols import OnCall, Repl, ReplPool
 from lzero.repl.remote import wire
 from lzero.repl.remote.link import Bounded
@@ -165,7 +165,7 @@ class Client:
             if message.id in self._repls:
                 raise ProtocolError(f"a second REPL with the number {message.id}")
             if self._room.full:
-                await self._send(self._failure(message.id, wire.PoolFull("all REPLs of the server are taken")))
+                await self._send(self._failure(message.id, PoolFull("all REPLs of the server are taken")))
                 return
             self._room.repls += 1
             self._repls[message.id] = born = _Served()

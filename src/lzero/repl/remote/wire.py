@@ -13,6 +13,7 @@ from msgspec import Meta
 from lzero.errors import (
     ForkRefused,
     LzeroError,
+    PoolFull,
     ProtocolError,
     ReplDied,
     ReplError,
@@ -194,10 +195,6 @@ FromClient = Open | OfRepl | InBetween | Close | Beat
 Response = Opened | Call | Done | Stored | Listing | Part | More | Closed | Failed
 """Messages of a server about a request."""
 FromServer = Welcome | Load | Response
-
-
-class PoolFull(ReplError):
-    """This server has no room for another REPL; a different server may."""
 
 
 _ERRORS: dict[str, type[LzeroError]] = {
