@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import virtual_time
 from chat_servers import ChatServer, choice, ended, streams
 from starlette.responses import Response
 
@@ -18,7 +19,8 @@ from lzero.eval.evaluate import Evaluation, Evaluator
 from lzero.rewards.judge import Judge
 from lzero.rollout.compose import build, eval_tasks, open_scorer
 from lzero.store.verdicts import VERDICTS_FILE, Verdict, Verdicts
-from lzero.types import Message, Sampling
+from lzero.turns import CLOCK, CallClock
+from lzero.types import Completion, Message, Sampling
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "judged"
 pytestmark = pytest.mark.sandbox
@@ -131,3 +133,28 @@ async def test_a_question_is_asked_once_however_many_ask_it_at_once_and_odd_repl
     assert scores == [None] * 5
     assert asked == ["half \ufffd?"]
     assert judge.take_metrics() == {"judge/asked": 1.0, "judge/known": 4.0, "judge/malformed": 5.0}
+
+
+class SlowChat(ScriptedChat):
+    """Takes a minute for each reply."""
+
+    async def reply(self, *asked: Any, **how: Any) -> Completion:
+        await asyncio.sleep(60.0)
+        return await super().reply(*asked, **how)
+
+
+def test_waiting_for_the_reply_to_the_same_question_is_on_no_clock() -> None:
+    judge = Judge(SlowChat(lambda messages, seed: "yes"), sampling=Sampling(), deadline_s=90.0, at_once=1)
+
+    async def episode(question: str, number: int) -> str | None:
+        clock = CallClock(owner=number)
+        CLOCK.set(clock)
+        async with clock.at_most(61.0):
+            return await judge.ask(question, read=str)
+
+    async def main() -> list[str | None]:
+        busy = [episode(f"another {number}", number) for number in range(3)]
+        return await asyncio.gather(*busy, *(episode("the same", 10 + number) for number in range(4)))
+
+    assert virtual_time.run(main()) == ["yes"] * 7
+    assert judge.take_metrics()["judge/asked"] == 4.0

@@ -2,9 +2,10 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -13,7 +14,7 @@ from lzero.marking import without_control_tokens
 from lzero.protocols import ChatEngine
 from lzero.store.verdicts import Verdict, Verdicts
 from lzero.text import unbroken
-from lzero.turns import Turns
+from lzero.turns import Turns, call_clock
 from lzero.types import Message, Sampling
 
 T = TypeVar("T")
@@ -31,8 +32,8 @@ class Judge:
             at_once, f"the judge {engine.model}", advice="raise judge.at_once, or run fewer episodes at once"
         )
         self.verdicts = Verdicts()
-        self._asking: dict[str, asyncio.Lock] = {}
-        """Held while a question is under way, by its key."""
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Held while a question is under way, by its key; gone when nobody asks it."""
         self._asked = self._known = self._malformed = 0
 
     async def ask(self, question: str | Sequence[Message], *, read: Callable[[str], T]) -> T | None:
@@ -58,7 +59,7 @@ class Judge:
         """Return the reply to a question, which is asked only once, by however many episodes at a time."""
         asked = msgspec.json.encode(messages).decode()
         key = _key(self._engine.model, asked, self._sampling)
-        async with self._asking.setdefault(key, asyncio.Lock()):
+        async with self._alone(key):
             reply = self.verdicts.find(key)
             if reply is not None:
                 self._known += 1
@@ -70,8 +71,18 @@ class Judge:
             reply = unbroken(completion.text)
             self.verdicts.add(Verdict(key=key, model=self._engine.model, asked=asked, reply=reply))
             self._asked += 1
-        self._asking.pop(key, None)
         return reply
+
+    @asynccontextmanager
+    async def _alone(self, key: str) -> AsyncIterator[None]:
+        """Let nobody else ask this question during the block. Others wait for its reply as in a queue: their clocks stand still."""
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        async with call_clock().queueing(f"a reply of the judge {self._engine.model} to the same question"):
+            await lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def take_metrics(self) -> dict[str, float]:
         """Return counts since the last call: questions asked, questions with a known reply, malformed replies."""
