@@ -42,8 +42,8 @@ _BITS = 13_000
 def as_json(value: object, *, tool: str) -> Json:
     """Return `value` as JSON data.
 
-    Raises ToolError: the tool's fault for a type without a form in JSON and for deep nesting; the agent's for more than MAX_BYTES,
-    because it can ask for less.
+    Raises ToolError: the tool's fault for a type without a form in JSON; the agent's for more than MAX_BYTES, deep nesting and huge
+    integers, because it can ask for less.
     """
     return _Walk(tool).convert(value, MAX_DEPTH)
 
@@ -57,12 +57,12 @@ class _Walk:
 
     def convert(self, value: Any, depth: int) -> Json:
         if depth < 0:
-            raise self._refused(f"a value nested more than {MAX_DEPTH} deep")
+            raise self._too_much(f"a value nested more than {MAX_DEPTH} deep, which is the most")
         kind = type(value)
         if kind is str:
             return self._text(value)
         if kind is int and value.bit_length() > _BITS:
-            raise self._refused(f"an integer of {value.bit_length():,} bits", hint=f"at most {_BITS:,} fit")
+            raise self._too_much(f"an integer of {value.bit_length():,} bits; {_BITS:,} are the most")
         if kind in _PLAIN:
             self._take(8)
             return cast(Json, value)
@@ -162,11 +162,9 @@ class _Walk:
         if self._room < 0:
             raise self._too_much()
 
-    def _too_much(self) -> ToolError:
-        return ToolError(
-            f"{self._tool} answered with more than {MAX_BYTES:,} bytes, which is the most that fits: ask it for less",
-            fault="agent",
-        )
+    def _too_much(self, what: str = "") -> ToolError:
+        what = what or f"more than {MAX_BYTES:,} bytes, which is the most"
+        return ToolError(f"{self._tool} answered with {what} that fits: ask it for less", fault="agent")
 
     def _refused(
         self, what: str, *, hint: str = "return text, numbers, lists, dicts, dataclasses or arrays of these"
