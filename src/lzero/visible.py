@@ -12,6 +12,7 @@ A character is judged by its properties in Unicode, not by a list of known offen
 Joiners stay where languages and emoji need them: next to a virama (Indic scripts), between letters of Arabic script, between emoji.
 """
 
+import logging
 import re
 import unicodedata
 from functools import lru_cache
@@ -64,6 +65,14 @@ def clean(text: str) -> str:
     shown = ((character, _shown(character)) for character in set(text))
     text = text.translate({ord(character): new for character, new in shown if new != character})
     return _RUN.sub(_kept, _bounded(text))
+
+
+class VisibleFormatter(logging.Formatter):
+    """Formats log messages, which may quote an agent or a server, as a person sees them. Further lines are indented, so that none looks
+    like another message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record)).replace("\n", "\n  ")
 
 
 @lru_cache(maxsize=1 << 14)

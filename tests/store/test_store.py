@@ -376,6 +376,14 @@ def test_the_log_takes_what_the_loggers_say(run: RunDirectory) -> None:
     assert "INFO lzero.rollout: 42 episodes" in (run.path / "run.log").read_text()
 
 
+def test_nothing_in_a_message_of_the_log_is_hidden_or_looks_like_another_message(run: RunDirectory) -> None:
+    with run.logged():
+        logging.getLogger("lzero.rollout").warning(
+            "it said: %s", "\x1b[2Jno\u200bne\n2026-01-31 INFO lzero: all is well"
+        )
+    assert (run.path / "run.log").read_text().endswith("it said: none\n  2026-01-31 INFO lzero: all is well\n")
+
+
 def test_the_configuration_of_a_run_repeats_it_in_a_directory_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

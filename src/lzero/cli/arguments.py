@@ -1,6 +1,7 @@
 """Read the arguments that every command takes: an optional TOML file, then `section.key=value` overrides."""
 
 import inspect
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -64,3 +65,12 @@ def say(console: "Console", text: str) -> None:
     from lzero.visible import clean
 
     console.print(clean(text), highlight=False, soft_wrap=True, markup=False)
+
+
+def log_visibly(form: str) -> None:
+    """Write warnings to stderr, as people see them: a message may quote an agent."""
+    from lzero.visible import VisibleFormatter
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter(form))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])

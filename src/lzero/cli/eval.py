@@ -7,13 +7,12 @@ lzero eval engine.kind=scripted engine.policy=expert tasks.eval=world/sft eval.n
 """
 
 import asyncio
-import logging
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.arguments import Arguments, read_config, say
+from lzero.cli.arguments import Arguments, log_visibly, read_config, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +42,7 @@ def evaluate(
     from lzero.rollout.deadline import budgets_line
 
     console = Console()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_visibly("%(message)s")
     say(console, f"budgets of an episode: {budgets_line(config)}")
     start = time.monotonic()
     run, evaluations = asyncio.run(_evaluate(config, console))

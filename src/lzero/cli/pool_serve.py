@@ -1,7 +1,6 @@
 """`lzero pool serve`: serve the sandboxes of this machine to runs on others."""
 
 import asyncio
-import logging
 import os
 import signal
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.arguments import Arguments, read_config
+from lzero.cli.arguments import Arguments, log_visibly, read_config
 from lzero.errors import ConfigError
 from lzero.serving import Serving
 
@@ -69,7 +68,7 @@ def serve(
         insecure=insecure,
     )
     server = PoolServer(local, serving, token=token, file_bytes=config.file_mb << 20, lifetime_s=config.lifetime_s)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    log_visibly("%(asctime)s %(message)s")
     asyncio.run(_until_signalled(local, server, "" if given else token))
 
 

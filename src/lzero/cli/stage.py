@@ -153,7 +153,7 @@ def ending(task: Task, episode: Episode, reward: Reward | None, config: Config) 
     if last is not None and last.execution is not None:
         lines += ["", render_output(last.execution, max_chars=config.agent.output_chars)]
     if episode.failure is not None:
-        lines += ["", f"lzero failed ({episode.failure.kind}, {episode.failure.where}): {episode.failure.what}"]
+        lines += ["", f"lzero failed ({episode.failure.kind}, {episode.failure.where}): {clean(episode.failure.what)}"]
     answer = "none" if episode.answer is None else clean(episode.answer)
     lines += [
         "",

@@ -158,7 +158,9 @@ class _Teller(logging.Handler):
         self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell(record.getMessage())
+        from lzero.visible import clean
+
+        self._tell(clean(record.getMessage()))
 
 
 @contextmanager
@@ -168,7 +170,10 @@ def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
     The warnings are about the sandbox (making a kernel environment takes time), short batches, and failures of a reward function. All other
     messages go to run.log.
     """
+    from lzero.visible import VisibleFormatter
+
     errors = logging.StreamHandler()
+    errors.setFormatter(VisibleFormatter())
     errors.setLevel(logging.ERROR)  # the handler's, not the logger's: that would not hold for records of loggers below
     handlers = {
         "": errors,

@@ -41,6 +41,7 @@ from lzero.store.schemas import RECORD_TABLES, SCHEMAS
 from lzero.store.tables import to_episodes, to_records, to_table, to_tables
 from lzero.store.writing import append_whole, new_directory, told, write_whole
 from lzero.types import Episode, Json
+from lzero.visible import VisibleFormatter
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ class RunDirectory:
         with told(self.path):
             log = _LogFile(self.path / "run.log")
         handler = logging.StreamHandler(log)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger = logging.getLogger("lzero")
         level = logger.level
         warned = logging.getLogger("py.warnings")
