@@ -107,6 +107,40 @@ def test_an_answer_that_takes_for_ever_scores_nothing(
     assert "the scorer of reasoning_gym:polynomial_multiplication raised" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("coin_flip", "1e999999999"), ("rush_hour", "B+99999999999"), ("rubiks_cube", "R99999999999")],
+)
+def test_an_answer_that_repeats_or_raises_without_end_holds_up_nobody(
+    name: str, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lzero.data.reasoning_gym.SCORER_S", 0.3)
+    generator = Generator(name, {})
+    assert generator.score(answer, generator.entry(1)) <= 0.05
+
+
+def test_numbers_that_are_not_given_pay_nothing() -> None:
+    countdown, puzzle = (Generator(name, {}) for name in ("countdown", "puzzle24"))
+    game = dict(countdown.entry(1), answer="none", metadata={"numbers": [3, 4], "target": 7})
+    assert countdown.score("4 + 3", game) == 1.0
+    hidden = ("0x7 + 0x0*(3+4)", "(3+4)*sin(pi)" + "-cos(pi)" * 7, "3 + 4 + 1e0 - 1e0", "3 + 4 + 0*x")
+    assert [countdown.score(answer, game) for answer in hidden] == [0.0] * len(hidden)
+    four = dict(puzzle.entry(1), answer="none", metadata={"numbers": [6, 6, 6, 6]})
+    assert puzzle.score("6 + 6 + (6 + 6)", four) == 1.0
+    assert puzzle.score("6 * 4 * 1 * 1", four) == 0.0
+
+
+def test_a_score_above_one_is_none() -> None:
+    calendar = Generator("calendar_arithmetic", {})
+    entry = {"answer": "-1", "metadata": {"task": "recurring_event_calculations"}}
+    assert [calendar.score(answer, entry) for answer in ("-1", " -1", "5")] == [1.0, 1.0, 0.0]
+
+
+def test_what_is_too_deep_to_be_looked_at_is_not_evaluated() -> None:
+    assert not is_harmless("[open(0), " + "-" * 100_000 + "1]", generator="string_insertion")
+    assert not is_harmless("[open(0), " + "1+" * 20_000 + "1]", generator="string_insertion")
+
+
 def test_tasks_follow_from_seed_split_and_index() -> None:
     tasks = [source(**SMALL).task(index) for index in range(20)]
     again = source(**SMALL)

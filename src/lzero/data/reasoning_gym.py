@@ -11,6 +11,7 @@ import ast
 import json
 import logging
 import math
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -52,6 +53,10 @@ EVALUATED = ("binary_matrix", "n_queens", "spiral_matrix", "string_insertion")
 """Generators whose scorers call eval(answer)."""
 PARSED = ("countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration")
 """Generators whose scorers pass the answer to sympy's parse_expr, which evaluates it, too."""
+FROM_NUMBERS = ("countdown", "puzzle24")
+"""Generators of PARSED whose scorers look for the given numbers in the answer: 0x18 or sin(pi) would be one that they do not find."""
+_DIGITS = re.compile("[0-9]+")
+ARITHMETIC = re.compile(r"(?:[0-9+\-/()\s]|(?<!\*)\*(?!\*))+", re.ASCII)
 LITERAL = (ast.Expression, ast.List, ast.Tuple, ast.Constant, ast.UnaryOp, ast.USub, ast.Load)
 FORMULA = (*LITERAL, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.UAdd, ast.Name)
 FUNCTIONS = {
@@ -59,7 +64,9 @@ FUNCTIONS = {
     *("exp", "log", "ln", "sqrt", "Abs"),
 }
 SCORER_S = 10.0
-SCORER_BYTES = 1 << 30
+SCORER_BYTES = 1 << 28
+ROUNDING = 1e-6
+"""How much a score may exceed 1. The scorer of calendar_arithmetic pays more for wrong answers where -1 is right."""
 
 _ONE_AT_A_TIME = threading.Lock()
 """Some generators draw from numpy's global stream."""
@@ -95,52 +102,71 @@ class Generator:
         return found
 
     def score(self, answer: str, entry: Mapping[str, Any]) -> float:
-        """Return what the generator's scorer gives for an answer, 0 to 1; 0 for one on which it fails, or that it must not evaluate."""
+        """Return what the generator's scorer gives for an answer, 0 to 1; 0 for one on which it fails, or that it must not evaluate.
+
+        The scorer runs in a fork, because an answer like 1e999999999, or a move repeated as often, holds up a process or fills its
+        memory. Raises OSError if this machine cannot make a fork.
+        """
+        if answer == entry["answer"]:
+            return 1.0
         if not answer.strip() or not self._may_score(answer, entry):
             return 0.0
-        try:
-            score = self._scored_apart(answer, entry) if self.name in PARSED else self._scored(answer, entry)
-        except Exception as error:
+        done = run_apart(lambda: str(self._scored(answer, entry)), seconds=SCORER_S, memory_bytes=SCORER_BYTES)
+        if done.raised:
             logger.warning(
-                "the scorer of reasoning_gym:%s raised %r on the answer %.200r, which scores 0",
+                "the scorer of reasoning_gym:%s raised %s (%s) on the answer %.200r, which scores 0",
                 self.name,
-                error,
+                done.raised[0],
+                done.reason,
                 answer,
             )
             return 0.0
-        return min(1.0, max(0.0, score)) if math.isfinite(score) else 0.0
-
-    def _may_score(self, answer: str, entry: Mapping[str, Any]) -> bool:
-        if "nan" in answer.lower() and "nan" not in str(entry["answer"]).lower():
-            return False  # scorers that compare numbers pay 1 for it
-        return answer == entry["answer"] or is_harmless(answer, generator=self.name)
+        score = float(done.text)
+        return min(1.0, score) if 0.0 <= score <= 1.0 + ROUNDING else 0.0
 
     def _scored(self, answer: str, entry: Mapping[str, Any]) -> float:
         return float(self._dataset.score_answer(answer=answer, entry=entry))
 
-    def _scored_apart(self, answer: str, entry: Mapping[str, Any]) -> float:
-        """Score in a fork: a power tower would hold up this process for ever."""
-        done = run_apart(lambda: str(self._scored(answer, entry)), seconds=SCORER_S, memory_bytes=SCORER_BYTES)
-        if done.raised:
-            raise RewardError(f"{done.raised[0]}: {done.reason}")
-        return float(done.text)
+    def _may_score(self, answer: str, entry: Mapping[str, Any]) -> bool:
+        if "nan" in answer.lower() and "nan" not in str(entry["answer"]).lower():
+            return False  # scorers that compare numbers pay 1 for it
+        if self.name == "puzzle24" and sorted(_DIGITS.findall(answer)) != sorted(
+            map(str, entry["metadata"]["numbers"])
+        ):
+            return False  # its scorer takes any four numbers
+        return is_harmless(answer, generator=self.name)
 
 
 def is_harmless(answer: str, *, generator: str) -> bool:
     """Return whether the generator's scorer may see an answer of an agent, which it may evaluate as Python on this machine: a literal for
-    those of EVALUATED, a formula of numbers, names and FUNCTIONS for those of PARSED."""
-    if generator not in (*EVALUATED, *PARSED):
-        return True
+    those of EVALUATED, arithmetic for those of FROM_NUMBERS, a formula of numbers, names and FUNCTIONS for the others of PARSED."""
+    if generator in EVALUATED:
+        return all(map(_is_literal, (answer.strip(), answer.lstrip(" \t"))))
+    if generator in FROM_NUMBERS:
+        return ARITHMETIC.fullmatch(answer) is not None
+    return generator not in PARSED or (answer.isascii() and _is_formula(answer))
+
+
+def _is_literal(answer: str) -> bool:
+    """Return whether `eval` returns a literal, or fails."""
+    try:
+        tree = ast.parse(answer, mode="eval")
+    except (SyntaxError, ValueError):
+        return True  # eval fails in the same way
+    except (MemoryError, RecursionError):
+        return False  # eval may go deeper
+    return all(isinstance(node, LITERAL) for node in ast.walk(tree))
+
+
+def _is_formula(answer: str) -> bool:
     try:
         tree = ast.parse(answer.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return generator in EVALUATED  # eval fails in the same way; sympy has more syntax
-    if generator in EVALUATED:
-        return all(isinstance(node, LITERAL) for node in ast.walk(tree))
-    return answer.isascii() and all(_is_formula(node) for node in ast.walk(tree))
+        return False  # sympy has more syntax
+    return all(map(_belongs_to_formula, ast.walk(tree)))
 
 
-def _is_formula(node: ast.AST) -> bool:
+def _belongs_to_formula(node: ast.AST) -> bool:
     if isinstance(node, ast.Call):
         return isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS and not node.keywords
     if isinstance(node, ast.Constant):
