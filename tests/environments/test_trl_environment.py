@@ -82,11 +82,23 @@ async def test_a_game_is_played_and_paid() -> None:
         with pytest.raises(ToolError, match="ValueError: numbers end at 99") as raised:
             await guess.call({"number": 100}, context)
         assert raised.value.fault == "agent"
-        with pytest.raises(RuntimeError, match="it burns"):
-            await burn.call({}, context)
         assert one._game.secret == two._game.secret, "the episodes of a group get the same game"
         assert await guess.call({"number": one._game.secret}, context) == "yes"
         assert (await one.outcome(), await two.outcome()) == ({"reward": 1.0}, {"reward": 0.0})
+
+
+async def test_any_exception_is_a_mistake_that_the_agent_reads_as_in_trl(caplog: pytest.LogCaptureFixture) -> None:
+    context: Any = None
+    async with environment("Game").scene(TASK, seed=5) as scene:
+        burn, guess = scene.tools
+        for _ in range(2):
+            with pytest.raises(ToolError, match="RuntimeError: it burns") as raised:
+                await burn.call({}, context)
+            assert raised.value.fault == "agent"
+        with pytest.raises(ToolError, match="ValueError"):
+            await guess.call({"number": 100}, context)
+    assert [record.getMessage()[:4] for record in caplog.records] == ["burn"], "a bug is logged, once"
+    assert "it burns" in caplog.text
 
 
 async def test_a_reward_may_be_async_or_missing() -> None:
@@ -123,5 +135,7 @@ def test_the_reward_pays_the_outcome_on_the_last_step() -> None:
     reward: Any = open_reward(load_config(None, ["reward.function=outcome"]))
     paid = reward(TASK, make_attempt(TASK), RewardContext(outcome={"reward": 2.5}, seed=0, judge=None))
     assert (paid.score, paid.per_step, paid.parts) == (1.0, (2.5,), {"outcome": (2.5,)})
+    ruin = reward(TASK, make_attempt(TASK), RewardContext(outcome={"reward": -1e9}, seed=0, judge=None))
+    assert (ruin.score, ruin.per_step) == (0.0, (-1e6,))
     with pytest.raises(RewardError, match="there is none"):
         reward(TASK, make_attempt(TASK), RewardContext(outcome=None, seed=0, judge=None))

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lzero.errors import ConfigError, RewardError, SceneError, ToolError
+from lzero.errors import ConfigError, LzeroError, RewardError, SceneError, ToolError
 from lzero.plugins import load_object
 from lzero.protocols import Tool, ToolContext
 from lzero.rewards.validation import real_number
@@ -31,8 +31,10 @@ from lzero.types import Json, Task
 logger = logging.getLogger(__name__)
 
 NOT_TOOLS = ("reset", "get_reward")
-AGENTS_FAULTS = (TypeError, ValueError, KeyError)
-"""Exceptions of a method that the agent sees as its own mistake."""
+USUAL_FAULTS = (TypeError, ValueError, KeyError)
+"""Exceptions of a method that are no bug of the class. The agent reads all exceptions, as it does in TRL."""
+ERROR_CHARS = 2_000
+"""The most characters of an exception that the agent reads."""
 QUEUE_S = 5.0
 """Seconds that a scene waits for the `reset` of others: one that hangs or is slow must not hold up all."""
 _ONE_AT_A_TIME = threading.Lock()
@@ -48,6 +50,7 @@ class TrlEnvironment:
         """Raises ConfigError for what has no method `reset`."""
         self._factory: Callable[[], Any] = load_object(factory, key="environment.options.factory")
         self._name = factory
+        self._logged: set[tuple[str, type[Exception]]] = set()
         if not callable(self._factory) or (
             isinstance(self._factory, type) and not callable(getattr(self._factory, "reset", None))
         ):
@@ -61,7 +64,7 @@ class TrlEnvironment:
     @asynccontextmanager
     async def scene(self, task: Task, *, seed: int) -> AsyncIterator["TrlScene"]:
         game, observation = await in_thread(self._begin, task, seed)
-        yield TrlScene(game, observation=observation, name=self._name)
+        yield TrlScene(game, observation=observation, name=self._name, on_error=self._log)
 
     async def close(self) -> None: ...
 
@@ -83,16 +86,29 @@ class TrlEnvironment:
             raise SceneError(f"reset of {self._name} returned a {type(observation).__name__}: return a text or None")
         return game, observation or ""
 
+    def _log(self, method: str, error: Exception) -> None:
+        """Log the first exception of each kind that a method raises and that may be a bug."""
+        kind = method, type(error)
+        if isinstance(error, USUAL_FAULTS) or kind in self._logged:
+            return
+        self._logged.add(kind)
+        logger.warning(
+            "%s of %s raised an exception, which the agent reads as its mistake", method, self._name, exc_info=error
+        )
+
 
 class TrlScene:
     """One object of the class. Implements `Scene`."""
 
-    def __init__(self, game: Any, *, observation: str, name: str) -> None:
-        """Raises SceneError for a public method that cannot be a tool."""
+    def __init__(
+        self, game: Any, *, observation: str, name: str, on_error: Callable[[str, Exception], None] = lambda *_: None
+    ) -> None:
+        """`on_error` gets the name of a method, and the exception that it raised. Raises SceneError for a public method that cannot be a
+        tool."""
         self._game, self._name = game, name
         self.observation = observation
         try:
-            self.tools: Sequence[Tool] = tuple(_Method(tool(method)) for method in public_methods(game))
+            self.tools: Sequence[Tool] = tuple(_Method(tool(method), on_error) for method in public_methods(game))
         except TypeError as error:
             raise SceneError(f"{name}: {error}") from None
 
@@ -116,10 +132,17 @@ def public_methods(game: object) -> list[Callable[..., Any]]:
 
 
 class _Method(Wrapper):
-    """A method as a tool, with AGENTS_FAULTS as mistakes that the agent reads."""
+    """A method as a tool, with its exceptions as mistakes that the agent reads."""
+
+    def __init__(self, tool: Tool, on_error: Callable[[str, Exception], None]) -> None:
+        super().__init__(tool)
+        self._on_error = on_error
 
     async def call(self, arguments: dict[str, Json], context: ToolContext) -> Json:
         try:
             return await super().call(arguments, context)
-        except AGENTS_FAULTS as error:
-            raise ToolError(f"{type(error).__name__}: {error}", fault="agent") from error
+        except LzeroError:
+            raise
+        except Exception as error:
+            self._on_error(self.name, error)
+            raise ToolError(f"{type(error).__name__}: {error}"[:ERROR_CHARS], fault="agent") from error
