@@ -121,18 +121,18 @@ def test_an_answer_that_repeats_or_raises_without_end_holds_up_nobody(
 
 def test_numbers_that_are_not_given_pay_nothing() -> None:
     countdown, puzzle = (Generator(name, {}) for name in ("countdown", "puzzle24"))
-    game = dict(countdown.entry(1), answer="none", metadata={"numbers": [3, 4], "target": 7})
+    game = {"answer": "none", "metadata": {"numbers": [3, 4], "target": 7}}
     assert countdown.score("4 + 3", game) == 1.0
     hidden = ("0x7 + 0x0*(3+4)", "(3+4)*sin(pi)" + "-cos(pi)" * 7, "3 + 4 + 1e0 - 1e0", "3 + 4 + 0*x")
     assert [countdown.score(answer, game) for answer in hidden] == [0.0] * len(hidden)
-    four = dict(puzzle.entry(1), answer="none", metadata={"numbers": [6, 6, 6, 6]})
+    four = {"answer": "none", "metadata": {"numbers": [6, 6, 6, 6]}}
     assert puzzle.score("6 + 6 + (6 + 6)", four) == 1.0
     assert puzzle.score("6 * 4 * 1 * 1", four) == 0.0
 
 
 def test_a_score_above_one_is_none() -> None:
     calendar = Generator("calendar_arithmetic", {})
-    entry = {"answer": "-1", "metadata": {"task": "recurring_event_calculations"}}
+    entry = {"answer": "-1", "metadata": {"task": "recurring_event_day"}}
     assert [calendar.score(answer, entry) for answer in ("-1", " -1", "5")] == [1.0, 1.0, 0.0]
 
 

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 MIX = "mix"
 REFUSED = {
     "composite": f'it is made of others: name them with "reasoning_gym:{MIX}"',
+    "emoji_mystery": "its puzzles are in invisible characters, which no model is shown",
     "codeio": "the same number gives another puzzle each time, so no answer can be scored later",
 }
 """Generators that cannot serve, and why."""
