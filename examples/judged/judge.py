@@ -3,6 +3,7 @@
 import re
 
 from lzero import Episode, Reward, RewardContext, Task
+from lzero.visible import clean
 
 QUESTION = """You judge an answer. Question: {question}
 A right answer: {gold}
@@ -24,7 +25,7 @@ async def judged(task: Task, episode: Episode, context: RewardContext, best: int
             raise ValueError(reply)
         return int(found[1])
 
-    answer = (episode.answer or "").replace(">>>", "")[:2_000]
+    answer = clean(episode.answer or "").replace(">>>", "")[:2_000]
     question = QUESTION.format(question=task.question, gold=task.answers[0], answer=answer, best=best)
     verdict = await context.judge.ask(question, read=read)
     score = (verdict or 0) / best

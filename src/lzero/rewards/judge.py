@@ -40,7 +40,7 @@ class Judge:
         """Return `read(reply)`; None, which counts as malformed, if `read` raises anything or the question exceeds the judge's context.
 
         Raises EngineError if the judge does not answer; the episode is then not scored. An agent's answer in the question may try to give
-        the judge orders: quote it, bound it, and treat None as a score of 0.
+        the judge orders: clean it (`lzero.visible.clean`), then quote it, bound it, and treat None as a score of 0.
         """
         messages = (Message(role="user", content=question),) if isinstance(question, str) else tuple(question)
         messages = tuple(
