@@ -131,7 +131,7 @@ SITES = (
         "ours",
         "no server has room; once a session was killed, its agent's time runs meanwhile",
     ),
-    Site("repl/remote/*", "Refused", "ours", "a server refuses us"),
+    Site("repl/remote/*", "ServerRefused", "ours", "a server refuses us"),
     Site("agent/scenes.py", "SceneError", "code of the user", "an environment raised, hangs, or tells what is no JSON"),
     Site("rewards/*", "RewardError", "code of the user", "what a reward function returned is no reward"),
     Site("rollout/scoring.py", "RewardError", "code of the user", "a reward function raised, or hangs"),
