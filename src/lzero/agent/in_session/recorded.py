@@ -20,16 +20,16 @@ class Tape:
         for call in calls:
             self._calls.setdefault(_key(call["name"], call["arguments"]), []).append(call)
 
-    def ask(self, name: str, arguments: dict[str, Any]) -> Any:
+    def ask(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the reply to a call, as the host's: "value", and "error", which is None for a value."""
         if name in self._silent:
-            return None
+            return {"value": None, "error": None}
         known = self._calls.get(_key(name, arguments))
         if known is None:
-            raise ToolError(f"{name} was not called with these arguments when the run was recorded")
+            return {"value": None, "error": f"{name} was not called with these arguments when the run was recorded"}
         call = known.pop(0) if len(known) > 1 else known[0]
-        if call["error"] is not None:
-            raise ToolError(call["error"])
-        return json.loads(json.dumps(call["result"]))  # a copy: cells change what they get
+        value = json.loads(json.dumps(call["result"]))  # a copy: cells change what they get
+        return {"value": value, "error": call["error"]}
 
 
 def _key(name: str, arguments: dict[str, Any]) -> tuple[str, str]:
