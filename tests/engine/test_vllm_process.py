@@ -1,4 +1,4 @@
-"""How the processes of a vLLM server end, and which servers are refused: without vLLM."""
+"""Start and end the processes of a vLLM server, and refuse unfit servers. Needs no vLLM."""
 
 import contextlib
 import os

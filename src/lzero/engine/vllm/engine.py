@@ -1,7 +1,7 @@
-"""The engine "vllm": requests of many episodes, spread over replicas.
+"""The engine "vllm": spread the requests of many episodes over replicas.
 
-All requests of an episode go to one replica, which keeps the keys and values of the episode's prefix. What concerns the weights (pause, new
-weights, resume) is done on all replicas, and fails if it fails on one of them.
+All requests of an episode go to one replica, which keeps the keys and values of the episode's prefix. `pause`, `update` and `resume` run on
+all replicas, and fail if one replica fails.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0
-"""vLLM changes a temperature beyond these, except 0, without a word."""
+"""Range of temperatures besides 0; vLLM silently changes one outside of it."""
 RELEASE_S = 5.0
-"""Seconds that a server has to note that it is free."""
+"""Seconds that a joined server has to take its first name back."""
 UNCLAIMED = "default"
-"""The name that vLLM itself gives to the weights that it was started with."""
+"""vLLM's own name for the weights that it was started with."""
 
 
 class Replica:
-    """One server of the engine: requests and completions in lzero's terms."""
+    """One server of the engine, with lzero's types of requests and completions."""
 
     def __init__(self, server: VLLMServer, codec: "Codec") -> None:
         self.server = server
@@ -56,11 +56,11 @@ class Replica:
 
 
 class VLLMEngine:
-    """Samples from servers that all serve the same weights. Implements `protocols.Engine`.
+    """Engine of several servers that all serve the same weights. Implements `protocols.Engine`.
 
-    `stop_ids`: the ids that end a turn. A prompt and its completion together fit into `max_tokens`. `shared_directory`: where the servers
-    find new weights; None if they share this machine's memory. `sync_s`: seconds that each step of an update may take. `on_close` runs
-    after the connections are closed.
+    `stop_ids`: the ids that end a turn. `max_tokens`: the most tokens of a prompt and its completion together. `shared_directory`: where
+    the servers find new weights; None if they share this machine's memory. `sync_s`: seconds that each step of an update may take.
+    `on_close` runs after the connections are closed.
     """
 
     def __init__(
@@ -108,15 +108,15 @@ class VLLMEngine:
         return await self.replicas[0].score(ids)
 
     async def pause(self) -> None:
-        """Sample nothing until `resume`. Requests wait, and are then fed again, so that each token has one policy."""
-        await self._all(lambda server: server.pause())
+        """Stop sampling until `resume`. Requests in flight then compute their tokens so far again, under the weights of that moment."""
+        await self._on_all(lambda server: server.pause())
 
     async def resume(self) -> None:
-        await self._all(lambda server: server.resume())
+        await self._on_all(lambda server: server.resume())
 
     async def claim(self) -> None:
-        """Name the weights that the servers were started with as this engine's version 0. Raises EngineError if another run uses one."""
-        await self._all(self._claim)
+        """Name the weights that the servers were started with: they are version 0. Raises EngineError if another run uses a server."""
+        await self._on_all(self._claim)
 
     async def update(self, update: Mapping[str, Json], *, version: int) -> None:
         """Load weights on every replica, and name them `version`. The engine must be paused. Raises EngineError.
@@ -124,7 +124,7 @@ class VLLMEngine:
         After a failure a server may hold parts of two policies: repeat this before `resume`.
         """
         name = weights_name(self._owner, version)
-        await self._all(lambda server: server.update(update, name=name, deadline_s=self._sync_s))
+        await self._on_all(lambda server: server.update(update, name=name, deadline_s=self._sync_s))
         self._version = version
 
     async def forget(self, affinity: str) -> None:
@@ -133,7 +133,7 @@ class VLLMEngine:
     async def close(self) -> None:
         """Close the connections, and end the servers that lzero started. Safe to call twice.
 
-        A server that was joined, and still has the weights that it was started with, is free for the next run.
+        Another run can join a server that still has the weights that it was started with.
         """
         if not self._closed:
             self._closed = True
@@ -145,7 +145,7 @@ class VLLMEngine:
         await self._on_close()
 
     def _home(self, affinity: str) -> Replica:
-        """Return the replica of an episode: for a new one, that with the fewest episodes."""
+        """Return the replica of an episode. A new episode gets the replica with the fewest episodes."""
         if affinity not in self._homes:
             counts = Counter(replica.name for replica in self._homes.values())
             self._homes[affinity] = min(self.replicas, key=lambda replica: counts[replica.name])
@@ -160,32 +160,32 @@ class VLLMEngine:
         await server.name_weights(weights_name(self._owner, 0))
         self._claimed.append(server)
 
-    async def _all(self, act: Callable[[VLLMServer], Awaitable[None]]) -> None:
-        """Do this on all servers at once; return when all are done. Raises the first error."""
-        outcomes = await asyncio.gather(*(act(each.server) for each in self.replicas), return_exceptions=True)
+    async def _on_all(self, action: Callable[[VLLMServer], Awaitable[None]]) -> None:
+        """Run `action` on all servers at once; return when it has ended on all. Raises the first error."""
+        outcomes = await asyncio.gather(*(action(each.server) for each in self.replicas), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
 
 
 def weights_name(owner: str, version: int) -> str:
-    """Return the name of a policy version at the servers, which no other run gives."""
+    """Return the name that the servers give to a policy version; `owner` makes it unique among runs."""
     return f"{owner}/{version}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
-    """Checks requests, and reads responses."""
+    """Check of requests, and conversion of responses to completions."""
 
     tokenizer: "PreTrainedTokenizerFast"
     stop_ids: frozenset[int]
     vocab_size: int
     max_tokens: int
     owner: str
-    """The first part of the names of this run's weights."""
+    """First part of the names of this run's weights."""
 
     def check(self, ids: Sequence[int], sampling: Sampling, request_id: str) -> None:
-        """Raise EngineError for a request that vLLM would refuse, or change without a word."""
+        """Raise EngineError for a request that vLLM would reject or silently change."""
         temperature = sampling.temperature
         if sampling.max_tokens < 1 or not 0.0 < sampling.top_p <= 1.0:
             raise EngineError(f"request {request_id}: impossible sampling {sampling}")
@@ -205,6 +205,7 @@ class Codec:
             )
 
     def completion(self, choice: Choice, request_id: str) -> Completion:
+        """Convert a response. Raises EngineError if log-probabilities are missing, or the weights are not this run's."""
         ids = choice.token_ids
         logprobs = choice.logprobs.content if choice.logprobs is not None else None
         if logprobs is None or len(logprobs) != len(ids):
@@ -222,13 +223,13 @@ class Codec:
         )
 
     def _versions(self, choice: Choice, request_id: str) -> tuple[tuple[int, int], ...]:
-        """Return runs of (policy version, number of tokens). Raises EngineError for a server whose weights lzero has not named."""
+        """Return spans of (policy version, number of tokens). Raises EngineError for weights that this run has not named."""
         spans = choice.weight_versions or []
         owner = weights_name(self.owner, 0)[:-1]
-        strangers = sorted({span.version for span in spans if not span.version.startswith(owner)})
-        if strangers or not spans:
+        foreign = sorted({span.version for span in spans if not span.version.startswith(owner)})
+        if foreign or not spans:
             raise EngineError(
-                f"request {request_id}: the server samples from weights named {', '.join(strangers) or 'nothing'}, not from a version of "
+                f"request {request_id}: the server samples from weights named {', '.join(foreign) or 'nothing'}, not from a version of "
                 "this run: it was restarted, or another program uses it"
             )
         return tuple((int(span.version.removeprefix(owner)), span.end - span.start) for span in spans)

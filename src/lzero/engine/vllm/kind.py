@@ -1,6 +1,7 @@
-"""The engine "vllm": samples from `model.path` in vLLM servers, which lzero starts and owns, or joins."""
+"""The engine "vllm": sample from `model.path` in vLLM servers, which lzero starts and owns, or joins."""
 
 import asyncio
+import math
 import os
 import shutil
 import tempfile
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 TRAINS = True
 PLUGIN = Path(__file__).with_name("plugin")
 BACKEND = "lzero-file"
-"""The backend of vLLM's weight transfer that the plug-in registers."""
-ASK_AGAIN_S = 0.25
-WORDS_OF_DTYPE = {"float32": "torch.float32", "bfloat16": "torch.bfloat16"}
+"""Backend of vLLM's weight transfer that the plug-in registers."""
+POLL_S = 0.25
+"""Seconds between two checks whether a server has started."""
+DTYPES = {"float32": "torch.float32", "bfloat16": "torch.bfloat16"}
+"""model.dtype → vLLM's name for it."""
 
 
 def model_name(config: Config) -> str:
@@ -46,7 +49,7 @@ def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
 
 
 async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> OpenedEngine:
-    """Start the servers, or join those of engine.urls. Raises EngineError for one that does not start, or would sample another policy."""
+    """Start the servers, or join those of engine.urls. Raises EngineError if one does not start, or would sample from another policy."""
     stack = AsyncExitStack()
     async with closed_on_error(stack.aclose):
         logs: dict[str, Path] = {}
@@ -72,7 +75,7 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
 
 
 def check(config: Config) -> Iterator[Finding]:
-    """Check that the program of vLLM is there, or that the servers to join answer and sample from the model's policy."""
+    """Check that vLLM's program exists, or that the servers to join answer and have the right settings."""
     settings = _settings(config)
     if settings.urls:
         yield Finding("engine.urls", ", ".join(settings.urls), asyncio.run(_joined_problems(config)))
@@ -85,25 +88,19 @@ def complaint(config: Config, task: Task) -> str:
 
 
 def command(config: Config, socket: Path) -> tuple[str, ...]:
-    """Return the command of a server that samples exactly from the policy of model.path, and takes new weights."""
+    """Return the command of a server that samples exactly from the policy of model.path, and accepts new weights."""
     from lzero.models import resolve, select_device
 
     settings = _settings(config)
-    at_once = -(-config.rollout.concurrency // settings.replicas)
+    episodes_per_replica = math.ceil(config.rollout.concurrency / settings.replicas)
     return (
         str(Path(settings.program).absolute()),
         *("serve", str(resolve(config.model.path).absolute()), "--uds", str(socket), "--enable-scale-out"),
         *("--served-model-name", "policy", "--disable-uvicorn-access-log"),
         # The defaults are the log-probabilities before the temperature, and the sampling settings of the model's directory.
         *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"),
-        *(
-            "--dtype",
-            config.model.dtype,
-            "--max-model-len",
-            str(config.agent.max_tokens),
-            "--max-num-seqs",
-            str(at_once),
-        ),
+        *("--dtype", config.model.dtype, "--max-model-len", str(config.agent.max_tokens)),
+        *("--max-num-seqs", str(episodes_per_replica)),
         *("--tensor-parallel-size", str(settings.devices_per_replica), "--seed", str(config.run.seed)),
         *("--weight-transfer-config", f'{{"backend": "{BACKEND}"}}'),
         *(_whole_prompts(config) if select_device(config.model.device) == "cpu" else ()),
@@ -112,7 +109,7 @@ def command(config: Config, socket: Path) -> tuple[str, ...]:
 
 
 def _whole_prompts(config: Config) -> tuple[str, ...]:
-    """Return arguments by which no prompt is fed in parts: vLLM 0.32 for CPUs dies of a part of a prompt with a seed."""
+    """Return arguments that turn chunked prefill off: with it, vLLM 0.32 for CPUs crashes on a request with a seed."""
     return ("--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(8_192, config.agent.max_tokens)))
 
 
@@ -144,7 +141,7 @@ def environment(config: Config, directory: Path, *, number: int) -> dict[str, st
 
 
 async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -> list[VLLMServer]:
-    """Start engine.replicas servers; `stack` ends them, and `logs` gets their logs."""
+    """Start engine.replicas servers. `stack` ends them; their logs are added to `logs`."""
     settings = _settings(config)
     if problems := _program_problems(settings):
         raise ConfigError(problems[0])
@@ -175,11 +172,11 @@ async def until_ready(server: VLLMServer, process: ServerProcess, *, start_s: fl
             raise EngineError(
                 f"{server.name} did not start within engine.start_s = {start_s:g}; the end of its log: {process.tail()}"
             )
-        await asyncio.sleep(ASK_AGAIN_S)
+        await asyncio.sleep(POLL_S)
 
 
 async def _join(config: Config, stack: AsyncExitStack) -> list[VLLMServer]:
-    """Return the servers of engine.urls. Raises EngineError for one that does not answer."""
+    """Return the servers of engine.urls, without a request to them. Raises ConfigError if the key is missing."""
     settings = _settings(config)
     key = ""
     if settings.key:
@@ -191,11 +188,11 @@ async def _join(config: Config, stack: AsyncExitStack) -> list[VLLMServer]:
 
 
 def check_server(name: str, found: Mapping[str, Any], config: Config) -> None:
-    """Raise EngineError for a server that would not sample exactly from the policy, or cannot take new weights."""
+    """Raise EngineError for a server that would not sample exactly from the policy, or does not accept new weights."""
     model, transfer = found.get("model_config", {}), found.get("weight_transfer_config") or {}
     wanted = {
         "logprobs_mode": "processed_logprobs",
-        "dtype": WORDS_OF_DTYPE[config.model.dtype],
+        "dtype": DTYPES[config.model.dtype],
         "generation_config": "vllm",
     }
     problems = [
@@ -246,7 +243,7 @@ def _stop_ids(config: Config, tokenizer: "PreTrainedTokenizerFast") -> list[int]
 
 
 def _vocab_size(config: Config) -> int:
-    """Return the number of ids that the model has, which may be more than the tokenizer's."""
+    """Return the size of the model's vocabulary, which may exceed the tokenizer's."""
     from transformers import AutoConfig
 
     from lzero.models import resolve

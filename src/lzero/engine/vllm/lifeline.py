@@ -1,9 +1,9 @@
-"""Run a command, and kill its whole process group when the command ends, or when standard input ends because the starter has died.
+"""Run a command. Kill its process group when the command ends, or when standard input closes because the starter has died.
 
     python lifeline.py COMMAND ARGUMENT…
 
-The starter makes the group (`start_new_session`). A vLLM server that is killed leaves its engine processes behind, with their memory; only
-the group reaches all of them. This file is run by its path, and imports only the standard library.
+The starter makes the group (`start_new_session`). A vLLM server that is killed leaves its engine processes and their memory behind, so the
+whole group must be killed. This file is run by its path, and imports only the standard library.
 """
 
 import os
@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 END_S = 10.0
-"""Seconds that the command has to end by itself after SIGTERM."""
+"""Seconds that the command has to end after SIGTERM."""
 
 
 def main(command: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Start a vLLM server as a process of lzero's own, and end it with everything that it started, also if lzero is killed."""
+"""Start a vLLM server, and end it with all its processes, even if lzero is killed."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ from lzero.text import one_line
 
 LIFELINE = Path(__file__).with_name("lifeline.py")
 END_S = 20.0
-"""Seconds that a server and its processes have to end; longer than the lifeline's."""
+"""Seconds that a server and its processes have to end; more than the lifeline's END_S."""
 TAIL_CHARS = 2_000
 
 
 class ServerProcess:
-    """A server that listens on a Unix socket in a private directory, so that no other user of the machine can reach it.
+    """Server that listens on a Unix socket in a private directory, where no other user can reach it: vLLM's routes for weights need no key.
 
-    vLLM's routes for weights ask for no key. The server's group of processes is killed when this process ends, however it ends.
+    Its process group is killed when this process ends, even by SIGKILL.
     """
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], directory: Path) -> None:
@@ -49,13 +49,14 @@ class ServerProcess:
     def check(self) -> None:
         """Raise EngineError, with the end of the log, if the server has ended."""
         if self._process.poll() is not None:
-            raise EngineError(f"the vLLM server has ended; the end of {self.log}: {self.tail()}")
+            raise EngineError(f"the vLLM server has ended; the end of its log: {self.tail()}")
 
     def tail(self) -> str:
+        """Return the end of the log, on one line."""
         return one_line(self.log.read_text(encoding="utf-8", errors="replace")[-TAIL_CHARS:])
 
     async def end(self) -> None:
-        """End the server and its processes; returns when they are gone. Safe to call twice."""
+        """End the server and its processes; return when they are gone. Safe to call twice."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()

@@ -1,6 +1,6 @@
-"""One vLLM server, by its HTTP routes: tokens in, tokens out; its settings; pausing; new weights.
+"""Call the HTTP routes of one vLLM server: sample, score, read its settings, pause, and load weights.
 
-Routes and fields are those of vLLM 0.32. Its server must run with VLLM_SERVER_DEV_MODE=1 and --enable-scale-out (`kind.command`).
+Routes and fields are those of vLLM 0.32. The server must run with VLLM_SERVER_DEV_MODE=1 and --enable-scale-out (`kind.command`).
 """
 
 import asyncio
@@ -22,10 +22,11 @@ from lzero.types import Json, Sampling
 T = TypeVar("T")
 GENERATE = "/inference/v1/generate"
 CONTROL_S = 120.0
-"""Seconds that a request which is not for tokens may take."""
+"""Seconds that a request other than sampling may take."""
 KEEP_ALIVE_S = 2.0
-"""Seconds that an idle connection is kept: fewer than the server's 5, which would else close it as a request is on its way."""
-SAID_CHARS = 500
+"""Seconds that an idle connection is kept. A server closes one after 5 s, and must not do so while a request is on its way."""
+ERROR_CHARS = 500
+"""Longest part of a server's error message that is quoted."""
 
 
 class Span(Struct):
@@ -56,31 +57,33 @@ class Generated(Struct):
 
     choices: list[Choice]
     prompt_logprobs: list[dict[str, TokenLogprob] | None] | None = None
-    """For each prompt token but the first: its id → its log-probability, and maybe those of other ids."""
+    """For each prompt token, None for the first: its id → its log-probability; other ids may be included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What a server does at this moment."""
+    """Load of a server at one moment."""
 
     running: int
+    """Requests that are being sampled."""
     waiting: int
-    """Requests that it samples for, and that wait for room."""
+    """Requests that wait for room."""
     cache_usage: float
     """Share of the memory for keys and values that is in use."""
     prefix_queries: int
+    """Prompt tokens since the start."""
     prefix_hits: int
-    """Prompt tokens in all, and those of them whose keys and values were still there."""
+    """Those of them whose keys and values were cached."""
 
 
 _METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 class VLLMServer:
-    """Requests to one server."""
+    """HTTP client of one server."""
 
     def __init__(self, name: str, *, url: str = "http://localhost", socket: Path | None = None, key: str = "") -> None:
-        """`name` is for messages. A `socket` replaces the host of `url`."""
+        """`name`: the server's name in messages. `socket`: a Unix socket, used in place of the host of `url`."""
         self.name = name
         transport = httpx2.AsyncHTTPTransport(
             uds=str(socket) if socket is not None else None,
@@ -148,7 +151,7 @@ class VLLMServer:
         return True
 
     async def load(self) -> Load:
-        """Return figures of the server's work. Raises EngineError."""
+        """Return the current load. Raises EngineError."""
         sums: dict[str, float] = {}
         for name, value in _METRIC.findall(await self._text("/metrics")):
             sums[name] = sums.get(name, 0.0) + float(value)
@@ -161,7 +164,7 @@ class VLLMServer:
         )
 
     async def pause(self) -> None:
-        """Stop sampling, and drop all keys and values: requests in flight are fed again after `resume`, under the weights of then."""
+        """Stop sampling, and drop all cached keys and values. Requests in flight compute theirs again after `resume`."""
         await self._ask("POST", "/pause", None, params={"mode": "keep", "clear_cache": "true"})
 
     async def resume(self) -> None:
@@ -177,13 +180,13 @@ class VLLMServer:
         return str(info.get("weight_version"))
 
     async def prepare_updates(self) -> None:
-        """Prepare the server for `update`: once in its life."""
+        """Prepare the server for `update`. Needed once after its start."""
         await self._ask("POST", "/init_weight_transfer_engine", None, json={"init_info": {}})
 
     async def update(self, update: Mapping[str, Json], *, name: str, deadline_s: float) -> None:
-        """Load weights, which `update` tells the server's plug-in how to get, and name them. The server must be paused.
+        """Load weights, and name them. `update`: the plug-in's `File`, as JSON. The server must be paused. Raises EngineError.
 
-        After a failure the server may hold a part of both weights: repeat this before `resume`.
+        After a failure the server may hold parts of two policies: repeat this before `resume`.
         """
         await self._ask("POST", "/start_weight_update", None, deadline_s=deadline_s)
         await self._ask("POST", "/update_weights", None, json={"update_info": update}, deadline_s=deadline_s)
@@ -214,14 +217,14 @@ class VLLMServer:
         params: Mapping[str, str] | None = None,
         deadline_s: float = CONTROL_S,
     ) -> T:
-        """Return the response as `kind`; None: it is not read. Raises EngineError for a failure, and after the deadline."""
+        """Return the response, decoded as `kind`; None: do not decode it. Raises EngineError for a failure, and after the deadline."""
         async with self._failures(route, deadline_s):
             content = None if json is None else msgspec.json.encode(json)
             headers = {} if json is None else {"Content-Type": "application/json"}
-            if route != GENERATE:
-                headers["Connection"] = (
-                    "close"  # the server drops a connection after a failure, maybe as the next request is on its way
-                )
+            if (
+                route != GENERATE
+            ):  # after a failure the server closes the connection, which the next request could still use
+                headers["Connection"] = "close"
             response = await self._client.request(method, route, content=content, headers=headers, params=params)
             self._check(response, route)
             return msgspec.json.decode(response.content, type=kind) if kind is not None else None  # type: ignore[return-value]
@@ -234,12 +237,12 @@ class VLLMServer:
 
     def _check(self, response: httpx2.Response, route: str) -> None:
         if response.status_code != 200:
-            said = one_line(response.text[:SAID_CHARS])
+            said = one_line(response.text[:ERROR_CHARS])
             raise EngineError(f"{self.name} refused {route} (HTTP {response.status_code}): {said}")
 
     @asynccontextmanager
     async def _failures(self, route: str, deadline_s: float) -> AsyncIterator[None]:
-        """Raise EngineError for what may go wrong with a request."""
+        """Convert the failures of a request to EngineError."""
         try:
             async with asyncio.timeout(deadline_s):
                 yield
@@ -248,6 +251,4 @@ class VLLMServer:
         except httpx2.HTTPError as error:
             raise EngineError(f"{self.name} broke off {route}: {str(error) or type(error).__name__}") from None
         except (msgspec.DecodeError, ValueError) as error:
-            raise EngineError(
-                f"{self.name} answered {route} with something else than vLLM does: {error!s:.200}"
-            ) from None
+            raise EngineError(f"{self.name} answered {route} unlike vLLM: {error!s:.200}") from None

@@ -1,4 +1,4 @@
-"""A plug-in of vLLM: the backend "lzero-file" for weight transfer. vLLM finds it by an entry point and calls `register` in each process."""
+"""Plug-in of vLLM: the backend "lzero-file" for weight transfer. vLLM finds it by its entry point, and calls `register` in each process."""
 
 
 def register() -> None:

@@ -1,4 +1,4 @@
-"""Load the weights of a safetensors file into a running vLLM worker, through vLLM's own reload of one layer after another."""
+"""Load the weights of a safetensors file into a running vLLM worker, layer by layer, with vLLM's own reload."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class FileWeights(WeightTransferEngine[Nothing, File]):
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
-        # On CPUs a tied output layer keeps a packed copy of the old weights: it has none of its own, so nothing loads it.
+        # On CPUs a tied output layer keeps a packed copy of the old weights. It has no weights of its own, so no reload reaches it.
         for module in self.model.modules():
             weight = getattr(module, "weight", None)
             if hasattr(module, "cpu_linear") and weight is not None and weight.dim() == 2 and weight.numel():
