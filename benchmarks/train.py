@@ -48,7 +48,7 @@ from lzero.seeds import derive_seed
 from lzero.threads import computing_alone
 from lzero.train.publish import Publisher
 from lzero.train.trainer import Trainer
-from lzero.train.transfer.in_process import InProcess
+from lzero.train.transfer.in_process import InProcessTransfer
 from lzero.types import Budgets, Episode, Group, Parsed, Prompt, Reward, Sampling, Step, Task
 
 STEPS = 8
@@ -262,7 +262,7 @@ class SingleTurn:
         self._publisher = Publisher(
             self._trainer.model,
             self._engine,
-            InProcess(self._engine),
+            InProcessTransfer(self._engine),
             max_tokens=512,
             compute=self._engine.compute,
         )

@@ -1,4 +1,4 @@
-"""vLLM, for real: exact samples, new weights, and the end of its processes. One server serves all tests of the module."""
+"""vLLM itself: exact samples, new weights, faulty transfers. One server serves all tests of the module."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +15,7 @@ from lzero.models import load_model, load_tokenizer, resolve
 from lzero.train.probe import Probe
 from lzero.train.publish import Publisher
 from lzero.train.transfer import ModelWeights, WeightSource
-from lzero.train.transfer.file import InFile
+from lzero.train.transfer.file import FileTransfer
 from lzero.types import Completion, Sampling
 
 pytestmark = [pytest.mark.servers, pytest.mark.skipif(not PROGRAM.exists(), reason="make vllm installs vLLM")]
@@ -64,7 +64,7 @@ async def engine(server: Running) -> AsyncIterator[VLLMEngine]:
     yield engine
     if engine.version != 0:
         await engine.pause()
-        await InFile(engine).send(ModelWeights(nano()), version=0)
+        await FileTransfer(engine).send(ModelWeights(nano()), version=0)
         await engine.resume()
     await engine.close()
 
@@ -134,8 +134,8 @@ async def compute(function: Any) -> Any:
     return function()
 
 
-def publisher(model: Any, engine: VLLMEngine, transfer: InFile | None = None) -> Publisher:
-    return Publisher(model, engine, transfer or InFile(engine), max_tokens=MAX_TOKENS, compute=compute)
+def publisher(model: Any, engine: VLLMEngine, transfer: FileTransfer | None = None) -> Publisher:
+    return Publisher(model, engine, transfer or FileTransfer(engine), max_tokens=MAX_TOKENS, compute=compute)
 
 
 async def test_new_weights_are_sampled_from_exactly_tied_layers_included(engine: VLLMEngine) -> None:
@@ -177,7 +177,7 @@ async def under_way(engine: VLLMEngine) -> bool:
     return (await engine.replicas[0].server.load()).running > 0
 
 
-class Wrong(InFile):
+class Wrong(FileTransfer):
     """A transfer with a fault."""
 
     def __init__(self, engine: VLLMEngine) -> None:
@@ -241,7 +241,7 @@ async def test_a_transfer_that_is_wrong_stops_the_run(
     sync._transfer = transfer(engine)
     with pytest.raises((TrainError, EngineError), match=said):
         await sync.publish(version=2)
-    sync._transfer = InFile(engine)
+    sync._transfer = FileTransfer(engine)
     assert (await sync.publish(version=3))["train/probe_gap"] < 1e-4
 
 
@@ -260,7 +260,7 @@ async def test_keys_and_values_of_old_weights_are_found_and_dropped(
 async def test_a_failed_transfer_is_made_again_and_is_then_right(
     engine: VLLMEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Lost(InFile):
+    class Lost(FileTransfer):
         tries = 0
 
         async def send(self, weights: WeightSource, *, version: int) -> None:

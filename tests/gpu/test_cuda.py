@@ -12,7 +12,7 @@ import torch
 from lzero.engine.local.engine import LocalEngine
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.train.publish import Publisher
-from lzero.train.transfer.in_process import InProcess
+from lzero.train.transfer.in_process import InProcessTransfer
 from lzero.types import Completion, Sampling
 
 pytestmark = pytest.mark.gpu
@@ -45,7 +45,7 @@ async def transferred(trained: Any) -> tuple[float, int]:
     model = load_model(NANO, dtype="float32", device="cuda")
     engine = LocalEngine(model, load_tokenizer(NANO), max_tokens=128, num_slots=4)
     try:
-        publisher = Publisher(trained, engine, InProcess(engine), max_tokens=128, compute=engine.compute)
+        publisher = Publisher(trained, engine, InProcessTransfer(engine), max_tokens=128, compute=engine.compute)
         return (await publisher.publish(version=1))["train/probe_gap"], engine.version
     finally:
         await engine.close()

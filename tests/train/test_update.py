@@ -22,7 +22,7 @@ from lzero.train.packing import choose_packing
 from lzero.train.probe import PROBE_TOKENS, probe_ids, sample_after
 from lzero.train.publish import Publisher
 from lzero.train.score import sample_logprobs
-from lzero.train.transfer.in_process import InProcess
+from lzero.train.transfer.in_process import InProcessTransfer
 from lzero.train.update import make_adamw, recompute_activations, update_policy
 from lzero.types import Completion, Episode, Sample, Sampling
 
@@ -345,7 +345,7 @@ class StubbornEngine:
 
 
 def publisher(model: Any, engine: Any) -> Publisher:
-    return Publisher(model, engine, InProcess(engine), max_tokens=48, compute=engine.compute)
+    return Publisher(model, engine, InProcessTransfer(engine), max_tokens=48, compute=engine.compute)
 
 
 async def sync(model: Any, engine: Any, *, version: int) -> float:

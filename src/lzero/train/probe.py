@@ -9,19 +9,19 @@ from lzero.types import Sample
 
 PROBE_TOKENS = 32
 STRETCH_TOKENS = 96
-"""Tokens of a real episode, whose log-probabilities are those that training depends on."""
+"""Tokens of a real episode: training depends on log-probabilities of such tokens."""
 PREFIX_TOKENS, DRAWN_TOKENS = 256, 16
-"""Tokens of a long prompt, and of its continuation. A prefix cache keeps whole blocks, of up to 128 tokens."""
+"""Tokens of a long prompt, and of its continuation. The prompt spans several blocks of a prefix cache, of up to 128 tokens each."""
 TEMPERATURE = 0.7
-"""Temperature of the continuation: at 1, log-probabilities before and after the temperature are the same."""
+"""Temperature of the continuation. At 1, log-probabilities with and without the temperature would be the same."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
-"""Largest gap of a log-probability (nats) that rounding explains, by the type of the weights."""
+"""Type of the weights → the largest gap of a log-probability, in nats, that rounding explains."""
 STILL = {torch.float32: 2e-5, torch.bfloat16: 0.05}
-"""Largest mean movement of log-probabilities (nats) that may be rounding alone."""
+"""Type of the weights → the largest mean movement of log-probabilities, in nats, that may be rounding alone."""
 
 
 class Probe:
-    """The tokens that a transfer of weights is probed with; all of them fit into `max_tokens`."""
+    """Tokens that probe a transfer of weights. Each sequence has at most `max_tokens`."""
 
     def __init__(self, vocabulary_size: int, *, max_tokens: int) -> None:
         self._stretch: tuple[int, ...] = ()
@@ -32,11 +32,11 @@ class Probe:
 
     @property
     def texts(self) -> list[tuple[int, ...]]:
-        """The sequences to score: the fixed one, then the stretch of an episode, if there is one."""
+        """Sequences to score: the fixed one, then the stretch of a real episode, if there is one."""
         return [self._ids, *([self._stretch] if self._stretch else [])]
 
     def take_stretch(self, ids: Sequence[int]) -> None:
-        """Probe with the beginning of this sequence of an episode from now on."""
+        """Probe with the beginning of this sequence, of a real episode, from now on."""
         if len(ids) > 1:
             self._stretch = tuple(ids[: min(STRETCH_TOKENS, self._max_tokens)])
 

@@ -1,20 +1,21 @@
-"""Send policy versions to an engine, and probe on every replica that each of them arrived.
+"""Publish policy versions: transfer the weights to an engine, and probe that they arrived on every replica.
 
     pause ─▶ send ─▶ resume ─▶ probe every replica ─▶ metrics
-      ▲        │               │ it disagrees, the first time
-      └────────┴───────────────┘
+      ▲        │                        │
+      │ fails once           disagrees once
+      └────────┴────────────────────────┘
 
-A weight sync can report success and be wrong: a layer keeps a packed copy, a name does not match, cached keys and values are of the old
-weights, one server of several was missed or restarted. The probe has four parts, because none of them sees all of these:
+A transfer can report success and be wrong: a layer keeps a packed copy, a name does not match, cached keys and values belong to the old
+weights, or one of several servers was missed or restarted. No single check finds all of these, so the probe makes four:
 
-- scores of fixed tokens, and of a stretch of a real episode, must equal the trainer's: finds wrong weights;
-- tokens that are sampled after a long prefix, which was cached under the last version, at a temperature that is not 1: finds stale keys and
-  values, and log-probabilities of another distribution;
-- the version that these tokens carry: finds a server that was missed or restarted;
-- the scores must have moved as the trainer's have since the last version: finds a sync without effect, if the step was small.
+- The scores of fixed tokens, and of the beginning of a real episode, must equal the trainer's. This finds wrong weights.
+- So must the log-probabilities of tokens that are sampled at a temperature other than 1, after a long prefix that was cached under the last
+  version. This finds stale keys and values, and log-probabilities of another distribution.
+- These tokens must carry the new version. This finds a server that was missed or restarted.
+- The scores must have moved since the last version as far as the trainer's. This finds a transfer without effect after a small update.
 
-A sync is repeated once; a disagreement that remains stops the run with both numbers. After a failed transfer the engine stays paused,
-because a server may hold parts of two policies.
+A failed transfer is repeated once, and so is one that the probe rejects. A disagreement that remains stops the run with both numbers. After
+a failed transfer the engine stays paused, because a server may hold parts of two policies.
 """
 
 import logging
@@ -43,7 +44,7 @@ Compute = Callable[[Callable[[], list[Scores]]], Awaitable[list[Scores]]]
 
 
 class Replica(Protocol):
-    """One holder of the weights."""
+    """A server, or the engine itself, that holds all weights."""
 
     @property
     def name(self) -> str: ...
@@ -71,14 +72,14 @@ class SyncedEngine(Protocol):
 
 @runtime_checkable
 class WithReplicas(Protocol):
-    """An engine whose weights are held in several places, each of which has to be probed."""
+    """An engine of several replicas. Each has to be probed."""
 
     @property
     def replicas(self) -> Sequence[Replica]: ...
 
 
-class TheOnly:
-    """An engine that holds its weights once."""
+class SingleReplica:
+    """The replica of an engine that holds its weights once: the engine itself."""
 
     name = "the engine"
 
@@ -88,9 +89,9 @@ class TheOnly:
 
 
 class Publisher:
-    """Makes an engine sample from the weights of `model`, one version after another.
+    """Publishes the weights of `model` to an engine, one version after another.
 
-    `max_tokens`: tokens that fit into the engine. `compute` calls a function in the learner's thread.
+    `max_tokens`: the most tokens of a sequence in the engine. `compute` calls a function in the learner's thread.
     """
 
     def __init__(
@@ -105,24 +106,26 @@ class Publisher:
         self.probe = Probe(model.config.vocab_size, max_tokens=max_tokens)
         self._model = model
         self._engine = engine
-        self._replicas: Sequence[Replica] = engine.replicas if isinstance(engine, WithReplicas) else (TheOnly(engine),)
+        self._replicas: Sequence[Replica] = (
+            engine.replicas if isinstance(engine, WithReplicas) else (SingleReplica(engine),)
+        )
         self._transfer = transfer
         self._layout = Layout(max_tokens=max_tokens)
         self._compute = compute
         self._tolerance = TOLERANCE[model.dtype]
-        self._before: dict[str, Scores] = {}
-        """The scores of the fixed tokens under the last version: the trainer's under "", and those of each replica under its name."""
+        self._last_scores: dict[str, Scores] = {}
+        """Scores of the fixed tokens under the last version: replica's name → its scores; "" → the trainer's."""
 
     async def publish(self, *, version: int) -> dict[str, float]:
-        """Make the engine sample from the model's current weights, as policy `version`. Return the probe's gaps (nats), and the seconds.
+        """Make the engine sample from the model's current weights, as policy `version`. Return the probe's gaps in nats, and the seconds.
 
-        Raises EngineError if the transfer fails twice, and TrainError if the two sides disagree on the probe twice.
+        Raises EngineError if the transfer fails twice, and TrainError if trainer and engine disagree on the probe twice.
         """
         paused, problems = False, ["nothing was sent"]
         for number in range(1, TRIES + 1):
             watch = Stopwatch()
             try:
-                if not paused:  # vLLM does not survive another pause between the parts of an update
+                if not paused:  # vLLM crashes on another pause between the parts of an update
                     await self._engine.pause()
                     paused = True
                 await self._transfer.send(ModelWeights(self._model), version=version)
@@ -134,7 +137,7 @@ class Publisher:
                 logger.warning("the transfer of version %d failed, and is made again: %s", version, error)
                 continue
             watch.lap("transfer")
-            gaps, problems = await self._probed(version)
+            gaps, problems = await self._probe_replicas(version)
             watch.lap("probe")
             if not problems:
                 return {**_quantiles(gaps), **watch.seconds}
@@ -142,10 +145,10 @@ class Publisher:
                 logger.warning("%s; it is sent again", "; ".join(problems))
         raise TrainError("; ".join(problems))
 
-    async def _probed(self, version: int) -> tuple[list[float], list[str]]:
-        """Return the gaps of all replicas' log-probabilities in nats, and a sentence for each problem."""
+    async def _probe_replicas(self, version: int) -> tuple[list[float], list[str]]:
+        """Return the gaps of log-probabilities over all replicas, in nats, and a sentence for each problem."""
         texts = self.probe.texts
-        (fixed, *others) = await self._compute(lambda: self._trainers([sample_of(ids) for ids in texts]))
+        (fixed, *others) = await self._compute(lambda: self._trainer_scores([sample_of(ids) for ids in texts]))
         gaps, problems, scores = [], [], {"": fixed}
         for replica in self._replicas:
             found = [await replica.score(ids) for ids in texts]
@@ -157,7 +160,7 @@ class Publisher:
                 deadline_s=PROBE_S,
             )
             (expected,) = await self._compute(
-                lambda drawn=drawn: self._trainers([sample_after(self.probe.prefix, drawn.token_ids)])  # type: ignore[misc]
+                lambda drawn=drawn: self._trainer_scores([sample_after(self.probe.prefix, drawn.token_ids)])  # type: ignore[misc]
             )
             pairs = [
                 (own, other)
@@ -168,16 +171,17 @@ class Publisher:
             here = [_gap(own, other) for own, other in pairs]
             gaps += here
             scores[replica.name] = found[0]
-            problems += self._problems(replica.name, pairs, here, drawn, version) or self._stood_still(
+            problems += self._disagreements(replica.name, pairs, here, drawn, version) or self._movement_problems(
                 replica.name, scores
             )
         if not problems:
-            self._before = scores
+            self._last_scores = scores
         return gaps, problems
 
-    def _problems(
+    def _disagreements(
         self, name: str, pairs: Sequence[tuple[float, float]], gaps: Sequence[float], drawn: Completion, version: int
     ) -> list[str]:
+        """Return a problem for the largest gap, if it exceeds the tolerance, and one for tokens of another version."""
         worst = max(range(len(gaps)), key=gaps.__getitem__)
         own, other = pairs[worst]
         found = []
@@ -192,19 +196,19 @@ class Publisher:
             )
         return found
 
-    def _stood_still(self, name: str, scores: dict[str, Scores]) -> list[str]:
-        """Return a problem if the trainer's scores have moved since the last version, and the replica's have not."""
-        if name not in self._before:
+    def _movement_problems(self, name: str, scores: dict[str, Scores]) -> list[str]:
+        """Return a problem if the replica's scores have not moved since the last version as far as the trainer's."""
+        if name not in self._last_scores:
             return []
-        ours, theirs = (_movement(self._before[each], scores[each]) for each in ("", name))
-        if ours <= STILL[self._model.dtype] or ours / 2 <= theirs <= ours * 2:
+        moved, followed = (_movement(self._last_scores[each], scores[each]) for each in ("", name))
+        if moved <= STILL[self._model.dtype] or moved / 2 <= followed <= moved * 2:
             return []
         return [
-            f"{name} has not followed the trainer: the probe's log-probabilities moved by {ours:.2g} in the trainer and by {theirs:.2g} in "
-            f"{name} (mean)"
+            f"{name} has not followed the trainer: the probe's log-probabilities moved by {moved:.2g} in the trainer and by {followed:.2g} "
+            f"in {name} (mean)"
         ]
 
-    def _trainers(self, samples: Sequence[Sample]) -> list[Scores]:
+    def _trainer_scores(self, samples: Sequence[Sample]) -> list[Scores]:
         return sample_logprobs(self._model, samples, self._layout)
 
 

@@ -1,4 +1,4 @@
-"""The interface through which the loop learns from groups of episodes. `local.py` implements it in this process."""
+"""Interface through which the loop learns from groups of episodes. `local.py` implements it in this process."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -22,9 +22,9 @@ class Learner(Protocol):
         """
 
     async def publish(self, *, version: int) -> dict[str, float]:
-        """Send the current policy to the engine as `version`, and return metrics of that.
+        """Send the current policy to the engine as `version`, probe that it arrived, and return metrics of both.
 
-        Raises TrainError if their log-probabilities of the probe then differ.
+        Raises EngineError if the transfer fails, and TrainError if the probe does.
         """
 
     async def close(self) -> None:

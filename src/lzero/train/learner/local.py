@@ -30,8 +30,8 @@ class ComputingEngine(Protocol):
         """Call `function` in the thread where this process computes fastest, without blocking the event loop, and return its result."""
 
 
-class OwnThread:
-    """The one thread of this process that computes with several of torch's, where the engine has none here."""
+class LearnerThread:
+    """Thread for the learner's computations, with several threads of torch; for engines that have no such thread in this process."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "lzero-learner", initializer=torch.set_num_threads, initargs=(several(),))
@@ -46,14 +46,14 @@ class OwnThread:
 class LocalLearner:
     """A `Trainer` in this process, and the engine that gets its weights. Implements `Learner`.
 
-    It computes in the thread of an engine of this process, where torch's threads are warm, or else in one of its own. It records advantages
-    and skipped steps in `run`.
+    It computes in the engine's thread, where torch's threads are warm, if the engine runs in this process, and else in a thread of its own.
+    It records advantages and skipped steps in `run`.
     """
 
     def __init__(self, trainer: Trainer, engine: Engine, run: RunDirectory) -> None:
         self._trainer = trainer
         self._transfer = open_transfer(engine)
-        self._thread = engine if isinstance(engine, ComputingEngine) else OwnThread()
+        self._thread = engine if isinstance(engine, ComputingEngine) else LearnerThread()
         self._publisher = Publisher(
             trainer.model,
             engine,
@@ -75,7 +75,7 @@ class LocalLearner:
 
     async def close(self) -> None:
         await self._transfer.close()
-        if isinstance(self._thread, OwnThread):
+        if isinstance(self._thread, LearnerThread):
             self._thread.close()
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:

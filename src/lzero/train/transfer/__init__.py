@@ -1,7 +1,7 @@
-"""The interface through which weights move from a learner to an engine.
+"""Interface through which weights move from a learner to an engine.
 
 in_process.py   copies tensors to an engine of this process
-file.py         writes a file in memory that servers of this machine load
+file.py         writes a file that servers load, in memory or in a shared directory
 """
 
 from collections.abc import Iterator
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 
 
 class WeightSource(Protocol):
-    """Names and tensors of a policy, in a fixed order, which can be iterated repeatedly. If ranks hold parts of it, each of them
-    iterates."""
+    """Names and tensors of a policy, in a fixed order. It can be iterated repeatedly. If several ranks hold parts, all of them iterate."""
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]: ...
 
 
 class ModelWeights:
-    """The weights of a model that this process holds completely. Implements `WeightSource`."""
+    """Weights of a model that this process holds completely. Implements `WeightSource`."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         self._model = model
@@ -31,7 +30,7 @@ class ModelWeights:
 
 
 class WeightTransfer(Protocol):
-    """Moves tensors to an engine, and does nothing else."""
+    """Moves tensors to an engine; `lzero.train.publish` pauses, probes and repeats."""
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
         """Make the engine sample from these weights, as policy `version`, from its next token on. Raises EngineError."""
@@ -40,12 +39,12 @@ class WeightTransfer(Protocol):
 
 
 def open_transfer(engine: object) -> WeightTransfer:
-    """Return the way in which weights reach this engine. Raises TypeError for one that takes none."""
-    from lzero.train.transfer.file import InFile, UpdatingEngine
-    from lzero.train.transfer.in_process import InProcess, LoadingEngine
+    """Return the transfer that fits this engine. Raises TypeError for an engine that loads no weights."""
+    from lzero.train.transfer.file import FileTransfer, UpdatingEngine
+    from lzero.train.transfer.in_process import InProcessTransfer, LoadingEngine
 
     if isinstance(engine, LoadingEngine):
-        return InProcess(engine)
+        return InProcessTransfer(engine)
     if isinstance(engine, UpdatingEngine):
-        return InFile(engine)
+        return FileTransfer(engine)
     raise TypeError(f"{type(engine).__name__} takes no weights")

@@ -16,8 +16,8 @@ class LoadingEngine(Protocol):
         """Copy these weights between two forward passes. Tokens sampled from then on carry `version`."""
 
 
-class InProcess:
-    """Copies weights in memory. Implements `WeightTransfer`."""
+class InProcessTransfer:
+    """Passes tensors to an engine of this process, which copies them. Implements `WeightTransfer`."""
 
     def __init__(self, engine: LoadingEngine) -> None:
         self._engine = engine
