@@ -20,7 +20,7 @@ from lzero.cli.run import Question
 from lzero.cli.steps import StepPrinter
 from lzero.errors import ConfigError, ReplError, WorkspaceError
 from lzero.store import EPISODE_FILE, new_directory, write_beneath
-from lzero.store.writing import told
+from lzero.store.writing import as_store_error
 from lzero.text import counted
 from lzero.types import Task
 from lzero.visible import clean
@@ -109,10 +109,10 @@ def _check_places(question: Question) -> None:
 def _make_place(question: Question) -> Path:
     """Make the directory that this run, and no other, is saved in. Raises ConfigError, StoreError."""
     if question.workspace_out is not None:
-        with told(question.workspace_out):
+        with as_store_error(question.workspace_out):
             question.workspace_out.mkdir(parents=True, exist_ok=True)
     directory = question.out or new_directory("run")
-    with told(directory):
+    with as_store_error(directory):
         directory.mkdir(parents=True, exist_ok=True)
         try:
             (directory / EPISODE_FILE).touch(exist_ok=False)

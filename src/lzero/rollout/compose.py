@@ -44,10 +44,10 @@ class OpenedRollout:
 
     @contextmanager
     def recorded(self, run: RunDirectory) -> Iterator[None]:
-        """Record in `run` what isolates, what samples, and each verdict of a judge; after the block, the logs of servers."""
-        run.append_sandbox(self.sandbox)
+        """Record sandbox, engine and each verdict of a judge in `run`; after the block, copy the servers' logs there."""
+        run.append_facts("sandbox", self.sandbox)
         if self.engine.facts:
-            run.append_engine(self.engine.facts)
+            run.append_facts("engine", self.engine.facts)
         self.runner.scorer.keep_verdicts(run.path)
         try:
             yield

@@ -3,7 +3,8 @@
     config.toml       the resolved configuration; `lzero train RUN/config.toml run.dir=` repeats the run in a new directory
     inputs.json       fingerprints of what the run reads from paths: tasks, corpus, prompt, model, code (`lzero.store.inputs`)
     versions.json     versions of Python, the platform and the libraries that results depend on
-    engine.jsonl      the servers that sample, a line for each start of the run: versions and settings; their logs are vllm-0.log, …
+    engine.jsonl      version and settings of the servers that sample, a line for each start of the run
+    vllm-0.log …      logs of the vLLM servers that lzero started
     sandbox.jsonl     the isolation of the REPLs, a line for each start of the run: tier, kernel, control groups, limits, what is unbounded
     metrics.jsonl     a line for each update or evaluation
     run.log           the log, with times
@@ -24,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 import pyarrow as pa
@@ -39,7 +40,7 @@ from lzero.store.parquet import Wanted, read_tables
 from lzero.store.record import Phase, Record
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS
 from lzero.store.tables import to_episodes, to_records, to_table, to_tables
-from lzero.store.writing import append_whole, new_directory, told, write_whole
+from lzero.store.writing import append_whole, as_store_error, new_directory, write_whole
 from lzero.types import Episode, Json
 from lzero.visible import VisibleFormatter
 
@@ -132,18 +133,14 @@ class RunDirectory:
         line = msgspec.json.encode({"phase": phase, "update": update, **metrics})
         append_whole(self.path / "metrics.jsonl", line + b"\n")
 
-    def append_sandbox(self, facts: Mapping[str, Json]) -> None:
-        """Append a line to sandbox.jsonl at the start of the run, or nothing and raise StoreError."""
-        append_whole(self.path / "sandbox.jsonl", msgspec.json.encode(facts) + b"\n")
-
-    def append_engine(self, facts: Mapping[str, Json]) -> None:
-        """Append a line to engine.jsonl at the start of the run, or nothing and raise StoreError."""
-        append_whole(self.path / "engine.jsonl", msgspec.json.encode(facts) + b"\n")
+    def append_facts(self, about: Literal["engine", "sandbox"], facts: Mapping[str, Json]) -> None:
+        """Append a line to engine.jsonl or sandbox.jsonl at the start of the run, or nothing and raise StoreError."""
+        append_whole(self.path / f"{about}.jsonl", msgspec.json.encode(facts) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Json]]:
         """Return the lines of metrics.jsonl, without a last one that a crash truncated. Raises StoreError."""
         file = self.path / "metrics.jsonl"
-        with told(file):
+        with as_store_error(file):
             text = read_bounded(file, max_bytes=MAX_METRICS_BYTES) if file.exists() else b""
         try:
             lines: list[dict[str, Json]] = [
@@ -183,7 +180,7 @@ class RunDirectory:
         for file in sorted((self.path / "episodes").glob("*/*.parquet")):
             phase, _, number = file.stem.partition("-")
             if number.isdecimal() and is_ahead(phase, int(number)):
-                with told(file):
+                with as_store_error(file):
                     file.unlink()
         lines = [line for line in lines if not is_ahead(line["phase"], line["update"])]
         write_whole(self.path / "metrics.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
@@ -194,7 +191,7 @@ class RunDirectory:
 
         The lock ends with its process, even if that is killed.
         """
-        with told(self.path):
+        with as_store_error(self.path):
             log = (self.path / "run.log").open("ab")
         with log:
             try:
@@ -212,7 +209,7 @@ class RunDirectory:
     @contextmanager
     def logged(self) -> Iterator[None]:
         """Write messages of the loggers below "lzero", and warnings of libraries, to run.log within this context."""
-        with told(self.path):
+        with as_store_error(self.path):
             log = _LogFile(self.path / "run.log")
         handler = logging.StreamHandler(log)
         handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -232,7 +229,7 @@ class RunDirectory:
 
     def _make_parts(self) -> None:
         """Make the parts that are missing; a run may have been killed while it was made."""
-        with told(self.path):
+        with as_store_error(self.path):
             self.checkpoints.mkdir(exist_ok=True)
             (self.path / "episodes").mkdir(exist_ok=True)
         if not (self.path / "versions.json").exists():
@@ -240,7 +237,7 @@ class RunDirectory:
 
     def _write_table(self, name: str, table: pa.Table, *, phase: Phase, update: int) -> None:
         file = self.path / "episodes" / name / f"{phase}-{update:06d}.parquet"
-        with told(file):
+        with as_store_error(file):
             file.parent.mkdir(exist_ok=True)
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
@@ -320,7 +317,7 @@ def _make_directory(config: Config) -> Path:
     if config.run.dir:
         check_new(config)
         path = Path(config.run.dir)
-        with told(path):
+        with as_store_error(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
     return new_directory(config.run.name)

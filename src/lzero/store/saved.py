@@ -16,7 +16,7 @@ from lzero import __version__
 from lzero.errors import StoreError
 from lzero.paths import read_bounded
 from lzero.protocols import ToolSpec, WithKernelSource
-from lzero.store.writing import told, write_whole
+from lzero.store.writing import as_store_error, write_whole
 from lzero.types import Episode, Json, Task
 
 EPISODE_FILE: Final = "episode.jsonl"
@@ -84,7 +84,7 @@ def write_saved(directory: Path, saved: SavedEpisode) -> Path:
     header = structs.asdict(saved)
     episode = header.pop("episode")
     file = directory / EPISODE_FILE
-    with told(directory):
+    with as_store_error(directory):
         directory.mkdir(parents=True, exist_ok=True)
     write_whole(file, b"".join(msgspec.json.encode(line) + b"\n" for line in (header, episode)))
     return file

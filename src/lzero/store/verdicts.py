@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from lzero.errors import StoreError
 from lzero.paths import read_bounded
-from lzero.store.writing import append_whole, told
+from lzero.store.writing import append_whole, as_store_error
 
 VERDICTS_FILE: Final = "verdicts.jsonl"
 MAX_BYTES: Final = 4 << 30
@@ -42,7 +42,7 @@ class Verdicts:
         A truncated last line, which a process was writing when it ended, is removed.
         """
         file = directory / VERDICTS_FILE
-        with told(file):
+        with as_store_error(file):
             data = read_bounded(file, max_bytes=MAX_BYTES) if file.exists() else b""
             whole = data[: data.rfind(b"\n") + 1]
             if whole != data:

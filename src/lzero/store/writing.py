@@ -17,7 +17,7 @@ def new_directory(name: str) -> Path:
     first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in itertools.count(1):
         path = first if number == 1 else first.with_name(f"{first.name}-{number}")
-        with told(path):
+        with as_store_error(path):
             try:
                 path.mkdir(parents=True)
             except FileExistsError:
@@ -28,7 +28,7 @@ def new_directory(name: str) -> Path:
 
 def write_whole(file: Path, data: bytes) -> None:
     """Write a file completely or not at all: under a temporary name, then renamed. Raises StoreError."""
-    with told(file):
+    with as_store_error(file):
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}."[:100])
         try:
             with os.fdopen(descriptor, "wb") as stream:
@@ -42,7 +42,7 @@ def write_whole(file: Path, data: bytes) -> None:
 
 def append_whole(file: Path, data: bytes) -> None:
     """Append to a file, all of `data` or nothing. Raises StoreError."""
-    with told(file), file.open("ab", buffering=0) as stream:
+    with as_store_error(file), file.open("ab", buffering=0) as stream:
         end = stream.tell()
         try:
             if stream.write(data) != len(data):  # a full disk takes what still fits
@@ -59,7 +59,7 @@ def write_beneath(directory: Path, files: Mapping[str, bytes]) -> tuple[str, ...
     Raises StoreError if `directory` cannot be made.
     """
     left_out = []
-    with told(directory):
+    with as_store_error(directory):
         directory.mkdir(parents=True, exist_ok=True)
     root = directory.resolve()
     for name, data in files.items():
@@ -76,8 +76,8 @@ def write_beneath(directory: Path, files: Mapping[str, bytes]) -> tuple[str, ...
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Raise a StoreError that names the path for an error of the operating system."""
+def as_store_error(path: Path) -> Iterator[None]:
+    """Convert an error of the operating system in the block to a StoreError that names `path`."""
     try:
         yield
     except OSError as error:

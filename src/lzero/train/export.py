@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lzero.errors import StoreError
 from lzero.store import RunDirectory
-from lzero.store.writing import told, write_whole
+from lzero.store.writing import as_store_error, write_whole
 from lzero.train.checkpoint import MANIFEST, STATE, best_checkpoint, checkpoints, newest_checkpoint, read_manifest
 
 BEST = "best"
@@ -24,7 +24,7 @@ def export(run_dir: Path, target: Path, *, name: str = "") -> Path:
     checkpoint = find(RunDirectory.open(run_dir), name)
     manifest = read_manifest(checkpoint)
     target = target.absolute()
-    with told(target):
+    with as_store_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
             new = Path(temporary) / "new"

@@ -20,7 +20,7 @@ import tomli_w
 from lzero.config import Config
 from lzero.errors import ConfigError, TrainError
 from lzero.store import Phase
-from lzero.store.writing import told, write_whole
+from lzero.store.writing import as_store_error, write_whole
 from lzero.tools.keys import find_key, need_key
 from lzero.types import Json
 
@@ -75,11 +75,11 @@ def _tensorboard(config: Config, directory: Path, update: int) -> Iterator[Track
     from torch.utils.tensorboard import SummaryWriter
 
     place = directory / "tensorboard"
-    with told(place):
+    with as_store_error(place):
         writer = SummaryWriter(str(place), purge_step=update)
 
     def track(phase: Phase, number: int, metrics: Mapping[str, float]) -> None:
-        with told(place):
+        with as_store_error(place):
             for name, value in metrics.items():
                 writer.add_scalar(name, value, number)
             writer.flush()
@@ -89,7 +89,7 @@ def _tensorboard(config: Config, directory: Path, update: int) -> Iterator[Track
             writer.add_text("config", f"```toml\n{tomli_w.dumps(config.model_dump(mode='json'))}\n```")
         yield track
     finally:
-        with told(place):
+        with as_store_error(place):
             writer.close()
 
 
