@@ -186,6 +186,11 @@ def save_model(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def decode(ids: Sequence[int], tokenizer: "PreTrainedTokenizerFast") -> str:
+    """Return the text of these ids, control tokens included."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
 def _unshared(model: "PreTrainedModel", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Return the weights with shared memory copied, except for weights that the model ties when it is loaded.
 

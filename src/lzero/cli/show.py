@@ -130,8 +130,8 @@ def _decoder(model: str) -> "Callable[[Sequence[int]], str]":
     """Return the decoder of the model's tokens. Raises ModelError if its tokenizer is gone."""
     from lzero.config import make_config
     from lzero.engine.kinds import kind_of
-    from lzero.engine.scripted.engine import decode
     from lzero.engine.scripted.kind import SCRIPTED
+    from lzero.models import decode
 
     policy = model.removeprefix(SCRIPTED)
     engine = {"engine": {"kind": "scripted", "policy": policy}}

@@ -11,8 +11,9 @@ from lzero.cli.keyboard import Keyboard
 from lzero.cli.steps import outcome_lines, result_lines
 from lzero.config import Config
 from lzero.engine.kinds import OpenedEngine
-from lzero.engine.scripted.engine import WithoutModel, complete, decode
+from lzero.engine.scripted.engine import WithoutModel, complete
 from lzero.errors import ConfigError
+from lzero.models import decode
 from lzero.protocols import ToolSpec
 from lzero.types import Completion, Episode, Reward, Sampling, Task
 from lzero.visible import clean

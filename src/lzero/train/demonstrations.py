@@ -16,7 +16,7 @@ from lzero.agent.renderer import Renderer
 from lzero.algo.samples import to_samples
 from lzero.engine.kinds import kind_of
 from lzero.errors import ModelError, StoreError
-from lzero.models import build_tokenizer
+from lzero.models import build_tokenizer, decode
 from lzero.store import RunDirectory, read_episodes
 from lzero.types import Completion, Episode, Prompt, Sample, Step
 
@@ -74,7 +74,7 @@ def fresh_tokenizer(run_dirs: Sequence[Path]) -> "PreTrainedTokenizerFast":
     for run_dir, tokenizer in zip(run_dirs, recorded_with, strict=True):
         for episode in _episodes(run_dir):
             for sample in to_samples(episode):
-                counts.update(_PIECE.findall(_CONTROL.sub("\n", _decode(tokenizer, sample.token_ids))))
+                counts.update(_PIECE.findall(_CONTROL.sub("\n", decode(sample.token_ids, tokenizer))))
     often = [piece for piece, count in counts.items() if count >= OFTEN and len(piece) > 1]
     often.sort(key=lambda piece: (-counts[piece] * (len(piece) - 1), piece))  # the tokens that it saves
     return build_tokenizer(often[:MAX_WORDS])
@@ -100,18 +100,12 @@ def _focused(sample: Sample, tokenizer: "PreTrainedTokenizerFast", focus: re.Pat
     for step in set(sample.step_index) - {-1}:
         positions = [position for position, owner in enumerate(sample.step_index) if owner == step]
         ids = [sample.token_ids[position] for position in positions]
-        ends = [len(_decode(tokenizer, ids[:count])) for count in range(len(ids) + 1)]
-        for match in focus.finditer(_decode(tokenizer, ids)):
+        ends = [len(decode(ids[:count], tokenizer)) for count in range(len(ids) + 1)]
+        for match in focus.finditer(decode(ids, tokenizer)):
             for place, position in enumerate(positions):
                 if ends[place] < match.end() and ends[place + 1] > match.start():
                     mask[position] = 1
     return tuple(mask)
-
-
-def _decode(tokenizer: "PreTrainedTokenizerFast", ids: Sequence[int]) -> str:
-    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)
-    return text
 
 
 class Translator:
@@ -174,7 +168,7 @@ class Translator:
         )
 
     def _decode(self, ids: tuple[int, ...]) -> str:
-        return _decode(self._source, ids)
+        return decode(ids, self._source)
 
     def _around(self, ids: tuple[int, ...]) -> list[str]:
         return self._decode(ids).split(MARK)

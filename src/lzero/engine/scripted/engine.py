@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lzero.engine.chat.reply import StopCut
 from lzero.errors import EngineError
+from lzero.models import decode
 from lzero.plugins import described
 from lzero.protocols import ChatPolicy, OnText, Policy
 from lzero.types import Completion, Message, Sampling, StopReason, Usage
@@ -124,11 +125,6 @@ def complete(reply: str, sampling: Sampling, tokenizer: "PreTrainedTokenizerFast
         stop_reason=stop_reason,
         versions=((0, len(token_ids)),),
     )
-
-
-def decode(ids: Sequence[int], tokenizer: "PreTrainedTokenizerFast") -> str:
-    """Return the transcript, control tokens included."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _words(text: str) -> list[str]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lzero.engine.scripted.engine import decode
 from lzero.engine.vllm.server import Choice, VLLMServer
 from lzero.errors import EngineError
+from lzero.models import decode
 from lzero.types import Completion, Json, Sampling, StopReason
 
 if TYPE_CHECKING:
