@@ -97,7 +97,7 @@ async def test_256_requests_at_once_are_each_exact(engine: VLLMEngine) -> None:
 
 
 async def test_many_long_prompts_at_once_are_each_exact(engine: VLLMEngine) -> None:
-    """More tokens than one pass takes: vLLM for CPUs dies if it feeds a prompt in parts."""
+    """The prompts exceed one forward pass: vLLM for CPUs crashes if it splits a prompt."""
     prompts = [[*PROMPT, *torch.randint(300, 500, (500,)).tolist()] for _ in range(64)]
     found = await asyncio.gather(
         *(ask(engine, name=f"e{number}", seed=number, prompt=prompt) for number, prompt in enumerate(prompts))
@@ -214,7 +214,7 @@ class WithStaleKeys(Wrong):
 
 
 class WithoutAName(Wrong):
-    """As after a restart of the server, which has loaded the right weights by chance."""
+    """The server holds the right weights under its own name, as after a restart."""
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
         await super().send(weights, version=version)

@@ -1,6 +1,6 @@
 """A real MCP server for tests, made with the SDK: `python mcp_server.py [http|hostile]`.
 
-Over stdio, or, for "http", on a port of loopback that it prints; $TOKEN, where it is set, must then be borne."""
+It serves over stdio, or, for "http", on a port of loopback that it prints. If $TOKEN is set, requests over HTTP must carry it."""
 
 import asyncio
 import os

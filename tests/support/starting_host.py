@@ -1,4 +1,4 @@
-"""A host that is killed while a jail starts: `python tests/support/starting_host.py SECONDS` ends so long after it has started one."""
+"""A host that dies while a jail starts: `python tests/support/starting_host.py SECONDS` kills itself that many seconds after the start."""
 
 import asyncio
 import os

@@ -41,7 +41,7 @@ MakeEngine = Callable[["PreTrainedTokenizerFast | None"], OpenedEngine]
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedAgent:
-    """An agent in its scenes, ready for tasks, and what it uses."""
+    """An agent that is ready for tasks, with its engine and sandbox."""
 
     play: EpisodePlayer
     setting: Setting
@@ -79,7 +79,7 @@ def open_scenes(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Sce
 
 @asynccontextmanager
 async def opened_scenes(config: Config, *, tools: tuple[Tool, ...] | None = None) -> AsyncIterator[Scenes]:
-    """Do the same without blocking the event loop, and close the environment after the block."""
+    """Yield what `open_scenes` returns, opened without blocking the event loop; close the environment after the block."""
     scenes = await asyncio.to_thread(open_scenes, config, tools=tools)
     try:
         yield scenes

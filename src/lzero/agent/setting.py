@@ -1,4 +1,4 @@
-"""The parts that the episodes of a run share, the attributes in which they differ, and the record of one."""
+"""`Setting` holds the parts that all episodes of a run share, `Ticket` the attributes of one. `episode_of` makes an ended episode."""
 
 from dataclasses import dataclass, field
 

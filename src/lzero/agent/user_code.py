@@ -1,6 +1,7 @@
 """Run a user's code: a tool, an agent, an environment, a reward.
 
-Its exceptions are values, told in one sentence for the failure, and logged once with a traceback. How long it blocks is measured.
+An exception becomes a value (`Raised`). `words` describes it in one sentence, and `Bugs` logs its traceback once. `Watched` measures how
+long the code blocks the event loop.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ T = TypeVar("T")
 BLOCKING_S = 2.0
 """Seconds after which `async` code that blocks the event loop is logged as a warning."""
 CLEANUP_S = 5.0
-"""Seconds that cancelled code has to clean up. It is then left behind."""
+"""Seconds that cancelled code has to clean up; it is then abandoned."""
 MAX_CHARS = 2_000
 """Longest exception message that a failure keeps."""
 MAX_TRACEBACK_CHARS = 20_000
@@ -72,7 +73,7 @@ class Raised:
 
 
 async def outcome_of(act: Callable[[], Awaitable[T]], who: str, bugs: Bugs) -> T | Raised:
-    """Run a user's `async` code, and return what it returns or raises: `who` is blamed for it in the log.
+    """Run a user's `async` code, and return its result or its exception. The log names `who`.
 
     It may raise the exceptions that control asyncio: TimeoutError of its own `wait_for`, CancelledError, SystemExit. An exception that this
     function raises is lzero's own: KeyboardInterrupt, or CancelledError of the current task.

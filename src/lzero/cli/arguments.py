@@ -47,7 +47,7 @@ def read_config(arguments: list[str] | None, *, policy: str = "") -> "Config":
 
 
 def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
-    """Let the arguments and options of a command be the fields of a dataclass, of which it gets an object."""
+    """Make the fields of a dataclass the arguments and options of a command, which then gets an instance of it."""
 
     def decorated(command: Callable[[Options], None]) -> Callable[..., None]:
         def called(**given: Any) -> None:

@@ -66,7 +66,7 @@ def open_agent(question: Question, config: Config) -> tuple[NBAgent, Task]:
 
 
 def _agent_keys(question: Question) -> dict[str, Any]:
-    """Return the keys of [agent] that flags set."""
+    """Return the keys of [agent] that options of the command set."""
     keys = {"max_steps": question.max_steps, "max_tokens": question.max_tokens, "memory": question.memory}
     return {key: value for key, value in (keys | {"answer_style": question.answer}).items() if value}
 

@@ -16,7 +16,7 @@ TERMINATED = 143
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question, the model that answers it, and what it may use. `max_steps` to `answer` change keys of [agent]."""
+    """A question, the model that answers it, its tools and files. `max_steps` to `answer` change keys of [agent]."""
 
     text: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.", show_default=False)] = ""
     model: Annotated[

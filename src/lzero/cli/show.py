@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What to print of a run: one episode, or a list. `failed` to `page` choose from the list."""
+    """Options of `lzero show`: print one episode of a run, or a list. `failed` to `page` choose from the list."""
 
     path: SavedPath
     episode: Annotated[

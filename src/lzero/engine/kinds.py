@@ -27,9 +27,9 @@ class OpenedEngine:
     concurrency: int
     """Number of concurrent episodes that it has room for, at most `rollout.concurrency`."""
     facts: Mapping[str, Json] = field(default_factory=dict)
-    """What samples, for the record of a run: versions and settings of other programs."""
+    """Versions and settings of the programs that sample, for the record of a run."""
     logs: Mapping[str, Path] = field(default_factory=dict)
-    """Name → the log of a program that lzero started; the files go with the engine."""
+    """Name → the log of a program that lzero started. Closing the engine removes these files."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ async def output_of(words: Sequence[str], directory: Path) -> str:
 
 
 def signal_group(process: Process, number: signal.Signals) -> None:
-    """Send a signal to a child that leads a session of its own, and to what it has started."""
+    """Send a signal to a child that leads a session of its own, and to all processes of its group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 

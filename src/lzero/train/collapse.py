@@ -59,11 +59,11 @@ def collapse_warnings(history: Sequence[Mapping[str, Json]]) -> list[Sign]:
 
 def _signs(lines: Sequence[Mapping[str, Json]]) -> list[Sign]:
     found = []
-    for metric, judge in JUDGES.items():
+    for metric, check in CHECKS.items():
         measured = [value for line in lines if (value := _number(line, metric)) is not None]
         if len(measured) < 2 * WINDOW or _number(lines[-1], metric) is None:
             continue
-        why, update = judge(measured), _number(lines[-1], "update")
+        why, update = check(measured), _number(lines[-1], "update")
         if why:
             assert update is not None
             found.append(Sign(metric=metric, update=int(update), values=tuple(measured[-WINDOW:]), why=why))
@@ -79,11 +79,11 @@ def _number(line: Mapping[str, Json], name: str) -> float | None:
 def _fell(share: float, why: str) -> Callable[[Sequence[float]], str]:
     """Return a function that reports a metric below this share of its first value."""
 
-    def judge(values: Sequence[float]) -> str:
+    def check(values: Sequence[float]) -> str:
         first, last = _first(values), _last(values)
         return "" if last >= share * first else f"less than {share:.0%} of its first value {first:.3g}: {why}"
 
-    return judge
+    return check
 
 
 def _length(values: Sequence[float]) -> str:
@@ -133,7 +133,7 @@ def _last(values: Sequence[float]) -> float:
     return statistics.fmean(values[-WINDOW:])
 
 
-JUDGES: Mapping[str, Callable[[Sequence[float]], str]] = {
+CHECKS: Mapping[str, Callable[[Sequence[float]], str]] = {
     "train/entropy": _fell(
         ENTROPY_LEFT,
         "the policy hardly explores; a lower train.lr, algo.entropy_coef or a larger clip_high in algo.loss_options preserve exploration",

@@ -153,7 +153,7 @@ def _checked(config: Config, run: RunDirectory | None) -> Scorer:
 
 
 def _begin(run: RunDirectory, inputs: Mapping[str, Input], *, update: int) -> None:
-    """Write what a run records of its start, and remove what it recorded after this update. Raises StoreError."""
+    """Write the configuration and the fingerprints of the inputs, and remove records of later updates. Raises StoreError."""
     run.keep_changes()
     write_inputs(run.path, inputs)
     run.rewind(update)

@@ -30,7 +30,7 @@ from lzero.types import Completion, Message, Sampling
 OPENAI_URL = "https://api.openai.com/v1"
 WAITS = Backoff(longest_s=30.0)
 CHECK_S = 30.0
-"""Seconds for the list of models, and for the reply that is asked for without one."""
+"""Seconds for the list of models, and for the reply that `check` requests if the model is not listed."""
 USAGE_S = 2.0
 """Seconds to wait for the usage of a complete reply."""
 _WITHOUT = {

@@ -146,7 +146,7 @@ class JupyterRepl(BaseRepl):
         return self._kernel.ask("kernel_info_request", {})
 
     async def _answer_prompt(self, message: Message, clock: Clock) -> str:
-        """ReplyStatus a tool call, or end the input for an `input()` of the cell."""
+        """Answer a tool call, or end the input for an `input()` of the cell."""
         prompt = message.read(Prompt).prompt
         if not prompt.startswith(self._nonce):
             return _END_OF_INPUT
