@@ -41,19 +41,19 @@ class VLLMEngineConfig(_Engine):
     key: str = ""
     """Variable of the environment, or of tools.env_file, that holds the key of the servers in urls; empty: they need none."""
     shared_directory: str = ""
-    """Directory that the servers in urls see under the same path, for new weights; empty: they run on this machine, as the same user."""
+    """Directory for new weights, which the servers in urls see under the same path; empty: they run on this machine, as the same user."""
     program: str = ".servers/vllm/bin/vllm"
-    """The vllm command of vLLM's own Python environment (`make vllm` makes one for CPUs)."""
+    """Command that starts vLLM, in vLLM's own Python environment (`make vllm` makes one for CPUs)."""
     replicas: Count = 1
-    """Servers that lzero starts; each holds the whole model."""
+    """Number of servers that lzero starts; each holds the whole model."""
     devices_per_replica: Count = 1
-    """GPUs of each server (tensor parallelism); without effect on CPUs."""
+    """Tensor parallelism of each server that lzero starts: the number of its GPUs."""
     arguments: tuple[str, ...] = ()
     """Further arguments of `vllm serve`, for servers that lzero starts."""
     kv_cache_gb: Positive = 1.0
-    """Memory of a server's keys and values on a CPU, in GB."""
+    """Memory in GB for the keys and values of each server that lzero starts on CPUs."""
     start_s: Positive = 600.0
-    """Seconds within which a server must have started."""
+    """Seconds in which a server must start."""
     sync_s: Positive = 300.0
     """Seconds that each step of a transfer of weights may take."""
 
