@@ -28,6 +28,12 @@ def test_a_recipe_is_a_valid_configuration_named_as_its_file_and_told_of_in_the_
     assert file.name in (RECIPES / "README.md").read_text(encoding="utf-8")
 
 
+def test_every_recipe_is_in_the_wheel() -> None:
+    project = tomllib.loads((RECIPES.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {f"recipes/{file.name}": f"lzero/recipes/{file.name}" for file in FILES}
+
+
 def test_the_world_recipe_spells_out_every_default_of_training() -> None:
     assert recipe("world") == Config()
     written = tomllib.loads((RECIPES / "world.toml").read_text(encoding="utf-8"))
