@@ -87,9 +87,8 @@ def open_look(config: Config, _: KernelPython) -> Tool:
             )
         return _text(reply.choices[0].message, service.name)
 
-    return with_retries(
-        look, config
-    )  # without a cache: the same path and question are of another image after the next cell
+    # No cache: the file at a path may be another image after the next cell.
+    return with_retries(look, config)
 
 
 def _text(message: _Message, name: str) -> str:

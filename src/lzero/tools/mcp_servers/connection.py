@@ -119,12 +119,10 @@ class Connection:
         self._problem = self._problem or ("" if self._transport.problem() else f"broke off: {one_line(message, 300)}")
 
     async def _live(self) -> None:
-        streams, own = (
-            _renumbering(self._transport.streams, self._stop.set),
-            Implementation(name="lzero", version=__version__),
-        )
+        streams = _renumbering(self._transport.streams, self._stop.set)
+        lzero = Implementation(name="lzero", version=__version__)
         try:
-            async with Client(streams, client_info=own, cache=None) as client:
+            async with Client(streams, client_info=lzero, cache=None) as client:
                 self._client.set_result(client)
                 await self._stop.wait()
         except Exception as error:
