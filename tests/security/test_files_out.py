@@ -36,9 +36,8 @@ for name, target in (("host", {str(secret)!r}), ("own", "/tmp/own"), ("up", "../
     os.symlink(target, name)
 open("own").read(), open("directory/own").read(), open("root/tmp/own").read()
 """
-    assert (
-        await value(repl, code) == "('of the session', 'of the session', 'of the session')"
-    )  # a cell may follow its own
+    # A cell may follow its own links.
+    assert await value(repl, code) == "('of the session', 'of the session', 'of the session')"
     for path in ("host", "own", "up", "root", "cwd", "fd", "loop", "directory", "inner/up"):
         with pytest.raises(WorkspaceError, match="link"):
             await repl.get(path)

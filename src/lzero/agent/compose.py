@@ -105,9 +105,8 @@ async def open_agent(
     EngineError or SandboxError before anything runs.
     """
     async with AsyncExitStack() as stack:
-        own_pool = (
-            None if pool is not None else open_pool(config.repl, session_s=session_s)
-        )  # errors in [repl] are raised before a model is loaded
+        # First, so that errors in [repl] are raised before a model is loaded.
+        own_pool = None if pool is not None else open_pool(config.repl, session_s=session_s)
         kind = kind_of(config)
         tokenizer = kind.open_tokenizer(config)
         renderer = None if tokenizer is None else open_renderer(config.agent, tokenizer)

@@ -282,9 +282,8 @@ def _with_model(config: Config, model: str | ChatEngine | None, base_url: str) -
     if model is not None and not isinstance(model, str):
         return config.model_copy(update=update | {"engine": ChatEngineConfig(model=model.model)})
     if isinstance(model, str):
-        here = not base_url and (
-            model == NANO or Path(model).expanduser().is_dir()
-        )  # servers often name a model by its directory
+        # With a base_url the model is the server's: servers often name a model by its directory.
+        here = not base_url and (model == NANO or Path(model).expanduser().is_dir())
         update["engine"] = LocalEngineConfig() if here else _endpoint(config.engine, model, base_url)
         if here:
             dtype = config.model.dtype if model == NANO or "dtype" in config.model.model_fields_set else "bfloat16"

@@ -119,9 +119,8 @@ class Renderer:
         ids = _encoded(self._plain, text)
         if self._controls.isdisjoint(ids):
             return tuple(ids)
-        return tuple(
-            token for token in ids if token not in self._controls
-        )  # a spelling that `_check_forgery` has not tried
+        # `_check_forgery` has not tried this spelling of a control token.
+        return tuple(token for token in ids if token not in self._controls)
 
     def _check_forgery(self, tokenizer: "PreTrainedTokenizerFast") -> None:
         """Prevent plain text from becoming control tokens, whether tokenizer.json calls these special or not."""

@@ -46,9 +46,8 @@ _CHARSETS = re.compile(
 """Encodings of text, without those that take quadratic time or are not encodings of text (punycode, hex, …)."""
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,1000})", re.IGNORECASE)
 _HEAD_CHARS = 100_000
-_TAG = re.compile(
-    r"<(/?)([a-zA-Z][a-zA-Z0-9]*+)?+[^<>]*+>"
-)  # never takes back: a "<" that nothing closes costs its length once
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*+)?+[^<>]*+>")
+"""A tag. The pattern does not backtrack, so a "<" that nothing closes costs its length once."""
 _LONG_REFERENCE = re.compile(r"&#[0-9]{20,}+;?")
 """A character reference that names no character; `int` raises ValueError for more than 4,300 digits."""
 _INLINE = frozenset(("a", "abbr", "b", "code", "em", "i", "span", "strong", "sub", "sup", "u", "wbr"))

@@ -203,9 +203,8 @@ def _outputs_of(pid: int) -> dict[int, tuple[str, int]]:
 
 
 def _fork_into(original: Tracee, init: int) -> Tracee:
-    between = original.clone(
-        _CLONE_PARENT | _CLONE_VM | signal.SIGCHLD, isolate.key()
-    )  # only the second clone needs its own heap
+    # This clone shares the original's memory: only the second one needs its own.
+    between = original.clone(_CLONE_PARENT | _CLONE_VM | signal.SIGCHLD, isolate.key())
     try:
         _enter(between, init, isolate.NEWUSER | isolate.WORLD)
         return between.clone(_CLONE_PARENT | signal.SIGCHLD, isolate.key())
