@@ -9,9 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Metric:
-    """A number about a part of a batch, such as a detached scalar tensor.
+    """A metric of one part of a batch. `value` is a weighted sum, with the sum of its weights in `weight`, or a maximum.
 
-    Over several parts, a "mean" is Σ value / Σ weight, and a "max" is the largest value.
+    Over several parts, a "mean" is Σ value / Σ weight, and a "max" is the largest value. Numbers may be detached scalar tensors.
     """
 
     value: SupportsFloat
@@ -38,10 +38,10 @@ def combined(parts: Iterable[Mapping[str, Metric]]) -> Metrics:
     for part in parts:
         for name, metric in part.items():
             found.setdefault(name, []).append(metric)
-    return {name: Metric(_over(own), reduction=own[0].reduction) for name, own in found.items()}
+    return {name: Metric(_reduced(own), reduction=own[0].reduction) for name, own in found.items()}
 
 
-def _over(metrics: Sequence[Metric]) -> float:
+def _reduced(metrics: Sequence[Metric]) -> float:
     values = [float(metric.value) for metric in metrics]
     if metrics[0].reduction == "max":
         return max(values)
