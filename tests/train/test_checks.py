@@ -115,6 +115,18 @@ def test_what_does_nothing_is_said(settings: str, keys: list[str]) -> None:
     assert all(sentence.startswith(key) for sentence, key in zip(sentences, keys, strict=True))
 
 
+def test_keys_of_vllm_that_cannot_act_are_named() -> None:
+    joined = ["engine.kind=vllm", 'engine.urls=["http://a"]', "engine.key=KEY", "engine.replicas=2", "engine.start_s=9"]
+    assert inert_settings(load_config(None, joined)) == [
+        "engine.replicas = 2 has no effect with engine.urls",
+        "engine.start_s = 9.0 has no effect with engine.urls",
+    ]
+    started = ["engine.kind=vllm", "engine.key=KEY", "engine.replicas=2", "run.deterministic=true"]
+    key, deterministic = inert_settings(load_config(None, started))
+    assert key == 'engine.key = "KEY" has no effect without engine.urls'
+    assert deterministic.startswith('run.deterministic = true does not reach engine.kind = "vllm"')
+
+
 def test_a_sentence_names_the_key_its_value_and_why() -> None:
     config = load_config(None, ["algo.kl_coef=0", "algo.kl=k2"])
     assert inert_settings(config) == ['algo.kl = "k2" has no effect with algo.kl_coef = 0']
