@@ -21,7 +21,7 @@ from collections.abc import Callable
 import msgspec
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -34,6 +34,7 @@ from lzero.repl.remote.door import Door, Guest, Refusals
 from lzero.repl.remote.link import QUIET, Bounded
 from lzero.repl.remote.served import Client, Room
 from lzero.serving import Serving
+from lzero.text import one_line
 
 logger = logging.getLogger(__name__)
 _OTHER_VERSION = 426
@@ -133,7 +134,10 @@ class PoolServer(Service):
             await connection.handshake(self._screen, _name_version, None)
             if connection.state is State.OPEN:
                 await Client(connection, self._pool, self._room, name).serve()
-        except ConnectionClosed:
+        except (
+            ConnectionClosed,
+            InvalidHandshake,
+        ):  # an older websockets raises the latter for a request without sense
             pass
         except Exception:
             logger.exception("serving %s failed", name)
@@ -145,7 +149,8 @@ class PoolServer(Service):
         assert isinstance(connection, _Connection)
         guest = connection.guest
         given = ", ".join(request.headers.get_all("Authorization"))
-        if not hmac.compare_digest(given.encode(), self._expected):
+        # An older websockets decodes bytes beyond ASCII to surrogates.
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), self._expected):
             self._refusals.note(guest.name, f"its token is {'another one' if given else 'missing'}")
             text = "the token is not this server's" if given else "a token is needed: Authorization: Bearer …"
             response = connection.respond(401, text)
@@ -159,7 +164,7 @@ class PoolServer(Service):
             return response
         if request.path != wire.PATH:
             return connection.respond(404, "a pool server has /load and /repls")
-        theirs = ", ".join(request.headers.get_all(wire.VERSION_HEADER)) or "none"
+        theirs = one_line(", ".join(request.headers.get_all(wire.VERSION_HEADER))) or "none"
         if theirs != str(wire.VERSION):
             text = f"the server speaks version {wire.VERSION} of the pool's protocol, this client version {theirs}"
             logger.warning(
