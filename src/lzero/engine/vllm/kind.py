@@ -68,7 +68,8 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
             sync_s=_settings(config).sync_s,
             on_close=stack.aclose,
         )
-        await engine.claim()
+        async with closed_on_error(engine.close):  # a server that was claimed is free again if another refuses
+            await engine.claim()
     return OpenedEngine(
         engine=engine, tokenizer=tokenizer, concurrency=config.rollout.concurrency, facts=found, logs=logs
     )
