@@ -1,7 +1,10 @@
 """Start and end the processes of a vLLM server, and refuse unfit servers. Needs no vLLM."""
 
+import asyncio
 import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -121,10 +124,55 @@ async def test_a_program_that_is_missing_is_named_before_anything_starts(tmp_pat
     assert "make vllm" in finding.problems[0]
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://me:secret@host:8000", "contains a user name or password"),
+        ("host:8000", "'host:8000' is no address of a server"),
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://host:99999", "Port out of range"),
+    ],
+)
+def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)) as refused:
+        load_config(None, ["engine.kind=vllm", f"engine.urls={json.dumps([url])}"])
+    assert "secret" not in str(refused.value)
+
+
 def test_a_server_that_does_not_answer_is_a_finding_of_the_check() -> None:
     config = load_config(None, ["engine.kind=vllm", 'engine.urls=["http://127.0.0.1:9"]'])
     (finding,) = kind.check(config)
     assert "broke off /version" in finding.problems[0]
+
+
+class Joined:
+    """A server that runs already, with weights of this name. It answers every request with all that one may ask for."""
+
+    def __init__(self, weights: str) -> None:
+        self.weights = weights
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
+        asked = json.loads(await reader.readexactly(int(length[1]))) if length else {}
+        self.weights = asked.get("new_version", self.weights)
+        body = json.dumps({"version": "0.32.0", "vllm_config": found(), "weight_version": self.weights})
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+
+async def test_a_server_is_free_again_if_another_one_is_refused() -> None:
+    first, second = Joined("default"), Joined("another/3")
+    async with contextlib.AsyncExitStack() as stack:
+        urls = []
+        for each in (first, second):
+            server = await stack.enter_async_context(await asyncio.start_server(each.answer, "127.0.0.1", 0))
+            urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        config = load_config(None, ["engine.kind=vllm", f"engine.urls={json.dumps(urls)}"])
+        with pytest.raises(EngineError, match=r"another run has loaded \(another/3\)"):
+            await kind.open_engine(config, kind.open_tokenizer(config))
+    assert (first.weights, second.weights) == ("default", "another/3")
 
 
 def test_servers_share_out_the_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

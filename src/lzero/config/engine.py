@@ -1,7 +1,9 @@
 """Keys of the engine: one section for each kind, selected by `engine.kind`."""
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
+import pydantic
 from pydantic import BeforeValidator, Field
 
 from lzero.config.base import Count, Positive, Section
@@ -56,6 +58,18 @@ class VLLMEngineConfig(_Engine):
     """Seconds in which a server must start."""
     sync_s: Positive = 300.0
     """Seconds that each step of a transfer of weights may take."""
+
+    @pydantic.field_validator("urls")
+    @classmethod
+    def _addresses_without_secrets(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for parts in map(urlsplit, urls):
+            if "@" in parts.netloc:
+                raise ValueError(
+                    "an address contains a user name or password, and the run would record it: name the variable of a key in engine.key"
+                )
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                raise ValueError(f"{parts.geturl()!r} is no address of a server, as http://10.0.0.7:8000")
+        return urls
 
 
 def _with_kind(values: Any) -> Any:
