@@ -16,7 +16,7 @@ from lzero.algo.loss import make_loss_fn
 from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
 from lzero.engine.local.engine import LocalEngine
-from lzero.errors import ModelError, NotFinite, TrainError
+from lzero.errors import EngineError, ModelError, NotFinite, TrainError
 from lzero.models import build_tokenizer, load_model, new_model, resolve
 from lzero.train.packing import choose_packing
 from lzero.train.probe import PROBE_TOKENS, probe_ids, sample_after
@@ -373,6 +373,19 @@ async def test_a_transfer_that_was_lost_is_made_again(caplog: pytest.LogCaptureF
     assert 0 <= metrics["train/probe_gap_mean"] <= metrics["train/probe_gap_p99"]
     assert metrics["train/probe_gap"] < 1e-6
     assert "it is sent again" in caplog.text
+
+
+async def test_weights_are_not_sent_again_to_servers_that_went_on(caplog: pytest.LogCaptureFixture) -> None:
+    class HalfResumed(StubbornEngine):
+        async def resume(self) -> None:
+            await super().resume()
+            if self.events.count("resume") == 1:
+                raise EngineError("one of two servers did not answer")
+
+    engine = HalfResumed(nano_model())
+    await sync(nano_model(), engine, version=1)
+    assert engine.events == ["pause", "load", "resume"] * 2
+    assert "one of two servers did not answer" in caplog.text
 
 
 async def test_an_engine_that_answers_no_number_stops_the_run() -> None:

@@ -129,8 +129,8 @@ class Publisher:
                     await self._engine.pause()
                     paused = True
                 await self._transfer.send(ModelWeights(self._model), version=version)
+                paused = False  # if not all servers resume, some do
                 await self._engine.resume()
-                paused = False
             except EngineError as error:
                 if number == TRIES:
                     raise
