@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -9,10 +10,15 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from lzero.errors import EngineError
 from lzero.train.transfer import WeightSource
 from lzero.types import Json
+
+_HEADER_BYTES = 1 << 20
+"""Bytes for names and shapes; a model needs fewer."""
 
 
 @runtime_checkable
@@ -38,18 +44,25 @@ class FileTransfer:
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
         shared = self._engine.shared_directory
-        with tempfile.TemporaryDirectory(prefix="lzero-weights-", dir=shared or _memory_directory()) as home:
-            file = Path(home, "weights.safetensors")
-            await asyncio.to_thread(_write, weights, file)
-            with _unlinked(file) if shared is None else nullcontext(file) as path:
-                await self._engine.update({"path": str(path)}, version=version)
+        place = shared or _memory_directory(sum(tensor.nbytes for _, tensor in weights)) or tempfile.gettempdir()
+        try:
+            with tempfile.TemporaryDirectory(prefix="lzero-weights-", dir=place) as home:
+                file = Path(home, "weights.safetensors")
+                await asyncio.to_thread(_write, weights, file)
+                with _unlinked(file) if shared is None else nullcontext(file) as path:
+                    await self._engine.update({"path": str(path)}, version=version)
+        except (OSError, SafetensorError) as error:
+            raise EngineError(f"cannot write the weights for the servers to {place}: {error}") from None
 
     async def close(self) -> None: ...
 
 
-def _memory_directory() -> str | None:
-    """Return a directory whose files stay in memory; None, for the default directory of temporary files, if there is none."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+def _memory_directory(num_bytes: int) -> str | None:
+    """Return a directory whose files stay in memory, if it has room for a file of so many bytes of weights; in a container it often holds
+    64 MB."""
+    memory = "/dev/shm"  # noqa: S108
+    fits = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > num_bytes + _HEADER_BYTES
+    return memory if fits else None
 
 
 @contextmanager
