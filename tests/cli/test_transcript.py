@@ -56,6 +56,8 @@ def test_what_a_model_writes_cannot_steer_the_terminal() -> None:
     evil = "[red]markup[/red] \x1b[2Jgone\x07"
     step = make_cell(f"print({evil!r})\x1b]0;x\x07", think=evil)
     text = shown(make_record(make_attempt(numbered_task(), evil, steps=(step,))))
+    failure = Failure(kind="agent", what=f"raised ValueError: {evil}", where="acting")
+    text += shown(make_record(make_attempt(numbered_task(), failure=failure)))
     assert "\x1b" not in text
     assert "\x07" not in text
     assert "[red]markup[/red] gone" in text

@@ -31,9 +31,8 @@ def _parts(task: Task, episode: Episode, reward: Reward | None, title: str) -> I
 def _ending(task: Task, episode: Episode, reward: Reward | None) -> Text:
     if episode.failure is not None:
         failure = episode.failure
-        return Text(
-            f"failed, through no fault of the agent: {failure.kind} at {failure.where}: {failure.what}", style="red"
-        )
+        told = f"failed, through no fault of the agent: {failure.kind} at {failure.where}: {failure.what}"
+        return Text(clean(told), style="red")
     assert reward is not None, "an episode that did not fail is scored"
     answer = "no answer" if episode.answer is None else f"answered {clean(episode.answer)!r}"
     verdict = ("right", "bold green") if reward.score == 1.0 else (_shortfall(task, reward), "bold red")
