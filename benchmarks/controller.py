@@ -36,6 +36,7 @@ from lzero.models import build_tokenizer
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.rewards import make_reward
 from lzero.rewards.l0 import is_quick
+from lzero.rollout.concurrency import rare_collections
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
 from lzero.store import Record
@@ -159,7 +160,8 @@ def in_a_process(kind: str, number: int) -> tuple[float, float]:
 async def ours(number: int) -> tuple[float, int]:
     await rollout(make_runner(8, Waits(0, long=False)), 8)  # imports, caches
     runner = make_runner(number, Waits(number))
-    used_s, grown, records = await costs(lambda: rollout(runner, number))
+    with rare_collections():  # as `build` does
+        used_s, grown, records = await costs(lambda: rollout(runner, number))
     assert all(len(episode.steps) == STEPS for record in records for episode in record.episodes)
     assert all(reward is not None for record in records for reward in record.rewards)
     return used_s, grown

@@ -22,14 +22,14 @@ ABILITIES = ("qa", "math", "data", "search", "files")
 """Kinds of tasks that NB-Agent has a prompt for."""
 
 
-class Passage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Passage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One searchable text: `Passage(title="Liri", text="a place; founder Titu; twin Kato")`."""
 
     title: str
     text: str
 
 
-class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A question with its gold answers.
 
     Task(id="world-eval-0-13", question="Starting from Liri, who does the path founder rival lead to?", answers=("Kato",),
@@ -52,7 +52,7 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metadata: dict[str, str] = {}
 
 
-class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Settings for drawing tokens. `Sampling(temperature=1.0, max_tokens=64, stop=("</code>",), seed=7)`.
 
     `temperature` 0 is greedy. A completion that ends with one of the `stop` strings keeps the tokens that spell it.
@@ -65,7 +65,7 @@ class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: int = 0
 
 
-class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False, omit_defaults=True):
     """One turn of a conversation in words. `Message(role="user", content="Who founded Liri?")`."""
 
     role: Literal["system", "user", "assistant"]
@@ -74,7 +74,7 @@ class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     """The thought before the message, for an endpoint that separates it."""
 
 
-class Usage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Usage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Tokens and cost of a reply, as the endpoint counts them. `Usage(prompt_tokens=812, completion_tokens=90, cost_usd=0.0021)`."""
 
     prompt_tokens: int
@@ -88,7 +88,7 @@ class Usage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 StopReason = Literal["eos", "stop", "length"]
 
 
-class Completion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Completion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Sampled tokens.
 
     `Completion(token_ids=(5, 9, 2), logprobs=(-0.1, -1.2, 0.0), text="…", stop_reason="eos", versions=((3, 3),))`: three tokens, all drawn
@@ -119,7 +119,9 @@ class Completion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return len(self.token_ids) if self.usage is None else self.usage.completion_tokens
 
 
-class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stream", tag_field="output_type"):
+class Stream(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False, tag="stream", tag_field="output_type"
+):
     """Text written to stdout or stderr."""
 
     name: Literal["stdout", "stderr"]
@@ -127,7 +129,13 @@ class Stream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=
 
 
 class Result(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="execute_result", tag_field="output_type"
+    Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    gc=False,
+    tag="execute_result",
+    tag_field="output_type",
 ):
     """The value of a cell's last expression, by MIME type: `Result(data={"text/plain": "3"})`.
 
@@ -138,14 +146,16 @@ class Result(
 
 
 class Display(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="display_data", tag_field="output_type"
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False, tag="display_data", tag_field="output_type"
 ):
     """The output of `display(...)`, by MIME type, like a `Result`."""
 
     data: dict[str, str]
 
 
-class Error(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="error", tag_field="output_type"):
+class Error(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False, tag="error", tag_field="output_type"
+):
     """An exception that ended a cell."""
 
     ename: str
@@ -156,7 +166,7 @@ class Error(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
 Output = Stream | Result | Display | Error
 
 
-class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """The result of one cell. `Execution(outputs=(Stream(name="stdout", text="3\\n"),), status="ok", duration_s=0.002)`.
 
     `timed_out`: the cell was interrupted, and the REPL continues. `killed`: the REPL has ended, with its state. `reason` begins with the
@@ -171,7 +181,7 @@ class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-class WorkspaceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WorkspaceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A regular file in a REPL's workspace. `WorkspaceFile(path="plots/loss.png", size=20_481)`; the size is in bytes."""
 
     path: str
@@ -179,7 +189,7 @@ class WorkspaceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     size: int
 
 
-class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A call that left the kernel. `ToolCall(name="search", arguments={"query": "Liri"}, result="…", duration_s=0.001)`."""
 
     name: str
@@ -194,14 +204,14 @@ class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The party at fault for `error`; None if there is none."""
 
 
-class Todo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Todo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One item of a plan. `Todo(text="find the founder", status="done")`."""
 
     text: str
     status: Literal["open", "done", "dropped"] = "open"
 
 
-class Notepad(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Notepad(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """The notes that an agent keeps in view: `Notepad(todos=(Todo(text="find the founder"),), facts=("Liri's founder is Titu",))`."""
 
     todos: tuple[Todo, ...] = ()
@@ -209,7 +219,7 @@ class Notepad(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     draft: str = ""
 
 
-class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A step's prompt, as a change of the last sequence (last prompt + last completion).
 
     `Prompt(keep=0, new_ids=(1, 2, 3))` starts a sequence; if 2 ids are then sampled, `Prompt(keep=5, new_ids=(9, 9))` is
@@ -222,7 +232,7 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """In a conversation in words: the same change, in messages; `keep` then counts messages."""
 
 
-class Parsed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Parsed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """The parts of a reply.
 
     `well_formed` is the condition of the format reward: exactly one think and one closed code block, each long enough. `problem` is the
@@ -235,7 +245,7 @@ class Parsed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     problem: str = ""
 
 
-class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One thought, cell and output; or, of kind "summarise", the model's text that replaces its steps so far."""
 
     kind: Literal["act", "summarise"] = "act"
@@ -258,7 +268,7 @@ Status = Literal["finished", "out_of_steps", "out_of_tokens", "out_of_time", "fa
 """All but `failed` are caused by the agent and scored; `failed` is caused by lzero and never trained on."""
 
 
-class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A failure of lzero, or a cut-off. `Failure(kind="repl", what="zygote died", where="step 2")`."""
 
     kind: Literal["engine", "repl", "tool", "environment", "agent", "reward", "lost", "straggler"]
@@ -266,7 +276,7 @@ class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     where: str
 
 
-class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Limits of an agent: `Budgets(max_steps=6, max_tokens=512, cell_s=10.0, work_s=120.0)`.
 
     `max_tokens` bounds prompt + completion of every step, `work_s` the seconds of all cells and the tools that they call. Total time is not
@@ -280,7 +290,7 @@ class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """None in records older than this budget."""
 
 
-class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One attempt at a task: its steps, how it ended (`status`), and the first answer submitted, if any."""
 
     id: str
@@ -302,7 +312,7 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(f"Episode {self.id}: status {self.status!r} with failure {self.failure!r}")
 
 
-class Reward(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Reward(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """The reward of an episode: `Reward(score=1.0, per_step=(0.1, 0.9), parts={"qa": (0.0, 0.8), "format": (0.05, 0.05), …})`.
 
     `score` is the core score (exact match, 0 to 1), which `eval` reports. `per_step` is what the trainer gets: the sum of `parts`, which
@@ -314,7 +324,7 @@ class Reward(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parts: dict[str, tuple[float, ...]]
 
 
-class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """The episodes of one task and their rewards, with one value per step."""
 
     task: Task
@@ -338,7 +348,7 @@ class Group(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return found
 
 
-class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """An episode as the input of an estimator: `Attempt(group="world/7", rewards=(0.1, 0.9), states=("a9…", "04…"))`."""
 
     group: str
@@ -357,7 +367,7 @@ class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return Attempt(group=self.group, rewards=rewards, states=self.states)
 
 
-class Sample(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Sample(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A token sequence ready to train on: one or more whole steps whose prompts extend each other.
 
     Two steps merged, prompt `1 2`, action `3 4`, output turn `5`, action `6`:
@@ -383,7 +393,7 @@ class Sample(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(f"Sample of episode {self.episode_id}: fields of different lengths {sorted(lengths)}")
 
 
-class Update(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Update(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Result of learning from a batch: the new policy version, and metrics (`"train/loss"`, `"rollout/score"`, …)."""
 
     policy_version: int

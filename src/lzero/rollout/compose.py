@@ -22,6 +22,7 @@ from lzero.protocols import TaskSource
 from lzero.rewards.context import RewardFn, takes_context
 from lzero.rewards.judge import Judge
 from lzero.rewards.l0 import is_quick
+from lzero.rollout.concurrency import rare_collections
 from lzero.rollout.deadline import lzero_s
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
@@ -74,6 +75,7 @@ async def build(
     scorer = scorer or open_scorer(config)
     session_s = config.agent.work_s + deadline_s if session_s is None else session_s
     async with AsyncExitStack() as stack:
+        stack.enter_context(rare_collections())
         if scorer.judge is not None:
             stack.push_async_callback(scorer.judge.close)
         if scenes is None:
