@@ -309,6 +309,19 @@ def test_metrics_come_back(run: RunDirectory) -> None:
     ]
 
 
+def test_logs_of_programs_are_kept_over_all_starts_and_one_that_is_gone_fails_no_run(
+    run: RunDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "log"
+    for text in ("first start\n", "resumed\n"):
+        log.write_text(text, encoding="utf-8")
+        run.keep_log("vllm-0.log", log)
+    log.unlink()
+    run.keep_log("vllm-0.log", log)
+    assert (run.path / "vllm-0.log").read_text(encoding="utf-8") == "first start\nresumed\n"
+    assert "cannot keep vllm-0.log" in caplog.text
+
+
 def test_a_line_of_metrics_cut_short_by_a_crash_is_left_out(run: RunDirectory) -> None:
     run.append_metrics({"a": 1}, phase="train", update=0)
     with (run.path / "metrics.jsonl").open("ab") as stream:

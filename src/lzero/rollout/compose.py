@@ -6,7 +6,6 @@ async with build(config) as opened:
 """
 
 import inspect
-import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ class OpenedRollout:
             yield
         finally:
             for name, log in self.engine.logs.items():
-                shutil.copyfile(log, run.path / f"{name}.log")
+                run.keep_log(f"{name}.log", log)
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ import importlib.metadata
 import io
 import logging
 import platform
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -136,6 +137,14 @@ class RunDirectory:
     def append_facts(self, about: Literal["engine", "sandbox"], facts: Mapping[str, Json]) -> None:
         """Append a line to engine.jsonl or sandbox.jsonl at the start of the run, or nothing and raise StoreError."""
         append_whole(self.path / f"{about}.jsonl", msgspec.json.encode(facts) + b"\n")
+
+    def keep_log(self, name: str, log: Path) -> None:
+        """Append the log of a program to the file of this name; if that fails, log a warning, as the run itself has not failed."""
+        try:
+            with log.open("rb") as source, (self.path / name).open("ab") as kept:
+                shutil.copyfileobj(source, kept)
+        except OSError as error:
+            logger.warning("cannot keep %s of the run in %s: %s", name, self.path, error.strerror)
 
     def read_metrics(self) -> list[dict[str, Json]]:
         """Return the lines of metrics.jsonl, without a last one that a crash truncated. Raises StoreError."""
