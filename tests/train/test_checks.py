@@ -124,7 +124,7 @@ def test_keys_of_vllm_that_cannot_act_are_named() -> None:
     started = ["engine.kind=vllm", "engine.key=KEY", "engine.replicas=2", "run.deterministic=true"]
     key, deterministic = inert_settings(load_config(None, started))
     assert key == 'engine.key = "KEY" has no effect without engine.urls'
-    assert deterministic.startswith('run.deterministic = true does not reach engine.kind = "vllm"')
+    assert deterministic.startswith("run.deterministic = true does not reach vLLM")
 
 
 def test_a_sentence_names_the_key_its_value_and_why() -> None:

@@ -25,6 +25,12 @@ class Section(BaseModel):
         """Return the keys whose values differ from their defaults."""
         return [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
 
+    def inert(self, name: str, *keys: str, why: str) -> list[str]:
+        """Return a sentence for each of these keys that differs from its default, and has no effect; `name` is the section's."""
+        values = {key: getattr(self, key) for key in keys if key in self.changed()}
+        shown = {key: f'"{value}"' if isinstance(value, str) else value for key, value in values.items()}
+        return [f"{name}.{key} = {value} has no effect {why}" for key, value in shown.items()]
+
     @classmethod
     def descriptions(cls) -> dict[str, str]:
         """Return key → its description: the text below it, in the class or one that it derives from, or that of its `Field`."""

@@ -63,6 +63,9 @@ class EngineKind(Protocol):
     def check(self, config: Config) -> Iterator[Finding]:
         """Check the requirements of `open_engine`, for `lzero check`. Raises as that does."""
 
+    def notes(self, config: Config) -> list[str]:
+        """Return a sentence for each setting that has no effect with this engine."""
+
     def complaint(self, config: Config, task: Task) -> str:
         """Return why this engine cannot work on such a task; "" if it can."""
 

@@ -6,8 +6,9 @@ from functools import partial
 from lzero.algo.algorithm import Algorithm, blamed
 from lzero.algo.credit import make_estimator
 from lzero.algo.loss import make_loss
-from lzero.config import AlgoConfig, Config, Section, SftConfig, VLLMEngineConfig
+from lzero.config import AlgoConfig, Config, Section, SftConfig
 from lzero.data.sources import is_world
+from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError
 from lzero.rollout.deadline import lzero_s
 
@@ -74,7 +75,7 @@ def inert_settings(config: Config) -> list[str]:
 
     A key counts as set if it differs from its default.
     """
-    notes = [*_inert_keys(config), *_inert_parts(config)]
+    notes = [*_inert_keys(config), *_inert_parts(config), *kind_of(config).notes(config)]
     for algorithm in (make_estimator(config.algo), make_loss(config.algo)):
         with blamed(algorithm, ConfigError):
             notes += algorithm.notes(config)
@@ -83,10 +84,6 @@ def inert_settings(config: Config) -> list[str]:
 
 def _inert_parts(config: Config) -> Iterator[str]:
     algo, rollout = config.algo, config.rollout
-    if config.run.deterministic and config.engine.kind == "vllm":
-        yield (
-            'run.deterministic = true does not reach engine.kind = "vllm", whose rounding depends on the requests that it computes together'
-        )
     if rollout.stragglers > 0:
         yield (
             f"rollout.stragglers = {rollout.stragglers:g}: the choice of episodes depends on their speed, so the same seed does not "
@@ -111,8 +108,6 @@ def _inert_parts(config: Config) -> Iterator[str]:
 
 def _inert_keys(config: Config) -> Iterator[str]:
     algo, reward, rollout, evaluation = config.algo, config.reward, config.rollout, config.eval
-    if isinstance(config.engine, VLLMEngineConfig):
-        yield from _inert_keys_of_vllm(config, joins=bool(config.engine.urls))
     if "wandb" not in config.run.trackers:
         yield from _inert(config, "run.wandb", why='without "wandb" in run.trackers')
     if rollout.filter != "l0":
@@ -138,21 +133,9 @@ def _inert_keys(config: Config) -> Iterator[str]:
     )
 
 
-def _inert_keys_of_vllm(config: Config, *, joins: bool) -> Iterator[str]:
-    """`joins`: whether lzero joins running servers, and starts none."""
-    if joins:
-        keys = ("program", "replicas", "devices_per_replica", "arguments", "kv_cache_gb", "start_s")
-        yield from _inert(config, *(f"engine.{key}" for key in keys), why="with engine.urls")
-    else:
-        yield from _inert(config, "engine.key", why="without engine.urls")
-
-
 def _inert(config: Config, *names: str, why: str) -> Iterator[str]:
     """Yield a sentence for each of these keys that differs from its default."""
     for name in names:
         section_name, _, key = name.partition(".")
         section: Section = getattr(config, section_name)
-        if key in section.changed():
-            value = getattr(section, key)
-            shown = f'"{value}"' if isinstance(value, str) else value
-            yield f"{name} = {shown} has no effect {why}"
+        yield from section.inert(section_name, key, why=why)

@@ -66,5 +66,9 @@ def _settings(config: Config) -> ChatEngineConfig:
     return config.engine
 
 
+def notes(config: Config) -> list[str]:
+    return []
+
+
 def complaint(config: Config, task: Task) -> str:
     return ""

@@ -70,6 +70,10 @@ def check(config: Config) -> Iterator[Finding]:
     yield Finding("local engine", f"{slots:,} at once of episodes of {tokens:,} tokens{fewer}")
 
 
+def notes(config: Config) -> list[str]:
+    return []
+
+
 def complaint(config: Config, task: Task) -> str:
     return ""
 

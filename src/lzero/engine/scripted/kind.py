@@ -57,6 +57,10 @@ def check(config: Config) -> Iterator[Finding]:
     yield Finding(f"engine.policy: {_name(config)}", "a scripted policy: for lzero eval and play")
 
 
+def notes(config: Config) -> list[str]:
+    return []
+
+
 def complaint(config: Config, task: Task) -> str:
     return not_understood(_name(config), task)
 

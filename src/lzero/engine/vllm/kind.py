@@ -84,6 +84,20 @@ def check(config: Config) -> Iterator[Finding]:
     yield Finding("engine.program", settings.program, _program_problems(settings))
 
 
+def notes(config: Config) -> list[str]:
+    settings = _settings(config)
+    if settings.urls:
+        of_own_servers = ("program", "replicas", "devices_per_replica", "arguments", "kv_cache_gb", "start_s")
+        found = settings.inert("engine", *of_own_servers, why="with engine.urls")
+    else:
+        found = settings.inert("engine", "key", "shared_directory", why="without engine.urls")
+    if config.run.deterministic:
+        found.append(
+            "run.deterministic = true does not reach vLLM, whose rounding depends on the requests that it computes together"
+        )
+    return found
+
+
 def complaint(config: Config, task: Task) -> str:
     return ""
 
