@@ -124,6 +124,14 @@ async def test_a_program_that_is_missing_is_named_before_anything_starts(tmp_pat
     assert "make vllm" in finding.problems[0]
 
 
+@pytest.mark.parametrize("temperature", [0.001, 2.5])
+async def test_a_temperature_that_vllm_would_change_is_refused_before_anything_starts(temperature: float) -> None:
+    config = load_config(None, ["engine.kind=vllm", f"rollout.temperature={temperature}"])
+    with pytest.raises(ConfigError, match=r"rollout.temperature = .* vLLM samples at 0.01 to 2, and silently changes"):
+        await kind.open_engine(config, kind.open_tokenizer(config))
+    assert any("rollout.temperature" in problem for finding in kind.check(config) for problem in finding.problems)
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lzero.closing import closed_on_error
 from lzero.config import Config, VLLMEngineConfig
 from lzero.engine.kinds import Finding, OpenedEngine
-from lzero.engine.vllm.engine import VLLMEngine
+from lzero.engine.vllm.engine import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VLLMEngine
 from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.errors import ConfigError, EngineError
@@ -50,6 +50,8 @@ def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
 
 async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> OpenedEngine:
     """Start the servers, or join those of engine.urls. Raises EngineError if one does not start, or would sample from another policy."""
+    if problem := _temperature_problem(config):
+        raise ConfigError(problem)
     stack = AsyncExitStack()
     async with closed_on_error(stack.aclose):
         logs: dict[str, Path] = {}
@@ -78,6 +80,8 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
 def check(config: Config) -> Iterator[Finding]:
     """Check that vLLM's program exists, or that the servers to join answer and have the right settings."""
     settings = _settings(config)
+    if problem := _temperature_problem(config):
+        yield Finding("rollout.temperature", f"{config.rollout.temperature:g}", [problem])
     if settings.urls:
         yield Finding("engine.urls", ", ".join(settings.urls), asyncio.run(_joined_problems(config)))
         return
@@ -265,6 +269,16 @@ def _vocab_size(config: Config) -> int:
 
     size: int = AutoConfig.from_pretrained(resolve(config.model.path)).get_text_config().vocab_size
     return size
+
+
+def _temperature_problem(config: Config) -> str:
+    temperature = config.rollout.temperature
+    if LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:
+        return ""
+    return (
+        f"rollout.temperature = {temperature:g}: vLLM samples at {LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE:g}, and silently changes any "
+        "other temperature"
+    )
 
 
 def _settings(config: Config) -> VLLMEngineConfig:

@@ -132,7 +132,7 @@ class VLLMServer:
             )
         rest = zip(ids[1:], found[1:], strict=True)
         try:
-            return (0.0, *(given[str(token)].logprob for token, given in rest if given is not None))
+            return (0.0, *((given or {})[str(token)].logprob for token, given in rest))
         except KeyError as error:
             raise EngineError(f"{self.name} scored other tokens than those sent: {error} is missing") from None
 
