@@ -162,7 +162,7 @@ async def test_failed_attempts_are_counted_by_task_the_worst_first() -> None:
     ]
     assert [each.often for each in found.worst] == [True, True, True]
     assert found.line()["failing_tasks"][0] == {"task": "task-0", "attempts": 4, "failed": 4, "kinds": {"repl": 4}}  # type: ignore[index]
-    assert runner.take_failures() == Failing(kinds=dict.fromkeys(KINDS, 0)), "each is told once"
+    assert runner.take_failures() == Failing(kinds=dict.fromkeys(KINDS, 0)), "a failure is returned once"
 
 
 def test_only_a_few_of_the_failing_tasks_are_named_and_several_updates_are_added_up() -> None:

@@ -17,7 +17,7 @@ WEIGHTS = [("embed", torch.ones(2, 3)), ("head", torch.zeros(3))]
 
 
 class Servers:
-    """Load what they are told of."""
+    """An engine whose servers load each file that they are given."""
 
     def __init__(self, shared_directory: Path | None = None) -> None:
         self.shared_directory = shared_directory

@@ -176,7 +176,9 @@ async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -
         )
         stack.push_async_callback(process.end)
         logs[f"vllm-{number}"] = process.log
-        started.append((VLLMServer(f"vLLM server {number}", socket=socket), process))
+        server = VLLMServer(f"vLLM server {number}", socket=socket)
+        stack.push_async_callback(server.close)
+        started.append((server, process))
     for server, process in started:
         await until_ready(server, process, start_s=settings.start_s)
     return [server for server, _ in started]

@@ -221,9 +221,8 @@ class VLLMServer:
         async with self._failures(route, deadline_s):
             content = None if json is None else msgspec.json.encode(json)
             headers = {} if json is None else {"Content-Type": "application/json"}
-            if (
-                route != GENERATE
-            ):  # after a failure the server closes the connection, which the next request could still use
+            # After a failure the server closes the connection, which a later request could still try to use.
+            if route != GENERATE:
                 headers["Connection"] = "close"
             response = await self._client.request(method, route, content=content, headers=headers, params=params)
             self._check(response, route)
