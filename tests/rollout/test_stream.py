@@ -14,8 +14,9 @@ from rollout_fakes import FakeEpisodes, Shuffler, Tasks, make_runner
 
 from lzero.config import RolloutConfig
 from lzero.errors import ConfigError, StoreError, TrainError
+from lzero.rollout.batch import Collected
 from lzero.rollout.filters import drop_reason, leave_out, take_back, tasks_to_try
-from lzero.rollout.stream import Collected, SynchronousStream
+from lzero.rollout.stream import SynchronousStream
 from lzero.types import Failure, Json, Task
 
 BROKEN = Failure(kind="engine", what="no answer", where="step 1, sampling")
@@ -178,7 +179,7 @@ async def test_dapo_takes_nothing_back_and_a_batch_that_stays_short_is_told(capl
         return luck(task, seed, attempt) if task.id == "task-5" else "no"
 
     stream = make_stream(FakeEpisodes(decide), filter="dapo", max_refills=2, episodes_per_task=8)
-    with caplog.at_level(logging.WARNING, logger="lzero.rollout.stream"):
+    with caplog.at_level(logging.WARNING, logger="lzero.rollout.batch"):
         collected = await stream.take(0)
     assert [group.task.id for group in collected.groups] == ["task-5"]
     assert len(collected.records) == 24
@@ -304,7 +305,7 @@ async def test_tasks_at_which_attempts_fail_again_and_again_are_named(caplog: py
     def decide(task: Task, seed: int, attempt: int) -> str | Failure:
         return BROKEN if task.id == "task-3" or (task.id == "task-5" and attempt == 0) else luck(task, seed, attempt)
 
-    with caplog.at_level(logging.WARNING, logger="lzero.rollout.stream"):
+    with caplog.at_level(logging.WARNING, logger="lzero.rollout.batch"):
         collected = await make_stream(FakeEpisodes(decide), filter="none", max_refills=0).take(0)
     (told,) = (record.getMessage() for record in caplog.records if "again and again" in record.getMessage())
     assert told.startswith(

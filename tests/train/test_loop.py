@@ -19,7 +19,7 @@ from lzero.config import Config, load_config
 from lzero.engine.local.engine import LocalEngine
 from lzero.errors import CreditError, StoreError, TrainError
 from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model, save_model
-from lzero.rollout.stream import Collected
+from lzero.rollout.batch import Collected
 from lzero.seeds import derive_seed
 from lzero.store import Record, RunDirectory, read_episodes
 from lzero.train.checkpoint import Progress, newest_checkpoint, read_manifest
@@ -39,6 +39,8 @@ PAID_BELOW = 128
 class Bandit:
     """A stream without agent, sandbox or source."""
 
+    max_lag = 0
+
     def __init__(self, engine: LocalEngine, *, next_task: Json = 0) -> None:
         assert isinstance(next_task, int)
         self.engine = engine
@@ -56,6 +58,10 @@ class Bandit:
 
     def published(self, version: int) -> None:
         assert version == self.engine.version
+
+    def limit(self, lag: int) -> None: ...
+
+    def saved(self, state: Mapping[str, Json]) -> None: ...
 
     async def close(self) -> None: ...
 

@@ -178,7 +178,7 @@ def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
     handlers = {
         "": errors,
         "lzero.repl": _Teller(display.say),
-        "lzero.rollout.stream": _Teller(display.note),
+        "lzero.rollout.batch": _Teller(display.note),
         "lzero.rollout.scoring": _Teller(display.note),
     }
     for name, handler in handlers.items():

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from lzero.config import RolloutConfig
 from lzero.errors import ConfigError, StoreError
 from lzero.protocols import TaskSource
+from lzero.seeds import derive_seed
 from lzero.types import Json
 
 FLOOR = 0.05
@@ -86,3 +87,43 @@ class PassRates:
     def state(self) -> dict[str, Json]:
         """Return the state as JSON: task → [episodes, passes]."""
         return {str(index): [episodes, passes] for index, (episodes, passes) in sorted(self._seen.items())}
+
+
+class TaskOrder:
+    """Order in which training takes the tasks of `source`: each in turn, or as `rollout.curriculum` draws them.
+
+    A place in this order is a position. It has an endless number of them: a file's source starts each epoch in a new order. Raises
+    ConfigError for a curriculum over tasks that never repeat, StoreError for pass rates of other tasks.
+    """
+
+    def __init__(
+        self,
+        source: TaskSource,
+        *,
+        config: RolloutConfig,
+        seed: int,
+        pass_rates: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+    ) -> None:
+        check_curriculum(config, source)
+        self._seed = seed
+        self._pass_rates = PassRates(len(source), state=pass_rates) if config.curriculum == "pass_rate" else None
+
+    @property
+    def state(self) -> dict[str, Json]:
+        """The part of a stream's state that the order depends on."""
+        return {} if self._pass_rates is None else {"pass_rates": self._pass_rates.state()}
+
+    def indices(self, position: int, num_tasks: int, *, without: Collection[int] = ()) -> list[int]:
+        """Return the tasks at `num_tasks` positions, the first of which is `position`; none of `without`, if possible."""
+        if self._pass_rates is None:
+            return list(range(position, position + num_tasks))
+        return self._pass_rates.draw(num_tasks, seed=derive_seed(self._seed, "curriculum", position), without=without)
+
+    def saw(self, index: int, scores: Sequence[float]) -> None:
+        """Record the core scores of a task's group, for later draws."""
+        if self._pass_rates is not None:
+            self._pass_rates.saw(index, scores)
+
+    def metrics(self, indices: Sequence[int]) -> dict[str, float]:
+        """Return the curriculum's metrics of tasks about to be tried; {} without a curriculum."""
+        return {} if self._pass_rates is None else self._pass_rates.metrics(indices)
