@@ -34,6 +34,8 @@ class Algorithm(Section):
     """The paper or program that defines it."""
     formula: ClassVar[str] = ""
     """Formula that it computes, for the documentation."""
+    bears_lag: ClassVar[bool] = True
+    """Whether it is correct for tokens that an earlier policy has drawn (`rollout.max_lag`)."""
 
     def complaints(self, config: "Config") -> Iterator[str]:
         """Yield an error message for each setting that contradicts this algorithm. Training starts only if there is none."""

@@ -28,7 +28,7 @@ class Scored:
     mask                  0   0   1   1   0   1
     advantages            0   0  .7  .7   0  -.7    the advantage of the token's step
     reference_logprobs    0   0 -.2 -2.   0 -.4     of the initial policy, under the sample's temperature
-    old_logprobs          0   0 -.1 -2.   0 -.5     of the trainer's policy before the update, likewise
+    old_logprobs          0   0 -.1 -2.   0 -.5     of the trainer's policy before the update, or the sampler's, likewise
     """
 
     sample: Sample
@@ -72,7 +72,7 @@ class MicroBatch:
     logprobs: Tensor
     """Log-probabilities under the sampler's policy."""
     old_logprobs: Tensor
-    """Log-probabilities under the trainer's policy before the update."""
+    """Log-probabilities under the trainer's policy before the update; with `rollout.max_lag`, under the sampler's."""
     reference_logprobs: Tensor
     advantages: Tensor
     weights: Tensor

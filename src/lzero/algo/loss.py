@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,9 +28,12 @@ class Loss(Algorithm):
     A subclass in a file of `lzero.algo.losses` is found by its `name`; a class of your own by its import path.
     """
 
+    bears_lag: ClassVar[bool] = False
+
     @property
     def scores_old_policy(self) -> bool:
-        """Whether it reads `micro.old_logprobs`. The trainer then computes them in a forward pass before the update."""
+        """Whether it reads `micro.old_logprobs`. The trainer then computes them in a forward pass before the update; with
+        `rollout.max_lag` they are the sampler's."""
         return False
 
     @property

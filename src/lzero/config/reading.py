@@ -43,6 +43,15 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     sft: SftConfig = SftConfig()
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _loss_that_bears_lag(cls, values: Any) -> Any:
+        """Choose PPO where no loss is named and the sampler may lag behind: the policy gradient is correct only without lag."""
+        rollout, algo = values.get("rollout"), values.get("algo", {})
+        if isinstance(rollout, Mapping) and isinstance(algo, Mapping) and rollout.get("max_lag", 0) not in (0, "0"):
+            return {**values, "algo": {"loss": "ppo", **algo}}
+        return values
+
 
 def load_config(file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Return the defaults, changed by `file`, changed by `overrides` ("section.key=value"; the value is TOML, or a bare string).

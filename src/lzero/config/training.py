@@ -17,6 +17,15 @@ class RolloutConfig(Section):
     """Maximum number of concurrent episodes; fewer if their keys and values do not fit into memory."""
     temperature: Positive = 1.0
     """Sampling temperature of training episodes."""
+    max_lag: Annotated[int, Field(ge=0)] = 0
+    """Updates by which the policy that samples may be older than the one that learns. 0: strictly on-policy; from 1 on, episodes run while
+    the learner learns and while weights move, and the same seed does not give the same run."""
+    lag_min_ess: Fraction = 0.5
+    """Effective sample size of an update's tokens, as a share of their number, below which the lag is lowered by one."""
+    lag_max_kl: Positive = 0.05
+    """KL divergence of the learner's policy from the sampler's, in nats per token, above which the lag is lowered by one."""
+    lag_max_masked: Fraction = 0.2
+    """Share of tokens outside the loss's trust region above which the lag is lowered by one."""
     filter: Literal["l0", "dapo", "none"] = "l0"
     """Treatment of groups whose core scores are all 0 or all 1: "l0" (dropped with probability drop_uniform; the last drops are
     taken back if refills do not fill the batch), "dapo" (dropped for good), "none" (trained on)."""
@@ -47,7 +56,8 @@ class AlgoConfig(Section):
     # Loss.
     loss: str = "policy_gradient"
     """Surrogate of the loss: "policy_gradient" (strictly on-policy: one optimiser step per batch), "ppo" (the clipped ratio to the
-    policy before the update), or the import path of your own subclass of lzero.Loss."""
+    policy before the update; with rollout.max_lag, to the policy that sampled, and then the default), another name listed in
+    docs/training.md, or the import path of your own subclass of lzero.Loss."""
     loss_options: dict[str, Any] = Field({})
     """Options of `loss`, as {clip_high = 0.3}; docs/training.md lists them."""
     average: Literal["token", "step", "episode", "constant"] = "token"

@@ -72,11 +72,15 @@ class Evaluator:
         return await self._evaluate("sampled", sampling, num_episodes=num_episodes, update=update)
 
     async def record(self, run: RunDirectory, *, update: int = 0) -> list[Evaluation]:
-        """Make the greedy evaluation and, if configured, the sampled one; write each to `run` when it ends. Raises StoreError."""
+        """Make the greedy evaluation and, if configured, the sampled one; write each to `run` when it ends.
+
+        Raises StoreError, and TrainError if another policy version than `update` has drawn a token.
+        """
         kinds = [self.greedy, self.sampled] if self.config.eval.sampled_episodes else [self.greedy]
         evaluations = []
         for kind in kinds:
             evaluation = await kind(update=update)
+            _check_version(evaluation.records, update)
             run.write_records(evaluation.records, phase=evaluation.phase, update=update)
             line = {**evaluation.metrics, **evaluation.failing.line()}
             run.append_metrics(line, phase=evaluation.phase, update=update)
@@ -111,6 +115,16 @@ class Evaluator:
                 "; ".join(map(str, failing.worst)),
             )
         return evaluation
+
+
+def _check_version(records: Sequence[Record], version: int) -> None:
+    """Raise TrainError if another policy version than this has drawn a token of these records."""
+    others = {each for record in records for each in record.group().versions} - {version}
+    if others:
+        raise TrainError(
+            f"the evaluation of policy version {version} has tokens of {', '.join(map(str, sorted(others)))}: does another program change "
+            "the weights of the engine?"
+        )
 
 
 def _judge(phase: Phase, records: Sequence[Record], metrics: dict[str, float]) -> Evaluation:

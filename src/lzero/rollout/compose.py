@@ -23,9 +23,12 @@ from lzero.rewards.judge import Judge
 from lzero.rewards.l0 import is_quick
 from lzero.rollout.concurrency import rare_collections
 from lzero.rollout.deadline import lzero_s
+from lzero.rollout.pipeline import PipelinedStream
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
+from lzero.rollout.stream import SynchronousStream
 from lzero.store import RunDirectory
+from lzero.store.finished import FinishedGroups
 from lzero.types import Json, Sampling
 
 EVAL_SEED = 0
@@ -104,6 +107,23 @@ def open_scorer(config: Config) -> Scorer:
     if not config.reward.function:
         return Scorer(function, timeout_s=config.reward.timeout_s, is_quick=is_quick)
     return Scorer(function, timeout_s=config.reward.timeout_s, options=options, judge=open_judge(config))
+
+
+def open_stream(
+    config: Config, runner: Runner, source: TaskSource, *, state: Mapping[str, Json], run: RunDirectory
+) -> SynchronousStream | PipelinedStream:
+    """Return the source of batches from a checkpoint's state on. Raises ConfigError, StoreError."""
+    if config.rollout.max_lag == 0:
+        return SynchronousStream(runner, source, config=config.rollout, seed=config.run.seed, state=state)
+    return PipelinedStream(
+        runner,
+        source,
+        config=config.rollout,
+        seed=config.run.seed,
+        state=state,
+        updates=config.train.updates,
+        finished=FinishedGroups(run.path),
+    )
 
 
 def open_reward(config: Config) -> RewardFn:

@@ -42,11 +42,18 @@ class RunEpisode(Protocol):
 class Runner:
     """Runs episodes, at most `concurrency` at once, in the order of the calls."""
 
-    def __init__(self, run_episode: RunEpisode, scorer: Scorer, config: RolloutConfig) -> None:
+    def __init__(
+        self, run_episode: RunEpisode, scorer: Scorer, config: RolloutConfig, *, slots: asyncio.Semaphore | None = None
+    ) -> None:
         self._run_episode = run_episode
         self.scorer = scorer
-        self._slots = asyncio.Semaphore(config.concurrency)
+        self._config = config
+        self._slots = slots or asyncio.Semaphore(config.concurrency)
         self._breaker = CircuitBreaker(max_rate=config.max_failure_rate)
+
+    def beside(self) -> "Runner":
+        """Return a runner that shares the limit of concurrent episodes, and counts its own failures."""
+        return Runner(self._run_episode, self.scorer, self._config, slots=self._slots)
 
     async def record(
         self,

@@ -35,6 +35,12 @@ def _check_algorithm(make: Callable[[AlgoConfig], Algorithm], config: Config) ->
     algorithm = make(config.algo)
     with blamed(algorithm, ConfigError):
         complaints = list(algorithm.complaints(config))
+    if config.rollout.max_lag > 0 and not algorithm.bears_lag:
+        complaints.append(
+            f"{type(algorithm).__module__}.{type(algorithm).__name__} is correct only for tokens of the policy that learns, but "
+            f"rollout.max_lag = {config.rollout.max_lag} lets earlier policies draw them: "
+            'set rollout.max_lag to 0, or use algo.loss = "ppo"'
+        )
     if complaints:
         raise ConfigError("\n".join(complaints))
 
@@ -55,6 +61,21 @@ def _complaints(config: Config) -> Iterator[str]:
         yield (
             f"rollout.stragglers = {rollout.stragglers:g} makes the choice of episodes depend on timing: set it to 0, or "
             "run.deterministic to false"
+        )
+    if rollout.max_lag > 0 and config.run.deterministic:
+        yield (
+            f"rollout.max_lag = {rollout.max_lag} makes the policy that draws a token depend on timing: set it to 0, or "
+            "run.deterministic to false"
+        )
+    if rollout.max_lag > 0 and rollout.stragglers > 0:
+        yield (
+            f"rollout.stragglers = {rollout.stragglers:g} cuts long episodes off, which with rollout.max_lag = {rollout.max_lag} hold up "
+            "nothing: set one of the two to 0"
+        )
+    if rollout.max_lag > 0 and algo.importance_cap > 0:
+        yield (
+            f"algo.importance_cap = {algo.importance_cap:g} weighs the trainer's policy against the sampler's, but with rollout.max_lag = "
+            f'{rollout.max_lag} the loss does so itself: set it to 0, and use algo.loss = "truncated" for that weight'
         )
     if train.minibatches > num_episodes:
         yield (
@@ -116,6 +137,12 @@ def _inert_keys(config: Config) -> Iterator[str]:
         yield from _inert(config, "rollout.drop_uniform", why="with rollout.episodes_per_task = 1")
     if not (is_world(config.tasks.train) or is_world(config.tasks.eval)):
         yield from _inert(config, "tasks.hops", why="with tasks from files")
+    if rollout.max_lag == 0:
+        yield from _inert(
+            config,
+            *(f"rollout.lag_{name}" for name in ("min_ess", "max_kl", "max_masked")),
+            why="with rollout.max_lag = 0",
+        )
     if algo.kl_coef == 0:
         yield from _inert(config, "algo.kl", "algo.kl_in", why="with algo.kl_coef = 0")
     if reward.qa == 0:

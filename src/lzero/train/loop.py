@@ -1,4 +1,4 @@
-"""Reinforcement learning, one update after another, strictly on-policy.
+"""Reinforcement learning, one update after another.
 
            ┌──────────── publish: weights, probed ─────────────┐
            ▼                                                   │
@@ -8,14 +8,15 @@
                                                                ▼
                                                 on_update, evaluate, checkpoint
 
-No episode runs during an update, so the policy that learns from a token has drawn it. Update u (from 0) learns from episodes of policy
-version u, and makes version u + 1.
+Update u (from 0) makes policy version u + 1. Without lag, no episode runs during an update, so the policy that learns from a token, version
+u, has drawn it. With `rollout.max_lag`, the stream goes on sampling while the learner learns and while weights move. Evaluations sample
+from the version that they are recorded for, because the loop publishes nothing meanwhile.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,11 @@ from typing import Protocol, TypeVar
 
 from lzero.config import Config
 from lzero.errors import CreditError
+from lzero.rollout.batch import Collected
 from lzero.rollout.concurrency import unless
-from lzero.rollout.stream import Collected
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress
+from lzero.train.lag import lag_problems
 from lzero.train.learner import Learner
 from lzero.train.metrics import Stopwatch, memory_metrics
 from lzero.train.saver import Saver
@@ -46,8 +48,18 @@ class GroupStream(Protocol):
     async def take(self, update: int) -> Collected:
         """Return the batch of this update when its groups are complete. Cancelled when the run is stopped."""
 
+    @property
+    def max_lag(self) -> int:
+        """Updates by which the policy that draws a token may be older than the one that learns from it."""
+
     def published(self, version: int) -> None:
         """Note that the engine samples from this policy version now, so that more groups may begin."""
+
+    def limit(self, lag: int) -> None:
+        """Lower `max_lag`."""
+
+    def saved(self, state: Mapping[str, Json]) -> None:
+        """Note that the checkpoint with this state is complete: earlier groups are not needed any more."""
 
     async def close(self) -> None:
         """End the episodes under way."""
@@ -91,7 +103,7 @@ async def train(
     stream.published(progress.update)
     keep_best = settings.keep_best and every > 0
     async with Saver(run.checkpoints, keep=settings.keep_checkpoints, keep_best=keep_best) as saver:
-        reached = _Reached(learner, saver, progress)
+        reached = _Reached(learner, saver, progress, stream)
 
         async def measure() -> None:
             """Evaluate the current policy, if that is due."""
@@ -111,6 +123,7 @@ async def train(
             timings = {"time/checkpoint_s": held_up_s, "time/update_s": time.monotonic() - started}
             metrics = {**collected.metrics, **learned, **timings, **memory_metrics()}
             run.append_metrics({**metrics, **collected.failing.line()}, phase="train", update=reached.update)
+            _lower_the_lag(stream, lag_problems(metrics, config.rollout))
             saver.check()
             reached.advance(stream.state)
             stream.published(reached.update)
@@ -119,6 +132,7 @@ async def train(
             held_up_s = await reached.save() if reached.update % settings.checkpoint_every == 0 else 0.0
         if reached.is_best or not reached.is_saved:
             await reached.save()
+    stream.saved(reached.progress.stream)
     logger.info("%d updates made; checkpoint %s", reached.update, saver.newest)
     return Outcome(
         finished=reached.update >= settings.updates, progress=reached.progress, checkpoint=saver.path(reached.update)
@@ -128,11 +142,14 @@ async def train(
 class _Reached:
     """The state of a run: its progress, and the held-out score of its policy, if that was evaluated."""
 
-    def __init__(self, learner: Learner, saver: Saver, progress: Progress) -> None:
+    def __init__(self, learner: Learner, saver: Saver, progress: Progress, stream: GroupStream) -> None:
         self.learner = learner
         self.progress = progress
         self.score: float | None = None
         self._saver = saver
+        self._stream = stream
+        self._saved: Mapping[str, Json] | None = None
+        """State of the stream in the last checkpoint of this process, which may still be in progress."""
 
     @property
     def update(self) -> int:
@@ -155,7 +172,11 @@ class _Reached:
 
     async def save(self) -> float:
         """Save a checkpoint. Return the seconds for which that held the run up."""
-        return await self._saver.save(partial(self.learner.snapshot, self.progress, self.score))
+        held_up_s = await self._saver.save(partial(self.learner.snapshot, self.progress, self.score))
+        if self._saved is not None:
+            self._stream.saved(self._saved)  # the saver has waited for it
+        self._saved = self.progress.stream
+        return held_up_s
 
     async def keep(self) -> None:
         """Save a checkpoint, if there is none of this state."""
@@ -186,6 +207,13 @@ async def _learn(reached: _Reached, collected: Collected, run: RunDirectory) -> 
         raise
     published = await learner.publish(version=update + 1)
     return {**learned, **published, **watch.seconds}
+
+
+def _lower_the_lag(stream: GroupStream, problems: Sequence[str]) -> None:
+    """Lower the stream's lag by one if there are problems."""
+    if problems and stream.max_lag > 0:
+        stream.limit(stream.max_lag - 1)
+        logger.warning("%s: the lag is at most %d from now on", "; ".join(problems), stream.max_lag)
 
 
 def _is_due(update: int, every: int, last: int) -> bool:

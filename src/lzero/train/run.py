@@ -25,11 +25,10 @@ from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
 from lzero.protocols import Engine, TaskSource
-from lzero.rollout.compose import build, eval_tasks, open_scorer, train_tasks
+from lzero.rollout.compose import build, eval_tasks, open_scorer, open_stream, train_tasks
 from lzero.rollout.curriculum import check_curriculum
 from lzero.rollout.failures import TaskFailures, by_task, kinds_in
 from lzero.rollout.scoring import Scorer
-from lzero.rollout.stream import SynchronousStream
 from lzero.store import Record, RunDirectory, check_new, read_records
 from lzero.store.inputs import INPUTS_FILE, Input, read_inputs, write_inputs
 from lzero.threads import computing_alone
@@ -116,9 +115,8 @@ async def run_training(
             stack.enter_context(run.claimed())
         _begin(run, inputs, update=progress.update)
         stack.enter_context(opened.recorded(run))
-        seed, state = config.run.seed, progress.stream
-        stream = SynchronousStream(opened.runner, training, config=config.rollout, seed=seed, state=state)
-        evaluator = Evaluator(runner=opened.runner, source=held_out, config=config)
+        stream = open_stream(config, opened.runner, training, state=progress.stream, run=run)
+        evaluator = Evaluator(runner=opened.runner.beside(), source=held_out, config=config)
         history = run.read_metrics()
         with run.logged(), open_trackers(config, run.path, update=progress.update, history=history) as track:
             for note in notes:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from lzero.algo.attempts import attempts, penalised, penalties
 from lzero.algo.batches import Batch, Scored, collate, step_advantages
 from lzero.algo.credit import credit, make_estimator, shuffle_rewards
+from lzero.algo.lag import effective_sample_size
 from lzero.algo.layout import Layout, Packing
 from lzero.algo.loss import make_loss, make_loss_fn
 from lzero.algo.metrics import Metrics, combined
@@ -44,7 +45,7 @@ class Scores:
     reference_logprobs: Sequence[tuple[float, ...]]
     """Log-probabilities under the initial policy."""
     old_logprobs: Sequence[tuple[float, ...]]
-    """Log-probabilities under the policy before the update."""
+    """Log-probabilities under the policy before the update; with `rollout.max_lag`, the sampler's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +114,23 @@ class Trainer:
         reference, layout = self.reference, self.layout
         return Scores(
             reference_logprobs=zeros if reference is None else sample_logprobs(reference, samples, layout),
-            old_logprobs=sample_logprobs(self.model, samples, layout) if self.scores_old else zeros,
+            old_logprobs=[sample.logprobs for sample in samples]
+            if self.lags
+            else sample_logprobs(self.model, samples, layout)
+            if self.scores_old
+            else zeros,
         )
 
     @property
+    def lags(self) -> bool:
+        """Whether earlier policies may have drawn the tokens of a batch."""
+        return self.config.rollout.max_lag > 0
+
+    @property
     def scores_old(self) -> bool:
-        """Whether the settings need the policy's log-probabilities before the update."""
+        """Whether the settings need the policy's log-probabilities before the update, by a forward pass."""
+        if self.lags:
+            return False
         algo = self.config.algo
         penalised = algo.kl_coef > 0 and algo.kl_in == "reward"
         return make_loss(algo).scores_old_policy or algo.importance_cap > 0 or penalised
@@ -185,6 +197,8 @@ class Trainer:
                 self.skips.skipped(f"update {update}: {error}")
         gap = sampler_gap(scored) if self.scores_old else {}
         means = {name: float(metric.value) for name, metric in combined(steps).items()}
+        if self.lags and means:
+            means["train/ess"] = effective_sample_size(means)
         return means | gap | {"train/lr": lr, "train/skipped": float(len(skipped))}
 
     def _step(self, batch: Batch) -> Metrics:
@@ -196,6 +210,7 @@ class Trainer:
             loss_fn=make_loss_fn(algo),
             grad_clip=self.config.train.grad_clip,
             entropies=algo.entropy_coef > 0,
+            lags=self.lags,
         )
 
     def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[tuple[list[Scored], Batch]]:

@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
 
 from lzero.algo.batches import Batch, MicroBatch
+from lzero.algo.lag import lag_metrics
 from lzero.algo.loss import LossFn, LossInputs
 from lzero.algo.metrics import Metric, Metrics, combined
 from lzero.errors import ConfigError, NotFinite
@@ -109,10 +110,12 @@ def update_policy(
     loss_fn: LossFn,
     grad_clip: float,
     entropies: bool = False,
+    lags: bool = False,
 ) -> Metrics:
     """Make one optimiser step on the whole batch: accumulate gradients over micro-batches, clip them together, apply them once.
 
-    `entropies`: whether the loss needs them. `train/logprob_gap` is the mean over action tokens of |log π_trainer − log π_sampler|.
+    `entropies`: whether the loss needs them. `lags`: whether to measure how far the sampler is behind. `train/logprob_gap`
+    is the mean over action tokens of |log π_trainer − log π_sampler|.
     On-policy and in one precision it is rounding error; a larger value means that the two are not the same policy.
 
     Raises NotFinite, with weights and moments unchanged, if the loss or the gradient is not finite.
@@ -120,7 +123,7 @@ def update_policy(
     for optimizer in optimizers:
         optimizer.zero_grad()
     done = [
-        _accumulate(model, micro.to(model.device), loss_fn=loss_fn, entropies=entropies)
+        _accumulate(model, micro.to(model.device), loss_fn=loss_fn, entropies=entropies, lags=lags)
         for micro in batch.micro_batches
     ]
     loss = sum(loss.item() for loss, _ in done)
@@ -144,13 +147,15 @@ def update_policy(
 
 
 def _accumulate(
-    model: "PreTrainedModel", micro: MicroBatch, *, loss_fn: LossFn, entropies: bool
+    model: "PreTrainedModel", micro: MicroBatch, *, loss_fn: LossFn, entropies: bool, lags: bool
 ) -> tuple[Tensor, Metrics]:
     """Add the gradient of one micro-batch, and return its loss and metrics."""
     logprobs, own_entropies = policy_logprobs(model, micro, entropies=entropies)
     loss, metrics = loss_fn(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=own_entropies))
     torch.autograd.backward(loss)
     gaps = (logprobs.detach() - micro.logprobs).abs()
+    if lags:
+        metrics |= lag_metrics(logprobs, micro)
     metrics["train/logprob_gap"] = Metric(gaps.sum(), len(gaps))
     if len(gaps):
         metrics["train/logprob_gap_max"] = Metric.max(gaps)

@@ -21,6 +21,7 @@ class PPO(Loss):
     """Clips the ratio below and above (DAPO), and limits the loss of bad actions (dual clip)."""
 
     name = "ppo"
+    bears_lag = True
     source = "PPO, arXiv 1707.06347; two bounds: DAPO, arXiv 2503.14476; dual clip: arXiv 1912.09729"
     formula = "min(ρ A, clip(ρ, 1 − `clip_low`, 1 + `clip_high`) A); where A < 0: max(that, `dual_clip` · A)"
 
@@ -50,8 +51,15 @@ class PPO(Loss):
     def keeps_episodes_whole(self) -> bool:
         return self.ratio == "episode"
 
+    def complaints(self, config: "Config") -> Iterator[str]:
+        if config.rollout.max_lag > 0 and self.ratio == "episode":
+            yield (
+                f'algo.loss_options.ratio = "episode" compares whole episodes, whose policies differ more with each step of lag '
+                f'(rollout.max_lag = {config.rollout.max_lag}): use "token" or "step"'
+            )
+
     def notes(self, config: "Config") -> Iterator[str]:
-        if config.train.epochs * config.train.minibatches == 1:
+        if config.train.epochs * config.train.minibatches == 1 and config.rollout.max_lag == 0:
             yield (
                 'algo.loss = "ppo" makes one optimiser step per batch (train.epochs = train.minibatches = 1): every ratio is 1, and '
                 "its options have no effect"
@@ -76,6 +84,7 @@ class PPO(Loss):
         if self.dual_clip > 0:
             cut["train/clipped_dual"] = (ratios > self.dual_clip) & (advantages < 0)
         metrics = {name: Metric.mean(where, weights) for name, where in cut.items()}
+        metrics["train/masked"] = Metric.mean(torch.stack(tuple(cut.values())).any(dim=0), weights)
         if len(ratios):
             metrics |= {"train/ratio_max": Metric.max(ratios), "train/ratio_inverse_max": Metric.max(1.0 / ratios)}
         return metrics

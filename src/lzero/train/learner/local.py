@@ -46,14 +46,15 @@ class LearnerThread:
 class LocalLearner:
     """A `Trainer` in this process, and the engine that gets its weights. Implements `Learner`.
 
-    It computes in the engine's thread, where torch's threads are warm, if the engine runs in this process, and else in a thread of its own.
+    It computes in the engine's thread, where torch's threads are warm, if the engine runs in this process and waits for the learner anyway.
+    Else it computes in a thread of its own.
     It records advantages and skipped steps in `run`.
     """
 
     def __init__(self, trainer: Trainer, engine: Engine, run: RunDirectory) -> None:
         self._trainer = trainer
         self._transfer = open_transfer(engine)
-        self._thread = engine if isinstance(engine, ComputingEngine) else LearnerThread()
+        self._thread = engine if isinstance(engine, ComputingEngine) and not trainer.lags else LearnerThread()
         self._publisher = Publisher(
             trainer.model,
             engine,

@@ -1,0 +1,30 @@
+"""Measure how far the policy that learns is from the one that sampled, when sampling does not wait for learning."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lzero.algo.batches import MicroBatch
+from lzero.algo.metrics import Metric, Metrics
+
+
+def lag_metrics(policy: Tensor, micro: MicroBatch) -> Metrics:
+    """Return moments of the ratio r = π/π_sampler of a micro-batch's action tokens, from log-probabilities `policy` [N].
+
+    `train/sampler_kl` estimates KL(π_sampler ‖ π) by the mean of r − 1 − log r, which is never negative (k3,
+    http://joschu.net/blog/kl-approx.html).
+    """
+    log_ratios = policy.detach() - micro.logprobs.to(policy.dtype)
+    ratios = log_ratios.exp()
+    each = micro.weights.new_ones(len(ratios))
+    return {
+        "train/sampler_kl": Metric.mean(ratios - 1.0 - log_ratios, each),
+        "train/ratio_mean": Metric.mean(ratios, each),
+        "train/ratio_square": Metric.mean(ratios.square(), each),
+    }
+
+
+def effective_sample_size(metrics: Mapping[str, float]) -> float:
+    """Return (Σ r)² / (N Σ r²) over all action tokens, in (0, 1]: the share of tokens that as good an estimate would need without lag
+    (Kong 1992)."""
+    return metrics["train/ratio_mean"] ** 2 / metrics["train/ratio_square"]

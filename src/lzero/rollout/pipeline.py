@@ -1,0 +1,215 @@
+"""Sample groups while the learner learns from earlier ones: `rollout.max_lag` updates ahead, at most.
+
+    published(v) ──▶ admit ──▶ episodes ──▶ finished groups, stored ──▶ take(u): the oldest tasks_per_update kept ones ──▶ learner
+                       ▲                          │ dropped by rollout.filter
+                       └──────────────────────────┘
+
+**Admission, not eviction.** At most (max_lag + 1) · tasks_per_update groups are begun and not yet trained on, those of the running update
+included. Batches take groups in the order in which they were begun, and wait for the oldest. So every token is at most `max_lag` updates
+older than the policy that learns from it, however long its episode is, and nothing that is finished is thrown away. A group that
+`rollout.filter` drops frees its place at once.
+
+A group that is begun with n undecided or kept ones before it, while version v samples, is trained on by update
+v + ⌊n / tasks_per_update⌋ at the latest: each batch before it takes tasks_per_update groups. Only a batch that runs out of groups is
+smaller, when as many were tried as `rollout.max_refills` allows for all batches under way. Then no group is left that could grow old.
+
+The choice of groups depends on timing, so the same seed does not give the same run. But it is recorded (`lzero.store.finished`): a resumed
+run repeats the updates since its checkpoint with the same groups in the same order.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from types import MappingProxyType
+
+import msgspec
+
+from lzero.config import RolloutConfig
+from lzero.errors import StoreError
+from lzero.protocols import TaskSource
+from lzero.rollout.batch import Collected, make_batch
+from lzero.rollout.curriculum import TaskOrder
+from lzero.rollout.groups import GroupMaker
+from lzero.rollout.runner import Runner
+from lzero.rollout.stream import read_state
+from lzero.store import Record
+from lzero.store.finished import FinishedGroup, FinishedGroups
+from lzero.types import Json
+
+
+class _Place:
+    """A position in the order of training, with its group once that is finished."""
+
+    def __init__(self, position: int, index: int, record: Record | None = None) -> None:
+        self.position, self.index, self.record = position, index, record
+        self.work: asyncio.Task[None] | None = None
+
+    @property
+    def is_dropped(self) -> bool:
+        return self.record is not None and bool(self.record.dropped)
+
+
+class PipelinedStream:
+    """Source of batches of groups whose episodes run all the time. Implements `lzero.train.loop.GroupStream`.
+
+    `updates`: number of updates of the run; no group is begun that none of them would train on. `state` is that of the checkpoint, and
+    `finished` the run's finished groups. Raises StoreError for an invalid state.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        source: TaskSource,
+        *,
+        config: RolloutConfig,
+        seed: int,
+        updates: int,
+        finished: FinishedGroups,
+        state: Mapping[str, Json] = MappingProxyType({}),
+    ) -> None:
+        found = read_state(state)
+        self.max_lag = config.max_lag if found.max_lag is None else min(found.max_lag, config.max_lag)
+        self._runner, self._config, self._finished = runner, config, finished
+        self._order = TaskOrder(source, config=config, seed=seed, pass_rates=found.pass_rates)
+        self._groups = GroupMaker(runner, source, config=config, seed=seed)
+        self._updates = updates
+        self._version = 0
+        self._first = found.next_task
+        """Position of the first group that no batch has taken."""
+        self._queue = deque(self._restored(dict(found.begun)))
+        """Groups that no batch has taken, in order."""
+        self._taken: list[Record] = []
+        """Records of the batch that is being put together, or trained on."""
+        self._ends = finished.batches()
+        self._took_at = time.monotonic()
+        self._news = asyncio.Event()
+        self._error: Exception | None = None
+
+    @property
+    def state(self) -> dict[str, Json]:
+        """The state that the next batch depends on, besides the finished groups."""
+        begun: list[Json] = [[place.position, place.index] for place in self._queue]
+        return {"next_task": self._first, "begun": begun, "max_lag": self.max_lag, **self._order.state}
+
+    def published(self, version: int) -> None:
+        """Note that the groups of the last batch are trained on, and begin as many new ones."""
+        self._version, self._taken = version, []
+        self._admit()
+
+    def limit(self, lag: int) -> None:
+        """Lower the limit of the lag for groups that are not begun yet."""
+        self.max_lag = min(self.max_lag, lag)
+
+    def saved(self, state: Mapping[str, Json]) -> None:
+        """Remove the groups before the checkpoint with this state, which is complete. Raises StoreError."""
+        self._finished.remove(before=read_state(state).next_task)
+
+    async def close(self) -> None:
+        """Cancel the episodes that run; a resumed run begins them again."""
+        running = [place.work for place in self._queue if place.work is not None]
+        for work in running:
+            work.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def take(self, update: int) -> Collected:
+        """Return the oldest groups, when they are finished. Raises TrainError if no group is left or too many episodes failed, and
+        StoreError."""
+        started, first, end = time.monotonic(), self._first, self._ends.get(update)
+        expected = self._expected()
+        while self._first < end if end is not None else self._num_kept < self._config.tasks_per_update:
+            if not self._queue:
+                self._admit()
+            if not self._queue:
+                break  # as many were tried as may be
+            await self._finish(self._queue[0])
+            self._consume(self._queue.popleft())
+        if end is None:
+            self._finished.append_batch(update, first=first, end=self._first)
+        now = time.monotonic()
+        batch = make_batch(update, self._taken, config=self._config, runner=self._runner, seconds=now - started)
+        own = {
+            "rollout/tokens_per_s": batch.metrics.get("rollout/tokens", 0.0) / max(now - self._took_at, 1e-9),
+            "rollout/max_lag": float(self.max_lag),
+            "groups/ready": float(sum(place.record is not None for place in self._queue)),
+        }
+        self._took_at = now
+        return msgspec.structs.replace(batch, metrics=batch.metrics | own | expected)
+
+    @property
+    def _num_kept(self) -> int:
+        return sum(not record.dropped for record in self._taken)
+
+    def _admit(self) -> None:
+        """Begin as many groups as may be under way, in order."""
+        batches = min(self.max_lag + 1, self._updates - self._version)
+        wanted = self._config.tasks_per_update
+        room = batches * wanted - self._num_kept
+        tries = batches * wanted * (1 + self._config.max_refills) - len(self._taken)
+        for place in self._queue:
+            if min(room, tries) <= 0:
+                return
+            self._begin(place)
+            room, tries = room - (not place.is_dropped), tries - 1
+        number = min(room, tries)
+        if number > 0:
+            position = self._first + len(self._queue)
+            indices = self._order.indices(position, number, without=[place.index for place in self._queue])
+            for offset, index in enumerate(indices):
+                self._queue.append(place := _Place(position + offset, index))
+                self._begin(place)
+
+    def _begin(self, place: _Place) -> None:
+        if place.work is None and place.record is None:
+            place.work = asyncio.create_task(self._run(place))
+
+    async def _run(self, place: _Place) -> None:
+        """Run the episodes of a group, and store it before it counts."""
+        try:
+            record = await self._groups.make(place.position, place.index)
+            await asyncio.to_thread(
+                self._finished.write, place.position, FinishedGroup(index=place.index, record=record)
+            )
+        except Exception as error:
+            self._error = self._error or error
+        else:
+            place.record = record
+            if record.dropped:
+                self._admit()
+        self._news.set()
+
+    async def _finish(self, place: _Place) -> None:
+        """Wait until a group is finished. Raises the error of any group."""
+        self._begin(place)
+        while place.record is None and self._error is None:
+            self._news.clear()
+            await self._news.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _consume(self, place: _Place) -> None:
+        assert place.record is not None
+        self._taken.append(place.record)
+        self._order.saw(place.index, place.record.scores)
+        self._first = place.position + 1
+
+    def _expected(self) -> dict[str, float]:
+        """Return the curriculum's metrics of the groups that the next batch will take, as far as they are begun."""
+        indices = [place.index for place in islice(self._queue, self._config.tasks_per_update)]
+        return self._order.metrics(indices) if indices else {}
+
+    def _restored(self, begun: Mapping[int, int]) -> Iterator[_Place]:
+        """Yield the places that the checkpoint has begun (position → task), and those after them that have finished. Raises StoreError."""
+        finished = {position: each for position, each in self._finished.read().items() if position >= self._first}
+        end = 1 + max((*begun, *finished), default=self._first - 1)
+        most_running = (1 + self._config.max_lag) * self._config.tasks_per_update * (1 + self._config.max_refills)
+        if end - self._first > len(begun) + len(finished) + most_running:
+            raise StoreError(f"the run has no finished groups between positions {self._first} and {end} of its order")
+        for position in range(self._first, end):
+            if position in finished:
+                yield _Place(position, finished[position].index, finished[position].record)
+            elif position in begun:
+                yield _Place(position, begun[position])
+            else:
+                yield _Place(position, self._order.indices(position, 1)[0])

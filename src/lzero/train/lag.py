@@ -1,0 +1,20 @@
+"""Decide when the sampler is too far behind the learner."""
+
+from collections.abc import Iterator, Mapping
+
+from lzero.config import RolloutConfig
+
+
+def lag_problems(metrics: Mapping[str, float], config: RolloutConfig) -> list[str]:
+    """Return a phrase for each limit of `config` that the metrics of an update exceed; none without lag."""
+    return list(_exceeded(metrics, config)) if metrics.get("rollout/max_lag", 0.0) > 0 else []
+
+
+def _exceeded(metrics: Mapping[str, float], config: RolloutConfig) -> Iterator[str]:
+    size, divergence, masked = (metrics.get(f"train/{name}") for name in ("ess", "sampler_kl", "masked"))
+    if size is not None and size < config.lag_min_ess:
+        yield f"the effective sample size is {size:.2f} of the tokens (rollout.lag_min_ess = {config.lag_min_ess:g})"
+    if divergence is not None and divergence > config.lag_max_kl:
+        yield f"the learner is {divergence:.3f} nats from the sampler (rollout.lag_max_kl = {config.lag_max_kl:g})"
+    if masked is not None and masked > config.lag_max_masked:
+        yield f"{masked:.0%} of the tokens are outside the trust region (rollout.lag_max_masked = {config.lag_max_masked:g})"
