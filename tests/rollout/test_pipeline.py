@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 import virtual_time
@@ -56,7 +57,12 @@ class Episodes:
                 steps.append(make_step(make_completion((3, 4), version=policy.version)))
         finally:
             policy.running.discard(ticket.id)
-        same = {"task_id": task.id, "index": ticket.index, "sampling": ticket.sampling, "seed": ticket.seed}
+        same: dict[str, Any] = {
+            "task_id": task.id,
+            "index": ticket.index,
+            "sampling": ticket.sampling,
+            "seed": ticket.seed,
+        }
         if ticket.id.startswith(f"train/{self._failing}/"):
             failure = Failure(kind="engine", what="no answer", where="step 1, sampling")
             return make_episode(*steps, name=ticket.id, status="failed", failure=failure, answer=None, **same)
@@ -71,7 +77,7 @@ def make_stream(
     updates: int = 12,
     num_tasks: int = 10**9,
     state: Mapping[str, Json] = MappingProxyType({}),
-    **config: float | str,
+    **config: Any,
 ) -> PipelinedStream:
     settings = RolloutConfig.model_validate(
         {"tasks_per_update": GROUPS, "episodes_per_task": 2, "max_lag": 1, "filter": "none"} | config
@@ -110,7 +116,7 @@ def positions(batches: list[Collected]) -> list[int]:
 @pytest.mark.parametrize("max_lag", [1, 2, 3])
 @pytest.mark.parametrize("chosen", [{}, {"filter": "dapo"}, {"filter": "l0", "max_refills": 1}])
 def test_no_token_is_older_than_the_lag_and_nothing_finished_is_thrown_away(
-    tmp_path: Path, max_lag: int, chosen: dict[str, float | str]
+    tmp_path: Path, max_lag: int, chosen: dict[str, Any]
 ) -> None:
     policy = Policy()
     stream = make_stream(tmp_path, Episodes(policy), max_lag=max_lag, **chosen)
@@ -200,7 +206,7 @@ def test_an_error_of_a_later_group_ends_the_wait_for_the_first(tmp_path: Path) -
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("chosen", [{}, {"filter": "dapo"}])
 def test_a_killed_run_repeats_its_order_with_the_same_groups_and_loses_nothing(
-    tmp_path: Path, every: int, chosen: dict[str, float | str]
+    tmp_path: Path, every: int, chosen: dict[str, Any]
 ) -> None:
     """Kill a run at random moments. `every`: updates between checkpoints."""
     updates, dice = 12, random.Random(7)

@@ -9,6 +9,7 @@
     metrics.jsonl     a line for each update or evaluation
     run.log           the log, with times
     episodes/<table>/<phase>-<update>.parquet
+    finished/ order.jsonl   groups that finished before they are trained on, and the order of training (`lzero.store.finished`)
     checkpoints/
     tensorboard/ wandb/   written if run.trackers asks for them
 
@@ -61,6 +62,7 @@ RESUMABLE = (
     "rollout.concurrency",
     "rollout.max_failure_rate",
     "rollout.episode_timeout_s",
+    "rollout.lag_",
 )
 """Prefixes of the keys that a resumed run may change."""
 

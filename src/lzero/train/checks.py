@@ -105,6 +105,10 @@ def inert_settings(config: Config) -> list[str]:
 
 def _inert_parts(config: Config) -> Iterator[str]:
     algo, rollout = config.algo, config.rollout
+    if rollout.max_lag > 0:
+        yield (
+            f"rollout.max_lag = {rollout.max_lag}: the policy that draws a token depends on timing, so the same seed does not give the same run"
+        )
     if rollout.stragglers > 0:
         yield (
             f"rollout.stragglers = {rollout.stragglers:g}: the choice of episodes depends on their speed, so the same seed does not "

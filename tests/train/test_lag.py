@@ -1,0 +1,109 @@
+"""Training with a sampler that lags behind: which settings, what the ratio compares with, and when the lag is lowered."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+from builders import make_completion, make_episode, make_record, make_step, save_tiny
+
+from lzero.algo.samples import to_samples
+from lzero.config import RolloutConfig, load_config
+from lzero.errors import ConfigError, TrainError
+from lzero.eval.evaluate import _check_version
+from lzero.train.checks import check_settings, inert_settings
+from lzero.train.lag import lag_problems
+from lzero.train.loop import _lower_the_lag
+from lzero.train.trainer import Trainer
+
+
+def test_with_a_lag_the_loss_is_ppo_unless_another_is_named() -> None:
+    assert load_config().algo.loss == "policy_gradient"
+    assert load_config(None, ["rollout.max_lag=0"]).algo.loss == "policy_gradient"
+    assert load_config(None, ["rollout.max_lag=1"]).algo.loss == "ppo"
+    assert load_config(None, ["rollout.max_lag=1", "algo.loss=icepop"]).algo.loss == "icepop"
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (
+            "algo.loss=policy_gradient",
+            "PolicyGradient is correct only for tokens of the policy that learns, .* max_lag = 2",
+        ),
+        ("run.deterministic=true", "rollout.max_lag = 2 makes the policy that draws a token depend on timing"),
+        ("rollout.stragglers=0.9", "rollout.stragglers = 0.9 cuts long episodes off"),
+        ("algo.importance_cap=2", 'algo.importance_cap = 2 .* use algo.loss = "truncated"'),
+        ("algo.loss_options.ratio=episode", 'algo.loss_options.ratio = "episode" compares whole episodes'),
+    ],
+)
+def test_settings_that_do_not_bear_a_lag_are_refused(settings: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as refused:
+        check_settings(load_config(None, ["rollout.max_lag=2", *settings.split()]))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("loss", ["ppo", "truncated", "dppo", "icepop"])
+def test_settings_that_bear_a_lag_are_taken(loss: str) -> None:
+    config = load_config(None, ["rollout.max_lag=2", f"algo.loss={loss}", "rollout.lag_min_ess=0.3"])
+    check_settings(config)
+    assert inert_settings(config) == [
+        "rollout.max_lag = 2: the policy that draws a token depends on timing, so the same seed does not give the same run"
+    ]
+
+
+def test_limits_of_the_lag_are_inert_without_one() -> None:
+    (note,) = inert_settings(load_config(None, ["rollout.lag_max_kl=0.1"]))
+    assert note == "rollout.lag_max_kl = 0.1 has no effect with rollout.max_lag = 0"
+
+
+def test_with_a_lag_the_ratio_compares_with_the_policy_that_sampled(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    settings = [f"model.path={tmp_path}", "agent.max_tokens=64", "model.device=cpu", "algo.kl_coef=0"]
+    trainer, _ = Trainer.build(load_config(None, [*settings, "rollout.max_lag=1"]))
+    step = make_step(make_completion((3, 4), logprobs=(-0.25, -7.0)), new_ids=(1, 2))
+    found = trainer.score(list(to_samples(make_episode(step))))
+    assert found.old_logprobs == [(0.0, 0.0, -0.25, -7.0)]
+
+
+class Limited:
+    """A stream that only has a limit."""
+
+    def __init__(self, max_lag: int) -> None:
+        self.max_lag = max_lag
+
+    def limit(self, lag: int) -> None:
+        self.max_lag = lag
+
+
+@pytest.mark.parametrize(
+    ("metrics", "problem"),
+    [
+        ({"train/ess": 0.4}, r"the effective sample size is 0.40 of the tokens \(rollout.lag_min_ess = 0.5\)"),
+        ({"train/sampler_kl": 0.2}, r"the learner is 0.200 nats from the sampler \(rollout.lag_max_kl = 0.05\)"),
+        ({"train/masked": 0.5}, r"50% of the tokens are outside the trust region \(rollout.lag_max_masked = 0.2\)"),
+    ],
+)
+def test_a_limit_that_is_exceeded_lowers_the_lag_by_one_and_says_so(
+    metrics: Mapping[str, float], problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = {"rollout/max_lag": 2.0, "train/ess": 0.9, "train/sampler_kl": 0.01, "train/masked": 0.1}
+    assert lag_problems(good, RolloutConfig()) == []
+    assert lag_problems({**good, **metrics, "rollout/max_lag": 0.0}, RolloutConfig()) == []
+    (found,) = lag_problems({**good, **metrics}, RolloutConfig())
+    stream = Limited(2)
+    with caplog.at_level(logging.WARNING, logger="lzero.train.loop"):
+        _lower_the_lag(stream, [found])  # type: ignore[arg-type]
+    assert stream.max_lag == 1
+    assert "the lag is at most 1 from now on" in caplog.text
+    assert re.fullmatch(problem, found)
+
+
+def test_an_evaluation_with_tokens_of_another_version_is_an_error() -> None:
+    steps = (make_step(make_completion((3, 4), version=version)) for version in (7, 8))
+    episode = make_episode(*steps)
+    record = msgspec.structs.replace(make_record("yes"), episodes=(episode,))
+    with pytest.raises(TrainError, match="the evaluation of policy version 7 has tokens of 8"):
+        _check_version([record], 7)
