@@ -5,18 +5,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
 import pytest
-from builders import make_completion, make_episode, make_record, make_step, save_tiny
+from builders import make_completion, make_episode, make_step, make_task, save_tiny
 
 from lzero.algo.samples import to_samples
 from lzero.config import RolloutConfig, load_config
 from lzero.errors import ConfigError, TrainError
 from lzero.eval.evaluate import _check_version
+from lzero.store import Record
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.lag import lag_problems
 from lzero.train.loop import _lower_the_lag
 from lzero.train.trainer import Trainer
+from lzero.types import Reward
 
 
 def test_with_a_lag_the_loss_is_ppo_unless_another_is_named() -> None:
@@ -31,7 +32,7 @@ def test_with_a_lag_the_loss_is_ppo_unless_another_is_named() -> None:
     [
         (
             "algo.loss=policy_gradient",
-            "PolicyGradient is correct only for tokens of the policy that learns, .* max_lag = 2",
+            "PolicyGradient is correct only for tokens of the policy that learns, .*max_lag = 2",
         ),
         ("run.deterministic=true", "rollout.max_lag = 2 makes the policy that draws a token depend on timing"),
         ("rollout.stragglers=0.9", "rollout.stragglers = 0.9 cuts long episodes off"),
@@ -104,6 +105,7 @@ def test_a_limit_that_is_exceeded_lowers_the_lag_by_one_and_says_so(
 def test_an_evaluation_with_tokens_of_another_version_is_an_error() -> None:
     steps = (make_step(make_completion((3, 4), version=version)) for version in (7, 8))
     episode = make_episode(*steps)
-    record = msgspec.structs.replace(make_record("yes"), episodes=(episode,))
+    reward = Reward(score=1.0, per_step=(0.0, 1.0), parts={})
+    record = Record(task=make_task(), episodes=(episode,), rewards=(reward,))
     with pytest.raises(TrainError, match="the evaluation of policy version 7 has tokens of 8"):
         _check_version([record], 7)

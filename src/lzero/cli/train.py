@@ -167,8 +167,8 @@ class _Teller(logging.Handler):
 def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
     """Show some log messages during the block: errors of any logger on stderr, warnings of some modules on the display.
 
-    The warnings are about the sandbox (making a kernel environment takes time), short batches, and failures of a reward function. All other
-    messages go to run.log.
+    The warnings are about the sandbox (making a kernel environment takes time), short batches, failures of a reward function, and a lag
+    that is lowered. All other messages go to run.log.
     """
     from lzero.visible import VisibleFormatter
 
@@ -180,6 +180,7 @@ def _log_shown(display: "TrainingDisplay") -> Iterator[None]:
         "lzero.repl": _Teller(display.say),
         "lzero.rollout.batch": _Teller(display.note),
         "lzero.rollout.scoring": _Teller(display.note),
+        "lzero.train.loop": _Teller(display.note),
     }
     for name, handler in handlers.items():
         logging.getLogger(name).addHandler(handler)

@@ -107,7 +107,8 @@ def _inert_parts(config: Config) -> Iterator[str]:
     algo, rollout = config.algo, config.rollout
     if rollout.max_lag > 0:
         yield (
-            f"rollout.max_lag = {rollout.max_lag}: the policy that draws a token depends on timing, so the same seed does not give the same run"
+            f"rollout.max_lag = {rollout.max_lag}: the policy that draws a token depends on timing, so the same seed does not give the "
+            "same run"
         )
     if rollout.stragglers > 0:
         yield (
