@@ -60,6 +60,7 @@ MAY_IMPORT_TORCH = (
     "algo/attempts.py",
     "algo/batches.py",
     "algo/kl.py",
+    "algo/lag.py",
     "algo/logprobs.py",
     "algo/metrics.py",
     "algo/loss",

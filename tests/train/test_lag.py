@@ -11,7 +11,7 @@ from builders import make_completion, make_episode, make_step, make_task, save_t
 from lzero.algo.samples import to_samples
 from lzero.config import RolloutConfig, load_config
 from lzero.errors import ConfigError, TrainError
-from lzero.eval.evaluate import _check_version
+from lzero.eval.evaluate import check_version
 from lzero.store import Record
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.lag import lag_problems
@@ -108,4 +108,4 @@ def test_an_evaluation_with_tokens_of_another_version_is_an_error() -> None:
     reward = Reward(score=1.0, per_step=(0.0, 1.0), parts={})
     record = Record(task=make_task(), episodes=(episode,), rewards=(reward,))
     with pytest.raises(TrainError, match="the evaluation of policy version 7 has tokens of 8"):
-        _check_version([record], 7)
+        check_version([record], 7)

@@ -16,7 +16,7 @@ from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig
 from lzero.config.tasks import EnvironmentConfig, JudgeConfig, RewardConfig, TasksConfig
 from lzero.config.tools import ToolsConfig
-from lzero.config.training import AlgoConfig, EvalConfig, RolloutConfig, SftConfig, TrainConfig
+from lzero.config.training import LOSS_WITH_LAG, AlgoConfig, EvalConfig, RolloutConfig, SftConfig, TrainConfig
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
 
@@ -46,10 +46,10 @@ class Config(Section):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _loss_that_bears_lag(cls, values: Any) -> Any:
-        """Choose PPO where no loss is named and the sampler may lag behind: the policy gradient is correct only without lag."""
+        """Choose a loss that bears lag where none is named: the default is correct only without lag."""
         rollout, algo = values.get("rollout"), values.get("algo", {})
         if isinstance(rollout, Mapping) and isinstance(algo, Mapping) and rollout.get("max_lag", 0) not in (0, "0"):
-            return {**values, "algo": {"loss": "ppo", **algo}}
+            return {**values, "algo": {"loss": LOSS_WITH_LAG, **algo}}
         return values
 
 

@@ -7,6 +7,9 @@ from pydantic import Field
 
 from lzero.config.base import Count, Fraction, Positive, Section
 
+LOSS_WITH_LAG = "ppo"
+"""Default of algo.loss with rollout.max_lag."""
+
 
 class RolloutConfig(Section):
     tasks_per_update: Count = 64
