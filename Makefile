@@ -79,13 +79,14 @@ lock:  ## resolve every package again, for each Python of PYTHONS (locks/lock.py
 
 setup: $(VENV)/.ready  ## virtual environment, bubblewrap, kernel environment
 
-# hatchling comes first, from the lock: pip would build lzero with the newest one.
+# hatchling comes first, from the lock: pip would build lzero with the newest one. Python compiles what it imports; pip would take a minute
+# and a half to compile all of torch, transformers and sympy.
 $(VENV)/.ready: pyproject.toml $(LOCK) src/lzero/assets/kernel/lock.txt
 	$(python-is-new-enough)
 	$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/pip install --quiet --constraint $(LOCK) hatchling editables
-	$(BIN)/pip install --quiet --constraint $(LOCK) --no-build-isolation --editable '.[dev]'
-	$(BIN)/pip install --quiet --constraint $(LOCK) 'reasoning-gym>=0.1.25' || echo 'reasoning-gym needs a C compiler: its tests are skipped'
+	$(BIN)/pip install --quiet --no-compile --constraint $(LOCK) --no-build-isolation --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint $(LOCK) 'reasoning-gym>=0.1.25' || echo 'reasoning-gym needs a C compiler: its tests are skipped'
 	$(BIN)/pip download --quiet --constraint $(LOCK) --no-build-isolation --dest $(VENV)/wheelhouse .
 	$(BIN)/python -m lzero.repl.setup
 	touch $@
