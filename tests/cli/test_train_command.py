@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from commands import Command, exit_code
+from commands import Command, Ended, exit_code, lzero
 from whole_runs import metrics, untimed_episodes, untimed_metrics
 
 from lzero.cli import main
@@ -44,10 +44,17 @@ def interrupt(*arguments: str, at: str, times: int = 1) -> tuple[int | None, str
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_run: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of a run of two updates. Copy it before changing it."""
+def first_run(tiny_run: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """Return the directory of a run of two updates, and what its command printed."""
     run = tmp_path_factory.mktemp("runs") / "finished"
-    assert exit_code("train", *tiny_run, f"run.dir={run}") == 0
+    return run, lzero("train", *tiny_run, f"run.dir={run}", "eval.top_p=0.9", "--json")
+
+
+@pytest.fixture(scope="module")
+def finished(first_run: tuple[Path, Ended]) -> Path:
+    """Return the run's directory. Copy it before changing it."""
+    run, ended = first_run
+    assert ended.code == 0, ended.err
     return run
 
 
@@ -57,12 +64,10 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def test_a_run_prints_plain_lines_in_a_pipe_and_ends_with_json(
-    tiny_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    code, lines, errors = train(*tiny_run, f"run.dir={run}", "eval.top_p=0.9", "--json", capsys=capsys)
-    assert (code, errors) == (0, "")
+def test_a_run_prints_plain_lines_in_a_pipe_and_ends_with_json(first_run: tuple[Path, Ended]) -> None:
+    run, ended = first_run
+    assert (ended.code, ended.err) == (0, "")
+    lines = ended.out.splitlines()
     (note,) = (line for line in lines if line.startswith("note: "))
     assert note == "note: eval.top_p = 0.9 has no effect with eval.sampled_episodes = 0"
     assert note.removeprefix("note: ") in (run / "run.log").read_text()
@@ -126,7 +131,8 @@ def test_a_reward_function_that_fails_costs_its_episode_and_numbers_of_numpy_cos
     (tmp_path / "odd_rewards.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
-    code, lines, errors = train(*tiny_run, f"run.dir={run}", "reward.function=odd_rewards:odd", capsys=capsys)
+    settings = ("train.updates=1", "reward.function=odd_rewards:odd")
+    code, lines, errors = train(*tiny_run, *settings, f"run.dir={run}", capsys=capsys)
     assert (code, errors) == (0, "")
     (note,) = (line for line in lines if "is left out" in line)
     assert "the reward function odd_rewards:odd raised ValueError: could not convert string to float: 'Kato'" in note
@@ -279,7 +285,7 @@ def test_ctrl_c_during_the_first_evaluation_leaves_a_run_that_resumes(
 ) -> None:
     run = tmp_path / "run"
     at = "evaluating version 0"
-    code, printed = interrupt(*tiny_run, "train.updates=1", "eval.num_tasks=60", f"run.dir={run}", at=at)
+    code, printed = interrupt(*tiny_run, "train.updates=1", "eval.num_tasks=16", f"run.dir={run}", at=at)
     assert code == 130
     assert f"stopped after update 0; resume with: lzero train --resume {run}" in printed
     code, _, _ = train("--resume", str(run), capsys=capsys)
@@ -300,14 +306,20 @@ def run_twice(tmp_path: Path, *settings: str) -> tuple[Path, Path]:
 
 
 @pytest.mark.timeout(600)
-def test_a_deterministic_run_is_the_same_at_any_concurrency(tmp_path: Path) -> None:
+@pytest.mark.parametrize("updates", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_deterministic_run_is_the_same_at_any_concurrency(updates: int, tmp_path: Path) -> None:
     """Episodes, metrics and weights, of the bundled model, whose cells run and search."""
-    sizes = ("train.updates=2", "rollout.tasks_per_update=2", "rollout.episodes_per_task=2", "rollout.max_refills=1")
+    sizes = (
+        f"train.updates={updates}",
+        "rollout.tasks_per_update=2",
+        "rollout.episodes_per_task=2",
+        "rollout.max_refills=1",
+    )
     few = ("eval.num_tasks=2", "agent.max_steps=2", "repl.zygotes=1")
     first, second = run_twice(tmp_path, "run.deterministic=true", *sizes, *few)
     episodes = untimed_episodes(first)
     assert episodes == untimed_episodes(second)
     assert any(step["tool_calls"] for episode in episodes for step in episode["steps"])
     assert untimed_metrics(first) == untimed_metrics(second)
-    weights = [run / "checkpoints" / "update-000002" / "model.safetensors" for run in (first, second)]
+    weights = [run / "checkpoints" / f"update-{updates:06d}" / "model.safetensors" for run in (first, second)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
