@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import virtual_time
-from builders import make_completion, make_episode, make_step, reward_of
+from builders import make_completion, make_episode, make_record, make_step, reward_of
 from rollout_fakes import Tasks
 
 from lzero.agent.setting import Ticket
@@ -22,8 +22,8 @@ from lzero.rollout.curriculum import PassRates
 from lzero.rollout.pipeline import PipelinedStream
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
-from lzero.store.finished import FinishedGroups
-from lzero.types import Episode, Failure, Json, Task
+from lzero.store.finished import FinishedGroup, FinishedGroups
+from lzero.types import Episode, Failure, Json, Task, ToolCall
 
 GROUPS = 4
 LEARN_S = 10.0
@@ -234,7 +234,7 @@ def test_a_killed_run_repeats_its_order_with_the_same_groups_and_loses_nothing(
 
     lives = 0
     while saved[0] < updates:
-        before = set(FinishedGroups(tmp_path).read())
+        before = set(FinishedGroups(tmp_path).positions())
         policy.begun.clear()
         virtual_time.run(life(dice.uniform(20.0, 120.0)))
         again = {int(name.split("/")[1]) for name in policy.begun}
@@ -249,7 +249,9 @@ def test_a_killed_run_repeats_its_order_with_the_same_groups_and_loses_nothing(
         assert max(lags) <= 1
     taken = positions([batches[-1] for batches in trained.values()])
     assert taken == list(range(len(taken))), "each group once, in order"
-    assert len(FinishedGroups(tmp_path).read()) <= (every + 2) * 3 * GROUPS, "groups that no resume needs are removed"
+    assert len(FinishedGroups(tmp_path).positions()) <= (every + 2) * 3 * GROUPS, (
+        "groups that no resume needs are removed"
+    )
 
 
 def test_the_curriculum_reads_scores_in_the_order_of_training(tmp_path: Path) -> None:
@@ -272,10 +274,99 @@ def test_the_curriculum_reads_scores_in_the_order_of_training(tmp_path: Path) ->
     assert last.metrics["curriculum/tried"] > 0
 
 
+def take_all(directory: Path, episodes: Episodes, updates: range, **options: Any) -> list[Collected]:
+    """Take the batches of these updates in a new stream, which is killed then: it saves no state."""
+
+    async def life() -> list[Collected]:
+        stream, batches = make_stream(directory, episodes, **options), []
+        stream.published(0)
+        for update in updates:
+            batches.append(await stream.take(update))
+            stream.published(update + 1)
+        await stream.close()
+        return batches
+
+    return virtual_time.run(life())
+
+
+def test_groups_that_failures_have_emptied_are_tried_again_by_a_resumed_run(tmp_path: Path) -> None:
+    class Broken(Episodes):
+        async def __call__(self, task: Task, ticket: Ticket, *, seed: int) -> Episode:
+            failure = Failure(kind="engine", what="no answer", where="step 1, sampling")
+            return make_episode(
+                name=ticket.id, index=ticket.index, status="failed", failure=failure, answer=None, task_id=task.id
+            )
+
+    options: dict[str, Any] = {"max_failure_rate": 1.0, "max_refills": 1}
+    with pytest.raises(TrainError, match="all 16 groups lost their episodes to failures"):
+        take_all(tmp_path, Broken(Policy()), range(1), **options)
+    (batch,) = take_all(tmp_path, Episodes(Policy()), range(1), **options)
+    assert positions([batch]) == list(range(GROUPS))
+
+
+def test_a_cancellation_from_within_an_episode_ends_the_wait(tmp_path: Path) -> None:
+    class Cancelled(Episodes):
+        async def __call__(self, task: Task, ticket: Ticket, *, seed: int) -> Episode:
+            raise asyncio.CancelledError
+
+    async def take() -> None:
+        stream = make_stream(tmp_path, Cancelled(Policy()))
+        stream.published(0)
+        async with asyncio.timeout(1000.0):
+            await stream.take(0)
+
+    with pytest.raises(asyncio.CancelledError):
+        virtual_time.run(take())
+
+
+def test_any_value_that_an_agent_passes_to_a_tool_can_be_stored(tmp_path: Path) -> None:
+    call = ToolCall(
+        name="search", arguments={"query": 10**30}, duration_s=0.1, error="query: not a text", fault="agent"
+    )
+    record = make_record(make_episode(make_step(tool_calls=(call,))))
+    groups = FinishedGroups(tmp_path)
+    groups.write(3, FinishedGroup(index=0, record=record))
+    assert groups.read(3).record == record
+
+
+def test_a_damaged_group_that_was_removed_runs_again_with_all_that_came_after_it(tmp_path: Path) -> None:
+    first = take_all(tmp_path, Episodes(Policy()), range(4), filter="dapo")
+    ends = [line["end"] for line in map(json.loads, (tmp_path / "order.jsonl").read_text().splitlines())]
+    (tmp_path / "finished" / f"{ends[1]:06d}.json").unlink()
+    policy = Policy()
+    second = take_all(tmp_path, Episodes(policy, chance=0.3), range(4), filter="dapo")
+    assert [batch.records for batch in second[:2]] == [batch.records for batch in first[:2]]
+    assert min(int(name.split("/")[1]) for name in policy.begun) == ends[1]
+    assert all(len(batch.groups) == GROUPS for batch in second), "whole batches, whatever the first run has recorded"
+    third = take_all(tmp_path, Episodes(Policy()), range(4), filter="dapo")
+    assert [batch.records for batch in third] == [batch.records for batch in second]
+
+
+def test_a_line_of_the_order_that_a_crash_truncated_is_left_out(tmp_path: Path) -> None:
+    first = take_all(tmp_path, Episodes(Policy()), range(3))
+    file = tmp_path / "order.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9])
+    second = take_all(tmp_path, Episodes(Policy()), range(3))
+    assert [batch.records for batch in second] == [batch.records for batch in first]
+    assert file.read_bytes() == whole
+
+
+def test_a_resumed_curriculum_draws_no_task_twice(tmp_path: Path) -> None:
+    """The checkpoint is older than the groups, so those that ran when the run was killed are drawn again."""
+    options: dict[str, Any] = {"curriculum": "pass_rate", "num_tasks": 2 * GROUPS}
+    groups = FinishedGroups(tmp_path)
+    for position, index in ((0, 1), (2 * GROUPS - 1, 3)):
+        groups.write(position, FinishedGroup(index=index, record=make_record("yes", "no", position=index)))
+    begun = make_stream(tmp_path, Episodes(Policy()), **options).state["begun"]
+    assert sorted(index for _, index in begun) == list(range(2 * GROUPS))  # type: ignore[union-attr, misc]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("finished/000000.msgpack", b"\x80", "the finished group .* is damaged or was changed"),
+        ("finished/000000.json", b"{}", "the finished group .* is damaged or was changed"),
+        ("finished/999999999999.json", b"{}", "the finished group .* is damaged or was changed"),
         ("order.jsonl", b'{"update": 0}\n', "order.jsonl is damaged or was changed"),
         ("order.jsonl", b"\xff\n", "order.jsonl is damaged or was changed"),
     ],

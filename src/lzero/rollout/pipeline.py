@@ -27,7 +27,7 @@ from types import MappingProxyType
 import msgspec
 
 from lzero.config import RolloutConfig
-from lzero.errors import StoreError
+from lzero.errors import StoreError, TrainError
 from lzero.protocols import TaskSource
 from lzero.rollout.batch import Collected, make_batch
 from lzero.rollout.curriculum import TaskOrder
@@ -42,13 +42,13 @@ from lzero.types import Json
 class _Place:
     """A position in the order of training, with its group once that is finished."""
 
-    def __init__(self, position: int, index: int, record: Record | None = None) -> None:
-        self.position, self.index, self.record = position, index, record
+    def __init__(self, position: int, index: int, *, is_dropped: bool | None = None) -> None:
+        self.position, self.index = position, index
+        self.is_dropped = is_dropped
+        """Whether `rollout.filter` drops the group; None until it is finished."""
+        self.record: Record | None = None
+        """The group; None if it is not finished, or if only its file has it, because an earlier process finished it."""
         self.work: asyncio.Task[None] | None = None
-
-    @property
-    def is_dropped(self) -> bool:
-        return self.record is not None and bool(self.record.dropped)
 
 
 class PipelinedStream:
@@ -78,14 +78,15 @@ class PipelinedStream:
         self._version = 0
         self._first = found.next_task
         """Position of the first group that no batch has taken."""
+        self._ends = finished.repeatable(self._first)
+        """Where batches end that an earlier process recorded."""
         self._queue = deque(self._restored(dict(found.begun)))
         """Groups that no batch has taken, in order."""
         self._taken: list[Record] = []
         """Records of the batch that is being put together, or trained on."""
-        self._ends = finished.batches()
         self._took_at = time.monotonic()
         self._news = asyncio.Event()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     @property
     def state(self) -> dict[str, Json]:
@@ -104,7 +105,7 @@ class PipelinedStream:
 
     def saved(self, state: Mapping[str, Json]) -> None:
         """Remove the groups before the checkpoint with this state, which is complete. Raises StoreError."""
-        self._finished.remove(before=read_state(state).next_task)
+        self._finished.remove(range(read_state(state).next_task))
 
     async def close(self) -> None:
         """Cancel the episodes that run; a resumed run begins them again."""
@@ -123,16 +124,21 @@ class PipelinedStream:
                 self._admit()
             if not self._queue:
                 break  # as many were tried as may be
-            await self._finish(self._queue[0])
-            self._consume(self._queue.popleft())
+            self._consume(self._queue[0], await self._record(self._queue[0]))
+        now = time.monotonic()
+        try:
+            batch = make_batch(update, self._taken, config=self._config, runner=self._runner, seconds=now - started)
+        except TrainError:
+            self._finished.remove(
+                range(first, self._first)
+            )  # a resumed run tries these tasks again, as it does without lag
+            raise
         if end is None:
             self._finished.append_batch(update, first=first, end=self._first)
-        now = time.monotonic()
-        batch = make_batch(update, self._taken, config=self._config, runner=self._runner, seconds=now - started)
         own = {
             "rollout/tokens_per_s": batch.metrics.get("rollout/tokens", 0.0) / max(now - self._took_at, 1e-9),
             "rollout/max_lag": float(self.max_lag),
-            "groups/ready": float(sum(place.record is not None for place in self._queue)),
+            "groups/ready": float(sum(place.is_dropped is not None for place in self._queue)),
         }
         self._took_at = now
         return msgspec.structs.replace(batch, metrics=batch.metrics | own | expected)
@@ -161,37 +167,38 @@ class PipelinedStream:
                 self._begin(place)
 
     def _begin(self, place: _Place) -> None:
-        if place.work is None and place.record is None:
+        if place.work is None and place.is_dropped is None:
             place.work = asyncio.create_task(self._run(place))
+            place.work.add_done_callback(self._ended)
 
     async def _run(self, place: _Place) -> None:
         """Run the episodes of a group, and store it before it counts."""
-        try:
-            record = await self._groups.make(place.position, place.index)
-            await asyncio.to_thread(
-                self._finished.write, place.position, FinishedGroup(index=place.index, record=record)
-            )
-        except Exception as error:
-            self._error = self._error or error
-        else:
-            place.record = record
-            if record.dropped:
-                self._admit()
+        record = await self._groups.make(place.position, place.index)
+        group = FinishedGroup(index=place.index, record=record)
+        await asyncio.to_thread(self._finished.write, place.position, group)
+        place.record, place.is_dropped = record, bool(record.dropped)
+        if place.is_dropped:
+            self._admit()
+
+    def _ended(self, work: asyncio.Task[None]) -> None:
+        """Note the first error, a cancellation too, and wake `take`."""
+        self._error = self._error or (asyncio.CancelledError() if work.cancelled() else work.exception())
         self._news.set()
 
-    async def _finish(self, place: _Place) -> None:
-        """Wait until a group is finished. Raises the error of any group."""
+    async def _record(self, place: _Place) -> Record:
+        """Return the record of a group, when it is finished. Raises the error of any group."""
         self._begin(place)
-        while place.record is None and self._error is None:
+        while place.is_dropped is None and self._error is None:
             self._news.clear()
             await self._news.wait()
         if self._error is not None:
             raise self._error
+        return place.record or (await asyncio.to_thread(self._finished.read, place.position)).record
 
-    def _consume(self, place: _Place) -> None:
-        assert place.record is not None
-        self._taken.append(place.record)
-        self._order.saw(place.index, place.record.scores)
+    def _consume(self, place: _Place, record: Record) -> None:
+        self._queue.popleft()
+        self._taken.append(record)
+        self._order.saw(place.index, record.scores)
         self._first = place.position + 1
 
     def _expected(self) -> dict[str, float]:
@@ -201,15 +208,19 @@ class PipelinedStream:
 
     def _restored(self, begun: Mapping[int, int]) -> Iterator[_Place]:
         """Yield the places that the checkpoint has begun (position → task), and those after them that have finished. Raises StoreError."""
-        finished = {position: each for position, each in self._finished.read().items() if position >= self._first}
-        end = 1 + max((*begun, *finished), default=self._first - 1)
+        indices, dropped = dict(begun), dict[int, bool]()
+        for position in self._finished.positions():
+            if position >= self._first:
+                group = self._finished.read(position)
+                indices[position], dropped[position] = group.index, bool(group.record.dropped)
+        end = 1 + max(indices, default=self._first - 1)
         most_running = (1 + self._config.max_lag) * self._config.tasks_per_update * (1 + self._config.max_refills)
-        if end - self._first > len(begun) + len(finished) + most_running:
-            raise StoreError(f"the run has no finished groups between positions {self._first} and {end} of its order")
+        if end - self._first > len(indices) + most_running:
+            raise StoreError(
+                f"{self._finished.directory} has a group at position {end - 1}, but not those before it: remove the directory, and its "
+                "groups are sampled again"
+            )
         for position in range(self._first, end):
-            if position in finished:
-                yield _Place(position, finished[position].index, finished[position].record)
-            elif position in begun:
-                yield _Place(position, begun[position])
-            else:
-                yield _Place(position, self._order.indices(position, 1)[0])
+            if position not in indices:
+                (indices[position],) = self._order.indices(position, 1, without=indices.values())
+            yield _Place(position, indices[position], is_dropped=dropped.get(position))
