@@ -85,6 +85,10 @@ def test_how_far_the_sampler_is_behind() -> None:
     found = {name: float(metric.value) for name, metric in combined(parts).items()}
     assert found["train/sampler_kl"] == pytest.approx(sum(each - 1 - math.log(each) for each in ratios) / 3)
     assert effective_sample_size(found) == pytest.approx(sum(ratios) ** 2 / (3 * sum(each**2 for each in ratios)))
+    far = lag_metrics(torch.tensor([0.0, -1.0]), batch_of((1.0, 1.0), sampled=-100.0))
+    assert effective_sample_size({name: float(metric.value) / 2 for name, metric in far.items()}) == pytest.approx(
+        (1 + math.exp(-1)) ** 2 / (2 * (1 + math.exp(-2)))
+    )
     alike = {name: float(metric.value) for name, metric in lag_metrics(at((1.0,) * 4), batch_of((1.0,) * 4)).items()}
     alike = {name: value / 4 for name, value in alike.items()}
     assert alike["train/sampler_kl"] == pytest.approx(0.0)

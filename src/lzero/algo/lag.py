@@ -14,7 +14,7 @@ def lag_metrics(policy: Tensor, micro: MicroBatch) -> Metrics:
     `train/sampler_kl` estimates KL(π_sampler ‖ π) by the mean of r − 1 − log r, which is never negative (k3,
     http://joschu.net/blog/kl-approx.html).
     """
-    log_ratios = policy.detach() - micro.logprobs.to(policy.dtype)
+    log_ratios = policy.detach().double() - micro.logprobs  # the square of a ratio exceeds float32 from 44 nats on
     ratios = log_ratios.exp()
     each = micro.weights.new_ones(len(ratios))
     return {

@@ -5,10 +5,10 @@ batch, however it is split. A `Metric` says how it combines with those of other 
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from lzero.algo.kl import kl_estimate
 from lzero.algo.metrics import Metric, Metrics
 from lzero.config import AlgoConfig
 from lzero.errors import TrainError
+
+if TYPE_CHECKING:
+    from lzero.config import Config
 
 
 class Loss(Algorithm):
@@ -48,6 +51,23 @@ class Loss(Algorithm):
         `policy` [N] are log-probabilities under the policy that is trained, and carry the gradient; `micro` holds the tokens'
         advantages, weights, owners and the log-probabilities of the other policies.
         """
+
+
+class RatioLoss(Loss):
+    """A loss of the ratio π/π_old, to the policy before the update or, with `rollout.max_lag`, to the one that sampled."""
+
+    bears_lag = True
+
+    @property
+    def scores_old_policy(self) -> bool:
+        return True
+
+    def notes(self, config: "Config") -> Iterator[str]:
+        if config.train.epochs * config.train.minibatches == 1 and config.rollout.max_lag == 0:
+            yield (
+                f'algo.loss = "{config.algo.loss}" makes one optimiser step per batch (train.epochs = train.minibatches = 1): every ratio '
+                "is 1, and its options have no effect"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

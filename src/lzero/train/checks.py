@@ -118,6 +118,7 @@ def _inert_parts(config: Config) -> Iterator[str]:
     if (
         rollout.filter == "l0"
         and rollout.max_refills == 0
+        and rollout.max_lag == 0
         and rollout.episodes_per_task > 1
         and rollout.drop_uniform > 0
     ):

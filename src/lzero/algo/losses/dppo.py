@@ -6,28 +6,23 @@ from pydantic import Field
 from torch import Tensor
 
 from lzero.algo.batches import MicroBatch
-from lzero.algo.loss import Loss
+from lzero.algo.loss import RatioLoss
 from lzero.algo.losses.ppo import ratio
 from lzero.algo.metrics import Metric, Metrics
 
 
-class DPPO(Loss):
+class DPPO(RatioLoss):
     """Bounds the change of a token's probability, not its ratio: the total variation of the distribution "this token or another".
 
     A ratio is large for rare tokens whose change hardly matters, and small for frequent ones whose change does.
     """
 
     name = "dppo"
-    bears_lag = True
     source = "DPPO (binary total variation), arXiv 2602.04879"
     formula = "ρ A, but 0 where (π − π_old) sign(A) > `threshold`"
 
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Largest change of a token's probability in the direction of its advantage."""
-
-    @property
-    def scores_old_policy(self) -> bool:
-        return True
 
     def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
         advantages = micro.advantages.to(policy.dtype)

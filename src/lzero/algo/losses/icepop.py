@@ -6,17 +6,16 @@ from pydantic import Field
 from torch import Tensor
 
 from lzero.algo.batches import MicroBatch
-from lzero.algo.loss import Loss
+from lzero.algo.loss import RatioLoss
 from lzero.algo.losses.ppo import ratio
 from lzero.algo.metrics import Metric, Metrics
 from lzero.config.base import Fraction
 
 
-class IcePop(Loss):
+class IcePop(RatioLoss):
     """Leaves out tokens on which the two policies disagree too much, whatever their advantage."""
 
     name = "icepop"
-    bears_lag = True
     source = "IcePop, arXiv 2510.18855"
     formula = "ρ A, but 0 where ρ < `low` or ρ > `high`"
 
@@ -24,10 +23,6 @@ class IcePop(Loss):
     """Smallest ratio of a token that has a gradient."""
     high: Annotated[float, Field(ge=1.0)] = 5.0
     """Largest ratio of such a token."""
-
-    @property
-    def scores_old_policy(self) -> bool:
-        return True
 
     def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
         ratios = ratio(policy, micro, "token")

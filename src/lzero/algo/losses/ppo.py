@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lzero.algo.batches import MicroBatch
-from lzero.algo.loss import Loss
+from lzero.algo.loss import RatioLoss
 from lzero.algo.metrics import Metric, Metrics
 from lzero.config.base import Fraction
 
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from lzero.config import Config
 
 
-class PPO(Loss):
+class PPO(RatioLoss):
     """Clips the ratio below and above (DAPO), and limits the loss of bad actions (dual clip)."""
 
     name = "ppo"
-    bears_lag = True
     source = "PPO, arXiv 1707.06347; two bounds: DAPO, arXiv 2503.14476; dual clip: arXiv 1912.09729"
     formula = "min(ρ A, clip(ρ, 1 − `clip_low`, 1 + `clip_high`) A); where A < 0: max(that, `dual_clip` · A)"
 
@@ -44,10 +43,6 @@ class PPO(Loss):
         return self
 
     @property
-    def scores_old_policy(self) -> bool:
-        return True
-
-    @property
     def keeps_episodes_whole(self) -> bool:
         return self.ratio == "episode"
 
@@ -56,13 +51,6 @@ class PPO(Loss):
             yield (
                 f'algo.loss_options.ratio = "episode" compares whole episodes, whose policies differ more with each step of lag '
                 f'(rollout.max_lag = {config.rollout.max_lag}): use "token" or "step"'
-            )
-
-    def notes(self, config: "Config") -> Iterator[str]:
-        if config.train.epochs * config.train.minibatches == 1 and config.rollout.max_lag == 0:
-            yield (
-                'algo.loss = "ppo" makes one optimiser step per batch (train.epochs = train.minibatches = 1): every ratio is 1, and '
-                "its options have no effect"
             )
 
     def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:

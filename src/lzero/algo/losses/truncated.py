@@ -6,25 +6,20 @@ from pydantic import Field
 from torch import Tensor
 
 from lzero.algo.batches import MicroBatch
-from lzero.algo.loss import Loss
+from lzero.algo.loss import RatioLoss
 from lzero.algo.losses.ppo import ratio
 from lzero.algo.metrics import Metric, Metrics
 
 
-class Truncated(Loss):
+class Truncated(RatioLoss):
     """Weighs each token with its ratio, up to a bound. Every token keeps a gradient, unlike with a clip or a mask."""
 
     name = "truncated"
-    bears_lag = True
     source = "IMPALA, arXiv 1802.01561 (its ρ̄); CISPO, arXiv 2506.13585"
     formula = "sg(min(ρ, `cap`)) A log π"
 
     cap: Annotated[float, Field(ge=1.0)] = 2.0
     """Largest weight of a token."""
-
-    @property
-    def scores_old_policy(self) -> bool:
-        return True
 
     def surrogate(self, policy: Tensor, micro: MicroBatch) -> tuple[Tensor, Metrics]:
         ratios = ratio(policy, micro, "token").detach()
