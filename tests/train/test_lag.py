@@ -55,6 +55,19 @@ def test_settings_that_bear_a_lag_are_taken(loss: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("loss", ["ppo", "truncated", "dppo", "icepop"])
+def test_a_loss_of_ratios_that_are_all_1_is_inert(loss: str) -> None:
+    (note,) = inert_settings(load_config(None, [f"algo.loss={loss}"]))
+    assert note.startswith(f'algo.loss = "{loss}" makes one optimiser step per batch')
+    assert inert_settings(load_config(None, [f"algo.loss={loss}", "train.epochs=2"])) == []
+
+
+def test_without_refills_a_lag_still_replaces_dropped_groups() -> None:
+    """A batch then takes the groups that follow, so the filter "l0" takes back no group that one of them replaces."""
+    (note,) = inert_settings(load_config(None, ["rollout.max_lag=1", "rollout.max_refills=0"]))
+    assert note.startswith("rollout.max_lag = 1: ")
+
+
 def test_limits_of_the_lag_are_inert_without_one() -> None:
     (note,) = inert_settings(load_config(None, ["rollout.lag_max_kl=0.1"]))
     assert note == "rollout.lag_max_kl = 0.1 has no effect with rollout.max_lag = 0"
@@ -94,6 +107,8 @@ def test_a_limit_that_is_exceeded_lowers_the_lag_by_one_and_says_so(
     assert lag_problems(good, RolloutConfig()) == []
     assert lag_problems({**good, **metrics, "rollout/max_lag": 0.0}, RolloutConfig()) == []
     (found,) = lag_problems({**good, **metrics}, RolloutConfig())
+    begun_under_a_higher_limit = {**good, **metrics, "rollout/lag_max": 3.0}
+    assert lag_problems(begun_under_a_higher_limit, RolloutConfig()) == []
     stream = Limited(2)
     with caplog.at_level(logging.WARNING, logger="lzero.train.loop"):
         _lower_the_lag(stream, [found])  # type: ignore[arg-type]

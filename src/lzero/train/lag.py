@@ -6,8 +6,12 @@ from lzero.config import RolloutConfig
 
 
 def lag_problems(metrics: Mapping[str, float], config: RolloutConfig) -> list[str]:
-    """Return a phrase for each limit of `config` that the metrics of an update exceed; none without lag."""
-    return list(_exceeded(metrics, config)) if metrics.get("rollout/max_lag", 0.0) > 0 else []
+    """Return a phrase for each limit of `config` that the metrics of an update exceed.
+
+    There is none without lag, and none for a batch that was begun under a higher limit of the lag than the present one.
+    """
+    limit, lag = metrics.get("rollout/max_lag", 0.0), metrics.get("rollout/lag_max", 0.0)
+    return list(_exceeded(metrics, config)) if 0 < limit >= lag else []
 
 
 def _exceeded(metrics: Mapping[str, float], config: RolloutConfig) -> Iterator[str]:
