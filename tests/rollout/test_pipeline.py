@@ -22,6 +22,7 @@ from lzero.rollout.curriculum import PassRates
 from lzero.rollout.pipeline import PipelinedStream
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
+from lzero.rollout.stream import read_state
 from lzero.store.finished import FinishedGroup, FinishedGroups
 from lzero.types import Episode, Failure, Json, Task, ToolCall
 
@@ -358,8 +359,8 @@ def test_a_resumed_curriculum_draws_no_task_twice(tmp_path: Path) -> None:
     groups = FinishedGroups(tmp_path)
     for position, index in ((0, 1), (2 * GROUPS - 1, 3)):
         groups.write(position, FinishedGroup(index=index, record=make_record("yes", "no", position=index)))
-    begun = make_stream(tmp_path, Episodes(Policy()), **options).state["begun"]
-    assert sorted(index for _, index in begun) == list(range(2 * GROUPS))  # type: ignore[union-attr, misc]
+    state = read_state(make_stream(tmp_path, Episodes(Policy()), **options).state)
+    assert sorted(index for _, index in state.begun) == list(range(2 * GROUPS))
 
 
 @pytest.mark.parametrize(
