@@ -130,7 +130,7 @@ def test_a_summary_names_the_budget_that_many_episodes_ran_out_of() -> None:
         num_episodes=4,
         num_failed=0,
         records=(),
-        metrics={"rollout/steps_per_episode": 1.0, **shares},
+        metrics={"rollout/steps_per_episode": 1.0, "score_low": 0.0, "score_high": 0.0, **shares},
     )
     config = Config(agent=AgentConfig(max_tokens=384, response_tokens=32))
     rows = summary_rows(found, config)

@@ -165,7 +165,7 @@ def test_the_command_prints_plain_lines_in_a_pipe_and_records_the_episodes(tmp_p
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert "greedy EM: 1.000 (6 episodes of 6 tasks)" in lines
+    assert "greedy EM: 1.000 (6 episodes of 6 tasks; 95 % from 1.000 to 1.000)" in lines
     assert "greedy EM, 3 hops: 1.000 (2 tasks)" in lines
     assert "pass@2: 1.000 (unbiased)" in lines
     last = json.loads(lines[-1])

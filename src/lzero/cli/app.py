@@ -6,12 +6,14 @@ import typer
 
 from lzero import __version__
 from lzero.cli.check import check
+from lzero.cli.compare import compare
 from lzero.cli.config import config
 from lzero.cli.eval import evaluate
 from lzero.cli.export import export
 from lzero.cli.play import play
 from lzero.cli.pool import pool
 from lzero.cli.replay import replay
+from lzero.cli.rescore import rescore
 from lzero.cli.run import run
 from lzero.cli.sft import sft
 from lzero.cli.show import show
@@ -42,11 +44,13 @@ def _root(
 
 
 app.command(name="check")(check)
+app.command(name="compare")(compare)
 app.command(name="config")(config)
 app.command(name="eval")(evaluate)
 app.command(name="export")(export)
 app.command(name="play")(play)
 app.command(name="replay")(replay)
+app.command(name="rescore")(rescore)
 app.command(name="run")(run)
 app.command(name="sft")(sft)
 app.command(name="show")(show)

@@ -118,7 +118,8 @@ def summary_rows(evaluation: "Evaluation", config: "Config") -> list[tuple[str, 
     measure = f"{name} {'score' if config.reward.function else 'EM'}"
     metrics = evaluation.metrics
     scored = evaluation.num_episodes - evaluation.num_failed
-    rows = [(measure, f"{evaluation.score:.3f}", f"{scored} episodes of {evaluation.num_tasks} tasks")]
+    over = f"{scored} episodes of {evaluation.num_tasks} tasks; 95 % from {metrics['score_low']:.3f} to {metrics['score_high']:.3f}"
+    rows = [(measure, f"{evaluation.score:.3f}", over)]
     for hops, score in evaluation.score_by_hops.items():
         number = sum(record.task.hops == hops for record in evaluation.records)
         rows.append((f"{measure}, {counted(hops, 'hop')}", f"{score:.3f}", f"{number} tasks"))
@@ -155,6 +156,7 @@ def _as_json(evaluations: "list[Evaluation]", run: "RunDirectory", seconds: floa
     greedy, failures = evaluations[0], kinds_in(evaluation.metrics for evaluation in evaluations)
     line: dict[str, object] = {
         "score": greedy.score,
+        "score_interval": (greedy.metrics["score_low"], greedy.metrics["score_high"]),
         "score_by_hops": greedy.score_by_hops,
         "num_tasks": greedy.num_tasks,
         "num_failed": sum(evaluation.num_failed for evaluation in evaluations),

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from lzero.config import Config
 from lzero.errors import TrainError
+from lzero.eval.statistics import interval
 from lzero.protocols import TaskSource
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.failures import Failing, explain, listed
@@ -40,7 +41,8 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     num_failed: int
     records: tuple[Record, ...]
     metrics: dict[str, float]
-    """A line of metrics.jsonl: `score`, `score_2_hops`, `pass@4`, `num_failed` …, and the summary of the records."""
+    """A line of metrics.jsonl: `score`, its 95 % interval over tasks (`score_low`, `score_high`), `score_2_hops`, `pass@4`, `num_failed` …,
+    and the summary of the records."""
     failing: Failing = Failing()
     """Failed attempts by task."""
 
@@ -136,6 +138,7 @@ def _judge(phase: Phase, records: Sequence[Record], metrics: dict[str, float]) -
         failures = [episode.failure for record in records for episode in record.episodes if episode.failure]
         raise TrainError(f"none of {num_episodes} episodes could be scored: {explain(failures)}")
     score = mean_score(records)
+    low, high = interval([mean_score([record]) for record in records if record.scores])
     by_hops = score_by_hops(records)
     chances = mean_pass_at_k(records) if phase == "sampled" else {}
     num_failed = num_episodes - len(scores)
@@ -150,6 +153,8 @@ def _judge(phase: Phase, records: Sequence[Record], metrics: dict[str, float]) -
         records=tuple(records),
         metrics={
             "score": score,
+            "score_low": low,
+            "score_high": high,
             **{f"score_{hops}_hops": value for hops, value in by_hops.items()},
             **{f"pass@{k}": value for k, value in chances.items()},
             "num_tasks": float(len(records)),

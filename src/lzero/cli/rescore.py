@@ -1,0 +1,121 @@
+"""`lzero rescore`: apply another reward to the stored episodes of a run.
+
+lzero rescore runs/world-eval reward.match=ascii
+lzero rescore runs/world --reward mine:brief --out brief.jsonl
+"""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Option
+
+from lzero.cli.arguments import say, takes
+from lzero.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lzero.config import Config
+    from lzero.eval.rescore import Change
+
+SECTIONS = ("reward.", "judge.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescoring:
+    """Options of `lzero rescore`."""
+
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of an evaluation or a training run.")]
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Changes to [reward] and [judge].", show_default=False),
+    ] = None
+    reward: Annotated[
+        str,
+        Option(
+            "--reward", help="Reward function, as package.module:name; the run's other keys of [reward] are dropped."
+        ),
+    ] = ""
+    out: Annotated[
+        Path | None, Option("--out", help="File for a line of JSON for each episode: old and new score and reward.")
+    ] = None
+    json: Annotated[bool, Option("--json", help="Print a line of JSON for each evaluation and update.")] = False
+
+
+@takes(Rescoring)
+def rescore(wanted: Rescoring) -> None:
+    """Score the stored episodes of a run again, with another reward. Nothing is run, and the run is not changed.
+
+    Example: lzero rescore runs/world-eval --reward mine:brief
+
+    For a training run it also prints how the advantages would have changed.
+    """
+    from rich.console import Console
+
+    if wanted.out is not None and wanted.out.exists():
+        raise ConfigError(f"--out {wanted.out} exists: name a new file")
+    config = _config(wanted)
+    asyncio.run(_rescore(wanted, config, Console()))
+
+
+def _config(wanted: Rescoring) -> "Config":
+    """Return the run's configuration with the other reward. Raises ConfigError, StoreError."""
+    from lzero.config import load_config
+    from lzero.store import RunDirectory
+
+    changes = list(wanted.changes or ())
+    if wrong := [change for change in changes if not change.startswith(SECTIONS)]:
+        raise ConfigError(f"{wrong[0]!r} has no effect on stored episodes: change reward.* or judge.*")
+    if not (wanted.reward or changes):
+        raise ConfigError("name another reward: --reward package.module:name, or changes such as reward.match=ascii")
+    config = RunDirectory.open(wanted.run).config
+    if not wanted.reward:
+        return load_config(wanted.run / "config.toml", changes)
+    other = load_config(None, [*changes, f"reward.function={wanted.reward}"])
+    judge = other.judge if any(change.startswith("judge.") for change in changes) else config.judge
+    return config.model_copy(update={"reward": other.reward, "judge": judge})
+
+
+async def _rescore(wanted: Rescoring, config: "Config", console: "Console") -> None:
+    import msgspec
+
+    from lzero.eval.rescore import rescore as again
+    from lzero.rollout.compose import open_scorer
+    from lzero.store.writing import append_whole
+
+    scorer = open_scorer(config)
+    scorer.keep_verdicts(wanted.run)
+    try:
+        async for change, lines in again(wanted.run, scorer, algo=config.algo):
+            if wanted.out is not None:
+                append_whole(wanted.out, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+            if wanted.json:
+                sys.stdout.buffer.write(msgspec.json.encode(change) + b"\n")
+            else:
+                _print(console, change)
+                for problem in list(dict.fromkeys(line.problem for line in lines if line.problem))[:3]:
+                    say(console, f"  {problem}")
+    finally:
+        if scorer.judge is not None:
+            await scorer.judge.close()
+
+
+def _print(console: "Console", change: "Change") -> None:
+    from lzero.text import counted
+
+    failed = f"; {counted(change.num_failed, 'episode')} could not be scored" if change.num_failed else ""
+    say(
+        console,
+        f"{change.phase} {change.update}: score {change.score:.3f} → {change.new_score:.3f} over "
+        f"{counted(change.num_episodes, 'episode')} ({change.num_up} up, {change.num_down} down){failed}",
+    )
+    if change.advantages is not None:
+        own = change.advantages
+        say(
+            console,
+            f"  advantages of {counted(own.num_steps, 'step')}: correlation {own.correlation:.2f}, {own.opposite:.0%} of another sign",
+        )

@@ -1,0 +1,127 @@
+"""Compare the evaluations of two runs task by task.
+
+Both runs have answered the same tasks, so the differences are paired: their interval is far narrower than those of the two scores.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from lzero.errors import ConfigError
+from lzero.eval.statistics import interval, sign_test
+from lzero.store import EpisodeLine, Phase, list_episodes
+from lzero.text import counted
+
+
+class TaskScore(Struct, frozen=True, kw_only=True):
+    """Mean score of a task's episodes in one run, and the answer of the first one."""
+
+    score: float
+    answer: str | None
+
+
+class Flip(Struct, frozen=True, kw_only=True):
+    """A task that two runs score differently."""
+
+    task: str
+    before: TaskScore
+    after: TaskScore
+
+    @property
+    def difference(self) -> float:
+        return self.after.score - self.before.score
+
+
+class Evaluated(Struct, frozen=True, kw_only=True):
+    """An evaluation of a run: the scores of its tasks under one policy version."""
+
+    run: str
+    update: int
+    scores: dict[str, TaskScore]
+    """By task."""
+    num_failed: int
+    """Episodes that lzero failed, which no score counts."""
+
+    @property
+    def score(self) -> float:
+        return _mean([each.score for each in self.scores.values()])
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """Differences of a run from the baseline, over the tasks that both have scored."""
+
+    baseline: str
+    run: str
+    num_tasks: int
+    unpaired: int
+    """Tasks that only one of the two has scored."""
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    """95 % interval of the difference."""
+    p_value: float
+    """Of the exact sign test."""
+    flips: tuple[Flip, ...]
+    """Losses first, each kind by task."""
+
+
+def read_evaluation(path: Path, *, phase: Phase, update: int | None = None) -> Evaluated:
+    """Return a run's evaluation of `update`, or its last one. Raises StoreError, and ConfigError if there is none."""
+    lines = [line for line in list_episodes(path) if line.phase == phase]
+    updates = sorted({line.update for line in lines})
+    if not updates or update not in (None, *updates):
+        wanted = f'no evaluation of phase "{phase}"' + ("" if update is None else f" of update {update}")
+        there = f"; there are those of updates {', '.join(map(str, updates))}" if updates else ""
+        raise ConfigError(f"{path} has {wanted}{there}")
+    update = updates[-1] if update is None else update
+    return evaluated(str(path), update, (line for line in lines if line.update == update))
+
+
+def evaluated(run: str, update: int, lines: Iterable[EpisodeLine]) -> Evaluated:
+    by_task: dict[str, list[EpisodeLine]] = {}
+    num_failed = 0
+    for line in lines:
+        if line.score is None:
+            num_failed += 1
+        else:
+            by_task.setdefault(line.task, []).append(line)
+    scores = {
+        task: TaskScore(score=_mean([line.score or 0.0 for line in own]), answer=own[0].answer)
+        for task, own in by_task.items()
+    }
+    return Evaluated(run=run, update=update, scores=scores, num_failed=num_failed)
+
+
+def compare(baseline: Evaluated, other: Evaluated) -> Comparison:
+    """Compare two evaluations. Raises ConfigError if they share no task."""
+    shared = sorted(baseline.scores.keys() & other.scores.keys())
+    if not shared:
+        raise ConfigError(
+            f"{baseline.run} and {other.run} have scored no task in common ({counted(len(baseline.scores), 'task')} and "
+            f"{counted(len(other.scores), 'task')}): compare evaluations of the same tasks"
+        )
+    pairs = [Flip(task=task, before=baseline.scores[task], after=other.scores[task]) for task in shared]
+    differences = [pair.difference for pair in pairs]
+    low, high = interval(differences)
+    return Comparison(
+        baseline=baseline.run,
+        run=other.run,
+        num_tasks=len(shared),
+        unpaired=len(baseline.scores.keys() ^ other.scores.keys()),
+        before=_mean([pair.before.score for pair in pairs]),
+        after=_mean([pair.after.score for pair in pairs]),
+        difference=_mean(differences),
+        low=low,
+        high=high,
+        p_value=sign_test(differences),
+        flips=tuple(
+            sorted((pair for pair in pairs if pair.difference), key=lambda pair: (pair.difference > 0, pair.task))
+        ),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

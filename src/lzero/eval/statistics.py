@@ -1,0 +1,30 @@
+"""Uncertainty of scores: bootstrap intervals, and a test of paired differences. Pure functions."""
+
+import math
+import random
+from collections.abc import Sequence
+
+RESAMPLES = 2_000
+LEVEL = 0.95
+
+
+def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of `values` (one a task): the percentile bootstrap (Efron 1979). nan for no values."""
+    if not values:
+        return math.nan, math.nan
+    dice, number = random.Random(seed), len(values)
+    means = sorted(math.fsum(dice.choices(values, k=number)) / number for _ in range(RESAMPLES))
+    tail = round((1.0 - LEVEL) / 2.0 * RESAMPLES)
+    return means[tail], means[-tail - 1]
+
+
+def sign_test(differences: Sequence[float]) -> float:
+    """Return the two-sided p-value of "a task is as likely to gain as to lose", by the exact sign test.
+
+    Tasks without a difference say nothing. For scores of 0 and 1 it is McNemar's exact test.
+    """
+    gains = sum(each > 0 for each in differences)
+    losses = sum(each < 0 for each in differences)
+    fewer, number = min(gains, losses), gains + losses
+    tail = sum(math.comb(number, count) for count in range(fewer + 1))
+    return float(min(1.0, 2 * tail / 2**number))
