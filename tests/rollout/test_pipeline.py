@@ -227,7 +227,7 @@ def test_a_killed_run_repeats_its_order_with_the_same_groups_and_loses_nothing(
                     policy.version += 1
                     state = json.loads(json.dumps(stream.state))
                     if policy.version % every == 0 or policy.version == updates:
-                        stream.saved(saved[1])
+                        await stream.saved(saved[1])
                         saved = policy.version, MappingProxyType(state)
                     stream.published(policy.version)
         except TimeoutError:
@@ -343,14 +343,17 @@ def test_a_damaged_group_that_was_removed_runs_again_with_all_that_came_after_it
     assert [batch.records for batch in third] == [batch.records for batch in second]
 
 
-def test_a_line_of_the_order_that_a_crash_truncated_is_left_out(tmp_path: Path) -> None:
+def test_what_a_crash_truncated_is_left_out(tmp_path: Path) -> None:
     first = take_all(tmp_path, Episodes(Policy()), range(3))
     file = tmp_path / "order.jsonl"
     whole = file.read_bytes()
     file.write_bytes(whole[:-9])
+    partial = tmp_path / "finished" / ".000041.json.x3k"
+    partial.touch()
     second = take_all(tmp_path, Episodes(Policy()), range(3))
     assert [batch.records for batch in second] == [batch.records for batch in first]
     assert file.read_bytes() == whole
+    assert not partial.exists()
 
 
 def test_a_resumed_curriculum_draws_no_task_twice(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """The whole loop on a bandit: the policy answers a fixed prompt with four tokens and is paid for ids below 128."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -61,7 +62,7 @@ class Bandit:
 
     def limit(self, lag: int) -> None: ...
 
-    def saved(self, state: Mapping[str, Json]) -> None: ...
+    async def saved(self, state: Mapping[str, Json]) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -174,6 +175,19 @@ async def test_the_policy_learns_what_is_paid(tmp_path: Path) -> None:
     assert all(update.metrics["train/logprob_gap_max"] < 1e-4 for update in updates)
     assert updates[0].metrics["train/kl"] == pytest.approx(0.0, abs=1e-6)
     assert updates[-1].metrics["train/kl"] > 0.1
+
+
+async def test_recording_a_batch_holds_up_no_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, write = [], RunDirectory.write_records
+
+    def noted(run: RunDirectory, *arguments: Any, **options: Any) -> None:
+        threads.append(threading.current_thread())
+        write(run, *arguments, **options)
+
+    monkeypatch.setattr(RunDirectory, "write_records", noted)
+    await run_bandit(config_of(tmp_path, "train.updates=1"), tmp_path / "run")
+    assert threading.current_thread() not in threads
+    assert len(threads) == len(list(read_episodes(tmp_path / "run"))) // NUM_EPISODES == 1
 
 
 async def test_several_optimiser_steps_an_update_drift_from_the_sampler_and_are_no_gap(tmp_path: Path) -> None:

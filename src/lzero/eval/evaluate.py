@@ -1,5 +1,6 @@
 """Evaluate a policy: greedy exact match on held-out tasks, and on request sampled exact match and pass@k."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ class Evaluator:
             evaluation = await kind(update=update)
             if self.checks_version:
                 check_version(evaluation.records, update)
-            run.write_records(evaluation.records, phase=evaluation.phase, update=update)
+            await asyncio.to_thread(run.write_records, evaluation.records, phase=evaluation.phase, update=update)
             line = {**evaluation.metrics, **evaluation.failing.line()}
             run.append_metrics(line, phase=evaluation.phase, update=update)
             evaluations.append(evaluation)

@@ -103,9 +103,9 @@ class PipelinedStream:
         """Lower the limit of the lag for groups that are not begun yet."""
         self.max_lag = min(self.max_lag, lag)
 
-    def saved(self, state: Mapping[str, Json]) -> None:
+    async def saved(self, state: Mapping[str, Json]) -> None:
         """Remove the groups before the checkpoint with this state, which is complete. Raises StoreError."""
-        self._finished.remove(range(read_state(state).next_task))
+        await asyncio.to_thread(self._finished.remove, range(read_state(state).next_task))
 
     async def close(self) -> None:
         """Cancel the episodes that run; a resumed run begins them again."""

@@ -89,7 +89,7 @@ class SynchronousStream:
     def limit(self, lag: int) -> None:
         """Do nothing: there is no lag."""
 
-    def saved(self, state: Mapping[str, Json]) -> None:
+    async def saved(self, state: Mapping[str, Json]) -> None:
         """Do nothing: a resumed run draws the episodes again that no checkpoint covers."""
 
     async def close(self) -> None:

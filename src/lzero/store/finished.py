@@ -49,6 +49,8 @@ class FinishedGroups:
         self._order = directory / "order.jsonl"
         with as_store_error(self.directory):
             self.directory.mkdir(exist_ok=True)
+            for partial in self.directory.glob(".*"):
+                partial.unlink()  # a run that was killed was writing it
 
     def write(self, position: int, group: FinishedGroup) -> None:
         write_whole(self._file(position), msgspec.json.encode(group))  # JSON, because it has integers of any size

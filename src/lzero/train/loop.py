@@ -58,7 +58,7 @@ class GroupStream(Protocol):
     def limit(self, lag: int) -> None:
         """Lower `max_lag`."""
 
-    def saved(self, state: Mapping[str, Json]) -> None:
+    async def saved(self, state: Mapping[str, Json]) -> None:
         """Note that the checkpoint with this state is complete: earlier groups are not needed any more."""
 
     async def close(self) -> None:
@@ -132,7 +132,7 @@ async def train(
             held_up_s = await reached.save() if reached.update % settings.checkpoint_every == 0 else 0.0
         if reached.is_best or not reached.is_saved:
             await reached.save()
-    stream.saved(reached.progress.stream)
+    await stream.saved(reached.progress.stream)
     logger.info("%d updates made; checkpoint %s", reached.update, saver.newest)
     return Outcome(
         finished=reached.update >= settings.updates, progress=reached.progress, checkpoint=saver.path(reached.update)
@@ -174,7 +174,7 @@ class _Reached:
         """Save a checkpoint. Return the seconds for which that held the run up."""
         held_up_s = await self._saver.save(partial(self.learner.snapshot, self.progress, self.score))
         if self._saved is not None:
-            self._stream.saved(self._saved)  # the saver has waited for it
+            await self._stream.saved(self._saved)  # the saver has waited for it
         self._saved = self.progress.stream
         return held_up_s
 
@@ -198,7 +198,9 @@ async def _learn(reached: _Reached, collected: Collected, run: RunDirectory) -> 
     Saves the state first if learning fails before it touches the policy.
     """
     watch, learner, update = Stopwatch(), reached.learner, reached.update
-    run.write_records(collected.records, phase="train", update=update)
+    await asyncio.to_thread(
+        run.write_records, collected.records, phase="train", update=update
+    )  # episodes may run meanwhile
     watch.lap("record")
     try:
         learned = await learner.learn(collected.groups, update=update)
