@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 from builders import make_completion, make_episode, make_step, make_task, save_tiny
 
@@ -16,6 +17,7 @@ from lzero.store import Record
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.lag import lag_problems
 from lzero.train.loop import _lower_the_lag
+from lzero.train.score import sample_logprobs
 from lzero.train.trainer import Trainer
 from lzero.types import Reward
 
@@ -80,6 +82,20 @@ def test_with_a_lag_the_ratio_compares_with_the_policy_that_sampled(tmp_path: Pa
     step = make_step(make_completion((3, 4), logprobs=(-0.25, -7.0)), new_ids=(1, 2))
     found = trainer.score(list(to_samples(make_episode(step))))
     assert found.old_logprobs == [(0.0, 0.0, -0.25, -7.0)]
+
+
+def test_the_lag_is_measured_before_the_update_moves_the_policy(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    settings = ["rollout.max_lag=1", "agent.max_tokens=64", "model.device=cpu", "train.epochs=3", "train.lr=0.01"]
+    trainer, _ = Trainer.build(load_config(None, [f"model.path={tmp_path}", *settings]))
+    (drawn,) = to_samples(make_episode(make_step(make_completion((3, 4)), new_ids=(1, 2))))
+    (logprobs,) = sample_logprobs(trainer.model, [drawn], trainer.layout)
+    samples = [msgspec.structs.replace(drawn, logprobs=logprobs)]
+    scored = trainer.scored(samples, trainer.score(samples), {drawn.episode_id: (1.0,)})
+    metrics = trainer.update(scored, update=0)
+    assert metrics["train/ratio_max"] > 1.05, "its steps move the policy"
+    assert metrics["train/sampler_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["train/ess"] == pytest.approx(1.0, abs=1e-6)
 
 
 class Limited:

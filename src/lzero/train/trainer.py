@@ -188,7 +188,9 @@ class Trainer:
         skipped: list[SkippedStep] = []
         for number, (part, batch) in enumerate(self._batches(scored, update)):
             try:
-                steps.append(self._step(batch))
+                steps.append(
+                    self._step(batch, lags=self.lags and not steps)
+                )  # later steps measure a policy that earlier ones moved
                 self.skips.made()
             except NotFinite as error:
                 logger.warning("update %d: %s", update, error)
@@ -201,7 +203,7 @@ class Trainer:
             means["train/ess"] = effective_sample_size(means)
         return means | gap | {"train/lr": lr, "train/skipped": float(len(skipped))}
 
-    def _step(self, batch: Batch) -> Metrics:
+    def _step(self, batch: Batch, *, lags: bool) -> Metrics:
         algo = self.config.algo
         return update_policy(
             self.model,
@@ -210,7 +212,7 @@ class Trainer:
             loss_fn=make_loss_fn(algo),
             grad_clip=self.config.train.grad_clip,
             entropies=algo.entropy_coef > 0,
-            lags=self.lags,
+            lags=lags,
         )
 
     def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[tuple[list[Scored], Batch]]:
