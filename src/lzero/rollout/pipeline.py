@@ -129,9 +129,8 @@ class PipelinedStream:
         try:
             batch = make_batch(update, self._taken, config=self._config, runner=self._runner, seconds=now - started)
         except TrainError:
-            self._finished.remove(
-                range(first, self._first)
-            )  # a resumed run tries these tasks again, as it does without lag
+            # A resumed run tries these tasks again, as it does without lag.
+            self._finished.remove(range(first, self._first))
             raise
         if end is None:
             self._finished.append_batch(update, first=first, end=self._first)

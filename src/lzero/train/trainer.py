@@ -188,9 +188,8 @@ class Trainer:
         skipped: list[SkippedStep] = []
         for number, (part, batch) in enumerate(self._batches(scored, update)):
             try:
-                steps.append(
-                    self._step(batch, lags=self.lags and not steps)
-                )  # later steps measure a policy that earlier ones moved
+                # The lag is measured in the first step: later ones have a policy that earlier ones moved.
+                steps.append(self._step(batch, lags=self.lags and not steps))
                 self.skips.made()
             except NotFinite as error:
                 logger.warning("update %d: %s", update, error)
