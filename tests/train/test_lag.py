@@ -2,24 +2,26 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
-from builders import make_completion, make_episode, make_step, make_task, save_tiny
+from builders import make_completion, make_episode, make_run, make_step, make_task, save_tiny
+from torch import Tensor
 
 from lzero.algo.samples import to_samples
 from lzero.config import RolloutConfig, load_config
-from lzero.errors import ConfigError, TrainError
+from lzero.errors import ConfigError, EngineError, TrainError
 from lzero.eval.evaluate import check_version
 from lzero.store import Record
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.lag import lag_problems
+from lzero.train.learner.local import LocalLearner
 from lzero.train.loop import _lower_the_lag
 from lzero.train.score import sample_logprobs
 from lzero.train.trainer import Trainer
-from lzero.types import Reward
+from lzero.types import Completion, Reward, Sampling
 
 
 def test_with_a_lag_the_loss_is_ppo_unless_another_is_named() -> None:
@@ -96,6 +98,37 @@ def test_the_lag_is_measured_before_the_update_moves_the_policy(tmp_path: Path) 
     assert metrics["train/ratio_max"] > 1.05, "its steps move the policy"
     assert metrics["train/sampler_kl"] == pytest.approx(0.0, abs=1e-6)
     assert metrics["train/ess"] == pytest.approx(1.0, abs=1e-6)
+
+
+class Refusing:
+    """An engine that refuses each request, and names its deadline."""
+
+    version = 0
+
+    async def load(self, state_dict: Mapping[str, Tensor], version: int) -> None: ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
+        return (0.0,) * len(ids)
+
+    async def sample(self, ids: Sequence[int], sampling: Sampling, *, deadline_s: float, **others: str) -> Completion:
+        raise EngineError(f"no answer within {deadline_s:g} s")
+
+
+@pytest.mark.parametrize(("request_s", "probe_s"), [(600, 600), (30, 120)])
+async def test_a_probe_waits_beside_episodes_as_long_as_their_requests(
+    tmp_path: Path, request_s: int, probe_s: int
+) -> None:
+    save_tiny(tmp_path / "model")
+    settings = ["agent.max_tokens=64", "model.device=cpu", f"rollout.request_timeout_s={request_s}"]
+    trainer, _ = Trainer.build(load_config(None, [f"model.path={tmp_path / 'model'}", *settings]))
+    learner = LocalLearner(trainer, Refusing(), make_run(tmp_path / "run"))  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=f"no answer within {probe_s} s"):
+        await learner.publish(version=0)
+    await learner.close()
 
 
 class Limited:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 TRIES = 2
 PROBE_S = 120.0
-"""Seconds that a replica has to sample the tokens of the probe."""
+"""Seconds that a replica has at least to sample the tokens of the probe."""
 Scores = tuple[float, ...]
 Compute = Callable[[Callable[[], list[Scores]]], Awaitable[list[Scores]]]
 
@@ -91,7 +91,8 @@ class SingleReplica:
 class Publisher:
     """Publishes the weights of `model` to an engine, one version after another.
 
-    `max_tokens`: the most tokens of a sequence in the engine. `compute` calls a function in the learner's thread.
+    `max_tokens`: the most tokens of a sequence in the engine. `compute` calls a function in the learner's thread. `request_s`: seconds that
+    a request may take beside the episodes, if the probe is to have more than `PROBE_S`.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Publisher:
         *,
         max_tokens: int,
         compute: Compute,
+        request_s: float = PROBE_S,
     ) -> None:
         self.probe = Probe(model.config.vocab_size, max_tokens=max_tokens)
         self._model = model
@@ -112,6 +114,7 @@ class Publisher:
         self._transfer = transfer
         self._layout = Layout(max_tokens=max_tokens)
         self._compute = compute
+        self._deadline_s = max(PROBE_S, request_s)
         self._tolerance = TOLERANCE[model.dtype]
         self._last_scores: dict[str, Scores] = {}
         """Scores of the fixed tokens under the last version: replica's name → its scores; "" → the trainer's."""
@@ -157,7 +160,7 @@ class Publisher:
                 Sampling(temperature=TEMPERATURE, max_tokens=self.probe.num_drawn, seed=version),
                 request_id=f"probe/{version}",
                 affinity="probe",
-                deadline_s=PROBE_S,
+                deadline_s=self._deadline_s,
             )
             (expected,) = await self._compute(
                 lambda drawn=drawn: self._trainer_scores([sample_after(self.probe.prefix, drawn.token_ids)])  # type: ignore[misc]

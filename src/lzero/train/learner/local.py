@@ -61,6 +61,7 @@ class LocalLearner:
             self._transfer,
             max_tokens=trainer.config.agent.max_tokens,
             compute=self._thread.compute,
+            request_s=trainer.config.rollout.request_timeout_s,
         )
         self._run = run
 
