@@ -247,6 +247,7 @@ async def _bound(response: httpx2.Response) -> None:
     url = str(response.request.url)
     if response.headers.get("content-encoding", "identity") != "identity":
         raise EngineError(f"{url} compressed what it was asked to send as it is")
+    response.encoding = "utf-8"  # whatever the server names: some encodings of Python's take quadratic time, or fail
     assert isinstance(response.stream, httpx2.AsyncByteStream)
     response.stream = _Bounded(response.stream, url, streamed=_media_type(response) == "text/event-stream")
 

@@ -5,6 +5,7 @@ all replicas, and fail if one replica fails.
 """
 
 import asyncio
+import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from lzero.engine.vllm.server import Choice, VLLMServer
 from lzero.errors import EngineError
 from lzero.models import decode
+from lzero.text import one_line
 from lzero.types import Completion, Json, Sampling, StopReason
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0
 """Range of temperatures besides 0; vLLM silently changes one outside of it."""
 RELEASE_S = 5.0
 """Seconds that a joined server has to take its first name back."""
+NAME_CHARS = 100
+"""Longest part of a name of weights that is quoted."""
 UNCLAIMED = "default"
 """vLLM's own name for the weights that it was started with."""
 
@@ -155,7 +159,8 @@ class VLLMEngine:
         name = await server.weights_name()
         if name != UNCLAIMED:
             raise EngineError(
-                f"{server.name} serves weights that another run has loaded ({name}): stop that run, and start the server anew"
+                f"{server.name} serves weights that another run has loaded ({one_line(name[:NAME_CHARS])}): stop that run, and start the "
+                "server anew"
             )
         await server.name_weights(weights_name(self._owner, 0))
         self._claimed.append(server)
@@ -205,14 +210,22 @@ class Codec:
             )
 
     def completion(self, choice: Choice, request_id: str) -> Completion:
-        """Convert a response. Raises EngineError if log-probabilities are missing, or the weights are not this run's."""
+        """Convert a response.
+
+        Raises EngineError for no tokens or impossible ones, if log-probabilities are missing, or the weights are not this run's.
+        """
         ids = choice.token_ids
+        if not ids or len(ids) > self.max_tokens or min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise EngineError(
+                f"request {request_id}: vLLM answered with no tokens, more than {self.max_tokens}, or ids beyond the model's vocabulary of "
+                f"{self.vocab_size}"
+            )
         logprobs = choice.logprobs.content if choice.logprobs is not None else None
         if logprobs is None or len(logprobs) != len(ids):
             raise EngineError(f"request {request_id}: vLLM gave no log-probability for each of {len(ids)} tokens")
         if choice.finish_reason not in ("stop", "length"):
             raise EngineError(f"request {request_id}: vLLM ended the completion with {choice.finish_reason!r}")
-        ended = bool(ids) and ids[-1] in self.stop_ids
+        ended = ids[-1] in self.stop_ids
         stop_reason: StopReason = "eos" if ended else "stop" if choice.finish_reason == "stop" else "length"
         return Completion(
             token_ids=tuple(ids),
@@ -226,10 +239,15 @@ class Codec:
         """Return spans of (policy version, number of tokens). Raises EngineError for weights that this run has not named."""
         spans = choice.weight_versions or []
         owner = weights_name(self.owner, 0)[:-1]
-        foreign = sorted({span.version for span in spans if not span.version.startswith(owner)})
+        own = re.compile(re.escape(owner) + "[0-9]{1,18}")
+        foreign = sorted({span.version for span in spans if not own.fullmatch(span.version)})
         if foreign or not spans:
+            named = one_line(", ".join(foreign)[:NAME_CHARS]) or "nothing"
             raise EngineError(
-                f"request {request_id}: the server samples from weights named {', '.join(foreign) or 'nothing'}, not from a version of "
-                "this run: it was restarted, or another program uses it"
+                f"request {request_id}: the server samples from weights named {named}, not from a version of this run: it was restarted, "
+                "or another program uses it"
             )
+        ends = [0, *(span.end for span in spans)]
+        if [span.start for span in spans] != ends[:-1] or ends != sorted(ends) or ends[-1] != len(choice.token_ids):
+            raise EngineError(f"request {request_id}: the versions of the weights do not cover the completion's tokens")
         return tuple((int(span.version.removeprefix(owner)), span.end - span.start) for span in spans)

@@ -210,24 +210,33 @@ async def _join(config: Config, stack: AsyncExitStack) -> list[VLLMServer]:
 
 def check_server(name: str, found: Mapping[str, Any], config: Config) -> None:
     """Raise EngineError for a server that would not sample exactly from the policy, or does not accept new weights."""
-    model, transfer = found.get("model_config", {}), found.get("weight_transfer_config") or {}
+    model, transfer = (_table(found.get(section)) for section in ("model_config", "weight_transfer_config"))
     wanted = {
         "logprobs_mode": "processed_logprobs",
         "dtype": DTYPES[config.model.dtype],
         "generation_config": "vllm",
     }
     problems = [
-        f"its {key} is {model.get(key)!r}, not {value!r}" for key, value in wanted.items() if model.get(key) != value
+        f"its {key} is {model.get(key)!r:.100}, not {value!r}"
+        for key, value in wanted.items()
+        if model.get(key) != value
     ]
-    longest = model.get("max_model_len") or 0
-    if longest < config.agent.max_tokens:
-        problems.append(f"its max_model_len is {longest}, less than agent.max_tokens = {config.agent.max_tokens}")
+    longest = model.get("max_model_len")
+    if not isinstance(longest, int) or longest < config.agent.max_tokens:
+        problems.append(
+            f"its max_model_len is {longest!r:.100}, less than agent.max_tokens = {config.agent.max_tokens}"
+        )
     if transfer.get("backend") != BACKEND:
-        problems.append(f"its weight-transfer backend is {transfer.get('backend')!r}, not {BACKEND!r}")
+        problems.append(f"its weight-transfer backend is {transfer.get('backend')!r:.100}, not {BACKEND!r}")
     if problems:
         raise EngineError(
-            f"{name} (vLLM {found.get('version')}) cannot be used: {'; '.join(problems)}. docs/training.md has its command"
+            f"{name} (vLLM {found.get('version')!s:.100}) cannot be used: {'; '.join(problems)}. docs/training.md has its command"
         )
+
+
+def _table(section: Any) -> Mapping[str, Any]:
+    """Return a section of a server's settings, which may be missing, null, or no table."""
+    return section if isinstance(section, Mapping) else {}
 
 
 async def _joined_problems(config: Config) -> list[str]:

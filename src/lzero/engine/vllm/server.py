@@ -25,6 +25,10 @@ CONTROL_S = 120.0
 """Seconds that a request other than sampling may take."""
 KEEP_ALIVE_S = 2.0
 """Seconds that an idle connection is kept. A server closes one after 5 s, and must not do so while a request is on its way."""
+MAX_BYTES = 8 << 20
+"""Bytes of the largest response, besides those for tokens."""
+TOKEN_BYTES = 1_000
+"""Bytes that a response may hold for each token of the request and of the completion; vLLM writes some hundred."""
 ERROR_CHARS = 500
 """Longest part of a server's error message that is quoted."""
 
@@ -60,6 +64,10 @@ class Generated(Struct):
     """For each prompt token, None for the first: its id → its log-probability; other ids may be included."""
 
 
+class _Info(Struct):
+    vllm_config: dict[str, Any] = {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """Load of a server at one moment."""
@@ -76,7 +84,7 @@ class Load:
     """Those of them whose keys and values were cached."""
 
 
-_METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+_METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}\n]*\})? (\S+)$", re.MULTILINE)
 
 
 class VLLMServer:
@@ -89,7 +97,8 @@ class VLLMServer:
             uds=str(socket) if socket is not None else None,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_S),
         )
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # A compressed response could be far larger than the bytes that are counted.
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._client = httpx2.AsyncClient(
             base_url=url, transport=transport, headers=headers, timeout=None, trust_env=False
         )
@@ -118,14 +127,17 @@ class VLLMServer:
             "logprobs": 0,
         }
         body = {"token_ids": list(ids), "sampling_params": settings}
-        found = await self._generated(body, request_id=request_id, deadline_s=deadline_s)
+        found = await self._generated(
+            body, request_id=request_id, num_tokens=len(ids) + sampling.max_tokens, deadline_s=deadline_s
+        )
         return found.choices[0]
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first. Raises EngineError."""
         settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         body = {"token_ids": list(ids), "sampling_params": settings}
-        found = (await self._generated(body, request_id="score", deadline_s=CONTROL_S)).prompt_logprobs
+        answer = await self._generated(body, request_id="score", num_tokens=len(ids), deadline_s=CONTROL_S)
+        found = answer.prompt_logprobs
         if found is None or len(found) != len(ids):
             raise EngineError(
                 f"{self.name} gave no log-probabilities of the {len(ids)} tokens that it was asked to score"
@@ -139,8 +151,8 @@ class VLLMServer:
     async def settings(self) -> Mapping[str, Any]:
         """Return vLLM's version as "version", and its configuration, section by section. Raises EngineError."""
         version = await self._ask("GET", "/version", dict[str, Any])
-        info = await self._ask("GET", "/server_info", dict[str, Any], params={"config_format": "json"})
-        return {"version": version.get("version"), **info.get("vllm_config", {})}
+        info = await self._ask("GET", "/server_info", _Info, params={"config_format": "json"})
+        return {"version": version.get("version"), **info.vllm_config}
 
     async def is_ready(self) -> bool:
         """Return whether the server answers."""
@@ -152,16 +164,17 @@ class VLLMServer:
 
     async def load(self) -> Load:
         """Return the current load. Raises EngineError."""
-        sums: dict[str, float] = {}
-        for name, value in _METRIC.findall(await self._text("/metrics")):
-            sums[name] = sums.get(name, 0.0) + float(value)
-        return Load(
-            running=int(sums.get("num_requests_running", 0.0)),
-            waiting=int(sums.get("num_requests_waiting", 0.0)),
-            cache_usage=sums.get("kv_cache_usage_perc", 0.0),
-            prefix_queries=int(sums.get("prefix_cache_queries_total", 0.0)),
-            prefix_hits=int(sums.get("prefix_cache_hits_total", 0.0)),
-        )
+        async with self._failures("/metrics", CONTROL_S):
+            sums: dict[str, float] = {}
+            for name, value in _METRIC.findall((await self._content("GET", "/metrics")).decode()):
+                sums[name] = sums.get(name, 0.0) + float(value)
+            return Load(
+                running=int(sums.get("num_requests_running", 0.0)),
+                waiting=int(sums.get("num_requests_waiting", 0.0)),
+                cache_usage=sums.get("kv_cache_usage_perc", 0.0),
+                prefix_queries=int(sums.get("prefix_cache_queries_total", 0.0)),
+                prefix_hits=int(sums.get("prefix_cache_hits_total", 0.0)),
+            )
 
     async def pause(self) -> None:
         """Stop sampling, and drop all cached keys and values. Requests in flight compute theirs again after `resume`."""
@@ -195,12 +208,15 @@ class VLLMServer:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _generated(self, body: Mapping[str, Any], *, request_id: str, deadline_s: float) -> Generated:
+    async def _generated(
+        self, body: Mapping[str, Any], *, request_id: str, num_tokens: int, deadline_s: float
+    ) -> Generated:
         found = await self._ask(
             "POST",
             GENERATE,
             Generated,
             json={**body, "request_id": request_id},
+            max_bytes=MAX_BYTES + TOKEN_BYTES * num_tokens,
             deadline_s=deadline_s,
         )
         if not found.choices:
@@ -215,6 +231,7 @@ class VLLMServer:
         *,
         json: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_BYTES,
         deadline_s: float = CONTROL_S,
     ) -> T:
         """Return the response, decoded as `kind`; None: do not decode it. Raises EngineError for a failure, and after the deadline."""
@@ -224,20 +241,26 @@ class VLLMServer:
             # After a failure the server closes the connection, which a later request could still try to use.
             if route != GENERATE:
                 headers["Connection"] = "close"
-            response = await self._client.request(method, route, content=content, headers=headers, params=params)
-            self._check(response, route)
-            return msgspec.json.decode(response.content, type=kind) if kind is not None else None  # type: ignore[return-value]
+            answer = await self._content(
+                method, route, max_bytes=max_bytes, content=content, headers=headers, params=params
+            )
+            return msgspec.json.decode(answer, type=kind) if kind is not None else None  # type: ignore[return-value]
 
-    async def _text(self, route: str) -> str:
-        async with self._failures(route, CONTROL_S):
-            response = await self._client.get(route)
-            self._check(response, route)
-            return response.text
-
-    def _check(self, response: httpx2.Response, route: str) -> None:
+    async def _content(self, method: str, route: str, *, max_bytes: int = MAX_BYTES, **request: Any) -> bytes:
+        """Return the content of a response. Raises EngineError for one that is a refusal, too large, or compressed; and httpx2's errors."""
+        async with self._client.stream(method, route, **request) as response:
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise EngineError(f"{self.name} compressed its answer to {route}, which it was asked to send as it is")
+            content = bytearray()
+            async for piece in response.aiter_raw():
+                content += piece
+                if len(content) > max_bytes:
+                    raise EngineError(f"{self.name} answered {route} with more than {max_bytes:,} bytes")
         if response.status_code != 200:
-            said = one_line(response.text[:ERROR_CHARS])
+            # As UTF-8, whatever encoding the server names: some of Python's take quadratic time, or fail.
+            said = one_line(content[: 4 * ERROR_CHARS].decode("utf-8", "replace"))[:ERROR_CHARS]
             raise EngineError(f"{self.name} refused {route} (HTTP {response.status_code}): {said}")
+        return bytes(content)
 
     @asynccontextmanager
     async def _failures(self, route: str, deadline_s: float) -> AsyncIterator[None]:
@@ -249,5 +272,5 @@ class VLLMServer:
             raise EngineError(f"{self.name} did not answer {route} within {deadline_s:g} s") from None
         except httpx2.HTTPError as error:
             raise EngineError(f"{self.name} broke off {route}: {str(error) or type(error).__name__}") from None
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
             raise EngineError(f"{self.name} answered {route} unlike vLLM: {error!s:.200}") from None
