@@ -1,5 +1,6 @@
 """Characters as a model and a person see them, by their properties in Unicode."""
 
+import sys
 import unicodedata
 
 import pytest
@@ -110,3 +111,17 @@ def test_cleaned_text_is_clean(text: str) -> None:
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E) | st.sampled_from("\t\n")))
 def test_plain_text_stays_as_it_is(text: str) -> None:
     assert clean(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece", ["a\u200d", "\U0001f600\u200d", "\u0628\u200c", "\u0915\u094d\u200d\ufe0f", "\U0001f600\ufe0f"]
+)
+def test_joiners_without_number_call_no_function_for_each(piece: str) -> None:
+    """Outputs of a quarter of a million characters are cleaned on the event loop."""
+    calls = []
+    sys.setprofile(lambda frame, event, _: calls.append(frame) if event == "call" else None)
+    try:
+        clean(piece * 10_000)
+    finally:
+        sys.setprofile(None)
+    assert len(calls) < 200

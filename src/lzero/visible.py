@@ -45,7 +45,7 @@ _BLANK = frozenset("\u2800\U00013441\U00013442\U00016fe4\U0001d159")
 _JOINERS = "\u200c\u200d"
 _EMOJI_STYLE = "\ufe0f"
 _CONDITIONAL = frozenset(_JOINERS + _EMOJI_STYLE)
-_RUN = re.compile(f"[{_JOINERS}{_EMOJI_STYLE}]+")
+_RUN = re.compile(f"([{_JOINERS}{_EMOJI_STYLE}]+)")
 _EMOJI_ELSEWHERE = frozenset("‼⁉ℹ↔◻◼◽◾〰〽")
 """Emoji that are not symbols of the category So."""
 _VIRAMA = 9
@@ -57,14 +57,16 @@ def clean(text: str) -> str:
 
     Cleaning twice changes nothing: `clean(clean(text)) == clean(text)`. Takes time linear in the text.
     """
-    text = _ESCAPES.sub("", text)
+    if "\x1b" in text:
+        text = _ESCAPES.sub("", text)
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
     if text.isascii():
         return _CONTROLS.sub("", text)
     shown = ((character, _shown(character)) for character in set(text))
-    text = text.translate({ord(character): new for character, new in shown if new != character})
-    return _RUN.sub(_kept, _bounded(text))
+    if changed := {ord(character): new for character, new in shown if new != character}:
+        text = text.translate(changed)
+    return _joined(_bounded(text))
 
 
 class VisibleFormatter(logging.Formatter):
@@ -114,37 +116,62 @@ def _bounded(text: str) -> str:
     return re.sub(f"([{joined}]{{{MARKS_ON_A_LETTER}}})[{joined}]+", r"\1", text)
 
 
-def _kept(run: re.Match[str]) -> str:
-    """Return the part of a run of joiners and variation selectors that stays."""
-    start, end = run.span()
-    before, after = run.string[max(0, start - 1) : start], run.string[end : end + 1]
-    return _needed("".join(sorted(set(run[0]))), before, after)
+def _joined(text: str) -> str:
+    """Return the text without the joiners and variation selectors that change nothing.
+
+    Calls no function of Python for each of them where no character is of a kind that they change.
+    """
+    parts = _RUN.split(text)  # text, run, text, run, …, text
+    if len(parts) == 1:
+        return text
+    kinds: dict[str, str | None] = {character: _kind(character) for character in set(text)}
+    if not any(kinds.values()):
+        return "".join(parts[::2])
+    kinds[""] = None
+    runs = [run if len(run) == 1 else "".join(sorted(set(run))) for run in parts[1::2]]
+    befores = [kinds[part[-1:]] for part in parts[:-1:2]]
+    afters = [kinds[part[:1]] for part in parts[2::2]]
+    parts[1::2] = map(_needed, runs, befores, afters)
+    return "".join(parts)
 
 
 @lru_cache(maxsize=1 << 14)
-def _needed(run: str, before: str, after: str) -> str:
-    """Return those of the run's characters that change how its neighbours look."""
+def _kind(character: str) -> str:
+    """Return the kinds of a character whose look a joiner or a style beside it may change; "" for any other."""
+    direction = unicodedata.bidirectional(character)
+    kinds = {
+        "virama": unicodedata.combining(character) == _VIRAMA,
+        "letter": direction == "AL",
+        "mark": direction == "NSM",
+        "emoji": _is_emoji(character),
+        "keycap": character == "\u20e3",
+    }
+    return " ".join(kind for kind, is_one in kinds.items() if is_one)
+
+
+@lru_cache(maxsize=1 << 14)
+def _needed(run: str, before: str | None, after: str | None) -> str:
+    """Return those of the run's characters, in order and each once, that change how its neighbours look.
+
+    `before`, `after`: their kinds; None where the text begins or ends.
+    """
     joiner = next((character for character in run if character in _JOINERS), "")
-    if joiner and _joins(before, after):
+    if joiner and _joins(before, after or ""):
         return joiner
-    is_emoji = _is_emoji(before)
-    style = _EMOJI_STYLE if _EMOJI_STYLE in run and (is_emoji or after == "\u20e3") else ""  # "1️⃣" has a keycap
-    return style + ("\u200d" if "\u200d" in run and is_emoji and _is_emoji(after) else "")
+    is_emoji, after = "emoji" in (before or ""), after or ""
+    style = _EMOJI_STYLE if _EMOJI_STYLE in run and (is_emoji or "keycap" in after) else ""  # "1️⃣" has a keycap
+    return style + ("\u200d" if "\u200d" in run and is_emoji and "emoji" in after else "")
 
 
-def _joins(before: str, after: str) -> bool:
+def _joins(before: str | None, after: str) -> bool:
     """Return whether a joiner between these two changes how they are written (RFC 5892, A.1 and A.2)."""
-    if not before:
+    if before is None:
         return False
-    if _VIRAMA in (unicodedata.combining(before), unicodedata.combining(after or " ")):
-        return True
-    return unicodedata.bidirectional(before) in ("AL", "NSM") and unicodedata.bidirectional(after or " ") == "AL"
+    return "virama" in before + after or ("letter" in after and ("letter" in before or "mark" in before))
 
 
 def _is_emoji(character: str) -> bool:
     """Return whether a character may be an emoji: a symbol, or the tone of its skin."""
-    if not character:
-        return False
     return (
         unicodedata.category(character) == "So"
         or character in _EMOJI_ELSEWHERE
