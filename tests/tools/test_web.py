@@ -9,15 +9,18 @@ import ssl
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from web_servers import Request, WebServer, json_response, pages, response, serving
 
 from lzero.errors import ConfigError, ToolError
+from lzero.tools import web
 from lzero.tools.keys import Secret
 from lzero.tools.retry import ServiceError, Unanswered
 from lzero.tools.service import Service
@@ -261,10 +264,39 @@ async def test_what_is_no_web_address_is_refused_before_anything_is_looked_up(ur
     assert len(str(raised.value)) < 400
 
 
-@given(st.text(max_size=40) | st.from_regex(r"https?://[ -~]{0,40}", fullmatch=True))
+PIECES = (
+    "http://",
+    "a",
+    ".",
+    "/",
+    "@",
+    ":",
+    "[",
+    "]",
+    "[::1%25x]",
+    "%",
+    "xn--",
+    "\u3002",
+    "\u0640",
+    "\u05d0",
+    "\ud800",
+    "<",
+    "?",
+)
+
+
+@given(
+    st.text(max_size=40)
+    | st.from_regex(r"https?://[ -~]{0,40}", fullmatch=True)
+    | st.lists(st.sampled_from(PIECES), max_size=8).map(lambda pieces: "http://" + "".join(pieces))
+)
 @example("http://[fe80::1%25]/")
+@example("http://[::1%25x]\u0640<xn--a\u05d0[v1.x]")
+@example("\ud800")
 @example("http://\u3002/")
 def test_any_text_is_checked_without_a_crash(url: str) -> None:
+    with suppress(ToolError):
+        web._joined(httpx2.URL("http://example.org/"), url)  # a redirect
     try:
         target = WebClient().check(url)
     except ToolError:

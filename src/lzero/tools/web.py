@@ -151,11 +151,11 @@ class WebClient:
             raise ToolError(f"{_shown(url)} holds a space, a backslash or a control character", fault="agent")
         try:
             target = httpx2.URL(url)
-        except httpx2.InvalidURL as error:
-            raise ToolError(f"{_shown(url)} is no web address: {error}", fault="agent") from None
+            host = target.raw_host.decode("ascii", "replace")
+        except (httpx2.InvalidURL, ValueError) as error:  # ValueError: a host in brackets beyond ASCII
+            raise ToolError(f"{_shown(url)} is no web address: {error!s:.{_SAID_CHARS}}", fault="agent") from None
         if target.userinfo:
             raise ToolError(f"{_shown(url)} holds a user name or a password; none are sent", fault="agent")
-        host = target.raw_host.decode("ascii", "replace")
         if not _HOST.fullmatch(host) and not _is_ipv6(host):
             raise ToolError(f"{_shown(url)} names no host that there could be", fault="agent")
         port = _port(target)
@@ -297,9 +297,9 @@ def _system_tls() -> ssl.SSLContext:
 def _joined(target: httpx2.URL, location: str) -> str:
     try:
         return str(target.join(location))
-    except httpx2.InvalidURL as error:
+    except (httpx2.InvalidURL, ValueError) as error:
         raise ToolError(
-            f"{target.host} redirects to {_shown(location)}, no web address: {error}", fault="agent"
+            f"{target.host} redirects to {_shown(location)}, no web address: {error!s:.{_SAID_CHARS}}", fault="agent"
         ) from None
 
 
