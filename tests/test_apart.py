@@ -28,6 +28,16 @@ def test_a_process_with_more_descriptors_than_select_takes_can_run_one() -> None
     assert outcome.text == "read"
 
 
+def test_processor_time_is_bounded_whatever_else_runs() -> None:
+    def spin() -> str:
+        while True:
+            pass
+
+    outcome = run_apart(spin, seconds=10 * DEADLINE_S, memory_bytes=MEMORY_BYTES, cpu_s=1)
+    assert outcome.raised == ("TimeoutError",)
+    assert outcome.reason == "it is not done after 1 s of processor time"
+
+
 def test_it_ends_with_its_parent() -> None:
     readable, writable = os.pipe()
 

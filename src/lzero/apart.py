@@ -29,11 +29,11 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """First line of the exception's message."""
 
 
-def run_apart(function: Callable[[], str], *, seconds: float, memory_bytes: int) -> Outcome:
+def run_apart(function: Callable[[], str], *, seconds: float, memory_bytes: int, cpu_s: int | None = None) -> Outcome:
     """Run `function` in a fork of this process, and return its return value or exception.
 
-    If it is not done after `seconds`, the outcome is a TimeoutError; if the fork crashes, a RuntimeError. `memory_bytes`: address space in
-    addition to that of this process.
+    If it is not done after `seconds`, or after `cpu_s` seconds of processor time, the outcome is a TimeoutError; if the fork crashes, a
+    RuntimeError. `memory_bytes`: address space in addition to that of this process.
     """
     readable, writable = os.pipe()
     parent = os.getpid()
@@ -41,23 +41,25 @@ def run_apart(function: Callable[[], str], *, seconds: float, memory_bytes: int)
         warnings.simplefilter("ignore", DeprecationWarning)  # about threads: the child takes no lock of theirs
         child = os.fork()
     if child == 0:
-        _answer(function, writable, memory_bytes, parent)
+        _answer(function, writable, memory_bytes, cpu_s, parent)
     os.close(writable)
     try:
         answer = _read(readable, deadline=time.monotonic() + seconds)
     finally:
         os.close(readable)
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
     if answer is None:
         return Outcome(raised=("TimeoutError",), reason=f"it is not done after {seconds:g} s")
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        return Outcome(raised=("TimeoutError",), reason=f"it is not done after {cpu_s} s of processor time")
     try:
         return msgspec.json.decode(answer, type=Outcome)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Outcome(raised=("RuntimeError",), reason="the process that reads it crashed")
 
 
-def _answer(function: Callable[[], str], writable: int, memory_bytes: int, parent: int) -> NoReturn:
+def _answer(function: Callable[[], str], writable: int, memory_bytes: int, cpu_s: int | None, parent: int) -> NoReturn:
     """Run the function, write the outcome, and always end this process. It also ends if its parent does."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -68,6 +70,8 @@ def _answer(function: Callable[[], str], writable: int, memory_bytes: int, paren
             used = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if cpu_s is not None:
+            resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))  # at the second one, the signal is another
         try:
             outcome = Outcome(text=function())
         except BaseException as error:

@@ -130,6 +130,22 @@ def test_numbers_that_are_not_given_pay_nothing() -> None:
     assert puzzle.score("6 * 4 * 1 * 1", four) == 0.0
 
 
+def test_a_scorer_that_pays_every_answer_is_not_asked() -> None:
+    game = Generator("game_of_life_halting", {})
+    entries = [game.entry(number) for number in range(8)]
+    assert {entry["answer"] for entry in entries} == {"True", "False"}
+    assert all(game.score(entry["answer"], entry) == 1.0 for entry in entries)
+    assert not any(game.score(answer, entry) for entry in entries for answer in ("x", str(entry["answer"] != "True")))
+
+
+def test_giving_up_pays_nothing_and_no_task_is_solved_by_it() -> None:
+    generator = Generator("ab", {"length": 2})
+    blank = next(entry for entry in map(generator.entry, range(500)) if entry["answer"] == "")
+    assert generator.score("", blank) == 0.0
+    tasks = [source("reasoning_gym:ab", length=2).task(index) for index in range(60)]
+    assert all(answer.strip() for task in tasks for answer in task.answers)
+
+
 def test_a_score_above_one_is_none() -> None:
     calendar = Generator("calendar_arithmetic", {})
     entry = {"answer": "-1", "metadata": {"task": "recurring_event_day"}}

@@ -54,6 +54,8 @@ EVALUATED = ("binary_matrix", "n_queens", "spiral_matrix", "string_insertion")
 """Generators whose scorers call eval(answer)."""
 PARSED = ("countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration")
 """Generators whose scorers pass the answer to sympy's parse_expr, which evaluates it, too."""
+ANY_ANSWER = ("game_of_life_halting",)
+"""Generators whose scorers pay every answer."""
 FROM_NUMBERS = ("countdown", "puzzle24")
 """Generators of PARSED whose scorers look for the given numbers in the answer: 0x18 or sin(pi) would be one that they do not find."""
 _DIGITS = re.compile("[0-9]+")
@@ -64,7 +66,10 @@ FUNCTIONS = {
     *("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
     *("exp", "log", "ln", "sqrt", "Abs"),
 }
-SCORER_S = 10.0
+SCORER_CPU_S = 4
+"""Seconds of processor time that a scorer may take. Hostile answers take all of them, and right ones must not score 0 because they share
+the cores with these."""
+SCORER_S = 40.0
 SCORER_BYTES = 1 << 28
 ROUNDING = 1e-6
 """How much a score may exceed 1. The scorer of calendar_arithmetic pays more for wrong answers where -1 is right."""
@@ -108,11 +113,15 @@ class Generator:
         The scorer runs in a fork, because an answer like 1e999999999, or a move repeated as often, holds up a process or fills its
         memory. Raises OSError if this machine cannot make a fork.
         """
+        if not answer.strip():
+            return 0.0
         if answer == entry["answer"]:
             return 1.0
-        if not answer.strip() or not self._may_score(answer, entry):
+        if not self._may_score(answer, entry):
             return 0.0
-        done = run_apart(lambda: str(self._scored(answer, entry)), seconds=SCORER_S, memory_bytes=SCORER_BYTES)
+        done = run_apart(
+            lambda: str(self._scored(answer, entry)), seconds=SCORER_S, memory_bytes=SCORER_BYTES, cpu_s=SCORER_CPU_S
+        )
         if done.raised:
             logger.warning(
                 "the scorer of reasoning_gym:%s raised %s (%s) on the answer %.200r, which scores 0",
@@ -129,6 +138,8 @@ class Generator:
         return float(self._dataset.score_answer(answer=answer, entry=entry))
 
     def _may_score(self, answer: str, entry: Mapping[str, Any]) -> bool:
+        if self.name in ANY_ANSWER:
+            return False  # only the gold answer is right
         if "nan" in answer.lower() and "nan" not in str(entry["answer"]).lower():
             return False  # scorers that compare numbers pay 1 for it
         if self.name == "puzzle24" and sorted(_DIGITS.findall(answer)) != sorted(
@@ -219,7 +230,9 @@ class Puzzles:
         for _ in range(TRIES):
             number = draw.randrange(NUMBERS)
             entry = _generator(name, options).entry(number)
-            if is_held_out(entry["question"]) == (self._split != "train"):
+            # A few puzzles are solved by an empty text, which an agent that gives up submits as well.
+            is_blank = entry["answer"] is not None and not str(entry["answer"]).strip()
+            if is_held_out(entry["question"]) == (self._split != "train") and not is_blank:
                 break
         else:
             raise DataError(
