@@ -9,6 +9,7 @@ import pytest
 from commands import exit_code
 
 from lzero.config import keys, load_config
+from lzero.visible import clean
 
 pytestmark = pytest.mark.integration
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -33,6 +34,20 @@ def test_options_that_are_tables_stay_in_their_section(capsys: pytest.CaptureFix
     file = tmp_path / "my.toml"
     file.write_text(printed(capsys, *overrides), encoding="utf-8")
     assert load_config(file) == load_config(None, overrides)
+
+
+def test_hidden_characters_are_printed_as_escapes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Who looks at a stranger's configuration sees all of it, and the terminal acts on nothing in it."""
+    hidden = "a\u202eb\u200bc\x9bd\u2028e\U000e0001f\u3164g\x85é"
+    theirs, mine = tmp_path / "theirs.toml", tmp_path / "mine.toml"
+    theirs.write_text(
+        f'[agent]\nquestion_suffix = "{hidden}"\n[algo.loss_options]\n"{hidden}" = "{hidden}"\n', encoding="utf-8"
+    )
+    shown = printed(capsys, str(theirs))
+    assert clean(shown) == shown
+    assert all(line.isprintable() for line in shown.split("\n"))
+    mine.write_text(shown, encoding="utf-8")
+    assert load_config(mine) == load_config(theirs)
 
 
 def test_every_key_has_its_sentence(capsys: pytest.CaptureFixture[str]) -> None:

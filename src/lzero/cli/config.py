@@ -55,6 +55,18 @@ def _keys(name: str, section: "Section") -> Iterator[str]:
     for key in sorted(values, key=lambda key: isinstance(values[key], dict)):
         yield from textwrap.wrap(descriptions[key], _WIDTH, initial_indent="# ", subsequent_indent="# ")
         if isinstance(values[key], dict):
-            yield from tomli_w.dumps({name: {key: values[key]}}).splitlines()
+            yield from _visible(tomli_w.dumps({name: {key: values[key]}})).splitlines()
         else:
-            yield tomli_w.dumps({key: values[key]}).rstrip()
+            yield _visible(tomli_w.dumps({key: values[key]})).rstrip()
+
+
+def _visible(toml: str) -> str:
+    """Return TOML in which escapes stand for characters that nobody sees, or that a terminal acts on."""
+    from lzero.visible import clean
+
+    hidden = {
+        character
+        for character in set(toml) - {"\n"}
+        if not character.isprintable() or clean(f"a{character}a") != f"a{character}a"
+    }
+    return toml.translate({ord(character): f"\\U{ord(character):08x}" for character in hidden})
