@@ -49,6 +49,7 @@ from lzero.tools.corpus import corpus_files
 from lzero.tools.keys import read_env_file
 from lzero.tools.mcp_servers.specs import read_specs
 from lzero.train.checkpoint import Manifest, Progress, read_manifest
+from lzero.train.export import export
 from lzero.types import Budgets, Reward, Step
 
 TEXT = "what is in a file of the host"
@@ -160,6 +161,27 @@ def test_a_checkpoint_names_no_file_elsewhere(name: str, secret: Path, tmp_path:
     (checkpoint / "trainer.json").write_bytes(msgspec.json.encode(manifest))
     with pytest.raises(StoreError, match="not in the checkpoint's directory"):
         read_manifest(checkpoint)
+
+
+@attack(93)
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "text", ["", "[" * 100_000, "[]", '{"rope_parameters": [", "]}', '{"rope_parameters": "rope_theta"}']
+)
+def test_a_checkpoint_that_breaks_its_export_is_a_typed_error(file: str, text: str, tmp_path: Path) -> None:
+    """Or is exported: not all of its settings are read."""
+    run = make_run(tmp_path / "run")
+    checkpoint = run.checkpoints / "update-000001"
+    checkpoint.mkdir()
+    texts = {"config.json": "{}", "tokenizer_config.json": "{}", file: text}
+    for name, content in texts.items():
+        (checkpoint / name).write_text(content)
+    sizes = {name: len(content) for name, content in texts.items()}
+    manifest = Manifest(progress=Progress(), score=None, config={}, files=sizes)
+    (checkpoint / "trainer.json").write_bytes(msgspec.json.encode(manifest))
+    with suppress(ModelError):
+        export(run.path, tmp_path / "model")
+        assert text.startswith("{")
 
 
 @attack(92)

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from lzero.errors import StoreError
+from lzero.model_files import read_json
 from lzero.store import RunDirectory
 from lzero.store.writing import as_store_error, write_whole
 from lzero.train.checkpoint import MANIFEST, STATE, best_checkpoint, checkpoints, newest_checkpoint, read_manifest
@@ -17,7 +18,7 @@ def export(run_dir: Path, target: Path, *, name: str = "") -> Path:
     """Copy the weights, configuration and tokenizer of a checkpoint to `target`, completely or not at all. Return the checkpoint.
 
     `name`: that of a checkpoint, "best" (by held-out score), or "" for the newest. Raises StoreError if the run or checkpoint is missing or
-    incomplete, or `target` is not empty.
+    incomplete, or `target` is not empty; ModelError if the checkpoint holds no model.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target} exists and is not an empty directory: name another one")
@@ -55,22 +56,21 @@ def find(run: RunDirectory, name: str) -> Path:
 
 def _speak_to_earlier_versions(directory: Path) -> None:
     """Add the names that transformers 5 has renamed, because servers with transformers 4 read the directory as well."""
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" in rope:
+    config = read_json(directory, "config.json", needed_for="a model directory")
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
         config.setdefault("rope_theta", rope["rope_theta"])
         if rope.get("rope_type", "default") != "default":
             config.setdefault("rope_scaling", {key: value for key, value in rope.items() if key != "rope_theta"})
     if "dtype" in config:
         config.setdefault("torch_dtype", config["dtype"])
     _write_json(directory / "config.json", config)
-    file = directory / "tokenizer_config.json"
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = read_json(directory, "tokenizer_config.json", needed_for="a tokenizer")
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(settings.get("extra_special_tokens"), list):
         settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
-    _write_json(file, settings)
+    _write_json(directory / "tokenizer_config.json", settings)
 
 
 def _write_json(file: Path, value: object) -> None:
