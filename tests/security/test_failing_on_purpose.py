@@ -3,8 +3,10 @@ honest wrong answer. Real sessions, and a policy that says what a test writes.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 
+import pydantic
 import pytest
 import pytest_asyncio
 from builders import make_task
@@ -142,6 +144,28 @@ async def test_an_agent_that_breaks_its_session_is_scored_and_no_better_off_than
     _, wrong = await scored(pool, WRONG)
     _, reward = await scored(pool, code, max_steps=2, notepad=True)
     assert paid(reward) <= paid(wrong)
+
+
+@tool
+def find(pattern: re.Pattern[str]) -> str:
+    """Finds a pattern."""
+    return "x"
+
+
+@tool
+def open_file(path: pydantic.FilePath) -> str:
+    """Opens a file."""
+    return "x"
+
+
+@attack(86)
+@pytest.mark.parametrize("call", ["find('(' * 9_000)", "find('a{1,4294967295}')", "open_file('x' * 9_000)"])
+async def test_arguments_that_break_their_conversion_are_the_agents(pool: LocalPool, call: str) -> None:
+    episode, _ = await scored(pool, call, WRONG, tools=[find, open_file], max_steps=2)
+    (refused,) = episode.steps[0].tool_calls
+    assert refused.fault == "agent"
+    assert "cannot be converted" in (refused.error or "")
+    assert episode.answer == "wrong"
 
 
 @attack(85)

@@ -1,10 +1,15 @@
 """Nothing that the host does with a text of an agent, a tool or a model takes more than a time linear in its length."""
 
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 from builders import make_execution
 from cases import attack
@@ -17,15 +22,18 @@ from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
 from lzero.engine.chat.reply import StopCut, cut_off_stop
 from lzero.engine.local.stops import Ending
+from lzero.errors import ToolError
 from lzero.models import build_tokenizer
 from lzero.rewards.answers import exact_match, f1
 from lzero.text import fold, one_line, unbroken, words
+from lzero.tools import tool
 from lzero.tools.corpus import split
+from lzero.tools.function import MAX_VALUES
 from lzero.tools.mcp_servers.words import identifier, signature
 from lzero.tools.search import PassageIndex
 from lzero.tools.shapes import plain
 from lzero.tools.values import as_json
-from lzero.types import Display, Error, Passage, Stream
+from lzero.types import Display, Error, Json, Passage, Stream
 from lzero.visible import clean
 
 SIGNS = "a A 1 . , - + ( ) [ ] { ' ` ~ $ € % ° ^ * / = < > _ # | & ; : !"
@@ -157,6 +165,44 @@ def test_schemas_that_refer_to_each_other_are_described_within_bounds() -> None:
     described = signature({"properties": fields, "$defs": {"Middle": middle, "End": ends}}, None)
     assert len(described.text) <= 1_000
     assert time.thread_time() - start < 10.0  # thousands of seconds without bounds
+
+
+class Item(pydantic.BaseModel):
+    number: int
+
+
+@tool
+def count(items: list[Item], others: list[int | Item | datetime | Decimal] = []) -> int:  # noqa: B006
+    """Count the items."""
+    return len(items) + len(others)
+
+
+@attack(102)
+@pytest.mark.parametrize("name", ["items", "others"])
+@pytest.mark.parametrize("item", [{"number": 1}, {"number": ""}, {}, 0, "", []], ids=repr)
+async def test_arguments_of_many_values_hold_up_nobody(item: Json, name: str) -> None:
+    """Right and wrong ones: what is wrong is described for the first only."""
+    context: Any = None
+    with pytest.raises(ToolError, match="at most 10,000 values"):
+        await count.call({"items": [], name: [item] * (MAX_VALUES + 1)}, context)
+    start = time.thread_time()
+    try:
+        answer = await count.call({"items": [], name: [item] * (MAX_VALUES // 2 - 2)}, context)
+    except ToolError as error:
+        assert re.search(r"and [0-9]+ more\. It is called as", str(error)) is not None  # noqa: PT017
+    else:
+        assert answer == MAX_VALUES // 2 - 2
+    assert time.thread_time() - start < 1.0  # several seconds for the most that fit into a call
+
+
+@attack(102)
+async def test_a_wrong_value_behind_many_others_is_told() -> None:
+    context: Any = None
+    right: Json = {"number": 1}
+    wrong: Json = {}
+    items = [*[right] * 200, *[wrong] * 200]
+    with pytest.raises(ToolError, match=r"^count: 200 values do not fit\. It is called as"):
+        await count.call({"items": items}, context)
 
 
 class Counting:

@@ -14,7 +14,7 @@ event loop that all episodes share: it must not block. A parameter annotated `To
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import pydantic
@@ -30,8 +30,14 @@ from lzero.types import Json
 
 P = ParamSpec("P")
 R = TypeVar("R")
+MAX_VALUES = 10_000
+"""The most values in the arguments of one call. Checking them holds up the event loop, from any thread, for some microseconds each."""
 MAX_PROBLEMS = 5
 """Maximum number of wrong arguments in one error."""
+MANY_PROBLEMS = 100
+"""Number of problems from which on only the beginnings of lists are described: describing takes longer than finding."""
+FIRST_ITEMS = 10
+MAX_ERROR_CHARS = 200
 MAX_VALUE_CHARS = 80
 """The most characters of a wrong argument in the error."""
 
@@ -75,18 +81,41 @@ class FunctionTool(Generic[P, R]):
         return as_json(await result, tool=self.name) if inspect.isawaitable(result) else result
 
     def _checked(self, arguments: dict[str, Json]) -> dict[str, Any]:
+        if _has_too_many(arguments):
+            raise ToolError(
+                f"{self.name} takes at most {MAX_VALUES:,} values in one call: give it fewer", fault="agent"
+            )
         try:
             checked = self._arguments.model_validate(arguments)
         except pydantic.ValidationError as error:
-            details = error.errors(include_url=False)
-            problems = [_problem(detail) for detail in details[:MAX_PROBLEMS]]
-            if len(details) > MAX_PROBLEMS:
-                problems.append(f"and {len(details) - MAX_PROBLEMS} more")
+            described = [_problem(detail) for detail in self._details(error, arguments)[:MAX_PROBLEMS]]
+            if (more := error.error_count() - len(described)) > 0:
+                described.append(f"and {more} more" if described else f"{more} values do not fit")
             raise ToolError(
-                f"{self.name}: {'; '.join(problems)}. It is called as {self.signature}", fault="agent"
+                f"{self.name}: {'; '.join(described)}. It is called as {self.signature}", fault="agent"
             ) from None
+        except Exception as error:  # of a type's own conversion: the compiler of patterns, the system's look at a path
+            raise ToolError(
+                f"{self.name}: its arguments cannot be converted: {type(error).__name__}: {error!s:.{MAX_ERROR_CHARS}}. It is called as "
+                f"{self.signature}",
+                fault="agent",
+            ) from error
         fields = type(checked).model_fields
         return {str(fields[field].alias): getattr(checked, field) for field in checked.model_fields_set}
+
+    def _details(self, error: pydantic.ValidationError, arguments: dict[str, Json]) -> Sequence[Any]:
+        """Return the first problems; all of them, if they are not many."""
+        if error.error_count() > MANY_PROBLEMS:
+            first = {
+                name: value[:FIRST_ITEMS] if isinstance(value, list) else value for name, value in arguments.items()
+            }
+            try:
+                self._arguments.model_validate(first)
+            except pydantic.ValidationError as shorter:
+                error = shorter
+            else:
+                return ()
+        return error.errors(include_url=False)
 
 
 @overload
@@ -113,6 +142,20 @@ def _name(function: Callable[..., object]) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{function!r:.100} has no name of its own: write tool(name=...)(...)")
     return name
+
+
+def _has_too_many(arguments: dict[str, Json]) -> bool:
+    """Return whether there are more than MAX_VALUES values. Stops counting there."""
+    level: list[Json] = [arguments]
+    count = 0
+    while level and count <= MAX_VALUES:
+        level = [inner for value in level if isinstance(value, dict | list) for inner in _inside(value)]
+        count += len(level)
+    return count > MAX_VALUES
+
+
+def _inside(value: dict[str, Json] | list[Json]) -> Iterable[Json]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _problem(detail: Any) -> str:
