@@ -186,6 +186,18 @@ CASES = tuple(
             "a process that keeps the host from reading its memory, or ends slowly",
             "killed, reason memory; nobody else waits or ends",
         ),
+        (
+            102,
+            "PeerDoS",
+            "arguments of thousands of values, right or wrong",
+            "checked in a fraction of a second, or refused",
+        ),
+        (
+            103,
+            "HostDoS",
+            "images and calls that an update keeps in memory",
+            "bounded for each episode",
+        ),
     )
 )
 

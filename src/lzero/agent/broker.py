@@ -20,6 +20,9 @@ ARGUMENT_BYTES = 100_000
 """The most bytes of one call's arguments, as JSON."""
 ARGUMENT_DEPTH = 32
 """The deepest nesting of arguments; some later writers of them fail on deeper ones."""
+RECORD_BYTES = 16_000_000
+"""The most bytes of one episode's calls that are recorded, as JSON. An update may hold hundreds of episodes in memory, each with hundreds
+of calls, and a tool may return megabytes."""
 ANSWER_CHARS = 20_000
 
 
@@ -79,6 +82,7 @@ class Broker:
         self._num_calls = 0
         self._num_notes = 0
         self._calls: list[ToolCall] = []
+        self._room = RECORD_BYTES
         self.broken: ToolError | None = None
         """The first failure that is the tool's own; it ends the episode."""
 
@@ -155,20 +159,36 @@ class Broker:
             call = msgspec.structs.replace(call, error=str(error), fault=error.fault)
         elif isinstance(tool, WithRecord):
             call = msgspec.structs.replace(call, result=tool.on_record(call.result))
-        self._calls.append(call)
+        self._calls.append(self._within_room(call))
         self._told(call)
+
+    def _within_room(self, call: ToolCall) -> ToolCall:
+        """Return the call, without the arguments and the result for which the record has no room."""
+        size = len(msgspec.json.encode((call.arguments, call.result, call.error)))
+        if size <= self._room or (call.name == self._submit.name and call.error is None):
+            self._room -= size
+            return call
+        note = f"[a call of {size:,} bytes, which is not recorded: a record holds {RECORD_BYTES:,}]"
+        if call.error is not None:
+            return msgspec.structs.replace(call, arguments={}, error=note)
+        return msgspec.structs.replace(call, arguments={}, result=note)
 
 
 def _refusal(name: str, arguments: dict[str, Json]) -> str:
     """Return why a call is too large to process; "" if it is not. Checks the depth first, without recursion, because later code
     recurses."""
-    level: list[Json] = [arguments]
-    for _ in range(ARGUMENT_DEPTH + 2):
-        level = [inner for value in level if isinstance(value, dict | list) for inner in _inside(value)]
-    if level:
+    if is_deep(arguments):
         return f"are nested more than {ARGUMENT_DEPTH} deep"
     size = len(name) + len(msgspec.json.encode(arguments))
     return f"take {size} bytes; at most {ARGUMENT_BYTES} fit" if size > ARGUMENT_BYTES else ""
+
+
+def is_deep(value: Json) -> bool:
+    """Return whether a value is nested more deeply than the arguments and results of calls."""
+    level = [value]
+    for _ in range(ARGUMENT_DEPTH + 2):
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _inside(outer)]
+    return bool(level)
 
 
 def _inside(value: dict[str, Json] | list[Json]) -> Iterable[Json]:

@@ -51,6 +51,11 @@ def cut(text: str, max_chars: int) -> str:
     return text[: room - tail] + mark + text[len(text) - tail :]
 
 
+def plain_text(value: Result | Display) -> str:
+    """Return the text of a value that the model reads: without one, the names of its types."""
+    return value.data.get("text/plain", " ".join(f"[{mime}]" for mime in value.data))
+
+
 def _unframed_together(body: str, frames: str, line: str) -> tuple[str, str, str]:
     """Return the three parts of an output, changed so that nothing in them, or across them, looks like the frame.
 
@@ -81,7 +86,7 @@ def _join(outputs: Iterable[Stream | Result | Display]) -> str:
             text += output.text
         else:
             text += "\n" if text and not text.endswith("\n") else ""
-            text += output.data.get("text/plain", " ".join(f"[{mime}]" for mime in output.data))
+            text += plain_text(output)
             text += "\n"
     return clean(text).strip("\n")
 

@@ -12,6 +12,7 @@ import asyncio
 import difflib
 import hashlib
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import msgspec
 import pydantic
 
-from lzero.agent.broker import Broker
+from lzero.agent.broker import Broker, is_deep
 from lzero.agent.notepad import render_notepad
 from lzero.agent.recorded import OWN, has_notepad, tools_of
 from lzero.agent.session import Session
@@ -90,8 +91,8 @@ async def replay(
     """Run the cells again, and return every difference, in order. `files`: the session's files (`save.given_files`).
 
     A cell may take `cell_s` seconds, or the recorded limit if that is smaller. Cells after the first `max_cells` do not run. A tool call
-    that is not on record, or not with these arguments, is refused in the session, and is a difference. Raises ReplError, and DataError for
-    files that cannot be read.
+    that is not on record, or not with these arguments, is refused in the session, and is a difference. Raises ReplError, DataError for
+    files that cannot be read, and StoreError for a call that no agent makes.
     """
     episode, tape = saved.episode, _Tape()
     tools = [_FromTape(tool, tape) for tool in tools_of(saved)]
@@ -174,20 +175,28 @@ class _Tape:
     """The recorded calls of the current step."""
 
     def __init__(self) -> None:
-        self._calls: list[ToolCall] = []
+        self._calls: dict[tuple[str, str], deque[ToolCall]] = {}
 
     def load(self, calls: Iterable[ToolCall]) -> None:
-        self._calls = [call for call in calls if call.name not in OWN]
+        """Raise StoreError for a call that no agent makes."""
+        self._calls = {}
+        for call in calls:
+            if is_deep(call.arguments) or is_deep(call.result):
+                raise StoreError(
+                    f"the record of a call of {call.name!r:.100} is nested too deep: no agent made this call"
+                )
+            if call.name not in OWN:
+                self._calls.setdefault((call.name, canonical(call.arguments)), deque()).append(call)
 
     def answer(self, name: str, arguments: dict[str, Json]) -> Json:
-        wanted = canonical(arguments)
-        for call in self._calls:
-            if call.name == name and canonical(call.arguments) == wanted:
-                self._calls.remove(call)
-                if call.error is not None:
-                    raise ToolError(call.error, fault="agent")
-                return call.result
-        raise ToolError(f"this call of {name} is not on record", fault="agent")
+        """Return the result of the first call with these arguments that was not answered yet. Raises ToolError."""
+        same = self._calls.get((name, canonical(arguments)))
+        if not same:
+            raise ToolError(f"this call of {name} is not on record", fault="agent")
+        call = same.popleft()
+        if call.error is not None:
+            raise ToolError(call.error, fault="agent")
+        return call.result
 
 
 class _FromTape:
