@@ -62,7 +62,7 @@ async def test_a_right_answer_is_a_completion() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"token_ids": ids} for ids in ([-1, 6], [5, len(TOKENIZER)], [5, 1 << 40])),
+        *({"token_ids": ids} for ids in ([-1, 6], [5, len(TOKENIZER)], [5, 1 << 70])),
         of(0),
         of(9),
         *(
@@ -86,7 +86,6 @@ async def test_tokens_that_no_model_samples_are_refused(changes: dict[str, Any])
         response(b"[" * 200_000, content_type="application/json"),
         response(b'{"choices": [{"token_ids": [5], "logprobs": {"content": [{"logprob": NaN}]}}]}'),
         response(b'{"choices": [{"token_ids": [5], "logprobs": {"content": [{"logprob": -1e999}]}}]}'),
-        json_response(answer(token_ids=[1 << 70, 6])),
         json_response({"choices": []}),
         json_response([]),
     ],
