@@ -147,7 +147,7 @@ async def test_our_deadline_is_reported_as_ours_even_if_the_tool_replaces_its_ex
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(calling, "TOOL_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(calling, "CLEANUP_S", 0.05)
+    monkeypatch.setattr(user_code, "CLEANUP_S", 0.05)
     ended = asyncio.Event()
 
     @tool

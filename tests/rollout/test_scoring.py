@@ -14,6 +14,7 @@ import pytest
 import torch
 from builders import make_attempt, make_step, numbered_task
 
+from lzero.agent import user_code
 from lzero.errors import RewardError
 from lzero.rewards.validation import as_reward
 from lzero.rollout import scoring
@@ -128,7 +129,7 @@ def made(score: Any = 1.0, per_step: Any = (1.0,), parts: Any = None) -> Callabl
         (raises(StopIteration()), "raised StopIteration"),
         (raises(Unprintable()), "raised test_scoring.Unprintable"),
         (strange, "test_scoring:strange raised SystemExit: 3"),
-        (cancelled, "was cancelled"),
+        (cancelled, "raised asyncio.exceptions.CancelledError"),
         (nothing, "returned None"),
     ],
 )
@@ -194,7 +195,11 @@ async def test_the_first_failure_is_a_warning_with_its_traceback_and_the_others_
     assert "in judge" in caplog.text
 
 
-def test_a_coroutine_that_does_not_let_itself_be_cancelled_does_not_keep_the_event_loop_from_ending() -> None:
+def test_a_coroutine_that_does_not_let_itself_be_cancelled_does_not_keep_the_event_loop_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(user_code, "CLEANUP_S", 0.01)
+
     async def stubborn(task: Task, episode: Episode) -> float:
         while True:
             try:

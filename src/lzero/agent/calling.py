@@ -1,13 +1,12 @@
 """Make one call of one tool, with a deadline, in a task of its own."""
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from lzero.agent.clocks import Clocks
-from lzero.agent.user_code import CLEANUP_S, Bugs, Raised, leaves, outcome_of, words
+from lzero.agent.user_code import Bugs, Late, Raised, leaves, outcome_in_time, words
 from lzero.errors import LzeroError, ToolError, WorkspaceError
 from lzero.protocols import Tool
 from lzero.tools.values import as_json
@@ -52,23 +51,19 @@ async def call_tool(
     """Return the tool's result; `clock` is the time of the call, `clocks` are the episode's.
 
     Raises ToolError, or the exception with which the session broke during `read_file`."""
-    acting = outcome_of(lambda: _result(tool, arguments, context, clock), f"the tool {tool.name}", bugs)
-    calling = asyncio.create_task(acting)
-    time_up: asyncio.Timeout | None = None
+    agents_time = clocks.agents_time() if clocks is not None else nullcontext()
     try:
-        with suppress(TimeoutError):
-            agents_time = clocks.agents_time() if clocks is not None else nullcontext()
-            async with clock.at_most(TOOL_TIMEOUT_S), agents_time as time_up:
-                await asyncio.wait({calling})
-        in_time = calling.done()
-    finally:
-        if not calling.done():
-            calling.cancel()
-            await asyncio.wait({calling}, timeout=CLEANUP_S)
-    if not in_time:
-        late = f"{tool.name} did not answer within {TOOL_TIMEOUT_S:g} s"
-        raise ToolError(TIME_UP if time_up is not None and time_up.expired() else late, fault="agent")
-    outcome = calling.result()
+        async with agents_time:
+            outcome = await outcome_in_time(
+                lambda: _result(tool, arguments, context, clock),
+                f"the tool {tool.name}",
+                bugs,
+                clock.at_most(TOOL_TIMEOUT_S),
+            )
+    except Late:
+        raise ToolError(f"{tool.name} did not answer within {TOOL_TIMEOUT_S:g} s", fault="agent") from None
+    except TimeoutError:
+        raise ToolError(TIME_UP, fault="agent") from None
     if context.broke is not None:
         raise context.broke
     if isinstance(outcome, Raised):

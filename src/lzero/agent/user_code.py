@@ -1,7 +1,7 @@
 """Run a user's code: a tool, an agent, an environment, a reward.
 
 An exception becomes a value (`Raised`). `words` describes it in one sentence, and `Bugs` logs its traceback once. `Watched` measures how
-long the code blocks the event loop.
+long the code blocks the event loop. `outcome_in_time` cancels code that takes too long.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +88,31 @@ async def outcome_of(act: Callable[[], Awaitable[T]], who: str, bugs: Bugs) -> T
         if isinstance(error, asyncio.CancelledError) and task.cancelling():
             raise
         return Raised(error)
+
+
+class Late(Exception):
+    """A user's code has not ended in time."""
+
+
+async def outcome_in_time(
+    act: Callable[[], Awaitable[T]], who: str, bugs: Bugs, deadline: AbstractAsyncContextManager[object]
+) -> T | Raised:
+    """Run a user's `async` code as `outcome_of` does, in a task of its own. Raises Late if it has not ended when `deadline` expires.
+
+    Code that is late, or whose caller is cancelled, is cancelled and has CLEANUP_S to clean up.
+    """
+    acting = asyncio.create_task(outcome_of(act, who, bugs))
+    try:
+        with suppress(TimeoutError):
+            async with deadline:
+                await asyncio.wait({acting})
+        if not acting.done():
+            raise Late
+        return acting.result()
+    finally:
+        if not acting.done():
+            acting.cancel()
+            await asyncio.wait({acting}, timeout=CLEANUP_S)
 
 
 class Watched(Generic[T]):

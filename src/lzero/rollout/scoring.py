@@ -10,16 +10,16 @@ function that is not thread-safe must use its own lock.
 import asyncio
 import inspect
 import logging
-import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lzero.agent.user_code import Bugs, Watched
+from lzero.agent.user_code import Bugs, Late, Raised, outcome_in_time
 from lzero.errors import RewardError
+from lzero.plugins import described
 from lzero.rewards.context import RewardContext, RewardFn, takes_context
 from lzero.rewards.judge import Judge
 from lzero.rewards.validation import as_reward
@@ -38,9 +38,6 @@ MAX_HUNG = 64
 """The most calls that may hang past their deadline, each with its thread. Beyond that, further calls are refused."""
 ERROR_CHARS = 500
 """Characters of an exception that a failure keeps."""
-
-Outcome = Reward | RewardError
-"""An error is a value here, because a user's code may raise SystemExit, which would end the event loop."""
 
 
 class Scorer:
@@ -65,7 +62,8 @@ class Scorer:
         self.judge = judge
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(MAX_THREADS)
-        self._hung: set[asyncio.Task[Outcome | Awaitable[object]]] = set()
+        self._hung: list[threading.Event] = []
+        """One for each call past its deadline whose function had not returned; set when it has."""
         self._has_failed = False
         self._bugs = Bugs()
 
@@ -78,41 +76,42 @@ class Scorer:
             outcome = await self._outcome(task, episode)
         if isinstance(outcome, Reward):
             return outcome
-        failure = RewardError(f"the reward function {self.name} {outcome}")
-        self._log(failure, outcome.__cause__, episode)
-        raise failure from outcome
+        cause: BaseException | None
+        if isinstance(outcome, Raised):
+            said, cause = f"raised {one_line(described(outcome.error))[:ERROR_CHARS]}", outcome.error
+        else:
+            said, cause = str(outcome), outcome.__cause__
+        failure = RewardError(f"the reward function {self.name} {said}")
+        self._log(failure, cause, episode)
+        raise failure from cause
 
-    async def _outcome(self, task: Task, episode: Episode) -> Outcome:
+    async def _outcome(self, task: Task, episode: Episode) -> Reward | RewardError | Raised:
+        self._hung = [ended for ended in self._hung if not ended.is_set()]
         if len(self._hung) >= MAX_HUNG:
             return RewardError(f"hangs in {MAX_HUNG} calls, so it is not called again")
-        if self._is_quick(task, episode):
-            outcome = _call(self._function, (task, episode), len(episode.steps))
-            assert isinstance(outcome, Reward | RewardError)
-            return outcome
-        clock = CallClock(owner=episode.id)
-        mine = CLOCK.set(clock)  # for the tasks that are made here
-        num_steps = len(episode.steps)
         arguments = (task, episode, self._context(episode)) if self._takes_context else (task, episode)
-        try:
-            call = asyncio.create_task(in_thread(_call, self._function, arguments, num_steps))
-            if not await _is_done(call, clock, self._timeout_s):
-                self._hung.add(call)  # its thread ends when the function returns, or with the process
-                call.add_done_callback(self._hung.discard)
-                return self._late()
-            outcome = call.result()
-            if isinstance(outcome, Reward | RewardError):
-                return outcome
-            waiting = asyncio.create_task(
-                _awaited(Watched(outcome, f"the reward function {self.name}", self._bugs), num_steps)
-            )
+        num_steps = len(episode.steps)
+        clock, ended = CallClock(owner=episode.id), threading.Event()
+
+        def call() -> Reward | RewardError | Awaitable[object]:
             try:
-                if not await _is_done(waiting, clock, self._timeout_s - clock.worked_s):
-                    return self._late()
+                returned = self._function(*arguments)
+                return returned if inspect.isawaitable(returned) else _checked(returned, num_steps)
             finally:
-                waiting.cancel()
-            return RewardError("was cancelled") if waiting.cancelled() else waiting.result()
-        finally:
-            CLOCK.reset(mine)
+                ended.set()
+
+        async def called() -> Reward | RewardError:
+            CLOCK.set(clock)  # for this task and those that it starts
+            returned = call() if self._is_quick(task, episode) else await in_thread(call)
+            return returned if isinstance(returned, Reward | RewardError) else _checked(await returned, num_steps)
+
+        try:
+            who, deadline = f"the reward function {self.name}", clock.at_most(self._timeout_s)
+            return await outcome_in_time(called, who, self._bugs, deadline)
+        except Late:
+            if not ended.is_set():
+                self._hung.append(ended)
+            return RewardError(f"did not return within reward.timeout_s = {self._timeout_s:g} s")
 
     def _context(self, episode: Episode) -> RewardContext:
         return RewardContext(outcome=episode.outcome, seed=derive_seed(episode.seed, "reward"), judge=self.judge)
@@ -125,9 +124,6 @@ class Scorer:
         """Store the judge's verdicts in the directory of a run. Raises StoreError."""
         if self.judge is not None:
             self.judge.verdicts.keep_in(directory)
-
-    def _late(self) -> RewardError:
-        return RewardError(f"did not return within reward.timeout_s = {self._timeout_s:g} s")
 
     def _log(self, failure: RewardError, cause: BaseException | None, episode: Episode) -> None:
         if self._has_failed:
@@ -143,49 +139,11 @@ class Scorer:
             logger.info("traceback of that failure:", exc_info=cause)
 
 
-def _call(function: Callable[..., Any], arguments: Sequence[object], num_steps: int) -> Outcome | Awaitable[object]:
-    try:
-        returned = function(*arguments)
-    except BaseException as error:  # SystemExit too; Ctrl-C reaches the main thread only
-        return _raised(error)
-    return returned if inspect.isawaitable(returned) else _checked(returned, num_steps)
-
-
-async def _awaited(returned: Awaitable[object], num_steps: int) -> Outcome:
-    try:
-        value = await returned
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        return _raised(error)
-    return _checked(value, num_steps)
-
-
-def _checked(returned: object, num_steps: int) -> Outcome:
+def _checked(returned: object, num_steps: int) -> Reward | RewardError:
     try:
         return as_reward(returned, num_steps=num_steps)
     except RewardError as error:
         return error
-    except BaseException as error:  # raised by an iterator in the returned value
-        return _raised(error)
-
-
-def _raised(error: BaseException) -> RewardError:
-    """Return an error with the text `raised ValueError: could not convert string to float: 'Kato' (mine.py, line 7)`."""
-    what = "".join(traceback.format_exception_only(error))  # also where the exception's own __str__ fails
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    failure = RewardError(f"raised {one_line(what)[:ERROR_CHARS]}{where}")
-    failure.__cause__ = error
-    return failure
-
-
-async def _is_done(work: "asyncio.Task[Any]", clock: CallClock, seconds: float) -> bool:
-    """Wait for `work` for as many seconds of the clock. Return whether it is done."""
-    with suppress(TimeoutError):
-        async with clock.at_most(max(0.0, seconds)):
-            await asyncio.wait((work,))
-    return work.done()
 
 
 def _name(function: Callable[..., Any]) -> str:
