@@ -14,8 +14,8 @@ from chat_servers import ChatServer, choice, ended, streams, text
 from starlette.responses import JSONResponse
 
 from lzero.agent import NBAgent, make_task
+from lzero.agent.episode_repl import EpisodeRepl
 from lzero.agent.save import save_run
-from lzero.agent.session import Session
 from lzero.agent.watch import Watcher
 from lzero.config import Config, ModelConfig, ReplConfig, load_config, make_config
 from lzero.engine.scripted.engine import ScriptedChat
@@ -243,7 +243,7 @@ async def test_characters_that_are_none_can_be_saved(pool: LocalPool, tmp_path: 
 
 async def test_what_is_left_of_a_run_tells_what_broke_it_off_and_keeps_its_answer(pool: LocalPool) -> None:
     class Breaking(Watcher):
-        async def on_end(self, session: Session) -> None:
+        async def on_end(self, repl: EpisodeRepl) -> None:
             raise RuntimeError("with a key in it")
 
     chat = ScriptedChat(script(cell("submit_final_answer('x')")))

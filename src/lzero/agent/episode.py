@@ -27,10 +27,10 @@ from lzero.agent.broker import Broker
 from lzero.agent.clocks import Clocks
 from lzero.agent.context import Context, News
 from lzero.agent.cutoff import Cutoff
+from lzero.agent.episode_repl import EpisodeRepl
 from lzero.agent.outputs import render_output
 from lzero.agent.parser import parse
 from lzero.agent.prompt import SUMMARY_STOP, shown_notepad, summary_of, system_prompt
-from lzero.agent.session import Session
 from lzero.agent.setting import STOP, Setting, Ticket, episode_of, sampling_of
 from lzero.errors import ContextOverflow, EngineError, PoolFull, ReplError, ToolError
 from lzero.protocols import Scene, Tool
@@ -87,12 +87,12 @@ class _LiveEpisode:
         self._agent = agent
         self._watcher = ticket.watcher
         self._sampling = sampling_of(ticket, agent)
-        self._session = Session(setting.pool, ticket.seed, task.files, cache=setting.files)
+        self._repl = EpisodeRepl(setting.pool, ticket.seed, task.files, cache=setting.files)
         self._clocks = Clocks(agent_s=agent.work_s, spare_s=self._spare_s)
         self._broker = Broker(
             task,
             tools,
-            self._session.read,
+            self._repl.read,
             notepad=agent.notepad,
             on_call=ticket.watcher.on_call,
             bugs=setting.bugs,
@@ -123,9 +123,9 @@ class _LiveEpisode:
                 try:
                     with cutoff.over(cut):
                         status, failure = await self._outcome(self._act())
-                    await self._watcher.on_end(self._session)
+                    await self._watcher.on_end(self._repl)
                 finally:
-                    await self._session.close()
+                    await self._repl.close()
         except TimeoutError:
             if cut.expired():
                 status, failure = await self._outcome(self._cut_off())
@@ -227,28 +227,28 @@ class _LiveEpisode:
         self._watcher.on_cell(code)
         clocks = self._clocks
         cell = _Cell(step=step, start=time.perf_counter(), worked_s=clocks.agent.worked_s)
-        if not self._session.was_killed:
-            await self._session.ready(self._broker)
+        if not self._repl.was_killed:
+            await self._repl.ready(self._broker)
         self._cell = cell
         try:
             with clocks.agents_turn():
                 async with clocks.agent.at_most(clocks.left_s + GRACE_S) as deadline:
                     await self._reopened()
                     deadline_s = min(self._agent.cell_s, clocks.left_s)
-                    execution = await self._session.run(code, deadline_s=deadline_s)
+                    execution = await self._repl.run(code, deadline_s=deadline_s)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            await self._session.close()
+            await self._repl.close()
             execution = self._killed(cell, f"the agent's {clocks.agent_s:g} s are used up")
         self._cell = None
         return self._ended(cell, execution)
 
     async def _reopened(self) -> None:
         """Open another session if the agent has killed the last one, however long that takes. Raises ReplError."""
-        while self._session.was_killed:
+        while self._repl.was_killed:
             with suppress(PoolFull):
-                await self._session.ready(self._broker)
+                await self._repl.ready(self._broker)
 
     def _ended(self, cell: "_Cell", execution: Execution) -> Step:
         """Return the step of a cell that has ended."""

@@ -26,11 +26,11 @@ import msgspec
 
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.compose import OpenedAgent, open_agent, open_tools, opened_scenes
+from lzero.agent.episode_repl import check_files
 from lzero.agent.file_cache import FileCache
 from lzero.agent.prompt import system_prompt
 from lzero.agent.recorded import OWN
 from lzero.agent.save import save_run
-from lzero.agent.session import check_files
 from lzero.agent.setting import Ticket, episode_of
 from lzero.agent.watch import ForwardingWatcher, Watcher
 from lzero.config import NANO, AgentConfig, ChatEngineConfig, Config, EngineConfig, LocalEngineConfig, make_config

@@ -21,9 +21,9 @@ import msgspec
 import pydantic
 
 from lzero.agent.broker import Broker, is_deep
+from lzero.agent.episode_repl import EpisodeRepl
 from lzero.agent.notepad import render_notepad
 from lzero.agent.recorded import OWN, has_notepad, tools_of
-from lzero.agent.session import Session
 from lzero.config import ReplConfig
 from lzero.errors import StoreError, ToolError
 from lzero.protocols import ReplPool, ToolContext
@@ -96,16 +96,16 @@ async def replay(
     """
     episode, tape = saved.episode, _Tape()
     tools = [_FromTape(tool, tape) for tool in tools_of(saved)]
-    session = Session(pool, episode.seed, [str(file) for file in files])
-    broker = Broker(saved.task, tools, session.read, notepad=has_notepad(saved))
+    repl = EpisodeRepl(pool, episode.seed, [str(file) for file in files])
+    broker = Broker(saved.task, tools, repl.read, notepad=has_notepad(saved))
     differences: list[Difference] = []
     try:
         with_code = [(number, step) for number, step in enumerate(episode.steps, 1) if step.parsed.code is not None]
         for number, step in with_code[:max_cells]:
             assert step.parsed.code is not None
             tape.load(step.tool_calls)
-            await session.ready(broker)
-            execution = await session.run(step.parsed.code, deadline_s=_tighter(episode.budgets.cell_s, cell_s))
+            await repl.ready(broker)
+            execution = await repl.run(step.parsed.code, deadline_s=_tighter(episode.budgets.cell_s, cell_s))
             now = msgspec.structs.replace(
                 step, execution=execution, tool_calls=broker.take_calls(), notepad=broker.notepad
             )
@@ -113,7 +113,7 @@ async def replay(
             differences += found
             on_step(number, now, found)
     finally:
-        await session.close()
+        await repl.close()
     return tuple(differences)
 
 

@@ -1,6 +1,6 @@
 """Watch an episode while it runs."""
 
-from lzero.agent.session import Session
+from lzero.agent.episode_repl import EpisodeRepl
 from lzero.protocols import Scene
 from lzero.types import Step, ToolCall
 
@@ -23,7 +23,7 @@ class Watcher:
     def on_step(self, step: Step) -> None:
         """Called when a step is complete."""
 
-    async def on_end(self, session: Session) -> None:
+    async def on_end(self, repl: EpisodeRepl) -> None:
         """Called at the end of the episode, before its session closes, unless a deadline or a person broke it off."""
 
 
@@ -48,5 +48,5 @@ class ForwardingWatcher(Watcher):
     def on_step(self, step: Step) -> None:
         self._watcher.on_step(step)
 
-    async def on_end(self, session: Session) -> None:
-        await self._watcher.on_end(session)
+    async def on_end(self, repl: EpisodeRepl) -> None:
+        await self._watcher.on_end(repl)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from lzero.agent import NBAgent
+from lzero.agent.episode_repl import EpisodeRepl
 from lzero.agent.save import NOTEBOOK_FILE
-from lzero.agent.session import Session
 from lzero.agent.setting import budgets_of
 from lzero.agent.watch import ForwardingWatcher
 from lzero.cli.arguments import say
@@ -63,18 +63,18 @@ class _Collecting(ForwardingWatcher):
         self.left_there: list[str] = []
         """The reasons why files could not be collected."""
 
-    async def on_end(self, session: Session) -> None:
+    async def on_end(self, repl: EpisodeRepl) -> None:
         if not self._wanted:
             return
         try:
-            for file in await session.files():
-                await self._take(session, file.path)
+            for file in await repl.files():
+                await self._take(repl, file.path)
         except (WorkspaceError, ReplError) as error:  # of all: the answer counts without them
             self.left_there.append(f"the rest of its workspace: {error}")
 
-    async def _take(self, session: Session, path: str) -> None:
+    async def _take(self, repl: EpisodeRepl, path: str) -> None:
         try:
-            data = await session.read(path)
+            data = await repl.read(path)
         except WorkspaceError as error:
             self.left_there.append(str(error))
             return

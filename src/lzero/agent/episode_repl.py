@@ -15,7 +15,7 @@ from lzero.text import unbroken
 from lzero.types import Execution, WorkspaceFile
 
 
-class Session:
+class EpisodeRepl:
     """Runs the cells of one episode, and reads files of its workspace."""
 
     def __init__(self, pool: ReplPool, seed: int, files: Sequence[str], *, cache: FileCache | None = None) -> None:
