@@ -7,7 +7,9 @@ Two more interfaces need torch and are not here: `Loss` in `lzero.algo.loss`, an
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
+
+from msgspec import Meta, Struct
 
 from lzero.types import (
     Completion,
@@ -86,6 +88,30 @@ class WithKernelSource(Protocol):
 
     @property
     def kernel_source(self) -> str: ...
+
+
+MAX_PARAMETERS = 256
+"""The most parameters of a tool."""
+
+
+class ToolStub(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a session needs of a tool to call it, as data: sent to sessions, and saved with episodes. Implements `ToolSpec`."""
+
+    name: str
+    parameters: Annotated[tuple[str, ...], Meta(max_length=MAX_PARAMETERS)]
+    description: str = ""
+    kernel_source: str = ""
+    """That of `WithKernelSource`; "" for a plain function."""
+
+
+def stub_of(tool: ToolSpec) -> ToolStub:
+    """Return the description of a tool as data."""
+    return ToolStub(
+        name=tool.name,
+        parameters=tuple(tool.parameters),
+        description=tool.description,
+        kernel_source=tool.kernel_source if isinstance(tool, WithKernelSource) else "",
+    )
 
 
 @runtime_checkable

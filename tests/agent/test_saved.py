@@ -13,7 +13,8 @@ from lzero.agent.save import save_run
 from lzero.agent.setting import Ticket, episode_of
 from lzero.config import AgentConfig
 from lzero.errors import StoreError
-from lzero.store import SavedEpisode, SavedTool, new_directory, read_saved, write_beneath, write_saved
+from lzero.protocols import ToolStub
+from lzero.store import SavedEpisode, new_directory, read_saved, write_beneath, write_saved
 from lzero.types import Failure, Notepad, Sampling, Stream, ToolCall
 
 
@@ -110,11 +111,11 @@ def test_tools_are_found_in_the_calls_where_they_are_not_written_down() -> None:
         ToolCall(name="submit_final_answer", arguments={"answer": "a"}, duration_s=0.0),
     )
     saved = make_saved(make_cell("search('a')", tool_calls=calls))
-    assert tools_of(saved) == (SavedTool(name="search", parameters=("query", "limit")),)
+    assert tools_of(saved) == (ToolStub(name="search", parameters=("query", "limit")),)
     assert not has_notepad(saved)
     assert has_notepad(make_saved(make_cell("1", notepad=Notepad(draft="a"))))
     named = msgspec.structs.replace(
-        saved, tools=(SavedTool(name="echo", parameters=("text",)), SavedTool(name="notepad", parameters=("state",)))
+        saved, tools=(ToolStub(name="echo", parameters=("text",)), ToolStub(name="notepad", parameters=("state",)))
     )
     assert [tool.name for tool in tools_of(named)] == ["echo"]
 

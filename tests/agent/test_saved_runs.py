@@ -22,8 +22,9 @@ from lzero.cli import main
 from lzero.config import AgentConfig, Config
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.models import build_tokenizer
+from lzero.protocols import stub_of
 from lzero.repl import LocalPool
-from lzero.store import SavedEpisode, describe, read_saved
+from lzero.store import SavedEpisode, read_saved
 from lzero.tools.search import PassageIndex, Search
 from lzero.types import Passage, Sampling, Stream
 
@@ -61,7 +62,7 @@ async def saved_run(pool: LocalPool, cells: tuple[str, ...], *, files: tuple[str
     episode = await run_episode(task, ticket, setting, tools=[search])
     assert (episode.status, episode.answer) == ("finished", "Kato")
     config = Config(agent=AGENT).model_dump(mode="json")
-    return SavedEpisode(task=task, episode=episode, model="scripted", config=config, tools=(describe(search),))
+    return SavedEpisode(task=task, episode=episode, model="scripted", config=config, tools=(stub_of(search),))
 
 
 async def test_a_replay_finds_no_differences(pool: LocalPool, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
-from lzero.store import SavedEpisode, SavedTool
+from lzero.protocols import ToolStub
+from lzero.store import SavedEpisode
 from lzero.types import (
     Budgets,
     Completion,
@@ -131,7 +132,7 @@ def saved_episodes(draw: st.DrawFn) -> SavedEpisode:
         answer=draw(st.none() | TEXT),
         failure=failure,
     )
-    tool = st.builds(SavedTool, name=TEXT, parameters=st.lists(TEXT, max_size=2).map(tuple), description=TEXT)
+    tool = st.builds(ToolStub, name=TEXT, parameters=st.lists(TEXT, max_size=2).map(tuple), description=TEXT)
     return SavedEpisode(
         task=Task(id="t1", question=draw(TEXT), answers=("Kato",), files=("table.csv",)),
         episode=episode,

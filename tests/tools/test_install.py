@@ -25,8 +25,9 @@ from lzero.agent.replay import replay
 from lzero.config import ReplConfig, load_config
 from lzero.engine.scripted.engine import ScriptedChat
 from lzero.errors import ConfigError, ToolError
+from lzero.protocols import stub_of
 from lzero.repl import LocalPool, environment
-from lzero.store import SavedEpisode, describe
+from lzero.store import SavedEpisode
 from lzero.tools import install as module
 from lzero.tools.install import Install
 from lzero.turns import CallClock
@@ -147,7 +148,7 @@ async def test_a_run_that_installed_is_run_again_from_the_wheels_that_are_kept(
         chat, tools=["install"], pool=pool, config=load_config(None, ['tools.install_allow=["tiny"]'])
     ) as agent:
         episode = await agent.run("What is the answer?")
-        tools = tuple(describe(tool) for tool in agent.tools)
+        tools = tuple(map(stub_of, agent.tools))
     assert episode.answer == "42"
     saved = SavedEpisode(task=CONTEXT.task, episode=episode, model="scripted", config={}, tools=tools)
     assert await replay(saved, pool) == ()

@@ -37,8 +37,8 @@ from lzero.config import NANO, AgentConfig, ChatEngineConfig, Config, EngineConf
 from lzero.engine.kinds import OpenedEngine, kind_of
 from lzero.errors import ConfigError, LzeroError, StoreError
 from lzero.extras import need_train
-from lzero.protocols import ChatEngine, ReplPool, Scene, Tool
-from lzero.store import SavedEpisode, describe
+from lzero.protocols import ChatEngine, ReplPool, Scene, Tool, stub_of
+from lzero.store import SavedEpisode
 from lzero.text import unbroken
 from lzero.types import Episode, Failure, Sampling, Step, Task, ToolCall
 
@@ -201,7 +201,7 @@ class NBAgent:
                 "agent": self.settings.model_dump(mode="json"),
                 "repl": self._config.repl.model_dump(mode="json"),
             },
-            tools=tuple(map(describe, (*self._scene_tools, *self.tools))),
+            tools=tuple(map(stub_of, (*self._scene_tools, *self.tools))),
         )
         return save_run(Path(directory), saved, files, given=self._files)
 

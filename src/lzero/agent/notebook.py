@@ -23,8 +23,9 @@ from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.notepad import NotepadTool, render_notepad
 from lzero.agent.outputs import cut
 from lzero.agent.recorded import has_notepad, tools_of
+from lzero.protocols import stub_of
 from lzero.seeds import derive_seed
-from lzero.store import SavedEpisode, describe
+from lzero.store import SavedEpisode
 from lzero.text import counted
 from lzero.types import Display, Episode, Error, Execution, Json, Output, Result, Step, Stream, ToolCall
 from lzero.visible import clean
@@ -165,7 +166,7 @@ def _preamble(saved: SavedEpisode) -> Cell:
     run: dict[str, Json] = {
         "seed": derive_seed(saved.episode.seed, "repl", 0),
         "silent": [NotepadTool.name],
-        "tools": [msgspec.to_builtins(tool) for tool in (*tools_of(saved), *map(describe, own))],
+        "tools": [msgspec.to_builtins(tool) for tool in (*tools_of(saved), *map(stub_of, own))],
         "calls": [
             {"name": call.name, "arguments": call.arguments, "result": call.result, "error": call.error}
             for step in saved.episode.steps

@@ -6,14 +6,15 @@ import msgspec
 
 from lzero.agent.broker import SubmitFinalAnswer
 from lzero.agent.notepad import NotepadTool
-from lzero.store import SavedEpisode, SavedTool
+from lzero.protocols import ToolStub
+from lzero.store import SavedEpisode
 from lzero.types import Episode, Notepad
 
 OWN = (SubmitFinalAnswer.name, NotepadTool.name)
 """Names of the agent's built-in tools."""
 
 
-def tools_of(saved: SavedEpisode) -> tuple[SavedTool, ...]:
+def tools_of(saved: SavedEpisode) -> tuple[ToolStub, ...]:
     """Return the tools beside the agent's built-in ones.
 
     If none are saved, as in a training run, return those that were called, with the parameters that they were given.
@@ -26,14 +27,14 @@ def tools_of(saved: SavedEpisode) -> tuple[SavedTool, ...]:
     )
 
 
-def _called(episode: Episode) -> dict[str, SavedTool]:
+def _called(episode: Episode) -> dict[str, ToolStub]:
     """Return the tools that were called, with their parameters. Calls of a name that is not a tool are left out."""
     parameters: dict[str, dict[str, None]] = {}
     for step in episode.steps:
         for call in step.tool_calls:
             if call.error != f"there is no tool {call.name!r}":
                 parameters.setdefault(call.name, {}).update(dict.fromkeys(call.arguments))
-    return {name: SavedTool(name=name, parameters=tuple(given)) for name, given in parameters.items()}
+    return {name: ToolStub(name=name, parameters=tuple(given)) for name, given in parameters.items()}
 
 
 def _is_name(text: str) -> bool:

@@ -26,8 +26,8 @@ from lzero.agent.notepad import render_notepad
 from lzero.agent.recorded import OWN, has_notepad, tools_of
 from lzero.config import ReplConfig
 from lzero.errors import StoreError, ToolError
-from lzero.protocols import ReplPool, ToolContext
-from lzero.store import SavedEpisode, SavedTool
+from lzero.protocols import ReplPool, ToolContext, ToolStub
+from lzero.store import SavedEpisode
 from lzero.tools.install import recalled, recorded
 from lzero.tools.wrapper import canonical
 from lzero.types import Error, Execution, Json, Output, Step, Stream, ToolCall
@@ -202,7 +202,7 @@ class _Tape:
 class _FromTape:
     """A tool that answers from the tape. Its session side comes from the record, and runs only in the session."""
 
-    def __init__(self, tool: SavedTool, tape: _Tape) -> None:
+    def __init__(self, tool: ToolStub, tape: _Tape) -> None:
         self.name = tool.name
         self.parameters = tool.parameters
         self.description = tool.description

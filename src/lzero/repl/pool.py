@@ -12,8 +12,8 @@ from dataclasses import asdict
 from lzero.closing import Service, closed_on_error
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError, ReplDied, ReplError, SandboxError
-from lzero.protocols import OnCall, ToolSpec
-from lzero.repl import cgroups, environment, jail, processes, programs, watchdog, wire
+from lzero.protocols import OnCall, ToolSpec, stub_of
+from lzero.repl import cgroups, environment, jail, processes, programs, watchdog
 from lzero.repl.cgroups import Groups
 from lzero.repl.connection import Connection
 from lzero.repl.environment import Environment
@@ -97,7 +97,7 @@ class LocalPool(Service):
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> LocalRepl:
         """Open a REPL, with a stub for every tool and `random` and numpy seeded. Replaces a dead zygote. Raises ReplError."""
-        stubs = wire.stubs(tools)
+        stubs = tuple(map(stub_of, tools))
         async with self._opening, self._zygotes.lend() as zygote:
             if self._groups is not None:
                 self._groups.announce()

@@ -11,7 +11,7 @@ from typing import TypeVar
 from lzero.closing import closed_on_error
 from lzero.config import ReplConfig
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError, WorkspaceError
-from lzero.protocols import OnCall
+from lzero.protocols import OnCall, ToolStub
 from lzero.repl import wire
 from lzero.repl.cells import BROKEN, BaseRepl, Clock, how_ended
 from lzero.repl.cgroups import Group
@@ -55,7 +55,7 @@ class LocalRepl(BaseRepl):
         self._ending_unwanted: asyncio.Future[None] | None = None
         """The task that ends a copy which nobody waits for. A task without a reference may be collected before it is done."""
 
-    async def become(self, tools: tuple[wire.ToolStub, ...], seed: int) -> None:
+    async def become(self, tools: tuple[ToolStub, ...], seed: int) -> None:
         """Turn the fresh fork into a session. Raises ReplError."""
         until = self._loop.time() + _OPEN_TIMEOUT_S
         opening = wire.Open(tools=tools, seed=seed, output_chars=self._output_chars)

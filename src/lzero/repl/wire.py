@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from lzero.errors import ProtocolError, ToolError
-from lzero.protocols import ToolSpec, WithKernelSource
+from lzero.protocols import ToolStub
 from lzero.types import Display, Error, Json, Output, Result, Stream, WorkspaceFile
 
 MAX_FRAME = 8 * 1024 * 1024
@@ -26,8 +26,6 @@ MAX_ARGUMENTS = 1 << 20
 """Bytes of JSON in a call."""
 CHUNK_BYTES = 1 << 20
 """Bytes of a file in one frame; only the last chunk is shorter."""
-MAX_PARAMETERS = 256
-"""The most parameters of a tool."""
 MAX_LISTED = 4096
 MAX_LISTING = 1 << 20
 """The most files in a listing, and bytes of its JSON."""
@@ -37,14 +35,6 @@ _Decoded = TypeVar("_Decoded")
 
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=str.lower):
     """A message whose `type` in JSON is the name of its class."""
-
-
-class ToolStub(Struct, frozen=True, kw_only=True):
-    name: str
-    parameters: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_PARAMETERS)]
-    description: str
-    kernel_source: str = ""
-    """Source of the session's side of a tool that is more than a function; see `protocols.WithKernelSource`."""
 
 
 class Open(Message, frozen=True, kw_only=True):
@@ -198,19 +188,6 @@ _outputs: msgspec.json.Decoder[tuple[Output, ...]] = msgspec.json.Decoder(tuple[
 _arguments: msgspec.json.Decoder[dict[str, Json]] = msgspec.json.Decoder(dict[str, Json])
 _files: msgspec.json.Decoder[tuple[WorkspaceFile, ...]] = msgspec.json.Decoder(tuple[WorkspaceFile, ...])
 _from_zygote: msgspec.json.Decoder[FromZygote] = msgspec.json.Decoder(FromZygote)
-
-
-def stubs(tools: Sequence[ToolSpec]) -> tuple[ToolStub, ...]:
-    """Return the descriptions of tools that a session gets."""
-    return tuple(
-        ToolStub(
-            name=tool.name,
-            parameters=tuple(tool.parameters),
-            description=tool.description,
-            kernel_source=tool.kernel_source if isinstance(tool, WithKernelSource) else "",
-        )
-        for tool in tools
-    )
 
 
 def encode(message: ToKernel) -> bytes:

@@ -9,7 +9,7 @@ from lzero.store.run_directory import (
     read_records,
     read_rows,
 )
-from lzero.store.saved import EPISODE_FILE, SavedEpisode, SavedTool, describe, read_saved, write_saved
+from lzero.store.saved import EPISODE_FILE, SavedEpisode, read_saved, write_saved
 from lzero.store.writing import new_directory, write_beneath
 
 __all__ = [
@@ -20,9 +20,7 @@ __all__ = [
     "Record",
     "RunDirectory",
     "SavedEpisode",
-    "SavedTool",
     "check_new",
-    "describe",
     "find_record",
     "list_episodes",
     "new_directory",

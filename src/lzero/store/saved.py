@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from lzero import __version__
 from lzero.errors import StoreError
 from lzero.paths import read_bounded
-from lzero.protocols import ToolSpec, WithKernelSource
+from lzero.protocols import ToolStub
 from lzero.store.writing import as_store_error, write_whole
 from lzero.types import Episode, Json, Task
 
@@ -24,15 +24,6 @@ MAX_BYTES: Final = 1 << 30
 """Bytes of the largest file that is read: hundreds of steps with outputs of the maximum size."""
 VERSION: Final = 2
 """Version of the format. It increases with every change of a saved episode, the fields of `Episode` included."""
-
-
-class SavedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The description of a tool that a session needs to call it again. Implements `ToolSpec` and `WithKernelSource`."""
-
-    name: str
-    parameters: tuple[str, ...]
-    description: str = ""
-    kernel_source: str = ""
 
 
 class _Kind(Struct, frozen=True, kw_only=True):
@@ -51,7 +42,7 @@ class _Header(_Kind, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The model's name, for people."""
     config: dict[str, Json] = {}
     """`Config.model_dump(mode="json")`, or some sections of it."""
-    tools: tuple[SavedTool, ...] = ()
+    tools: tuple[ToolStub, ...] = ()
     """The agent's tools, without its built-in ones (`submit_final_answer`, `notepad`)."""
     lzero: str = __version__
     """The version of lzero that saved it."""
@@ -64,16 +55,6 @@ class SavedEpisode(_Header, frozen=True, kw_only=True):
     """
 
     episode: Episode
-
-
-def describe(tool: ToolSpec) -> SavedTool:
-    """Return the description of a tool for saving."""
-    return SavedTool(
-        name=tool.name,
-        parameters=tuple(tool.parameters),
-        description=tool.description,
-        kernel_source=tool.kernel_source if isinstance(tool, WithKernelSource) else "",
-    )
 
 
 def write_saved(directory: Path, saved: SavedEpisode) -> Path:

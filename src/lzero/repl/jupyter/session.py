@@ -14,7 +14,7 @@ import msgspec
 
 from lzero.config import ReplConfig
 from lzero.errors import ForkRefused, ProtocolError, ReplDied, SandboxError
-from lzero.protocols import OnCall, ToolSpec
+from lzero.protocols import OnCall, ToolSpec, stub_of
 from lzero.repl import wire
 from lzero.repl.cells import BROKEN, BaseRepl, Clock
 from lzero.repl.files import Allowance, workspace_path
@@ -63,7 +63,7 @@ class JupyterRepl(BaseRepl):
         settings = {
             "seed": seed,
             "nonce": self._nonce,
-            "tools": msgspec.to_builtins(wire.stubs(tools)),
+            "tools": msgspec.to_builtins([*map(stub_of, tools)]),
         }
         inside = resources.files("lzero.repl") / "inside"
         modules = [(name, (inside / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]

@@ -20,12 +20,12 @@ from lzero.errors import (
     ToolError,
     WorkspaceError,
 )
-from lzero.protocols import OnCall, ToolSpec
+from lzero.protocols import OnCall, ToolSpec, ToolStub, stub_of
 from lzero.repl.cells import Ending
 from lzero.repl.files import Arriving, checked, workspace_path
 from lzero.repl.remote import wire
 from lzero.repl.remote.link import Inbox, Link, ServerRefused
-from lzero.repl.wire import ToolStub, check_size, stubs
+from lzero.repl.wire import check_size
 from lzero.types import Execution, Json, WorkspaceFile
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class RemotePool(Service):
         """Open a REPL on the living server with the most room. Raises ReplError if none lives, PoolFull if none has room in time."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _OPEN_TIMEOUT_S
-        told = stubs(tools)
+        told = tuple(map(stub_of, tools))
         while True:
             if self._closed:
                 raise ReplError("the pool is closed")

@@ -21,7 +21,8 @@ from lzero.errors import (
     ToolError,
     WorkspaceError,
 )
-from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, Message, ToolStub, decoded
+from lzero.protocols import ToolStub
+from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, Message, decoded
 from lzero.types import Execution, Json, WorkspaceFile
 
 VERSION = 2
