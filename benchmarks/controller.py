@@ -1,14 +1,19 @@
 """Cost of the controller per step: `python benchmarks/controller.py [--json] [--at-once 100 1000 10000] [--profile]`.
 
 Engines and REPLs answer after simulated waits, so the benchmark measures the rest of a rollout: prompts, parsing, deadlines, records,
-scoring. Each number of concurrent episodes runs in its own process. The yardstick is asyncio alone: as many tasks that wait as often and
-do nothing else.
+scoring. Each measurement runs in its own process. The yardsticks are asyncio alone (as many tasks that wait as often and do nothing else)
+and asyncio with a step's tokens, parsing and record, which no controller can leave out.
+
+With few episodes the event loop sleeps before nearly every wait, and the processor's caches are cold when it wakes. So each number of
+episodes is also measured with shorter waits, which keep the loop as busy as the largest number does: this shows what the number itself
+costs.
 """
 
 import argparse
 import asyncio
 import cProfile
 import json
+import math
 import pstats
 import random
 import subprocess
@@ -45,16 +50,22 @@ from lzero.types import Completion, Execution, Json, Prompt, Sampling, Step, Str
 STEPS, EPISODES_A_TASK = 8, 4
 ENGINE_S, CELL_S = 2.0, 0.2
 """Mean waits in seconds; each wait is uniform between 0 and twice the mean."""
+LEAST_STEPS = 20_000
+"""Steps that a measurement with shorter waits makes at least."""
 REACH_MS, REACH_MB = 0.5, 0.08
 AT_ONCE = (100, 1_000, 10_000)
 
 
-class Waits:
-    """Random waits from a seed; all are 0 unless `long`."""
+Work = Callable[[], Awaitable[object]]
+"""One round of a measurement."""
 
-    def __init__(self, seed: int, *, long: bool = True) -> None:
+
+class Waits:
+    """Random waits from a seed, of `share` of their lengths."""
+
+    def __init__(self, seed: int, *, share: float = 1.0) -> None:
         self._dice = random.Random(seed)
-        self._longest = 2.0 if long else 0.0
+        self._longest = 2.0 * share
 
     async def __call__(self, mean_s: float) -> None:
         await asyncio.sleep(self._dice.uniform(0.0, self._longest * mean_s))
@@ -125,59 +136,56 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the table")
     parser.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE, help="numbers of concurrent episodes")
     parser.add_argument("--profile", action="store_true", help="profile the largest number")
-    parser.add_argument("--only", nargs=2, metavar=("KIND", "NUMBER"), help=argparse.SUPPRESS)  # a process of its own
+    parser.add_argument("--only", nargs=3, metavar=("KIND", "NUMBER", "SHARE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
-        kind, number = arguments.only
-        print(json.dumps(asyncio.run(KINDS[kind](int(number)))))
+        kind, number, share = arguments.only
+        print(json.dumps(asyncio.run(measured(kind, int(number), float(share)))))
         return
-    figures = [figure for number in arguments.at_once for figure in measure(number)] + parts()
+    largest = max(arguments.at_once)
+    figures = [figure for number in arguments.at_once for figure in measure(number, largest)] + parts()
     print(json.dumps([asdict(figure) for figure in figures]) if arguments.json else table(figures))
     if arguments.profile:
         profile = cProfile.Profile()
-        profile.runcall(asyncio.run, ours(max(arguments.at_once)))
+        profile.runcall(asyncio.run, measured("ours", largest, 1.0))
         pstats.Stats(profile).sort_stats("tottime").print_stats(40)
 
 
-def measure(number: int) -> list[Figure]:
+def measure(number: int, largest: int) -> list[Figure]:
     ours_ms, ours_mb = in_a_process("ours", number)
+    busy_ms = ours_ms if number == largest else in_a_process("ours", number, share=number / largest)[0]
     bare_ms, bare_mb = in_a_process("bare", number)
     return [
-        at_most(f"{number:,} episodes at once: processor time a step", ours_ms, "ms", REACH_MS),
-        Figure("  asyncio alone", bare_ms, "ms"),
+        at_most(
+            f"{number:,} episodes at once, the loop as busy as with {largest:,}: time a step", busy_ms, "ms", REACH_MS
+        ),
+        Figure("  with waits of 2 s and 0.2 s", ours_ms, "ms"),
+        Figure("  … asyncio with a step's tokens, parsing and record", in_a_process("parts", number)[0], "ms"),
+        Figure("  … asyncio alone", bare_ms, "ms"),
         at_most("  memory an episode, at most, its record included", ours_mb, "MB", REACH_MB),
-        Figure("  asyncio alone", bare_mb, "MB"),
+        Figure("  … asyncio alone", bare_mb, "MB"),
     ]
 
 
-def in_a_process(kind: str, number: int) -> tuple[float, float]:
-    """Return milliseconds of processor a step, and megabytes an episode."""
-    command = [sys.executable, __file__, "--only", kind, str(number)]
-    used_s, grown = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
-    return 1e3 * used_s / (number * STEPS), grown / number / 1e6
+def in_a_process(kind: str, number: int, *, share: float = 1.0) -> tuple[float, float]:
+    """Return milliseconds of processor a step, and megabytes an episode, with waits of `share` of their lengths."""
+    command = [sys.executable, __file__, "--only", kind, str(number), str(share)]
+    used_ms, grown_mb = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    return used_ms, grown_mb
 
 
-async def ours(number: int) -> tuple[float, int]:
-    await rollout(make_runner(8, Waits(0, long=False)), 8)  # imports, caches
-    runner = make_runner(number, Waits(number))
+async def measured(kind: str, number: int, share: float) -> tuple[float, float]:
+    """Return milliseconds of processor a step, and megabytes an episode, after a small run that fills all caches."""
+    rounds = 1 if share == 1.0 else math.ceil(LEAST_STEPS / (number * STEPS))
+    await KINDS[kind](Waits(0, share=0.0), 8)()
+    work = KINDS[kind](Waits(number, share=share), number)
     with rare_collections():  # as `build` does
-        used_s, grown, records = await costs(lambda: rollout(runner, number))
-    assert all(len(episode.steps) == STEPS for record in records for episode in record.episodes)
-    assert all(reward is not None for record in records for reward in record.rewards)
-    return used_s, grown
+        used_s, grown = await costs(work, rounds)
+    return 1e3 * used_s / (rounds * number * STEPS), grown / number / 1e6
 
 
-async def bare(number: int) -> tuple[float, int]:
-    await only_wait(8, Waits(0, long=False))
-    used_s, grown, _ = await costs(lambda: only_wait(number, Waits(number)))
-    return used_s, grown
-
-
-KINDS = {"ours": ours, "bare": bare}
-
-
-def parts() -> list[Figure]:
-    """Return what parts of a step cost, one after another without episodes around them."""
+def works() -> Mapping[str, Callable[[], object]]:
+    """Return parts of a step."""
     renderer = Renderer(build_tokenizer())
     text = output_turn("42", notepad="", left=budget_line(7, 3900))
     completion = Completion(token_ids=(), logprobs=(), text=REPLY, stop_reason="stop", versions=())
@@ -188,12 +196,16 @@ def parts() -> list[Figure]:
         execution = Execution(outputs=(Stream(name="stdout", text="42\n"),), status="ok", duration_s=CELL_S)
         return msgspec.structs.replace(step, execution=execution, timings={"engine": 1.0, "repl": 1.0, "work": 1.0})
 
-    works: Mapping[str, Callable[[], object]] = {
+    return {
         "parsing a reply": lambda: parse(REPLY),
         "tokens of an output": lambda: renderer.turn(completion, text),
         "the record": record,
     }
-    return [Figure(f"{name}, by itself", 1e3 * seconds(work), "ms") for name, work in works.items()]
+
+
+def parts() -> list[Figure]:
+    """Return what parts of a step cost, one after another without episodes around them."""
+    return [Figure(f"{name}, by itself", 1e3 * seconds(work), "ms") for name, work in works().items()]
 
 
 def seconds(work: Callable[[], object], *, rounds: int = 2_000) -> float:
@@ -205,8 +217,8 @@ def seconds(work: Callable[[], object], *, rounds: int = 2_000) -> float:
     return (time.process_time() - started) / rounds
 
 
-async def costs(work: Callable[[], Awaitable[list[Record]]]) -> tuple[float, int, list[Record]]:
-    """Return processor seconds, maximum growth of the process in bytes, and the result of `work`."""
+async def costs(work: Work, rounds: int) -> tuple[float, int]:
+    """Return processor seconds of all rounds of `work`, and the maximum growth of the process in bytes."""
     process = psutil.Process()
     before = largest = process.memory_info().rss
 
@@ -218,10 +230,35 @@ async def costs(work: Callable[[], Awaitable[list[Record]]]) -> tuple[float, int
 
     started = time.process_time()
     watching = asyncio.create_task(watch())
-    records = await work()
+    for _ in range(rounds):
+        kept = await work()  # the records of a round live until the next one is done
     watching.cancel()
     used_s = time.process_time() - started
-    return used_s, max(largest, process.memory_info().rss) - before, records
+    grown = max(largest, process.memory_info().rss) - before
+    del kept
+    return used_s, grown
+
+
+def rollouts(waits: Waits, number: int) -> Work:
+    """Return what runs and scores `number` concurrent episodes that never submit, as a collector does."""
+    runner = make_runner(number, waits)
+    tasks = [
+        Task(id=f"task-{index}", question="What is six times seven?", answers=("42",))
+        for index in range(number // EPISODES_A_TASK)
+    ]
+
+    async def work() -> list[Record]:
+        records = await asyncio.gather(
+            *(
+                runner.record(task, name=task.id, num_episodes=EPISODES_A_TASK, sampling=Sampling(), seed=index)
+                for index, task in enumerate(tasks)
+            )
+        )
+        assert all(len(episode.steps) == STEPS for record in records for episode in record.episodes)
+        assert all(reward is not None for record in records for reward in record.rewards)
+        return records
+
+    return work
 
 
 def make_runner(number: int, waits: Waits) -> Runner:
@@ -243,31 +280,28 @@ def make_runner(number: int, waits: Waits) -> Runner:
     return Runner(play, scorer, RolloutConfig(concurrency=number))
 
 
-async def rollout(runner: Runner, number: int) -> list[Record]:
-    """Run and score `number` concurrent episodes that never submit, as a collector does."""
-    tasks = [
-        Task(id=f"task-{index}", question="What is six times seven?", answers=("42",))
-        for index in range(number // EPISODES_A_TASK)
-    ]
-    return await asyncio.gather(
-        *(
-            runner.record(task, name=task.id, num_episodes=EPISODES_A_TASK, sampling=Sampling(), seed=index)
-            for index, task in enumerate(tasks)
-        )
-    )
-
-
-async def only_wait(number: int, waits: Waits) -> list[Record]:
-    """Run as many asyncio tasks with as many waits."""
+def only_wait(waits: Waits, number: int, *works: Callable[[], object]) -> Work:
+    """Return what runs as many asyncio tasks, with as many waits, and `works` at each step."""
 
     async def episode() -> None:
         await waits(CELL_S)
         for _ in range(STEPS):
             await waits(ENGINE_S)
             await waits(CELL_S)
+            for work in works:
+                work()
 
-    await asyncio.gather(*(episode() for _ in range(number)))
-    return []
+    async def work() -> list[None]:
+        return await asyncio.gather(*(episode() for _ in range(number)))
+
+    return work
+
+
+def with_parts(waits: Waits, number: int) -> Work:
+    return only_wait(waits, number, *works().values())
+
+
+KINDS: Mapping[str, Callable[[Waits, int], Work]] = {"ours": rollouts, "bare": only_wait, "parts": with_parts}
 
 
 if __name__ == "__main__":
