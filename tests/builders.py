@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from lzero.algo.batches import MicroBatch
 
 GONE = Failure(kind="repl", what="gone", where="step 0")
+HIDDEN = "what is in a file of the host"
+"""Content of the file that the fixture `secret` makes."""
 
 # Episodes
 
@@ -110,6 +113,13 @@ def make_attempt(
 def make_saved(*steps: Step, answer: str | None = "Kato", question: str = "Who is the rival of Liri?") -> SavedEpisode:
     task = make_task("t1", question=question)
     return SavedEpisode(task=task, episode=make_episode(*steps, name="t1/0", seed=3, answer=answer), model="scripted")
+
+
+def make_strangers(*cells: str, files: tuple[str, ...] = (), cell_s: float = 1e9) -> SavedEpisode:
+    """Return a record as a stranger may write it, which claims that its cells went well."""
+    budgets = Budgets(max_steps=10**9, max_tokens=100, cell_s=cell_s)
+    episode = make_episode(*map(make_cell, cells), name="t/0", id="e", seed=2**63, budgets=budgets, answer="a")
+    return SavedEpisode(task=make_task(files=files), episode=episode, model="m")
 
 
 # Scores
@@ -214,6 +224,11 @@ def make_micro_batch(
 
 TINY = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
 """A model so small that a training run takes seconds."""
+
+
+def make_nano(*, seed: int = 0) -> Any:
+    """Return a model like the nano, smaller, with random weights."""
+    return new_model(replace(TINY, num_layers=2), build_tokenizer(), seed=seed)
 
 
 def save_tiny(

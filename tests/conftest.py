@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from builders import save_tiny
+from builders import HIDDEN, save_tiny
 from hypothesis import HealthCheck, settings
 from repl_sessions import no_tools
 
@@ -17,6 +17,7 @@ from lzero.config import ReplConfig
 from lzero.data.world import vocabulary
 from lzero.models import build_tokenizer
 from lzero.repl import LocalPool, LocalRepl
+from lzero.tools.retry import Backoff
 
 pytest_plugins = ["neighbours"]
 
@@ -68,6 +69,31 @@ def public_directory(tmp_path: Path) -> Path:
         if directory == tmp_path or directory.name.startswith(("pytest-", "popen-")):
             directory.chmod(0o755)
     return tmp_path
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """Return a file of the host that nothing which strangers wrote may open."""
+    file = tmp_path / "secret"
+    file.write_text(HIDDEN)
+    return file
+
+
+@pytest.fixture
+def chat_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide what the machine sets for OpenAI's client, and shorten the waits of lzero's."""
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "SSL_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))  # loading the authorities takes longer than most tests
+    monkeypatch.setattr("lzero.engine.chat.engine.WAITS", Backoff(first_s=0.001))
+
+
+@pytest.fixture
+def no_keys_of_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the keys of web services that the machine sets, and any .env file."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("SERPER_API_KEY", "EXA_API_KEY", "JINA_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -2,7 +2,7 @@
 
 `make test` meets servers only as tests/support/chat_servers.py plays them. Here the words, the streams and the failures are those of the
 programs themselves, with the bundled nano model, which solves questions of one hop. What else the agent speaks to is met for
-real in `make test`: MCP servers (tests/tools/test_mcp.py), pages over HTTP on loopback (test_web.py, test_web_tools.py)
+real in `make test`: MCP servers (tests/tools/test_mcp.py), pages over HTTP on loopback (test_web.py, test_read_page.py)
 and Jupyter, which runs a saved notebook (test_saved_runs.py).
 """
 

@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import psutil
+from websockets.asyncio.client import connect
 
 from lzero.config import ReplConfig
 from lzero.protocols import ReplPool
 from lzero.repl import LocalPool
+from lzero.repl.remote import wire
 from lzero.repl.remote.pool import RemotePool
 from lzero.repl.remote.server import PoolServer
 from lzero.serving import Serving
@@ -41,6 +43,12 @@ async def over_loopback() -> AsyncIterator[RemotePool]:
     """Yield a pool of this machine behind a server and a client."""
     async with LocalPool() as local, remote_pool(local) as pool:
         yield pool
+
+
+def raw(url: str, token: str = TOKEN, version: str = str(wire.VERSION)) -> connect:
+    """Return a connection of a client that may send any messages."""
+    headers = {"Authorization": f"Bearer {token}", wire.VERSION_HEADER: version}
+    return connect(url + wire.PATH, additional_headers=headers, proxy=None, compression=None, max_size=None)
 
 
 class ServerProcess:

@@ -15,6 +15,15 @@ class Spec:
     description: str = ""
 
 
+FRAMES = """
+import json, socket, struct, time
+wire = socket.socket(fileno=3)
+def send(**message):
+    body = json.dumps(message).encode()
+    wire.sendall(struct.pack(">I", len(body)) + body)
+"""
+"""Code with which a cell writes its own frames."""
+
 ASK = Spec("ask", ("question",), "ask(question) -> str")
 
 
@@ -43,3 +52,8 @@ async def value(repl: Repl, code: str) -> str:
 async def raised(repl: Repl, code: str) -> str:
     """Return the name of the exception that a cell ends with; "" for none."""
     return "".join(output.ename for output in (await run(repl, code)).outputs if isinstance(output, Error))
+
+
+def error_of(execution: Execution) -> str:
+    """Return names and messages of the errors of a cell."""
+    return "".join(f"{output.ename}: {output.evalue}" for output in execution.outputs if isinstance(output, Error))

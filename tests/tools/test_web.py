@@ -1,49 +1,23 @@
 """The web client, against real servers on loopback: where it goes, where it does not, and what it does with bad answers."""
 
 import asyncio
-import email.utils
 import gzip
-import re
 import socket
 import ssl
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-from web_servers import Request, WebServer, json_response, pages, response, serving
+from web_clients import PUBLIC, refused, resolver
+from web_servers import Request, pages, response, serving
 
-from lzero.errors import ConfigError, ToolError
-from lzero.tools import web
-from lzero.tools.keys import Secret
+from lzero.errors import ConfigError
 from lzero.tools.retry import ServiceError, Unanswered
-from lzero.tools.service import Service
-from lzero.tools.web import Resolve, WebClient, is_public
+from lzero.tools.web import Resolve, WebClient
 
 pytestmark = pytest.mark.integration
-PUBLIC = "93.184.216.34"
-
-
-def resolver(*addresses: str) -> Resolve:
-    """Return a resolver that gives these addresses to every host."""
-
-    async def resolve(host: str, port: int) -> Sequence[str]:
-        return addresses
-
-    return resolve
-
-
-async def refused(client: WebClient, url: str) -> str:
-    with pytest.raises(ToolError) as raised:
-        await client.fetch(url)
-    assert raised.value.fault == "agent", raised.value
-    return str(raised.value)
 
 
 async def failed(client: WebClient, url: str) -> str:
@@ -146,200 +120,6 @@ async def test_a_configured_proxy_is_used_and_private_hosts_stay_closed() -> Non
         assert len(server.requests) == 1
     with pytest.raises(ConfigError, match=r"tools\.proxy"):
         WebClient(proxy="socks5://127.0.0.1:1")
-
-
-# Where it does not go
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1",
-        "127.8.8.8",
-        "0.0.0.0",  # noqa: S104
-        "10.1.2.3",
-        "172.16.0.1",
-        "192.168.1.1",
-        "169.254.169.254",
-        "100.64.0.1",
-        "100.127.255.254",
-        "192.0.0.8",
-        "192.0.2.1",
-        "192.88.99.1",
-        "198.18.0.1",
-        "224.0.0.1",
-        "239.1.1.1",
-        "240.0.0.1",
-        "255.255.255.255",
-        "::",
-        "::1",
-        "::127.0.0.1",
-        "::ffff:127.0.0.1",
-        "::ffff:93.184.216.34",
-        "64:ff9b::7f00:1",
-        "64:ff9b:1::1",
-        "2001::1",
-        "2001:db8::1",
-        "2002:7f00:1::",
-        "fc00::1",
-        "fd00:ec2::254",
-        "fe80::1",
-        "fe80::1%eth0",
-        "2606:2800:220:1::1%eth0",
-        "fec0::1",
-        "ff02::1",
-        "5f00::1",
-        "no address",
-    ],
-)
-async def test_an_address_that_is_not_public_is_refused(address: str) -> None:
-    assert not is_public(address)
-    assert "not on the public internet" in await refused(WebClient(resolve=resolver(address)), "http://example.org/")
-    both = WebClient(resolve=resolver(PUBLIC, address))
-    assert "not on the public internet" in await refused(both, "http://example.org/")
-
-
-@pytest.mark.parametrize("address", [PUBLIC, "1.1.1.1", "2606:2800:220:1:248:1893:25c8:1946", "2a00:1450:4001::1"])
-def test_a_public_address_is_one(address: str) -> None:
-    assert is_public(address)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://127.0.0.1/",
-        "http://127.1/",
-        "http://0x7f.0.0.1/",
-        "http://0177.0.0.1/",
-        "http://2130706433/",
-        "http://127。0。0。1/",
-        "http://[::1]/",
-        "http://[::ffff:127.0.0.1]/",
-        "http://localhost/",
-        "http://LOCALHOST./",
-        "http://169.254.169.254/latest/meta-data/",
-    ],
-)
-async def test_however_this_machine_is_spelled_it_is_refused(url: str) -> None:
-    told = await refused(WebClient(), url)
-    assert re.search("not on the public internet|no web address|no host", told)
-
-
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        ("ftp://example.org/", "begins with https://"),
-        ("file:///etc/passwd", "begins with https://"),
-        ("example.org", "begins with https://"),
-        ("", "begins with https://"),
-        ("javascript:alert(1)", "begins with https://"),
-        ("http://user:pass@example.org/", "user name or a password"),
-        ("http://example.org@127.0.0.1/", "user name or a password"),
-        ("http://example.org\\@127.0.0.1/", "backslash"),
-        ("http://example.org/\x00", "control character"),
-        ("http://example.org/a\r\nHost: x", "control character"),
-        ("http://exam ple.org/", "a space"),
-        ("http://example.org/\u202egnp", "control character"),
-        ("http://①.example.org/", "no web address"),
-        ("http://exam%20ple.org/", "no host"),
-        ("http://a..b/", "no host"),
-        ("http:///path", "no web address|no host"),
-        ("http://[::1%25eth0]/", "no host|no web address"),
-        ("http://[::1/", "no web address"),
-        ("http://example.org:8080/", "port 8080; only 80 and 443"),
-        ("http://example.org:22/", "port 22; only 80 and 443"),
-        ("http://example.org:99999/", "port 99999|no web address"),
-        ("http://example.org:abc/", "no web address"),
-        ("http://example.org/" + "x" * 5_000, "at most 4096"),
-        ("http://" + "a" * 80 + ".org/", "no host"),
-    ],
-)
-async def test_what_is_no_web_address_is_refused_before_anything_is_looked_up(url: str, told: str) -> None:
-    async def never(host: str, port: int) -> Sequence[str]:
-        raise AssertionError(host)
-
-    with pytest.raises(ToolError, match=told) as raised:
-        await WebClient(resolve=never).fetch(url)
-    assert raised.value.fault == "agent"
-    assert len(str(raised.value)) < 400
-
-
-PIECES = (
-    "http://",
-    "a",
-    ".",
-    "/",
-    "@",
-    ":",
-    "[",
-    "]",
-    "[::1%25x]",
-    "%",
-    "xn--",
-    "\u3002",
-    "\u0640",
-    "\u05d0",
-    "\ud800",
-    "<",
-    "?",
-)
-
-
-@given(
-    st.text(max_size=40)
-    | st.from_regex(r"https?://[ -~]{0,40}", fullmatch=True)
-    | st.lists(st.sampled_from(PIECES), max_size=8).map(lambda pieces: "http://" + "".join(pieces))
-)
-@example("http://[fe80::1%25]/")
-@example("http://[::1%25x]\u0640<xn--a\u05d0[v1.x]")
-@example("\ud800")
-@example("http://\u3002/")
-def test_any_text_is_checked_without_a_crash(url: str) -> None:
-    with suppress(ToolError):
-        web._joined(httpx2.URL("http://example.org/"), url)  # a redirect
-    try:
-        target = WebClient().check(url)
-    except ToolError:
-        return
-    assert target.scheme in ("http", "https")
-    assert not target.userinfo
-
-
-@pytest.mark.parametrize(
-    "location",
-    [
-        "http://127.0.0.1/admin",
-        "http://169.254.169.254/latest/meta-data/",
-        "//localhost/",
-        "file:///etc/passwd",
-        "http://user@example.org/",
-        "http://example.org:22/",
-        "http://[::1",
-    ],
-)
-async def test_a_redirect_is_checked_like_any_address(location: str) -> None:
-    async with serving(pages({"/": response(status=302, location=location)})) as server:
-        await refused(WebClient(allow_hosts=[server.host]), f"{server.url}/")
-        assert len(server.requests) == 1
-
-
-async def test_redirects_without_end_are_given_up() -> None:
-    async with serving(pages({"/": response(status=301, location="/")})) as server:
-        assert "more than 5 times" in await refused(WebClient(allow_hosts=[server.host]), f"{server.url}/")
-        assert len(server.requests) == 6
-
-
-async def test_an_allowed_host_is_allowed_on_its_port_only() -> None:
-    async with serving(pages({"/": response(b"ok")})) as server, serving(pages({})) as other:
-        client = WebClient(allow_hosts=[server.host])
-        assert (await client.fetch(server.url)).body == b"ok"
-        assert "only 80 and 443" in await refused(client, other.url)
-
-
-@pytest.mark.parametrize("entry", ["", "http://a", "a/b", "user@a", "a:b", "a:", "*", "a b", "[::1", "a:123456"])
-def test_an_entry_of_the_allow_list_that_is_no_host_is_refused(entry: str) -> None:
-    with pytest.raises(ConfigError, match=r"tools\.allow_hosts"):
-        WebClient(allow_hosts=[entry])
 
 
 # What goes wrong
@@ -501,56 +281,3 @@ async def test_a_server_that_is_not_there_is_unreachable() -> None:
     async with serving(pages({})) as server:
         pass
     assert "cannot reach 127.0.0.1" in await failed(WebClient(allow_hosts=[server.host]), server.url)
-
-
-# Services
-
-
-def service_at(server: WebServer, **key: Any) -> Service:
-    return Service(name="Test", url=f"{server.url}/", client=WebClient(allow_hosts=[server.host]), **key)
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "told", "permanent", "retry_after_s"),
-    [
-        (401, {}, "Test refuses the key in TEST_KEY", True, 0),
-        (403, {}, "Test refuses the key in TEST_KEY", True, 0),
-        (402, {}, "Test wants to be paid first", True, 0),
-        (429, {"retry_after": "7"}, "Test is asked too often", False, 7),
-        (429, {"retry_after": "soon"}, "Test is asked too often", False, 0),
-        (503, {"retry_after": "3"}, "Test is asked too often", False, 3),
-        (500, {}, "Test failed", False, 0),
-        (400, {}, "Test failed", True, 0),
-        (302, {"location": "/elsewhere"}, "Test failed", True, 0),
-    ],
-)
-async def test_a_services_failures_are_told_apart_and_no_key_shows(
-    status: int, headers: dict[str, str], told: str, permanent: bool, retry_after_s: float
-) -> None:
-    said = json_response({"message": "no: k-123\x1b[31m"}, status=status, **headers)
-    async with serving(pages({"/": said})) as server:
-        service = service_at(server, key=Secret("k-123"), key_variable="TEST_KEY")
-        with pytest.raises(ServiceError, match=told) as raised:
-            await service.ask(dict, json={"q": 1})
-        assert (raised.value.fault, raised.value.permanent) == ("tool", permanent)
-        assert raised.value.retry_after_s == retry_after_s
-        assert f"HTTP {status}" in str(raised.value)
-        assert "k-123" not in str(raised.value)
-        assert "\x1b" not in str(raised.value)
-        (request,) = server.requests
-        assert (request.method, request.json) == ("POST", {"q": 1})
-        assert request.headers["authorization"] == "Bearer k-123"
-
-
-async def test_a_service_may_ask_for_peace_until_a_date() -> None:
-    later = email.utils.formatdate(time.time() + 100, usegmt=True)
-    async with serving(pages({"/": response(status=429, retry_after=later)})) as server:
-        with pytest.raises(ServiceError) as raised:
-            await service_at(server).ask(dict)
-        assert 90 < raised.value.retry_after_s <= 100
-
-
-async def test_a_service_at_an_impossible_address_is_no_fault_of_the_agent() -> None:
-    with pytest.raises(ServiceError, match=r"Test: .* port 81") as raised:
-        await Service(name="Test", url="http://example.org:81/", client=WebClient()).ask(dict)
-    assert raised.value.permanent

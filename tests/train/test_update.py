@@ -1,10 +1,11 @@
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+"""An update: its gradient, its log-probabilities, its metrics, and the types of its weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
-from builders import TINY, make_completion, make_episode, make_sample, make_step
+from builders import make_completion, make_episode, make_nano, make_step
 from msgspec import structs
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
@@ -15,21 +16,16 @@ from lzero.algo.layout import Layout, Packing
 from lzero.algo.loss import make_loss_fn
 from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
-from lzero.engine.local.engine import LocalEngine
-from lzero.errors import EngineError, ModelError, NotFinite, TrainError
-from lzero.models import build_tokenizer, load_model, new_model, resolve
+from lzero.errors import ModelError, NotFinite
+from lzero.models import load_model, resolve
 from lzero.train.packing import choose_packing
-from lzero.train.probe import PROBE_TOKENS, probe_ids, sample_after
-from lzero.train.publish import Publisher
+from lzero.train.probe import PROBE_TOKENS, probe_ids
 from lzero.train.score import sample_logprobs
-from lzero.train.transfer.in_process import InProcessTransfer
 from lzero.train.update import make_adamw, recompute_activations, update_policy
-from lzero.types import Completion, Episode, Sample, Sampling
+from lzero.types import Episode, Sample, Sampling
 
 pytestmark = pytest.mark.integration
-Answer = TypeVar("Answer")
 ADVANTAGES = (0.7, -1.3, 0.4)
-SHAPE = replace(TINY, num_layers=2)
 
 
 def double_model() -> Any:
@@ -37,10 +33,6 @@ def double_model() -> Any:
     torch.manual_seed(0)
     config = GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=40, n_positions=64, attn_implementation="sdpa")
     return GPT2LMHeadModel(config).double().eval()
-
-
-def nano_model() -> Any:
-    return new_model(SHAPE, build_tokenizer(), seed=0)
 
 
 def episode(number: int, *, num_steps: int = 3) -> Episode:
@@ -148,7 +140,7 @@ def test_the_gradient_is_that_of_the_formula() -> None:
 
 
 def test_log_probabilities_are_those_of_a_plain_forward_pass_under_the_samples_temperature() -> None:
-    model = nano_model()
+    model = make_nano()
     samples = [to_samples(episode(number))[0] for number in range(5)]
     for sample, scores in zip(samples, sample_logprobs(model, samples, Layout(max_tokens=30)), strict=True):
         logits = model(input_ids=torch.tensor([sample.token_ids])).logits[0].float() / 0.8
@@ -159,7 +151,7 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass_under_the_samples_t
 
 
 def test_log_probabilities_of_a_large_vocabulary_are_computed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = nano_model()
+    model = make_nano()
     samples = [to_samples(episode(number))[0] for number in range(5)]
     whole = sample_logprobs(model, samples, Layout(max_tokens=1000))
     monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 2 * 259)
@@ -175,7 +167,7 @@ def test_a_gradient_longer_than_the_clip_is_shortened_to_it() -> None:
 
 
 def test_an_update_that_is_not_finite_is_not_applied() -> None:
-    model = nano_model()
+    model = make_nano()
     optimizer = make_adamw(model, lr=1e-2, weight_decay=0.01)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows = [unscored(to_samples(episode(1))[0], advantage=float("inf"))]
@@ -193,7 +185,7 @@ def test_an_update_that_is_not_finite_is_not_applied() -> None:
 
 
 def test_the_gap_between_sampler_and_trainer_is_measured() -> None:
-    model = nano_model()
+    model = make_nano()
     sample = to_samples(episode(1))[0]
     own = sample_logprobs(model, [sample], Layout(max_tokens=100))[0]
     for shift in (0.0, 0.25):
@@ -211,7 +203,7 @@ def test_the_gap_between_sampler_and_trainer_is_measured() -> None:
 
 
 def test_metrics_are_means_also_where_the_loss_is_divided_by_a_constant() -> None:
-    model = nano_model()
+    model = make_nano()
     rows = [unscored(to_samples(episode(number))[0], advantage=1.0) for number in range(3)]
     loss_fn = make_loss_fn(AlgoConfig(loss="ppo", loss_options={"clip_low": 0.0, "clip_high": 0.0}))
     token, constant = (
@@ -233,7 +225,7 @@ def test_metrics_are_means_also_where_the_loss_is_divided_by_a_constant() -> Non
 
 
 def test_an_update_makes_rewarded_actions_likelier() -> None:
-    model = nano_model()
+    model = make_nano()
     optimizer = make_adamw(model, lr=1e-2, weight_decay=0.0)
     good, bad = to_samples(episode(1))[0], to_samples(episode(2))[0]
     before = sample_logprobs(model, [good, bad], Layout(max_tokens=100))
@@ -248,7 +240,7 @@ def test_an_update_makes_rewarded_actions_likelier() -> None:
 def test_small_steps_move_bfloat16_weights_as_they_do_float32_ones() -> None:
     weights = {}
     for dtype in (torch.float32, torch.bfloat16):
-        model = nano_model().to(torch.bfloat16).to(dtype)
+        model = make_nano().to(torch.bfloat16).to(dtype)
         optimizer = make_adamw(model, lr=1e-5, weight_decay=0.0)
         for _ in range(200):
             torch.autograd.backward([parameter.sum() for parameter in model.parameters()])
@@ -262,7 +254,7 @@ def test_small_steps_move_bfloat16_weights_as_they_do_float32_ones() -> None:
 
 
 def test_bfloat16_gradients_add_up_in_float32() -> None:
-    model = nano_model().to(torch.bfloat16)
+    model = make_nano().to(torch.bfloat16)
     weight = model.get_input_embeddings().weight
     optimizer = make_adamw(model, lr=1e-5, weight_decay=0.0)
     torch.autograd.backward(weight.sum())
@@ -279,7 +271,7 @@ def test_bfloat16_gradients_add_up_in_float32() -> None:
 
 
 def test_bfloat16_weights_may_be_given_to_another_optimizer() -> None:
-    model = nano_model().to(torch.bfloat16)
+    model = make_nano().to(torch.bfloat16)
     before = make_adamw(model, lr=1e-5, weight_decay=0.0)
     del before
     optimizer = make_adamw(model, lr=1e-5, weight_decay=0.0)
@@ -289,7 +281,7 @@ def test_bfloat16_weights_may_be_given_to_another_optimizer() -> None:
 
 
 def test_decay_pulls_on_matrices_only() -> None:
-    model = nano_model()
+    model = make_nano()
     optimizer = make_adamw(model, lr=0.1, weight_decay=0.5)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
@@ -298,115 +290,6 @@ def test_decay_pulls_on_matrices_only() -> None:
     for name, parameter in model.named_parameters():
         factor = 0.95 if parameter.ndim == 2 else 1.0
         torch.testing.assert_close(parameter.detach(), before[name] * factor)
-
-
-class StubbornEngine:
-    """Answers "loaded", but keeps its weights."""
-
-    def __init__(self, model: Any, *, takes: int | None = None) -> None:
-        """`takes`: the number of the load that it executes, from 1."""
-        self.model = model
-        self.takes = takes
-        self.version = 0
-        self.events: list[str] = []
-
-    async def load(self, state_dict: Mapping[str, Tensor], version: int) -> None:
-        self.events.append("load")
-        self.version = version
-        if self.events.count("load") == self.takes:
-            self.model.load_state_dict(state_dict)
-
-    async def pause(self) -> None:
-        self.events.append("pause")
-
-    async def resume(self) -> None:
-        self.events.append("resume")
-
-    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
-        sample = make_sample((-1, *[0] * (len(ids) - 1)), token_ids=ids)
-        return sample_logprobs(self.model, [sample], Layout(max_tokens=100))[0]
-
-    async def sample(self, ids: Sequence[int], sampling: Sampling, **others: object) -> Completion:
-        """Draw the likeliest tokens, and tell their log-probabilities at the temperature."""
-        drawn: list[int] = []
-        for _ in range(sampling.max_tokens):
-            drawn.append(int(self.model(torch.tensor([[*ids, *drawn]])).logits[0, -1].argmax()))
-        scored = sample_logprobs(self.model, [sample_after(tuple(ids), drawn)], Layout(max_tokens=100))[0]
-        return Completion(
-            token_ids=tuple(drawn),
-            logprobs=scored[len(ids) :],
-            text="",
-            stop_reason="length",
-            versions=((self.version, len(drawn)),),
-        )
-
-    async def compute(self, function: Callable[[], Answer]) -> Answer:
-        return function()
-
-
-def publisher(model: Any, engine: Any) -> Publisher:
-    return Publisher(model, engine, InProcessTransfer(engine), max_tokens=48, compute=engine.compute)
-
-
-async def sync(model: Any, engine: Any, *, version: int) -> float:
-    """Return the largest gap of the probe."""
-    return (await publisher(model, engine).publish(version=version))["train/probe_gap"]
-
-
-def another_nano_model() -> Any:
-    return new_model(SHAPE, build_tokenizer(), seed=1)
-
-
-async def test_a_transfer_that_did_not_happen_stops_the_run_with_both_numbers() -> None:
-    engine = StubbornEngine(nano_model())
-    assert await sync(nano_model(), engine, version=1) < 1e-6
-    with pytest.raises(
-        TrainError, match=r"version 2 token \d+ .* -\d+\.\d+ in the trainer and -\d+\.\d+ in the engine"
-    ):
-        await sync(another_nano_model(), engine, version=2)
-    assert engine.events == ["pause", "load", "resume"] * 3, "once, and twice for what does not arrive"
-
-
-async def test_a_transfer_that_was_lost_is_made_again(caplog: pytest.LogCaptureFixture) -> None:
-    engine = StubbornEngine(nano_model(), takes=2)
-    metrics = await publisher(another_nano_model(), engine).publish(version=3)
-    assert 0 <= metrics["train/probe_gap_mean"] <= metrics["train/probe_gap_p99"]
-    assert metrics["train/probe_gap"] < 1e-6
-    assert "it is sent again" in caplog.text
-
-
-async def test_weights_are_not_sent_again_to_servers_that_went_on(caplog: pytest.LogCaptureFixture) -> None:
-    class HalfResumed(StubbornEngine):
-        async def resume(self) -> None:
-            await super().resume()
-            if self.events.count("resume") == 1:
-                raise EngineError("one of two servers did not answer")
-
-    engine = HalfResumed(nano_model())
-    await sync(nano_model(), engine, version=1)
-    assert engine.events == ["pause", "load", "resume"] * 2
-    assert "one of two servers did not answer" in caplog.text
-
-
-async def test_an_engine_that_answers_no_number_stops_the_run() -> None:
-    model = nano_model()
-    with torch.no_grad():
-        model.get_output_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(TrainError, match="nan in the engine"):
-        await sync(nano_model(), StubbornEngine(model), version=1)
-
-
-async def test_the_local_engine_takes_over_the_trainers_weights_and_version() -> None:
-    engine = LocalEngine(nano_model(), build_tokenizer(), max_tokens=64, num_slots=2)
-    try:
-        trained = another_nano_model()
-        assert await sync(trained, engine, version=3) < 1e-4
-        assert engine.version == 3
-        with torch.no_grad():
-            trained.get_output_embeddings().weight.mul_(2.0)
-        assert await sync(trained, engine, version=4) < 1e-4
-    finally:
-        await engine.close()
 
 
 def test_the_probe_is_the_same_in_every_run() -> None:

@@ -1,0 +1,215 @@
+"""Models of strangers: directories, checkpoints and tokenizers open no file elsewhere, and break no reader."""
+
+import json
+import resource
+import shutil
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+from builders import HIDDEN, make_run
+from cases import attack
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from lzero.agent import chat_template
+from lzero.agent.renderer import Renderer
+from lzero.config import Config
+from lzero.errors import ModelError, StoreError
+from lzero.models import ASSETS, TURN_END, build_tokenizer, load_tokenizer, resolve
+from lzero.rollout.budgets import fit_budgets
+from lzero.train.checkpoint import Manifest, Progress, read_manifest
+from lzero.train.export import export
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ASSETS / "nano", tmp_path / "model"))
+
+
+def name_shard(model: Path, secret: Path, name: str) -> None:
+    index = {"weight_map": {"a": name}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def link(name: str) -> Callable[[Path, Path], None]:
+    def make(model: Path, secret: Path) -> None:
+        (model / name).unlink(missing_ok=True)
+        (model / name).symlink_to(secret)
+
+    return make
+
+
+MODELS: dict[str, Callable[[Path, Path], object]] = {
+    "shard above": lambda model, secret: name_shard(model, secret, "../secret"),
+    "shard by path": lambda model, secret: name_shard(model, secret, str(secret)),
+    **{
+        f"link {name}": link(name)
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "x")
+    },
+    "adapter": lambda model, secret: (model / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(secret.parent)})
+    ),
+}
+
+
+@attack(92)
+@pytest.mark.parametrize("change", MODELS.values(), ids=MODELS.keys())
+def test_a_model_names_no_file_elsewhere(change: Callable[[Path, Path], object], model: Path, secret: Path) -> None:
+    change(model, secret)
+    with pytest.raises(ModelError) as caught:
+        resolve(str(model))
+    assert HIDDEN not in str(caught.value)
+
+
+def test_a_snapshot_of_the_hub_links_to_its_own_store(model: Path, tmp_path: Path) -> None:
+    snapshot, store = tmp_path / "models--a--b" / "snapshots" / "1f", tmp_path / "models--a--b" / "blobs"
+    snapshot.parent.mkdir(parents=True)
+    model.rename(store)
+    snapshot.mkdir()
+    for file in store.iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    assert resolve(str(snapshot)) == snapshot
+    (tmp_path / "mine").symlink_to(snapshot)
+    assert load_tokenizer(tmp_path / "mine").eos_token
+
+
+@attack(92)
+@pytest.mark.parametrize("name", ["../secret", "secret", "sub/../../secret"])
+def test_a_checkpoint_names_no_file_elsewhere(name: str, secret: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    (checkpoint / "sub").mkdir(parents=True)
+    (checkpoint / "secret").symlink_to(secret)
+    manifest = Manifest(progress=Progress(), score=None, config={}, files={name: len(HIDDEN)})
+    (checkpoint / "trainer.json").write_bytes(msgspec.json.encode(manifest))
+    with pytest.raises(StoreError, match="not in the checkpoint's directory"):
+        read_manifest(checkpoint)
+
+
+@attack(93)
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "text", ["", "[" * 100_000, "[]", '{"rope_parameters": [", "]}', '{"rope_parameters": "rope_theta"}']
+)
+def test_a_checkpoint_that_breaks_its_export_is_a_typed_error(file: str, text: str, tmp_path: Path) -> None:
+    """Or is exported: not all of its settings are read."""
+    run = make_run(tmp_path / "run")
+    checkpoint = run.checkpoints / "update-000001"
+    checkpoint.mkdir()
+    texts = {"config.json": "{}", "tokenizer_config.json": "{}", file: text}
+    for name, content in texts.items():
+        (checkpoint / name).write_text(content)
+    sizes = {name: len(content) for name, content in texts.items()}
+    manifest = Manifest(progress=Progress(), score=None, config={}, files=sizes)
+    (checkpoint / "trainer.json").write_bytes(msgspec.json.encode(manifest))
+    with suppress(ModelError):
+        export(run.path, tmp_path / "model")
+        assert text.startswith("{")
+
+
+@attack(93)
+@pytest.mark.parametrize(
+    "header", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a":[]}', b'{"a":{"data_offsets":[0]}}', b"\xff"]
+)
+def test_a_header_of_weights_that_breaks_readers_is_a_typed_error(header: bytes, model: Path) -> None:
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        resolve(str(model))
+
+
+@attack(93)
+def test_a_model_of_layers_without_number_is_refused(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
+    with pytest.raises(ModelError, match="not of one model"):
+        resolve(str(model))
+
+
+@attack(93)
+@pytest.mark.parametrize("tokens", [-1, 0, "all", 1e300, 10**30, None, True])
+def test_a_checkpoint_asks_for_no_budget_beyond_its_model(tokens: object, model: Path) -> None:
+    (model / "trainer.json").write_text(
+        json.dumps({"config": {"agent": {"max_tokens": tokens, "response_tokens": tokens}}})
+    )
+    agent = fit_budgets(
+        Config().model_copy(update={"model": Config().model.model_copy(update={"path": str(model)})})
+    ).agent
+    assert isinstance(agent.max_tokens, int)
+    assert 0 < agent.max_tokens <= 4_096
+    assert 0 < agent.response_tokens <= 4_096
+
+
+BASE: dict[str, object] = {
+    "version": "1.0",
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": None,
+    "post_processor": None,
+    "decoder": None,
+}
+WORDS: dict[str, object] = {"type": "WordLevel", "vocab": {"a": 0, TURN_END: 1}, "unk_token": "a"}
+BACKTRACKING: dict[str, object] = {
+    "type": "Split",
+    "pattern": {"Regex": "( +)+$"},
+    "behavior": "Isolated",
+    "invert": False,
+}
+
+
+@attack(94)
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {"pre_tokenizer": BACKTRACKING | {"pattern": {"Regex": "("}}},
+        {"model": {"type": "Unigram", "unk_id": 5, "vocab": [["a", -1.0]]}},
+        {"model": WORDS | {"unk_token": "none"}},
+    ],
+    ids=["panics", "broken pattern", "broken vocabulary", "knows no word"],
+)
+def test_a_tokenizer_that_panics_or_fails_is_a_model_error(part: dict[str, object], model: Path) -> None:
+    (model / "tokenizer.json").write_text(json.dumps(BASE | {"model": WORDS} | part))
+    with pytest.raises(ModelError):
+        Renderer(load_tokenizer(model))
+
+
+@attack(94)
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "'x' * 10**11",
+        "'%0999999999d' % 1",
+        "messages[0].content * 10**9",
+        "(range(99999) | list) * 10**6",
+        "'x' | center(10**10)",
+        "messages | length ** (10 ** (10 ** 10))",
+        "(messages | length + 9) ** (10 ** 9)",
+    ],
+)
+def test_a_template_with_one_huge_operation_is_a_model_error(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "RENDER_S", 1.0)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = f"{{% set x = {operation} %}}{tokenizer.chat_template}"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=r"the chat template fails: (Memory|Timeout|Overflow|Recursion)Error"):
+        Renderer(tokenizer)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (64 << 10)
+
+
+@attack(94)
+def test_a_pattern_that_gives_up_on_a_text_is_a_model_error() -> None:
+    tokenizer = build_tokenizer()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [BACKTRACKING, state["pre_tokenizer"]]}
+    hostile = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        eos_token=TURN_END,
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=tokenizer.chat_template,
+    )
+    renderer = Renderer(hostile)
+    with pytest.raises(ModelError, match="cannot encode"):
+        renderer.start(None, " " * 40 + "!")
