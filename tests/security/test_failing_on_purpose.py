@@ -176,7 +176,7 @@ async def test_a_slow_archive_is_the_agents_that_made_it(pool: LocalPool) -> Non
         "print(inspect_file('a.zip', part='a.html'))"
     )
     inspect_file = make_inspect_file(Converter(cpu_s=1, wall_s=30.0))
-    episode, _ = await scored(pool, make, WRONG, tools=[inspect_file], cell_s=20.0)
+    episode, _ = await scored(pool, make, WRONG, tools=[inspect_file], cell_s=60.0, work_s=120.0)
     assert (episode.status, episode.answer) == ("finished", "wrong")
     assert [call.fault for call in episode.steps[0].tool_calls] == ["agent"]
 

@@ -23,9 +23,6 @@ for the rest of a long life, as the chronicles of the town tell us at some lengt
 <ul><li>First point about the town</li><li>Second point</li></ul></article></body></html>"""
 
 
-# read_page
-
-
 async def test_a_page_becomes_markdown_with_its_title_and_links() -> None:
     page = response(ARTICLE.encode(), content_type="text/html")
     async with serving(pages({"/wiki/Liri": page, "/old": response(status=301, location="/wiki/Liri")})) as server:

@@ -15,9 +15,6 @@ from lzero.tools.web import WebClient
 pytestmark = pytest.mark.integration
 
 
-# Services
-
-
 def service_at(server: WebServer, **key: Any) -> Service:
     return Service(name="Test", url=f"{server.url}/", client=WebClient(allow_hosts=[server.host]), **key)
 

@@ -18,9 +18,6 @@ from lzero.tools.web import WebClient, is_public
 pytestmark = pytest.mark.integration
 
 
-# Where it does not go
-
-
 @pytest.mark.parametrize(
     "address",
     [

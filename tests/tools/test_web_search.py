@@ -88,9 +88,6 @@ SEARXNG = {
 }
 
 
-# web_search
-
-
 async def test_serper_is_asked_with_its_key_and_answers_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERPER_API_KEY", "k-serper")
     async with serving(pages({"/search": json_response(SERPER)})) as server:
