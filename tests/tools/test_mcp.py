@@ -1,4 +1,4 @@
-"""MCP servers: real ones, made with the SDK, as child processes and over HTTP on loopback."""
+"""MCP servers as child processes and over HTTP on loopback: real ones, made with the SDK, and quick ones for tests of their processes."""
 
 import asyncio
 import os
@@ -29,7 +29,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 SCRIPT = Path(__file__).parents[1] / "support" / "mcp_server.py"
 KEY = "kept-from-everyone"
 STDIO = McpSpec(name="tests", command=(sys.executable, str(SCRIPT)))
-ODD_SCRIPT = SCRIPT.with_name("odd_mcp_server.py")
+QUICK_SCRIPT, ODD_SCRIPT = (SCRIPT.with_name(f"{name}_mcp_server.py") for name in ("quick", "odd"))
+QUICK = replace(STDIO, command=(sys.executable, str(QUICK_SCRIPT)))
 
 
 def odd(*words: str) -> McpSpec:
@@ -53,7 +54,8 @@ async def failure(server: McpServer, tool: str, **arguments: Json) -> tuple[str,
 def children() -> list[psutil.Process]:
     """Servers that speak over stdio; one over HTTP is not started by what is tested."""
     found = [(child, child.cmdline()) for child in psutil.Process().children(recursive=True)]
-    return [child for child, command in found if {str(SCRIPT), str(ODD_SCRIPT)} & {*command} and command[-1] != "http"]
+    scripts = set(map(str, (SCRIPT, QUICK_SCRIPT, ODD_SCRIPT)))
+    return [child for child, command in found if scripts & {*command} and command[-1] != "http"]
 
 
 async def until_gone(pid: int) -> None:
@@ -90,8 +92,9 @@ def http() -> Iterator[HttpServer]:
     server.close()
 
 
-@pytest_asyncio.fixture(params=["stdio", "http"], loop_scope="module")
+@pytest_asyncio.fixture(scope="module", params=["stdio", "http"], loop_scope="module")
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[McpServer]:
+    """Yield a client for the tests that leave the server alive."""
     if request.param == "stdio":
         async with McpServer(STDIO, call_s=20.0) as found:
             yield found
@@ -197,7 +200,7 @@ async def test_a_call_that_is_given_up_is_no_other_calls_failure(server: McpServ
 
 
 async def test_a_call_has_a_deadline_and_the_server_lives_on() -> None:
-    async with McpServer(STDIO) as server:
+    async with McpServer(QUICK) as server:
         server._call_s = 0.2
         pid = await call(server, "pid")
         assert await failure(server, "wait_for_ever") == (
@@ -211,7 +214,7 @@ async def test_a_call_has_a_deadline_and_the_server_lives_on() -> None:
     ("number", "cause"), [(0, "ended with code 3; last words: the disk is full"), (signal.SIGKILL, "killed by SIGKILL")]
 )
 async def test_a_server_that_dies_in_mid_call_is_said_to_and_started_again(number: int, cause: str) -> None:
-    async with McpServer(STDIO) as server:
+    async with McpServer(QUICK) as server:
         started = time.monotonic()
         waiting = asyncio.create_task(failure(server, "wait_for_ever"))
         pid = await call(server, "pid")
@@ -226,7 +229,7 @@ async def test_a_server_that_dies_in_mid_call_is_said_to_and_started_again(numbe
 
 
 async def test_a_call_that_changes_nothing_is_made_again_where_another_call_has_ended_the_server() -> None:
-    async with McpServer(STDIO) as server:
+    async with McpServer(QUICK) as server:
         waiting = asyncio.create_task(call(server, "wait_for_release"))
         assert (await failure(server, "die"))[0] == "tool"
         assert await call(server, "release") == "done"
@@ -256,7 +259,7 @@ async def test_a_wrong_token_is_told_by_its_status(http: HttpServer) -> None:
 
 
 async def test_a_secret_is_in_the_servers_environment_and_nowhere_else() -> None:
-    spec = replace(STDIO, environment={"API_KEY": "${TESTS_KEY}", "PLAIN": "1"})
+    spec = replace(QUICK, environment={"API_KEY": "${TESTS_KEY}", "PLAIN": "1"})
     assert KEY not in repr(spec)
     async with McpServer(spec, lookup={"TESTS_KEY": KEY}.get) as server:
         found = await call(server, "environment")
@@ -303,8 +306,8 @@ async def test_hostile_names_and_texts_come_out_as_plain_python() -> None:
 
 
 async def test_two_servers_have_tools_of_different_names() -> None:
-    other = replace(STDIO, name="others")
-    async with open_servers([STDIO, other], taken={"pid"}) as tools:
+    other = replace(QUICK, name="others")
+    async with open_servers([QUICK, other], taken={"pid"}) as tools:
         names = [tool.name for tool in tools]
         assert len(set(names)) == len(names)
         assert {"add", "others_add", "tests_pid", "others_pid"} <= set(names)
@@ -355,7 +358,7 @@ async def test_a_server_that_says_nothing_is_given_up_and_ended(tmp_path: Path) 
 
 
 async def test_what_a_server_started_ends_with_it() -> None:
-    async with McpServer(STDIO) as server:
+    async with McpServer(QUICK) as server:
         child = await call(server, "start_child")
         assert isinstance(child, int)
     await until_gone(child)
@@ -365,7 +368,7 @@ async def test_a_cancelled_task_leaves_no_process() -> None:
     pids: list[int] = []
 
     async def work() -> None:
-        async with McpServer(STDIO) as server:
+        async with McpServer(QUICK) as server:
             pid = await call(server, "pid")
             assert isinstance(pid, int)
             pids.append(pid)
@@ -397,7 +400,7 @@ asyncio.run(main())
 async def test_a_loop_that_ends_without_closing_leaves_no_process() -> None:
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-c", ABANDONED, str(SCRIPT)],
+        [sys.executable, "-c", ABANDONED, str(QUICK_SCRIPT)],
         capture_output=True,
         text=True,
         timeout=60,
