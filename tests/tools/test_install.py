@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import http.server
 import os
 import shutil
@@ -84,9 +85,14 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def tool(tmp_path: Path, *allow: str, plan_s: float = module.PLAN_S) -> Install:
-    python = environment.find(ReplConfig()).python
-    return Install(allow, python=python, cache=tmp_path / "cache", plan_s=plan_s)
+def tool(tmp_path: Path, *allow: str, plan_s: float = module.PLAN_S, cached: bool = True) -> Install:
+    """`cached`: the tool has the wheels of `index` already, and starts pip for the plan only."""
+    cache = tmp_path / "cache"
+    for file in (tmp_path / "index").glob("*.whl") if cached else ():
+        kept = cache / hashlib.sha256(file.read_bytes()).hexdigest() / file.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, kept)
+    return Install(allow, python=environment.find(ReplConfig()).python, cache=cache, plan_s=plan_s)
 
 
 async def refusal(tool: Install, **arguments: Json) -> tuple[str, str]:
@@ -98,7 +104,7 @@ async def refusal(tool: Install, **arguments: Json) -> tuple[str, str]:
 async def test_a_package_and_what_it_needs_are_installed_and_imported(
     index: Path, tmp_path: Path, pool: LocalPool
 ) -> None:
-    install = tool(tmp_path, "tiny", "needy")
+    install = tool(tmp_path, "tiny", "needy", cached=False)
     broker = Broker(CONTEXT.task, [install], CONTEXT.read_file)
     repl = await pool.open(broker.tools, broker.on_call, seed=0)
     assert await value(repl, "install('needy')") == (
@@ -157,7 +163,7 @@ async def test_a_run_that_installed_is_run_again_from_the_wheels_that_are_kept(
 
 
 async def test_wheels_are_kept_and_a_plan_is_made_once(index: Path, tmp_path: Path) -> None:
-    install = tool(tmp_path, "tiny")
+    install = tool(tmp_path, "tiny", cached=False)
     first = await install.call({"package": "tiny"}, CONTEXT)
     (kept,) = (tmp_path / "cache").rglob("*.whl")
     assert kept.name == "tiny-1.1-py3-none-any.whl"
@@ -187,7 +193,7 @@ async def test_only_names_and_versions_are_packages(tmp_path: Path, package: str
 
 
 async def test_what_is_not_allowed_is_refused_with_its_names(index: Path, tmp_path: Path) -> None:
-    install = tool(tmp_path, "stranger", "newer", "tiny<1.1")
+    install = tool(tmp_path, "stranger", "newer", "tiny<1.1", cached=False)
     assert await refusal(install, package="requests") == (
         "agent",
         "requests may not be installed; allowed are stranger, newer, tiny<1.1",
