@@ -23,6 +23,8 @@ pytest_plugins = ["neighbours"]
 
 # As `lzero` does, before torch is imported: threads that wait for work by spinning take the cores from the other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The models of tests are so small that a second thread costs more than it computes, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is no bug: an example may take as long as it needs, within the test's own timeout.
 settings.register_profile("lzero", deadline=None, suppress_health_check=[HealthCheck.too_slow])
