@@ -47,7 +47,7 @@ async def test_a_mixture_is_solved_by_code(
             *("engine.kind=scripted", f"engine.policy={Path(__file__).stem}:{policy}"),
             *("tasks.eval=reasoning_gym:mix", "tasks.train=reasoning_gym:mix", f"tasks.options.weights={WEIGHTS}"),
             "tasks.options.settings={fraction_simplification = {styles = ['plain']}}",
-            *("reward.function=reasoning_gym", "environment.use=none", "eval.num_tasks=24", "rollout.concurrency=8"),
+            *("reward.function=reasoning_gym", "environment.use=none", "eval.num_tasks=12", "rollout.concurrency=8"),
         ],
     )
     config = fit_budgets(config)
