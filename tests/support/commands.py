@@ -32,6 +32,7 @@ FORKED.set_forkserver_preload(
         "lzero.cli.app",
         "lzero.cli.ask",
         "lzero.train.run",
+        "frozen",
     ]
 )
 DEADLINE_S = 100.0
