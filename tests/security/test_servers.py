@@ -19,6 +19,7 @@ from websockets.http11 import Response
 
 from lzero.engine.chat import engine as chat
 from lzero.engine.chat.engine import OpenAIChat
+from lzero.engine.vllm.server import VLLMServer
 from lzero.errors import LzeroError, ReplError
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.repl.remote import door, link, wire
@@ -265,6 +266,15 @@ ANSWERS: dict[str, tuple[bytes, bytes]] = {
     "event": (STREAM + b"\r\n", (b"data: " + b"a" * 1_000 + b"\r\n") * 60),
     "object": (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n[", b"0," * 30_000),
     "error": (b"HTTP/1.1 400 Bad\r\nContent-Type: application/json\r\n\r\n[", b"0," * 30_000),
+    "an encoding of bytes": (
+        b"HTTP/1.1 400 Bad\r\nContent-Type: text/plain; charset=zlib\r\nContent-Length: 3\r\n\r\nabc",
+        b"",
+    ),
+    "an encoding that takes the square": (
+        b"HTTP/1.1 400 Bad\r\nContent-Type: text/plain; charset=punycode\r\nContent-Length: 400000\r\n\r\n"
+        + b"a" * 400_000,
+        b"",
+    ),
     "bomb": (STREAM + b"Content-Encoding: gzip, gzip\r\n\r\n" + BOMB, b""),
     "redirect": (b"HTTP/1.1 307 Over There\r\nLocation: /v1/here\r\nContent-Length: 0\r\n\r\n", b""),
 }
@@ -302,6 +312,14 @@ async def chats(port: int) -> None:
         await model.close()
 
 
+async def samples(port: int) -> None:
+    server = VLLMServer("the server", url=f"http://127.0.0.1:{port}")
+    try:
+        await server.generate([1], Sampling(), stop_ids=[], request_id="r", deadline_s=PATIENCE_S)
+    finally:
+        await server.close()
+
+
 async def calls_a_tool(port: int) -> None:
     async with McpServer(McpSpec(name="x", url=f"http://127.0.0.1:{port}/mcp"), connect_s=PATIENCE_S):
         pass
@@ -318,7 +336,7 @@ async def opens_a_pool(port: int) -> None:
 
 @attack(99)
 @pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize("client", [chats, calls_a_tool, reads_a_page, opens_a_pool])
+@pytest.mark.parametrize("client", [chats, samples, calls_a_tool, reads_a_page, opens_a_pool])
 async def test_an_answer_without_end_ends_in_time(
     client: Callable[[int], Awaitable[None]], answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
