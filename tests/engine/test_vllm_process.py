@@ -95,7 +95,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "max_model_len": 4096,
         **changes,
     }
-    return {"version": "0.32.0", "model_config": model, "weight_transfer_config": {"backend": kind.BACKEND}}
+    return {"version": "0.32.0", "model_config": model, "weight_transfer_config": {"backend": kind.BACKENDS["file"]}}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,24 @@ def test_a_server_that_would_sample_another_policy_is_refused(settings: dict[str
     kind.check_server("a", found(), config)
     with pytest.raises(EngineError, match=said):
         kind.check_server("a", settings, config)
+
+
+def test_a_server_needs_the_backend_of_the_transfer() -> None:
+    config = load_config(None, ["engine.kind=vllm", "engine.transfer=nccl"])
+    kind.check_server("a", {**found(), "weight_transfer_config": {"backend": "nccl"}}, config)
+    with pytest.raises(EngineError, match="weight-transfer backend is 'lzero-file', not 'nccl'"):
+        kind.check_server("a", found(), config)
+    assert '{"backend": "nccl"}' in kind.command(config, Path("socket"))
+
+
+async def test_nccl_without_a_gpu_is_refused_before_anything_starts() -> None:
+    config = load_config(None, ["engine.kind=vllm", "engine.transfer=nccl", "model.device=cpu"])
+    tokenizer = kind.open_tokenizer(config)
+    with pytest.raises(
+        ConfigError, match=r'"nccl" needs the trainer on a GPU \(model.device is cpu\).*"file" needs neither'
+    ):
+        await kind.open_engine(config, tokenizer)
+    assert any(finding.name == "engine.transfer" and finding.problems for finding in kind.check(config))
 
 
 async def test_a_program_that_is_missing_is_named_before_anything_starts(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from lzero.engine.vllm.server import VLLMServer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-PROGRAM = Path(__file__).parents[2] / ".servers" / "vllm" / "bin" / "vllm"
+PROGRAM = Path(os.environ.get("LZERO_VLLM") or Path(__file__).parents[2] / ".servers" / "vllm" / "bin" / "vllm")
+"""The vllm command; LZERO_VLLM names another one, as on a machine with GPUs."""
 START_S = 540.0
 
 
@@ -47,6 +49,7 @@ class Running:
             stop_ids=[tokenizer.eos_token_id],
             vocab_size=len(tokenizer),
             max_tokens=self.config.agent.max_tokens,
+            trainer_address="127.0.0.1" if self.config.engine.transfer == "nccl" else "",  # type: ignore[union-attr]
             on_close=nothing,
         )
         async with closed_on_error(engine.close):
@@ -55,8 +58,8 @@ class Running:
 
 
 @contextmanager
-def running(model: Path, *, max_tokens: int) -> Iterator[Running]:
-    """Serve a model directory while the block runs."""
+def running(model: Path, *, max_tokens: int, settings: Sequence[str] = ()) -> Iterator[Running]:
+    """Serve a model directory while the block runs; `settings` are further ones of lzero."""
     config = load_config(
         None,
         [
@@ -66,6 +69,7 @@ def running(model: Path, *, max_tokens: int) -> Iterator[Running]:
             f"agent.max_tokens={max_tokens}",
             "agent.response_tokens=64",
             "rollout.concurrency=64",
+            *settings,
         ],
     )
     with tempfile.TemporaryDirectory(prefix="vllm-") as home:
@@ -75,11 +79,14 @@ def running(model: Path, *, max_tokens: int) -> Iterator[Running]:
         )
         with ThreadPoolExecutor(1) as other, contextlib.ExitStack() as stack:  # a fixture may run in an event loop
             stack.callback(lambda: other.submit(asyncio.run, process.end()).result())
-            other.submit(asyncio.run, _prepared(VLLMServer("the server under test", socket=socket), process)).result()
-            yield Running(config=config, socket=socket, process=process)
+            running = Running(config=config, socket=socket, process=process)
+            other.submit(asyncio.run, _prepared(running)).result()
+            yield running
 
 
-async def _prepared(server: VLLMServer, process: ServerProcess) -> None:
-    await kind.until_ready(server, process, start_s=START_S)
-    await server.prepare_updates()
+async def _prepared(running: Running) -> None:
+    server = running.client()
+    await kind.until_ready(server, running.process, start_s=START_S)
+    if running.config.engine.transfer == "file":  # type: ignore[union-attr]
+        await server.prepare_updates({})
     await server.close()

@@ -1,6 +1,6 @@
-"""Weights in a file, for servers that load it."""
+"""Weights for servers: in a file, or by a broadcast (as far as a machine without GPUs can make one)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lzero.errors import EngineError
+from lzero.train.transfer import open_transfer, untied
 from lzero.train.transfer.file import FileTransfer, _memory_directory
+from lzero.train.transfer.nccl import NCCLTransfer, described, group_infos
 from lzero.types import Json
 
 WEIGHTS = [("embed", torch.ones(2, 3)), ("head", torch.zeros(3))]
@@ -44,3 +46,45 @@ async def test_a_place_that_takes_no_weights_is_named(tmp_path: Path) -> None:
 
 def test_weights_beyond_the_memory_that_is_free_go_to_the_disk() -> None:
     assert _memory_directory(1 << 62) is None
+
+
+class Joining(Servers):
+    """An engine whose servers join a group."""
+
+    trainer_address = "10.0.0.1"
+    sync_s = 60.0
+
+    async def num_workers(self) -> list[int]:
+        return [1]
+
+    async def prepare_updates(self, infos: Sequence[Mapping[str, Json]]) -> None: ...
+
+
+def test_the_engine_chooses_the_transfer() -> None:
+    joining = Joining()
+    assert isinstance(open_transfer(joining), NCCLTransfer)
+    joining.trainer_address = ""
+    assert isinstance(open_transfer(joining), FileTransfer)
+    assert isinstance(open_transfer(Servers()), FileTransfer)
+    with pytest.raises(TypeError, match="takes no weights"):
+        open_transfer(object())
+
+
+def test_the_trainer_has_rank_0_and_each_worker_of_each_server_a_rank_of_its_own() -> None:
+    infos = group_infos([2, 1, 4], address="10.0.0.1", port=5)
+    assert [info["rank_offset"] for info in infos] == [1, 3, 4]
+    assert {info["world_size"] for info in infos} == {8}
+
+
+def test_tensors_are_described_in_the_order_in_which_they_are_sent() -> None:
+    weights = [*WEIGHTS, ("tied", WEIGHTS[0][1])]
+    assert described(list(untied(weights))) == {
+        "names": ["embed", "head"],
+        "dtype_names": ["float32", "float32"],
+        "shapes": [[2, 3], [3]],
+    }
+
+
+async def test_weights_that_are_not_on_a_gpu_are_not_broadcast() -> None:
+    with pytest.raises(EngineError, match="needs the trainer on a GPU, and it is on cpu"):
+        await NCCLTransfer(Joining()).send(WEIGHTS, version=1)

@@ -11,6 +11,7 @@ from lzero.config.engine import (
     EngineConfig,
     LocalEngineConfig,
     ScriptedEngineConfig,
+    SGLangEngineConfig,
     VLLMEngineConfig,
 )
 from lzero.config.reading import Config, keys, load_config, make_config
@@ -37,6 +38,7 @@ __all__ = [
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
+    "SGLangEngineConfig",
     "ScriptedEngineConfig",
     "Section",
     "SftConfig",

@@ -11,7 +11,7 @@ from lzero.config.base import Count, Positive, Section
 
 class _Engine(Section):
     kind: str = ""
-    """What samples replies: "local" (model.path, in this process), "vllm" (model.path, in vLLM servers), "chat" (a model behind an
+    """What samples replies: "local" (model.path, in this process), "vllm" or "sglang" (model.path, in servers), "chat" (a model behind an
     OpenAI-compatible endpoint; not for training), or "scripted" (a function instead of a model; not for training)."""
 
 
@@ -36,26 +36,13 @@ class ScriptedEngineConfig(_Engine):
     reply."""
 
 
-class VLLMEngineConfig(_Engine):
-    kind: Literal["vllm"] = "vllm"
+class _Servers(_Engine):
     urls: tuple[str, ...] = ()
-    """Addresses of running servers to sample from, as http://10.0.0.7:8000; empty: lzero starts its own."""
+    """Addresses of running servers to sample from, as http://10.0.0.7:8000; empty: lzero starts its own (vLLM only)."""
     key: str = ""
     """Variable of the environment, or of tools.env_file, that holds the key of the servers in urls; empty: they need none."""
     shared_directory: str = ""
     """Directory for new weights, which the servers in urls see under the same path; empty: they run on this machine, as the same user."""
-    program: str = ".servers/vllm/bin/vllm"
-    """Command that starts vLLM, in vLLM's own Python environment (`make vllm` makes one for CPUs)."""
-    replicas: Count = 1
-    """Number of servers that lzero starts; each holds the whole model."""
-    devices_per_replica: Count = 1
-    """Tensor parallelism of each server that lzero starts: the number of its GPUs."""
-    arguments: tuple[str, ...] = ()
-    """Further arguments of `vllm serve`, for servers that lzero starts."""
-    kv_cache_gb: Positive = 1.0
-    """Memory in GB for the keys and values of each server that lzero starts on CPUs."""
-    start_s: Positive = 600.0
-    """Seconds in which a server must start."""
     sync_s: Positive = 300.0
     """Seconds that each step of a transfer of weights may take."""
 
@@ -72,12 +59,37 @@ class VLLMEngineConfig(_Engine):
         return urls
 
 
+class SGLangEngineConfig(_Servers):
+    kind: Literal["sglang"] = "sglang"
+    urls: tuple[str, ...] = Field(min_length=1)
+    """Addresses of running servers to sample from, as http://10.0.0.7:30000."""
+
+
+class VLLMEngineConfig(_Servers):
+    kind: Literal["vllm"] = "vllm"
+    transfer: Literal["file", "nccl"] = "file"
+    """How new weights reach the servers: "file" (a file, in memory or in shared_directory), or "nccl" (a broadcast from the trainer's GPU;
+    the trainer's environment must contain vLLM)."""
+    program: str = ".servers/vllm/bin/vllm"
+    """Command that starts vLLM, in vLLM's own Python environment (`make vllm` makes one for CPUs)."""
+    replicas: Count = 1
+    """Number of servers that lzero starts; each holds the whole model."""
+    devices_per_replica: Count = 1
+    """Tensor parallelism of each server that lzero starts: the number of its GPUs."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of `vllm serve`, for servers that lzero starts."""
+    kv_cache_gb: Positive = 1.0
+    """Memory in GB for the keys and values of each server that lzero starts on CPUs."""
+    start_s: Positive = 600.0
+    """Seconds in which a server must start."""
+
+
 def _with_kind(values: Any) -> Any:
     return {"kind": "local", **values} if isinstance(values, dict) else values
 
 
 EngineConfig = Annotated[
-    LocalEngineConfig | ChatEngineConfig | ScriptedEngineConfig | VLLMEngineConfig,
+    LocalEngineConfig | ChatEngineConfig | ScriptedEngineConfig | SGLangEngineConfig | VLLMEngineConfig,
     Field(discriminator="kind"),
     BeforeValidator(_with_kind),
 ]

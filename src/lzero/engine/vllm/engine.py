@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lzero.engine.vllm.adapters import Adapter, Adapters
 from lzero.engine.vllm.server import Choice, VLLMServer
 from lzero.errors import EngineError
 from lzero.models import decode
@@ -36,9 +37,10 @@ UNCLAIMED = "default"
 class Replica:
     """One server of the engine, with lzero's types of requests and completions."""
 
-    def __init__(self, server: VLLMServer, codec: "Codec") -> None:
+    def __init__(self, server: VLLMServer, codec: "Codec", adapters: Adapters) -> None:
         self.server = server
         self._codec = codec
+        self._adapters = adapters
 
     @property
     def name(self) -> str:
@@ -49,22 +51,30 @@ class Replica:
     ) -> Completion:
         """Continue `ids`. Raises EngineError for a request that does not fit, a failure of the server, and a missed deadline."""
         self._codec.check(ids, sampling, request_id)
-        choice = await self.server.generate(
-            ids, sampling, stop_ids=sorted(self._codec.stop_ids), request_id=request_id, deadline_s=deadline_s
-        )
-        return self._codec.completion(choice, request_id)
+        with self._adapters.request() as adapter:
+            choice = await self.server.generate(
+                ids,
+                sampling,
+                stop_ids=sorted(self._codec.stop_ids),
+                adapter=adapter.name if adapter else "",
+                request_id=request_id,
+                deadline_s=deadline_s,
+            )
+        return self._codec.completion(choice, request_id, adapter)
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
-        return await self.server.score(ids)
+        with self._adapters.request() as adapter:
+            return await self.server.score(ids, adapter=adapter.name if adapter else "")
 
 
 class VLLMEngine:
     """Engine of several servers that all serve the same weights. Implements `protocols.Engine`.
 
     `stop_ids`: the ids that end a turn. `max_tokens`: the most tokens of a prompt and its completion together. `shared_directory`: where
-    the servers find new weights; None if they share this machine's memory. `sync_s`: seconds that each step of an update may take.
-    `on_close` runs after the connections are closed.
+    the servers find new weights; None if they share this machine's memory. `trainer_address`: where the servers reach the trainer, if it
+    broadcasts new weights; "" if it writes a file. `sync_s`: seconds that each step of an update may take. `on_close` runs after the
+    connections are closed.
     """
 
     def __init__(
@@ -76,6 +86,7 @@ class VLLMEngine:
         vocab_size: int,
         max_tokens: int,
         shared_directory: Path | None = None,
+        trainer_address: str = "",
         sync_s: float = 300.0,
         on_close: Callable[[], Awaitable[None]],
     ) -> None:
@@ -87,12 +98,17 @@ class VLLMEngine:
             max_tokens=max_tokens,
             owner=self._owner,
         )
-        self.replicas = tuple(Replica(server, codec) for server in servers)
+        self._adapters = Adapters()
+        self.replicas = tuple(Replica(server, codec, self._adapters) for server in servers)
         self.shared_directory = shared_directory
-        self._sync_s = sync_s
+        self.trainer_address = trainer_address
+        self.sync_s = sync_s
         self._on_close = on_close
         self._homes: dict[str, Replica] = {}
         self._version = 0
+        self._original = True
+        """Whether the servers hold the weights that they were started with."""
+        self._num_adapters = 0
         self._claimed: list[VLLMServer] = []
         self._closed = False
 
@@ -122,14 +138,47 @@ class VLLMEngine:
         """Name the weights that the servers were started with: they are version 0. Raises EngineError if another run uses a server."""
         await self._on_all(self._claim)
 
+    async def num_workers(self) -> list[int]:
+        """Return the number of workers of each replica: its devices. Raises EngineError."""
+        return [await replica.server.num_workers() for replica in self.replicas]
+
+    async def prepare_updates(self, infos: Sequence[Mapping[str, Json]]) -> None:
+        """Prepare each replica for `update`, with its item of `infos`. Raises EngineError."""
+        of = dict(zip((replica.server for replica in self.replicas), infos, strict=True))
+        await self._on_all(lambda server: server.prepare_updates(of[server], deadline_s=self.sync_s))
+
     async def update(self, update: Mapping[str, Json], *, version: int) -> None:
         """Load weights on every replica, and name them `version`. The engine must be paused. Raises EngineError.
 
         After a failure a server may hold parts of two policies: repeat this before `resume`.
         """
         name = weights_name(self._owner, version)
-        await self._on_all(lambda server: server.update(update, name=name, deadline_s=self._sync_s))
+        self._original = False
+        await self._on_all(lambda server: server.update(update, name=name, deadline_s=self.sync_s))
+        self._version, self._original = version, version == 0
+
+    async def load_adapter(self, directory: Path, *, version: int) -> list[Path]:
+        """Load a LoRA adapter on every replica; new requests sample from base and adapter, as policy `version`. Raises EngineError.
+
+        Requests in flight keep their adapter. Adapters that no request uses any more are unloaded; return their directories. `directory`
+        must be new: vLLM keeps the keys and values of an adapter whose files are overwritten.
+        """
+        self._num_adapters += 1
+        adapter = Adapter(
+            name=f"{weights_name(self._owner, version)}/{self._num_adapters}", version=version, directory=directory
+        )
+        try:
+            await self._on_all(lambda server: server.load_adapter(adapter.name, directory, deadline_s=self.sync_s))
+        except EngineError:
+            await self._unload(adapter)
+            raise
+        self._adapters.held.append(adapter)
         self._version = version
+        unused = self._adapters.unused()
+        for each in unused:
+            await self._unload(each)
+            self._adapters.held.remove(each)
+        return [each.directory for each in unused]
 
     async def forget(self, affinity: str) -> None:
         self._homes.pop(affinity, None)
@@ -141,8 +190,10 @@ class VLLMEngine:
         """
         if not self._closed:
             self._closed = True
+            for adapter in self._adapters.held:
+                await self._unload(adapter)
             for server in (replica.server for replica in self.replicas):
-                if server in self._claimed and self._version == 0:
+                if server in self._claimed and self._original:
                     with suppress(EngineError):
                         await server.name_weights(UNCLAIMED, deadline_s=RELEASE_S)
                 await server.close()
@@ -164,6 +215,11 @@ class VLLMEngine:
             )
         await server.name_weights(weights_name(self._owner, 0))
         self._claimed.append(server)
+
+    async def _unload(self, adapter: Adapter) -> None:
+        """Unload an adapter from the servers that have it; one that does not answer keeps it, and nothing asks for it again."""
+        with suppress(EngineError):
+            await self._on_all(lambda server: server.unload_adapter(adapter.name, deadline_s=RELEASE_S))
 
     async def _on_all(self, action: Callable[[VLLMServer], Awaitable[None]]) -> None:
         """Run `action` on all servers at once; return when it has ended on all. Raises the first error."""
@@ -209,8 +265,8 @@ class Codec:
                 f"{self.max_tokens} tokens"
             )
 
-    def completion(self, choice: Choice, request_id: str) -> Completion:
-        """Convert a response.
+    def completion(self, choice: Choice, request_id: str, adapter: Adapter | None = None) -> Completion:
+        """Convert a response of the base model, or of base and adapter.
 
         Raises EngineError for no tokens or impossible ones, if log-probabilities are missing, or the weights are not this run's.
         """
@@ -225,6 +281,7 @@ class Codec:
             raise EngineError(f"request {request_id}: vLLM gave no log-probability for each of {len(ids)} tokens")
         if choice.finish_reason not in ("stop", "length"):
             raise EngineError(f"request {request_id}: vLLM ended the completion with {choice.finish_reason!r}")
+        versions = self._versions(choice, request_id)
         ended = ids[-1] in self.stop_ids
         stop_reason: StopReason = "eos" if ended else "stop" if choice.finish_reason == "stop" else "length"
         return Completion(
@@ -232,7 +289,7 @@ class Codec:
             logprobs=tuple(min(token.logprob, 0.0) for token in logprobs),
             text=decode(ids[:-1] if ended else ids, self.tokenizer),
             stop_reason=stop_reason,
-            versions=self._versions(choice, request_id),
+            versions=versions if adapter is None else ((adapter.version, len(ids)),),
         )
 
     def _versions(self, choice: Choice, request_id: str) -> tuple[tuple[int, int], ...]:

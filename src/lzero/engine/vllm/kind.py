@@ -1,15 +1,18 @@
 """The engine "vllm": sample from `model.path` in vLLM servers, which lzero starts and owns, or joins."""
 
 import asyncio
+import importlib.util
 import math
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from lzero.closing import closed_on_error
 from lzero.config import Config, VLLMEngineConfig
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
 
 TRAINS = True
 PLUGIN = Path(__file__).with_name("plugin")
-BACKEND = "lzero-file"
-"""Backend of vLLM's weight transfer that the plug-in registers."""
+BACKENDS = {"file": "lzero-file", "nccl": "nccl"}
+"""engine.transfer → the backend of vLLM's weight transfer. The plug-in registers the first."""
 POLL_S = 0.25
 """Seconds between two checks whether a server has started."""
 DTYPES = {"float32": "torch.float32", "bfloat16": "torch.bfloat16"}
@@ -50,8 +53,8 @@ def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
 
 async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> OpenedEngine:
     """Start the servers, or join those of engine.urls. Raises EngineError if one does not start, or would sample from another policy."""
-    if problem := _temperature_problem(config):
-        raise ConfigError(problem)
+    if problems := [problem for problem in (temperature_problem(config), _transfer_problem(config)) if problem]:
+        raise ConfigError("; ".join(problems))
     stack = AsyncExitStack()
     async with closed_on_error(stack.aclose):
         logs: dict[str, Path] = {}
@@ -59,14 +62,16 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
         found: dict[str, Any] = {server.name: await server.settings() for server in servers}
         for server in servers:
             check_server(server.name, found[server.name], config)
-            await server.prepare_updates()
+            if _settings(config).transfer == "file":  # a group is joined when the trainer opens it
+                await server.prepare_updates({})
         engine = VLLMEngine(
             servers,
             tokenizer,
-            stop_ids=_stop_ids(config, tokenizer),
-            vocab_size=_vocab_size(config),
+            stop_ids=stop_ids(config, tokenizer),
+            vocab_size=vocab_size(config),
             max_tokens=config.agent.max_tokens,
             shared_directory=Path(shared) if (shared := _settings(config).shared_directory) else None,
+            trainer_address=_trainer_address(_settings(config)),
             sync_s=_settings(config).sync_s,
             on_close=stack.aclose,
         )
@@ -80,8 +85,10 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
 def check(config: Config) -> Iterator[Finding]:
     """Check that vLLM's program exists, or that the servers to join answer and have the right settings."""
     settings = _settings(config)
-    if problem := _temperature_problem(config):
+    if problem := temperature_problem(config):
         yield Finding("rollout.temperature", f"{config.rollout.temperature:g}", [problem])
+    if settings.transfer != "file":
+        yield Finding("engine.transfer", settings.transfer, [problem] if (problem := _transfer_problem(config)) else [])
     if settings.urls:
         yield Finding("engine.urls", ", ".join(settings.urls), asyncio.run(_joined_problems(config)))
         return
@@ -95,6 +102,8 @@ def notes(config: Config) -> list[str]:
         found = settings.inert("engine", *of_own_servers, why="with engine.urls")
     else:
         found = settings.inert("engine", "key", "shared_directory", why="without engine.urls")
+    if settings.transfer == "nccl":
+        found += settings.inert("engine", "shared_directory", why='with engine.transfer = "nccl"')
     if config.run.deterministic:
         found.append(
             "run.deterministic = true does not reach vLLM, whose rounding depends on the requests that it computes together"
@@ -121,7 +130,7 @@ def command(config: Config, socket: Path) -> tuple[str, ...]:
         *("--dtype", config.model.dtype, "--max-model-len", str(config.agent.max_tokens)),
         *("--max-num-seqs", str(episodes_per_replica)),
         *("--tensor-parallel-size", str(settings.devices_per_replica), "--seed", str(config.run.seed)),
-        *("--weight-transfer-config", f'{{"backend": "{BACKEND}"}}'),
+        *("--weight-transfer-config", f'{{"backend": "{BACKENDS[settings.transfer]}"}}'),
         *(_whole_prompts(config) if select_device(config.model.device) == "cpu" else ()),
         *settings.arguments,
     )
@@ -150,6 +159,7 @@ def environment(config: Config, directory: Path, *, number: int) -> dict[str, st
         "HF_HUB_OFFLINE": "1",
         "PATH": f"{Path(settings.program).absolute().parent}:{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(PLUGIN),
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_CPU_KVCACHE_SPACE": f"{settings.kv_cache_gb:g}",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
@@ -226,8 +236,9 @@ def check_server(name: str, found: Mapping[str, Any], config: Config) -> None:
         problems.append(
             f"its max_model_len is {longest!r:.100}, less than agent.max_tokens = {config.agent.max_tokens}"
         )
-    if transfer.get("backend") != BACKEND:
-        problems.append(f"its weight-transfer backend is {transfer.get('backend')!r:.100}, not {BACKEND!r}")
+    backend = BACKENDS[_settings(config).transfer]
+    if transfer.get("backend") != backend:
+        problems.append(f"its weight-transfer backend is {transfer.get('backend')!r:.100}, not {backend!r}")
     if problems:
         raise EngineError(
             f"{name} (vLLM {found.get('version')!s:.100}) cannot be used: {'; '.join(problems)}. docs/training.md has its command"
@@ -258,7 +269,7 @@ def _program_problems(settings: VLLMEngineConfig) -> list[str]:
     ]
 
 
-def _stop_ids(config: Config, tokenizer: "PreTrainedTokenizerFast") -> list[int]:
+def stop_ids(config: Config, tokenizer: "PreTrainedTokenizerFast") -> list[int]:
     """Return the ids that end a turn: the tokenizer's, and those of the model's generation settings."""
     from transformers import GenerationConfig
 
@@ -272,7 +283,7 @@ def _stop_ids(config: Config, tokenizer: "PreTrainedTokenizerFast") -> list[int]
     return sorted({int(token) for token in (*several, tokenizer.eos_token_id) if token is not None})
 
 
-def _vocab_size(config: Config) -> int:
+def vocab_size(config: Config) -> int:
     """Return the size of the model's vocabulary, which may exceed the tokenizer's."""
     from transformers import AutoConfig
 
@@ -282,14 +293,45 @@ def _vocab_size(config: Config) -> int:
     return size
 
 
-def _temperature_problem(config: Config) -> str:
+def temperature_problem(config: Config, program: str = "vLLM") -> str:
+    """Return why rollout.temperature cannot be used; "" if it can."""
     temperature = config.rollout.temperature
     if LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:
         return ""
     return (
-        f"rollout.temperature = {temperature:g}: vLLM samples at {LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE:g}, and silently changes any "
-        "other temperature"
+        f"rollout.temperature = {temperature:g}: {program} samples at {LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE:g}, and silently "
+        "changes any other temperature"
     )
+
+
+def _transfer_problem(config: Config) -> str:
+    """Return why engine.transfer cannot be used; "" if it can."""
+    from lzero.models import select_device
+
+    if _settings(config).transfer != "nccl":
+        return ""
+    lacks = []
+    if not (device := select_device(config.model.device)).startswith("cuda"):
+        lacks.append(f"the trainer on a GPU (model.device is {device})")
+    if importlib.util.find_spec("vllm") is None:
+        lacks.append("vLLM in the trainer's environment")
+    return f'engine.transfer = "nccl" needs {" and ".join(lacks)}; "file" needs neither' if lacks else ""
+
+
+def _trainer_address(settings: VLLMEngineConfig) -> str:
+    """Return the address at which the servers reach the trainer; "" if they read a file. Raises EngineError."""
+    if settings.transfer == "file":
+        return ""
+    if not settings.urls:
+        return "127.0.0.1"
+    first = urlsplit(settings.urls[0])
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(first.hostname, first.port or 80, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as route:
+            route.connect(place)  # sends nothing
+            return str(route.getsockname()[0])
+    except OSError as error:
+        raise EngineError(f"no network leads from this machine to {first.hostname}: {error}") from None
 
 
 def _settings(config: Config) -> VLLMEngineConfig:

@@ -109,10 +109,14 @@ class VLLMServer:
         sampling: Sampling,
         *,
         stop_ids: Sequence[int],
+        adapter: str = "",
         request_id: str,
         deadline_s: float,
     ) -> Choice:
-        """Continue `ids`. The completion ends with one of `stop_ids`, a stop string, or at its length. Raises EngineError."""
+        """Continue `ids`, with a LoRA adapter if one is named. Raises EngineError.
+
+        The completion ends with one of `stop_ids`, a stop string, or at its length.
+        """
         settings = {
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -126,16 +130,16 @@ class VLLMServer:
             "spaces_between_special_tokens": False,
             "logprobs": 0,
         }
-        body = {"token_ids": list(ids), "sampling_params": settings}
+        body = _body(ids, settings, adapter)
         found = await self._generated(
             body, request_id=request_id, num_tokens=len(ids) + sampling.max_tokens, deadline_s=deadline_s
         )
         return found.choices[0]
 
-    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
+    async def score(self, ids: Sequence[int], *, adapter: str = "") -> tuple[float, ...]:
         """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first. Raises EngineError."""
         settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-        body = {"token_ids": list(ids), "sampling_params": settings}
+        body = _body(ids, settings, adapter)
         answer = await self._generated(body, request_id="score", num_tokens=len(ids), deadline_s=CONTROL_S)
         found = answer.prompt_logprobs
         if found is None or len(found) != len(ids):
@@ -192,18 +196,32 @@ class VLLMServer:
         info = await self._ask("GET", "/weight_info", dict[str, Any])
         return str(info.get("weight_version"))
 
-    async def prepare_updates(self) -> None:
-        """Prepare the server for `update`. Needed once after its start."""
-        await self._ask("POST", "/init_weight_transfer_engine", None, json={"init_info": {}})
+    async def num_workers(self) -> int:
+        """Return the number of its workers, each of which holds a part of the weights or all of them."""
+        return int((await self._ask("GET", "/get_world_size", dict[str, int]))["world_size"])
+
+    async def prepare_updates(self, info: Mapping[str, Json], *, deadline_s: float = CONTROL_S) -> None:
+        """Prepare the server for `update`. Needed once after its start. `info`: the settings of its backend."""
+        body = {"init_info": info}
+        await self._ask("POST", "/init_weight_transfer_engine", None, json=body, deadline_s=deadline_s)
 
     async def update(self, update: Mapping[str, Json], *, name: str, deadline_s: float) -> None:
-        """Load weights, and name them. `update`: the plug-in's `File`, as JSON. The server must be paused. Raises EngineError.
+        """Load weights, and name them. `update`: what the backend's update takes, as JSON. The server must be paused. Raises EngineError.
 
         After a failure the server may hold parts of two policies: repeat this before `resume`.
         """
         await self._ask("POST", "/start_weight_update", None, deadline_s=deadline_s)
         await self._ask("POST", "/update_weights", None, json={"update_info": update}, deadline_s=deadline_s)
         await self._ask("POST", "/finish_weight_update", None, json={"weight_version": name}, deadline_s=deadline_s)
+
+    async def load_adapter(self, name: str, directory: Path, *, deadline_s: float) -> None:
+        """Load a LoRA adapter from a directory that the server sees under this path. Raises EngineError, also for a broken adapter."""
+        body = {"lora_name": name, "lora_path": str(directory)}
+        await self._ask("POST", "/v1/load_lora_adapter", None, json=body, deadline_s=deadline_s)
+
+    async def unload_adapter(self, name: str, *, deadline_s: float) -> None:
+        """Forget a LoRA adapter. Raises EngineError, also if there is none of this name."""
+        await self._ask("POST", "/v1/unload_lora_adapter", None, json={"lora_name": name}, deadline_s=deadline_s)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -274,3 +292,8 @@ class VLLMServer:
             raise EngineError(f"{self.name} broke off {route}: {str(error) or type(error).__name__}") from None
         except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
             raise EngineError(f"{self.name} answered {route} unlike vLLM: {error!s:.200}") from None
+
+
+def _body(ids: Sequence[int], settings: Mapping[str, Any], adapter: str) -> dict[str, Any]:
+    """Return the body of a request for tokens."""
+    return {"token_ids": list(ids), "sampling_params": settings, **({"model": adapter} if adapter else {})}

@@ -2,6 +2,8 @@
 
 in_process.py   copies tensors to an engine of this process
 file.py         writes a file that servers load, in memory or in a shared directory
+nccl.py         broadcasts from the trainer's GPU to those of vLLM servers
+adapter.py      writes a LoRA adapter, for servers that hold the base model
 """
 
 from collections.abc import Iterator
@@ -38,13 +40,25 @@ class WeightTransfer(Protocol):
     async def close(self) -> None: ...
 
 
+def untied(weights: WeightSource) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and tensors, without a tensor that shares memory with an earlier one: it is a tied layer, and servers tie it, too."""
+    seen: set[int] = set()
+    for name, tensor in weights:
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            yield name, tensor
+
+
 def open_transfer(engine: object) -> WeightTransfer:
     """Return the transfer that fits this engine. Raises TypeError for an engine that loads no weights."""
     from lzero.train.transfer.file import FileTransfer, UpdatingEngine
     from lzero.train.transfer.in_process import InProcessTransfer, LoadingEngine
+    from lzero.train.transfer.nccl import GroupedEngine, NCCLTransfer
 
     if isinstance(engine, LoadingEngine):
         return InProcessTransfer(engine)
+    if isinstance(engine, GroupedEngine) and engine.trainer_address:
+        return NCCLTransfer(engine)
     if isinstance(engine, UpdatingEngine):
         return FileTransfer(engine)
     raise TypeError(f"{type(engine).__name__} takes no weights")

@@ -9,12 +9,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lzero.errors import EngineError
-from lzero.train.transfer import WeightSource
+from lzero.train.transfer import WeightSource, untied
 from lzero.types import Json
 
 _HEADER_BYTES = 1 << 20
@@ -77,11 +76,4 @@ def _unlinked(file: Path) -> Iterator[Path]:
 
 
 def _write(weights: WeightSource, file: Path) -> None:
-    """Write the tensors. Leave out a tensor that shares memory with an earlier one: it is a tied layer, and the servers tie it, too."""
-    tensors: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in weights:
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            tensors[name] = tensor.detach().to("cpu").contiguous()
-    save_file(tensors, file)
+    save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in untied(weights)}, file)

@@ -1,0 +1,69 @@
+"""Transfer a LoRA adapter to servers that hold the base model, as a directory in the format of PEFT."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import msgspec
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from lzero.errors import EngineError
+from lzero.train.transfer import WeightSource
+from lzero.types import Json
+
+
+@runtime_checkable
+class AdaptedEngine(Protocol):
+    """An engine whose servers load LoRA adapters."""
+
+    @property
+    def shared_directory(self) -> Path | None:
+        """Directory that the servers see under the same path; None if they run on this machine, as the same user."""
+
+    async def load_adapter(self, directory: Path, *, version: int) -> list[Path]:
+        """Sample new requests from base and adapter, as policy `version`. Return directories that no request reads. Raises EngineError."""
+
+
+class AdapterTransfer:
+    """Writes each version of an adapter to a directory of its own. Implements `WeightTransfer`.
+
+    `config` is PEFT's adapter_config.json. Tensors are named as PEFT names them:
+    `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`. The base model of the servers stays as it is, so there is one adapter,
+    of linear layers only, without biases or whole modules. A directory is removed one transfer after the last request that used it.
+    """
+
+    def __init__(self, engine: AdaptedEngine, config: Mapping[str, Json]) -> None:
+        self._engine = engine
+        self._config = config
+        self._homes: set[Path] = set()
+        self._left: list[Path] = []
+
+    async def send(self, weights: WeightSource, *, version: int) -> None:
+        place = self._engine.shared_directory or tempfile.gettempdir()
+        try:
+            home = Path(tempfile.mkdtemp(prefix="lzero-adapter-", dir=place))
+            self._homes.add(home)
+            await asyncio.to_thread(_write, weights, self._config, home)
+        except (OSError, SafetensorError) as error:
+            raise EngineError(f"cannot write the adapter for the servers to {place}: {error}") from None
+        left = await self._engine.load_adapter(home, version=version)
+        self._remove(self._left)
+        self._left = left
+
+    async def close(self) -> None:
+        self._remove(list(self._homes))
+
+    def _remove(self, homes: list[Path]) -> None:
+        for home in homes:
+            shutil.rmtree(home, ignore_errors=True)
+            self._homes.discard(home)
+
+
+def _write(weights: WeightSource, config: Mapping[str, Json], home: Path) -> None:
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights}
+    save_file(tensors, home / "adapter_model.safetensors")
+    (home / "adapter_config.json").write_bytes(msgspec.json.encode(config))

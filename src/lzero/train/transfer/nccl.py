@@ -1,0 +1,147 @@
+"""Transfer weights from the trainer's GPU to the GPUs of vLLM servers, by vLLM's own backend "nccl".
+
+    trainer (rank 0) ──broadcast──▶ workers of server 0 (ranks 1, 2, …), workers of server 1, …
+
+Rank 0 sends all tensors in one fixed order. Every worker receives the whole stream and keeps its part. NCCL waits without end, so its calls
+run in daemon threads beside the HTTP requests. When either fails, or after the deadline, the group is destroyed; the next transfer makes a
+new one.
+
+**Not verified**: no part that needs a GPU has been run. The functions of `vllm` are those of vLLM 0.32.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lzero.errors import EngineError
+from lzero.tools.threads import in_thread
+from lzero.train.transfer import WeightSource, untied
+from lzero.types import Json
+
+
+@runtime_checkable
+class GroupedEngine(Protocol):
+    """An engine whose servers join a group of the trainer's, and then load weights from it."""
+
+    @property
+    def trainer_address(self) -> str:
+        """The trainer's address, as the servers see it; "" if they read a file instead."""
+
+    @property
+    def sync_s(self) -> float:
+        """Seconds that joining, and each step of an update, may take."""
+
+    async def num_workers(self) -> list[int]:
+        """Return the number of workers (GPUs) of each server. Raises EngineError."""
+
+    async def prepare_updates(self, infos: Sequence[Mapping[str, Json]]) -> None:
+        """Make each server join a group, as its item of `infos` says. Raises EngineError."""
+
+    async def update(self, update: Mapping[str, Json], *, version: int) -> None:
+        """Load the weights that `update` describes on every server, as policy `version`. Raises EngineError."""
+
+
+class NCCLTransfer:
+    """Broadcasts all weights to all workers of all servers. Implements `WeightTransfer`."""
+
+    def __init__(self, engine: GroupedEngine) -> None:
+        self._engine = engine
+        self._group: Any = None
+
+    async def send(self, weights: WeightSource, *, version: int) -> None:
+        tensors = [(name, tensor.detach().contiguous()) for name, tensor in untied(weights)]
+        device = tensors[0][1].device
+        if device.type != "cuda":
+            raise EngineError(f'engine.transfer = "nccl" needs the trainer on a GPU, and it is on {device}')
+        try:
+            if self._group is None:
+                self._group = await self._join(device)
+            await self._together(
+                self._engine.update(described(tensors), version=version),
+                in_thread(_broadcast, tensors, self._group, device),
+            )
+        except EngineError:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Leave the group, which ends a broadcast that hangs."""
+        group, self._group = self._group, None
+        if group is not None:
+            await in_thread(group.destroy)  # vLLM waits for 5 s at most
+
+    async def _join(self, device: torch.device) -> Any:
+        """Return the trainer's end of a new group."""
+        infos = group_infos(await self._engine.num_workers(), address=self._engine.trainer_address, port=_free_port())
+        group, _ = await self._together(in_thread(_open, infos[0], device), self._engine.prepare_updates(infos))
+        return group
+
+    async def _together(self, *parts: Awaitable[Any]) -> list[Any]:
+        """Wait for all parts. Raises EngineError when the first one fails, and after the deadline."""
+        seconds = 4 * self._engine.sync_s  # each of the three steps of an update has its own deadline
+        tasks = [asyncio.ensure_future(part) for part in parts]
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.gather(*tasks)
+        except TimeoutError:
+            raise EngineError(f"a transfer of weights by NCCL did not end within {seconds:g} s") from None
+        except RuntimeError as error:  # NCCL's own failures, and torch's
+            raise EngineError(f"a transfer of weights by NCCL failed: {error}") from None
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def group_infos(workers: Sequence[int], *, address: str, port: int) -> list[dict[str, Json]]:
+    """Return what each server needs to join the trainer's group: the trainer has rank 0, and the servers' workers follow in order."""
+    offsets = accumulate(workers[:-1], initial=1)
+    return [
+        {
+            "master_address": address,
+            "master_port": port,
+            "rank_offset": offset,
+            "world_size": 1 + sum(workers),
+            "packed": True,
+        }
+        for offset in offsets
+    ]
+
+
+def described(tensors: Sequence[tuple[str, Tensor]]) -> dict[str, Json]:
+    """Return names, types and shapes of the tensors, in the order in which they are sent."""
+    return {
+        "names": [name for name, _ in tensors],
+        "dtype_names": [str(tensor.dtype).removeprefix("torch.") for _, tensor in tensors],
+        "shapes": [list(tensor.shape) for _, tensor in tensors],
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
+
+
+def _open(info: Mapping[str, Json], device: torch.device) -> Any:
+    """Open rank 0 of the group; returns when all workers have joined."""
+    from vllm.distributed.weight_transfer.nccl_common import trainer_init
+
+    with torch.cuda.device(device):
+        group = trainer_init(dict(info))
+    if not group.available:  # it would send nothing, without an error
+        raise RuntimeError("vLLM finds no NCCL library")
+    return group
+
+
+def _broadcast(tensors: Sequence[tuple[str, Tensor]], group: Any, device: torch.device) -> None:
+    """Send all tensors; returns when they have left this GPU."""
+    from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
+
+    with torch.cuda.device(device):
+        torch.cuda.current_stream().synchronize()
+        packed_nccl_broadcast_producer(iter(tensors), group=group, src=0, post_iter_func=lambda pair: pair[1])
