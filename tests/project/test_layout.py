@@ -140,7 +140,7 @@ def test_what_runs_and_trains_names_no_kind_of_anything() -> None:
         "lzero.algo.losses.",
         "lzero.agent.nb_agent",
     )
-    homes += tuple(f"lzero.engine.{kind}" for kind in ("local", "chat", "scripted", "vllm"))
+    homes += tuple(f"lzero.engine.{kind}" for kind in ("local", "chat", "scripted", "vllm", "sglang"))
     wrong = []
     for path in (*(SOURCE / "train").rglob("*.py"), *(SOURCE / "rollout").rglob("*.py"), SOURCE / "config/reading.py"):
         wrong += [f"{path}: imports {name}" for name in imports(path) if name.startswith(homes)]
