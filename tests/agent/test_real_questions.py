@@ -27,7 +27,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(
-    "number", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])], ids=["sample", "whole"]
+    "number", [8, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])], ids=["sample", "whole"]
 )
 async def test_what_stands_in_the_corpus_is_found_and_submitted(number: int, kept_indexes: Path) -> None:
     tasks = answerable(DATA, number)

@@ -1,8 +1,10 @@
-"""Public question sets, as their publishers wrote them: every row loads, every gold answer scores, gold passages are found.
+"""Public question sets, as their publishers wrote them: every row loads, gold answers score, gold passages are found.
 
-The sets are looked for in `shared/data` beside the checkout.
+`make test` scores the answers of a seeded sample, `make test-long` all. The sets are looked for in `shared/data` beside the checkout.
 """
 
+import functools
+import random
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,18 @@ from lzero.data.files import read_passages, read_tasks
 from lzero.data.sources import Listed, leaks
 from lzero.rewards import exact_match, f1
 from lzero.tools.corpus import open_corpus
+from lzero.types import Task
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(not DATA.is_dir(), reason=f"no public data sets in {DATA}"),
 ]
+
+
+@functools.cache
+def tasks_of(name: str) -> tuple[Task, ...]:
+    return tuple(read_tasks(DATA / name).tasks)
 
 
 @pytest.mark.parametrize(
@@ -29,10 +37,11 @@ pytestmark = [
         ("gsm8k/test.jsonl.gz", 1_319),
     ],
 )
-def test_a_set_loads_whole_and_its_gold_answers_score(name: str, count: int) -> None:
-    tasks = read_tasks(DATA / name).tasks
+@pytest.mark.parametrize("scored", [100, pytest.param(10**6, marks=pytest.mark.slow)], ids=["sample", "whole"])
+def test_a_set_loads_whole_and_its_gold_answers_score(name: str, count: int, scored: int) -> None:
+    tasks = tasks_of(name)
     assert len(tasks) == count
-    for task in tasks:
+    for task in random.Random(7).sample(tasks, min(scored, count)):
         assert all(exact_match(gold, task.answers) and f1(gold, task.answers) == 1.0 for gold in task.answers), task.id
         assert not exact_match("", task.answers), task.id
     if name.startswith("gsm8k"):
@@ -43,16 +52,14 @@ def test_a_set_loads_whole_and_its_gold_answers_score(name: str, count: int) -> 
 
 @pytest.mark.parametrize(("folder", "train", "held_out"), [("multihop", "train", "dev"), ("gsm8k", "train", "test")])
 def test_official_splits_share_no_question(folder: str, train: str, held_out: str) -> None:
-    splits = (Listed(read_tasks(DATA / folder / f"{name}.jsonl.gz").tasks) for name in (train, held_out))
+    splits = (Listed(tasks_of(f"{folder}/{name}.jsonl.gz")) for name in (train, held_out))
     assert leaks(*splits) == []
 
 
 def test_one_query_finds_a_gold_passage_first_for_most_questions(kept_indexes: Path) -> None:
     index = open_corpus(DATA / "multihop" / "corpus.jsonl.gz", read_passages, cache=kept_indexes)
     assert len(index) == 29_779
-    tasks = [
-        task for task in read_tasks(DATA / "multihop" / "dev.jsonl.gz").tasks if task.metadata["setting"] == "gold_only"
-    ][:100]
+    tasks = [task for task in tasks_of("multihop/dev.jsonl.gz") if task.metadata["setting"] == "gold_only"][:100]
     found = [index.search(task.question, limit=10) for task in tasks]
     gold = [{passage.title for passage in task.passages} for task in tasks]
     hits = sum(bool(passages) and passages[0].title in titles for passages, titles in zip(found, gold, strict=True))
