@@ -62,7 +62,7 @@ async def test_a_question_is_answered_with_files_and_its_workspace_comes_out(tmp
     async with model(*replies) as server:
         run = await lzero(
             "run", "What is the total?", "--model=sage", f"--base-url={server.url}", "--file=table.csv",
-            "--max-steps=5", "--memory=hard", "--answer=short", "--workspace-out=made", "--out=kept",
+            "--max-steps=5", "--memory=hard", "--answer=short", "--temperature=0.25", "--workspace-out=made", "--out=kept",
             cwd=tmp_path,
         )  # fmt: skip
     assert run.code == 0, run.err
@@ -73,6 +73,8 @@ async def test_a_question_is_answered_with_files_and_its_workspace_comes_out(tmp
     assert not (tmp_path / "made" / "table.csv").exists()
     saved = read_saved(tmp_path / "kept")
     assert saved.episode.answer == "**42**"
+    assert saved.episode.sampling.temperature == 0.25
+    assert [body["temperature"] for body in server.bodies] == [0.25, 0.25]
     first = server.bodies[0]["messages"]
     assert "In the working directory: table.csv." in first[0]["content"]
     assert first[1]["content"].startswith("What is the total?\nAnswer with a word or a short phrase.\n[5 steps")
@@ -82,7 +84,9 @@ async def test_a_question_is_answered_with_files_and_its_workspace_comes_out(tmp
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)], ids=["INT", "TERM", "HUP"]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 143, marks=pytest.mark.slow)],
+    ids=["INT", "TERM", "HUP"],
 )
 async def test_a_run_that_is_interrupted_keeps_its_steps(tmp_path: Path, number: int, code: int) -> None:
     async with model(cell("print('so far')"), cell("import time\ntime.sleep(600)")) as server:
@@ -172,15 +176,6 @@ async def test_a_workspace_that_cannot_be_taken_out_does_not_take_the_answer_wit
         assert run.code == 0, run.err
         assert told in " ".join(run.out.split())
         assert read_saved(tmp_path / name).episode.answer == "Kato"
-
-
-async def test_the_temperature_reaches_the_model(tmp_path: Path) -> None:
-    async with model(cell("submit_final_answer(1)")) as server:
-        arguments = ("run", "?", "-m", "sage", "--base-url", server.url, "--out", "kept", "--temperature", "0.25")
-        run = await lzero(*arguments, cwd=tmp_path)
-    assert run.code == 0, run.err
-    assert [body["temperature"] for body in server.bodies] == [0.25]
-    assert read_saved(tmp_path / "kept").episode.sampling.temperature == 0.25
 
 
 async def test_a_window_smaller_than_the_prompt_is_told(tmp_path: Path) -> None:
