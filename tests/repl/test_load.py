@@ -1,4 +1,4 @@
-"""The attacks again beside neighbours that work: none of them notices. `make test` runs a seeded sample beside ten of them,
+"""The attacks again beside neighbours that work: none of them notices. `make test` runs a seeded sample beside five of them,
 `make test-long` all of them beside fifty."""
 
 import random
@@ -15,7 +15,7 @@ from lzero.repl import LocalPool
 
 pytestmark = pytest.mark.sandbox
 SECURITY = Path(__file__).parents[1] / "security"
-SAMPLE = 4
+SAMPLE = 2
 """Cases, each with one of its tests."""
 
 
@@ -38,10 +38,10 @@ def slowest_ms(said: str) -> list[int]:
 
 
 @pytest.mark.timeout(600)
-def test_a_sample_of_the_attacks_is_noticed_by_none_of_ten_neighbours() -> None:
+def test_a_sample_of_the_attacks_is_noticed_by_none_of_five_neighbours() -> None:
     cases, dice = shown_by(), random.Random(7)
     tests = {dice.choice(cases[number]) for number in dice.sample(sorted(cases), SAMPLE)}
-    said = attacks(*(f"{SECURITY / file}::{name}" for file, name in sorted(tests)), "--neighbours", "10", timeout_s=550)
+    said = attacks(*(f"{SECURITY / file}::{name}" for file, name in sorted(tests)), "--neighbours", "5", timeout_s=550)
     assert len(slowest_ms(said)) >= SAMPLE
 
 
