@@ -190,7 +190,7 @@ async def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60.0
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)  # a look at all processes takes nearly as long
 
 
 async def works(repl: LocalRepl) -> bool:
