@@ -34,18 +34,18 @@ def test_the_check_of_a_run_opens_the_world(capsys: pytest.CaptureFixture[str]) 
 
 def test_it_is_learned_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demos, base, run = (tmp_path / name for name in ("demos", "base", "run"))
-    succeed("eval", *WORLD, *PLAYED, "engine.policy=book:expert", "eval.num_tasks=20", f"run.dir={demos}", "--json")
+    succeed("eval", *WORLD, *PLAYED, "engine.policy=book:expert", "eval.num_tasks=10", f"run.dir={demos}", "--json")
     assert last_line(capsys)["score"] == 1.0
     outcomes = [episode.outcome for episode in read_episodes(demos)]
     assert all(outcome and 0 in balances(outcome) for outcome in outcomes), "each payer has nothing left"
 
     careless = tmp_path / "careless"
     succeed(
-        "eval", *WORLD, *PLAYED, "engine.policy=book:careless", "eval.num_tasks=20", f"run.dir={careless}", "--json"
+        "eval", *WORLD, *PLAYED, "engine.policy=book:careless", "eval.num_tasks=10", f"run.dir={careless}", "--json"
     )
     assert 0.0 < float(str(last_line(capsys)["score"])) < 1.0
 
-    small = ("sft.tokens=20000", "sft.batch_size=8", f"run.dir={base}")
+    small = ("sft.tokens=8000", "sft.batch_size=8", f"run.dir={base}")
     succeed("sft", "model.path=fresh", f"sft.episodes=['{demos}', '{careless}']", *small)
     words = json.loads((base / "model" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     assert {"ĠCleo", "ĠMove", "transfer"} & {piece for piece, _ in words}

@@ -26,7 +26,7 @@ EXPERT = ("engine.kind=scripted", "engine.policy=expert")
 
 
 def settings(*overrides: str) -> Config:
-    return load_config(None, [*EXPERT, "eval.num_tasks=30", "rollout.concurrency=16", *overrides])
+    return load_config(None, [*EXPERT, "eval.num_tasks=12", "rollout.concurrency=16", *overrides])
 
 
 async def test_the_expert_answers_every_task_of_the_world() -> None:
