@@ -104,7 +104,7 @@ async def refusal(tool: Install, **arguments: Json) -> tuple[str, str]:
 async def test_a_package_and_what_it_needs_are_installed_and_imported(
     index: Path, tmp_path: Path, pool: LocalPool
 ) -> None:
-    install = tool(tmp_path, "tiny", "needy", cached=False)
+    install = tool(tmp_path, "tiny", "needy")
     broker = Broker(CONTEXT.task, [install], CONTEXT.read_file)
     repl = await pool.open(broker.tools, broker.on_call, seed=0)
     assert await value(repl, "install('needy')") == (
@@ -193,7 +193,7 @@ async def test_only_names_and_versions_are_packages(tmp_path: Path, package: str
 
 
 async def test_what_is_not_allowed_is_refused_with_its_names(index: Path, tmp_path: Path) -> None:
-    install = tool(tmp_path, "stranger", "newer", "tiny<1.1", cached=False)
+    install = tool(tmp_path, "stranger", "newer", "tiny<1.1")
     assert await refusal(install, package="requests") == (
         "agent",
         "requests may not be installed; allowed are stranger, newer, tiny<1.1",
@@ -202,7 +202,7 @@ async def test_what_is_not_allowed_is_refused_with_its_names(index: Path, tmp_pa
         "agent",
         "stranger needs needy, unheard, which may not be installed",
     )
-    assert not list(tmp_path.rglob("cache/**/*.whl"))
+    assert install._files == {}
     fault, text = await refusal(install, package="tiny==1.1")
     assert (fault, text.partition(":")[0]) == ("agent", "pip cannot find tiny<1.1,==1.1")
     fault, text = await refusal(install, package="newer")  # what the kernel environment holds is not changed
