@@ -179,8 +179,10 @@ async def test_a_directory_that_is_no_adapter_is_an_error_and_changes_nothing(
     (tmp_path / "adapter_model.safetensors").write_bytes(b"broken")
     with pytest.raises(EngineError, match="refused /v1/load_lora_adapter"):
         await engine.load_adapter(tmp_path, version=2)
+    too_large = AdapterTransfer(engine, {**CONFIG, "r": 16})  # more than --max-lora-rank
     with pytest.raises(EngineError, match="refused /v1/load_lora_adapter"):
-        await AdapterTransfer(engine, {**CONFIG, "r": 16}).send(tensors, version=2)  # more than --max-lora-rank
+        await too_large.send(tensors, version=2)
+    await too_large.close()
     found = await ask(engine)
     assert found.versions == ((1, len(found.token_ids)),)
     assert gap(model, found) < 1e-4
