@@ -149,6 +149,13 @@ def test_a_scorer_that_pays_every_answer_is_not_asked() -> None:
     assert not any(game.score(answer, entry) for entry in entries for answer in ("x", str(entry["answer"] != "True")))
 
 
+def test_the_first_digits_of_a_number_pay_nothing() -> None:
+    coins = Generator("coin_flip", {})
+    entry = {"answer": "0.3125"}
+    assert [coins.score(answer, entry) for answer in ("0.3125", "5/16", "0.31251")] == [1.0, 1.0, 1.0]
+    assert not any(coins.score(answer, entry) for answer in ("0", "0.3", "0.32", "x", "1/0"))
+
+
 def test_giving_up_pays_nothing_and_no_task_is_solved_by_it() -> None:
     generator = Generator("ab", {"length": 2})
     blank = next(entry for entry in map(generator.entry, range(500)) if entry["answer"] == "")

@@ -15,6 +15,8 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from fractions import Fraction
 from functools import lru_cache
 from random import Random
 from typing import Annotated, Any
@@ -56,6 +58,9 @@ PARSED = ("countdown", "intermediate_integration", "polynomial_multiplication", 
 """Generators whose scorers pass the answer to sympy's parse_expr, which evaluates it, too."""
 ANY_ANSWER = ("game_of_life_halting",)
 """Generators whose scorers pay every answer."""
+BY_PREFIX = ("coin_flip",)
+"""Generators whose scorers pay in full for the first digits of the gold answer: 0 for 0.3125."""
+VALUE_TOLERANCE = Fraction(1, 10_000)
 FROM_NUMBERS = ("countdown", "puzzle24")
 """Generators of PARSED whose scorers look for the given numbers in the answer: 0x18 or sin(pi) would be one that they do not find."""
 _DIGITS = re.compile("[0-9]+")
@@ -135,6 +140,10 @@ class Generator:
         return min(1.0, score) if 0.0 <= score <= 1.0 + ROUNDING else 0.0
 
     def _scored(self, answer: str, entry: Mapping[str, Any]) -> float:
+        if self.name in BY_PREFIX:
+            with suppress(ValueError, ZeroDivisionError):
+                return float(abs(Fraction(answer) - Fraction(entry["answer"])) <= VALUE_TOLERANCE)
+            return 0.0
         return float(self._dataset.score_answer(answer=answer, entry=entry))
 
     def _may_score(self, answer: str, entry: Mapping[str, Any]) -> bool:
