@@ -31,6 +31,7 @@ from lzero.engine.vllm import kind
 from lzero.engine.vllm.engine import VLLMEngine
 from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
+from lzero.engine.vllm.supervisor import joined, until_ready
 from lzero.models import Architecture, build_tokenizer, load_model, new_model, save_model
 from lzero.protocols import Engine
 from lzero.train.learner.local import LearnerThread
@@ -104,7 +105,7 @@ def start(config: Config, home: Path, port: int, stack: AsyncExitStack) -> tuple
 async def wait_for(started: tuple[int, ServerProcess], config: Config) -> None:
     port, process = started
     server = client(port)
-    await kind.until_ready(server, process, start_s=config.engine.start_s)  # type: ignore[union-attr]
+    await until_ready(server, process, start_s=config.engine.start_s)  # type: ignore[union-attr]
     await server.prepare_updates({})
     await server.close()
 
@@ -121,7 +122,9 @@ async def engine_on(ports: Sequence[int], tokenizer: Any) -> AsyncIterator[VLLME
 
     size = len(tokenizer)
     servers = [client(port) for port in ports]
-    engine = VLLMEngine(servers, tokenizer, stop_ids=[], vocab_size=size, max_tokens=MAX_TOKENS, on_close=nothing)
+    engine = VLLMEngine(
+        joined(servers), tokenizer, stop_ids=[], vocab_size=size, max_tokens=MAX_TOKENS, on_close=nothing
+    )
     await engine.claim()
     yield engine
     await engine.close()

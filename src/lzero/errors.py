@@ -13,7 +13,8 @@
     │   └── ReplDied           a live REPL has ended (killed by lzero, or by itself): no more cells
     ├── WorkspaceError     a file that cannot be transferred, through the caller's mistake; the REPL continues
     ├── EngineError        sampling failed or was not answered within its deadline
-    │   └── ContextOverflow    the prompt is longer than the model's own window
+    │   ├── ContextOverflow    the prompt is longer than the model's own window
+    │   └── NoAnswer           a server gave no response: it was too slow, ended, or broke the connection
     ├── ToolError          a tool gave no answer; `fault` says whether the agent or the tool is to blame
     │   └── HelperBusy         a resource of all episodes was not free in time: lzero's failure
     ├── SceneError         an environment did not open a scene, or return its outcome
@@ -80,6 +81,10 @@ class EngineError(LzeroError):
 
 
 class ContextOverflow(EngineError):
+    pass
+
+
+class NoAnswer(EngineError):
     pass
 
 

@@ -4,27 +4,45 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from lzero.config import load_config
+from lzero.config import Config, load_config
 from lzero.engine.vllm import kind
 from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
+from lzero.engine.vllm.supervisor import until_ready
 from lzero.errors import ConfigError, EngineError
+from lzero.models import load_tokenizer, resolve
 
 pytestmark = pytest.mark.integration
+VOCABULARY = len(load_tokenizer(resolve("nano")))
 SERVER = "import subprocess, time; subprocess.Popen(['sleep', '600']); print('both run', flush=True); time.sleep(600)"
 """A program that starts another one, as vLLM does. What it serves does not matter here."""
+PIPED = "import subprocess, time; subprocess.Popen(['cat'], stdin=subprocess.PIPE); time.sleep(600)"
+"""A program whose worker ends after it, as vLLM's do."""
+SHARING = """
+import os, signal, sys, time
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    shared = SharedMemory(create=True, size=1_000)
+    resource_tracker.unregister(shared._name, "shared_memory")
+    print(f"shares {shared.name};", flush=True)
+time.sleep(600)
+"""
+"""A program that ignores SIGTERM, and whose worker holds shared memory, which nobody else removes."""
 HOST = """
 import os, sys, time
 from pathlib import Path
@@ -44,6 +62,41 @@ def test_no_process_of_a_server_outlives_a_host_that_is_killed(tmp_path: Path) -
         assert len(members(group)) == 3  # the lifeline, the server, and what it started
         host.send_signal(signal.SIGKILL)
     wait_until(lambda: not members(group))
+
+
+@pytest.mark.parametrize(
+    "kills", [3, pytest.param(90, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["sample", "whole"]
+)
+def test_no_process_outlives_a_host_that_is_killed_at_any_moment(kills: int, tmp_path: Path) -> None:
+    dice = random.Random(0)
+    for number in range(kills):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        command = [sys.executable, "-c", HOST, str(directory), sys.executable, "-c", PIPED]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as host:
+            time.sleep(dice.uniform(0.0, 1.0))
+            host.kill()
+        wait_until(lambda directory=directory: not works_in(directory))  # type: ignore[misc]
+
+
+async def test_shared_memory_of_processes_that_are_killed_is_removed(tmp_path: Path) -> None:
+    process = ServerProcess([sys.executable, "-c", SHARING], environment=dict(os.environ), directory=tmp_path)
+    wait_until(lambda: ";" in process.log.read_text("utf-8"))
+    (name,) = re.findall("shares (.*);", process.log.read_text("utf-8"))
+    assert Path("/dev/shm", name).exists()  # noqa: S108
+    await process.kill()
+    assert not Path("/dev/shm", name).exists()  # noqa: S108
+    assert not members(process.group)
+
+
+def works_in(directory: Path) -> list[psutil.Process]:
+    """Return the processes that work in a directory."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(directory):
+                found.append(process)
+    return found
 
 
 async def test_a_server_that_is_closed_leaves_no_process(tmp_path: Path) -> None:
@@ -74,15 +127,17 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 async def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
     program = "print('no memory for keys and values'); raise SystemExit(1)"
     process = ServerProcess([sys.executable, "-c", program], environment=dict(os.environ), directory=tmp_path)
-    with pytest.raises(EngineError, match=r"has ended; the end of .*log: no memory for keys and values"):
-        await kind.until_ready(VLLMServer("server 0", socket=tmp_path / "socket"), process, start_s=60.0)
+    with pytest.raises(
+        EngineError, match=r"has ended; its log is in .*\.log, which ends: no memory for keys and values"
+    ):
+        await until_ready(VLLMServer("server 0", socket=tmp_path / "socket"), process, start_s=60.0)
     await process.end()
 
 
 async def test_a_server_that_takes_too_long_to_start_is_an_error_that_names_the_key(tmp_path: Path) -> None:
     process = ServerProcess([sys.executable, "-c", SERVER], environment=dict(os.environ), directory=tmp_path)
     with pytest.raises(EngineError, match=r"did not start within engine.start_s = 0\.05"):
-        await kind.until_ready(VLLMServer("server 0", socket=tmp_path / "socket"), process, start_s=0.05)
+        await until_ready(VLLMServer("server 0", socket=tmp_path / "socket"), process, start_s=0.05)
     await process.end()
 
 
@@ -172,33 +227,74 @@ def test_a_server_that_does_not_answer_is_a_finding_of_the_check() -> None:
 
 
 class Joined:
-    """A server that runs already, with weights of this name. It answers every request with all that one may ask for."""
+    """A server that runs already, with weights of this name. It answers every request with all that one may ask for.
 
-    def __init__(self, weights: str) -> None:
+    `refused`: route → status of its response.
+    """
+
+    def __init__(
+        self, weights: str = "default", *, vocabulary: int = VOCABULARY, refused: dict[str, int] | None = None
+    ) -> None:
         self.weights = weights
+        self.asked: list[str] = []
+        self._vocabulary = vocabulary
+        self._refused = refused or {}
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
         asked = json.loads(await reader.readexactly(int(length[1]))) if length else {}
+        route = head.split()[1].partition("?")[0]
+        self.asked.append(route)
+        status = self._refused.get(route, 400 if max(asked.get("token_ids", [0])) >= self._vocabulary else 200)
         self.weights = asked.get("new_version", self.weights)
-        body = json.dumps({"version": "0.32.0", "vllm_config": found(), "weight_version": self.weights})
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        facts = {"version": "0.32.0", "vllm_config": found(), "weight_version": self.weights}
+        body = json.dumps({**facts, "choices": [{"token_ids": [1]}], "prompt_logprobs": [None]})
+        writer.write(f"HTTP/1.1 {status} -\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
         await writer.drain()
         writer.close()
 
 
-async def test_a_server_is_free_again_if_another_one_is_refused() -> None:
-    first, second = Joined("default"), Joined("another/3")
+@contextlib.asynccontextmanager
+async def joining(*servers: Joined) -> AsyncIterator[Config]:
+    """Serve, and yield the configuration of a run that joins the servers."""
     async with contextlib.AsyncExitStack() as stack:
         urls = []
-        for each in (first, second):
+        for each in servers:
             server = await stack.enter_async_context(await asyncio.start_server(each.answer, "127.0.0.1", 0))
             urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        config = load_config(None, ["engine.kind=vllm", f"engine.urls={json.dumps(urls)}"])
-        with pytest.raises(EngineError, match=r"another run has loaded \(another/3\)"):
+        yield load_config(None, ["engine.kind=vllm", f"engine.urls={json.dumps(urls)}"])
+
+
+async def test_a_server_is_free_again_if_another_one_is_refused() -> None:
+    first, second = Joined(), Joined(refused={"/update_weight_version": 500})
+    async with joining(first, second) as config:
+        with pytest.raises(EngineError, match="refused /update_weight_version"):
             await kind.open_engine(config, kind.open_tokenizer(config))
-    assert (first.weights, second.weights) == ("default", "another/3")
+    assert (first.weights, first.asked.count("/update_weight_version")) == ("default", 2)
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        (Joined("another/3"), r"serves weights that another run has loaded \(another/3\): stop that run"),
+        (
+            Joined(vocabulary=VOCABULARY - 1),
+            "has a vocabulary of another size than .*: start it with a copy of model.path",
+        ),
+        (Joined(vocabulary=VOCABULARY + 1), "has a vocabulary of another size than"),
+        (Joined(refused={"/server_info": 404}), "start it with VLLM_SERVER_DEV_MODE=1"),
+        (Joined(refused={"/inference/v1/generate": 403}), "start it with --enable-scale-out"),
+        (Joined(refused={"/inference/v1/generate": 401}), "engine.key must name the variable with its key"),
+    ],
+)
+async def test_a_server_that_cannot_be_joined_is_refused_before_it_is_changed(server: Joined, said: str) -> None:
+    async with joining(server) as config:
+        with pytest.raises(EngineError, match=rf"the vLLM server at http://127.0.0.1:\d+ .*{said}"):
+            await kind.open_engine(config, kind.open_tokenizer(config))
+        (finding,) = await asyncio.to_thread(lambda: list(kind.check(config)))
+    assert re.search(said, finding.problems[0])
+    assert not {"/update_weight_version", "/init_weight_transfer_engine", "/pause"} & set(server.asked)
 
 
 def test_servers_share_out_the_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

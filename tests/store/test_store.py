@@ -17,8 +17,8 @@ from builders import make_execution, make_record, make_run
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from lzero.config import Config, load_config
-from lzero.errors import StoreError
+from lzero.config import Config, VLLMEngineConfig, load_config
+from lzero.errors import ConfigError, StoreError
 from lzero.store import Record, RunDirectory, check_new, read_episodes, read_records
 from lzero.types import (
     Budgets,
@@ -270,6 +270,16 @@ def test_the_resolved_configuration_repeats_the_run(run: RunDirectory) -> None:
     assert load_config(run.path / "config.toml") == run.config
     assert RunDirectory.open(run.path).config == run.config
     assert tomllib.loads((run.path / "config.toml").read_text())["run"]["dir"] == str(run.path)
+
+
+def test_a_resumed_run_may_join_its_servers_at_other_addresses(tmp_path: Path) -> None:
+    run = RunDirectory.create(load_config(None, ["engine.kind=vllm", f"run.dir={tmp_path / 'run'}"]))
+    changes = ['engine.urls=["http://10.0.0.8:8000"]', "engine.program=/opt/vllm", "engine.sync_s=20"]
+    engine = RunDirectory.open(run.path, changes).config.engine
+    assert isinstance(engine, VLLMEngineConfig)
+    assert (engine.urls, engine.program, engine.sync_s) == (("http://10.0.0.8:8000",), "/opt/vllm", 20.0)
+    with pytest.raises(ConfigError, match=r"'engine.replicas=2' would change what the run in .* is"):
+        RunDirectory.open(run.path, ["engine.replicas=2"])
 
 
 def test_versions_are_recorded(run: RunDirectory) -> None:

@@ -17,6 +17,7 @@ from lzero.engine.vllm import kind
 from lzero.engine.vllm.engine import VLLMEngine
 from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
+from lzero.engine.vllm.supervisor import Fleet, until_ready
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,8 +44,10 @@ class Running:
 
         async def nothing() -> None: ...
 
+        fleet = Fleet()
+        fleet.add(self.client())
         engine = VLLMEngine(
-            [self.client()],
+            fleet,
             tokenizer,
             stop_ids=[tokenizer.eos_token_id],
             vocab_size=len(tokenizer),
@@ -86,7 +89,7 @@ def running(model: Path, *, max_tokens: int, settings: Sequence[str] = ()) -> It
 
 async def _prepared(running: Running) -> None:
     server = running.client()
-    await kind.until_ready(server, running.process, start_s=START_S)
+    await until_ready(server, running.process, start_s=START_S)
     if running.config.engine.transfer == "file":  # type: ignore[union-attr]
         await server.prepare_updates({})
     await server.close()

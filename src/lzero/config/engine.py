@@ -82,6 +82,8 @@ class VLLMEngineConfig(_Servers):
     """Memory in GB for the keys and values of each server that lzero starts on CPUs."""
     start_s: Positive = 600.0
     """Seconds in which a server must start."""
+    hang_s: Positive = 60.0
+    """Seconds without a new token, while requests run, after which a server counts as hung."""
 
 
 def _with_kind(values: Any) -> Any:

@@ -63,6 +63,13 @@ RESUMABLE = (
     "rollout.max_failure_rate",
     "rollout.episode_timeout_s",
     "rollout.lag_",
+    "engine.urls",
+    "engine.key",
+    "engine.shared_directory",
+    "engine.program",
+    "engine.start_s",
+    "engine.hang_s",
+    "engine.sync_s",
 )
 """Prefixes of the keys that a resumed run may change."""
 

@@ -1,6 +1,6 @@
 """Publish policy versions: transfer the weights to an engine, and probe that they arrived on every replica.
 
-    pause ─▶ send ─▶ resume ─▶ probe every replica ─▶ metrics
+    pause ─▶ send ─▶ resume ─▶ probe every replica ─▶ admit ─▶ metrics
       ▲        │                        │
       │ fails once           disagrees once
       └────────┴────────────────────────┘
@@ -14,8 +14,9 @@ weights, or one of several servers was missed or restarted. No single check find
 - These tokens must carry the new version. This finds a server that was missed or restarted.
 - The scores must have moved since the last version as far as the trainer's. This finds a transfer without effect after a small update.
 
-A failed transfer is repeated once, and so is one that the probe rejects. A disagreement that remains stops the run with both numbers. After
-a failed transfer the engine stays paused, because a server may hold parts of two policies.
+A failed transfer is repeated once, and so is one that the probe rejects. A disagreement that remains stops the run with both numbers. If a
+transfer fails twice, the servers that lzero owns are started anew, and it is made again. After a failed transfer the engine stays paused,
+because a server may hold parts of two policies.
 """
 
 import logging
@@ -55,6 +56,9 @@ class Replica(Protocol):
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
     ) -> Completion: ...
 
+    def admit(self, version: int) -> None:
+        """Let it serve: a probe has shown that it has the weights of `version`."""
+
 
 class SyncedEngine(Protocol):
     """The part of `protocols.Engine` that a transfer of weights needs."""
@@ -78,6 +82,24 @@ class WithReplicas(Protocol):
     def replicas(self) -> Sequence[Replica]: ...
 
 
+@runtime_checkable
+class RestartingEngine(Protocol):
+    """An engine with servers that can be started anew. Such a server serves after the next transfer."""
+
+    @property
+    def restarts(self) -> int:
+        """Times that a server was started anew."""
+
+    def restart(self, problem: str) -> bool:
+        """Start its own servers anew; return whether there are any. `problem`: the rest of a sentence that begins with a server's name."""
+
+    async def lacks_weights(self) -> None:
+        """Return as soon as a server needs the weights of the current version to serve."""
+
+    def give_up(self, problem: str) -> None:
+        """Let all requests fail."""
+
+
 class SingleReplica:
     """The replica of an engine that holds its weights once: the engine itself."""
 
@@ -86,6 +108,9 @@ class SingleReplica:
     def __init__(self, engine: SyncedEngine) -> None:
         self.score = engine.score
         self.sample = engine.sample
+
+    def admit(self, version: int) -> None:
+        """Do nothing: it serves all the time."""
 
 
 class Publisher:
@@ -122,8 +147,21 @@ class Publisher:
     async def publish(self, *, version: int) -> dict[str, float]:
         """Make the engine sample from the model's current weights, as policy `version`. Return the probe's gaps in nats, and the seconds.
 
-        Raises EngineError if the transfer fails twice, and TrainError if trainer and engine disagree on the probe twice.
+        Raises EngineError if the transfer fails twice, once more after a restart of the servers, and TrainError if trainer and engine
+        disagree on the probe twice.
         """
+        engine = self._engine
+        if not isinstance(engine, RestartingEngine):
+            return await self._publish(version)
+        try:
+            published = await self._publish(version)
+        except EngineError as error:
+            if not engine.restart(f"failed the transfer of version {version} twice ({error})"):
+                raise
+            published = await self._publish(version)
+        return {**published, "engine/restarts": float(engine.restarts)}
+
+    async def _publish(self, version: int) -> dict[str, float]:
         paused, problems = False, ["nothing was sent"]
         for number in range(1, TRIES + 1):
             watch = Stopwatch()
@@ -134,15 +172,17 @@ class Publisher:
                 await self._transfer.send(ModelWeights(self._model), version=version)
                 paused = False  # if not all servers resume, some do
                 await self._engine.resume()
+                watch.lap("transfer")
+                gaps, problems = await self._probe_replicas(version)
+                watch.lap("probe")
             except EngineError as error:
                 if number == TRIES:
                     raise
                 logger.warning("the transfer of version %d failed, and is made again: %s", version, error)
                 continue
-            watch.lap("transfer")
-            gaps, problems = await self._probe_replicas(version)
-            watch.lap("probe")
             if not problems:
+                for replica in self._replicas:
+                    replica.admit(version)
                 return {**_quantiles(gaps), **watch.seconds}
             if number < TRIES:
                 logger.warning("%s; it is sent again", "; ".join(problems))

@@ -13,6 +13,7 @@ from lzero.engine.kinds import Finding, OpenedEngine
 from lzero.engine.sglang.server import SGLangServer
 from lzero.engine.vllm.engine import VLLMEngine
 from lzero.engine.vllm.kind import stop_ids, temperature_problem, vocab_size
+from lzero.engine.vllm.supervisor import joined
 from lzero.errors import ConfigError, EngineError
 from lzero.models import load_tokenizer, resolve
 from lzero.tools.keys import need_key
@@ -47,7 +48,7 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
         for server in servers:
             check_server(server.name, found[server.name], config)
         engine = VLLMEngine(
-            servers,
+            joined(servers),
             tokenizer,
             stop_ids=stop_ids(config, tokenizer),
             vocab_size=vocab_size(config),

@@ -100,19 +100,19 @@ class SGLangServer(VLLMServer):
     async def settings(self) -> Mapping[str, Any]:
         return await self._ask("GET", "/server_info", dict[str, Any])
 
-    async def load(self) -> Load:
-        ranks = await self._ask("GET", "/get_load", list[LoadOfRank])
+    async def load(self, *, deadline_s: float = CONTROL_S) -> Load:
+        ranks = await self._ask("GET", "/get_load", list[LoadOfRank], deadline_s=deadline_s)
         waiting = sum(rank.num_waiting_reqs for rank in ranks)
         running = sum(rank.num_reqs for rank in ranks) - waiting
-        return Load(running=running, waiting=waiting, cache_usage=0.0, prefix_queries=0, prefix_hits=0)
+        return Load(running=running, waiting=waiting, cache_usage=0.0, prefix_queries=0, prefix_hits=0, tokens=0)
 
-    async def pause(self) -> None:
+    async def pause(self, *, deadline_s: float = CONTROL_S) -> None:
         """Stop sampling, and drop all cached keys and values. Requests in flight compute theirs again after `resume`."""
-        await self._ask("POST", "/pause_generation", None, json={"mode": "retract"})
-        await self._ask("POST", "/flush_cache", None, json={})
+        await self._ask("POST", "/pause_generation", None, json={"mode": "retract"}, deadline_s=deadline_s)
+        await self._ask("POST", "/flush_cache", None, json={}, deadline_s=deadline_s)
 
-    async def resume(self) -> None:
-        await self._ask("POST", "/continue_generation", None, json={})
+    async def resume(self, *, deadline_s: float = CONTROL_S) -> None:
+        await self._ask("POST", "/continue_generation", None, json={}, deadline_s=deadline_s)
 
     async def name_weights(self, name: str, *, deadline_s: float = CONTROL_S) -> None:
         body = {"new_version": name, "abort_all_requests": False}

@@ -5,6 +5,7 @@ engine.py     spreads the requests of many episodes over replicas
 adapters.py   knows which LoRA adapter each request samples from
 server.py     calls the HTTP routes of one server
 process.py    starts a server, and ends it with all its processes
+supervisor.py watches a server, and starts it anew
 lifeline.py   ends a server when lzero dies
 plugin/       runs inside vLLM: loads the weights of a file
 """

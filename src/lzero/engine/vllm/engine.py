@@ -1,7 +1,8 @@
 """The engine "vllm": spread the requests of many episodes over replicas.
 
 All requests of an episode go to one replica, which keeps the keys and values of the episode's prefix. `pause`, `update` and `resume` run on
-all replicas, and fail if one replica fails.
+all replicas, and fail if one replica fails. A server that lzero owns is started anew if it ends, hangs, or does not answer one of these
+commands (`supervisor.py`); its episodes go on elsewhere.
 """
 
 import asyncio
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from lzero.engine.vllm.adapters import Adapter, Adapters
 from lzero.engine.vllm.server import Choice, VLLMServer
-from lzero.errors import EngineError
+from lzero.engine.vllm.supervisor import Fleet, Supervisor
+from lzero.errors import EngineError, NoAnswer
 from lzero.models import decode
 from lzero.text import one_line
 from lzero.types import Completion, Json, Sampling, StopReason
@@ -34,13 +36,19 @@ UNCLAIMED = "default"
 """vLLM's own name for the weights that it was started with."""
 
 
+SENDS = 2
+"""Times that a request is sent, if the server that it was sent to is lost."""
+
+
 class Replica:
     """One server of the engine, with lzero's types of requests and completions."""
 
-    def __init__(self, server: VLLMServer, codec: "Codec", adapters: Adapters) -> None:
-        self.server = server
+    def __init__(self, supervisor: Supervisor, codec: "Codec", adapters: Adapters) -> None:
+        self.supervisor = supervisor
+        self.server = supervisor.server
         self._codec = codec
         self._adapters = adapters
+        self._version: int | None = None
 
     @property
     def name(self) -> str:
@@ -51,21 +59,28 @@ class Replica:
     ) -> Completion:
         """Continue `ids`. Raises EngineError for a request that does not fit, a failure of the server, and a missed deadline."""
         self._codec.check(ids, sampling, request_id)
-        with self._adapters.request() as adapter:
-            choice = await self.server.generate(
-                ids,
-                sampling,
-                stop_ids=sorted(self._codec.stop_ids),
-                adapter=adapter.name if adapter else "",
-                request_id=request_id,
-                deadline_s=deadline_s,
-            )
+        async with self.supervisor.request():
+            with self._adapters.request() as adapter:
+                choice = await self.server.generate(
+                    ids,
+                    sampling,
+                    stop_ids=sorted(self._codec.stop_ids),
+                    adapter=adapter.name if adapter else "",
+                    request_id=request_id,
+                    deadline_s=deadline_s,
+                )
         return self._codec.completion(choice, request_id, adapter)
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
-        with self._adapters.request() as adapter:
-            return await self.server.score(ids, adapter=adapter.name if adapter else "")
+        async with self.supervisor.request():
+            with self._adapters.request() as adapter:
+                return await self.server.score(ids, adapter=adapter.name if adapter else "")
+
+    def admit(self, version: int) -> None:
+        """Let the server serve: a probe has shown that it has the weights of `version`."""
+        self.supervisor.admit(is_new_version=version != self._version)
+        self._version = version
 
 
 class VLLMEngine:
@@ -79,7 +94,7 @@ class VLLMEngine:
 
     def __init__(
         self,
-        servers: Sequence[VLLMServer],
+        fleet: Fleet,
         tokenizer: "PreTrainedTokenizerFast",
         *,
         stop_ids: Sequence[int],
@@ -99,7 +114,8 @@ class VLLMEngine:
             owner=self._owner,
         )
         self._adapters = Adapters()
-        self.replicas = tuple(Replica(server, codec, self._adapters) for server in servers)
+        self.replicas = tuple(Replica(member, codec, self._adapters) for member in fleet.members)
+        self._fleet = fleet
         self.shared_directory = shared_directory
         self.trainer_address = trainer_address
         self.sync_s = sync_s
@@ -109,6 +125,8 @@ class VLLMEngine:
         self._original = True
         """Whether the servers hold the weights that they were started with."""
         self._num_adapters = 0
+        self._has_new_weights = False
+        """Whether weights were sent: then those that a server starts with are not those of `version`."""
         self._claimed: list[VLLMServer] = []
         self._closed = False
 
@@ -119,24 +137,42 @@ class VLLMEngine:
     async def sample(
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
     ) -> Completion:
-        """Continue `ids` on the episode's replica. Raises EngineError as `Replica.sample` does."""
-        home = self._home(affinity)
-        return await home.sample(ids, sampling, request_id=request_id, affinity=affinity, deadline_s=deadline_s)
+        """Continue `ids` on the episode's replica, or on another one if that is lost. Raises EngineError as `Replica.sample` does.
+
+        Seconds in which no replica serves do not count.
+        """
+        for number in range(1, SENDS + 1):
+            home = await self._home(affinity)
+            try:
+                return await home.sample(ids, sampling, request_id=request_id, affinity=affinity, deadline_s=deadline_s)
+            except EngineError:
+                if number == SENDS or not await home.supervisor.is_lost():
+                    raise
+        raise AssertionError("unreachable")
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         """Return the log-probabilities (temperature 1) that the first replica gives to each token; 0.0 for the first."""
         return await self.replicas[0].score(ids)
 
+    @property
+    def restarts(self) -> int:
+        """Times that a server was started anew."""
+        return sum(each.restarts for each in self._fleet.members)
+
     async def pause(self) -> None:
         """Stop sampling until `resume`. Requests in flight then compute their tokens so far again, under the weights of that moment."""
-        await self._on_all(lambda server: server.pause())
+        await self._on_all(self._pause)
 
     async def resume(self) -> None:
-        await self._on_all(lambda server: server.resume())
+        await self._on_all(self._resume)
 
     async def claim(self) -> None:
-        """Name the weights that the servers were started with: they are version 0. Raises EngineError if another run uses a server."""
+        """Name the weights that the servers were started with: they are version 0. Look after the servers from now on.
+
+        Raises EngineError if another run uses a server.
+        """
         await self._on_all(self._claim)
+        self._fleet.watch(self._prepare)
 
     async def num_workers(self) -> list[int]:
         """Return the number of workers of each replica: its devices. Raises EngineError."""
@@ -145,16 +181,20 @@ class VLLMEngine:
     async def prepare_updates(self, infos: Sequence[Mapping[str, Json]]) -> None:
         """Prepare each replica for `update`, with its item of `infos`. Raises EngineError."""
         of = dict(zip((replica.server for replica in self.replicas), infos, strict=True))
-        await self._on_all(lambda server: server.prepare_updates(of[server], deadline_s=self.sync_s))
+        await self._on_all(lambda each: each.server.prepare_updates(of[each.server], deadline_s=self.sync_s))
 
     async def update(self, update: Mapping[str, Json], *, version: int) -> None:
         """Load weights on every replica, and name them `version`. The engine must be paused. Raises EngineError.
 
         After a failure a server may hold parts of two policies: repeat this before `resume`.
         """
-        name = weights_name(self._owner, version)
-        self._original = False
-        await self._on_all(lambda server: server.update(update, name=name, deadline_s=self.sync_s))
+
+        async def load(member: Supervisor) -> None:
+            await member.server.update(update, name=weights_name(self._owner, version), deadline_s=self.sync_s)
+            member.has_weights = True
+
+        self._original, self._has_new_weights = False, True
+        await self._on_all(load)
         self._version, self._original = version, version == 0
 
     async def load_adapter(self, directory: Path, *, version: int) -> list[Path]:
@@ -167,8 +207,14 @@ class VLLMEngine:
         adapter = Adapter(
             name=f"{weights_name(self._owner, version)}/{self._num_adapters}", version=version, directory=directory
         )
+
+        async def load(member: Supervisor) -> None:
+            await member.server.load_adapter(adapter.name, directory, deadline_s=self.sync_s)
+            member.has_weights = True
+
+        self._has_new_weights = True
         try:
-            await self._on_all(lambda server: server.load_adapter(adapter.name, directory, deadline_s=self.sync_s))
+            await self._on_all(load)
         except EngineError:
             await self._unload(adapter)
             raise
@@ -180,6 +226,22 @@ class VLLMEngine:
             self._adapters.held.remove(each)
         return [each.directory for each in unused]
 
+    def restart(self, problem: str) -> bool:
+        """Start all servers anew that lzero owns, and let them serve after the next transfer. Return whether there are any.
+
+        `problem`: why, as the rest of a sentence that begins with a server's name.
+        """
+        return self._fleet.restart(problem)
+
+    async def lacks_weights(self) -> None:
+        """Return as soon as a server, which was started anew, needs the weights of the current version to serve."""
+        await self._fleet.one_awaits_weights()
+
+    def give_up(self, problem: str) -> None:
+        """Let all requests fail, because servers cannot get the weights of the current version."""
+        for each in self._fleet.members:
+            each.give_up(problem)
+
     async def forget(self, affinity: str) -> None:
         self._homes.pop(affinity, None)
 
@@ -190,6 +252,7 @@ class VLLMEngine:
         """
         if not self._closed:
             self._closed = True
+            await self._fleet.close()
             for adapter in self._adapters.held:
                 await self._unload(adapter)
             for server in (replica.server for replica in self.replicas):
@@ -199,34 +262,74 @@ class VLLMEngine:
                 await server.close()
         await self._on_close()
 
-    def _home(self, affinity: str) -> Replica:
-        """Return the replica of an episode. A new episode gets the replica with the fewest episodes."""
-        if affinity not in self._homes:
+    async def _home(self, affinity: str) -> Replica:
+        """Return the replica of an episode. If there is none that serves, wait until one does; that with the fewest episodes gets it."""
+        home = self._homes.get(affinity)
+        if home is None or not home.supervisor.serves:
+            await self._fleet.one_serves()
             counts = Counter(replica.name for replica in self._homes.values())
-            self._homes[affinity] = min(self.replicas, key=lambda replica: counts[replica.name])
-        return self._homes[affinity]
+            serving = [replica for replica in self.replicas if replica.supervisor.serves]
+            home = self._homes[affinity] = min(serving, key=lambda replica: counts[replica.name])
+        return home
 
-    async def _claim(self, server: VLLMServer) -> None:
-        name = await server.weights_name()
-        if name != UNCLAIMED:
-            raise EngineError(
-                f"{server.name} serves weights that another run has loaded ({one_line(name[:NAME_CHARS])}): stop that run, and start the "
-                "server anew"
-            )
+    async def _claim(self, member: Supervisor) -> None:
+        server = member.server
+        await check_unclaimed(server)
         await server.name_weights(weights_name(self._owner, 0))
         self._claimed.append(server)
+
+    async def _pause(self, member: Supervisor) -> None:
+        member.paused = True
+        await member.server.pause(deadline_s=self.sync_s)
+
+    async def _resume(self, member: Supervisor) -> None:
+        await member.server.resume(deadline_s=self.sync_s)
+        member.paused = False
+
+    async def _prepare(self, member: Supervisor) -> None:
+        """Let a server that has been started anew serve, or pause it until it gets the weights of `version`."""
+        await member.server.prepare_updates({})
+        if self._has_new_weights:
+            await self._pause(member)
+            member.await_weights()
+        else:
+            await member.server.name_weights(weights_name(self._owner, 0))
+            member.paused, member.has_weights = False, True
+            member.admit(is_new_version=False)
 
     async def _unload(self, adapter: Adapter) -> None:
         """Unload an adapter from the servers that have it; one that does not answer keeps it, and nothing asks for it again."""
         with suppress(EngineError):
-            await self._on_all(lambda server: server.unload_adapter(adapter.name, deadline_s=RELEASE_S))
+            await self._on_all(lambda each: each.server.unload_adapter(adapter.name, deadline_s=RELEASE_S))
 
-    async def _on_all(self, action: Callable[[VLLMServer], Awaitable[None]]) -> None:
-        """Run `action` on all servers at once; return when it has ended on all. Raises the first error."""
-        outcomes = await asyncio.gather(*(action(each.server) for each in self.replicas), return_exceptions=True)
+    async def _on_all(self, action: Callable[[Supervisor], Awaitable[None]]) -> None:
+        """Run `action` on all servers at once, when all take commands; return when it has ended on all. Raises the first error."""
+        await self._fleet.all_take_commands()
+        outcomes = await asyncio.gather(
+            *(self._command(each, action) for each in self._fleet.members), return_exceptions=True
+        )
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+
+    async def _command(self, member: Supervisor, action: Callable[[Supervisor], Awaitable[None]]) -> None:
+        try:
+            await action(member)
+        except EngineError as error:
+            if member.own is not None and isinstance(error, NoAnswer):
+                member.lose("did not answer a command")
+            await member.is_lost()
+            raise
+
+
+async def check_unclaimed(server: VLLMServer) -> None:
+    """Raise EngineError if a run has replaced the server's weights."""
+    name = await server.weights_name()
+    if name != UNCLAIMED:
+        raise EngineError(
+            f"{server.name} serves weights that another run has loaded ({one_line(name[:NAME_CHARS])}): stop that run, and start the "
+            "server anew"
+        )
 
 
 def weights_name(owner: str, version: int) -> str:

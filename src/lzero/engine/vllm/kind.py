@@ -7,9 +7,9 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 from lzero.closing import closed_on_error
 from lzero.config import Config, VLLMEngineConfig
 from lzero.engine.kinds import Finding, OpenedEngine
-from lzero.engine.vllm.engine import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VLLMEngine
+from lzero.engine.vllm.engine import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VLLMEngine, check_unclaimed
 from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
+from lzero.engine.vllm.supervisor import Fleet, OwnServer, Supervisor
 from lzero.errors import ConfigError, EngineError
 from lzero.tools.keys import need_key
 from lzero.types import Task
@@ -31,8 +32,7 @@ TRAINS = True
 PLUGIN = Path(__file__).with_name("plugin")
 BACKENDS = {"file": "lzero-file", "nccl": "nccl"}
 """engine.transfer → the backend of vLLM's weight transfer. The plug-in registers the first."""
-POLL_S = 0.25
-"""Seconds between two checks whether a server has started."""
+SOCKET = "socket"
 DTYPES = {"float32": "torch.float32", "bfloat16": "torch.bfloat16"}
 """model.dtype → vLLM's name for it."""
 
@@ -58,14 +58,13 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
     stack = AsyncExitStack()
     async with closed_on_error(stack.aclose):
         logs: dict[str, Path] = {}
-        servers = await (_join(config, stack) if _settings(config).urls else _start(config, stack, logs))
-        found: dict[str, Any] = {server.name: await server.settings() for server in servers}
-        for server in servers:
-            check_server(server.name, found[server.name], config)
+        fleet = await (_join(config, stack) if _settings(config).urls else _start(config, stack, logs))
+        found: dict[str, Any] = {each.server.name: await _settings_of(each, config) for each in fleet.members}
+        for each in fleet.members:
             if _settings(config).transfer == "file":  # a group is joined when the trainer opens it
-                await server.prepare_updates({})
+                await each.server.prepare_updates({})
         engine = VLLMEngine(
-            servers,
+            fleet,
             tokenizer,
             stop_ids=stop_ids(config, tokenizer),
             vocab_size=vocab_size(config),
@@ -169,53 +168,65 @@ def environment(config: Config, directory: Path, *, number: int) -> dict[str, st
     }
 
 
-async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -> list[VLLMServer]:
+async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -> Fleet:
     """Start engine.replicas servers. `stack` ends them; their logs are added to `logs`."""
     settings = _settings(config)
     if problems := _program_problems(settings):
         raise ConfigError(problems[0])
     home = Path(tempfile.mkdtemp(prefix="lzero-vllm-"))
     stack.callback(shutil.rmtree, home, ignore_errors=True)
-    started: list[tuple[VLLMServer, ServerProcess]] = []
+    fleet = Fleet(hang_s=settings.hang_s)
     for number in range(settings.replicas):
         directory = home / str(number)
         directory.mkdir()
-        socket = directory / "socket"
-        process = ServerProcess(
-            command(config, socket), environment=environment(config, directory, number=number), directory=directory
-        )
-        stack.push_async_callback(process.end)
-        logs[f"vllm-{number}"] = process.log
-        server = VLLMServer(f"vLLM server {number}", socket=socket)
+        server = VLLMServer(f"vLLM server {number}", socket=directory / SOCKET)
+        own = OwnServer(server, partial(launch, config, directory, number=number), start_s=settings.start_s)
+        stack.push_async_callback(own.end)
         stack.push_async_callback(server.close)
-        started.append((server, process))
-    for server, process in started:
-        await until_ready(server, process, start_s=settings.start_s)
-    return [server for server, _ in started]
+        logs[f"vllm-{number}"] = own.process.log
+        fleet.add(server, own)
+    for each in fleet.members:
+        assert each.own is not None
+        await each.own.ready()
+    return fleet
 
 
-async def until_ready(server: VLLMServer, process: ServerProcess, *, start_s: float) -> None:
-    """Wait until the server answers. Raises EngineError if it ends, or takes longer than `start_s` seconds."""
-    deadline = time.monotonic() + start_s
-    while not await server.is_ready():
-        process.check()
-        if time.monotonic() > deadline:
-            raise EngineError(
-                f"{server.name} did not start within engine.start_s = {start_s:g}; the end of its log: {process.tail()}"
-            )
-        await asyncio.sleep(POLL_S)
+def launch(config: Config, directory: Path, *, number: int) -> ServerProcess:
+    """Start the process of server `number`, which listens on SOCKET in `directory`. Raises EngineError if it cannot be run."""
+    socket = directory / SOCKET
+    socket.unlink(missing_ok=True)  # of an earlier process
+    return ServerProcess(
+        command(config, socket), environment=environment(config, directory, number=number), directory=directory
+    )
 
 
-async def _join(config: Config, stack: AsyncExitStack) -> list[VLLMServer]:
+async def _join(config: Config, stack: AsyncExitStack) -> Fleet:
     """Return the servers of engine.urls, without a request to them. Raises ConfigError if the key is missing."""
     settings = _settings(config)
     key = ""
     if settings.key:
         key = need_key(settings.key, purpose="the vLLM servers of engine.urls", env_file=config.tools.env_file).reveal()
-    servers = [VLLMServer(f"the vLLM server at {url}", url=url, key=key) for url in settings.urls]
-    for server in servers:
+    fleet = Fleet(hang_s=settings.hang_s)
+    for url in settings.urls:
+        server = VLLMServer(f"the vLLM server at {url}", url=url, key=key)
         stack.push_async_callback(server.close)
-    return servers
+        fleet.add(server)
+    return fleet
+
+
+async def _settings_of(member: Supervisor, config: Config) -> Mapping[str, Any]:
+    """Return a server's settings. Raises EngineError for a server that cannot be used, without changing anything in it."""
+    server = member.server
+    found = await server.settings()
+    check_server(server.name, found, config)
+    if member.own is None:
+        await check_unclaimed(server)
+        size = vocab_size(config)
+        if not await server.takes(size - 1) or await server.takes(size):
+            raise EngineError(
+                f"{server.name} has a vocabulary of another size than {size}: start it with a copy of model.path = {config.model.path!r}"
+            )
+    return found
 
 
 def check_server(name: str, found: Mapping[str, Any], config: Config) -> None:
@@ -253,8 +264,8 @@ def _table(section: Any) -> Mapping[str, Any]:
 async def _joined_problems(config: Config) -> list[str]:
     async with AsyncExitStack() as stack:
         try:
-            for server in await _join(config, stack):
-                check_server(server.name, await server.settings(), config)
+            for each in (await _join(config, stack)).members:
+                await _settings_of(each, config)
         except EngineError as error:
             return [str(error)]
     return []

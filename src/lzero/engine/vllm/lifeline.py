@@ -1,12 +1,15 @@
-"""Run a command. Kill its process group when the command ends, or when standard input closes because the starter has died.
+"""Run a command. End its process group when the command ends, or when standard input closes because the starter has died.
 
     python lifeline.py COMMAND ARGUMENT…
 
-The starter makes the group (`start_new_session`). A vLLM server that is killed leaves its engine processes and their memory behind, so the
-whole group must be killed. This file is run by its path, and imports only the standard library.
+The starter makes the group (`start_new_session`). A vLLM server that is killed leaves its engine processes behind, and processes that are
+killed leave their shared memory behind, so this ends the whole group and removes that memory. SIGTERM does it at once. This file is run by
+its path, and imports only the standard library.
 """
 
+import contextlib
 import os
+import re
 import select
 import signal
 import subprocess
@@ -17,9 +20,14 @@ END_S = 10.0
 """Seconds that the command has to end after SIGTERM."""
 REST_S = 5.0
 """Seconds that the other processes have to end after the command."""
+KILL_S = 5.0
+"""Seconds until killed processes are gone."""
+SHARED = re.compile(rb"/dev/shm/(?:psm_|sem\.mp-)\w+$", re.MULTILINE)
+"""Shared memory and semaphores of Python's multiprocessing, in a list of mapped files."""
 
 
 def main(command: list[str]) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     ended = os.pidfd_open(child.pid)
     try:
@@ -27,16 +35,40 @@ def main(command: list[str]) -> None:
         if ended not in ready:
             child.terminate()
             select.select([ended], [], [], END_S)
-        others_end(REST_S)
+        wait_for_others(REST_S)
     finally:
+        kill_others()
+
+
+def wait_for_others(seconds: float) -> None:
+    """Wait until this process is the last of its group, at most so long: vLLM's processes remove their shared memory as they end."""
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at and others():
+        time.sleep(0.05)
+
+
+def kill_others() -> None:
+    """Kill the other processes of the group, and remove what they shared."""
+    left: set[bytes] = set()
+    ends_at = time.monotonic() + KILL_S
+    while time.monotonic() < ends_at and (pids := others()):
+        for pid in pids:
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as file:
+                left.update(SHARED.findall(file.read()))
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    for path in left:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    if others():
         os.killpg(0, signal.SIGKILL)  # this process included
 
 
-def others_end(seconds: float) -> None:
-    """Wait until this process is the last of its group, at most so long: vLLM's processes remove their shared memory as they end."""
-    ends_at = time.monotonic() + seconds
-    while time.monotonic() < ends_at and any(in_group(name) for name in os.listdir("/proc") if name.isdigit()):
-        time.sleep(0.05)
+def others() -> list[int]:
+    """Return the other processes of this process's group that run."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and in_group(name)]
 
 
 def in_group(pid: str) -> bool:
@@ -46,7 +78,7 @@ def in_group(pid: str) -> bool:
             state, _, group = file.read().rpartition(b")")[2].split()[:3]
     except OSError:
         return False
-    return int(pid) != os.getpid() and int(group) == os.getpgrp() and state != b"Z"
+    return int(pid) != os.getpid() and int(group) == os.getpgrp() and state not in (b"Z", b"X")
 
 
 if __name__ == "__main__":

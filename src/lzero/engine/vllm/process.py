@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from lzero.errors import EngineError
 from lzero.text import one_line
 
 LIFELINE = Path(__file__).with_name("lifeline.py")
-END_S = 20.0
-"""Seconds that a server and its processes have to end; more than the lifeline's END_S."""
-TAIL_CHARS = 2_000
+END_S = 25.0
+"""Seconds that a server and its processes have to end; more than the lifeline needs."""
+TAIL_BYTES = 2_000
 
 
 class ServerProcess:
@@ -46,14 +47,14 @@ class ServerProcess:
         """The process group of the server and of all that it starts."""
         return self._process.pid
 
-    def check(self) -> None:
-        """Raise EngineError, with the end of the log, if the server has ended."""
-        if self._process.poll() is not None:
-            raise EngineError(f"the vLLM server has ended; the end of its log: {self.tail()}")
+    def has_ended(self) -> bool:
+        return self._ends_within(0.0)
 
     def tail(self) -> str:
         """Return the end of the log, on one line."""
-        return one_line(self.log.read_text(encoding="utf-8", errors="replace")[-TAIL_CHARS:])
+        with self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return one_line(log.read().decode("utf-8", errors="replace"))
 
     async def end(self) -> None:
         """End the server and its processes; return when they are gone. Safe to call twice."""
@@ -62,14 +63,27 @@ class ServerProcess:
             self._process.stdin.close()
         await asyncio.to_thread(self._wait)
 
-    def kill(self) -> None:
-        """Kill the server and its processes at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.group, signal.SIGKILL)
+    async def kill(self) -> None:
+        """Kill the server and its processes at once; return when they are gone."""
+        if not self.has_ended():
+            self._process.terminate()
+        await self.end()
 
     def _wait(self) -> None:
+        """Wait for the lifeline, which ends the others. Kill what it left: it may have been killed itself."""
+        if self._process.returncode is None:
+            self._ends_within(END_S)
+            with contextlib.suppress(ProcessLookupError):
+                # Before it is reaped: until then, no other process group can get this number.
+                os.killpg(self.group, signal.SIGKILL)
+            self._process.wait(END_S)
+
+    def _ends_within(self, seconds: float) -> bool:
+        if self._process.returncode is not None:
+            return True
+        ended, poll = os.pidfd_open(self._process.pid), select.poll()
         try:
-            self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            self._process.wait(END_S)
+            poll.register(ended, select.POLLIN)
+            return bool(poll.poll(seconds * 1_000))
+        finally:
+            os.close(ended)

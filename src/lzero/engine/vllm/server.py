@@ -15,7 +15,7 @@ import httpx2
 import msgspec
 from msgspec import Struct
 
-from lzero.errors import EngineError
+from lzero.errors import EngineError, NoAnswer
 from lzero.text import one_line
 from lzero.types import Json, Sampling
 
@@ -23,12 +23,20 @@ T = TypeVar("T")
 GENERATE = "/inference/v1/generate"
 CONTROL_S = 120.0
 """Seconds that a request other than sampling may take."""
+LOOK_S = 15.0
+"""Seconds that a server has to tell its health or its load."""
 KEEP_ALIVE_S = 2.0
 """Seconds that an idle connection is kept. A server closes one after 5 s, and must not do so while a request is on its way."""
 MAX_BYTES = 8 << 20
 """Bytes of the largest response, besides those for tokens."""
 TOKEN_BYTES = 1_000
 """Bytes that a response may hold for each token of the request and of the completion; vLLM writes some hundred."""
+REMEDIES = {
+    401: "; engine.key must name the variable with its key",
+    403: "; start it with --enable-scale-out",
+    404: "; start it with VLLM_SERVER_DEV_MODE=1",
+}
+"""Status of a response → what its user can do."""
 ERROR_CHARS = 500
 """Longest part of a server's error message that is quoted."""
 
@@ -82,6 +90,8 @@ class Load:
     """Prompt tokens since the start."""
     prefix_hits: int
     """Those of them whose keys and values were cached."""
+    tokens: int
+    """Tokens of prompts and completions that were computed since the start."""
 
 
 _METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}\n]*\})? (\S+)$", re.MULTILINE)
@@ -152,6 +162,17 @@ class VLLMServer:
         except KeyError as error:
             raise EngineError(f"{self.name} scored other tokens than those sent: {error} is missing") from None
 
+    async def takes(self, token: int) -> bool:
+        """Return whether this id is in the server's vocabulary. Raises EngineError if the server does not sample at all."""
+        await self.score([0])
+        try:
+            await self.score([token])
+        except NoAnswer:
+            raise
+        except EngineError:
+            return False
+        return True
+
     async def settings(self) -> Mapping[str, Any]:
         """Return vLLM's version as "version", and its configuration, section by section. Raises EngineError."""
         version = await self._ask("GET", "/version", dict[str, Any])
@@ -161,14 +182,14 @@ class VLLMServer:
     async def is_ready(self) -> bool:
         """Return whether the server answers."""
         try:
-            await self._ask("GET", "/health", None, deadline_s=5.0)
+            await self._ask("GET", "/health", None, deadline_s=LOOK_S)
         except EngineError:
             return False
         return True
 
-    async def load(self) -> Load:
+    async def load(self, *, deadline_s: float = LOOK_S) -> Load:
         """Return the current load. Raises EngineError."""
-        async with self._failures("/metrics", CONTROL_S):
+        async with self._failures("/metrics", deadline_s):
             sums: dict[str, float] = {}
             for name, value in _METRIC.findall((await self._content("GET", "/metrics")).decode()):
                 sums[name] = sums.get(name, 0.0) + float(value)
@@ -178,14 +199,15 @@ class VLLMServer:
                 cache_usage=sums.get("kv_cache_usage_perc", 0.0),
                 prefix_queries=int(sums.get("prefix_cache_queries_total", 0.0)),
                 prefix_hits=int(sums.get("prefix_cache_hits_total", 0.0)),
+                tokens=int(sums.get("prompt_tokens_total", 0.0) + sums.get("generation_tokens_total", 0.0)),
             )
 
-    async def pause(self) -> None:
+    async def pause(self, *, deadline_s: float = CONTROL_S) -> None:
         """Stop sampling, and drop all cached keys and values. Requests in flight compute theirs again after `resume`."""
-        await self._ask("POST", "/pause", None, params={"mode": "keep", "clear_cache": "true"})
+        await self._ask("POST", "/pause", None, params={"mode": "keep", "clear_cache": "true"}, deadline_s=deadline_s)
 
-    async def resume(self) -> None:
-        await self._ask("POST", "/resume", None)
+    async def resume(self, *, deadline_s: float = CONTROL_S) -> None:
+        await self._ask("POST", "/resume", None, deadline_s=deadline_s)
 
     async def name_weights(self, name: str, *, deadline_s: float = CONTROL_S) -> None:
         """Name the weights in use."""
@@ -277,19 +299,20 @@ class VLLMServer:
         if response.status_code != 200:
             # As UTF-8, whatever encoding the server names: some of Python's take quadratic time, or fail.
             said = one_line(content[: 4 * ERROR_CHARS].decode("utf-8", "replace"))[:ERROR_CHARS]
-            raise EngineError(f"{self.name} refused {route} (HTTP {response.status_code}): {said}")
+            remedy = REMEDIES.get(response.status_code, "")
+            raise EngineError(f"{self.name} refused {route} (HTTP {response.status_code}): {said}{remedy}")
         return bytes(content)
 
     @asynccontextmanager
     async def _failures(self, route: str, deadline_s: float) -> AsyncIterator[None]:
-        """Convert the failures of a request to EngineError."""
+        """Convert the failures of a request to EngineError, and to NoAnswer if there was no response."""
         try:
             async with asyncio.timeout(deadline_s):
                 yield
         except TimeoutError:
-            raise EngineError(f"{self.name} did not answer {route} within {deadline_s:g} s") from None
+            raise NoAnswer(f"{self.name} did not answer {route} within {deadline_s:g} s") from None
         except httpx2.HTTPError as error:
-            raise EngineError(f"{self.name} broke off {route}: {str(error) or type(error).__name__}") from None
+            raise NoAnswer(f"{self.name} broke off {route}: {str(error) or type(error).__name__}") from None
         except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
             raise EngineError(f"{self.name} answered {route} unlike vLLM: {error!s:.200}") from None
 

@@ -1,24 +1,28 @@
 """Learn in the process that runs the episodes."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 
+from lzero.errors import EngineError, TrainError
 from lzero.protocols import Engine
 from lzero.store import RunDirectory
 from lzero.threads import several
 from lzero.train.checkpoint import Progress, Snapshot, take_snapshot
 from lzero.train.metrics import Stopwatch, advantage_metrics
-from lzero.train.publish import Publisher
+from lzero.train.publish import Publisher, RestartingEngine
 from lzero.train.skipped import write_skipped
 from lzero.train.trainer import Trainer
 from lzero.train.transfer import open_transfer
 from lzero.types import Group
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -48,7 +52,7 @@ class LocalLearner:
 
     It computes in the engine's thread, where torch's threads are warm, if the engine runs in this process and waits for the learner anyway.
     Else it computes in a thread of its own.
-    It records advantages and skipped steps in `run`.
+    It records advantages and skipped steps in `run`. Between updates, it sends the weights again if a server of the engine was restarted.
     """
 
     def __init__(self, trainer: Trainer, engine: Engine, run: RunDirectory) -> None:
@@ -64,21 +68,52 @@ class LocalLearner:
             request_s=trainer.config.rollout.request_timeout_s,
         )
         self._run = run
+        self._engine = engine
+        self._policy = asyncio.Condition()
+        """Held by who changes or sends the weights."""
+        self._published: int | None = None
+        """The version of the current weights, once they are published."""
+        self._restoring: asyncio.Task[None] | None = None
 
     @property
     def skipped_in_a_row(self) -> int:
         return self._trainer.skips.in_a_row
 
     async def learn(self, groups: Sequence[Group], *, update: int) -> dict[str, float]:
-        return await self._thread.compute(partial(self._update, groups, update))
+        async with self._policy:
+            self._published = None
+            return await self._thread.compute(partial(self._update, groups, update))
 
     async def publish(self, *, version: int) -> dict[str, float]:
-        return await self._publisher.publish(version=version)
+        async with self._policy:
+            published = await self._publisher.publish(version=version)
+            self._published = version
+            self._policy.notify_all()
+        if self._restoring is None and isinstance(self._engine, RestartingEngine):
+            self._restoring = asyncio.create_task(self._restore(self._engine))
+        return published
 
     async def close(self) -> None:
+        if self._restoring is not None:
+            self._restoring.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._restoring
         await self._transfer.close()
         if isinstance(self._thread, LearnerThread):
             self._thread.close()
+
+    async def _restore(self, engine: RestartingEngine) -> None:
+        """Publish the current version again whenever a server was restarted, so that it serves; while an update is made, wait for it."""
+        while True:
+            await engine.lacks_weights()
+            async with self._policy:
+                await self._policy.wait_for(lambda: self._published is not None)
+                assert self._published is not None
+                try:
+                    await self._publisher.publish(version=self._published)
+                except (EngineError, TrainError) as error:
+                    logger.error("version %d could not be sent again: %s", self._published, error)
+                    engine.give_up(f"did not get version {self._published} again: {error}")
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
         mine = self._trainer

@@ -1,16 +1,16 @@
 """Transfer weights to servers as a safetensors file: in memory on this machine, or in a directory that other machines share."""
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+import torch
 
 from lzero.errors import EngineError
 from lzero.train.transfer import WeightSource, untied
@@ -18,6 +18,17 @@ from lzero.types import Json
 
 _HEADER_BYTES = 1 << 20
 """Bytes for names and shapes; a model needs fewer."""
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Types of tensors → their names in a safetensors file."""
 
 
 @runtime_checkable
@@ -35,22 +46,21 @@ class UpdatingEngine(Protocol):
 class FileTransfer:
     """Writes all weights to one file, which the servers map. Implements `WeightTransfer`.
 
-    The file is removed after the transfer; one in memory is gone even if this process is killed.
+    The file is removed after the transfer. Without a shared directory, it is gone even if this process is killed meanwhile.
     """
 
     def __init__(self, engine: UpdatingEngine) -> None:
         self._engine = engine
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
+        tensors = dict(untied(weights))
         shared = self._engine.shared_directory
-        place = shared or _memory_directory(sum(tensor.nbytes for _, tensor in weights)) or tempfile.gettempdir()
+        place = shared or _memory_directory(sum(each.nbytes for each in tensors.values())) or tempfile.gettempdir()
         try:
-            with tempfile.TemporaryDirectory(prefix="lzero-weights-", dir=place) as home:
-                file = Path(home, "weights.safetensors")
-                await asyncio.to_thread(_write, weights, file)
-                with _unlinked(file) if shared is None else nullcontext(file) as path:
-                    await self._engine.update({"path": str(path)}, version=version)
-        except (OSError, SafetensorError) as error:
+            with _named_file(shared) if shared is not None else _nameless_file(place) as (file, path):
+                await asyncio.to_thread(_write, tensors, file)
+                await self._engine.update({"path": str(path)}, version=version)
+        except OSError as error:
             raise EngineError(f"cannot write the weights for the servers to {place}: {error}") from None
 
     async def close(self) -> None: ...
@@ -65,15 +75,33 @@ def _memory_directory(num_bytes: int) -> str | None:
 
 
 @contextmanager
-def _unlinked(file: Path) -> Iterator[Path]:
-    """Unlink an open file, so that it is gone when this process ends, and yield a path by which other processes can open it."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        file.unlink()
-        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
+def _nameless_file(place: str | Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """Yield a file that is gone when this process ends, however it ends, and a path by which other processes can open it."""
+    with tempfile.TemporaryFile(dir=place) as file:
+        yield file, Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
 
 
-def _write(weights: WeightSource, file: Path) -> None:
-    save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in untied(weights)}, file)
+@contextmanager
+def _named_file(place: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """Yield a file that is alone in its directory, and its path."""
+    with tempfile.TemporaryDirectory(prefix="lzero-weights-", dir=place) as home:
+        path = Path(home, "weights.safetensors")
+        with path.open("wb") as file:
+            yield file, path
+
+
+def _write(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
+    """Write a safetensors file: the header's length, the header, and the bytes of each tensor.
+
+    The library writes only to a path of its own making, where the file stays if this process is killed.
+    """
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        file.write(tensor.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().data)
+    file.flush()

@@ -1,0 +1,302 @@
+"""Watch a vLLM server, and start it anew if it has ended or hangs.
+
+    serving ──ends, hangs, fails transfers──▶ lost ──restart──▶ without weights ──transfer, probe──▶ serving
+                                                └── joined, or restarted too often ──▶ given up
+
+A server without weights has those that it was started with, and gets no request of an episode. `/health` says nothing of a worker that
+hangs: a server also counts as lost if requests run and it computes no token.
+"""
+
+import asyncio
+import logging
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from lzero.engine.vllm.process import ServerProcess
+from lzero.engine.vllm.server import VLLMServer
+from lzero.errors import EngineError, NoAnswer
+
+logger = logging.getLogger(__name__)
+LOOK_S = 1.0
+"""Seconds between two looks at a server."""
+HANG_S = 60.0
+"""Seconds in which a server with requests must have computed a token, unless engine.hang_s says otherwise."""
+PATIENCE_S = 3600.0
+"""Seconds to wait for servers that are started anew."""
+RESTARTS = 3
+"""The most restarts of a server under one policy version."""
+POLL_S = 0.25
+"""Seconds between two checks whether a server has started."""
+State = Literal["serving", "lost", "without weights", "given up"]
+UP: tuple[State, ...] = ("serving", "without weights")
+"""States of a server whose process runs."""
+Prepare = Callable[["Supervisor"], Awaitable[None]]
+
+
+class Bell:
+    """Wakes everybody who waits for it, each time it rings."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until `is_so`, which a ring may have changed."""
+        while not is_so():
+            await self._event.wait()
+
+
+class OwnServer:
+    """A server that lzero starts, and may start anew. `launch` starts its process; `start_s`: seconds in which it must answer."""
+
+    def __init__(self, server: VLLMServer, launch: Callable[[], ServerProcess], *, start_s: float) -> None:
+        self.process = launch()
+        self._server = server
+        self._launch = launch
+        self._start_s = start_s
+
+    async def ready(self) -> None:
+        """Wait until the server answers. Raises EngineError, which names a copy of the log, if it ends or takes too long."""
+        await until_ready(self._server, self.process, start_s=self._start_s)
+
+    async def restart(self) -> None:
+        """Kill all processes of the server, start it, and wait until it answers. Raises EngineError as `ready` does."""
+        await self.process.kill()
+        self.process = self._launch()
+        await self.ready()
+
+    async def end(self) -> None:
+        await self.process.end()
+
+
+async def until_ready(server: VLLMServer, process: ServerProcess, *, start_s: float) -> None:
+    """Wait until the server answers. Raises EngineError if it ends, or takes longer than `start_s` seconds."""
+    deadline = time.monotonic() + start_s
+    while not await server.is_ready():
+        if process.has_ended():
+            raise EngineError(_failed_start(server, process, "has ended"))
+        if time.monotonic() > deadline:
+            raise EngineError(_failed_start(server, process, f"did not start within engine.start_s = {start_s:g}"))
+        await asyncio.sleep(POLL_S)
+
+
+def _failed_start(server: VLLMServer, process: ServerProcess, problem: str) -> str:
+    with tempfile.NamedTemporaryFile(prefix="lzero-vllm-", suffix=".log", delete=False) as kept:
+        shutil.copy(process.log, kept.name)
+    return f"{server.name} {problem}; its log is in {Path(kept.name)}, which ends: {process.tail()}"
+
+
+class Supervisor:
+    """Watches one server; restarts `own`, or gives up a server that was joined.
+
+    `bell` rings when the state changes. `hang_s`: seconds in which a server with requests must have computed a token.
+    """
+
+    def __init__(self, server: VLLMServer, own: OwnServer | None, *, bell: Bell, hang_s: float) -> None:
+        self.server = server
+        self.own = own
+        self.state: State = "serving"
+        self.restarts = 0
+        self.has_weights = True
+        """Whether the server has the weights of the current policy version."""
+        self.paused = False
+        """Whether the server was told to sample nothing, so that it may take as long as it likes."""
+        self._problem = ""
+        """Why the server was lost: the rest of a sentence that begins with its name."""
+        self._bell = bell
+        self._hang_s = hang_s
+        self._running: set[asyncio.Timeout] = set()
+        self._num_answered = 0
+        self._progress = (0, 0)
+        """Requests that were answered, and tokens that were computed, when this was last seen to change."""
+        self._moved_at = time.monotonic()
+        self._tries = 0
+        """Restarts under the current policy version."""
+
+    @property
+    def serves(self) -> bool:
+        return self.state == "serving"
+
+    @property
+    def takes_commands(self) -> bool:
+        """Whether the server runs; one that was joined has to be asked each time."""
+        return self.own is None or self.state in UP
+
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[None]:
+        """Note that a request runs. Raises NoAnswer as soon as the server is lost."""
+        try:
+            async with asyncio.timeout(None) as cut:
+                self._running.add(cut)
+                try:
+                    yield
+                finally:
+                    self._running.discard(cut)
+        except TimeoutError:
+            raise NoAnswer(f"{self.server.name} {self._problem}") from None
+        self._num_answered += 1
+
+    def admit(self, *, is_new_version: bool) -> None:
+        """Let the server serve, unless it was lost since it got the weights of the current policy version."""
+        if self.has_weights:
+            self._tries = 0 if is_new_version else self._tries
+            self._enter("serving")
+
+    def await_weights(self) -> None:
+        """Let the server serve after the next transfer: it was started anew."""
+        self._enter("without weights")
+
+    def lose(self, problem: str) -> None:
+        """End the requests in flight, and restart the server or give it up."""
+        if self.state in ("lost", "given up"):
+            return
+        self._problem, self.has_weights = problem, False
+        self._enter("given up" if self.own is None else "lost")
+        for cut in self._running:
+            cut.reschedule(asyncio.get_running_loop().time())
+
+    def give_up(self, problem: str) -> None:
+        """Send no request of an episode to the server, unless a later transfer succeeds."""
+        self._problem, self.has_weights = problem, False
+        self._enter("given up")
+
+    def complaint(self) -> EngineError:
+        """Return the error of a server that was given up."""
+        remedy = "" if self.own else ": start it again as docs/training.md says, and resume the run"
+        return EngineError(f"{self.server.name} {self._problem}{remedy}")
+
+    async def is_lost(self) -> bool:
+        """Return whether the server cannot serve now. Asks it, if nothing is known."""
+        if self.state in UP and not await self.server.is_ready():
+            self.lose("does not answer")
+        return not self.serves
+
+    async def watch(self, prepare: Prepare) -> None:
+        """Look after the server until cancelled. `prepare` gets a server that has been started anew ready, and may raise EngineError."""
+        while True:
+            if self.state == "lost":
+                await self._restart(prepare)
+            elif self.state != "given up" and (problem := await self._trouble()):
+                self.lose(problem)
+                continue
+            await asyncio.sleep(LOOK_S)
+
+    async def _restart(self, prepare: Prepare) -> None:
+        assert self.own is not None
+        if self._tries == RESTARTS:
+            self.give_up(f"{self._problem} (it was started anew {RESTARTS} times under one policy version)")
+            return
+        self._tries += 1
+        self.restarts += 1
+        logger.warning("%s %s: it is started anew", self.server.name, self._problem)
+        try:
+            await self.own.restart()
+            await prepare(self)
+        except EngineError as error:
+            self._problem = f"did not start again: {error}"
+
+    async def _trouble(self) -> str:
+        """Return what is wrong with the server; "" if it works."""
+        if self.own is not None and self.own.process.has_ended():
+            return f"has ended; the end of its log: {self.own.process.tail()}"
+        now = time.monotonic()
+        if not self._running or self.paused or self._hang_s == math.inf:
+            self._moved_at = now
+            return ""
+        with suppress(EngineError):
+            progress = (self._num_answered, (await self.server.load(deadline_s=self._hang_s)).tokens)
+            if progress != self._progress:
+                self._progress, self._moved_at = progress, now
+        if now - self._moved_at < self._hang_s:
+            return ""
+        return f"has computed no token for {self._hang_s:g} s, while {len(self._running)} requests run"
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._bell.ring()
+
+
+class Fleet:
+    """All servers of an engine, each with its supervisor."""
+
+    def __init__(self, *, hang_s: float = HANG_S) -> None:
+        self.members: list[Supervisor] = []
+        self._bell = Bell()
+        self._hang_s = hang_s
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def add(self, server: VLLMServer, own: OwnServer | None = None) -> None:
+        self.members.append(Supervisor(server, own, bell=self._bell, hang_s=self._hang_s))
+
+    def watch(self, prepare: Prepare) -> None:
+        """Look after the servers until `close`, as `Supervisor.watch` does."""
+        self._tasks = [asyncio.create_task(_watched(each, prepare)) for each in self.members]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def one_serves(self) -> None:
+        """Wait until a server serves. Raises EngineError if all were given up."""
+        async with _patience("a server"):
+            await self._bell.until(lambda: any(each.serves for each in self.members) or self._is_hopeless())
+        if self._is_hopeless():
+            raise self.members[0].complaint()
+
+    async def all_take_commands(self) -> None:
+        """Wait until no server is being started. Raises EngineError if one cannot be."""
+        async with _patience("all servers"):
+            await self._bell.until(
+                lambda: all(each.takes_commands or each.state == "given up" for each in self.members)
+            )
+        for each in self.members:
+            if not each.takes_commands:
+                raise each.complaint()
+
+    async def one_awaits_weights(self) -> None:
+        await self._bell.until(lambda: any(each.state == "without weights" for each in self.members))
+
+    def restart(self, problem: str) -> bool:
+        """Restart all servers that lzero owns; return whether there are any."""
+        own = [each for each in self.members if each.own is not None]
+        for each in own:
+            each.lose(problem)
+        return bool(own)
+
+    def _is_hopeless(self) -> bool:
+        return all(each.state == "given up" for each in self.members)
+
+
+def joined(servers: Sequence[VLLMServer]) -> Fleet:
+    """Return a fleet of servers that tell no tokens, so that one that hangs is noticed by the deadlines of requests only."""
+    fleet = Fleet(hang_s=math.inf)
+    for server in servers:
+        fleet.add(server)
+    return fleet
+
+
+async def _watched(supervisor: Supervisor, prepare: Prepare) -> None:
+    try:
+        await supervisor.watch(prepare)
+    except Exception as error:
+        logger.exception("%s cannot be watched any more", supervisor.server.name)
+        supervisor.give_up(f"cannot be watched: {error!r:.200}")
+
+
+@asynccontextmanager
+async def _patience(awaited: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield
+    except TimeoutError:
+        raise EngineError(f"waited {PATIENCE_S:g} s for {awaited} to be started and to get weights") from None
