@@ -6,6 +6,7 @@
 import asyncio
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -194,10 +195,11 @@ async def test_a_server_that_ends_again_and_again_is_given_up(tmp_path: Path) ->
             await engine.pause()
 
 
-async def test_restarts_of_servers_that_do_not_start_are_few(tmp_path: Path) -> None:
+async def test_restarts_of_servers_that_do_not_start_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "vllm"
     program.symlink_to(CHILD)
     async with engine_of(f"engine.program={program}") as engine:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # for the copies of the log
         program.unlink()
         program.write_text("#!/bin/sh\necho no memory; exit 1")
         program.chmod(0o755)

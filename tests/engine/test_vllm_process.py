@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -124,7 +125,10 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-async def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
+async def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     program = "print('no memory for keys and values'); raise SystemExit(1)"
     process = ServerProcess([sys.executable, "-c", program], environment=dict(os.environ), directory=tmp_path)
     with pytest.raises(
@@ -134,7 +138,10 @@ async def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(
     await process.end()
 
 
-async def test_a_server_that_takes_too_long_to_start_is_an_error_that_names_the_key(tmp_path: Path) -> None:
+async def test_a_server_that_takes_too_long_to_start_is_an_error_that_names_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     process = ServerProcess([sys.executable, "-c", SERVER], environment=dict(os.environ), directory=tmp_path)
     with pytest.raises(EngineError, match=r"did not start within engine.start_s = 0\.05"):
         await until_ready(VLLMServer("server 0", socket=tmp_path / "socket"), process, start_s=0.05)
