@@ -72,6 +72,12 @@ class Generated(Struct):
     """For each prompt token, None for the first: its id → its log-probability; other ids may be included."""
 
 
+class _WorldSize(Struct):
+    """Part of the answer of /get_world_size that is used."""
+
+    world_size: int
+
+
 class _Info(Struct):
     vllm_config: dict[str, Any] = {}
 
@@ -220,7 +226,7 @@ class VLLMServer:
 
     async def num_workers(self) -> int:
         """Return the number of its workers, each of which holds a part of the weights or all of them."""
-        return int((await self._ask("GET", "/get_world_size", dict[str, int]))["world_size"])
+        return (await self._ask("GET", "/get_world_size", _WorldSize)).world_size
 
     async def prepare_updates(self, info: Mapping[str, Json], *, deadline_s: float = CONTROL_S) -> None:
         """Prepare the server for `update`. Needed once after its start. `info`: the settings of its backend."""
