@@ -114,6 +114,12 @@ class Site:
 
 SITES = (
     Site("engine/*", "EngineError", "ours", "the engine or the endpoint fails; the length of replies is bounded"),
+    Site(
+        "engine/*",
+        "NoAnswer",
+        "ours",
+        "a model server ended, hung or broke the connection; what an agent sends is bounded",
+    ),
     Site("engine/*", "TryAgain", "ours", "the endpoint, tried again; in the end an EngineError"),
     Site("engine/*", "ContextOverflow", "agent", "out_of_tokens, unless the task alone is too long"),
     Site("repl/*", "SandboxError", "ours", "the machine gives no isolation, or no longer"),
