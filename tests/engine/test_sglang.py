@@ -36,13 +36,15 @@ class Answers:
         self.loaded: list[str] = []
         self.success = True
         self.finish = "length"
+        self.logprob: float | None = -0.5
+        self.context_length: object = None
 
     async def answer(self, request: Request) -> Response:
         route = request.url.path
         self.called.append(route)
         body = self.bodies[route] = await request.json() if request.method == "POST" else {}
         if route == "/server_info":
-            return JSONResponse({"dtype": "float32", "context_length": None, "version": "0.5.23"})
+            return JSONResponse({"dtype": "float32", "context_length": self.context_length, "version": "0.5.23"})
         if route == "/model_info":
             return JSONResponse({"weight_version": self.name})
         if route == "/generate":
@@ -56,7 +58,7 @@ class Answers:
         scores = [[None if place == 0 else -0.25, token, None] for place, token in enumerate(body["input_ids"])]
         return {
             "finish_reason": {"type": self.finish},
-            "output_token_logprobs": [[-0.5, 5, None], [-1.5, 6, None]],
+            "output_token_logprobs": [[self.logprob, 5, None], [-1.5, 6, None]],
             "input_token_logprobs": scores if body["logprob_start_len"] == 0 else [],
             "weight_versions": [{"version": self.name, "start": 0, "end": 2}],
         }
@@ -138,6 +140,22 @@ async def test_an_aborted_completion_is_an_error() -> None:
     async with engine_on(answers) as engine:
         with pytest.raises(EngineError, match="ended the completion with 'abort'"):
             await engine.sample([3], Sampling(max_tokens=2), request_id="a", affinity="a", deadline_s=60.0)
+
+
+async def test_a_token_without_a_log_probability_is_an_error() -> None:
+    answers = Answers()
+    answers.logprob = None
+    async with engine_on(answers) as engine:
+        with pytest.raises(EngineError, match="gave no log-probability for 1 of 2 tokens"):
+            await engine.sample([3], Sampling(max_tokens=2), request_id="a", affinity="a", deadline_s=60.0)
+
+
+async def test_a_server_whose_context_is_no_number_is_refused() -> None:
+    answers = Answers()
+    answers.context_length = "9"
+    with pytest.raises(EngineError, match="its context_length is '9', less than"):
+        async with engine_on(answers):
+            pass
 
 
 async def test_a_server_of_another_type_of_weights_is_refused() -> None:

@@ -85,10 +85,12 @@ def check_server(name: str, found: Mapping[str, Any], config: Config) -> None:
     """Raise EngineError for a server that would not sample exactly from the policy."""
     problems = []
     if found.get("dtype") != config.model.dtype:
-        problems.append(f"its dtype is {found.get('dtype')!r}, not {config.model.dtype!r}")
+        problems.append(f"its dtype is {found.get('dtype')!r:.100}, not {config.model.dtype!r}")
     longest = found.get("context_length")
-    if longest is not None and longest < config.agent.max_tokens:
-        problems.append(f"its context_length is {longest}, less than agent.max_tokens = {config.agent.max_tokens}")
+    if longest is not None and not (isinstance(longest, int) and longest >= config.agent.max_tokens):
+        problems.append(
+            f"its context_length is {longest!r:.100}, less than agent.max_tokens = {config.agent.max_tokens}"
+        )
     if problems:
         raise EngineError(f"{name} cannot be used: {'; '.join(problems)}. docs/training.md has its command")
 

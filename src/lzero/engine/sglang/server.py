@@ -83,9 +83,10 @@ class SGLangServer(VLLMServer):
             "spaces_between_special_tokens": False,
         }
         meta = await self._sampled(ids, settings, deadline_s=deadline_s)
+        drawn = meta.output_token_logprobs
         return Choice(
-            token_ids=[token for _, token, _ in meta.output_token_logprobs],
-            logprobs=Logprobs([TokenLogprob(logprob or 0.0) for logprob, _, _ in meta.output_token_logprobs]),
+            token_ids=[token for _, token, _ in drawn],
+            logprobs=Logprobs([TokenLogprob(logprob) for logprob in self._logprobs(drawn)]),
             finish_reason=meta.finish_reason.type,
             weight_versions=meta.weight_versions,
         )
@@ -95,7 +96,7 @@ class SGLangServer(VLLMServer):
         found = (await self._sampled(ids, settings, first_scored=0)).input_token_logprobs
         if [token for _, token, _ in found] != list(ids):
             raise EngineError(f"{self.name} scored other tokens than the {len(ids)} that were sent")
-        return tuple(logprob or 0.0 for logprob, _, _ in found)
+        return (0.0, *self._logprobs(found[1:]))
 
     async def settings(self) -> Mapping[str, Any]:
         return await self._ask("GET", "/server_info", dict[str, Any])
@@ -144,6 +145,15 @@ class SGLangServer(VLLMServer):
         max_bytes = MAX_BYTES + TOKEN_BYTES * (len(ids) + settings["max_new_tokens"])
         found = await self._ask("POST", GENERATE, Generated, json=body, max_bytes=max_bytes, deadline_s=deadline_s)
         return found.meta_info
+
+    def _logprobs(self, scored: Sequence[Scored]) -> list[float]:
+        """Return the log-probabilities. Raises EngineError for null, which JSON has in place of NaN and infinity."""
+        found = [logprob for logprob, _, _ in scored if logprob is not None]
+        if len(found) < len(scored):
+            raise EngineError(
+                f"{self.name} gave no log-probability for {len(scored) - len(found)} of {len(scored)} tokens"
+            )
+        return found
 
     async def _command(self, route: str, body: Mapping[str, Any], deadline_s: float) -> None:
         done = await self._ask("POST", route, Done, json=body, deadline_s=deadline_s)
