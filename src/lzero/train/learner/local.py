@@ -105,14 +105,18 @@ class LocalLearner:
     async def _restore(self, engine: RestartingEngine) -> None:
         """Publish the current version again whenever a server was restarted, so that it serves; while an update is made, wait for it."""
         while True:
+            before = self._published
             await engine.lacks_weights()
             async with self._policy:
                 await self._policy.wait_for(lambda: self._published is not None)
                 assert self._published is not None
+                if self._published != before:  # the server may have got its weights with them
+                    continue
                 try:
                     await self._publisher.publish(version=self._published)
-                except (EngineError, TrainError) as error:
-                    logger.error("version %d could not be sent again: %s", self._published, error)
+                except Exception as error:
+                    trace = not isinstance(error, (EngineError, TrainError))
+                    logger.error("version %d could not be sent again: %s", self._published, error, exc_info=trace)
                     engine.give_up(f"did not get version {self._published} again: {error}")
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
