@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -17,10 +18,11 @@ import pytest
 from faulty_proxy import Fault, FaultyProxy
 
 from lzero.config import load_config
+from lzero.engine.vllm import engine as engine_module
 from lzero.engine.vllm import kind
 from lzero.engine.vllm.engine import VLLMEngine
 from lzero.engine.vllm.server import VLLMServer
-from lzero.engine.vllm.supervisor import RESTARTS, until_ready
+from lzero.engine.vllm.supervisor import RESTARTS, Fleet, OwnServer, until_ready
 from lzero.errors import EngineError
 from lzero.models import load_tokenizer, resolve
 from lzero.types import Completion, Sampling
@@ -223,6 +225,49 @@ async def test_a_lifeline_that_is_killed_leaves_no_process() -> None:
         os.kill(own.process.group, signal.SIGKILL)
         await until(lambda: engine.restarts == 1 and engine._fleet.members[0].serves)
         assert not psutil.wait_procs(before, timeout=DEADLINE_S)[1]
+
+
+async def test_a_restarted_server_of_adapters_serves_again_with_the_current_one(tmp_path: Path) -> None:
+    async with engine_of() as engine, asyncio.timeout(DEADLINE_S):
+        await engine.load_adapter(tmp_path, version=1)
+        engine.restart("is asked to")
+        await engine.lacks_weights()
+        await engine.load_adapter(tmp_path, version=1)
+        await engine.resume()
+        engine.replicas[0].admit(1)
+        assert (await ask(engine, "a", tokens=3)).versions == ((1, 3),)
+
+
+async def test_a_server_that_is_slow_to_unload_an_adapter_serves_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "RELEASE_S", 0.0)
+    async with engine_of() as engine:
+        for version in (1, 2):
+            await engine.load_adapter(tmp_path, version=version)
+        assert engine._fleet.members[0].serves
+
+
+async def test_an_engine_of_adapters_closes_while_its_server_is_lost(tmp_path: Path) -> None:
+    async with asyncio.timeout(DEADLINE_S), engine_of() as engine:
+        await engine.load_adapter(tmp_path, version=1)
+        engine.restart("is asked to")
+
+
+async def test_a_restarted_server_waits_for_the_trainer_to_open_a_group(tmp_path: Path) -> None:
+    config = load_config(None, ["engine.kind=vllm", f"engine.program={CHILD}", "engine.transfer=nccl"])
+    server, fleet = VLLMServer("the child", socket=tmp_path / kind.SOCKET), Fleet()
+    own = OwnServer(server, partial(kind.launch, config, tmp_path, number=0), start_s=DEADLINE_S)
+    fleet.add(server, own)
+    settings = {"stop_ids": [], "vocab_size": 9, "max_tokens": 9, "trainer_address": "127.0.0.1"}
+    engine = VLLMEngine(fleet, TOKENIZER, on_close=own.end, **settings)  # type: ignore[arg-type]
+    try:
+        await own.ready()
+        await engine.claim()
+        engine.restart("is asked to")
+        assert await engine.num_workers() == [1]
+    finally:
+        await engine.close()
 
 
 @asynccontextmanager

@@ -75,7 +75,7 @@ class Server:
 
     def __init__(self, arguments: list[str]) -> None:
         self.arguments, self.asked, self.waiting, self.tokens = arguments, 0, dict[int, "asyncio.Future[Reply]"](), 0
-
+        self.adapters: set[str | None] = {None}
         with open(f"{arguments[2]}/config.json") as file:
             self.vocabulary = json.load(file)["vocab_size"]
 
@@ -122,6 +122,8 @@ class Server:
         match route:
             case "/inference/v1/generate":
                 ids, sampling = body["token_ids"], body["sampling_params"]
+                if body.get("model") not in self.adapters:
+                    return {"failed": "there is no such adapter"}
                 if max(ids) >= self.vocabulary:
                     return {"failed": "an id is out of the vocabulary"}
                 scores = [None, *({str(each): {"logprob": 0.0}} for each in ids[1:])]
@@ -139,6 +141,15 @@ class Server:
                 return {"weight_version": (await self.ask(look=True))["version"]}
             case "/update_weight_version":
                 return await self.ask(name=body["new_version"])
+            case "/init_weight_transfer_engine":
+                if "nccl" in self.argument("--weight-transfer-config") and not body["init_info"]:
+                    return {"failed": "a group has an address"}
+            case "/v1/load_lora_adapter":
+                self.adapters.add(body["lora_name"])
+            case "/v1/unload_lora_adapter":
+                self.adapters.discard(body["lora_name"])
+            case "/get_world_size":
+                return {"world_size": 1}
             case "/update_weights":
                 return await self.ask(load=body["update_info"]["path"])
             case "/finish_weight_update":

@@ -175,7 +175,8 @@ class VLLMEngine:
         self._fleet.watch(self._prepare)
 
     async def num_workers(self) -> list[int]:
-        """Return the number of workers of each replica: its devices. Raises EngineError."""
+        """Return the number of workers of each replica: its devices. Waits for servers that are being started. Raises EngineError."""
+        await self._fleet.all_take_commands()
         return [await replica.server.num_workers() for replica in self.replicas]
 
     async def prepare_updates(self, infos: Sequence[Mapping[str, Json]]) -> None:
@@ -288,19 +289,25 @@ class VLLMEngine:
 
     async def _prepare(self, member: Supervisor) -> None:
         """Let a server that has been started anew serve, or pause it until it gets the weights of `version`."""
-        await member.server.prepare_updates({})
+        if not self.trainer_address:  # a group is joined when the trainer opens it
+            await member.server.prepare_updates({})
+        if self._original:
+            await member.server.name_weights(weights_name(self._owner, 0))
         if self._has_new_weights:
             await self._pause(member)
             member.await_weights()
         else:
-            await member.server.name_weights(weights_name(self._owner, 0))
             member.paused, member.has_weights = False, True
             member.admit(is_new_version=False)
 
     async def _unload(self, adapter: Adapter) -> None:
         """Unload an adapter from the servers that have it; one that does not answer keeps it, and nothing asks for it again."""
-        with suppress(EngineError):
-            await self._on_all(lambda each: each.server.unload_adapter(adapter.name, deadline_s=RELEASE_S))
+
+        async def unload(server: VLLMServer) -> None:
+            with suppress(EngineError):
+                await server.unload_adapter(adapter.name, deadline_s=RELEASE_S)
+
+        await asyncio.gather(*(unload(replica.server) for replica in self.replicas))
 
     async def _on_all(self, action: Callable[[Supervisor], Awaitable[None]]) -> None:
         """Run `action` on all servers at once, when all take commands; return when it has ended on all. Raises the first error."""
