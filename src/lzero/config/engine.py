@@ -83,7 +83,8 @@ class VLLMEngineConfig(_Servers):
     start_s: Positive = 600.0
     """Seconds in which a server must start."""
     hang_s: Positive = 60.0
-    """Seconds without a new token, while requests run, after which a server counts as hung."""
+    """Seconds without a new token, while requests run, after which a server counts as hung; a server that is started with
+    --disable-log-stats never does."""
 
 
 def _with_kind(values: Any) -> Any:

@@ -199,6 +199,8 @@ class VLLMServer:
             sums: dict[str, float] = {}
             for name, value in _METRIC.findall((await self._content("GET", "/metrics")).decode()):
                 sums[name] = sums.get(name, 0.0) + float(value)
+            if "generation_tokens_total" not in sums:
+                raise ValueError("it counts no tokens")
             return Load(
                 running=int(sums.get("num_requests_running", 0.0)),
                 waiting=int(sums.get("num_requests_waiting", 0.0)),

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -116,8 +116,8 @@ class Supervisor:
         self._hang_s = hang_s
         self._running: set[asyncio.Timeout] = set()
         self._num_answered = 0
-        self._progress = (0, 0)
-        """Requests that were answered, and tokens that were computed, when this was last seen to change."""
+        self._progress = (0, 0, 0.0)
+        """Requests answered, tokens computed, and the share of the cache in use, which grows with each part of a prompt; as last seen."""
         self._moved_at = time.monotonic()
         self._tries = 0
         """Restarts under the current policy version."""
@@ -208,20 +208,30 @@ class Supervisor:
         """Return what is wrong with the server; "" if it works."""
         if self.own is not None and self.own.process.has_ended():
             return f"has ended; the end of its log: {self.own.process.tail()}"
-        now = time.monotonic()
-        if not self._running or self.paused or self._hang_s == math.inf:
-            self._moved_at = now
-            return ""
-        with suppress(EngineError):
-            progress = (self._num_answered, (await self.server.load(deadline_s=self._hang_s)).tokens)
-            if progress != self._progress:
-                self._progress, self._moved_at = progress, now
+        now, seen = time.monotonic(), self._progress[1:]
+        if self._has_work:
+            try:
+                load = await self.server.load(deadline_s=self._hang_s)
+                seen = (load.tokens, load.cache_usage)
+            except NoAnswer:
+                pass
+            except EngineError:  # it answers, but does not tell its load
+                self._moved_at = now
+        progress = (self._num_answered, *seen)
+        if progress != self._progress or not self._has_work:
+            self._progress, self._moved_at = progress, now
         if now - self._moved_at < self._hang_s:
             return ""
         return f"has computed no token for {self._hang_s:g} s, while {len(self._running)} requests run"
 
+    @property
+    def _has_work(self) -> bool:
+        """Whether the server must make progress."""
+        return bool(self._running) and not self.paused and self._hang_s != math.inf
+
     def _enter(self, state: State) -> None:
         self.state = state
+        self._moved_at = time.monotonic()
         self._bell.ring()
 
 
