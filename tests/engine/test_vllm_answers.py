@@ -8,7 +8,7 @@ from web_servers import json_response, response, serving
 
 from lzero.config import load_config
 from lzero.engine.vllm import kind
-from lzero.engine.vllm.engine import Codec
+from lzero.engine.vllm.codec import Codec
 from lzero.engine.vllm.server import Choice, Load, VLLMServer
 from lzero.errors import EngineError
 from lzero.models import build_tokenizer

@@ -2,6 +2,7 @@
 
 kind.py       opens the engine of a configuration
 engine.py     spreads the requests of many episodes over replicas
+codec.py      checks requests, and converts responses to completions
 adapters.py   knows which LoRA adapter each request samples from
 server.py     calls the HTTP routes of one server
 process.py    starts a server, and ends it with all its processes

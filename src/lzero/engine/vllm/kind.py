@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from lzero.closing import closed_on_error
 from lzero.config import Config, VLLMEngineConfig
 from lzero.engine.kinds import Finding, OpenedEngine
-from lzero.engine.vllm.engine import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, VLLMEngine, check_unclaimed
+from lzero.engine.vllm.codec import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
+from lzero.engine.vllm.engine import VLLMEngine, check_unclaimed
 from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, OwnServer, Supervisor
