@@ -190,10 +190,10 @@ async def test_a_server_that_ends_again_and_again_is_given_up(tmp_path: Path) ->
         strike(engine, "server", signal.SIGKILL)
         await until(lambda: engine._fleet.members[0].state == "given up")
         with pytest.raises(
-            EngineError, match=r"vLLM server 0 has ended; .*started anew 3 times under one policy version"
+            EngineError, match=r"vLLM server 0 has ended; .*restarted it 3 times under one policy version"
         ):
             await ask(engine, "a")
-        with pytest.raises(EngineError, match="started anew 3 times"):
+        with pytest.raises(EngineError, match="restarted it 3 times"):
             await engine.pause()
 
 

@@ -1,4 +1,4 @@
-"""A server of the engine that was started anew gets the weights of the current version, and no others."""
+"""A restarted server of the engine gets the weights of the current version, and no others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -22,7 +22,7 @@ DEADLINE_S = 60.0
 
 
 class Servers(LocalEngine):
-    """An engine whose server can be started anew. It then lacks weights until the next load."""
+    """An engine whose server can be restarted. It then lacks weights until the next load."""
 
     restarts = 0
     failures = 0

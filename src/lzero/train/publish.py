@@ -15,8 +15,8 @@ weights, or one of several servers was missed or restarted. No single check find
 - The scores must have moved since the last version as far as the trainer's. This finds a transfer without effect after a small update.
 
 A failed transfer is repeated once, and so is one that the probe rejects. A disagreement that remains stops the run with both numbers. If a
-transfer fails twice, the servers that lzero owns are started anew, and it is made again. After a failed transfer the engine stays paused,
-because a server may hold parts of two policies.
+transfer fails twice, lzero restarts the servers that it owns, and publishes again. After a failed transfer the engine stays paused, because
+a server may hold parts of two policies.
 """
 
 import logging
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 TRIES = 2
 PROBE_S = 120.0
-"""Seconds that a replica has at least to sample the tokens of the probe."""
+"""Shortest deadline of a replica for sampling the tokens of the probe."""
 Scores = tuple[float, ...]
 Compute = Callable[[Callable[[], list[Scores]]], Awaitable[list[Scores]]]
 
@@ -84,14 +84,15 @@ class WithReplicas(Protocol):
 
 @runtime_checkable
 class RestartingEngine(Protocol):
-    """An engine with servers that can be started anew. Such a server serves after the next transfer."""
+    """An engine that can restart servers. A restarted server serves after the next transfer."""
 
     @property
     def restarts(self) -> int:
-        """Times that a server was started anew."""
+        """Number of restarts of servers."""
 
     def restart(self, problem: str) -> bool:
-        """Start its own servers anew; return whether there are any. `problem`: the rest of a sentence that begins with a server's name."""
+        """Restart the servers that lzero owns; return whether there are any. `problem`: the rest of a sentence that begins with a server's
+        name."""
 
     async def lacks_weights(self) -> None:
         """Return as soon as a server needs the weights of the current version to serve."""
@@ -116,8 +117,8 @@ class SingleReplica:
 class Publisher:
     """Publishes the weights of `model` to an engine, one version after another.
 
-    `max_tokens`: the most tokens of a sequence in the engine. `compute` calls a function in the learner's thread. `request_s`: seconds that
-    a request may take beside the episodes, if the probe is to have more than `PROBE_S`.
+    `max_tokens`: the most tokens of a sequence in the engine. `compute` calls a function in the learner's thread. `request_s`:
+    deadline of the probe's requests, which run beside those of episodes; at least `PROBE_S`.
     """
 
     def __init__(
@@ -147,8 +148,8 @@ class Publisher:
     async def publish(self, *, version: int) -> dict[str, float]:
         """Make the engine sample from the model's current weights, as policy `version`. Return the probe's gaps in nats, and the seconds.
 
-        Raises EngineError if the transfer fails twice, once more after a restart of the servers, and TrainError if trainer and engine
-        disagree on the probe twice.
+        Raises TrainError if trainer and engine disagree on the probe twice. Raises EngineError if the transfer fails twice and, if lzero
+        owns servers, twice again after their restart.
         """
         engine = self._engine
         if not isinstance(engine, RestartingEngine):

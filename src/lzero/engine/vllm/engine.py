@@ -1,8 +1,8 @@
 """The engine "vllm": spread the requests of many episodes over replicas.
 
 All requests of an episode go to one replica, which keeps the keys and values of the episode's prefix. `pause`, `update` and `resume` run on
-all replicas, and fail if one replica fails. A server that lzero owns is started anew if it ends, hangs, or does not answer one of these
-commands (`supervisor.py`); its episodes go on elsewhere.
+all replicas, and fail if one replica fails. lzero restarts a server that it owns if it ends, hangs, or does not answer one of these
+commands (`supervisor.py`). The server's episodes continue on another replica.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ RELEASE_S = 5.0
 UNCLAIMED = "default"
 """vLLM's own name for the weights that it was started with."""
 SENDS = 2
-"""Times that a request is sent, if the server that it was sent to is lost."""
+"""The most times that a request is sent: again if its server is lost."""
 
 
 class Replica:
@@ -118,7 +118,7 @@ class VLLMEngine:
         """Whether the servers hold the weights that they were started with."""
         self._num_adapters = 0
         self._has_new_weights = False
-        """Whether weights were sent: then those that a server starts with are not those of `version`."""
+        """Whether weights were sent. The weights that a server starts with are then not those of `version`."""
         self._claimed: list[VLLMServer] = []
         self._closed = False
 
@@ -148,7 +148,7 @@ class VLLMEngine:
 
     @property
     def restarts(self) -> int:
-        """Times that a server was started anew."""
+        """Number of restarts of servers."""
         return sum(each.restarts for each in self._fleet.members)
 
     async def pause(self) -> None:
@@ -159,7 +159,7 @@ class VLLMEngine:
         await self._on_all(self._resume)
 
     async def claim(self) -> None:
-        """Name the weights that the servers were started with: they are version 0. Look after the servers from now on.
+        """Name the weights that the servers were started with: they are version 0. Watch the servers from now on.
 
         Raises EngineError if another run uses a server.
         """
@@ -220,14 +220,14 @@ class VLLMEngine:
         return [each.directory for each in unused]
 
     def restart(self, problem: str) -> bool:
-        """Start all servers anew that lzero owns, and let them serve after the next transfer. Return whether there are any.
+        """Restart all servers that lzero owns, and let them serve after the next transfer. Return whether there are any.
 
         `problem`: why, as the rest of a sentence that begins with a server's name.
         """
         return self._fleet.restart(problem)
 
     async def lacks_weights(self) -> None:
-        """Return as soon as a server, which was started anew, needs the weights of the current version to serve."""
+        """Return as soon as a restarted server needs the weights of the current version."""
         await self._fleet.one_awaits_weights()
 
     def give_up(self, problem: str) -> None:
@@ -256,7 +256,7 @@ class VLLMEngine:
         await self._on_close()
 
     async def _home(self, affinity: str) -> Replica:
-        """Return the replica of an episode. If there is none that serves, wait until one does; that with the fewest episodes gets it."""
+        """Return the episode's replica. If it has none that serves, wait until one does, and assign the one with the fewest episodes."""
         home = self._homes.get(affinity)
         if home is None or not home.supervisor.serves:
             await self._fleet.one_serves()
@@ -280,7 +280,7 @@ class VLLMEngine:
         member.paused = False
 
     async def _prepare(self, member: Supervisor) -> None:
-        """Let a server that has been started anew serve, or pause it until it gets the weights of `version`."""
+        """Let a restarted server serve, or pause it until it gets the weights of `version`."""
         if not self.trainer_address:  # a group is joined when the trainer opens it
             await member.server.prepare_updates({})
         if self._original:
@@ -302,7 +302,7 @@ class VLLMEngine:
         await asyncio.gather(*(unload(replica.server) for replica in self.replicas))
 
     async def _on_all(self, action: Callable[[Supervisor], Awaitable[None]]) -> None:
-        """Run `action` on all servers at once, when all take commands; return when it has ended on all. Raises the first error."""
+        """Wait until all servers take commands, and run `action` on all at once. Raises the first error when it has ended on all."""
         await self._fleet.all_take_commands()
         outcomes = await asyncio.gather(
             *(self._command(each, action) for each in self._fleet.members), return_exceptions=True
@@ -326,6 +326,6 @@ async def check_unclaimed(server: VLLMServer) -> None:
     name = await server.weights_name()
     if name != UNCLAIMED:
         raise EngineError(
-            f"{server.name} serves weights that another run has loaded ({one_line(name[:NAME_CHARS])}): stop that run, and start the "
-            "server anew"
+            f"{server.name} serves weights that another run has loaded ({one_line(name[:NAME_CHARS])}): stop that run, and restart the "
+            "server"
         )

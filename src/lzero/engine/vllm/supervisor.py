@@ -1,10 +1,10 @@
-"""Watch a vLLM server, and start it anew if it has ended or hangs.
+"""Watch a vLLM server, and restart it if it has ended or hangs.
 
     serving ──ends, hangs, fails transfers──▶ lost ──restart──▶ without weights ──transfer, probe──▶ serving
                                                 └── joined, or restarted too often ──▶ given up
 
-A server without weights has those that it was started with, and gets no request of an episode. `/health` says nothing of a worker that
-hangs: a server also counts as lost if requests run and it computes no token.
+A server "without weights" still has the weights that it was started with, and gets no request of an episode. `/health` does not notice a
+worker that hangs, so a server also counts as lost if requests run and it computes no token.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ LOOK_S = 1.0
 HANG_S = 60.0
 """Seconds in which a server with requests must have computed a token, unless engine.hang_s says otherwise."""
 PATIENCE_S = 3600.0
-"""Seconds to wait for servers that are started anew."""
+"""Seconds to wait for servers that restart."""
 RESTARTS = 3
 """The most restarts of a server under one policy version."""
 POLL_S = 0.25
@@ -40,7 +40,7 @@ Prepare = Callable[["Supervisor"], Awaitable[None]]
 
 
 class Bell:
-    """Wakes everybody who waits for it, each time it rings."""
+    """Wakes all waiting tasks, each time it rings."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -50,13 +50,13 @@ class Bell:
         self._event = asyncio.Event()
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until `is_so`, which a ring may have changed."""
+        """Wait until `is_so` returns true. Asks it at once, and after each ring."""
         while not is_so():
             await self._event.wait()
 
 
 class OwnServer:
-    """A server that lzero starts, and may start anew. `launch` starts its process; `start_s`: seconds in which it must answer."""
+    """A server that lzero starts and restarts. `launch` starts its process; `start_s`: seconds in which it must answer."""
 
     def __init__(self, server: VLLMServer, launch: Callable[[], ServerProcess], *, start_s: float) -> None:
         self.process = launch()
@@ -109,7 +109,7 @@ class Supervisor:
         self.has_weights = True
         """Whether the server has the weights of the current policy version."""
         self.paused = False
-        """Whether the server was told to sample nothing, so that it may take as long as it likes."""
+        """Whether sampling is paused. A paused server that computes no token does not hang."""
         self._problem = ""
         """Why the server was lost: the rest of a sentence that begins with its name."""
         self._bell = bell
@@ -152,7 +152,7 @@ class Supervisor:
             self._enter("serving")
 
     def await_weights(self) -> None:
-        """Let the server serve after the next transfer: it was started anew."""
+        """Let the restarted server serve after the next transfer."""
         self._enter("without weights")
 
     def lose(self, problem: str) -> None:
@@ -181,7 +181,7 @@ class Supervisor:
         return not self.serves
 
     async def watch(self, prepare: Prepare) -> None:
-        """Look after the server until cancelled. `prepare` gets a server that has been started anew ready, and may raise EngineError."""
+        """Watch the server until cancelled. `prepare` makes a restarted server ready, and may raise EngineError."""
         while True:
             if self.state == "lost":
                 await self._restart(prepare)
@@ -193,11 +193,11 @@ class Supervisor:
     async def _restart(self, prepare: Prepare) -> None:
         assert self.own is not None
         if self._tries == RESTARTS:
-            self.give_up(f"{self._problem} (it was started anew {RESTARTS} times under one policy version)")
+            self.give_up(f"{self._problem} (lzero has restarted it {RESTARTS} times under one policy version)")
             return
         self._tries += 1
         self.restarts += 1
-        logger.warning("%s %s: it is started anew", self.server.name, self._problem)
+        logger.warning("%s %s: lzero restarts it", self.server.name, self._problem)
         try:
             await self.own.restart()
             await prepare(self)
@@ -248,7 +248,7 @@ class Fleet:
         self.members.append(Supervisor(server, own, bell=self._bell, hang_s=self._hang_s))
 
     def watch(self, prepare: Prepare) -> None:
-        """Look after the servers until `close`, as `Supervisor.watch` does."""
+        """Watch the servers until `close`, as `Supervisor.watch` does."""
         self._tasks = [asyncio.create_task(_watched(each, prepare)) for each in self.members]
 
     async def close(self) -> None:
@@ -257,14 +257,14 @@ class Fleet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def one_serves(self) -> None:
-        """Wait until a server serves. Raises EngineError if all were given up."""
+        """Wait until at least one server serves. Raises EngineError if all were given up."""
         async with _patience("a server"):
             await self._bell.until(lambda: any(each.serves for each in self.members) or self._is_hopeless())
         if self._is_hopeless():
             raise self.members[0].complaint()
 
     async def all_take_commands(self) -> None:
-        """Wait until no server is being started. Raises EngineError if one cannot be."""
+        """Wait until no server is starting. Raises EngineError if one was given up."""
         async with _patience("all servers"):
             await self._bell.until(
                 lambda: all(each.takes_commands or each.state == "given up" for each in self.members)
@@ -288,7 +288,7 @@ class Fleet:
 
 
 def joined(servers: Sequence[VLLMServer]) -> Fleet:
-    """Return a fleet of servers that tell no tokens, so that one that hangs is noticed by the deadlines of requests only."""
+    """Return a fleet of servers that do not report computed tokens. Only the deadlines of requests notice one that hangs."""
     fleet = Fleet(hang_s=math.inf)
     for server in servers:
         fleet.add(server)
@@ -309,4 +309,4 @@ async def _patience(awaited: str) -> AsyncIterator[None]:
         async with asyncio.timeout(PATIENCE_S):
             yield
     except TimeoutError:
-        raise EngineError(f"waited {PATIENCE_S:g} s for {awaited} to be started and to get weights") from None
+        raise EngineError(f"waited {PATIENCE_S:g} s for {awaited} to start and to get weights") from None

@@ -50,9 +50,9 @@ class LearnerThread:
 class LocalLearner:
     """A `Trainer` in this process, and the engine that gets its weights. Implements `Learner`.
 
-    It computes in the engine's thread, where torch's threads are warm, if the engine runs in this process and waits for the learner anyway.
-    Else it computes in a thread of its own.
-    It records advantages and skipped steps in `run`. Between updates, it sends the weights again if a server of the engine was restarted.
+    It computes in the engine's thread, where torch's threads are warm, if the engine runs in this process and samples nothing during
+    updates. Otherwise it computes in a thread of its own. It records advantages and skipped steps in `run`. Between updates, it sends the
+    weights again if a server of the engine was restarted.
     """
 
     def __init__(self, trainer: Trainer, engine: Engine, run: RunDirectory) -> None:
@@ -70,9 +70,9 @@ class LocalLearner:
         self._run = run
         self._engine = engine
         self._policy = asyncio.Condition()
-        """Held by who changes or sends the weights."""
+        """Held while weights change or are sent."""
         self._published: int | None = None
-        """The version of the current weights, once they are published."""
+        """Version of the current weights; None until they are published."""
         self._restoring: asyncio.Task[None] | None = None
 
     @property
@@ -103,7 +103,7 @@ class LocalLearner:
             self._thread.close()
 
     async def _restore(self, engine: RestartingEngine) -> None:
-        """Publish the current version again whenever a server was restarted, so that it serves; while an update is made, wait for it."""
+        """Publish the current version again after each restart of a server. During an update, wait for the next version."""
         while True:
             before = self._published
             await engine.lacks_weights()
