@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from lzero.eval.rescore import Change
 
 SECTIONS = ("reward.", "judge.")
+"""Beginnings of the keys that may be changed."""
+PROBLEMS = 3
+"""The most different problems that are listed for an evaluation or update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +51,11 @@ class Rescoring:
 
 @takes(Rescoring)
 def rescore(wanted: Rescoring) -> None:
-    """Score the stored episodes of a run again, with another reward. Nothing is run, and the run is not changed.
+    """Score the stored episodes of a run with another reward. No episode runs, and the stored rewards stay as they are.
 
     Example: lzero rescore runs/world-eval --reward mine:brief
 
-    For a training run it also prints how the advantages would have changed.
+    For a training run it also prints how the advantages would have changed. New verdicts of a judge are added to those of the run.
     """
     from rich.console import Console
 
@@ -97,7 +100,7 @@ async def _rescore(wanted: Rescoring, config: "Config", console: "Console") -> N
                 sys.stdout.buffer.write(msgspec.json.encode(change) + b"\n")
             else:
                 _print(console, change)
-                for problem in list(dict.fromkeys(line.problem for line in lines if line.problem))[:3]:
+                for problem in list(dict.fromkeys(line.problem for line in lines if line.problem))[:PROBLEMS]:
                     say(console, f"  {problem}")
     finally:
         if scorer.judge is not None:

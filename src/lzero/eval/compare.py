@@ -1,6 +1,7 @@
 """Compare the evaluations of two runs task by task.
 
-Both runs have answered the same tasks, so the differences are paired: their interval is far narrower than those of the two scores.
+Both runs have answered the same tasks, so their scores can be subtracted task by task. The interval of these paired differences is usually
+narrower than those of the two scores.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,7 +42,7 @@ class Evaluated(Struct, frozen=True, kw_only=True):
     scores: dict[str, TaskScore]
     """By task."""
     num_failed: int
-    """Episodes that lzero failed, which no score counts."""
+    """Episodes that failed, which have no score."""
 
     @property
     def score(self) -> float:
@@ -63,9 +64,9 @@ class Comparison(Struct, frozen=True, kw_only=True):
     high: float
     """95 % interval of the difference."""
     p_value: float
-    """Of the exact sign test."""
+    """P-value of the exact sign test."""
     flips: tuple[Flip, ...]
-    """Losses first, each kind by task."""
+    """Lost tasks first, then gained ones, each in the order of their ids."""
 
 
 def read_evaluation(path: Path, *, phase: Phase, update: int | None = None) -> Evaluated:
@@ -81,6 +82,7 @@ def read_evaluation(path: Path, *, phase: Phase, update: int | None = None) -> E
 
 
 def evaluated(run: str, update: int, lines: Iterable[EpisodeLine]) -> Evaluated:
+    """Return the scores of one evaluation's episodes, by task."""
     by_task: dict[str, list[EpisodeLine]] = {}
     num_failed = 0
     for line in lines:

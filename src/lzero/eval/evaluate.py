@@ -127,8 +127,8 @@ def check_version(records: Sequence[Record], version: int) -> None:
     others = {each for record in records for each in record.group().versions} - {version}
     if others:
         raise TrainError(
-            f"the evaluation of policy version {version} has tokens of {', '.join(map(str, sorted(others)))}: does another program change "
-            "the weights of the engine?"
+            f"the evaluation of policy version {version} has tokens of {', '.join(map(str, sorted(others)))}: check whether another "
+            "program changes the weights of the engine"
         )
 
 

@@ -16,7 +16,7 @@ from lzero.types import Episode, Reward, Task
 
 
 class Rescored(Struct, frozen=True, kw_only=True):
-    """An episode's stored reward, and the one by the other scorer."""
+    """Stored reward of an episode, and its reward by the other scorer."""
 
     phase: Phase
     update: int
@@ -29,11 +29,11 @@ class Rescored(Struct, frozen=True, kw_only=True):
     """None if the other scorer failed."""
     new_reward: float | None
     problem: str = ""
-    """Why it failed."""
+    """Why the other scorer failed; "" if it did not."""
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """What the other scorer changes in one evaluation or update."""
+    """Effect of the other scorer on the scores of one evaluation or update."""
 
     phase: Phase
     update: int
@@ -46,23 +46,25 @@ class Change(Struct, frozen=True, kw_only=True):
     """Episodes whose score rises."""
     num_down: int
     advantages: "AdvantageChange | None" = None
-    """Of an update's trained steps."""
+    """For an update: the effect on the advantages of the steps that it trained on."""
 
 
 class AdvantageChange(Struct, frozen=True, kw_only=True):
-    """How the advantages of an update's steps would have changed."""
+    """Difference of the advantages that the other scorer would have given to an update's steps."""
 
     num_steps: int
     correlation: float
     """Pearson's; nan if one of the two does not vary."""
     opposite: float
-    """Share of the steps whose advantage has the other sign, or becomes or was 0."""
+    """Share of the steps whose advantage changes its sign. An advantage of 0 has a sign of its own."""
 
 
 async def rescore(path: Path, scorer: Scorer, *, algo: AlgoConfig) -> AsyncIterator[tuple[Change, list[Rescored]]]:
-    """Yield the change of each evaluation and update of a run, with its episodes. Episodes that lzero failed have no reward.
+    """Score the stored episodes again. Yield the change of each evaluation and update of the run, with its episodes.
 
-    Advantages are those of `algo`, without a KL penalty in the reward. Raises StoreError.
+    Leaves out episodes that failed, which have no reward.
+
+    The estimator of `algo` computes the advantages, without a KL penalty in the reward. Raises StoreError.
     """
     seen = sorted({(line.update, line.phase) for line in list_episodes(path)})
     for update, phase in seen:
@@ -80,7 +82,7 @@ async def rescore(path: Path, scorer: Scorer, *, algo: AlgoConfig) -> AsyncItera
 
 
 async def _again(scorer: Scorer, record: Record) -> list[Reward | RewardError | None]:
-    """Return the new reward of each episode; None for one that lzero failed."""
+    """Return the new reward of each episode; None for an episode that failed."""
 
     async def score(task: Task, episode: Episode) -> Reward | RewardError | None:
         if episode.status == "failed":
@@ -135,7 +137,7 @@ def _advantages(
     update: int,
     algo: AlgoConfig,
 ) -> AdvantageChange | None:
-    """Compare the stored advantages of an update with those that the new rewards give; None if it stored none."""
+    """Compare the stored advantages of an update with those of the new rewards. Return None if none are stored, or no group is left."""
     from lzero.algo.attempts import attempts
     from lzero.algo.credit import credit, make_estimator
 

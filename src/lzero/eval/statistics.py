@@ -5,11 +5,12 @@ import random
 from collections.abc import Sequence
 
 RESAMPLES = 2_000
+"""Resamples of the bootstrap."""
 LEVEL = 0.95
 
 
 def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of `values` (one a task): the percentile bootstrap (Efron 1979). nan for no values."""
+    """Return the 95 % interval of the mean of `values`, one for each task, by the percentile bootstrap (Efron 1979); nan for no values."""
     if not values:
         return math.nan, math.nan
     dice, number = random.Random(seed), len(values)
@@ -21,7 +22,7 @@ def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
 def sign_test(differences: Sequence[float]) -> float:
     """Return the two-sided p-value of "a task is as likely to gain as to lose", by the exact sign test.
 
-    Tasks without a difference say nothing. For scores of 0 and 1 it is McNemar's exact test.
+    It ignores tasks without a difference. For scores of 0 and 1 it is McNemar's exact test.
     """
     gains = sum(each > 0 for each in differences)
     losses = sum(each < 0 for each in differences)

@@ -1,4 +1,4 @@
-"""Make the batch of an update from the records of the tasks that were tried for it, and tell what is unusual about it."""
+"""Make the batch of an update from the records of the tasks that were tried for it, and log what is unusual about it."""
 
 import logging
 from collections import Counter
@@ -33,9 +33,9 @@ class Collected(Struct, frozen=True, kw_only=True):
 def make_batch(
     update: int, records: Sequence[Record], *, config: RolloutConfig, runner: Runner, seconds: float
 ) -> Collected:
-    """Return the batch of an update from the judged records of the tasks that were tried for it, within `seconds`.
+    """Return the batch of an update from the judged records of the tasks that were tried for it. `seconds`: wall time of the rollout.
 
-    Surplus groups are left out. If groups are missing, L0's rule takes back uniform ones. Raises TrainError if no group is left.
+    Leaves out surplus groups. If groups are missing, filter "l0" takes back uniform ones. Raises TrainError if no group is left.
     """
     wanted = config.tasks_per_update
     records, num_taken_back = leave_out(records, wanted), 0
@@ -44,9 +44,9 @@ def make_batch(
     groups = tuple(record.group() for record in records if not record.dropped)
     if not groups:
         raise TrainError(_nothing_left(update, records))
-    _tell_of_a_short_batch(update, records, groups, num_taken_back, config)
+    _log_short_batch(update, records, groups, num_taken_back, config)
     failing = runner.take_failures()
-    _tell_of_failing_tasks(update, failing)
+    _log_failing_tasks(update, failing)
     metrics = {
         **summarise(records),
         **runner.scorer.take_metrics(),
@@ -78,7 +78,7 @@ def token_lags(groups: Sequence[Group], update: int) -> Counter[int]:
     return lags
 
 
-def _tell_of_a_short_batch(
+def _log_short_batch(
     update: int, records: Sequence[Record], groups: Sequence[Group], num_taken_back: int, config: RolloutConfig
 ) -> None:
     """Log a warning if the batch is smaller than wanted, and a message if groups were taken back."""
@@ -99,7 +99,7 @@ def _tell_of_a_short_batch(
         )
 
 
-def _tell_of_failing_tasks(update: int, failing: Failing) -> None:
+def _log_failing_tasks(update: int, failing: Failing) -> None:
     """Log a warning about tasks whose episodes keep failing: their answers are never scored, and a policy may learn to fail."""
     often = [str(each) for each in failing.worst if each.often]
     if often:

@@ -92,8 +92,8 @@ class PassRates:
 class TaskOrder:
     """Order in which training takes the tasks of `source`: each in turn, or as `rollout.curriculum` draws them.
 
-    A place in this order is a position. It has an endless number of them: a file's source starts each epoch in a new order. Raises
-    ConfigError for a curriculum over tasks that never repeat, StoreError for pass rates of other tasks.
+    A place in this order is a position. The order has no end: a file's source starts each epoch in a new order. Raises ConfigError for a
+    curriculum over tasks that never repeat, StoreError for pass rates of other tasks.
     """
 
     def __init__(

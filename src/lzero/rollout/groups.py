@@ -15,7 +15,7 @@ from lzero.types import Sampling
 
 
 class GroupMaker:
-    """Makes the group of a task. It depends on the task, its position in the order of training, the run's seed and the policy."""
+    """Makes the group of a task. A group depends on the task, its position in the order of training, the run's seed and the policy."""
 
     def __init__(self, runner: Runner, source: TaskSource, *, config: RolloutConfig, seed: int) -> None:
         self._runner, self._source, self._config, self._seed = runner, source, config, seed

@@ -9,9 +9,9 @@ included. Batches take groups in the order in which they were begun, and wait fo
 older than the policy that learns from it, however long its episode is, and nothing that is finished is thrown away. A group that
 `rollout.filter` drops frees its place at once.
 
-A group that is begun with n undecided or kept ones before it, while version v samples, is trained on by update
-v + ⌊n / tasks_per_update⌋ at the latest: each batch before it takes tasks_per_update groups. Only a batch that runs out of groups is
-smaller, when as many were tried as `rollout.max_refills` allows for all batches under way. Then no group is left that could grow old.
+Assume that a group begins while version v samples, and that n groups before it are kept or not yet finished. Each batch before it takes
+tasks_per_update groups, so update v + ⌊n / tasks_per_update⌋ trains on it at the latest. A batch is smaller only if it runs out of groups,
+because as many were tried as `rollout.max_refills` allows for all batches under way. Then no group is left that could grow old.
 
 The choice of groups depends on timing, so the same seed does not give the same run. But it is recorded (`lzero.store.finished`): a resumed
 run repeats the updates since its checkpoint with the same groups in the same order.
@@ -45,9 +45,9 @@ class _Place:
     def __init__(self, position: int, index: int, *, is_dropped: bool | None = None) -> None:
         self.position, self.index = position, index
         self.is_dropped = is_dropped
-        """Whether `rollout.filter` drops the group; None until it is finished."""
+        """Whether `rollout.filter` drops the group; None until it has finished."""
         self.record: Record | None = None
-        """The group; None if it is not finished, or if only its file has it, because an earlier process finished it."""
+        """The group; None until it has finished, and for a group of an earlier process, which only its file holds."""
         self.work: asyncio.Task[None] | None = None
 
 
@@ -79,7 +79,7 @@ class PipelinedStream:
         self._first = found.next_task
         """Position of the first group that no batch has taken."""
         self._ends = finished.repeatable(self._first)
-        """Where batches end that an earlier process recorded."""
+        """Update → the position where its batch ends, for batches that an earlier process recorded."""
         self._queue = deque(self._restored(dict(found.begun)))
         """Groups that no batch has taken, in order."""
         self._taken: list[Record] = []
@@ -95,12 +95,12 @@ class PipelinedStream:
         return {"next_task": self._first, "begun": begun, "max_lag": self.max_lag, **self._order.state}
 
     def published(self, version: int) -> None:
-        """Note that the groups of the last batch are trained on, and begin as many new ones."""
+        """Begin new groups in place of the last batch, which was trained on."""
         self._version, self._taken = version, []
         self._admit()
 
     def limit(self, lag: int) -> None:
-        """Lower the limit of the lag for groups that are not begun yet."""
+        """Lower the limit of the lag for groups that have not begun."""
         self.max_lag = min(self.max_lag, lag)
 
     async def saved(self, state: Mapping[str, Json]) -> None:
@@ -115,15 +115,14 @@ class PipelinedStream:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def take(self, update: int) -> Collected:
-        """Return the oldest groups, when they are finished. Raises TrainError if no group is left or too many episodes failed, and
-        StoreError."""
+        """Wait for the oldest groups, and return them. Raises TrainError if no group is left or too many episodes failed; StoreError."""
         started, first, end = time.monotonic(), self._first, self._ends.get(update)
         expected = self._expected()
         while self._first < end if end is not None else self._num_kept < self._config.tasks_per_update:
             if not self._queue:
                 self._admit()
             if not self._queue:
-                break  # as many were tried as may be
+                break  # rollout.max_refills allows no further tries
             self._consume(self._queue[0], await self._record(self._queue[0]))
         now = time.monotonic()
         try:
@@ -147,7 +146,7 @@ class PipelinedStream:
         return sum(not record.dropped for record in self._taken)
 
     def _admit(self) -> None:
-        """Begin as many groups as may be under way, in order."""
+        """Begin groups, in order, until as many are under way as `max_lag` and `rollout.max_refills` allow."""
         batches = min(self.max_lag + 1, self._updates - self._version)
         wanted = self._config.tasks_per_update
         room = batches * wanted - self._num_kept

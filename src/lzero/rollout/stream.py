@@ -41,7 +41,7 @@ class StreamState(Struct, frozen=True, forbid_unknown_fields=True):
     begun: tuple[tuple[int, int], ...] = ()
     """Position and task of each group that was begun, but that no batch has taken (`rollout.max_lag`)."""
     max_lag: int | None = None
-    """The limit of the lag, if a gate has lowered it."""
+    """The limit of the lag, which may be lower than `rollout.max_lag`; None without lag."""
 
 
 def read_state(state: Mapping[str, Json]) -> StreamState:
@@ -90,7 +90,7 @@ class SynchronousStream:
         """Do nothing: there is no lag."""
 
     async def saved(self, state: Mapping[str, Json]) -> None:
-        """Do nothing: a resumed run draws the episodes again that no checkpoint covers."""
+        """Do nothing: a resumed run samples the groups since its checkpoint again."""
 
     async def close(self) -> None:
         """Do nothing: no episode runs between two calls of `take`."""
