@@ -21,7 +21,7 @@ from lzero.config import RolloutConfig
 from lzero.errors import RewardError
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.failures import CircuitBreaker, Failing
-from lzero.rollout.kept import bounded
+from lzero.rollout.output_bounds import bounded
 from lzero.rollout.scoring import Scorer
 from lzero.seeds import derive_seed
 from lzero.store import Record
@@ -84,9 +84,8 @@ class Runner:
                 episode = await self._run(task, ticket, seed)
             if cutoff is not None:
                 cutoff.arrived()
-            episode, reward = await self._score(
-                task, episode
-            )  # outside of the slot: a slow judge delays no other episode
+            # Outside of the slot: a slow judge delays no other episode.
+            episode, reward = await self._score(task, episode)
             return bounded(episode), reward
 
         pairs = await run_all(run(index) for index in range(num_episodes))

@@ -1,4 +1,4 @@
-"""Bound what an episode keeps of its outputs until its update is written: hundreds of episodes are in memory then."""
+"""Bound the outputs that an episode keeps in memory until its update is written. An update may hold hundreds of episodes."""
 
 import msgspec
 
@@ -10,8 +10,8 @@ RICH_CHARS = 4_000_000
 
 
 def bounded(episode: Episode) -> Episode:
-    """Return the episode. After RICH_CHARS characters of images, tables and JSON, its further values keep only the text that the model
-    has read."""
+    """Return the episode with at most RICH_CHARS characters of images, tables and JSON. Further values keep only the text that the model
+    reads."""
     room = RICH_CHARS
 
     def keep(output: Output) -> Output:
