@@ -51,7 +51,7 @@ STEPS, EPISODES_A_TASK = 8, 4
 ENGINE_S, CELL_S = 2.0, 0.2
 """Mean waits in seconds; each wait is uniform between 0 and twice the mean."""
 LEAST_STEPS = 20_000
-"""Steps that a measurement with shorter waits makes at least."""
+"""Fewest steps of a measurement with shorter waits."""
 REACH_MS, REACH_MB = 0.5, 0.08
 AT_ONCE = (100, 1_000, 10_000)
 
@@ -185,7 +185,7 @@ async def measured(kind: str, number: int, share: float) -> tuple[float, float]:
 
 
 def works() -> Mapping[str, Callable[[], object]]:
-    """Return parts of a step."""
+    """Return name → function, for the parts of a step that no controller can leave out."""
     renderer = Renderer(build_tokenizer())
     text = output_turn("42", notepad="", left=budget_line(7, 3900))
     completion = Completion(token_ids=(), logprobs=(), text=REPLY, stop_reason="stop", versions=())
@@ -240,7 +240,7 @@ async def costs(work: Work, rounds: int) -> tuple[float, int]:
 
 
 def rollouts(waits: Waits, number: int) -> Work:
-    """Return what runs and scores `number` concurrent episodes that never submit, as a collector does."""
+    """Return a round that runs and scores `number` concurrent episodes, which never submit, as a stream of batches does."""
     runner = make_runner(number, waits)
     tasks = [
         Task(id=f"task-{index}", question="What is six times seven?", answers=("42",))
@@ -281,7 +281,7 @@ def make_runner(number: int, waits: Waits) -> Runner:
 
 
 def only_wait(waits: Waits, number: int, *works: Callable[[], object]) -> Work:
-    """Return what runs as many asyncio tasks, with as many waits, and `works` at each step."""
+    """Return a round of as many asyncio tasks with as many waits, which call `works` at each step."""
 
     async def episode() -> None:
         await waits(CELL_S)

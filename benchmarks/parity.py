@@ -1,11 +1,12 @@
-"""Where greedy episodes of two engines part: `python benchmarks/parity.py RUN_A RUN_B`, for runs that evaluated the same model.
+"""Find where greedy episodes of two engines part: `python benchmarks/parity.py RUN_A RUN_B`, for runs that evaluated the same model.
 
     lzero eval run.dir=RUN_A
     lzero eval engine.kind=vllm run.dir=RUN_B
     python benchmarks/parity.py RUN_A RUN_B
 
-Engines round differently, so two tokens that are almost equally likely may change places. Each parting is listed with the difference of the
-log-probabilities of the two tokens in a full forward pass. Above 1e-3 it is no rounding: the script then exits with code 1.
+Engines round differently, so two tokens that are almost equally likely may change places. The script lists the first tokens in which two
+episodes differ, with the difference of the two log-probabilities in a full forward pass. Rounding explains at most 1e-3 nats; the script
+exits with code 1 if a difference is larger.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from lzero.store.run_directory import read_records
 from lzero.types import Episode
 
 TIE = 1e-3
-"""Nats between two tokens that rounding may exchange."""
+"""Largest difference in nats between two tokens that rounding may exchange."""
 
 
 def main() -> None:

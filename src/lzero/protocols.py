@@ -95,13 +95,13 @@ MAX_PARAMETERS = 256
 
 
 class ToolStub(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a session needs of a tool to call it, as data: sent to sessions, and saved with episodes. Implements `ToolSpec`."""
+    """Description of a tool, as data, by which a session calls it. Sent to sessions, and saved with episodes. Implements `ToolSpec`."""
 
     name: str
     parameters: Annotated[tuple[str, ...], Meta(max_length=MAX_PARAMETERS)]
     description: str = ""
     kernel_source: str = ""
-    """That of `WithKernelSource`; "" for a plain function."""
+    """Source of the session's side of a tool (`WithKernelSource`); "" for a plain function."""
 
 
 def stub_of(tool: ToolSpec) -> ToolStub:

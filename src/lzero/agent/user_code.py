@@ -91,7 +91,7 @@ async def outcome_of(act: Callable[[], Awaitable[T]], who: str, bugs: Bugs) -> T
 
 
 class Late(Exception):
-    """A user's code has not ended in time."""
+    """A user's code did not end within its deadline."""
 
 
 async def outcome_in_time(

@@ -1,4 +1,4 @@
-"""Measure how far the policy that learns is from the one that sampled, when sampling does not wait for learning."""
+"""Measure the distance of the policy that learns from the policy that sampled (`rollout.max_lag`)."""
 
 from collections.abc import Mapping
 
@@ -25,6 +25,6 @@ def lag_metrics(policy: Tensor, micro: MicroBatch) -> Metrics:
 
 
 def effective_sample_size(metrics: Mapping[str, float]) -> float:
-    """Return (Σ r)² / (N Σ r²) over all action tokens, in (0, 1]: the share of tokens that as good an estimate would need without lag
+    """Return (Σ r)² / (N Σ r²) over all N action tokens, in (0, 1]: the share of tokens that would give as good an estimate without lag
     (Kong 1992)."""
     return metrics["train/ratio_mean"] ** 2 / metrics["train/ratio_square"]

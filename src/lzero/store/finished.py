@@ -3,8 +3,8 @@
     finished/000041.json   the group at position 41 of the order of training, until a later checkpoint is complete
     order.jsonl            a line for each batch: {"update": 5, "first": 40, "end": 49}, its positions (`end` excluded)
 
-Both are written before they count. So a run that was killed repeats its updates since the last checkpoint with the same groups, in the same
-order, and begins only those episodes again that had not finished.
+A group is written before a batch can contain it, and a batch before an update trains on it. So a killed run that is resumed repeats its
+updates since the last checkpoint with the same groups in the same order. It runs only the episodes of unfinished groups again.
 """
 
 import logging
@@ -83,7 +83,7 @@ class FinishedGroups:
     def repeatable(self, first: int) -> dict[int, int]:
         """Return update → the position where its batch ends (excluded), for the recorded batches from position `first` on.
 
-        If a group of them is missing, the order can be repeated up to that group only: log a warning, and remove all that came after it.
+        If a group of these batches is missing, log a warning, and remove all groups after it: the order cannot be repeated from there on.
         """
         batches, there = self._batches(), set(self.positions())
         for number, batch in enumerate(batches):

@@ -1,4 +1,4 @@
-"""Decide when the sampler is too far behind the learner."""
+"""Compare the metrics of the lag with their limits (`rollout.lag_*`)."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,7 +8,7 @@ from lzero.config import RolloutConfig
 def lag_problems(metrics: Mapping[str, float], config: RolloutConfig) -> list[str]:
     """Return a phrase for each limit of `config` that the metrics of an update exceed.
 
-    There is none without lag, and none for a batch that was begun under a higher limit of the lag than the present one.
+    Return nothing without lag, and for a batch whose lag exceeds the present limit: it was begun under a higher one.
     """
     limit, lag = metrics.get("rollout/max_lag", 0.0), metrics.get("rollout/lag_max", 0.0)
     return list(_exceeded(metrics, config)) if 0 < limit >= lag else []

@@ -59,7 +59,7 @@ class GroupStream(Protocol):
         """Lower `max_lag`."""
 
     async def saved(self, state: Mapping[str, Json]) -> None:
-        """Note that the checkpoint with this state is complete: earlier groups are not needed any more."""
+        """Note that the checkpoint with this state is complete, so that the files of earlier groups can be removed."""
 
     async def close(self) -> None:
         """End the episodes under way."""
@@ -198,9 +198,8 @@ async def _learn(reached: _Reached, collected: Collected, run: RunDirectory) -> 
     Saves the state first if learning fails before it touches the policy.
     """
     watch, learner, update = Stopwatch(), reached.learner, reached.update
-    await asyncio.to_thread(
-        run.write_records, collected.records, phase="train", update=update
-    )  # episodes may run meanwhile
+    # In a thread, because episodes may run meanwhile.
+    await asyncio.to_thread(run.write_records, collected.records, phase="train", update=update)
     watch.lap("record")
     try:
         learned = await learner.learn(collected.groups, update=update)
@@ -212,7 +211,7 @@ async def _learn(reached: _Reached, collected: Collected, run: RunDirectory) -> 
 
 
 def _lower_the_lag(stream: GroupStream, problems: Sequence[str]) -> None:
-    """Lower the stream's lag by one if there are problems."""
+    """Lower the stream's `max_lag` by one, and log a warning, if there are problems."""
     if problems and stream.max_lag > 0:
         stream.limit(stream.max_lag - 1)
         logger.warning("%s: the lag is at most %d from now on", "; ".join(problems), stream.max_lag)

@@ -112,13 +112,13 @@ class Trainer:
         """Return the log-probabilities that the settings need."""
         zeros = [(0.0,) * len(sample.token_ids) for sample in samples]
         reference, layout = self.reference, self.layout
+        if self.lags:
+            old = [sample.logprobs for sample in samples]
+        else:
+            old = sample_logprobs(self.model, samples, layout) if self.scores_old else zeros
         return Scores(
             reference_logprobs=zeros if reference is None else sample_logprobs(reference, samples, layout),
-            old_logprobs=[sample.logprobs for sample in samples]
-            if self.lags
-            else sample_logprobs(self.model, samples, layout)
-            if self.scores_old
-            else zeros,
+            old_logprobs=old,
         )
 
     @property
@@ -128,7 +128,7 @@ class Trainer:
 
     @property
     def scores_old(self) -> bool:
-        """Whether the settings need the policy's log-probabilities before the update, by a forward pass."""
+        """Whether the settings need a forward pass for the policy's log-probabilities before the update."""
         if self.lags:
             return False
         algo = self.config.algo

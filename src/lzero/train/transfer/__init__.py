@@ -41,7 +41,7 @@ class WeightTransfer(Protocol):
 
 
 def untied(weights: WeightSource) -> Iterator[tuple[str, Tensor]]:
-    """Yield names and tensors, without a tensor that shares memory with an earlier one: it is a tied layer, and servers tie it, too."""
+    """Yield names and tensors. Leave out tied layers, whose tensors share memory with an earlier one: the servers tie them, too."""
     seen: set[int] = set()
     for name, tensor in weights:
         if tensor.data_ptr() not in seen:

@@ -1,4 +1,7 @@
-"""Transfer a LoRA adapter to servers that hold the base model, as a directory in the format of PEFT."""
+"""Transfer a LoRA adapter to servers that hold the base model, as a directory in the format of PEFT.
+
+No learner of lzero trains adapters yet: this is for a learner of your own.
+"""
 
 import asyncio
 import shutil
@@ -25,7 +28,8 @@ class AdaptedEngine(Protocol):
         """Directory that the servers see under the same path; None if they run on this machine, as the same user."""
 
     async def load_adapter(self, directory: Path, *, version: int) -> list[Path]:
-        """Sample new requests from base and adapter, as policy `version`. Return directories that no request reads. Raises EngineError."""
+        """Sample new requests from base and adapter, as policy `version`. Return directories of adapters that were unloaded. Raises
+        EngineError."""
 
 
 class AdapterTransfer:

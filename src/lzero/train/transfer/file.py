@@ -76,14 +76,14 @@ def _memory_directory(num_bytes: int) -> str | None:
 
 @contextmanager
 def _nameless_file(place: str | Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """Yield a file that is gone when this process ends, however it ends, and a path by which other processes can open it."""
+    """Yield a file, and a path by which other processes can open it. The system removes the file when this process ends, even if killed."""
     with tempfile.TemporaryFile(dir=place) as file:
         yield file, Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
 
 
 @contextmanager
 def _named_file(place: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """Yield a file that is alone in its directory, and its path."""
+    """Yield a file in a directory of its own, and its path."""
     with tempfile.TemporaryDirectory(prefix="lzero-weights-", dir=place) as home:
         path = Path(home, "weights.safetensors")
         with path.open("wb") as file:
@@ -93,7 +93,7 @@ def _named_file(place: Path) -> Iterator[tuple[IO[bytes], Path]]:
 def _write(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
     """Write a safetensors file: the header's length, the header, and the bytes of each tensor.
 
-    The library writes only to a path of its own making, where the file stays if this process is killed.
+    safetensors writes only to a path, where the file would stay if this process is killed.
     """
     header, end = {}, 0
     for name, tensor in tensors.items():

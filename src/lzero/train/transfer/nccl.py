@@ -40,7 +40,7 @@ class GroupedEngine(Protocol):
         """Return the number of workers (GPUs) of each server. Raises EngineError."""
 
     async def prepare_updates(self, infos: Sequence[Mapping[str, Json]]) -> None:
-        """Make each server join a group, as its item of `infos` says. Raises EngineError."""
+        """Make each server join the group that its item of `infos` describes. Raises EngineError."""
 
     async def update(self, update: Mapping[str, Json], *, version: int) -> None:
         """Load the weights that `update` describes on every server, as policy `version`. Raises EngineError."""
@@ -98,7 +98,7 @@ class NCCLTransfer:
 
 
 def group_infos(workers: Sequence[int], *, address: str, port: int) -> list[dict[str, Json]]:
-    """Return what each server needs to join the trainer's group: the trainer has rank 0, and the servers' workers follow in order."""
+    """Return each server's settings for joining the trainer's group. The trainer has rank 0; the workers of the servers follow in order."""
     offsets = accumulate(workers[:-1], initial=1)
     return [
         {
