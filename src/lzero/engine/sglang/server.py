@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from lzero.engine.vllm.server import (
     CONTROL_S,
+    KEY_REMEDY,
     MAX_BYTES,
     TOKEN_BYTES,
     Choice,
@@ -57,6 +58,9 @@ class LoadOfRank(Struct):
 
 class SGLangServer(VLLMServer):
     """HTTP client of one SGLang server, with the methods of vLLM's. Loads no LoRA adapters."""
+
+    program = "SGLang"
+    remedies = KEY_REMEDY
 
     async def generate(
         self,

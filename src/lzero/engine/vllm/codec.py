@@ -1,4 +1,4 @@
-"""Check requests before they are sent to vLLM, and convert its responses to completions."""
+"""Check requests before they are sent to a server, and convert its responses to completions."""
 
 import re
 from collections.abc import Sequence
@@ -38,13 +38,13 @@ class Codec:
     """First part of the names of this run's weights."""
 
     def check(self, ids: Sequence[int], sampling: Sampling, request_id: str) -> None:
-        """Raise EngineError for a request that vLLM would reject or silently change."""
+        """Raise EngineError for a request that the server would reject or silently change."""
         temperature = sampling.temperature
         if sampling.max_tokens < 1 or not 0.0 < sampling.top_p <= 1.0:
             raise EngineError(f"request {request_id}: impossible sampling {sampling}")
         if temperature != 0.0 and not LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:
             raise EngineError(
-                f"request {request_id}: temperature {temperature:g}: vLLM samples at 0 or from {LOWEST_TEMPERATURE} to "
+                f"request {request_id}: temperature {temperature:g}: the server samples at 0 or from {LOWEST_TEMPERATURE} to "
                 f"{HIGHEST_TEMPERATURE:g}"
             )
         if len(ids) == 0:
@@ -65,14 +65,14 @@ class Codec:
         ids = choice.token_ids
         if not ids or len(ids) > self.max_tokens or min(ids) < 0 or max(ids) >= self.vocab_size:
             raise EngineError(
-                f"request {request_id}: vLLM answered with no tokens, more than {self.max_tokens}, or ids beyond the model's vocabulary of "
-                f"{self.vocab_size}"
+                f"request {request_id}: the server answered with no tokens, more than {self.max_tokens}, or ids beyond the model's "
+                f"vocabulary of {self.vocab_size}"
             )
         logprobs = choice.logprobs.content if choice.logprobs is not None else None
         if logprobs is None or len(logprobs) != len(ids):
-            raise EngineError(f"request {request_id}: vLLM gave no log-probability for each of {len(ids)} tokens")
+            raise EngineError(f"request {request_id}: the server gave no log-probability for each of {len(ids)} tokens")
         if choice.finish_reason not in ("stop", "length"):
-            raise EngineError(f"request {request_id}: vLLM ended the completion with {choice.finish_reason!r}")
+            raise EngineError(f"request {request_id}: the server ended the completion with {choice.finish_reason!r}")
         versions = self._versions(choice, request_id)
         ended = ids[-1] in self.stop_ids
         stop_reason: StopReason = "eos" if ended else "stop" if choice.finish_reason == "stop" else "length"

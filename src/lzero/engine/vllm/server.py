@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import httpx2
 import msgspec
@@ -31,12 +31,8 @@ MAX_BYTES = 8 << 20
 """Bytes of the largest response, besides those for tokens."""
 TOKEN_BYTES = 1_000
 """Bytes that a response may hold for each token of the request and of the completion; vLLM writes some hundred."""
-REMEDIES = {
-    401: "; engine.key must name the variable with its key",
-    403: "; start it with --enable-scale-out",
-    404: "; start it with VLLM_SERVER_DEV_MODE=1",
-}
-"""Status of a response → what its user can do."""
+KEY_REMEDY = {401: "; engine.key must name the variable with its key"}
+"""Status of a response that refuses a key → what the user can do."""
 ERROR_CHARS = 500
 """Longest part of a server's error message that is quoted."""
 
@@ -105,6 +101,15 @@ _METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}\n]*\})? (\S+)$", re.MULTILINE)
 
 class VLLMServer:
     """HTTP client of one server."""
+
+    program: ClassVar[str] = "vLLM"
+    """What the server runs, for messages."""
+    remedies: ClassVar[Mapping[int, str]] = {
+        **KEY_REMEDY,
+        403: "; start it with --enable-scale-out",
+        404: "; start it with VLLM_SERVER_DEV_MODE=1",
+    }
+    """Status of a response → what its user can do."""
 
     def __init__(self, name: str, *, url: str = "http://localhost", socket: Path | None = None, key: str = "") -> None:
         """`name`: the server's name in messages. `socket`: a Unix socket, used in place of the host of `url`."""
@@ -307,7 +312,7 @@ class VLLMServer:
         if response.status_code != 200:
             # As UTF-8, whatever encoding the server names: some of Python's take quadratic time, or fail.
             said = one_line(content[: 4 * ERROR_CHARS].decode("utf-8", "replace"))[:ERROR_CHARS]
-            remedy = REMEDIES.get(response.status_code, "")
+            remedy = self.remedies.get(response.status_code, "")
             raise EngineError(f"{self.name} refused {route} (HTTP {response.status_code}): {said}{remedy}")
         return bytes(content)
 
@@ -322,7 +327,7 @@ class VLLMServer:
         except httpx2.HTTPError as error:
             raise NoAnswer(f"{self.name} broke off {route}: {str(error) or type(error).__name__}") from None
         except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
-            raise EngineError(f"{self.name} answered {route} unlike vLLM: {error!s:.200}") from None
+            raise EngineError(f"{self.name} answered {route} unlike {self.program}: {error!s:.200}") from None
 
 
 def _body(ids: Sequence[int], settings: Mapping[str, Any], adapter: str) -> dict[str, Any]:
