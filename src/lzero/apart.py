@@ -71,7 +71,7 @@ def _answer(function: Callable[[], str], writable: int, memory_bytes: int, cpu_s
         resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if cpu_s is not None:
-            resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))  # at the second one, the signal is another
+            resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))  # the first sends SIGXCPU, the second SIGKILL
         try:
             outcome = Outcome(text=function())
         except BaseException as error:

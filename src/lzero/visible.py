@@ -119,7 +119,7 @@ def _bounded(text: str) -> str:
 def _joined(text: str) -> str:
     """Return the text without the joiners and variation selectors that change nothing.
 
-    Calls no function of Python for each of them where no character is of a kind that they change.
+    If the text has no character that they could change, this removes all of them without looking at each.
     """
     parts = _RUN.split(text)  # text, run, text, run, …, text
     if len(parts) == 1:
@@ -137,7 +137,7 @@ def _joined(text: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _kind(character: str) -> str:
-    """Return the kinds of a character whose look a joiner or a style beside it may change; "" for any other."""
+    """Return the kinds of a character whose look a joiner or variation selector beside it may change; "" for any other character."""
     direction = unicodedata.bidirectional(character)
     kinds = {
         "virama": unicodedata.combining(character) == _VIRAMA,
@@ -151,7 +151,7 @@ def _kind(character: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _needed(run: str, before: str | None, after: str | None) -> str:
-    """Return those of the run's characters, in order and each once, that change how its neighbours look.
+    """Return the characters of the run that change how its neighbours look, each once.
 
     `before`, `after`: their kinds; None where the text begins or ends.
     """

@@ -21,8 +21,8 @@ ARGUMENT_BYTES = 100_000
 ARGUMENT_DEPTH = 32
 """The deepest nesting of arguments; some later writers of them fail on deeper ones."""
 RECORD_BYTES = 16_000_000
-"""The most bytes of one episode's calls that are recorded, as JSON. An update may hold hundreds of episodes in memory, each with hundreds
-of calls, and a tool may return megabytes."""
+"""The most bytes, as JSON, of the calls that one episode records. An update may hold hundreds of episodes in memory, each with hundreds of
+calls, and a tool may return megabytes."""
 ANSWER_CHARS = 20_000
 
 
@@ -163,7 +163,7 @@ class Broker:
         self._told(call)
 
     def _within_room(self, call: ToolCall) -> ToolCall:
-        """Return the call, without the arguments and the result for which the record has no room."""
+        """Return the call. If the record has no room for it, a note replaces its arguments and result."""
         size = len(msgspec.json.encode((call.arguments, call.result, call.error)))
         if size <= self._room or (call.name == self._submit.name and call.error is None):
             self._room -= size
@@ -184,7 +184,7 @@ def _refusal(name: str, arguments: dict[str, Json]) -> str:
 
 
 def is_deep(value: Json) -> bool:
-    """Return whether a value is nested more deeply than the arguments and results of calls."""
+    """Return whether a value is nested more deeply than calls allow (ARGUMENT_DEPTH)."""
     level = [value]
     for _ in range(ARGUMENT_DEPTH + 2):
         level = [inner for outer in level if isinstance(outer, dict | list) for inner in _inside(outer)]

@@ -92,7 +92,7 @@ async def replay(
 
     A cell may take `cell_s` seconds, or the recorded limit if that is smaller. Cells after the first `max_cells` do not run. A tool call
     that is not on record, or not with these arguments, is refused in the session, and is a difference. Raises ReplError, DataError for
-    files that cannot be read, and StoreError for a call that no agent makes.
+    files that cannot be read, and StoreError for a call that no agent can have made.
     """
     episode, tape = saved.episode, _Tape()
     tools = [_FromTape(tool, tape) for tool in tools_of(saved)]
@@ -178,7 +178,7 @@ class _Tape:
         self._calls: dict[tuple[str, str], deque[ToolCall]] = {}
 
     def load(self, calls: Iterable[ToolCall]) -> None:
-        """Raise StoreError for a call that no agent makes."""
+        """Replace the calls by those of another step. Raises StoreError for a call that no agent can have made."""
         self._calls = {}
         for call in calls:
             if is_deep(call.arguments) or is_deep(call.result):
@@ -189,7 +189,7 @@ class _Tape:
                 self._calls.setdefault((call.name, canonical(call.arguments)), deque()).append(call)
 
     def answer(self, name: str, arguments: dict[str, Json]) -> Json:
-        """Return the result of the first call with these arguments that was not answered yet. Raises ToolError."""
+        """Return the result of the first unanswered call with these arguments. Raises ToolError."""
         same = self._calls.get((name, canonical(arguments)))
         if not same:
             raise ToolError(f"this call of {name} is not on record", fault="agent")

@@ -61,7 +61,7 @@ def _keys(name: str, section: "Section") -> Iterator[str]:
 
 
 def _visible(toml: str) -> str:
-    """Return TOML in which escapes stand for characters that nobody sees, or that a terminal acts on."""
+    """Return TOML with escapes for invisible characters, and for those that a terminal acts on."""
     from lzero.visible import clean
 
     hidden = {

@@ -61,6 +61,7 @@ ANY_ANSWER = ("game_of_life_halting",)
 BY_PREFIX = ("coin_flip",)
 """Generators whose scorers pay in full for the first digits of the gold answer: 0 for 0.3125."""
 VALUE_TOLERANCE = Fraction(1, 10_000)
+"""Largest difference between an answer and the gold answer of a generator in BY_PREFIX."""
 FROM_NUMBERS = ("countdown", "puzzle24")
 """Generators of PARSED whose scorers look for the given numbers in the answer: 0x18 or sin(pi) would be one that they do not find."""
 _DIGITS = re.compile("[0-9]+")
@@ -72,9 +73,9 @@ FUNCTIONS = {
     *("exp", "log", "ln", "sqrt", "Abs"),
 }
 SCORER_CPU_S = 4
-"""Seconds of processor time that a scorer may take. Hostile answers take all of them, and right ones must not score 0 because they share
-the cores with these."""
+"""Seconds of processor time that a scorer may take. Hostile answers use all of it."""
 SCORER_S = 40.0
+"""Wall seconds that it may take: many more, because right answers must not score 0 while hostile ones use the cores."""
 SCORER_BYTES = 1 << 28
 ROUNDING = 1e-6
 """How much a score may exceed 1. The scorer of calendar_arithmetic pays more for wrong answers where -1 is right."""
@@ -239,7 +240,7 @@ class Puzzles:
         for _ in range(TRIES):
             number = draw.randrange(NUMBERS)
             entry = _generator(name, options).entry(number)
-            # A few puzzles are solved by an empty text, which an agent that gives up submits as well.
+            # Leave out puzzles whose answer is an empty text, which an agent that gives up submits as well.
             is_blank = entry["answer"] is not None and not str(entry["answer"]).strip()
             if is_held_out(entry["question"]) == (self._split != "train") and not is_blank:
                 break

@@ -31,13 +31,15 @@ from lzero.types import Json
 P = ParamSpec("P")
 R = TypeVar("R")
 MAX_VALUES = 10_000
-"""The most values in the arguments of one call. Checking them holds up the event loop, from any thread, for some microseconds each."""
+"""The most values in the arguments of one call. Checking blocks the event loop, even from a thread, for some microseconds a value."""
 MAX_PROBLEMS = 5
 """Maximum number of wrong arguments in one error."""
 MANY_PROBLEMS = 100
-"""Number of problems from which on only the beginnings of lists are described: describing takes longer than finding."""
+"""With more problems than this, only the first items of lists are checked for a description, because describing is slow."""
 FIRST_ITEMS = 10
+"""Number of these first items."""
 MAX_ERROR_CHARS = 200
+"""The most characters of an exception of a type's own conversion."""
 MAX_VALUE_CHARS = 80
 """The most characters of a wrong argument in the error."""
 
@@ -94,7 +96,7 @@ class FunctionTool(Generic[P, R]):
             raise ToolError(
                 f"{self.name}: {'; '.join(described)}. It is called as {self.signature}", fault="agent"
             ) from None
-        except Exception as error:  # of a type's own conversion: the compiler of patterns, the system's look at a path
+        except Exception as error:  # raised by a type's own conversion, as of a pattern or a path
             raise ToolError(
                 f"{self.name}: its arguments cannot be converted: {type(error).__name__}: {error!s:.{MAX_ERROR_CHARS}}. It is called as "
                 f"{self.signature}",
@@ -104,7 +106,7 @@ class FunctionTool(Generic[P, R]):
         return {str(fields[field].alias): getattr(checked, field) for field in checked.model_fields_set}
 
     def _details(self, error: pydantic.ValidationError, arguments: dict[str, Json]) -> Sequence[Any]:
-        """Return the first problems; all of them, if they are not many."""
+        """Return all problems, or the first ones if there are more than MANY_PROBLEMS."""
         if error.error_count() > MANY_PROBLEMS:
             first = {
                 name: value[:FIRST_ITEMS] if isinstance(value, list) else value for name, value in arguments.items()
@@ -145,7 +147,7 @@ def _name(function: Callable[..., object]) -> str:
 
 
 def _has_too_many(arguments: dict[str, Json]) -> bool:
-    """Return whether there are more than MAX_VALUES values. Stops counting there."""
+    """Return whether the arguments have more than MAX_VALUES values, nested ones included. Stops counting there."""
     level: list[Json] = [arguments]
     count = 0
     while level and count <= MAX_VALUES:
