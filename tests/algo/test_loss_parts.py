@@ -12,8 +12,8 @@ from torch import Tensor
 from lzero.algo.batches import Average, MicroBatch, weigh
 from lzero.algo.kl import kl_estimate
 from lzero.algo.logprobs import token_logprobs
-from lzero.algo.loss import Loss, LossInputs, built_in_losses, make_loss_fn
-from lzero.algo.losses.ppo import PPO, ratio
+from lzero.algo.loss import Loss, LossInputs, built_in_losses, make_loss_fn, ratio
+from lzero.algo.losses.ppo import PPO
 from lzero.algo.metrics import Metric, Metrics, combined
 from lzero.config import AlgoConfig, Config, make_config
 from lzero.errors import ConfigError, TrainError

@@ -70,6 +70,23 @@ class RatioLoss(Loss):
             )
 
 
+def ratio(policy: Tensor, micro: MicroBatch, level: str) -> Tensor:
+    """Return π/π_old [N] per `level`: "token", or "step" or "episode", whose tokens share the geometric mean of their ratios.
+
+    The last two are GSPO's (arXiv 2507.18071), whose sequence is an episode or a step here. The gradient of a shared ratio s is
+    s ∇log π of each token, times the token's own advantage (the paper's GSPO-token). With one advantage for all tokens this equals
+    GSPO. Where advantages differ by step, GSPO's own form would credit each step with the mean of all.
+    """
+    log_ratios = policy - micro.old_logprobs.to(policy.dtype)
+    if level == "token":
+        return log_ratios.exp()
+    owners = micro.steps if level == "step" else micro.episodes
+    num_owners = int(owners.max()) + 1 if len(owners) else 0
+    sums = log_ratios.new_zeros(num_owners).index_add(0, owners, log_ratios.detach())
+    counts = torch.bincount(owners, minlength=num_owners).to(policy.dtype)
+    return (sums / counts).exp()[owners] * (policy - policy.detach()).exp()
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
     """The inputs of one micro-batch's loss: `policy_logprobs` [N] and `entropies` [N] carry the gradient, the rest are constants."""

@@ -6,15 +6,14 @@ from pydantic import Field
 from torch import Tensor
 
 from lzero.algo.batches import MicroBatch
-from lzero.algo.loss import RatioLoss
-from lzero.algo.losses.ppo import ratio
+from lzero.algo.loss import RatioLoss, ratio
 from lzero.algo.metrics import Metric, Metrics
 
 
 class DPPO(RatioLoss):
     """Bounds the change of a token's probability, not its ratio: the total variation of the distribution "this token or another".
 
-    A ratio is large for rare tokens whose change hardly matters, and small for frequent ones whose change does.
+    The ratio of a rare token is large even if the change hardly matters; that of a frequent token is small even if it does.
     """
 
     name = "dppo"

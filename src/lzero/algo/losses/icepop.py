@@ -6,8 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lzero.algo.batches import MicroBatch
-from lzero.algo.loss import RatioLoss
-from lzero.algo.losses.ppo import ratio
+from lzero.algo.loss import RatioLoss, ratio
 from lzero.algo.metrics import Metric, Metrics
 from lzero.config.base import Fraction
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lzero.algo.batches import MicroBatch
-from lzero.algo.loss import RatioLoss
+from lzero.algo.loss import RatioLoss, ratio
 from lzero.algo.metrics import Metric, Metrics
 from lzero.config.base import Fraction
 
@@ -76,20 +76,3 @@ class PPO(RatioLoss):
         if len(ratios):
             metrics |= {"train/ratio_max": Metric.max(ratios), "train/ratio_inverse_max": Metric.max(1.0 / ratios)}
         return metrics
-
-
-def ratio(policy: Tensor, micro: MicroBatch, level: str) -> Tensor:
-    """Return π/π_old [N] per `level`: "token", or "step" or "episode", whose tokens share the geometric mean of their ratios.
-
-    The last two are GSPO's (arXiv 2507.18071), whose sequence is an episode or a step here. The gradient of a shared ratio s is
-    s ∇log π of each token, times the token's own advantage (the paper's GSPO-token). With one advantage for all tokens this equals
-    GSPO. Where advantages differ by step, GSPO's own form would credit each step with the mean of all.
-    """
-    log_ratios = policy - micro.old_logprobs.to(policy.dtype)
-    if level == "token":
-        return log_ratios.exp()
-    owners = micro.steps if level == "step" else micro.episodes
-    num_owners = int(owners.max()) + 1 if len(owners) else 0
-    sums = log_ratios.new_zeros(num_owners).index_add(0, owners, log_ratios.detach())
-    counts = torch.bincount(owners, minlength=num_owners).to(policy.dtype)
-    return (sums / counts).exp()[owners] * (policy - policy.detach()).exp()
