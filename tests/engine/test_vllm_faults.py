@@ -212,8 +212,8 @@ async def test_restarts_of_servers_that_do_not_start_are_few(tmp_path: Path, mon
 
 
 async def test_a_request_that_takes_long_is_no_hang() -> None:
-    async with engine_of("engine.hang_s=2") as engine:
-        assert (await ask(engine, "a", tokens=300)).versions == ((0, 300),)
+    async with engine_of("engine.hang_s=4", "agent.max_tokens=600") as engine:
+        assert (await ask(engine, "a", tokens=580)).versions == ((0, 580),)
         assert engine.restarts == 0
 
 
