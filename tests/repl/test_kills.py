@@ -194,7 +194,7 @@ def victims(victim: Victim, life: Life, known: set[int]) -> list[psutil.Process]
 @pytest.mark.parametrize(
     "kills",
     [
-        pytest.param(12, marks=pytest.mark.timeout(600)),
+        pytest.param(24, marks=pytest.mark.timeout(600)),
         pytest.param(900, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
     ],
     ids=["sample", "whole"],
