@@ -113,7 +113,7 @@ async def test_what_may_pass_is_tried_again(status: int) -> None:
         told: list[tuple[str, str]] = []
         assert (await ask(chat, told=told)).text == "<code>x = 1</code>"
     assert len(server.bodies) == 3
-    assert ("restart", "") not in told  # nothing was told
+    assert ("restart", "") not in told  # the model had sent no text yet
 
 
 async def test_tries_are_bounded_by_number_and_by_the_deadline() -> None:

@@ -20,7 +20,7 @@ from faulty_proxy import Fault, FaultyProxy
 from lzero.config import load_config
 from lzero.engine.vllm import engine as engine_module
 from lzero.engine.vllm import kind
-from lzero.engine.vllm.engine import VLLMEngine
+from lzero.engine.vllm.engine import Delivery, VLLMEngine
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import RESTARTS, Fleet, OwnServer, until_ready
 from lzero.errors import EngineError
@@ -259,8 +259,8 @@ async def test_a_restarted_server_waits_for_the_trainer_to_open_a_group(tmp_path
     server, fleet = VLLMServer("the child", socket=tmp_path / kind.SOCKET), Fleet()
     own = OwnServer(server, partial(kind.launch, config, tmp_path, number=0), start_s=DEADLINE_S)
     fleet.add(server, own)
-    settings = {"stop_ids": [], "vocab_size": 9, "max_tokens": 9, "trainer_address": "127.0.0.1"}
-    engine = VLLMEngine(fleet, TOKENIZER, on_close=own.end, **settings)  # type: ignore[arg-type]
+    delivery = Delivery(trainer_address="127.0.0.1")
+    engine = VLLMEngine(fleet, TOKENIZER, stop_ids=[], vocab_size=9, max_tokens=9, delivery=delivery, on_close=own.end)
     try:
         await own.ready()
         await engine.claim()

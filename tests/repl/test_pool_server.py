@@ -1,4 +1,4 @@
-"""A pool server: who may come in, and what becomes of a client that misbehaves."""
+"""A pool server admits clients with its token, and closes the connection of one that misbehaves."""
 
 import asyncio
 import logging

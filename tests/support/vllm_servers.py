@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lzero.closing import closed_on_error
-from lzero.config import Config, load_config
+from lzero.config import Config, VLLMEngineConfig, load_config
 from lzero.engine.vllm import kind
-from lzero.engine.vllm.engine import VLLMEngine
+from lzero.engine.vllm.engine import Delivery, VLLMEngine
 from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, until_ready
@@ -44,7 +44,8 @@ class Running:
 
         async def nothing() -> None: ...
 
-        fleet = Fleet()
+        settings, fleet = self.config.engine, Fleet()
+        assert isinstance(settings, VLLMEngineConfig)
         fleet.add(self.client())
         engine = VLLMEngine(
             fleet,
@@ -52,7 +53,7 @@ class Running:
             stop_ids=[tokenizer.eos_token_id],
             vocab_size=len(tokenizer),
             max_tokens=self.config.agent.max_tokens,
-            trainer_address="127.0.0.1" if self.config.engine.transfer == "nccl" else "",  # type: ignore[union-attr]
+            delivery=Delivery(trainer_address="127.0.0.1" if settings.transfer == "nccl" else ""),
             on_close=nothing,
         )
         async with closed_on_error(engine.close):

@@ -1,4 +1,4 @@
-"""Failures of a service of the configuration are told apart, and no key shows."""
+"""Each failure of a configured service has a message of its own, and no message shows a key."""
 
 import email.utils
 import time

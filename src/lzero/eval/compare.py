@@ -4,13 +4,13 @@ Both runs have answered the same tasks, so their scores can be subtracted task b
 narrower than those of the two scores.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import Struct
 
 from lzero.errors import ConfigError
-from lzero.eval.statistics import interval, sign_test
+from lzero.eval.statistics import interval, mean, sign_test
 from lzero.store import EpisodeLine, Phase, list_episodes
 from lzero.text import counted
 
@@ -43,10 +43,6 @@ class Evaluated(Struct, frozen=True, kw_only=True):
     """By task."""
     num_failed: int
     """Episodes that failed, which have no score."""
-
-    @property
-    def score(self) -> float:
-        return _mean([each.score for each in self.scores.values()])
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -91,7 +87,7 @@ def evaluated(run: str, update: int, lines: Iterable[EpisodeLine]) -> Evaluated:
         else:
             by_task.setdefault(line.task, []).append(line)
     scores = {
-        task: TaskScore(score=_mean([line.score or 0.0 for line in own]), answer=own[0].answer)
+        task: TaskScore(score=mean([line.score or 0.0 for line in own]), answer=own[0].answer)
         for task, own in by_task.items()
     }
     return Evaluated(run=run, update=update, scores=scores, num_failed=num_failed)
@@ -113,9 +109,9 @@ def compare(baseline: Evaluated, other: Evaluated) -> Comparison:
         run=other.run,
         num_tasks=len(shared),
         unpaired=len(baseline.scores.keys() ^ other.scores.keys()),
-        before=_mean([pair.before.score for pair in pairs]),
-        after=_mean([pair.after.score for pair in pairs]),
-        difference=_mean(differences),
+        before=mean([pair.before.score for pair in pairs]),
+        after=mean([pair.after.score for pair in pairs]),
+        difference=mean(differences),
         low=low,
         high=high,
         p_value=sign_test(differences),
@@ -123,7 +119,3 @@ def compare(baseline: Evaluated, other: Evaluated) -> Comparison:
             sorted((pair for pair in pairs if pair.difference), key=lambda pair: (pair.difference > 0, pair.task))
         ),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from lzero.config import AlgoConfig
 from lzero.errors import RewardError
+from lzero.eval.statistics import correlation, mean
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.scoring import Scorer
 from lzero.store import Phase, Record, list_episodes, read_records, read_rows
@@ -123,8 +124,8 @@ def _change(lines: Sequence[Rescored], *, phase: Phase, update: int) -> Change:
         update=update,
         num_episodes=len(pairs),
         num_failed=len(lines) - len(pairs),
-        score=_mean([old for old, _ in pairs]),
-        new_score=_mean([new for _, new in pairs]),
+        score=mean([old for old, _ in pairs]),
+        new_score=mean([new for _, new in pairs]),
         num_up=sum(new > old for old, new in pairs),
         num_down=sum(new < old for old, new in pairs),
     )
@@ -162,7 +163,7 @@ def advantage_change(pairs: Sequence[tuple[float, float]]) -> AdvantageChange | 
     if not pairs:
         return None
     opposite = sum(math.copysign(1, old) != math.copysign(1, new) or (old == 0) != (new == 0) for old, new in pairs)
-    return AdvantageChange(num_steps=len(pairs), correlation=_correlation(pairs), opposite=opposite / len(pairs))
+    return AdvantageChange(num_steps=len(pairs), correlation=correlation(pairs), opposite=opposite / len(pairs))
 
 
 def _rewarded(record: Record, rescored: Sequence[Reward | RewardError | None]) -> Record:
@@ -171,17 +172,3 @@ def _rewarded(record: Record, rescored: Sequence[Reward | RewardError | None]) -
     return Record(
         task=record.task, episodes=tuple(each for each, _ in kept), rewards=tuple(reward for _, reward in kept)
     )
-
-
-def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
-    olds, news = [old for old, _ in pairs], [new for _, new in pairs]
-    mean_old, mean_new = _mean(olds), _mean(news)
-    covariance = math.fsum((old - mean_old) * (new - mean_new) for old, new in pairs)
-    spread = math.sqrt(
-        math.fsum((old - mean_old) ** 2 for old in olds) * math.fsum((new - mean_new) ** 2 for new in news)
-    )
-    return covariance / spread if spread else math.nan
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

@@ -2,11 +2,25 @@
 
 import math
 import random
+import statistics
 from collections.abc import Sequence
 
 RESAMPLES = 2_000
 """Resamples of the bootstrap."""
 LEVEL = 0.95
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean; nan for no values."""
+    return statistics.fmean(values) if values else math.nan
+
+
+def correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """Return Pearson's correlation; nan if one of the two does not vary, or for fewer than two pairs."""
+    try:
+        return statistics.correlation([one for one, _ in pairs], [other for _, other in pairs])
+    except statistics.StatisticsError:
+        return math.nan
 
 
 def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from lzero.config import Config
 from lzero.engine.kinds import Finding, OpenedEngine
+from lzero.engine.model_path import context_tokens as context_tokens
+from lzero.engine.model_path import model_name as model_name
+from lzero.engine.model_path import open_tokenizer as open_tokenizer
 from lzero.types import Task
 
 if TYPE_CHECKING:
@@ -15,20 +18,6 @@ logger = logging.getLogger(__name__)
 
 
 TRAINS = True
-
-
-def model_name(config: Config) -> str:
-    return config.model.path
-
-
-def context_tokens(config: Config) -> None:
-    return None
-
-
-def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
-    from lzero.models import load_tokenizer, resolve
-
-    return load_tokenizer(resolve(config.model.path))
 
 
 async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> OpenedEngine:

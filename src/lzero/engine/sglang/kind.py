@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from lzero.closing import closed_on_error
 from lzero.config import Config, SGLangEngineConfig
 from lzero.engine.kinds import Finding, OpenedEngine
+from lzero.engine.model_path import context_tokens as context_tokens
+from lzero.engine.model_path import model_name as model_name
+from lzero.engine.model_path import open_tokenizer as open_tokenizer
 from lzero.engine.sglang.server import SGLangServer
-from lzero.engine.vllm.engine import VLLMEngine
+from lzero.engine.vllm.engine import Delivery, VLLMEngine
 from lzero.engine.vllm.kind import stop_ids, temperature_problem, vocab_size
 from lzero.engine.vllm.supervisor import joined
 from lzero.errors import ConfigError, EngineError
-from lzero.models import load_tokenizer, resolve
 from lzero.tools.keys import need_key
 from lzero.types import Task
 
@@ -23,18 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TRAINS = True
-
-
-def model_name(config: Config) -> str:
-    return config.model.path
-
-
-def context_tokens(config: Config) -> None:
-    return None
-
-
-def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
-    return load_tokenizer(resolve(config.model.path))
 
 
 async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> OpenedEngine:
@@ -53,8 +43,10 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
             stop_ids=stop_ids(config, tokenizer),
             vocab_size=vocab_size(config),
             max_tokens=config.agent.max_tokens,
-            shared_directory=Path(_settings(config).shared_directory or tempfile.gettempdir()),
-            sync_s=_settings(config).sync_s,
+            delivery=Delivery(
+                shared_directory=Path(_settings(config).shared_directory or tempfile.gettempdir()),
+                step_s=_settings(config).sync_s,
+            ),
             on_close=stack.aclose,
         )
         async with closed_on_error(engine.close):

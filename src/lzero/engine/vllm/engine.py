@@ -10,6 +10,7 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,12 +76,22 @@ class Replica:
         self._version = version
 
 
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """How new weights reach the servers."""
+
+    shared_directory: Path | None = None
+    """Directory that trainer and servers see under the same path; None if they share this machine's memory."""
+    trainer_address: str = ""
+    """Address at which the servers reach the trainer, if it broadcasts new weights; "" if it writes a file."""
+    step_s: float = 300.0
+    """Seconds that each step of an update may take."""
+
+
 class VLLMEngine:
     """Engine of several servers that all serve the same weights. Implements `protocols.Engine`.
 
-    `stop_ids`: the ids that end a turn. `max_tokens`: the most tokens of a prompt and its completion together. `shared_directory`: where
-    the servers find new weights; None if they share this machine's memory. `trainer_address`: where the servers reach the trainer, if it
-    broadcasts new weights; "" if it writes a file. `sync_s`: seconds that each step of an update may take. `on_close` runs after the
+    `stop_ids`: the ids that end a turn. `max_tokens`: the most tokens of a prompt and its completion together. `on_close` runs after the
     connections are closed.
     """
 
@@ -92,9 +103,7 @@ class VLLMEngine:
         stop_ids: Sequence[int],
         vocab_size: int,
         max_tokens: int,
-        shared_directory: Path | None = None,
-        trainer_address: str = "",
-        sync_s: float = 300.0,
+        delivery: Delivery = Delivery(),
         on_close: Callable[[], Awaitable[None]],
     ) -> None:
         self._owner = secrets.token_hex(4)
@@ -108,9 +117,9 @@ class VLLMEngine:
         self._adapters = Adapters()
         self.replicas = tuple(Replica(member, codec, self._adapters) for member in fleet.members)
         self._fleet = fleet
-        self.shared_directory = shared_directory
-        self.trainer_address = trainer_address
-        self.sync_s = sync_s
+        self.shared_directory = delivery.shared_directory
+        self.trainer_address = delivery.trainer_address
+        self.sync_s = delivery.step_s
         self._on_close = on_close
         self._homes: dict[str, Replica] = {}
         self._version = 0

@@ -17,8 +17,11 @@ from urllib.parse import urlsplit
 from lzero.closing import closed_on_error
 from lzero.config import Config, VLLMEngineConfig
 from lzero.engine.kinds import Finding, OpenedEngine
+from lzero.engine.model_path import context_tokens as context_tokens
+from lzero.engine.model_path import model_name as model_name
+from lzero.engine.model_path import open_tokenizer as open_tokenizer
 from lzero.engine.vllm.codec import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
-from lzero.engine.vllm.engine import VLLMEngine, check_unclaimed
+from lzero.engine.vllm.engine import Delivery, VLLMEngine, check_unclaimed
 from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, OwnServer, Supervisor
@@ -36,20 +39,6 @@ BACKENDS = {"file": "lzero-file", "nccl": "nccl"}
 SOCKET = "socket"
 DTYPES = {"float32": "torch.float32", "bfloat16": "torch.bfloat16"}
 """model.dtype → vLLM's name for it."""
-
-
-def model_name(config: Config) -> str:
-    return config.model.path
-
-
-def context_tokens(config: Config) -> None:
-    return None
-
-
-def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
-    from lzero.models import load_tokenizer, resolve
-
-    return load_tokenizer(resolve(config.model.path))
 
 
 async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> OpenedEngine:
@@ -70,9 +59,7 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
             stop_ids=stop_ids(config, tokenizer),
             vocab_size=vocab_size(config),
             max_tokens=config.agent.max_tokens,
-            shared_directory=Path(shared) if (shared := _settings(config).shared_directory) else None,
-            trainer_address=_trainer_address(_settings(config)),
-            sync_s=_settings(config).sync_s,
+            delivery=_delivery(_settings(config)),
             on_close=stack.aclose,
         )
         async with closed_on_error(engine.close):  # a server that was claimed is free again if another refuses
@@ -328,6 +315,15 @@ def _transfer_problem(config: Config) -> str:
     if importlib.util.find_spec("vllm") is None:
         lacks.append("vLLM in the trainer's environment")
     return f'engine.transfer = "nccl" needs {" and ".join(lacks)}; "file" needs neither' if lacks else ""
+
+
+def _delivery(settings: VLLMEngineConfig) -> Delivery:
+    """Return how new weights reach the servers. Raises EngineError as `_trainer_address` does."""
+    return Delivery(
+        shared_directory=Path(settings.shared_directory) if settings.shared_directory else None,
+        trainer_address=_trainer_address(settings),
+        step_s=settings.sync_s,
+    )
 
 
 def _trainer_address(settings: VLLMEngineConfig) -> str:
