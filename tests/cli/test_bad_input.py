@@ -170,6 +170,11 @@ def test_settings_that_cannot_work_together_are_refused_before_anything_is_start
     assert "a batch needs at least two episodes" in complaint(
         "train", "rollout.tasks_per_update=1", "rollout.episodes_per_task=1"
     )
+    for setting, problem in (
+        ("engine.transfer=nccl", "needs the trainer on a GPU"),
+        ("rollout.temperature=3", "temperature"),
+    ):
+        assert problem in complaint("train", "engine.kind=vllm", setting, "model.path=missing", "run.dir=run")
     assert not Path("run").exists()
 
 

@@ -82,6 +82,7 @@ def test_the_keys_of_the_runs_own_reward_change(run: RunDirectory, capsys: pytes
         (("run", "--reward", "other_rewards:lenien"), "lenien"),
         (("run", "reward.mach=ascii"), "did you mean 'reward.match'?"),
         (("run", "reward.match=ascii", "--out", "other_rewards.py"), "--out other_rewards.py exists"),
+        (("run", "reward.match=ascii", "--out", "nowhere/again.jsonl"), "there is no directory nowhere"),
         (("nowhere", "reward.match=ascii"), "nowhere is not a run directory"),
     ],
 )

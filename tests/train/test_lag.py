@@ -36,7 +36,7 @@ def test_with_a_lag_the_loss_is_ppo_unless_another_is_named() -> None:
     [
         (
             "algo.loss=policy_gradient",
-            "PolicyGradient is correct only for tokens of the policy that learns, .*max_lag = 2",
+            'algo.loss = "policy_gradient" is correct only for tokens of the policy that learns, .*max_lag = 2',
         ),
         ("run.deterministic=true", "rollout.max_lag = 2 makes the policy that draws a token depend on timing"),
         ("rollout.stragglers=0.9", "rollout.stragglers = 0.9 cuts long episodes off"),

@@ -61,6 +61,8 @@ def rescore(wanted: Rescoring) -> None:
 
     if wanted.out is not None and wanted.out.exists():
         raise ConfigError(f"--out {wanted.out} exists: name a new file")
+    if wanted.out is not None and not wanted.out.parent.is_dir():
+        raise ConfigError(f"--out {wanted.out}: there is no directory {wanted.out.parent}")
     config = _config(wanted)
     asyncio.run(_rescore(wanted, config, Console()))
 

@@ -67,7 +67,7 @@ class EngineKind(Protocol):
         """Return a sentence for each setting that has no effect with this engine."""
 
     def complaint(self, config: Config, task: Task) -> str:
-        """Return why this engine cannot work on such a task; "" if it can."""
+        """Return why this engine cannot work on such a task, or with these settings; "" if it can. Loads and starts nothing."""
 
 
 def open_endpoint(model: str, *, url: str, key: str, env_file: str) -> ChatEngine:

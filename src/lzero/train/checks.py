@@ -17,8 +17,8 @@ def check_settings(config: Config) -> None:
     """Raise ConfigError with one line for each contradiction between settings."""
     complaints = list(_complaints(config))
     checks: tuple[Callable[[Config], object], ...] = (
-        partial(_check_algorithm, make_estimator),
-        partial(_check_algorithm, make_loss),
+        partial(_check_algorithm, make_estimator, "estimator"),
+        partial(_check_algorithm, make_loss, "loss"),
         lzero_s,
     )
     for check in checks:
@@ -30,16 +30,16 @@ def check_settings(config: Config) -> None:
         raise ConfigError("\n".join(complaints))
 
 
-def _check_algorithm(make: Callable[[AlgoConfig], Algorithm], config: Config) -> None:
+def _check_algorithm(make: Callable[[AlgoConfig], Algorithm], key: str, config: Config) -> None:
     """Raise ConfigError for an estimator or a loss that does not exist, rejects its options, or contradicts other settings."""
     algorithm = make(config.algo)
     with blamed(algorithm, ConfigError):
         complaints = list(algorithm.complaints(config))
     if config.rollout.max_lag > 0 and not algorithm.bears_lag:
         complaints.append(
-            f"{type(algorithm).__module__}.{type(algorithm).__name__} is correct only for tokens of the policy that learns, but "
-            f"rollout.max_lag = {config.rollout.max_lag} lets earlier policies draw them: "
-            'set rollout.max_lag to 0, or use algo.loss = "ppo"'
+            f'algo.{key} = "{getattr(config.algo, key)}" is correct only for tokens of the policy that learns, but rollout.max_lag = '
+            f"{config.rollout.max_lag} lets earlier policies draw them: set rollout.max_lag to 0, or use another {key}"
+            + (' such as "ppo"' if key == "loss" else "")
         )
     if complaints:
         raise ConfigError("\n".join(complaints))

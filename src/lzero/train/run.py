@@ -90,6 +90,8 @@ async def run_training(
     start = time.monotonic()
     scorer = _checked(config, run)
     training, held_out = _sources(config)
+    if complaint := kind_of(config).complaint(config, training.task(0)):
+        raise ConfigError(complaint)
     notes = inert_settings(config) + unread_notes(config, training, held_out)
     async with AsyncExitStack() as stack:
         stack.enter_context(seeded(config.run))

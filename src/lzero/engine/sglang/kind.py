@@ -70,7 +70,7 @@ def notes(config: Config) -> list[str]:
 
 
 def complaint(config: Config, task: Task) -> str:
-    return ""
+    return temperature_problem(config, "SGLang")
 
 
 def check_server(name: str, found: Mapping[str, Any], config: Config) -> None:

@@ -43,8 +43,8 @@ DTYPES = {"float32": "torch.float32", "bfloat16": "torch.bfloat16"}
 
 async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> OpenedEngine:
     """Start the servers, or join those of engine.urls. Raises EngineError if one does not start, or would sample from another policy."""
-    if problems := [problem for problem in (temperature_problem(config), _transfer_problem(config)) if problem]:
-        raise ConfigError("; ".join(problems))
+    if problem := _settings_problem(config):
+        raise ConfigError(problem)
     stack = AsyncExitStack()
     async with closed_on_error(stack.aclose):
         logs: dict[str, Path] = {}
@@ -99,7 +99,12 @@ def notes(config: Config) -> list[str]:
 
 
 def complaint(config: Config, task: Task) -> str:
-    return ""
+    return _settings_problem(config)
+
+
+def _settings_problem(config: Config) -> str:
+    """Return what is wrong with the settings, whatever the servers are; "" if nothing."""
+    return "; ".join(filter(None, (temperature_problem(config), _transfer_problem(config))))
 
 
 def command(config: Config, socket: Path) -> tuple[str, ...]:
