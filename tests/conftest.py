@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def own_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use a separate temporary directory, because other programs of the machine use the usual one."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Yield a directory with a short path, for Unix sockets; pytest's own are too long for those of vLLM."""
+    with tempfile.TemporaryDirectory(prefix="lz-") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

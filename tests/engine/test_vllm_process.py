@@ -196,6 +196,19 @@ async def test_nccl_without_a_gpu_is_refused_before_anything_starts() -> None:
     assert any(finding.name == "engine.transfer" and finding.problems for finding in kind.check(config))
 
 
+async def test_a_temporary_directory_that_is_too_deep_for_sockets_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 60)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    config = load_config(None, ["engine.kind=vllm", f"engine.program={sys.executable}"])
+    with pytest.raises(ConfigError, match=r"TMPDIR = .*d is too long by \d+ bytes: .* Set it to a shorter path"):
+        await kind.open_engine(config, kind.open_tokenizer(config))
+    assert not list(deep.iterdir())
+    assert any("TMPDIR" in problem for finding in kind.check(config) for problem in finding.problems)
+
+
 async def test_a_program_that_is_missing_is_named_before_anything_starts(tmp_path: Path) -> None:
     config = load_config(None, ["engine.kind=vllm", f"engine.program={tmp_path}/vllm"])
     with pytest.raises(ConfigError, match=r"engine.program = .* is no program: .*make vllm"):

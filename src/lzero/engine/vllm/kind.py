@@ -37,6 +37,10 @@ PLUGIN = Path(__file__).with_name("plugin")
 BACKENDS = {"file": "lzero-file", "nccl": "nccl"}
 """engine.transfer → the backend of vLLM's weight transfer. The plug-in registers the first."""
 SOCKET = "socket"
+VLLM_SOCKET_CHARS = 36
+"""Characters in the name of a Unix socket that vLLM makes: a UUID."""
+SOCKET_PATH_BYTES = 107
+"""Bytes that Linux allows in the path of a Unix socket."""
 DTYPES = {"float32": "torch.float32", "bfloat16": "torch.bfloat16"}
 """model.dtype → vLLM's name for it."""
 
@@ -79,7 +83,7 @@ def check(config: Config) -> Iterator[Finding]:
     if settings.urls:
         yield Finding("engine.urls", ", ".join(settings.urls), asyncio.run(_joined_problems(config)))
         return
-    yield Finding("engine.program", settings.program, _program_problems(settings))
+    yield Finding("engine.program", settings.program, [*_program_problems(settings), *_directory_problems(settings)])
 
 
 def notes(config: Config) -> list[str]:
@@ -164,7 +168,7 @@ def environment(config: Config, directory: Path, *, number: int) -> dict[str, st
 async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -> Fleet:
     """Start engine.replicas servers. `stack` ends them; their logs are added to `logs`."""
     settings = _settings(config)
-    if problems := _program_problems(settings):
+    if problems := [*_program_problems(settings), *_directory_problems(settings)]:
         raise ConfigError(problems[0])
     home = Path(tempfile.mkdtemp(prefix="lzero-vllm-"))
     stack.callback(shutil.rmtree, home, ignore_errors=True)
@@ -320,6 +324,18 @@ def _transfer_problem(config: Config) -> str:
     if importlib.util.find_spec("vllm") is None:
         lacks.append("vLLM in the trainer's environment")
     return f'engine.transfer = "nccl" needs {" and ".join(lacks)}; "file" needs neither' if lacks else ""
+
+
+def _directory_problems(settings: VLLMEngineConfig) -> list[str]:
+    """Return what is wrong with the directory for temporary files, where each server has its Unix sockets."""
+    place = tempfile.gettempdir()
+    longest = len(os.fsencode(place)) + len(f"/lzero-vllm-12345678/{settings.replicas - 1}/") + VLLM_SOCKET_CHARS
+    if longest <= SOCKET_PATH_BYTES:
+        return []
+    return [
+        f"TMPDIR = {place} is too long by {longest - SOCKET_PATH_BYTES} bytes: Linux allows {SOCKET_PATH_BYTES} bytes in the path of a "
+        "Unix socket, and vLLM has its sockets there. Set it to a shorter path"
+    ]
 
 
 def _delivery(settings: VLLMEngineConfig) -> Delivery:
