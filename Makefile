@@ -49,7 +49,7 @@ test-reference: setup  ## credit and loss against TRL's
 	$(BIN)/pytest -m reference $(ARGS)
 
 test-servers: setup $(SERVERS:%=.servers/%/.ready)  ## the agent against real model servers on loopback (SERVERS=transformers for one)
-	$(BIN)/pytest -m servers $(ARGS)
+	$(BIN)/pytest -m "servers and not slow" $(ARGS)
 
 test-notebooks: setup  ## whole notebooks, cell by cell, against ipykernel
 	$(BIN)/pytest -m notebooks $(ARGS)
