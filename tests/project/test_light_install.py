@@ -14,7 +14,7 @@ from chat_servers import ChatServer, ended, streams, text, usage
 from starlette.responses import JSONResponse
 
 from lzero.config import ReplConfig
-from lzero.extras import TRAIN
+from lzero.extras import EXTRAS
 from lzero.repl import environment
 from lzero.store import read_saved
 
@@ -100,7 +100,7 @@ def kernel() -> Path:
 
 
 def test_it_is_small_and_holds_no_model_library(installed: Installed) -> None:
-    present = [name for name in TRAIN if (installed.packages / name).exists()]
+    present = [name for extra in EXTRAS for name in EXTRAS[extra] if (installed.packages / name).exists()]
     assert present == []
     sizes = [(file.suffix, file.stat().st_size) for file in installed.packages.rglob("*") if file.is_file()]
     size = sum(2 * size if suffix == ".py" else size for suffix, size in sizes if suffix != ".pyc")

@@ -36,7 +36,7 @@ from lzero.agent.watch import ForwardingWatcher, Watcher
 from lzero.config import NANO, AgentConfig, ChatEngineConfig, Config, EngineConfig, LocalEngineConfig, make_config
 from lzero.engine.kinds import OpenedEngine, kind_of
 from lzero.errors import ConfigError, LzeroError, StoreError
-from lzero.extras import need_train
+from lzero.extras import need
 from lzero.protocols import ChatEngine, ReplPool, Scene, Tool, stub_of
 from lzero.store import SavedEpisode
 from lzero.text import unbroken
@@ -294,7 +294,7 @@ def _with_model(config: Config, model: str | ChatEngine | None, base_url: str) -
         raise ConfigError(f"base_url = {base_url!r} has no effect without the name of a model")
     made = config.model_copy(update=update)
     if kind_of(made).TRAINS:
-        need_train(f"model {made.model.path!r}, which samples in this process,")
+        need("train", what=f"model {made.model.path!r}, which samples in this process,")
     return made
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from lzero.errors import LzeroError
-from lzero.extras import TRAIN, need_train
+from lzero.extras import extra_of, need
 
 THREADS_S = 5.0
 """Seconds that threads have to end after a command."""
@@ -56,8 +56,8 @@ def _run(arguments: Sequence[str] | None) -> None:
         try:
             app(args=list(arguments) if arguments is not None else None)
         except ModuleNotFoundError as error:
-            if error.name in TRAIN:
-                need_train("this command")
+            if extra := extra_of(error.name or ""):
+                need(extra, what="this command")
             raise
     except LzeroError as error:
         from lzero.visible import clean
