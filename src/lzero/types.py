@@ -50,6 +50,10 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=Fal
     files: tuple[str, ...] = ()
     """Paths on the host; a session has a copy of each in its working directory. A stored task has only their names."""
     metadata: dict[str, str] = {}
+    licence: str = ""
+    """Licence of the data set that it is from, as "CC BY-SA 4.0"; empty if unknown."""
+    revision: str = ""
+    """Version of the data set, as a commit; empty if unknown."""
 
 
 class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):

@@ -54,6 +54,8 @@ def test_a_row_with_everything(tmp_path: Path) -> None:
         "long": "x" * 500,
         "nested": {"a": 1},
         "metadata": {"year": 1990},
+        "license": "CC BY 4.0",
+        "revision": "1f0c",
     }
     assert read_tasks(write(tmp_path / "tasks.jsonl", row), split="eval") == [
         Task(
@@ -70,6 +72,8 @@ def test_a_row_with_everything(tmp_path: Path) -> None:
                 Passage(title="", text="bare"),
             ),
             metadata={"type": "bridge", "year": "1990"},
+            licence="CC BY 4.0",
+            revision="1f0c",
         )
     ]
 

@@ -127,6 +127,8 @@ tasks = st.builds(
     passages=tuples(st.builds(Passage, title=texts, text=texts), 2),
     files=tuples(texts.map(lambda text: PurePath(text).name), 2),
     metadata=st.dictionaries(texts, texts, max_size=2),
+    licence=texts,
+    revision=texts,
 )
 
 

@@ -8,11 +8,11 @@ from lzero.errors import ConfigError, DataError
 
 QUESTION = ("question",)
 ANSWERS = ("answer", "answers")
-SAME = (QUESTION, ANSWERS, ("passages", "paragraphs"), ("source", "dataset"))
+SAME = (QUESTION, ANSWERS, ("passages", "paragraphs"), ("source", "dataset"), ("licence", "license"))
 """Groups of fields with one meaning."""
 FIELDS = (
     *("id", "question", "answer", "answers", "aliases", "passages", "paragraphs", "files", "hops", "difficulty"),
-    *("source", "dataset", "split", "ability", "metadata"),
+    *("source", "dataset", "split", "ability", "metadata", "licence", "license", "revision"),
 )
 """Every field of a task row that is read."""
 SHOWN = 12

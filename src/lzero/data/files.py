@@ -12,6 +12,8 @@ A row of a **task** file holds
     source | dataset         default: the file's name
     ability                  qa, math, data, search or files; default: files if the row has some, otherwise qa
     split                    text
+    licence | license        the data set's licence, text
+    revision                 the data set's version, text
 
 and a row of a **passage** file holds `title` (text or null) and `text`. `tasks.columns` maps columns with other names. A field name that
 nearly spells one of these is an error. Short texts and numbers in other fields become the task's metadata; `TaskFile.unread` counts the
@@ -120,6 +122,8 @@ def _task(row: Row, path: Path, *, number: int, split: str, attachments: Attachm
         passages=_passages(row),
         files=attachments.paths(row),
         metadata=_metadata(row),
+        licence=row.text(row.first("licence", "license")),
+        revision=row.text("revision"),
     )
 
 
