@@ -8,6 +8,7 @@ from lzero import __version__
 from lzero.cli.check import check
 from lzero.cli.compare import compare
 from lzero.cli.config import config
+from lzero.cli.data import data
 from lzero.cli.eval import evaluate
 from lzero.cli.export import export
 from lzero.cli.play import play
@@ -55,4 +56,5 @@ app.command(name="run")(run)
 app.command(name="sft")(sft)
 app.command(name="show")(show)
 app.command(name="train")(train)
+app.add_typer(data)
 app.add_typer(pool)

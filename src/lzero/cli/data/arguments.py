@@ -1,0 +1,65 @@
+"""What the commands of `lzero data` share: their arguments, and what they print."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Option
+
+from lzero.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lzero.data.manifest import Manifest
+
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SET...", help="Sets (directories that lzero data wrote), or files of tasks.")
+]
+Source = Annotated[
+    str, typer.Argument(metavar="SET", help="A set (a directory that lzero data wrote), or a file of tasks.")
+]
+Out = Annotated[Path, Option("--out", help="The new set's directory, which must not exist.")]
+AsJson = Annotated[bool, Option("--json", help="Print the manifest as a line of JSON.")]
+Columns = Annotated[
+    list[str] | None,
+    Option("--column", metavar="FIELD=COLUMN", help="Column of a file that holds a field of a task, as tasks.columns."),
+]
+
+
+def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
+    """Return the pairs of an option that is given as NAME=VALUE, several times. Raises ConfigError."""
+    found: dict[str, str] = {}
+    for each in given or ():
+        name, sign, value = each.partition("=")
+        if not sign or not name:
+            raise ConfigError(f"{option} {each!r}: write NAME=VALUE")
+        if name in found:
+            raise ConfigError(f"{option} names {name!r} twice: give it once")
+        found[name] = value
+    return found
+
+
+def tell(manifest: "Manifest", directory: Path, *, json: bool) -> None:
+    """Print what a stage did."""
+    if json:
+        import msgspec
+
+        print(msgspec.json.encode(manifest).decode())
+        return
+    from rich.console import Console
+
+    from lzero.cli.arguments import say
+
+    console = Console()
+    say(console, f"{manifest.stage}: {manifest.rows_in:,} rows in, {manifest.rows_out:,} in {directory}")
+    _list(console, "dropped", manifest.dropped)
+    _list(console, "counted", manifest.counts)
+
+
+def _list(console: "Console", title: str, numbers: Mapping[str, int]) -> None:
+    from lzero.cli.arguments import say
+
+    for name, number in numbers.items():
+        say(console, f"  {title} {number:>10,}  {name}")

@@ -1,0 +1,84 @@
+"""`merge`: several sets or files as one. Rows keep their order and their splits, and each has an id of its own."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lzero.data.files import stem
+from lzero.data.stages import Decision, Keep, Part, Rows
+from lzero.data.stages.spilling import Marks, database, fill
+from lzero.data.table import TASKS
+from lzero.errors import DataError
+from lzero.types import Json
+
+_IDS = pa.schema([("place", pa.int64()), ("id", pa.string()), ("label", pa.string())])
+_TWICE = "SELECT id FROM ids GROUP BY id HAVING count(*) > 1 ORDER BY min(place) LIMIT 1"
+_RENAME = """
+CREATE TABLE later AS
+SELECT place FROM (SELECT place, row_number() OVER (PARTITION BY id ORDER BY place) AS number FROM ids) WHERE number > 1;
+UPDATE ids SET id = label || '/' || id WHERE place IN (SELECT place FROM later)
+"""
+_RENAMED = "SELECT place, id FROM ids WHERE place IN (SELECT place FROM later) ORDER BY place"
+
+
+class Merge(Keep):
+    """Joins its inputs. An id that an earlier row has is an error, or gets the name of its input in front (`rename`)."""
+
+    name = "merge"
+
+    def __init__(self, *, rename: bool = False) -> None:
+        self._rename = rename
+        self._marks: Marks | None = None
+
+    def options(self) -> Mapping[str, Json]:
+        return {"rename": self._rename}
+
+    def prepare(self, rows: Rows, scratch: Path) -> None:
+        with database(scratch) as connection:
+            fill(connection, "ids", _IDS, _ids(rows), select="SELECT * FROM batches")
+            if self._rename:
+                connection.execute(_RENAME)
+                self._marks = Marks.found(connection, _RENAMED, scratch / "renamed.arrow")
+            if twice := connection.execute(_TWICE).fetchone():
+                found = connection.execute(
+                    "SELECT place FROM ids WHERE id = ? ORDER BY place LIMIT 2", twice
+                ).fetchall()
+                raise DataError(_two_rows(rows, twice[0], [place for (place,) in found], renamed=self._rename))
+
+    def decide(self, part: Part) -> Decision:
+        if self._marks is None:
+            return super().decide(part)
+        batch = part.batch
+        renamed = self._marks.take(start=part.start, rows=batch.num_rows)["id"]
+        at = TASKS.get_field_index("id")
+        batch = batch.set_column(at, TASKS.field("id"), pc.coalesce(renamed, batch["id"]))
+        return super().decide(Part(batch, part.start, part.origin))
+
+    def counts(self) -> Mapping[str, int]:
+        return {} if self._marks is None else {"renamed": self._marks.taken}
+
+
+def _ids(rows: Rows) -> Iterator[pa.RecordBatch]:
+    for part in rows.parts(["id"]):
+        size = part.batch.num_rows
+        place = pa.array(range(part.start, part.start + size), pa.int64())
+        label = pa.array([stem(Path(part.origin.name))] * size, pa.string())
+        yield pa.record_batch([place, part.batch["id"], label], schema=_IDS)
+
+
+def _two_rows(rows: Rows, name: str, places: list[int], *, renamed: bool) -> str:
+    said = []
+    for place in places:
+        for origin in rows.inputs:
+            if place < origin.rows:
+                said.append(f"row {place + 1} of {origin.name}")
+                break
+            place -= origin.rows
+    fix = (
+        "give each row an id of its own"
+        if renamed
+        else "give each row an id of its own, or rename the later ones: --rename"
+    )
+    return f"two rows have the id {name!r:.200}: {' and '.join(said)}; {fix}"

@@ -1,0 +1,109 @@
+"""DuckDB within a bound on memory, and its findings about rows, in a file.
+
+with database(scratch) as connection:
+    fill(connection, "ids", schema, batches, select="SELECT * FROM batches")
+    marks = Marks.found(connection, "SELECT place, id FROM ids WHERE … ORDER BY place", scratch / "marks.arrow")
+marks.take(start=0, rows=8192)["id"]      # what was found for these rows, null elsewhere
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lzero.errors import DataError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MEMORY = "256MB"
+THREADS = 2
+ROWS_AT_ONCE = 8_192
+
+
+@contextmanager
+def database(scratch: Path) -> "Iterator[DuckDBPyConnection]":
+    """Yield an empty database that takes at most MEMORY, and spills to `scratch`. It reads no file and loads no extension.
+
+    Converts DuckDB's errors (a full disk) to DataError.
+    """
+    import duckdb
+
+    settings = {
+        "memory_limit": MEMORY,
+        "threads": THREADS,
+        "temp_directory": str(scratch / "spill"),
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "preserve_insertion_order": "false",
+    }
+    try:
+        with duckdb.connect(":memory:", config=settings) as connection:
+            connection.execute("SET enable_external_access = false")
+            yield connection
+    except duckdb.Error as error:
+        raise DataError(f"comparing the rows failed: {error!s:.300}") from error
+
+
+def fill(
+    connection: "DuckDBPyConnection", table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, select: str
+) -> None:
+    """Create a table from a query over the batches, which the query calls `batches`."""
+    connection.register("batches", pa.RecordBatchReader.from_batches(schema, batches))
+    connection.execute(f"CREATE TABLE {table} AS {select}")
+    connection.unregister("batches")
+
+
+class Marks:
+    """Values that a query found for some rows. `place` is the position of a row; positions ascend, each at most once."""
+
+    def __init__(self, file: Path) -> None:
+        self._stream = pa.ipc.open_stream(pa.OSFile(str(file)))
+        self._waiting: pa.Table = self._stream.schema.empty_table()
+        self._ended = False
+        self.taken = 0
+        """Number of marks that were taken."""
+
+    @classmethod
+    def found(cls, connection: "DuckDBPyConnection", query: str, file: Path) -> "Marks":
+        """Write what a query finds to a file, and open it."""
+        reader = connection.sql(query).to_arrow_reader(ROWS_AT_ONCE)
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, reader.schema) as stream:
+            for batch in reader:
+                stream.write_batch(batch)
+        return cls(file)
+
+    def take(self, *, start: int, rows: int) -> dict[str, pa.Array]:
+        """Return column → values of `rows` rows from `start` on, null for a row without a mark. Ask for the rows in their order."""
+        found = self._before(start + rows)
+        self.taken += found.num_rows
+        places = found["place"].to_pylist()
+        return {
+            field.name: _spread(found[field.name], places, start, rows)
+            for field in found.schema
+            if field.name != "place"
+        }
+
+    def _before(self, end: int) -> pa.Table:
+        parts = [self._waiting]
+        while not self._ended and (not parts[-1].num_rows or parts[-1]["place"][-1].as_py() < end):
+            try:
+                parts.append(pa.Table.from_batches([self._stream.read_next_batch()]))
+            except StopIteration:
+                self._ended = True
+        whole = pa.concat_tables(parts)
+        count = pc.sum(pc.less(whole["place"], end), min_count=0).as_py()
+        self._waiting = whole.slice(count)
+        return whole.slice(0, count)
+
+
+def _spread(values: pa.ChunkedArray, places: list[int], start: int, rows: int) -> pa.Array:
+    if not places:
+        return pa.nulls(rows, values.type)
+    spread: list[object] = [None] * rows
+    for place, value in zip(places, values.to_pylist(), strict=True):
+        spread[place - start] = value
+    return pa.array(spread, values.type)

@@ -1,0 +1,190 @@
+"""Tasks as Parquet tables, one batch of rows at a time.
+
+The columns are the fields of a Task, passages as a list of {title, text} and metadata as a map, so any reader of Parquet can use them:
+
+    for batch in read_batches(Path("hotpot/tasks.parquet")):
+        for task in to_tasks(batch): ...
+
+A table may come from a stranger: `check_table` bounds what it decodes to before anything reads it, and each batch is validated.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lzero.apart import run_apart
+from lzero.errors import DataError
+from lzero.paths import file_problem
+from lzero.store.schemas import SCHEMAS
+from lzero.types import ABILITIES, Task
+
+_OWN = {
+    "id": pa.string(),
+    "passages": pa.list_(pa.struct([("title", pa.string()), ("text", pa.string())])),
+}
+TASKS: Final = pa.schema(
+    [(name, _OWN.get(name) or SCHEMAS["tasks"].field(name).type) for name in Task.__struct_fields__]
+)
+"""The columns of tasks.parquet."""
+REASONS: Final = pa.schema([("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+DROPPED: Final = pa.schema([*TASKS, *REASONS])
+"""The columns of dropped.parquet: the whole row, the data stage that dropped it, the reason that is counted, and what it is about."""
+REQUIRED: Final = ("id", "question", "answers")
+"""Columns that every table has. The others have defaults."""
+
+GROUP_ROWS, GROUP_BYTES = 16_384, 32 << 20
+"""Rows and bytes of the largest row group that is written."""
+BATCH_ROWS, BATCH_BYTES = 8_192, 16 << 20
+"""Rows of a batch that is read; fewer where so many rows take more than BATCH_BYTES."""
+MAX_BATCH_BYTES: Final = 1 << 30
+DECODE_BYTES: Final = 2 << 30
+DECODE_S, DECODE_BYTES_A_S = 60.0, 2e6
+"""Seconds in which a table must be decoded: DECODE_S, and one more for every DECODE_BYTES_A_S bytes of the file."""
+_REPEATED = ("ability", "source", "split", "licence", "revision")
+"""Columns of few different values."""
+
+
+class TableWriter:
+    """Writes batches to a Parquet file, in row groups of a bounded size. The same batches give the same bytes."""
+
+    def __init__(self, file: Path, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._schema = schema
+        self._writer = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=[*_REPEATED])
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = self._waiting_bytes = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append a batch of the schema's columns."""
+        if not batch.num_rows:
+            return
+        self.rows += batch.num_rows
+        self._waiting.append(batch)
+        self._waiting_rows += batch.num_rows
+        self._waiting_bytes += batch.nbytes
+        if self._waiting_rows >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what waits, and the footer."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema))
+        self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
+
+
+def to_batch(tasks: Sequence[Task]) -> pa.RecordBatch:
+    """Return tasks as a batch of TASKS."""
+    columns = [_column([getattr(task, field.name) for task in tasks], field) for field in TASKS]
+    return pa.record_batch(columns, schema=TASKS)
+
+
+def to_tasks(batch: pa.RecordBatch) -> Iterator[Task]:
+    """Yield the rows of a batch of TASKS. Raises msgspec.ValidationError for a value that no task can have."""
+    for row in batch.to_pylist(maps_as_pydicts="strict"):
+        yield msgspec.convert(row, Task)
+
+
+def check_table(file: Path) -> None:
+    """Decode a whole table in a fork. Raises DataError if it is no such table, or takes too much memory or time."""
+    if problem := file_problem(file):
+        raise DataError(f"{file} cannot be read: {problem}")
+    seconds = DECODE_S + file.stat().st_size / DECODE_BYTES_A_S
+    outcome = run_apart(lambda: _decode(file), seconds=seconds, memory_bytes=DECODE_BYTES)
+    if outcome.raised:
+        is_memory = "MemoryError" in outcome.raised
+        why = f"decoding it takes more than {DECODE_BYTES:,} bytes" if is_memory else outcome.reason
+        raise DataError(f"{file} is no table of tasks: {why}")
+
+
+def read_batches(file: Path, columns: Sequence[str] = tuple(TASKS.names)) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a table that `check_table` has passed, as batches of these columns, in their order.
+
+    A column that the table lacks has its default. Raises DataError for a row that is no task.
+    """
+    start = 0
+    for batch in _raw_batches(file, columns):
+        _check_values(batch, file, start)
+        start += batch.num_rows
+        yield batch
+
+
+def num_rows(file: Path) -> int:
+    """Return the number of rows that a table's footer tells. Raises DataError for a file that is no Parquet table."""
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} is not a whole Parquet file: {error}") from error
+
+
+def _raw_batches(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    schema = pa.schema([TASKS.field(name) for name in columns])
+    with pq.ParquetFile(file) as table:
+        there = [name for name in columns if name in table.schema_arrow.names]
+        if missing := sorted(set(REQUIRED) & set(columns) - set(there)):
+            raise DataError(f"{file} has no column `{missing[0]}`, so it is no table of tasks")
+        for batch in table.iter_batches(_batch_rows(table.metadata), columns=there):
+            yield pa.record_batch(
+                [
+                    batch[field.name].cast(field.type) if field.name in there else _default(field, batch.num_rows)
+                    for field in schema
+                ],
+                schema=schema,
+            )
+
+
+def _batch_rows(metadata: Any) -> int:
+    """Return the rows that take about BATCH_BYTES, by what the footer says; at least 16, so a false footer costs little."""
+    size = sum(int(metadata.row_group(index).total_byte_size) for index in range(metadata.num_row_groups))
+    return max(16, min(BATCH_ROWS, BATCH_BYTES * int(metadata.num_rows) // max(1, size)))
+
+
+def _default(field: pa.Field, rows: int) -> pa.Array:
+    default = next(each.default for each in msgspec.structs.fields(Task) if each.name == field.name)
+    return _column([{} if pa.types.is_map(field.type) else default] * rows, field)
+
+
+def _column(values: list[Any], field: pa.Field) -> pa.Array:
+    if pa.types.is_map(field.type):
+        values = [list(value.items()) for value in values]
+    elif field.name == "passages":
+        values = [[{"title": each.title, "text": each.text} for each in passages] for passages in values]
+    return pa.array(values, field.type)
+
+
+def _decode(file: Path) -> str:
+    pa.set_memory_pool(pa.system_memory_pool())  # its locks are free after a fork
+    pa.set_cpu_count(1)
+    for batch in _raw_batches(file, TASKS.names):
+        if batch.nbytes > MAX_BATCH_BYTES:
+            raise ValueError(f"{batch.num_rows} of its rows hold {batch.nbytes:,} bytes")
+        batch.validate(full=True)
+    return ""
+
+
+def _check_values(batch: pa.RecordBatch, file: Path, start: int) -> None:
+    """Raise DataError for the first row that no Task can hold."""
+    for field in batch.schema:
+        values = batch[field.name]
+        wrong = None
+        if field.name not in ("difficulty", "hops"):
+            wrong = pc.is_null(values)
+        if field.name == "ability":
+            wrong = pc.invert(pc.is_in(values, pa.array(ABILITIES)))
+        if field.name == "question":
+            wrong = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(values, ""))), 0)
+        if wrong is not None and pc.any(wrong).as_py():
+            row = start + pc.index(wrong, True).as_py()
+            raise DataError(f"{file}: row {row + 1} has no valid `{field.name}`")
+        if pa.types.is_list(field.type) and values.flatten().null_count:
+            raise DataError(
+                f"{file}: a row from {start + 1} to {start + batch.num_rows} has an empty entry in `{field.name}`"
+            )
