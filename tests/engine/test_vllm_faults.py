@@ -169,10 +169,22 @@ async def test_episodes_of_a_lost_server_go_on_at_another_one(tmp_path: Path) ->
         await until(lambda: all(len(each._running) == 2 for each in engine._fleet.members))
         strike(engine, "worker", signal.SIGKILL, server=1)
         assert_exact(await asyncio.gather(*asked))
-        assert {engine._homes[f"e{number}"].name for number in range(4)} == {"vLLM server 0"}
+        assert {engine._router.homes[f"e{number}"].name for number in range(4)} == {"vLLM server 0"}
         await until(lambda: engine._fleet.members[1].state == "without weights")
         assert (await ask(engine, "e5")).versions == ((1, 60),)
-        assert engine._homes["e5"].name == "vLLM server 0"
+        assert engine._router.homes["e5"].name == "vLLM server 0"
+
+
+async def test_a_server_gets_no_more_requests_than_it_samples_at_once() -> None:
+    async with engine_of("rollout.concurrency=2") as engine:
+        asked = [asyncio.create_task(ask(engine, f"e{number}", tokens=20)) for number in range(6)]
+        most = 0
+        while not all(each.done() for each in asked):
+            most = max(most, len(engine._fleet.members[0]._running))
+            await asyncio.sleep(0.01)
+        assert most == 2
+        assert {(await each).versions for each in asked} == {((0, 20),)}
+        assert engine.take_metrics()["engine/queue_s"] > 0.0
 
 
 async def test_a_server_with_the_weights_of_its_start_serves_again_by_itself() -> None:

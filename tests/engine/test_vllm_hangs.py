@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from web_servers import response, serving
 
+from lzero.engine.vllm.bell import Bell
 from lzero.engine.vllm.server import VLLMServer
-from lzero.engine.vllm.supervisor import Bell, Supervisor
+from lzero.engine.vllm.supervisor import Supervisor
 
 pytestmark = pytest.mark.integration
 HANG_S = 60.0

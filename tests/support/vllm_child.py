@@ -134,7 +134,9 @@ class Server:
                 model = {"logprobs_mode": "processed_logprobs", "generation_config": "vllm", "dtype": "torch.float32"}
                 model["max_model_len"] = int(self.argument("--max-model-len"))  # type: ignore[assignment]
                 transfer = json.loads(self.argument("--weight-transfer-config"))
-                return {"vllm_config": {"model_config": model, "weight_transfer_config": transfer}}
+                scheduler = {"max_num_seqs": int(self.argument("--max-num-seqs"))}
+                config = {"model_config": model, "weight_transfer_config": transfer, "scheduler_config": scheduler}
+                return {"vllm_config": config}
             case "/pause" | "/resume":
                 return await self.ask(pause=route == "/pause")
             case "/weight_info":

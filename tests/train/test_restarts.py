@@ -44,6 +44,9 @@ class Servers(LocalEngine):
         self.restarts += 1
         return self.is_owned
 
+    def take_metrics(self) -> dict[str, float]:
+        return {"engine/restarts": float(self.restarts)}
+
     def give_up(self, problem: str) -> None:
         self.given_up = problem
         self.lost.clear()

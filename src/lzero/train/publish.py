@@ -86,9 +86,8 @@ class WithReplicas(Protocol):
 class RestartingEngine(Protocol):
     """An engine that can restart servers. A restarted server serves after the next transfer."""
 
-    @property
-    def restarts(self) -> int:
-        """Number of restarts of servers."""
+    def take_metrics(self) -> dict[str, float]:
+        """Return metrics of the servers since the last call."""
 
     def restart(self, problem: str) -> bool:
         """Restart the servers that lzero owns; return whether there are any. `problem`: the rest of a sentence that begins with a server's
@@ -155,12 +154,11 @@ class Publisher:
         if not isinstance(engine, RestartingEngine):
             return await self._publish(version)
         try:
-            published = await self._publish(version)
+            return await self._publish(version)
         except EngineError as error:
             if not engine.restart(f"failed the transfer of version {version} twice ({error})"):
                 raise
-            published = await self._publish(version)
-        return {**published, "engine/restarts": float(engine.restarts)}
+            return await self._publish(version)
 
     async def _publish(self, version: int) -> dict[str, float]:
         paused, problems = False, ["nothing was sent"]

@@ -37,8 +37,13 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
         found: dict[str, Any] = {server.name: await server.settings() for server in servers}
         for server in servers:
             check_server(server.name, found[server.name], config)
+        fleet = joined(servers)
+        for each in fleet.members:
+            most = found[each.server.name].get("max_running_requests")
+            if isinstance(most, int) and most > 0:
+                each.places.limit(most)
         engine = VLLMEngine(
-            joined(servers),
+            fleet,
             tokenizer,
             stop_ids=stop_ids(config, tokenizer),
             vocab_size=vocab_size(config),

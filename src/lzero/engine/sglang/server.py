@@ -109,7 +109,9 @@ class SGLangServer(VLLMServer):
         ranks = await self._ask("GET", "/get_load", list[LoadOfRank], deadline_s=deadline_s)
         waiting = sum(rank.num_waiting_reqs for rank in ranks)
         running = sum(rank.num_reqs for rank in ranks) - waiting
-        return Load(running=running, waiting=waiting, cache_usage=0.0, prefix_queries=0, prefix_hits=0, tokens=0)
+        return Load(
+            running=running, waiting=waiting, cache_usage=0.0, prefix_queries=0, prefix_hits=0, tokens=0, preemptions=0
+        )
 
     async def pause(self, *, deadline_s: float = CONTROL_S) -> None:
         """Stop sampling, and drop all cached keys and values. Requests in flight compute theirs again after `resume`."""

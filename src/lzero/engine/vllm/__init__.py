@@ -1,12 +1,16 @@
 """Sample from vLLM servers, which lzero starts or joins.
 
 kind.py       opens the engine of a configuration
-engine.py     spreads the requests of many episodes over replicas
+engine.py     samples from all replicas, and sends commands to all
+replica.py    samples from one replica
+routing.py    chooses the replica of a request, and queues requests
+places.py     bounds the requests of a server by its load
 codec.py      checks requests, and converts responses to completions
 adapters.py   assigns a LoRA adapter to each request
 server.py     calls the HTTP routes of one server
 process.py    starts a server, and ends it with all its processes
 supervisor.py watches a server, and restarts it
+bell.py       wakes tasks that wait for a server
 lifeline.py   ends a server when lzero dies
 plugin/       runs inside vLLM: loads the weights of a file
 """

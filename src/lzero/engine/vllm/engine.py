@@ -1,13 +1,12 @@
 """The engine "vllm": spread the requests of many episodes over replicas.
 
-All requests of an episode go to one replica, which keeps the keys and values of the episode's prefix. `pause`, `update` and `resume` run on
-all replicas, and fail if one replica fails. lzero restarts a server that it owns if it ends, hangs, or does not answer one of these
-commands (`supervisor.py`). The server's episodes continue on another replica.
+All requests of an episode go to one replica, which keeps the keys and values of the episode's prefix, unless it is full (`routing.py`).
+`pause`, `update` and `resume` run on all replicas, and fail if one replica fails. lzero restarts a server that it owns if it ends, hangs,
+or does not answer one of these commands (`supervisor.py`). The server's episodes continue on another replica.
 """
 
 import asyncio
 import secrets
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from lzero.engine.vllm.adapters import Adapter, Adapters
 from lzero.engine.vllm.codec import NAME_CHARS, Codec, weights_name
+from lzero.engine.vllm.replica import Replica
+from lzero.engine.vllm.routing import Router
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, Supervisor
 from lzero.errors import EngineError, NoAnswer
@@ -31,49 +32,6 @@ UNCLAIMED = "default"
 """vLLM's own name for the weights that it was started with."""
 SENDS = 2
 """The most times that a request is sent: again if its server is lost."""
-
-
-class Replica:
-    """One server of the engine, with lzero's types of requests and completions."""
-
-    def __init__(self, supervisor: Supervisor, codec: Codec, adapters: Adapters) -> None:
-        self.supervisor = supervisor
-        self.server = supervisor.server
-        self._codec = codec
-        self._adapters = adapters
-        self._version: int | None = None
-
-    @property
-    def name(self) -> str:
-        return self.server.name
-
-    async def sample(
-        self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
-    ) -> Completion:
-        """Continue `ids`. Raises EngineError for a request that does not fit, a failure of the server, and a missed deadline."""
-        self._codec.check(ids, sampling, request_id)
-        async with self.supervisor.request():
-            with self._adapters.request() as adapter:
-                choice = await self.server.generate(
-                    ids,
-                    sampling,
-                    stop_ids=sorted(self._codec.stop_ids),
-                    adapter=adapter.name if adapter else "",
-                    request_id=request_id,
-                    deadline_s=deadline_s,
-                )
-        return self._codec.completion(choice, request_id, adapter)
-
-    async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
-        """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
-        async with self.supervisor.request():
-            with self._adapters.request() as adapter:
-                return await self.server.score(ids, adapter=adapter.name if adapter else "")
-
-    def admit(self, version: int) -> None:
-        """Let the server serve: a probe has shown that it has the weights of `version`."""
-        self.supervisor.admit(is_new_version=version != self._version)
-        self._version = version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +75,11 @@ class VLLMEngine:
         self._adapters = Adapters()
         self.replicas = tuple(Replica(member, codec, self._adapters) for member in fleet.members)
         self._fleet = fleet
+        self._router = Router(self.replicas, fleet)
         self.shared_directory = delivery.shared_directory
         self.trainer_address = delivery.trainer_address
         self.sync_s = delivery.step_s
         self._on_close = on_close
-        self._homes: dict[str, Replica] = {}
         self._version = 0
         self._original = True
         """Whether the servers hold the weights that they were started with."""
@@ -138,17 +96,19 @@ class VLLMEngine:
     async def sample(
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
     ) -> Completion:
-        """Continue `ids` on the episode's replica, or on another one if that is lost. Raises EngineError as `Replica.sample` does.
+        """Continue `ids` on the episode's replica, or on another one if that is full or lost. Raises EngineError as `Replica.sample` does.
 
-        Seconds in which no replica serves do not count.
+        The deadline begins when a replica has a place for the request, which is awaited at most as long (`Router.place`).
         """
         for number in range(1, SENDS + 1):
-            home = await self._home(affinity)
-            try:
-                return await home.sample(ids, sampling, request_id=request_id, affinity=affinity, deadline_s=deadline_s)
-            except EngineError:
-                if number == SENDS or not await home.supervisor.is_lost():
-                    raise
+            async with self._router.place(affinity, deadline_s=deadline_s) as home:
+                try:
+                    return await home.sample(
+                        ids, sampling, request_id=request_id, affinity=affinity, deadline_s=deadline_s
+                    )
+                except EngineError:
+                    if number == SENDS or not await home.supervisor.is_lost():
+                        raise
         raise AssertionError("unreachable")
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
@@ -159,6 +119,10 @@ class VLLMEngine:
     def restarts(self) -> int:
         """Number of restarts of servers."""
         return sum(each.restarts for each in self._fleet.members)
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return the number of restarts, and the mean seconds that requests since the last call waited for a place."""
+        return {"engine/restarts": float(self.restarts), "engine/queue_s": self._router.take_queue_s()}
 
     async def pause(self) -> None:
         """Stop sampling until `resume`. Requests in flight then compute their tokens so far again, under the weights of that moment."""
@@ -245,7 +209,7 @@ class VLLMEngine:
             each.give_up(problem)
 
     async def forget(self, affinity: str) -> None:
-        self._homes.pop(affinity, None)
+        self._router.forget(affinity)
 
     async def close(self) -> None:
         """Close the connections, and end the servers that lzero started. Safe to call twice.
@@ -263,16 +227,6 @@ class VLLMEngine:
                         await server.name_weights(UNCLAIMED, deadline_s=RELEASE_S)
                 await server.close()
         await self._on_close()
-
-    async def _home(self, affinity: str) -> Replica:
-        """Return the episode's replica. If it has none that serves, wait until one does, and assign the one with the fewest episodes."""
-        home = self._homes.get(affinity)
-        if home is None or not home.supervisor.serves:
-            await self._fleet.one_serves()
-            counts = Counter(replica.name for replica in self._homes.values())
-            serving = [replica for replica in self.replicas if replica.supervisor.serves]
-            home = self._homes[affinity] = min(serving, key=lambda replica: counts[replica.name])
-        return home
 
     async def _claim(self, member: Supervisor) -> None:
         server = member.server

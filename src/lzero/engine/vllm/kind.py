@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -55,6 +56,7 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
         fleet = await (_join(config, stack) if _settings(config).urls else _start(config, stack, logs))
         found: dict[str, Any] = {each.server.name: await _settings_of(each, config) for each in fleet.members}
         for each in fleet.members:
+            each.places.limit(requests_at_once(found[each.server.name]))
             if _settings(config).transfer == "file":  # a group is joined when the trainer opens it
                 await each.server.prepare_updates({})
         engine = VLLMEngine(
@@ -251,6 +253,12 @@ def check_server(name: str, found: Mapping[str, Any], config: Config) -> None:
         raise EngineError(
             f"{name} (vLLM {found.get('version')!s:.100}) cannot be used: {'; '.join(problems)}. docs/training.md has its command"
         )
+
+
+def requests_at_once(found: Mapping[str, Any]) -> int:
+    """Return the most requests that a server with these settings samples at once."""
+    most = _table(found.get("scheduler_config")).get("max_num_seqs")
+    return most if isinstance(most, int) and most > 0 else sys.maxsize
 
 
 def _table(section: Any) -> Mapping[str, Any]:

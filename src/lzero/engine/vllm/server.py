@@ -94,6 +94,8 @@ class Load:
     """Those of them whose keys and values were cached."""
     tokens: int
     """Tokens of prompts and completions that were computed since the start."""
+    preemptions: int
+    """Times that a request was stopped since the start, because memory for keys and values was full."""
 
 
 _METRIC = re.compile(r"^vllm:(\w+)(?:\{[^}\n]*\})? (\S+)$", re.MULTILINE)
@@ -213,6 +215,7 @@ class VLLMServer:
                 prefix_queries=int(sums.get("prefix_cache_queries_total", 0.0)),
                 prefix_hits=int(sums.get("prefix_cache_hits_total", 0.0)),
                 tokens=int(sums.get("prompt_tokens_total", 0.0) + sums.get("generation_tokens_total", 0.0)),
+                preemptions=int(sums.get("num_preemptions_total", 0.0)),
             )
 
     async def pause(self, *, deadline_s: float = CONTROL_S) -> None:

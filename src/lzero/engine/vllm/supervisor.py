@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
+from lzero.engine.vllm.bell import Bell
+from lzero.engine.vllm.places import Places
 from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.errors import EngineError, NoAnswer
@@ -37,22 +39,6 @@ State = Literal["serving", "lost", "without weights", "given up"]
 UP: tuple[State, ...] = ("serving", "without weights")
 """States of a server whose process runs."""
 Prepare = Callable[["Supervisor"], Awaitable[None]]
-
-
-class Bell:
-    """Wakes all waiting tasks, each time it rings."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def ring(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until `is_so` returns true. Asks it at once, and after each ring."""
-        while not is_so():
-            await self._event.wait()
 
 
 class OwnServer:
@@ -105,6 +91,7 @@ class Supervisor:
         self.server = server
         self.own = own
         self.state: State = "serving"
+        self.places = Places(bell)
         self.restarts = 0
         self.has_weights = True
         """Whether the server has the weights of the current policy version."""
@@ -213,6 +200,7 @@ class Supervisor:
             try:
                 load = await self.server.load(deadline_s=self._hang_s)
                 seen = (load.tokens, load.cache_usage)
+                self.places.saw(load)
             except NoAnswer:
                 pass
             except EngineError:  # it answers, but does not tell its load
@@ -240,12 +228,13 @@ class Fleet:
 
     def __init__(self, *, hang_s: float = HANG_S) -> None:
         self.members: list[Supervisor] = []
-        self._bell = Bell()
+        self.bell = Bell()
+        """Rings when a server changes its state, or has a place for another request."""
         self._hang_s = hang_s
         self._tasks: list[asyncio.Task[None]] = []
 
     def add(self, server: VLLMServer, own: OwnServer | None = None) -> None:
-        self.members.append(Supervisor(server, own, bell=self._bell, hang_s=self._hang_s))
+        self.members.append(Supervisor(server, own, bell=self.bell, hang_s=self._hang_s))
 
     def watch(self, prepare: Prepare) -> None:
         """Watch the servers until `close`, as `Supervisor.watch` does."""
@@ -259,22 +248,20 @@ class Fleet:
     async def one_serves(self) -> None:
         """Wait until at least one server serves. Raises EngineError if all were given up."""
         async with _patience("a server"):
-            await self._bell.until(lambda: any(each.serves for each in self.members) or self._is_hopeless())
+            await self.bell.until(lambda: any(each.serves for each in self.members) or self._is_hopeless())
         if self._is_hopeless():
             raise self.members[0].complaint()
 
     async def all_take_commands(self) -> None:
         """Wait until no server is starting. Raises EngineError if one was given up."""
         async with _patience("all servers"):
-            await self._bell.until(
-                lambda: all(each.takes_commands or each.state == "given up" for each in self.members)
-            )
+            await self.bell.until(lambda: all(each.takes_commands or each.state == "given up" for each in self.members))
         for each in self.members:
             if not each.takes_commands:
                 raise each.complaint()
 
     async def one_awaits_weights(self) -> None:
-        await self._bell.until(lambda: any(each.state == "without weights" for each in self.members))
+        await self.bell.until(lambda: any(each.state == "without weights" for each in self.members))
 
     def restart(self, problem: str) -> bool:
         """Restart all servers that lzero owns; return whether there are any."""

@@ -89,9 +89,11 @@ class LocalLearner:
             published = await self._publisher.publish(version=version)
             self._published = version
             self._policy.notify_all()
-        if self._restoring is None and isinstance(self._engine, RestartingEngine):
+        if not isinstance(self._engine, RestartingEngine):
+            return published
+        if self._restoring is None:
             self._restoring = asyncio.create_task(self._restore(self._engine))
-        return published
+        return published | self._engine.take_metrics()
 
     async def close(self) -> None:
         if self._restoring is not None:

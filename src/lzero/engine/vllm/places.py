@@ -1,0 +1,57 @@
+"""Bound the requests of one server by its own load figures.
+
+A server takes as many requests as it samples at once. When its memory for keys and values is full, vLLM preempts requests and computes
+their tokens again later. So the bound falls to the number of requests that run then, and rises again in small steps.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lzero.engine.vllm.bell import Bell
+from lzero.engine.vllm.server import Load
+
+FULL = 0.9
+"""Share of the memory for keys and values from which on a server gets no further request."""
+STEP = 8
+"""A bound rises by this fraction of itself, 1/8, at each look at the server's load."""
+
+
+class Places:
+    """Places for requests at one server. `bell` rings when one becomes free."""
+
+    def __init__(self, bell: Bell) -> None:
+        self.taken = 0
+        """Requests under way."""
+        self.bound = self._most = sys.maxsize
+        """The most requests that may be under way now."""
+        self._bell = bell
+        self._preemptions = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.taken >= self.bound
+
+    def limit(self, most: int) -> None:
+        """Let at most so many requests be under way: as many as the server samples at once."""
+        self.bound = self._most = most
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place in the block."""
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+            self._bell.ring()
+
+    def saw(self, load: Load) -> None:
+        """Lower the bound if the server's memory is full, or raise it if all places are taken."""
+        crowded = load.cache_usage >= FULL or load.preemptions > self._preemptions
+        self._preemptions = load.preemptions
+        if crowded:
+            self.bound = max(1, min(self.bound, load.running))
+        elif self.is_full:
+            self.bound = min(self._most, self.bound + max(1, self.bound // STEP))
+            self._bell.ring()
