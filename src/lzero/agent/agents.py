@@ -1,13 +1,16 @@
-"""Find the agent that works on a task: NB-Agent, or your own by its import path (`agent.use`).
+"""Find the agent that works on a task: a built-in one by its name, or your own by its import path (`agent.use`).
 
 class MyAgent:
     def __init__(self, setting: Setting, *, retries: int = 2) -> None: ...      # options after the setting
     async def __call__(self, task: Task, scene: Scene, ticket: Ticket) -> Episode: ...
+
+The class of an agent may have a static method `check_tools(tools, **options)`, which raises ConfigError for a scene that lacks what the
+agent needs. It is called with the tools of the first task before work starts.
 """
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +21,7 @@ from lzero.agent.user_code import Raised, outcome_of, words
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, DataError
 from lzero.plugins import find_plugin, make_plugin, valid_options
-from lzero.protocols import Scene
+from lzero.protocols import Scene, Tool
 from lzero.types import Episode, Failure, Task
 
 Agent = Callable[[Task, Scene, Ticket], Awaitable[Episode]]
@@ -26,13 +29,24 @@ Agent = Callable[[Task, Scene, Ticket], Awaitable[Episode]]
 
 GRACE_S = 60.0
 """Seconds, in addition to all budgets, after which a user's agent is cancelled."""
-BUILT_IN = {"nb": "lzero.agent.episode:NotebookAgent"}
+BUILT_IN = {
+    "nb": "lzero.agent.episode:NotebookAgent",
+    "direct": "lzero.agent.direct:DirectAgent",
+    "rag": "lzero.agent.rag:RagAgent",
+}
 """Name → import path."""
 
 
 def check_agent(config: AgentConfig) -> None:
     """Raise ConfigError for an agent that cannot be found, or does not have the options."""
     valid_options(_factory(config), config.options, setting=_setting(config), key="agent.options", given=1)
+
+
+def check_tools(config: AgentConfig, tools: Sequence[Tool]) -> None:
+    """Raise ConfigError if the agent says that it cannot work with the tools of a scene."""
+    check = getattr(_factory(config), "check_tools", None)
+    if check is not None:
+        check(tools, **config.options)
 
 
 def make_agent(setting: Setting) -> Agent:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from lzero.agent.agents import check_agent, make_agent
+from lzero.agent.agents import check_agent, check_tools, make_agent
 from lzero.agent.conversation import ChatModel, Model, TokenModel
 from lzero.agent.file_cache import FileCache
 from lzero.agent.playing import EpisodePlayer
@@ -73,7 +73,10 @@ def open_scenes(config: Config, *, tools: tuple[Tool, ...] | None = None) -> Sce
     opened = open_tools(config.agent.tools, config, key="agent.tools") if tools is None else tools
     system_prompt(config.agent, opened)
     return Scenes(
-        environment=open_environment(config.environment), timeout_s=config.environment.timeout_s, tools=opened
+        environment=open_environment(config.environment),
+        timeout_s=config.environment.timeout_s,
+        tools=opened,
+        check=partial(check_tools, config.agent),
     )
 
 

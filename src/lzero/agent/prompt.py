@@ -25,6 +25,8 @@ from lzero.types import Notepad, Task
 SUMMARY_STOP = "</summary>"
 MAX_CHARS = 1_000_000
 """Maximum characters of a system prompt."""
+BUILT_IN = ("brief", "full")
+"""Values of `agent.prompt` that name no file."""
 _STYLES: Mapping[str, tuple[str, str]] = {
     "": ("", ""),
     "direct": ("Give a direct answer to this question, without explanation.\n", ""),
@@ -74,9 +76,15 @@ def system_prompt(
         raise ConfigError(f"agent.prompt = {agent.prompt!r}: {_told(error)}") from None
 
 
+def file_prompt(agent: AgentConfig, task: Task) -> str | None:
+    """Return the system prompt of an agent without a session: the template of the user's file, if `agent.prompt` names one. Raises as
+    `system_prompt` does."""
+    return None if agent.prompt in BUILT_IN else system_prompt(agent, (), task)
+
+
 def task_turn(agent: AgentConfig, question: str) -> str:
     """Return the first user turn: the question in the wording of the recipe, and the whole budget."""
-    return f"{_asked(agent, question)}\n{budget_line(agent.max_steps, agent.max_tokens)}"
+    return f"{worded(agent, question)}\n{budget_line(agent.max_steps, agent.max_tokens)}"
 
 
 def output_turn(text: str, *, notepad: str, left: str) -> str:
@@ -87,7 +95,7 @@ def output_turn(text: str, *, notepad: str, left: str) -> str:
 def trimmed_turn(agent: AgentConfig, question: str, *, summary: str, output: str, notepad: str, left: str) -> str:
     """Return the first user turn of a trimmed context: the task, what remains of the earlier steps, and the newest output."""
     parts = (
-        _asked(agent, question),
+        worded(agent, question),
         _TRIMMED,
         f"<summary>\n{summary}\n</summary>" if summary else "",
         _output(output) if output else "",
@@ -135,7 +143,8 @@ def _told(error: Exception) -> str:
     return f"{place}{kind}{error}"
 
 
-def _asked(agent: AgentConfig, question: str) -> str:
+def worded(agent: AgentConfig, question: str) -> str:
+    """Return the question in the wording of the recipe: with the request for a style of answer, prefix and suffix."""
     before, after = _STYLES[agent.answer_style]
     return f"{agent.question_prefix}{before}{quoted(question)}{after}{agent.question_suffix}"
 
@@ -168,7 +177,7 @@ def _template(name: str, ability: str) -> jinja2.Template:
 def template_files(agent: AgentConfig) -> list[Path]:
     """Return the user's files of the system prompt: the one that `agent.prompt` names, and others in its directory that it extends or
     includes by name. Raises ConfigError for a file that cannot be used."""
-    if agent.prompt in ("brief", "full"):
+    if agent.prompt in BUILT_IN:
         return []
     system_prompt(agent, ())
     first = Path(agent.prompt).expanduser()

@@ -5,7 +5,7 @@ An environment is a user's code. It may hang, raise exceptions that control asyn
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,8 @@ class Scenes:
     tools: tuple[Tool, ...] = ()
     """The agent's tools beside those of a scene; a scene must not use their names."""
     bugs: Bugs = field(default_factory=Bugs)
+    check: Callable[[Sequence[Tool]], None] = lambda tools: None
+    """Raises ConfigError if the agent cannot work with the tools of a scene."""
 
     def stage(self, task: Task, *, seed: int) -> "Stage":
         """Return a scene of `task`, not open yet."""
@@ -56,6 +58,7 @@ class Scenes:
         try:
             scene = await stage.open()
             seen = tuple(scene.tools), scene.observation
+            self.check((*seen[0], *self.tools))
             outcome = await stage.close(wanted=True)
         except SceneError as error:
             raise ConfigError(f"environment.use, {stage.doing} for task {task.id}: {error}") from error

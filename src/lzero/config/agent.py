@@ -10,10 +10,10 @@ from lzero.config.base import Count, Positive, Section
 
 class AgentConfig(Section):
     use: str = "nb"
-    """Agent: "nb" (NB-Agent, with the keys below), or the import path "package.module:factory" of your own (see
-    docs/environments.md)."""
+    """Agent: "nb" (NB-Agent, with the keys below), "direct" (the model answers at once), "rag" (one search, then the model answers), or
+    the import path "package.module:factory" of your own (see docs/environments.md)."""
     options: dict[str, Any] = Field({})
-    """Options of an agent of your own, as {retries = 2}."""
+    """Options of `use`, as {retries = 2}; docs/evaluation.md lists those of "direct" and "rag"."""
     prompt: str = "brief"
     """System prompt: "brief" (none: the question alone), "full" (NB-Agent's, by the task's ability), or a Jinja file."""
     template: Literal["model", "raw"] = "model"

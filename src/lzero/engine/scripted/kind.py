@@ -20,6 +20,8 @@ SCRIPTED = "scripted:"
 WORLD = "world"
 """`Task.source` of the built-in world's tasks."""
 
+WITHOUT_CELLS = ("direct", "rag")
+"""Agents that run no code."""
 
 TRAINS = False
 CONTEXT_BYTES = 32_000
@@ -62,6 +64,8 @@ def notes(config: Config) -> list[str]:
 
 
 def complaint(config: Config, task: Task) -> str:
+    if ":" not in _name(config) and config.agent.use in WITHOUT_CELLS:
+        return f'the policy {_name(config)!r} writes cells, which agent.use = "{config.agent.use}" does not run: leave it at "nb"'
     return not_understood(_name(config), task)
 
 
