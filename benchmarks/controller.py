@@ -40,7 +40,7 @@ from lzero.environments.stateless import Nothing
 from lzero.models import build_tokenizer
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.rewards import make_reward
-from lzero.rewards.l0 import is_quick
+from lzero.rewards.l0 import make_is_quick
 from lzero.rollout.concurrency import rare_collections
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
@@ -276,7 +276,7 @@ def make_runner(number: int, waits: Waits) -> Runner:
     play = EpisodePlayer(
         scenes=Scenes(environment=Nothing(), timeout_s=60.0), agent=NotebookAgent(setting), config=agent
     )
-    scorer = Scorer(make_reward(RewardConfig()), is_quick=is_quick)
+    scorer = Scorer(make_reward(RewardConfig()), is_quick=make_is_quick(RewardConfig()))
     return Runner(play, scorer, RolloutConfig(concurrency=number))
 
 

@@ -29,7 +29,7 @@ from lzero.config import Config, RewardConfig, load_config
 from lzero.environments.stateless import Nothing
 from lzero.models import build_tokenizer, load_model, load_tokenizer, resolve
 from lzero.rewards import make_reward
-from lzero.rewards.l0 import is_quick
+from lzero.rewards.l0 import make_is_quick
 from lzero.rollout.compose import open_stream, train_tasks
 from lzero.rollout.runner import Runner
 from lzero.rollout.scoring import Scorer
@@ -160,7 +160,7 @@ def make_runner(config: Config, engine: VersionedEngine, waits: Waits) -> Runner
     play = EpisodePlayer(
         scenes=Scenes(environment=Nothing(), timeout_s=60.0), agent=NotebookAgent(setting), config=agent
     )
-    return Runner(play, Scorer(make_reward(RewardConfig()), is_quick=is_quick), config.rollout)
+    return Runner(play, Scorer(make_reward(RewardConfig()), is_quick=make_is_quick(RewardConfig())), config.rollout)
 
 
 if __name__ == "__main__":

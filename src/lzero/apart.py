@@ -4,6 +4,7 @@ Input that makes its reader loop, grow or crash ends only the fork.
 """
 
 import ctypes
+import logging
 import os
 import resource
 import select
@@ -15,6 +16,13 @@ from typing import NoReturn
 
 import msgspec
 
+logger = logging.getLogger(__name__)
+
+SCORER_CPU_S = 4
+"""Seconds of processor time that a scorer of an answer may take. Hostile answers use all of it."""
+SCORER_S = 40.0
+"""Wall seconds that it may take: many more, because right answers must not score 0 while hostile ones use the cores."""
+SCORER_BYTES = 1 << 28
 MAX_REASON_CHARS = 10_000
 _PR_SET_PDEATHSIG = 1
 
@@ -57,6 +65,18 @@ def run_apart(function: Callable[[], str], *, seconds: float, memory_bytes: int,
         return msgspec.json.decode(answer, type=Outcome)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Outcome(raised=("RuntimeError",), reason="the process that reads it crashed")
+
+
+def score_apart(scorer: Callable[[], str], *, name: str, answer: str) -> str | None:
+    """Return the result of a scorer of an agent's answer that runs in a fork; None, with a warning, if it fails or exceeds a limit.
+
+    `name`: the scorer, in the warning. Raises OSError if this machine cannot make a fork.
+    """
+    done = run_apart(scorer, seconds=SCORER_S, memory_bytes=SCORER_BYTES, cpu_s=SCORER_CPU_S)
+    if not done.raised:
+        return done.text
+    logger.warning("%s raised %s (%s) on the answer %.200r, which scores 0", name, done.raised[0], done.reason, answer)
+    return None
 
 
 def _answer(function: Callable[[], str], writable: int, memory_bytes: int, cpu_s: int | None, parent: int) -> NoReturn:

@@ -10,7 +10,7 @@ from lzero.errors import ConfigError
 EXTRAS = {
     "data": ("datasets", "datasketch", "duckdb"),
     "gguf": ("accelerate", "gguf"),
-    "math": ("math_verify",),
+    "math": ("math_verify", "sympy"),
     "train": ("matplotlib", "numpy", "safetensors", "tokenizers", "torch", "transformers"),
 }
 """Extra → the libraries that it installs, by the names under which Python imports them."""

@@ -77,7 +77,7 @@ def test_the_keys_of_the_runs_own_reward_change(run: RunDirectory, capsys: pytes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run",), "name another reward: --reward package.module:name"),
+        (("run",), "name another reward: --reward gaia, --reward package.module:name"),
         (("run", "agent.max_steps=3"), "'agent.max_steps=3' has no effect on stored episodes"),
         (("run", "--reward", "other_rewards:lenien"), "lenien"),
         (("run", "reward.mach=ascii"), "did you mean 'reward.match'?"),

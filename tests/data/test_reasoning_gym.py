@@ -112,7 +112,7 @@ def test_formulas_and_lists_are_harmless() -> None:
 def test_an_answer_that_takes_for_ever_scores_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("lzero.data.reasoning_gym.SCORER_S", 0.3)
+    monkeypatch.setattr("lzero.apart.SCORER_S", 0.3)
     generator = Generator("polynomial_multiplication", {})
     assert generator.score("9**9**9**9", generator.entry(1)) == 0.0
     assert "the scorer of reasoning_gym:polynomial_multiplication raised" in caplog.text
@@ -125,7 +125,7 @@ def test_an_answer_that_takes_for_ever_scores_nothing(
 def test_an_answer_that_repeats_or_raises_without_end_holds_up_nobody(
     name: str, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lzero.data.reasoning_gym.SCORER_S", 0.3)
+    monkeypatch.setattr("lzero.apart.SCORER_S", 0.3)
     generator = Generator(name, {})
     assert generator.score(answer, generator.entry(1)) <= 0.05
 

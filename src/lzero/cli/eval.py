@@ -115,7 +115,7 @@ def summary_rows(evaluation: "Evaluation", config: "Config") -> list[tuple[str, 
 
     agent = config.agent
     name = NAMES[evaluation.phase]
-    measure = f"{name} {'score' if config.reward.function else 'EM'}"
+    measure = f"{name} {'EM' if config.reward.is_exact_match else 'score'}"
     metrics = evaluation.metrics
     scored = evaluation.num_episodes - evaluation.num_failed
     over = f"{scored} episodes of {evaluation.num_tasks} tasks; 95 % from {metrics['score_low']:.3f} to {metrics['score_high']:.3f}"

@@ -1,6 +1,7 @@
 """`lzero rescore`: apply another reward to the stored episodes of a run.
 
 lzero rescore runs/world-eval reward.match=ascii
+lzero rescore runs/world-eval --reward gaia
 lzero rescore runs/world --reward mine:brief --out brief.jsonl
 """
 
@@ -40,7 +41,9 @@ class Rescoring:
     reward: Annotated[
         str,
         Option(
-            "--reward", help="Reward function, as package.module:name; the run's other keys of [reward] are dropped."
+            "--reward",
+            help="Score of an answer (em, f1, contains, numeric, math, gaia) or reward, by name or as package.module:name; the run's other "
+            "keys of [reward] are dropped.",
         ),
     ] = ""
     out: Annotated[
@@ -70,17 +73,20 @@ def rescore(wanted: Rescoring) -> None:
 def _config(wanted: Rescoring) -> "Config":
     """Return the run's configuration with the other reward. Raises ConfigError, StoreError."""
     from lzero.config import load_config
+    from lzero.rewards.scores import reward_key
     from lzero.store import RunDirectory
 
     changes = list(wanted.changes or ())
     if wrong := [change for change in changes if not change.startswith(SECTIONS)]:
         raise ConfigError(f"{wrong[0]!r} has no effect on stored episodes: change reward.* or judge.*")
     if not (wanted.reward or changes):
-        raise ConfigError("name another reward: --reward package.module:name, or changes such as reward.match=ascii")
+        raise ConfigError(
+            "name another reward: --reward gaia, --reward package.module:name, or changes such as reward.match=ascii"
+        )
     config = RunDirectory.open(wanted.run).config
     if not wanted.reward:
         return load_config(wanted.run / "config.toml", changes)
-    other = load_config(None, [*changes, f"reward.function={wanted.reward}"])
+    other = load_config(None, [*changes, f"{reward_key(wanted.reward)}={wanted.reward}"])
     judge = other.judge if any(change.startswith("judge.") for change in changes) else config.judge
     return config.model_copy(update={"reward": other.reward, "judge": judge})
 

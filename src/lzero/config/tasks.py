@@ -45,8 +45,11 @@ class EnvironmentConfig(Section):
 
 
 class RewardConfig(Section):
+    score: str = "em"
+    """Score of an answer, 0 to 1, which is also the core score: "em" (exact match), "f1", "contains", "numeric", "math", "gaia" (see
+    docs/evaluation.md), or the import path "package.module:name" of your own, (answer, task) -> float."""
     qa: float = Field(0.8, ge=0.0)
-    """Weight of the answer's exact match, on the last step."""
+    """Weight of the answer's score, on the last step."""
     format: float = Field(0.1, ge=0.0)
     """Weight of the format reward: 1/T for each well-formed step."""
     execution: float = Field(0.1, ge=0.0)
@@ -77,12 +80,19 @@ class RewardConfig(Section):
             raise ValueError(
                 f'numbers = "{self.numbers}" has no effect with match = "ascii", which deletes signs and points'
             )
+        if self.score != "em" and not self.f1 and (set(self.changed()) & {"match", "numbers"}):
+            raise ValueError(f'match and numbers have an effect on exact match and F1 only, and score = "{self.score}"')
         return self
+
+    @property
+    def is_exact_match(self) -> bool:
+        """Whether the core score is exact match."""
+        return not self.function and self.score == "em"
 
     @property
     def score_name(self) -> str:
         """The name of the core score, for displays."""
-        return f"score by {self.function}" if self.function else "exact match"
+        return "exact match" if self.is_exact_match else f"score by {self.function or self.score}"
 
 
 class JudgeConfig(Section):

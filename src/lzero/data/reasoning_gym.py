@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from lzero.apart import run_apart
+from lzero.apart import score_apart
 from lzero.errors import ConfigError, DataError, RewardError
 from lzero.plugins import nearest_name, valid_options
 from lzero.protocols import TaskSource
@@ -72,11 +72,6 @@ FUNCTIONS = {
     *("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
     *("exp", "log", "ln", "sqrt", "Abs"),
 }
-SCORER_CPU_S = 4
-"""Seconds of processor time that a scorer may take. Hostile answers use all of it."""
-SCORER_S = 40.0
-"""Wall seconds that it may take: many more, because right answers must not score 0 while hostile ones use the cores."""
-SCORER_BYTES = 1 << 28
 ROUNDING = 1e-6
 """How much a score may exceed 1. The scorer of calendar_arithmetic pays more for wrong answers where -1 is right."""
 
@@ -125,19 +120,12 @@ class Generator:
             return 1.0
         if not self._may_score(answer, entry):
             return 0.0
-        done = run_apart(
-            lambda: str(self._scored(answer, entry)), seconds=SCORER_S, memory_bytes=SCORER_BYTES, cpu_s=SCORER_CPU_S
+        found = score_apart(
+            lambda: str(self._scored(answer, entry)), name=f"the scorer of reasoning_gym:{self.name}", answer=answer
         )
-        if done.raised:
-            logger.warning(
-                "the scorer of reasoning_gym:%s raised %s (%s) on the answer %.200r, which scores 0",
-                self.name,
-                done.raised[0],
-                done.reason,
-                answer,
-            )
+        if found is None:
             return 0.0
-        score = float(done.text)
+        score = float(found)
         return min(1.0, score) if 0.0 <= score <= 1.0 + ROUNDING else 0.0
 
     def _scored(self, answer: str, entry: Mapping[str, Any]) -> float:

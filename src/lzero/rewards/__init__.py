@@ -1,6 +1,6 @@
 """Pure scorers: they map a task and an episode to a reward for every step."""
 
-from lzero.rewards.answers import exact_match, f1, normalize
+from lzero.rewards.answers import contains, exact_match, f1, normalize
 from lzero.rewards.l0 import make_reward
 
 BUILT_IN = {
@@ -9,4 +9,4 @@ BUILT_IN = {
 }
 """Rewards that `reward.function` names → import path."""
 
-__all__ = ["BUILT_IN", "exact_match", "f1", "make_reward", "normalize"]
+__all__ = ["BUILT_IN", "contains", "exact_match", "f1", "make_reward", "normalize"]

@@ -1,4 +1,4 @@
-"""Score an answer in any script against a gold answer and its aliases: exact match and token F1.
+"""Score an answer in any script against a gold answer and its aliases: exact match, token F1, containment.
 
 The rules are those of SQuAD's official script (lower case, punctuation and articles removed), extended beyond plain English. Letters of any
 script count; accents do not. An answer of articles or punctuation alone ("The The", "A", "+") is not changed. A sign that is an operator is
@@ -75,6 +75,22 @@ def f1(prediction: str, golds: Iterable[str], *, match: Match = "unicode", numbe
         return max((_overlap(predicted, _ascii_tokens(gold)) for gold in golds), default=0.0)
     form = _form(prediction, numbers)
     return max((_form_overlap(form, _form(gold, numbers)) for gold in golds), default=0.0)
+
+
+def contains(prediction: str, golds: Iterable[str], *, match: Match = "unicode", numbers: Numbers = "value") -> bool:
+    """Return whether the tokens of a gold answer stand in the prediction, one after another; those of a blank gold answer never do."""
+    tokens = _ascii_tokens(prediction) if match == "ascii" else _form(prediction, numbers).tokens
+    return any(
+        _runs_through(tokens, _ascii_tokens(gold) if match == "ascii" else _form(gold, numbers).tokens)
+        for gold in golds
+    )
+
+
+def _runs_through(tokens: Sequence[str], run: Sequence[str]) -> bool:
+    length = len(run)
+    return 0 < length <= len(tokens) and any(
+        tokens[start] == run[0] and tokens[start : start + length] == run for start in range(len(tokens) - length + 1)
+    )
 
 
 def _form(answer: str, numbers: Numbers) -> _Form:

@@ -20,7 +20,7 @@ from lzero.plugins import find_plugin, valid_options
 from lzero.protocols import TaskSource
 from lzero.rewards.context import RewardFn, takes_context
 from lzero.rewards.judge import Judge
-from lzero.rewards.l0 import is_quick
+from lzero.rewards.l0 import make_is_quick
 from lzero.rollout.concurrency import rare_collections
 from lzero.rollout.deadline import lzero_s
 from lzero.rollout.pipeline import PipelinedStream
@@ -105,7 +105,7 @@ def open_scorer(config: Config) -> Scorer:
             f'judge.model = "{config.judge.model}" has no effect: only a reward.function with a parameter called context can ask a judge'
         )
     if not config.reward.function:
-        return Scorer(function, timeout_s=config.reward.timeout_s, is_quick=is_quick)
+        return Scorer(function, timeout_s=config.reward.timeout_s, is_quick=make_is_quick(config.reward))
     return Scorer(function, timeout_s=config.reward.timeout_s, options=options, judge=open_judge(config))
 
 

@@ -24,7 +24,7 @@ from lzero.store.inputs import Input
 from lzero.text import counted
 from lzero.types import Task
 
-CODE = ("reward.function", "agent.tools", "agent.use", "environment.use")
+CODE = ("reward.function", "reward.score", "agent.tools", "agent.use", "environment.use")
 """Keys that name code."""
 WHOLE_BYTES = 64 << 20
 """Bytes of the largest model file that is hashed completely."""

@@ -34,7 +34,8 @@ def check_rewards(subject: Subject) -> Iterator[Finding]:
                 found = asyncio.run(odd_problems(tasks[0], open_scorer(subject.config), outcome))
         else:
             over, found = f"answers of {len(tasks):,} tasks", asyncio.run(_score_all(tasks, scorer))
-            found += [problem for task in tasks for problem in form_problems(task, subject.config.reward)]
+            if subject.config.reward.is_exact_match:
+                found += [problem for task in tasks for problem in form_problems(task, subject.config.reward)]
         whose = name or "L0's"
         yield Finding(f"reward, {split}: {whose}", over, [f"{split}: {each}" for each in found])
 
