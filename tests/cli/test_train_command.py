@@ -219,7 +219,7 @@ def test_a_run_that_is_under_way_is_not_resumed_beside_itself(run: Path, capsys:
     with RunDirectory.open(run).claimed():
         code, _, errors = train("--resume", str(run), "train.updates=3", capsys=capsys)
     assert code == 1
-    assert f"another process trains in {run}" in errors
+    assert f"another process uses {run}" in errors
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 

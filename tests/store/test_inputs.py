@@ -8,10 +8,10 @@ import pytest
 from lzero.config import load_config
 from lzero.environments import open_environment
 from lzero.errors import StoreError
+from lzero.rollout import inputs as module
 from lzero.rollout.compose import eval_tasks, train_tasks
+from lzero.rollout.inputs import changes, check_inputs, run_inputs
 from lzero.store.inputs import Input, read_inputs, write_inputs
-from lzero.train import inputs as module
-from lzero.train.inputs import changes, check_inputs, run_inputs
 
 ROWS = [{"question": f"{number}?", "answer": number, "files": ["a.csv"]} for number in range(3)]
 

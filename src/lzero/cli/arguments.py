@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lzero.config import Config
+    from lzero.store import RunDirectory
 
 Options = TypeVar("Options")
 Arguments = Annotated[
@@ -44,6 +45,17 @@ def read_config(arguments: list[str] | None, *, policy: str = "") -> "Config":
     if ":" in policy:  # one of the user's own, which writes any words: a byte is a token
         config = config.model_copy(update={"engine": ScriptedEngineConfig(policy=policy)})
     return fit_budgets(config)
+
+
+def resumed(path: Path, arguments: list[str] | None) -> "tuple[RunDirectory, Config]":
+    """Return the run to resume, and its configuration with the requested changes. Raises ConfigError or StoreError."""
+    from lzero.store import RunDirectory
+
+    overrides = arguments or []
+    if any("=" not in argument for argument in overrides):
+        raise ConfigError("--resume uses the run's own configuration: give section.key=value changes, and no file")
+    run = RunDirectory.open(path, overrides)
+    return run, run.config
 
 
 def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:

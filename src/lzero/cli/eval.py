@@ -4,15 +4,23 @@ lzero eval                                              the bundled nano model o
 lzero eval model.path=./Qwen3-0.6B tasks.eval=dev.jsonl
 lzero eval engine.kind=chat engine.model=gpt-5-mini tasks.eval=dev.jsonl
 lzero eval engine.kind=scripted engine.policy=expert tasks.eval=world/sft eval.num_tasks=2000      (records demonstrations)
+lzero eval --resume runs/world-eval-20260131-174501
 """
 
 import asyncio
+import sys
 import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.arguments import Arguments, log_visibly, read_config, say
+from lzero.cli.arguments import Arguments, log_visibly, read_config, resumed, say
+from lzero.cli.interruption import Interruption
+from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,69 +31,107 @@ if TYPE_CHECKING:
 
 MANY = 0.5
 """Share of episodes or steps that ran out of a budget above which the summary names its key."""
-NAMES = {"eval": "greedy", "sampled": "sampled"}
 
 
 def evaluate(
     arguments: Arguments = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Resume the evaluation in this directory: questions that are missing or failed run."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Resume though tasks, corpus, prompt or model have changed since.")
+    ] = False,
 ) -> None:
     """Score a model on held-out tasks: greedy exact match, by hops, and pass@k when eval.sampled_episodes is set.
 
     Example: lzero eval engine.kind=scripted engine.policy=expert eval.num_tasks=30
 
-    The episodes are saved in a run directory, from which `lzero sft` can learn.
+    The episodes are saved in a run directory, from which `lzero sft` can learn. Ctrl-C stops, and --resume continues.
     """
-    config = read_config(arguments)
+    if accept_changes and not resume:
+        raise ConfigError("--accept-changes has an effect with --resume only")
+    run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments))
     from rich.console import Console
 
     from lzero.rollout.deadline import budgets_line
 
-    console = Console()
+    console, interruption = Console(), Interruption()
     log_visibly("%(message)s")
     say(console, f"budgets of an episode: {budgets_line(config)}")
     start = time.monotonic()
-    run, evaluations = asyncio.run(_evaluate(config, console))
+    run, evaluations = asyncio.run(_evaluate(config, run, console, interruption, accept=accept_changes))
     seconds = time.monotonic() - start
+    if evaluations is None:
+        print(f"lzero: stopped; resume with: lzero eval --resume {run.path}", file=sys.stderr)
+        raise typer.Exit(interruption.code)
     _show(console, evaluations, run.config)
     say(console, f"{seconds:.1f} s; episodes and metrics: {run.path}")
     if json:
         print(_as_json(evaluations, run, seconds))
 
 
-async def _evaluate(config: "Config", console: "Console") -> "tuple[RunDirectory, list[Evaluation]]":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _resumed(path: Path, arguments: list[str] | None) -> "tuple[RunDirectory, Config]":
+    """Return the evaluation to resume, and its configuration with the requested changes. Raises ConfigError, StoreError."""
+    run, config = resumed(path, arguments)
+    if any(run.checkpoints.glob("*")) or any((path / "episodes").glob("*/train-*.parquet")):
+        raise ConfigError(f"{path} is a training run: resume it with lzero train --resume {path}")
+    return run, config
 
+
+async def _evaluate(
+    config: "Config", run: "RunDirectory | None", console: "Console", interruption: Interruption, *, accept: bool
+) -> "tuple[RunDirectory, list[Evaluation] | None]":
+    """Return the run, and its evaluations; None if it was stopped before they were complete."""
+    from lzero.agent.compose import opened_scenes
+    from lzero.cli.evaluation_display import EvaluationDisplay
     from lzero.data.sources import unread_fields
     from lzero.engine.kinds import kind_of
-    from lzero.errors import ConfigError
-    from lzero.eval.evaluate import Evaluator
+    from lzero.eval.evaluate import Evaluator, all_recorded, phases_of
     from lzero.rollout.compose import build, eval_tasks
+    from lzero.rollout.concurrency import unless
+    from lzero.rollout.inputs import compare_inputs, run_inputs
     from lzero.store import RunDirectory, check_new
+    from lzero.store.inputs import write_inputs
 
-    check_new(config)
+    if run is None:
+        check_new(config)
     source = eval_tasks(config)
     if complaint := kind_of(config).complaint(config, source.task(0)):
         raise ConfigError(complaint)
-    if unread := unread_fields(source):
-        say(console, f"tasks.eval: {config.tasks.eval}: {unread}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with build(config) as opened:
-        await opened.scenes.rehearse(source.task(0))
-        named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})
-        run = RunDirectory.create(config.model_copy(update={"run": named}))
-        with (
-            opened.recorded(run),
-            run.logged(),
-            Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-        ):
-            bar = progress.add_task("tasks")
-            evaluator = Evaluator(
-                runner=opened.runner, source=source, config=config, on_task=lambda: progress.advance(bar)
-            )
-            num_rounds = 2 if config.eval.sampled_episodes else 1
-            progress.update(bar, total=evaluator.num_tasks * num_rounds)
-            return run, await evaluator.record(run)
+    notes = [f"tasks.eval: {config.tasks.eval}: {unread}"] if (unread := unread_fields(source)) else []
+    async with AsyncExitStack() as stack:
+        if run is not None:
+            stack.enter_context(run.claimed())
+        scenes = await stack.enter_async_context(opened_scenes(config))  # before a large model is loaded
+        inputs = run_inputs(config, None, source, scenes.environment)
+        if run is not None:
+            notes += compare_inputs(run.path, inputs, checkpoint=None, accept=accept)
+        for note in notes:
+            say(console, note)
+        if run is not None and (complete := all_recorded(run, config, source)) is not None:
+            say(console, "the evaluation is complete: no question is missing or failed")
+            return run, complete
+        opened = await stack.enter_async_context(build(config, scenes=scenes))
+        await scenes.rehearse(source.task(0))
+        if run is None:
+            named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})
+            run = RunDirectory.create(config.model_copy(update={"run": named}))
+            stack.enter_context(run.claimed())
+        run.keep_changes()
+        write_inputs(run.path, inputs)
+        stack.enter_context(opened.recorded(run))
+        stack.enter_context(run.logged())
+        evaluator = Evaluator(runner=opened.runner, source=source, config=config)
+        measure = "score" if config.reward.function else "EM"
+        display = stack.enter_context(
+            EvaluationDisplay(console, phases_of(config), num_tasks=evaluator.num_tasks, measure=measure)
+        )
+        evaluator = replace(evaluator, on_question=display.saw)
+        told = partial(display.say, "stopping: questions under way are dropped; Ctrl-C again stops at once")
+        stack.enter_context(interruption.watched(told, display.close))
+        return run, await unless(interruption.stop, evaluator.record(run))
 
 
 def _show(console: "Console", evaluations: "list[Evaluation]", config: "Config") -> None:
@@ -110,6 +156,7 @@ def summary_rows(evaluation: "Evaluation", config: "Config") -> list[tuple[str, 
 
     If many episodes ran out of a budget, its row names the key.
     """
+    from lzero.cli.evaluation_display import NAMES
     from lzero.rollout.failures import kinds_in, listed
     from lzero.text import counted
 

@@ -8,8 +8,6 @@ lzero train --resume runs/world-20260131-174501 train.updates=40
 import asyncio
 import logging
 import math
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,14 +16,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli import INTERRUPTED
-from lzero.cli.arguments import Arguments, read_config, say
+from lzero.cli.arguments import Arguments, read_config, resumed, say
+from lzero.cli.interruption import Interruption
 from lzero.errors import ConfigError
 from lzero.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
 
     from rich.console import Console
     from rich.table import Table
@@ -59,18 +56,18 @@ def train(
 
     if accept_changes and not resume:
         raise ConfigError("--accept-changes has an effect with --resume only")
-    run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments))
-    console = Console()
+    run, config = resumed(resume, arguments) if resume else (None, read_config(arguments))
+    console, interruption = Console(), Interruption()
     say(console, plan(config))
     with TrainingDisplay(console, num_updates=config.train.updates) as display, _log_shown(display):
-        report = asyncio.run(_train(config, run, display, accept_changes=accept_changes))
+        report = asyncio.run(_train(config, run, display, interruption, accept_changes=accept_changes))
     if report.after is None:
         path = report.run.path
         print(
             f"lzero: stopped after update {report.progress.update}; resume with: lzero train --resume {path}",
             file=sys.stderr,
         )
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(interruption.code)
     _show(console, report)
     if json:
         print(_as_json(report))
@@ -97,57 +94,25 @@ def plan(config: "Config") -> str:
     return "\n".join(lines)
 
 
-def _resumed(path: Path, arguments: list[str] | None) -> "tuple[RunDirectory, Config]":
-    """Return the run to resume, and its configuration with the requested changes. Raises ConfigError or StoreError."""
-    from lzero.store import RunDirectory
-
-    overrides = arguments or []
-    if any("=" not in argument for argument in overrides):
-        raise ConfigError("--resume uses the run's own configuration: give section.key=value changes, and no file")
-    run = RunDirectory.open(path, overrides)
-    return run, run.config
-
-
 async def _train(
-    config: "Config", run: "RunDirectory | None", display: "TrainingDisplay", *, accept_changes: bool
+    config: "Config",
+    run: "RunDirectory | None",
+    display: "TrainingDisplay",
+    interruption: Interruption,
+    *,
+    accept_changes: bool,
 ) -> "Report":
     from lzero.train.run import run_training
-
-    stop = asyncio.Event()
-    with _interruptible(stop, display):
-        return await run_training(config, run=run, watcher=display, stop=stop, accept_changes=accept_changes)
-
-
-@contextmanager
-def _interruptible(stop: asyncio.Event, display: "TrainingDisplay") -> Iterator[None]:
-    """Let Ctrl-C set `stop` during the block; a second one ends the process at once.
-
-    The run then resumes as after a power cut, because every important file is renamed only when it is complete. Sandboxes die with their
-    parent.
-    """
-    loop = asyncio.get_running_loop()
 
     def told() -> None:
         display.say(
             "stopping: an update under way finishes, episodes under way are dropped, then the run is saved; Ctrl-C again stops at once"
         )
-        stop.set()
 
-    def interrupted(number: int, frame: "FrameType | None") -> None:
-        if not pressed:
-            pressed.append(number)
-            loop.call_soon_threadsafe(told)
-            return
-        display.close()
-        os._exit(INTERRUPTED)
-
-    pressed: list[int] = []
-    # Not loop.add_signal_handler: that waits for the loop's turn, and loading a large model takes a while.
-    signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with interruption.watched(told, display.close):
+        return await run_training(
+            config, run=run, watcher=display, stop=interruption.stop, accept_changes=accept_changes
+        )
 
 
 class _Teller(logging.Handler):

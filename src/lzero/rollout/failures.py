@@ -77,7 +77,7 @@ class CircuitBreaker:
     def __init__(self, *, max_rate: float) -> None:
         self._max_failures = max_rate * WINDOW
         self._last: deque[Failure | None] = deque(maxlen=WINDOW)
-        self._counts: Counter[str] = Counter()
+        self._stragglers = 0
         self._attempts: Counter[str] = Counter()
         """Attempts by task."""
         self._failures: dict[str, Counter[str]] = {}
@@ -86,13 +86,12 @@ class CircuitBreaker:
     def saw(self, episode: Episode) -> None:
         """Record the end of an episode. A straggler is counted, but is not a failure. Raises TrainError."""
         if episode.failure is not None and episode.failure.kind == "straggler":
-            self._counts["straggler"] += 1
+            self._stragglers += 1
             return
         self._last.append(episode.failure)
         self._attempts[episode.task_id] += 1
         if episode.failure is None:
             return
-        self._counts[episode.failure.kind] += 1
         self._failures.setdefault(episode.task_id, Counter())[episode.failure.kind] += 1
         failures = [failure for failure in self._last if failure is not None]
         if len(failures) > self._max_failures:
@@ -100,21 +99,24 @@ class CircuitBreaker:
 
     def take(self) -> Failing:
         """Return the failures since the last call; `kinds` includes every kind."""
-        attempts, self._attempts = self._attempts, Counter()
-        failures, self._failures = self._failures, {}
-        counts, self._counts = self._counts, Counter()
-        found = by_task(_of_task(task, num, failures.get(task, Counter())) for task, num in attempts.items())
-        return msgspec.structs.replace(found, kinds={kind: counts[kind] for kind in KINDS})
+        found = by_task([self.take_task(task) for task in list(self._attempts)])
+        stragglers, self._stragglers = self._stragglers, 0
+        return msgspec.structs.replace(found, kinds=found.kinds | {"straggler": stragglers})
+
+    def take_task(self, task: str) -> TaskFailures:
+        """Return the failures of one task since the last call; `take` does not return them again."""
+        return _of_task(task, self._attempts.pop(task, 0), self._failures.pop(task, Counter()))
 
 
 def by_task(tasks: Iterable[TaskFailures]) -> Failing:
-    """Add up the failures of tasks. A task may come several times, as in the lines of several updates."""
+    """Add up the failures of tasks; `kinds` includes every kind. A task may come several times, as in the lines of several updates."""
     attempts: Counter[str] = Counter()
     kinds: dict[str, Counter[str]] = {}
     for each in tasks:
         attempts[each.task] += each.attempts
         kinds.setdefault(each.task, Counter()).update(each.kinds)
     failing = [_of_task(task, attempts[task], found) for task, found in kinds.items() if found.total()]
+    total = sum(kinds.values(), Counter())
     failing.sort(key=lambda each: (-each.failed, each.task))
     return Failing(
         attempts=attempts.total(),
@@ -122,6 +124,7 @@ def by_task(tasks: Iterable[TaskFailures]) -> Failing:
         tasks=len(attempts),
         failing_tasks=len(failing),
         worst=tuple(failing[:WORST]),
+        kinds={kind: total[kind] for kind in KINDS},
     )
 
 

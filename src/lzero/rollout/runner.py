@@ -20,7 +20,7 @@ from lzero.agent.setting import Ticket
 from lzero.config import RolloutConfig
 from lzero.errors import RewardError
 from lzero.rollout.concurrency import run_all
-from lzero.rollout.failures import CircuitBreaker, Failing
+from lzero.rollout.failures import CircuitBreaker, Failing, TaskFailures
 from lzero.rollout.output_bounds import bounded
 from lzero.rollout.scoring import Scorer
 from lzero.seeds import derive_seed
@@ -96,6 +96,10 @@ class Runner:
     def take_failures(self) -> Failing:
         """Return the failed attempts since the last call, those with a successful retry included."""
         return self._breaker.take()
+
+    def take_failures_of(self, task: Task) -> TaskFailures:
+        """Return the failed attempts at one task since the last call; `take_failures` does not return them again."""
+        return self._breaker.take_task(task.id)
 
     async def _run(self, task: Task, ticket: Ticket, seed: int) -> Episode:
         for number in range(1, ATTEMPTS + 1):

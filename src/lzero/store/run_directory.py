@@ -9,6 +9,7 @@
     metrics.jsonl     a line for each update or evaluation
     run.log           the log, with times
     episodes/<table>/<phase>-<update>.parquet
+    questions/              finished questions of an evaluation under way (`lzero.eval.finished`)
     finished/ order.jsonl   groups that finished before they are trained on, and the order of training (`lzero.store.finished`)
     checkpoints/
     tensorboard/ wandb/   written if run.trackers asks for them
@@ -23,7 +24,7 @@ import io
 import logging
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -50,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 MAX_METRICS_BYTES = 1 << 30
 """Bytes of the largest metrics.jsonl that is read: that of some hundred thousand updates."""
+
+QUESTIONS = "questions"
+"""Directory of the finished questions of evaluations under way."""
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec", "pydantic")
 """Libraries whose versions a run records."""
@@ -184,7 +188,8 @@ class RunDirectory:
     def rewind(self, update: int) -> None:
         """Prepare to resume from policy version `update`: remove everything that the run will repeat. Raises StoreError.
 
-        It removes training of updates ≥ `update`, evaluations of later versions, and an incomplete evaluation of this version.
+        It removes training of updates ≥ `update`, evaluations of later versions, and an incomplete evaluation of this version, but for the
+        questions that it has finished.
         """
         self._make_parts()
         lines = self.read_metrics()
@@ -195,17 +200,31 @@ class RunDirectory:
             assert isinstance(number, int)
             return number > update or (number == update and (phase == "train" or not is_evaluated))
 
-        for file in sorted((self.path / "episodes").glob("*/*.parquet")):
-            phase, _, number = file.stem.partition("-")
-            if number.isdecimal() and is_ahead(phase, int(number)):
+        self._remove(lines, is_ahead)
+        for file in (self.path / QUESTIONS).glob("*-*.jsonl"):
+            number = file.stem.partition("-")[2]
+            if number.isdecimal() and int(number) > update:
                 with as_store_error(file):
                     file.unlink()
-        lines = [line for line in lines if not is_ahead(line["phase"], line["update"])]
-        write_whole(self.path / "metrics.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+
+    def forget_evaluation(self, phase: Phase, update: int) -> None:
+        """Remove the episodes and metrics of an evaluation that is about to be made again. Raises StoreError."""
+        self._remove(self.read_metrics(), lambda other, number: (other, number) == (phase, update))
+
+    def _remove(self, lines: Sequence[Mapping[str, Json]], is_unwanted: Callable[[object, object], bool]) -> None:
+        """Remove tables and lines of metrics by their phase and update."""
+        for file in sorted((self.path / "episodes").glob("*/*.parquet")):
+            phase, _, number = file.stem.partition("-")
+            if number.isdecimal() and is_unwanted(phase, int(number)):
+                with as_store_error(file):
+                    file.unlink()
+        kept = [line for line in lines if not is_unwanted(line["phase"], line["update"])]
+        if len(kept) < len(lines):
+            write_whole(self.path / "metrics.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Lock the run during the block, so that no other process trains in it. Raises StoreError if another process holds the lock.
+        """Lock the run during the block, so that no other process works in it. Raises StoreError if another process holds the lock.
 
         The lock ends with its process, even if that is killed.
         """
@@ -215,10 +234,10 @@ class RunDirectory:
             try:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StoreError(f"another process trains in {self.path}: wait until it ends, or stop it") from None
+                raise StoreError(f"another process uses {self.path}: wait until it ends, or stop it") from None
             except OSError as error:
                 logger.warning(
-                    "%s: its file system has no locks (%s); make sure that only one process trains there",
+                    "%s: its file system has no locks (%s); make sure that only one process writes there",
                     self.path,
                     error,
                 )

@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Protocol, cast
 
 import msgspec
@@ -28,14 +27,14 @@ from lzero.protocols import Engine, TaskSource
 from lzero.rollout.compose import build, eval_tasks, open_scorer, open_stream, train_tasks
 from lzero.rollout.curriculum import check_curriculum
 from lzero.rollout.failures import TaskFailures, by_task, kinds_in
+from lzero.rollout.inputs import compare_inputs, run_inputs
 from lzero.rollout.scoring import Scorer
 from lzero.store import Record, RunDirectory, check_new, read_records
-from lzero.store.inputs import INPUTS_FILE, Input, read_inputs, write_inputs
+from lzero.store.inputs import Input, write_inputs
 from lzero.threads import computing_alone
 from lzero.train.checkpoint import Progress
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.collapse import collapse_warnings
-from lzero.train.inputs import check_inputs, run_inputs
 from lzero.train.learner.local import LocalLearner
 from lzero.train.loop import Outcome, train
 from lzero.train.resume import check_config, checkpoint_to_resume
@@ -104,7 +103,7 @@ async def run_training(
         scenes = await stack.enter_async_context(opened_scenes(config))  # before a large model is loaded
         inputs = run_inputs(config, training, held_out, scenes.environment)
         if run is not None:
-            notes += _compared(run, inputs, checkpoint=checkpoint, accept=accept_changes)
+            notes += compare_inputs(run.path, inputs, checkpoint=checkpoint, accept=accept_changes)
         for note in notes:
             watcher.note(note)
         watcher.say("loading the model and starting the sandboxes")
@@ -195,16 +194,6 @@ def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
             f"{examples} …; take them out of one of the two files (`lzero check` lists them)"
         )
     return training, held_out
-
-
-def _compared(run: RunDirectory, inputs: Mapping[str, Input], *, checkpoint: Path | None, accept: bool) -> list[str]:
-    """Return notes on a run's inputs that have changed. Raises StoreError as `check_inputs` does."""
-    there = read_inputs(run.path)
-    if there is None:
-        return [
-            f"{run.path} holds no {INPUTS_FILE}: whether its tasks, corpus, prompt and model are as before is not known"
-        ]
-    return check_inputs(run.path, there, inputs, checkpoint=checkpoint, accept=accept)
 
 
 def unread_notes(config: Config, training: TaskSource, held_out: TaskSource) -> list[str]:

@@ -16,11 +16,12 @@ import msgspec
 from lzero.agent.prompt import template_files
 from lzero.config import Config
 from lzero.data.sources import Listed, Shuffled
+from lzero.engine.kinds import kind_of
 from lzero.errors import DataError, StoreError
 from lzero.models import resolve
 from lzero.plugins import load_object
 from lzero.protocols import Environment, TaskSource, WithFiles
-from lzero.store.inputs import Input
+from lzero.store.inputs import INPUTS_FILE, Input, read_inputs
 from lzero.text import counted
 from lzero.types import Task
 
@@ -32,21 +33,24 @@ BLOCKS, BLOCK_BYTES = 64, 1 << 20
 
 
 def run_inputs(
-    config: Config, training: TaskSource, held_out: TaskSource, environment: Environment
+    config: Config, training: TaskSource | None, held_out: TaskSource, environment: Environment
 ) -> dict[str, Input]:
     """Return the inputs of a run, by key; those without a path (the built-in world) are left out.
 
-    Raises ConfigError, DataError, ModelError.
+    `training`: None for an evaluation. Raises ConfigError, DataError, ModelError.
     """
     tasks, prompt = config.tasks, template_files(config.agent)
-    found = {"tasks.train": _tasks(tasks.train, training), "tasks.eval": _tasks(tasks.eval, held_out)}
+    found = {"tasks.eval": _tasks(tasks.eval, held_out)}
+    if training is not None:
+        found["tasks.train"] = _tasks(tasks.train, training)
     if isinstance(environment, WithFiles):
         found |= {f"environment.options.{name}": _files(path) for name, path in environment.reads().items()}
     if prompt:
         files = counted(len(prompt), "file")
         digest = _digest(map(_whole, prompt))
         found["agent.prompt"] = Input(where=config.agent.prompt, holds=files, digest=digest)
-    found["model.path"] = _model(config.model.path)
+    if kind_of(config).TRAINS:  # the other kinds sample from no model directory
+        found["model.path"] = _model(config.model.path)
     for key in CODE:
         value = attrgetter(key)(config)
         found[key] = _code([value] if isinstance(value, str) else value, key=key)
@@ -63,6 +67,14 @@ def changes(there: Mapping[str, Input], here: Mapping[str, Input]) -> dict[str, 
             what = f"held {old.holds}, and {now}" if key not in CODE else "has another source now"
             found[key] = f"{key}: {new.where} {what}"
     return dict(sorted(found.items()))
+
+
+def compare_inputs(run: Path, here: Mapping[str, Input], *, checkpoint: Path | None, accept: bool) -> list[str]:
+    """Return notes on the inputs of the run in a directory that have changed. Raises StoreError as `check_inputs` does."""
+    there = read_inputs(run)
+    if there is None:
+        return [f"{run} holds no {INPUTS_FILE}: whether its tasks, corpus, prompt and model are as before is not known"]
+    return check_inputs(run, there, here, checkpoint=checkpoint, accept=accept)
 
 
 def check_inputs(

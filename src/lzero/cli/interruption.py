@@ -1,0 +1,52 @@
+"""Let Ctrl-C and SIGTERM stop a command at the next point from which it resumes."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """`stop` is set at the first signal. `code` is then the exit code that the signal asks for: 130 after Ctrl-C, 143 after SIGTERM."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.code = 0
+
+    @contextmanager
+    def watched(self, told: Callable[[], None], close: Callable[[], None]) -> Iterator[None]:
+        """Let a signal set `stop` during the block, and call `told`; a second signal calls `close` and ends the process at once.
+
+        The run then resumes as after a power cut, because every important file is renamed only when it is complete. Sandboxes die with
+        their parent.
+        """
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            told()
+            self.stop.set()
+
+        def interrupted(number: int, frame: "FrameType | None") -> None:
+            if not self.code:
+                self.code = 128 + number
+                loop.call_soon_threadsafe(tell)
+                return
+            close()
+            os._exit(self.code)
+
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        # Not loop.add_signal_handler: that waits for the loop's turn, and loading a large model takes a while.
+        for number in SIGNALS:
+            signal.signal(number, interrupted)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
