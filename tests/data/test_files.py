@@ -15,6 +15,7 @@ from lzero.data import rows
 from lzero.data.attachments import FileLimits
 from lzero.data.files import Reading, read_passages
 from lzero.data.files import read_tasks as read_task_file
+from lzero.data.formats import base
 from lzero.errors import ConfigError, DataError
 from lzero.types import Passage, Task
 
@@ -193,6 +194,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_bytes(b"\n\n")
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "whole.csv").write_bytes(b"question,answer\n")
+    (tmp_path / "whole.docx").write_bytes(b"PK")
     os.mkfifo(tmp_path / "pipe.jsonl")  # which would be waited for
     for name, message in {
         "none.jsonl": "cannot be read: there is no such file",
@@ -203,7 +205,8 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         "empty.jsonl": "no tasks in it",
         "pipe.jsonl": "cannot be read: it is not a regular file",
         "folder.jsonl": "cannot be read: it is a directory, not a file",
-        "whole.csv": r"ends in \.jsonl, \.jsonl\.gz, \.parquet",
+        "whole.csv": "no tasks in it",
+        "whole.docx": r"ends in \.jsonl, \.jsonl\.gz, \.json",
     }.items():
         with pytest.raises(DataError, match=message):
             read_tasks(tmp_path / name)
@@ -321,7 +324,7 @@ def test_files_that_cannot_be_given_are_named_with_their_line(tmp_path: Path) ->
 
 
 def test_a_packed_file_is_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 10_000)
+    monkeypatch.setattr(base, "MAX_ROW_BYTES", 10_000)
     long = {**GOOD, "question": "a" * 2_000_000}
     with gzip.open(tmp_path / "t.jsonl.gz", "wb") as packed:
         packed.write(f"{json.dumps(GOOD)}\n{json.dumps(long)}\n".encode())

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 
 NANO = "nano"
 """`model.path` of the bundled model."""
-ROW_FILES = (".jsonl", ".jsonl.gz", ".parquet")
+ROW_FILES = (*(".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".arrow", ".csv", ".csv.gz", ".tsv", ".tsv.gz"),)
 """File name endings of task and passage files."""
 
 

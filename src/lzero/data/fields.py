@@ -3,7 +3,8 @@
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lzero.data.rows import Fields, Row
+from lzero.data.formats import Fields
+from lzero.data.rows import Row
 from lzero.errors import ConfigError, DataError
 
 QUESTION = ("question",)

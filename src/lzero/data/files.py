@@ -29,7 +29,8 @@ from pathlib import Path
 from lzero.config import ROW_FILES
 from lzero.data.attachments import Attachments, FileLimits
 from lzero.data.fields import ANSWERS, FIELDS, Columns, check_fields, has
-from lzero.data.rows import Row, read_rows, shown, written
+from lzero.data.rows import Row, read_rows
+from lzero.data.values import shown, written
 from lzero.errors import DataError
 from lzero.types import ABILITIES, Passage, Task
 
