@@ -16,7 +16,7 @@ from cases import attack
 from lzero.agent.replay import replay
 from lzero.agent.save import given_files
 from lzero.config import Config, load_config
-from lzero.data import rows
+from lzero.data.formats import columnar
 from lzero.data.files import read_passages, read_tasks
 from lzero.errors import DataError, LzeroError, StoreError
 from lzero.models import load_tokenizer, resolve
@@ -144,7 +144,7 @@ def test_a_text_of_parquet_that_is_not_utf8_is_a_typed_error(tmp_path: Path) -> 
 def test_a_small_file_of_tasks_that_decodes_to_much_is_a_typed_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "DECODE_BYTES", 256 << 20)
+    monkeypatch.setattr(columnar, "DECODE_BYTES", 256 << 20)
     file = tmp_path / "t.parquet"
     long = pa.DictionaryArray.from_arrays(pa.array([0] * 10, pa.int32()), ["x" * (60 << 20)])
     pq.write_table(pa.table({"question": long, "answer": ["a"] * 10}), file, compression="zstd")

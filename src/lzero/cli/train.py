@@ -75,12 +75,11 @@ def train(
 
 def plan(config: "Config") -> str:
     """Return a description of the run, in a few lines. Raises ConfigError for an episode without enough time."""
-    from lzero.config import NANO
-    from lzero.data.sources import is_world
+    from lzero.config import NANO, names_world
     from lzero.rollout.deadline import budgets_line
 
     train, rollout = config.train, config.rollout
-    where = "the built-in world" if is_world(config.tasks.train) else config.tasks.train
+    where = "the built-in world" if names_world(config.tasks.train) else config.tasks.train
     model = "the bundled nano model" if config.model.path == NANO else config.model.path
     lines = [
         f"lzero trains {model} on {where} by reinforcement learning: {train.updates} updates, each from "
@@ -88,7 +87,7 @@ def plan(config: "Config") -> str:
         f"An episode may use {budgets_line(config)}.",
         f"The model's score on {config.eval.num_tasks} held-out tasks is measured before and after. Ctrl-C stops cleanly.",
     ]
-    if config.model.path == NANO and is_world(config.tasks.train) and not config.run.deterministic:
+    if config.model.path == NANO and names_world(config.tasks.train) and not config.run.deterministic:
         seconds = train.updates * rollout.tasks_per_update * rollout.episodes_per_task * EPISODE_S
         lines.append(f"On two cores this takes about {counted(max(1, round(seconds / 60)), 'minute')}.")
     return "\n".join(lines)

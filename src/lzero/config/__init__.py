@@ -17,11 +17,20 @@ from lzero.config.engine import (
 from lzero.config.reading import Config, keys, load_config, make_config
 from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig
-from lzero.config.tasks import EnvironmentConfig, JudgeConfig, RewardConfig, TasksConfig
+from lzero.config.tasks import (
+    HUB,
+    EnvironmentConfig,
+    JudgeConfig,
+    RewardConfig,
+    TasksConfig,
+    names_factory,
+    names_world,
+)
 from lzero.config.tools import ToolsConfig
 from lzero.config.training import AlgoConfig, EvalConfig, RolloutConfig, SftConfig, TrainConfig
 
 __all__ = [
+    "HUB",
     "NANO",
     "ROW_FILES",
     "AgentConfig",
@@ -49,4 +58,6 @@ __all__ = [
     "keys",
     "load_config",
     "make_config",
+    "names_factory",
+    "names_world",
 ]

@@ -1,5 +1,6 @@
 """Keys of tasks: where they come from, the world that they are solved in, and what their answers earn."""
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import pydantic
@@ -7,11 +8,26 @@ from pydantic import Field
 
 from lzero.config.base import ROW_FILES, Count, Fraction, Positive, Section
 
+HUB = "hf:"
+"""Beginning of the name of a data set on the Hugging Face Hub."""
+
+
+def names_factory(spec: str) -> bool:
+    """Return whether `spec` is a source with a colon ("package.module:factory"), and no file, data set or "directory:split"."""
+    before, colon, _ = spec.rpartition(":")
+    return bool(colon) and not spec.startswith(HUB) and not spec.endswith(ROW_FILES) and not Path(before).is_dir()
+
+
+def names_world(spec: str) -> bool:
+    """Return whether `spec` names the built-in world ("world", "world/sft"), and not a file ("world/tasks.jsonl")."""
+    return spec.partition("/")[0] == "world" and not spec.endswith(ROW_FILES)
+
 
 class TasksConfig(Section):
     train: str = "world"
-    """Tasks: "world" (built in), a .jsonl/.jsonl.gz/.parquet file of tasks, "reasoning_gym:chain_sum" or another of its generators, or the
-    import path "package.module:factory" of your own source."""
+    """Tasks: "world" (built in); a file (.jsonl, .json, .parquet, .arrow, .csv, .tsv), a directory of files or a set of `lzero data`, also
+    as "DIRECTORY:SPLIT"; "hf:OWNER/NAME", a data set of the Hugging Face Hub; "reasoning_gym:chain_sum" or another of its generators; or
+    the import path "package.module:factory" of your own source."""
     eval: str = "world"
     """Source of held-out tasks, as for `train`. The world's splits never overlap."""
     options: dict[str, Any] = Field({})
@@ -24,11 +40,12 @@ class TasksConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _every_key_acts(self) -> Self:
-        if self.options and not any(":" in spec and not spec.endswith(ROW_FILES) for spec in (self.train, self.eval)):
+        named = (self.train, self.eval)
+        if self.options and not any(map(names_factory, named)):
             raise ValueError(
                 "options has an effect with a source of your own only: neither tasks.train nor tasks.eval names one"
             )
-        if self.columns and not (self.train.endswith(ROW_FILES) or self.eval.endswith(ROW_FILES)):
+        if self.columns and all(names_factory(spec) or names_world(spec) for spec in named):
             raise ValueError("columns has an effect with task files only: neither tasks.train nor tasks.eval names one")
         return self
 

@@ -4,6 +4,7 @@ A task file may come from a stranger, and an agent reads the files that it names
 links are refused.
 """
 
+import hashlib
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from lzero.config import ReplConfig
 from lzero.data.rows import Row
-from lzero.paths import file_problem
+from lzero.data.shapes import Inline
+from lzero.paths import cache_directory, file_problem
+from lzero.store.writing import as_store_error, write_whole
 
 UNBOUNDED = 4 << 30
 """Bytes of the largest file if a pool server has its own limit."""
@@ -46,6 +49,10 @@ class Attachments:
 
     def paths(self, row: Row, field: str = "files") -> tuple[str, ...]:
         """Return the absolute paths of a row's files. Raises DataError, which names the line, the field and the file."""
+        value = row.fields.get(field)
+        inline = [each for each in value if isinstance(each, Inline)] if isinstance(value, list) else []
+        if inline:
+            return tuple(str(self._keep(each)) for each in inline)
         names = row.texts(field)
         total = 0
         for name in names:
@@ -62,6 +69,16 @@ class Attachments:
     def are_meant(self, value: object) -> bool:
         """Return whether a value in another field than `files` names files: it is a list, or the path of a file that exists."""
         return isinstance(value, list) or (isinstance(value, str) and not self._look(value)[0])
+
+    def _keep(self, inline: Inline) -> Path:
+        """Write a file that stands in a row to lzero's cache, under its hash, and return its path. Raises StoreError."""
+        data = inline.text.encode()
+        place = cache_directory("files") / hashlib.blake2b(data, digest_size=16).hexdigest() / inline.name
+        with as_store_error(place):
+            if not place.is_file() or place.stat().st_size != len(data):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(place, data)
+        return place
 
     def _too_much(self, names: Sequence[str], total: int) -> str:
         limits = self._limits

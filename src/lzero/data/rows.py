@@ -7,14 +7,14 @@ import gzip
 import math
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
 
 from lzero.config import ROW_FILES
-from lzero.data.formats import BadFile, BadRow, reader_of
+from lzero.data.formats import BadFile, BadRow, Fields, reader_of
 from lzero.data.values import shown, written
 from lzero.errors import DataError
 from lzero.paths import file_problem
@@ -26,9 +26,11 @@ LARGEST_NUMBER = sys.float_info.max
 class Row:
     """One row, with its place for error messages."""
 
-    def __init__(self, where: str, fields: Mapping[str, object]) -> None:
+    def __init__(self, where: str, fields: Fields, *, size: int = 0) -> None:
+        """`size`: its bytes in the file, unpacked."""
         self.where = where
         self.fields = fields
+        self.size = size
 
     def error(self, field: str, problem: str) -> DataError:
         return DataError(f"{self.where}: field `{field}` {problem}")
@@ -91,7 +93,7 @@ def read_rows(path: Path, *, key: str = "", max_bytes: int) -> Iterator[tuple[in
                 raise DataError(
                     f"{of}{path} holds more than {max_bytes:,} bytes, unpacked: split it into several files"
                 )
-            yield number, Row(f"{of}{unit} {number} of {path}", fields)
+            yield number, Row(f"{of}{unit} {number} of {path}", fields, size=size)
     except BadRow as error:
         raise DataError(f"{of}{unit} {error.number} of {path} {error}") from None
     except BadFile as error:

@@ -15,9 +15,10 @@ from types import MappingProxyType
 
 import msgspec
 
-from lzero.config import ROW_FILES, ReplConfig, TasksConfig
+from lzero.config import HUB, ROW_FILES, ReplConfig, TasksConfig, names_factory, names_world
 from lzero.data.attachments import FileLimits
-from lzero.data.files import Reading, read_tasks
+from lzero.data.files import Reading, read_located
+from lzero.data.locating import Located, locate
 from lzero.data.world import WorldSource
 from lzero.errors import ConfigError, DataError, LzeroError
 from lzero.plugins import described, load_object, make_plugin
@@ -34,10 +35,17 @@ PACKAGES = {"reasoning_gym": "lzero.data.reasoning_gym:puzzles"}
 class Listed:
     """A finite source in the given order. `task(index)` raises IndexError for an index outside of it."""
 
-    def __init__(self, tasks: Sequence[Task], *, unread: Mapping[str, int] = MappingProxyType({})) -> None:
-        """`unread`: field of the task file that was left out → number of rows that have it."""
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        *,
+        unread: Mapping[str, int] = MappingProxyType({}),
+        shapes: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """`unread`: field of the task file that was left out → number of rows that have it. `shapes`: see `TaskFile`."""
         self._tasks = tuple(tasks)
         self.unread = unread
+        self.shapes = shapes
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -102,29 +110,37 @@ class Made:
             raise DataError(f"{self._setting}: task({index}) has a field of a wrong type: {error}") from None
 
 
-def is_world(spec: str) -> bool:
-    """Return whether `spec` names the built-in world ("world", "world/sft"), and not a file ("world/tasks.jsonl")."""
-    return spec.partition("/")[0] == "world" and not spec.endswith(ROW_FILES)
-
-
 def open_source(spec: str, *, split: str, seed: int, config: TasksConfig, repl: ReplConfig | None = None) -> TaskSource:
-    """Open the tasks that `spec` names: "world", "world/<split>", or a file (see `lzero.data.files`).
+    """Open the tasks that `spec` names: "world", "world/<split>", files (see `lzero.data.files`) or "hf:…" (see `lzero.data.hub`).
 
-    Tasks of a file are shuffled and endless for the split "train", in order for any other. `repl`: bounds the files of tasks.
+    Tasks of files are shuffled and endless for the split "train", in order for any other. `repl`: bounds the files of tasks.
     "reasoning_gym:chain_sum" names a generator of a package that lzero knows (PACKAGES).
     "package.module:factory" is called with split and seed, and with `tasks.options` by name. Raises DataError; ConfigError for an unknown
     field in `tasks.columns`, and for a factory that cannot be used. `task` of such a source raises DataError for what is not a task.
     """
-    if ":" in spec and not spec.endswith(ROW_FILES):
+    if names_factory(spec):
         return _made(spec, split=split, seed=seed, config=config)
-    if is_world(spec):
+    if names_world(spec):
         return WorldSource(seed=seed, split=spec.partition("/")[2] or split, hops=config.hops)
     reading = Reading(
         key=f"tasks.{split}", split=split, columns=config.columns, limits=FileLimits.of(repl or ReplConfig())
     )
-    file = read_tasks(Path(spec).expanduser(), reading)
-    tasks = Listed(file.tasks, unread=file.unread)
+    file = read_located(locate_spec(spec, wanted=split, key=reading.key), reading)
+    tasks = Listed(file.tasks, unread=file.unread, shapes=file.shapes)
     return Shuffled(tasks, seed=seed) if split == TRAIN else tasks
+
+
+def locate_spec(spec: str, *, wanted: str = "", key: str = "") -> Located:
+    """Find the files that a source's name means: a file, a directory, "directory:split" or "hf:…". Raises ConfigError, DataError."""
+    if spec.startswith(HUB):
+        from lzero.data.hub import locate_on_hub
+
+        return locate_on_hub(spec, wanted=wanted, key=key)
+    before, colon, split = spec.rpartition(":")
+    directory = Path(before).expanduser()
+    if colon and directory.is_dir() and not spec.endswith(ROW_FILES):
+        return locate(directory, wanted=split, key=key)
+    return locate(Path(spec).expanduser(), wanted=wanted, key=key)
 
 
 def _made(spec: str, *, split: str, seed: int, config: TasksConfig) -> TaskSource:
@@ -143,12 +159,15 @@ def _made(spec: str, *, split: str, seed: int, config: TasksConfig) -> TaskSourc
 
 
 def unread_fields(source: TaskSource) -> str:
-    """Return a sentence that lists the fields of a task file that were left out; "" if there are none."""
+    """Return which rows of task files were converted, and which of their fields were left out; "" if none were."""
     listed = source.source if isinstance(source, Shuffled) else source
-    if not (isinstance(listed, Listed) and listed.unread):
+    if not isinstance(listed, Listed):
         return ""
-    fields = ", ".join(f"`{name:.60}` ({counted(number, 'row')})" for name, number in listed.unread.items())
-    return f"these fields are not read: {fields}"
+    notes = [f"{counted(number, 'row')} of {name}'s shape" for name, number in listed.shapes.items()]
+    if listed.unread:
+        fields = ", ".join(f"`{name:.60}` ({counted(number, 'row')})" for name, number in listed.unread.items())
+        notes.append(f"these fields are not read: {fields}")
+    return "; ".join(notes)
 
 
 def leaks(train: TaskSource, held_out: TaskSource) -> list[tuple[Task, Task]]:

@@ -6,8 +6,7 @@ from functools import partial
 from lzero.algo.algorithm import Algorithm, blamed
 from lzero.algo.credit import make_estimator
 from lzero.algo.loss import make_loss
-from lzero.config import AlgoConfig, Config, Section, SftConfig
-from lzero.data.sources import is_world
+from lzero.config import AlgoConfig, Config, Section, SftConfig, names_world
 from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError
 from lzero.rollout.deadline import lzero_s
@@ -141,7 +140,7 @@ def _inert_keys(config: Config) -> Iterator[str]:
         yield from _inert(config, "rollout.drop_uniform", why=f'with rollout.filter = "{rollout.filter}"')
     elif rollout.episodes_per_task == 1:
         yield from _inert(config, "rollout.drop_uniform", why="with rollout.episodes_per_task = 1")
-    if not (is_world(config.tasks.train) or is_world(config.tasks.eval)):
+    if not (names_world(config.tasks.train) or names_world(config.tasks.eval)):
         yield from _inert(config, "tasks.hops", why="with tasks from files")
     if rollout.max_lag == 0:
         yield from _inert(

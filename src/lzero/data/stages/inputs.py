@@ -1,14 +1,16 @@
-"""Open what a data stage reads: sets, and any file of tasks, which is converted to a table first."""
+"""Open what a data stage reads: sets, and any other source of tasks, which is converted to a table first."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from lzero.data.files import Reading, read_tasks
+from lzero.data.files import Reading, read_located
 from lzero.data.manifest import TASKS_FILE, Input, Manifest, file_digest, is_set, read_manifest
 from lzero.data.new_set import NewSet
+from lzero.data.sources import locate_spec
 from lzero.data.table import TASKS, TableWriter, check_table, num_rows, read_batches
 from lzero.errors import ConfigError
 
@@ -58,7 +60,9 @@ def _open(spec: str, new: NewSet, number: int, columns: Mapping[str, str]) -> Op
         return open_set(path)
     table = new.scratch / f"input-{number}.parquet"
     writer = TableWriter(table, TASKS)
-    for batch in new.batches(read_tasks(path, Reading(columns=columns)).tasks):
+    located = locate_spec(spec, key="input")
+    for batch in new.batches(read_located(located, Reading(columns=columns)).tasks):
         writer.write(batch)
     writer.close()
-    return Opened(name=spec, table=table, root=new.partial, rows=writer.rows, digest=file_digest(path))
+    digest = hashlib.blake2b("".join(file_digest(file) for file, _ in located.files).encode(), digest_size=16)
+    return Opened(name=spec, table=table, root=new.partial, rows=writer.rows, digest=digest.hexdigest())
