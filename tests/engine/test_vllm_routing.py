@@ -72,7 +72,7 @@ def test_requests_beyond_all_places_wait_first_come_first_served(
 ) -> None:
     async def check() -> None:
         served = Served(*places)
-        asked = [served.ask(f"e{number}", seconds=seconds) for number, seconds in enumerate(lasting)]
+        asked = [served.ask(f"e{number}", seconds=seconds, deadline_s=1e6) for number, seconds in enumerate(lasting)]
         await asyncio.gather(*asked)
         assert [name for name, _, _ in served.began] == [f"e{number}" for number in range(len(lasting))]
         assert sum(each.places.taken for each in served.fleet.members) == 0
