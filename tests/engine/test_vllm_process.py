@@ -54,15 +54,18 @@ time.sleep(600)
 """
 
 
-def test_no_process_of_a_server_outlives_a_host_that_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOST, str(tmp_path), sys.executable, "-c", SERVER]
+def test_nothing_of_a_server_outlives_a_host_that_is_killed(tmp_path: Path) -> None:
+    directory = tmp_path / "server"
+    directory.mkdir()
+    command = [sys.executable, "-c", HOST, str(directory), sys.executable, "-c", SERVER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
         assert host.stdout is not None
         group = int(host.stdout.readline())
-        wait_until(lambda: "both run" in (tmp_path / "log").read_text("utf-8"))
+        wait_until(lambda: "both run" in (directory / "log").read_text("utf-8"))
         assert len(members(group)) == 3  # the lifeline, the server, and what it started
         host.send_signal(signal.SIGKILL)
     wait_until(lambda: not members(group))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -106,6 +109,7 @@ async def test_a_server_that_is_closed_leaves_no_process(tmp_path: Path) -> None
     await process.end()
     await process.end()
     wait_until(lambda: not members(process.group))
+    assert "both run" in process.log.read_text("utf-8")
 
 
 def members(group: int) -> list[psutil.Process]:

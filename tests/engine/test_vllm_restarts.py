@@ -186,4 +186,5 @@ def test_nothing_is_left_of_runs_that_are_killed(short_path: Path) -> None:
             memory = shared(directory / "tmp")
             process.kill()
         wait_until(lambda directory=directory: not processes(directory / "tmp"))  # type: ignore[misc]
+        assert not list((directory / "tmp").glob("lzero-vllm-*"))
         assert not [path for path in memory if path.exists()]

@@ -85,7 +85,7 @@ def check(config: Config) -> Iterator[Finding]:
     if settings.urls:
         yield Finding("engine.urls", ", ".join(settings.urls), asyncio.run(_joined_problems(config)))
         return
-    yield Finding("engine.program", settings.program, [*_program_problems(settings), *_directory_problems(settings)])
+    yield Finding("engine.program", settings.program, [*_program_problems(settings), *_directory_problems()])
 
 
 def notes(config: Config) -> list[str]:
@@ -170,14 +170,12 @@ def environment(config: Config, directory: Path, *, number: int) -> dict[str, st
 async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -> Fleet:
     """Start engine.replicas servers. `stack` ends them; their logs are added to `logs`."""
     settings = _settings(config)
-    if problems := [*_program_problems(settings), *_directory_problems(settings)]:
+    if problems := [*_program_problems(settings), *_directory_problems()]:
         raise ConfigError(problems[0])
-    home = Path(tempfile.mkdtemp(prefix="lzero-vllm-"))
-    stack.callback(shutil.rmtree, home, ignore_errors=True)
     fleet = Fleet(hang_s=settings.hang_s)
     for number in range(settings.replicas):
-        directory = home / str(number)
-        directory.mkdir()
+        directory = Path(tempfile.mkdtemp(prefix="lzero-vllm-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
         server = VLLMServer(f"vLLM server {number}", socket=directory / SOCKET)
         own = OwnServer(server, partial(launch, config, directory, number=number), start_s=settings.start_s)
         stack.push_async_callback(own.end)
@@ -334,10 +332,10 @@ def _transfer_problem(config: Config) -> str:
     return f'engine.transfer = "nccl" needs {" and ".join(lacks)}; "file" needs neither' if lacks else ""
 
 
-def _directory_problems(settings: VLLMEngineConfig) -> list[str]:
+def _directory_problems() -> list[str]:
     """Return what is wrong with the directory for temporary files, where each server has its Unix sockets."""
     place = tempfile.gettempdir()
-    longest = len(os.fsencode(place)) + len(f"/lzero-vllm-12345678/{settings.replicas - 1}/") + VLLM_SOCKET_CHARS
+    longest = len(os.fsencode(place)) + len("/lzero-vllm-12345678/") + VLLM_SOCKET_CHARS
     if longest <= SOCKET_PATH_BYTES:
         return []
     return [

@@ -1,16 +1,18 @@
-"""Run a command. End its process group when the command ends, or when standard input closes because the starter has died.
+"""Run a command. End its process group when the command ends, or when standard input closes: the starter closes it, or has died.
 
-    python lifeline.py COMMAND ARGUMENT…
+    python lifeline.py DIRECTORY COMMAND ARGUMENT…
 
 The starter makes the group (`start_new_session`). A vLLM server that is killed leaves its engine processes behind, and processes that are
-killed leave their shared memory behind, so this ends the whole group and removes that memory. SIGTERM does it at once. This file is run by
-its path, and imports only the standard library.
+killed leave their shared memory behind, so this ends the whole group and removes that memory. SIGTERM does it at once. A starter that lives
+writes a byte before it closes standard input. If there is none, the starter was killed, so this also removes DIRECTORY, the server's own.
+This file is run by its path, and imports only the standard library.
 """
 
 import contextlib
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,18 +28,23 @@ SHARED = re.compile(rb"/dev/shm/(?:psm_|sem\.mp-)\w+$", re.MULTILINE)
 """Shared memory and semaphores of Python's multiprocessing, in a list of mapped files."""
 
 
-def main(command: list[str]) -> None:
+def main(directory: str, command: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    is_orphan = False
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     ended = os.pidfd_open(child.pid)
     try:
         ready, _, _ = select.select([sys.stdin, ended], [], [])
+        if sys.stdin in ready:
+            is_orphan = not os.read(sys.stdin.fileno(), 1)
         if ended not in ready:
             child.terminate()
             select.select([ended], [], [], END_S)
         wait_for_others(REST_S)
     finally:
         kill_others()
+        if is_orphan:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def wait_for_others(seconds: float) -> None:
@@ -82,4 +89,4 @@ def in_group(pid: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

@@ -17,12 +17,14 @@ LIFELINE = Path(__file__).with_name("lifeline.py")
 END_S = 25.0
 """Seconds that a server and its processes have to end; more than the lifeline needs."""
 TAIL_BYTES = 2_000
+ALIVE = b"."
+"""Tells the lifeline that this process ends the server, and was not killed."""
 
 
 class ServerProcess:
     """Server that listens on a Unix socket in a private directory, where no other user can reach it: vLLM's routes for weights need no key.
 
-    Its process group is killed when this process ends, even by SIGKILL.
+    Its process group is killed when this process ends, even by SIGKILL. In that case the directory is removed, too.
     """
 
     def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], directory: Path) -> None:
@@ -31,7 +33,7 @@ class ServerProcess:
         try:
             with self.log.open("ab") as out:
                 self._process = subprocess.Popen(
-                    (sys.executable, "-I", str(LIFELINE), *command),
+                    (sys.executable, "-I", str(LIFELINE), str(directory), *command),
                     stdin=subprocess.PIPE,
                     stdout=out,
                     stderr=subprocess.STDOUT,
@@ -58,9 +60,12 @@ class ServerProcess:
 
     async def end(self) -> None:
         """End the server and its processes; return when they are gone. Safe to call twice."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        stdin = self._process.stdin
+        assert stdin is not None
+        if not stdin.closed:
+            with contextlib.suppress(OSError):
+                stdin.write(ALIVE)
+                stdin.close()
         await asyncio.to_thread(self._wait)
 
     async def kill(self) -> None:
