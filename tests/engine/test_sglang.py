@@ -32,6 +32,8 @@ class Answers:
     def __init__(self) -> None:
         self.name = "default"
         self.called: list[str] = []
+        self.connections: set[object] = set()
+        """Addresses from which completions were asked for."""
         self.bodies: dict[str, Any] = {}
         self.loaded: list[str] = []
         self.success = True
@@ -48,6 +50,7 @@ class Answers:
         if route == "/model_info":
             return JSONResponse({"weight_version": self.name})
         if route == "/generate":
+            self.connections.add(request.client)
             return JSONResponse({"text": "", "output_ids": [5, 6], "meta_info": self.meta(body)})
         if route == "/update_weights_from_disk":
             self.loaded = sorted(file.name for file in Path(body["model_path"]).iterdir())
@@ -132,6 +135,14 @@ async def test_a_transfer_that_sglang_reports_as_failed_is_an_error(tmp_path: Pa
         answers.success = False
         with pytest.raises(EngineError, match="failed /update_weights_from_disk: no such file"):
             await engine.update({"path": str(tmp_path / "weights.safetensors")}, version=1)
+
+
+async def test_requests_one_after_another_share_a_connection() -> None:
+    answers = Answers()
+    async with engine_on(answers) as engine:
+        for name in "abc":
+            await engine.sample([3], Sampling(max_tokens=2), request_id=name, affinity=name, deadline_s=60.0)
+    assert len(answers.connections) == 1
 
 
 async def test_an_aborted_completion_is_an_error() -> None:

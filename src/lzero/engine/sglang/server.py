@@ -21,7 +21,6 @@ from lzero.engine.vllm.server import (
 from lzero.errors import EngineError
 from lzero.types import Json, Sampling
 
-GENERATE = "/generate"
 Scored = tuple[float | None, int, str | None]
 """Log-probability of a token (None for the first of a prompt), its id, and its text if asked for."""
 
@@ -60,6 +59,7 @@ class SGLangServer(VLLMServer):
     """HTTP client of one SGLang server, with the methods of vLLM's. Loads no LoRA adapters."""
 
     program = "SGLang"
+    generate_route = "/generate"
     remedies = KEY_REMEDY
 
     async def generate(
@@ -149,7 +149,9 @@ class SGLangServer(VLLMServer):
             "logprob_start_len": first_scored,
         }
         max_bytes = MAX_BYTES + TOKEN_BYTES * (len(ids) + settings["max_new_tokens"])
-        found = await self._ask("POST", GENERATE, Generated, json=body, max_bytes=max_bytes, deadline_s=deadline_s)
+        found = await self._ask(
+            "POST", self.generate_route, Generated, json=body, max_bytes=max_bytes, deadline_s=deadline_s
+        )
         return found.meta_info
 
     def _logprobs(self, scored: Sequence[Scored]) -> list[float]:

@@ -20,7 +20,6 @@ from lzero.text import one_line
 from lzero.types import Json, Sampling
 
 T = TypeVar("T")
-GENERATE = "/inference/v1/generate"
 CONTROL_S = 120.0
 """Seconds that a request other than sampling may take."""
 LOOK_S = 15.0
@@ -106,6 +105,7 @@ class VLLMServer:
 
     program: ClassVar[str] = "vLLM"
     """What the server runs, for messages."""
+    generate_route: ClassVar[str] = "/inference/v1/generate"
     remedies: ClassVar[Mapping[int, str]] = {
         **KEY_REMEDY,
         403: "; start it with --enable-scale-out",
@@ -269,7 +269,7 @@ class VLLMServer:
     ) -> Generated:
         found = await self._ask(
             "POST",
-            GENERATE,
+            self.generate_route,
             Generated,
             json={**body, "request_id": request_id},
             max_bytes=MAX_BYTES + TOKEN_BYTES * num_tokens,
@@ -295,7 +295,7 @@ class VLLMServer:
             content = None if json is None else msgspec.json.encode(json)
             headers = {} if json is None else {"Content-Type": "application/json"}
             # After a failure the server closes the connection, which a later request could still try to use.
-            if route != GENERATE:
+            if route != self.generate_route:
                 headers["Connection"] = "close"
             answer = await self._content(
                 method, route, max_bytes=max_bytes, content=content, headers=headers, params=params
