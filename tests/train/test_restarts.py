@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lzero.config import load_config
 from lzero.engine.local.engine import LocalEngine
-from lzero.errors import EngineError
+from lzero.errors import EngineError, TrainError
 from lzero.models import load_model, load_tokenizer
 from lzero.train.learner.local import LocalLearner
 from lzero.train.trainer import Trainer
@@ -124,6 +124,14 @@ async def test_an_engine_whose_server_cannot_get_its_weights_again_is_given_up(
             while not engine.given_up:
                 await asyncio.sleep(0.01)
         assert engine.given_up == "did not get version 0 again: the server refused the weights"
+
+
+async def test_a_failure_of_the_trainer_restarts_no_server_and_is_not_repeated(tmp_path: Path) -> None:
+    async with learning(tmp_path) as (learner, engine):
+        engine.failures, engine.failure = 1, TrainError("the disk is full")
+        with pytest.raises(TrainError, match="the disk is full"):
+            await learner.publish(version=0)
+        assert (engine.loaded, engine.restarts, engine.failures) == ([], 0, 0)
 
 
 async def test_a_transfer_that_fails_twice_is_made_once_more_after_a_restart(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ weights, or one of several servers was missed or restarted. No single check find
 - The scores must have moved since the last version as far as the trainer's. This finds a transfer without effect after a small update.
 
 A failed transfer is repeated once, and so is one that the probe rejects. A disagreement that remains stops the run with both numbers. If a
-transfer fails twice, lzero restarts the servers that it owns, and publishes again. After a failed transfer the engine stays paused, because
-a server may hold parts of two policies.
+transfer fails twice, lzero restarts the servers that it owns, and publishes again. A failure of the trainer, such as a full disk, stops the
+run at once, because no restart would cure it. After a failed transfer the engine stays paused, because a server may hold parts of two
+policies.
 """
 
 import logging
@@ -147,8 +148,8 @@ class Publisher:
     async def publish(self, *, version: int) -> dict[str, float]:
         """Make the engine sample from the model's current weights, as policy `version`. Return the probe's gaps in nats, and the seconds.
 
-        Raises TrainError if trainer and engine disagree on the probe twice. Raises EngineError if the transfer fails twice and, if lzero
-        owns servers, twice again after their restart.
+        Raises TrainError if trainer and engine disagree on the probe twice, or the trainer cannot send the weights. Raises EngineError if
+        the transfer fails twice through the engine and, if lzero owns servers, twice again after their restart.
         """
         engine = self._engine
         if not isinstance(engine, RestartingEngine):

@@ -7,9 +7,14 @@ adapter.py      writes a LoRA adapter, for servers that hold the base model
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from safetensors import SafetensorError
 from torch import Tensor
+
+from lzero.errors import TrainError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,9 +40,24 @@ class WeightTransfer(Protocol):
     """Moves tensors to an engine; `lzero.train.publish` pauses, probes and repeats."""
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
-        """Make the engine sample from these weights, as policy `version`, from its next token on. Raises EngineError."""
+        """Make the engine sample from these weights, as policy `version`, from its next token on.
+
+        Raises EngineError for a failure of the engine, which another try or a restart may cure. Raises TrainError for one of the trainer,
+        which neither does.
+        """
 
     async def close(self) -> None: ...
+
+
+@contextmanager
+def unwritable(what: str, place: str | Path) -> Iterator[None]:
+    """Convert failures of writing `what` to a directory, such as a full disk, to TrainError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainError(
+            f"cannot write {what} for the servers to {place}: {error}. Make room there, and resume the run"
+        ) from None
 
 
 def untied(weights: WeightSource) -> Iterator[tuple[str, Tensor]]:

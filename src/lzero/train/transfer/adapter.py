@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import msgspec
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lzero.errors import EngineError
-from lzero.train.transfer import WeightSource
+from lzero.train.transfer import WeightSource, unwritable
 from lzero.types import Json
 
 
@@ -48,12 +46,10 @@ class AdapterTransfer:
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
         place = self._engine.shared_directory or tempfile.gettempdir()
-        try:
+        with unwritable("the adapter", place):
             home = Path(tempfile.mkdtemp(prefix="lzero-adapter-", dir=place))
             self._homes.add(home)
             await asyncio.to_thread(_write, weights, self._config, home)
-        except (OSError, SafetensorError) as error:
-            raise EngineError(f"cannot write the adapter for the servers to {place}: {error}") from None
         left = await self._engine.load_adapter(home, version=version)
         self._remove(self._left)
         self._left = left

@@ -6,14 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
 import torch
 
-from lzero.errors import EngineError
-from lzero.train.transfer import WeightSource, untied
+from lzero.train.transfer import WeightSource, untied, unwritable
 from lzero.types import Json
 
 _HEADER_BYTES = 1 << 20
@@ -56,12 +55,12 @@ class FileTransfer:
         tensors = dict(untied(weights))
         shared = self._engine.shared_directory
         place = shared or _memory_directory(sum(each.nbytes for each in tensors.values())) or tempfile.gettempdir()
-        try:
-            with _named_file(shared) if shared is not None else _nameless_file(place) as (file, path):
+        with ExitStack() as stack:
+            with unwritable("the weights", place):
+                opened = _named_file(shared) if shared is not None else _nameless_file(place)
+                file, path = stack.enter_context(opened)
                 await asyncio.to_thread(_write, tensors, file)
-                await self._engine.update({"path": str(path)}, version=version)
-        except OSError as error:
-            raise EngineError(f"cannot write the weights for the servers to {place}: {error}") from None
+            await self._engine.update({"path": str(path)}, version=version)
 
     async def close(self) -> None: ...
 
