@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Literal, cast
 
 import psutil
 import pytest
+import torch
 from faulty_proxy import Fault, FaultyProxy
 
 from lzero.config import load_config
@@ -25,7 +26,8 @@ from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import RESTARTS, Fleet, OwnServer, until_ready
 from lzero.errors import EngineError
 from lzero.models import load_tokenizer, resolve
-from lzero.types import Completion, Sampling
+from lzero.train.transfer.nccl import NCCLTransfer
+from lzero.types import Completion, Json, Sampling
 
 pytestmark = pytest.mark.integration
 CHILD = Path(__file__).parents[1] / "support" / "vllm_child.py"
@@ -266,7 +268,26 @@ async def test_an_engine_of_adapters_closes_while_its_server_is_lost(tmp_path: P
         engine.restart("is asked to")
 
 
-async def test_a_restarted_server_waits_for_the_trainer_to_open_a_group(tmp_path: Path) -> None:
+class Broadcasts:
+    """Plays NCCL's part: groups of the trainer and its server. Implements `Collective`."""
+
+    device_type = "cpu"
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def open(self, info: Mapping[str, Json], device: torch.device) -> "Broadcasts":
+        self.events.append("open")
+        return self
+
+    def broadcast(self, tensors: Sequence[tuple[str, torch.Tensor]], group: object, device: torch.device) -> None:
+        self.events.append("broadcast")
+
+    def destroy(self) -> None:
+        self.events.append("destroy")
+
+
+async def test_a_restarted_server_joins_a_new_group_of_the_trainer(tmp_path: Path) -> None:
     config = load_config(None, ["engine.kind=vllm", f"engine.program={CHILD}", "engine.transfer=nccl"])
     server, fleet = VLLMServer("the child", socket=tmp_path / kind.SOCKET), Fleet()
     own = OwnServer(server, partial(kind.launch, config, tmp_path, number=0), start_s=DEADLINE_S)
@@ -276,8 +297,17 @@ async def test_a_restarted_server_waits_for_the_trainer_to_open_a_group(tmp_path
     try:
         await own.ready()
         await engine.claim()
+        collective, weights = Broadcasts(), [("head", torch.ones(1))]
+        transfer = NCCLTransfer(engine, collective)
+        for version in (1, 2):
+            await transfer.send(weights, version=version)
         engine.restart("is asked to")
-        assert await engine.num_workers() == [1]
+        await engine.lacks_weights()
+        await transfer.send(weights, version=2)
+        assert collective.events == ["open", "broadcast", "broadcast", "destroy", "open", "broadcast"]
+        await engine.resume()
+        engine.replicas[0].admit(2)
+        assert (await ask(engine, "a", tokens=3)).versions == ((2, 3),)
     finally:
         await engine.close()
 
@@ -356,3 +386,12 @@ async def test_a_joined_server_that_does_not_answer_is_named_with_what_to_do(tmp
             ):
                 await ask(engine, "a", tokens=3)
         assert not engine.restart("is asked to")
+
+
+async def test_a_joined_server_that_ends_between_transfers_is_named_with_what_to_do(tmp_path: Path) -> None:
+    async with joined(tmp_path) as (engine, proxy):
+        policy = Policy(engine, tmp_path)
+        await policy.publish(1)
+        proxy.fault = "nobody"
+        with pytest.raises(EngineError, match=r"does not answer: start it again as docs/training\.md says, and resume"):
+            await policy.publish(2)

@@ -65,7 +65,7 @@ def test_an_episode_stays_at_its_server_and_leaves_it_only_when_that_is_full() -
     virtual_time.run(check())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.lists(st.floats(0.1, 9.0), min_size=1, max_size=20))
 def test_requests_beyond_all_places_wait_first_come_first_served(
     places: Sequence[int], lasting: Sequence[float]

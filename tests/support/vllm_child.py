@@ -76,6 +76,7 @@ class Server:
     def __init__(self, arguments: list[str]) -> None:
         self.arguments, self.asked, self.waiting, self.tokens = arguments, 0, dict[int, "asyncio.Future[Reply]"](), 0
         self.adapters: set[str | None] = {None}
+        self.is_grouped, self.has_joined = "nccl" in self.argument("--weight-transfer-config"), False
         with open(f"{arguments[2]}/config.json") as file:
             self.vocabulary = json.load(file)["vocab_size"]
 
@@ -144,14 +145,19 @@ class Server:
             case "/update_weight_version":
                 return await self.ask(name=body["new_version"])
             case "/init_weight_transfer_engine":
-                if "nccl" in self.argument("--weight-transfer-config") and not body["init_info"]:
+                if self.is_grouped and not body["init_info"]:
                     return {"failed": "a group has an address"}
+                self.has_joined = True
+            case "/shutdown_weight_transfer_engine":
+                self.has_joined = False
             case "/v1/load_lora_adapter":
                 self.adapters.add(body["lora_name"])
             case "/v1/unload_lora_adapter":
                 self.adapters.discard(body["lora_name"])
             case "/get_world_size":
                 return {"world_size": 1}
+            case "/update_weights" if self.is_grouped:
+                return {} if self.has_joined else {"failed": "NCCL weight transfer not initialized"}
             case "/update_weights":
                 return await self.ask(load=body["update_info"]["path"])
             case "/finish_weight_update":

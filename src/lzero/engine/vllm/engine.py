@@ -144,6 +144,10 @@ class VLLMEngine:
         await self._fleet.all_take_commands()
         return [await replica.server.num_workers() for replica in self.replicas]
 
+    async def leave_group(self) -> None:
+        """Let each replica leave the trainer's group, if it has joined one. Raises EngineError."""
+        await self._on_all(lambda each: each.server.leave_group(deadline_s=self.sync_s))
+
     async def prepare_updates(self, infos: Sequence[Mapping[str, Json]]) -> None:
         """Prepare each replica for `update`, with its item of `infos`. Raises EngineError."""
         of = dict(zip((replica.server for replica in self.replicas), infos, strict=True))
@@ -280,7 +284,8 @@ class VLLMEngine:
         except EngineError as error:
             if member.own is not None and isinstance(error, NoAnswer):
                 member.lose("did not answer a command")
-            await member.is_lost()
+            if await member.is_lost() and member.own is None:
+                raise member.complaint() from error
             raise
 
 

@@ -4,6 +4,7 @@ Routes and fields are those of vLLM 0.32. The server must run with VLLM_SERVER_D
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from lzero.errors import EngineError, NoAnswer
 from lzero.text import one_line
 from lzero.types import Json, Sampling
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 CONTROL_S = 120.0
 """Seconds that a request other than sampling may take."""
@@ -242,6 +244,15 @@ class VLLMServer:
         """Prepare the server for `update`. Needed once after its start. `info`: the settings of its backend."""
         body = {"init_info": info}
         await self._ask("POST", "/init_weight_transfer_engine", None, json=body, deadline_s=deadline_s)
+
+    async def leave_group(self, *, deadline_s: float = CONTROL_S) -> None:
+        """Undo `prepare_updates`. A server refuses it after a failed update; `prepare_updates` then replaces what was prepared."""
+        try:
+            await self._ask("POST", "/shutdown_weight_transfer_engine", None, deadline_s=deadline_s)
+        except NoAnswer:
+            raise
+        except EngineError as error:
+            logger.info("%s stays in its group until it joins another: %s", self.name, error)
 
     async def update(self, update: Mapping[str, Json], *, name: str, deadline_s: float) -> None:
         """Load weights, and name them. `update`: what the backend's update takes, as JSON. The server must be paused. Raises EngineError.

@@ -4,9 +4,10 @@
 
 Rank 0 sends all tensors in one fixed order. Every worker receives the whole stream and keeps its part. NCCL waits without end, so its calls
 run in daemon threads beside the HTTP requests. When either fails, or after the deadline, the group is destroyed; the next transfer makes a
-new one.
+new one. A restarted server is in no group, so the next transfer makes a new one then, too, before anything is sent.
 
-**Not verified**: no part that needs a GPU has been run. The functions of `vllm` are those of vLLM 0.32.
+**Not verified**: no part that needs a GPU has been run. The functions of `vllm` are those of vLLM 0.32. The order of groups, transfers and
+restarts is tested with servers that play vLLM's part.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from lzero.errors import EngineError
+from lzero.errors import EngineError, TrainError
 from lzero.tools.threads import in_thread
 from lzero.train.transfer import WeightSource, untied
 from lzero.types import Json
@@ -36,8 +37,15 @@ class GroupedEngine(Protocol):
     def sync_s(self) -> float:
         """Seconds that joining, and each step of an update, may take."""
 
+    @property
+    def restarts(self) -> int:
+        """Number of restarts of servers so far; a restarted server is in no group."""
+
     async def num_workers(self) -> list[int]:
         """Return the number of workers (GPUs) of each server. Raises EngineError."""
+
+    async def leave_group(self) -> None:
+        """Make each server leave its group, if it is in one. Raises EngineError."""
 
     async def prepare_updates(self, infos: Sequence[Mapping[str, Json]]) -> None:
         """Make each server join the group that its item of `infos` describes. Raises EngineError."""
@@ -46,26 +54,74 @@ class GroupedEngine(Protocol):
         """Load the weights that `update` describes on every server, as policy `version`. Raises EngineError."""
 
 
+class Group(Protocol):
+    """The trainer's end of a group."""
+
+    def destroy(self) -> None:
+        """Leave the group, and end a broadcast that hangs. Takes some seconds at most."""
+
+
+class Collective(Protocol):
+    """Opens groups, and broadcasts. Its methods block, and are called in threads."""
+
+    device_type: str
+    """Type of the devices between which it broadcasts."""
+
+    def open(self, info: Mapping[str, Json], device: torch.device) -> Group:
+        """Open rank 0 of the group; return when all workers have joined. Raises TrainError if this environment cannot."""
+
+    def broadcast(self, tensors: Sequence[tuple[str, Tensor]], group: Group, device: torch.device) -> None:
+        """Send all tensors; return when they have left this device."""
+
+
+class VLLMCollective:
+    """NCCL, by the trainer's half of vLLM's backend. Implements `Collective`. Not verified."""
+
+    device_type = "cuda"
+
+    def open(self, info: Mapping[str, Json], device: torch.device) -> Group:
+        from vllm.distributed.weight_transfer.nccl_common import trainer_init
+
+        with torch.cuda.device(device):
+            group = trainer_init(dict(info))
+        if not group.available:  # it would send nothing, without an error
+            raise TrainError("vLLM finds no NCCL library in the trainer's environment: install lzero into vLLM's")
+        opened: Group = group
+        return opened
+
+    def broadcast(self, tensors: Sequence[tuple[str, Tensor]], group: Group, device: torch.device) -> None:
+        from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
+
+        with torch.cuda.device(device):
+            torch.cuda.current_stream().synchronize()
+            packed_nccl_broadcast_producer(iter(tensors), group=group, src=0, post_iter_func=lambda pair: pair[1])
+
+
 class NCCLTransfer:
     """Broadcasts all weights to all workers of all servers. Implements `WeightTransfer`."""
 
-    def __init__(self, engine: GroupedEngine) -> None:
+    def __init__(self, engine: GroupedEngine, collective: Collective | None = None) -> None:
         self._engine = engine
-        self._group: Any = None
+        self._collective = collective or VLLMCollective()
+        self._group: Group | None = None
+        self._restarts = 0
+        """Restarts of servers before the group was opened."""
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
         tensors = [(name, tensor.detach().contiguous()) for name, tensor in untied(weights)]
         device = tensors[0][1].device
-        if device.type != "cuda":
-            raise EngineError(f'engine.transfer = "nccl" needs the trainer on a GPU, and it is on {device}')
+        if device.type != self._collective.device_type:
+            raise TrainError(f'engine.transfer = "nccl" needs the trainer on a GPU, and it is on {device}')
         try:
+            if self._group is not None and self._engine.restarts != self._restarts:
+                await self.close()
             if self._group is None:
                 self._group = await self._join(device)
             await self._together(
                 self._engine.update(described(tensors), version=version),
-                in_thread(_broadcast, tensors, self._group, device),
+                in_thread(self._collective.broadcast, tensors, self._group, device),
             )
-        except EngineError:
+        except (EngineError, TrainError):
             await self.close()
             raise
 
@@ -75,11 +131,16 @@ class NCCLTransfer:
         if group is not None:
             await in_thread(group.destroy)  # vLLM waits for 5 s at most
 
-    async def _join(self, device: torch.device) -> Any:
-        """Return the trainer's end of a new group."""
-        infos = group_infos(await self._engine.num_workers(), address=self._engine.trainer_address, port=_free_port())
-        group, _ = await self._together(in_thread(_open, infos[0], device), self._engine.prepare_updates(infos))
-        return group
+    async def _join(self, device: torch.device) -> Group:
+        """Return the trainer's end of a new group. The servers leave their earlier ones."""
+        workers = await self._engine.num_workers()
+        self._restarts = self._engine.restarts
+        await self._engine.leave_group()
+        infos = group_infos(workers, address=self._engine.trainer_address, port=_free_port())
+        opening = in_thread(self._collective.open, infos[0], device)
+        group, _ = await self._together(opening, self._engine.prepare_updates(infos))
+        opened: Group = group
+        return opened
 
     async def _together(self, *parts: Awaitable[Any]) -> list[Any]:
         """Wait for all parts. Raises EngineError when the first one fails, and after the deadline."""
@@ -125,23 +186,3 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("", 0))
         return int(listener.getsockname()[1])
-
-
-def _open(info: Mapping[str, Json], device: torch.device) -> Any:
-    """Open rank 0 of the group; returns when all workers have joined."""
-    from vllm.distributed.weight_transfer.nccl_common import trainer_init
-
-    with torch.cuda.device(device):
-        group = trainer_init(dict(info))
-    if not group.available:  # it would send nothing, without an error
-        raise RuntimeError("vLLM finds no NCCL library")
-    return group
-
-
-def _broadcast(tensors: Sequence[tuple[str, Tensor]], group: Any, device: torch.device) -> None:
-    """Send all tensors; returns when they have left this GPU."""
-    from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
-
-    with torch.cuda.device(device):
-        torch.cuda.current_stream().synchronize()
-        packed_nccl_broadcast_producer(iter(tensors), group=group, src=0, post_iter_func=lambda pair: pair[1])
