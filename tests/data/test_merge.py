@@ -8,24 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from builders import make_task
+from set_files import make_set, tasks_of
 
 from lzero.data.manifest import read_manifest
-from lzero.data.new_set import NewSet, write_tasks
+from lzero.data.new_set import NewSet
 from lzero.data.stages import run_stage
 from lzero.data.stages.inputs import open_set
 from lzero.data.stages.merge import Merge
-from lzero.data.table import to_batch, to_tasks
+from lzero.data.table import to_batch
 from lzero.errors import ConfigError, DataError
-from lzero.types import Task
-
-
-def make_set(directory: Path, *tasks: Task) -> str:
-    write_tasks(tasks, directory, stage="made", options={})
-    return str(directory)
-
-
-def tasks_of(directory: Path) -> list[Task]:
-    return [task for batch in open_set(directory).batches() for task in to_tasks(batch)]
 
 
 def test_rows_keep_their_order_and_splits_and_the_manifest_their_history(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lzero.data.manifest import Manifest
+    from lzero.data.stages import Stage
 
 Sources = Annotated[
     list[str], typer.Argument(metavar="SET...", help="Sets (directories that lzero data wrote), or files of tasks.")
@@ -39,6 +40,15 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
             raise ConfigError(f"{option} names {name!r} twice: give it once")
         found[name] = value
     return found
+
+
+def write_set(stage: "Stage", sources: Sequence[str], out: Path, *, column: Sequence[str] | None, json: bool) -> None:
+    """Run a stage, and print what it did. Raises ConfigError, DataError, StoreError."""
+    from lzero.data.stages import run_stage
+    from lzero.extras import need
+
+    need("data", what="lzero data")
+    tell(run_stage(stage, sources, out, columns=pairs("--column", column)), out, json=json)
 
 
 def tell(manifest: "Manifest", directory: Path, *, json: bool) -> None:

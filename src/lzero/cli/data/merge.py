@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Option
 
-from lzero.cli.data.arguments import AsJson, Columns, Out, Sources, pairs, tell
+from lzero.cli.data.arguments import AsJson, Columns, Out, Sources, write_set
 
 
 def merge(
@@ -24,11 +24,6 @@ def merge(
 
     Example: lzero data merge train.jsonl raw/nq --out merged
     """
-    from lzero.extras import need
-
-    need("data", what="lzero data")
-    from lzero.data.stages import run_stage
     from lzero.data.stages.merge import Merge
 
-    manifest = run_stage(Merge(rename=rename), sets, out, columns=pairs("--column", column))
-    tell(manifest, out, json=json)
+    write_set(Merge(rename=rename), sets, out, column=column, json=json)

@@ -1,7 +1,9 @@
 """Open what a data stage reads: sets, and any other source of tasks, which is converted to a table first."""
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +44,13 @@ def open_inputs(specs: Sequence[str], new: NewSet, *, columns: Mapping[str, str]
     if columns and all(is_set(Path(spec)) for spec in specs):
         raise ConfigError("columns have an effect on files only, and each input is a set: leave them out")
     return [_open(spec, new, number, columns) for number, spec in enumerate(specs)]
+
+
+@contextmanager
+def opened(specs: Sequence[str], *, columns: Mapping[str, str] | None = None) -> Iterator[list[Opened]]:
+    """Yield inputs that are read but not written as a set: for reports, and benchmarks. Raises ConfigError, DataError, StoreError."""
+    with tempfile.TemporaryDirectory() as directory, NewSet(Path(directory) / "read", stage="read") as new:
+        yield open_inputs(specs, new, columns=columns or {})
 
 
 def open_set(directory: Path) -> Opened:

@@ -71,8 +71,13 @@ class Marks:
     def found(cls, connection: "DuckDBPyConnection", query: str, file: Path) -> "Marks":
         """Write what a query finds to a file, and open it."""
         reader = connection.sql(query).to_arrow_reader(ROWS_AT_ONCE)
-        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, reader.schema) as stream:
-            for batch in reader:
+        return cls.stored(reader.schema, reader, file)
+
+    @classmethod
+    def stored(cls, schema: pa.Schema, batches: Iterable[pa.RecordBatch], file: Path) -> "Marks":
+        """Write batches of marks to a file, and open it."""
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+            for batch in batches:
                 stream.write_batch(batch)
         return cls(file)
 

@@ -1,0 +1,126 @@
+"""`dedupe --near`: drop rows whose question is nearly that of an earlier row that is kept.
+
+Two questions are compared by the Jaccard similarity of their character 5-grams. MinHash signatures (Broder 1997), cut into bands
+(locality-sensitive hashing), find candidates; each is then compared exactly, so no row is dropped by chance. A row is compared with the
+first FIRST rows of each bucket that it falls into, so the work grows with the rows and not with their pairs.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+
+from lzero.data.stages import Decision, Keep, Part, Rows
+from lzero.data.stages.dedupe import others
+from lzero.data.stages.normal import normal_column
+from lzero.data.stages.spilling import ROWS_AT_ONCE, Marks, database, fill
+from lzero.types import Json
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+GRAM: Final = 5
+NUM_PERM: Final = 128
+"""Hash functions of a signature."""
+FIRST: Final = 4
+_TEXTS = pa.schema([("place", pa.int64()), ("id", pa.string()), ("question", pa.string()), ("others", pa.string())])
+_BANDS = pa.schema([("place", pa.int64()), ("band", pa.int32()), ("hashes", pa.binary())])
+_MARKS = pa.schema([("place", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
+_PAIRS = f"""
+SELECT DISTINCT later.place, later.question, earlier.place, earlier.id, earlier.question
+FROM (
+    SELECT place, unnest(list_filter(firsts, lambda each: each < place)) AS first
+    FROM bands JOIN (
+        SELECT bucket, min(place, {FIRST}) AS firsts FROM bands GROUP BY bucket HAVING count(*) > 1
+    ) AS shared USING (bucket)
+) AS found
+JOIN texts AS later ON later.place = found.place
+JOIN texts AS earlier ON earlier.place = found.first AND earlier.others = later.others
+ORDER BY later.place, earlier.place
+"""  # noqa: S608  only a constant of ours is in it
+_NUMBERS = re.compile(r"\d+|\|.*")
+
+
+class Near(Keep):
+    """Keeps the rows that are not near any kept row before them. Questions with other numbers or signs are never near."""
+
+    name = "dedupe"
+
+    def __init__(self, *, threshold: float, by: Sequence[str] = ()) -> None:
+        """`threshold`: the similarity, above 0 and at most 1, from which on two questions are near. `by`: as for `Exact`."""
+        self._threshold = threshold
+        self._by = tuple(by)
+        self._marks: Marks | None = None
+
+    def options(self) -> Mapping[str, Json]:
+        return {"near": True, "threshold": self._threshold, "by": list(self._by)}
+
+    def prepare(self, rows: Rows, scratch: Path) -> None:
+        with database(scratch) as connection:
+            columns = list(dict.fromkeys(["id", "question", "files", *self._by]))
+            texts = (_texts(part, self._by) for part in rows.parts(columns))
+            fill(connection, "texts", _TEXTS, texts, select="SELECT * FROM batches")
+            bands = self._bands(rows)
+            fill(connection, "bands", _BANDS, bands, select="SELECT place, hash(band, hashes) AS bucket FROM batches")
+            self._marks = Marks.stored(_MARKS, self._found(connection), scratch / "near.arrow")
+
+    def decide(self, part: Part) -> Decision:
+        assert self._marks is not None
+        found = self._marks.take(start=part.start, rows=part.batch.num_rows)
+        return Decision(part.batch, found["reason"], found["detail"])
+
+    def _bands(self, rows: Rows) -> Iterator[pa.RecordBatch]:
+        """Yield the bands of each row's signature."""
+        from datasketch import MinHash, MinHashLSH
+
+        lsh = MinHashLSH(threshold=self._threshold, num_perm=NUM_PERM, weights=(0.1, 0.9))
+        for part in rows.parts(["question"]):
+            grams = (
+                [gram.encode() for gram in _grams(text)] for text in normal_column(part.batch["question"]).to_pylist()
+            )
+            columns: tuple[list[int], list[int], list[bytes]] = ([], [], [])
+            for place, signature in enumerate(MinHash.generator(grams, num_perm=NUM_PERM), part.start):
+                hashes = signature.hashvalues.reshape(-1)
+                for band in range(lsh.b):
+                    columns[0].append(place)
+                    columns[1].append(band)
+                    columns[2].append(hashes[band * lsh.r : (band + 1) * lsh.r].tobytes())
+            yield pa.record_batch(list(map(pa.array, columns, _BANDS.types)), schema=_BANDS)
+
+    def _found(self, connection: "DuckDBPyConnection") -> Iterator[pa.RecordBatch]:
+        """Yield the rows that are near an earlier row which is kept, in their order."""
+        dropped: set[int] = set()
+        marks: list[dict[str, object]] = []
+        result = connection.execute(_PAIRS)
+        while pairs := result.fetchmany(ROWS_AT_ONCE):
+            for later, question, earlier, name, other in pairs:
+                if later in dropped or earlier in dropped:
+                    continue
+                if question == other or _similarity(question, other) >= self._threshold:
+                    dropped.add(later)
+                    reason = "same question" if question == other else "nearly the same question"
+                    marks.append({"place": later, "reason": reason, "detail": name})
+            yield pa.RecordBatch.from_pylist(marks, schema=_MARKS)
+            marks.clear()
+
+
+def _texts(part: Part, by: Sequence[str]) -> pa.RecordBatch:
+    batch = part.batch
+    place = pa.array(range(part.start, part.start + batch.num_rows), pa.int64())
+    columns = [place, batch["id"], normal_column(batch["question"]), others(batch, by)]
+    return pa.record_batch(columns, schema=_TEXTS)
+
+
+def _grams(text: str) -> set[str]:
+    text = f" {text} "
+    return {text[start : start + GRAM] for start in range(max(1, len(text) - GRAM + 1))}
+
+
+def _similarity(one: str, other: str) -> float:
+    """Return the Jaccard similarity of two normal forms, 0 if their numbers or signs differ."""
+    if _NUMBERS.findall(one) != _NUMBERS.findall(other):
+        return 0.0
+    first, second = _grams(one), _grams(other)
+    return len(first & second) / len(first | second)

@@ -1,0 +1,36 @@
+"""The normal form of texts, by which data stages compare questions: a column at a time."""
+
+import re
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lzero.text import fold, words
+
+_ASCII = "".join(sign.lower() if sign.isalnum() else " " for sign in map(chr, range(128)))
+_SPACED = _ASCII.encode() + bytes(range(128, 256))
+"""Byte of an ASCII text → lower-case letter, digit or space."""
+_SIGNS = re.compile(r"[+*/^=<>%|\\×÷√∑∫≤≥≠±]|(?<![^\W\d_])[-−]|[-−](?![^\W\d_])|(?<=\d)[.](?=\d)")
+_MAY_HAVE_SIGNS = r"(?s)[0-9].*[+*/^=<>%|\\.-]|[+*/^=<>%|\\.-].*[0-9]"
+
+
+def normal(text: str) -> str:
+    """Return a text's words, and its signs if it has digits: `normal("What is 3 - 1.5?") == "what is 3 1 5 |-."`.
+
+    Case, accents and punctuation make no difference, but 3 - 4 is not 3 + 4.
+    """
+    joined = " ".join(words(text)) or fold(text)
+    signs = "".join(_SIGNS.findall(text)) if any(map(str.isdigit, text)) else ""
+    return f"{joined} |{signs}" if signs else joined
+
+
+def normal_column(texts: pa.StringArray) -> pa.StringArray:
+    """Return the normal form of each text; several times as fast as one by one where they are ASCII without signs."""
+    _, offsets, data = texts.buffers()
+    spaced = data.to_pybytes().translate(_SPACED) if data is not None else b""
+    letters = pa.StringArray.from_buffers(len(texts), offsets, pa.py_buffer(spaced), offset=texts.offset)
+    joined = pc.binary_join(pc.ascii_split_whitespace(pc.ascii_trim_whitespace(letters)), " ")
+    is_odd = pc.or_(pc.equal(joined, ""), pc.match_substring_regex(texts, _MAY_HAVE_SIGNS))
+    is_odd = pc.or_(is_odd, pc.invert(pc.string_is_ascii(texts)))
+    odd = pa.array([normal(text) for text in texts.filter(is_odd).to_pylist()], pa.string())
+    return pc.replace_with_mask(joined, is_odd, odd)
