@@ -16,8 +16,8 @@ from cases import attack
 from lzero.agent.replay import replay
 from lzero.agent.save import given_files
 from lzero.config import Config, load_config
-from lzero.data.formats import columnar
 from lzero.data.files import read_passages, read_tasks
+from lzero.data.formats import columnar
 from lzero.errors import DataError, LzeroError, StoreError
 from lzero.models import load_tokenizer, resolve
 from lzero.repl import LocalPool
