@@ -48,12 +48,22 @@ def test_the_command_prints_scores_intervals_and_flips(tmp_path: Path, capsys: p
     one, other = run_of(tmp_path / "one", "no", "no", "yes"), run_of(tmp_path / "other", "yes", "yes", "no")
     code, printed, _ = said(capsys, str(one.path), str(other.path), "--flips", "2")
     assert code == 0
+    runs = [str(run.path).ljust(len(str(other.path))) for run in (one, other)]
+    gold = "gold".ljust(len(str(other.path)))
     assert printed.splitlines()[2:] == [
         "difference +0.333 (95 % from -1.000 to +1.000) over 3 tasks; sign test p = 1",
         "1 task lost, 2 gained",
-        "  task-2  1 → 0  'yes' → 'no'",
-        "  task-0  0 → 1  'no' → 'yes'",
-        "  … and 1 more (--flips N)",
+        "",
+        "task-2  ?",
+        f"  {gold}        yes",
+        f"  {runs[0]}  1     'yes'",
+        f"  {runs[1]}  0     'no'",
+        "",
+        "task-0  ?",
+        f"  {gold}        yes",
+        f"  {runs[0]}  0     'no'",
+        f"  {runs[1]}  1     'yes'",
+        "… and 1 more (--flips N)",
     ]
     assert printed.startswith("baseline  0.333  ")
 

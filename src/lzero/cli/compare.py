@@ -16,12 +16,16 @@ from lzero.cli.arguments import say, takes
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
-    from lzero.eval.compare import Comparison, Evaluated
+    from lzero.eval.compare import Comparison, Evaluated, SideBySide
 
 FLIPS = 10
 """Tasks that a comparison lists, unless --flips asks for another number."""
+QUESTION_CHARS = 300
+"""The most characters of a question, of its gold answers and of an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ def compare(wanted: Compared) -> None:
     Example: lzero compare runs/base-eval runs/trained-eval
     """
     from lzero.eval.compare import compare as compared
-    from lzero.eval.compare import read_evaluation
+    from lzero.eval.compare import labels, read_evaluation, side_by_side
 
     if len(wanted.runs) < 2:
         raise ConfigError("name at least two runs: lzero compare BASELINE RUN")
@@ -68,10 +72,11 @@ def compare(wanted: Compared) -> None:
 
     console = Console()
     for other, comparison in zip(others, comparisons, strict=True):
-        _print(console, first, other, comparison, num_flips=wanted.flips)
+        _print(console, first, other, comparison)
+    _print_flips(console, side_by_side([first, *others]), labels([first, *others]), num_flips=wanted.flips)
 
 
-def _print(console: "Console", first: "Evaluated", other: "Evaluated", found: "Comparison", *, num_flips: int) -> None:
+def _print(console: "Console", first: "Evaluated", other: "Evaluated", found: "Comparison") -> None:
     from lzero.text import counted
 
     for name, one, score in (("baseline", first, found.before), ("run", other, found.after)):
@@ -85,10 +90,18 @@ def _print(console: "Console", first: "Evaluated", other: "Evaluated", found: "C
     )
     gains = sum(flip.difference > 0 for flip in found.flips)
     say(console, f"{counted(len(found.flips) - gains, 'task')} lost, {gains} gained")
-    for flip in found.flips[:num_flips]:
-        say(
-            console,
-            f"  {flip.task}  {flip.before.score:.3g} → {flip.after.score:.3g}  {flip.before.answer!r} → {flip.after.answer!r}",
-        )
-    if len(found.flips) > num_flips:
-        say(console, f"  … and {len(found.flips) - num_flips} more (--flips N)")
+
+
+def _print_flips(console: "Console", flips: "Sequence[SideBySide]", runs: "Sequence[str]", *, num_flips: int) -> None:
+    """Print the tasks that the runs score differently: question, gold answers, and score and answer of each run."""
+    from lzero.text import one_line
+
+    width = max(map(len, runs))
+    for flip in flips[:num_flips]:
+        say(console, f"\n{flip.task}  {one_line(flip.question)[:QUESTION_CHARS]}")
+        say(console, f"  {'gold':<{width}}        {' | '.join(map(one_line, flip.gold))[:QUESTION_CHARS]}")
+        for run, own in zip(runs, flip.scores, strict=True):
+            score, answer = ("–", "not scored") if own is None else (f"{own.score:.3g}", repr(own.answer))
+            say(console, f"  {run:<{width}}  {score:<4}  {answer[:QUESTION_CHARS]}")
+    if len(flips) > num_flips:
+        say(console, f"… and {len(flips) - num_flips} more (--flips N)")

@@ -124,7 +124,7 @@ async def _evaluate(
         stack.enter_context(opened.recorded(run))
         stack.enter_context(run.logged())
         evaluator = Evaluator(runner=opened.runner, source=source, config=config)
-        measure = "score" if config.reward.function else "EM"
+        measure = "EM" if config.reward.is_exact_match else "score"
         display = stack.enter_context(
             EvaluationDisplay(console, phases_of(config), num_tasks=evaluator.num_tasks, measure=measure)
         )

@@ -4,14 +4,14 @@ Both runs have answered the same tasks, so their scores can be subtracted task b
 narrower than those of the two scores.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from lzero.errors import ConfigError
 from lzero.eval.statistics import interval, mean, sign_test
-from lzero.store import EpisodeLine, Phase, list_episodes
+from lzero.store import EpisodeLine, Phase, list_episodes, list_questions
 from lzero.text import counted
 
 
@@ -26,6 +26,8 @@ class Flip(Struct, frozen=True, kw_only=True):
     """A task that two runs score differently."""
 
     task: str
+    question: str
+    gold: tuple[str, ...]
     before: TaskScore
     after: TaskScore
 
@@ -41,8 +43,20 @@ class Evaluated(Struct, frozen=True, kw_only=True):
     update: int
     scores: dict[str, TaskScore]
     """By task."""
+    questions: dict[str, tuple[str, tuple[str, ...]]]
+    """By task: the question and its gold answers."""
     num_failed: int
     """Episodes that failed, which have no score."""
+
+
+class SideBySide(Struct, frozen=True, kw_only=True):
+    """A task that some runs score differently than others: what each answered."""
+
+    task: str
+    question: str
+    gold: tuple[str, ...]
+    scores: tuple[TaskScore | None, ...]
+    """In the order of the runs; None for a run that has not scored the task."""
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -74,10 +88,13 @@ def read_evaluation(path: Path, *, phase: Phase, update: int | None = None) -> E
         there = f"; there are those of updates {', '.join(map(str, updates))}" if updates else ""
         raise ConfigError(f"{path} has {wanted}{there}")
     update = updates[-1] if update is None else update
-    return evaluated(str(path), update, (line for line in lines if line.update == update))
+    questions = list_questions(path, phase=phase, update=update)
+    return evaluated(str(path), update, (line for line in lines if line.update == update), questions)
 
 
-def evaluated(run: str, update: int, lines: Iterable[EpisodeLine]) -> Evaluated:
+def evaluated(
+    run: str, update: int, lines: Iterable[EpisodeLine], questions: dict[str, tuple[str, tuple[str, ...]]]
+) -> Evaluated:
     """Return the scores of one evaluation's episodes, by task."""
     by_task: dict[str, list[EpisodeLine]] = {}
     num_failed = 0
@@ -90,7 +107,25 @@ def evaluated(run: str, update: int, lines: Iterable[EpisodeLine]) -> Evaluated:
         task: TaskScore(score=mean([line.score or 0.0 for line in own]), answer=own[0].answer)
         for task, own in by_task.items()
     }
-    return Evaluated(run=run, update=update, scores=scores, num_failed=num_failed)
+    return Evaluated(run=run, update=update, scores=scores, questions=questions, num_failed=num_failed)
+
+
+def labels(runs: Sequence[Evaluated]) -> list[str]:
+    """Return a name for each run: its directory, with the policy version if another one has the same directory."""
+    names = [run.run for run in runs]
+    return [f"{run.run}@{run.update}" if names.count(run.run) > 1 else run.run for run in runs]
+
+
+def side_by_side(runs: Sequence[Evaluated]) -> list[SideBySide]:
+    """Return the tasks that the runs score differently, those first that the first run scores best, then by id."""
+    questions = {task: question for run in reversed(runs) for task, question in run.questions.items()}
+    found = []
+    for task in sorted({task for run in runs for task in run.scores}):
+        scores = tuple(run.scores.get(task) for run in runs)
+        if len({each.score for each in scores if each is not None}) > 1:
+            question, gold = questions.get(task, ("", ()))
+            found.append(SideBySide(task=task, question=question, gold=gold, scores=scores))
+    return sorted(found, key=lambda each: -each.scores[0].score if each.scores[0] else 1.0)
 
 
 def compare(baseline: Evaluated, other: Evaluated) -> Comparison:
@@ -101,7 +136,7 @@ def compare(baseline: Evaluated, other: Evaluated) -> Comparison:
             f"{baseline.run} and {other.run} have scored no task in common ({counted(len(baseline.scores), 'task')} and "
             f"{counted(len(other.scores), 'task')}): compare evaluations of the same tasks"
         )
-    pairs = [Flip(task=task, before=baseline.scores[task], after=other.scores[task]) for task in shared]
+    pairs = [_flip(task, baseline, other) for task in shared]
     differences = [pair.difference for pair in pairs]
     low, high = interval(differences)
     return Comparison(
@@ -119,3 +154,8 @@ def compare(baseline: Evaluated, other: Evaluated) -> Comparison:
             sorted((pair for pair in pairs if pair.difference), key=lambda pair: (pair.difference > 0, pair.task))
         ),
     )
+
+
+def _flip(task: str, baseline: Evaluated, other: Evaluated) -> Flip:
+    question, gold = baseline.questions.get(task, ("", ()))
+    return Flip(task=task, question=question, gold=gold, before=baseline.scores[task], after=other.scores[task])

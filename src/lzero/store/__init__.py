@@ -1,6 +1,6 @@
 """Store runs on disk: a training run's directory, with its episodes as Parquet tables, and an agent's episode as JSON lines."""
 
-from lzero.store.listing import EpisodeLine, find_record, list_episodes
+from lzero.store.listing import EpisodeLine, find_record, list_episodes, list_questions
 from lzero.store.record import DROP_STRAGGLER, Phase, Record
 from lzero.store.run_directory import (
     RunDirectory,
@@ -23,6 +23,7 @@ __all__ = [
     "check_new",
     "find_record",
     "list_episodes",
+    "list_questions",
     "new_directory",
     "read_episodes",
     "read_records",

@@ -69,6 +69,22 @@ def list_episodes(run: Path) -> Iterator[EpisodeLine]:
             yield line
 
 
+def list_questions(run: Path, *, phase: Phase, update: int) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return task id → question and gold answers, for the tasks of one evaluation or update. Raises StoreError."""
+    wanted = [file for file, *own in _files(run) if own == [phase, update]]
+    found = {}
+    for file, tables in zip(
+        wanted, read_tables_of(run, wanted, {"tasks": columns("tasks", "task_id", "question", "answers")}), strict=True
+    ):
+        with validated(run, file):
+            for row in tables["tasks"].to_pylist():
+                found[msgspec.convert(row["task_id"], str)] = (
+                    msgspec.convert(row["question"], str),
+                    msgspec.convert(row["answers"], tuple[str, ...]),
+                )
+    return found
+
+
 def find_record(run: Path, episode_id: str) -> Record | None:
     """Return the record of an episode, without the other episodes of its task; None if the run has no such episode. Raises StoreError."""
     if not _is_text(episode_id):
