@@ -21,6 +21,8 @@ FLOOR = 0.05
 """Weight of a task that is always, or never, solved. A task that is solved half the time weighs 1 + FLOOR."""
 FADE = 0.5
 """Factor on the weight of a task's earlier episodes when new ones arrive, because the policy has changed."""
+TRIES = 64
+"""The most tasks that are looked at for each one to draw, before all are."""
 PRIOR = 0.5
 """Passes and misses that every task starts with (Jeffreys' prior)."""
 
@@ -55,17 +57,33 @@ class PassRates:
         return 4 * rate * (1 - rate) + FLOOR
 
     def draw(self, num_tasks: int, *, seed: int, without: Collection[int] = ()) -> list[int]:
-        """Return `num_tasks` different tasks, drawn by weight (Efraimidis & Spirakis 2006). Avoids tasks in `without` as long as others
-        remain.
+        """Return `num_tasks` different tasks, drawn by weight one after another. Avoids tasks in `without` as long as others remain.
 
         If all tasks are used up, they may be drawn again.
         """
         generator = random.Random(seed)
-        drawn: list[int] = []
+        drawn = self._drawn_by_rejection(num_tasks, generator, without)
         while len(drawn) < num_tasks:
+            # The largest keys are distributed as such draws (Efraimidis & Spirakis 2006).
             keys = {index: generator.random() ** (1 / self.weight(index)) for index in range(self._num_tasks)}
             fresh = keys.keys() - set(without) - set(drawn) or keys.keys()
             drawn += heapq.nlargest(num_tasks - len(drawn), fresh, key=keys.__getitem__)
+        return drawn
+
+    def _drawn_by_rejection(self, num_tasks: int, generator: random.Random, without: Collection[int]) -> list[int]:
+        """Return up to `num_tasks` draws: look at tasks at random, and take each with a probability in proportion to its weight.
+
+        Draws a few of many tasks without a look at all of them.
+        """
+        drawn: list[int] = []
+        used = set(without)
+        for _ in range(min(TRIES * num_tasks, self._num_tasks)):
+            if len(drawn) == num_tasks:
+                break
+            index = generator.randrange(self._num_tasks)
+            if index not in used and generator.random() * (1 + FLOOR) < self.weight(index):
+                drawn.append(index)
+                used.add(index)
         return drawn
 
     def saw(self, index: int, scores: Sequence[float]) -> None:
