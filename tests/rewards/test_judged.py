@@ -21,6 +21,7 @@ from lzero.eval.evaluate import Evaluation, Evaluator
 from lzero.rewards.context import RewardContext
 from lzero.rewards.judge import Judge
 from lzero.rollout.compose import build, eval_tasks, open_scorer
+from lzero.rollout.scoring import Scorer
 from lzero.store.verdicts import VERDICTS_FILE, Verdict, Verdicts
 from lzero.turns import CLOCK, CallClock
 from lzero.types import Completion, Message, Sampling, Task
@@ -153,6 +154,18 @@ async def test_a_question_is_asked_once_however_many_ask_it_at_once_and_odd_repl
     assert scores == [None] * 5
     assert asked == ["half \ufffd?"]
     assert judge.take_metrics() == {"judge/asked": 1.0, "judge/known": 4.0, "judge/malformed": 5.0}
+
+
+async def test_evaluations_beside_training_count_their_own_questions_and_share_the_verdicts() -> None:
+    judge = Judge(ScriptedChat(lambda messages, seed: "yes"), sampling=Sampling(), deadline_s=5.0, at_once=2)
+    training = Scorer(lambda task, episode, context: 1.0, judge=judge)
+    evaluating = training.beside()
+    assert evaluating.judge is not None
+    await judge.ask("a?", read=str)
+    await evaluating.judge.ask("a?", read=str)
+    await evaluating.judge.ask("b?", read=str)
+    assert training.take_metrics() == {"judge/asked": 1.0, "judge/known": 0.0, "judge/malformed": 0.0}
+    assert evaluating.take_metrics() == {"judge/asked": 1.0, "judge/known": 1.0, "judge/malformed": 0.0}
 
 
 class SlowChat(ScriptedChat):

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from copy import copy
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -35,6 +36,12 @@ class Judge:
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Held while a question is under way, by its key; gone when nobody asks it."""
         self._asked = self._known = self._malformed = 0
+
+    def beside(self) -> "Judge":
+        """Return a judge that shares the engine, its turns and all verdicts, and counts its own questions."""
+        other = copy(self)
+        other._asked = other._known = other._malformed = 0
+        return other
 
     async def ask(self, question: str | Sequence[Message], *, read: Callable[[str], T]) -> T | None:
         """Return `read(reply)`; None, which counts as malformed, if `read` raises anything or the question exceeds the judge's context.

@@ -53,8 +53,8 @@ class Runner:
         self._breaker = CircuitBreaker(max_rate=config.max_failure_rate)
 
     def beside(self) -> "Runner":
-        """Return a runner that shares the limit of concurrent episodes, and counts its own failures."""
-        return Runner(self._run_episode, self.scorer, self._config, slots=self._slots)
+        """Return a runner that shares the limit of concurrent episodes, and counts its own failures and questions to a judge."""
+        return Runner(self._run_episode, self.scorer.beside(), self._config, slots=self._slots)
 
     async def record(
         self,

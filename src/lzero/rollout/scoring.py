@@ -12,6 +12,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -67,6 +68,12 @@ class Scorer:
         self._has_failed = False
         self._bugs = Bugs()
 
+    def beside(self) -> "Scorer":
+        """Return a scorer that shares all limits and the judge's verdicts, and counts its own questions to the judge."""
+        other = copy(self)
+        other.judge = self.judge.beside() if self.judge is not None else None
+        return other
+
     async def score(self, task: Task, episode: Episode) -> Reward:
         """Return the reward of an episode that did not fail. Raises RewardError, which names the function and its mistake.
 
@@ -86,7 +93,7 @@ class Scorer:
         raise failure from cause
 
     async def _outcome(self, task: Task, episode: Episode) -> Reward | RewardError | Raised:
-        self._hung = [ended for ended in self._hung if not ended.is_set()]
+        self._hung[:] = [ended for ended in self._hung if not ended.is_set()]
         if len(self._hung) >= MAX_HUNG:
             return RewardError(f"hangs in {MAX_HUNG} calls, so it is not called again")
         arguments = (task, episode, self._context(episode)) if self._takes_context else (task, episode)
