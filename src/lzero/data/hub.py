@@ -83,22 +83,30 @@ def resolve(
     parsed = [found for urls in files.values() for url in urls if (found := _URL.fullmatch(url))]
     if not parsed or len(parsed) > MAX_FILES:
         raise DataError(f"{HUB}{home}: {len(parsed):,} files with rows; there must be 1 to {MAX_FILES:,}")
-    if parsed[0]["home"] != home:
-        raise DataError(f"{HUB}{home} has moved to {parsed[0]['home']}: name that, if you trust it")
     return Resolved(home=home, revision=parsed[0]["revision"], files=files)
 
 
 def fetch(resolved: Resolved, urls: Sequence[str]) -> list[tuple[Path, str]]:
-    """Return each file, fetched, and its path in the data set. Raises DataError; also for files of more than MAX_BYTES."""
-    import datasets
-    from datasets.utils.file_utils import xgetsize
-
+    """Return each file of rows, fetched, and its path in the data set. Raises DataError; also for files of more than MAX_BYTES."""
     paths = [found["path"] for url in urls if (found := _URL.fullmatch(url))]
     other = next((path for path in paths if not path.endswith(ROW_FILES)), None)
     if other is not None:
         raise DataError(
             f"{resolved.shown} holds {other}, and rows are read from files that end in {', '.join(ROW_FILES)}"
         )
+    return list(zip(_fetched(resolved, urls), paths, strict=True))
+
+
+def fetch_beside(resolved: Resolved, directory: Path, names: Sequence[str]) -> list[Path]:
+    """Return files of a directory of the data set, which are not rows, fetched. Raises as `fetch` does."""
+    within = f"hf://datasets/{resolved.home}@{resolved.revision}/{directory.as_posix()}"
+    return _fetched(resolved, [f"{within}/{name}" for name in names])
+
+
+def _fetched(resolved: Resolved, urls: Sequence[str]) -> list[Path]:
+    import datasets
+    from datasets.utils.file_utils import xgetsize
+
     try:
         total = sum(xgetsize(url) for url in urls)
         if total > MAX_BYTES:
@@ -110,7 +118,7 @@ def fetch(resolved: Resolved, urls: Sequence[str]) -> list[tuple[Path, str]]:
         raise
     except Exception as error:  # whatever the library and its transport raise
         raise DataError(f"{resolved.shown}: {_why(resolved.home, error)}") from error
-    return [(Path(file), path) for file, path in zip(files, paths, strict=True)]
+    return list(map(Path, files))
 
 
 def _why(home: str, error: Exception) -> str:
@@ -123,7 +131,7 @@ def _why(home: str, error: Exception) -> str:
         )
     if kind == "DatasetNotFoundError":
         return f"no such data set ({said}). It may have moved: look for it at {page}"
-    if kind == "DataFilesNotFoundError":
+    if isinstance(error, FileNotFoundError) and kind != "LocalEntryNotFoundError":
         return f"its files are not where they were ({said}). See {page}/tree/main"
     if "script" in said:
         return f"it is a program, and none is run. Its rows may be at {HUB}{home}@refs/convert/parquet"

@@ -23,6 +23,14 @@ LARGEST_NUMBER = sys.float_info.max
 """Largest number in a field that holds numbers, such as `difficulty`. An answer may be any whole number."""
 
 
+class RowError(DataError):
+    """A row whose field holds no value that a task can have."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class Row:
     """One row, with its place for error messages."""
 
@@ -32,8 +40,8 @@ class Row:
         self.fields = fields
         self.size = size
 
-    def error(self, field: str, problem: str) -> DataError:
-        return DataError(f"{self.where}: field `{field}` {problem}")
+    def error(self, field: str, problem: str) -> "RowError":
+        return RowError(f"{self.where}: field `{field}` {problem}", field)
 
     def first(self, *names: str) -> str:
         """Return the first of `names` that the row has a value for, else the last of them."""

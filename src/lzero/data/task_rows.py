@@ -42,17 +42,19 @@ class Reading:
 class TaskReader:
     """Turns the rows of one or more files into tasks, and counts what it converts and leaves out."""
 
-    def __init__(self, reading: Reading, directory: Path) -> None:
-        """`directory`: the files of tasks are relative to it. Raises ConfigError for `tasks.columns` with an unknown field."""
+    def __init__(self, reading: Reading, directory: Path, *, rows: dict[str, str] | None = None) -> None:
+        """`directory`: the files of tasks are relative to it. `rows`: ids that other readers have met, each with its row, to share.
+
+        Raises ConfigError for `tasks.columns` with an unknown field.
+        """
         self.unread: Counter[str] = Counter()
         """Field → rows in which it is neither a field of a task nor short enough for its metadata."""
         self.shapes: Counter[str] = Counter()
         """Name of a shape → rows that had it."""
         self.columns = Columns(reading.columns)
-        self._reading = reading
+        self.reading = reading
         self._attachments = Attachments(directory, reading.limits)
-        self._rows: dict[str, str] = {}
-        """Id of a task → its row."""
+        self._rows = {} if rows is None else rows
 
     def task(self, raw: Row, name: str, number: int) -> Task:
         """Return the task of a row; `name` and `number` make its id if it has none. Raises DataError."""
@@ -96,15 +98,15 @@ class TaskReader:
             question=question,
             answers=_answers(row),
             ability=_ability(row),
-            source=row.text(row.first("source", "dataset"), self._reading.source or name),
-            split=row.text("split", self._reading.split),
+            source=row.text(row.first("source", "dataset"), self.reading.source or name),
+            split=row.text("split", self.reading.split),
             difficulty=row.number("difficulty"),
             hops=None if hops is None else int(hops),
             passages=_passages(row),
             files=self._attachments.paths(row),
             metadata=_metadata(row),
-            licence=row.text(row.first("licence", "license"), self._reading.licence),
-            revision=row.text("revision", self._reading.revision),
+            licence=row.text(row.first("licence", "license"), self.reading.licence),
+            revision=row.text("revision", self.reading.revision),
         )
 
 

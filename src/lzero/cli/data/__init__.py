@@ -3,9 +3,11 @@
 import typer
 
 from lzero.cli.data.dedupe import dedupe
+from lzero.cli.data.download import download
 from lzero.cli.data.filter import filter_rows
 from lzero.cli.data.leaks import leaks
 from lzero.cli.data.merge import merge
+from lzero.cli.data.show import show
 from lzero.cli.data.stats import stats
 from lzero.cli.data.stratify import stratify
 
@@ -13,8 +15,10 @@ data = typer.Typer(
     name="data", help="Prepare sets of tasks: each command reads sets, and writes a new one.", no_args_is_help=True
 )
 data.command(name="dedupe")(dedupe)
+data.command(name="download")(download)
 data.command(name="filter")(filter_rows)
 data.command(name="leaks")(leaks)
 data.command(name="merge")(merge)
+data.command(name="show")(show)
 data.command(name="stats")(stats)
 data.command(name="stratify")(stratify)
