@@ -16,7 +16,7 @@ from lzero.protocols import ChatEngine
 from lzero.store.verdicts import Verdict, Verdicts
 from lzero.text import unbroken
 from lzero.turns import Turns, call_clock
-from lzero.types import Message, Sampling
+from lzero.types import Message, Sampling, Usage
 
 T = TypeVar("T")
 
@@ -36,6 +36,8 @@ class Judge:
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Held while a question is under way, by its key; gone when nobody asks it."""
         self._asked = self._known = self._malformed = 0
+        self.spent = Usage(prompt_tokens=0, completion_tokens=0)
+        """Tokens and cost of the replies, as far as the endpoint told them."""
 
     def beside(self) -> "Judge":
         """Return a judge that shares the engine, its turns and all verdicts, and counts its own questions."""
@@ -75,6 +77,7 @@ class Judge:
                 completion = await self._engine.reply(
                     messages, self._sampling, request_id=f"judge-{key[:12]}", deadline_s=self._deadline_s
                 )
+            self.spent = _sum(self.spent, completion.usage)
             reply = unbroken(completion.text)
             self.verdicts.add(Verdict(key=key, model=self._engine.model, asked=asked, reply=reply))
             self._asked += 1
@@ -99,6 +102,18 @@ class Judge:
 
     async def close(self) -> None:
         await self._engine.close()
+
+
+def _sum(spent: Usage, usage: Usage | None) -> Usage:
+    if usage is None:
+        return spent
+    costs = [each.cost_usd for each in (spent, usage) if each.cost_usd is not None]
+    return Usage(
+        prompt_tokens=spent.prompt_tokens + usage.prompt_tokens,
+        completion_tokens=spent.completion_tokens + usage.completion_tokens,
+        cached_tokens=spent.cached_tokens + usage.cached_tokens,
+        cost_usd=sum(costs) if costs else None,
+    )
 
 
 def _key(model: str, asked: str, sampling: Sampling) -> str:

@@ -2,6 +2,7 @@
 
 import typer
 
+from lzero.cli.data.assess import assess
 from lzero.cli.data.dedupe import dedupe
 from lzero.cli.data.download import download
 from lzero.cli.data.filter import filter_rows
@@ -14,6 +15,7 @@ from lzero.cli.data.stratify import stratify
 data = typer.Typer(
     name="data", help="Prepare sets of tasks: each command reads sets, and writes a new one.", no_args_is_help=True
 )
+data.command(name="assess")(assess)
 data.command(name="dedupe")(dedupe)
 data.command(name="download")(download)
 data.command(name="filter")(filter_rows)

@@ -7,7 +7,7 @@ Every row that goes in comes out in tasks.parquet or in dropped.parquet.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -54,15 +54,18 @@ class Decision:
 
 
 class Stage(Protocol):
-    """One pass over sets. `name` is the command's."""
+    """One pass over sets."""
 
     name: str
+    """The command's."""
+    kept: Sequence[str]
+    """Files in the new set's directory that a killed attempt leaves to the next one."""
 
     def options(self) -> Mapping[str, Json]:
         """Return the options that decide, for the manifest."""
 
     def prepare(self, rows: Rows, scratch: Path) -> None:
-        """Read what the decisions need; `scratch` is a directory for it. Raises DataError, ConfigError."""
+        """Read what the decisions need. `scratch` is a directory for it, inside the new set's. Raises DataError, ConfigError."""
 
     def decide(self, part: Part) -> Decision:
         """Decide about a batch. The batches come in order, each once. Raises DataError."""
@@ -71,11 +74,11 @@ class Stage(Protocol):
         """Return further counts for the manifest, once all is decided."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Keep:
     """The stage that keeps every row as it is; others override what they do differently."""
 
-    name: str = field(default="keep", init=False)
+    name = "keep"
+    kept: Sequence[str] = ()
 
     def options(self) -> Mapping[str, Json]:
         return {}
@@ -97,7 +100,7 @@ def run_stage(
 
     `columns`: field → column, for files that are no sets. Raises ConfigError, DataError, StoreError; then there is no such directory.
     """
-    with NewSet(directory, stage=stage.name) as new:
+    with NewSet(directory, stage=stage.name, kept=stage.kept) as new:
         rows = Rows(open_inputs(specs, new, columns=columns or {}))
         stage.prepare(rows, new.scratch)
         for part in rows.parts():
