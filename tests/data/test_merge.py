@@ -21,7 +21,9 @@ from lzero.errors import ConfigError, DataError
 
 def test_rows_keep_their_order_and_splits_and_the_manifest_their_history(tmp_path: Path) -> None:
     one = make_set(tmp_path / "one", make_task("a", split="train"), make_task("b", split="dev"))
-    (tmp_path / "more.jsonl").write_text('{"id": "c", "utterance": "How?", "answer": "so", "split": "test"}\n')
+    (tmp_path / "more.jsonl").write_text(
+        '{"id": "c", "utterance": "How?", "answer": "so", "split": "test", "extra": {}}\n'
+    )
     more = str(tmp_path / "more.jsonl")
     manifest = run_stage(Merge(), [one, more], tmp_path / "out", columns={"question": "utterance"})
     assert [(task.id, task.split) for task in tasks_of(tmp_path / "out")] == [
@@ -31,6 +33,7 @@ def test_rows_keep_their_order_and_splits_and_the_manifest_their_history(tmp_pat
     ]
     assert read_manifest(tmp_path / "out") == manifest
     assert [(each.name, each.rows) for each in manifest.inputs] == [(one, 2), (more, 1)]
+    assert manifest.inputs[1].counts == {"rows whose field extra is not read": 1}
     assert manifest.inputs[0].made == read_manifest(Path(one))
     assert pq.read_metadata(tmp_path / "out" / "dropped.parquet").num_rows == 0
 

@@ -58,15 +58,7 @@ def read_tasks(path: Path, reading: Reading | None = None) -> TaskFile:
 
 def read_located(located: Located, reading: Reading) -> TaskFile:
     """Read the tasks of a source. Raises as `read_tasks` does."""
-    reading = replace(
-        reading,
-        split=located.split or reading.split,
-        source=reading.source or located.source,
-        licence=located.licence,
-        revision=located.revision,
-    )
-    where = f"{reading.key}: {located.shown}" if reading.key else located.shown
-    reader = TaskReader(reading, located.directory)
+    reader, where = reader_of(located, reading)
     tasks = list(iter_tasks(located, reader, key=reading.key))
     if not tasks:
         raise DataError(f"{where}: no tasks in it")
@@ -76,6 +68,19 @@ def read_located(located: Located, reading: Reading) -> TaskFile:
         several = len({usual(task.split) for task in tasks}) > 1
         tasks = [task for task in tasks if usual(task.split) == split or not several]
     return TaskFile(tasks=tuple(tasks), unread=dict(reader.unread), shapes=dict(reader.shapes))
+
+
+def reader_of(located: Located, reading: Reading) -> tuple[TaskReader, str]:
+    """Return what reads the rows of a source, and the source's name for errors."""
+    reading = replace(
+        reading,
+        split=located.split or reading.split,
+        source=reading.source or located.source,
+        licence=located.licence,
+        revision=located.revision,
+    )
+    where = f"{reading.key}: {located.shown}" if reading.key else located.shown
+    return TaskReader(reading, located.directory), where
 
 
 def iter_tasks(located: Located, reader: TaskReader, *, key: str = "") -> Iterator[Task]:

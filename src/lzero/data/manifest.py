@@ -35,7 +35,9 @@ class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """As the user named it."""
     rows: int
     digest: str
-    """Hash of its tables' bytes."""
+    """Hash of its files' bytes."""
+    counts: dict[str, int] = {}
+    """What the conversion of a file counted: rows of other shapes, fields that were not read."""
     made: "Manifest | None" = None
     """How it was made, if it is a set."""
 

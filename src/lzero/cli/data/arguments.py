@@ -64,6 +64,8 @@ def tell(manifest: "Manifest", directory: Path, *, json: bool) -> None:
 
     console = Console()
     say(console, f"{manifest.stage}: {manifest.rows_in:,} rows in, {manifest.rows_out:,} in {directory}")
+    for each in manifest.inputs:
+        _list(console, f"{each.name}:", each.counts)
     _list(console, "dropped", manifest.dropped)
     _list(console, "counted", manifest.counts)
 

@@ -4,17 +4,17 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
-from lzero.data.files import Reading, read_located
+from lzero.data.files import Reading, iter_tasks, reader_of
 from lzero.data.manifest import TASKS_FILE, Input, Manifest, file_digest, is_set, read_manifest
 from lzero.data.new_set import NewSet
 from lzero.data.sources import locate_spec
 from lzero.data.table import TASKS, TableWriter, check_table, num_rows, read_batches
-from lzero.errors import ConfigError
+from lzero.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class Opened:
     rows: int
     digest: str
     made: Manifest | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What its conversion counted."""
 
     def batches(self, columns: Sequence[str] = tuple(TASKS.names)) -> Iterator[pa.RecordBatch]:
         """Yield the rows as batches of these columns. Raises DataError."""
@@ -36,7 +38,7 @@ class Opened:
 
     def described(self) -> Input:
         """Return the input as a manifest holds it."""
-        return Input(name=self.name, rows=self.rows, digest=self.digest, made=self.made)
+        return Input(name=self.name, rows=self.rows, digest=self.digest, counts=dict(self.counts), made=self.made)
 
 
 def open_inputs(specs: Sequence[str], new: NewSet, *, columns: Mapping[str, str]) -> list[Opened]:
@@ -70,8 +72,14 @@ def _open(spec: str, new: NewSet, number: int, columns: Mapping[str, str]) -> Op
     table = new.scratch / f"input-{number}.parquet"
     writer = TableWriter(table, TASKS)
     located = locate_spec(spec, key="input")
-    for batch in new.batches(read_located(located, Reading(columns=columns)).tasks):
+    reader, where = reader_of(located, Reading(columns=columns))
+    for batch in new.batches(iter_tasks(located, reader)):
         writer.write(batch)
     writer.close()
+    if not writer.rows:
+        raise DataError(f"{where}: no tasks in it")
+    reader.columns.check_used(where)
+    counts = {f"rows of {name}'s shape": number for name, number in sorted(reader.shapes.items())}
+    counts |= {f"rows whose field {name:.60} is not read": number for name, number in sorted(reader.unread.items())}
     digest = hashlib.blake2b("".join(file_digest(file) for file, _ in located.files).encode(), digest_size=16)
-    return Opened(name=spec, table=table, root=new.partial, rows=writer.rows, digest=digest.hexdigest())
+    return Opened(name=spec, table=table, root=new.partial, rows=writer.rows, digest=digest.hexdigest(), counts=counts)
