@@ -1,5 +1,6 @@
 """Data stages: which rows they keep, and what they say of the others."""
 
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from set_files import dropped_of, ids_of, make_set
 
+from lzero.data.normal import normal, normal_column
 from lzero.data.stages import Stage, run_stage
 from lzero.data.stages.dedupe import Exact
 from lzero.data.stages.filter import Among, AtLeast, AtMost, Bound, Filter
 from lzero.data.stages.leaks import OVERLAP, SAME, Leaks
 from lzero.data.stages.near import Near
-from lzero.data.stages.normal import normal, normal_column
+from lzero.data.stages.spilling import Marks
 from lzero.data.stages.stratify import Stratify, quotas
 from lzero.errors import DataError
 from lzero.types import Passage, Task
@@ -36,6 +38,21 @@ def questions(*texts: str) -> list[Task]:
 def test_a_column_has_the_normal_forms_of_its_texts(texts: list[str]) -> None:
     column = pa.array(["", *texts, "x"], pa.string()).slice(1, len(texts))
     assert normal_column(column).to_pylist() == [normal(text) for text in texts]
+
+
+@given(st.sets(st.integers(0, 60)), st.integers(1, 9), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_marks_are_found_at_their_rows_however_they_are_cut(places: set[int], written: int, taken: int) -> None:
+    schema = pa.schema([("place", pa.int64()), ("name", pa.string())])
+    rows = [{"place": place, "name": f"{place}"} for place in sorted(places)]
+    batches = [pa.RecordBatch.from_pylist(rows[at : at + written], schema) for at in range(0, len(rows), written)]
+    with tempfile.TemporaryDirectory() as directory:
+        marks = Marks.stored(schema, batches, Path(directory) / "marks.arrow")
+        found = [
+            name for start in range(0, 63, taken) for name in marks.take(start=start, rows=taken)["name"].to_pylist()
+        ]
+    assert found[:63] == [f"{place}" if place in places else None for place in range(63)]
+    assert marks.taken == len(places)
 
 
 def test_normal_forms_ignore_letters_and_keep_numbers() -> None:

@@ -19,12 +19,13 @@ from lzero.config import HUB, ROW_FILES, ReplConfig, TasksConfig, names_factory,
 from lzero.data.attachments import FileLimits
 from lzero.data.files import Reading, read_located
 from lzero.data.locating import Located, locate
+from lzero.data.normal import normal
 from lzero.data.world import WorldSource
 from lzero.errors import ConfigError, DataError, LzeroError
 from lzero.plugins import described, load_object, make_plugin
 from lzero.protocols import TaskSource
 from lzero.seeds import derive_seed
-from lzero.text import counted, fold, words
+from lzero.text import counted
 from lzero.types import Task
 
 TRAIN = "train"
@@ -177,10 +178,6 @@ def leaks(train: TaskSource, held_out: TaskSource) -> list[tuple[Task, Task]]:
     """
     if sys.maxsize in (len(train), len(held_out)):
         return []
-    seen = {_question(train.task(index)): train.task(index) for index in range(len(train))}
+    seen = {normal(train.task(index).question): train.task(index) for index in range(len(train))}
     tasks = (held_out.task(index) for index in range(len(held_out)))
-    return [(seen[question], task) for task in tasks if (question := _question(task)) in seen]
-
-
-def _question(task: Task) -> str:
-    return " ".join(words(task.question)) or fold(task.question)
+    return [(seen[question], task) for task in tasks if (question := normal(task.question)) in seen]

@@ -7,9 +7,9 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lzero.data.normal import normal_column
 from lzero.data.stages import Decision, Keep, Part, Rows
 from lzero.data.stages.measures import first_answers
-from lzero.data.stages.normal import normal_column
 from lzero.data.stages.spilling import Marks, database, fill
 from lzero.types import Json
 

@@ -13,9 +13,9 @@ from typing import Literal
 import msgspec
 import pyarrow as pa
 
+from lzero.data.normal import normal_column
 from lzero.data.stages import Decision, Keep, Part, Rows
 from lzero.data.stages.inputs import Opened, opened
-from lzero.data.stages.normal import normal_column
 from lzero.errors import DataError
 from lzero.text import counted
 from lzero.types import Json

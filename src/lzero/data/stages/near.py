@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
+from lzero.data.normal import normal_column
 from lzero.data.stages import Decision, Keep, Part, Rows
 from lzero.data.stages.dedupe import others
-from lzero.data.stages.normal import normal_column
 from lzero.data.stages.spilling import ROWS_AT_ONCE, Marks, database, fill
 from lzero.types import Json
 

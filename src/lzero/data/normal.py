@@ -1,4 +1,4 @@
-"""The normal form of texts, by which data stages compare questions: a column at a time."""
+"""The normal form of texts, in which questions are compared: of one, or of a whole column."""
 
 import re
 
