@@ -14,6 +14,7 @@ from lzero.data.attachments import Attachments, FileLimits
 from lzero.data.fields import ANSWERS, FIELDS, Columns, check_fields
 from lzero.data.rows import Row
 from lzero.data.shapes import BadShape, Shape, shape_of
+from lzero.data.shapes.parts import SUPPORTING_TITLES, titles
 from lzero.data.values import shown, written
 from lzero.types import ABILITIES, Passage, Task
 
@@ -160,9 +161,14 @@ def _ability(row: Row) -> str:
 
 
 def _metadata(row: Row) -> dict[str, str]:
-    kept = {name: value for name, value in _further(row).items() if isinstance(value, str | int | float)}
+    """Return the short texts and numbers in other fields, and the titles of gold passages, however long their list is."""
+    further = _further(row)
+    gold = further.get(SUPPORTING_TITLES)
+    if isinstance(gold, list):
+        further |= titles(gold)
+    kept = {name: value for name, value in further.items() if isinstance(value, str | int | float)}
     short = {name: value if isinstance(value, str) else written(value) for name, value in kept.items()}
-    return {name: value for name, value in short.items() if len(value) <= METADATA_CHARS}
+    return {name: value for name, value in short.items() if len(value) <= METADATA_CHARS or name == SUPPORTING_TITLES}
 
 
 def _further(row: Row) -> dict[str, object]:

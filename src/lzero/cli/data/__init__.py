@@ -8,6 +8,7 @@ from lzero.cli.data.download import download
 from lzero.cli.data.filter import filter_rows
 from lzero.cli.data.leaks import leaks
 from lzero.cli.data.merge import merge
+from lzero.cli.data.retrieval import retrieval
 from lzero.cli.data.show import show
 from lzero.cli.data.stats import stats
 from lzero.cli.data.stratify import stratify
@@ -21,6 +22,7 @@ data.command(name="download")(download)
 data.command(name="filter")(filter_rows)
 data.command(name="leaks")(leaks)
 data.command(name="merge")(merge)
+data.command(name="retrieval")(retrieval)
 data.command(name="show")(show)
 data.command(name="stats")(stats)
 data.command(name="stratify")(stratify)

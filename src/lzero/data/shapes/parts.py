@@ -8,6 +8,8 @@ import msgspec
 from lzero.data.formats import Fields
 from lzero.data.values import shown
 
+SUPPORTING_TITLES = "supporting_titles"
+"""Key of a task's metadata with the titles of its gold passages, a JSON list."""
 MAX_TITLES = 64
 """Maximum titles of gold passages that a task's metadata lists."""
 
@@ -75,9 +77,9 @@ def columns_of(field: str, value: object, first: str, *second: str) -> list[tupl
 
 
 def titles(found: Collection[object]) -> Fields:
-    """Return the titles of gold passages, each once, as the metadata `supporting_titles`: a JSON list."""
+    """Return the titles of gold passages, each once, as the metadata SUPPORTING_TITLES."""
     texts = [title for title in dict.fromkeys(map(str, found)) if title][:MAX_TITLES]
-    return {"supporting_titles": msgspec.json.encode(texts).decode()} if texts else {}
+    return {SUPPORTING_TITLES: msgspec.json.encode(texts).decode()} if texts else {}
 
 
 def level(value: object) -> float | None:
