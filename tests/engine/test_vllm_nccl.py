@@ -39,8 +39,12 @@ async def test_a_server_is_asked_to_join_at_the_trainers_address_and_a_failure_i
     await engine.close()
 
 
-async def test_an_update_without_a_group_is_an_error_and_the_server_samples_on(server: Running) -> None:
+async def test_an_update_without_a_group_is_an_error_and_a_server_may_leave_before_and_after_it(
+    server: Running,
+) -> None:
     engine = await server.engine(TOKENIZER)
+    await engine.leave_group()
     with pytest.raises(EngineError, match="/update_weights"):
         await engine.update(described([]), version=1)
+    await engine.leave_group()
     await engine.close()

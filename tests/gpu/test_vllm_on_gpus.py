@@ -8,13 +8,15 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
 import torch
 from vllm_servers import PROGRAM, Running, running
 
+from lzero.config import load_config
+from lzero.engine.vllm import kind
 from lzero.engine.vllm.engine import VLLMEngine
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.train.publish import Publisher
@@ -103,6 +105,27 @@ def test_weights_are_broadcast_by_nccl_again_and_again() -> None:
 
     with running(NANO, max_tokens=MAX_TOKENS, settings=["engine.transfer=nccl"]) as server:
         asyncio.run(run(server))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs: one for the trainer, one for the server")
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM in the trainer's environment")
+def test_a_restarted_server_joins_a_new_nccl_group() -> None:
+    async def run() -> None:
+        engine = cast(VLLMEngine, (await kind.open_engine(config, TOKENIZER)).engine)
+        transfer, model = NCCLTransfer(engine), trained(device="cuda:1")
+        sync = publisher(moved(model), engine, transfer)
+        await sync.publish(version=1)
+        engine.restart("is asked to")
+        await engine.lacks_weights()
+        report = await sync.publish(version=1)
+        print(f"\nNCCL, after a restart: {report['time/transfer_s']:.2f} s, gap {report['train/probe_gap']:.2g}")
+        assert max(gaps(model, await crowd(engine, 8))) < 1e-2
+        await transfer.close()
+        await engine.close()
+
+    own = ("engine.kind=vllm", f"engine.program={PROGRAM}", "engine.transfer=nccl", f"agent.max_tokens={MAX_TOKENS}")
+    config = load_config(None, [*own, "agent.response_tokens=64", f"model.path={NANO}", "model.device=cuda:1"])
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("level", [1, 2])
