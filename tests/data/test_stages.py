@@ -25,8 +25,12 @@ from lzero.types import Passage, Task
 def kept_and_dropped(
     directory: Path, stage: Stage, *tasks: Task
 ) -> tuple[list[str], dict[str, tuple[str, str | None]]]:
-    run_stage(stage, [make_set(directory / "in", *tasks)], directory / "out")
-    return ids_of(directory / "out"), dropped_of(directory / "out")
+    """Return the ids of the rows that a stage keeps, and what it says of the others; no row disappears."""
+    manifest = run_stage(stage, [make_set(directory / "in", *tasks)], directory / "out")
+    kept, dropped = ids_of(directory / "out"), dropped_of(directory / "out")
+    assert sorted([*kept, *dropped]) == sorted(task.id for task in tasks)
+    assert manifest.rows_in == len(tasks) == manifest.rows_out + sum(manifest.dropped.values())
+    return kept, dropped
 
 
 def questions(*texts: str) -> list[Task]:

@@ -15,13 +15,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from commands import succeed
 from model_servers import PROGRAMS, ModelServer, is_installed, served
+from set_files import make_set, tasks_of
 
 from lzero.agent import NBAgent
 from lzero.agent.parser import parse
 from lzero.agent.prompt import task_turn
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
+from lzero.data.manifest import read_manifest
 from lzero.data.world import WorldSource
 from lzero.engine.chat.engine import OpenAIChat
 from lzero.errors import EngineError
@@ -172,6 +175,15 @@ def lzero_run(task: Task, server: ModelServer, corpus: Path, out: Path, *, seed:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.rpartition("──")[2]
+
+
+def test_a_judge_that_knows_no_ratings_gives_none(server: ModelServer, tmp_path: Path) -> None:
+    made = make_set(tmp_path / "made", *TASKS)
+    judge = (f"judge.model={server.model}", f"judge.url={server.url}", "judge.key=", "judge.max_tokens=32")
+    succeed("data", "assess", made, *judge, "--tries", "2", "--out", str(tmp_path / "rated"))
+    manifest = read_manifest(tmp_path / "rated")
+    assert manifest.counts == {"rated": 0, "malformed": len(TASKS), "unanswered": 0}
+    assert [task.metadata for task in tasks_of(tmp_path / "rated")] == [task.metadata for task in TASKS]
 
 
 async def test_a_model_that_it_does_not_have_is_told(server: ModelServer) -> None:

@@ -5,7 +5,7 @@ The columns are the fields of a Task, passages as a list of {title, text} and me
     for batch in read_batches(Path("hotpot/tasks.parquet")):
         for task in to_tasks(batch): ...
 
-A table may come from a stranger: `check_table` bounds what it decodes to before anything reads it, and each batch is validated.
+A table may come from a stranger: before anything reads it, `check_table` bounds what it decodes to, and checks each value.
 """
 
 from collections.abc import Iterator, Sequence
@@ -94,7 +94,10 @@ def to_tasks(batch: pa.RecordBatch) -> Iterator[Task]:
 
 
 def check_table(file: Path) -> None:
-    """Decode a whole table in a fork. Raises DataError if it is no such table, or takes too much memory or time."""
+    """Decode a whole table in a fork, and check each value.
+
+    Raises DataError for a file that is no table of tasks, or takes too much memory or time.
+    """
     if problem := file_problem(file):
         raise DataError(f"{file} cannot be read: {problem}")
     seconds = DECODE_S + file.stat().st_size / DECODE_BYTES_A_S
@@ -108,29 +111,13 @@ def check_table(file: Path) -> None:
 def read_batches(file: Path, columns: Sequence[str] = tuple(TASKS.names)) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a table that `check_table` has passed, as batches of these columns, in their order.
 
-    A column that the table lacks has its default. Raises DataError for a row that is no task.
+    A column that the table lacks has its default.
     """
-    start = 0
-    for batch in _raw_batches(file, columns):
-        _check_values(batch, file, start)
-        start += batch.num_rows
-        yield batch
-
-
-def num_rows(file: Path) -> int:
-    """Return the number of rows that a table's footer tells. Raises DataError for a file that is no Parquet table."""
-    try:
-        return int(pq.read_metadata(file).num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} is not a whole Parquet file: {error}") from error
-
-
-def _raw_batches(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     schema = pa.schema([TASKS.field(name) for name in columns])
     with pq.ParquetFile(file) as table:
         there = [name for name in columns if name in table.schema_arrow.names]
         if missing := sorted(set(REQUIRED) & set(columns) - set(there)):
-            raise DataError(f"{file} has no column `{missing[0]}`, so it is no table of tasks")
+            raise DataError(f"it has no column `{missing[0]}`")
         for batch in table.iter_batches(_batch_rows(table.metadata), columns=there):
             yield pa.record_batch(
                 [
@@ -139,6 +126,14 @@ def _raw_batches(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
                 ],
                 schema=schema,
             )
+
+
+def num_rows(file: Path) -> int:
+    """Return the number of rows that a table's footer tells. Raises DataError for a file that is no Parquet table."""
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} is not a whole Parquet file: {error}") from error
 
 
 def _batch_rows(metadata: Any) -> int:
@@ -161,30 +156,31 @@ def _column(values: list[Any], field: pa.Field) -> pa.Array:
 
 
 def _decode(file: Path) -> str:
+    """Raise an exception for what `check_table` refuses."""
     pa.set_memory_pool(pa.system_memory_pool())  # its locks are free after a fork
     pa.set_cpu_count(1)
-    for batch in _raw_batches(file, TASKS.names):
+    start = 0
+    for batch in read_batches(file):
         if batch.nbytes > MAX_BATCH_BYTES:
             raise ValueError(f"{batch.num_rows} of its rows hold {batch.nbytes:,} bytes")
         batch.validate(full=True)
+        _check_values(batch, start)
+        start += batch.num_rows
     return ""
 
 
-def _check_values(batch: pa.RecordBatch, file: Path, start: int) -> None:
-    """Raise DataError for the first row that no Task can hold."""
+def _check_values(batch: pa.RecordBatch, start: int) -> None:
+    """Raise ValueError for a row that no Task can hold."""
     for field in batch.schema:
         values = batch[field.name]
-        wrong = None
-        if field.name not in ("difficulty", "hops"):
-            wrong = pc.is_null(values)
+        wrong = None if field.name in ("difficulty", "hops") else pc.is_null(values)
         if field.name == "ability":
             wrong = pc.invert(pc.is_in(values, pa.array(ABILITIES)))
         if field.name == "question":
             wrong = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(values, ""))), 0)
         if wrong is not None and pc.any(wrong).as_py():
-            row = start + pc.index(wrong, True).as_py()
-            raise DataError(f"{file}: row {row + 1} has no valid `{field.name}`")
+            raise ValueError(f"row {start + pc.index(wrong, True).as_py() + 1} has no valid `{field.name}`")
         if pa.types.is_list(field.type) and values.flatten().null_count:
-            raise DataError(
-                f"{file}: a row from {start + 1} to {start + batch.num_rows} has an empty entry in `{field.name}`"
+            raise ValueError(
+                f"one of the rows {start + 1} to {start + len(values)} has an empty entry in `{field.name}`"
             )
