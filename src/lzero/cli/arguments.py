@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lzero.store import RunDirectory
 
 Options = TypeVar("Options")
+TOML = ".toml"
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(
@@ -27,21 +28,30 @@ Arguments = Annotated[
 ]
 
 
-def read_config(arguments: list[str] | None, *, policy: str = "") -> "Config":
+def read_config(arguments: list[str] | None, *, policy: str = "", suites: bool = False) -> "Config":
     """Return the configuration of a command line, with budgets that fit its model, or the `policy` that plays instead.
 
-    Raises ConfigError.
+    With `suites`, an argument that names no configuration file is a suite (`lzero.eval.suites`). Raises ConfigError.
     """
-    from lzero.config import ScriptedEngineConfig, load_config
+    from lzero.config import ScriptedEngineConfig, make_config, read_values
     from lzero.rollout.budgets import fit_budgets
 
     files = [argument for argument in arguments or () if "=" not in argument]
     overrides = [argument for argument in arguments or () if "=" in argument]
+    names = [each for each in files if suites and not each.endswith(TOML)]
+    files = [each for each in files if each not in names]
+    if len(names) > 1:
+        raise ConfigError(f"more than one suite: {', '.join(names)}. Evaluate one at a time")
     if len(files) > 1:
         raise ConfigError(
             f"more than one configuration file: {', '.join(files)}. Give one file, then section.key=value changes"
         )
-    config = load_config(Path(files[0]) if files else None, overrides)
+    values = read_values(Path(files[0]) if files else None, overrides)
+    if names:
+        from lzero.eval.suites import with_suite
+
+        values = with_suite(values, names[0])
+    config = make_config(values)
     if ":" in policy:  # one of the user's own, which writes any words: a byte is a token
         config = config.model_copy(update={"engine": ScriptedEngineConfig(policy=policy)})
     return fit_budgets(config)

@@ -1,7 +1,8 @@
 """`lzero eval`: score any model, or a scripted policy, on any task source.
 
 lzero eval                                              the bundled nano model on 300 held-out tasks
-lzero eval model.path=./Qwen3-0.6B tasks.eval=dev.jsonl
+lzero eval dev.jsonl model.path=./Qwen3-0.6B
+lzero eval hotpotqa model.path=./Qwen3-0.6B agent.use=rag             a set that `lzero data download` has fetched
 lzero eval engine.kind=chat engine.model=gpt-5-mini tasks.eval=dev.jsonl
 lzero eval engine.kind=scripted engine.policy=expert tasks.eval=world/sft eval.num_tasks=2000      (records demonstrations)
 lzero eval --resume runs/world-eval-20260131-174501
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.arguments import Arguments, log_visibly, read_config, resumed, say
+from lzero.cli.arguments import log_visibly, read_config, resumed, say
 from lzero.cli.interruption import Interruption
 from lzero.errors import ConfigError
 
@@ -34,7 +35,15 @@ MANY = 0.5
 
 
 def evaluate(
-    arguments: Arguments = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SUITE] [CONFIG.toml] [SECTION.KEY=VALUE]...",
+            help="What to evaluate on: a downloaded set by its name, the built-in world, a file or directory of tasks. Then a "
+            "configuration file, then changes to it. By default: the bundled nano model on the built-in world.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Resume the evaluation in this directory: questions that are missing or failed run."),
@@ -52,7 +61,7 @@ def evaluate(
     """
     if accept_changes and not resume:
         raise ConfigError("--accept-changes has an effect with --resume only")
-    run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments))
+    run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments, suites=True))
     from rich.console import Console
 
     from lzero.rollout.deadline import budgets_line
@@ -101,6 +110,8 @@ async def _evaluate(
     if complaint := kind_of(config).complaint(config, source.task(0)):
         raise ConfigError(complaint)
     notes = [f"tasks.eval: {config.tasks.eval}: {unread}"] if (unread := unread_fields(source)) else []
+    if config.eval.num_tasks < len(source) < sys.maxsize:
+        notes.append(f"the first {config.eval.num_tasks:,} of {len(source):,} tasks: eval.num_tasks sets their number")
     async with AsyncExitStack() as stack:
         if run is not None:
             stack.enter_context(run.claimed())

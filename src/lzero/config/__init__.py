@@ -14,7 +14,7 @@ from lzero.config.engine import (
     SGLangEngineConfig,
     VLLMEngineConfig,
 )
-from lzero.config.reading import Config, keys, load_config, make_config
+from lzero.config.reading import Config, keys, load_config, make_config, read_values
 from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig
 from lzero.config.tasks import (
@@ -60,4 +60,5 @@ __all__ = [
     "make_config",
     "names_factory",
     "names_world",
+    "read_values",
 ]

@@ -58,12 +58,17 @@ def load_config(file: Path | None = None, overrides: Sequence[str] = ()) -> Conf
 
     Raises ConfigError, which suggests the nearest key for an unknown one.
     """
+    return make_config(read_values(file, overrides))
+
+
+def read_values(file: Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the values that `file` and `overrides` set, by section and key. Raises ConfigError as `load_config` does."""
     values: dict[str, Any] = {}
     if file is not None:
         values = _read_toml(file)
     for override in overrides:
         _apply(values, override)
-    return make_config(values)
+    return values
 
 
 def make_config(values: Mapping[str, Any]) -> Config:
