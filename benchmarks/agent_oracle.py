@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lzero.data.files import read_passages, read_tasks
+from lzero.eval.retrieval import gold_titles
 from lzero.tools.corpus import open_corpus
 from lzero.tools.search import Search
 from lzero.types import Message, Task
@@ -27,12 +28,19 @@ class Oracle:
         said = [message.content for message in messages if message.role == "user"]
         task = next(task for question, task in self._tasks.items() if said[0].startswith(question))
         outputs = said[1:]
-        found = next((answer for answer in task.answers if any(answer in text for text in outputs)), None)
+        titles = list(gold_titles(task)) or [passage.title for passage in task.passages]
+        found = next((answer for answer in task.answers if _has_shown(answer, outputs, titles)), None)
         if found is not None:
             return _reply(f"submit_final_answer({json.dumps(found)})")
-        titles = [passage.title for passage in task.passages]
         cell = SEARCHES[min(len(outputs), len(SEARCHES) - 1)]
         return _reply(cell.format(titles=json.dumps(titles), question=json.dumps(task.question)))
+
+
+def _has_shown(answer: str, outputs: Sequence[str], titles: Sequence[str]) -> bool:
+    """Return whether the outputs hold the answer; for "yes" and "no", which stand nowhere, whether they hold all gold passages."""
+    if answer.lower() in ("yes", "no"):
+        return all(any(f"{title}: " in text for text in outputs) for title in titles) and bool(outputs)
+    return any(answer in text for text in outputs)
 
 
 def answerable(directory: Path, number: int) -> list[Task]:
