@@ -123,7 +123,7 @@ def test_sets_are_fetched_from_the_hub_once_and_what_has_changed_is_named(tmp_pa
     assert "hf:akariasai/PopQA: its files are not where they were" in said["data download popqa"]
     assert "hf:xanhho/2WikiMultihopQA: it is a program, and none is run" in said["data download 2wikimultihopqa"]
     assert "hf:google-research-datasets/nq_open: no such data set" in said["data download nq"]
-    assert "gaia: 1 tasks" in said["data download gaia --home open/gaia"]
+    assert "gaia: 1 task in" in said["data download gaia --home open/gaia"]
     assert "wikitablequestions: 2 tasks" in said["data download wikitablequestions"]
     row = json.loads(said["data show hf:openai/gsm8k/main:test --json"].partition("\n")[0])
     assert (row["answers"], row["split"], row["revision"]) == (["3"], "test", COMMIT)

@@ -103,6 +103,11 @@ def test_keys_that_have_no_effect_are_refused_for_each_kind_of_source(tmp_path: 
             config(**wrong)
 
 
+def test_the_name_of_a_known_set_tells_how_to_get_it() -> None:
+    with pytest.raises(DataError, match=r"lzero data download hotpotqa, and then tasks.eval=data/hotpotqa"):
+        ids("hotpotqa")
+
+
 @pytest.mark.parametrize("spec", ["hf:gsm8k", "hf:a/b/c/d", "hf:../b", "hf:a/b:c:d", "hf:"])
 def test_a_wrong_name_of_the_hub_shows_the_right_form(spec: str) -> None:
     with pytest.raises(ConfigError, match="write hf:OWNER/NAME"):

@@ -5,12 +5,16 @@
 
 import functools
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
+from lzero.config import TasksConfig
+from lzero.data.download import download
 from lzero.data.files import read_passages, read_tasks
-from lzero.data.sources import Listed, leaks
+from lzero.data.sets import known_set
+from lzero.data.sources import Listed, leaks, open_source
 from lzero.rewards import exact_match, f1
 from lzero.tools.corpus import open_corpus
 from lzero.types import Task
@@ -48,6 +52,20 @@ def test_a_set_loads_whole_and_its_gold_answers_score(name: str, count: int, sco
         assert max(len(task.answers[0]) for task in tasks) < 20
     else:
         assert all(task.passages for task in tasks)
+
+
+def test_a_directory_and_a_download_of_local_copies_hold_every_row(tmp_path: Path) -> None:
+    assert len(open_source(str(DATA / "multihop"), split="eval", seed=1, config=TasksConfig())) == 989
+    (tmp_path / "copy").mkdir()
+    shutil.copy(DATA / "gsm8k" / "test.jsonl.gz", tmp_path / "copy")
+    manifest = download(known_set("gsm8k"), tmp_path, origin=tmp_path / "copy").manifest
+    assert (manifest.rows_in, manifest.rows_out, manifest.dropped) == (1_319, 1_319, {})
+    assert manifest.inputs[0].counts == {"rows of GSM8K's shape": 1_319}
+    held_out = open_source(str(tmp_path / "gsm8k"), split="eval", seed=1, config=TasksConfig())
+    plain = tasks_of("gsm8k/test.jsonl.gz")
+    assert [(held_out.task(at).question, held_out.task(at).answers) for at in range(len(held_out))] == [
+        (task.question, task.answers) for task in plain
+    ]
 
 
 @pytest.mark.parametrize(("folder", "train", "held_out"), [("multihop", "train", "dev"), ("gsm8k", "train", "test")])

@@ -1,14 +1,19 @@
 """Rows as other projects and data sets write them: each shape becomes the same kind of task, and is named."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lzero.config import TasksConfig
 from lzero.data.files import Reading, TaskFile, read_tasks
+from lzero.data.rows import Row
 from lzero.data.shapes import SHAPES, shape_of
-from lzero.data.sources import open_source, unread_fields
+from lzero.data.sources import open_source, reading_notes
+from lzero.data.task_rows import TaskReader
 from lzero.errors import DataError
 from lzero.types import Passage, Task
 
@@ -349,6 +354,46 @@ def test_a_value_of_another_form_is_named_with_the_shape(tmp_path: Path, row: di
         read(tmp_path, row)
 
 
+NAMES = sorted(
+    {name for _, row, _ in CASES for name in row} | {"table", "utterance", "targetValue", "context", "files"}
+)
+PARTS = [
+    "text",
+    "value",
+    "aliases",
+    "title",
+    "sentences",
+    "target",
+    "ground_truth",
+    "header",
+    "rows",
+    "role",
+    "content",
+]
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.floats()
+    | st.sampled_from(["", "x", "[1", "[[1]]", "\\boxed{"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(PARTS), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+changes = st.dictionaries(st.sampled_from(NAMES), anything, max_size=3)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row=st.sampled_from([{}, *(row for _, row, _ in CASES)]), change=changes)
+def test_any_row_is_a_task_or_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: dict[str, object], change: dict[str, object]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with suppress(DataError):
+        assert TaskReader(Reading(), tmp_path).task(Row("row 1", row | change), "rows", 1).question.strip()
+
+
 def test_columns_go_before_the_shape(tmp_path: Path) -> None:
     row = {
         "id": "s1",
@@ -371,4 +416,4 @@ def test_the_command_says_which_rows_were_converted(tmp_path: Path) -> None:
     rows = [row for name, row, _ in CASES if name == "FlashRAG"][:1]
     read(tmp_path, *rows, {"question": "How?", "answer": "so", "csv": ["x"]})
     source = open_source(str(tmp_path / "rows.jsonl"), split="eval", seed=3, config=TasksConfig())
-    assert unread_fields(source) == "1 row of FlashRAG's shape; these fields are not read: `csv` (1 row)"
+    assert reading_notes(source) == "1 row of FlashRAG's shape; these fields are not read: `csv` (1 row)"

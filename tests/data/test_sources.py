@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lzero.config import TasksConfig
-from lzero.data.sources import Listed, Shuffled, leaks, open_source, unread_fields
+from lzero.data.sources import Listed, Shuffled, leaks, open_source, reading_notes
 from lzero.errors import ConfigError, DataError
 from lzero.protocols import TaskSource
 from lzero.types import Task
@@ -92,8 +92,8 @@ def test_fields_that_are_not_read_are_listed(tmp_path: Path) -> None:
     path.write_text(json.dumps({"question": "Who?", "answer": "Kato", "csv": ["a"]}) + "\n", "utf-8")
     for split in ("train", "eval"):
         source = open_source(str(path), split=split, seed=3, config=TasksConfig())
-        assert unread_fields(source) == "these fields are not read: `csv` (1 row)"
-    assert unread_fields(open_source("world", split="eval", seed=3, config=TasksConfig())) == ""
+        assert reading_notes(source) == "these fields are not read: `csv` (1 row)"
+    assert reading_notes(open_source("world", split="eval", seed=3, config=TasksConfig())) == ""
 
 
 OWN = """

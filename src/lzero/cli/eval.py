@@ -95,7 +95,7 @@ async def _evaluate(
     """Return the run, and its evaluations; None if it was stopped before they were complete."""
     from lzero.agent.compose import opened_scenes
     from lzero.cli.evaluation_display import EvaluationDisplay
-    from lzero.data.sources import unread_fields
+    from lzero.data.sources import reading_notes
     from lzero.engine.kinds import kind_of
     from lzero.eval.evaluate import Evaluator, all_recorded, phases_of
     from lzero.rollout.compose import build, eval_tasks
@@ -109,7 +109,7 @@ async def _evaluate(
     source = eval_tasks(config)
     if complaint := kind_of(config).complaint(config, source.task(0)):
         raise ConfigError(complaint)
-    notes = [f"tasks.eval: {config.tasks.eval}: {unread}"] if (unread := unread_fields(source)) else []
+    notes = [f"tasks.eval: {config.tasks.eval}: {unread}"] if (unread := reading_notes(source)) else []
     if config.eval.num_tasks < len(source) < sys.maxsize:
         notes.append(f"the first {config.eval.num_tasks:,} of {len(source):,} tasks: eval.num_tasks sets their number")
     async with AsyncExitStack() as stack:

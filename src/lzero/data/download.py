@@ -10,7 +10,6 @@ changed since this was written.
 
 import hashlib
 import shutil
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -99,7 +98,7 @@ def download(
             "revision": copies[0].revision,
             "scorer": known.scorer,
         }
-        manifest = new.finish(options=options, inputs=inputs, counts=writer.counts)
+        manifest = new.finish(options=options, inputs=inputs)
     return Downloaded(manifest=manifest, was_there=False, missing=missing)
 
 
@@ -156,11 +155,6 @@ class _Writer:
         self._new = new
         self._rows: dict[str, str] = {}
         self._waiting: list[tuple[Task, str | None, str | None]] = []
-        self._shapes: Counter[str] = Counter()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {f"rows of {name}'s shape": number for name, number in self._shapes.items()}
 
     def write(self, copy: Copy) -> Input:
         """Write a split. Raises DataError if its rows have another shape than the set had."""
@@ -178,9 +172,8 @@ class _Writer:
                 rows, left = rows + 1, left - row.size
                 self._take(reader, row, name, number)
         self._flush()
-        self._shapes.update(reader.shapes)
         digest = hashlib.blake2b("".join(map(file_digest, copy.files)).encode(), digest_size=16).hexdigest()
-        return Input(name=copy.shown, rows=rows, digest=digest)
+        return Input(name=copy.shown, rows=rows, digest=digest, counts=reader.counts())
 
     def _check_shape(self, copy: Copy, row: Row) -> None:
         shape = shape_of(row.fields)

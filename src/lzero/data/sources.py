@@ -20,6 +20,7 @@ from lzero.data.attachments import FileLimits
 from lzero.data.files import Reading, read_located
 from lzero.data.locating import Located, locate
 from lzero.data.normal import normal
+from lzero.data.sets import KNOWN
 from lzero.data.world import WorldSource
 from lzero.errors import ConfigError, DataError, LzeroError
 from lzero.plugins import described, load_object, make_plugin
@@ -141,7 +142,13 @@ def locate_spec(spec: str, *, wanted: str = "", key: str = "") -> Located:
     directory = Path(before).expanduser()
     if colon and directory.is_dir() and not spec.endswith(ROW_FILES):
         return locate(directory, wanted=split, key=key)
-    return locate(Path(spec).expanduser(), wanted=wanted, key=key)
+    path = Path(spec).expanduser()
+    if not path.exists() and any(spec == known.name for known in KNOWN):
+        raise DataError(
+            f"{key}: there is no file or directory {spec}. Make a set of it: lzero data download {spec}, "
+            f"and then {key}=data/{spec}"
+        )
+    return locate(path, wanted=wanted, key=key)
 
 
 def _made(spec: str, *, split: str, seed: int, config: TasksConfig) -> TaskSource:
@@ -159,7 +166,7 @@ def _made(spec: str, *, split: str, seed: int, config: TasksConfig) -> TaskSourc
     return Shuffled(found, seed=seed) if split == TRAIN and len(found) < sys.maxsize else found
 
 
-def unread_fields(source: TaskSource) -> str:
+def reading_notes(source: TaskSource) -> str:
     """Return which rows of task files were converted, and which of their fields were left out; "" if none were."""
     listed = source.source if isinstance(source, Shuffled) else source
     if not isinstance(listed, Listed):

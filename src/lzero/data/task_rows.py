@@ -73,6 +73,13 @@ class TaskReader:
             self.shapes[shape.NAME] += 1
         return task
 
+    def counts(self) -> dict[str, int]:
+        """Return as a manifest counts them: the rows of each shape that were converted, and the fields that were not read."""
+        found = {f"rows of {name}'s shape": number for name, number in sorted(self.shapes.items())}
+        return found | {
+            f"rows whose field {name:.60} is not read": number for name, number in sorted(self.unread.items())
+        }
+
     def _converted(self, row: Row, shape: Shape) -> Row:
         where = f"{row.where} (of {shape.NAME}'s shape)"
         mapped = {name: value for name, value in row.fields.items() if self.columns.sets(name)}

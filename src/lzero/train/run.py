@@ -19,7 +19,7 @@ import msgspec
 
 from lzero.agent.compose import opened_scenes
 from lzero.config import Config
-from lzero.data.sources import leaks, unread_fields
+from lzero.data.sources import leaks, reading_notes
 from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError, DataError
 from lzero.eval.evaluate import Evaluator
@@ -91,7 +91,7 @@ async def run_training(
     training, held_out = _sources(config)
     if complaint := kind_of(config).complaint(config, training.task(0)):
         raise ConfigError(complaint)
-    notes = inert_settings(config) + unread_notes(config, training, held_out)
+    notes = inert_settings(config) + source_notes(config, training, held_out)
     async with AsyncExitStack() as stack:
         stack.enter_context(seeded(config.run))
         stack.enter_context(computing_alone())
@@ -196,10 +196,10 @@ def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
     return training, held_out
 
 
-def unread_notes(config: Config, training: TaskSource, held_out: TaskSource) -> list[str]:
-    """Return a sentence for each task file with fields that were left out."""
+def source_notes(config: Config, training: TaskSource, held_out: TaskSource) -> list[str]:
+    """Return a sentence for each source of whose rows some were converted, or fields were left out."""
     named = {"train": (config.tasks.train, training), "eval": (config.tasks.eval, held_out)}
-    found = {f"tasks.{key}: {spec}": unread_fields(source) for key, (spec, source) in named.items()}
+    found = {f"tasks.{key}: {spec}": reading_notes(source) for key, (spec, source) in named.items()}
     return [f"{where}: {fields}" for where, fields in found.items() if fields]
 
 

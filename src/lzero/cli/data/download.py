@@ -4,6 +4,7 @@ lzero data download hotpotqa musique --out data
 lzero data download gsm8k --from copies --out data
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,6 +84,7 @@ def _list(console: "Console", known: "Sequence[KnownSet]") -> None:
 
 def _tell(console: "Console", known: "KnownSet", directory: Path, done: "Downloaded", *, json: bool) -> None:
     from lzero.cli.arguments import say
+    from lzero.text import counted
 
     manifest = done.manifest
     if json:
@@ -91,11 +93,14 @@ def _tell(console: "Console", known: "KnownSet", directory: Path, done: "Downloa
         print(msgspec.json.encode(manifest).decode())
         return
     if done.was_there:
-        say(console, f"{known.name}: {directory} is there already, with {manifest.rows_out:,} tasks")
+        say(console, f"{known.name}: {directory} is there already, with {counted(manifest.rows_out, 'task')}")
         return
-    notes = [f"{number:,} {what}" for what, number in manifest.counts.items()]
+    counts: Counter[str] = Counter()
+    for each in manifest.inputs:
+        counts.update(each.counts)
+    notes = [f"{number:,} {what}" for what, number in counts.items()]
     notes += [f"{number:,} dropped: {reason}" for reason, number in manifest.dropped.items()]
     notes += [f"not in the copy: {each}" for each in done.missing]
     if not known.licence:
         notes.append("its authors name no licence")
-    say(console, f"{known.name}: {manifest.rows_out:,} tasks in {directory}; {'; '.join(notes)}")
+    say(console, f"{known.name}: {counted(manifest.rows_out, 'task')} in {directory}; {'; '.join(notes)}")

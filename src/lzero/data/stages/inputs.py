@@ -79,7 +79,7 @@ def _open(spec: str, new: NewSet, number: int, columns: Mapping[str, str]) -> Op
     if not writer.rows:
         raise DataError(f"{where}: no tasks in it")
     reader.columns.check_used(where)
-    counts = {f"rows of {name}'s shape": number for name, number in sorted(reader.shapes.items())}
-    counts |= {f"rows whose field {name:.60} is not read": number for name, number in sorted(reader.unread.items())}
     digest = hashlib.blake2b("".join(file_digest(file) for file, _ in located.files).encode(), digest_size=16)
-    return Opened(name=spec, table=table, root=new.partial, rows=writer.rows, digest=digest.hexdigest(), counts=counts)
+    return Opened(
+        name=spec, table=table, root=new.partial, rows=writer.rows, digest=digest.hexdigest(), counts=reader.counts()
+    )

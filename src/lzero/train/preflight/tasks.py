@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lzero.data.sources import leaks, unread_fields
+from lzero.data.sources import leaks, reading_notes
 from lzero.engine.kinds import Finding
 from lzero.errors import LzeroError
 from lzero.text import counted
@@ -25,7 +25,7 @@ def _counts(subject: Subject, split: Split) -> str:
     parts = [number, counted(sum(len(task.answers) for task in tasks), "gold answer")]
     if files := {file for task in tasks for file in task.files}:
         parts.append(counted(len(files), "file"))
-    return ", ".join(parts) + "".join(f"; {note}" for note in filter(None, [unread_fields(subject.source(split))]))
+    return ", ".join(parts) + "".join(f"; {note}" for note in filter(None, [reading_notes(subject.source(split))]))
 
 
 def check_leaks(subject: Subject) -> Iterator[Finding]:
