@@ -92,7 +92,7 @@ class NewSet:
             kept = pc.is_null(reasons)
             self._tasks.write(batch.filter(kept))
             details = pa.nulls(len(reasons), pa.string()) if details is None else details
-            stage = pa.array([self.stage] * len(reasons), pa.string())
+            stage = pa.repeat(self.stage, len(reasons))
             whole = pa.record_batch([*batch.columns, stage, reasons, details], schema=DROPPED)
             self._dropped.write(whole.filter(pc.invert(kept)))
             for each in pc.value_counts(reasons.drop_null()).to_pylist():

@@ -64,7 +64,7 @@ def _ids(rows: Rows) -> Iterator[pa.RecordBatch]:
     for part in rows.parts(["id"]):
         size = part.batch.num_rows
         place = pa.array(range(part.start, part.start + size), pa.int64())
-        label = pa.array([stem(Path(part.origin.name))] * size, pa.string())
+        label = pa.repeat(stem(Path(part.origin.name)), size)
         yield pa.record_batch([place, part.batch["id"], label], schema=_IDS)
 
 
