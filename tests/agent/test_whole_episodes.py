@@ -11,7 +11,9 @@ from lzero.agent.conversation import TokenModel
 from lzero.agent.episode import run_episode
 from lzero.agent.renderer import Renderer
 from lzero.agent.setting import Setting, Ticket
-from lzero.config import AgentConfig, RewardConfig
+from lzero.config import AgentConfig, RewardConfig, TasksConfig
+from lzero.data.new_set import write_tasks
+from lzero.data.sources import open_source
 from lzero.data.world import POLICIES, WorldSource
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.errors import DataError
@@ -164,6 +166,21 @@ async def test_a_notepad_is_an_object_of_the_session_and_outlives_it(pool: Local
         "rival: Kato",
     )
     assert [call.name for step in episode.steps for call in step.tool_calls] == ["submit_final_answer"]
+
+
+async def test_files_of_a_set_reach_sessions_of_training_and_of_evaluation(pool: LocalPool, tmp_path: Path) -> None:
+    (tmp_path / "boats.csv").write_text("port\nKato\n")
+    write_tasks(
+        [make_task(split, split=split, files=(str(tmp_path / "boats.csv"),)) for split in ("train", "validation")],
+        tmp_path / "set",
+        stage="merge",
+        options={},
+    )
+    (tmp_path / "boats.csv").unlink()
+    read = cell("submit_final_answer(open('boats.csv').read().split()[-1])")
+    for split in ("train", "eval"):
+        source = open_source(str(tmp_path / "set"), split=split, seed=1, config=TasksConfig())
+        assert (await attempt(pool, script(read), source.task(0))).answer == "Kato"
 
 
 async def test_files_of_the_task_lie_in_the_working_directory(pool: LocalPool, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def fetch(resolved: Resolved, urls: Sequence[str]) -> list[tuple[Path, str]]:
 def fetch_beside(resolved: Resolved, directory: Path, names: Sequence[str]) -> list[Path]:
     """Return files of a directory of the data set, which are not rows, fetched. Raises as `fetch` does."""
     within = f"hf://datasets/{resolved.home}@{resolved.revision}/{directory.as_posix()}"
-    return _fetched(resolved, [f"{within}/{name}" for name in names])
+    return _fetched(resolved, [f"{within}/{name}" for name in names]) if names else []
 
 
 def _fetched(resolved: Resolved, urls: Sequence[str]) -> list[Path]:
