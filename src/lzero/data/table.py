@@ -191,5 +191,6 @@ def _first_wrong(name: str, values: pa.Array) -> int | None:
         return next(index for index, value in enumerate(values.to_pylist()) if value in unknown)
     if name == "question" and len(values):
         is_blank = pc.any(pc.utf8_is_space(values)).as_py() or pc.min(pc.binary_length(values)).as_py() == 0
-        return next(index for index, text in enumerate(values.to_pylist()) if not text.strip()) if is_blank else None
+        if is_blank:
+            return next((index for index, text in enumerate(values.to_pylist()) if not text.strip()), None)
     return None
