@@ -319,8 +319,8 @@ class Episode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=
 class Reward(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """The reward of an episode: `Reward(score=1.0, per_step=(0.1, 0.9), parts={"qa": (0.0, 0.8), "format": (0.05, 0.05), …})`.
 
-    `score` is the core score (exact match, 0 to 1), which `eval` reports. `per_step` is what the trainer gets: the sum of `parts`, which
-    are already weighted.
+    `score` is the core score (exact match, 0 to 1), which `eval` reports. `per_step` is what the trainer gets: the sum of the `parts`
+    that are paid, already weighted. A part that is not paid only marks the episode, as "incorrect" does.
     """
 
     score: float

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from lzero.config import Config
 from lzero.errors import StoreError, TrainError
+from lzero.eval.breakdown import breakdown
 from lzero.eval.finished import Finished, FinishedQuestions, without_paths
 from lzero.eval.statistics import interval
 from lzero.protocols import TaskSource
@@ -260,6 +261,7 @@ def _judge(phase: Phase, records: Sequence[Record], metrics: dict[str, float]) -
             "num_tasks": float(len(records)),
             "num_failed": float(num_failed),
             **summarise(records),
+            **breakdown(records).metrics(),
             **metrics,
         },
     )

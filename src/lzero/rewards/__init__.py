@@ -6,6 +6,7 @@ from lzero.rewards.l0 import make_reward
 BUILT_IN = {
     "outcome": "lzero.rewards.outcome:outcome_reward",
     "reasoning_gym": "lzero.data.reasoning_gym:score",
+    "simpleqa": "lzero.rewards.simpleqa:graded",
 }
 """Rewards that `reward.function` names → import path."""
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, TypeVar
 
 from lzero.rewards.judge import Judge
 from lzero.types import Episode, Json, Reward, Task
@@ -29,6 +29,15 @@ RewardFn = (
 """Function that scores an episode that did not fail. It returns a Reward, or a number from 0 to 1, or is `async` and does so.
 `lzero.rollout.scoring` calls it in a thread; an exception is a failure of that episode. If its third parameter is called `context`, it gets
 a context."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def needs_judge(function: F) -> F:
+    """Mark a reward function that cannot score without a judge, so that a run without judge.model is refused before it starts."""
+    vars(function)["needs_judge"] = True
+    return function
 
 
 def takes_context(function: Callable[..., Any]) -> bool:

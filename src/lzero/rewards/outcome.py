@@ -2,7 +2,7 @@
 
 from lzero.errors import RewardError
 from lzero.rewards.context import RewardContext
-from lzero.rewards.validation import LARGEST, real_number
+from lzero.rewards.validation import LARGEST, on_last_step, real_number
 from lzero.types import Episode, Reward, Task
 
 
@@ -14,5 +14,5 @@ def outcome_reward(task: Task, episode: Episode, context: RewardContext) -> Rewa
     if not context.outcome or "reward" not in context.outcome:
         raise RewardError('pays what the environment\'s outcome holds as "reward", and there is none')
     reward = max(-LARGEST, min(LARGEST, real_number(context.outcome["reward"], "found in the outcome")))
-    per_step = (*(0.0 for _ in episode.steps[1:]), reward) if episode.steps else ()
+    per_step = on_last_step(reward, len(episode.steps))
     return Reward(score=min(1.0, max(0.0, reward)), per_step=per_step, parts={"outcome": per_step})

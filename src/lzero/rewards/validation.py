@@ -30,7 +30,7 @@ def as_reward(returned: object, *, num_steps: int) -> Reward:
     """
     if not isinstance(returned, Reward):
         score = _score(returned, "returned")
-        per_step = (0.0,) * (num_steps - 1) + (score,) if num_steps else ()
+        per_step = on_last_step(score, num_steps)
         return Reward(score=score, per_step=per_step, parts={"reward": per_step})
     if not isinstance(returned.parts, Mapping):
         raise RewardError(f"returned parts that are {_kind(returned.parts)}: give a dict of names to a number a step")
@@ -39,6 +39,11 @@ def as_reward(returned: object, *, num_steps: int) -> Reward:
         per_step=_steps(returned.per_step, "per_step", num_steps),
         parts={_name(name): _steps(values, f"part {name!r}", num_steps) for name, values in returned.parts.items()},
     )
+
+
+def on_last_step(value: float, num_steps: int) -> tuple[float, ...]:
+    """Return a number for each step: `value` for the last, 0 for the others; () for no steps."""
+    return (0.0,) * (num_steps - 1) + (value,) if num_steps else ()
 
 
 def _score(value: object, what: str) -> float:

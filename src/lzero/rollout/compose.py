@@ -104,6 +104,8 @@ def open_scorer(config: Config) -> Scorer:
         raise ConfigError(
             f'judge.model = "{config.judge.model}" has no effect: only a reward.function with a parameter called context can ask a judge'
         )
+    if getattr(function, "needs_judge", False) and not config.judge.model:
+        raise ConfigError(f'reward.function = "{config.reward.function}" asks a judge: set judge.model (and judge.url)')
     if not config.reward.function:
         return Scorer(function, timeout_s=config.reward.timeout_s, is_quick=make_is_quick(config.reward))
     return Scorer(function, timeout_s=config.reward.timeout_s, options=options, judge=open_judge(config))
