@@ -12,17 +12,22 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
+from msgspec import Struct
+
 from lzero.rewards.numbers import Number, find, plain, unwrapped
+from lzero.rewards.ordinary import ARTICLES, ordinary
 from lzero.rewards.signs import after_number, is_between, marked, parted
 from lzero.text import fold, words
 
 Match = Literal["unicode", "ascii"]
 Numbers = Literal["value", "text"]
 
-_ARTICLES = frozenset({"a", "an", "the"})
+CACHED_CHARS = 200
+"""The longest answer whose form is kept for the next score of the same answer, or of another one to the same task."""
+CACHED_FORMS = 4_096
 _COMPARISONS = frozenset({"<", ">", "<=", ">=", "!="})
 _SIGNS = ("-\\", "+\\")
 """Operators between words, as a form writes them; a lone dash is punctuation."""
@@ -32,8 +37,7 @@ _HAS_NUMBER = re.compile(r"\d|\A[-+±]? ?(?:inf|infinity|pi)\Z")
 _NOT_ASCII = re.compile(r"[^a-z0-9]")
 
 
-@dataclass(frozen=True)
-class _Form:
+class _Form(Struct, frozen=True, gc=False):
     """Normalised form of an answer."""
 
     text: str
@@ -61,8 +65,17 @@ def exact_match(prediction: str, golds: Iterable[str], *, match: Match = "unicod
     """Return whether the prediction equals a gold answer after normalisation. A blank prediction never does."""
     if match == "ascii":
         return prediction.strip() != "" and any(_ascii(prediction) == _ascii(gold) for gold in golds)
-    form = _form(prediction, numbers)
-    return any(form.matches(_form(gold, numbers)) for gold in golds)
+    form = None
+    for gold in golds:
+        if gold == prediction:
+            if gold.strip():
+                return True
+            continue
+        if form is None:
+            form = _form(prediction, numbers)
+        if form.matches(_form(gold, numbers)):
+            return True
+    return False
 
 
 def f1(prediction: str, golds: Iterable[str], *, match: Match = "unicode", numbers: Numbers = "value") -> float:
@@ -74,7 +87,11 @@ def f1(prediction: str, golds: Iterable[str], *, match: Match = "unicode", numbe
         predicted = _ascii_tokens(prediction)
         return max((_overlap(predicted, _ascii_tokens(gold)) for gold in golds), default=0.0)
     form = _form(prediction, numbers)
-    return max((_form_overlap(form, _form(gold, numbers)) for gold in golds), default=0.0)
+    best = 0.0
+    for gold in golds:
+        if (overlap := _form_overlap(form, _form(gold, numbers))) > best:
+            best = overlap
+    return best
 
 
 def contains(prediction: str, golds: Iterable[str], *, match: Match = "unicode", numbers: Numbers = "value") -> bool:
@@ -94,6 +111,19 @@ def _runs_through(tokens: Sequence[str], run: Sequence[str]) -> bool:
 
 
 def _form(answer: str, numbers: Numbers) -> _Form:
+    return _cached_form(answer, numbers) if len(answer) <= CACHED_CHARS else _new_form(answer, numbers)
+
+
+def _new_form(answer: str, numbers: Numbers) -> _Form:
+    found = ordinary(answer)
+    return _any_form(answer, numbers) if found is None else _Form(*found)
+
+
+_cached_form = lru_cache(maxsize=CACHED_FORMS)(_new_form)
+
+
+def _any_form(answer: str, numbers: Numbers) -> _Form:
+    """Return the form of an answer by all rules."""
     signed = marked(answer)
     folded = fold(signed)
     if _HAS_NUMBER.search(text := plain(signed)):
@@ -149,12 +179,14 @@ def _kept_words(text: str, *, comparisons: bool) -> Iterator[str]:
             yield word if is_plain else f"{word}\\"
         else:
             is_term = after_sign or after in _SIGNS or (after in ("-", "+") and is_between(word, found[index + 2]))
-            yield from (kept for kept in squad[index] if is_term or kept not in _ARTICLES)
+            yield from (kept for kept in squad[index] if is_term or kept not in ARTICLES)
         after_sign = bool(is_operator or is_before_variable or word in _SIGNS)
 
 
 def _squad_words(token: str) -> list[str]:
     """Return the words of a token: punctuation is deleted, or separates digits; a decimal point and a sign of a word stay."""
+    if token.isalpha():
+        return [token]
     before, word, after = parted(token)
     spaced = _BETWEEN_DIGITS.sub(" ", word)
     kept = "".join(
@@ -194,7 +226,12 @@ def _ascii_tokens(answer: str) -> list[str]:
 
 
 def _overlap(predicted: Sequence[str], gold: Sequence[str]) -> float:
-    num_common = (Counter(predicted) & Counter(gold)).total()
+    if predicted == gold:
+        return 1.0 if predicted else 0.0
+    different = set(gold)
+    num_common = len(different.intersection(predicted))
+    if num_common and len(different) < len(gold):  # a token counts as often as it is in both
+        num_common = (Counter(predicted) & Counter(gold)).total()
     return 2 * num_common / (len(predicted) + len(gold)) if num_common else 0.0
 
 

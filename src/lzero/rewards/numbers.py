@@ -137,11 +137,16 @@ def plain(answer: str) -> str:
     if not text.isascii():
         text = "".join(map(_respelled, _SUBSCRIPT.sub(_lowered, _SUPERSCRIPT.sub(_raised, text))))
     text = _PI.sub("pi", " ".join(text.split()))
-    text = _BETWEEN_TERMS.sub(r"\g<left> \g<sign> ", _AFTER_VARIABLE.sub(_parted, text))
+    if "+" in text or "-" in text:
+        text = _BETWEEN_TERMS.sub(r"\g<left> \g<sign> ", _AFTER_VARIABLE.sub(_parted, text))
     folded = fold(_MEGA.sub("mega", text))
-    folded = _FRACTION_REPR.sub(r" \g<over>/\g<under> ", _REPR.sub(r" \g<inner> ", folded))
-    folded = _POWER_OF_A_WORD.sub("", _POWER_OF_A_VARIABLE.sub(" ^ ", folded))
-    folded = _NUMBERED_WORD.sub(r"\g<word> ", _TIMES_PI.sub("pi", _MINUS_BY_PI.sub(" - ", folded)))
+    if "(" in folded:
+        folded = _FRACTION_REPR.sub(r" \g<over>/\g<under> ", _REPR.sub(r" \g<inner> ", folded))
+    if "^" in folded:
+        folded = _POWER_OF_A_WORD.sub("", _POWER_OF_A_VARIABLE.sub(" ^ ", folded))
+    if "pi" in folded:
+        folded = _TIMES_PI.sub("pi", _MINUS_BY_PI.sub(" - ", folded))
+    folded = _NUMBERED_WORD.sub(r"\g<word> ", folded)
     folded = _COMPARISON.sub(r" \g<sign> ", folded)
     return " ".join(folded.split())
 

@@ -15,6 +15,7 @@ import re
 _LETTER = r"[^\W\d_]"
 _END = r"(?=(?:[^\w\s+\-#(\[{\\/*^]|\*\*)*+(?:\s|\Z))"
 _SPELLINGS = str.maketrans({**dict.fromkeys("‐‑–−﹣－", "-"), "＋": "+", "～": "~", "∼": "~", "＃": "#", "￢": "¬"})
+_SIGN = re.compile("[-+±∓~¬]")
 _DETACHED = re.compile(r"(?<=[=(\[{*/^]) - (?=[^\W\d_(\[{\\])")
 _NUMBER_IN_BRACKETS = re.compile(
     r"(?<![^\s=,;(\[{])(?P<sign>[-±~])\( ?(?P<number>\d{1,15}(?:,\d{3}){0,6}(?:[./]\d{1,15})?) ?\)(?! ?[\^*/]|[\w(])"
@@ -40,7 +41,10 @@ _RIGHT = re.compile(rf"[(\[{{]*{_LETTER}(?![^\W\d_])")
 
 def marked(answer: str) -> str:
     """Return the answer with a space before each operator: `marked("f(-x)") == "f( -x)"`, `marked("a-b") == "a - b"`."""
-    text = _DETACHED.sub(" -", answer.translate(_SPELLINGS))
+    text = answer.translate(_SPELLINGS)
+    if _SIGN.search(text) is None:
+        return text
+    text = _DETACHED.sub(" -", text)
     text = _PLUS_PLUS.sub("++ ", _NUMBER_IN_BRACKETS.sub(r"\g<sign>\g<number>", text))
     text = _BETWEEN.sub(
         lambda found: (

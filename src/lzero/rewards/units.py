@@ -54,6 +54,8 @@ def _any(names: dict[str, str]) -> str:
 
 _UNIT_OF, _CURRENCY_OF = _called(_NAMES), _called(_CURRENCIES)
 _ONE = rf"(?:{_any(_UNIT_OF)})(?:\^?[23])?"
+NAMES_OF_UNITS = frozenset(word for name in (*_UNIT_OF, *_CURRENCY_OF) for word in name.split())
+"""Every word in a name of a unit or currency."""
 UNITS = rf"{_ONE}(?: ?(?:/|per) ?(?:{_ONE}))?"
 """Regular expression of a unit, its square or cube, or a unit per another."""
 CURRENCIES = rf"(?:{_any(_CURRENCY_OF)})"
