@@ -1,6 +1,7 @@
 """An evaluation broken down, against figures worked out by hand."""
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from lzero.types import Reward, ToolCall, Usage
 LOOKUP = ToolCall(name="search", arguments={}, duration_s=0.0)
 
 
-def record(number: int, *answers: str | None, **fields: object) -> Record:
+def record(number: int, *answers: str | None, **fields: Any) -> Record:
     return make_record(*answers, task=make_task(f"t{number}", answers=("18",), **fields))
 
 
