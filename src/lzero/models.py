@@ -90,7 +90,7 @@ def load_model(path: str | Path, *, dtype: str, device: str) -> "PreTrainedModel
     import torch
     from transformers import AutoModelForCausalLM
 
-    with read_by_library(directory, "the model cannot be loaded"), _no_progress_bars():
+    with read_by_library(directory, "the model cannot be loaded"), no_progress_bars():
         model, info = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=getattr(torch, dtype),
@@ -168,7 +168,7 @@ def save_model(
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
         new = temporary / "new"
-        with _no_progress_bars():
+        with no_progress_bars():
             model.save_pretrained(new, state_dict=_unshared(model, weights or model.state_dict()))
         # tokenizers reports a full disk as a plain Exception, so write the same bytes here first.
         (new / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
@@ -271,7 +271,7 @@ def _not_a_directory(path: str, directory: Path) -> str:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Turn transformers' progress bars off in the block, because lzero has its own display."""
     from transformers.utils import logging
 
