@@ -49,6 +49,12 @@ def check_model(directory: Path) -> None:
     check_tokenizer(directory)
 
 
+def num_layers(directory: Path) -> int | None:
+    """Return the number of layers that config.json names; None if it does not. Raises ModelError."""
+    config = read_json(directory, "config.json", needed_for="a model directory in Hugging Face format")
+    return next((config[key] for key in _LAYERS if isinstance(config.get(key), int)), None)
+
+
 def check_tokenizer(directory: Path) -> None:
     """Check the tokenizer's files. Raises ModelError."""
     _check_links(directory)

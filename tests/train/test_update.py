@@ -16,12 +16,12 @@ from lzero.algo.layout import Layout, Packing
 from lzero.algo.loss import make_loss_fn
 from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
-from lzero.errors import ModelError, NotFinite
+from lzero.errors import ConfigError, ModelError, NotFinite
 from lzero.models import load_model, resolve
 from lzero.train.packing import choose_packing
 from lzero.train.probe import PROBE_TOKENS, probe_ids
 from lzero.train.score import sample_logprobs
-from lzero.train.update import make_adamw, recompute_activations, update_policy
+from lzero.train.update import freeze_layers, make_adamw, recompute_activations, update_policy
 from lzero.types import Episode, Sample, Sampling
 
 pytestmark = pytest.mark.integration
@@ -106,6 +106,26 @@ def test_activations_that_are_computed_again_change_no_gradient_and_are_not_kept
     assert kept_bytes(model) < 0.7 * kept_bytes(double_model())
     assert distance(gradient(rows, max_tokens=40), gradient(rows, max_tokens=40, model=model)) < 1e-12
     assert not model.training
+
+
+def test_frozen_layers_stay_as_they_are_and_the_others_learn_as_they_do_without() -> None:
+    rows = scored([sample for number in range(3) for sample in to_samples(episode(number))], double_model())
+
+    def updated(frozen: int) -> Any:
+        model = make_nano()
+        freeze_layers(model, frozen)
+        batch = collate(rows, Layout(max_tokens=1000))
+        optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=1.0)
+        update_policy(model, [optimizer], batch, loss_fn=make_loss_fn(AlgoConfig(kl_coef=0.0)), grad_clip=1e9)
+        return dict(model.named_parameters())
+
+    before, whole, part = dict(make_nano().named_parameters()), updated(0), updated(1)
+    for name, weight in part.items():
+        learns = name.startswith(("model.layers.1.", "model.norm."))
+        assert torch.equal(weight, (whole if learns else before)[name]), name
+        assert torch.equal(weight, before[name]) != learns, name
+    with pytest.raises(ConfigError, match="frozen_layers = 2: Qwen3ForCausalLM has 2 layers"):
+        freeze_layers(make_nano(), 2)
 
 
 def test_the_gradient_is_that_of_the_formula() -> None:

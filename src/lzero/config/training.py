@@ -105,6 +105,8 @@ class TrainConfig(Section):
     computed once ("tree"), or the fastest on the device ("auto"; CUDA: packed, CPU: tree)."""
     gradient_checkpointing: bool = False
     """Keep one activation per layer and recompute the rest in the backward pass: far less memory, slower."""
+    frozen_layers: Annotated[int, Field(ge=0)] = 0
+    """First layers that stay as they are, with the embeddings; 0: everything is trained. Updates are cheaper, in `lzero sft` too."""
     checkpoint_every: Count = 10
     """Updates between checkpoints; the last policy is always saved."""
     keep_checkpoints: Count = 2

@@ -38,7 +38,7 @@ from lzero.train.demonstrations import fresh_tokenizer, read_demonstrations
 from lzero.train.schedule import warmup_stable_decay
 from lzero.train.score import sample_logprobs
 from lzero.train.seeding import seeded
-from lzero.train.update import update_policy
+from lzero.train.update import freeze_layers, update_policy
 from lzero.types import Sample
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
         )
     with seeded(config.run):
         model, tokenizer = starting_model(config)
+        freeze_layers(model, config.train.frozen_layers)
         focus = _compiled(config.sft.focus)
         sources = [read_demonstrations(Path(run_dir), tokenizer, focus=focus) for run_dir in config.sft.episodes]
         mix = Mix(sources, config.sft.weights, seed=derive_seed(config.run.seed, "sft"))

@@ -29,7 +29,7 @@ from lzero.train.resume import check_model
 from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
 from lzero.train.skipped import SkipCount, SkippedStep
-from lzero.train.update import make_adamw, recompute_activations, update_policy
+from lzero.train.update import freeze_layers, make_adamw, recompute_activations, update_policy
 from lzero.types import Group, Sample
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Trainer:
         model = load_model(checkpoint or initial, dtype=dtype, device=device)
         if config.train.gradient_checkpointing:
             recompute_activations(model)
+        freeze_layers(model, config.train.frozen_layers)
         reference = load_model(initial, dtype=dtype, device=device) if config.algo.kl_coef > 0 else None
         optimizer = make_adamw(model, lr=config.train.lr, weight_decay=config.train.weight_decay)
         tokenizer = load_tokenizer(checkpoint or initial)

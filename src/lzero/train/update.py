@@ -102,6 +102,22 @@ def recompute_activations(model: "PreTrainedModel") -> None:
             layer.training = True  # transformers checks this flag of the layer; modules inside stay without dropout
 
 
+def freeze_layers(model: "PreTrainedModel", number: int) -> None:
+    """Keep the embeddings and the first `number` layers as they are. A pass then computes no gradient for them, and keeps no activation.
+
+    An output layer that is tied to the embeddings stays as it is, too. 0 freezes nothing. Raises ConfigError if no layer would be left.
+    """
+    if not number:
+        return
+    layers = getattr(model.get_decoder(), "layers", ())
+    if number >= len(layers):
+        raise ConfigError(
+            f"train.frozen_layers = {number}: {type(model).__name__} has {len(layers)} layers, and one at least must learn"
+        )
+    for part in (model.get_input_embeddings(), *layers[:number]):
+        part.requires_grad_(False)
+
+
 def update_policy(
     model: "PreTrainedModel",
     optimizers: Sequence[Optimizer],

@@ -7,6 +7,8 @@ from lzero.agent.episode import asked
 from lzero.agent.prompt import system_prompt, task_turn
 from lzero.agent.setting import LIBRARIES
 from lzero.engine.kinds import Finding, kind_of
+from lzero.model_files import num_layers
+from lzero.models import resolve
 from lzero.text import counted
 from lzero.train.preflight.subject import SPLITS, Subject
 from lzero.types import Task
@@ -20,6 +22,10 @@ def check_model(subject: Subject) -> Iterator[Finding]:
     if subject.renderer is not None:
         yield Finding("chat template", f"a turn ends with token {subject.renderer.end_of_turn}")
     yield from kind_of(subject.config).check(subject.config)
+    if frozen := subject.config.train.frozen_layers:
+        layers = num_layers(resolve(subject.config.model.path))
+        problem = f"train.frozen_layers = {frozen}: the model has {layers} layers, and one at least must learn"
+        yield Finding("train.frozen_layers", f"{frozen} of {layers}", [problem] if layers and frozen >= layers else [])
 
 
 def check_prompts(subject: Subject) -> Iterator[Finding]:
