@@ -34,6 +34,9 @@ class ScriptedEngineConfig(_Engine):
     policy: str = Field(min_length=1)
     """A policy of the built-in world, as "expert", or the import path "package.module:policy" of a function (transcript, seed) ->
     reply."""
+    tokenizer: str = ""
+    """Model directory whose tokenizer and chat template the episodes use, so that demonstrations have the budgets of the model that learns
+    from them; empty: the world's words, or bytes for a policy of your own."""
 
 
 class _Servers(_Engine):

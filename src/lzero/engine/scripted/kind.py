@@ -1,6 +1,7 @@
 """The engine "scripted": a function of the transcript instead of a model. Experts record demonstrations; weak policies are baselines."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lzero.config import Config, ScriptedEngineConfig
@@ -32,14 +33,17 @@ def model_name(config: Config) -> str:
 
 
 def context_tokens(config: Config) -> int | None:
-    """Return the default tokens of an episode. For your own policy a token is a byte."""
+    """Return the default tokens of an episode. For your own policy a token is a byte, unless `engine.tokenizer` names a model's."""
     return CONTEXT_BYTES if ":" in _name(config) else None
 
 
 def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
-    """Return the tokenizer of the world's words; for your own policy, one with bytes as tokens."""
-    from lzero.models import build_tokenizer
+    """Return the tokenizer of `engine.tokenizer`, else that of the world's words; for your own policy, one with bytes as tokens."""
+    from lzero.models import build_tokenizer, load_tokenizer
 
+    assert isinstance(config.engine, ScriptedEngineConfig)
+    if config.engine.tokenizer:
+        return load_tokenizer(Path(config.engine.tokenizer).expanduser())
     return build_tokenizer(() if ":" in _name(config) else vocabulary())
 
 
