@@ -1,0 +1,109 @@
+"""recipes/qa_smollm2.py: rows of questions become parts that never overlap, and a scripted oracle demonstrates on them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import qa_smollm2
+from commands import succeed
+
+from lzero.config import load_config
+from lzero.engine.kinds import kind_of
+from lzero.errors import ConfigError, DataError
+from lzero.models import ASSETS, load_tokenizer
+from lzero.store import read_records
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+TOWNS = ["Hafen", "Montverd", "Lund", "Kaleva", "Ostrava", "Tromsdal", "Brixen", "Cork", "Zadar", "Evora", "Gmunden"]
+
+
+def write_rows(file: Path, number: int = 60) -> Path:
+    rows = [
+        {
+            "id": f"q{place}",
+            "question": f"who founded town {place} ",
+            "answer": f"Ilse  {town}",
+            "aliases": [f"ILSE {town}"],
+            "paragraphs": [
+                {"title": town, "text": f"Town {place} was founded by Ilse {town} in 1{place:03}. " + "More. " * 60}
+            ],
+        }
+        for place, town in ((place, TOWNS[place % len(TOWNS)]) for place in range(number))
+    ]
+    rows.append({**rows[0], "id": "late", "paragraphs": [{"title": "", "text": "More. " * 60 + "Ilse Hafen"}]})
+    rows.append({**rows[0], "id": "none", "paragraphs": []})
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def read(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_rows_are_cut_split_by_their_questions_and_never_written_over(tmp_path: Path) -> None:
+    counts = qa_smollm2.prepare(write_rows(tmp_path / "rows.jsonl"), tmp_path / "qa")
+    parts = {part: read(tmp_path / "qa" / f"{part}.jsonl") for part in qa_smollm2.PARTS}
+    assert counts == {part: len(rows) for part, rows in parts.items()} | {"dropped": 2}
+    questions = Counter(row["question"] for rows in parts.values() for row in rows)
+    assert len(questions) == 60
+    assert set(questions.values()) == {1}
+    assert min(counts[part] for part in qa_smollm2.PARTS) > 5
+    for row in parts["heldout"]:
+        (passage,) = row["paragraphs"]  # type: ignore[misc]
+        assert len(passage["text"]) <= qa_smollm2.PASSAGE_CHARS
+        assert str(row["spelled"]).startswith("Ilse ")
+        assert str(row["spelled"]) in passage["text"]
+    with pytest.raises(DataError, match="exists: name another directory"):
+        qa_smollm2.prepare(tmp_path / "rows.jsonl", tmp_path / "qa")
+
+
+def test_a_file_without_a_usable_row_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "who", "answer": "Ada"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="no row for heldout; 1 rows have no short answer"):
+        qa_smollm2.prepare(tmp_path / "rows.jsonl", tmp_path / "qa")
+    assert not (tmp_path / "qa").exists()
+
+
+def test_the_oracle_names_the_variable_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QA_DEMOS", raising=False)
+    qa_smollm2.golds.cache_clear()
+    with pytest.raises(ConfigError, match="QA_DEMOS is not set"):
+        qa_smollm2.expert("user\nwho founded town 1\n[1 step and 9 tokens left]<output>", 0)
+    with pytest.raises(ValueError, match="no question in the transcript"):
+        qa_smollm2.expert("user\nhello", 0)
+
+
+@pytest.mark.sandbox
+def test_the_oracle_is_right_when_it_looks_up_and_its_weak_habit_is_to_give_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qa_smollm2.prepare(write_rows(tmp_path / "rows.jsonl"), tmp_path / "qa")
+    monkeypatch.setenv("QA_DEMOS", str(tmp_path / "qa" / "demos.jsonl"))
+    qa_smollm2.golds.cache_clear()
+    recorded = {}
+    for policy in ("expert", "weak"):
+        succeed(
+            "eval",
+            str(RECIPES / "qa-smollm2.toml"),
+            "model.path=nano",
+            "engine.kind=scripted",
+            f"engine.policy=qa_smollm2:{policy}",
+            f"engine.tokenizer={ASSETS / 'nano'}",
+            f"tasks.train={tmp_path / 'qa' / 'train.jsonl'}",
+            f"tasks.eval={tmp_path / 'qa' / 'demos.jsonl'}",
+            f"run.dir={tmp_path / policy}",
+            "agent.max_tokens=1000",
+            "agent.response_tokens=200",
+        )
+        recorded[policy] = [
+            (len(episode.steps), reward.score)
+            for record in read_records(tmp_path / policy)
+            for episode, reward in record.scored
+        ]
+    assert set(recorded["expert"]) == {(2, 1.0)}
+    assert set(recorded["weak"]) == {(1, 0.0), (2, 1.0)}, "it never finds the answer without looking"
+    config = load_config(tmp_path / "weak" / "config.toml")
+    tokenizer, nano = kind_of(config).open_tokenizer(config), load_tokenizer(ASSETS / "nano")
+    assert tokenizer is not None
+    assert tokenizer.get_vocab() == nano.get_vocab(), "the tokens are those of the model that learns from them"
