@@ -81,29 +81,24 @@ def test_the_oracle_is_right_when_it_looks_up_and_its_weak_habit_is_to_give_up(
     qa_smollm2.prepare(write_rows(tmp_path / "rows.jsonl"), tmp_path / "qa")
     monkeypatch.setenv("QA_DEMOS", str(tmp_path / "qa" / "demos.jsonl"))
     qa_smollm2.golds.cache_clear()
-    recorded = {}
-    for policy in ("expert", "weak"):
-        succeed(
-            "eval",
-            str(RECIPES / "qa-smollm2.toml"),
-            "model.path=nano",
-            "engine.kind=scripted",
-            f"engine.policy=qa_smollm2:{policy}",
-            f"engine.tokenizer={ASSETS / 'nano'}",
-            f"tasks.train={tmp_path / 'qa' / 'train.jsonl'}",
-            f"tasks.eval={tmp_path / 'qa' / 'demos.jsonl'}",
-            f"run.dir={tmp_path / policy}",
-            "agent.max_tokens=1000",
-            "agent.response_tokens=200",
-        )
-        recorded[policy] = [
-            (len(episode.steps), reward.score)
-            for record in read_records(tmp_path / policy)
-            for episode, reward in record.scored
-        ]
-    assert set(recorded["expert"]) == {(2, 1.0)}
-    assert set(recorded["weak"]) == {(1, 0.0), (2, 1.0)}, "it never finds the answer without looking"
-    config = load_config(tmp_path / "weak" / "config.toml")
+    run = tmp_path / "weak"
+    succeed(
+        "eval",
+        str(RECIPES / "qa-smollm2.toml"),
+        "model.path=nano",
+        "engine.kind=scripted",
+        "engine.policy=qa_smollm2:weak",
+        f"engine.tokenizer={ASSETS / 'nano'}",
+        f"tasks.train={tmp_path / 'qa' / 'train.jsonl'}",
+        f"tasks.eval={tmp_path / 'qa' / 'demos.jsonl'}",
+        f"run.dir={run}",
+        "agent.max_tokens=1000",
+        "agent.response_tokens=200",
+    )
+    scored = [pair for record in read_records(run) for pair in record.scored]
+    ends = {(len(episode.steps), reward.score) for episode, reward in scored}
+    assert ends == {(1, 0.0), (2, 1.0)}, "it is right exactly if it looks the question up"
+    config = load_config(run / "config.toml")
     tokenizer, nano = kind_of(config).open_tokenizer(config), load_tokenizer(ASSETS / "nano")
     assert tokenizer is not None
     assert tokenizer.get_vocab() == nano.get_vocab(), "the tokens are those of the model that learns from them"
