@@ -19,7 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from lzero.data.rows import Fields, read_rows
+from lzero.data.formats import Fields
+from lzero.data.rows import read_rows
 from lzero.errors import ConfigError, DataError
 from lzero.seeds import derive_seed
 from lzero.store.writing import as_store_error, write_whole

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import qa_smollm2
@@ -37,7 +38,7 @@ def write_rows(file: Path, number: int = 60) -> Path:
     return file
 
 
-def read(file: Path) -> list[dict[str, object]]:
+def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -50,7 +51,7 @@ def test_rows_are_cut_split_by_their_questions_and_never_written_over(tmp_path: 
     assert set(questions.values()) == {1}
     assert min(counts[part] for part in qa_smollm2.PARTS) > 5
     for row in parts["heldout"]:
-        (passage,) = row["paragraphs"]  # type: ignore[misc]
+        (passage,) = row["paragraphs"]
         assert len(passage["text"]) <= qa_smollm2.PASSAGE_CHARS
         assert str(row["spelled"]).startswith("Ilse ")
         assert str(row["spelled"]) in passage["text"]
