@@ -71,7 +71,7 @@ CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4", "PIL": "pillow", "pptx": "pyt
 """Libraries that are imported by another name than they are installed by."""
 STARTED = {"ipykernel"}
 """Libraries that are started as a program, and imported by nobody."""
-NEEDED_BY_OTHERS = {"lxml-html-clean", "tensorboard"}
+NEEDED_BY_OTHERS = {"accelerate", "gguf", "lxml-html-clean", "tensorboard"}
 """Libraries that one of ours imports, and does not always bring."""
 BESIDE_VLLM = SOURCE / "train" / "transfer" / "nccl.py"
 """The only module outside the plug-in that imports vLLM. lzero does not require it: it is installed into vLLM's environment for this."""
