@@ -14,7 +14,8 @@ from lzero.agent.one_reply import answer_in
 from lzero.agent.scenes import Scenes
 from lzero.agent.setting import Setting, Ticket
 from lzero.algo.samples import to_samples
-from lzero.config import AgentConfig
+from lzero.config import AgentConfig, load_config
+from lzero.engine.kinds import kind_of
 from lzero.engine.scripted.engine import ScriptedChat, ScriptedEngine
 from lzero.environments.search import SearchEnvironment
 from lzero.environments.stateless import StatelessScene
@@ -192,3 +193,14 @@ def test_an_option_that_an_agent_lacks_is_named() -> None:
 )
 def test_the_answer_is_the_last_line_that_says_so_or_the_whole_reply(reply: str, answer: str) -> None:
     assert answer_in(reply) == answer
+
+
+def test_a_policy_that_writes_cells_is_refused_for_an_agent_that_runs_none() -> None:
+    def complaint(agent: str) -> str:
+        config = load_config(None, ["engine.kind=scripted", "engine.policy=expert", f"agent.use={agent}"])
+        return kind_of(config).complaint(config, Task(id="w", question="Who?", answers=("Kato",), source="world"))
+
+    assert complaint("nb") == ""
+    assert (
+        complaint("rag") == 'the policy \'expert\' writes cells, which agent.use = "rag" does not run: leave it at "nb"'
+    )
