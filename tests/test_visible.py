@@ -114,14 +114,23 @@ def test_plain_text_stays_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a\u200d", "\U0001f600\u200d", "\u0628\u200c", "\u0915\u094d\u200d\ufe0f", "\U0001f600\ufe0f"]
+    "text",
+    [
+        *(
+            piece * 10_000
+            for piece in ("a\u200d", "\U0001f600\u200d", "\u0628\u200c", "\u0915\u094d\u200d\ufe0f", "\U0001f600\ufe0f")
+        ),
+        "".join(map(chr, range(0x20000, 0x25000))),
+        "".join(map(chr, range(0xAC00, 0xD000))) + "a\u200db",
+    ],
+    ids=lambda text: text[:3].encode("unicode_escape").decode(),
 )
-def test_joiners_without_number_call_no_function_for_each(piece: str) -> None:
+def test_a_long_text_calls_no_function_for_each_character(text: str) -> None:
     """Outputs of a quarter of a million characters are cleaned on the event loop."""
     calls = []
     sys.setprofile(lambda frame, event, _: calls.append(frame) if event == "call" else None)
     try:
-        clean(piece * 10_000)
+        clean(text)
     finally:
         sys.setprofile(None)
     assert len(calls) < 200

@@ -45,9 +45,23 @@ _BLANK = frozenset("\u2800\U00013441\U00013442\U00016fe4\U0001d159")
 _JOINERS = "\u200c\u200d"
 _EMOJI_STYLE = "\ufe0f"
 _CONDITIONAL = frozenset(_JOINERS + _EMOJI_STYLE)
+_BY_CHARACTER = {
+    **dict.fromkeys(_IGNORABLE, ""),
+    **dict.fromkeys(_BLANK, " "),
+    "\ufffc": "\ufffd",  # stands for an object that is not in the text
+    # Shown; of the conditional ones, the neighbours decide.
+    **{character: character for character in (*_PREPENDED, *_CONDITIONAL, "\t", "\n")},
+}
+"""Character → what is shown of it, where its category does not tell."""
+_BY_CATEGORY = {"Cc": "", "Cf": "", "Cs": "", "Zl": "\n", "Zp": "\n", "Co": "\ufffd", "Cn": "\ufffd"}
 _RUN = re.compile(f"([{_JOINERS}{_EMOJI_STYLE}]+)")
+_MARK = "\u0300"
+_LONG_RUN = re.compile(f"{_MARK}{{{MARKS_ON_A_LETTER + 1},}}")
 _EMOJI_ELSEWHERE = frozenset("‼⁉ℹ↔◻◼◽◾〰〽")
 """Emoji that are not symbols of the category So."""
+_KEYCAP = "\u20e3"
+_KIND_OF_DIRECTION = {"AL": "letter", "NSM": "mark"}
+"""Bidirectional class → the kind of its characters: letters of Arabic script, and marks on letters."""
 _VIRAMA = 9
 """Combining class of the sign that joins consonants in Indic scripts."""
 
@@ -63,8 +77,9 @@ def clean(text: str) -> str:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
     if text.isascii():
         return _CONTROLS.sub("", text)
-    shown = ((character, _shown(character)) for character in set(text))
-    if changed := {ord(character): new for character, new in shown if new != character}:
+    # Python's own test is much faster, and passes nearly all characters of a long text.
+    doubtful = (character for character in set(text) if not character.isprintable() or character in _BY_CHARACTER)
+    if changed := {ord(character): new for character in doubtful if (new := _shown(character)) != character}:
         text = text.translate(changed)
     return _joined(_bounded(text))
 
@@ -77,29 +92,15 @@ class VisibleFormatter(logging.Formatter):
         return clean(super().format(record)).replace("\n", "\n  ")
 
 
-@lru_cache(maxsize=1 << 14)
 def _shown(character: str) -> str:
     """Return the replacement of one character, independent of its neighbours."""
-    if character in _CONDITIONAL:
-        return character  # its neighbours decide
-    if character in _BLANK:
-        return " "
-    if character in _IGNORABLE:
-        return ""
-    match unicodedata.category(character):
-        case "Cc":
-            return character if character in "\t\n" else ""
-        case "Cf":
-            return character if character in _PREPENDED else ""
-        case "Cs":
-            return ""
-        case "Zl" | "Zp":
-            return "\n"
-        case "Co":
-            return "\ufffd"
-        case "Cn":
-            return character if _is_reserved_for_signs(ord(character)) else "\ufffd"
-    return "\ufffd" if character == "\ufffc" else character  # an object that is not in the text
+    shown = _BY_CHARACTER.get(character)
+    if shown is not None:
+        return shown
+    category = unicodedata.category(character)
+    if category == "Cn" and _is_reserved_for_signs(ord(character)):
+        return character
+    return _BY_CATEGORY.get(category, character)
 
 
 def _is_reserved_for_signs(code: int) -> bool:
@@ -109,11 +110,17 @@ def _is_reserved_for_signs(code: int) -> bool:
 
 def _bounded(text: str) -> str:
     """Return the text with at most MARKS_ON_A_LETTER combining marks in a row: more of them cover the lines around."""
-    marks = {character for character in set(text) if unicodedata.category(character) in ("Mn", "Me")}
+    others = (character for character in set(text) if not character.isalnum())
+    marks = [ord(character) for character in others if unicodedata.category(character) in ("Mn", "Me")]
     if not marks:
         return text
-    joined = "".join(marks | _CONDITIONAL)
-    return re.sub(f"([{joined}]{{{MARKS_ON_A_LETTER}}})[{joined}]+", r"\1", text)
+    # As one character: a pattern of many characters beyond U+FFFF compares each of them, one after another.
+    alike = text.translate(dict.fromkeys((*marks, *map(ord, _CONDITIONAL)), _MARK))
+    kept, end = [], 0
+    for run in _LONG_RUN.finditer(alike):
+        kept.append(text[end : run.start() + MARKS_ON_A_LETTER])
+        end = run.end()
+    return "".join((*kept, text[end:]))
 
 
 def _joined(text: str) -> str:
@@ -124,29 +131,24 @@ def _joined(text: str) -> str:
     parts = _RUN.split(text)  # text, run, text, run, …, text
     if len(parts) == 1:
         return text
-    kinds: dict[str, str | None] = {character: _kind(character) for character in set(text)}
+    befores, afters = [part[-1:] for part in parts[:-1:2]], [part[:1] for part in parts[2::2]]
+    kinds: dict[str, str | None] = {character: _kind(character) for character in {*befores, *afters} - {""}}
     if not any(kinds.values()):
         return "".join(parts[::2])
     kinds[""] = None
     runs = [run if len(run) == 1 else "".join(sorted(set(run))) for run in parts[1::2]]
-    befores = [kinds[part[-1:]] for part in parts[:-1:2]]
-    afters = [kinds[part[:1]] for part in parts[2::2]]
-    parts[1::2] = map(_needed, runs, befores, afters)
+    parts[1::2] = map(_needed, runs, map(kinds.__getitem__, befores), map(kinds.__getitem__, afters))
     return "".join(parts)
 
 
-@lru_cache(maxsize=1 << 14)
 def _kind(character: str) -> str:
     """Return the kinds of a character whose look a joiner or variation selector beside it may change; "" for any other character."""
-    direction = unicodedata.bidirectional(character)
-    kinds = {
-        "virama": unicodedata.combining(character) == _VIRAMA,
-        "letter": direction == "AL",
-        "mark": direction == "NSM",
-        "emoji": _is_emoji(character),
-        "keycap": character == "\u20e3",
-    }
-    return " ".join(kind for kind, is_one in kinds.items() if is_one)
+    kind = _KIND_OF_DIRECTION.get(unicodedata.bidirectional(character), "")
+    if unicodedata.combining(character) == _VIRAMA:
+        kind += " virama"
+    if _is_emoji(character):
+        kind += " emoji"
+    return kind + " keycap" if character == _KEYCAP else kind
 
 
 @lru_cache(maxsize=1 << 14)
