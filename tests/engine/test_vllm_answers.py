@@ -55,7 +55,7 @@ async def sampled(body: bytes | dict[str, Any]) -> Choice:
 
 
 async def test_a_right_answer_is_a_completion() -> None:
-    completion = CODEC.completion(await sampled(answer()), "r")
+    completion = CODEC.completion(await sampled(answer()), "r", newest=0)
     assert (completion.token_ids, completion.versions) == ((5, 6), ((0, 2),))
 
 
@@ -71,13 +71,18 @@ async def test_a_right_answer_is_a_completion() -> None:
         ),
         *({"weight_versions": [SPAN | places]} for places in ({"end": 1}, {"start": 1}, {"start": 5, "end": -3})),
         {"weight_versions": [SPAN, {"version": "run/1", "start": 1, "end": 2}]},
+        {"weight_versions": [SPAN | {"version": "run/1"}]},
         {"logprobs": None},
+        *(
+            {"logprobs": {"content": [{"logprob": -1.0}, {"logprob": value}]}}
+            for value in (-1e300, -1001.0, 0.5, 1e300)
+        ),
     ],
     ids=lambda changes: str(changes)[:60],
 )
 async def test_tokens_that_no_model_samples_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(EngineError, match=r"^request r: .{20,400}$"):
-        CODEC.completion(await sampled(answer(**changes)), "r")
+        CODEC.completion(await sampled(answer(**changes)), "r", newest=0)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class Served:
         for number, most in enumerate(places):
             self.fleet.add(VLLMServer(f"server {number}", socket=Path("none")))
             self.fleet.members[-1].places.limit(most)
-        self.router = Router([Replica(each, CODEC, Adapters()) for each in self.fleet.members], self.fleet)
+        self.router = Router([Replica(each, CODEC, Adapters(), lambda: 0) for each in self.fleet.members], self.fleet)
         self.began: list[tuple[str, str, float]] = []
         """Each request, its server, and when it got its place."""
 

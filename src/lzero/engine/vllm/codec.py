@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 2.0
 """Range of temperatures besides 0; vLLM silently changes one outside of it."""
+LEAST_LOGPROB, ROUNDING = -1_000.0, 0.01
+"""Log-probabilities of sampled tokens are from the least to 0, up to rounding: at temperature 2 no token below some -200 is ever drawn."""
 NAME_CHARS = 100
 """Longest part of a name of weights that is quoted."""
 
@@ -57,10 +59,11 @@ class Codec:
                 f"{self.max_tokens} tokens"
             )
 
-    def completion(self, choice: Choice, request_id: str, adapter: Adapter | None = None) -> Completion:
-        """Convert a response of the base model, or of base and adapter.
+    def completion(self, choice: Choice, request_id: str, *, newest: int, adapter: Adapter | None = None) -> Completion:
+        """Convert a response of the base model, or of base and adapter. `newest`: the newest policy version that the servers were sent.
 
-        Raises EngineError for no tokens or impossible ones, if log-probabilities are missing, or the weights are not this run's.
+        Raises EngineError for no tokens or impossible ones, for log-probabilities that are missing or impossible, and for weights that
+        this run has not sent.
         """
         ids = choice.token_ids
         if not ids or len(ids) > self.max_tokens or min(ids) < 0 or max(ids) >= self.vocab_size:
@@ -71,9 +74,14 @@ class Codec:
         logprobs = choice.logprobs.content if choice.logprobs is not None else None
         if logprobs is None or len(logprobs) != len(ids):
             raise EngineError(f"request {request_id}: the server gave no log-probability for each of {len(ids)} tokens")
+        if odd := [token.logprob for token in logprobs if not LEAST_LOGPROB <= token.logprob <= ROUNDING]:
+            raise EngineError(
+                f"request {request_id}: the server gave the log-probability {odd[0]:g} to a token that it sampled; "
+                f"{LEAST_LOGPROB:g} to 0 are possible"
+            )
         if choice.finish_reason not in ("stop", "length"):
             raise EngineError(f"request {request_id}: the server ended the completion with {choice.finish_reason!r}")
-        versions = self._versions(choice, request_id)
+        versions = self._versions(choice, request_id, newest)
         ended = ids[-1] in self.stop_ids
         stop_reason: StopReason = "eos" if ended else "stop" if choice.finish_reason == "stop" else "length"
         return Completion(
@@ -84,8 +92,8 @@ class Codec:
             versions=versions if adapter is None else ((adapter.version, len(ids)),),
         )
 
-    def _versions(self, choice: Choice, request_id: str) -> tuple[tuple[int, int], ...]:
-        """Return spans of (policy version, number of tokens). Raises EngineError for weights that this run has not named."""
+    def _versions(self, choice: Choice, request_id: str, newest: int) -> tuple[tuple[int, int], ...]:
+        """Return spans of (policy version, number of tokens). Raises EngineError for weights that this run has not sent."""
         spans = choice.weight_versions or []
         owner = weights_name(self.owner, 0)[:-1]
         own = re.compile(re.escape(owner) + "[0-9]{1,18}")
@@ -99,4 +107,9 @@ class Codec:
         ends = [0, *(span.end for span in spans)]
         if [span.start for span in spans] != ends[:-1] or ends != sorted(ends) or ends[-1] != len(choice.token_ids):
             raise EngineError(f"request {request_id}: the versions of the weights do not cover the completion's tokens")
-        return tuple((int(span.version.removeprefix(owner)), span.end - span.start) for span in spans)
+        versions = tuple((int(span.version.removeprefix(owner)), span.end - span.start) for span in spans)
+        if (last := max(version for version, _ in versions)) > newest:
+            raise EngineError(
+                f"request {request_id}: the server samples from version {last}; the newest one is {newest}"
+            )
+        return versions

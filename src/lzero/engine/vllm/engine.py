@@ -73,7 +73,7 @@ class VLLMEngine:
             owner=self._owner,
         )
         self._adapters = Adapters()
-        self.replicas = tuple(Replica(member, codec, self._adapters) for member in fleet.members)
+        self.replicas = tuple(Replica(member, codec, self._adapters, lambda: self._version) for member in fleet.members)
         self._fleet = fleet
         self._router = Router(self.replicas, fleet)
         self.shared_directory = delivery.shared_directory

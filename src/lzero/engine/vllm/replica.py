@@ -1,6 +1,6 @@
 """One server of the engine, with lzero's types of requests and completions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lzero.engine.vllm.adapters import Adapters
 from lzero.engine.vllm.codec import Codec
@@ -11,11 +11,13 @@ from lzero.types import Completion, Sampling
 class Replica:
     """One server of the engine, with lzero's types of requests and completions."""
 
-    def __init__(self, supervisor: Supervisor, codec: Codec, adapters: Adapters) -> None:
+    def __init__(self, supervisor: Supervisor, codec: Codec, adapters: Adapters, newest: Callable[[], int]) -> None:
+        """`newest` returns the newest policy version that the servers were sent."""
         self.supervisor = supervisor
         self.server = supervisor.server
         self._codec = codec
         self._adapters = adapters
+        self._newest = newest
         self._version: int | None = None
 
     @property
@@ -37,7 +39,7 @@ class Replica:
                     request_id=request_id,
                     deadline_s=deadline_s,
                 )
-        return self._codec.completion(choice, request_id, adapter)
+        return self._codec.completion(choice, request_id, newest=self._newest(), adapter=adapter)
 
     async def score(self, ids: Sequence[int]) -> tuple[float, ...]:
         """Return the log-probability (temperature 1) of each token given those before it; 0.0 for the first."""
