@@ -164,8 +164,9 @@ NO_TRIAL = """[
     call("syscall", 306, 0),  # syncfs
     call("syscall", 9, 0, 1 << 21, 3, 0x40022, -1, 0),  # mmap, MAP_HUGETLB
     call("syscall", 157, 62, 1, 0, 0, 0),  # prctl, PR_SCHED_CORE
+    call("syscall", 16, os.openpty()[1], 0x5423, ctypes.byref(ctypes.c_int(5))),  # ioctl, TIOCSETD: loads a module
 ]"""
-"""Not tried without the filter: it would wait for the host's disks, and most machines have no huge pages."""
+"""Not tried without the filter: it would wait for the host's disks, most machines have no huge pages, and a module stays."""
 
 
 @X86_64
@@ -173,7 +174,34 @@ NO_TRIAL = """[
 async def test_what_is_counted_and_done_for_the_whole_machine_is_refused(repl: LocalRepl, open_repl: LocalRepl) -> None:
     assert await answers(open_repl, MACHINE) == [0] * 3
     assert await answers(repl, MACHINE) == [errno.EPERM] * 3
-    assert await answers(repl, NO_TRIAL) == [errno.EPERM] * 4
+    assert await answers(repl, NO_TRIAL) == [errno.EPERM] * 5
+
+
+DISK = """
+import fcntl
+shared, (r, w) = os.open("/usr/lib", os.O_RDONLY), os.pipe()
+answer = ctypes.create_string_buffer(512)
+[
+    attempt(os.fsync, 999),
+    attempt(os.fdatasync, 999),
+    call("syscall", 277, 999, ctypes.c_long(0), ctypes.c_long(0), 7),  # sync_file_range
+    attempt(fcntl.fcntl, w, fcntl.F_SETFL, os.O_DIRECT),
+    attempt(os.open, "/opt/environment/pyvenv.cfg", os.O_DIRECT),
+    call("syscall", 437, -100, b"/usr", ctypes.create_string_buffer(24), 24),  # openat2
+    *(call("ioctl", shared, ctypes.c_ulong(kind), answer) for kind in (0xc0c0583b, 0xc020660b, 0x80111500, 0x6612)),
+]
+"""
+"""Without the filter, the first three find no file of this number. The last four are FS_IOC_GETFSMAP, FS_IOC_FIEMAP, FS_IOC_GETFSUUID and
+EXT4_IOC_PRECACHE."""
+
+
+@X86_64
+@attack(104)
+async def test_no_session_uses_the_disk_that_all_share(repl: LocalRepl, open_repl: LocalRepl) -> None:
+    assert (await answers(open_repl, DISK))[:4] == [errno.EBADF] * 3 + [0]
+    assert await answers(repl, DISK) == [0, 0, 0, errno.EINVAL, errno.EINVAL, errno.ENOSYS] + [errno.EPERM] * 4
+    work = "import os\nwith open('own', 'wb') as file: file.write(b'x'), file.flush(), os.fsync(file.fileno())"
+    assert await value(repl, f"{work}\nos.path.getsize('own'), os.isatty(0)") == "(1, False)"
 
 
 SHARED_FILE = "/opt/environment/pyvenv.cfg"
@@ -233,6 +261,19 @@ async def test_which_pages_of_shared_files_are_in_memory_is_not_told(repl: Local
     # reading them does not show either: the mounts are read-only, so no time of access is kept
     age = f"import os\nopen({SHARED_FILE!r}).read()\nos.stat({SHARED_FILE!r}).st_atime_ns"
     assert await value(repl, age) == await value(repl, age)
+
+
+MERGED = """
+libc.mmap.restype = ctypes.c_void_p
+page = ctypes.c_void_p(libc.mmap(None, ctypes.c_size_t(4096), 3, 0x22, -1, ctypes.c_long(0)))
+[call("madvise", page, ctypes.c_size_t(4096), 12), call("prctl", 67, 1, 0, 0, 0)]
+"""
+"""MADV_MERGEABLE and PR_SET_MEMORY_MERGE, which take a kernel and a right that many machines lack."""
+
+
+@attack(83)
+async def test_no_session_learns_whether_others_hold_equal_pages(repl: LocalRepl) -> None:
+    assert await answers(repl, MERGED) == [errno.EPERM] * 2
 
 
 HONEST = {

@@ -27,8 +27,9 @@ DELEGATE = (
 )
 WITHOUT_GROUPS = (
     Unbounded(
-        "memory that the kernel keeps for processes",
-        "memory maps, file locks, epoll watches and open files of /proc count as nobody's: a REPL can hold gigabytes beyond repl.memory_mb",
+        "memory that the kernel keeps for processes and names of files",
+        "memory maps, file locks, epoll watches, open files of /proc and the names of files that it looked for count as nobody's: a "
+        "REPL can hold gigabytes beyond repl.memory_mb",
         DELEGATE,
     ),
     Unbounded(

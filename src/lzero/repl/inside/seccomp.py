@@ -1,8 +1,8 @@
 """Filter system calls, for a process and all its children, for good.
 
 The filter refuses what Python, numpy and pandas never need: other namespaces, mounts, kernel modules, tracing, keyrings, io_uring, every
-socket that is not AF_UNIX. A refused call fails with EPERM, as it would without the right to it. `clone3` fails with ENOSYS, so that the C
-library falls back to `clone`, whose flags a filter can read. A call by another ABI ends the process. seccomp(2), and
+socket that is not AF_UNIX. A refused call fails with EPERM, as it would without the right to it. `clone3` and `openat2` fail with ENOSYS,
+so that programs fall back to `clone` and `openat`, whose flags a filter can read. A call by another ABI ends the process. seccomp(2), and
 Documentation/userspace-api/seccomp_filter.rst of the kernel.
 """
 
@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 """AUDIT_ARCH of the machine, and its column in the tables below."""
@@ -21,7 +22,8 @@ _X32 = 0x40000000
 _TABLE = (Path(__file__).parent / "refused_calls.txt").read_text(encoding="ascii")
 _REFUSED = [line.split()[1:] for line in _TABLE.splitlines() if line and not line.startswith("#")]
 """Numbers of each refused call on x86-64 and on arm64, as text; "-" where there is none."""
-_CLONE3 = (435, 435)
+_UNREADABLE = ((435, 435), (437, 437))
+"""clone3 and openat2, whose flags lie in memory."""
 _SETNS, _STEPS = (308, 268), (0x10000000, 0x7C020000)
 """Steps that a copy and its original make while they are stopped (`copying`): enter a user namespace, or one with all that it owns. They
 require the key. So does CLONE_PARENT: a sibling would neither be found nor counted among a session's processes."""
@@ -32,52 +34,89 @@ _CLONE, _NEW_NAMESPACES = (56, 220), 0x7E020000
 _PRLIMIT, _RLIMIT_CORE = (302, 261), 4
 """The limit that keeps the host's handler of core dumps from running must not change: even 0 would let it run."""
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _AND, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 _NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD, _FOURTH, _SIXTH = 0, 4, 16, 24, 32, 40, 56
 """Offsets in `struct seccomp_data`; for an argument, that of its lower half, which is all that the rules below test."""
 _PR_SET_SECCOMP, _FILTER_MODE = 22, 2
 _REFUSE, _NO_FAMILY = _ERRNO | errno.EPERM, _ERRNO | errno.EAFNOSUPPORT
 
-_Test = tuple[int, int, int]
-"""Comparison, operand, and the answer to a call whose argument passes."""
-_Rule = tuple[tuple[int, int], int, tuple[_Test, ...], int]
-"""Numbers of a call (x86-64, arm64), its argument, tests of that argument in order, and the answer if it passes none."""
 
-_BY_ARGUMENT: tuple[_Rule, ...] = (
+class _Branch(NamedTuple):
+    """Answers to a call by one of its arguments. An answer may be another branch, by another argument."""
+
+    argument: int
+    tests: "tuple[tuple[int, int | tuple[int, int], int | _Branch], ...]"
+    """Comparisons, operands (one, or that of x86-64 and that of arm64), and the answers if the argument passes; the first one counts."""
+    other: "int | _Branch"
+    """The answer if it passes none."""
+    mask: int = 0xFFFFFFFF
+    """Bits of the argument that are compared."""
+
+
+_O_DIRECT = (0x4000, 0x10000)
+_NOT_DIRECT = ((_ANY_BIT, _O_DIRECT, _ERRNO | errno.EINVAL),)
+"""No reading past the page cache: it would take all that the host's disk can give, again and again. Programs then read without O_DIRECT."""
+
+_BY_ARGUMENT: tuple[tuple[tuple[int, int | None], _Branch], ...] = (
     # socket, socketpair: AF_UNIX only.
-    ((41, 198), _FIRST, ((_EQUAL, 1, _ALLOW),), _NO_FAMILY),
-    ((53, 199), _FIRST, ((_EQUAL, 1, _ALLOW),), _NO_FAMILY),
+    ((41, 198), _Branch(_FIRST, ((_EQUAL, 1, _ALLOW),), _NO_FAMILY)),
+    ((53, 199), _Branch(_FIRST, ((_EQUAL, 1, _ALLOW),), _NO_FAMILY)),
     # setsockopt: no buffers larger than the watchdog counts (SO_SNDBUF), and no programs on sockets (SO_ATTACH_FILTER,
     # SO_ATTACH_BPF, SO_ATTACH_REUSEPORT_CBPF and _EBPF). Their memory is the kernel's, and where it is translated to machine code
     # it is counted for the whole machine: without it no filter can be made.
-    ((54, 208), _THIRD, tuple((_EQUAL, option, _REFUSE) for option in (7, 26, 50, 51, 52)), _ALLOW),
+    ((54, 208), _Branch(_THIRD, tuple((_EQUAL, option, _REFUSE) for option in (7, 26, 50, 51, 52)), _ALLOW)),
     # personality: the ordinary one, and the query.
-    ((135, 92), _FIRST, ((_EQUAL, 0, _ALLOW), (_EQUAL, 0xFFFFFFFF, _ALLOW)), _REFUSE),
-    # ioctl: TIOCSTI and TIOCLINUX insert input as if the user had typed it.
-    ((16, 29), _SECOND, ((_EQUAL, 0x5412, _REFUSE), (_EQUAL, 0x541C, _REFUSE)), _ALLOW),
+    ((135, 92), _Branch(_FIRST, ((_EQUAL, 0, _ALLOW), (_EQUAL, 0xFFFFFFFF, _ALLOW)), _REFUSE)),
+    # ioctl: TIOCSTI and TIOCLINUX insert input as if the user had typed it; TIOCSETD makes the kernel load a module. Of file systems
+    # (the kinds "f", "X" and 0x15) only FS_IOC_GETFLAGS: the others tell where on the disk files and free space are, and its name, and
+    # some of them hold up whoever writes to it, for seconds.
+    (
+        (16, 29),
+        _Branch(
+            _SECOND,
+            (*((_EQUAL, command, _REFUSE) for command in (0x5412, 0x541C, 0x5423)), (_EQUAL, 0x80086601, _ALLOW)),
+            _Branch(_SECOND, tuple((_EQUAL, kind << 8, _REFUSE) for kind in (0x66, 0x58, 0x15)), _ALLOW, mask=0xFF00),
+        ),
+    ),
+    # open, openat; and fcntl with F_SETFL, which sets flags later.
+    ((2, None), _Branch(_SECOND, _NOT_DIRECT, _ALLOW)),
+    ((257, 56), _Branch(_THIRD, _NOT_DIRECT, _ALLOW)),
     # fcntl: of Linux's own commands (1024 and above) only F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS. The others watch
     # shared files (F_NOTIFY), hold up who opens them (F_SETLEASE), mark them (F_SET_RW_HINT), take pages of all (F_SETPIPE_SZ).
     (
         (72, 25),
-        _SECOND,
-        (*((_EQUAL, command, _ALLOW) for command in (1030, 1032, 1033, 1034)), (_AT_LEAST, 1024, _REFUSE)),
-        _ALLOW,
+        _Branch(
+            _SECOND,
+            (
+                *((_EQUAL, command, _ALLOW) for command in (1030, 1032, 1033, 1034)),
+                (_AT_LEAST, 1024, _REFUSE),
+                (_EQUAL, 4, _Branch(_THIRD, _NOT_DIRECT, _ALLOW)),
+            ),
+            _ALLOW,
+        ),
     ),
     # setrlimit: RLIMIT_CORE stays.
-    ((160, 164), _FIRST, ((_EQUAL, _RLIMIT_CORE, _REFUSE),), _ALLOW),
+    ((160, 164), _Branch(_FIRST, ((_EQUAL, _RLIMIT_CORE, _REFUSE),), _ALLOW)),
     # prctl: PR_SCHED_CORE keeps others from the second thread of a core; PR_SET_SECCOMP adds filters, as seccomp
-    # does; PR_FUTEX_HASH takes a gigabyte of the kernel's memory at once.
-    ((157, 167), _FIRST, tuple((_EQUAL, option, _REFUSE) for option in (22, 62, 78)), _ALLOW),
+    # does; PR_FUTEX_HASH takes a gigabyte of the kernel's memory at once; PR_SET_MEMORY_MERGE is MADV_MERGEABLE (below) for all memory.
+    ((157, 167), _Branch(_FIRST, tuple((_EQUAL, option, _REFUSE) for option in (22, 62, 67, 78)), _ALLOW)),
     # mmap: MAP_HUGETLB takes from the machine's huge pages, which are few and are memory of no process. MAP_ANONYMOUS that is not
     # MAP_PRIVATE (or MAP_DROPPABLE) is a file without a name, which keeps its pages when they are not mapped any more.
-    ((9, 222), _FOURTH, ((_ANY_BIT, 0x40000, _REFUSE), (_ANY_BIT, 0x0A, _ALLOW), (_ANY_BIT, 0x20, _REFUSE)), _ALLOW),
-    # Whether pages of shared files are in memory, and their way out of it: madvise (MADV_COLD, MADV_PAGEOUT),
-    # fadvise64 (POSIX_FADV_DONTNEED), preadv2 (RWF_NOWAIT, RWF_DONTCACHE).
-    ((28, 233), _THIRD, ((_EQUAL, 20, _REFUSE), (_EQUAL, 21, _REFUSE)), _ALLOW),
-    ((221, 223), _FOURTH, ((_EQUAL, 4, _REFUSE),), _ALLOW),
-    ((327, 286), _SIXTH, ((_ANY_BIT, 0x88, _REFUSE),), _ALLOW),
+    (
+        (9, 222),
+        _Branch(_FOURTH, ((_ANY_BIT, 0x40000, _REFUSE), (_ANY_BIT, 0x0A, _ALLOW), (_ANY_BIT, 0x20, _REFUSE)), _ALLOW),
+    ),
+    # Whether pages of shared files are in memory, and their way out of it: madvise (MADV_COLD, MADV_PAGEOUT), fadvise64
+    # (POSIX_FADV_DONTNEED), preadv2 (RWF_NOWAIT, RWF_DONTCACHE). madvise with MADV_MERGEABLE would share equal pages with other
+    # processes of the machine, and the time of writing to one tells whether another has it.
+    ((28, 233), _Branch(_THIRD, tuple((_EQUAL, advice, _REFUSE) for advice in (12, 20, 21)), _ALLOW)),
+    ((221, 223), _Branch(_FOURTH, ((_EQUAL, 4, _REFUSE),), _ALLOW)),
+    ((327, 286), _Branch(_SIXTH, ((_ANY_BIT, 0x88, _REFUSE),), _ALLOW)),
 )
+_SYNCS = ((74, 82), (75, 83), (277, 84))
+"""fsync, fdatasync and sync_file_range are answered as done. A session's own files are in memory; for a shared file, they would make the
+host's disk write all that it holds back, for everybody."""
 
 Instruction = tuple[int, int, int, int]
 """code, jump if true, jump if false, operand."""
@@ -109,8 +148,9 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
         if refused[column] != "-":
             yield _EQUAL, 0, 1, int(refused[column])
             yield _RETURN, 0, 0, _REFUSE
-    yield _EQUAL, 0, 1, _CLONE3[column]
-    yield _RETURN, 0, 0, _ERRNO | errno.ENOSYS
+    for numbers in _UNREADABLE:
+        yield _EQUAL, 0, 1, numbers[column]
+        yield _RETURN, 0, 0, _ERRNO | errno.ENOSYS
     yield _EQUAL, 0, 10, _CLONE[column]  # on another number, jump over all of it
     yield _LOAD, 0, 0, _FIRST
     yield _ANY_BIT, 7, 0, _NEW_NAMESPACES
@@ -122,8 +162,14 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
     yield _EQUAL, 1, 0, _STEPS[0]
     yield _EQUAL, 0, 5, _STEPS[1]
     yield from _with_key()
-    for numbers, argument, tests, other in _BY_ARGUMENT:
-        yield from _by_argument(numbers[column], argument, tests, other)
+    for numbers in _SYNCS:
+        yield _EQUAL, 0, 1, numbers[column]
+        yield _RETURN, 0, 0, _ERRNO  # 0 is no error
+    for calls, branch in _BY_ARGUMENT:
+        if (number := calls[column]) is not None:
+            answers = _answers(branch, column)
+            yield _EQUAL, 0, len(answers), number
+            yield from answers
     yield _EQUAL, 0, 8, _PRLIMIT[column]  # on another number, jump over all that follows
     yield _LOAD, 0, 0, _SECOND
     yield _EQUAL, 0, 5, _RLIMIT_CORE
@@ -146,14 +192,20 @@ def _with_key() -> Iterator[Instruction]:
     yield _RETURN, 0, 0, _REFUSE
 
 
-def _by_argument(number: int, argument: int, tests: tuple[_Test, ...], other: int) -> Iterator[Instruction]:
-    """Yield instructions that answer a call of this number with the first test that its argument passes, or with `other`."""
-    yield _EQUAL, 0, 2 + 2 * len(tests), number
-    yield _LOAD, 0, 0, argument
-    for test, operand, answer in tests:
-        yield test, 0, 1, operand
-        yield _RETURN, 0, 0, answer
-    yield _RETURN, 0, 0, other
+def _answers(branch: _Branch, column: int) -> list[Instruction]:
+    """Return instructions that answer a call by one of its arguments."""
+    code: list[Instruction] = [(_LOAD, 0, 0, branch.argument)]
+    if branch.mask != 0xFFFFFFFF:
+        code.append((_AND, 0, 0, branch.mask))
+    for comparison, operand, answer in branch.tests:
+        passed = _answer(answer, column)
+        code.append((comparison, 0, len(passed), operand if isinstance(operand, int) else operand[column]))
+        code += passed
+    return code + _answer(branch.other, column)
+
+
+def _answer(answer: int | _Branch, column: int) -> list[Instruction]:
+    return _answers(answer, column) if isinstance(answer, _Branch) else [(_RETURN, 0, 0, answer)]
 
 
 def prepare(libc: ctypes.CDLL) -> "_Program":
