@@ -4,9 +4,12 @@ import re
 import unicodedata
 
 _CONTROL_TOKEN = re.compile(
-    r"[<\[](?=[|｜][^<>|｜\s]{1,64}+[|｜]>"  # <|im_end|>, <|eot_id|>, <｜User｜>
+    r"[<\[](?=[|｜][^<>|｜\s]{1,64}+[|｜][>\]]"  # <|im_end|>, <|eot_id|>, <｜User｜>; EXAONE: [|user|]
     r"|/?(?:s|bos|eos|pad|unk)>|(?:start|end)_of_turn>|</?SYS>>"  # Llama 2, Gemma
-    r"|/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\])"  # Mistral
+    r"|/?tool_(?:call|response)>|[se]op>|(?:extra_id|SPECIAL|reserved)_\d{1,4}>"  # Qwen, GLM, Nemotron, Baichuan
+    r"|/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\]"  # Mistral
+    r"|(?:BOS|EOS|PAD|g?MASK|sMASK)\]|e~\[)"  # Kimi, GLM, MiniMax
+    r"|\](?=~!?b[\[\]])"  # MiniMax
 )
 
 

@@ -157,6 +157,21 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
     assert without_control_tokens(text) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[ 3 steps and 400 tokens left]",
+        "[\n3 steps and 400 tokens left ]",
+        "[3 steps and 400 tokens left.]",
+        "[ 900 characters, the middle is cut ]",
+        "[ interrupted after 10 s]",
+        "( no output )",
+    ],
+)
+def test_the_frame_is_recognised_however_it_is_spaced(text: str) -> None:
+    assert quoted(text) == f"{text[0]}\\{text[1:]}"
+
+
 @dataclass(frozen=True)
 class Stranger:
     name: str = "look"
@@ -184,6 +199,14 @@ def test_a_system_prompt_quotes_descriptions_of_tools_and_names_of_files() -> No
         "[/INST]",
         "<<SYS>>",
         "[TOOL_CALLS]",
+        "[|endofturn|]",
+        "<tool_response>",
+        "<extra_id_1>",
+        "<SPECIAL_12>",
+        "[BOS]",
+        "[gMASK]",
+        "]~b]",
+        "[e~[",
     ],
 )
 def test_an_endpoint_is_sent_no_control_token(token: str) -> None:

@@ -17,8 +17,8 @@ TAGS = ("output", "notepad", "summary")
 NO_OUTPUT = "(no output)"
 NOTHING_RAN = "nothing ran"
 _NOTES = (
-    r"\d[\d,]*+ steps? and \d[\d,]*+ tokens? left[\];]",
-    r"\d[\d,]*+ characters, the middle is cut\]",
+    r"\d[\d,]*+ steps? and \d[\d,]*+ tokens? left\b",
+    r"\d[\d,]*+ characters, the middle is cut\b",
     r"interrupted\b",
     r"the session was killed\b",
     r"earlier steps were dropped\b",
@@ -28,7 +28,7 @@ _NOTES = (
 """Patterns of the text after the bracket of each note."""
 _NAMES = f"(?:{'|'.join(TAGS)})"
 _TAG = rf"<(?=\s*+/\s*+{_NAMES}\b|{_NAMES}(?:[\s/>]|$)|\s++{_NAMES}\s*+>)"
-_NOTE = rf"\[(?={'|'.join(_NOTES)})|\((?=no output\))|{NOTHING_RAN}(?=:)".replace(" ", r"\s++")
+_NOTE = rf"\[(?=\s*+(?:{'|'.join(_NOTES)}))|\((?=\s*+no output\s*+\))|{NOTHING_RAN}(?=\s*+:)".replace(" ", r"\s++")
 _FRAME = re.compile(f"{_TAG}|{_NOTE}", re.IGNORECASE)
 
 
