@@ -3,6 +3,7 @@
 import ast
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from repl_sessions import no_tools, raised, run, value
 from syscalls import CALL, answers
 
 import lzero
-from lzero.repl import LocalPool, LocalRepl
+from lzero.repl import LocalPool, LocalRepl, jail, users
 from lzero.types import Stream
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
@@ -46,6 +47,16 @@ async def test_users_and_settings_of_the_host_are_not_there(repl: LocalRepl) -> 
     files, names = ast.literal_eval(await value(repl, code))
     assert set(files) <= {"alternatives", "group", "ld.so.cache", "passwd"}
     assert names == ["root", "agent", "nobody", "root", "agent", "nogroup"]
+
+
+@pytest.mark.skipif(not users.may_mount(), reason="lzero's modules are copied only where root may mount")
+@attack(29)
+async def test_compiled_files_that_name_lzeros_directory_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "kernel.py").touch()
+    command = ("unshare", "--mount", "--propagation", "private", "--", "/bin/sh", "-c", jail.STAGE, "sh", str(tmp_path))
+    done = subprocess.run([*command, "--", "ls", "-A", f"{jail.STAGING}/0"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["kernel.py"]
 
 
 @attack(29)

@@ -25,19 +25,20 @@ INSIDE = Path(__file__).parent / "inside"
 _MODULES = "/opt/lzero"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ALTERNATIVES = Path("/etc/alternatives")
-_STAGING = "/mnt"
+STAGING = "/mnt"
 # Binds every argument before "--" at /mnt/<number>, in a mount namespace of its own, and runs the rest. The first is copied, so
-# that its files are readable whatever the umask of the checkout was.
-_STAGE = f"""
+# that its files are readable whatever the umask of the checkout was; compiled files would name its directory.
+STAGE = f"""
 set -eu
-mount -t tmpfs -o mode=755,size=64m tmpfs {_STAGING}
-cp -R "$1" {_STAGING}/0
-chmod -R a+rX {_STAGING}/0
+mount -t tmpfs -o mode=755,size=64m tmpfs {STAGING}
+cp -R "$1" {STAGING}/0
+rm -rf {STAGING}/0/__pycache__
+chmod -R a+rX {STAGING}/0
 shift
 number=1
 while [ "$1" != -- ]; do
-  mkdir {_STAGING}/$number
-  mount --bind "$1" {_STAGING}/$number
+  mkdir {STAGING}/$number
+  mount --bind "$1" {STAGING}/$number
   number=$((number + 1))
   shift
 done
@@ -139,10 +140,10 @@ def command(environment: Environment, inner: Sequence[str], namespace: int | Non
     sources = _bound_directories(environment)
     if not users.may_mount():  # the jail's user must be able to read the directories as they are
         return [*users.as_ordinary_user(), *_bwrap(sources, namespace), "--", *inner]
-    staged = [(f"{_STAGING}/{number}", target) for number, (_, target) in enumerate(sources)]
+    staged = [(f"{STAGING}/{number}", target) for number, (_, target) in enumerate(sources)]
     return [
         *(programs.find("unshare"), "--mount", "--propagation", "private", "--"),
-        *("/bin/sh", "-c", _STAGE, "sh", *(source for source, _ in sources), "--"),
+        *("/bin/sh", "-c", STAGE, "sh", *(source for source, _ in sources), "--"),
         *users.as_ordinary_user(),
         *_bwrap(staged, namespace),
         "--",
