@@ -55,8 +55,6 @@ RAISED: list[tuple[BaseException, str]] = [
     (asyncio.CancelledError("by itself"), "CancelledError: by itself"),
     (SystemExit(3), "SystemExit: 3"),
     (GeneratorExit(), "GeneratorExit"),
-    (RecursionError("too deep"), "RecursionError: too deep"),
-    (MemoryError(), "MemoryError"),
     (ReplDied("as the tool says"), "as the tool says"),
     (DataError("the cache is gone"), "the cache is gone"),
     (

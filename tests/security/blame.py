@@ -141,7 +141,12 @@ SITES = (
     Site("agent/scenes.py", "SceneError", "code of the user", "an environment raised, hangs, or tells what is no JSON"),
     Site("rewards/*", "RewardError", "code of the user", "what a reward function returned is no reward"),
     Site("rollout/scoring.py", "RewardError", "code of the user", "a reward function raised, or hangs"),
-    Site("agent/calling.py", "ToolError", "code of the user", "a tool raised: a bug, logged once"),
+    Site(
+        "agent/calling.py",
+        "ToolError",
+        "code of the user",
+        "a tool raised: a bug, logged once; if it was asked for too much, the agent's",
+    ),
     Site("tools/values.py", "ToolError", "code of the user", "a tool returned what no JSON holds"),
     Site("tools/search.py", "ToolError", "ours", "the index on disk is gone or damaged"),
     Site("tools/converter.py", "ToolError", "ours", "the reader fails before it looks at the file; then the agent's"),

@@ -158,6 +158,25 @@ def open_file(path: pydantic.FilePath) -> str:
     return "x"
 
 
+@tool
+def repeat(text: str, times: int) -> str:
+    """Repeats a text."""
+    return repeat_deeply(text, -times) if times < 0 else text * times
+
+
+def repeat_deeply(text: str, times: int) -> str:
+    return text + repeat_deeply(text, times - 1) if times else ""
+
+
+@attack(86)
+@pytest.mark.parametrize("times", ["10**15", "10**4_000", "-10**9"])
+async def test_asking_a_tool_for_too_much_is_the_agents(pool: LocalPool, times: str) -> None:
+    episode, _ = await scored(pool, f"repeat('x', {times})", WRONG, tools=[repeat], max_steps=2)
+    (refused,) = episode.steps[0].tool_calls
+    assert refused.fault == "agent"
+    assert episode.answer == "wrong"
+
+
 @attack(86)
 @pytest.mark.parametrize("call", ["find('(' * 9_000)", "find('a{1,4294967295}')", "open_file('x' * 9_000)"])
 async def test_arguments_that_break_their_conversion_are_the_agents(pool: LocalPool, call: str) -> None:

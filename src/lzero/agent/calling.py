@@ -16,6 +16,9 @@ from lzero.types import Json, Task
 TOOL_TIMEOUT_S = 60.0
 """Deadline of a call, in seconds of work, without queues (`lzero.turns`). The agent chooses the arguments, so a call that exceeds it is the
 agent's fault: the agent sees the error, and the time counts on its budget."""
+TOO_MUCH = (MemoryError, OverflowError, RecursionError)
+"""Exceptions of a tool that was asked for too much, such as a petabyte, or a number of thousands of digits. Like a call that takes too
+long, they are the agent's fault."""
 TIME_UP = "the time for cells and tool calls is used up"
 
 
@@ -88,4 +91,5 @@ def _blamed(tool: Tool, raised: BaseException, bugs: Bugs) -> ToolError:
     if isinstance(raised, LzeroError):  # for example, a cache whose file is gone
         return ToolError(str(raised), fault="tool")
     bugs.log(f"the tool {tool.name}", raised)
-    return ToolError(f"{tool.name} raised {words(raised)}", fault="tool")
+    is_agents = all(isinstance(error, TOO_MUCH) or getattr(error, "fault", "tool") == "agent" for error in found)
+    return ToolError(f"{tool.name} raised {words(raised)}", fault="agent" if is_agents else "tool")
