@@ -164,6 +164,8 @@ def test_a_small_table_that_decodes_to_much_is_a_store_error(bomb: str, run: Run
         ("steps", "tool_calls", ["[" * 100_000]),
         ("steps", "timings", pa.nulls(1, pa.string())),
         ("rewards", "score", pa.nulls(1, pa.float64())),
+        *(("rewards", "score", [value]) for value in (1e308, float("nan"), -0.5)),
+        ("rewards", "reward", [1e308]),
         ("rewards", "parts", [["qa", "other"]]),
         ("tasks", "metadata", [[]]),
     ],

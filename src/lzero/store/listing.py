@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from lzero.store.record import Phase, Record
 from lzero.store.run_directory import episode_files, read_tables_of, validated
@@ -12,6 +13,8 @@ from lzero.store.schemas import RECORD_TABLES, SCHEMAS, columns
 from lzero.store.tables import to_records
 from lzero.types import Status
 
+MOST_PAID = 1e12
+"""Largest magnitude of an episode's stored reward. Sums of more would overflow."""
 PHASES: tuple[Phase, ...] = ("eval", "sampled", "train")
 
 
@@ -23,9 +26,9 @@ class EpisodeLine(Struct, frozen=True, kw_only=True):
     phase: Phase
     update: int
     status: Status
-    score: float | None
+    score: Annotated[float, Meta(ge=0.0, le=1.0)] | None
     """None for a failed episode."""
-    reward: float | None
+    reward: Annotated[float, Meta(ge=-MOST_PAID, le=MOST_PAID)] | None
     """Sum over its steps."""
     steps: int
     answer: str | None
