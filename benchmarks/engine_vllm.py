@@ -6,11 +6,15 @@
     sync       a checked transfer of weights to one server: pause to sampling again, its parts, and the probe
 
 A model of the nano's architecture with random weights, float32, without an end token: each request gets the tokens that it asks for.
+
+With `--model DIRECTORY` (or `nano`), one server and the local engine sample from that model instead, in turn: requests one after another,
+16 requests at once, and 16 episodes whose prompts grow. These figures have no bars. They show which engine is faster where.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import socket
 import statistics
@@ -18,11 +22,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 from figures import Figure, at_least, at_most, table
 
 from lzero.config import Config, load_config
@@ -32,7 +37,7 @@ from lzero.engine.vllm.engine import VLLMEngine
 from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import joined, until_ready
-from lzero.models import Architecture, build_tokenizer, load_model, new_model, save_model
+from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model, resolve, save_model
 from lzero.protocols import Engine
 from lzero.train.learner.local import LearnerThread
 from lzero.train.publish import Publisher
@@ -44,6 +49,9 @@ NUM_REQUESTS, AT_ONCE = 256, 64
 PROMPT_TOKENS, NEW_TOKENS = 128, 48
 EPISODES, STEPS, OBSERVED_TOKENS = 64, 8, 100
 MAX_TOKENS = 1536
+FEW, FEW_REQUESTS, FEW_STEPS, FEW_TOKENS = 16, 4, 3, 24
+"""Where the engines are compared on a given model: requests at once, requests one after another, steps of an episode, and new tokens of
+each request and step."""
 SYNCS = 7
 DEADLINE_S = 600.0
 
@@ -52,10 +60,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of the table")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender, the median counts")
+    parser.add_argument("--model", help="compare the engines on this model directory")
     parser.add_argument("--program", default=".servers/vllm/bin/vllm", help="the vllm command")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-vllm-") as home:
-        found = asyncio.run(measure(Path(home), repeats=arguments.repeats, program=arguments.program))
+        how = {"repeats": arguments.repeats, "program": arguments.program}
+        work = side_by_side(Path(home), arguments.model, **how) if arguments.model else measure(Path(home), **how)
+        found = asyncio.run(work)
     print(json.dumps([asdict(figure) for figure in found]) if arguments.json else table(found))
 
 
@@ -64,16 +75,7 @@ async def measure(home: Path, *, repeats: int, program: str) -> list[Figure]:
     tokenizer = build_tokenizer([f"word{index}" for index in range(128)])
     tokenizer.eos_token = None
     save_model(new_model(Architecture(), tokenizer, seed=0), tokenizer, home / "model")
-    config = load_config(
-        None,
-        [
-            "engine.kind=vllm",
-            f"engine.program={program}",
-            f"model.path={home / 'model'}",
-            f"agent.max_tokens={MAX_TOKENS}",
-            f"rollout.concurrency={AT_ONCE}",
-        ],
-    )
+    config = settings(program, home / "model", at_once=AT_ONCE)
     model = load_model(home / "model", dtype="float32", device="cpu")
     async with AsyncExitStack() as stack:
         ports = [free_port(), free_port()]
@@ -88,6 +90,94 @@ async def measure(home: Path, *, repeats: int, program: str) -> list[Figure]:
         async with engine_on(ports[:1], tokenizer) as engine:
             found += await syncs(engine, model)
     return found
+
+
+def settings(program: str, model: Path, *, at_once: int) -> Config:
+    return load_config(
+        None,
+        [
+            *("engine.kind=vllm", f"engine.program={program}", f"model.path={model}", "engine.start_s=3000"),
+            *(f"agent.max_tokens={MAX_TOKENS}", f"rollout.concurrency={at_once}"),
+        ],
+    )
+
+
+async def side_by_side(home: Path, model: str, *, repeats: int, program: str) -> list[Figure]:
+    """Return the figures of both engines on one model, the median of `repeats` runs each."""
+    directory = resolve(model)
+    tokenizer = load_tokenizer(directory)
+    tokenizer.eos_token = None
+    config = settings(program, directory, at_once=FEW)
+    async with AsyncExitStack() as stack:
+        port, began = free_port(), time.perf_counter()
+        process = start(config, home, port, stack)
+        await wait_for(process, config)
+        start_s = time.perf_counter() - began
+        memory = sum(each.memory_full_info().uss for each in group(process[1].group))
+        vllm = await stack.enter_async_context(engine_on([port], tokenizer))
+        began = time.perf_counter()
+        local = LocalEngine(
+            load_model(directory, dtype="float32", device="cpu"), tokenizer, max_tokens=MAX_TOKENS, num_slots=FEW
+        )
+        local_start_s = time.perf_counter() - began
+        stack.push_async_callback(local.close)
+        gap = await largest_gap(local, vllm)
+        runs: dict[str, list[float]] = {}
+        for number in range(repeats + 1):  # the first one warms up
+            for name, engine in (("local engine", local), ("vLLM", vllm)):
+                for work, run in LOADS.items():
+                    runs.setdefault(f"{work}: {name}", []).append(await run(engine, number))
+    return [
+        Figure("start: local engine", local_start_s, "s"),
+        Figure("start: vLLM", start_s, "s"),
+        Figure("memory of vLLM's processes after the start", memory / 1e9, "GB"),
+        Figure("largest difference of log-probabilities, in units of 1e-6", gap * 1e6, ""),
+        *(Figure(name, statistics.median(speeds[1:]), "tokens/s") for name, speeds in sorted(runs.items())),
+    ]
+
+
+def group(number: int) -> list[psutil.Process]:
+    """Return the processes of a group."""
+    found = []
+    for each in psutil.process_iter():
+        with suppress(ProcessLookupError):
+            if os.getpgid(each.pid) == number:
+                found.append(each)
+    return found
+
+
+async def largest_gap(one: Engine, other: Engine) -> float:
+    stream = random.Random(0)
+    ids = [stream.randrange(3, 300) for _ in range(PROMPT_TOKENS)]
+    pairs = zip(await one.score(ids), await other.score(ids), strict=True)
+    return max(abs(mine - theirs) for mine, theirs in pairs)
+
+
+async def singly(engine: Engine, seed: int) -> float:
+    return await tokens_per_s(engine, seed=seed, requests=FEW_REQUESTS, at_once=1, new_tokens=FEW_TOKENS)
+
+
+async def crowded(engine: Engine, seed: int) -> float:
+    return await tokens_per_s(engine, seed=seed, requests=FEW, at_once=FEW, new_tokens=FEW_TOKENS)
+
+
+async def episodes(engine: Engine, seed: int) -> float:
+    """Return sampled tokens per second of FEW episodes that run at once."""
+    started = time.perf_counter()
+    counts = await asyncio.gather(
+        *(
+            episode(engine, f"speed/{seed}/{number}", seed=seed * FEW + number, steps=FEW_STEPS, new_tokens=FEW_TOKENS)
+            for number in range(FEW)
+        )
+    )
+    return sum(counts) / (time.perf_counter() - started)
+
+
+LOADS: dict[str, Callable[[Engine, int], Awaitable[float]]] = {
+    "one request after another": singly,
+    f"{FEW} requests at once": crowded,
+    f"{FEW} episodes of {FEW_STEPS} steps at once": episodes,
+}
 
 
 def start(config: Config, home: Path, port: int, stack: AsyncExitStack) -> tuple[int, ServerProcess]:
@@ -161,22 +251,26 @@ async def speeds(
     ]
 
 
-async def tokens_per_s(engine: Engine, *, seed: int) -> float:
-    """Return the tokens per second of requests with new prompts, AT_ONCE at a time."""
-    stream, places = random.Random(seed), asyncio.Semaphore(AT_ONCE)
-    prompts = [[stream.randrange(3, 300) for _ in range(PROMPT_TOKENS)] for _ in range(NUM_REQUESTS)]
+async def tokens_per_s(
+    engine: Engine, *, seed: int, requests: int = NUM_REQUESTS, at_once: int = AT_ONCE, new_tokens: int = NEW_TOKENS
+) -> float:
+    """Return the tokens per second of requests with new prompts, `at_once` at a time."""
+    stream, places = random.Random(seed), asyncio.Semaphore(at_once)
+    prompts = [[stream.randrange(3, 300) for _ in range(PROMPT_TOKENS)] for _ in range(requests)]
 
     async def ask(number: int, prompt: Sequence[int]) -> int:
         async with places:
-            return len(await sampled(engine, prompt, name=f"{seed}/{number}", seed=number))
+            return len(await sampled(engine, prompt, name=f"{seed}/{number}", seed=number, new_tokens=new_tokens))
 
     started = time.perf_counter()
     counts = await asyncio.gather(*(ask(number, prompt) for number, prompt in enumerate(prompts)))
     return sum(counts) / (time.perf_counter() - started)
 
 
-async def sampled(engine: Engine, prompt: Sequence[int], *, name: str, seed: int) -> tuple[int, ...]:
-    sampling = Sampling(max_tokens=NEW_TOKENS, seed=seed)
+async def sampled(
+    engine: Engine, prompt: Sequence[int], *, name: str, seed: int, new_tokens: int = NEW_TOKENS
+) -> tuple[int, ...]:
+    sampling = Sampling(max_tokens=new_tokens, seed=seed)
     found = await engine.sample(prompt, sampling, request_id=name, affinity=name, deadline_s=DEADLINE_S)
     return found.token_ids
 
@@ -207,20 +301,26 @@ def bench_serve(program: str, model: Path, port: int, *, seed: int) -> float:
 async def hit_rate(engine: VLLMEngine, *, seed: int) -> float:
     """Return cached prompt tokens ÷ prompt tokens, over episodes that run at once."""
 
-    async def episode(number: int) -> None:
-        stream = random.Random(seed * EPISODES + number)
-        ids = [stream.randrange(3, 300) for _ in range(PROMPT_TOKENS)]
-        name = f"prefix/{seed}/{number}"
-        for step in range(STEPS):
-            ids += await sampled(engine, ids, name=name, seed=step)
-            ids += [stream.randrange(3, 300) for _ in range(OBSERVED_TOKENS)]
-        await engine.forget(name)
-
     before = [await replica.server.load() for replica in engine.replicas]
-    await asyncio.gather(*(episode(number) for number in range(EPISODES)))
+    runs = [f"prefix/{seed}/{number}" for number in range(EPISODES)]
+    await asyncio.gather(
+        *(episode(engine, name, seed=seed * EPISODES + number, steps=STEPS) for number, name in enumerate(runs))
+    )
     after = [await replica.server.load() for replica in engine.replicas]
     hits = sum(now.prefix_hits - then.prefix_hits for then, now in zip(before, after, strict=True))
     return hits / sum(now.prefix_queries - then.prefix_queries for then, now in zip(before, after, strict=True))
+
+
+async def episode(engine: Engine, name: str, *, seed: int, steps: int, new_tokens: int = NEW_TOKENS) -> int:
+    """Sample the steps of an episode, each after some observed tokens; return the number of sampled tokens."""
+    stream, count = random.Random(seed), 0
+    ids = [stream.randrange(3, 300) for _ in range(PROMPT_TOKENS)]
+    for step in range(steps):
+        drawn = await sampled(engine, ids, name=name, seed=step, new_tokens=new_tokens)
+        ids += [*drawn, *(stream.randrange(3, 300) for _ in range(OBSERVED_TOKENS))]
+        count += len(drawn)
+    await engine.forget(name)
+    return count
 
 
 async def syncs(engine: VLLMEngine, model: Any) -> list[Figure]:
