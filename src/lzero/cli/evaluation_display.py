@@ -15,6 +15,8 @@ from lzero.text import counted
 NAMES: dict[Phase, str] = {"eval": "greedy", "sampled": "sampled"}
 EVERY_S = 20.0
 """Least seconds between two lines outside a terminal."""
+DRAWN_S = 0.25
+"""Least seconds between two changes of the bar."""
 Z = 1.96
 """Standard errors of a 95 % interval."""
 
@@ -81,6 +83,7 @@ class EvaluationDisplay:
             TextColumn("{task.fields[score]}"),
             TimeRemainingColumn(),
             console=console,
+            refresh_per_second=4,
             transient=True,
             disable=not console.is_terminal,
         )
@@ -105,11 +108,18 @@ class EvaluationDisplay:
         """Count a finished question."""
         running = self.running[phase]
         running.add(record)
-        words = running.words(self._measure)
-        if phase not in self._bars:
-            self._bars[phase] = self._progress.add_task(NAMES[phase], total=running.num_tasks, score=words)
-        self._progress.update(self._bars[phase], advance=1, score=words)
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._said >= EVERY_S:
+        if (
+            now - self._said < (DRAWN_S if self._console.is_terminal else EVERY_S)
+            and running.num_done < running.num_tasks
+        ):
+            return
+        words = running.words(self._measure)
+        if self._console.is_terminal:
+            self._said = now
+            if phase not in self._bars:
+                self._bars[phase] = self._progress.add_task(NAMES[phase], total=running.num_tasks, score=words)
+            self._progress.update(self._bars[phase], completed=running.num_done, score=words)
+        elif now - self._said >= EVERY_S:
             self._said = now
             self.say(f"{NAMES[phase]}: {running.num_done} of {counted(running.num_tasks, 'question')}, {words}")
