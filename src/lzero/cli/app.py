@@ -15,6 +15,7 @@ from lzero.cli.model import model
 from lzero.cli.play import play
 from lzero.cli.pool import pool
 from lzero.cli.replay import replay
+from lzero.cli.report import report
 from lzero.cli.rescore import rescore
 from lzero.cli.run import run
 from lzero.cli.sft import sft
@@ -53,6 +54,7 @@ app.command(name="export")(export)
 app.command(name="model")(model)
 app.command(name="play")(play)
 app.command(name="replay")(replay)
+app.command(name="report")(report)
 app.command(name="rescore")(rescore)
 app.command(name="run")(run)
 app.command(name="sft")(sft)
