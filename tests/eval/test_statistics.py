@@ -25,6 +25,12 @@ def test_an_interval_is_the_normal_one_for_many_values() -> None:
     assert interval(values) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.004)
 
 
+def test_the_interval_of_very_many_values_takes_no_resampling() -> None:
+    values = [1.0, 0.0, 0.0, 0.0] * 50_000
+    half = 1.96 * math.sqrt(0.25 * 0.75 / len(values))
+    assert interval(values) == pytest.approx((0.25 - half, 0.25 + half), abs=1e-6)
+
+
 def test_without_values_there_is_no_interval() -> None:
     assert all(map(math.isnan, interval([])))
 
