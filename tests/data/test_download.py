@@ -10,8 +10,8 @@ from public_sets import HOTPOT, write_copies
 from lzero.config import TasksConfig
 from lzero.data.download import Downloaded, download
 from lzero.data.manifest import DROPPED_FILE, TASKS_FILE
+from lzero.data.public_sets import PUBLIC_SETS, public_set
 from lzero.data.rows import read_rows
-from lzero.data.sets import KNOWN, known_set
 from lzero.data.shapes import SHAPES
 from lzero.data.sources import open_source
 from lzero.errors import ConfigError, DataError
@@ -26,7 +26,7 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sets(copies: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Downloaded]]:
     out = tmp_path_factory.mktemp("sets")
-    return out, {known.name: download(known, out, origin=copies) for known in KNOWN}
+    return out, {known.name: download(known, out, origin=copies) for known in PUBLIC_SETS.values()}
 
 
 def tasks(out: Path, name: str, split: str) -> list[Task]:
@@ -34,15 +34,15 @@ def tasks(out: Path, name: str, split: str) -> list[Task]:
     return [source.task(index) for index in range(len(source))]
 
 
-def test_every_known_set_has_a_shape_and_a_line_in_the_documentation() -> None:
+def test_every_public_set_has_a_shape_and_a_line_in_the_documentation() -> None:
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
-    for known in KNOWN:
+    for known in PUBLIC_SETS.values():
         line = next(line for line in text.splitlines() if line.startswith(f"| `{known.name}` | {known.home}"))
         splits, licence, scorer = (cell.strip() for cell in line.strip("|").split("|")[2:])
         assert (splits, licence, scorer) == (", ".join(known.splits), known.licence or "none named", known.scorer)
-    assert len(KNOWN) == 12
-    assert {known.shape for known in KNOWN} - {""} <= {shape.NAME for shape in SHAPES}
-    assert len({known.name for known in KNOWN}) == len({known.home for known in KNOWN}) == 12
+    assert len(PUBLIC_SETS) == 12
+    assert {known.shape for known in PUBLIC_SETS.values()} - {""} <= {shape.NAME for shape in SHAPES}
+    assert len({known.home for known in PUBLIC_SETS.values()}) == 12
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_each_set_becomes_tasks_of_one_schema(
     assert (task.source, task.split, bool(task.question)) == (name, split, True)
     assert done[name].manifest.options == {
         "set": name,
-        "home": known_set(name).home,
+        "home": public_set(name).home,
         "revision": "",
-        "scorer": known_set(name).scorer,
+        "scorer": public_set(name).scorer,
     }
     if name in ("hotpotqa", "2wikimultihopqa"):
         assert task.passages[0] == Passage(title="Liri", text="Liri is a place. Its founder is Titu.")
@@ -116,7 +116,7 @@ def test_a_set_that_is_there_is_left_and_made_again_it_is_the_same(
     sets: tuple[Path, dict[str, Downloaded]], copies: Path, tmp_path: Path
 ) -> None:
     out, done = sets
-    known = known_set("hotpotqa")
+    known = public_set("hotpotqa")
     again = download(known, out, origin=tmp_path / "nothing here")
     assert (again.was_there, again.manifest) == (True, done["hotpotqa"].manifest)
     download(known, tmp_path, origin=copies)
@@ -141,25 +141,25 @@ def test_a_set_that_is_there_is_left_and_made_again_it_is_the_same(
 def test_changed_columns_are_an_error(tmp_path: Path, rows: list[object], said: str) -> None:
     (tmp_path / "hotpot_dev_distractor_v1.json").write_text(json.dumps(rows), "utf-8")
     with pytest.raises(DataError, match=said):
-        download(known_set("hotpotqa"), tmp_path / "out", origin=tmp_path)
+        download(public_set("hotpotqa"), tmp_path / "out", origin=tmp_path)
     assert not (tmp_path / "out" / "hotpotqa").exists()
     changed = [{"question": "Who?", "reply": "Kato"}]
     (tmp_path / "NQ-open.dev.jsonl").write_text(json.dumps(changed[0]), "utf-8")
     with pytest.raises(
         DataError, match=r"nq: the columns of .* have changed: its first row has not the shape question and"
     ):
-        download(known_set("nq"), tmp_path / "out", origin=tmp_path)
+        download(public_set("nq"), tmp_path / "out", origin=tmp_path)
 
 
 def test_a_copy_without_its_files_names_them(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=re.escape("musique_ans_v1.0_train.jsonl; validation: musique_ans_v1.0_dev.jsonl")
     ):
-        download(known_set("musique"), tmp_path / "out", origin=tmp_path)
+        download(public_set("musique"), tmp_path / "out", origin=tmp_path)
 
 
 def test_a_typo_in_a_name_names_the_nearest_set() -> None:
     with pytest.raises(
         ConfigError, match=r"no set is named 'HotpotAQ'; did you mean 'hotpotqa'\? There are hotpotqa, "
     ):
-        known_set("HotpotAQ")
+        public_set("HotpotAQ")

@@ -103,7 +103,7 @@ def test_keys_that_have_no_effect_are_refused_for_each_kind_of_source(tmp_path: 
             config(**wrong)
 
 
-def test_the_name_of_a_known_set_tells_how_to_get_it() -> None:
+def test_the_name_of_a_public_set_tells_how_to_get_it() -> None:
     with pytest.raises(DataError, match=r"lzero data download hotpotqa, and then tasks.eval=data/hotpotqa"):
         ids("hotpotqa")
 

@@ -13,7 +13,7 @@ import pytest
 from lzero.config import TasksConfig
 from lzero.data.download import download
 from lzero.data.files import read_passages, read_tasks
-from lzero.data.sets import known_set
+from lzero.data.public_sets import public_set
 from lzero.data.sources import Listed, leaks, open_source
 from lzero.rewards import exact_match, f1
 from lzero.tools.corpus import open_corpus
@@ -58,7 +58,7 @@ def test_a_directory_and_a_download_of_local_copies_hold_every_row(tmp_path: Pat
     assert len(open_source(str(DATA / "multihop"), split="eval", seed=1, config=TasksConfig())) == 989
     (tmp_path / "copy").mkdir()
     shutil.copy(DATA / "gsm8k" / "test.jsonl.gz", tmp_path / "copy")
-    manifest = download(known_set("gsm8k"), tmp_path, origin=tmp_path / "copy").manifest
+    manifest = download(public_set("gsm8k"), tmp_path, origin=tmp_path / "copy").manifest
     assert (manifest.rows_in, manifest.rows_out, manifest.dropped) == (1_319, 1_319, {})
     assert manifest.inputs[0].counts == {"rows of GSM8K's shape": 1_319}
     held_out = open_source(str(tmp_path / "gsm8k"), split="eval", seed=1, config=TasksConfig())

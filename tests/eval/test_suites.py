@@ -7,7 +7,7 @@ import pytest
 
 from lzero.cli.arguments import read_config
 from lzero.config import make_config
-from lzero.data.sets import KNOWN
+from lzero.data.public_sets import PUBLIC_SETS
 from lzero.errors import ConfigError
 from lzero.eval.suites import with_suite
 
@@ -16,7 +16,7 @@ from lzero.eval.suites import with_suite
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a directory of sets, data/ in the working directory."""
     monkeypatch.chdir(tmp_path)
-    for known in KNOWN:
+    for known in PUBLIC_SETS.values():
         (tmp_path / "data" / known.name).mkdir(parents=True)
     return Path("data")
 
@@ -32,8 +32,8 @@ def test_a_set_brings_its_held_out_split_the_score_of_its_benchmark_and_its_name
     assert with_suite({}, "simpleqa")["reward"] == {"function": "simpleqa"}
 
 
-def test_every_known_set_is_a_suite(data: Path) -> None:
-    splits = {known.name: list(known.splits)[-1] for known in KNOWN}
+def test_every_public_set_is_a_suite(data: Path) -> None:
+    splits = {known.name: list(known.splits)[-1] for known in PUBLIC_SETS.values()}
     for name, split in splits.items():
         assert make_config(with_suite({}, name)).tasks.eval == f"data/{name}:{split}"
 

@@ -68,7 +68,7 @@ TEXTS = {
 
 
 def write_copies(directory: Path) -> Path:
-    """Write a copy of every known set, as its authors publish it. Return the directory."""
+    """Write a copy of every public set, as its authors publish it. Return the directory."""
     two = {**HOTPOT, "_id": "8f2", "type": "compositional", "evidences": [["Liri", "founder", "Titu"]]}
     del two["level"]
     values: dict[str, object] = {

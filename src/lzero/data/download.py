@@ -22,8 +22,8 @@ from lzero.data.hub import Resolved, fetch, fetch_beside, resolve
 from lzero.data.locating import stem
 from lzero.data.manifest import Input, Manifest, file_digest, is_set, read_manifest
 from lzero.data.new_set import TASKS_AT_ONCE, NewSet
+from lzero.data.public_sets import PublicSet
 from lzero.data.rows import Row, RowError, read_rows
-from lzero.data.sets import KnownSet
 from lzero.data.shapes import shape_of
 from lzero.data.task_rows import Reading, TaskReader
 from lzero.errors import ConfigError, DataError
@@ -73,7 +73,7 @@ class Downloaded:
 
 
 def download(
-    known: KnownSet, out: Path, *, origin: Path | None = None, home: str = "", revision: str = ""
+    known: PublicSet, out: Path, *, origin: Path | None = None, home: str = "", revision: str = ""
 ) -> Downloaded:
     """Write a set to `out`/NAME, unless it is there.
 
@@ -102,7 +102,7 @@ def download(
     return Downloaded(manifest=manifest, was_there=False, missing=missing)
 
 
-def _there(known: KnownSet, directory: Path, revision: str) -> Manifest:
+def _there(known: PublicSet, directory: Path, revision: str) -> Manifest:
     """Return the manifest of a set that is there. Raises ConfigError if it is another one than is asked for."""
     manifest = read_manifest(directory)
     made = str(manifest.options.get("revision", ""))
@@ -113,7 +113,7 @@ def _there(known: KnownSet, directory: Path, revision: str) -> Manifest:
     return manifest
 
 
-def local_copies(known: KnownSet, origin: Path) -> tuple[list[Copy], tuple[str, ...]]:
+def local_copies(known: PublicSet, origin: Path) -> tuple[list[Copy], tuple[str, ...]]:
     """Return the splits of a local copy below `origin`, and those that are missing. Raises DataError if none is there."""
     root = origin / known.name if (origin / known.name).is_dir() else origin
     copies, missing = [], []
@@ -131,7 +131,7 @@ def local_copies(known: KnownSet, origin: Path) -> tuple[list[Copy], tuple[str, 
     return copies, tuple(missing)
 
 
-def hub_copies(known: KnownSet, home: str, revision: str) -> list[Copy]:
+def hub_copies(known: PublicSet, home: str, revision: str) -> list[Copy]:
     """Return the splits of a set, fetched from the Hub. Raises DataError."""
     patterns = {split: names[:1] for split, names in known.splits.items()}
     resolved = resolve(home, revision=revision, patterns=patterns)
@@ -149,7 +149,7 @@ def hub_copies(known: KnownSet, home: str, revision: str) -> list[Copy]:
 class _Writer:
     """Writes the rows of copies to a new set, and the ones that are no tasks to its dropped rows."""
 
-    def __init__(self, known: KnownSet, new: NewSet) -> None:
+    def __init__(self, known: PublicSet, new: NewSet) -> None:
         self.kept = 0
         self._known = known
         self._new = new

@@ -20,7 +20,7 @@ from lzero.data.attachments import FileLimits
 from lzero.data.files import Reading, read_located
 from lzero.data.locating import Located, locate
 from lzero.data.normal import normal
-from lzero.data.sets import KNOWN
+from lzero.data.public_sets import PUBLIC_SETS
 from lzero.data.world import WorldSource
 from lzero.errors import ConfigError, DataError, LzeroError
 from lzero.plugins import described, load_object, make_plugin
@@ -143,7 +143,7 @@ def locate_spec(spec: str, *, wanted: str = "", key: str = "") -> Located:
     if colon and directory.is_dir() and not spec.endswith(ROW_FILES):
         return locate(directory, wanted=split, key=key)
     path = Path(spec).expanduser()
-    if not path.exists() and any(spec == known.name for known in KNOWN):
+    if not path.exists() and spec in PUBLIC_SETS:
         raise DataError(
             f"{key}: there is no file or directory {spec}. Make a set of it: lzero data download {spec}, "
             f"and then {key}=data/{spec}"

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lzero.config.tasks import HUB, names_factory, names_world
-from lzero.data.sets import KNOWN, KnownSet
+from lzero.data.public_sets import PUBLIC_SETS, PublicSet
 from lzero.errors import ConfigError
 from lzero.rewards.scores import reward_key
 
 DATA = Path("data")
 """Directory of the sets, in which `lzero data download` writes them."""
-_BY_NAME = {known.name: known for known in KNOWN}
 _SCORERS = ("score", "function")
 """Keys of [reward] that select a scorer."""
 
@@ -47,11 +46,11 @@ def with_suite(values: Mapping[str, Any], name: str, *, data: Path = DATA) -> di
     return {**values, **own}
 
 
-def _tasks_of(name: str, data: Path) -> tuple[str, KnownSet | None]:
-    """Return the tasks that a suite names, as `tasks.eval` does, and the known set that they are from. Raises ConfigError."""
+def _tasks_of(name: str, data: Path) -> tuple[str, PublicSet | None]:
+    """Return the tasks that a suite names, as `tasks.eval` does, and the public set that they are from. Raises ConfigError."""
     before, _, split = name.partition(":")
     path = Path(before).expanduser()
-    known = _BY_NAME.get(path.name)
+    known = PUBLIC_SETS.get(path.name)
     is_name = known is not None and before == known.name
     if known is not None and (is_name or path.is_dir()):
         directory = data / before if is_name and not path.is_dir() else path
@@ -69,7 +68,7 @@ def _tasks_of(name: str, data: Path) -> tuple[str, KnownSet | None]:
 
 def unknown(name: str) -> str:
     """Return the message about a name that no suite has, with the nearest one."""
-    names = ["world", *_BY_NAME]
+    names = ["world", *PUBLIC_SETS]
     (nearest,) = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0)
     return (
         f"no suite is named {name!r:.80}; did you mean {nearest!r}? There are {', '.join(names)}, anything that tasks.eval takes, "
@@ -77,7 +76,7 @@ def unknown(name: str) -> str:
     )
 
 
-def _split(known: KnownSet, given: str) -> str:
+def _split(known: PublicSet, given: str) -> str:
     """Return the split that is evaluated: the given one, else the last of the set's, which is held out. Raises ConfigError."""
     splits = list(known.splits)
     if given and given not in splits:

@@ -5,7 +5,7 @@ lzero data download gsm8k --from copies --out data
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lzero.data.download import Downloaded
-    from lzero.data.sets import KnownSet
+    from lzero.data.public_sets import PublicSet
 
 
 def download(
@@ -49,13 +49,13 @@ def download(
     """
     from rich.console import Console
 
-    from lzero.data.sets import KNOWN, known_set
+    from lzero.data.public_sets import PUBLIC_SETS, public_set
 
     console = Console()
     if not names:
-        _list(console, KNOWN)
+        _list(console, PUBLIC_SETS.values())
         return
-    wanted = [(known_set(name.partition("@")[0]), name.partition("@")[2]) for name in names]
+    wanted = [(public_set(name.partition("@")[0]), name.partition("@")[2]) for name in names]
     if home and (len(wanted) > 1 or origin is not None):
         raise ConfigError("--home names the home of one set: give one NAME, and no --from")
     if origin is not None:
@@ -73,7 +73,7 @@ def download(
         _tell(console, known, out / known.name, done, json=json)
 
 
-def _list(console: "Console", known: "Sequence[KnownSet]") -> None:
+def _list(console: "Console", known: "Iterable[PublicSet]") -> None:
     from lzero.cli.arguments import say
 
     for each in known:
@@ -82,7 +82,7 @@ def _list(console: "Console", known: "Sequence[KnownSet]") -> None:
         say(console, f"{each.name:<20}{each.title}; {', '.join(each.splits)}; {licence}; {each.home}{gated}")
 
 
-def _tell(console: "Console", known: "KnownSet", directory: Path, done: "Downloaded", *, json: bool) -> None:
+def _tell(console: "Console", known: "PublicSet", directory: Path, done: "Downloaded", *, json: bool) -> None:
     from lzero.cli.arguments import say
     from lzero.text import counted
 

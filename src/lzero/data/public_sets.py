@@ -1,6 +1,7 @@
-"""Public data sets that `lzero data download` knows: a line for each, with its home, the names of its files, and its licence.
+"""Public data sets that `lzero data download` fetches: an entry for each, with its home, the names of its files, and its licence.
 
-A split lists the names of its file, first as it lies in its home on the Hub, then as its authors publish it. To add a set, add a line.
+A split lists the names of its file, first as it lies in its home on the Hub, then as its authors publish it. To add a set, add an entry
+to `_SETS`, and a row to the table in `docs/data.md`.
 """
 
 import difflib
@@ -11,7 +12,7 @@ from lzero.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownSet:
+class PublicSet:
     """A public data set."""
 
     name: str
@@ -36,8 +37,8 @@ class KnownSet:
     """Whether rows, as its authors publish them, name files relative to the set's root."""
 
 
-KNOWN: Sequence[KnownSet] = (
-    KnownSet(
+_SETS: Sequence[PublicSet] = (
+    PublicSet(
         name="hotpotqa",
         title="HotpotQA, in the distractor setting",
         home="hotpotqa/hotpot_qa",
@@ -48,7 +49,7 @@ KNOWN: Sequence[KnownSet] = (
         shape="HotpotQA",
         licence="CC BY-SA 4.0",
     ),
-    KnownSet(
+    PublicSet(
         name="2wikimultihopqa",
         title="2WikiMultihopQA",
         home="xanhho/2WikiMultihopQA",
@@ -56,7 +57,7 @@ KNOWN: Sequence[KnownSet] = (
         shape="HotpotQA",
         licence="Apache-2.0",
     ),
-    KnownSet(
+    PublicSet(
         name="musique",
         title="MuSiQue, answerable questions",
         home="dgslibisey/MuSiQue",
@@ -64,7 +65,7 @@ KNOWN: Sequence[KnownSet] = (
         shape="MuSiQue",
         licence="CC BY 4.0",
     ),
-    KnownSet(
+    PublicSet(
         name="nq",
         title="Natural Questions, open (short answers)",
         home="google-research-datasets/nq_open",
@@ -74,7 +75,7 @@ KNOWN: Sequence[KnownSet] = (
         },
         licence="CC BY-SA 3.0",
     ),
-    KnownSet(
+    PublicSet(
         name="triviaqa",
         title="TriviaQA, unfiltered, without documents",
         home="mandarjoshi/trivia_qa",
@@ -84,7 +85,7 @@ KNOWN: Sequence[KnownSet] = (
         },
         shape="TriviaQA",
     ),
-    KnownSet(
+    PublicSet(
         name="popqa",
         title="PopQA",
         home="akariasai/PopQA",
@@ -92,7 +93,7 @@ KNOWN: Sequence[KnownSet] = (
         shape="PopQA",
         scorer="contains",
     ),
-    KnownSet(
+    PublicSet(
         name="simpleqa",
         title="SimpleQA",
         home="basicv8vc/SimpleQA",
@@ -101,14 +102,14 @@ KNOWN: Sequence[KnownSet] = (
         licence="MIT",
         scorer="simpleqa",
     ),
-    KnownSet(
+    PublicSet(
         name="bamboogle",
         title="Bamboogle",
         home="chiayewken/bamboogle",
         splits={"test": ("data/test-*.parquet", "Bamboogle Prerelease - Sheet1.csv")},
         shape="Bamboogle",
     ),
-    KnownSet(
+    PublicSet(
         name="gsm8k",
         title="GSM8K",
         home="openai/gsm8k",
@@ -120,7 +121,7 @@ KNOWN: Sequence[KnownSet] = (
         licence="MIT",
         scorer="numeric",
     ),
-    KnownSet(
+    PublicSet(
         name="math",
         title="MATH",
         home="EleutherAI/hendrycks_math",
@@ -129,7 +130,7 @@ KNOWN: Sequence[KnownSet] = (
         licence="MIT",
         scorer="math",
     ),
-    KnownSet(
+    PublicSet(
         name="gaia",
         title="GAIA, the questions whose answers are public",
         home="gaia-benchmark/GAIA",
@@ -139,7 +140,7 @@ KNOWN: Sequence[KnownSet] = (
         gated=True,
         attached=True,
     ),
-    KnownSet(
+    PublicSet(
         name="wikitablequestions",
         title="WikiTableQuestions, the first random split",
         home="stanfordnlp/wikitablequestions",
@@ -156,10 +157,12 @@ KNOWN: Sequence[KnownSet] = (
 )
 
 
-def known_set(name: str) -> KnownSet:
+PUBLIC_SETS: Mapping[str, PublicSet] = {each.name: each for each in _SETS}
+
+
+def public_set(name: str) -> PublicSet:
     """Return a set by its name. Raises ConfigError, which names the nearest one."""
-    by_name = {each.name: each for each in KNOWN}
-    if name not in by_name:
-        (nearest,) = difflib.get_close_matches(name.lower(), by_name, n=1, cutoff=0.0)
-        raise ConfigError(f"no set is named {name!r:.80}; did you mean {nearest!r}? There are {', '.join(by_name)}")
-    return by_name[name]
+    if name not in PUBLIC_SETS:
+        (nearest,) = difflib.get_close_matches(name.lower(), PUBLIC_SETS, n=1, cutoff=0.0)
+        raise ConfigError(f"no set is named {name!r:.80}; did you mean {nearest!r}? There are {', '.join(PUBLIC_SETS)}")
+    return PUBLIC_SETS[name]
