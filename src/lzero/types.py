@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 else:
     Json = Any  # msgspec decodes any JSON, but does not know recursive aliases
 
-
 ABILITIES = ("qa", "math", "data", "search", "files")
 """Kinds of tasks that NB-Agent has a prompt for."""
 
@@ -51,9 +50,8 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=Fal
     """Paths on the host; a session has a copy of each in its working directory. A stored task has only their names."""
     metadata: dict[str, str] = {}
     licence: str = ""
-    """Licence of the data set that it is from, as "CC BY-SA 4.0"; empty if unknown."""
     revision: str = ""
-    """Version of the data set, as a commit; empty if unknown."""
+    """Licence and version of its data set, as "CC BY-SA 4.0" and a commit; empty if unknown."""
 
 
 class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -113,9 +111,7 @@ class Completion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     def __post_init__(self) -> None:
         num_tokens = len(self.token_ids)
         if len(self.logprobs) != num_tokens or sum(count for _, count in self.versions) != num_tokens:
-            raise ValueError(
-                f"Completion of {num_tokens} tokens: {len(self.logprobs)} logprobs, versions {self.versions}"
-            )
+            raise ValueError(f"Completion of {num_tokens} tokens: {len(self.logprobs)} logprobs, runs {self.versions}")
 
     @property
     def num_tokens(self) -> int:
