@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -66,6 +66,15 @@ def resumed(path: Path, arguments: list[str] | None) -> "tuple[RunDirectory, Con
         raise ConfigError("--resume uses the run's own configuration: give section.key=value changes, and no file")
     run = RunDirectory.open(path, overrides)
     return run, run.config
+
+
+def versions_of(runs: Sequence[Path], update: Sequence[int] | None) -> Sequence[int | None]:
+    """Return the policy version of each run that `--update` names; None, the last evaluated one, without it. Raises ConfigError."""
+    if update and len(update) != len(runs):
+        raise ConfigError(
+            f"--update is given {len(update)} times for {len(runs)} runs: give it once for each run, in their order"
+        )
+    return update or [None] * len(runs)
 
 
 def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from lzero.cli.arguments import say, takes
+from lzero.cli.arguments import say, takes, versions_of
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,14 +53,10 @@ def compare(wanted: Compared) -> None:
 
     if len(wanted.runs) < 2:
         raise ConfigError("name at least two runs: lzero compare BASELINE RUN")
-    if wanted.update and len(wanted.update) != len(wanted.runs):
-        raise ConfigError(
-            f"--update is given {len(wanted.update)} times for {len(wanted.runs)} runs: give it once for each run, in their order"
-        )
-    updates: list[int | None] = [*wanted.update] if wanted.update else [None] * len(wanted.runs)
+    versions = versions_of(wanted.runs, wanted.update)
     first, *others = (
         read_evaluation(run, phase="sampled" if wanted.sampled else "eval", update=update)
-        for run, update in zip(wanted.runs, updates, strict=True)
+        for run, update in zip(wanted.runs, versions, strict=True)
     )
     comparisons = [compared(first, other) for other in others]
     if wanted.json:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from lzero.cli.arguments import takes
+from lzero.cli.arguments import takes, versions_of
 from lzero.errors import ConfigError
 
 
@@ -44,16 +44,12 @@ def report(wanted: Reported) -> None:
     Example: lzero report runs/base-eval runs/trained-eval --out report.html --out report.md
     """
     renderers = {file: _renderer(file) for file in wanted.out or ()}
-    if wanted.update and len(wanted.update) != len(wanted.runs):
-        raise ConfigError(
-            f"--update is given {len(wanted.update)} times for {len(wanted.runs)} runs: give it once for each run, in their order"
-        )
+    versions = versions_of(wanted.runs, wanted.update)
     from lzero import __version__
     from lzero.eval.report.content import read_report
     from lzero.store.writing import write_whole
 
-    updates: list[int | None] = [*wanted.update] if wanted.update else [None] * len(wanted.runs)
-    found = read_report(wanted.runs, updates=updates)
+    found = read_report(wanted.runs, updates=versions)
     if not renderers:
         print(_renderer(Path("-.md"))(found, title=wanted.title, version=__version__), end="")
     texts = {file: render(found, title=wanted.title, version=__version__) for file, render in renderers.items()}
