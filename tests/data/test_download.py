@@ -129,10 +129,10 @@ def test_a_set_that_is_there_is_left_and_made_again_it_is_the_same(
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"question": "Who?", "reply": "Kato"}], "has not the shape HotpotQA's any more. It has `question`, `reply`."),
+        ([{"question": "Who?", "reply": "Kato"}], "no longer has the shape of HotpotQA. It has `question`, `reply`."),
         (
             [{"question": "Who?", "answer": "Kato"}],
-            "has not the shape HotpotQA's any more. It has `question`, `answer`.",
+            "no longer has the shape of HotpotQA. It has `question`, `answer`.",
         ),
         ([{**HOTPOT, "answer": ""}], "hotpotqa: no row of .* is a task: {'no gold answer': 1}"),
         ([{**HOTPOT, "context": 7}], "hotpotqa: no row of .* is a task: {'bad `context`': 1}"),
@@ -146,7 +146,8 @@ def test_changed_columns_are_an_error(tmp_path: Path, rows: list[object], said: 
     changed = [{"question": "Who?", "reply": "Kato"}]
     (tmp_path / "NQ-open.dev.jsonl").write_text(json.dumps(changed[0]), "utf-8")
     with pytest.raises(
-        DataError, match=r"nq: the columns of .* have changed: its first row has not the shape question and"
+        DataError,
+        match=r"nq: the columns of .* have changed: its first row no longer has `question` and `answer`.* \(nq@COMMIT\)",
     ):
         download(public_set("nq"), tmp_path / "out", origin=tmp_path)
 

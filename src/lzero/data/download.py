@@ -8,7 +8,6 @@ public, an answer is empty, an id comes twice) goes to dropped.parquet with its 
 changed since this was written.
 """
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from lzero.data.fields import ANSWERS, has
 from lzero.data.files import TASK_BYTES
 from lzero.data.hub import Resolved, fetch, fetch_beside, resolve
 from lzero.data.locating import stem
-from lzero.data.manifest import Input, Manifest, file_digest, is_set, read_manifest
+from lzero.data.manifest import Input, Manifest, files_digest, is_set, read_manifest
 from lzero.data.new_set import TASKS_AT_ONCE, NewSet
 from lzero.data.public_sets import PublicSet
 from lzero.data.rows import Row, RowError, read_rows
@@ -172,18 +171,17 @@ class _Writer:
                 rows, left = rows + 1, left - row.size
                 self._take(reader, row, name, number)
         self._flush()
-        digest = hashlib.blake2b("".join(map(file_digest, copy.files)).encode(), digest_size=16).hexdigest()
-        return Input(name=copy.shown, rows=rows, digest=digest, counts=reader.counts())
+        return Input(name=copy.shown, rows=rows, digest=files_digest(copy.files), counts=reader.counts())
 
     def _check_shape(self, copy: Copy, row: Row) -> None:
         shape = shape_of(row.fields)
         found = shape.NAME if shape else ""
         native = not shape and "question" in row.fields and any(name in row.fields for name in ANSWERS)
         if found != self._known.shape or not (shape or native):
-            expected = f"{self._known.shape}'s" if self._known.shape else "question and answer"
+            expected = f"the shape of {self._known.shape}" if self._known.shape else "`question` and `answer`"
             raise DataError(
-                f"{self._known.name}: the columns of {copy.shown} have changed: its first row has not the shape "
-                f"{expected} any more. {has(row)} Use an older --revision, or read it yourself with tasks.columns"
+                f"{self._known.name}: the columns of {copy.shown} have changed: its first row no longer has "
+                f"{expected}. {has(row)} Fetch an older commit ({self._known.name}@COMMIT), or read it as hf:… with tasks.columns"
             )
 
     def _take(self, reader: TaskReader, row: Row, name: str, number: int) -> None:

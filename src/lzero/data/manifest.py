@@ -9,6 +9,7 @@ A set is a directory that a data stage wrote:
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -86,6 +87,11 @@ def read_manifest(directory: Path) -> Manifest:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write a set's manifest. Raises StoreError."""
     write_whole(directory / MANIFEST_FILE, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """Return a hash of the bytes of files in their order. Raises OSError."""
+    return hashlib.blake2b("".join(map(file_digest, files)).encode(), digest_size=16).hexdigest()
 
 
 def file_digest(file: Path) -> str:

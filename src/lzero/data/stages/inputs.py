@@ -1,6 +1,5 @@
 """Open what a data stage reads: sets, and any other source of tasks, which is converted to a table first."""
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from lzero.data.files import Reading, iter_tasks, reader_of
-from lzero.data.manifest import TASKS_FILE, Input, Manifest, file_digest, is_set, read_manifest
+from lzero.data.manifest import TASKS_FILE, Input, Manifest, files_digest, is_set, read_manifest
 from lzero.data.new_set import NewSet
 from lzero.data.sources import locate_spec
 from lzero.data.table import TASKS, TableWriter, check_table, num_rows, read_batches
@@ -79,7 +78,5 @@ def _open(spec: str, new: NewSet, number: int, columns: Mapping[str, str]) -> Op
     if not writer.rows:
         raise DataError(f"{where}: no tasks in it")
     reader.columns.check_used(where)
-    digest = hashlib.blake2b("".join(file_digest(file) for file, _ in located.files).encode(), digest_size=16)
-    return Opened(
-        name=spec, table=table, root=new.partial, rows=writer.rows, digest=digest.hexdigest(), counts=reader.counts()
-    )
+    digest = files_digest(file for file, _ in located.files)
+    return Opened(name=spec, table=table, root=new.partial, rows=writer.rows, digest=digest, counts=reader.counts())
