@@ -53,7 +53,7 @@ def evaluate(
         bool, typer.Option("--accept-changes", help="Resume though tasks, corpus, prompt or model have changed since.")
     ] = False,
 ) -> None:
-    """Score a model on held-out tasks: greedy exact match, by hops, and pass@k when eval.sampled_episodes is set.
+    """Score a model on held-out tasks: the greedy score, by hops, and pass@k when eval.sampled_episodes is set.
 
     Example: lzero eval engine.kind=scripted engine.policy=expert eval.num_tasks=30
 

@@ -21,22 +21,22 @@ class Interruption:
         self.code = 0
 
     @contextmanager
-    def watched(self, told: Callable[[], None], close: Callable[[], None]) -> Iterator[None]:
-        """Let a signal set `stop` during the block, and call `told`; a second signal calls `close` and ends the process at once.
+    def watched(self, on_stop: Callable[[], None], close: Callable[[], None]) -> Iterator[None]:
+        """Let a signal set `stop` during the block, and call `on_stop`; a second signal calls `close` and ends the process at once.
 
         The run then resumes as after a power cut, because every important file is renamed only when it is complete. Sandboxes die with
         their parent.
         """
         loop = asyncio.get_running_loop()
 
-        def tell() -> None:
-            told()
+        def stop() -> None:
+            on_stop()
             self.stop.set()
 
         def interrupted(number: int, frame: "FrameType | None") -> None:
             if not self.code:
                 self.code = 128 + number
-                loop.call_soon_threadsafe(tell)
+                loop.call_soon_threadsafe(stop)
                 return
             close()
             os._exit(self.code)

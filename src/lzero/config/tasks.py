@@ -85,7 +85,7 @@ class RewardConfig(Section):
     timeout_s: Positive = 60.0
     """Seconds that scoring one episode may take; a later reward counts as a failure (kind reward)."""
     function: str = ""
-    """Reward: "outcome" (the reward that the environment tells), "reasoning_gym" (the scorers of its tasks), "simpleqa" (the grades of a
+    """Reward: "outcome" (the reward that the environment returns), "reasoning_gym" (the scorers of its tasks), "simpleqa" (the grades of a
     judge), or the import path "package.module:name" of your own reward, (task, episode) -> Reward, or with a third parameter `context`.
     Empty: L0's reward, with the keys above."""
     options: dict[str, Any] = Field({})

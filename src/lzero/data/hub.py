@@ -4,7 +4,7 @@
     hf:openai/gsm8k/main:test        another split
     hf:openai/gsm8k/main@1f0c…       a commit; without one, the newest, whose commit is the tasks' revision
 
-`datasets` keeps the files in its cache ($HF_HOME), goes on with a download that was cut off, and sends the user's key to gated sets.
+`datasets` keeps the files in its cache ($HF_HOME), resumes an interrupted download, and sends the user's key to gated sets.
 """
 
 import os
@@ -70,7 +70,7 @@ def resolve(
 ) -> Resolved:
     """Return the files of a data set's splits. `patterns`: split → names of its files; None: as the set's card says.
 
-    Raises DataError if the set is not there (any more), is gated, has no such files, or cannot be reached.
+    Raises DataError if the set does not exist, is gated, has no such files, or cannot be reached.
     """
     import datasets
 

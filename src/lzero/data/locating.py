@@ -42,7 +42,7 @@ class Located:
     directory: Path
     """The files of tasks are relative to it."""
     split: str = ""
-    """Split of the files; empty if their names do not tell it."""
+    """Split of the files; empty if their names hold none."""
     choose: str = ""
     """What to choose from the rows of a set by their splits; empty: all."""
     source: str = ""
@@ -53,7 +53,7 @@ class Located:
 def locate(path: Path, *, wanted: str = "", key: str = "") -> Located:
     """Return the files of a path. `wanted`: "train", "eval", or a split; empty: all. `key`: the configuration's, for errors.
 
-    Raises DataError for a directory without rows of the wanted split. A file that cannot be read is told when it is read.
+    Raises DataError for a directory without rows of the wanted split. A file that cannot be read raises only when its rows are read.
     """
     if not path.is_dir():
         return Located(shown=str(path), files=((path, stem(path)),), directory=path.parent)

@@ -129,7 +129,7 @@ def read_batches(file: Path, columns: Sequence[str] = tuple(TASKS.names)) -> Ite
 
 
 def num_rows(file: Path) -> int:
-    """Return the number of rows that a table's footer tells. Raises DataError for a file that is no Parquet table."""
+    """Return the number of rows in a table's footer. Raises DataError for a file that is no Parquet table."""
     try:
         return int(pq.read_metadata(file).num_rows)
     except (pa.ArrowException, OSError) as error:
@@ -182,7 +182,7 @@ def _check_values(batch: pa.RecordBatch, start: int) -> None:
 
 
 def _first_wrong(name: str, values: pa.Array) -> int | None:
-    """Return the index of the first value that is none; None if all are right. Makes no arrow values, because that imports pandas."""
+    """Return the index of the first invalid value; None if all are valid. Makes no arrow values, because that imports pandas."""
     if name in ("difficulty", "hops"):
         return None
     if values.null_count:

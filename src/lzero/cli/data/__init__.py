@@ -1,4 +1,4 @@
-"""`lzero data`: prepare sets of tasks. One file per command; each reads sets or files, and writes a new set."""
+"""`lzero data`: prepare sets of tasks, and report what is in them. One file per command."""
 
 import typer
 
@@ -14,7 +14,9 @@ from lzero.cli.data.stats import stats
 from lzero.cli.data.stratify import stratify
 
 data = typer.Typer(
-    name="data", help="Prepare sets of tasks: each command reads sets, and writes a new one.", no_args_is_help=True
+    name="data",
+    help="Prepare sets of tasks: download, combine, filter and rate them, and report what is in them.",
+    no_args_is_help=True,
 )
 data.command(name="assess")(assess)
 data.command(name="dedupe")(dedupe)

@@ -48,11 +48,11 @@ def write_set(stage: "Stage", sources: Sequence[str], out: Path, *, column: Sequ
     from lzero.extras import need
 
     need("data", what="lzero data")
-    tell(run_stage(stage, sources, out, columns=pairs("--column", column)), out, json=json)
+    print_manifest(run_stage(stage, sources, out, columns=pairs("--column", column)), out, json=json)
 
 
-def tell(manifest: "Manifest", directory: Path, *, json: bool) -> None:
-    """Print what a stage did."""
+def print_manifest(manifest: "Manifest", directory: Path, *, json: bool) -> None:
+    """Print a manifest: rows in and out, rows dropped by reason, and counts."""
     if json:
         import msgspec
 

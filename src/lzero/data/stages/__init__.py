@@ -46,7 +46,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a batch. A row is dropped if it has a reason, of which there are few, and a detail that tells it apart."""
+    """A batch as the stage changed it, and the rows to drop: those with a reason (not null). Few reasons occur; a detail names the case."""
 
     batch: pa.RecordBatch
     reasons: pa.Array

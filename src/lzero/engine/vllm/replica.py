@@ -1,4 +1,4 @@
-"""One server of the engine, with lzero's types of requests and completions."""
+"""Sample and score on one server of an engine."""
 
 from collections.abc import Callable, Sequence
 
