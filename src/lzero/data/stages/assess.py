@@ -55,10 +55,12 @@ difficulty: N
 """
 AGAIN: Final = "That is not the form. Write the three lines and nothing else, each with one number of its scale."
 _KEPT = "Its other replies are kept: run the command again to ask for the rest only, or keep rows without ratings: --skip-failed"
-_LINES = re.compile(
-    r"^\W*objectivity\W*?[:=]\W*?(-1|0|\+?1)\W*\n+\W*stability\W*?[:=]\W*?(-1|0|\+?1)\W*\n+\W*difficulty\W*?[:=]\W*?([1-5])\W*$",
-    re.IGNORECASE | re.MULTILINE,
+_LINES = tuple(
+    re.compile(rf"\W*+{name}[^\w:=]*+[:=][^\w+-]*+({values})\W*+", re.IGNORECASE)
+    for name, values in (("objectivity", r"-1|0|\+?1"), ("stability", r"-1|0|\+?1"), ("difficulty", "[1-5]"))
 )
+"""The lines of a verdict. Each is read in linear time, because a question may make the judge write whatever it likes."""
+_MINUS = str.maketrans("−–", "--")
 
 
 class Asks(Protocol):
@@ -213,8 +215,13 @@ class Assess(Keep):
 
 def read_rating(reply: str) -> Rating | None:
     """Return the rating in a reply: its last three lines of the form; None if it has none."""
-    found = _LINES.findall(reply)
-    return Rating(*map(int, found[-1])) if found else None
+    lines = [line for line in reply.translate(_MINUS).splitlines() if any(map(str.isalnum, line))]
+    for start in reversed(range(len(lines) - len(_LINES) + 1)):
+        found = [form.fullmatch(line) for form, line in zip(_LINES, lines[start:], strict=False)]
+        numbers = [int(each[1]) for each in found if each]
+        if len(numbers) == len(_LINES):
+            return Rating(*numbers)
+    return None
 
 
 def _questions(rows: Rows) -> Iterator[tuple[int, list[Message]]]:
