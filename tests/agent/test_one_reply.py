@@ -187,11 +187,12 @@ def test_an_option_that_an_agent_lacks_is_named() -> None:
         ("Answer: Mona\nNo.\nFinal Answer: Kato", "Kato"),
         ("The end: Kato", "The end: Kato"),
         ("<think>Kato", ""),
+        ("He won.\n**Answer:**\n\n**Kato**\nThat is all.", "Kato"),
         ("Answer:", ""),
         ("", ""),
     ],
 )
-def test_the_answer_is_the_last_line_that_says_so_or_the_whole_reply(reply: str, answer: str) -> None:
+def test_the_answer_is_what_the_last_line_that_says_so_begins_or_the_whole_reply(reply: str, answer: str) -> None:
     assert answer_in(reply) == answer
 
 

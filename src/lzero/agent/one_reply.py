@@ -38,7 +38,9 @@ Retrieve = Callable[[Broker], Awaitable[str]]
 
 
 def answer_in(reply: str) -> str:
-    """Return the answer in a reply: the text after its last line "Answer: …", or else all of it without the thought. "" if there is none.
+    """Return the answer in a reply: the text after its last "Answer:", in the same or the next line, or else all of it without the thought.
+
+    "" if there is none.
 
     >>> answer_in("<think>Paris is in France.</think>Paris")
     'Paris'
@@ -46,10 +48,12 @@ def answer_in(reply: str) -> str:
     '1994'
     """
     said = _without_thought(reply)
+    following = ""
     for line in reversed(said.splitlines()):
         name, colon, answer = line.partition(":")
         if colon and name.strip(" *_#").casefold() in ANSWER_LINES:
-            return answer.strip(" *_")[:ANSWER_CHARS]
+            return (answer.strip(" *_") or following)[:ANSWER_CHARS]
+        following = line.strip(" *_") or following
     return said.strip()[:ANSWER_CHARS]
 
 
