@@ -40,12 +40,13 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
         file.write_table(table)
     with pa.ipc.new_stream(tmp_path / "stream.arrow", table.schema) as stream:
         stream.write_table(table)
-    quoted = 'question,answer\r\n"Who said ""a, b""?",Kato\r\n\r\n"北京?\nyes",1;2\r\n'
+    (tmp_path / "arrays.json").write_text("\n".join(json.dumps([row]) for row in ROWS), "utf-8")
+    quoted = '\r\nquestion,answer\r\n"Who said ""a, b""?",Kato\r\n\r\n"北京?\nyes",1;2\r\n'
     (tmp_path / "a.csv").write_bytes(quoted.encode())
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(quoted.encode()))
     for path in sorted(tmp_path.iterdir()):
         assert rows(path) == ROWS, path.name
-    (tmp_path / "a.tsv").write_text('question\tanswer\tnote\nsaid "a" b\t"[""x""]"\t\n\n', "utf-8")
+    (tmp_path / "a.tsv").write_text('\nquestion\tanswer\tnote\nsaid "a" b\t"[""x""]"\t\n\n', "utf-8")
     assert rows(tmp_path / "a.tsv") == [{"question": 'said "a" b', "answer": '["x"]', "note": None}]
 
 
@@ -78,6 +79,12 @@ def test_one_row_in_a_file_may_hold_arrays_of_objects(tmp_path: Path) -> None:
         ("a.json", b'[{"a": 1}}]', "is not JSON: after 1 rows, } closes what is not open"),
         ("a.json", b"]", "closes what is not open"),
         ("a.json", b'[{"a": 1}, [2]]', "row 2 of .* holds a list: each element of the array is one JSON object"),
+        (
+            "a.json",
+            b'[{"a": 1}, null]',
+            "row 2 of .* begins with 'null]': each element of the array is one JSON object",
+        ),
+        ("a.json", b'[{"a": 1}] and', "row 2 of .* begins with 'and'"),
         ("a.json", b'[{"a": tru}]', "row 1 of .* is not JSON in UTF-8"),
         ("a.csv", b"a,b\n1,2\n3\n", "row 2 of .* has 1 values, and there are 2 columns"),
         ("a.csv", b'a\n"x', "row 1 of .* is not CSV: unexpected end of data"),

@@ -2,7 +2,9 @@
 
 [{"question": …}, …]                 HotpotQA, 2WikiMultihopQA
 {"Version": 1, "Data": [{…}, …]}     TriviaQA: an array below one of WRAPPERS
-{"problem": …}                       MATH: one row; several one after another are several rows
+{"problem": …}                       MATH: one row
+
+Several of the first and the last kind may follow one another.
 """
 
 import re
@@ -17,6 +19,8 @@ CHUNK_BYTES = 1 << 20
 WRAPPERS = (b"data", b"Data", b"rows")
 """Keys of an object that is not a row itself, and holds the array of rows."""
 _OUTSIDE, _IN_STRING = re.compile(rb'["{}\[\]]'), re.compile(rb'["\\]')
+_BETWEEN = re.compile(rb"[^\s,\xef\xbb\xbf]")
+"""What stands between two rows besides white space, commas, and the byte order mark of the file."""
 _RULE = "each element of the array is one JSON object"
 
 
@@ -58,8 +62,11 @@ class _Splitter:
         if self._is_over:
             return
         self._held += chunk
-        while found := (_IN_STRING if self._in_string else _OUTSIDE).search(self._held, self._place):
+        while found := (form := self._form()).search(self._held, self._place):
             self._place = found.end()
+            if form is _BETWEEN and found.group() not in b"{}[]":
+                text = self._held[found.start() :][:20].decode(errors="replace")
+                raise BadRow(self._rows + 1, f"begins with {text!r}: {_RULE}")
             if row := self._take(found.group(), found.start()):
                 self._rows += 1
                 yield row
@@ -76,6 +83,12 @@ class _Splitter:
         """Raise BadFile if the text is not whole."""
         if self._open_brackets and not self._is_over:
             raise BadFile("is not whole: its JSON ends inside of a value. Fetch or copy it again")
+
+    def _form(self) -> re.Pattern[bytes]:
+        """Return what to search next."""
+        if self._in_string:
+            return _IN_STRING
+        return _BETWEEN if self._start < 0 and len(self._open_brackets) == self._row_depth - 1 else _OUTSIDE
 
     def _take(self, mark: bytes, at: int) -> bytes:
         """Return the row that ends with this mark; b"" if none does."""
@@ -109,5 +122,6 @@ class _Splitter:
         row, depth = b"", len(self._open_brackets)
         if depth == self._row_depth - 1 and self._start >= 0:
             row, self._start = self._held[self._start : self._place], -1
-        self._is_over = depth < self._row_depth - 1
+        if depth < self._row_depth - 1:
+            self._is_over, self._row_depth = self._row_depth == 3, 1
         return row

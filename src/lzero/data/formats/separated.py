@@ -23,9 +23,11 @@ def read_tsv(path: Path) -> Iterator[Found]:
         for number, line in lines(stream):
             text = _text(number, line).rstrip("\r\n")
             values = [_unquoted(value) for value in text.split("\t", MAX_COLUMNS)]
+            if not text.strip():
+                continue
             if not names:
                 names = _checked(values)
-            elif text.strip():
+            else:
                 yield number, len(line), _fields(number, names, values)
 
 
@@ -46,7 +48,7 @@ def read_csv(path: Path) -> Iterator[Found]:
     try:
         with opened(path) as stream:
             for values in csv.reader(texts(), strict=True):
-                if not names:
+                if values and not names:
                     names = _checked(values)
                 elif values:
                     number += 1
