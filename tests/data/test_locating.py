@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lzero.config import Config, TasksConfig, make_config
+from lzero.data.hub import revision_of
 from lzero.data.locating import split_of
 from lzero.data.new_set import write_tasks
 from lzero.data.sources import Shuffled, open_source
@@ -57,6 +58,13 @@ def test_a_directory_is_read_by_splits(tmp_path: Path) -> None:
         ids(f"{tmp_path / 'set'}:tset")
 
 
+def test_a_split_that_no_file_can_have_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "1.jsonl", "x")
+    assert ids(f"{tmp_path / 'a'}:test") == ["1-1"]
+    with pytest.raises(DataError, match=r"a:tset has no split tset|a has no split tset"):
+        ids(f"{tmp_path / 'a'}:tset")
+
+
 def test_a_directory_without_names_of_splits_is_read_whole(tmp_path: Path) -> None:
     for name in ("a/1.jsonl", "b/1.jsonl"):
         write(tmp_path / name, "x")
@@ -106,6 +114,15 @@ def test_keys_that_have_no_effect_are_refused_for_each_kind_of_source(tmp_path: 
 def test_the_name_of_a_public_set_tells_how_to_get_it() -> None:
     with pytest.raises(DataError, match=r"lzero data download hotpotqa, and then tasks.eval=data/hotpotqa"):
         ids("hotpotqa")
+
+
+@pytest.mark.parametrize("other", ["/etc/passwd", "https://127.0.0.1/x.jsonl", "hf://datasets/b/c@1/x.jsonl"])
+def test_a_data_set_of_the_hub_cannot_name_files_elsewhere(other: str) -> None:
+    own = "hf://datasets/a/b@1/train.jsonl"
+    assert revision_of("a/b", [own, own]) == "1"
+    for urls in ([own, other], [other, own], []):
+        with pytest.raises(DataError, match=r"hf:a/b"):
+            revision_of("a/b", urls)
 
 
 @pytest.mark.parametrize("spec", ["hf:gsm8k", "hf:a/b/c/d", "hf:../b", "hf:a/b:c:d", "hf:"])

@@ -80,10 +80,22 @@ def resolve(
         files = {str(split): list(map(str, urls)) for split, urls in (builder.config.data_files or {}).items()}
     except Exception as error:  # whatever the library and its transport raise
         raise DataError(f"{HUB}{home}: {_why(home, error)}") from error
-    parsed = [found for urls in files.values() for url in urls if (found := _URL.fullmatch(url))]
-    if not parsed or len(parsed) > MAX_FILES:
-        raise DataError(f"{HUB}{home}: {len(parsed):,} files with rows; there must be 1 to {MAX_FILES:,}")
-    return Resolved(home=home, revision=parsed[0]["revision"], files=files)
+    return Resolved(
+        home=home, revision=revision_of(home, [url for urls in files.values() for url in urls]), files=files
+    )
+
+
+def revision_of(home: str, urls: Sequence[str]) -> str:
+    """Return the commit of a data set's files. Raises DataError for none or too many, and for one elsewhere, which a card may name."""
+    if not 1 <= len(urls) <= MAX_FILES:
+        raise DataError(f"{HUB}{home}: {len(urls):,} files with rows; there must be 1 to {MAX_FILES:,}")
+    first = _URL.fullmatch(urls[0])
+    for url in urls:
+        found = _URL.fullmatch(url)
+        if first is None or found is None or found.group("home", "revision") != first.group("home", "revision"):
+            raise DataError(f"{HUB}{home} names {url:.200} among its files, which lies elsewhere: fetch it yourself")
+    assert first is not None
+    return first["revision"]
 
 
 def fetch(resolved: Resolved, urls: Sequence[str]) -> list[tuple[Path, str]]:

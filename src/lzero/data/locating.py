@@ -76,6 +76,10 @@ def choose_split(splits: Iterable[str], wanted: str, *, where: str) -> str:
     """Return the one of `splits` that `wanted` means; "" if none has a name. Raises DataError if it is not there."""
     there = sorted(set(splits))
     if there == [""]:
+        if wanted not in WANTED and usual(wanted) not in SPLITS:
+            raise DataError(
+                f"{where} has no split {wanted}: neither its rows nor the names of its files say any. Leave :{wanted} out"
+            )
         return ""
     found = [split for split in WANTED.get(wanted, (usual(wanted),)) if split in there]
     if found:
