@@ -15,9 +15,11 @@ from lzero.data.stages import Stage, run_stage
 from lzero.data.stages.dedupe import Exact
 from lzero.data.stages.filter import Among, AtLeast, AtMost, Bound, Filter
 from lzero.data.stages.leaks import OVERLAP, SAME, Leaks
+from lzero.data.stages.measures import text_column
 from lzero.data.stages.near import Near
 from lzero.data.stages.spilling import Marks
 from lzero.data.stages.stratify import Stratify, quotas
+from lzero.data.table import to_batch
 from lzero.errors import DataError
 from lzero.types import Passage, Task
 
@@ -64,6 +66,19 @@ def test_normal_forms_ignore_letters_and_keep_numbers() -> None:
     assert len({normal(f"What is 3 {sign} 4?") for sign in "+-*/^"}) == 5
     assert normal("What is 1.5?") != normal("What is 15?")
     assert normal("a well-known 3rd") == normal("a well known 3rd")
+
+
+@pytest.mark.parametrize(
+    ("plain", "typeset"),
+    [("3 - 4", "3 − 4"), ("3 * 4", "3 × 4"), ("1/2 of 8", "½ of 8"), ("in 1990-95", "in 1990–95"), ("x <= 3", "x ≤ 3")],
+)
+def test_normal_forms_ignore_the_spelling_of_a_sign(plain: str, typeset: str) -> None:
+    assert normal(plain) == normal(typeset)
+
+
+def test_a_number_that_is_bounded_by_name_is_as_it_is_written() -> None:
+    batch = to_batch([make_task(f"{value}", difficulty=value) for value in (0.2, 0.9, 2.0, None)])
+    assert text_column("difficulty")(batch).to_pylist() == ["0.2", "0.9", "2", None]
 
 
 def test_the_first_row_of_each_question_is_kept(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The normal form of texts, in which questions are compared: of one, or of a whole column."""
 
 import re
+import unicodedata
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,18 +11,31 @@ from lzero.text import fold, words
 _ASCII = "".join(sign.lower() if sign.isalnum() else " " for sign in map(chr, range(128)))
 _SPACED = _ASCII.encode() + bytes(range(128, 256))
 """Byte of an ASCII text → lower-case letter, digit or space."""
-_SIGNS = re.compile(r"[+*/^=<>%|\\×÷√∑∫≤≥≠±]|(?<![^\W\d_])[-−]|[-−](?![^\W\d_])|(?<=\d)[.](?=\d)")
+_SPELLINGS = str.maketrans(
+    {**dict.fromkeys("−‐‑‒", "-"), **dict.fromkeys("×∗⋅", "*"), **dict.fromkeys("÷∕⁄", "/"), "≤": "<=", "≥": ">="}
+)
+"""Sign → how keyboards spell it."""
+_RANGE = re.compile(r"(?<=\d)–(?=\d)")
+_SIGNS = re.compile(r"[+*/^=<>%|\\√∑∫≠±]|(?<![^\W\d_])-|-(?![^\W\d_])|(?<=\d)[.](?=\d)")
 _MAY_HAVE_SIGNS = r"(?s)[0-9].*[+*/^=<>%|\\.-]|[+*/^=<>%|\\.-].*[0-9]"
 
 
 def normal(text: str) -> str:
     """Return a text's words, and its signs if it has digits: `normal("What is 3 - 1.5?") == "what is 3 1 5 |-."`.
 
-    Case, accents and punctuation make no difference, but 3 - 4 is not 3 + 4.
+    Case, accents and punctuation make no difference, nor does the spelling of a sign (−, ×, ½), but 3 - 4 is not 3 + 4.
     """
     joined = " ".join(words(text)) or fold(text)
-    signs = "".join(_SIGNS.findall(text)) if any(map(str.isdigit, text)) else ""
+    spelled = _spelled(text)
+    signs = "".join(_SIGNS.findall(spelled)) if any(map(str.isdigit, spelled)) else ""
     return f"{joined} |{signs}" if signs else joined
+
+
+def _spelled(text: str) -> str:
+    """Return a text with each sign in its plainest spelling."""
+    if text.isascii():
+        return text
+    return _RANGE.sub("-", unicodedata.normalize("NFKC", text).translate(_SPELLINGS))
 
 
 def normal_column(texts: pa.StringArray) -> pa.StringArray:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lzero.data.stages import Rows
+from lzero.data.values import written
 from lzero.errors import DataError
 
 Measure = Callable[[pa.RecordBatch], pa.Array]
@@ -46,7 +47,7 @@ def text_column(name: str) -> Measure:
     if name in TEXTS:
         return lambda batch: batch[name]
     if name in NUMBERS:
-        return lambda batch: pc.cast(pc.cast(NUMBERS[name](batch), pa.int64(), safe=False), pa.string())
+        return lambda batch: _as_texts(NUMBERS[name](batch))
     return lambda batch: _metadata(batch, name)
 
 
@@ -65,6 +66,10 @@ def check_known(name: str, rows: Rows) -> None:
 
 def _metadata(batch: pa.RecordBatch, key: str) -> pa.Array:
     return pc.map_lookup(batch["metadata"], key, "first")
+
+
+def _as_texts(values: pa.Array) -> pa.Array:
+    return pa.array([None if value is None else written(value) for value in values.to_pylist()], pa.string())
 
 
 def _as_numbers(values: pa.Array) -> pa.Array:
