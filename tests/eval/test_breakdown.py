@@ -51,6 +51,12 @@ def test_scores_are_split_by_what_is_known_of_the_tasks() -> None:
     assert (metrics["by/hops/10"], metrics["scores/em"]) == (0.5, 0.5)
 
 
+def test_no_difficulty_is_too_large_or_too_small_for_a_range() -> None:
+    for values in ([-1.7e308, 1.7e308, *range(9)], [number * 5e-324 for number in range(12)]):
+        found = breakdown([record(number, "18", difficulty=float(value)) for number, value in enumerate(values)])
+        assert sum(part.num_tasks for part in found.by.get("difficulty", {}).values()) in (0, len(values))
+
+
 def test_many_difficulties_are_put_into_ranges() -> None:
     found = breakdown([record(number, "18" if number < 50 else "7", difficulty=float(number)) for number in range(101)])
     assert {name: (part.num_tasks, part.mean) for name, part in found.by["difficulty"].items()} == {

@@ -6,6 +6,7 @@
 Everything follows from the records of an evaluation, so it can be computed for a stored one, too. Pure functions.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -127,13 +128,14 @@ def _difficulty_names(tasks: Sequence[Task]) -> Callable[[Task], str | None]:
     found = sorted({task.difficulty for task in tasks if task.difficulty is not None})
     if len(found) <= MAX_VALUES:
         return lambda task: None if task.difficulty is None else f"{task.difficulty:g}"
-    low, width = found[0], (found[-1] - found[0]) / BINS
+    width = found[-1] / BINS - found[0] / BINS
+    edges = [found[0] + index * width for index in range(BINS + 1)]
 
     def name(task: Task) -> str | None:
         if task.difficulty is None:
             return None
-        index = min(BINS - 1, int((task.difficulty - low) / width))
-        return f"{low + index * width:.3g} to {low + (index + 1) * width:.3g}"
+        index = bisect_right(edges, task.difficulty, 1, BINS)
+        return f"{edges[index - 1]:.3g} to {edges[index]:.3g}"
 
     return name
 
