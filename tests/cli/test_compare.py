@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from builders import make_record, make_run
 from commands import exit_code
 
-from lzero.eval.compare import compare, read_evaluation
+from lzero.eval.compare import compare, read_evaluation, side_by_side
 from lzero.store import RunDirectory
 
 
@@ -42,6 +43,16 @@ def test_differences_are_paired_by_task(tmp_path: Path) -> None:
         ("task-1", 1.0),
     ]
     assert found.p_value == 1.0
+
+
+def test_tasks_of_the_same_id_with_other_questions_are_not_paired(tmp_path: Path) -> None:
+    one, other = run_of(tmp_path / "one", "no", "no"), make_run(tmp_path / "other")
+    alike, unlike = make_record("yes", position=0), make_record("yes", position=1)
+    unlike = msgspec.structs.replace(unlike, task=msgspec.structs.replace(unlike.task, question="Another?"))
+    other.write_records([alike, unlike], phase="eval", update=0)
+    both = [read_evaluation(run.path, phase="eval") for run in (one, other)]
+    assert (compare(*both).num_tasks, compare(*both).unpaired) == (1, 1)
+    assert [each.scores[1] is None for each in side_by_side(both)] == [False]
 
 
 def test_the_command_prints_scores_intervals_and_flips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,10 @@ class Evaluated(Struct, frozen=True, kw_only=True):
     num_failed: int
     """Episodes that failed, which have no score."""
 
+    def question(self, task: str) -> tuple[str, tuple[str, ...]]:
+        """Return the question of a task and its gold answers; ("", ()) for a task that the run does not have."""
+        return self.questions.get(task, ("", ()))
+
 
 class SideBySide(Struct, frozen=True, kw_only=True):
     """A task that some runs score differently than others: what each answered."""
@@ -66,7 +70,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     run: str
     num_tasks: int
     unpaired: int
-    """Tasks that only one of the two has scored."""
+    """Tasks that only one of the two has scored, or that ask another question in each."""
     before: float
     after: float
     difference: float
@@ -118,19 +122,24 @@ def labels(runs: Sequence[Evaluated]) -> list[str]:
 
 def side_by_side(runs: Sequence[Evaluated]) -> list[SideBySide]:
     """Return the tasks that the runs score differently, those first that the first run scores best, then by id."""
-    questions = {task: question for run in reversed(runs) for task, question in run.questions.items()}
     found = []
     for task in sorted({task for run in runs for task in run.scores}):
-        scores = tuple(run.scores.get(task) for run in runs)
+        question, gold = next(run.question(task) for run in runs if task in run.scores)
+        scores = tuple(run.scores.get(task) if run.question(task)[0] == question else None for run in runs)
         if len({each.score for each in scores if each is not None}) > 1:
-            question, gold = questions.get(task, ("", ()))
             found.append(SideBySide(task=task, question=question, gold=gold, scores=scores))
     return sorted(found, key=lambda each: -each.scores[0].score if each.scores[0] else 1.0)
 
 
+def shared_tasks(one: Evaluated, other: Evaluated) -> list[str]:
+    """Return the tasks that both have scored, by id. Tasks of the same id that ask different questions are different tasks."""
+    both = one.scores.keys() & other.scores.keys()
+    return sorted(task for task in both if one.question(task)[0] == other.question(task)[0])
+
+
 def compare(baseline: Evaluated, other: Evaluated) -> Comparison:
     """Compare two evaluations. Raises ConfigError if they share no task."""
-    shared = sorted(baseline.scores.keys() & other.scores.keys())
+    shared = shared_tasks(baseline, other)
     if not shared:
         raise ConfigError(
             f"{baseline.run} and {other.run} have scored no task in common ({counted(len(baseline.scores), 'task')} and "
@@ -143,7 +152,7 @@ def compare(baseline: Evaluated, other: Evaluated) -> Comparison:
         baseline=baseline.run,
         run=other.run,
         num_tasks=len(shared),
-        unpaired=len(baseline.scores.keys() ^ other.scores.keys()),
+        unpaired=len(baseline.scores.keys() | other.scores.keys()) - len(shared),
         before=mean([pair.before.score for pair in pairs]),
         after=mean([pair.after.score for pair in pairs]),
         difference=mean(differences),
@@ -157,5 +166,5 @@ def compare(baseline: Evaluated, other: Evaluated) -> Comparison:
 
 
 def _flip(task: str, baseline: Evaluated, other: Evaluated) -> Flip:
-    question, gold = baseline.questions.get(task, ("", ()))
+    question, gold = baseline.question(task)
     return Flip(task=task, question=question, gold=gold, before=baseline.scores[task], after=other.scores[task])

@@ -9,7 +9,7 @@ from msgspec import Struct
 from lzero.config import Config
 from lzero.errors import ConfigError
 from lzero.eval.breakdown import Breakdown, Part, breakdown
-from lzero.eval.compare import Comparison, SideBySide, compare, read_evaluation, side_by_side
+from lzero.eval.compare import Comparison, SideBySide, compare, read_evaluation, shared_tasks, side_by_side
 from lzero.eval.statistics import mean
 from lzero.rollout.failures import kinds_in
 from lzero.rollout.summary import mean_pass_at_k, mean_score
@@ -95,7 +95,7 @@ def read_report(runs: Sequence[Path], *, updates: Sequence[int | None]) -> Repor
                 shown.append(_shown(label, run, phase, version, config, records))
                 greedy += [(label, read_evaluation(run, phase=phase, update=version))] if phase == "eval" else []
     evaluated = [each for _, each in greedy]
-    paired = [other for other in evaluated[1:] if evaluated[0].scores.keys() & other.scores.keys()]
+    paired = [other for other in evaluated[1:] if shared_tasks(evaluated[0], other)]
     return Report(
         evaluations=tuple(shown),
         comparisons=tuple(compare(evaluated[0], other) for other in paired),
