@@ -159,6 +159,15 @@ def test_markdown_has_the_tables_of_the_page(hostile: Report) -> None:
     assert "<script" not in text
 
 
+def test_json_in_lm_evals_form_holds_one_policy_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", "yes")
+    run.write_records([make_record("no")], phase="eval", update=3)
+    out = tmp_path / "a.json"
+    assert exit_code("report", str(run.path), str(run.path), "--update=0", "--update=3", f"--out={out}") == 1
+    assert f"report {run.path} --update 0 alone" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_the_command_writes_pages_and_json_in_lm_evals_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", "yes", "no", None, "no").path
     files = [tmp_path / f"report.{ending}" for ending in ("html", "md", "json")]
@@ -183,7 +192,7 @@ def test_the_command_writes_pages_and_json_in_lm_evals_form(tmp_path: Path, caps
         (("run", "--out", "no/r.md"), "--out no/r.md: there is no directory no"),
         (
             ("run", "other", "--out", "r.json"),
-            "JSON in lm-eval's form holds the results of one model: report run alone",
+            "JSON in lm-eval's form holds the results of one model: report run --update 0 alone",
         ),
         (("run", "--update", "3"), "run holds no evaluation of policy version 3; there are those of 0"),
         (("run", "--update", "0", "--update", "1"), "--update is given 2 times for 1 runs"),

@@ -16,9 +16,12 @@ NAMES = {"em": "exact_match", "f1": "f1", "contains": "contains"}
 
 def render_lm_eval(report: Report, *, title: str, version: str) -> str:
     """Return the results of one run, its tasks by source if there are several. Raises ConfigError for more than one run."""
-    runs = list(dict.fromkeys(each.run for each in report.evaluations))
-    if len(runs) > 1:
-        raise ConfigError(f"JSON in lm-eval's form holds the results of one model: report {runs[0]} alone")
+    models = list(dict.fromkeys((each.run, each.update) for each in report.evaluations))
+    if len(models) > 1:
+        run, update = models[0]
+        raise ConfigError(
+            f"JSON in lm-eval's form holds the results of one model: report {run} --update {update} alone"
+        )
     found: dict[str, Json] = {}
     for each in report.evaluations:
         suffix = "" if each.phase == "eval" else "_sampled"
