@@ -48,17 +48,17 @@ def test_a_column_has_the_normal_forms_of_its_texts(texts: list[str]) -> None:
 
 @given(st.sets(st.integers(0, 60)), st.integers(1, 9), st.integers(1, 9))
 @settings(max_examples=40, deadline=None)
-def test_marks_are_found_at_their_rows_however_they_are_cut(places: set[int], written: int, taken: int) -> None:
-    schema = pa.schema([("place", pa.int64()), ("name", pa.string())])
-    rows = [{"place": place, "name": f"{place}"} for place in sorted(places)]
+def test_marks_are_found_at_their_rows_however_they_are_cut(indices: set[int], written: int, taken: int) -> None:
+    schema = pa.schema([("row_index", pa.int64()), ("name", pa.string())])
+    rows = [{"row_index": index, "name": f"{index}"} for index in sorted(indices)]
     batches = [pa.RecordBatch.from_pylist(rows[at : at + written], schema) for at in range(0, len(rows), written)]
     with tempfile.TemporaryDirectory() as directory:
         marks = Marks.stored(schema, batches, Path(directory) / "marks.arrow")
         found = [
             name for start in range(0, 63, taken) for name in marks.take(start=start, rows=taken)["name"].to_pylist()
         ]
-    assert found[:63] == [f"{place}" if place in places else None for place in range(63)]
-    assert marks.taken == len(places)
+    assert found[:63] == [f"{index}" if index in indices else None for index in range(63)]
+    assert marks.taken == len(indices)
 
 
 def test_normal_forms_ignore_letters_and_keep_numbers() -> None:

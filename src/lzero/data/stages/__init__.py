@@ -28,6 +28,11 @@ class Part:
     start: int
     origin: Opened
 
+    @property
+    def row_indices(self) -> pa.Array:
+        """Index of each row, over all inputs."""
+        return pa.array(range(self.start, self.start + self.batch.num_rows), pa.int64())
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -120,7 +120,7 @@ class Assess(Keep):
         """Raises EngineError if the judge leaves questions without a reply; the others are kept for the next attempt."""
         self._judge.verdicts.keep_in(scratch.parent)
         found = asyncio.run(self._rated(rows))
-        schema = pa.schema([("place", pa.int64()), *((key, pa.int64()) for key in KEYS)])
+        schema = pa.schema([("row_index", pa.int64()), *((key, pa.int64()) for key in KEYS)])
         columns = list(zip(*found, strict=True)) or [()] * len(schema)
         batch = pa.record_batch([pa.array(column, pa.int64()) for column in columns], schema=schema)
         self._marks = Marks.stored(schema, [batch], scratch / "ratings.arrow")
@@ -144,15 +144,15 @@ class Assess(Keep):
         return dict(self._counts)
 
     async def _rated(self, rows: Rows) -> list[tuple[int, int, int, int]]:
-        """Return place and rating of each row that has one, in their order. Raises EngineError."""
+        """Return row index and rating of each row that has one, in their order. Raises EngineError."""
         total = sum(origin.rows for origin in rows.inputs)
         found: list[tuple[int, int, int, int]] = []
         first: EngineError | None = None
         try:
             async with aclosing(self._verdicts(rows)) as verdicts:
-                async for place, verdict in verdicts:
+                async for row_index, verdict in verdicts:
                     if isinstance(verdict, Rating):
-                        found.append((place, *verdict))
+                        found.append((row_index, *verdict))
                     elif verdict is not None:
                         first = first or verdict
                     if self._on_row is not None:
@@ -170,12 +170,12 @@ class Assess(Keep):
         return found
 
     async def _verdicts(self, rows: Rows) -> AsyncGenerator[tuple[int, Rating | EngineError | None]]:
-        """Yield place and verdict of each row, in order, while the next ones are asked about."""
+        """Yield row index and verdict of each row, in order, while the next ones are asked about."""
         waiting: deque[tuple[int, asyncio.Task[Rating | EngineError | None]]] = deque()
         places = asyncio.Semaphore(self._at_once)  # the judge's own queue has a deadline
         try:
-            for place, messages in _questions(rows):
-                waiting.append((place, asyncio.create_task(self._rate(messages, places))))
+            for row_index, messages in _questions(rows):
+                waiting.append((row_index, asyncio.create_task(self._rate(messages, places))))
                 if len(waiting) >= AHEAD * self._at_once:
                     first, task = waiting.popleft()
                     yield first, await task
@@ -226,12 +226,12 @@ def read_rating(reply: str) -> Rating | None:
 
 def _questions(rows: Rows) -> Iterator[tuple[int, list[Message]]]:
     for part in rows.parts(["question", "answers"]):
-        for place, row in enumerate(part.batch.to_pylist(), part.start):
+        for row_index, row in enumerate(part.batch.to_pylist(), part.start):
             question, answers = (
                 _quoted(row["question"]),
                 _quoted(json.dumps(row["answers"][:ANSWERS], ensure_ascii=False)),
             )
-            yield place, [Message(role="user", content=PROMPT.format(question=question, answers=answers))]
+            yield row_index, [Message(role="user", content=PROMPT.format(question=question, answers=answers))]
 
 
 def _quoted(text: str) -> str:

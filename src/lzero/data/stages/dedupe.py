@@ -15,18 +15,18 @@ from lzero.types import Json
 
 BY: Final = ("answers", "passages", "ability", "source", "split")
 """Columns that may have to be equal, too."""
-_KEYS = pa.schema([("place", pa.int64()), ("id", pa.string()), ("asked", pa.string()), ("answer", pa.string())])
-_HASHED = "SELECT place, id, md5_number(asked) AS asked, hash(answer) AS answer FROM batches"
+_KEYS = pa.schema([("row_index", pa.int64()), ("id", pa.string()), ("asked", pa.string()), ("answer", pa.string())])
+_HASHED = "SELECT row_index, id, md5_number(asked) AS asked, hash(answer) AS answer FROM batches"
 _LATER = """
-SELECT place, CASE WHEN answer = first_answer THEN 'same question' ELSE 'same question, other answer' END AS reason, first_id AS detail
+SELECT row_index, CASE WHEN answer = first_answer THEN 'same question' ELSE 'same question, other answer' END AS reason, first_id AS detail
 FROM (
-    SELECT place, answer, first_value(id) OVER same AS first_id, first_value(answer) OVER same AS first_answer,
+    SELECT row_index, answer, first_value(id) OVER same AS first_id, first_value(answer) OVER same AS first_answer,
         row_number() OVER same AS number
     FROM keys
     WHERE asked IN (SELECT asked FROM keys GROUP BY asked HAVING count(*) > 1)
-    WINDOW same AS (PARTITION BY asked ORDER BY place)
+    WINDOW same AS (PARTITION BY asked ORDER BY row_index)
 )
-WHERE number > 1 ORDER BY place
+WHERE number > 1 ORDER BY row_index
 """
 
 
@@ -58,8 +58,9 @@ class Exact(Keep):
         for part in rows.parts(columns):
             batch = part.batch
             asked = pc.binary_join_element_wise(normal_column(batch["question"]), others(batch, self._by), "\x1e")
-            place = pa.array(range(part.start, part.start + batch.num_rows), pa.int64())
-            yield pa.record_batch([place, batch["id"], asked, normal_column(first_answers(batch))], schema=_KEYS)
+            yield pa.record_batch(
+                [part.row_indices, batch["id"], asked, normal_column(first_answers(batch))], schema=_KEYS
+            )
 
 
 def others(batch: pa.RecordBatch, by: Sequence[str]) -> pa.Array:

@@ -13,14 +13,14 @@ from lzero.data.table import TASKS
 from lzero.errors import DataError
 from lzero.types import Json
 
-_IDS = pa.schema([("place", pa.int64()), ("id", pa.string()), ("label", pa.string())])
-_TWICE = "SELECT id FROM ids GROUP BY id HAVING count(*) > 1 ORDER BY min(place) LIMIT 1"
+_IDS = pa.schema([("row_index", pa.int64()), ("id", pa.string()), ("label", pa.string())])
+_TWICE = "SELECT id FROM ids GROUP BY id HAVING count(*) > 1 ORDER BY min(row_index) LIMIT 1"
 _RENAME = """
 CREATE TABLE later AS
-SELECT place FROM (SELECT place, row_number() OVER (PARTITION BY id ORDER BY place) AS number FROM ids) WHERE number > 1;
-UPDATE ids SET id = label || '/' || id WHERE place IN (SELECT place FROM later)
+SELECT row_index FROM (SELECT row_index, row_number() OVER (PARTITION BY id ORDER BY row_index) AS number FROM ids) WHERE number > 1;
+UPDATE ids SET id = label || '/' || id WHERE row_index IN (SELECT row_index FROM later)
 """
-_RENAMED = "SELECT place, id FROM ids WHERE place IN (SELECT place FROM later) ORDER BY place"
+_RENAMED = "SELECT row_index, id FROM ids WHERE row_index IN (SELECT row_index FROM later) ORDER BY row_index"
 
 
 class Merge(Keep):
@@ -43,9 +43,9 @@ class Merge(Keep):
                 self._marks = Marks.found(connection, _RENAMED, scratch / "renamed.arrow")
             if twice := connection.execute(_TWICE).fetchone():
                 found = connection.execute(
-                    "SELECT place FROM ids WHERE id = ? ORDER BY place LIMIT 2", twice
+                    "SELECT row_index FROM ids WHERE id = ? ORDER BY row_index LIMIT 2", twice
                 ).fetchall()
-                raise DataError(_two_rows(rows, twice[0], [place for (place,) in found], renamed=self._rename))
+                raise DataError(_two_rows(rows, twice[0], [row_index for (row_index,) in found], renamed=self._rename))
 
     def decide(self, part: Part) -> Decision:
         if self._marks is None:
@@ -62,20 +62,18 @@ class Merge(Keep):
 
 def _ids(rows: Rows) -> Iterator[pa.RecordBatch]:
     for part in rows.parts(["id"]):
-        size = part.batch.num_rows
-        place = pa.array(range(part.start, part.start + size), pa.int64())
-        label = pa.repeat(stem(Path(part.origin.name)), size)
-        yield pa.record_batch([place, part.batch["id"], label], schema=_IDS)
+        label = pa.repeat(stem(Path(part.origin.name)), part.batch.num_rows)
+        yield pa.record_batch([part.row_indices, part.batch["id"], label], schema=_IDS)
 
 
-def _two_rows(rows: Rows, name: str, places: list[int], *, renamed: bool) -> str:
+def _two_rows(rows: Rows, name: str, row_indices: list[int], *, renamed: bool) -> str:
     said = []
-    for place in places:
+    for row_index in row_indices:
         for origin in rows.inputs:
-            if place < origin.rows:
-                said.append(f"row {place + 1} of {origin.name}")
+            if row_index < origin.rows:
+                said.append(f"row {row_index + 1} of {origin.name}")
                 break
-            place -= origin.rows
+            row_index -= origin.rows
     fix = (
         "give each row an id of its own"
         if renamed

@@ -25,20 +25,20 @@ GRAM: Final = 5
 NUM_PERM: Final = 128
 """Hash functions of a signature."""
 FIRST: Final = 4
-_TEXTS = pa.schema([("place", pa.int64()), ("id", pa.string()), ("question", pa.string()), ("others", pa.string())])
-_BANDS = pa.schema([("place", pa.int64()), ("band", pa.int32()), ("hashes", pa.binary())])
-_MARKS = pa.schema([("place", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
+_TEXTS = pa.schema([("row_index", pa.int64()), ("id", pa.string()), ("question", pa.string()), ("others", pa.string())])
+_BANDS = pa.schema([("row_index", pa.int64()), ("band", pa.int32()), ("hashes", pa.binary())])
+_MARKS = pa.schema([("row_index", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
 _PAIRS = f"""
-SELECT DISTINCT later.place, later.question, earlier.place, earlier.id, earlier.question
+SELECT DISTINCT later.row_index, later.question, earlier.row_index, earlier.id, earlier.question
 FROM (
-    SELECT place, unnest(list_filter(firsts, lambda each: each < place)) AS first
+    SELECT row_index, unnest(list_filter(firsts, lambda each: each < row_index)) AS first
     FROM bands JOIN (
-        SELECT bucket, min(place, {FIRST}) AS firsts FROM bands GROUP BY bucket HAVING count(*) > 1
+        SELECT bucket, min(row_index, {FIRST}) AS firsts FROM bands GROUP BY bucket HAVING count(*) > 1
     ) AS shared USING (bucket)
 ) AS found
-JOIN texts AS later ON later.place = found.place
-JOIN texts AS earlier ON earlier.place = found.first AND earlier.others = later.others
-ORDER BY later.place, earlier.place
+JOIN texts AS later ON later.row_index = found.row_index
+JOIN texts AS earlier ON earlier.row_index = found.first AND earlier.others = later.others
+ORDER BY later.row_index, earlier.row_index
 """  # noqa: S608  only a constant of ours is in it
 _NUMBERS = re.compile(r"\d+|\|.*")
 
@@ -63,7 +63,9 @@ class Near(Keep):
             texts = (_texts(part, self._by) for part in rows.parts(columns))
             fill(connection, "texts", _TEXTS, texts, select="SELECT * FROM batches")
             bands = self._bands(rows)
-            fill(connection, "bands", _BANDS, bands, select="SELECT place, hash(band, hashes) AS bucket FROM batches")
+            fill(
+                connection, "bands", _BANDS, bands, select="SELECT row_index, hash(band, hashes) AS bucket FROM batches"
+            )
             self._marks = Marks.stored(_MARKS, self._found(connection), scratch / "near.arrow")
 
     def decide(self, part: Part) -> Decision:
@@ -81,10 +83,10 @@ class Near(Keep):
                 [gram.encode() for gram in _grams(text)] for text in normal_column(part.batch["question"]).to_pylist()
             )
             columns: tuple[list[int], list[int], list[bytes]] = ([], [], [])
-            for place, signature in enumerate(MinHash.generator(grams, num_perm=NUM_PERM), part.start):
+            for row_index, signature in enumerate(MinHash.generator(grams, num_perm=NUM_PERM), part.start):
                 hashes = signature.hashvalues.reshape(-1)
                 for band in range(lsh.b):
-                    columns[0].append(place)
+                    columns[0].append(row_index)
                     columns[1].append(band)
                     columns[2].append(hashes[band * lsh.r : (band + 1) * lsh.r].tobytes())
             yield pa.record_batch(list(map(pa.array, columns, _BANDS.types)), schema=_BANDS)
@@ -101,15 +103,14 @@ class Near(Keep):
                 if question == other or _similarity(question, other) >= self._threshold:
                     dropped.add(later)
                     reason = "same question" if question == other else "nearly the same question"
-                    marks.append({"place": later, "reason": reason, "detail": name})
+                    marks.append({"row_index": later, "reason": reason, "detail": name})
             yield pa.RecordBatch.from_pylist(marks, schema=_MARKS)
             marks.clear()
 
 
 def _texts(part: Part, by: Sequence[str]) -> pa.RecordBatch:
     batch = part.batch
-    place = pa.array(range(part.start, part.start + batch.num_rows), pa.int64())
-    columns = [place, batch["id"], normal_column(batch["question"]), others(batch, by)]
+    columns = [part.row_indices, batch["id"], normal_column(batch["question"]), others(batch, by)]
     return pa.record_batch(columns, schema=_TEXTS)
 
 

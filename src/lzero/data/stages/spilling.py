@@ -2,7 +2,7 @@
 
 with database(scratch) as connection:
     fill(connection, "ids", schema, batches, select="SELECT * FROM batches")
-    marks = Marks.found(connection, "SELECT place, id FROM ids WHERE … ORDER BY place", scratch / "marks.arrow")
+    marks = Marks.found(connection, "SELECT row_index, id FROM ids WHERE … ORDER BY row_index", scratch / "marks.arrow")
 marks.take(start=0, rows=8192)["id"]      # what was found for these rows, null elsewhere
 """
 
@@ -58,7 +58,7 @@ def fill(
 
 
 class Marks:
-    """Values that a query found for some rows. `place` is the position of a row; positions ascend, each at most once."""
+    """Values that a query found for some rows. `row_index` is the index of a row over all inputs; indices ascend, each at most once."""
 
     def __init__(self, file: Path) -> None:
         self._stream = pa.ipc.open_stream(pa.OSFile(str(file)))
@@ -85,30 +85,30 @@ class Marks:
         """Return column → values of `rows` rows from `start` on, null for a row without a mark. Ask for the rows in their order."""
         found = self._before(start + rows)
         self.taken += found.num_rows
-        places = found["place"].to_pylist()
+        row_indices = found["row_index"].to_pylist()
         return {
-            field.name: _spread(found[field.name], places, start, rows)
+            field.name: _spread(found[field.name], row_indices, start, rows)
             for field in found.schema
-            if field.name != "place"
+            if field.name != "row_index"
         }
 
     def _before(self, end: int) -> pa.Table:
         parts = [self._waiting]
-        while not self._ended and (not parts[-1].num_rows or parts[-1]["place"][-1].as_py() < end):
+        while not self._ended and (not parts[-1].num_rows or parts[-1]["row_index"][-1].as_py() < end):
             try:
                 parts.append(pa.Table.from_batches([self._stream.read_next_batch()]))
             except StopIteration:
                 self._ended = True
         whole = pa.concat_tables(parts)
-        count = pc.sum(pc.less(whole["place"], end), min_count=0).as_py()
+        count = pc.sum(pc.less(whole["row_index"], end), min_count=0).as_py()
         self._waiting = whole.slice(count)
         return whole.slice(0, count)
 
 
-def _spread(values: pa.ChunkedArray, places: list[int], start: int, rows: int) -> pa.Array:
-    if not places:
+def _spread(values: pa.ChunkedArray, row_indices: list[int], start: int, rows: int) -> pa.Array:
+    if not row_indices:
         return pa.nulls(rows, values.type)
     spread: list[object] = [None] * rows
-    for place, value in zip(places, values.to_pylist(), strict=True):
-        spread[place - start] = value
+    for row_index, value in zip(row_indices, values.to_pylist(), strict=True):
+        spread[row_index - start] = value
     return pa.array(spread, values.type)

@@ -17,15 +17,15 @@ from lzero.types import Json
 MAX_STRATA = 1_000
 NONE = "none"
 """Value of a row that has none."""
-_ROWS = pa.schema([("place", pa.int64()), ("id", pa.string()), ("stratum", pa.string())])
+_ROWS = pa.schema([("row_index", pa.int64()), ("id", pa.string()), ("stratum", pa.string())])
 _QUOTAS = pa.schema([("stratum", pa.string()), ("quota", pa.int64())])
 _LEFT_OUT = """
-SELECT place, 'stratum is full' AS reason, stratum AS detail
+SELECT row_index, 'stratum is full' AS reason, stratum AS detail
 FROM (
-    SELECT place, stratum, quota, row_number() OVER (PARTITION BY stratum ORDER BY draw, place) AS number
+    SELECT row_index, stratum, quota, row_number() OVER (PARTITION BY stratum ORDER BY draw, row_index) AS number
     FROM rows JOIN quotas USING (stratum)
 )
-WHERE number > quota ORDER BY place
+WHERE number > quota ORDER BY row_index
 """
 
 
@@ -49,7 +49,7 @@ class Stratify(Keep):
     def prepare(self, rows: Rows, scratch: Path) -> None:
         for name in self._by:
             check_known(name, rows)
-        draw = f"SELECT place, stratum, md5_number('{derive_seed(self._seed, 'stratify')}/' || id) AS draw FROM batches"  # noqa: S608
+        draw = f"SELECT row_index, stratum, md5_number('{derive_seed(self._seed, 'stratify')}/' || id) AS draw FROM batches"  # noqa: S608
         with database(scratch) as connection:
             fill(connection, "rows", _ROWS, self._strata(rows), select=draw)
             sizes = dict(
@@ -77,12 +77,13 @@ class Stratify(Keep):
     def _strata(self, rows: Rows) -> Iterator[pa.RecordBatch]:
         for part in rows.parts():
             batch = part.batch
-            place = pa.array(range(part.start, part.start + batch.num_rows), pa.int64())
             values = [
                 pc.binary_join_element_wise(f"{name}=", pc.fill_null(text_column(name)(batch), NONE), "")
                 for name in self._by
             ]
-            yield pa.record_batch([place, batch["id"], pc.binary_join_element_wise(*values, ", ")], schema=_ROWS)
+            yield pa.record_batch(
+                [part.row_indices, batch["id"], pc.binary_join_element_wise(*values, ", ")], schema=_ROWS
+            )
 
 
 def quotas(sizes: Mapping[str, int], size: int, *, proportional: bool) -> dict[str, int]:
