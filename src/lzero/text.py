@@ -65,8 +65,14 @@ def unbroken(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """On one line, and nothing in it that a terminal would act on: `one_line("a\\n\\x1b[2Jb") == "a [2Jb"`."""
+    """Return a text on one line, without anything that a terminal would act on: `one_line("a\\n\\x1b[2Jb") == "a [2Jb"`."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def shortened(text: str, chars: int) -> str:
+    """Return at most `chars` characters of a text, on one line: `shortened("one\\ntwo", 5) == "one …"`."""
+    line = one_line(text[: 4 * chars])
+    return line if len(line) <= chars else f"{line[: chars - 1]}…"
 
 
 def counted(number: int, noun: str) -> str:

@@ -98,6 +98,13 @@ def say(console: "Console", text: str) -> None:
     console.print(clean(text), highlight=False, soft_wrap=True, markup=False)
 
 
+def print_json(value: object) -> None:
+    """Print a value as a line of JSON."""
+    import msgspec
+
+    print(msgspec.json.encode(value).decode())
+
+
 def log_visibly(form: str) -> None:
     """Write warnings to stderr, as people see them: a message may quote an agent."""
     from lzero.visible import VisibleFormatter

@@ -167,12 +167,12 @@ def summary_rows(evaluation: "Evaluation", config: "Config") -> list[tuple[str, 
 
     If many episodes ran out of a budget, its row names the key.
     """
-    from lzero.cli.evaluation_display import NAMES
+    from lzero.eval.evaluate import PHASES
     from lzero.rollout.failures import kinds_in, listed
     from lzero.text import counted
 
     agent = config.agent
-    name = NAMES[evaluation.phase]
+    name = PHASES[evaluation.phase]
     measure = f"{name} {'EM' if config.reward.is_exact_match else 'score'}"
     metrics = evaluation.metrics
     scored = evaluation.num_episodes - evaluation.num_failed

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lzero.cli.arguments import say
+from lzero.eval.evaluate import PHASES
 from lzero.store import Phase, Record
 from lzero.text import counted
 
-NAMES: dict[Phase, str] = {"eval": "greedy", "sampled": "sampled"}
 EVERY_S = 20.0
 """Least seconds between two lines outside a terminal."""
 DRAWN_S = 0.25
@@ -118,8 +118,8 @@ class EvaluationDisplay:
         if self._console.is_terminal:
             self._said = now
             if phase not in self._bars:
-                self._bars[phase] = self._progress.add_task(NAMES[phase], total=running.num_tasks, score=words)
+                self._bars[phase] = self._progress.add_task(PHASES[phase], total=running.num_tasks, score=words)
             self._progress.update(self._bars[phase], completed=running.num_done, score=words)
         elif now - self._said >= EVERY_S:
             self._said = now
-            self.say(f"{NAMES[phase]}: {running.num_done} of {counted(running.num_tasks, 'question')}, {words}")
+            self.say(f"{PHASES[phase]}: {running.num_done} of {counted(running.num_tasks, 'question')}, {words}")

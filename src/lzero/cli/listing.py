@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lzero.errors import ConfigError
-from lzero.text import counted, one_line
+from lzero.text import counted, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,7 +88,7 @@ def _print_failing(console: "Console", lines: "Sequence[EpisodeLine]") -> None:
         for line in lines
     )
     if found.failed_attempts:
-        most = "; ".join(_short(str(each), 80) for each in found.worst)
+        most = "; ".join(shortened(str(each), 80) for each in found.worst)
         episodes = f"{found.failed_attempts:,} of {counted(found.attempts, 'episode')}"
         told = f"failed: {episodes}, at {found.failing_tasks:,} of {counted(found.tasks, 'task')}; most at {most}"
         console.print(Text(told, style="red"), soft_wrap=True)
@@ -102,9 +102,12 @@ def _cells(line: "EpisodeLine") -> tuple[str, ...]:
     score, reward = ("" if value is None else f"{value:.3g}" for value in (line.score, line.reward))
     said = line.note or ("" if line.answer is None else repr(line.answer))
     status = line.status.replace("_", " ")
-    return (_short(line.id, 80), _short(line.task), status, score, reward, str(line.steps), _short(said))
-
-
-def _short(text: str, chars: int = CHARS) -> str:
-    text = one_line(text[: 4 * chars])
-    return text if len(text) <= chars else f"{text[: chars - 1]}…"
+    return (
+        shortened(line.id, 80),
+        shortened(line.task, CHARS),
+        status,
+        score,
+        reward,
+        str(line.steps),
+        shortened(said, CHARS),
+    )

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.arguments import Arguments, read_config
+from lzero.cli.arguments import Arguments, print_json, read_config
 from lzero.cli.pool_serve import serve
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ def probe(
     finally:
         log.disabled = False
     if json:
-        import msgspec
-
-        print(msgspec.json.encode(report).decode())
+        print_json(report)
     else:
         _show(report)
     if report.problem:

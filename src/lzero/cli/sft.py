@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.arguments import Arguments, read_config, say
+from lzero.cli.arguments import Arguments, print_json, read_config, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,8 +44,6 @@ def sft(
         f"{done.tokens:,} tokens in {done.seconds:.1f} s\nmodel: {done.model_dir}",
     )
     if json:
-        import msgspec
-
         line = {
             "held_out_before": done.held_out_before,
             "held_out_after": done.held_out_after,
@@ -54,7 +52,7 @@ def sft(
             "seconds": round(done.seconds, 3),
             "model_dir": str(done.model_dir),
         }
-        print(msgspec.json.encode(line).decode())
+        print_json(line)
 
 
 class Report:

@@ -25,6 +25,8 @@ from lzero.types import Sampling
 
 logger = logging.getLogger(__name__)
 
+PHASES: Mapping[Phase, str] = {"eval": "greedy", "sampled": "sampled"}
+"""Phase of an evaluation → its name in displays and reports."""
 GREEDY = Sampling(temperature=0.0)
 
 

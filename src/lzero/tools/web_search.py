@@ -8,7 +8,7 @@ from msgspec import Struct
 from lzero.config import Config, ToolsConfig
 from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool
-from lzero.text import one_line
+from lzero.text import one_line, shortened
 from lzero.tools.catalog import KernelPython
 from lzero.tools.function import tool
 from lzero.tools.keys import find_key, need_key
@@ -190,6 +190,5 @@ def _search_url(provider: str, url: str) -> str:
 def _as_text(number: int, found: Found, snippet_chars: int) -> str:
     title = one_line(found.title[: 4 * _MAX_TITLE_CHARS])[:_MAX_TITLE_CHARS]
     lines = [f"[{number}] {title or 'no title'}", one_line(found.url[:MAX_URL_CHARS])]
-    snippet = one_line(found.snippet[: 4 * snippet_chars])
-    lines.append(snippet if len(snippet) <= snippet_chars else f"{snippet[: snippet_chars - 1]}…")
+    lines.append(shortened(found.snippet, snippet_chars))
     return "\n".join(line for line in lines if line)

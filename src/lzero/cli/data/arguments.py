@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from lzero.cli.arguments import print_json, say
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,13 +55,9 @@ def write_set(stage: "Stage", sources: Sequence[str], out: Path, *, column: Sequ
 def print_manifest(manifest: "Manifest", directory: Path, *, json: bool) -> None:
     """Print a manifest: rows in and out, rows dropped by reason, and counts."""
     if json:
-        import msgspec
-
-        print(msgspec.json.encode(manifest).decode())
+        print_json(manifest)
         return
     from rich.console import Console
-
-    from lzero.cli.arguments import say
 
     console = Console()
     say(console, f"{manifest.stage}: {manifest.rows_in:,} rows in, {manifest.rows_out:,} in {directory}")
@@ -71,7 +68,5 @@ def print_manifest(manifest: "Manifest", directory: Path, *, json: bool) -> None
 
 
 def _list(console: "Console", title: str, numbers: Mapping[str, int]) -> None:
-    from lzero.cli.arguments import say
-
     for name, number in numbers.items():
         say(console, f"  {title} {number:>10,}  {name}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from lzero.cli.arguments import takes
+from lzero.cli.arguments import say, takes
 from lzero.cli.data.arguments import AsJson, Columns, Out, Source, write_set
 from lzero.errors import ConfigError
 
@@ -102,8 +102,6 @@ def _told(update: Callable[[str], None], spent: "Callable[[], Usage]") -> Callab
 
 
 def _tell_cost(console: "Console", asked: Mapping[str, float], spent: "Usage") -> None:
-    from lzero.cli.arguments import say
-
     say(
         console,
         f"judge: {asked['judge/asked']:,.0f} questions asked, {asked['judge/known']:,.0f} known; {_cost(spent)}",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from lzero.cli.arguments import print_json, say
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,8 +75,6 @@ def download(
 
 
 def _list(console: "Console", known: "Iterable[PublicSet]") -> None:
-    from lzero.cli.arguments import say
-
     for each in known:
         gated = " (gated: ask for access at its home)" if each.gated else ""
         licence = each.licence or "no licence named"
@@ -83,14 +82,11 @@ def _list(console: "Console", known: "Iterable[PublicSet]") -> None:
 
 
 def _tell(console: "Console", known: "PublicSet", directory: Path, done: "Downloaded", *, json: bool) -> None:
-    from lzero.cli.arguments import say
     from lzero.text import counted
 
     manifest = done.manifest
     if json:
-        import msgspec
-
-        print(msgspec.json.encode(manifest).decode())
+        print_json(manifest)
         return
     if done.was_there:
         say(console, f"{known.name}: {directory} is there already, with {counted(manifest.rows_out, 'task')}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Option
 
+from lzero.cli.arguments import print_json, say
 from lzero.cli.data.arguments import AsJson, Columns, Source, pairs, write_set
 from lzero.errors import ConfigError
 
@@ -69,16 +70,12 @@ def _report(source: str, against: list[str], *, words: int, share: float, column
 
 def _print(found: "list[Leak]", rows: int, *, json: bool) -> None:
     if json:
-        import msgspec
-
         for leak in found:
-            print(msgspec.json.encode(leak).decode())
+            print_json(leak)
         return
     from collections import Counter
 
     from rich.console import Console
-
-    from lzero.cli.arguments import say
 
     console = Console()
     say(console, f"{len(found):,} of {rows:,} rows leak a benchmark")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
+from lzero.cli.arguments import print_json, say
 from lzero.cli.data.arguments import Columns, Source, pairs
 from lzero.errors import ConfigError
 
@@ -51,13 +52,10 @@ def retrieval(
     listed = (source.task(index) for index in range(len(source)))
     found = measure(listed, _searching(corpus), at=numbers)
     if json:
-        import msgspec
-
-        print(msgspec.json.encode(found).decode())
+        print_json(found)
         return
     from rich.console import Console
 
-    from lzero.cli.arguments import say
     from lzero.text import counted
 
     console = Console()
@@ -86,8 +84,6 @@ def _searching(corpus: str) -> "Callable[[Task], SearchIndex | None]":
 
 
 def _show(console: "Console", rows: "tuple[Recall, ...]", at: list[int]) -> None:
-    from lzero.cli.arguments import say
-
     last = at[-1]
     width = max(len("source"), *(len(row.source) for row in rows))
     say(

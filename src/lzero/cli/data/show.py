@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from lzero.cli.arguments import say
 from lzero.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -120,8 +121,6 @@ def _print(console: "Console", rows: "list[tuple[Task, str]]") -> None:
 
 
 def _print_whole(console: "Console", task: "Task", why: str) -> None:
-    from lzero.cli.arguments import say
-
     parts = {
         "question": task.question,
         "answers": " | ".join(task.answers),
@@ -148,8 +147,7 @@ def _number(value: float | None) -> str:
 
 
 def _short(text: str, chars: int = CHARS) -> str:
-    from lzero.text import one_line
+    from lzero.text import shortened
     from lzero.visible import clean
 
-    text = clean(one_line(text[: 4 * chars]))
-    return text if len(text) <= chars else f"{text[: chars - 1]}…"
+    return shortened(clean(text[: 4 * chars]), chars)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
+from lzero.cli.arguments import print_json, say
 from lzero.cli.data.arguments import AsJson, Columns, Source, pairs
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ def stats(
     if plot is not None:
         _draw(found, plot)
     if json:
-        import msgspec
-
-        print(msgspec.json.encode(found).decode())
+        print_json(found)
         return
     _print(found, rows.made)
 
@@ -62,7 +61,6 @@ def _print(found: "Statistics", made: "Manifest | None") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lzero.cli.arguments import say
     from lzero.data.statistics import QUANTILES
 
     console = Console(highlight=False, markup=False)

@@ -10,6 +10,7 @@ from lzero.config import Config
 from lzero.errors import ConfigError
 from lzero.eval.breakdown import Breakdown, Part, breakdown
 from lzero.eval.compare import Comparison, SideBySide, compare, read_evaluation, shared_tasks, side_by_side
+from lzero.eval.evaluate import PHASES
 from lzero.eval.statistics import mean
 from lzero.rollout.failures import kinds_in
 from lzero.rollout.summary import mean_pass_at_k, mean_score
@@ -17,7 +18,6 @@ from lzero.store import Phase, Record, RunDirectory, list_episodes, read_records
 from lzero.store.run_directory import QUESTIONS
 from lzero.types import Episode, Json, Reward, Task
 
-PHASES: dict[Phase, str] = {"eval": "greedy", "sampled": "sampled"}
 EXAMPLES = {"wrong": 2, "right": 1, "failed": 1}
 """Episodes of each kind that a report shows of an evaluation."""
 

@@ -8,7 +8,7 @@ from lzero.eval.breakdown import Part
 from lzero.eval.report.content import Report, Shown
 from lzero.eval.report.published import DATASETS, PAPERS, dataset_of
 from lzero.rollout.failures import listed
-from lzero.text import counted, one_line
+from lzero.text import counted, shortened
 
 FLIPS = 30
 """Questions that a report shows side by side."""
@@ -148,12 +148,12 @@ def _flips(shown: Sequence[Shown], report: Report) -> Iterator[Section]:
     head = ("question", "gold", *report.compared)
     rows = tuple(
         (
-            _short(flip.question),
-            _short(" | ".join(flip.gold)),
+            shortened(flip.question, CHARS),
+            shortened(" | ".join(flip.gold), CHARS),
             *(
                 "not scored"
                 if own is None
-                else f"{_mark(own.score)} {_short('no answer' if own.answer is None else own.answer)}"
+                else f"{_mark(own.score)} {shortened('no answer' if own.answer is None else own.answer, CHARS)}"
                 for own in flip.scores
             ),
         )
@@ -202,8 +202,3 @@ def _part(part: Part | None, *, count: bool = False) -> str:
 
 def _mark(score: float) -> str:
     return {1.0: "✓", 0.0: "✗"}.get(score, f"{score:.2f}")
-
-
-def _short(text: str) -> str:
-    line = one_line(text[: 4 * CHARS])
-    return line if len(line) <= CHARS else f"{line[: CHARS - 1]}…"
