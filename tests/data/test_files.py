@@ -150,6 +150,7 @@ def test_passages_stream_from_each_format(tmp_path: Path) -> None:
         ({**GOOD, "id": ""}, "field `id` is empty"),
         ({**GOOD, "hops": "two"}, "field `hops` is 'two': give a number, or leave it out"),
         ({**GOOD, "hops": 0}, "field `hops` is 0: give a whole number from 1"),
+        ({**GOOD, "hops": 2**53}, "field `hops` is 9.0072e+15: give a whole number from 1"),
         ({**GOOD, "hops": 1.5}, "field `hops` is 1.5: give a whole number from 1"),
         ({**GOOD, "difficulty": "hard"}, "field `difficulty` is 'hard': give a number"),
         ({**GOOD, "passages": "text"}, "field `passages` is 'text': give a list"),

@@ -81,6 +81,12 @@ def test_a_number_that_is_bounded_by_name_is_as_it_is_written() -> None:
     assert text_column("difficulty")(batch).to_pylist() == ["0.2", "0.9", "2", None]
 
 
+def test_a_whole_difficulty_of_any_size_becomes_a_table(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "?", "answer": "x", "difficulty": 9007199254740993}\n', "utf-8")
+    run_stage(Exact(), [str(tmp_path / "a.jsonl")], tmp_path / "out")
+    assert ids_of(tmp_path / "out") == ["a-1"]
+
+
 def test_the_first_row_of_each_question_is_kept(tmp_path: Path) -> None:
     tasks = [
         make_task("a", question="Who ruled?", answers=("Kato",)),

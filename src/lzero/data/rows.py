@@ -65,7 +65,7 @@ class Row:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
             raise self.error(field, f"is {shown(value)}: give a number, or leave it out")
-        return value
+        return float(value)
 
     def _text(self, field: str, value: object) -> str:
         if isinstance(value, str):

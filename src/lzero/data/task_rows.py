@@ -15,7 +15,7 @@ from lzero.data.fields import ANSWERS, FIELDS, Columns, check_fields
 from lzero.data.rows import Row
 from lzero.data.shapes import BadShape, Shape, shape_of
 from lzero.data.shapes.parts import SUPPORTING_TITLES, titles
-from lzero.data.values import shown, written
+from lzero.data.values import LARGEST_WHOLE, shown, written
 from lzero.types import ABILITIES, Passage, Task
 
 METADATA_CHARS = 200
@@ -96,8 +96,8 @@ class TaskReader:
         if not question.strip():
             raise row.error("question", "is empty: give the question as a text")
         hops = row.number("hops")
-        if hops is not None and (hops != int(hops) or hops < 1):
-            raise row.error("hops", f"is {hops}: give a whole number from 1, or leave it out")
+        if hops is not None and not (1 <= hops < LARGEST_WHOLE and hops == int(hops)):
+            raise row.error("hops", f"is {hops:g}: give a whole number from 1, or leave it out")
         identifier = row.text("id", f"{name}-{number}")
         if not identifier.strip():
             raise row.error("id", "is empty: give a text, or leave it out")
