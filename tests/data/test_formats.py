@@ -99,6 +99,13 @@ def test_a_bad_row_is_named(tmp_path: Path, name: str, data: bytes, said: str) -
     assert re.search(said, refusal(tmp_path / name, data))
 
 
+def test_a_map_with_a_key_twice_is_refused(tmp_path: Path) -> None:
+    maps = pa.array([[("a", 1), ("a", 2)]], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({"question": ["?"], "metadata": maps}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 1 of .* has a key twice"):
+        rows(tmp_path / "a.parquet")
+
+
 def test_a_row_is_bounded_in_each_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "MAX_ROW_BYTES", 1_000)
     monkeypatch.setattr(json_array, "CHUNK_BYTES", 100)

@@ -54,6 +54,10 @@ def test_a_table_without_a_newer_column_has_its_default(tmp_path: Path) -> None:
         ("question", " ", "row 2 has no valid `question`"),
         ("id", None, "row 2 has no valid `id`"),
         ("ability", "magic", "row 2 has no valid `ability`"),
+        ("difficulty", float("nan"), "row 2 has no valid `difficulty`"),
+        ("metadata", [("key", None)], "row 2 has no valid `metadata`"),
+        ("metadata", [("key", "1"), ("key", "2")], "row 2 has no valid `metadata`"),
+        ("passages", [{"title": None, "text": "x"}], "row 2 has no valid `passages`"),
         ("answers", ["x", None], "has an empty entry in `answers`"),
     ],
 )

@@ -181,12 +181,31 @@ def _check_values(batch: pa.RecordBatch, start: int) -> None:
             )
 
 
+def _first(wrong: pa.Array) -> int | None:
+    """Return the index of the first value that is true; None if all are false."""
+    return int(wrong.to_pylist().index(True)) if pc.any(wrong).as_py() else None
+
+
 def _first_wrong(name: str, values: pa.Array) -> int | None:
     """Return the index of the first invalid value; None if all are valid. Makes no arrow values, because that imports pandas."""
-    if name in ("difficulty", "hops"):
+    if name == "difficulty":
+        return _first(pc.invert(pc.fill_null(pc.is_finite(values), True)))
+    if name == "hops":
         return None
     if values.null_count:
         return int(values.is_null().to_pylist().index(True))
+    if name == "metadata":
+        rows = enumerate(values.to_pylist())
+        return next(
+            (index for index, row in rows if len({key for key, text in row if text is not None}) < len(row)), None
+        )
+    if name == "passages":
+        parts = pc.struct_field(values.flatten(), "title"), pc.struct_field(values.flatten(), "text")
+        if any(part.null_count for part in parts):
+            rows = enumerate(values.to_pylist())
+            return next(
+                (index for index, row in rows if any(None in passage.values() for passage in row if passage)), None
+            )
     if name == "ability" and (unknown := set(pc.unique(values).to_pylist()) - set(ABILITIES)):
         return next(index for index, value in enumerate(values.to_pylist()) if value in unknown)
     if name == "question" and len(values):

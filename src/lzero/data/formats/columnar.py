@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from lzero.apart import run_apart
 from lzero.data.formats import base
-from lzero.data.formats.base import BadFile, Found, too_large
+from lzero.data.formats.base import BadFile, BadRow, Found, too_large
 
 BATCH_ROWS = 16
 """Rows that are converted at once."""
@@ -27,7 +27,13 @@ def read(path: Path, batches: Batches) -> Iterator[Found]:
         size = batch.nbytes // max(1, batch.num_rows)
         if size > base.MAX_ROW_BYTES:
             raise too_large(number + 1)
-        for fields in _with_doubles(batch).to_pylist(maps_as_pydicts="strict"):
+        try:
+            rows = _with_doubles(batch).to_pylist(maps_as_pydicts="strict")
+        except KeyError as error:  # which pyarrow raises for a map with a key twice
+            raise BadRow(
+                number + 1, f"or one of the {BATCH_ROWS - 1} after it has a key twice: {error.args[0]}"
+            ) from None
+        for fields in rows:
             number += 1
             yield number, size, fields
 
