@@ -140,8 +140,8 @@ async def _evaluate(
             EvaluationDisplay(console, phases_of(config), num_tasks=evaluator.num_tasks, measure=measure)
         )
         evaluator = replace(evaluator, on_question=display.saw)
-        told = partial(display.say, "stopping: questions under way are dropped; Ctrl-C again stops at once")
-        stack.enter_context(interruption.watched(told, display.close))
+        on_stop = partial(display.say, "stopping: questions under way are dropped; Ctrl-C again stops at once")
+        stack.enter_context(interruption.watched(on_stop, display.close))
         return run, await unless(interruption.stop, evaluator.record(run))
 
 

@@ -103,12 +103,12 @@ async def _train(
 ) -> "Report":
     from lzero.train.run import run_training
 
-    def told() -> None:
+    def on_stop() -> None:
         display.say(
             "stopping: an update under way finishes, episodes under way are dropped, then the run is saved; Ctrl-C again stops at once"
         )
 
-    with interruption.watched(told, display.close):
+    with interruption.watched(on_stop, display.close):
         return await run_training(
             config, run=run, watcher=display, stop=interruption.stop, accept_changes=accept_changes
         )

@@ -25,13 +25,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lzero.data.fields import has
-from lzero.data.locating import Located, choose_split, locate, stem, usual
+from lzero.data.locating import Located, choose_split, locate, usual
 from lzero.data.rows import read_rows
 from lzero.data.task_rows import Reading, TaskReader, read_passage
 from lzero.errors import DataError
 from lzero.types import Passage, Task
 
-__all__ = ["Reading", "TaskFile", "read_located", "read_passages", "read_tasks", "stem"]
+__all__ = ["Reading", "TaskFile", "read_located", "read_passages", "read_tasks"]
 
 TASK_BYTES = 4 << 30
 """Maximum size of the files of one source, unpacked: tasks are kept in memory."""

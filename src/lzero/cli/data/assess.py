@@ -69,12 +69,12 @@ def assess(wanted: Assessing) -> None:
             tries=wanted.tries,
             skip_failed=wanted.skip_failed,
             settings=config.judge.model_dump(include={"model", "temperature", "max_tokens"}),
-            on_row=_told(status.update, lambda: judge.spent),
+            on_row=_progress(status.update, lambda: judge.spent),
         )
         try:
             write_set(stage, [wanted.source], wanted.out, column=wanted.column, json=wanted.json)
         finally:
-            _tell_cost(console, judge.take_metrics(), judge.spent)
+            _print_cost(console, judge.take_metrics(), judge.spent)
 
 
 def _config(arguments: list[str]) -> "Config":
@@ -93,15 +93,17 @@ def _config(arguments: list[str]) -> "Config":
     return config
 
 
-def _told(update: Callable[[str], None], spent: "Callable[[], Usage]") -> Callable[[Mapping[str, int], int], None]:
-    def tell(counts: Mapping[str, int], total: int) -> None:
+def _progress(update: Callable[[str], None], spent: "Callable[[], Usage]") -> Callable[[Mapping[str, int], int], None]:
+    """Return what shows the counts so far, and the cost, with `update`."""
+
+    def show(counts: Mapping[str, int], total: int) -> None:
         done = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
         update(f"{done} of {total:,} rows; {_cost(spent())}")
 
-    return tell
+    return show
 
 
-def _tell_cost(console: "Console", asked: Mapping[str, float], spent: "Usage") -> None:
+def _print_cost(console: "Console", asked: Mapping[str, float], spent: "Usage") -> None:
     say(
         console,
         f"judge: {asked['judge/asked']:,.0f} questions asked, {asked['judge/known']:,.0f} known; {_cost(spent)}",

@@ -71,7 +71,7 @@ def download(
 
     for known, revision in wanted:
         done = fetch(known, out, origin=origin, home=home, revision=revision)
-        _tell(console, known, out / known.name, done, json=json)
+        _print(console, known, out / known.name, done, json=json)
 
 
 def _list(console: "Console", known: "Iterable[PublicSet]") -> None:
@@ -81,7 +81,7 @@ def _list(console: "Console", known: "Iterable[PublicSet]") -> None:
         say(console, f"{each.name:<20}{each.title}; {', '.join(each.splits)}; {licence}; {each.home}{gated}")
 
 
-def _tell(console: "Console", known: "PublicSet", directory: Path, done: "Downloaded", *, json: bool) -> None:
+def _print(console: "Console", known: "PublicSet", directory: Path, done: "Downloaded", *, json: bool) -> None:
     from lzero.text import counted
 
     manifest = done.manifest

@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from lzero.cli.arguments import print_json, say
-from lzero.cli.data.arguments import AsJson, Columns, Source, pairs, write_set
+from lzero.cli.data.arguments import Columns, Source, pairs, write_set
 from lzero.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def leaks(
         float, Option("--share", min=0.01, max=1.0, help="Share of a question's n-grams from which on a row leaks it.")
     ] = SHARE,
     column: Columns = None,
-    json: AsJson = False,
+    json: Annotated[
+        bool, Option("--json", help="Print a line of JSON for each leak; with --out, the manifest as one line.")
+    ] = False,
 ) -> None:
     """Report the rows whose question a benchmark asks. With --out, write the set, but refuse if it leaks.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from lzero.cli.arguments import print_json, say
-from lzero.cli.data.arguments import AsJson, Columns, Source, pairs
+from lzero.cli.data.arguments import Columns, Source, pairs
 
 if TYPE_CHECKING:
     from lzero.data.manifest import Manifest
@@ -26,7 +26,7 @@ def stats(
         Path | None, Option("--plot", help="Draw the distributions into this file: .png, .svg or .pdf.")
     ] = None,
     column: Columns = None,
-    json: AsJson = False,
+    json: Annotated[bool, Option("--json", help="Print the statistics as a line of JSON.")] = False,
 ) -> None:
     """Print how a set came about, how often each value occurs, and how lengths, hops and difficulties are distributed.
 

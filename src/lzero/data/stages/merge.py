@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lzero.data.files import stem
+from lzero.data.locating import stem
 from lzero.data.stages import Decision, Keep, Part, Rows
 from lzero.data.stages.spilling import Marks, database, fill
 from lzero.data.table import TASKS
