@@ -14,7 +14,7 @@ from msgspec import Struct
 from lzero.agent.outputs import cut, render_output
 from lzero.eval.report.content import Example, Report, Shown
 from lzero.eval.report.sections import sections
-from lzero.text import counted, one_line
+from lzero.text import counted, one_line, shortened
 from lzero.types import Json, Step, ToolCall
 from lzero.visible import clean
 
@@ -150,8 +150,7 @@ def _literal(value: Json) -> str:
 
 
 def _line(text: str) -> str:
-    line = one_line(clean(text[: 4 * LINE_CHARS]))
-    return line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}…"
+    return shortened(clean(text[: 4 * LINE_CHARS]), LINE_CHARS)
 
 
 def _cut(text: str) -> str:
