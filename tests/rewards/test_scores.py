@@ -5,7 +5,7 @@ from builders import make_attempt, make_task
 
 from lzero.config import RewardConfig
 from lzero.errors import ConfigError
-from lzero.rewards import contains, make_reward
+from lzero.rewards import answers, contains, make_reward
 from lzero.rewards.scores import KNOWN, find_score, fitting, reward_key
 
 
@@ -161,3 +161,11 @@ def test_an_unknown_score_and_keys_without_effect_are_named() -> None:
         RewardConfig(score="gaia", match="ascii")
     assert RewardConfig(score="gaia", f1=0.5, match="ascii").score_name == "score by gaia"
     assert (reward_key("gaia"), reward_key("simpleqa")) == ("reward.score", "reward.function")
+
+
+def test_a_long_answer_is_normalised_once_for_all_its_scores() -> None:
+    answers._long_form.cache_clear()
+    task = make_task("t", answers=("18",))
+    for name in ("em", "f1", "contains"):
+        find_score(name)("12 of 18, " * 100, task)
+    assert (answers._long_form.cache_info().misses, answers._long_form.cache_info().hits) == (1, 2)

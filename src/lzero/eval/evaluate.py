@@ -126,7 +126,9 @@ class Evaluator:
         records = await run_all(record(position) for position in range(self.num_tasks))
         failing = by_task(done.failures)
         metrics = failing.metrics() | done.judge | {"time/eval_s": done.seconds}
-        evaluation = msgspec.structs.replace(_judge(phase, records, metrics), failing=failing)
+        # In a thread, because the scores of long answers take a while: engines, sessions and signals need this loop.
+        judged = await asyncio.to_thread(_judge, phase, records, metrics)
+        evaluation = msgspec.structs.replace(judged, failing=failing)
         if evaluation.num_failed:
             logger.warning(
                 "%d of %d episodes failed twice and are not scored: %s; most at %s",

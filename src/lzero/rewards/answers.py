@@ -28,6 +28,8 @@ Numbers = Literal["value", "text"]
 CACHED_CHARS = 200
 """The longest answer whose form is kept for the next score of the same answer, or of another one to the same task."""
 CACHED_FORMS = 4_096
+LONG_FORMS = 4
+"""Forms of longer answers that are kept, because several scores of one answer follow one another."""
 _COMPARISONS = frozenset({"<", ">", "<=", ">=", "!="})
 _SIGNS = ("-\\", "+\\")
 """Operators between words, as a form writes them; a lone dash is punctuation."""
@@ -111,7 +113,7 @@ def _runs_through(tokens: Sequence[str], run: Sequence[str]) -> bool:
 
 
 def _form(answer: str, numbers: Numbers) -> _Form:
-    return _cached_form(answer, numbers) if len(answer) <= CACHED_CHARS else _new_form(answer, numbers)
+    return _cached_form(answer, numbers) if len(answer) <= CACHED_CHARS else _long_form(answer, numbers)
 
 
 def _new_form(answer: str, numbers: Numbers) -> _Form:
@@ -120,6 +122,7 @@ def _new_form(answer: str, numbers: Numbers) -> _Form:
 
 
 _cached_form = lru_cache(maxsize=CACHED_FORMS)(_new_form)
+_long_form = lru_cache(maxsize=LONG_FORMS)(_new_form)
 
 
 def _any_form(answer: str, numbers: Numbers) -> _Form:
