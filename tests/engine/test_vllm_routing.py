@@ -65,6 +65,15 @@ def test_an_episode_stays_at_its_server_and_leaves_it_only_when_that_is_full() -
     virtual_time.run(check())
 
 
+def test_what_a_joined_server_did_before_does_not_bound_it() -> None:
+    places = Places(Bell(), preemptions=None)
+    places.limit(256)
+    places.saw(replace(CALM, running=2, preemptions=40))
+    assert places.bound == 256
+    places.saw(replace(CALM, running=200, preemptions=41))
+    assert places.bound == 200
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.lists(st.floats(0.1, 9.0), min_size=1, max_size=20))
 def test_requests_beyond_all_places_wait_first_come_first_served(

@@ -20,13 +20,14 @@ STEP = 8
 class Places:
     """Places for requests at one server. `bell` rings when one becomes free."""
 
-    def __init__(self, bell: Bell) -> None:
+    def __init__(self, bell: Bell, *, preemptions: int | None = 0) -> None:
+        """`preemptions`: those that the server has made so far; None: the first look tells."""
         self.taken = 0
         """Requests under way."""
         self.bound = self._most = sys.maxsize
         """The most requests that may be under way now."""
         self._bell = bell
-        self._preemptions = 0
+        self._preemptions = preemptions
 
     @property
     def is_full(self) -> bool:
@@ -48,7 +49,8 @@ class Places:
 
     def saw(self, load: Load) -> None:
         """Lower the bound if the server's memory is full, or raise it if all places are taken."""
-        crowded = load.cache_usage >= FULL or load.preemptions > self._preemptions
+        before = load.preemptions if self._preemptions is None else self._preemptions
+        crowded = load.cache_usage >= FULL or load.preemptions > before
         self._preemptions = load.preemptions
         if crowded:
             self.bound = max(1, min(self.bound, load.running))

@@ -91,7 +91,7 @@ class Supervisor:
         self.server = server
         self.own = own
         self.state: State = "serving"
-        self.places = Places(bell)
+        self.places = Places(bell, preemptions=None if own is None else 0)  # one that was joined may have made some
         self.restarts = 0
         self.has_weights = True
         """Whether the server has the weights of the current policy version."""
