@@ -73,7 +73,7 @@ def test_a_missing_part_is_told_with_the_way_out(
     monkeypatch: pytest.MonkeyPatch,
     public_directory: Path,
 ) -> None:
-    for name in ("unshare", "setpriv", "sh", "true", "mount", "mkdir", "cp", "chmod"):
+    for name in ("unshare", "setpriv", "sh", "true", "mount", "mkdir", "cp", "rm", "chmod"):
         (public_directory / name).symlink_to(shutil.which(name) or "")
     if fake:
         (public_directory / "bwrap").write_text(f"#!/bin/sh\n{fake}\n".replace("REAL", shutil.which("bwrap") or ""))

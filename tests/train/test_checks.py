@@ -10,8 +10,10 @@ from lzero.errors import ConfigError
 from lzero.train.checks import check_settings, inert_settings
 
 ROOT = Path(__file__).parents[2]
-RECIPES = [recipe for recipe in sorted((ROOT / "recipes").glob("*.toml")) if not recipe.name.startswith("nano-")]
-"""Of `lzero train`; the nano's are for `lzero sft`."""
+RECIPES = [
+    recipe for recipe in sorted((ROOT / "recipes").glob("*.toml")) if not {"nano", "sft"} & set(recipe.stem.split("-"))
+]
+"""Of `lzero train`; the others are for `lzero sft`."""
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,8 +26,11 @@ class Interruption:
         """Let a signal set `stop` during the block, and call `on_stop`; a second signal calls `close` and ends the process at once.
 
         The run then resumes as after a power cut, because every important file is renamed only when it is complete. Sandboxes die with
-        their parent.
+        their parent. In another thread than the main one, which Python gives no signals, the block runs unwatched.
         """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
