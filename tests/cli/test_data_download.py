@@ -106,7 +106,10 @@ def test_sets_are_fetched_from_the_hub_once_and_what_has_changed_is_named(tmp_pa
     commands: list[list[str] | int] = [
         *(["data", "download", name] for name in ("gsm8k", "musique", "gaia", "popqa", "2wikimultihopqa", "nq")),
         ["data", "download", "gaia", "--home", "open/gaia"],
-        ["data", "download", "wikitablequestions"],
+        ["data", "download", "wikitablequestions@main"],
+        ["data", "download", "wikitablequestions@main"],
+        ["data", "download", f"wikitablequestions@{COMMIT[:8]}"],
+        ["data", "download", "wikitablequestions@other"],
         ["data", "show", "hf:openai/gsm8k/main:test", "--json"],
         ["data", "show", "hf:openai/gsm8k/other"],
         100,
@@ -124,7 +127,10 @@ def test_sets_are_fetched_from_the_hub_once_and_what_has_changed_is_named(tmp_pa
     assert "hf:xanhho/2WikiMultihopQA: it is a program, and none is run" in said["data download 2wikimultihopqa"]
     assert "hf:google-research-datasets/nq_open: no such data set" in said["data download nq"]
     assert "gaia: 1 task in" in said["data download gaia --home open/gaia"]
-    assert "wikitablequestions: 2 tasks" in said["data download wikitablequestions"]
+    there = "data/wikitablequestions is there"
+    assert there in said["data download wikitablequestions@main"]
+    assert there in said[f"data download wikitablequestions@{COMMIT[:8]}"]
+    assert f"holds revision {COMMIT}" in said["data download wikitablequestions@other"]
     row = json.loads(said["data show hf:openai/gsm8k/main:test --json"].partition("\n")[0])
     assert (row["answers"], row["split"], row["revision"]) == (["3"], "test", COMMIT)
     assert "other" in said["data show hf:openai/gsm8k/other"]

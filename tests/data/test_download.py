@@ -76,6 +76,7 @@ def test_each_set_becomes_tasks_of_one_schema(
     assert done[name].manifest.options == {
         "set": name,
         "home": public_set(name).home,
+        "asked": "",
         "revision": "",
         "scorer": public_set(name).scorer,
     }

@@ -94,6 +94,7 @@ def download(
         options = {
             "set": known.name,
             "home": home or known.home,
+            "asked": revision,
             "revision": copies[0].revision,
             "scorer": known.scorer,
         }
@@ -107,7 +108,7 @@ def _there(known: PublicSet, directory: Path, revision: str) -> Manifest:
     made = str(manifest.options.get("revision", ""))
     if manifest.options.get("set") != known.name:
         raise ConfigError(f"{directory} holds a set of `lzero data {manifest.stage}`: name another --out, or remove it")
-    if revision and not made.startswith(revision):
+    if revision and revision != manifest.options.get("asked") and not made.startswith(revision):
         raise ConfigError(f"{directory} holds revision {made or '(none)'}: name another --out, or remove it")
     return manifest
 
