@@ -1,4 +1,4 @@
-"""Directories of rows: which files and rows `tasks.train` and `tasks.eval` read, and what a wrong name is told."""
+"""Directories of rows: which files and rows `tasks.train` and `tasks.eval` read, and the errors for wrong names."""
 
 import json
 from pathlib import Path

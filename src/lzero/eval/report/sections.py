@@ -84,7 +84,7 @@ def _scores(shown: Sequence[Shown], report: Report) -> Iterator[Section]:
         (f"SimpleQA {name}", *(f"{each.parts.simpleqa[name]:.3f}" if each.parts.simpleqa else NO for each in shown))
         for name in grades
     ]
-    text = "Mean over the episodes that did not fail. In brackets: the 95 % interval, a bootstrap over questions."
+    text = "Mean over the episodes that did not fail. In brackets: the 95 % interval over questions."
     table = Table(head=("score", *(each.label for each in shown)), rows=tuple(rows))
     yield Section(key="scores", title="Scores", text=text, tables=(table,))
 

@@ -70,7 +70,7 @@ _BY_ARGUMENT: tuple[tuple[tuple[int, int | None], _Branch], ...] = (
     ((135, 92), _Branch(_FIRST, ((_EQUAL, 0, _ALLOW), (_EQUAL, 0xFFFFFFFF, _ALLOW)), _REFUSE)),
     # ioctl: TIOCSTI and TIOCLINUX insert input as if the user had typed it; TIOCSETD makes the kernel load a module. Of file systems
     # (the kinds "f", "X" and 0x15) only FS_IOC_GETFLAGS: the others tell where on the disk files and free space are, and its name, and
-    # some of them hold up whoever writes to it, for seconds.
+    # some of them block every process that writes to it, for seconds.
     (
         (16, 29),
         _Branch(
