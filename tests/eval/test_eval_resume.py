@@ -132,6 +132,17 @@ def test_failed_questions_run_again_and_no_others(tmp_path: Path, caplog: pytest
     assert evaluate(run).attempts == []
 
 
+def test_training_keeps_no_files_of_questions(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    evaluate(
+        run,
+        episodes=FakeEpisodes(lambda task, seed, attempt: BROKEN if task.id == "task-5" else "yes"),
+        in_training=True,
+    )
+    assert [line["num_failed"] for line in run.read_metrics()] == [1.0, float(SAMPLES)]
+    assert not (run.path / "questions").exists()
+
+
 def test_a_damaged_table_is_noticed_and_its_evaluation_runs_again(
     tmp_path: Path, whole: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lzero.eval.report.content import Report, read_report
+from lzero.eval.report.lm_eval import render_lm_eval
 from lzero.eval.report.markdown import escaped, render_markdown
 from lzero.eval.report.page import render_page
 from lzero.eval.report.published import DATASETS, PAPERS, dataset_of
@@ -166,6 +167,19 @@ def test_json_in_lm_evals_form_holds_one_policy_version(tmp_path: Path, capsys: 
     assert exit_code("report", str(run.path), str(run.path), "--update=0", "--update=3", f"--out={out}") == 1
     assert f"report {run.path} --update 0 alone" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_source_named_like_the_tasks_has_an_entry_of_its_own(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    tasks = [make_task(source, answers=("yes",), source=source) for source in ("world", "nq")]
+    run.write_records([make_record("yes", task=task) for task in tasks], phase="eval", update=0)
+    run.append_metrics({"score": 1.0}, phase="eval", update=0)
+    results = json.loads(render_lm_eval(report_of(run), title="", version="1"))["results"]
+    assert {name: part["alias"] for name, part in results.items()} == {
+        "world": "world",
+        "world_world": " - world",
+        "nq": " - nq",
+    }
 
 
 def test_the_command_writes_pages_and_json_in_lm_evals_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

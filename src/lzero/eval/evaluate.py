@@ -67,7 +67,9 @@ class Evaluator:
     source: TaskSource
     config: Config
     on_question: OnQuestion = lambda phase, record: None
-    checks_version: bool = False
+    in_training: bool = False
+    """Whether it evaluates between updates: every token must be of the version that it is recorded for, and nobody runs failed questions
+    again later."""
 
     @property
     def num_tasks(self) -> int:
@@ -85,7 +87,7 @@ class Evaluator:
         """Make the greedy evaluation and, if configured, the sampled one; write each to `run` when it ends.
 
         Resumes an evaluation that was interrupted in `run`: questions that it has finished there do not run again, unless they failed.
-        Raises StoreError, and with `checks_version` TrainError if another policy version than `update` has drawn a token.
+        Raises StoreError, and `in_training` TrainError if another policy version than `update` has drawn a token.
         """
         finished = [FinishedQuestions(run.path, phase, update) for phase in phases_of(self.config)]
         evaluations = []
@@ -95,13 +97,13 @@ class Evaluator:
                 continue
             run.forget_evaluation(phase, update)
             evaluation = await self._evaluate(phase, update, questions)
-            if self.checks_version:
+            if self.in_training:
                 check_version(evaluation.records, update)
             await asyncio.to_thread(run.write_records, evaluation.records, phase=phase, update=update)
             line = {**evaluation.metrics, **evaluation.failing.line()}
             run.append_metrics(line, phase=phase, update=update)
             evaluations.append(evaluation)
-        if not any(evaluation.num_failed for evaluation in evaluations):
+        if self.in_training or not any(evaluation.num_failed for evaluation in evaluations):
             for questions in finished:
                 questions.remove()
         return evaluations

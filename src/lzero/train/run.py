@@ -117,7 +117,7 @@ async def run_training(
         _begin(run, inputs, update=progress.update)
         stack.enter_context(opened.recorded(run))
         stream = open_stream(config, opened.runner, training, state=progress.stream, run=run)
-        evaluator = Evaluator(runner=opened.runner.beside(), source=held_out, config=config, checks_version=True)
+        evaluator = Evaluator(runner=opened.runner.beside(), source=held_out, config=config, in_training=True)
         history = run.read_metrics()
         with run.logged(), open_trackers(config, run.path, update=progress.update, history=history) as track:
             for note in notes:

@@ -25,9 +25,14 @@ def render_lm_eval(report: Report, *, title: str, version: str) -> str:
     found: dict[str, Json] = {}
     for each in report.evaluations:
         suffix = "" if each.phase == "eval" else "_sampled"
-        found[each.config.tasks.eval + suffix] = _whole(each)
+        whole = each.config.tasks.eval + suffix
+        found[whole] = _whole(each)
         for source, part in each.parts.by.get("source", {}).items():
-            found[source + suffix] = {"alias": f" - {source}", **_measure(_core(each), part)}
+            name = source + suffix
+            found[f"{whole}_{source}" if name in found else name] = {
+                "alias": f" - {source}",
+                **_measure(_core(each), part),
+            }
     first = report.evaluations[0]
     result: dict[str, Json] = {
         "results": found,
