@@ -34,9 +34,9 @@ from lzero.config import Config, load_config
 from lzero.engine.local.engine import LocalEngine
 from lzero.engine.vllm import kind
 from lzero.engine.vllm.engine import VLLMEngine
-from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import joined, until_ready
+from lzero.launch.local import LocalProcess
 from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model, resolve, save_model
 from lzero.protocols import Engine
 from lzero.train.learner.local import LearnerThread
@@ -180,19 +180,19 @@ LOADS: dict[str, Callable[[Engine, int], Awaitable[float]]] = {
 }
 
 
-def start(config: Config, home: Path, port: int, stack: AsyncExitStack) -> tuple[int, ServerProcess]:
+def start(config: Config, home: Path, port: int, stack: AsyncExitStack) -> tuple[int, LocalProcess]:
     """Start a server as lzero does, but on a port: `vllm bench serve` knows no Unix sockets."""
     directory = home / str(port)
     directory.mkdir()
     command = list(kind.command(config, directory / "socket"))
     place = command.index("--uds")
     command[place : place + 2] = ["--host", "127.0.0.1", "--port", str(port)]
-    process = ServerProcess(command, environment=kind.environment(config, directory, number=0), directory=directory)
+    process = LocalProcess(command, environment=kind.environment(config, directory, number=0), directory=directory)
     stack.push_async_callback(process.end)
     return port, process
 
 
-async def wait_for(started: tuple[int, ServerProcess], config: Config) -> None:
+async def wait_for(started: tuple[int, LocalProcess], config: Config) -> None:
     port, process = started
     server = client(port)
     await until_ready(server, process, start_s=config.engine.start_s)  # type: ignore[union-attr]

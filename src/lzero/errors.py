@@ -19,6 +19,7 @@
     │   └── HelperBusy         a resource of all episodes was not free in time: lzero's failure
     ├── SceneError         an environment did not open a scene, or return its outcome
     ├── RewardError        a scorer failed
+    ├── LaunchError        a program of the run could not be started, or its machine was lost
     └── TrainError         training cannot continue (too many failures, a failed weight sync)
         └── NotFinite          an optimiser step that was skipped: NaN or infinity in the loss or the gradient
 
@@ -110,6 +111,10 @@ class SceneError(LzeroError):
 
 
 class RewardError(LzeroError):
+    pass
+
+
+class LaunchError(LzeroError):
     pass
 
 

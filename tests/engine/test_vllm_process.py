@@ -4,129 +4,25 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import re
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from lzero.config import Config, load_config
 from lzero.engine.vllm import kind
-from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import until_ready
 from lzero.errors import ConfigError, EngineError
+from lzero.launch.local import LocalProcess
 from lzero.models import load_tokenizer, resolve
 
 pytestmark = pytest.mark.integration
 VOCABULARY = len(load_tokenizer(resolve("nano")))
-SERVER = "import subprocess, time; subprocess.Popen(['sleep', '600']); print('both run', flush=True); time.sleep(600)"
-"""A program that starts another one, as vLLM does. What it serves does not matter here."""
-PIPED = "import subprocess, time; subprocess.Popen(['cat'], stdin=subprocess.PIPE); time.sleep(600)"
-"""A program whose worker ends after it, as vLLM's do."""
-SHARING = """
-import os, signal, sys, time
-from multiprocessing import resource_tracker
-from multiprocessing.shared_memory import SharedMemory
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if os.fork() == 0:
-    shared = SharedMemory(create=True, size=1_000)
-    resource_tracker.unregister(shared._name, "shared_memory")
-    print(f"shares {shared.name};", flush=True)
-time.sleep(600)
-"""
-"""A program that ignores SIGTERM, and whose worker holds shared memory, which nobody else removes."""
-HOST = """
-import os, sys, time
-from pathlib import Path
-from lzero.engine.vllm.process import ServerProcess
-process = ServerProcess(sys.argv[2:], environment=dict(os.environ), directory=Path(sys.argv[1]))
-print(process.group, flush=True)
-time.sleep(600)
-"""
-
-
-def test_nothing_of_a_server_outlives_a_host_that_is_killed(tmp_path: Path) -> None:
-    directory = tmp_path / "server"
-    directory.mkdir()
-    command = [sys.executable, "-c", HOST, str(directory), sys.executable, "-c", SERVER]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
-        assert host.stdout is not None
-        group = int(host.stdout.readline())
-        wait_until(lambda: "both run" in (directory / "log").read_text("utf-8"))
-        assert len(members(group)) == 3  # the lifeline, the server, and what it started
-        host.send_signal(signal.SIGKILL)
-    wait_until(lambda: not members(group))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "kills", [3, pytest.param(90, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["sample", "whole"]
-)
-def test_no_process_outlives_a_host_that_is_killed_at_any_moment(kills: int, tmp_path: Path) -> None:
-    dice = random.Random(0)
-    for number in range(kills):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        command = [sys.executable, "-c", HOST, str(directory), sys.executable, "-c", PIPED]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as host:
-            time.sleep(dice.uniform(0.0, 1.0))
-            host.kill()
-        wait_until(lambda directory=directory: not works_in(directory))  # type: ignore[misc]
-
-
-async def test_shared_memory_of_processes_that_are_killed_is_removed(tmp_path: Path) -> None:
-    process = ServerProcess([sys.executable, "-c", SHARING], environment=dict(os.environ), directory=tmp_path)
-    wait_until(lambda: ";" in process.log.read_text("utf-8"))
-    (name,) = re.findall("shares (.*);", process.log.read_text("utf-8"))
-    assert Path("/dev/shm", name).exists()  # noqa: S108
-    await process.kill()
-    assert not Path("/dev/shm", name).exists()  # noqa: S108
-    assert not members(process.group)
-
-
-def works_in(directory: Path) -> list[psutil.Process]:
-    """Return the processes that work in a directory."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.cwd() == str(directory):
-                found.append(process)
-    return found
-
-
-async def test_a_server_that_is_closed_leaves_no_process(tmp_path: Path) -> None:
-    process = ServerProcess([sys.executable, "-c", SERVER], environment=dict(os.environ), directory=tmp_path)
-    wait_until(lambda: "both run" in (tmp_path / "log").read_text("utf-8"))
-    await process.end()
-    await process.end()
-    wait_until(lambda: not members(process.group))
-    assert "both run" in process.log.read_text("utf-8")
-
-
-def members(group: int) -> list[psutil.Process]:
-    """Return the processes of a group that have not ended."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60.0
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 async def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(
@@ -134,7 +30,7 @@ async def test_a_server_that_does_not_start_is_an_error_with_the_end_of_its_log(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     program = "print('no memory for keys and values'); raise SystemExit(1)"
-    process = ServerProcess([sys.executable, "-c", program], environment=dict(os.environ), directory=tmp_path)
+    process = LocalProcess([sys.executable, "-c", program], environment=dict(os.environ), directory=tmp_path)
     with pytest.raises(
         EngineError, match=r"has ended; its log is in .*\.log, which ends: no memory for keys and values"
     ):
@@ -146,7 +42,9 @@ async def test_a_server_that_takes_too_long_to_start_is_an_error_that_names_the_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    process = ServerProcess([sys.executable, "-c", SERVER], environment=dict(os.environ), directory=tmp_path)
+    process = LocalProcess(
+        [sys.executable, "-c", "import time; time.sleep(600)"], environment=dict(os.environ), directory=tmp_path
+    )
     with pytest.raises(EngineError, match=r"did not start within engine.start_s = 0\.05"):
         await until_ready(VLLMServer("server 0", socket=tmp_path / "socket"), process, start_s=0.05)
     await process.end()

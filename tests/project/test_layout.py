@@ -36,6 +36,7 @@ ROWS = {
             "protocols",
             "errors",
             "extras",
+            "launch",
             "config",
             "seeds",
             "text",

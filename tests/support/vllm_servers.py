@@ -15,9 +15,9 @@ from lzero.closing import closed_on_error
 from lzero.config import Config, VLLMEngineConfig, load_config
 from lzero.engine.vllm import kind
 from lzero.engine.vllm.engine import Delivery, VLLMEngine
-from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, until_ready
+from lzero.launch.local import LocalProcess
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -33,7 +33,7 @@ class Running:
 
     config: Config
     socket: Path
-    process: ServerProcess
+    process: LocalProcess
 
     def client(self) -> VLLMServer:
         """Return a client for the running event loop."""
@@ -78,7 +78,7 @@ def running(model: Path, *, max_tokens: int, settings: Sequence[str] = ()) -> It
     )
     with tempfile.TemporaryDirectory(prefix="vllm-") as home:
         directory, socket = Path(home), Path(home, "socket")
-        process = ServerProcess(
+        process = LocalProcess(
             kind.command(config, socket), environment=kind.environment(config, directory, number=0), directory=directory
         )
         with ThreadPoolExecutor(1) as other, contextlib.ExitStack() as stack:  # a fixture may run in an event loop

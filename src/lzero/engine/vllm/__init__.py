@@ -8,9 +8,7 @@ places.py     bounds the requests of a server by its load
 codec.py      checks requests, and converts responses to completions
 adapters.py   assigns a LoRA adapter to each request
 server.py     calls the HTTP routes of one server
-process.py    starts a server, and ends it with all its processes
 supervisor.py watches a server, and restarts it
 bell.py       wakes tasks that wait for a server
-lifeline.py   ends a server when lzero dies
 plugin/       runs inside vLLM: loads the weights of a file
 """

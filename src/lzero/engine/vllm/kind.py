@@ -23,10 +23,10 @@ from lzero.engine.model_path import model_name as model_name
 from lzero.engine.model_path import open_tokenizer as open_tokenizer
 from lzero.engine.vllm.codec import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from lzero.engine.vllm.engine import Delivery, VLLMEngine, check_unclaimed
-from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, OwnServer, Supervisor
-from lzero.errors import ConfigError, EngineError
+from lzero.errors import ConfigError, EngineError, LaunchError
+from lzero.launch.local import LocalProcess
 from lzero.tools.keys import need_key
 from lzero.types import Task
 
@@ -188,13 +188,16 @@ async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -
     return fleet
 
 
-def launch(config: Config, directory: Path, *, number: int) -> ServerProcess:
+def launch(config: Config, directory: Path, *, number: int) -> LocalProcess:
     """Start the process of server `number`, which listens on SOCKET in `directory`. Raises EngineError if it cannot be run."""
     socket = directory / SOCKET
     socket.unlink(missing_ok=True)  # of an earlier process
-    return ServerProcess(
-        command(config, socket), environment=environment(config, directory, number=number), directory=directory
-    )
+    try:
+        return LocalProcess(
+            command(config, socket), environment=environment(config, directory, number=number), directory=directory
+        )
+    except LaunchError as error:
+        raise EngineError(str(error)) from None
 
 
 async def _join(config: Config, stack: AsyncExitStack) -> Fleet:

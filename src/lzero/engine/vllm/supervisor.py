@@ -20,9 +20,9 @@ from typing import Literal
 
 from lzero.engine.vllm.bell import Bell
 from lzero.engine.vllm.places import Places
-from lzero.engine.vllm.process import ServerProcess
 from lzero.engine.vllm.server import VLLMServer
 from lzero.errors import EngineError, NoAnswer
+from lzero.launch.local import LocalProcess
 
 logger = logging.getLogger(__name__)
 LOOK_S = 1.0
@@ -44,7 +44,7 @@ Prepare = Callable[["Supervisor"], Awaitable[None]]
 class OwnServer:
     """A server that lzero starts and restarts. `launch` starts its process; `start_s`: seconds in which it must answer."""
 
-    def __init__(self, server: VLLMServer, launch: Callable[[], ServerProcess], *, start_s: float) -> None:
+    def __init__(self, server: VLLMServer, launch: Callable[[], LocalProcess], *, start_s: float) -> None:
         self.process = launch()
         self._server = server
         self._launch = launch
@@ -64,21 +64,23 @@ class OwnServer:
         await self.process.end()
 
 
-async def until_ready(server: VLLMServer, process: ServerProcess, *, start_s: float) -> None:
+async def until_ready(server: VLLMServer, process: LocalProcess, *, start_s: float) -> None:
     """Wait until the server answers. Raises EngineError if it ends, or takes longer than `start_s` seconds."""
     deadline = time.monotonic() + start_s
     while not await server.is_ready():
-        if process.has_ended():
-            raise EngineError(_failed_start(server, process, "has ended"))
+        if process.end_cause():
+            raise EngineError(await _failed_start(server, process, "has ended"))
         if time.monotonic() > deadline:
-            raise EngineError(_failed_start(server, process, f"did not start within engine.start_s = {start_s:g}"))
+            raise EngineError(
+                await _failed_start(server, process, f"did not start within engine.start_s = {start_s:g}")
+            )
         await asyncio.sleep(POLL_S)
 
 
-def _failed_start(server: VLLMServer, process: ServerProcess, problem: str) -> str:
+async def _failed_start(server: VLLMServer, process: LocalProcess, problem: str) -> str:
     with tempfile.NamedTemporaryFile(prefix="lzero-vllm-", suffix=".log", delete=False) as kept:
         shutil.copy(process.log, kept.name)
-    return f"{server.name} {problem}; its log is in {Path(kept.name)}, which ends: {process.tail()}"
+    return f"{server.name} {problem}; its log is in {Path(kept.name)}, which ends: {await process.tail()}"
 
 
 class Supervisor:
@@ -193,8 +195,8 @@ class Supervisor:
 
     async def _trouble(self) -> str:
         """Return what is wrong with the server; "" if it works."""
-        if self.own is not None and self.own.process.has_ended():
-            return f"has ended; the end of its log: {self.own.process.tail()}"
+        if self.own is not None and self.own.process.end_cause():
+            return f"has ended; the end of its log: {await self.own.process.tail()}"
         now, seen = time.monotonic(), self._progress[1:]
         if self._has_work:
             try:

@@ -4,8 +4,9 @@
 
 The starter makes the group (`start_new_session`). A vLLM server that is killed leaves its engine processes behind, and processes that are
 killed leave their shared memory behind, so this ends the whole group and removes that memory. SIGTERM does it at once. A starter that lives
-writes a byte before it closes standard input. If there is none, the starter was killed, so this also removes DIRECTORY, the server's own.
-This file is run by its path, and imports only the standard library.
+writes a byte before it closes standard input. If there is none, the starter was killed, so this also removes DIRECTORY, the command's own.
+The exit code is the command's, or 128 plus the number of the signal that ended it. This file is run by its path, and imports only the
+standard library.
 """
 
 import contextlib
@@ -28,7 +29,8 @@ SHARED = re.compile(rb"/dev/shm/(?:psm_|sem\.mp-)\w+$", re.MULTILINE)
 """Shared memory and semaphores of Python's multiprocessing, in a list of mapped files."""
 
 
-def main(directory: str, command: list[str]) -> None:
+def main(directory: str, command: list[str]) -> int:
+    """Run the command until it ends or must end; return its exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     is_orphan = False
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -45,6 +47,8 @@ def main(directory: str, command: list[str]) -> None:
         kill_others()
         if is_orphan:
             shutil.rmtree(directory, ignore_errors=True)
+    code = child.wait()
+    return code if code >= 0 else 128 - code
 
 
 def wait_for_others(seconds: float) -> None:
@@ -89,4 +93,4 @@ def in_group(pid: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,172 @@
+"""Start programs on this machine, and end each with all its processes, even if lzero is killed."""
+
+import asyncio
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lzero.closing import Service
+from lzero.errors import LaunchError
+from lzero.launch.protocol import PYTHON, Program
+from lzero.text import one_line
+
+LIFELINE = Path(__file__).with_name("lifeline.py")
+END_S = 25.0
+"""Seconds that a program and its processes have to end; more than the lifeline needs."""
+TAIL_BYTES = 2_000
+ALIVE = b"."
+"""Tells the lifeline that this process ends the program, and was not killed."""
+LOOPBACK = "127.0.0.1"
+
+
+class LocalProcess:
+    """Program of this machine, in a process group of its own; implements `Running`.
+
+    The group is killed when this process ends, even by SIGKILL. In that case the directory is removed, too. A program may listen on a Unix
+    socket in its directory, where no other user can reach it.
+    """
+
+    host = LOOPBACK
+
+    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], directory: Path) -> None:
+        """Start `command`; its output goes to `log` in `directory`. Raises LaunchError if it cannot be run."""
+        self.log = directory / "log"
+        try:
+            with self.log.open("ab") as out:
+                self._process = subprocess.Popen(
+                    (sys.executable, "-I", str(LIFELINE), str(directory), *command),
+                    stdin=subprocess.PIPE,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env=dict(environment),
+                    cwd=directory,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise LaunchError(f"cannot start {command[0]}: {error}") from None
+        self._cause = ""
+
+    @property
+    def group(self) -> int:
+        """The process group of the program and of all that it starts."""
+        return self._process.pid
+
+    def end_cause(self) -> str:
+        """Return how the program ended: its exit code, or the signal; "" while it runs. Safe in any thread."""
+        if not self._cause:
+            with contextlib.suppress(ChildProcessError):  # `_wait` has reaped it meanwhile, and noted the cause
+                self._cause = _cause_of(self._process.pid)
+        return self._cause
+
+    async def ended(self) -> str:
+        """Wait until the program has ended; return how."""
+        if not self.end_cause():
+            loop, over = asyncio.get_running_loop(), asyncio.Event()
+            descriptor = os.pidfd_open(self._process.pid)
+            loop.add_reader(descriptor, over.set)
+            try:
+                await over.wait()
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+        return self.end_cause()
+
+    async def tail(self) -> str:
+        """Return the end of the log, on one line."""
+        with self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return one_line(log.read().decode("utf-8", errors="replace"))
+
+    async def end(self) -> None:
+        """End the program and its processes; return when they are gone. Safe to call twice."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        if not stdin.closed:
+            with contextlib.suppress(OSError):
+                stdin.write(ALIVE)
+                stdin.close()
+        await asyncio.to_thread(self._wait)
+
+    async def kill(self) -> None:
+        """Kill the program and its processes at once; return when they are gone. Safe to call twice."""
+        if not self.end_cause():
+            self._process.terminate()
+        await self.end()
+
+    def _wait(self) -> None:
+        """Wait for the lifeline, which ends the others. Kill what it left: it may have been killed itself."""
+        if self._process.returncode is None:
+            self._ends_within(END_S)
+            with contextlib.suppress(ProcessLookupError):
+                # Before it is reaped: until then, no other process group can get this number.
+                os.killpg(self.group, signal.SIGKILL)
+            self._ends_within(END_S)
+            self._cause = self.end_cause() or "ended"
+            self._process.wait(END_S)
+
+    def _ends_within(self, seconds: float) -> bool:
+        ended, poll = os.pidfd_open(self._process.pid), select.poll()
+        try:
+            poll.register(ended, select.POLLIN)
+            return bool(poll.poll(seconds * 1_000))
+        finally:
+            os.close(ended)
+
+
+def _cause_of(pid: int) -> str:
+    """Return how a child ended, without reaping it; "" while it runs."""
+    found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if found is None:
+        return ""
+    killed = found.si_code != os.CLD_EXITED
+    if not killed and found.si_status <= _BY_SIGNAL:
+        return f"ended with code {found.si_status}"
+    number = found.si_status if killed else found.si_status - _BY_SIGNAL
+    return f"was killed by {signal.Signals(number).name}"
+
+
+_BY_SIGNAL = 128
+"""The lifeline adds this to the number of the signal that ended the program."""
+
+
+class LocalLauncher(Service):
+    """Starts programs on this machine; implements `Launcher`."""
+
+    host = LOOPBACK
+
+    def __init__(self) -> None:
+        self._started: list[LocalProcess] = []
+        self._directories: list[Path] = []
+
+    async def start(self) -> None:
+        """Do nothing: this machine is there."""
+
+    async def launch(self, program: Program) -> LocalProcess:
+        """Start a program. Raises LaunchError if it cannot be run."""
+        directory = program.directory
+        if directory is None:
+            directory = Path(tempfile.mkdtemp(prefix=f"lzero-{program.role}-"))
+            self._directories.append(directory)
+        process = LocalProcess(
+            runnable(program.command), environment={**os.environ, **program.variables}, directory=directory
+        )
+        self._started.append(process)
+        return process
+
+    async def close(self) -> None:
+        """End every program, all at once, and remove the directories that were made for them. Safe to call twice."""
+        await asyncio.gather(*(process.end() for process in self._started))
+        for directory in self._directories:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def runnable(command: Sequence[str]) -> tuple[str, ...]:
+    """Return a command of `Program` for this machine: PYTHON as its first word becomes the path of this interpreter."""
+    return (sys.executable if command[0] == PYTHON else command[0], *command[1:])

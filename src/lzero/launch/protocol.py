@@ -1,0 +1,72 @@
+"""The interface of launchers: what they start, and how they show it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, Self
+
+PYTHON = "python"
+"""As the first word of a command: the interpreter of lzero on the machine where the program runs."""
+Role = Literal["pool", "engine", "rank"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A program to start, and what it needs of its machine."""
+
+    name: str
+    """As messages name it: "rank 1"."""
+    role: Role
+    command: tuple[str, ...]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables, added to those of the machine where the program runs."""
+    gpus: int = 0
+    """Number of GPUs that the program has for itself."""
+    directory: Path | None = None
+    """Directory in which the program runs and its `log` is written; None: a new one, removed when the launcher closes. If lzero is killed,
+    the directory is removed."""
+
+
+class Running(Protocol):
+    """A program that was started. It ends when lzero ends, even if lzero is killed."""
+
+    @property
+    def host(self) -> str:
+        """Address of the machine where it runs, as other programs of the run reach it."""
+
+    def end_cause(self) -> str:
+        """Return how the program ended, as "ended with code 1" or "was killed by SIGKILL"; "" while it runs. Safe in any thread."""
+
+    async def ended(self) -> str:
+        """Wait until the program has ended; return how, as `end_cause` does."""
+
+    async def tail(self) -> str:
+        """Return the end of its log, on one line; "" if its machine was lost."""
+
+    async def end(self) -> None:
+        """End the program and all that it started: by SIGTERM, after some seconds by SIGKILL. Return when they are gone. Safe to call
+        twice."""
+
+    async def kill(self) -> None:
+        """End the program and all that it started at once; return when they are gone. Safe to call twice."""
+
+
+class Launcher(Protocol):
+    """Starts programs somewhere. `async with` starts and closes it."""
+
+    @property
+    def host(self) -> str:
+        """Address of this process's machine, as the programs reach it."""
+
+    async def start(self) -> None:
+        """Connect to the machines. Raises LaunchError if that is not possible."""
+
+    async def launch(self, program: Program) -> Running:
+        """Start a program. Raises LaunchError if it cannot be run, or no machine has what it needs."""
+
+    async def close(self) -> None:
+        """End every program that it started. Safe to call twice."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
