@@ -10,6 +10,7 @@ from lzero.errors import ConfigError
 EXTRAS = {
     "data": ("datasets", "datasketch", "duckdb"),
     "gguf": ("accelerate", "gguf"),
+    "low-bit": ("torchao",),
     "math": ("math_verify", "sympy"),
     "train": ("matplotlib", "numpy", "safetensors", "tokenizers", "torch", "transformers"),
 }

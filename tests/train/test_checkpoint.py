@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,7 @@ import safetensors.torch
 import torch
 from builders import TINY
 
-from lzero.config import Config
+from lzero.config import Config, TrainConfig
 from lzero.errors import LzeroError, ModelError, StoreError
 from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model
 from lzero.train import checkpoint
@@ -25,8 +26,8 @@ from lzero.train.checkpoint import (
     save_checkpoint,
     take_snapshot,
 )
+from lzero.train.optimizers import make_adamw, make_optimizers, set_rate
 from lzero.train.saver import Saver
-from lzero.train.update import make_adamw
 
 pytestmark = pytest.mark.integration
 TOKENIZER = build_tokenizer()
@@ -40,12 +41,14 @@ def trained(num_steps: int) -> tuple[Any, torch.optim.Optimizer]:
     return model, optimizer
 
 
-def step(model: Any, optimizer: torch.optim.Optimizer, number: int) -> None:
+def step(model: Any, optimizer: torch.optim.Optimizer, number: int, *others: torch.optim.Optimizer) -> None:
     ids = torch.arange(8).unsqueeze(0) + number
     loss = model(input_ids=ids, labels=ids).loss
-    optimizer.zero_grad()
+    for each in (optimizer, *others):
+        each.zero_grad()
     torch.autograd.backward(loss)
-    optimizer.step()
+    for each in (optimizer, *others):
+        each.step()
 
 
 def save(directory: Path, update: int, *, keep: int = 2, score: float | None = None) -> Path:
@@ -86,6 +89,41 @@ def test_training_in_bfloat16_goes_on_bit_by_bit_too(tmp_path: Path) -> None:
     restore_optimizers(path, [other])
     steps(resumed, other, range(3, 30))
     assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TrainConfig(optimizer="muon", lr=1e-2),
+        TrainConfig(optimizer="muon", lr=1e-2, offload_optimizer=True),
+        TrainConfig(optimizer="adamw-8bit", lr=1e-2),
+    ],
+    ids=["muon", "offloaded", "8bit"],
+)
+def test_training_by_other_optimizers_goes_on_bit_by_bit(tmp_path: Path, settings: TrainConfig) -> None:
+    if settings.optimizer == "adamw-8bit":
+        pytest.importorskip("torchao")
+
+    def steps(model: Any, optimizers: list[torch.optim.Optimizer], numbers: range) -> None:
+        with torch.compiler.set_stance("force_eager"):
+            for number in numbers:
+                set_rate(optimizers, 1e-3 * (number + 1))
+                step(model, optimizers[0], number, *optimizers[1:])
+
+    model = new_model(dataclasses.replace(TINY, mlp_size=128), TOKENIZER, seed=0)
+    optimizers = make_optimizers(model, settings)
+    steps(model, optimizers, range(2))
+    snapshot = take_snapshot(model, TOKENIZER, optimizers, config=Config(), progress=Progress(update=2))
+    path = save_checkpoint(tmp_path, snapshot, keep=1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    steps(model, optimizers, range(2, 4))
+    resumed = load_model(path, dtype="float32", device="cpu")
+    others = make_optimizers(resumed, settings)
+    restore_optimizers(path, others)
+    steps(resumed, others, range(2, 4))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+        assert not torch.equal(tensor, before[name]), name
 
 
 def test_a_checkpoint_is_a_model_directory_without_pickles(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def trainer_of(config: Config, models: Policies, optimizer: torch.optim.Optimize
         model=models.current,
         tokenizer=TOKENIZER,
         reference=models.initial if config.algo.kl_coef > 0 else None,
-        optimizer=optimizer,
+        optimizers=[optimizer],
         packing=config.train.packing,
     )
 

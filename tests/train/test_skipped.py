@@ -12,9 +12,9 @@ from lzero.algo.batches import Scored, unscored
 from lzero.config import load_config
 from lzero.errors import TrainError
 from lzero.models import build_tokenizer, new_model
+from lzero.train.optimizers import make_optimizers
 from lzero.train.skipped import SkipCount, SkippedStep, read_skipped, write_skipped
 from lzero.train.trainer import Trainer
-from lzero.train.update import make_adamw
 
 pytestmark = pytest.mark.integration
 GOOD, BAD = 1.0, float("nan")
@@ -24,9 +24,9 @@ def trainer(*overrides: str) -> Trainer:
     tokenizer = build_tokenizer()
     model = new_model(TINY, tokenizer, seed=0)
     config = load_config(overrides=["algo.kl_coef=0", *overrides])
-    optimizer = make_adamw(model, lr=config.train.lr, weight_decay=config.train.weight_decay)
+    optimizers = make_optimizers(model, config.train)
     return Trainer(
-        config=config, model=model, tokenizer=tokenizer, reference=None, optimizer=optimizer, packing="padded"
+        config=config, model=model, tokenizer=tokenizer, reference=None, optimizers=optimizers, packing="padded"
     )
 
 
@@ -45,7 +45,7 @@ def scored(number: int, advantage: float) -> Scored:
 def state(of: Trainer) -> dict[str, torch.Tensor]:
     """Return weights and moments."""
     tensors = dict(of.model.state_dict())
-    for index, slots in of.optimizer.state_dict()["state"].items():
+    for index, slots in of.optimizers[0].state_dict()["state"].items():
         tensors |= {f"{index}.{slot}": tensor for slot, tensor in slots.items()}
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
@@ -117,5 +117,5 @@ def test_the_learning_rate_is_the_schedules() -> None:
     own = trainer("train.lr_schedule=linear", "train.warmup_updates=1", "train.updates=5", "train.lr=0.004")
     rates = [own.update([scored(1, GOOD)], update=update)["train/lr"] for update in range(5)]
     assert rates == pytest.approx([0.002, 0.004, 0.003, 0.002, 0.001])
-    groups: list[dict[str, Any]] = own.optimizer.param_groups
+    groups: list[dict[str, Any]] = own.optimizers[0].param_groups
     assert [group["lr"] for group in groups] == [rates[-1]] * len(groups)

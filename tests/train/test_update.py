@@ -18,10 +18,11 @@ from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
 from lzero.errors import ConfigError, ModelError, NotFinite
 from lzero.models import load_model, resolve
+from lzero.train.optimizers import make_adamw
 from lzero.train.packing import choose_packing
 from lzero.train.probe import PROBE_TOKENS, probe_ids
 from lzero.train.score import sample_logprobs
-from lzero.train.update import freeze_layers, make_adamw, recompute_activations, update_policy
+from lzero.train.update import freeze_layers, recompute_activations, update_policy
 from lzero.types import Episode, Sample, Sampling
 
 pytestmark = pytest.mark.integration

@@ -94,8 +94,14 @@ class TrainConfig(Section):
     """Decay of the learning rate after the warm-up: none, or to zero after the last update."""
     warmup_updates: Annotated[int, Field(ge=0)] = 0
     """Updates over which the learning rate rises, before the first one at `lr`."""
+    optimizer: Literal["adamw", "muon", "adamw-8bit"] = "adamw"
+    """AdamW; "muon": Muon for the matrices inside the layers, with steps of AdamW's size, and AdamW for the rest; "adamw-8bit": AdamW with
+    moments of 8 bits (extra `low-bit`)."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's moments, and float32 copies of the weights, in the host's memory, and compute its steps there. Saves memory of
+    a GPU; slower."""
     weight_decay: float = Field(0.01, ge=0.0)
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay."""
     grad_clip: Positive = 1.0
     """Maximum gradient norm; larger gradients are scaled down."""
     micro_batch_tokens: Count = 8192

@@ -28,6 +28,7 @@ from lzero.errors import ModelError, StoreError
 from lzero.models import files_below, flush, save_model
 from lzero.paths import is_within, read_bounded
 from lzero.store.writing import write_whole
+from lzero.train.optimizers import plain, rebuilt
 from lzero.types import Json
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def take_snapshot(
         state[RANDOM_CUDA] = torch.cuda.get_rng_state()
     for number, optimizer in enumerate(optimizers):
         for index, slots in optimizer.state_dict()["state"].items():
-            for slot, tensor in slots.items():
+            for slot, tensor in plain(slots).items():
                 state[f"{number}.{index}.{slot}"] = _copy(tensor)
     weights = {name: copy(tensor) for name, tensor in model.state_dict().items()}
     return Snapshot(
@@ -306,7 +307,7 @@ def _state_of(number: int, tensors: Mapping[str, Tensor]) -> dict[int, dict[str,
         owner, parameter, slot = name.split(".")
         if owner == str(number):
             state.setdefault(int(parameter), {})[slot] = tensor
-    return state
+    return {parameter: rebuilt(slots) for parameter, slots in state.items()}
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:

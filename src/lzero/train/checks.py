@@ -9,6 +9,7 @@ from lzero.algo.loss import make_loss
 from lzero.config import AlgoConfig, Config, Section, SftConfig, names_world
 from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError
+from lzero.models import select_device
 from lzero.rollout.deadline import lzero_s
 
 
@@ -81,6 +82,8 @@ def _complaints(config: Config) -> Iterator[str]:
             f"train.minibatches = {train.minibatches} is more than the rollout.tasks_per_update × rollout.episodes_per_task = "
             f"{num_episodes} episodes of a batch: lower it"
         )
+    if train.offload_optimizer and select_device(config.model.device) == "cpu":
+        yield "train.offload_optimizer = true moves the optimizer from a GPU to the host, and the model is on the host: set it to false"
     if 0 < algo.importance_cap < 1:
         yield (
             f"algo.importance_cap = {algo.importance_cap}: it would truncate tokens on which sampler and trainer agree, whose weight is 1: "

@@ -35,6 +35,7 @@ from lzero.models import (
 from lzero.seeds import derive_seed
 from lzero.store import RunDirectory
 from lzero.train.demonstrations import fresh_tokenizer, read_demonstrations
+from lzero.train.optimizers import weights_of, without
 from lzero.train.schedule import warmup_stable_decay
 from lzero.train.score import sample_logprobs
 from lzero.train.seeding import seeded
@@ -178,17 +179,14 @@ class Mix:
 
 def make_optimizers(model: "PreTrainedModel", sft: SftConfig) -> list[Optimizer]:
     """Return AdamW; or Muon for the matrices inside the layers, and AdamW for embeddings, output layer and norms. No weight decay."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = weights_of(model)
     if sft.optimizer == "adamw":
-        return [AdamW(parameters, lr=sft.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
-    outer = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
-    matrices = [parameter for parameter in parameters if parameter.ndim == 2 and id(parameter) not in outer]
-    inner = {id(parameter) for parameter in matrices}
-    rest = [parameter for parameter in parameters if id(parameter) not in inner]
-    return [
-        Muon(matrices, lr=sft.lr, momentum=0.95, weight_decay=0.0),
-        AdamW(rest, lr=sft.embedding_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-    ]
+        return [AdamW(weights.all, lr=sft.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    rest = without(weights.all, weights.inner)
+    muon = Muon(weights.inner, lr=sft.lr, momentum=0.95, weight_decay=0.0)
+    if not rest:
+        return [muon]
+    return [muon, AdamW(rest, lr=sft.embedding_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
 
 
 def held_out_loss(model: "PreTrainedModel", samples: Sequence[Sample], *, max_tokens: int) -> float:

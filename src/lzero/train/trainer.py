@@ -24,12 +24,13 @@ from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, read_manifest, restore_optimizers
 from lzero.train.metrics import sampler_gap
+from lzero.train.optimizers import make_optimizers, set_rate
 from lzero.train.packing import choose_packing
 from lzero.train.resume import check_model
 from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
 from lzero.train.skipped import SkipCount, SkippedStep
-from lzero.train.update import freeze_layers, make_adamw, recompute_activations, update_policy
+from lzero.train.update import freeze_layers, recompute_activations, update_policy
 from lzero.types import Group, Sample
 
 if TYPE_CHECKING:
@@ -50,21 +51,21 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Model, reference and optimizer of a run. `build` makes one from a configuration, or from a checkpoint."""
+    """Model, reference and optimizers of a run. `build` makes one from a configuration, or from a checkpoint."""
 
     config: Config
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerFast"
     reference: "PreTrainedModel | None"
     """The initial policy, for the KL penalty; None if its coefficient is 0."""
-    optimizer: Optimizer
+    optimizers: Sequence[Optimizer]
     packing: Packing
     """The way in which sequences share rows: `train.packing`, or the best for the model."""
     skips: SkipCount = field(default_factory=SkipCount)
 
     @classmethod
     def build(cls, config: Config, *, checkpoint: Path | None = None) -> tuple["Trainer", Progress]:
-        """Load everything. With a `checkpoint`, the policy, its optimizer and the random state come from it.
+        """Load everything. With a `checkpoint`, the policy, its optimizers and the random state come from it.
 
         The reference is always the configuration's model. Raises ModelError or StoreError.
         """
@@ -76,17 +77,17 @@ class Trainer:
             recompute_activations(model)
         freeze_layers(model, config.train.frozen_layers)
         reference = load_model(initial, dtype=dtype, device=device) if config.algo.kl_coef > 0 else None
-        optimizer = make_adamw(model, lr=config.train.lr, weight_decay=config.train.weight_decay)
+        optimizers = make_optimizers(model, config.train)
         tokenizer = load_tokenizer(checkpoint or initial)
         if checkpoint:
             check_model(checkpoint, model, tokenizer, initial=initial)
-            restore_optimizers(checkpoint, [optimizer])
+            restore_optimizers(checkpoint, optimizers)
         trainer = cls(
             config=config,
             model=model,
             tokenizer=tokenizer,
             reference=reference,
-            optimizer=optimizer,
+            optimizers=optimizers,
             packing=choose_packing(model, config.train.packing),
             skips=SkipCount(in_a_row=progress.skipped_in_a_row),
         )
@@ -183,8 +184,7 @@ class Trainer:
         TrainError at the third in a row.
         """
         lr = learning_rate(update, self.config.train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizers, lr)
         steps: list[Metrics] = []
         skipped: list[SkippedStep] = []
         for number, (part, batch) in enumerate(self._batches(scored, update)):
@@ -207,7 +207,7 @@ class Trainer:
         algo = self.config.algo
         return update_policy(
             self.model,
-            [self.optimizer],
+            self.optimizers,
             batch,
             loss_fn=make_loss_fn(algo),
             grad_clip=self.config.train.grad_clip,

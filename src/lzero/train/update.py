@@ -1,15 +1,13 @@
 """Make one optimiser step: from a batch to new weights and metrics."""
 
 import math
-import weakref
-from collections.abc import Iterable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from lzero.algo.batches import Batch, MicroBatch
 from lzero.algo.lag import lag_metrics
@@ -20,70 +18,6 @@ from lzero.train.score import policy_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-COPY = "float32"
-"""Slot of an optimizer's state that holds the float32 copy of a weight."""
-
-
-def make_adamw(model: "PreTrainedModel", *, lr: float, weight_decay: float) -> AdamW:
-    """Return AdamW with weight decay on matrices only, embeddings included; decay of the gains of norms does not help.
-
-    Weights of another type than float32 are trained through float32 copies.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kind = AdamW if all(parameter.dtype == torch.float32 for parameter in parameters) else Float32AdamW
-    return kind(
-        [
-            {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=lr,
-        fused=True,
-    )
-
-
-class Float32AdamW(AdamW):
-    """AdamW on float32 copies of weights of another type; each step is copied back to the weights.
-
-    bfloat16 has 8 bits. A step of 1e-6 would be rounded away in all but the smallest weights. A second moment, which loses a thousandth of
-    itself per step, would never decay. The last of many micro-batches would add nothing to a gradient. The copies are a slot of the
-    optimizer's state, like the moments, and gradients are accumulated in them.
-    """
-
-    def __init__(self, params: Iterable[dict[str, Any]], **settings: Any) -> None:
-        self._trained: dict[Tensor, Tensor] = {}
-        groups = []
-        for group in params:
-            copies = [parameter.detach().to(torch.float32, copy=True) for parameter in group["params"]]
-            for copy, weight in zip(copies, group["params"], strict=True):
-                hook = weight.register_post_accumulate_grad_hook(partial(_hand_over, copy))
-                weakref.finalize(self, hook.remove)  # the weights may outlive this, and have another optimizer
-                self._trained[copy] = weight
-            groups.append({**group, "params": copies})
-        super().__init__(groups, **settings)
-
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        super().step(closure)
-        with torch.no_grad():
-            for copy, weight in self._trained.items():
-                weight.copy_(copy)
-                if copy in self.state:
-                    self.state[copy][COPY] = copy
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        with torch.no_grad():
-            for copy, slots in self.state.items():
-                copy.copy_(slots.get(COPY, copy))
-                slots[COPY] = copy
-
-
-def _hand_over(copy: Tensor, weight: Tensor) -> None:
-    """Add the gradient that a backward pass left at a weight to that of its copy."""
-    assert weight.grad is not None
-    gradient = weight.grad.to(torch.float32)
-    copy.grad = gradient if copy.grad is None else copy.grad + gradient
-    weight.grad = None
 
 
 def recompute_activations(model: "PreTrainedModel") -> None:

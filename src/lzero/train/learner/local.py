@@ -124,7 +124,7 @@ class LocalLearner:
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
         mine = self._trainer
         return take_snapshot(
-            mine.model, mine.tokenizer, [mine.optimizer], config=mine.config, progress=progress, score=score
+            mine.model, mine.tokenizer, mine.optimizers, config=mine.config, progress=progress, score=score
         )
 
     def _update(self, groups: Sequence[Group], update: int) -> dict[str, float]:
