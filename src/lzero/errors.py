@@ -11,6 +11,7 @@
     │   ├── ForkRefused        a live REPL that cannot be copied, with the reason; it continues
     │   ├── PoolFull           a pool, or one of its servers, has no room for another REPL
     │   └── ReplDied           a live REPL has ended (killed by lzero, or by itself): no more cells
+    │       └── ServerLost         its pool server was lost: the episode can run on another
     ├── WorkspaceError     a file that cannot be transferred, through the caller's mistake; the REPL continues
     ├── EngineError        sampling failed or was not answered within its deadline
     │   ├── ContextOverflow    the prompt is longer than the model's own window
@@ -70,6 +71,10 @@ class PoolFull(ReplError):
 
 
 class ReplDied(ReplError):
+    pass
+
+
+class ServerLost(ReplDied):
     pass
 
 

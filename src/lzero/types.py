@@ -271,7 +271,7 @@ Status = Literal["finished", "out_of_steps", "out_of_tokens", "out_of_time", "fa
 class Failure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A failure of lzero, or a cut-off. `Failure(kind="repl", what="zygote died", where="step 2")`."""
 
-    kind: Literal["engine", "repl", "tool", "environment", "agent", "reward", "lost", "straggler"]
+    kind: Literal["engine", "repl", "pool", "tool", "environment", "agent", "reward", "lost", "straggler"]
     what: str
     where: str
 

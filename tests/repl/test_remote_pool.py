@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -15,7 +16,8 @@ from fault_traces import until
 from pool_servers import TOKEN, ServerProcess, raw, remote_pool, serving
 from repl_sessions import no_tools, value
 
-from lzero.errors import ReplDied, ReplError, ToolError, WorkspaceError
+from lzero.errors import ReplDied, ReplError, ServerLost, ToolError, WorkspaceError
+from lzero.launch.addresses import Addresses, Watched, read_addresses, write_addresses
 from lzero.protocols import OnCall, ToolSpec, ToolStub
 from lzero.repl import LocalPool, LocalRepl
 from lzero.repl.remote import pool as remote
@@ -212,7 +214,7 @@ async def test_a_server_that_ends_closes_what_it_served(pool: LocalPool) -> None
 # A server that is lost
 
 
-async def test_a_killed_server_is_a_typed_failure_and_is_left_out() -> None:
+async def test_a_killed_server_is_a_typed_failure_and_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     async with (
         ServerProcess() as first,
         ServerProcess() as second,
@@ -225,7 +227,7 @@ async def test_a_killed_server_is_a_typed_failure_and_is_left_out() -> None:
         await asyncio.sleep(0.2)
         first.process.kill()
         outcomes = await asyncio.gather(*running, return_exceptions=True)
-        lost = [outcome for outcome in outcomes if isinstance(outcome, ReplDied)]
+        lost = [outcome for outcome in outcomes if isinstance(outcome, ServerLost)]
         assert len(lost) == 2
         assert all(f"the pool server {first.url} was lost" in str(error) for error in lost)
         _, alive = psutil.wait_procs(sandboxes, timeout=20.0)
@@ -235,13 +237,14 @@ async def test_a_killed_server_is_a_typed_failure_and_is_left_out() -> None:
         assert servers.stats()["servers"] == 1
         second.process.kill()
         await second.process.wait()
+        monkeypatch.setattr(remote, "_OPEN_TIMEOUT_S", 0.2)
         with pytest.raises(ReplError, match=f"no pool server is available: {first.url}.*{second.url}"):
             await servers.open((), no_tools, seed=0)
         await asyncio.gather(*(repl.close() for repl in (*repls, *others)))
 
 
 async def test_a_server_that_hangs_is_noticed_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_LAST_RETRY_S", 0.5)
+    monkeypatch.setattr(remote, "_OPEN_TIMEOUT_S", 0.2)
     async with ServerProcess("--lease-s=1") as server, RemotePool((server.url,), token=TOKEN) as servers:
         repl = await servers.open((), no_tools, seed=0)
         idle = len(server.sessions())
@@ -255,11 +258,38 @@ async def test_a_server_that_hangs_is_noticed_and_comes_back(monkeypatch: pytest
         with pytest.raises(ReplError, match="no pool server is available"):
             await servers.open((), no_tools, seed=0)
         server.process.send_signal(signal.SIGCONT)
-        await until(lambda: servers.stats()["servers"] == 1)
+        monkeypatch.undo()  # it waits for the server
         fresh = await servers.open((), no_tools, seed=0)
         assert await value(fresh, "1 + 1") == "2"
         await until(lambda: len(server.sessions()) <= idle)  # what the old connection had is gone
         await fresh.close()
+
+
+async def test_servers_come_go_and_restart_with_an_address_file(tmp_path: Path) -> None:
+    file = tmp_path / "addresses.json"
+    entering = f"--addresses={file}"
+    async with ServerProcess(entering) as first, asyncio.timeout(120.0):
+        watched = Watched(file, lambda _: None)
+        assert watched.pool == (first.url,)
+        async with RemotePool(watched.pool, token=TOKEN, watch=watched.look) as servers:
+            repl = await servers.open((), no_tools, seed=0)
+            async with ServerProcess(entering) as second:
+                await until(lambda: servers.stats()["servers"] == 2)
+                write_addresses(file, Addresses(pool=(second.url,)))
+                await until(lambda: set(servers.facts()["servers"]) == {second.url})  # type: ignore[arg-type]
+                other = await servers.open((), no_tools, seed=0)
+                assert await value(repl, "1 + 1") == "2"  # no longer named, but there
+                assert servers.stats()[f"load of {second.url}"] == 1 / 512
+                second.process.kill()
+                await second.process.wait()
+                with pytest.raises(ServerLost, match=second.url):
+                    await value(other, "1 + 1")
+                opening = asyncio.create_task(servers.open((), no_tools, seed=0))
+                async with ServerProcess(f"--port={second.url.rpartition(':')[2]}", entering) as again:
+                    assert await value(await opening, "1 + 1") == "2"
+                    again.process.terminate()
+                    await again.process.wait()
+                    assert read_addresses(file) == Addresses()
 
 
 # A client that is lost

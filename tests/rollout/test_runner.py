@@ -10,7 +10,7 @@ from lzero.config import RolloutConfig
 from lzero.errors import RewardError, TrainError
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.failures import KINDS, WINDOW, WORST, Failing, TaskFailures, by_task
-from lzero.rollout.runner import Runner
+from lzero.rollout.runner import MOVES, Runner
 from lzero.rollout.scoring import Scorer
 from lzero.store import Record
 from lzero.types import Episode, Failure, Reward, Sampling, Task
@@ -43,6 +43,19 @@ async def test_what_we_broke_is_tried_once_more_under_the_same_seed() -> None:
     assert episodes.attempts == ["train-0/0/0"] * 2
     assert seeds[0] == seeds[1]
     assert runner.take_failures().kinds["repl"] == 1, "a failure that was mended counts, too"
+
+
+async def test_a_lost_pool_server_costs_no_attempt_and_does_not_count_towards_the_failure_limit() -> None:
+    lost = Failure(kind="pool", what="the pool server ws://a:1 was lost", where="step 0, running a cell")
+    endings: list[str | Failure] = [*(lost for _ in range(MOVES)), BROKEN, "yes"]
+    runner = make_runner(FakeEpisodes(lambda task, seed, attempt: endings[attempt]), max_failure_rate=1 / WINDOW)
+    assert (await record(runner)).scores == (1.0,)
+    assert {kind: count for kind, count in runner.take_failures().kinds.items() if count} == {"pool": MOVES, "repl": 1}
+    always = FakeEpisodes(lambda task, seed, attempt: lost)
+    found = await record(make_runner(always))
+    assert (found.rewards, len(always.attempts)) == ((None,), MOVES + 2)
+    with pytest.raises(TrainError, match="pool 1"):
+        await record(make_runner(always, max_failure_rate=0.0), position=1)
 
 
 async def test_what_breaks_twice_is_kept_without_a_reward() -> None:

@@ -48,6 +48,12 @@ KINDS = {
             "test_an_agent_that_killed_its_session_waits_for_another_on_its_own_time",
         ),
     ),
+    "pool": Kind(
+        "the pool server of the session is lost; the episode runs again on another one, which counts neither as its retry nor towards "
+        "the failure limit, up to eight times",
+        "no: a session ends without its server; REPLs are bounded, so an agent cannot use up its server's machine",
+        ("test_a_killed_server_is_a_typed_failure_and_is_left_out",),
+    ),
     "tool": Kind(
         "a tool fails by itself: an exception, a service that is down, a queue that does not move",
         "only through a bug of a tool that certain arguments trigger. A call that takes too long, and a file, a page or arguments that are "
@@ -125,6 +131,7 @@ SITES = (
     Site("repl/*", "SandboxError", "ours", "the machine gives no isolation, or no longer"),
     Site("repl/*", "ReplError", "ours", "no REPL can be opened"),
     Site("repl/*", "ReplDied", "ours", "a zygote, a start or a server is lost; a session's own end is a killed cell"),
+    Site("repl/*", "ServerLost", "ours", "a pool server, or the way to it, is lost"),
     Site("repl/*", "ForkRefused", "ours", "no episode copies its session"),
     *(
         Site(modules, "ProtocolError", "agent", "a session that says what none says: its cell is killed")

@@ -32,7 +32,7 @@ from lzero.agent.outputs import render_output
 from lzero.agent.parser import parse
 from lzero.agent.prompt import SUMMARY_STOP, shown_notepad, summary_of, system_prompt
 from lzero.agent.setting import STOP, Setting, Ticket, episode_of, sampling_of
-from lzero.errors import ContextOverflow, EngineError, PoolFull, ReplError, ToolError
+from lzero.errors import ContextOverflow, EngineError, PoolFull, ReplError, ServerLost, ToolError
 from lzero.protocols import Scene, Tool
 from lzero.seeds import derive_seed
 from lzero.types import Completion, Episode, Execution, Failure, Parsed, Prompt, Status, Step, Task
@@ -150,6 +150,8 @@ class _LiveEpisode:
             ended = await acting
         except EngineError as error:
             ended = self._failure("engine", str(error))
+        except ServerLost as error:
+            ended = self._failure("pool", str(error))
         except ReplError as error:
             ended = self._failure("repl", str(error))
         except ToolError as error:
@@ -342,7 +344,7 @@ class _LiveEpisode:
             shown = f"{output}\n[{shown}]" if shown else output
         return shown
 
-    def _failure(self, kind: Literal["engine", "repl", "tool", "lost", "straggler"], what: str) -> Failure:
+    def _failure(self, kind: Literal["engine", "repl", "pool", "tool", "lost", "straggler"], what: str) -> Failure:
         return Failure(kind=kind, what=what, where=self._doing)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from lzero.cli.arguments import Arguments, log_visibly, read_config
 from lzero.errors import ConfigError
+from lzero.launch.addresses import registered
 from lzero.serving import Serving
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ def serve(
         float, typer.Option(min=0.5, help="Seconds without a message after which a client loses its REPLs.")
     ] = _USUAL.lease_s,
     max_repls: Annotated[int, typer.Option(min=1, help="Maximum number of REPLs over all clients.")] = _USUAL.max_repls,
+    addresses: Annotated[
+        Path | None, typer.Option(help="Address file: enter the server's address, and remove it at the end.")
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without TLS, on a trusted network.")
     ] = _USUAL.insecure,
@@ -69,15 +74,15 @@ def serve(
     )
     server = PoolServer(local, serving, token=token, file_bytes=config.file_mb << 20, lifetime_s=config.lifetime_s)
     log_visibly("%(asctime)s %(message)s")
-    asyncio.run(_until_signalled(local, server, "" if given else token))
+    asyncio.run(_until_signalled(local, server, "" if given else token, addresses))
 
 
 async def _until_signalled(
-    local: "AbstractAsyncContextManager[ReplPool]", server: "PoolServer", new_token: str
+    local: "AbstractAsyncContextManager[ReplPool]", server: "PoolServer", new_token: str, addresses: Path | None
 ) -> None:
     """Serve until SIGINT or SIGTERM, and leave nothing. A second signal ends the process at once; the sandboxes die with it anyway."""
     loop, task, signals = asyncio.get_running_loop(), asyncio.current_task(), (signal.SIGINT, signal.SIGTERM)
-    ending = False
+    ending, entered = False, ExitStack()
 
     def end() -> None:
         nonlocal ending
@@ -92,12 +97,15 @@ async def _until_signalled(
     try:
         await server.bind()  # before the sandbox, which takes longer to start
         async with local, server:
+            if addresses is not None:
+                entered.enter_context(registered(addresses, "pool", server.url))
             print(welcome(server.url, new_token), flush=True)
             await server.ended()
     except asyncio.CancelledError:
         if not ending:
             raise
     finally:
+        entered.close()
         await server.close()
 
 

@@ -18,6 +18,7 @@ import typer
 
 from lzero.cli.arguments import Arguments, read_config, resumed, say
 from lzero.cli.interruption import Interruption
+from lzero.cli.placing import with_addresses
 from lzero.errors import ConfigError
 from lzero.text import counted
 
@@ -41,6 +42,9 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Resume the run in this directory; section.key=value changes its settings.")
     ] = None,
+    addresses: Annotated[
+        Path | None, typer.Option(help="Address file: use the pool servers (also later ones) and vLLM servers in it.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume though tasks, corpus, prompt or model have changed since.")
@@ -57,6 +61,7 @@ def train(
     if accept_changes and not resume:
         raise ConfigError("--accept-changes has an effect with --resume only")
     run, config = resumed(resume, arguments) if resume else (None, read_config(arguments))
+    config = with_addresses(config, addresses)
     console, interruption = Console(), Interruption()
     say(console, plan(config))
     with TrainingDisplay(console, num_updates=config.train.updates) as display, _log_shown(display):

@@ -63,7 +63,9 @@ class ReplConfig(Section):
     # Location.
     servers: tuple[str, ...] = ()
     """Pool servers that run the REPLs (`lzero pool serve` there), as "ws://host:port" or "wss://host:port"; empty: this machine. Set
-    the other keys of this section, except the next two, on the servers."""
+    the other keys of this section, except the next three, on the servers."""
+    addresses: str = ""
+    """File with the addresses of pool servers, instead of `servers`; the run follows its changes (docs/sandbox.md)."""
     token_file: str = ""
     """File with the token of `servers`; empty: take it from the environment variable LZERO_POOL_TOKEN."""
     certificate_authority: str = ""

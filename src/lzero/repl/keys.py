@@ -5,7 +5,7 @@ from collections.abc import Collection
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError
 
-REMOTE = ("servers", "token_file", "certificate_authority")
+REMOTE = ("servers", "addresses", "token_file", "certificate_authority")
 """Keys that say where REPLs are. The servers have the keys that say what REPLs are like."""
 LOCAL = tuple(key for key in ReplConfig.model_fields if key not in REMOTE)
 SANDBOXED = tuple(key for key in ReplConfig.model_fields if key != "kernelspec")

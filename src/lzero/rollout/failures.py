@@ -83,12 +83,16 @@ class CircuitBreaker:
         self._failures: dict[str, Counter[str]] = {}
         """Failed attempts by task and kind."""
 
-    def saw(self, episode: Episode) -> None:
-        """Record the end of an episode. A straggler is counted, but is not a failure. Raises TrainError."""
+    def saw(self, episode: Episode, *, counts: bool = True) -> None:
+        """Record the end of an episode. A straggler is counted, but is not a failure. Raises TrainError.
+
+        `counts`: whether a failure is one of the episodes that the failure limit covers; it is counted by kind in any case.
+        """
         if episode.failure is not None and episode.failure.kind == "straggler":
             self._stragglers += 1
             return
-        self._last.append(episode.failure)
+        if counts:
+            self._last.append(episode.failure)
         self._attempts[episode.task_id] += 1
         if episode.failure is None:
             return

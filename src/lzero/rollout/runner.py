@@ -1,7 +1,10 @@
 """Run episodes of tasks, many at once, and retry one that fails.
 
 record ─▶ attempt ─▶ scored                        the agent's work, right or wrong
-             │ failed
+          ▲  │ failed
+          │  ├── its pool server was lost: again, on another one (MOVES times)
+          └──┘
+             │ any other failure
              ▼
           attempt, in a fresh kernel ─▶ scored
              │ failed
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2
 """Number of attempts at an episode: one that fails through lzero is retried once."""
+MOVES = 8
+"""Number of times that an episode may lose its pool server, without a count on its attempts or on the failure limit."""
 
 
 class RunEpisode(Protocol):
@@ -102,13 +107,15 @@ class Runner:
         return self._breaker.take_task(task.id)
 
     async def _run(self, task: Task, ticket: Ticket, seed: int) -> Episode:
-        for number in range(1, ATTEMPTS + 1):
+        number, moves = 1, 0
+        while True:
             episode = await self._run_episode(task, ticket, seed=derive_seed(seed, "scene"))
             if episode.failure is None:
-                break
-            self._breaker.saw(episode)
+                return episode
+            moved = episode.failure.kind == "pool" and moves < MOVES
+            self._breaker.saw(episode, counts=not moved)
             if episode.failure.kind == "straggler":
-                break
+                return episode
             logger.warning(
                 "episode %s of task %s, attempt %d of %d: %s failed at %s: %s",
                 ticket.id,
@@ -119,7 +126,10 @@ class Runner:
                 episode.failure.where,
                 episode.failure.what,
             )
-        return episode
+            moves += moved
+            number += not moved
+            if number > ATTEMPTS:
+                return episode
 
     async def _score(self, task: Task, episode: Episode) -> tuple[Episode, Reward | None]:
         """Return the episode with its reward, or as failed. A scorer that fails is not called again, because it would fail again."""

@@ -15,7 +15,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Event, State
 
 from lzero.closing import closed_on_error
-from lzero.errors import ProtocolError, ReplDied, ReplError
+from lzero.errors import ProtocolError, ReplDied, ReplError, ServerLost
 from lzero.repl.remote import wire
 from lzero.turns import Turns
 
@@ -104,14 +104,14 @@ class Inbox:
         self._messages.put_nowait(None)
 
     async def get(self, *, within_s: float) -> wire.Response:
-        """Return the next message. Raises ReplDied if the link is lost or nothing comes, or the error of a failed request."""
+        """Return the next message. Raises ServerLost if the link is lost, ReplDied if nothing comes, or the error of a failed request."""
         try:
             async with asyncio.timeout(within_s):
                 message = await self._messages.get()
         except TimeoutError:
             raise ReplDied(f"the pool server {self._link.url} did not answer within {within_s:g} s") from None
         if message is None:
-            raise ReplDied(self._link.epitaph)
+            raise ServerLost(self._link.epitaph)
         if isinstance(message, wire.Failed):
             raise wire.error_of(message)
         return message
@@ -191,16 +191,16 @@ class Link:
         return f"the pool server {self.url} was lost: {self.why_lost}"
 
     async def send(self, message: wire.FromClient) -> None:
-        """Send a message. Raises ReplDied if the link is lost, ProtocolError if the message is too long."""
+        """Send a message. Raises ServerLost if the link is lost, ProtocolError if the message is too long."""
         data = wire.encode(message)
         if self.lost.done():
-            raise ReplDied(self.epitaph)
+            raise ServerLost(self.epitaph)
         try:
             # `_beat` notices a server that reads nothing, and then this send ends too.
             await self._connection.send(data)
         except ConnectionClosed as error:
             self._lose(str(error))
-            raise ReplDied(self.epitaph) from None
+            raise ServerLost(self.epitaph) from None
 
     def inbox(self) -> Inbox:
         """Return an inbox for a new request. The caller must call `forget` at the request's end."""

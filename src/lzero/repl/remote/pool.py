@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +23,8 @@ from lzero.protocols import OnCall, ToolSpec, ToolStub, stub_of
 from lzero.repl.cells import Ending
 from lzero.repl.files import Arriving, checked, workspace_path
 from lzero.repl.remote import wire
-from lzero.repl.remote.link import Inbox, Link, ServerRefused
+from lzero.repl.remote.link import Inbox, Link
+from lzero.repl.remote.rotation import Rotation, Server
 from lzero.repl.wire import check_size
 from lzero.types import Execution, Json, WorkspaceFile
 
@@ -33,8 +33,10 @@ _OPEN_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 120.0
 """Seconds that the server may take in addition to a cell's own: to interrupt it, to kill it, to close it."""
 _Expected = TypeVar("_Expected", bound=wire.Response)
-_FIRST_RETRY_S = 0.5
-_LAST_RETRY_S = 30.0
+START_S = 120.0
+"""Seconds in which the first server of an address file must answer."""
+WATCH_S = 1.0
+"""Seconds between two looks at the address file."""
 
 
 class RemotePool(Service):
@@ -42,54 +44,58 @@ class RemotePool(Service):
 
         async with RemotePool(("ws://host:7321",), token=token) as pool: …
 
-    A REPL opens on the server with the most room. If a server is lost, its REPLs raise ReplDied, which names it. The pool then leaves the
+    A REPL opens on the server with the most room. If a server is lost, its REPLs raise ServerLost, which names it. The pool then leaves the
     server out, and retries it with growing pauses. It refuses a server whose REPLs live for less than `session_s` seconds.
     """
 
     def __init__(
-        self, urls: Sequence[str], *, token: str, tls: ssl.SSLContext | None = None, session_s: float = 0.0
+        self,
+        urls: Sequence[str],
+        *,
+        token: str,
+        tls: ssl.SSLContext | None = None,
+        session_s: float = 0.0,
+        watch: Callable[[], Sequence[str] | None] | None = None,
     ) -> None:
-        """`session_s`: seconds that a REPL may be needed for."""
-        self._servers = [
-            _Server(url, token, tls if url.startswith("wss:") else None, self._changed, session_s) for url in urls
-        ]
+        """`session_s`: seconds that a REPL may be needed for. `watch`, called each second in a thread, returns the servers to
+        use from now on; None: the same.
+        """
+        self._servers = Rotation(urls, token=token, tls=tls, session_s=session_s)
+        self._watch = watch
+        self._watching: asyncio.Task[None] | None = None
         self._repls: set[RemoteRepl] = set()
         self._opened = 0
-        self._keeping: list[asyncio.Task[None]] = []
-        self._news = asyncio.Event()
         self._closed = False
 
     async def start(self) -> None:
         """Connect to every server. If only some do not answer, log a warning and retry them later.
 
-        Raises ReplError if no server answers, or one refuses the client (token, version, certificate) or ends its REPLs too early.
+        Raises ReplError if no server answers in time, or one refuses the client (token, version, certificate) or ends its REPLs too early.
         """
         async with closed_on_error(self.close):
-            outcomes = await asyncio.gather(*(server.connect() for server in self._servers), return_exceptions=True)
-            for outcome in outcomes:
-                if isinstance(outcome, ServerRefused) or (outcome is not None and not isinstance(outcome, ReplError)):
-                    raise outcome
-            if not any(server.lives for server in self._servers):
-                raise ReplError(self._why_none())
-            for outcome in outcomes:
-                if outcome is not None:
-                    logger.warning("a pool server is unavailable and is retried later: %s", outcome)
-            self._keeping = [asyncio.create_task(server.keep()) for server in self._servers]
+            await self._servers.start()
+            if self._watch is not None:
+                self._watching = asyncio.create_task(self._follow(self._watch))
+                await self._one_lives(asyncio.get_running_loop().time() + START_S)
+            elif not self._servers.living:
+                raise ReplError(self._servers.why_none())
 
     async def open(self, tools: Sequence[ToolSpec], on_call: OnCall, *, seed: int) -> "RemoteRepl":
-        """Open a REPL on the living server with the most room. Raises ReplError if none lives, PoolFull if none has room in time."""
+        """Open a REPL on the living server with the most room. Waits while no server lives.
+
+        Raises ReplError if none lives in time, PoolFull if none has room in time.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + _OPEN_TIMEOUT_S
         told = tuple(map(stub_of, tools))
         while True:
-            if self._closed:
-                raise ReplError("the pool is closed")
-            server = self._roomiest()
+            await self._one_lives(until)
+            server = self._servers.roomiest()
             if server is None or loop.time() > until:  # a server may be lost repeatedly, or report a wrong load
                 await self._room(until)
                 continue
             try:
-                repl = await server.open(told, on_call, seed)
+                repl = await _open_on(server, told, on_call, seed)
             except PoolFull:
                 continue  # its reported load is up to date now
             except ReplDied:
@@ -111,151 +117,76 @@ class RemotePool(Service):
     async def close(self) -> None:
         """Close every REPL and disconnect; the servers go on."""
         self._closed = True
-        self._changed()
-        for task in self._keeping:
-            task.cancel()
-        await asyncio.gather(*self._keeping, return_exceptions=True)
+        self._servers.news.set()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         await asyncio.gather(*(repl.close() for repl in list(self._repls)))
-        await asyncio.gather(*(server.close() for server in self._servers))
+        await self._servers.close()
 
     def stats(self) -> Mapping[str, float]:
         """Return this client's REPLs `open` now and `opened` in all, the living `servers`, and the `load` (0 to 1) that each reports."""
-        loads = {f"load of {server.url}": server.load for server in self._servers if server.lives}
+        loads = {f"load of {server.url}": server.load for server in self._servers.living}
         return {"open": len(self._repls), "opened": self._opened, "servers": len(loads), **loads}
 
     def facts(self) -> Mapping[str, Json]:
         """Return what isolates the REPLs on each server that has answered, and the `tier`, or tiers, of all."""
-        servers: dict[str, Json] = {server.url: dict(server.facts) for server in self._servers if server.facts}
-        tiers = {str(server.facts.get("tier")) for server in self._servers if server.facts}
+        servers: dict[str, Json] = {server.url: dict(server.facts) for server in self._servers.all if server.facts}
+        tiers = {str(server.facts.get("tier")) for server in self._servers.all if server.facts}
         return {"tier": ", ".join(sorted(tiers)), "servers": servers}
 
-    def _roomiest(self) -> "_Server | None":
-        """Return the living server with the most room; None if all are full. Raises ReplError if none lives."""
-        living = [server for server in self._servers if server.lives]
-        if not living:
-            raise ReplError(self._why_none())
-        return min((server for server in living if not server.full), key=lambda server: server.load, default=None)
+    async def _follow(self, watch: Callable[[], Sequence[str] | None]) -> None:
+        """Use the servers that `watch` returns."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if (urls := await asyncio.to_thread(watch)) is not None:
+                logger.warning("pool servers are now: %s", ", ".join(urls) or "none")
+                self._servers.name(urls)
+
+    async def _one_lives(self, until: float) -> None:
+        """Wait until a server lives. Raises ReplError when the time is over, or the pool is closed."""
+        try:
+            async with asyncio.timeout_at(until):
+                while not self._servers.living and not self._closed:
+                    self._servers.news.clear()
+                    await self._servers.news.wait()
+        except TimeoutError:
+            raise ReplError(self._servers.why_none()) from None
+        if self._closed:
+            raise ReplError("the pool is closed")
 
     async def _room(self, until: float) -> None:
         """Wait for news of any server. Raises PoolFull when the time is over."""
-        self._news.clear()
+        self._servers.news.clear()
         try:
             async with asyncio.timeout_at(until):
-                await self._news.wait()
+                await self._servers.news.wait()
         except TimeoutError:
-            urls = ", ".join(server.url for server in self._servers if server.lives)
+            urls = ", ".join(server.url for server in self._servers.living)
             raise PoolFull(
                 f"no REPL became free within {_OPEN_TIMEOUT_S:g} s on {urls}: lower "
                 "rollout.concurrency, or raise --max-repls on the servers"
             ) from None
 
-    def _changed(self) -> None:
-        self._news.set()
 
-    def _why_none(self) -> str:
-        return "no pool server is available: " + "; ".join(server.why for server in self._servers)
-
-
-class _Server:
-    """One server of the rotation: its link, or the reason why it has none."""
-
-    def __init__(
-        self, url: str, token: str, tls: ssl.SSLContext | None, on_change: Callable[[], None], session_s: float
-    ) -> None:
-        self.url = url
-        self.link: Link | None = None
-        self._why = f"{url}: not connected yet"
-        self.facts: Mapping[str, Json] = {}
-        self._token = token
-        self._tls = tls
-        self._on_change = on_change
-        self._session_s = session_s
-        self._told = wire.Load(repls=0, max_repls=1)
-        self._asked = 0
-        """Number of REPLs requested and not granted yet; the server may not have counted them."""
-
-    @property
-    def lives(self) -> bool:
-        return self.link is not None and not self.link.lost.done()
-
-    @property
-    def why(self) -> str:
-        """The reason why the server does not live."""
-        return f"{self.url}: lost, {self.link.why_lost}" if self.link is not None else self._why
-
-    @property
-    def full(self) -> bool:
-        return self._told.repls >= self._told.max_repls
-
-    @property
-    def load(self) -> float:
-        """The share of its REPLs that are taken."""
-        return (self._told.repls + self._asked) / max(1, self._told.max_repls)
-
-    async def connect(self) -> None:
-        """Connect to the server. Raises ServerRefused, ReplError."""
-        try:
-            link = await Link.to(self.url, token=self._token, tls=self._tls, on_load=self._on_load)
-            if link.lifetime_s is not None and not link.lifetime_s >= self._session_s:
-                await link.close()
-                raise ServerRefused(
-                    f"{self.url} ends a session after repl.lifetime_s = {link.lifetime_s:g}, and an episode may need it for "
-                    f"{self._session_s:g} s: start that server with repl.lifetime_s={math.ceil(self._session_s)}, or lower agent.work_s "
-                    "and rollout.episode_timeout_s here"
-                )
-        except ReplError as error:
-            self._why = str(error)
-            raise
-        self.link = link
-        self.facts = link.facts
-        self._on_change()
-
-    async def keep(self) -> None:
-        """Connect again whenever the link is lost, until cancelled."""
-        delay_s = _FIRST_RETRY_S
-        while True:
-            if self.link is not None:
-                await asyncio.shield(self.link.lost)
-                logger.warning("%s", self.link.epitaph)
-                self._why = self.why
-                link, self.link = self.link, None
-                await link.close()
-                self._on_change()
-            await asyncio.sleep(delay_s)
-            try:
-                await self.connect()
-            except ReplError:
-                delay_s = min(2 * delay_s, _LAST_RETRY_S)
-            else:
-                delay_s = _FIRST_RETRY_S
-                logger.warning("the pool server %s is available again", self.url)
-
-    async def open(self, tools: tuple[ToolStub, ...], on_call: OnCall, seed: int) -> "RemoteRepl":
-        """Open a REPL. Raises PoolFull; ReplDied if the link is lost meanwhile; ReplError."""
-        link = self.link
-        assert link is not None
-        inbox = link.inbox()
-        repl = RemoteRepl(link, inbox.number, on_call)
-        self._asked += 1
-        try:
-            await link.send(wire.Open(id=inbox.number, tools=tools, seed=seed))
-            await inbox.get(within_s=_ANSWER_TIMEOUT_S)
-        except BaseException as error:
-            if not isinstance(error, PoolFull):
-                repl.abandon()
-            raise
-        finally:
-            self._asked -= 1
-            link.forget(inbox)
-        return repl
-
-    async def close(self) -> None:
-        if self.link is not None:
-            await self.link.close()
-
-    def _on_load(self, load: wire.Load) -> None:
-        self._told = load
-        self._on_change()
+async def _open_on(server: Server, tools: tuple[ToolStub, ...], on_call: OnCall, seed: int) -> "RemoteRepl":
+    """Open a REPL on a living server. Raises PoolFull; ReplDied if the link is lost meanwhile; ReplError."""
+    link = server.link
+    assert link is not None
+    inbox = link.inbox()
+    repl = RemoteRepl(link, inbox.number, on_call)
+    server.asked += 1
+    try:
+        await link.send(wire.Open(id=inbox.number, tools=tools, seed=seed))
+        await inbox.get(within_s=_ANSWER_TIMEOUT_S)
+    except BaseException as error:
+        if not isinstance(error, PoolFull):
+            repl.abandon()
+        raise
+    finally:
+        server.asked -= 1
+        link.forget(inbox)
+    return repl
 
 
 class RemoteRepl:

@@ -4,11 +4,13 @@ import os
 import secrets
 import ssl
 import stat
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from lzero.config import ReplConfig
 from lzero.errors import ConfigError
+from lzero.launch.addresses import Watched
 from lzero.paths import file_problem
 from lzero.repl.keys import REMOTE, check_acting
 from lzero.repl.remote.pool import RemotePool
@@ -22,19 +24,25 @@ def remote_pool(config: ReplConfig, *, session_s: float = 0.0) -> RemotePool:
 
     Raises ConfigError for an invalid address, a missing token, or a key without effect.
     """
-    check_acting(config, REMOTE, "REPLs live on repl.servers, where `lzero pool serve repl.{key}=…` sets it")
+    check_acting(config, REMOTE, "REPLs live on pool servers, where `lzero pool serve repl.{key}=…` sets it")
+    if config.servers and config.addresses:
+        raise ConfigError("repl.servers and repl.addresses both name pool servers: set one of them")
+    key = "repl.servers" if config.servers else "repl.addresses"
+    watched = None if config.servers else Watched(Path(config.addresses), partial(check_url, key=key))
     for url in config.servers:
-        _check(url)
-    urls = tuple(url.rstrip("/") for url in config.servers)
+        check_url(url, key=key)
+    urls = tuple(url.rstrip("/") for url in config.servers) if watched is None else watched.pool
     if len(set(urls)) != len(urls):
         raise ConfigError(f"repl.servers names one server twice: {', '.join(config.servers)}")
     token = read_token(config.token_file, option="repl.token_file")
     if not token:
-        raise ConfigError(f"repl.servers needs their token: set {VARIABLE}, or repl.token_file to a file that holds it")
-    return RemotePool(urls, token=token, tls=_tls(config), session_s=session_s)
+        raise ConfigError(f"{key} needs the servers' token: set {VARIABLE}, or repl.token_file to a file that holds it")
+    tls = _tls(config, secure=watched is not None or any(url.startswith("wss:") for url in urls))
+    return RemotePool(urls, token=token, tls=tls, session_s=session_s, watch=watched.look if watched else None)
 
 
-def _check(url: str) -> None:
+def check_url(url: str, *, key: str) -> None:
+    """Raise ConfigError for what is no address of a pool server; `key` names the setting in the message."""
     try:
         parts = urlsplit(url)
         good = url.startswith(("ws://", "wss://")) and parts.hostname and parts.port and parts.path in ("", "/")
@@ -44,13 +52,12 @@ def _check(url: str) -> None:
         good = plain = False
     if not (good and plain):
         raise ConfigError(
-            f'repl.servers: {url!r} is not the address of a pool server, as in "ws://127.0.0.1:7321" or "wss://host:7321"'
+            f'{key}: {url!r} is not the address of a pool server, as in "ws://127.0.0.1:7321" or "wss://host:7321"'
         )
 
 
-def _tls(config: ReplConfig) -> ssl.SSLContext | None:
+def _tls(config: ReplConfig, *, secure: bool) -> ssl.SSLContext | None:
     authority = config.certificate_authority
-    secure = any(url.startswith("wss:") for url in config.servers)
     if authority and not secure:
         raise ConfigError("repl.certificate_authority has no effect: no address in repl.servers begins with wss://")
     if not secure:

@@ -1,0 +1,99 @@
+"""The address file: where the pool servers and vLLM servers of a run are. Any scheduler can write it; lzero watches it.
+
+    {"pool": ["ws://10.0.0.7:7321"], "engine": ["http://10.0.0.8:8000"]}
+
+`lzero pool serve --addresses FILE` enters its own address and removes it at its end. A server that is killed stays in the file: a run
+retries it, and uses the others.
+"""
+
+import fcntl
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from lzero.errors import ConfigError
+from lzero.paths import read_bounded
+from lzero.store.writing import as_store_error, write_whole
+
+logger = logging.getLogger(__name__)
+MAX_BYTES = 1 << 20
+"""Largest address file: some ten thousand addresses."""
+_Url = Annotated[str, Meta(max_length=2_000)]
+
+
+class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Addresses by role: pool servers (ws:// or wss://) and vLLM servers (http:// or https://)."""
+
+    pool: tuple[_Url, ...] = ()
+    engine: tuple[_Url, ...] = ()
+
+
+def read_addresses(file: Path) -> Addresses:
+    """Return the addresses in `file`. Raises ConfigError if it cannot be read, or is no address file."""
+    try:
+        return msgspec.json.decode(read_bounded(file, max_bytes=MAX_BYTES) or b"{}", type=Addresses)
+    except OSError as error:
+        raise ConfigError(f"cannot read the address file {file}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f'{file} is no address file, as {{"pool": ["ws://10.0.0.7:7321"]}}, or "engine" with http:// addresses: {error}'
+        ) from None
+
+
+@contextmanager
+def registered(file: Path, role: Literal["pool", "engine"], url: str) -> Iterator[None]:
+    """Enter an address in `file` during the block. Several processes, on several machines, may do so at once. Raises StoreError."""
+    _change(file, role, add=url)
+    try:
+        yield
+    finally:
+        _change(file, role, remove=url)
+
+
+def write_addresses(file: Path, addresses: Addresses) -> None:
+    """Write an address file, completely or not at all. Raises StoreError."""
+    write_whole(file, msgspec.json.format(msgspec.json.encode(addresses), indent=2) + b"\n")
+
+
+def _change(file: Path, role: Literal["pool", "engine"], *, add: str = "", remove: str = "") -> None:
+    lock = file.with_name(f"{file.name}.lock")
+    with as_store_error(lock), lock.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = read_addresses(file) if file.exists() else Addresses()
+        kept: Sequence[str] = [url for url in getattr(before, role) if url not in (add, remove)]
+        write_addresses(file, msgspec.structs.replace(before, **{role: (*kept, *([add] if add else []))}))
+
+
+class Watched:
+    """The pool servers in an address file that changes. A file that cannot be used keeps the addresses that were read last."""
+
+    def __init__(self, file: Path, check: Callable[[str], None]) -> None:
+        """`check` raises ConfigError for an address that cannot be used. Raises ConfigError as it and `read_addresses` do."""
+        self._file = file
+        self._check = check
+        self._problem = ""
+        self.pool = self._read()
+
+    def look(self) -> tuple[str, ...] | None:
+        """Read the file again; return its pool servers if they have changed, else None."""
+        try:
+            found = self._read()
+        except ConfigError as error:
+            if str(error) != self._problem:
+                logger.warning("%s. The pool servers stay as they were", error)
+            self._problem = str(error)
+            return None
+        self._problem = ""
+        changed, self.pool = set(found) != set(self.pool), found
+        return found if changed else None
+
+    def _read(self) -> tuple[str, ...]:
+        found = tuple(url.rstrip("/") for url in read_addresses(self._file).pool)
+        for url in found:
+            self._check(url)
+        return tuple(dict.fromkeys(found))

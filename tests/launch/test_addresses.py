@@ -1,0 +1,74 @@
+"""The address file: entered by several processes at once, read with a typed error, and followed while it changes."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from lzero.cli.placing import with_addresses
+from lzero.config import load_config
+from lzero.errors import ConfigError
+from lzero.launch.addresses import MAX_BYTES, Addresses, Watched, read_addresses, registered, write_addresses
+
+URLS = [f"ws://10.0.0.{number}:7321" for number in range(24)]
+
+
+def test_servers_that_enter_and_leave_at_once_lose_no_address(tmp_path: Path) -> None:
+    file = tmp_path / "addresses.json"
+    write_addresses(file, Addresses(engine=("http://10.0.0.8:8000",)))
+    with ThreadPoolExecutor(8) as threads, ExitStack() as stack:
+        list(threads.map(lambda url: stack.enter_context(registered(file, "pool", url)), URLS))
+        assert sorted(read_addresses(file).pool) == sorted(URLS)
+    assert read_addresses(file) == Addresses(engine=("http://10.0.0.8:8000",))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"ws://10.0.0.7:7321\n", "is no address file, as"),
+        (b'["ws://a:1"]', "is no address file"),
+        (b'{"pools": []}', "unknown field `pools`"),
+        (b'{"pool": [7]}', "Expected `str`"),
+        (b'{"pool": ["\xff"]}', "is no address file"),
+        (b" " * (MAX_BYTES + 1), "is larger than"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_with_the_reason(content: bytes | None, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "addresses.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        read_addresses(file)
+
+
+def test_a_watched_file_that_breaks_keeps_the_servers_that_it_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check(url: str) -> None:
+        if not url.startswith("ws"):
+            raise ConfigError(f"{url} is not the address of a pool server")
+
+    file = tmp_path / "addresses.json"
+    write_addresses(file, Addresses(pool=(URLS[0],)))
+    watched = Watched(file, check)
+    assert (watched.pool, watched.look()) == ((URLS[0],), None)
+    for broken in (b"{", b'{"pool": ["http://a:1"]}', None):
+        file.unlink() if broken is None else file.write_bytes(broken)
+        assert (watched.look(), watched.look(), watched.pool) == (None, None, (URLS[0],))
+    assert len(caplog.records) == 3
+    write_addresses(file, Addresses(pool=(URLS[1] + "/", URLS[1], URLS[0])))
+    assert (watched.look(), watched.look()) == ((URLS[1], URLS[0]), None)
+
+
+def test_an_address_file_sets_where_the_servers_of_a_run_are(tmp_path: Path) -> None:
+    file = tmp_path / "addresses.json"
+    write_addresses(file, Addresses(pool=(URLS[0],), engine=("http://10.0.0.8:8000",)))
+    config = with_addresses(load_config(None, ["engine.kind=vllm", 'repl.servers=["ws://a:1"]']), file)
+    assert (config.repl.addresses, config.repl.servers) == (str(file), ())
+    assert config.engine.urls == ("http://10.0.0.8:8000",)  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r'engine\.kind = "local" uses none: set engine.kind to "vllm"'):
+        with_addresses(load_config(None), file)
+    write_addresses(file, Addresses(engine=("http://10.0.0.8:8000",)))
+    assert with_addresses(load_config(None, ["engine.kind=vllm"]), file).repl.addresses == ""
