@@ -178,8 +178,8 @@ def learn(trainer: Trainer, groups: Sequence[Group]) -> None:
     """As `lzero.train.loop` does."""
     samples = trainer.samples(groups)
     scores = trainer.score(samples)
-    advantages = trainer.advantages(groups, samples, scores, update=0)
-    trainer.update(trainer.scored(samples, scores, advantages), update=0)
+    credited = trainer.credit(groups, samples, scores, update=0)
+    trainer.update(trainer.scored(samples, scores, credited), update=0)
 
 
 def share(rounds: int) -> list[Figure]:

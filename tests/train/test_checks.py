@@ -49,6 +49,18 @@ RECIPES = [
             "rollout.episode_timeout_s = 400 and agent.work_s = 500: 0 s are left",
         ),
         ("agent.memory=soft rollout.episode_timeout_s=1000", "12 replies"),
+        (
+            "algo.estimator=gae",
+            'algo.estimator = "gae" needs the values of a critic, and critic.kind = "none" makes none',
+        ),
+        (
+            "critic.kind=head",
+            'critic.kind = "head" trains a critic, and algo.estimator = "reinforce\\+\\+" reads no values',
+        ),
+        (
+            "algo.estimator=gae critic.kind=head critic.warmup_updates=12",
+            "critic.warmup_updates = 12 leaves none of the train.updates = 12 updates to the policy",
+        ),
         ("repl.lifetime_s=900", "repl.lifetime_s = 900 ends a session before its episode, which may take 960 s"),
     ],
 )
@@ -75,7 +87,11 @@ def test_all_that_cannot_work_is_told_at_once() -> None:
         "agent.work_s=600",
         "agent.work_s=600 rollout.episode_timeout_s=1440",
         "rollout.request_timeout_s=10 rollout.episode_timeout_s=300",
-        *(f"algo.estimator={estimator} rollout.episodes_per_task=2" for estimator in built_in_estimators()),
+        *(
+            f"algo.estimator={name} rollout.episodes_per_task=2" + " critic.kind=model" * estimator.needs_values
+            for name, estimator in built_in_estimators().items()
+        ),
+        "algo.estimator=bilevel_gae critic.kind=head rollout.episodes_per_task=1 critic.warmup_updates=11",
     ],
 )
 def test_what_can_work_is_not_refused(settings: str) -> None:
@@ -90,6 +106,12 @@ def test_what_can_work_is_not_refused(settings: str) -> None:
         ("algo.loss=ppo", ['algo.loss = "ppo" makes one optimiser step per batch']),
         ("algo.estimator_options.gamma=0.5 agent.max_steps=1", ["algo.estimator_options.gamma"]),
         ("agent.max_steps=1", []),
+        (
+            "algo.estimator=gae critic.kind=head algo.estimator_options.gae_lambda=0.5 agent.max_steps=1",
+            ["algo.estimator_options.gae_lambda = 0.5"],
+        ),
+        ("critic.lr=0.1 critic.path=x", ['critic.path = "x"', "critic.lr = 0.1"]),
+        ("algo.estimator=gae critic.kind=head critic.path=x", ['critic.path = "x"']),
         ("algo.estimator=gigpo algo.estimator_options.gamma=0.5", []),
         ("algo.kl_coef=0 algo.kl=k2 algo.kl_in=reward", ["algo.kl ", "algo.kl_in"]),
         ("algo.kl=k1", ['algo.kl = "k1" in the loss has no effect']),

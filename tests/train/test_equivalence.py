@@ -89,8 +89,8 @@ def made(config: Config, groups: Sequence[Group], models: Policies) -> list[Tens
     trainer = trainer_of(config, models, gradients)
     samples = trainer.samples(groups)
     scores = replace(trainer, model=models.old).score(samples)
-    advantages = trainer.advantages(groups, samples, scores, update=0)
-    trainer.update(trainer.scored(samples, scores, advantages), update=0)
+    credited = trainer.credit(groups, samples, scores, update=0)
+    trainer.update(trainer.scored(samples, scores, credited), update=0)
     return gradients.found
 
 

@@ -10,6 +10,7 @@ import pytest
 from builders import make_completion, make_episode, make_run, make_step, make_task, save_tiny
 from torch import Tensor
 
+from lzero.algo.gae import Credit
 from lzero.algo.samples import to_samples
 from lzero.config import RolloutConfig, load_config
 from lzero.errors import ConfigError, EngineError, TrainError
@@ -93,7 +94,7 @@ def test_the_lag_is_measured_before_the_update_moves_the_policy(tmp_path: Path) 
     (drawn,) = to_samples(make_episode(make_step(make_completion((3, 4)), new_ids=(1, 2))))
     (logprobs,) = sample_logprobs(trainer.model, [drawn], trainer.layout)
     samples = [msgspec.structs.replace(drawn, logprobs=logprobs)]
-    scored = trainer.scored(samples, trainer.score(samples), {drawn.episode_id: (1.0,)})
+    scored = trainer.scored(samples, trainer.score(samples), {drawn.episode_id: Credit(steps=(1.0,))})
     metrics = trainer.update(scored, update=0)
     assert metrics["train/ratio_max"] > 1.05, "its steps move the policy"
     assert metrics["train/sampler_kl"] == pytest.approx(0.0, abs=1e-6)

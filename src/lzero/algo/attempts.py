@@ -7,13 +7,18 @@ import numpy as np
 import torch
 
 from lzero.algo.kl import kl_estimate
-from lzero.types import Attempt, Episode, Group, Sample
+from lzero.types import Attempt, Episode, Group, Sample, Tokens
 
 
-def attempts(groups: Sequence[Group]) -> list[Attempt]:
-    """Return an attempt for every episode of the groups, in their order."""
+def attempts(groups: Sequence[Group], values: Mapping[tuple[str, int], Sequence[float]] | None = None) -> list[Attempt]:
+    """Return an attempt for every episode of the groups, in their order. `values`: those of a critic, as `values_by_step` has them."""
     return [
-        Attempt(group=f"{number}/{group.task.id}", rewards=reward.per_step, states=_states(episode))
+        Attempt(
+            group=f"{number}/{group.task.id}",
+            rewards=reward.per_step,
+            states=_states(episode),
+            values=None if values is None else _values(episode, values),
+        )
         for number, group in enumerate(groups)
         for episode, reward in zip(group.episodes, group.rewards, strict=True)
     ]
@@ -25,6 +30,22 @@ def _states(episode: Episode) -> tuple[str, ...]:
         blake2b(np.asarray(step.prompt.new_ids, dtype=np.int64).tobytes(), digest_size=8).hexdigest()
         for step in episode.steps
     )
+
+
+def _values(episode: Episode, values: Mapping[tuple[str, int], Sequence[float]]) -> Tokens:
+    return tuple(tuple(values.get((episode.id, step), ())) for step in range(len(episode.steps)))
+
+
+def values_by_step(
+    samples: Sequence[Sample], values: Sequence[Sequence[float]]
+) -> dict[tuple[str, int], Sequence[float]]:
+    """Return (episode id, step) → a value for each of its tokens, from a value for each token of each sample."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for sample, own in zip(samples, values, strict=True):
+        for step, value in zip(sample.step_index, own, strict=True):
+            if step >= 0:
+                found.setdefault((sample.episode_id, step), []).append(value)
+    return dict(found)
 
 
 def penalties(

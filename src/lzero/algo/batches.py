@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lzero.algo.layout import Layout, Packing, Row, num_computed, paths, plan
-from lzero.types import Sample
+from lzero.types import Sample, Tokens
 
 Average = Literal["token", "step", "episode", "constant"]
 Value = TypeVar("Value")
@@ -35,10 +35,14 @@ class Scored:
     advantages: tuple[float, ...]
     reference_logprobs: tuple[float, ...]
     old_logprobs: tuple[float, ...]
+    values: tuple[float, ...] | None = None
+    """The critic's values before the update; None without a critic."""
+    value_targets: tuple[float, ...] | None = None
+    """The numbers that the critic learns to predict."""
 
     def __post_init__(self) -> None:
         columns = (self.sample.token_ids, self.advantages, self.reference_logprobs, self.old_logprobs)
-        lengths = {len(column) for column in columns}
+        lengths = {len(column) for column in (*columns, self.values, self.value_targets) if column is not None}
         if len(lengths) != 1:
             raise ValueError(
                 f"Scored sample of {self.sample.episode_id}: columns of different lengths {sorted(lengths)}"
@@ -77,6 +81,10 @@ class MicroBatch:
     advantages: Tensor
     weights: Tensor
     """Weight of the token in the loss. Over the optimiser step the weights add up to 1 (except for "constant")."""
+    values: Tensor | None = None
+    """The critic's values before the update, of the state before each action token; None without a critic."""
+    value_targets: Tensor | None = None
+    """The numbers that the critic learns to predict."""
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Return a copy with all tensors on the device."""
@@ -101,6 +109,12 @@ class Batch:
 def step_advantages(sample: Sample, advantages: Sequence[float]) -> tuple[float, ...]:
     """Return for each token of a sample the advantage of its step; 0 for tokens that the policy did not sample."""
     return tuple(advantages[step] if step >= 0 else 0.0 for step in sample.step_index)
+
+
+def of_tokens(sample: Sample, numbers: Tokens) -> tuple[float, ...]:
+    """Return for each token of a sample its number among those of its step; 0 for tokens that the policy did not sample."""
+    of_steps = {step: iter(numbers[step]) for step in set(sample.step_index) if step >= 0}
+    return tuple(next(of_steps[step]) if step >= 0 else 0.0 for step in sample.step_index)
 
 
 def unscored(sample: Sample, *, advantage: float = 0.0) -> Scored:
@@ -191,6 +205,10 @@ def lay_out(
     def column(values: Iterable[Sequence[float]]) -> Tensor:
         return torch.tensor(acted(values), dtype=torch.float64)
 
+    def of_critic(name: str) -> Tensor | None:
+        values = [getattr(scored[index], name) for index in members]
+        return None if None in values else column(values)
+
     owners = acted([(sample.episode_id, step) for step in sample.step_index] for sample in samples)
     return MicroBatch(
         token_ids=token_ids.view(len(rows), width),
@@ -207,6 +225,8 @@ def lay_out(
         reference_logprobs=column(scored[index].reference_logprobs for index in members),
         advantages=column(scored[index].advantages for index in members),
         weights=column(weights[index] for index in members),
+        values=of_critic("values"),
+        value_targets=of_critic("value_targets"),
     )
 
 

@@ -39,6 +39,8 @@ class Estimator(Algorithm):
 
     over: ClassVar[str] = ""
     """Values over which it takes mean and standard deviation, for the documentation."""
+    needs_values: ClassVar[bool] = False
+    """Whether it needs the values of a critic. Only a subclass of `lzero.algo.gae.ValueEstimator` gets them."""
     compares_episodes: ClassVar[bool] = True
     """Whether it compares the episodes of a task. Training then rejects groups of one episode."""
 

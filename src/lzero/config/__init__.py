@@ -6,6 +6,7 @@ changed by a TOML file, changed by dotted overrides (`algo.kl_coef=0.01`). Impor
 
 from lzero.config.agent import AgentConfig
 from lzero.config.base import NANO, ROW_FILES, Section
+from lzero.config.critic import CriticConfig
 from lzero.config.engine import (
     ChatEngineConfig,
     EngineConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "AlgoConfig",
     "ChatEngineConfig",
     "Config",
+    "CriticConfig",
     "EngineConfig",
     "EnvironmentConfig",
     "EvalConfig",

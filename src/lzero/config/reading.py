@@ -11,6 +11,7 @@ import pydantic
 
 from lzero.config.agent import AgentConfig
 from lzero.config.base import Section, wrong_value
+from lzero.config.critic import CriticConfig
 from lzero.config.engine import DEFAULT_ENGINE, EngineConfig
 from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig
@@ -39,6 +40,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     judge: JudgeConfig = JudgeConfig()
     algo: AlgoConfig = AlgoConfig()
+    critic: CriticConfig = CriticConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     sft: SftConfig = SftConfig()

@@ -83,7 +83,10 @@ SCHEMAS: Final[dict[str, pa.Schema]] = {
         "skipped": [
             *(("optimiser_step", pa.int64()), ("reason", pa.string())),
             *_columns(Sample),
-            *((name, _NUMBERS) for name in ("advantages", "reference_logprobs", "old_logprobs")),
+            *(
+                (name, _NUMBERS)
+                for name in ("advantages", "reference_logprobs", "old_logprobs", "values", "value_targets")
+            ),
         ],
     }.items()
 }

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 STATE, MANIFEST = "trainer.safetensors", "trainer.json"
 RANDOM_CPU, RANDOM_CUDA = "random_cpu", "random_cuda"
+CRITIC = "critic."
+"""Beginning of the names of the critic's weights in STATE."""
 FORMAT = 2
 """Format of a checkpoint's trainer files. A later version of lzero writes a larger number."""
 MAX_MANIFEST_BYTES = 64 << 20
@@ -74,7 +76,7 @@ class Snapshot:
     tokenizer: "PreTrainedTokenizerFast"
     weights: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
-    """Moments and random generators, named `<optimizer>.<parameter>.<slot>`, as in `0.12.exp_avg`."""
+    """Moments, named `<optimizer>.<parameter>.<slot>` as in `0.12.exp_avg`; weights of the critic, `critic.<name>`; random generators."""
     config: Config
     progress: Progress
     score: float | None = None
@@ -88,6 +90,7 @@ def take_snapshot(
     config: Config,
     progress: Progress,
     score: float | None = None,
+    critic: torch.nn.Module | None = None,
 ) -> Snapshot:
     """Copy the state for a checkpoint. Tensors that share memory (tied weights) share their copy."""
     copies: dict[tuple[object, ...], Tensor] = {}
@@ -105,6 +108,8 @@ def take_snapshot(
         for index, slots in optimizer.state_dict()["state"].items():
             for slot, tensor in plain(slots).items():
                 state[f"{number}.{index}.{slot}"] = _copy(tensor)
+    if critic is not None:
+        state |= {CRITIC + name: _copy(tensor) for name, tensor in critic.state_dict().items()}
     weights = {name: copy(tensor) for name, tensor in model.state_dict().items()}
     return Snapshot(
         model=model, tokenizer=tokenizer, weights=weights, state=state, config=config, progress=progress, score=score
@@ -265,8 +270,11 @@ def newest_checkpoint(directory: Path) -> Path | None:
     return None
 
 
-def restore_optimizers(checkpoint: Path, optimizers: Sequence[Optimizer]) -> None:
-    """Load the moments into `optimizers`, and the random state into torch. Learning rates stay those of the configuration.
+def restore_optimizers(
+    checkpoint: Path, optimizers: Sequence[Optimizer], *, critic: torch.nn.Module | None = None
+) -> None:
+    """Load the moments into `optimizers`, the critic's weights into `critic`, and the random state into torch. Learning rates stay those
+    of the configuration.
 
     Raises StoreError if they do not fit the model.
     """
@@ -276,6 +284,12 @@ def restore_optimizers(checkpoint: Path, optimizers: Sequence[Optimizer]) -> Non
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{file} cannot be read: {error}") from None
     random_cpu, random_cuda = tensors.pop(RANDOM_CPU), tensors.pop(RANDOM_CUDA, None)
+    weights = {name.removeprefix(CRITIC): tensors.pop(name) for name in list(tensors) if name.startswith(CRITIC)}
+    if critic is not None:
+        try:
+            critic.load_state_dict(weights)
+        except RuntimeError as error:
+            raise StoreError(f"{file} has no weights for this critic: {error}") from None
     for number, optimizer in enumerate(optimizers):
         state = _state_of(number, tensors)
         parameters = list(_parameters(optimizer))

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from lzero.algo.algorithm import Algorithm, blamed
-from lzero.algo.credit import make_estimator
+from lzero.algo.credit import Estimator, make_estimator
 from lzero.algo.loss import make_loss
-from lzero.config import AlgoConfig, Config, Section, SftConfig, names_world
+from lzero.config import AlgoConfig, Config, CriticConfig, Section, SftConfig, names_world
 from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError
 from lzero.models import select_device
@@ -40,6 +40,11 @@ def _check_algorithm(make: Callable[[AlgoConfig], Algorithm], key: str, config: 
             f'algo.{key} = "{getattr(config.algo, key)}" is correct only for tokens of the policy that learns, but rollout.max_lag = '
             f"{config.rollout.max_lag} lets earlier policies draw them: set rollout.max_lag to 0, or use another {key}"
             + (' such as "ppo"' if key == "loss" else "")
+        )
+    if isinstance(algorithm, Estimator) and not algorithm.needs_values and config.critic.kind != "none":
+        complaints.append(
+            f'critic.kind = "{config.critic.kind}" trains a critic, and algo.estimator = "{config.algo.estimator}" reads no values: set '
+            'critic.kind to "none", or use an estimator that needs values, such as "gae"'
         )
     if complaints:
         raise ConfigError("\n".join(complaints))
@@ -84,6 +89,11 @@ def _complaints(config: Config) -> Iterator[str]:
         )
     if train.offload_optimizer and select_device(config.model.device) == "cpu":
         yield "train.offload_optimizer = true moves the optimizer from a GPU to the host, and the model is on the host: set it to false"
+    if config.critic.warmup_updates >= train.updates:
+        yield (
+            f"critic.warmup_updates = {config.critic.warmup_updates} leaves none of the train.updates = {train.updates} updates to the "
+            "policy: lower it"
+        )
     if 0 < algo.importance_cap < 1:
         yield (
             f"algo.importance_cap = {algo.importance_cap}: it would truncate tokens on which sampler and trainer agree, whose weight is 1: "
@@ -151,6 +161,12 @@ def _inert_keys(config: Config) -> Iterator[str]:
             *(f"rollout.lag_{name}" for name in ("min_ess", "max_kl", "max_masked")),
             why="with rollout.max_lag = 0",
         )
+    if config.critic.kind == "none":
+        yield from _inert(
+            config, *(f"critic.{key}" for key in CriticConfig.model_fields), why='with critic.kind = "none"'
+        )
+    elif config.critic.kind == "head":
+        yield from _inert(config, "critic.path", why='with critic.kind = "head"')
     if algo.kl_coef == 0:
         yield from _inert(config, "algo.kl", "algo.kl_in", why="with algo.kl_coef = 0")
     if reward.qa == 0:

@@ -4,11 +4,13 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import psutil
 import torch
 
 from lzero.algo.batches import Scored
+from lzero.algo.gae import explained_variance
 
 MB = 1 << 20
 
@@ -35,6 +37,22 @@ def sampler_gap(scored: Sequence[Scored]) -> dict[str, float]:
         if on
     ]
     return {"train/logprob_gap": math.fsum(gaps) / len(gaps), "train/logprob_gap_max": max(gaps)} if gaps else {}
+
+
+def value_metrics(scored: Sequence[Scored]) -> dict[str, float]:
+    """Return means over the action tokens of the critic's values before the update and of its targets, and the explained variance."""
+    pairs = [
+        (value, target)
+        for row in scored
+        for value, target, on in zip(row.values or (), row.value_targets or (), row.sample.mask, strict=True)
+        if on
+    ]
+    if not pairs or not all(map(math.isfinite, chain.from_iterable(pairs))):
+        return {}
+    values, targets = zip(*pairs, strict=True)
+    explained = explained_variance(values, targets)
+    means = {"critic/value": math.fsum(values) / len(values), "critic/target": math.fsum(targets) / len(targets)}
+    return means if explained is None else means | {"critic/explained_variance": explained}
 
 
 def advantage_metrics(advantages: Mapping[str, Sequence[float]]) -> dict[str, float]:

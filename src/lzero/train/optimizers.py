@@ -19,6 +19,8 @@ from lzero.extras import need
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from lzero.train.critic import ValueModel
+
 COPY = "float32"
 """Slot of an optimizer's state that holds the float32 copy of a weight."""
 EIGHT_BITS, PARTS = "OptimState8bit", ("codes", "scale", "qmap")
@@ -35,7 +37,7 @@ class Weights:
     """Those of them that are matrices inside the layers: no embedding, output layer, gain or bias."""
 
 
-def weights_of(model: "PreTrainedModel", of: Mapping[Tensor, Tensor] | None = None) -> Weights:
+def weights_of(model: "PreTrainedModel | ValueModel", of: Mapping[Tensor, Tensor] | None = None) -> Weights:
     """Return the weights of a model that require a gradient, or what `of` has in their place."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ends = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
@@ -51,7 +53,7 @@ def without(weights: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]
     return [weight for weight in weights if id(weight) not in left_out]
 
 
-def make_optimizers(model: "PreTrainedModel", settings: TrainConfig) -> list[Optimizer]:
+def make_optimizers(model: "PreTrainedModel | ValueModel", settings: TrainConfig) -> list[Optimizer]:
     """Return the optimizers that `settings.optimizer` names, over all weights of the model that require a gradient.
 
     Weight decay pulls on matrices only, embeddings included; decay of the gains of norms does not help. Weights of fewer bits than

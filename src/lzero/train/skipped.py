@@ -6,10 +6,11 @@
 pandas reads the file directly. `read_skipped` returns the same samples: collate and score them again with the weights of a checkpoint.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from msgspec import structs
 
@@ -19,8 +20,8 @@ from lzero.store import RunDirectory, read_rows
 from lzero.store.tables import unpacked
 from lzero.types import Sample
 
-LEARNED = ("advantages", "reference_logprobs", "old_logprobs")
-"""Columns of `Scored` with a number for each token."""
+LEARNED = ("advantages", "reference_logprobs", "old_logprobs", "values", "value_targets")
+"""Columns of `Scored` with a number for each token; the last two are None without a critic."""
 MOST_IN_A_ROW = 3
 """Number of consecutive skipped steps that ends the run."""
 
@@ -73,12 +74,10 @@ def read_skipped(path: Path, *, update: int) -> Sequence[SkippedStep]:
     steps = []
     rows = read_rows(path, "skipped", phase="train", update=update)
     for (number, reason), group in groupby(rows, key=lambda row: (row["optimiser_step"], row["reason"])):
-        batch = tuple(
-            Scored(
-                sample=unpacked(row, Sample),
-                **{name: tuple(row[name]) for name in LEARNED},
-            )
-            for row in group
-        )
+        batch = tuple(Scored(sample=unpacked(row, Sample), **_columns(row)) for row in group)
         steps.append(SkippedStep(number=number, reason=reason, batch=batch))
     return steps
+
+
+def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if row[name] is None else tuple(row[name]) for name in LEARNED}

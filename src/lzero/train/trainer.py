@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from torch.optim import Optimizer
 
-from lzero.algo.attempts import attempts, penalised, penalties
-from lzero.algo.batches import Batch, Scored, collate, step_advantages
-from lzero.algo.credit import credit, make_estimator, shuffle_rewards
+from lzero.algo.attempts import attempts, penalised, penalties, values_by_step
+from lzero.algo.batches import Batch, Scored, collate, of_tokens, step_advantages
+from lzero.algo.credit import make_estimator, shuffle_rewards
+from lzero.algo.gae import Credit, credit_with_values
 from lzero.algo.lag import effective_sample_size
 from lzero.algo.layout import Layout, Packing
 from lzero.algo.loss import make_loss, make_loss_fn
@@ -23,14 +24,15 @@ from lzero.errors import NotFinite, TrainError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.checkpoint import Progress, read_manifest, restore_optimizers
-from lzero.train.metrics import sampler_gap
+from lzero.train.critic import Critic, load_trained, make_critic
+from lzero.train.metrics import sampler_gap, value_metrics
 from lzero.train.optimizers import make_optimizers, set_rate
 from lzero.train.packing import choose_packing
 from lzero.train.resume import check_model
 from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
 from lzero.train.skipped import SkipCount, SkippedStep
-from lzero.train.update import freeze_layers, recompute_activations, update_policy
+from lzero.train.update import update_policy
 from lzero.types import Group, Sample
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Scores:
     """Log-probabilities under the initial policy."""
     old_logprobs: Sequence[tuple[float, ...]]
     """Log-probabilities under the policy before the update; with `rollout.max_lag`, the sampler's."""
+    values: Sequence[tuple[float, ...]] | None = None
+    """The critic's values; None without a critic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,8 @@ class Trainer:
     packing: Packing
     """The way in which sequences share rows: `train.packing`, or the best for the model."""
     skips: SkipCount = field(default_factory=SkipCount)
+    critic: Critic | None = None
+    """The critic, for estimators that need values."""
 
     @classmethod
     def build(cls, config: Config, *, checkpoint: Path | None = None) -> tuple["Trainer", Progress]:
@@ -71,17 +77,15 @@ class Trainer:
         """
         progress = read_manifest(checkpoint).progress if checkpoint else Progress()
         initial = resolve(config.model.path)
-        dtype, device = config.model.dtype, config.model.device
-        model = load_model(checkpoint or initial, dtype=dtype, device=device)
-        if config.train.gradient_checkpointing:
-            recompute_activations(model)
-        freeze_layers(model, config.train.frozen_layers)
-        reference = load_model(initial, dtype=dtype, device=device) if config.algo.kl_coef > 0 else None
+        model = load_trained(checkpoint or initial, config)
+        reference = None
+        if config.algo.kl_coef > 0:
+            reference = load_model(initial, dtype=config.model.dtype, device=config.model.device)
         optimizers = make_optimizers(model, config.train)
         tokenizer = load_tokenizer(checkpoint or initial)
+        critic = make_critic(config, model, tokenizer)
         if checkpoint:
             check_model(checkpoint, model, tokenizer, initial=initial)
-            restore_optimizers(checkpoint, optimizers)
         trainer = cls(
             config=config,
             model=model,
@@ -90,8 +94,16 @@ class Trainer:
             optimizers=optimizers,
             packing=choose_packing(model, config.train.packing),
             skips=SkipCount(in_a_row=progress.skipped_in_a_row),
+            critic=critic,
         )
+        if checkpoint:
+            restore_optimizers(checkpoint, trainer.all_optimizers, critic=None if critic is None else critic.model)
         return trainer, progress
+
+    @property
+    def all_optimizers(self) -> list[Optimizer]:
+        """The policy's, then the critic's if there is one."""
+        return [*self.optimizers, *(() if self.critic is None else self.critic.optimizers)]
 
     @property
     def layout(self) -> Layout:
@@ -121,6 +133,7 @@ class Trainer:
         return Scores(
             reference_logprobs=zeros if reference is None else sample_logprobs(reference, samples, layout),
             old_logprobs=old,
+            values=None if self.critic is None else self.critic.values(samples, layout),
         )
 
     @property
@@ -137,39 +150,47 @@ class Trainer:
         penalised = algo.kl_coef > 0 and algo.kl_in == "reward"
         return make_loss(algo).scores_old_policy or algo.importance_cap > 0 or penalised
 
-    def advantages(
+    def credit(
         self, groups: Sequence[Group], samples: Sequence[Sample], scores: Scores, *, update: int
-    ) -> dict[str, tuple[float, ...]]:
-        """Return episode id → one advantage per step.
+    ) -> dict[str, Credit]:
+        """Return episode id → its credit.
 
-        If a penalty is not finite, all are NaN, so that the optimiser step is skipped and its batch kept.
+        If a penalty or a value is not finite, all advantages are NaN, so that the optimiser step is skipped and its batch kept.
         """
         algo = self.config.algo
         ids = [episode.id for group in groups for episode in group.episodes]
         assert len(set(ids)) == len(ids), "two episodes of a batch have one id"
-        credited = attempts(groups)
+        credited = attempts(groups, None if scores.values is None else values_by_step(samples, scores.values))
+        unknown = {
+            name: Credit(steps=(math.nan,) * len(each.rewards)) for name, each in zip(ids, credited, strict=True)
+        }
+        if not all(math.isfinite(value) for own in scores.values or () for value in own):
+            return unknown
         if algo.shuffle_rewards:
             credited = shuffle_rewards(credited, seed=derive_seed(self.config.run.seed, "shuffle rewards", update))
         if algo.kl_coef > 0 and algo.kl_in == "reward":
             costs = penalties(samples, scores.reference_logprobs, scores.old_logprobs, kind=algo.kl)
             if not all(map(math.isfinite, costs.values())):
-                return {name: (math.nan,) * len(attempt.rewards) for name, attempt in zip(ids, credited, strict=True)}
+                return unknown
             credited = penalised(credited, ids, costs, kl_coef=algo.kl_coef)
-        return dict(zip(ids, credit(make_estimator(algo), credited), strict=True))
+        return dict(zip(ids, credit_with_values(make_estimator(algo), credited), strict=True))
 
-    def scored(
-        self, samples: Sequence[Sample], scores: Scores, advantages: Mapping[str, tuple[float, ...]]
-    ) -> list[Scored]:
-        """Return the samples with an advantage for each token."""
-        return [
-            Scored(
+    def scored(self, samples: Sequence[Sample], scores: Scores, credited: Mapping[str, Credit]) -> list[Scored]:
+        """Return the samples with an advantage for each token and, with a critic, its value and its target."""
+        rows = []
+        for number, sample in enumerate(samples):
+            own = credited[sample.episode_id]
+            per_step = step_advantages(sample, own.steps)
+            row = Scored(
                 sample=sample,
-                advantages=step_advantages(sample, advantages[sample.episode_id]),
-                reference_logprobs=reference,
-                old_logprobs=old,
+                advantages=per_step if own.tokens is None else of_tokens(sample, own.tokens),
+                reference_logprobs=scores.reference_logprobs[number],
+                old_logprobs=scores.old_logprobs[number],
+                values=None if scores.values is None else scores.values[number],
+                value_targets=None if scores.values is None else _targets(sample, own),
             )
-            for sample, reference, old in zip(samples, scores.reference_logprobs, scores.old_logprobs, strict=True)
-        ]
+            rows.append(row)
+        return rows
 
     def update(
         self,
@@ -178,7 +199,7 @@ class Trainer:
         update: int,
         on_skip: Callable[[Sequence[SkippedStep]], None] = lambda skipped: None,
     ) -> dict[str, float]:
-        """Make the optimiser steps of one update, and return means of their metrics.
+        """Make the optimiser steps of one update, and return means of their metrics. While the critic warms up, it learns alone.
 
         A step with a loss or gradient that is not finite is skipped; `on_skip` gets all skipped steps of this update so far. Then raises
         TrainError at the third in a row.
@@ -190,7 +211,7 @@ class Trainer:
         for number, (part, batch) in enumerate(self._batches(scored, update)):
             try:
                 # The lag is measured in the first step: later ones have a policy that earlier ones moved.
-                steps.append(self._step(batch, lags=self.lags and not steps))
+                steps.append(self._step(batch, update=update, lags=self.lags and not steps))
                 self.skips.made()
             except NotFinite as error:
                 logger.warning("update %d: %s", update, error)
@@ -199,13 +220,17 @@ class Trainer:
                 self.skips.skipped(f"update {update}: {error}")
         gap = sampler_gap(scored) if self.scores_old else {}
         means = {name: float(metric.value) for name, metric in combined(steps).items()}
-        if self.lags and means:
+        if "train/ratio_square" in means:
             means["train/ess"] = effective_sample_size(means)
-        return means | gap | {"train/lr": lr, "train/skipped": float(len(skipped))}
+        known = {} if self.critic is None else value_metrics(scored)
+        return means | gap | known | {"train/lr": lr, "train/skipped": float(len(skipped))}
 
-    def _step(self, batch: Batch, *, lags: bool) -> Metrics:
+    def _step(self, batch: Batch, *, update: int, lags: bool) -> Metrics:
         algo = self.config.algo
-        return update_policy(
+        learned = {} if self.critic is None else self.critic.learn(batch)
+        if self.critic is not None and update < self.config.critic.warmup_updates:
+            return learned
+        return learned | update_policy(
             self.model,
             self.optimizers,
             batch,
@@ -223,6 +248,13 @@ class Trainer:
             seed = derive_seed(self.config.run.seed, "minibatches", update, epoch)
             for part in split(scored, settings.minibatches, seed=seed):
                 yield part, collate(part, self.layout, average=algo.average, constant=constant)
+
+
+def _targets(sample: Sample, credit: Credit) -> tuple[float, ...]:
+    """Return the critic's target for each token; NaN if it could not be computed."""
+    if credit.targets is None:
+        return tuple(math.nan * on for on in sample.mask)
+    return of_tokens(sample, credit.targets)
 
 
 def split(scored: Sequence[Scored], num_parts: int, *, seed: int) -> list[list[Scored]]:

@@ -77,6 +77,22 @@ def update_policy(
         for micro in batch.micro_batches
     ]
     loss = sum(loss.item() for loss, _ in done)
+    norm = make_step(optimizers, loss=loss, grad_clip=grad_clip)
+    return combined(metrics for _, metrics in done) | {
+        "train/loss": Metric(loss),
+        "train/grad_norm": Metric(norm),
+        "train/action_tokens": Metric(batch.num_action_tokens),
+        "train/tokens": Metric(batch.num_tokens),
+        "train/shared": Metric(1.0 - batch.num_distinct / batch.num_tokens),
+        "train/padding": Metric(1.0 - batch.num_distinct / batch.num_computed),
+    }
+
+
+def make_step(optimizers: Sequence[Optimizer], *, loss: float, grad_clip: float) -> float:
+    """Clip the accumulated gradients together, and apply them once. Return their norm before clipping.
+
+    Raises NotFinite, with weights and moments unchanged, if the loss or the gradient is not finite.
+    """
     trained = [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
     norm = clip_grad_norm_(trained, grad_clip).item()
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -86,14 +102,7 @@ def update_policy(
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return combined(metrics for _, metrics in done) | {
-        "train/loss": Metric(loss),
-        "train/grad_norm": Metric(norm),
-        "train/action_tokens": Metric(batch.num_action_tokens),
-        "train/tokens": Metric(batch.num_tokens),
-        "train/shared": Metric(1.0 - batch.num_distinct / batch.num_tokens),
-        "train/padding": Metric(1.0 - batch.num_distinct / batch.num_computed),
-    }
+    return norm
 
 
 def _accumulate(

@@ -124,7 +124,13 @@ class LocalLearner:
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
         mine = self._trainer
         return take_snapshot(
-            mine.model, mine.tokenizer, mine.optimizers, config=mine.config, progress=progress, score=score
+            mine.model,
+            mine.tokenizer,
+            mine.all_optimizers,
+            config=mine.config,
+            progress=progress,
+            score=score,
+            critic=None if mine.critic is None else mine.critic.model,
         )
 
     def _update(self, groups: Sequence[Group], update: int) -> dict[str, float]:
@@ -134,11 +140,12 @@ class LocalLearner:
         self._publisher.probe.take_stretch(max((sample.token_ids for sample in samples), key=len, default=()))
         scores = trainer.score(samples)
         watch.lap("score")
-        advantages: Mapping[str, tuple[float, ...]] = trainer.advantages(groups, samples, scores, update=update)
+        credited = trainer.credit(groups, samples, scores, update=update)
+        advantages: Mapping[str, tuple[float, ...]] = {name: own.steps for name, own in credited.items()}
         self._run.write_advantages(advantages, update=update)
         watch.lap("credit")
         keep = partial(write_skipped, self._run, update=update)
-        metrics = trainer.update(trainer.scored(samples, scores, advantages), update=update, on_skip=keep)
+        metrics = trainer.update(trainer.scored(samples, scores, credited), update=update, on_skip=keep)
         watch.lap("optimise")
         seconds = watch.seconds["time/score_s"] + watch.seconds["time/optimise_s"]
         speed = sum(len(sample.token_ids) for sample in samples) / max(seconds, 1e-9)

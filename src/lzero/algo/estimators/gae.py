@@ -1,0 +1,30 @@
+"""Step-level GAE: a step is one action, and the critic judges the state before it."""
+
+from collections.abc import Sequence
+
+from lzero.algo.gae import Credit, ValueEstimator, gae, sums
+from lzero.types import Attempt
+
+
+class GAE(ValueEstimator):
+    """V_t is the critic's value before the first token of step t. All tokens of a step have its advantage and its target."""
+
+    name = "gae"
+    source = "arXiv 1506.02438"
+    formula = "Σ_{t' ≥ t} (γ λ)^(t' − t) δ_t', with δ_t = r_t + γ V_{t+1} − V_t; then (A − mean) / (std + 1e-8)"
+    over = "all steps of the batch"
+
+    def token_credit(self, attempts: Sequence[Attempt]) -> list[Credit]:
+        values = [tuple(own[0] if own else 0.0 for own in attempt.values or ()) for attempt in attempts]
+        raw = [
+            gae(attempt.rewards, own, gamma=self.gamma, gae_lambda=self.gae_lambda)
+            for attempt, own in zip(attempts, values, strict=True)
+        ]
+        return [
+            Credit(steps=steps, tokens=_to_tokens(steps, attempt), targets=_to_tokens(sums(advantages, own), attempt))
+            for attempt, steps, advantages, own in zip(attempts, self._adjusted(raw), raw, values, strict=True)
+        ]
+
+
+def _to_tokens(numbers: Sequence[float], attempt: Attempt) -> tuple[tuple[float, ...], ...]:
+    return tuple((number,) * len(own) for number, own in zip(numbers, attempt.values or (), strict=True))
