@@ -14,6 +14,7 @@ from plain_gradient import TOKENIZER, random_groups
 from torch import Tensor
 
 from lzero.algo.batches import collate
+from lzero.algo.layout import Packing
 from lzero.config import Config, load_config
 from lzero.errors import ModelError, StoreError
 from lzero.models import build_tokenizer, new_model, save_model
@@ -87,15 +88,16 @@ def test_every_layout_has_the_values_and_the_gradient_of_one_row_a_step(kind: st
         loss = loss + weight * ((values - target) ** 2).sum() / 2
     expected = torch.autograd.grad(loss, list(critic.model.parameters()))
     samples = trainer.samples(groups)
-    for packing, max_tokens in (("padded", 30), ("packed", 90), ("tree", 60)):
+    layouts: list[tuple[Packing, int]] = [("padded", 30), ("packed", 90), ("tree", 60)]
+    for packing, max_tokens in layouts:
         laid_out = replace(
             trainer, packing=packing, config=config_of(model_dir, f"train.micro_batch_tokens={max_tokens}")
         )
         scores = laid_out.score(samples)
         assert scores.values is not None
-        for sample, values in zip(samples, scores.values, strict=True):
+        for sample, of_sample in zip(samples, scores.values, strict=True):
             found: dict[tuple[str, int], list[float]] = {}
-            for step, value in zip(sample.step_index, values, strict=True):
+            for step, value in zip(sample.step_index, of_sample, strict=True):
                 if step >= 0:
                     found.setdefault((sample.episode_id, step), []).append(value)
             assert all(own == pytest.approx(by_hand[key], abs=1e-5) for key, own in found.items())

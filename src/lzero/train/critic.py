@@ -45,7 +45,8 @@ class ValueModel(torch.nn.Module):
         torch.nn.init.zeros_(self.head.bias)
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        return self._trunk[0].get_input_embeddings()
+        embeddings: torch.nn.Module = self._trunk[0].get_input_embeddings()
+        return embeddings
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.head
