@@ -24,6 +24,7 @@ ROWS = {
     "cli": 7,
     "train": 6,
     "eval": 5,
+    "plan": 5,
     "rollout": 4,
     "agent": 3,
     **dict.fromkeys(("engine", "environments"), 2),
@@ -66,6 +67,7 @@ MAY_IMPORT_TORCH = (
     "algo/metrics.py",
     "algo/loss",
     "engine/local/",
+    "plan/measure.py",
     "train/",
 )
 CALLED = {"zmq": "pyzmq", "bs4": "beautifulsoup4", "PIL": "pillow", "pptx": "python-pptx"}

@@ -12,6 +12,7 @@ from lzero.cli.data import data
 from lzero.cli.eval import evaluate
 from lzero.cli.export import export
 from lzero.cli.model import model
+from lzero.cli.plan import plan
 from lzero.cli.play import play
 from lzero.cli.pool import pool
 from lzero.cli.replay import replay
@@ -52,6 +53,7 @@ app.command(name="config")(config)
 app.command(name="eval")(evaluate)
 app.command(name="export")(export)
 app.command(name="model")(model)
+app.command(name="plan")(plan)
 app.command(name="play")(play)
 app.command(name="replay")(replay)
 app.command(name="report")(report)

@@ -1,0 +1,112 @@
+"""Predict what a run needs and how fast it is, from the model's shape, the configuration and stated constants.
+
+    config, workload, device ──▶ placement ──▶ memory, sampling, learning ──▶ Plan: seconds of an update, and the bottleneck
+
+Nothing is loaded or started. `lzero.plan.measure` replaces the stated constants by rates that it measures on this machine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lzero.config import Config
+from lzero.plan.devices import Device
+from lzero.plan.memory import DEVICE_BASE, Part, advice, engine_memory, gigabytes, host_memory, total, trainer_memory
+from lzero.plan.placement import Placement, possible
+from lzero.plan.shapes import Shape
+from lzero.plan.speed import OPEN_CPU_S, STEP_CPU_S, Learning, Sampling, learning, sampling
+from lzero.plan.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Prediction for a run on a number of devices."""
+
+    shape: Shape
+    device: Device
+    work: Workload
+    placement: Placement
+    trainer: Sequence[Part]
+    """Memory on each device that learns; with one device for all, that of the engine too."""
+    engine: Sequence[Part]
+    """Memory on each device that samples; empty if the trainer's device does."""
+    host: Sequence[Part]
+    """Memory of controller and REPLs."""
+    sampling: Sampling
+    learning: Learning
+    update_s: float
+    bottleneck: str
+    problems: Sequence[str]
+    """Reasons why the run does not fit, each with its fix."""
+
+    @property
+    def repl_cores(self) -> float:
+        """Cores that agent and REPLs keep busy while episodes run."""
+        return self.sampling.steps_per_s * (STEP_CPU_S + OPEN_CPU_S / self.work.steps)
+
+
+def make_plan(
+    config: Config, shape: Shape, work: Workload, device: Device, *, placement: Placement, devices: int
+) -> Plan:
+    """Return the plan of a run. `devices`: the number that there is."""
+    trainer = trainer_memory(shape, config, placement)
+    engine = engine_memory(shape, config, placement, device_bytes=device.memory)
+    kv_bytes = engine[-1].size
+    sampled = sampling(shape, config, work, placement, device=device, kv_bytes=kv_bytes)
+    learned = learning(shape, config, work, placement, device=device)
+    if placement.shared:
+        trainer, engine = [*trainer, *engine], []
+    apart = config.rollout.max_lag > 0 and not placement.shared
+    update_s = max(sampled.rollout_s, learned.seconds) if apart else sampled.rollout_s + learned.seconds
+    return Plan(
+        shape=shape,
+        device=device,
+        work=work,
+        placement=placement,
+        trainer=trainer,
+        engine=engine,
+        host=host_memory(config, open_repls=sampled.in_flight),
+        sampling=sampled,
+        learning=learned,
+        update_s=update_s,
+        bottleneck=f"sampling, by {sampled.limit}" if sampled.rollout_s > learned.seconds else "learning",
+        problems=_problems(shape, config, placement, device, devices=devices, trainer=trainer, kv_bytes=kv_bytes),
+    )
+
+
+def fastest(config: Config, shape: Shape, work: Workload, device: Device, *, devices: int) -> Plan | None:
+    """Return the plan with the shortest update among those that use all devices and fit into them; None if none does."""
+    plans = [
+        make_plan(config, shape, work, device, placement=placement, devices=devices)
+        for placement in possible(devices, shape.heads)
+    ]
+    return min((plan for plan in plans if not plan.problems), key=lambda plan: plan.update_s, default=None)
+
+
+def _problems(
+    shape: Shape,
+    config: Config,
+    placement: Placement,
+    device: Device,
+    *,
+    devices: int,
+    trainer: Sequence[Part],
+    kv_bytes: float,
+) -> list[str]:
+    found = []
+    if placement.devices > devices:
+        found.append(f"the configuration asks for {placement.devices} devices ({placement}), and there are {devices}")
+    base = 0.0 if device.shares_cores else DEVICE_BASE
+    over = total(trainer) + base - device.memory
+    if over > 0:
+        fixes = "; ".join(advice(shape, config, placement, over=over)) or "use devices with more memory"
+        found.append(
+            f"learning needs {gigabytes(total(trainer) + base)} of each device, which has {gigabytes(device.memory)}: {fixes}"
+        )
+    longest = config.agent.max_tokens * shape.kv_bytes(2 if config.model.dtype == "bfloat16" else 4)
+    if not placement.shared and kv_bytes * placement.devices_per_replica < longest:
+        found.append(
+            f"an engine of {placement.devices_per_replica} devices has {gigabytes(kv_bytes * placement.devices_per_replica)} for keys and "
+            f"values, and one episode of agent.max_tokens = {config.agent.max_tokens:,} needs {gigabytes(longest)}: raise "
+            "engine.devices_per_replica"
+        )
+    return found

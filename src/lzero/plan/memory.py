@@ -1,0 +1,154 @@
+"""Memory that a run needs, part by part, computed from shapes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lzero.config import Config
+from lzero.plan.devices import VALUE_BYTES
+from lzero.plan.placement import Placement
+from lzero.plan.shapes import Shape
+
+LOGITS_AT_ONCE = 1 << 26
+"""Logits that an update computes in one piece (`lzero.algo.logprobs`)."""
+LOGIT_COPIES = 3
+"""Copies of them in float32: the logits, their softmax, its gradient."""
+MOMENTS = {"adamw": 8.0, "muon": 4.5, "adamw-8bit": 2.1}
+"""Bytes of an optimizer's moments for each weight: two numbers, one for matrices inside the layers, or two of 8 bits with their scales."""
+DEVICE_BASE = 1.5e9
+"""Assumed bytes of a GPU that libraries, kernels and fragments take."""
+PROCESS_BASE = 0.75e9
+"""Bytes of lzero's own process with torch loaded; measured on two cores."""
+KV_SHARE = 0.9
+"""Share of a device that a server uses in all, vLLM's default."""
+REPL_MB = 4.0
+"""Private memory of an idle REPL with numpy and pandas (docs/benchmarks.md)."""
+REPL_WORK_MB = 60.0
+"""Assumed memory of what an agent's code keeps in a REPL."""
+EPISODE_MB = 0.08
+"""Memory of an episode in the controller, with its record (docs/benchmarks.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Memory of one part, in bytes, and the reason for it."""
+
+    name: str
+    size: float
+    why: str
+
+
+def trained_parameters(shape: Shape, config: Config) -> int:
+    """Return the number of weights that learn."""
+    rank = lora_rank(config)
+    if rank:
+        widths = (shape.hidden + shape.width) * 2 + (shape.hidden + shape.kv_width) * 2 + 3 * (shape.hidden + shape.mlp)
+        return shape.layers * rank * widths
+    frozen = min(config.train.frozen_layers, shape.layers)
+    if not frozen:
+        return shape.parameters
+    head = 0 if shape.tied else shape.head_matrix
+    return (shape.layers - frozen) * shape.layer_matrices + head
+
+
+def lora_rank(config: Config) -> int:
+    """Return the rank of the adapters that learn; 0: the weights themselves learn."""
+    lora = getattr(config.train, "lora", None)
+    return int(getattr(lora, "rank", 0))
+
+
+def trainer_memory(shape: Shape, config: Config, placement: Placement) -> list[Part]:
+    """Return the memory of the learner on each of its devices."""
+    value, ranks = VALUE_BYTES[config.model.dtype], placement.ranks
+    trained = trained_parameters(shape, config)
+    reference = config.algo.kl_coef > 0 and not lora_rank(config)
+    tokens = max(config.train.micro_batch_tokens, config.agent.max_tokens)
+    per_rank = f" / {ranks} ranks" if ranks > 1 else ""
+    parts = [
+        _part("weights", shape.parameters * value / ranks, f"{_millions(shape.parameters)} × {value} bytes{per_rank}"),
+        _part("gradients", trained * 4 / ranks, f"{_millions(trained)} trained × 4 bytes{per_rank}"),
+        _part("moments", trained * MOMENTS[config.train.optimizer] / ranks, f"{config.train.optimizer}{per_rank}"),
+    ]
+    if value < 4 and ranks == 1:
+        parts.append(_part("float32 copies", trained * 4 / ranks, f"{_millions(trained)} × 4 bytes{per_rank}"))
+    if reference:
+        parts.append(_part("reference", shape.parameters * value / ranks, f"the initial policy{per_rank}"))
+    if config.train.offload_optimizer:
+        parts = [part for part in parts if part.name not in ("moments", "float32 copies")]
+    parts.append(activations(shape, config, tokens))
+    logits = min(LOGITS_AT_ONCE, tokens * shape.vocabulary)
+    parts.append(_part("logits", LOGIT_COPIES * 4 * logits, f"{_millions(logits)} at once × {LOGIT_COPIES} × 4 bytes"))
+    return parts
+
+
+def activations(shape: Shape, config: Config, tokens: int) -> Part:
+    """Return the memory of the activations of one pass over `tokens`."""
+    value = VALUE_BYTES[config.model.dtype]
+    learning = max(1, shape.layers - config.train.frozen_layers)
+    if config.train.gradient_checkpointing:
+        size = tokens * value * ((learning + 2) * shape.hidden + shape.activations())
+        return _part("activations", size, f"{tokens:,} tokens, one state a layer, one layer recomputed")
+    size = tokens * value * learning * shape.activations()
+    return _part("activations", size, f"{tokens:,} tokens × {learning} layers")
+
+
+def engine_memory(shape: Shape, config: Config, placement: Placement, *, device_bytes: float) -> list[Part]:
+    """Return the memory of one engine on each of its devices. A server takes all that its device has for keys and values."""
+    value, width = VALUE_BYTES[config.model.dtype], placement.devices_per_replica
+    weights = shape.parameters * value / width
+    each = f" / {width} devices" if width > 1 else ""
+    parts = [_part("sampler's weights", weights, f"{_millions(shape.parameters)} × {value} bytes{each}")]
+    per_episode = config.agent.max_tokens * shape.kv_bytes(value)
+    if placement.shared:
+        size = float(config.rollout.concurrency * per_episode)
+        why = f"rollout.concurrency = {config.rollout.concurrency:,} × {config.agent.max_tokens:,} tokens"
+    else:
+        size = max(0.0, KV_SHARE * device_bytes - weights - DEVICE_BASE)
+        why = f"{KV_SHARE:.0%} of the device less weights"
+    parts.append(_part("keys and values", size, f"{why}, {shape.kv_bytes(value) / 1024:,.0f} KiB a token"))
+    return parts
+
+
+def host_memory(config: Config, *, open_repls: int) -> list[Part]:
+    """Return the memory of controller and REPLs, on the machines that run them."""
+    working = min(REPL_MB + REPL_WORK_MB, float(config.repl.memory_mb))
+    return [
+        _part("controller", 1e6 * EPISODE_MB * open_repls + PROCESS_BASE, f"{open_repls:,} episodes × {EPISODE_MB} MB"),
+        _part("REPLs", 1e6 * working * open_repls, f"{open_repls:,} × {working:.0f} MB ({REPL_MB:.0f} when idle)"),
+    ]
+
+
+def total(parts: Sequence[Part]) -> float:
+    return sum(part.size for part in parts)
+
+
+def advice(shape: Shape, config: Config, placement: Placement, *, over: float) -> Iterator[str]:
+    """Yield settings that would save memory of the trainer, with the bytes that each saves. `over`: bytes that are missing."""
+    train = config.train
+    tokens = max(train.micro_batch_tokens, config.agent.max_tokens)
+    own = activations(shape, config, tokens).size
+    if not train.gradient_checkpointing:
+        changed = config.model_copy(update={"train": train.model_copy(update={"gradient_checkpointing": True})})
+        saved = own - activations(shape, changed, tokens).size
+        yield f"train.gradient_checkpointing = true saves {gigabytes(saved)}"
+    if train.micro_batch_tokens > config.agent.max_tokens:
+        saved = own - activations(shape, config, config.agent.max_tokens).size
+        yield f"train.micro_batch_tokens = {config.agent.max_tokens} saves {gigabytes(saved)}"
+    if placement.shared and config.rollout.concurrency > 1:
+        per_episode = config.agent.max_tokens * shape.kv_bytes(VALUE_BYTES[config.model.dtype])
+        fitting = max(1, config.rollout.concurrency - int(-(-over // per_episode)))
+        yield f"rollout.concurrency = {fitting} saves {gigabytes((config.rollout.concurrency - fitting) * per_episode)}"
+    if not placement.shared:
+        sharded = total(trainer_memory(shape, config, placement)[:-2]) / 2
+        yield f"train.ranks = {2 * placement.ranks} saves {gigabytes(sharded)} on each"
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.2f} GB" if size < 1e10 else f"{size / 1e9:,.1f} GB"
+
+
+def _part(name: str, size: float, why: str) -> Part:
+    return Part(name=name, size=size, why=why)
+
+
+def _millions(number: float) -> str:
+    return f"{number / 1e9:.2f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"

@@ -1,0 +1,178 @@
+"""Sizes of a decoder, from its config.json or by name: parameters, bytes of keys and values, operations of a token."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lzero.config import NANO
+from lzero.errors import ModelError
+from lzero.model_files import read_json
+from lzero.models import ASSETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A dense decoder: layers of attention with grouped keys and a gated MLP, between embeddings and an output layer."""
+
+    name: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    vocabulary: int
+    tied: bool
+    """Whether the output layer is the embeddings."""
+    biases: bool = False
+    """Whether queries, keys and values have biases (Qwen2)."""
+    norms_heads: bool = False
+    """Whether queries and keys are normalised in each head (Qwen3)."""
+
+    @property
+    def width(self) -> int:
+        """Elements of a token's queries."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Elements of a token's keys, and of its values."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def layer_matrices(self) -> int:
+        """Weights of one layer that a token is multiplied with."""
+        return self.hidden * (2 * self.width + 2 * self.kv_width + 3 * self.mlp)
+
+    @property
+    def head_matrix(self) -> int:
+        """Weights of the output layer."""
+        return self.hidden * self.vocabulary
+
+    @property
+    def parameters(self) -> int:
+        """Number of all weights."""
+        small = 2 * self.hidden + 2 * self.head_dim * self.norms_heads
+        small += (self.width + 2 * self.kv_width) * self.biases
+        outer = self.head_matrix * (1 if self.tied else 2) + self.hidden
+        return self.layers * (self.layer_matrices + small) + outer
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of the linear layers of all blocks: those that LoRA adapts by default."""
+        return self.layers * self.layer_matrices
+
+    def kv_bytes(self, value_bytes: int) -> int:
+        """Return the bytes of one token's keys and values in all layers."""
+        return 2 * self.layers * self.kv_width * value_bytes
+
+    def token_operations(self, *, context: float, logits: float = 1.0) -> float:
+        """Return the operations of a forward pass for one token that attends to `context` others; `logits`: share with an output."""
+        matrices = 2.0 * (self.layers * self.layer_matrices + logits * self.head_matrix)
+        return matrices + 4.0 * self.layers * self.width * context
+
+    def activations(self) -> int:
+        """Return the elements that a token keeps in one layer for the backward pass.
+
+        These are inputs of its norms, products and activation: inputs and outputs of the norms, queries and keys before and after norm
+        and rotation, values, the output of attention, and four vectors of the MLP.
+        """
+        heads = 2 + self.norms_heads
+        return 6 * self.hidden + (1 + heads) * self.width + (1 + heads) * self.kv_width + 4 * self.mlp
+
+
+def _qwen3(name: str, hidden: int, layers: int, heads: int, mlp: int) -> Shape:
+    return Shape(
+        name=name,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=8,
+        head_dim=128,
+        mlp=mlp,
+        vocabulary=151_936,
+        tied=True,
+        norms_heads=True,
+    )
+
+
+def _qwen25(name: str, hidden: int, layers: int, heads: int, kv_heads: int, mlp: int) -> Shape:
+    return Shape(
+        name=name,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=128,
+        mlp=mlp,
+        vocabulary=152_064,
+        tied=False,
+        biases=True,
+    )
+
+
+KNOWN = {
+    shape.name.lower(): shape
+    for shape in (
+        _qwen3("Qwen3-0.6B", 1024, 28, 16, 3072),
+        _qwen3("Qwen3-1.7B", 2048, 28, 16, 6144),
+        _qwen3("Qwen3-4B", 2560, 36, 32, 9728),
+        _qwen25("Qwen2.5-7B-Instruct", 3584, 28, 28, 4, 18_944),
+        _qwen25("Qwen2.5-32B-Instruct", 5120, 64, 40, 8, 27_648),
+        Shape(
+            name="SmolLM2-135M-Instruct",
+            hidden=576,
+            layers=30,
+            heads=9,
+            kv_heads=3,
+            head_dim=64,
+            mlp=1536,
+            vocabulary=49_152,
+            tied=True,
+        ),
+    )
+}
+"""Lower-case name → shape, from the config.json that each model's publisher gives. For plans without the model's directory."""
+
+
+def shape_of(path: str) -> Shape:
+    """Return the shape of `model.path`: "nano", a model directory, or a path that ends in a known name. Raises ModelError."""
+    directory = ASSETS / NANO if path == NANO else Path(path).expanduser()
+    if (directory / "config.json").is_file():
+        return _read(read_json(directory, "config.json", needed_for="a model directory"), name=directory.name)
+    if shape := KNOWN.get(directory.name.lower()):
+        return shape
+    known = ", ".join(shape.name for shape in KNOWN.values())
+    raise ModelError(f"model {path!r}: no directory with a config.json, and none of the known shapes: {known}")
+
+
+def _read(settings: dict[str, Any], *, name: str) -> Shape:
+    """Return the shape that a config.json describes. Raises ModelError for another architecture than a dense decoder."""
+    settings = {**settings, **(settings.get("text_config") or {})}
+    experts = settings.get("num_experts") or settings.get("num_local_experts") or settings.get("n_routed_experts")
+    if experts:
+        raise ModelError(f"{name}: a plan knows dense models only, and config.json speaks of {experts} experts")
+    hidden, heads = _count(settings, "hidden_size", name), _count(settings, "num_attention_heads", name)
+    kind = settings.get("model_type")
+    return Shape(
+        name=name,
+        hidden=hidden,
+        layers=_count(settings, "num_hidden_layers", name),
+        heads=heads,
+        kv_heads=_count(settings, "num_key_value_heads", name, default=heads),
+        head_dim=_count(settings, "head_dim", name, default=max(1, hidden // heads)),
+        mlp=_count(settings, "intermediate_size", name),
+        vocabulary=_count(settings, "vocab_size", name),
+        tied=bool(settings.get("tie_word_embeddings", False)),
+        biases=kind == "qwen2" or bool(settings.get("attention_bias", False)),
+        norms_heads=kind == "qwen3",
+    )
+
+
+def _count(settings: dict[str, Any], key: str, name: str, *, default: int | None = None) -> int:
+    value = settings.get(key)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelError(f"{name}: config.json has {key} = {value!r}, and a plan needs a positive number there")
+    return value
