@@ -19,7 +19,7 @@ from lzero.config import load_config
 from lzero.engine.sglang import kind
 from lzero.engine.vllm.engine import VLLMEngine
 from lzero.errors import EngineError
-from lzero.train.transfer import open_transfer
+from lzero.train.transfer import HeldWeights, open_transfer
 from lzero.train.transfer.file import FileTransfer
 from lzero.types import Sampling
 
@@ -115,7 +115,7 @@ async def test_new_weights_are_read_from_a_directory_while_nothing_is_sampled() 
         assert isinstance(transfer, FileTransfer)
         answers.called.clear()
         await engine.pause()
-        await transfer.send([], version=3)
+        await transfer.send(HeldWeights([]), version=3)
         await engine.resume()
         found = await engine.sample([3], Sampling(max_tokens=2), request_id="a", affinity="a", deadline_s=60.0)
     assert answers.called[:4] == [

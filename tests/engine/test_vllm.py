@@ -14,7 +14,7 @@ from lzero.errors import EngineError, TrainError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.train.probe import Probe
 from lzero.train.publish import Publisher
-from lzero.train.transfer import ModelWeights, WeightSource
+from lzero.train.transfer import HeldWeights, ModelWeights, WeightSource
 from lzero.train.transfer.file import FileTransfer
 from lzero.types import Completion, Sampling
 
@@ -188,13 +188,14 @@ class Wrong(FileTransfer):
 
 class WithoutALayer(Wrong):
     async def send(self, weights: WeightSource, *, version: int) -> None:
-        await super().send([each for each in weights if "layers.1.mlp" not in each[0]], version=version)
+        await super().send(HeldWeights(each for each in weights if "layers.1.mlp" not in each[0]), version=version)
 
 
 class WithoutTheTiedLayer(Wrong):
     async def send(self, weights: WeightSource, *, version: int) -> None:
         tied = ("embed_tokens", "lm_head")
-        await super().send([each for each in weights if not any(name in each[0] for name in tied)], version=version)
+        kept = HeldWeights(each for each in weights if not any(name in each[0] for name in tied))
+        await super().send(kept, version=version)
 
 
 class WithoutEffect(Wrong):

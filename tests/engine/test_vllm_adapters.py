@@ -17,7 +17,7 @@ from lzero.engine.vllm.engine import VLLMEngine
 from lzero.errors import EngineError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.train.publish import Publisher
-from lzero.train.transfer import WeightSource
+from lzero.train.transfer import HeldWeights, WeightSource
 from lzero.train.transfer.adapter import AdapterTransfer
 from lzero.types import Completion, Json, Sampling
 
@@ -38,11 +38,11 @@ CONFIG: dict[str, Json] = {
 }
 
 
-def adapted(seed: int) -> tuple[Any, list[tuple[str, Tensor]]]:
+def adapted(seed: int) -> tuple[Any, HeldWeights]:
     """Return the nano with a random adapter merged into it, and the adapter's tensors."""
     generator = torch.Generator().manual_seed(seed)
     model = load_model(NANO, dtype="float32", device="cpu")
-    tensors = []
+    tensors: list[tuple[str, Tensor]] = []
     with torch.no_grad():
         for name, module in model.named_modules():
             if name.endswith(LAYERS):
@@ -53,7 +53,7 @@ def adapted(seed: int) -> tuple[Any, list[tuple[str, Tensor]]]:
                     (f"base_model.model.{name}.lora_A.weight", down),
                     (f"base_model.model.{name}.lora_B.weight", up),
                 ]
-    return model, tensors
+    return model, HeldWeights(tensors)
 
 
 def gap(model: Any, completion: Completion, *, temperature: float = 1.0) -> float:
@@ -115,7 +115,7 @@ async def test_the_engine_samples_from_base_and_adapter_exactly_and_from_each_ne
 
 async def test_a_probe_accepts_the_right_adapter_and_no_other(engine: VLLMEngine) -> None:
     class Sent(AdapterTransfer):
-        tensors: list[tuple[str, Tensor]]
+        tensors: HeldWeights
 
         async def send(self, weights: WeightSource, *, version: int) -> None:
             await super().send(self.tensors, version=version)

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import RESTARTS, Fleet, OwnServer, until_ready
 from lzero.errors import EngineError
 from lzero.models import load_tokenizer, resolve
+from lzero.train.transfer import HeldWeights
 from lzero.train.transfer.nccl import NCCLTransfer
 from lzero.types import Completion, Json, Sampling
 
@@ -280,7 +281,7 @@ class Broadcasts:
         self.events.append("open")
         return self
 
-    def broadcast(self, tensors: Sequence[tuple[str, torch.Tensor]], group: object, device: torch.device) -> None:
+    def broadcast(self, tensors: Iterator[tuple[str, torch.Tensor]], group: object, device: torch.device) -> None:
         self.events.append("broadcast")
 
     def destroy(self) -> None:
@@ -297,7 +298,7 @@ async def test_a_restarted_server_joins_a_new_group_of_the_trainer(tmp_path: Pat
     try:
         await own.ready()
         await engine.claim()
-        collective, weights = Broadcasts(), [("head", torch.ones(1))]
+        collective, weights = Broadcasts(), HeldWeights([("head", torch.ones(1))])
         transfer = NCCLTransfer(engine, collective)
         for version in (1, 2):
             await transfer.send(weights, version=version)

@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lzero.errors import TrainError
-from lzero.train.transfer import open_transfer, untied
+from lzero.train.transfer import HeldWeights, open_transfer
 from lzero.train.transfer.file import FileTransfer, _memory_directory
 from lzero.train.transfer.nccl import NCCLTransfer, described, group_infos
 from lzero.types import Json
 
-WEIGHTS = [("embed", torch.ones(2, 3)), ("head", torch.zeros(3))]
+TENSORS = [("embed", torch.ones(2, 3)), ("head", torch.zeros(3))]
+WEIGHTS = HeldWeights(TENSORS)
 
 
 class Servers:
@@ -32,10 +33,10 @@ class Servers:
 @pytest.mark.parametrize("shared", [True, False])
 async def test_the_servers_find_all_weights_and_nothing_stays(tmp_path: Path, shared: bool) -> None:
     servers = Servers(tmp_path if shared else None)
-    weights = [*WEIGHTS, ("tied", WEIGHTS[0][1])]
+    weights = HeldWeights([*TENSORS, ("tied", TENSORS[0][1])])
     await FileTransfer(servers).send(weights, version=1)
     assert list(servers.loaded) == ["embed", "head"]
-    assert torch.equal(servers.loaded["embed"], WEIGHTS[0][1])
+    assert torch.equal(servers.loaded["embed"], TENSORS[0][1])
     assert not list(tmp_path.iterdir())
 
 
@@ -81,8 +82,8 @@ def test_the_trainer_has_rank_0_and_each_worker_of_each_server_a_rank_of_its_own
 
 
 def test_tensors_are_described_in_the_order_in_which_they_are_sent() -> None:
-    weights = [*WEIGHTS, ("tied", WEIGHTS[0][1])]
-    assert described(list(untied(weights))) == {
+    weights = HeldWeights([*TENSORS, ("tied", TENSORS[0][1])])
+    assert described(weights.outline) == {
         "names": ["embed", "head"],
         "dtype_names": ["float32", "float32"],
         "shapes": [[2, 3], [3]],

@@ -6,11 +6,12 @@ nccl.py         broadcasts from the trainer's GPU to those of vLLM servers
 adapter.py      writes a LoRA adapter, for servers that hold the base model
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -21,19 +22,47 @@ if TYPE_CHECKING:
 
 
 class WeightSource(Protocol):
-    """Names and tensors of a policy, in a fixed order. It can be iterated repeatedly. If several ranks hold parts, all of them iterate."""
+    """Names and tensors of a policy, in a fixed order. Tied layers appear once, because everything that loads them ties them, too.
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]: ...
+    It can be iterated repeatedly. An iteration may compute each tensor when its turn comes, so that one tensor at a time is in memory: keep
+    none of them unless all fit. If several ranks hold parts, an iteration is a collective operation: it runs in one thread, and is closed
+    there if it does not come to its end.
+    """
+
+    def __iter__(self) -> Generator[tuple[str, Tensor], None, None]: ...
+
+    @property
+    def outline(self) -> Sequence[tuple[str, Tensor]]:
+        """The same names with tensors of the same types and shapes on the meta device, which hold no data."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tensors."""
 
 
-class ModelWeights:
-    """Weights of a model that this process holds completely. Implements `WeightSource`."""
+class HeldWeights:
+    """Weights that this process holds completely. Implements `WeightSource`."""
+
+    def __init__(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        self._tensors = tuple(_untied(tensors))
+
+    def __iter__(self) -> Generator[tuple[str, Tensor], None, None]:
+        yield from self._tensors
+
+    @property
+    def outline(self) -> Sequence[tuple[str, Tensor]]:
+        return [(name, tensor.detach().to("meta")) for name, tensor in self._tensors]
+
+    @property
+    def device(self) -> torch.device:
+        return self._tensors[0][1].device
+
+
+class ModelWeights(HeldWeights):
+    """Weights of a model that this process holds completely."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
-        self._model = model
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self._model.state_dict().items()
+        super().__init__(model.state_dict().items())
 
 
 class WeightTransfer(Protocol):
@@ -60,8 +89,8 @@ def unwritable(what: str, place: str | Path) -> Iterator[None]:
         ) from None
 
 
-def untied(weights: WeightSource) -> Iterator[tuple[str, Tensor]]:
-    """Yield names and tensors. Leave out tied layers, whose tensors share memory with an earlier one: the servers tie them, too."""
+def _untied(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and tensors without tied layers, whose tensors share memory with an earlier one."""
     seen: set[int] = set()
     for name, tensor in weights:
         if tensor.data_ptr() not in seen:

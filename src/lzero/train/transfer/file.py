@@ -6,13 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
 import torch
 
-from lzero.train.transfer import WeightSource, untied, unwritable
+from lzero.train.transfer import WeightSource, unwritable
 from lzero.types import Json
 
 _HEADER_BYTES = 1 << 20
@@ -52,14 +52,14 @@ class FileTransfer:
         self._engine = engine
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
-        tensors = dict(untied(weights))
+        num_bytes = sum(tensor.nbytes for _, tensor in weights.outline)
         shared = self._engine.shared_directory
-        place = shared or _memory_directory(sum(each.nbytes for each in tensors.values())) or tempfile.gettempdir()
+        place = shared or _memory_directory(num_bytes) or tempfile.gettempdir()
         with ExitStack() as stack:
             with unwritable("the weights", place):
                 opened = _named_file(shared) if shared is not None else _nameless_file(place)
                 file, path = stack.enter_context(opened)
-                await asyncio.to_thread(_write, tensors, file)
+                await asyncio.to_thread(_write, weights, file)
             await self._engine.update({"path": str(path)}, version=version)
 
     async def close(self) -> None: ...
@@ -89,18 +89,19 @@ def _named_file(place: Path) -> Iterator[tuple[IO[bytes], Path]]:
             yield file, path
 
 
-def _write(tensors: Mapping[str, torch.Tensor], file: IO[bytes]) -> None:
-    """Write a safetensors file: the header's length, the header, and the bytes of each tensor.
+def _write(weights: WeightSource, file: IO[bytes]) -> None:
+    """Write a safetensors file: the header's length, the header, and the bytes of each tensor, one after another.
 
-    safetensors writes only to a path, where the file would stay if this process is killed.
+    safetensors writes only to a path, where the file would stay if this process is killed, and only tensors that are all in memory.
     """
     header, end = {}, 0
-    for name, tensor in tensors.items():
+    for name, tensor in weights.outline:
         start, end = end, end + tensor.nbytes
         header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    for tensor in tensors.values():
-        file.write(tensor.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().data)
+    with closing(iter(weights)) as tensors:
+        for _, tensor in tensors:
+            file.write(tensor.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().data)
     file.flush()

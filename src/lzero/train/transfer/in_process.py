@@ -1,5 +1,6 @@
 """Transfer weights to an engine of the same process."""
 
+import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import Protocol, runtime_checkable
 
@@ -23,6 +24,7 @@ class InProcessTransfer:
         self._engine = engine
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
-        await self._engine.load(dict(weights), version)
+        tensors = await asyncio.to_thread(dict[str, Tensor], weights)  # parts of other ranks are gathered meanwhile
+        await self._engine.load(tensors, version)
 
     async def close(self) -> None: ...

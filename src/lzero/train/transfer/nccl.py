@@ -12,7 +12,8 @@ restarts is tested with servers that play vLLM's part.
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from lzero.errors import EngineError, TrainError
 from lzero.tools.threads import in_thread
-from lzero.train.transfer import WeightSource, untied
+from lzero.train.transfer import WeightSource
 from lzero.types import Json
 
 
@@ -70,8 +71,8 @@ class Collective(Protocol):
     def open(self, info: Mapping[str, Json], device: torch.device) -> Group:
         """Open rank 0 of the group; return when all workers have joined. Raises TrainError if this environment cannot."""
 
-    def broadcast(self, tensors: Sequence[tuple[str, Tensor]], group: Group, device: torch.device) -> None:
-        """Send all tensors; return when they have left this device."""
+    def broadcast(self, tensors: Iterator[tuple[str, Tensor]], group: Group, device: torch.device) -> None:
+        """Send all tensors, one after another; return when they have left this device."""
 
 
 class VLLMCollective:
@@ -89,12 +90,12 @@ class VLLMCollective:
         opened: Group = group
         return opened
 
-    def broadcast(self, tensors: Sequence[tuple[str, Tensor]], group: Group, device: torch.device) -> None:
+    def broadcast(self, tensors: Iterator[tuple[str, Tensor]], group: Group, device: torch.device) -> None:
         from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
         with torch.cuda.device(device):
             torch.cuda.current_stream().synchronize()
-            packed_nccl_broadcast_producer(iter(tensors), group=group, src=0, post_iter_func=lambda pair: pair[1])
+            packed_nccl_broadcast_producer(tensors, group=group, src=0, post_iter_func=lambda pair: pair[1])
 
 
 class NCCLTransfer:
@@ -108,8 +109,7 @@ class NCCLTransfer:
         """Restarts of servers before the group was opened."""
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
-        tensors = [(name, tensor.detach().contiguous()) for name, tensor in untied(weights)]
-        device = tensors[0][1].device
+        device = weights.device
         if device.type != self._collective.device_type:
             raise TrainError(f'engine.transfer = "nccl" needs the trainer on a GPU, and it is on {device}')
         try:
@@ -118,8 +118,8 @@ class NCCLTransfer:
             if self._group is None:
                 self._group = await self._join(device)
             await self._together(
-                self._engine.update(described(tensors), version=version),
-                in_thread(self._collective.broadcast, tensors, self._group, device),
+                self._engine.update(described(weights.outline), version=version),
+                in_thread(self._broadcast, weights, self._group, device),
             )
         except (EngineError, TrainError):
             await self.close()
@@ -130,6 +130,11 @@ class NCCLTransfer:
         group, self._group = self._group, None
         if group is not None:
             await in_thread(group.destroy)  # vLLM waits for 5 s at most
+
+    def _broadcast(self, weights: WeightSource, group: Group, device: torch.device) -> None:
+        with closing(iter(weights)) as tensors:
+            contiguous = ((name, tensor.detach().contiguous()) for name, tensor in tensors)
+            self._collective.broadcast(contiguous, group, device)
 
     async def _join(self, device: torch.device) -> Group:
         """Return the trainer's end of a new group. The servers leave their earlier ones."""
