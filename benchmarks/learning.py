@@ -23,7 +23,8 @@ from lzero.view.curve import read_curves
 ESTIMATORS = ("reinforce++", "reinforce++_baseline", "grpo", "rloo", "gigpo")
 EVALUATED = (4, 8, 12)
 """Updates after which the table looks at the held-out score."""
-EXTRA = {"dr_grpo": ("algo.average=constant",)}
+CRITIC = ("critic.kind=model", "critic.lr=1e-3", "critic.epochs=4")
+EXTRA = {"dr_grpo": ("algo.average=constant",), "gae": CRITIC, "bilevel_gae": CRITIC}
 """What an estimator is meant to go with."""
 HARD = ("tasks.hops=[2,3]", "train.updates=40", "eval.every=10", "rollout.tasks_per_update=32")
 

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from commands import last_line, succeed
 
+from lzero.store import RunDirectory
+
 CONTROL_LR = "train.lr=2e-4"
 """A fifth of the demo's. AdamW moves the weights by the full rate even if the gradient is noise, and at the demo's rate that noise alone
 destroys the policy within 12 updates."""
+CRITIC = ("algo.estimator=gae", "critic.kind=model", "critic.lr=1e-3", "critic.epochs=4")
 
 pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.timeout(1800)]
 
@@ -41,6 +44,19 @@ def test_the_demo_learns(seed: int, tmp_path: Path, capsys: pytest.CaptureFixtur
     found = outcome(capsys, "train", f"run.seed={seed}", f"run.dir={tmp_path / 'run'}")
     assert found["score_before"] <= 0.40
     assert found["score_after"] >= 0.90
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_demo_learns_with_a_critic_that_learns_what_a_state_is_worth(
+    seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    found = outcome(capsys, "train", *CRITIC, f"run.seed={seed}", f"run.dir={run}")
+    assert found["score_after"] >= 0.90
+    lines = [line for line in RunDirectory.open(run).read_metrics() if line["phase"] == "train"]
+    explained = [float(str(line["critic/explained_variance"])) for line in lines]
+    assert explained[0] < 0.05
+    assert max(explained[1:6]) > 0.3
 
 
 def test_the_score_stays_where_it_was_when_rewards_are_shuffled(

@@ -67,7 +67,7 @@ class Gradients(torch.optim.Optimizer):
     """An optimiser that moves nothing, and keeps its gradients."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__(list(model.parameters()), {})
+        super().__init__(list(model.parameters()), {"lr": 0.0})
         self.found: list[Tensor] = []
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

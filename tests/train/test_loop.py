@@ -198,8 +198,12 @@ async def test_several_optimiser_steps_an_update_drift_from_the_sampler_and_are_
         assert metrics["train/logprob_gap_max"] < 1e-4
 
 
-async def test_a_stopped_run_resumes_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "train.updates=6")
+CRITIC = ("algo.estimator=gae", "critic.kind=model", "critic.lr=0.01", "critic.warmup_updates=1")
+
+
+@pytest.mark.parametrize("settings", [(), CRITIC], ids=["", "critic"])
+async def test_a_stopped_run_resumes_as_if_it_had_never_stopped(settings: tuple[str, ...], tmp_path: Path) -> None:
+    config = config_of(tmp_path, "train.updates=6", *settings)
     whole, all_updates, weights = await run_bandit(config, tmp_path / "whole")
     first, some_updates, _ = await run_bandit(config, tmp_path / "parts", stop_after=4)
     assert not first.finished
