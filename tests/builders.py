@@ -212,7 +212,7 @@ def make_micro_batch(
     return MicroBatch(
         token_ids=torch.zeros(1, num_tokens + 1, dtype=torch.int64),
         position_ids=None,
-        attention_mask=None,
+        seen_until=None,
         predictors=torch.arange(num_tokens),
         targets=torch.zeros(num_tokens, dtype=torch.int64),
         steps=torch.tensor(range(num_tokens) if steps is None else steps, dtype=torch.int64),

@@ -54,6 +54,21 @@ def test_trees_stand_beside_each_other_where_there_would_be_padding() -> None:
     assert planned(lengths, max_tokens=1000, packing="padded") == [[(0,), (1,), (2,), (3,), (4,)]]
 
 
+def test_where_attention_costs_what_tokens_see_all_that_is_shared_is_joined_and_a_micro_batch_is_one_row() -> None:
+    def lengths(samples: Sequence[Sample], max_tokens: int) -> list[tuple[tuple[int, ...], int]]:
+        layout = Layout(max_tokens=max_tokens, packing="tree", square=False)
+        [*rows] = [(row.members, row.length) for [row] in plan(samples, layout)]
+        return rows
+
+    one_token = [sample(1, *(number,) * 1000) for number in range(3)]
+    assert lengths(one_token, 10_000) == [((0, 1, 2), 3001)]
+    assert lengths(one_token, 2_500) == [((0, 1), 2001), ((2,), 1001)]
+    assert lengths([sample(*(number,) * length) for number, length in enumerate((10, 6, 5))], 16) == [
+        ((0, 1), 16),
+        ((2,), 5),
+    ]
+
+
 def test_what_must_stay_together_shares_a_micro_batch_and_a_tree_of_its_own() -> None:
     trimmed = [sample(*SYSTEM, 1, episode="a"), sample(*SYSTEM, 2, episode="b"), sample(*SYSTEM, 3, episode="a")]
     assert planned(trimmed, max_tokens=50, packing="tree", whole=True) == [[(0, 2)], [(1,)]]

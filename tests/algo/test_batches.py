@@ -30,7 +30,7 @@ def test_a_row_is_padded_on_the_right_and_its_action_tokens_are_found() -> None:
     )
     assert micro.weights.tolist() == [0.25, 0.25, 0.5]
     assert micro.position_ids is None
-    assert micro.attention_mask is None
+    assert micro.seen_until is None
     assert micro.token_ids.tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
     assert micro.targets.tolist() == [2, 4, 6]
     assert micro.predictors.tolist() == [0, 2, 4]
@@ -52,11 +52,8 @@ def test_what_sequences_share_stands_once_in_a_tree_and_each_sees_only_its_own()
     assert micro.token_ids.tolist() == [[1, 2, 3, 4, 5], [7, 8, 0, 0, 0]]
     assert micro.position_ids is not None
     assert micro.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 1, 0, 0, 0]]
-    assert micro.attention_mask is not None
-    assert micro.attention_mask.int().tolist() == [
-        [[[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]],
-        [[[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]],
-    ]
+    assert micro.seen_until is not None
+    assert micro.seen_until.tolist() == [[5, 5, 4, 4, 5], [2, 2, 5, 5, 5]]
     assert micro.targets.tolist() == [3, 4, 5, 8]
     assert micro.predictors.tolist() == [1, 2, 1, 5]
     assert micro.weights.tolist() == [0.25, 0.25, 0.3, 0.2]

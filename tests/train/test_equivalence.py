@@ -255,8 +255,8 @@ def mean_of_the_micro_batch(lay_out: Any) -> Any:
 def siblings_are_seen(lay_out: Any) -> Any:
     def broken(*given: Any, packing: Packing) -> MicroBatch:
         micro: MicroBatch = lay_out(*given, packing=packing)
-        assert micro.attention_mask is not None
-        return replace(micro, attention_mask=torch.ones_like(micro.attention_mask).tril())
+        assert micro.seen_until is not None
+        return replace(micro, seen_until=torch.full_like(micro.seen_until, micro.seen_until.shape[1]))
 
     return broken
 

@@ -60,8 +60,9 @@ class MicroBatch:
     """[R, L] int64, padded with 0."""
     position_ids: Tensor | None
     """[R, L] int64, from 0 in each sequence; None if every row is one sequence."""
-    attention_mask: Tensor | None
-    """[R, 1, L, L] bool: which tokens each token sees, if rows are trees; None if that follows from the positions."""
+    seen_until: Tensor | None
+    """[R, L] int64, if rows are trees: the place in the row from which on no token sees this one. Until there, all that follow it do.
+    None if that follows from the positions."""
     predictors: Tensor
     """Index in the flattened [R·L] hidden states of the state that predicts the action token: that of the token before it."""
     targets: Tensor
@@ -213,7 +214,7 @@ def lay_out(
     return MicroBatch(
         token_ids=token_ids.view(len(rows), width),
         position_ids=position_ids.view(len(rows), width) if several else None,
-        attention_mask=_visible(in_rows, width) if several and packing == "tree" else None,
+        seen_until=_seen_until(in_rows, width) if several and packing == "tree" else None,
         predictors=_integers(acted(before)),
         targets=token_ids[_integers(acted(places))],
         steps=_numbered(owners),
@@ -234,19 +235,21 @@ def _integers(values: Iterable[int]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.int64)
 
 
-def _visible(rows: Sequence[Sequence[Sequence[int]]], width: int) -> Tensor:
-    """Return [R, 1, L, L] bool: each token sees those before it on its path. Padding sees itself, because a softmax over nothing is NaN.
+def _seen_until(rows: Sequence[Sequence[Sequence[int]]], width: int) -> Tensor:
+    """Return [R, L] int64: the place from which on no path goes through a token. Padding is seen by the padding after it.
 
-    Only the new tokens of each path are written, because many paths may share a long prefix.
+    The paths of a row come in an order in which no path returns to a token that one before it has left.
     """
-    visible = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
-    for row, in_row in zip(visible, rows, strict=True):
+    until = torch.full((len(rows), width), width, dtype=torch.int64)
+    for row, in_row in zip(until, rows, strict=True):
         length = 0
-        for path in map(torch.tensor, in_row):
-            added = int((path >= length).sum())
-            row[length : length + added, path] = torch.ones(added, len(path), dtype=torch.bool).tril(len(path) - added)
-            length += added
-    return visible.unsqueeze(1)
+        before: Sequence[int] = []
+        for path in in_row:
+            shared = sum(place < length for place in path)
+            row[_integers(before[shared:])] = length
+            length, before = length + len(path) - shared, path
+        row[_integers(before)] = length
+    return until
 
 
 def _numbered(owners: Iterable[object]) -> Tensor:

@@ -10,6 +10,7 @@ padded  a b c d e        packed  a b c d e a b c f        tree  a b c d e f    (
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import chain
 from typing import Literal
 
@@ -31,6 +32,14 @@ class Layout:
     packing: Packing = "padded"
     whole_episodes: bool = False
     """Keep an episode's sequences in one micro-batch, as a ratio over episodes needs."""
+    square: bool = True
+    """Attention costs the square of a tree's row, as with a mask. Otherwise a token costs what it sees: whatever is shared saves work, and
+    all trees of a micro-batch are in one row, without padding."""
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether a micro-batch is one row."""
+        return self.packing == "packed" or (self.packing == "tree" and not self.square)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +67,15 @@ def plan(samples: Sequence[Sample], layout: Layout) -> list[list[Row]]:
             micro_batches[-1] = together
         else:
             micro_batches.append(list(unit))
-    if layout.packing == "packed":
-        return [[_end_to_end(rows)] for rows in micro_batches]
+    if layout.end_to_end:
+        return [[_end_to_end(rows, samples, layout.packing)] for rows in micro_batches]
     return micro_batches
 
 
 def num_computed(rows: Sequence[Row], layout: Layout) -> int:
     """Return the number of tokens that a micro-batch of these rows computes, padding included."""
     lengths = [row.length for row in rows]
-    return sum(lengths) if layout.packing == "packed" else max(lengths) * len(lengths)
+    return sum(lengths) if layout.end_to_end else max(lengths) * len(lengths)
 
 
 def paths(sequences: Sequence[Sequence[int]], packing: Packing) -> list[list[int]]:
@@ -99,7 +108,8 @@ def _rows(samples: Sequence[Sample], indices: Iterable[int], layout: Layout) -> 
     for row in sorted(alone, key=lambda row: samples[row.members[0]].token_ids):
         if rows:
             joined = _joined(rows[-1], row, samples)
-            if joined.length <= layout.max_tokens and _work(joined) < _work(rows[-1]) + _work(row):
+            saves = _work(joined, layout) < _work(rows[-1], layout) + _work(row, layout)
+            if joined.length <= layout.max_tokens and saves:
                 rows[-1] = joined
                 continue
         rows.append(row)
@@ -112,7 +122,7 @@ def _beside(rows: Sequence[Row], unit: Sequence[Row], samples: Sequence[Sample],
     for row in unit:
         room = (
             place
-            for place, other in enumerate(together if layout.packing == "tree" else ())
+            for place, other in enumerate(together if layout.packing == "tree" and layout.square else ())
             if _share(other, row, samples, other.length + row.length - width)
         )
         place = next(room, None)
@@ -134,12 +144,14 @@ def _joined(row: Row, other: Row, samples: Sequence[Sample]) -> Row:
     return Row(members=row.members + other.members, length=row.length + other.length - shared)
 
 
-def _work(row: Row) -> int:
-    """Return the relative cost of a row: its tokens' matrix products, and their attention to all tokens of the row."""
-    return row.length * (ATTENTION_REACH + row.length)
+def _work(row: Row, layout: Layout) -> int:
+    """Return the relative cost of a row: its tokens' matrix products, and their attention, if that is to all tokens of the row."""
+    return row.length * (ATTENTION_REACH + row.length) if layout.square else row.length
 
 
-def _end_to_end(rows: Sequence[Row]) -> Row:
+def _end_to_end(rows: Sequence[Row], samples: Sequence[Sample], packing: Packing) -> Row:
+    if packing == "tree":
+        return reduce(lambda row, other: _joined(row, other, samples), rows)
     return Row(members=tuple(chain.from_iterable(row.members for row in rows)), length=sum(row.length for row in rows))
 
 

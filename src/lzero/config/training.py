@@ -109,6 +109,9 @@ class TrainConfig(Section):
     packing: Literal["auto", "packed", "padded", "tree"] = "auto"
     """Layout of sequences in a pass: one row without padding ("packed"), one row per sequence ("padded"), one row per common prefix,
     computed once ("tree"), or the fastest on the device ("auto"; CUDA: packed, CPU: tree)."""
+    attention: Literal["auto", "flash4", "flash3", "flash2", "flex", "paths", "mask"] = "auto"
+    """Attention of the trained model: flash attention (by generation), flex attention, torch's scaled dot products for each path of a tree
+    ("paths"), the model's own with a mask ("mask"), or the fastest that the machine has and that a probe finds right (CPU: mask)."""
     gradient_checkpointing: bool = False
     """Keep one activation per layer and recompute the rest in the backward pass: far less memory, slower."""
     frozen_layers: Annotated[int, Field(ge=0)] = 0

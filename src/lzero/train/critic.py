@@ -44,8 +44,12 @@ class ValueModel(torch.nn.Module):
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
 
+    @property
+    def trunk(self) -> "PreTrainedModel":
+        return self._trunk[0]
+
     def get_input_embeddings(self) -> torch.nn.Module:
-        embeddings: torch.nn.Module = self._trunk[0].get_input_embeddings()
+        embeddings: torch.nn.Module = self.trunk.get_input_embeddings()
         return embeddings
 
     def get_output_embeddings(self) -> torch.nn.Module:
@@ -54,7 +58,7 @@ class ValueModel(torch.nn.Module):
     def forward(self, micro: MicroBatch) -> Tensor:
         """Return the value [N] of the state before each action token, in float32 or better."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.decoder is not None):
-            states = predicting_states(self._trunk[0], micro)
+            states = predicting_states(self.trunk, micro)
         values: Tensor = self.head(states.to(self.head.weight.dtype)).squeeze(-1)
         return values
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from lzero.algo.layout import Layout, Packing
 from lzero.errors import ModelError
 from lzero.model_reach import shortest_reach
-from lzero.train.probe import TOLERANCE, probe_ids, sample_of
+from lzero.train.attention.interface import kernel_of
+from lzero.train.probe import PROBE_TOKENS, TOLERANCE, probe_ids, sample_of
 from lzero.train.score import sample_logprobs
+from lzero.types import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +28,8 @@ def choose_packing(model: "PreTrainedModel", wanted: Packing | Literal["auto"]) 
     if wanted != "auto":
         check_packing(model, wanted)
         return wanted
-    fastest: Packing = "packed" if model.device.type == "cuda" else "tree"
+    # A mask costs the square of the row, which CUDA's matrix products do not outweigh.
+    fastest: Packing = "packed" if model.device.type == "cuda" and kernel_of(model) is None else "tree"
     try:
         check_packing(model, fastest)
     except ModelError as error:
@@ -35,8 +38,16 @@ def choose_packing(model: "PreTrainedModel", wanted: Packing | Literal["auto"]) 
     return fastest
 
 
-def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
-    """Score two sequences with a common prefix in separate rows, and with this packing. Raises ModelError if the scores differ."""
+def separate_scores(model: "PreTrainedModel") -> list[tuple[float, ...]]:
+    """Return the log-probabilities of two sequences with a common prefix, in separate rows."""
+    return sample_logprobs(model, _probes(model), Layout(max_tokens=2 * PROBE_TOKENS))
+
+
+def check_packing(model: "PreTrainedModel", packing: Packing, *, apart: list[tuple[float, ...]] | None = None) -> None:
+    """Score two sequences with a common prefix with this packing, and compare with `apart`, by default the scores in separate rows.
+
+    Raises ModelError if the scores differ.
+    """
     if packing == "padded":
         return
     if packing == "tree" and shortest_reach(model) is not None:
@@ -44,12 +55,10 @@ def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
             f"{type(model).__name__} has layers with a limited attention window, which a tree of sequences does not support: set "
             'train.packing = "padded"'
         )
-    ids = probe_ids(model.config.vocab_size)
-    half = len(ids) // 2
-    samples = [sample_of(ids), sample_of(ids[:half] + ids[:half][::-1])]
-    apart = sample_logprobs(model, samples, Layout(max_tokens=2 * len(ids)))
+    samples = _probes(model)
+    apart = apart or separate_scores(model)
     try:
-        together = sample_logprobs(model, samples, Layout(max_tokens=2 * len(ids), packing=packing))
+        together = sample_logprobs(model, samples, Layout(max_tokens=2 * PROBE_TOKENS, packing=packing))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             f'{type(model).__name__} does not accept {packing} sequences: {error}; set train.packing = "padded"'
@@ -64,3 +73,9 @@ def check_packing(model: "PreTrainedModel", packing: Packing) -> None:
             f"{type(model).__name__} does not keep {packing} sequences apart: a log-probability differs by {max(gaps):.3f} from that of a "
             'row of its own; set train.packing = "padded"'
         )
+
+
+def _probes(model: "PreTrainedModel") -> list[Sample]:
+    ids = probe_ids(model.config.vocab_size)
+    half = len(ids) // 2
+    return [sample_of(ids), sample_of(ids[:half] + ids[:half][::-1])]

@@ -9,6 +9,7 @@ from torch import Tensor
 from lzero.algo.batches import MicroBatch, lay_out, unscored
 from lzero.algo.layout import Layout, plan
 from lzero.algo.logprobs import token_logprobs
+from lzero.train.attention.interface import Rows, rows_of
 from lzero.types import Sample
 
 if TYPE_CHECKING:
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 
 def predicting_states(model: "PreTrainedModel", micro: MicroBatch) -> Tensor:
     """Return the hidden states [N, H] that predict the action tokens of a micro-batch: those of the tokens before them."""
-    hidden: Tensor = model.get_decoder()(
-        input_ids=micro.token_ids,
-        position_ids=micro.position_ids,
-        attention_mask=micro.attention_mask,
-        use_cache=False,
-    ).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, micro.predictors)
+    rows = rows_of(model, micro)
+    assert rows.sharing is None, "this rank has a part of the states"
+    return _states(model, rows)
+
+
+def _states(model: "PreTrainedModel", rows: Rows) -> Tensor:
+    hidden: Tensor = model.get_decoder()(**rows.inputs, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, rows.predictors)
 
 
 def policy_logprobs(
@@ -31,11 +33,20 @@ def policy_logprobs(
 ) -> tuple[Tensor, Tensor | None]:
     """Return log-probabilities [N] of a micro-batch's action tokens at the sampling temperature and, on request, entropies [N] in nats.
 
-    Both carry the gradient. Only hidden states that predict an action token pass through the output layer. Without a mask, transformers
-    recognises packed sequences by positions that restart.
+    Both carry the gradient. Only hidden states that predict an action token pass through the output layer. Ranks that share rows compute a
+    part of the tokens each, and exchange the results.
     """
-    states = predicting_states(model, micro)
-    return token_logprobs(states, model.get_output_embeddings(), micro.targets, micro.temperatures, entropies=entropies)
+    rows = rows_of(model, micro)
+    states, head = _states(model, rows), model.get_output_embeddings()
+    if rows.sharing is None or rows.actions is None:
+        return token_logprobs(states, head, micro.targets, micro.temperatures, entropies=entropies)
+    targets, temperatures = micro.targets[rows.actions], micro.temperatures[rows.actions]
+    own, own_entropies = token_logprobs(states, head, targets, temperatures, entropies=entropies)
+    number = len(micro.targets)
+    return (
+        rows.sharing.joined(own, rows.actions, number),
+        None if own_entropies is None else rows.sharing.joined(own_entropies, rows.actions, number),
+    )
 
 
 def sample_logprobs(model: "PreTrainedModel", samples: Sequence[Sample], layout: Layout) -> list[tuple[float, ...]]:

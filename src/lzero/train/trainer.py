@@ -23,6 +23,8 @@ from lzero.config import Config
 from lzero.errors import NotFinite, TrainError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
+from lzero.train.attention.choice import choose_attention
+from lzero.train.attention.interface import kernel_of
 from lzero.train.checkpoint import Progress, read_manifest, restore_optimizers
 from lzero.train.critic import Critic, load_trained, make_critic
 from lzero.train.metrics import sampler_gap, value_metrics
@@ -84,6 +86,8 @@ class Trainer:
         optimizers = make_optimizers(model, config.train)
         tokenizer = load_tokenizer(checkpoint or initial)
         critic = make_critic(config, model, tokenizer)
+        others = [*([] if reference is None else [reference]), *([] if critic is None else [critic.model.trunk])]
+        choose_attention(model, config.train.attention, also=others)
         if checkpoint:
             check_model(checkpoint, model, tokenizer, initial=initial)
         trainer = cls(
@@ -111,6 +115,7 @@ class Trainer:
             max_tokens=self.config.train.micro_batch_tokens,
             packing=self.packing,
             whole_episodes=make_loss(self.config.algo).keeps_episodes_whole,
+            square=kernel_of(self.model) is None,
         )
 
     def samples(self, groups: Sequence[Group]) -> list[Sample]:
