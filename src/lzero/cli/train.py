@@ -81,6 +81,7 @@ def train(
 def plan(config: "Config") -> str:
     """Return a description of the run, in a few lines. Raises ConfigError for an episode without enough time."""
     from lzero.config import NANO, names_world
+    from lzero.plan import memory_lines
     from lzero.rollout.deadline import budgets_line
 
     train, rollout = config.train, config.rollout
@@ -90,6 +91,7 @@ def plan(config: "Config") -> str:
         f"lzero trains {model} on {where} by reinforcement learning: {train.updates} updates, each from "
         f"{rollout.tasks_per_update} tasks × {rollout.episodes_per_task} episodes, every episode in a sandboxed Python session of its own.",
         f"An episode may use {budgets_line(config)}.",
+        *memory_lines(config),
         f"The model's score on {config.eval.num_tasks} held-out tasks is measured before and after. Ctrl-C stops cleanly.",
     ]
     if config.model.path == NANO and names_world(config.tasks.train) and not config.run.deterministic:

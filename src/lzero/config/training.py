@@ -116,6 +116,8 @@ class TrainConfig(Section):
     """Keep one activation per layer and recompute the rest in the backward pass: far less memory, slower."""
     frozen_layers: Annotated[int, Field(ge=0)] = 0
     """First layers that stay as they are, with the embeddings; 0: everything is trained. Updates are cheaper, in `lzero sft` too."""
+    memory_test: Literal["auto", "on", "off"] = "auto"
+    """Before the first rollout, make the passes of an update on the longest possible batch, and change nothing: "auto" on a GPU."""
     checkpoint_every: Count = 10
     """Updates between checkpoints; the last policy is always saved."""
     keep_checkpoints: Count = 2

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lzero.config import Config
+from lzero.errors import ModelError
 from lzero.plan.devices import Device
 from lzero.plan.memory import DEVICE_BASE, Part, advice, engine_memory, gigabytes, host_memory, total, trainer_memory
-from lzero.plan.placement import Placement, possible
-from lzero.plan.shapes import Shape
+from lzero.plan.placement import Placement, configured, possible
+from lzero.plan.shapes import Shape, shape_of
 from lzero.plan.speed import OPEN_CPU_S, STEP_CPU_S, Learning, Sampling, learning, sampling
 from lzero.plan.workload import Workload
 
@@ -80,6 +81,27 @@ def fastest(config: Config, shape: Shape, work: Workload, device: Device, *, dev
         for placement in possible(devices, shape.heads)
     ]
     return min((plan for plan in plans if not plan.problems), key=lambda plan: plan.update_s, default=None)
+
+
+def memory_lines(config: Config) -> list[str]:
+    """Return a sentence about the memory that a run will need; none for an architecture that a plan does not know."""
+    try:
+        shape = shape_of(config.model.path)
+    except ModelError:
+        return []
+    placement = configured(config)
+    learner = trainer_memory(shape, config, placement)
+    parts = [*learner, *(engine_memory(shape, config, placement, device_bytes=0.0) if placement.shared else [])]
+    largest = ", ".join(
+        f"{part.name} {gigabytes(part.size)}" for part in sorted(parts, key=lambda part: -part.size)[:3]
+    )
+    episodes = config.rollout.tasks_per_update * config.rollout.episodes_per_task * (1 + config.rollout.max_lag)
+    _, repls = host_memory(config, open_repls=min(config.rollout.concurrency, episodes))
+    where = "Learner and engine" if placement.shared else "The learner"
+    each = " on each rank" if placement.ranks > 1 else ""
+    return [
+        f"{where} will need about {gigabytes(total(parts))} of memory{each} (mostly {largest}), and REPLs about {gigabytes(repls.size)}."
+    ]
 
 
 def _problems(

@@ -59,19 +59,30 @@ def lora_rank(config: Config) -> int:
 def trainer_memory(shape: Shape, config: Config, placement: Placement) -> list[Part]:
     """Return the memory of the learner on each of its devices."""
     value, ranks = VALUE_BYTES[config.model.dtype], placement.ranks
+    held = value if ranks == 1 else 4  # shards are float32
     trained = trained_parameters(shape, config)
     reference = config.algo.kl_coef > 0 and not lora_rank(config)
     tokens = max(config.train.micro_batch_tokens, config.agent.max_tokens)
     per_rank = f" / {ranks} ranks" if ranks > 1 else ""
     parts = [
-        _part("weights", shape.parameters * value / ranks, f"{_millions(shape.parameters)} × {value} bytes{per_rank}"),
+        _part("weights", shape.parameters * held / ranks, f"{_millions(shape.parameters)} × {held} bytes{per_rank}"),
         _part("gradients", trained * 4 / ranks, f"{_millions(trained)} trained × 4 bytes{per_rank}"),
         _part("moments", trained * MOMENTS[config.train.optimizer] / ranks, f"{config.train.optimizer}{per_rank}"),
     ]
     if value < 4 and ranks == 1:
         parts.append(_part("float32 copies", trained * 4 / ranks, f"{_millions(trained)} × 4 bytes{per_rank}"))
+    if ranks > 1:
+        layers = 2 * shape.layer_matrices + shape.head_matrix
+        parts.append(_part("gathered layers", layers * value, "two layers and the output layer, whole"))
     if reference:
         parts.append(_part("reference", shape.parameters * value / ranks, f"the initial policy{per_rank}"))
+    if config.critic.kind == "model":
+        learned = value + 4 + (0 if config.train.offload_optimizer else MOMENTS[config.train.optimizer])
+        parts.append(
+            _part("critic", shape.parameters * learned / ranks, f"a model with gradients and moments{per_rank}")
+        )
+    if getattr(config.train, "offload", False):
+        parts = [part for part in parts if part.name not in ("weights", "gradients", "moments")]
     if config.train.offload_optimizer:
         parts = [part for part in parts if part.name not in ("moments", "float32 copies")]
     parts.append(activations(shape, config, tokens))

@@ -83,6 +83,7 @@ def sampling(
     batch = min(engine.batch(in_flight), float(fitting))
     token_s = engine.token_s(batch)
     step_s = work.reply_tokens * token_s + work.cell_s
+    longest_s = work.longest * work.steps * (work.reply_tokens * engine.token_s(batch / 2) + work.cell_s)
     rate = placement.replicas * batch / (work.reply_tokens * token_s)
     limit = _limit(rate, in_flight / step_s, is_in_engine=work.reply_tokens * token_s > work.cell_s)
     if device.shares_cores:
@@ -100,7 +101,7 @@ def sampling(
         step_s=step_s,
         steps_per_s=rate,
         tokens_per_s=rate * work.reply_tokens,
-        rollout_s=_rollout_s(config, work, wanted=wanted, in_flight=in_flight, steps_per_s=rate),
+        rollout_s=_rollout_s(config, work, wanted=wanted, in_flight=in_flight, rate=rate, longest_s=longest_s),
         limit=limit,
     )
 
@@ -150,18 +151,19 @@ class EngineTimes:
         return max(1e-6, high)
 
 
-def _rollout_s(config: Config, work: Workload, *, wanted: int, in_flight: int, steps_per_s: float) -> float:
-    """Return the seconds of an update's rollout.
+def _rollout_s(config: Config, work: Workload, *, wanted: int, in_flight: int, rate: float, longest_s: float) -> float:
+    """Return the seconds of an update's rollout. `rate`: steps a second.
 
-    With a lag, episodes run all the time. Without, each round of tasks waits for its longest episode, while fewer and fewer are in flight:
-    half of the time by which that one is longer than the mean counts.
+    Without a lag, each round of tasks waits for its longest episode. With one, a batch takes the oldest groups, which have had the time of
+    as many updates as may be under way.
     """
     refilled = wanted * work.dropped / max(1e-9, 1 - work.dropped)
     if config.rollout.max_lag:
-        return (wanted + refilled) * work.steps / steps_per_s
+        return max((wanted + refilled) * work.steps / rate, longest_s / (1 + config.rollout.max_lag))
     rounds = [wanted, *([refilled] if refilled >= 1 else [])]
-    tail_s = (work.longest - 1) / 2 * work.steps * in_flight / steps_per_s
-    return sum(size * work.steps / steps_per_s + tail_s * min(1.0, size / in_flight) for size in rounds)
+    return sum(
+        max(size * work.steps / rate, max(0.0, size - in_flight) * work.steps / rate + longest_s) for size in rounds
+    )
 
 
 def learning(shape: Shape, config: Config, work: Workload, placement: Placement, *, device: Device) -> Learning:

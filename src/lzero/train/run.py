@@ -35,8 +35,9 @@ from lzero.threads import computing_alone
 from lzero.train.checkpoint import Progress
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.collapse import collapse_warnings
-from lzero.train.learner.local import LocalLearner
+from lzero.train.learner.local import LocalLearner, computed
 from lzero.train.loop import Outcome, train
+from lzero.train.preflight import memory
 from lzero.train.resume import check_config, checkpoint_to_resume
 from lzero.train.seeding import seeded
 from lzero.train.trackers import Track, check_trackers, open_trackers
@@ -111,6 +112,10 @@ async def run_training(
         opened = await stack.enter_async_context(build(config, scenes=scenes, scorer=scorer))
         engine = cast(Engine, opened.engine.engine)
         await scenes.rehearse(training.task(0))
+        if memory.is_wanted(config, trainer.model.device.type):
+            watcher.say("testing the memory of an update on the longest possible batch")
+            notes.append(await computed(partial(memory.check_memory, trainer)))
+            watcher.note(notes[-1])
         if run is None:
             run = RunDirectory.create(config)
             stack.enter_context(run.claimed())

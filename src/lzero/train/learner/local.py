@@ -47,6 +47,15 @@ class LearnerThread:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
+async def computed(function: Callable[[], T]) -> T:
+    """Call `function` in a thread with several threads of torch, which ends afterwards, and return its result."""
+    thread = LearnerThread()
+    try:
+        return await thread.compute(function)
+    finally:
+        thread.close()
+
+
 class LocalLearner:
     """A `Trainer` in this process, and the engine that gets its weights. Implements `Learner`.
 

@@ -1,0 +1,85 @@
+"""The memory test before a run: all passes of an update, without any effect; and advice where memory ends."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from builders import save_tiny
+
+from lzero.config import load_config
+from lzero.errors import ConfigError
+from lzero.train.preflight.memory import check_memory, is_wanted, longest_samples
+from lzero.train.trainer import Trainer
+
+pytestmark = pytest.mark.integration
+SIZES = ("agent.max_tokens=96", "train.micro_batch_tokens=200", "train.minibatches=2", "train.epochs=3")
+
+
+def trainer(directory: Path, *overrides: str) -> Trainer:
+    path = f'model.path="{save_tiny(directory / "model")}"'
+    return Trainer.build(load_config(None, [path, "model.device=cpu", *SIZES, *overrides]))[0]
+
+
+@pytest.mark.parametrize("packing", ["tree", "packed", "padded"])
+def test_the_test_makes_full_passes_and_changes_nothing(tmp_path: Path, packing: str) -> None:
+    made = trainer(tmp_path, f"train.packing={packing}", "algo.loss=ppo")
+    before = {name: weight.clone() for name, weight in made.model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    tokens: list[int] = []
+    made.model.get_decoder().register_forward_pre_hook(
+        lambda _, arguments, named: tokens.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    sentence = check_memory(made)
+    assert "an update on 192 tokens peaks at" in sentence
+    assert max(tokens) >= (144 if packing == "tree" else 192), "shared beginnings are computed once"
+    assert all(torch.equal(weight, before[name]) for name, weight in made.model.state_dict().items())
+    assert all(weight.grad is None for weight in made.model.parameters())
+    assert not any(optimizer.state for optimizer in made.optimizers)
+    assert made.skips.in_a_row == 0
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_critic_is_tested_too(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "algo.estimator=gae", "critic.kind=model")
+    assert made.critic is not None
+    before = {name: weight.clone() for name, weight in made.critic.model.state_dict().items()}
+    check_memory(made)
+    assert all(torch.equal(weight, before[name]) for name, weight in made.critic.model.state_dict().items())
+
+
+def test_out_of_memory_becomes_advice_with_numbers(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    made.model.get_decoder().register_forward_pre_hook(full)
+    with pytest.raises(ConfigError) as caught:
+        check_memory(made)
+    message = str(caught.value)
+    assert "2 × 96 tokens does not fit into cpu" in message
+    assert "train.gradient_checkpointing = true saves" in message
+    assert "train.micro_batch_tokens = 96 saves" in message
+
+
+def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    made.model.get_decoder().register_forward_pre_hook(broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        check_memory(made)
+
+
+def test_samples_fill_a_pass_and_one_is_tested_at_least(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "train.micro_batch_tokens=10")
+    assert [len(sample.token_ids) for sample in longest_samples(made)] == [96]
+
+
+def test_the_test_is_made_on_gpus_unless_it_is_set() -> None:
+    assert is_wanted(load_config(), "cuda")
+    assert not is_wanted(load_config(), "cpu")
+    assert is_wanted(load_config(None, ["train.memory_test=on"]), "cpu")
+    assert not is_wanted(load_config(None, ["train.memory_test=off"]), "cuda")
