@@ -22,7 +22,8 @@
     ├── RewardError        a scorer failed
     ├── LaunchError        a program of the run could not be started, or its machine was lost
     └── TrainError         training cannot continue (too many failures, a failed weight sync)
-        └── NotFinite          an optimiser step that was skipped: NaN or infinity in the loss or the gradient
+        ├── NotFinite          an optimiser step that was skipped: NaN or infinity in the loss or the gradient
+        └── RankError          a process of a run on several ranks ended, hangs, failed, or differs from the others
 
 A message names the offending value and the fix; the command line prints it without a traceback.
 """
@@ -132,4 +133,8 @@ class CreditError(TrainError):
 
 
 class NotFinite(TrainError):
+    pass
+
+
+class RankError(TrainError):
     pass

@@ -30,3 +30,15 @@ def computing_alone() -> Iterator[None]:
 def several() -> int:
     """Return the number of threads for the one thread that computes with several: torch's default."""
     return _several or torch.get_num_threads()
+
+
+@contextmanager
+def sharing(processes: int) -> Iterator[None]:
+    """Divide `several` by a number of processes that compute on this machine in the block."""
+    global _several
+    outer = _several
+    _several = max(1, several() // processes)
+    try:
+        yield
+    finally:
+        _several = outer

@@ -159,18 +159,30 @@ def collate(scored: Sequence[Scored], layout: Layout, *, average: Average = "tok
     distribution to train), and for a batch without action tokens.
     """
     samples = [row.sample for row in scored]
-    num_action_tokens = sum(sum(sample.mask) for sample in samples)
-    if num_action_tokens == 0:
+    if not any(any(sample.mask) for sample in samples):
         raise ValueError(f"a batch of {len(scored)} samples has no action token to train on")
-    weights = weigh(samples, average=average, constant=constant)
+    return lay_out_all(scored, weigh(samples, average=average, constant=constant), layout)
+
+
+def lay_out_all(scored: Sequence[Scored], weights: Sequence[Sequence[float]], layout: Layout) -> Batch:
+    """Return the micro-batches of samples that are all, or one rank's part, of an optimiser step; `weights` are over the whole step."""
+    samples = [row.sample for row in scored]
     chosen = plan(samples, layout)
     return Batch(
         micro_batches=tuple(lay_out(scored, weights, rows, packing=layout.packing) for rows in chosen),
-        num_action_tokens=num_action_tokens,
+        num_action_tokens=sum(sum(sample.mask) for sample in samples),
         num_tokens=sum(len(sample.token_ids) for sample in samples),
         num_distinct=sum(row.length for rows in chosen for row in rows),
         num_computed=sum(num_computed(rows, layout) for rows in chosen),
     )
+
+
+def anchor() -> MicroBatch:
+    """Return a row of two tokens and weight 0: a pass for a rank that has no more rows while others do."""
+    sample = Sample(
+        episode_id="", token_ids=(0, 0), mask=(0, 1), step_index=(-1, 0), logprobs=(0.0, 0.0), versions=(-1, 0), temperature=1.0
+    )  # fmt: skip
+    return lay_out([unscored(sample)], [(0.0, 0.0)], [Row(members=(0,), length=2)])
 
 
 def _check(sample: Sample) -> None:

@@ -55,13 +55,8 @@ def plan(samples: Sequence[Sample], layout: Layout) -> list[list[Row]]:
 
     The longest rows come first, so that a run that does not fit in memory fails at once. Ties keep the given order.
     """
-    if layout.whole_episodes:
-        units = [_rows(samples, indices, layout) for indices in _episodes(samples)]
-    else:
-        units = [[row] for row in _rows(samples, range(len(samples)), layout)]
-    units.sort(key=lambda unit: -max(row.length for row in unit))
     micro_batches: list[list[Row]] = []
-    for unit in units:
+    for unit in sorted(units(samples, layout), key=lambda unit: -max(row.length for row in unit)):
         together = _beside(micro_batches[-1], unit, samples, layout) if micro_batches else []
         if together and num_computed(together, layout) <= layout.max_tokens:
             micro_batches[-1] = together
@@ -70,6 +65,13 @@ def plan(samples: Sequence[Sample], layout: Layout) -> list[list[Row]]:
     if layout.end_to_end:
         return [[_end_to_end(rows, samples, layout.packing)] for rows in micro_batches]
     return micro_batches
+
+
+def units(samples: Sequence[Sample], layout: Layout) -> list[list[Row]]:
+    """Return the rows that have to be in one micro-batch: all of an episode, if it is kept whole, else each row alone."""
+    if layout.whole_episodes:
+        return [_rows(samples, indices, layout) for indices in _episodes(samples)]
+    return [[row] for row in _rows(samples, range(len(samples)), layout)]
 
 
 def num_computed(rows: Sequence[Row], layout: Layout) -> int:
@@ -156,7 +158,7 @@ def _end_to_end(rows: Sequence[Row], samples: Sequence[Sample], packing: Packing
 
 
 def _episodes(samples: Sequence[Sample]) -> list[list[int]]:
-    units: dict[str, list[int]] = {}
+    found: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
-        units.setdefault(sample.episode_id, []).append(index)
-    return list(units.values())
+        found.setdefault(sample.episode_id, []).append(index)
+    return list(found.values())

@@ -28,7 +28,9 @@ def token_logprobs(
             [checkpoint(compute, states, head, ids, heats, use_reentrant=False) for states, ids, heats in pieces],
             dim=-1,
         )
-    return (found[0], found[1]) if entropies else (found, None)
+    return (
+        (found[0].clone(), found[1].clone()) if entropies else (found, None)
+    )  # no views: FSDP hooks into these tensors
 
 
 def _logprobs(hidden: Tensor, head: torch.nn.Module, targets: Tensor, temperatures: Tensor) -> Tensor:

@@ -32,13 +32,31 @@ class Metric:
 Metrics = dict[str, Metric]
 
 
+def summed(parts: Iterable[Mapping[str, Metric]]) -> Metrics:
+    """Return each metric over all parts that have it, as plain numbers with their weights: one part for `combined`."""
+    return {
+        name: Metric(
+            max(float(own.value) for own in metrics)
+            if metrics[0].reduction == "max"
+            else sum(float(own.value) for own in metrics),
+            sum(float(own.weight) for own in metrics),
+            metrics[0].reduction,
+        )
+        for name, metrics in _by_name(parts).items()
+    }
+
+
 def combined(parts: Iterable[Mapping[str, Metric]]) -> Metrics:
     """Return each metric over all parts that have it, as a plain number of weight 1."""
+    return {name: Metric(_reduced(own), reduction=own[0].reduction) for name, own in _by_name(parts).items()}
+
+
+def _by_name(parts: Iterable[Mapping[str, Metric]]) -> dict[str, list[Metric]]:
     found: dict[str, list[Metric]] = {}
     for part in parts:
         for name, metric in part.items():
             found.setdefault(name, []).append(metric)
-    return {name: Metric(_reduced(own), reduction=own[0].reduction) for name, own in found.items()}
+    return found
 
 
 def _reduced(metrics: Sequence[Metric]) -> float:

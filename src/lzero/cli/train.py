@@ -3,6 +3,7 @@
 lzero train                                            the bundled nano model on the built-in world
 lzero train recipes/world.toml algo.kl_coef=0.01
 lzero train --resume runs/world-20260131-174501 train.updates=40
+torchrun --nproc-per-node 8 -m lzero train recipes/world.toml   started so, or with train.ranks=8, eight processes train together
 """
 
 import asyncio
@@ -57,11 +58,16 @@ def train(
     from rich.console import Console
 
     from lzero.cli.display import TrainingDisplay
+    from lzero.train.ranks.place import placed
 
     if accept_changes and not resume:
         raise ConfigError("--accept-changes has an effect with --resume only")
     run, config = resumed(resume, arguments) if resume else (None, read_config(arguments))
-    config = with_addresses(config, addresses)
+    config, place = placed(with_addresses(config, addresses))
+    if place is not None and place.rank > 0:
+        from lzero.train.ranks.worker import work
+
+        raise typer.Exit(work(config))
     console, interruption = Console(), Interruption()
     say(console, plan(config))
     with TrainingDisplay(console, num_updates=config.train.updates) as display, _log_shown(display):

@@ -118,6 +118,15 @@ class TrainConfig(Section):
     """First layers that stay as they are, with the embeddings; 0: everything is trained. Updates are cheaper, in `lzero sft` too."""
     memory_test: Literal["auto", "on", "off"] = "auto"
     """Before the first rollout, make the passes of an update on the longest possible batch, and change nothing: "auto" on a GPU."""
+    ranks: Count = 1
+    """Processes that train together, each with a part of the weights (FSDP2). `lzero train` starts them, or torchrun (docs/scale.md)."""
+    offload: bool = False
+    """Keep weights, gradients and moments in the host's memory, and the weights of one layer at a time on the GPU; slower."""
+    reshard: bool = True
+    """With several ranks: free a layer's weights after its forward pass and gather them again for the backward pass. false: faster, and
+    takes memory for the whole model."""
+    rank_timeout_s: Positive = 300.0
+    """Seconds for which ranks wait for each other in one operation, and for a rank to join, before the run ends with an error."""
     checkpoint_every: Count = 10
     """Updates between checkpoints; the last policy is always saved."""
     keep_checkpoints: Count = 2

@@ -101,9 +101,7 @@ def take_snapshot(
             copies[place] = _copy(tensor)
         return copies[place]
 
-    state = {RANDOM_CPU: torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state[RANDOM_CUDA] = torch.cuda.get_rng_state()
+    state = random_state()
     for number, optimizer in enumerate(optimizers):
         for index, slots in optimizer.state_dict()["state"].items():
             for slot, tensor in plain(slots).items():
@@ -114,6 +112,14 @@ def take_snapshot(
     return Snapshot(
         model=model, tokenizer=tokenizer, weights=weights, state=state, config=config, progress=progress, score=score
     )
+
+
+def random_state() -> dict[str, Tensor]:
+    """Return the state of torch's random generators."""
+    state = {RANDOM_CPU: torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state[RANDOM_CUDA] = torch.cuda.get_rng_state()
+    return state
 
 
 def save_checkpoint(directory: Path, snapshot: Snapshot, *, keep: int, keep_best: bool = False) -> Path:
@@ -304,10 +310,24 @@ def restore_optimizers(
                         f"{file}: {slot} of parameter {index} has shape {tuple(tensor.shape)}, "
                         f"the model's has {tuple(parameter.shape)}"
                     )
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        placed = {
+            index: {slot: _placed(tensor, parameters[index]) for slot, tensor in slots.items()}
+            for index, slots in state.items()
+        }
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": placed})
     torch.set_rng_state(random_cpu)
     if random_cuda is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(random_cuda)
+
+
+def _placed(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return this rank's part of a moment, if the parameter is sharded over ranks."""
+    if not tensor.ndim or not hasattr(parameter, "placements"):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -94,6 +94,18 @@ def _complaints(config: Config) -> Iterator[str]:
             f"critic.warmup_updates = {config.critic.warmup_updates} leaves none of the train.updates = {train.updates} updates to the "
             "policy: lower it"
         )
+    if train.ranks > max(1, num_episodes // train.minibatches):
+        yield (
+            f"train.ranks = {train.ranks} is more than the {num_episodes // train.minibatches} episodes of an optimiser step, so that some "
+            "ranks would have nothing to train on: lower it"
+        )
+    if train.ranks > 1 and config.critic.kind != "none":
+        yield f'critic.kind = "{config.critic.kind}" learns in one process: set train.ranks = {train.ranks} to 1, or critic.kind to "none"'
+    if train.offload_optimizer and (train.offload or train.ranks > 1):
+        yield (
+            "train.offload_optimizer = true is for one process that keeps its weights on the GPU: with train.ranks > 1 or train.offload, "
+            "set it to false; train.offload = true keeps the optimizer's state on the host, too"
+        )
     if 0 < algo.importance_cap < 1:
         yield (
             f"algo.importance_cap = {algo.importance_cap}: it would truncate tokens on which sampler and trainer agree, whose weight is 1: "
@@ -173,6 +185,8 @@ def _inert_keys(config: Config) -> Iterator[str]:
         yield from _inert(config, "reward.has_answer", "reward.f1", why="with reward.qa = 0")
     if reward.execution == 0:
         yield from _inert(config, "reward.execution_rule", why="with reward.execution = 0")
+    if config.train.ranks == 1 and not config.train.offload:
+        yield from _inert(config, "train.reshard", "train.rank_timeout_s", why="with train.ranks = 1")
     if evaluation.every >= config.train.updates:
         yield from _inert(config, "eval.every", why=f"with train.updates = {config.train.updates}")
     if evaluation.every == 0:

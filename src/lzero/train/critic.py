@@ -118,9 +118,9 @@ def value_loss(values: Tensor, micro: MicroBatch, *, clip: float) -> tuple[Tenso
     return loss, {"critic/clipped": Metric.mean(clipped > errors, weights)}
 
 
-def load_trained(directory: Path, config: Config) -> "PreTrainedModel":
+def load_trained(directory: Path, config: Config, *, dtype: str, device: str) -> "PreTrainedModel":
     """Return a model that is trained as `train` says: with layers frozen and activations recomputed. Raises ModelError, ConfigError."""
-    model = load_model(directory, dtype=config.model.dtype, device=config.model.device)
+    model = load_model(directory, dtype=dtype, device=device)
     if config.train.gradient_checkpointing:
         recompute_activations(model)
     freeze_layers(model, config.train.frozen_layers)
@@ -137,7 +137,9 @@ def make_critic(config: Config, policy: "PreTrainedModel", tokenizer: "PreTraine
         model = ValueModel(policy, learns=False)
         train = train.model_copy(update={"optimizer": "adamw"})
     else:
-        model = ValueModel(load_trained(_origin(config, tokenizer), config), learns=True)
+        dtype, device = config.model.dtype, config.model.device
+        trunk = load_trained(_origin(config, tokenizer), config, dtype=dtype, device=device)
+        model = ValueModel(trunk, learns=True)
     return Critic(
         model=model, optimizers=make_optimizers(model, train), settings=settings, grad_clip=config.train.grad_clip
     )

@@ -24,14 +24,16 @@ import logging
 import math
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from lzero.algo.layout import Layout
 from lzero.errors import EngineError, TrainError
 from lzero.train.metrics import Stopwatch
+from lzero.train.policy import placement
 from lzero.train.probe import STILL, TEMPERATURE, TOLERANCE, Probe, sample_after, sample_of
 from lzero.train.score import sample_logprobs
-from lzero.train.transfer import ModelWeights, WeightTransfer
+from lzero.train.transfer import ModelWeights, WeightSource, WeightTransfer
 from lzero.types import Completion, Sample, Sampling
 
 if TYPE_CHECKING:
@@ -42,7 +44,32 @@ TRIES = 2
 PROBE_S = 120.0
 """Shortest deadline of a replica for sampling the tokens of the probe."""
 Scores = tuple[float, ...]
-Compute = Callable[[Callable[[], list[Scores]]], Awaitable[list[Scores]]]
+T = TypeVar("T")
+
+
+class Compute(Protocol):
+    def __call__(self, function: Callable[[], T]) -> Awaitable[T]: ...
+
+
+class Policy(Protocol):
+    """The part of a trainer that a transfer needs. Both methods are called in the learner's thread."""
+
+    def weights(self) -> WeightSource: ...
+
+    def logprobs(self, samples: Sequence[Sample], layout: Layout) -> list[Scores]: ...
+
+
+@dataclass(frozen=True)
+class WholePolicy:
+    """A model that this process holds completely. Implements `Policy`."""
+
+    model: "PreTrainedModel"
+
+    def weights(self) -> WeightSource:
+        return ModelWeights(self.model)
+
+    def logprobs(self, samples: Sequence[Sample], layout: Layout) -> list[Scores]:
+        return sample_logprobs(self.model, samples, layout)
 
 
 class Replica(Protocol):
@@ -117,8 +144,9 @@ class SingleReplica:
 class Publisher:
     """Publishes the weights of `model` to an engine, one version after another.
 
-    `max_tokens`: the most tokens of a sequence in the engine. `compute` calls a function in the learner's thread. `request_s`:
-    deadline of the probe's requests, which run beside those of episodes; at least `PROBE_S`.
+    `max_tokens`: the most tokens of a sequence in the engine. `compute` calls a function in the learner's thread. `policy` yields weights
+    and log-probabilities, if this process does not hold the model completely. `request_s`: deadline of the probe's requests, which run
+    beside those of episodes; at least `PROBE_S`.
     """
 
     def __init__(
@@ -129,10 +157,12 @@ class Publisher:
         *,
         max_tokens: int,
         compute: Compute,
+        policy: Policy | None = None,
         request_s: float = PROBE_S,
     ) -> None:
         self.probe = Probe(model.config.vocab_size, max_tokens=max_tokens)
-        self._model = model
+        self._dtype = placement(model).dtype
+        self._policy = policy or WholePolicy(model)
         self._engine = engine
         self._replicas: Sequence[Replica] = (
             engine.replicas if isinstance(engine, WithReplicas) else (SingleReplica(engine),)
@@ -141,7 +171,7 @@ class Publisher:
         self._layout = Layout(max_tokens=max_tokens)
         self._compute = compute
         self._deadline_s = max(PROBE_S, request_s)
-        self._tolerance = TOLERANCE[model.dtype]
+        self._tolerance = TOLERANCE[self._dtype]
         self._last_scores: dict[str, Scores] = {}
         """Scores of the fixed tokens under the last version: replica's name → its scores; "" → the trainer's."""
 
@@ -169,7 +199,7 @@ class Publisher:
                 if not paused:  # vLLM crashes on another pause between the parts of an update
                     await self._engine.pause()
                     paused = True
-                await self._transfer.send(ModelWeights(self._model), version=version)
+                await self._transfer.send(await self._compute(self._policy.weights), version=version)
                 paused = False  # if not all servers resume, some do
                 await self._engine.resume()
                 watch.lap("transfer")
@@ -244,7 +274,7 @@ class Publisher:
         if name not in self._last_scores:
             return []
         moved, followed = (_movement(self._last_scores[each], scores[each]) for each in ("", name))
-        if moved <= STILL[self._model.dtype] or moved / 2 <= followed <= moved * 2:
+        if moved <= STILL[self._dtype] or moved / 2 <= followed <= moved * 2:
             return []
         return [
             f"{name} has not followed the trainer: the probe's log-probabilities moved by {moved:.2g} in the trainer and by {followed:.2g} "
@@ -252,7 +282,7 @@ class Publisher:
         ]
 
     def _trainer_scores(self, samples: Sequence[Sample]) -> list[Scores]:
-        return sample_logprobs(self._model, samples, self._layout)
+        return self._policy.logprobs(samples, self._layout)
 
 
 def _gap(own: float, other: float) -> float:

@@ -35,13 +35,15 @@ from lzero.threads import computing_alone
 from lzero.train.checkpoint import Progress
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.collapse import collapse_warnings
-from lzero.train.learner.local import LocalLearner, computed
+from lzero.train.learner.local import computed
+from lzero.train.learner.ranks import make_learner
 from lzero.train.loop import Outcome, train
+from lzero.train.policy import placement
 from lzero.train.preflight import memory
+from lzero.train.ranks.starting import opened_trainer
 from lzero.train.resume import check_config, checkpoint_to_resume
 from lzero.train.seeding import seeded
 from lzero.train.trackers import Track, check_trackers, open_trackers
-from lzero.train.trainer import Trainer
 from lzero.types import Json, Update
 
 logger = logging.getLogger(__name__)
@@ -108,11 +110,11 @@ async def run_training(
         for note in notes:
             watcher.note(note)
         watcher.say("loading the model and starting the sandboxes")
-        trainer, progress = Trainer.build(config, checkpoint=checkpoint)
+        trainer, progress = await stack.enter_async_context(opened_trainer(config, checkpoint=checkpoint))
         opened = await stack.enter_async_context(build(config, scenes=scenes, scorer=scorer))
         engine = cast(Engine, opened.engine.engine)
         await scenes.rehearse(training.task(0))
-        if memory.is_wanted(config, trainer.model.device.type):
+        if memory.is_wanted(config, placement(trainer.model).device.type):
             watcher.say("testing the memory of an update on the longest possible batch")
             notes.append(await computed(partial(memory.check_memory, trainer)))
             watcher.note(notes[-1])
@@ -127,10 +129,10 @@ async def run_training(
         with run.logged(), open_trackers(config, run.path, update=progress.update, history=history) as track:
             for note in notes:
                 logger.warning("%s", note)
-            learner = LocalLearner(trainer, engine, run)
+            learner = make_learner(trainer, engine, run)
             stack.push_async_callback(learner.close)
             stack.push_async_callback(stream.close)
-            outcome = await train(
+            updates = train(
                 learner,
                 progress,
                 config=config,
@@ -140,6 +142,7 @@ async def run_training(
                 on_update=partial(_tell, history=history, watcher=watcher, track=track),
                 stop=stop,
             )
+            outcome = await learner.unless_lost(updates)
     return _report(run, outcome, seconds=time.monotonic() - start)
 
 

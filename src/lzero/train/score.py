@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lzero.algo.batches import MicroBatch, lay_out, unscored
+from lzero.algo.batches import MicroBatch, anchor, lay_out, unscored
 from lzero.algo.layout import Layout, plan
 from lzero.algo.logprobs import token_logprobs
 from lzero.train.attention.interface import Rows, rows_of
+from lzero.train.policy import placement, through_root
 from lzero.types import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Agreed = Callable[[int], int]
+"""Takes a rank's number of passes, and returns how many it makes: as many as the others of a sharded model."""
 
 
 def predicting_states(model: "PreTrainedModel", micro: MicroBatch) -> Tensor:
@@ -36,6 +40,10 @@ def policy_logprobs(
     Both carry the gradient. Only hidden states that predict an action token pass through the output layer. Ranks that share rows compute a
     part of the tokens each, and exchange the results.
     """
+    return through_root(model, _action_logprobs, micro, entropies=entropies)
+
+
+def _action_logprobs(model: "PreTrainedModel", micro: MicroBatch, *, entropies: bool) -> tuple[Tensor, Tensor | None]:
     rows = rows_of(model, micro)
     states, head = _states(model, rows), model.get_output_embeddings()
     if rows.sharing is None or rows.actions is None:
@@ -49,23 +57,38 @@ def policy_logprobs(
     )
 
 
-def sample_logprobs(model: "PreTrainedModel", samples: Sequence[Sample], layout: Layout) -> list[tuple[float, ...]]:
+def sample_logprobs(
+    model: "PreTrainedModel", samples: Sequence[Sample], layout: Layout, *, agreed: Agreed = int
+) -> list[tuple[float, ...]]:
     """Return log-probabilities of every sample's action tokens under `model` at the sample's temperature; 0 for other tokens. No
     gradient."""
-    return per_token(lambda micro: policy_logprobs(model, micro)[0], samples, layout, device=model.device)
+
+    def compute(micro: MicroBatch) -> Tensor:
+        return policy_logprobs(model, micro)[0]
+
+    return per_token(compute, samples, layout, device=placement(model).device, agreed=agreed)
 
 
 def per_token(
-    compute: Callable[[MicroBatch], Tensor], samples: Sequence[Sample], layout: Layout, *, device: torch.device
+    compute: Callable[[MicroBatch], Tensor],
+    samples: Sequence[Sample],
+    layout: Layout,
+    *,
+    device: torch.device,
+    agreed: Agreed = int,
 ) -> list[tuple[float, ...]]:
     """Return for every sample what `compute` returns for its action tokens, [N] of a micro-batch; 0 for other tokens. No gradient."""
     scores: list[tuple[float, ...]] = [()] * len(samples)
     rows_to_score = [unscored(sample) for sample in samples]
     weights = [row.advantages for row in rows_to_score]
-    with torch.inference_mode():
-        for rows in plan(samples, layout):
+    chosen = plan(samples, layout)
+    num_passes = agreed(len(chosen))
+    with torch.no_grad():  # a sharded model could not learn from tensors of an inference mode
+        for rows in chosen:
             micro = lay_out(rows_to_score, weights, rows, packing=layout.packing).to(device)
             values = iter(compute(micro).tolist())
             for index in (index for row in rows for index in row.members):
                 scores[index] = tuple(next(values) if on else 0.0 for on in samples[index].mask)
+        for _ in range(num_passes - len(chosen)):
+            compute(anchor().to(device))
     return scores

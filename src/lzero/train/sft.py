@@ -86,6 +86,10 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
     start = time.monotonic()
     if config.run.trackers:
         raise ConfigError("run.trackers has no effect in `lzero sft`, which writes metrics.jsonl only: remove it")
+    if config.train.ranks > 1 or config.train.offload:
+        raise ConfigError(
+            "train.ranks and train.offload have no effect in `lzero sft`, which trains in one process: remove them"
+        )
     if not config.sft.episodes:
         raise ConfigError(
             "sft.episodes is empty: name run directories to learn from, as in sft.episodes='[\"runs/a\"]'"

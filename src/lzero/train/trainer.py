@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch.optim import Optimizer
 
 from lzero.algo.attempts import attempts, penalised, penalties, values_by_step
-from lzero.algo.batches import Batch, Scored, collate, of_tokens, step_advantages
+from lzero.algo.batches import Scored, collate, of_tokens, step_advantages
 from lzero.algo.credit import make_estimator, shuffle_rewards
 from lzero.algo.gae import Credit, credit_with_values
 from lzero.algo.lag import effective_sample_size
@@ -25,15 +25,17 @@ from lzero.models import load_model, load_tokenizer, resolve
 from lzero.seeds import derive_seed
 from lzero.train.attention.choice import choose_attention
 from lzero.train.attention.interface import kernel_of
-from lzero.train.checkpoint import Progress, read_manifest, restore_optimizers
+from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
 from lzero.train.critic import Critic, load_trained, make_critic
 from lzero.train.metrics import sampler_gap, value_metrics
 from lzero.train.optimizers import make_optimizers, set_rate
 from lzero.train.packing import choose_packing
+from lzero.train.policy import placement
 from lzero.train.resume import check_model
 from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
 from lzero.train.skipped import SkipCount, SkippedStep
+from lzero.train.transfer import ModelWeights, WeightSource
 from lzero.train.update import update_policy
 from lzero.types import Group, Sample
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
+Shard = Callable[["PreTrainedModel"], "PreTrainedModel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,22 +75,26 @@ class Trainer:
     """The critic, for estimators that need values."""
 
     @classmethod
-    def build(cls, config: Config, *, checkpoint: Path | None = None) -> tuple["Trainer", Progress]:
+    def build(
+        cls, config: Config, *, checkpoint: Path | None = None, shard: Shard | None = None
+    ) -> tuple["Trainer", Progress]:
         """Load everything. With a `checkpoint`, the policy, its optimizers and the random state come from it.
 
-        The reference is always the configuration's model. Raises ModelError or StoreError.
+        The reference is always the configuration's model. `shard` leaves this rank its part of a model that it is given whole, on the CPU;
+        the parameters of a sharded policy are float32. Raises ModelError or StoreError.
         """
         progress = read_manifest(checkpoint).progress if checkpoint else Progress()
         initial = resolve(config.model.path)
-        model = load_trained(checkpoint or initial, config)
-        reference = None
-        if config.algo.kl_coef > 0:
-            reference = load_model(initial, dtype=config.model.dtype, device=config.model.device)
+        dtype, device = config.model.dtype, "cpu" if shard else config.model.device
+        model = load_trained(checkpoint or initial, config, dtype="float32" if shard else dtype, device=device)
+        reference = load_model(initial, dtype=dtype, device=device) if config.algo.kl_coef > 0 else None
+        if shard:
+            model, reference = shard(model), reference and shard(reference)
         optimizers = make_optimizers(model, config.train)
         tokenizer = load_tokenizer(checkpoint or initial)
         critic = make_critic(config, model, tokenizer)
         others = [*([] if reference is None else [reference]), *([] if critic is None else [critic.model.trunk])]
-        choose_attention(model, config.train.attention, also=others)
+        choose_attention(model, config.train.attention, also=others, dtype=placement(model).dtype)
         if checkpoint:
             check_model(checkpoint, model, tokenizer, initial=initial)
         trainer = cls(
@@ -130,15 +137,38 @@ class Trainer:
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Return the log-probabilities that the settings need."""
         zeros = [(0.0,) * len(sample.token_ids) for sample in samples]
-        reference, layout = self.reference, self.layout
+        layout = self.layout
+        old = self.logprobs(samples, layout) if self.scores_old else zeros
         if self.lags:
             old = [sample.logprobs for sample in samples]
-        else:
-            old = sample_logprobs(self.model, samples, layout) if self.scores_old else zeros
         return Scores(
-            reference_logprobs=zeros if reference is None else sample_logprobs(reference, samples, layout),
+            reference_logprobs=zeros if self.reference is None else self.logprobs(samples, layout, of="reference"),
             old_logprobs=old,
             values=None if self.critic is None else self.critic.values(samples, layout),
+        )
+
+    def logprobs(
+        self, samples: Sequence[Sample], layout: Layout, *, of: Literal["policy", "reference"] = "policy"
+    ) -> list[tuple[float, ...]]:
+        """Return the log-probabilities of every sample's action tokens under the policy or its reference; 0 for other tokens."""
+        model = self.model if of == "policy" else self.reference
+        assert model is not None
+        return sample_logprobs(model, samples, layout)
+
+    def weights(self) -> WeightSource:
+        """Return the policy's weights, for a transfer."""
+        return ModelWeights(self.model)
+
+    def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
+        """Return a copy of the current state for a checkpoint; `score` is this policy's score on held-out tasks."""
+        return take_snapshot(
+            self.model,
+            self.tokenizer,
+            self.all_optimizers,
+            config=self.config,
+            progress=progress,
+            score=score,
+            critic=None if self.critic is None else self.critic.model,
         )
 
     @property
@@ -213,10 +243,10 @@ class Trainer:
         set_rate(self.optimizers, lr)
         steps: list[Metrics] = []
         skipped: list[SkippedStep] = []
-        for number, (part, batch) in enumerate(self._batches(scored, update)):
+        for number, part in enumerate(self._parts(scored, update)):
             try:
                 # The lag is measured in the first step: later ones have a policy that earlier ones moved.
-                steps.append(self._step(batch, update=update, lags=self.lags and not steps))
+                steps.append(self._step(part, update=update, lags=self.lags and not steps))
                 self.skips.made()
             except NotFinite as error:
                 logger.warning("update %d: %s", update, error)
@@ -230,8 +260,10 @@ class Trainer:
         known = {} if self.critic is None else value_metrics(scored)
         return means | gap | known | {"train/lr": lr, "train/skipped": float(len(skipped))}
 
-    def _step(self, batch: Batch, *, update: int, lags: bool) -> Metrics:
+    def _step(self, part: Sequence[Scored], *, update: int, lags: bool) -> Metrics:
+        """Make one optimiser step. Raises NotFinite, with weights and moments unchanged."""
         algo = self.config.algo
+        batch = collate(part, self.layout, average=algo.average, constant=self.constant)
         learned = {} if self.critic is None else self.critic.learn(batch)
         if self.critic is not None and update < self.config.critic.warmup_updates:
             return learned
@@ -245,14 +277,17 @@ class Trainer:
             lags=lags,
         )
 
-    def _batches(self, scored: Sequence[Scored], update: int) -> Iterator[tuple[list[Scored], Batch]]:
-        """Yield the batch of each optimiser step: all samples in `train.minibatches` parts by episodes, repeated `train.epochs` times."""
-        settings, algo = self.config.train, self.config.algo
-        constant = float(self.config.agent.max_steps * self.config.agent.response_tokens)
+    @property
+    def constant(self) -> float:
+        """Denominator of algo.average = "constant", for each episode."""
+        return float(self.config.agent.max_steps * self.config.agent.response_tokens)
+
+    def _parts(self, scored: Sequence[Scored], update: int) -> Iterator[list[Scored]]:
+        """Yield the samples of each optimiser step: all in `train.minibatches` parts by episodes, repeated `train.epochs` times."""
+        settings = self.config.train
         for epoch in range(settings.epochs):
             seed = derive_seed(self.config.run.seed, "minibatches", update, epoch)
-            for part in split(scored, settings.minibatches, seed=seed):
-                yield part, collate(part, self.layout, average=algo.average, constant=constant)
+            yield from split(scored, settings.minibatches, seed=seed)
 
 
 def _targets(sample: Sample, credit: Credit) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from lzero.algo.lag import lag_metrics
 from lzero.algo.loss import LossFn, LossInputs
 from lzero.algo.metrics import Metric, Metrics, combined
 from lzero.errors import ConfigError, NotFinite
+from lzero.train.policy import placement
 from lzero.train.score import policy_logprobs
 
 if TYPE_CHECKING:
@@ -72,29 +73,36 @@ def update_policy(
     """
     for optimizer in optimizers:
         optimizer.zero_grad()
-    done = [
-        _accumulate(model, micro.to(model.device), loss_fn=loss_fn, entropies=entropies, lags=lags)
-        for micro in batch.micro_batches
-    ]
+    done = [accumulate(model, micro, loss_fn=loss_fn, entropies=entropies, lags=lags) for micro in batch.micro_batches]
     loss = sum(loss.item() for loss, _ in done)
     norm = make_step(optimizers, loss=loss, grad_clip=grad_clip)
-    return combined(metrics for _, metrics in done) | {
+    return combined(metrics for _, metrics in done) | step_metrics([batch], loss=loss, norm=norm)
+
+
+def step_metrics(batches: Sequence[Batch], *, loss: float, norm: float) -> Metrics:
+    """Return the metrics of an optimiser step as a whole; each rank has one of the batches."""
+    num_tokens, num_distinct, num_computed = (
+        sum(getattr(batch, name) for batch in batches) for name in ("num_tokens", "num_distinct", "num_computed")
+    )
+    return {
         "train/loss": Metric(loss),
         "train/grad_norm": Metric(norm),
-        "train/action_tokens": Metric(batch.num_action_tokens),
-        "train/tokens": Metric(batch.num_tokens),
-        "train/shared": Metric(1.0 - batch.num_distinct / batch.num_tokens),
-        "train/padding": Metric(1.0 - batch.num_distinct / batch.num_computed),
+        "train/action_tokens": Metric(sum(batch.num_action_tokens for batch in batches)),
+        "train/tokens": Metric(num_tokens),
+        "train/shared": Metric(1.0 - num_distinct / num_tokens),
+        "train/padding": Metric(1.0 - num_distinct / num_computed),
     }
 
 
 def make_step(optimizers: Sequence[Optimizer], *, loss: float, grad_clip: float) -> float:
     """Clip the accumulated gradients together, and apply them once. Return their norm before clipping.
 
-    Raises NotFinite, with weights and moments unchanged, if the loss or the gradient is not finite.
+    Raises NotFinite, with weights and moments unchanged, if the loss or the gradient is not finite. `loss` and norm are those of all ranks,
+    so ranks that hold parts of the gradient do the same.
     """
     trained = [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
-    norm = clip_grad_norm_(trained, grad_clip).item()
+    total = clip_grad_norm_(trained, grad_clip)
+    norm: float = getattr(total, "full_tensor", lambda: total)().item()  # a sharded model's is a DTensor
     if not (math.isfinite(loss) and math.isfinite(norm)):
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -105,10 +113,11 @@ def make_step(optimizers: Sequence[Optimizer], *, loss: float, grad_clip: float)
     return norm
 
 
-def _accumulate(
+def accumulate(
     model: "PreTrainedModel", micro: MicroBatch, *, loss_fn: LossFn, entropies: bool, lags: bool
 ) -> tuple[Tensor, Metrics]:
     """Add the gradient of one micro-batch, and return its loss and metrics."""
+    micro = micro.to(placement(model).device)
     logprobs, own_entropies = policy_logprobs(model, micro, entropies=entropies)
     loss, metrics = loss_fn(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=own_entropies))
     torch.autograd.backward(loss)

@@ -17,6 +17,7 @@ from lzero.train.attention import flash
 from lzero.train.attention.interface import KERNELS, Kernel, kernel_of, use_kernel
 from lzero.train.attention.segments import Segments, square_mask
 from lzero.train.packing import check_packing, separate_scores
+from lzero.train.policy import placement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,9 +73,10 @@ def choose_attention(
 def candidates(model: "PreTrainedModel", wanted: Attention) -> Iterator[Kernel]:
     """Yield the kernels to try, the fastest first."""
     if wanted == "auto":
-        if model.device.type != "cuda":
+        device = placement(model).device
+        if device.type != "cuda":
             return
-        newest = torch.cuda.get_device_capability(model.device)[0]
+        newest = torch.cuda.get_device_capability(device)[0]
         of_its_own: dict[int, Kernel] = {9: "flash3", 10: "flash4"}
         if newest in of_its_own:
             yield of_its_own[newest]
@@ -97,11 +99,11 @@ def check_kernel(model: "PreTrainedModel", kernel: Kernel, dtype: torch.dtype) -
     if kernel in GENERATIONS:
         flash.activate(GENERATIONS[kernel])
     heads, kv_heads, size = head_shape(model)
-    until = torch.cat([torch.full((count,), end) for count, end in STRETCHES]).unsqueeze(0).to(model.device)
+    until = torch.cat([torch.full((count,), end) for count, end in STRETCHES]).unsqueeze(0).to(placement(model).device)
     random = torch.Generator().manual_seed(0)
     shapes = (heads, kv_heads, kv_heads, heads)
     drawn = [
-        torch.randn(1, number, until.shape[1], size, generator=random).to(model.device, dtype) for number in shapes
+        torch.randn(1, number, until.shape[1], size, generator=random).to(until.device, dtype) for number in shapes
     ]
     found = _passes(
         drawn, lambda query, key, value: KERNELS[kernel](query, key, value, Segments(until, branching=True), None)

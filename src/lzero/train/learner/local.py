@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -14,7 +14,7 @@ from lzero.errors import EngineError, TrainError
 from lzero.protocols import Engine
 from lzero.store import RunDirectory
 from lzero.threads import several
-from lzero.train.checkpoint import Progress, Snapshot, take_snapshot
+from lzero.train.checkpoint import Progress, Snapshot
 from lzero.train.metrics import Stopwatch, advantage_metrics
 from lzero.train.publish import Publisher, RestartingEngine
 from lzero.train.skipped import write_skipped
@@ -74,6 +74,7 @@ class LocalLearner:
             self._transfer,
             max_tokens=trainer.config.agent.max_tokens,
             compute=self._thread.compute,
+            policy=trainer,
             request_s=trainer.config.rollout.request_timeout_s,
         )
         self._run = run
@@ -87,6 +88,10 @@ class LocalLearner:
     @property
     def skipped_in_a_row(self) -> int:
         return self._trainer.skips.in_a_row
+
+    async def unless_lost(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of `work`, which a learner on several ranks cancels if it loses one."""
+        return await work
 
     async def learn(self, groups: Sequence[Group], *, update: int) -> dict[str, float]:
         async with self._policy:
@@ -131,16 +136,7 @@ class LocalLearner:
                     engine.give_up(f"did not get version {self._published} again: {error}")
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
-        mine = self._trainer
-        return take_snapshot(
-            mine.model,
-            mine.tokenizer,
-            mine.all_optimizers,
-            config=mine.config,
-            progress=progress,
-            score=score,
-            critic=None if mine.critic is None else mine.critic.model,
-        )
+        return self._trainer.snapshot(progress, score)
 
     def _update(self, groups: Sequence[Group], update: int) -> dict[str, float]:
         """Make one update of the weights from `groups`, and return its metrics and the seconds of each phase."""

@@ -16,6 +16,7 @@ from lzero.errors import ConfigError, ModelError, NotFinite
 from lzero.plan.memory import Part, advice, gigabytes, total, trainer_memory
 from lzero.plan.placement import configured
 from lzero.plan.shapes import shape_of
+from lzero.train.policy import placement
 from lzero.train.probe import sample_of
 from lzero.train.skipped import SkipCount
 from lzero.train.trainer import Trainer
@@ -34,7 +35,7 @@ def check_memory(trainer: Trainer) -> str:
     The advantages are NaN, so the optimiser step is skipped: weights, moments and random state stay as they are. Meanwhile memory of the
     moments' size is held. Raises ConfigError, with the settings that would save memory, if there is not enough.
     """
-    samples, device = longest_samples(trainer), trainer.model.device
+    samples, device = longest_samples(trainer), placement(trainer.model).device
     free = _free(device)
     parts = _predicted(trainer.config)
     moments = sum(part.size for part in parts if part.name == "moments")
@@ -53,11 +54,12 @@ def check_memory(trainer: Trainer) -> str:
 
 
 def longest_samples(trainer: Trainer) -> list[Sample]:
-    """Return as many samples of `agent.max_tokens` as fit into a pass, at least one. Each shares its first half with the others."""
+    """Return as many samples of `agent.max_tokens` as fit into a pass of each rank, at least one. Each shares its first half with the
+    others."""
     config = trainer.config
     length = config.agent.max_tokens
     vocabulary = trainer.model.config.get_text_config().vocab_size
-    number = max(1, config.train.micro_batch_tokens // length)
+    number = max(1, config.train.micro_batch_tokens // length) * config.train.ranks
     half = [position % vocabulary for position in range(length // 2)]
     return [
         sample_of([*half, *((position + own) % vocabulary for position in range(len(half), length))])

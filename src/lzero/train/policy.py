@@ -1,0 +1,53 @@
+"""Everything that touches a policy's parameters happens within one forward pass of its root module.
+
+A model that is sharded over ranks gathers its parameters in hooks of that pass. A plain model has no such hooks, and computes directly.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_PLACEMENT, _ROOT = "lzero_placement", "lzero_root"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in which type a model computes. Its parameters may rest elsewhere, and in another type."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def placement(model: "PreTrainedModel") -> Placement:
+    """Return where a model computes."""
+    return getattr(model, _PLACEMENT, None) or Placement(model.device, model.dtype)
+
+
+def through_root(
+    model: "PreTrainedModel", compute: "Callable[Concatenate[PreTrainedModel, P], T]", *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Return `compute(model, …)`, within the forward pass of the root module if the model is sharded."""
+    root = getattr(model, _ROOT, None)
+    found: T = compute(model, *args, **kwargs) if root is None else root(compute, *args, **kwargs)
+    return found
+
+
+def make_root(model: "PreTrainedModel", place: Placement) -> None:
+    """Let `through_root` run the hooks of this sharded model, which computes at `place`."""
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
+    setattr(model, _PLACEMENT, place)
+    setattr(model, _ROOT, partial(_within, model))
+    register_fsdp_forward_method(model, _ROOT)
+
+
+def _within(model: Any, compute: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    return compute(model, *args, **kwargs)

@@ -1,0 +1,118 @@
+"""Rank 0 gives orders to all ranks; a worker obeys them. Both sides of the exchange."""
+
+import threading
+from collections.abc import Sequence
+
+import msgspec
+import torch
+import torch.distributed as dist
+from msgspec import Struct
+
+from lzero.errors import LzeroError, RankError
+from lzero.train.ranks.group import Group
+from lzero.train.ranks.orders import Answer, Facts, Member, Order, Stop
+from lzero.train.ranks.wire import Arrays, Shape, from_bytes, to_bytes
+
+OF_THE_GROUP = ("gloo", "nccl", "closed by peer", "reset by peer", "broken pipe", "timed out", "aborted")
+"""Words in messages of errors of the process group itself."""
+
+
+class _Sent(Struct, frozen=True, kw_only=True):
+    """An order as it is sent, and the description of the arrays that follow."""
+
+    order: Order
+    shapes: tuple[Shape, ...]
+
+
+class _Answered(Struct, frozen=True, kw_only=True):
+    facts: Facts
+    shapes: tuple[Shape, ...]
+
+
+class Crew:
+    """All ranks, as rank 0 commands them. Thread-safe: one order at a time."""
+
+    def __init__(self, group: Group, member: Member) -> None:
+        self.group = group
+        self._member = member
+        self._number = 0
+        self._lock = threading.RLock()
+        self._stopped = False
+
+    def run(self, order: Order, shares: Sequence[Arrays] = ()) -> list[Answer]:
+        """Let every rank obey `order` with its share of the arrays, and return each rank's answer.
+
+        Raises RankError if a rank has failed or fails meanwhile, and the error of this rank.
+        """
+        group = self.group
+        with self._lock:
+            if self._stopped:
+                raise RankError("the other ranks have been stopped")
+            if group.failure:
+                raise RankError(group.failure)
+            if group.device.type == "cuda":
+                torch.cuda.set_device(group.device)  # it differs between threads
+            with blamed(group):
+                number, self._number = self._number, self._number + 1
+                for rank in range(1, group.size):
+                    shapes, data = to_bytes(shares[rank] if shares else {})
+                    group.put(f"order/{rank}/{number}", msgspec.json.encode(_Sent(order=order, shapes=shapes)).decode())
+                    group.send(data, rank)
+                own = order.obey(self._member, shares[0] if shares else {})
+                return [own, *(self._answer(rank, number) for rank in range(1, group.size))]
+
+    def stop(self) -> None:
+        """Let the other ranks end. Does nothing if a rank has failed: they end by themselves."""
+        with self._lock:
+            if not self._stopped and not self.group.failure:
+                self.group.stop_watching()
+                self.run(Stop())
+            self._stopped = True
+
+    def _answer(self, rank: int, number: int) -> Answer:
+        text = self.group.get(f"answer/{rank}/{number}", timeout_s=self.group.start.timeout_s)
+        answered = msgspec.json.decode(text, type=_Answered)
+        data = self.group.receive(sum(shape.num_bytes for shape in answered.shapes), rank)
+        return answered.facts, from_bytes(answered.shapes, data)
+
+
+def obey_all(group: Group, member: Member) -> None:
+    """Obey the orders of rank 0 until it says stop. Raises RankError if another rank fails, and the error of this rank."""
+    number = 0
+    while True:
+        sent = msgspec.json.decode(group.get(f"order/{group.rank}/{number}"), type=_Sent)
+        with blamed(group):
+            data = group.receive(sum(shape.num_bytes for shape in sent.shapes), 0)
+            facts, arrays = sent.order.obey(member, from_bytes(sent.shapes, data))
+            shapes, data = to_bytes(arrays)
+            answered = _Answered(facts=facts, shapes=shapes)
+            group.put(f"answer/{group.rank}/{number}", msgspec.json.encode(answered).decode())
+            group.send(data, 0)
+        if isinstance(sent.order, Stop):
+            return
+        number += 1
+
+
+class blamed:  # noqa: N801 - reads as a verb
+    """Tell all ranks of an error in the block. If another rank has caused it, raise that rank's RankError instead."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, RankError):
+            return
+        group = self._group
+        if isinstance(error, RuntimeError) and _is_of_the_group(error):
+            raise group.lost(error) from error
+        what = str(error) if isinstance(error, LzeroError) else f"{type(error).__name__}: {error}"
+        first = group.fail(f"rank {group.rank} failed: {what}")
+        if not first.startswith(f"rank {group.rank} "):
+            raise RankError(first) from error
+
+
+def _is_of_the_group(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in text for word in OF_THE_GROUP)

@@ -1,0 +1,344 @@
+"""Join the ranks of a run, and find those that end, hang, or differ.
+
+A rank finds the others through torchrun's variables: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT. All ranks share a store, which
+holds a few small texts: what each rank runs, orders and replies, and the first failure. Tensors move through a process group: gloo on CPUs,
+NCCL on GPUs.
+
+A thread of each rank writes a sign of life every BEAT_S seconds and looks for those of the others: rank 0 for those of every rank, the
+others for that of rank 0. A rank that sees a failure ends, or raises RankError from whatever it waits for.
+"""
+
+import importlib.metadata
+import json
+import platform
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+import torch
+import torch.distributed as dist
+from msgspec import Struct
+from torch import Tensor
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+
+from lzero.errors import ConfigError, RankError
+from lzero.train.ranks.place import Place
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+BEAT_S = 1.0
+DEAD_S = 45.0
+"""Seconds without a sign of life after which a rank counts as dead. A busy machine may delay one for seconds."""
+JOIN_S = 300.0
+"""Seconds for which a rank waits until it can speak with rank 0, which then says how long the others wait for one."""
+SLOWEST_LOOK_S = 0.05
+FAILED = "failed"
+LIBRARIES = ("lzero", "torch", "transformers")
+
+
+class Start(Struct, frozen=True, kw_only=True):
+    """What rank 0 tells the others before anything is loaded."""
+
+    config: str = "{}"
+    """The configuration, as JSON."""
+    checkpoint: str | None = None
+    directory: str = ""
+    """Directory in which relative paths of the configuration begin."""
+    timeout_s: float = JOIN_S
+    device: str = "auto"
+
+
+Ended = Callable[[], Mapping[int, str]]
+"""Returns, for the ranks that this process has started and that have ended, how they ended."""
+
+
+def versions() -> dict[str, str]:
+    """Return what has to be the same on all ranks: Python's version, and those of the libraries that compute."""
+    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+class Group:
+    """The ranks of a run, as one of them sees them. `join` makes one."""
+
+    def __init__(self, place: Place, store: Store) -> None:
+        self.rank, self.size = place.rank, place.size
+        self.device = torch.device("cpu")
+        self.start = Start()
+        self._store = store
+        self._watch = Watch(self, store)
+        self._mesh: DeviceMesh | None = None
+
+    @classmethod
+    def join(
+        cls,
+        place: Place,
+        *,
+        start: Start | None = None,
+        config: str = "",
+        store: Store | None = None,
+        ended: Ended = dict,
+    ) -> Self:
+        """Meet the other ranks, compare versions and configurations, and open the process group. Blocks.
+
+        `start`: given by rank 0. `config`: the configuration that this rank has read itself, as JSON; "" if it has none. `store`: where the
+        ranks meet, if this process has opened it. Raises RankError if a rank does not come in time, or differs.
+        """
+        group = cls(place, PrefixStore("lzero", store or _meet(place)))
+        group.start = group.compare(start, config, ended)
+        group.device = _own_device(group.start.device, place)
+        try:
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if group.device.type == "cuda" else "gloo",
+                store=PrefixStore("group", group._store),
+                rank=place.rank,
+                world_size=place.size,
+                timeout=timedelta(seconds=group.start.timeout_s),
+            )
+        except RuntimeError as error:
+            raise RankError(group.fail(f"rank {place.rank} cannot open the process group: {error}")) from None
+        group._watch.start(ended)
+        return group
+
+    @property
+    def mesh(self) -> "DeviceMesh":
+        """All ranks in a row, for FSDP."""
+        if self._mesh is None:
+            from torch.distributed.device_mesh import init_device_mesh
+
+            self._mesh = init_device_mesh(self.device.type, (self.size,), mesh_dim_names=("ranks",))
+        return self._mesh
+
+    @property
+    def failure(self) -> str:
+        """The first failure of a rank; "" if there is none."""
+        return self._watch.failure
+
+    def on_failure(self, tell: Callable[[str], object]) -> None:
+        """Call `tell` with the first failure of a rank when it becomes known, in another thread."""
+        self._watch.on_failure.append(tell)
+
+    def stop_watching(self) -> None:
+        """Expect the ranks to end from now on."""
+        self._watch.stop()
+
+    def fail(self, problem: str) -> str:
+        """Tell all ranks that the run cannot continue, and why. Return the reason that came first, which may be another rank's."""
+        with suppress(RuntimeError):  # the store has ended with rank 0
+            return self._store.compare_set(FAILED, "", problem).decode()
+        return problem
+
+    def lost(self, error: Exception) -> RankError:
+        """Return the error for a wait that ended because another rank has failed; its cause may become known a moment later."""
+        end = time.monotonic() + DEAD_S + 3 * BEAT_S
+        while self._watch.is_running and not self.failure and time.monotonic() < end:
+            time.sleep(SLOWEST_LOOK_S)
+        return RankError(self.failure or f"rank {self.rank} lost the other ranks: {error}")
+
+    def put(self, key: str, text: str) -> None:
+        self._store.set(key, text)
+
+    def get(self, key: str, *, timeout_s: float = float("inf")) -> str:
+        """Wait for a text, and remove it. Raises RankError if a rank fails meanwhile, or it does not come in time."""
+        start = time.monotonic()
+        while True:
+            if self.failure:
+                raise RankError(self.failure)
+            try:
+                if self._store.check([key]):
+                    text = self._store.get(key).decode()
+                    self._store.delete_key(key)
+                    return text
+            except RuntimeError as error:
+                raise self.lost(error) from None
+            waited = time.monotonic() - start
+            if waited > timeout_s:
+                raise RankError(f"rank {self.rank} waited {timeout_s:g} s in vain for {key}")
+            time.sleep(min(SLOWEST_LOOK_S, waited / 20 + 0.0005))  # the store's own wait logs each timeout
+
+    def largest(self, number: int) -> int:
+        """Return the largest of the ranks' numbers. Collective."""
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return int(value)
+
+    def sum(self, number: float) -> float:
+        """Return the sum of the ranks' numbers. Collective."""
+        value = torch.tensor(number, dtype=torch.float64)
+        dist.all_reduce(value)
+        return float(value)
+
+    def send(self, data: Tensor, rank: int) -> None:
+        if len(data):
+            dist.send(data, rank)
+
+    def receive(self, num_bytes: int, rank: int) -> Tensor:
+        data = torch.empty(num_bytes, dtype=torch.uint8)
+        if num_bytes:
+            dist.recv(data, rank)
+        return data
+
+    def close(self) -> None:
+        """Leave. Ranks that wait for this one get an error."""
+        self._watch.stop()
+        if dist.is_initialized():
+            with suppress(RuntimeError):  # it was broken off
+                dist.destroy_process_group()
+
+    def compare(self, start: Start | None, config: str, ended: Ended = dict) -> Start:
+        """Compare versions and configurations on rank 0, and wait for the result on the others. Raises RankError."""
+        own = _Hello(versions=versions(), config=config, host=socket.gethostname())
+        if start is None:
+            self.put(f"hello/{self.rank}", msgspec.json.encode(own).decode())
+            welcome = msgspec.json.decode(self.get(f"welcome/{self.rank}", timeout_s=JOIN_S), type=_Welcome)
+            if welcome.problem:
+                raise RankError(welcome.problem)
+            return welcome.start
+        own = msgspec.structs.replace(own, config=start.config)
+        problems = (self._difference(rank, own, start.timeout_s, ended) for rank in range(1, self.size))
+        welcome = _Welcome(start=start, problem=next(filter(None, problems), ""))
+        for rank in range(1, self.size):
+            self.put(f"welcome/{rank}", msgspec.json.encode(welcome).decode())
+        if welcome.problem:
+            raise RankError(welcome.problem)
+        return start
+
+    def _difference(self, rank: int, own: "_Hello", timeout_s: float, ended: Ended) -> str:
+        """Wait for a rank, and return in what it differs from this one; "" for nothing."""
+        end = time.monotonic() + timeout_s
+        while not self._store.check([f"hello/{rank}"]):
+            if how := ended().get(rank):
+                return f"rank {rank} {how} before it joined the others"
+            if time.monotonic() > end:
+                return f"rank {rank} of {self.size} did not join within {timeout_s:g} s (train.rank_timeout_s)"
+            time.sleep(SLOWEST_LOOK_S)
+        its = msgspec.json.decode(self.get(f"hello/{rank}"), type=_Hello)
+        differences = [
+            f"{name} {its.versions.get(name, 'none')} instead of {own.versions.get(name, 'none')}"
+            for name in sorted(own.versions.keys() | its.versions.keys())
+            if own.versions.get(name) != its.versions.get(name)
+        ]
+        if its.config and its.config != own.config:
+            differences.append(_difference_of_configs(own.config, its.config))
+        return f"rank {rank} on {its.host} has {'; '.join(differences)}" if differences else ""
+
+
+class _Hello(Struct, frozen=True, kw_only=True):
+    versions: dict[str, str]
+    config: str
+    host: str
+
+
+class _Welcome(Struct, frozen=True, kw_only=True):
+    start: Start
+    problem: str
+
+
+class Watch:
+    """Thread that gives signs of life, and finds the first failure."""
+
+    def __init__(self, group: Group, store: Store) -> None:
+        self.failure = ""
+        self._group = group
+        self._store = store
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.on_failure: list[Callable[[str], object]] = []
+        """Called once, in the thread, when the failure is known."""
+
+    def start(self, ended: Ended) -> None:
+        self._thread = threading.Thread(target=self._run, args=(ended,), name="lzero-ranks", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and not self._stopped.is_set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=2 * BEAT_S)
+
+    def _run(self, ended: Ended) -> None:
+        store = self._store
+        watched = range(1, self._group.size) if self._group.rank == 0 else (0,)
+        seen = dict.fromkeys(watched, ("", time.monotonic()))
+        while not self._stopped.wait(BEAT_S):
+            try:
+                store.set(f"beat/{self._group.rank}", str(time.monotonic()))
+                failure = store.compare_set(FAILED, "", "").decode()
+                for rank in watched:
+                    beat = store.compare_set(f"beat/{rank}", "", "").decode()
+                    if beat != seen[rank][0]:
+                        seen[rank] = beat, time.monotonic()
+            except RuntimeError:  # the store is gone, and with it rank 0
+                failure = "rank 0 has ended"
+            now = time.monotonic()
+            late = [f"rank {rank} gives no sign of life" for rank, (_, when) in seen.items() if now - when > DEAD_S]
+            gone = [f"rank {rank} {why}" for rank, why in ended().items()]
+            if problem := failure or next(iter((*gone, *late)), ""):
+                self.failure = failure or self._group.fail(problem)
+                for tell in self.on_failure:
+                    tell(self.failure)
+                _break_off(self._group.device)
+                return
+
+
+def _break_off(device: torch.device) -> None:
+    """End collectives under way: they wait for a rank that will not come."""
+    group = dist.group.WORLD
+    if group is None:
+        return
+    for kind in {"cpu", device.type}:
+        with suppress(RuntimeError):
+            group._get_backend(torch.device(kind)).abort()
+
+
+def _meet(place: Place) -> Store:
+    """Return the store of all ranks, which rank 0 or torchrun opens. Raises RankError if it cannot be reached."""
+    from torch.distributed.rendezvous import rendezvous
+
+    where = f"{place.host}:{place.port}"
+    try:
+        store, _, _ = next(rendezvous(f"tcp://{where}", place.rank, place.size, timeout=timedelta(seconds=JOIN_S)))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise RankError(f"rank {place.rank} cannot meet the other ranks at {where}: {error}") from None
+    found: Store = store
+    return found
+
+
+def _own_device(device: str, place: Place) -> torch.device:
+    """Return the device of a rank, and make it torch's current one. Raises ConfigError if its machine has too few GPUs."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    number = place.local_rank if count > 1 else 0  # a scheduler may show each rank a GPU of its own
+    if number >= count:
+        raise ConfigError(
+            f"rank {place.rank} is number {place.local_rank} on its machine, which has {count} GPUs: start fewer ranks there"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def _difference_of_configs(here: str, there: str) -> str:
+    own, its = _flat(json.loads(here)), _flat(json.loads(there))
+    keys = sorted(key for key in own.keys() | its.keys() if own.get(key) != its.get(key))
+    shown = ", ".join(f"{key} = {its.get(key)} instead of {own.get(key)}" for key in keys[:3])
+    return f"another configuration than rank 0: {shown}" + (", …" if len(keys) > 3 else "")
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

@@ -1,0 +1,190 @@
+"""Orders of rank 0, and how every rank obeys them.
+
+All ranks obey an order at the same time, each with arrays of its own, and make the same collective operations meanwhile. Each returns a few
+facts and arrays, which rank 0 gets from all ranks.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from msgspec import Struct
+from torch import Tensor
+
+from lzero.algo.batches import Batch, anchor, lay_out_all
+from lzero.algo.layout import Layout, Packing
+from lzero.algo.loss import make_loss_fn
+from lzero.algo.metrics import Metric, Metrics, summed
+from lzero.errors import NotFinite
+from lzero.train.optimizers import set_rate
+from lzero.train.ranks.group import Group
+from lzero.train.ranks.wire import Arrays, to_scored
+from lzero.train.score import sample_logprobs
+from lzero.train.trainer import Trainer
+from lzero.train.update import accumulate, make_step
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What a rank reports of an optimiser step, besides the numbers of its metrics; empty for other orders."""
+
+    skipped: str = ""
+    """Why the step was skipped; "" if it was made."""
+    loss: float = 0.0
+    """Of all ranks together, as the norm."""
+    norm: float = 0.0
+    metrics: tuple[tuple[str, Literal["mean", "max"]], ...] = ()
+    sizes: dict[str, int] = {}
+    """The numbers of its `Batch`."""
+
+
+Answer = tuple[Facts, Arrays]
+NOTHING = Facts()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One rank of the run, with its part of the models and the optimizer."""
+
+    group: Group
+    trainer: Trainer
+
+
+class Score(Struct, frozen=True, kw_only=True, tag=True):
+    """Return the log-probabilities of samples under the policy or its reference."""
+
+    of: Literal["policy", "reference"]
+    max_tokens: int
+    packing: Packing
+    whole_episodes: bool
+    square: bool
+
+    def obey(self, member: Member, arrays: Arrays) -> Answer:
+        trainer = member.trainer
+        model = trainer.model if self.of == "policy" else trainer.reference
+        assert model is not None
+        layout = Layout(
+            max_tokens=self.max_tokens,
+            packing=self.packing,
+            whole_episodes=self.whole_episodes,
+            square=self.square,
+        )
+        samples = [row.sample for row in to_scored(arrays)[0]]
+        scores = sample_logprobs(model, samples, layout, agreed=member.group.largest)
+        return NOTHING, {"logprobs": torch.tensor([value for row in scores for value in row], dtype=torch.float64)}
+
+
+class Step(Struct, frozen=True, kw_only=True, tag=True):
+    """Make one optimiser step, on the samples of all ranks. The weights of their tokens are over the whole step."""
+
+    lr: float
+    lags: bool
+
+    def obey(self, member: Member, arrays: Arrays) -> Answer:
+        trainer, group = member.trainer, member.group
+        algo = trainer.config.algo
+        set_rate(trainer.optimizers, self.lr)
+        batch = lay_out_all(*to_scored(arrays), trainer.layout)
+        for optimizer in trainer.optimizers:
+            optimizer.zero_grad()
+        passes = [*batch.micro_batches]
+        passes += [anchor()] * (group.largest(len(passes)) - len(passes))
+        done = [
+            accumulate(
+                trainer.model, micro, loss_fn=make_loss_fn(algo), entropies=algo.entropy_coef > 0, lags=self.lags
+            )
+            for micro in passes
+        ]
+        loss = group.sum(sum(loss.item() for loss, _ in done))
+        try:
+            norm = make_step(trainer.optimizers, loss=loss, grad_clip=trainer.config.train.grad_clip)
+        except NotFinite as error:
+            return Facts(skipped=str(error)), {}
+        found = summed(metrics for _, metrics in done[: len(batch.micro_batches)])
+        facts = Facts(
+            loss=loss,
+            norm=norm,
+            metrics=tuple((name, metric.reduction) for name, metric in found.items()),
+            sizes={name: number for name, number in vars(batch).items() if name != "micro_batches"},
+        )
+        return facts, _numbers(found)
+
+
+class Gather(Struct, frozen=True, kw_only=True, tag=True):
+    """Return all weights and, on request, the optimizer's moments: on rank 0 alone, in the memory of its host."""
+
+    dtype: str
+    moments: bool = False
+
+    def obey(self, member: Member, arrays: Arrays) -> Answer:
+        trainer, own = member.trainer, member.group.rank == 0
+        dtype = None if self.moments else getattr(torch, self.dtype)
+        found = gathered(trainer.model.state_dict(keep_vars=True).items(), keep=own, dtype=dtype)
+        if self.moments:
+            found |= gathered(moments(trainer.optimizers), keep=own)
+        return NOTHING, found
+
+
+class Stop(Struct, frozen=True, kw_only=True, tag=True):
+    """End."""
+
+    def obey(self, member: Member, arrays: Arrays) -> Answer:
+        return NOTHING, {}
+
+
+Order = Score | Step | Gather | Stop
+
+
+def metrics_of(answers: Sequence[Answer]) -> list[Metrics]:
+    """Return the metrics of each rank's `Step`."""
+    return [
+        {
+            name: Metric(value, weight, reduction)
+            for (name, reduction), value, weight in zip(
+                facts.metrics, arrays["values"].tolist(), arrays["weights"].tolist(), strict=True
+            )
+        }
+        for facts, arrays in answers
+    ]
+
+
+def batches_of(answers: Sequence[Answer]) -> list[Batch]:
+    """Return the batch of each rank's `Step`, without its micro-batches."""
+    return [Batch(micro_batches=(), **facts.sizes) for facts, _ in answers]
+
+
+def _numbers(metrics: Metrics) -> dict[str, Tensor]:
+    """Return values and weights as arrays: JSON has no NaN."""
+    return {
+        "values": torch.tensor([float(metric.value) for metric in metrics.values()], dtype=torch.float64),
+        "weights": torch.tensor([float(metric.weight) for metric in metrics.values()], dtype=torch.float64),
+    }
+
+
+def moments(optimizers: Sequence["Optimizer"]) -> Iterable[tuple[str, Tensor]]:
+    """Yield the slots of optimizers' states as checkpoints name them: `<optimizer>.<parameter>.<slot>`."""
+    for number, optimizer in enumerate(optimizers):
+        for index, slots in optimizer.state_dict()["state"].items():
+            for slot, tensor in slots.items():
+                yield f"{number}.{index}.{slot}", tensor
+
+
+def gathered(
+    tensors: Iterable[tuple[str, Tensor]], *, keep: bool, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """Return whole copies of sharded tensors, one after another, in the host's memory; nothing unless `keep`. Collective.
+
+    A tensor with several names, as tied weights have, is copied once.
+    """
+    found: dict[str, Tensor] = {}
+    copies: dict[int, Tensor] = {}
+    for name, tensor in tensors:
+        if id(tensor) not in copies:
+            whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+            copies[id(tensor)] = whole.detach().to("cpu", dtype, copy=True).contiguous() if keep else tensor
+        if keep:
+            found[name] = copies[id(tensor)]
+    return found

@@ -1,0 +1,59 @@
+"""Shard a model over ranks with PyTorch's FSDP2 (`fully_shard`)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from lzero.errors import ConfigError
+from lzero.train.policy import Placement, make_root
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How a model is sharded."""
+
+    dtype: torch.dtype
+    """Type of the computation. Parameters keep theirs, and gradients are summed in float32."""
+    offload: bool = False
+    """Keep shards, gradients and optimizer state in the memory of the host."""
+    reshard: bool = True
+    """Free a layer's gathered weights after its forward pass, and gather them again for the backward pass."""
+
+
+def shard(model: "PreTrainedModel", mesh: "DeviceMesh", sharding: Sharding) -> "PreTrainedModel":
+    """Shard a model in place, each layer by itself, and return it. Its parameters are DTensors from then on.
+
+    Gradients are summed over the ranks, not averaged: the weights of a loss have the denominator of all ranks. Embeddings, norm and output
+    layer stay in the root's group, because tied parameters have to be in one. Raises ConfigError for a model without layers that it names.
+    """
+    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    device = _device(mesh)
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigError(f"train.ranks: {type(model).__name__} names no layers to shard; train it in one process")
+    wide = torch.promote_types(sharding.dtype, torch.float32)
+    # Arguments are cast by the layers themselves; log-probabilities and temperatures would lose digits.
+    mixed = MixedPrecisionPolicy(param_dtype=sharding.dtype, reduce_dtype=wide, cast_forward_inputs=False)
+    offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if sharding.offload else OffloadPolicy()
+    for module in (*layers, model):
+        sharded = fully_shard(
+            module, mesh=mesh, mp_policy=mixed, offload_policy=offload, reshard_after_forward=sharding.reshard
+        )
+        assert isinstance(sharded, FSDPModule)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)  # gloo, and NCCL in bfloat16, cannot scale while they sum
+    make_root(model, Placement(device, sharding.dtype))
+    return model
+
+
+def _device(mesh: "DeviceMesh") -> torch.device:
+    if mesh.device_type == "cpu":
+        return torch.device("cpu")
+    return torch.device(mesh.device_type, torch.accelerator.current_device_index())

@@ -1,0 +1,122 @@
+"""Open the trainer of a run: in this process alone, or with ranks that are started for it or were started beside it."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lzero.config import Config
+from lzero.errors import RankError
+from lzero.launch import PYTHON, Program, Running, open_launcher
+from lzero.threads import several, sharing
+from lzero.train.checkpoint import Progress
+from lzero.train.ranks.crew import blamed
+from lzero.train.ranks.group import JOIN_S, Group, Start
+from lzero.train.ranks.member import RankTrainer, build_member
+from lzero.train.ranks.place import Place
+from lzero.train.trainer import Trainer
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def opened_trainer(config: Config, *, checkpoint: Path | None) -> AsyncIterator[tuple[Trainer, Progress]]:
+    """Yield the trainer of a run and its progress. In the end, all other ranks have ended, or are ending.
+
+    Raises RankError if a rank does not start, differs or fails, and what `Trainer.build` raises.
+    """
+    place = Place.from_environment(os.environ)
+    if place is None and config.train.ranks == 1 and not config.train.offload:
+        yield Trainer.build(config, checkpoint=checkpoint)
+        return
+    async with AsyncExitStack() as stack:
+        crowd = await stack.enter_async_context(_started(config)) if place is None else Crowd(place=place)
+        start = Start(
+            config=config.model_dump_json(),
+            checkpoint=str(checkpoint.absolute()) if checkpoint else None,
+            directory=os.getcwd(),
+            timeout_s=config.train.rank_timeout_s,
+            device=config.model.device,
+        )
+        group = await asyncio.to_thread(Group.join, crowd.place, start=start, store=crowd.store, ended=crowd.ended)
+        stack.callback(group.close)
+        with blamed(group):
+            member, progress = build_member(config, group, checkpoint=checkpoint)
+        trainer = RankTrainer.of(member)
+        stack.push_async_callback(_stop, trainer)
+        yield trainer, progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crowd:
+    """Where the ranks meet, and those that this process has started."""
+
+    place: Place
+    store: "Store | None" = None
+    others: tuple[Running, ...] = ()
+
+    def ended(self) -> dict[int, str]:
+        """Return how ranks have ended."""
+        causes = {rank: running.end_cause() for rank, running in enumerate(self.others, start=1)}
+        return {rank: cause for rank, cause in causes.items() if cause}
+
+
+@asynccontextmanager
+async def _started(config: Config) -> AsyncIterator[Crowd]:
+    """Start the other ranks, and yield where they meet. End them afterwards, and log what those wrote last that ended by themselves."""
+    import torch
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    size = config.train.ranks
+    on_gpus = config.model.device != "cpu" and torch.cuda.is_available()
+    async with open_launcher() as launcher:
+        store = TCPStore(launcher.host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=JOIN_S))
+        place = Place(rank=0, size=size, local_rank=0, host=launcher.host, port=store.port)
+        with sharing(size):
+            threads = {"OMP_NUM_THREADS": str(several())}
+            programs = [
+                Program(
+                    name=f"rank {rank}",
+                    role="rank",
+                    command=(PYTHON, "-m", "lzero.train.ranks"),
+                    variables={**replace(place, rank=rank, local_rank=rank).variables(), **threads},
+                    gpus=int(on_gpus),
+                )
+                for rank in range(1, size)
+            ]
+            crowd = Crowd(
+                place=place, store=store, others=tuple([await launcher.launch(program) for program in programs])
+            )
+            try:
+                yield crowd
+            except RankError:
+                for rank in crowd.ended():
+                    logger.error("rank %d wrote last: %s", rank, await crowd.others[rank - 1].tail())
+                raise
+            finally:
+                if not crowd.ended():
+                    await _all_ended(crowd)
+
+
+async def _all_ended(crowd: Crowd) -> None:
+    """Wait for ranks that were stopped; those that do not end in time are killed when the launcher closes."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(END_S):
+            await asyncio.gather(*(running.ended() for running in crowd.others))
+
+
+END_S = 10.0
+"""Seconds that the other ranks have to end after the last order."""
+
+
+async def _stop(trainer: RankTrainer) -> None:
+    with suppress(RankError):
+        await asyncio.to_thread(trainer.crew.stop)

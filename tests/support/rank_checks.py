@@ -1,0 +1,268 @@
+"""Compare what two ranks compute with what one process computes: python rank_checks.py FILE, for each rank, with torchrun's variables.
+
+Rank 0 writes name of a case → the relative error of all its gradients and weights, as JSON.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from plain_gradient import TOKENIZER, random_groups
+from rank_models import Kind, initial_of, rank_model
+from torch import Tensor
+
+from lzero.config import Config, make_config
+from lzero.train.ranks import member as members
+from lzero.train.ranks import orders
+from lzero.train.ranks.crew import obey_all
+from lzero.train.ranks.group import Group, Start
+from lzero.train.ranks.member import RankTrainer
+from lzero.train.ranks.orders import Member
+from lzero.train.ranks.place import Place
+from lzero.train.ranks.sharding import Sharding, shard
+from lzero.train.trainer import Trainer
+from lzero.train.update import recompute_activations
+from lzero.types import Group as Episodes
+
+EVERYTHING: dict[str, Any] = {
+    "loss": "ppo", "loss_options": {"ratio": "step", "dual_clip": 1.1}, "kl_coef": 0.1, "entropy_coef": 0.05, "importance_cap": 1.5,
+}  # fmt: skip
+Patch = Callable[[], "ExitStack"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A few optimiser steps, on two ranks and in one process."""
+
+    model: Kind = "float64"
+    algo: dict[str, Any] = field(default_factory=lambda: EVERYTHING)
+    packing: str = "padded"
+    tokens: int = 60
+    """Tokens of a micro-batch: few, so that a rank makes several passes, and not as many as the other."""
+    seed: int = 0
+    num_groups: int = 4
+    dtype: torch.dtype | None = None
+    offload: bool = False
+    reshard: bool = True
+    checkpointing: bool = False
+    samples: int | None = None
+    """How many samples the ranks share; None: all."""
+    clip: float = 1e9
+    broken: Callable[[], Any] = ExitStack
+
+    @property
+    def config(self) -> Config:
+        train = {
+            "packing": self.packing, "micro_batch_tokens": self.tokens, "grad_clip": self.clip, "lr": 0.05, "minibatches": 2, "epochs": 2,
+        }  # fmt: skip
+        return make_config({"algo": self.algo, "train": train if self.num_groups > 1 else train | {"minibatches": 1}})
+
+    @property
+    def groups(self) -> list[Episodes]:
+        return random_groups(self.seed)[: self.num_groups]
+
+
+class Recording(torch.optim.SGD):
+    """Plain gradient descent, which keeps its gradients."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(list(model.parameters()), lr=0.1)
+        self.found: list[Tensor] = []
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter in self.param_groups[0]["params"]:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            self.found.append(whole(gradient).clone())
+        super().step()
+
+
+def whole(tensor: Any) -> Tensor:
+    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return found.detach()
+
+
+def trainer_of(case: Case, mesh: Any = None) -> Trainer:
+    """Return the trainer of a case: whole, or this rank's part of it."""
+    model = rank_model(case.model)
+    reference = initial_of(model).requires_grad_(False)
+    if case.checkpointing:
+        recompute_activations(model)
+    if mesh is not None:
+        how = Sharding(dtype=case.dtype or model.dtype, offload=case.offload, reshard=case.reshard)
+        model, reference = shard(model, mesh, how), shard(reference, mesh, how)
+    config = case.config
+    assert config.train.packing != "auto"
+    return Trainer(
+        config=config,
+        model=model,
+        tokenizer=TOKENIZER,
+        reference=reference,
+        optimizers=[Recording(model)],
+        packing=config.train.packing,
+    )
+
+
+def learned(trainer: Trainer, case: Case) -> dict[str, float]:
+    """Make the optimiser steps of one update, and return its metrics."""
+    samples = trainer.samples(case.groups)
+    scores = trainer.score(samples)
+    advantages = trainer.credit(case.groups, samples, scores, update=0)
+    return trainer.update(trainer.scored(samples, scores, advantages)[: case.samples], update=0)
+
+
+def result(trainer: Trainer, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the gradients of all steps, and the weights after them."""
+    (optimizer,) = trainer.optimizers
+    assert isinstance(optimizer, Recording)
+    return flat(optimizer.found), flat(weights.values())
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.double().flatten() for tensor in tensors])
+
+
+def distance(own: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+    """Return the larger relative error of the two."""
+    return max(float((one - its).norm() / its.norm()) for one, its in zip(own, other, strict=True))
+
+
+def on_ranks(case: Case, group: Group) -> tuple[tuple[Tensor, Tensor], dict[str, float]] | None:
+    """Return gradients and weights of a case, and its metrics; None on ranks that obey."""
+    member = Member(group=group, trainer=trainer_of(case, group.mesh))
+    if group.rank:
+        obey_all(group, member)
+        return None
+    trainer = RankTrainer.of(member)
+    metrics = learned(trainer, case)
+    weights = dict(trainer.weights())
+    trainer.crew.stop()
+    return result(trainer, weights), metrics
+
+
+def alone(case: Case) -> tuple[tuple[Tensor, Tensor], dict[str, float]]:
+    trainer = trainer_of(case)
+    metrics = learned(trainer, case)
+    return result(trainer, dict(trainer.model.state_dict())), metrics
+
+
+@contextmanager
+def changed(where: Any, name: str, made: Callable[[Any], Any]) -> Iterator[None]:
+    with mock.patch.object(where, name, made(getattr(where, name))):
+        yield
+
+
+def on_rank_one_twice(divide: Any) -> Any:
+    def broken(*given: Any, **named: Any) -> list[list[int]]:
+        first, second = divide(*given, **named)
+        return [first, [*second, first[0]]]
+
+    return broken
+
+
+def one_row_lost(lay_out_all: Any) -> Any:
+    def broken(scored: Any, weights: Any, layout: Any) -> Any:
+        number = -1 if os.environ["RANK"] == "1" else None
+        return lay_out_all(scored[:number], weights[:number], layout)
+
+    return broken
+
+
+def ranks_exchanged(divide: Any) -> Any:
+    return lambda *given, **named: divide(*given, **named)[::-1]
+
+
+def weights_of_the_rank(lay_out_all: Any) -> Any:
+    def broken(scored: Any, weights: Any, layout: Any) -> Any:
+        total = sum(map(sum, weights)) or 1.0
+        return lay_out_all(scored, [[value / total for value in row] for row in weights], layout)
+
+    return broken
+
+
+def anchors_that_count(anchor: Any) -> Any:
+    def broken() -> Any:
+        micro = anchor()
+        return replace(micro, weights=micro.weights + 0.01, advantages=micro.advantages + 1.0)
+
+    return broken
+
+
+def rates_of_their_own(set_rate: Any) -> Any:
+    return lambda optimizers, lr: set_rate(optimizers, lr if os.environ["RANK"] == "0" else 2 * lr)
+
+
+def averaged(shard: Any) -> Any:
+    def broken(model: Any, *given: Any) -> Any:
+        sharded = shard(model, *given)
+        for module in sharded.modules():
+            if hasattr(module, "set_gradient_divide_factor"):
+                module.set_gradient_divide_factor(2.0)
+                module.set_force_sum_reduction_for_comms(True)
+        return sharded
+
+    return broken
+
+
+MUTATIONS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
+    "gradients are averaged": (sys.modules[__name__], "shard", averaged),
+    "a row is on two ranks": (members, "divide", on_rank_one_twice),
+    "a row is lost": (orders, "lay_out_all", one_row_lost),
+    "weights are those of a rank": (orders, "lay_out_all", weights_of_the_rank),
+    "anchors count": (orders, "anchor", anchors_that_count),
+    "a rank has another rate": (orders, "set_rate", rates_of_their_own),
+}
+CASES: dict[str, Case] = {
+    "padded": Case(),
+    "packed": Case(packing="packed"),
+    "tree": Case(packing="tree"),
+    "whole episodes": Case(algo=EVERYTHING | {"loss_options": {"ratio": "episode"}}),
+    "plain": Case(algo={"kl_coef": 0.0, "loss": "policy_gradient"} | {"loss": "ppo"}, seed=5),
+    "one group": Case(num_groups=1, tokens=10_000),
+    "more ranks than rows": Case(samples=1),
+    "clipped": Case(clip=0.01),
+    "checkpointing": Case(checkpointing=True),
+    "offload": Case(offload=True),
+    "kept weights": Case(reshard=False),
+    "ranks exchanged": Case(broken=lambda: changed(members, "divide", ranks_exchanged)),
+    "tied": Case(model="tied"),
+    "untied": Case(model="untied"),
+    "tied, everything": Case(model="tied", packing="tree", checkpointing=True, offload=True),
+    "bfloat16": Case(model="untied", dtype=torch.bfloat16),
+}
+BROKEN: dict[str, Case] = {
+    name: Case(samples=1 if name == "anchors count" else None, broken=partial(changed, *place))
+    for name, place in MUTATIONS.items()
+}
+
+
+def main(file: Path) -> None:
+    place = Place.from_environment(os.environ)
+    assert place is not None
+    torch.set_num_threads(1)
+    group = Group.join(place, start=None if place.rank else Start(device="cpu", timeout_s=30))
+    found: dict[str, dict[str, float]] = {}
+    for name, case in (CASES | BROKEN).items():
+        start = time.monotonic()
+        with case.broken():
+            made = on_ranks(case, group)
+        print(name, round(time.monotonic() - start, 2), flush=True)
+        if made is not None:
+            right, metrics = alone(case)
+            gaps = {each: abs(value - made[1][each]) for each, value in metrics.items() if each != "train/padding"}
+            found[name] = {"error": distance(made[0], right), "metrics": max(gaps.values())}
+    if place.rank == 0:
+        file.write_text(json.dumps(found))
+    group.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

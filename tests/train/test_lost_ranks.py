@@ -1,0 +1,38 @@
+"""A rank that is gone, hangs or fails ends the run on all ranks, by its number, and soon."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from ranks import TESTS, logs, ranks
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+PROGRAM = str(TESTS / "support" / "lost_rank.py")
+ENDS = {
+    "fails": "rank 1 failed: MemoryError: no room for a row",
+    "killed": "rank 1 gives no sign of life",
+    "killed while it waits": "rank 1 gives no sign of life",
+    "stopped": "rank 1 gives no sign of life",
+}
+
+
+@pytest.mark.parametrize(
+    "how", [how if how in ("fails", "killed") else pytest.param(how, marks=pytest.mark.slow) for how in ENDS]
+)
+def test_the_run_ends_with_the_rank_s_number(how: str, tmp_path: Path) -> None:
+    with ranks([PROGRAM, how], tmp_path) as (first, second):
+        first.wait(timeout=300)
+        if how != "stopped":
+            second.wait(timeout=60)
+    assert ENDS[how] in (tmp_path / "rank-0.log").read_text(), logs(tmp_path)
+
+
+@pytest.mark.slow
+def test_ranks_end_by_themselves_when_rank_0_is_killed(tmp_path: Path) -> None:
+    with ranks([PROGRAM, "rank 0 killed"], tmp_path) as (first, second):
+        assert first.wait(timeout=300) == -signal.SIGKILL
+        gone = time.monotonic()
+        assert second.wait(timeout=60) > 0
+    assert time.monotonic() - gone < 60
+    assert "rank 0" in (tmp_path / "rank-1.log").read_text(), logs(tmp_path)

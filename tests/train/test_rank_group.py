@@ -1,0 +1,106 @@
+"""Ranks that differ, or do not come, are named before anything is loaded."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+from lzero.config import load_config
+from lzero.errors import ConfigError, RankError
+from lzero.train.ranks import group as groups
+from lzero.train.ranks.group import Group, Start
+from lzero.train.ranks.place import Place, placed
+
+CONFIG = load_config(None, ["train.lr=0.1"]).model_dump_json()
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+
+
+def meeting(
+    monkeypatch: pytest.MonkeyPatch, *, config: str = "", versions: dict[str, str] | None = None, size: int = 2
+) -> tuple[Any, Any]:
+    """Let rank 0 and rank 1 meet, and return what each gets: a start, or an error. Rank 1 has these versions and this configuration."""
+    store = HashStore()
+    store.set_timeout(timedelta(seconds=5))
+    first, second = (Group(Place(rank=rank, size=size, local_rank=rank, host="", port=0), store) for rank in range(2))
+
+    def outcome(call: Callable[[], Start]) -> Any:
+        try:
+            return call()
+        except RankError as error:
+            return str(error)
+
+    own = groups.versions()
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(groups, "versions", lambda: versions or own)
+        theirs = pool.submit(outcome, lambda: second.compare(None, config))
+        while not store.check(["hello/1"]):
+            pass
+        monkeypatch.setattr(groups, "versions", lambda: own)
+        ours = outcome(lambda: first.compare(Start(config=CONFIG, timeout_s=0.2), ""))
+        return ours, theirs.result(10)
+
+
+def test_ranks_that_agree_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for config in ("", CONFIG):
+        ours, theirs = meeting(monkeypatch, config=config)
+        assert ours == theirs
+        assert theirs.config == CONFIG
+
+
+def test_a_rank_with_another_configuration_is_refused_with_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = load_config(None, ["train.lr=0.2"]).model_dump_json()
+    ours, theirs = meeting(monkeypatch, config=other)
+    assert ours == theirs
+    assert "rank 1 on " in ours
+    assert "train.lr = 0.2 instead of 0.1" in ours
+
+
+def test_a_rank_with_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = meeting(monkeypatch, versions=groups.versions() | {"torch": "1.0"})
+    assert ours == theirs
+    assert "torch 1.0 instead of " in ours
+
+
+def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = meeting(monkeypatch, size=3)
+    assert ours == theirs == "rank 2 of 3 did not join within 0.2 s (train.rank_timeout_s)"
+
+
+def test_a_rank_that_ended_is_named_at_once() -> None:
+    first = Group(Place(rank=0, size=2, local_rank=0, host="", port=0), HashStore())
+    with pytest.raises(RankError, match="rank 1 ended with code 3 before it joined"):
+        first.compare(Start(timeout_s=60), "", lambda: {1: "ended with code 3"})
+
+
+def test_the_first_failure_is_the_one_that_all_ranks_report() -> None:
+    first = Group(Place(rank=0, size=2, local_rank=0, host="", port=0), HashStore())
+    assert first.fail("rank 1 failed: no memory") == "rank 1 failed: no memory"
+    assert first.fail("rank 0 lost the others") == "rank 1 failed: no memory"
+
+
+def test_torchrun_s_variables_give_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place.from_environment(TORCHRUN)
+    assert place == Place(rank=1, size=2, local_rank=1, host="10.0.0.1", port=29500)
+    assert place.variables() == TORCHRUN
+    assert Place.from_environment({}) is None
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert placed(load_config())[0].train.ranks == 2
+    with pytest.raises(ConfigError, match=r"train.ranks = 4, but 2 ranks were started"):
+        placed(load_config(None, ["train.ranks=4"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"MASTER_ADDR": ""}, "but not MASTER_ADDR"),
+        ({"RANK": "2"}, "RANK = 2 does not fit WORLD_SIZE = 2"),
+        ({"WORLD_SIZE": "two"}, "have to be whole numbers"),
+    ],
+)
+def test_variables_that_do_not_fit_are_refused(changes: dict[str, str], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        Place.from_environment(TORCHRUN | changes)
