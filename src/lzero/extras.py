@@ -12,6 +12,7 @@ EXTRAS = {
     "gguf": ("accelerate", "gguf"),
     "low-bit": ("torchao",),
     "math": ("math_verify", "sympy"),
+    "ray": ("ray",),
     "train": ("matplotlib", "numpy", "safetensors", "tokenizers", "torch", "transformers"),
 }
 """Extra → the libraries that it installs, by the names under which Python imports them."""

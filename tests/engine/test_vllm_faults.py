@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from faulty_proxy import Fault, FaultyProxy
+from vllm_servers import group_of
 
 from lzero.config import load_config
 from lzero.engine.vllm import engine as engine_module
@@ -46,7 +47,7 @@ async def engine_of(*settings: str) -> AsyncIterator[VLLMEngine]:
     try:
         yield engine
     finally:
-        groups = [each.own.process.group for each in engine._fleet.members if each.own]
+        groups = [group_of(each.own) for each in engine._fleet.members]
         await engine.close()
         assert not [each for each in psutil.process_iter() if runs_in(each, groups)]
 
@@ -102,7 +103,7 @@ async def ask(engine: VLLMEngine, name: str, *, tokens: int = 60, deadline_s: fl
 def strike(engine: VLLMEngine, part: Part, by: signal.Signals, *, server: int = 0) -> None:
     own = engine._fleet.members[server].own
     assert own is not None
-    (main,) = psutil.Process(own.process.group).children()
+    (main,) = psutil.Process(group_of(own)).children()
     (main if part == "server" else main.children()[0]).send_signal(by)
 
 
@@ -236,8 +237,8 @@ async def test_a_lifeline_that_is_killed_leaves_no_process() -> None:
     async with engine_of() as engine:
         own = engine._fleet.members[0].own
         assert own is not None
-        before = psutil.Process(own.process.group).children(recursive=True)
-        os.kill(own.process.group, signal.SIGKILL)
+        before = psutil.Process(group_of(own)).children(recursive=True)
+        os.kill(group_of(own), signal.SIGKILL)
         await until(lambda: engine.restarts == 1 and engine._fleet.members[0].serves)
         assert not psutil.wait_procs(before, timeout=DEADLINE_S)[1]
 
@@ -291,7 +292,8 @@ class Broadcasts:
 async def test_a_restarted_server_joins_a_new_group_of_the_trainer(tmp_path: Path) -> None:
     config = load_config(None, ["engine.kind=vllm", f"engine.program={CHILD}", "engine.transfer=nccl"])
     server, fleet = VLLMServer("the child", socket=tmp_path / kind.SOCKET), Fleet()
-    own = OwnServer(server, partial(kind.launch, config, tmp_path, number=0), start_s=DEADLINE_S)
+    start = partial(kind.started, config, tmp_path, number=0)
+    own = OwnServer(server, await start(), start, start_s=DEADLINE_S)
     fleet.add(server, own)
     delivery = Delivery(trainer_address="127.0.0.1")
     engine = VLLMEngine(fleet, TOKENIZER, stop_ids=[], vocab_size=9, max_tokens=9, delivery=delivery, on_close=own.end)

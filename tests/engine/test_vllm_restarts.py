@@ -16,7 +16,7 @@ from typing import Any, cast
 import psutil
 import pytest
 import torch
-from vllm_servers import PROGRAM
+from vllm_servers import PROGRAM, group_of
 from whole_runs import metrics
 
 from lzero.config import load_config
@@ -111,7 +111,7 @@ def strike(engine: VLLMEngine, part: str, by: signal.Signals) -> None:
     """Send a signal to the API server, or to the process that samples."""
     own = engine._fleet.members[0].own
     assert own is not None
-    (server,) = psutil.Process(own.process.group).children()
+    (server,) = psutil.Process(group_of(own)).children()
     heaviest = max(server.children(recursive=True), key=lambda each: each.memory_info().rss)
     (server if part == "server" else heaviest).send_signal(by)
 

@@ -86,7 +86,10 @@ class Server:
         )
         assert self.worker.stdout is not None
         await self.worker.stdout.readline()
-        await asyncio.start_unix_server(self.answer, self.argument("--uds"))
+        if "--uds" in self.arguments:
+            await asyncio.start_unix_server(self.answer, self.argument("--uds"))
+        else:
+            await asyncio.start_server(self.answer, self.argument("--host"), int(self.argument("--port")))
         while line := await self.worker.stdout.readline():
             found = json.loads(line)
             self.tokens = found["tokens"]

@@ -16,7 +16,7 @@ from lzero.config import Config, VLLMEngineConfig, load_config
 from lzero.engine.vllm import kind
 from lzero.engine.vllm.engine import Delivery, VLLMEngine
 from lzero.engine.vllm.server import VLLMServer
-from lzero.engine.vllm.supervisor import Fleet, until_ready
+from lzero.engine.vllm.supervisor import Fleet, OwnServer, until_ready
 from lzero.launch.local import LocalProcess
 
 if TYPE_CHECKING:
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 PROGRAM = Path(os.environ.get("LZERO_VLLM") or Path(__file__).parents[2] / ".servers" / "vllm" / "bin" / "vllm")
 """The vllm command; LZERO_VLLM names another one, as on a machine with GPUs."""
 START_S = 540.0
+
+
+def group_of(own: OwnServer | None) -> int:
+    """Return the process group of a server of this machine."""
+    assert own is not None
+    assert isinstance(own.process, LocalProcess)
+    return own.process.group
 
 
 @dataclass(frozen=True, kw_only=True)

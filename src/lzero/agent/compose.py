@@ -22,6 +22,7 @@ from lzero.agent.playing import EpisodePlayer
 from lzero.agent.prompt import system_prompt
 from lzero.agent.recorded import OWN
 from lzero.agent.renderer import open_renderer
+from lzero.agent.sandboxes import sandboxes
 from lzero.agent.scenes import Scenes
 from lzero.agent.setting import LIBRARIES, Setting
 from lzero.config import Config
@@ -55,7 +56,7 @@ def open_tools(named: Sequence[str | Tool], config: Config, *, key: str) -> tupl
 
     Raises ConfigError for an object that is not a tool, for a tool that lacks something, and for a name that is built in or used twice.
     """
-    kernel_python = partial(environment.python_of_sessions, config.repl)
+    kernel_python = partial(environment.python_of_sessions, config.repl, placed=bool(config.launch.ray))
     opened: dict[str, Tool] = {}
     for each in named:
         tool = open_tool(each, config, key=key, kernel_python=kernel_python) if isinstance(each, str) else each
@@ -109,7 +110,9 @@ async def open_agent(
     """
     async with AsyncExitStack() as stack:
         # First, so that errors in [repl] are raised before a model is loaded.
-        own_pool = None if pool is not None else open_pool(config.repl, session_s=session_s)
+        own_pool = None
+        if pool is None:
+            own_pool = open_pool(await stack.enter_async_context(sandboxes(config)), session_s=session_s)
         kind = kind_of(config)
         tokenizer = kind.open_tokenizer(config)
         renderer = None if tokenizer is None else open_renderer(config.agent, tokenizer)

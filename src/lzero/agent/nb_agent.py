@@ -104,7 +104,7 @@ class NBAgent:
         self._seed = seed
         self._pool = pool
         self._mcp = tuple(mcp)
-        if pool is None and not self._config.repl.servers and self.settings.work_s > self._config.repl.lifetime_s:
+        if pool is None and not self._config.repl.is_elsewhere and self.settings.work_s > self._config.repl.lifetime_s:
             raise ConfigError(
                 f"agent.work_s = {self.settings.work_s:g} is more than repl.lifetime_s = {self._config.repl.lifetime_s:g}, after which the "
                 "session ends: lower the one, or raise the other"
@@ -162,7 +162,7 @@ class NBAgent:
         task = make_task(task, files) if isinstance(task, str) else task
         task = msgspec.structs.replace(task, files=tuple(str(Path(file).absolute()) for file in task.files))
         self.episode = None
-        if self._pool is None and not self._config.repl.servers:  # other pools have their own limits
+        if self._pool is None and not self._config.repl.is_elsewhere:  # other pools have their own limits
             check_files(list(map(Path, task.files)), max_bytes=self._config.repl.file_mb << 20)
         keeping = _Keeping(watcher or Watcher())
         ticket = Ticket(id=task.id, index=0, seed=seed, sampling=self._sampling, watcher=keeping)

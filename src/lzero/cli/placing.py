@@ -1,4 +1,4 @@
-"""Where a run's servers are: what `--addresses` of a command changes in its configuration."""
+"""Where a run's programs are: what `--addresses` and `--ray` of a command change in its configuration."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,3 +29,10 @@ def with_addresses(config: "Config", file: Path | None) -> "Config":
     if found.pool or not found.engine:  # a file without any address waits for pool servers
         changes["repl"] = config.repl.model_copy(update={"addresses": str(file.absolute()), "servers": ()})
     return config.model_copy(update=changes)
+
+
+def with_ray(config: "Config", address: str) -> "Config":
+    """Return the configuration of a run whose programs start on a Ray cluster; "": the configuration as it is."""
+    from lzero.config import LaunchConfig
+
+    return config.model_copy(update={"launch": LaunchConfig(ray=address)}) if address else config

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lzero.cli.arguments import Arguments, log_visibly, read_config
+from lzero.cli.pool_cluster import serve_cluster
 from lzero.errors import ConfigError
 from lzero.launch.addresses import registered
 from lzero.serving import Serving
@@ -42,6 +43,9 @@ def serve(
     addresses: Annotated[
         Path | None, typer.Option(help="Address file: enter the server's address, and remove it at the end.")
     ] = None,
+    ray: Annotated[
+        str, typer.Option(help="Address of a Ray cluster, or auto: keep a server on each of its nodes with lzero_pool.")
+    ] = "",
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without TLS, on a trusted network.")
     ] = _USUAL.insecure,
@@ -57,12 +61,6 @@ def serve(
 
     config = read_config(arguments).repl
     check_local(config)
-    if (certificate is None) != (key is None):
-        raise ConfigError("--certificate and --key must be given together")
-    given = read_token(token_file, option="--token-file")
-    os.environ.pop(VARIABLE, None)  # nothing that is started from here needs it
-    token = given or new_token()
-    local = open_pool(config)
     serving = Serving(
         host=host,
         port=port,
@@ -72,6 +70,15 @@ def serve(
         max_repls=max_repls,
         insecure=insecure,
     )
+    if ray:
+        serve_cluster(ray, config, serving, token_file=token_file, addresses=addresses)
+        return
+    if (certificate is None) != (key is None):
+        raise ConfigError("--certificate and --key must be given together")
+    given = read_token(token_file, option="--token-file")
+    os.environ.pop(VARIABLE, None)  # nothing that is started from here needs it
+    token = given or new_token()
+    local = open_pool(config)
     server = PoolServer(local, serving, token=token, file_bytes=config.file_mb << 20, lifetime_s=config.lifetime_s)
     log_visibly("%(asctime)s %(message)s")
     asyncio.run(_until_signalled(local, server, "" if given else token, addresses))

@@ -73,7 +73,7 @@ def _on_stage(answer: Answer, tokenizer: "PreTrainedTokenizerFast | None", *, ec
 def patient(config: Config) -> Config:
     """Return the configuration with timeouts for a person who thinks."""
     rollout = config.rollout.model_copy(update={"episode_timeout_s": PATIENCE_S})
-    repl = config.repl if config.repl.servers else config.repl.model_copy(update={"lifetime_s": PATIENCE_S})
+    repl = config.repl if config.repl.is_elsewhere else config.repl.model_copy(update={"lifetime_s": PATIENCE_S})
     return config.model_copy(update={"rollout": rollout, "repl": repl})
 
 

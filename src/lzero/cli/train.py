@@ -19,7 +19,7 @@ import typer
 
 from lzero.cli.arguments import Arguments, read_config, resumed, say
 from lzero.cli.interruption import Interruption
-from lzero.cli.placing import with_addresses
+from lzero.cli.placing import with_addresses, with_ray
 from lzero.errors import ConfigError
 from lzero.text import counted
 
@@ -46,6 +46,10 @@ def train(
     addresses: Annotated[
         Path | None, typer.Option(help="Address file: use the pool servers (also later ones) and vLLM servers in it.")
     ] = None,
+    ray: Annotated[
+        str,
+        typer.Option(help="Address of a Ray cluster, or auto: start the run's programs there; short for launch.ray."),
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume though tasks, corpus, prompt or model have changed since.")
@@ -63,7 +67,7 @@ def train(
     if accept_changes and not resume:
         raise ConfigError("--accept-changes has an effect with --resume only")
     run, config = resumed(resume, arguments) if resume else (None, read_config(arguments))
-    config, place = placed(with_addresses(config, addresses))
+    config, place = placed(with_addresses(with_ray(config, ray), addresses))
     if place is not None and place.rank > 0:
         from lzero.train.ranks.worker import work
 

@@ -15,6 +15,7 @@ from lzero.config.engine import (
     SGLangEngineConfig,
     VLLMEngineConfig,
 )
+from lzero.config.launch import LaunchConfig
 from lzero.config.reading import Config, keys, load_config, make_config, read_values
 from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig
@@ -43,6 +44,7 @@ __all__ = [
     "EnvironmentConfig",
     "EvalConfig",
     "JudgeConfig",
+    "LaunchConfig",
     "LocalEngineConfig",
     "ModelConfig",
     "ReplConfig",

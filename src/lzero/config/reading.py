@@ -13,6 +13,7 @@ from lzero.config.agent import AgentConfig
 from lzero.config.base import Section, wrong_value
 from lzero.config.critic import CriticConfig
 from lzero.config.engine import DEFAULT_ENGINE, EngineConfig
+from lzero.config.launch import LaunchConfig
 from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig
 from lzero.config.tasks import EnvironmentConfig, JudgeConfig, RewardConfig, TasksConfig
@@ -44,6 +45,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     sft: SftConfig = SftConfig()
+    launch: LaunchConfig = LaunchConfig()
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -70,3 +70,8 @@ class ReplConfig(Section):
     """File with the token of `servers`; empty: take it from the environment variable LZERO_POOL_TOKEN."""
     certificate_authority: str = ""
     """Certificate (PEM) of the authority that signed the certificates of wss:// servers; empty: the system's authorities."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether REPLs run on pool servers."""
+        return bool(self.servers or self.addresses)

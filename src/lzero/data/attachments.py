@@ -31,7 +31,7 @@ class FileLimits:
     @classmethod
     def of(cls, config: ReplConfig) -> "FileLimits":
         """Return the limits of REPLs of this machine; pool servers have limits of their own."""
-        if config.servers:
+        if config.is_elsewhere:
             return cls()
         total = config.disk_mb << 20 if config.tier == "namespaces" else UNBOUNDED
         return cls(file_bytes=config.file_mb << 20, total_bytes=total, count=config.transfers)

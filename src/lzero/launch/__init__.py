@@ -6,14 +6,22 @@
 protocol.py   the interface
 local.py      on this machine
 lifeline.py   ends a program when lzero dies
+ray.py        on the nodes of a Ray cluster; ray_node.py runs there
+pools.py      keeps a pool server on every node for sandboxes
+addresses.py  the file that says where servers are
 """
 
+from lzero.config.launch import HERE, LaunchConfig
 from lzero.launch.local import LocalLauncher
-from lzero.launch.protocol import PYTHON, Launcher, Program, Running
+from lzero.launch.protocol import HOST, PORT, PYTHON, Launcher, Node, Program, Running
 
-__all__ = ["PYTHON", "Launcher", "Program", "Running", "open_launcher"]
+__all__ = ["HOST", "PORT", "PYTHON", "Launcher", "Node", "Program", "Running", "open_launcher"]
 
 
-def open_launcher() -> Launcher:
+def open_launcher(config: LaunchConfig = HERE) -> Launcher:
     """Return the launcher of a run, not started yet."""
+    if config.ray:
+        from lzero.launch.ray import RayLauncher
+
+        return RayLauncher(config.ray)
     return LocalLauncher()

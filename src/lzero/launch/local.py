@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,13 +15,15 @@ from pathlib import Path
 
 from lzero.closing import Service
 from lzero.errors import LaunchError
-from lzero.launch.protocol import PYTHON, Program
+from lzero.launch.protocol import HOST, PORT, PYTHON, Node, Program, Role
 from lzero.text import one_line
 
 LIFELINE = Path(__file__).with_name("lifeline.py")
 END_S = 25.0
 """Seconds that a program and its processes have to end; more than the lifeline needs."""
 TAIL_BYTES = 2_000
+READ_BYTES = 1 << 20
+"""The most bytes that are read of a file in a program's directory."""
 ALIVE = b"."
 """Tells the lifeline that this process ends the program, and was not killed."""
 LOOPBACK = "127.0.0.1"
@@ -35,8 +38,14 @@ class LocalProcess:
 
     host = LOOPBACK
 
-    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], directory: Path) -> None:
-        """Start `command`; its output goes to `log` in `directory`. Raises LaunchError if it cannot be run."""
+    def __init__(
+        self, command: Sequence[str], *, environment: Mapping[str, str], directory: Path, port: int = 0
+    ) -> None:
+        """Start `command`; its output goes to `log` in `directory`. `port`: the one that its command has for PORT, for its users.
+
+        Raises LaunchError if it cannot be run.
+        """
+        self.port = port
         self.log = directory / "log"
         try:
             with self.log.open("ab") as out:
@@ -80,9 +89,11 @@ class LocalProcess:
 
     async def tail(self) -> str:
         """Return the end of the log, on one line."""
-        with self.log.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
-            return one_line(log.read().decode("utf-8", errors="replace"))
+        return one_line(self._last(self.log.name, TAIL_BYTES).decode("utf-8", errors="replace"))
+
+    async def read(self, name: str) -> bytes:
+        """Return the last megabyte of a file in the program's directory; nothing if there is none."""
+        return self._last(name, READ_BYTES)
 
     async def end(self) -> None:
         """End the program and its processes; return when they are gone. Safe to call twice."""
@@ -99,6 +110,14 @@ class LocalProcess:
         if not self.end_cause():
             self._process.terminate()
         await self.end()
+
+    def _last(self, name: str, num_bytes: int) -> bytes:
+        try:
+            with self.log.with_name(name).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes))
+                return file.read(num_bytes)
+        except OSError:
+            return b""
 
     def _wait(self) -> None:
         """Wait for the lifeline, which ends the others. Kill what it left: it may have been killed itself."""
@@ -148,15 +167,18 @@ class LocalLauncher(Service):
     async def start(self) -> None:
         """Do nothing: this machine is there."""
 
-    async def launch(self, program: Program) -> LocalProcess:
+    async def nodes(self, role: Role) -> tuple[Node, ...]:
+        """Return this machine."""
+        return (Node(id="", host=LOOPBACK),)
+
+    async def launch(self, program: Program, *, node: str = "") -> LocalProcess:
         """Start a program. Raises LaunchError if it cannot be run."""
         directory = program.directory
         if directory is None:
             directory = Path(tempfile.mkdtemp(prefix=f"lzero-{program.role}-"))
             self._directories.append(directory)
-        process = LocalProcess(
-            runnable(program.command), environment={**os.environ, **program.variables}, directory=directory
-        )
+        command, port = runnable(program.command, host=LOOPBACK)
+        process = LocalProcess(command, environment={**os.environ, **program.variables}, directory=directory, port=port)
         self._started.append(process)
         return process
 
@@ -167,6 +189,15 @@ class LocalLauncher(Service):
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def runnable(command: Sequence[str]) -> tuple[str, ...]:
-    """Return a command of `Program` for this machine: PYTHON as its first word becomes the path of this interpreter."""
-    return (sys.executable if command[0] == PYTHON else command[0], *command[1:])
+def runnable(command: Sequence[str], *, host: str) -> tuple[tuple[str, ...], int]:
+    """Return a command of `Program` for this machine, whose address is `host`, with values for PYTHON, HOST and PORT; and the port, or 0.
+
+    Another program may take the port before this one does, which then ends.
+    """
+    port = 0
+    if PORT in command:
+        with socket.create_server(("", 0)) as free:
+            port = free.getsockname()[1]
+    values = {PORT: str(port), HOST: host}
+    first = sys.executable if command[0] == PYTHON else command[0]
+    return (first, *(values.get(word, word) for word in command[1:])), port

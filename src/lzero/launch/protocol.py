@@ -1,13 +1,26 @@
 """The interface of launchers: what they start, and how they show it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
 PYTHON = "python"
 """As the first word of a command: the interpreter of lzero on the machine where the program runs."""
+PORT = "{port}"
+"""As a word of a command: a free port of the machine where the program runs."""
+HOST = "{host}"
+"""As a word of a command: the address of that machine, as other programs of the run reach it."""
 Role = Literal["pool", "engine", "rank"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A machine on which programs run."""
+
+    id: str
+    host: str
+    """Its address, as other programs of the run reach it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +47,10 @@ class Running(Protocol):
     def host(self) -> str:
         """Address of the machine where it runs, as other programs of the run reach it."""
 
+    @property
+    def port(self) -> int:
+        """The port that its command got for PORT; 0 if it asked for none."""
+
     def end_cause(self) -> str:
         """Return how the program ended, as "ended with code 1" or "was killed by SIGKILL"; "" while it runs. Safe in any thread."""
 
@@ -42,6 +59,9 @@ class Running(Protocol):
 
     async def tail(self) -> str:
         """Return the end of its log, on one line; "" if its machine was lost."""
+
+    async def read(self, name: str) -> bytes:
+        """Return the last megabyte of a file in the program's directory; nothing if there is none, or its machine was lost."""
 
     async def end(self) -> None:
         """End the program and all that it started: by SIGTERM, after some seconds by SIGKILL. Return when they are gone. Safe to call
@@ -61,8 +81,14 @@ class Launcher(Protocol):
     async def start(self) -> None:
         """Connect to the machines. Raises LaunchError if that is not possible."""
 
-    async def launch(self, program: Program) -> Running:
-        """Start a program. Raises LaunchError if it cannot be run, or no machine has what it needs."""
+    async def nodes(self, role: Role) -> Sequence[Node]:
+        """Return the machines that are there now for programs of this role. Raises LaunchError if that cannot be known."""
+
+    async def launch(self, program: Program, *, node: str = "") -> Running:
+        """Start a program, on the machine with the id `node` if that is given.
+
+        Raises LaunchError if it cannot be run, or no machine has what it needs.
+        """
 
     async def close(self) -> None:
         """End every program that it started. Safe to call twice."""

@@ -20,7 +20,7 @@ def open_pool(config: ReplConfig, *, session_s: float = 0.0) -> "LocalPool | Jup
 
     `session_s`: seconds that a session may be needed for. At its start, the pool refuses a server that ends its sessions earlier.
     """
-    if config.servers or config.addresses:
+    if config.is_elsewhere:
         from lzero.repl.remote.settings import remote_pool
 
         return remote_pool(config, session_s=session_s)

@@ -52,12 +52,15 @@ class Environment:
         return self.directory / "bin" / "python"
 
 
-def python_of_sessions(config: ReplConfig) -> Path:
-    """Return the interpreter that sessions run in. Raises ConfigError if sessions do not run in this machine's sandbox."""
-    if config.servers or config.tier != "namespaces":
+def python_of_sessions(config: ReplConfig, *, placed: bool = False) -> Path:
+    """Return the interpreter that sessions run in. `placed`: whether they run on a cluster.
+
+    Raises ConfigError if sessions do not run in this machine's sandbox.
+    """
+    if placed or config.is_elsewhere or config.tier != "namespaces":
         raise ConfigError(
             "agent.tools: install fits packages to this machine's kernel environment, and sessions run in another one "
-            "(repl.servers, repl.tier): let repl.packages of that one hold them"
+            "(repl.servers, repl.addresses, repl.tier, launch.ray): let repl.packages of that one hold them"
         )
     return find(config).python
 

@@ -31,7 +31,7 @@ def lzero_s(config: Config) -> float:
             f"the engine, and {replies} replies of up to rollout.request_timeout_s = {rollout.request_timeout_s:g} s, sandboxes and queues "
             f"need {needed:g} s. Set rollout.episode_timeout_s to 0 (as much as is needed) or to {agent.work_s + needed:g} at least"
         )
-    if not config.repl.servers and config.repl.lifetime_s < total:
+    if not config.repl.is_elsewhere and config.repl.lifetime_s < total:
         raise ConfigError(
             f"repl.lifetime_s = {config.repl.lifetime_s:g} ends a session before its episode, which may take {total:g} s "
             f"(agent.work_s = {agent.work_s:g} included): set repl.lifetime_s to {total:g} at least"

@@ -67,6 +67,7 @@ RESUMABLE = (
     "rollout.max_failure_rate",
     "rollout.episode_timeout_s",
     "rollout.lag_",
+    "launch.",
     "repl.servers",
     "repl.addresses",
     "repl.token_file",

@@ -129,6 +129,11 @@ def inert_settings(config: Config) -> list[str]:
 
 def _inert_parts(config: Config) -> Iterator[str]:
     algo, rollout = config.algo, config.rollout
+    starts_engines = "replicas" in type(config.engine).model_fields and not getattr(config.engine, "urls", ())
+    if config.launch.ray and config.repl.is_elsewhere and not starts_engines and config.train.ranks == 1:
+        yield (
+            f'launch.ray = "{config.launch.ray}" has no effect: [repl] names its servers, and the engine starts none, and there is one rank'
+        )
     if rollout.max_lag > 0:
         yield (
             f"rollout.max_lag = {rollout.max_lag}: the policy that draws a token depends on timing, so the same seed does not give the "

@@ -8,6 +8,8 @@ places.py     bounds the requests of a server by its load
 codec.py      checks requests, and converts responses to completions
 adapters.py   assigns a LoRA adapter to each request
 server.py     calls the HTTP routes of one server
+delivering.py how new weights reach the servers
+placed.py     starts servers on the nodes of a cluster
 supervisor.py watches a server, and restarts it
 bell.py       wakes tasks that wait for a server
 plugin/       runs inside vLLM: loads the weights of a file

@@ -5,7 +5,6 @@ import importlib.util
 import math
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from lzero.closing import closed_on_error
 from lzero.config import Config, VLLMEngineConfig
@@ -22,7 +20,8 @@ from lzero.engine.model_path import context_tokens as context_tokens
 from lzero.engine.model_path import model_name as model_name
 from lzero.engine.model_path import open_tokenizer as open_tokenizer
 from lzero.engine.vllm.codec import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
-from lzero.engine.vllm.engine import Delivery, VLLMEngine, check_unclaimed
+from lzero.engine.vllm.delivering import delivery, sharing_problem
+from lzero.engine.vllm.engine import VLLMEngine, check_unclaimed
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, OwnServer, Supervisor
 from lzero.errors import ConfigError, EngineError, LaunchError
@@ -65,7 +64,7 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
             stop_ids=stop_ids(config, tokenizer),
             vocab_size=vocab_size(config),
             max_tokens=config.agent.max_tokens,
-            delivery=_delivery(_settings(config)),
+            delivery=delivery(_settings(config), fleet),
             on_close=stack.aclose,
         )
         async with closed_on_error(engine.close):  # a server that was claimed is free again if another refuses
@@ -85,6 +84,10 @@ def check(config: Config) -> Iterator[Finding]:
     if settings.urls:
         yield Finding("engine.urls", ", ".join(settings.urls), asyncio.run(_joined_problems(config)))
         return
+    if problem := sharing_problem(config, _settings(config)):
+        yield Finding("engine.shared_directory", "", [problem])
+    if config.launch.ray:
+        return
     yield Finding("engine.program", settings.program, [*_program_problems(settings), *_directory_problems()])
 
 
@@ -94,7 +97,8 @@ def notes(config: Config) -> list[str]:
         of_own_servers = ("program", "replicas", "devices_per_replica", "arguments", "kv_cache_gb", "start_s")
         found = settings.inert("engine", *of_own_servers, why="with engine.urls")
     else:
-        found = settings.inert("engine", "key", "shared_directory", why="without engine.urls")
+        kept = () if config.launch.ray else ("shared_directory",)
+        found = settings.inert("engine", "key", *kept, why="without engine.urls")
     if settings.transfer == "nccl":
         found += settings.inert("engine", "shared_directory", why='with engine.transfer = "nccl"')
     if config.run.deterministic:
@@ -110,7 +114,11 @@ def complaint(config: Config, task: Task) -> str:
 
 def _settings_problem(config: Config) -> str:
     """Return what is wrong with the settings, whatever the servers are; "" if nothing."""
-    return "; ".join(filter(None, (temperature_problem(config), _transfer_problem(config))))
+    return "; ".join(
+        filter(
+            None, (temperature_problem(config), _transfer_problem(config), sharing_problem(config, _settings(config)))
+        )
+    )
 
 
 def command(config: Config, socket: Path) -> tuple[str, ...]:
@@ -153,16 +161,23 @@ def environment(config: Config, directory: Path, *, number: int) -> dict[str, st
         )
     return {
         **os.environ,
+        **variables(settings),
         "CUDA_VISIBLE_DEVICES": ",".join(devices[first : first + each]),
-        "HF_HUB_OFFLINE": "1",
         "PATH": f"{Path(settings.program).absolute().parent}:{os.environ.get('PATH', '')}",
+        "VLLM_RPC_BASE_PATH": str(directory),
+    }
+
+
+def variables(settings: VLLMEngineConfig) -> dict[str, str]:
+    """Return the environment variables of every server that lzero starts."""
+    return {
+        "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(PLUGIN),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_CPU_KVCACHE_SPACE": f"{settings.kv_cache_gb:g}",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_RPC_BASE_PATH": str(directory),
         "VLLM_SERVER_DEV_MODE": "1",
     }
 
@@ -170,6 +185,10 @@ def environment(config: Config, directory: Path, *, number: int) -> dict[str, st
 async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -> Fleet:
     """Start engine.replicas servers. `stack` ends them; their logs are added to `logs`."""
     settings = _settings(config)
+    if config.launch.ray:
+        from lzero.engine.vllm.placed import place
+
+        return await place(config, settings, stack)
     if problems := [*_program_problems(settings), *_directory_problems()]:
         raise ConfigError(problems[0])
     fleet = Fleet(hang_s=settings.hang_s)
@@ -177,10 +196,12 @@ async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -
         directory = Path(tempfile.mkdtemp(prefix="lzero-vllm-"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         server = VLLMServer(f"vLLM server {number}", socket=directory / SOCKET)
-        own = OwnServer(server, partial(launch, config, directory, number=number), start_s=settings.start_s)
+        start = partial(started, config, directory, number=number)
+        process = launch(config, directory, number=number)
+        own = OwnServer(server, process, start, start_s=settings.start_s)
         stack.push_async_callback(own.end)
         stack.push_async_callback(server.close)
-        logs[f"vllm-{number}"] = own.process.log
+        logs[f"vllm-{number}"] = process.log
         fleet.add(server, own)
     for each in fleet.members:
         assert each.own is not None
@@ -198,6 +219,11 @@ def launch(config: Config, directory: Path, *, number: int) -> LocalProcess:
         )
     except LaunchError as error:
         raise EngineError(str(error)) from None
+
+
+async def started(config: Config, directory: Path, *, number: int) -> LocalProcess:
+    """Start the process of server `number` again, as `launch` does."""
+    return launch(config, directory, number=number)
 
 
 async def _join(config: Config, stack: AsyncExitStack) -> Fleet:
@@ -345,31 +371,6 @@ def _directory_problems() -> list[str]:
         f"TMPDIR = {place} is too long by {longest - SOCKET_PATH_BYTES} bytes: Linux allows {SOCKET_PATH_BYTES} bytes in the path of a "
         "Unix socket, and vLLM has its sockets there. Set it to a shorter path"
     ]
-
-
-def _delivery(settings: VLLMEngineConfig) -> Delivery:
-    """Return how new weights reach the servers. Raises EngineError as `_trainer_address` does."""
-    return Delivery(
-        shared_directory=Path(settings.shared_directory) if settings.shared_directory else None,
-        trainer_address=_trainer_address(settings),
-        step_s=settings.sync_s,
-    )
-
-
-def _trainer_address(settings: VLLMEngineConfig) -> str:
-    """Return the address at which the servers reach the trainer; "" if they read a file. Raises EngineError."""
-    if settings.transfer == "file":
-        return ""
-    if not settings.urls:
-        return "127.0.0.1"
-    first = urlsplit(settings.urls[0])
-    try:
-        family, kind, _, _, place = socket.getaddrinfo(first.hostname, first.port or 80, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as route:
-            route.connect(place)  # sends nothing
-            return str(route.getsockname()[0])
-    except OSError as error:
-        raise EngineError(f"no network leads from this machine to {first.hostname}: {error}") from None
 
 
 def _settings(config: Config) -> VLLMEngineConfig:

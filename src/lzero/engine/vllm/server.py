@@ -118,6 +118,8 @@ class VLLMServer:
     def __init__(self, name: str, *, url: str = "http://localhost", socket: Path | None = None, key: str = "") -> None:
         """`name`: the server's name in messages. `socket`: a Unix socket, used in place of the host of `url`."""
         self.name = name
+        self.url = "" if socket is not None else url
+        """The server's address; "" if it has a Unix socket."""
         transport = httpx2.AsyncHTTPTransport(
             uds=str(socket) if socket is not None else None,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_S),
@@ -271,6 +273,11 @@ class VLLMServer:
     async def unload_adapter(self, name: str, *, deadline_s: float) -> None:
         """Forget a LoRA adapter. Raises EngineError, also if there is none of this name."""
         await self._ask("POST", "/v1/unload_lora_adapter", None, json={"lora_name": name}, deadline_s=deadline_s)
+
+    def move(self, url: str) -> None:
+        """Send requests to another address from now on, where the server runs after a restart."""
+        self.url = url
+        self._client.base_url = url
 
     async def close(self) -> None:
         await self._client.aclose()

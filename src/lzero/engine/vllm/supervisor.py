@@ -10,7 +10,6 @@ worker that hangs, so a server also counts as lost if requests run and it comput
 import asyncio
 import logging
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,7 +21,7 @@ from lzero.engine.vllm.bell import Bell
 from lzero.engine.vllm.places import Places
 from lzero.engine.vllm.server import VLLMServer
 from lzero.errors import EngineError, NoAnswer
-from lzero.launch.local import LocalProcess
+from lzero.launch import Running
 
 logger = logging.getLogger(__name__)
 LOOK_S = 1.0
@@ -42,10 +41,15 @@ Prepare = Callable[["Supervisor"], Awaitable[None]]
 
 
 class OwnServer:
-    """A server that lzero starts and restarts. `launch` starts its process; `start_s`: seconds in which it must answer."""
+    """A server that lzero starts and restarts: its `process`, and `launch`, which starts another one.
 
-    def __init__(self, server: VLLMServer, launch: Callable[[], LocalProcess], *, start_s: float) -> None:
-        self.process = launch()
+    `start_s`: seconds in which it must answer.
+    """
+
+    def __init__(
+        self, server: VLLMServer, process: Running, launch: Callable[[], Awaitable[Running]], *, start_s: float
+    ) -> None:
+        self.process = process
         self._server = server
         self._launch = launch
         self._start_s = start_s
@@ -57,14 +61,14 @@ class OwnServer:
     async def restart(self) -> None:
         """Kill all processes of the server, start it, and wait until it answers. Raises EngineError as `ready` does."""
         await self.process.kill()
-        self.process = self._launch()
+        self.process = await self._launch()
         await self.ready()
 
     async def end(self) -> None:
         await self.process.end()
 
 
-async def until_ready(server: VLLMServer, process: LocalProcess, *, start_s: float) -> None:
+async def until_ready(server: VLLMServer, process: Running, *, start_s: float) -> None:
     """Wait until the server answers. Raises EngineError if it ends, or takes longer than `start_s` seconds."""
     deadline = time.monotonic() + start_s
     while not await server.is_ready():
@@ -77,9 +81,9 @@ async def until_ready(server: VLLMServer, process: LocalProcess, *, start_s: flo
         await asyncio.sleep(POLL_S)
 
 
-async def _failed_start(server: VLLMServer, process: LocalProcess, problem: str) -> str:
+async def _failed_start(server: VLLMServer, process: Running, problem: str) -> str:
     with tempfile.NamedTemporaryFile(prefix="lzero-vllm-", suffix=".log", delete=False) as kept:
-        shutil.copy(process.log, kept.name)
+        kept.write(await process.read("log"))
     return f"{server.name} {problem}; its log is in {Path(kept.name)}, which ends: {await process.tail()}"
 
 

@@ -77,7 +77,8 @@ async def _started(config: Config) -> AsyncIterator[Crowd]:
 
     size = config.train.ranks
     on_gpus = config.model.device != "cpu" and torch.cuda.is_available()
-    async with open_launcher() as launcher:
+    alone = bool(config.launch.ray) and on_gpus  # Ray shows a rank the GPU that it has, and no other
+    async with open_launcher(config.launch) as launcher:
         store = TCPStore(launcher.host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=JOIN_S))
         place = Place(rank=0, size=size, local_rank=0, host=launcher.host, port=store.port)
         with sharing(size):
@@ -87,7 +88,7 @@ async def _started(config: Config) -> AsyncIterator[Crowd]:
                     name=f"rank {rank}",
                     role="rank",
                     command=(PYTHON, "-m", "lzero.train.ranks"),
-                    variables={**replace(place, rank=rank, local_rank=rank).variables(), **threads},
+                    variables={**replace(place, rank=rank, local_rank=0 if alone else rank).variables(), **threads},
                     gpus=int(on_gpus),
                 )
                 for rank in range(1, size)

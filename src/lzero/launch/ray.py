@@ -1,0 +1,291 @@
+"""Start programs on the nodes of a Ray cluster (extra `ray`).
+
+    node with lzero_pool ◀── one actor a program ──▶ LocalProcess: `lzero pool serve`, a vLLM server, a rank
+                                │ says how the program ended; Ray says whether its node lives
+
+Ray places programs and notices lost nodes, nothing more: tokens, tensors and cells travel over lzero's own connections. A program with
+GPUs takes Ray's GPUs; any other takes 1 of the resource `lzero_<role>` of its node. Ray itself runs what anybody sends to its ports, so a
+cluster belongs on a trusted network.
+"""
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from lzero.closing import Service
+from lzero.errors import LaunchError
+from lzero.extras import need
+from lzero.launch.protocol import Node, Program, Role
+from lzero.launch.ray_node import ProgramOfNode
+
+CONNECT_S = 60.0
+"""Seconds in which a cluster must answer."""
+START_S = 300.0
+"""Seconds in which a node must start a program."""
+ASK_S = 20.0
+"""Seconds in which a node must answer a question about a program."""
+LOST_S = 30.0
+"""Seconds without an answer after which a node counts as lost, whatever Ray says."""
+END_S = 60.0
+"""Seconds in which a node must end a program."""
+_REACH_S = 5.0
+_PAUSE_S = 1.0
+
+
+class RayProgram:
+    """A program on a node of the cluster; implements `Running`."""
+
+    def __init__(self, actor: Any, program: Program, node: Node, port: int) -> None:
+        self.host = node.host
+        self.port = port
+        self._actor = actor
+        self._name = program.name
+        self._node = node
+        self._cause = ""
+        self._tail = ""
+        self.watching = asyncio.create_task(self._watch())
+
+    def end_cause(self) -> str:
+        """Return how the program ended; "" while it runs. Safe in any thread."""
+        return self._cause
+
+    async def ended(self) -> str:
+        """Wait until the program has ended; return how."""
+        await asyncio.shield(self.watching)
+        return self._cause
+
+    async def tail(self) -> str:
+        """Return the end of its log; "" if its node was lost."""
+        if not self._cause:
+            try:
+                async with asyncio.timeout(ASK_S):
+                    return str(await self._actor.tail.remote())
+            except _unanswered():
+                return ""
+        return self._tail
+
+    async def read(self, name: str) -> bytes:
+        """Return a file of the program's directory; nothing if there is none, or the node was lost."""
+        try:
+            async with asyncio.timeout(ASK_S):
+                return bytes(await self._actor.read.remote(name))
+        except _unanswered():
+            return b""
+
+    async def end(self) -> None:
+        """End the program; return when it is gone, or its node is. Safe to call twice."""
+        await self._finish("end")
+
+    async def kill(self) -> None:
+        """Kill the program; return when it is gone, or its node is. Safe to call twice."""
+        await self._finish("kill")
+
+    async def _finish(self, how: str) -> None:
+        import ray
+
+        if not self.watching.done():
+            try:
+                async with asyncio.timeout(END_S):
+                    await getattr(self._actor, how).remote()
+                    await asyncio.shield(self.watching)
+            except _unanswered():
+                self._cause = self._cause or f"did not end within {END_S:g} s, and was left to Ray"
+        self.watching.cancel()
+        await asyncio.gather(self.watching, return_exceptions=True)
+        ray.kill(self._actor)
+
+    async def _watch(self) -> None:
+        """Wait for the end of the program, or of its node. A node that does not answer for a moment is asked again."""
+        import ray
+
+        loop = asyncio.get_running_loop()
+        silent_since: float | None = None
+        while not self._cause:
+            try:
+                self._cause, self._tail = await self._actor.ended.remote()
+            except ray.exceptions.ActorUnavailableError:
+                silent_since = silent_since or loop.time()
+                if loop.time() - silent_since > LOST_S:
+                    self._lose(f"did not answer for {LOST_S:g} s")
+                await asyncio.sleep(_PAUSE_S)
+            except ray.exceptions.RayError as error:
+                self._lose(type(error).__name__)
+
+    def _lose(self, why: str) -> None:
+        self._cause = f"was lost with its node {self._node.host} ({why})"
+
+
+class RayLauncher(Service):
+    """Starts programs on a Ray cluster; implements `Launcher`. One process uses one cluster."""
+
+    def __init__(self, address: str) -> None:
+        """`address`: "host:port" of the cluster's head node, or "auto" for the one that this machine belongs to."""
+        self._address = address
+        self._started: list[RayProgram] = []
+        self._claimed: Counter[str] = Counter()
+        """Amounts of resources that the programs of this launcher take."""
+        self.host = "127.0.0.1"
+
+    async def start(self) -> None:
+        """Connect to the cluster. Raises LaunchError if it does not answer in time, or runs other versions."""
+        need("ray", what=f'launch.ray = "{self._address}"')
+        await asyncio.to_thread(check_reachable, self._address)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                self.host = await asyncio.to_thread(_connect, self._address)
+        except TimeoutError:
+            raise LaunchError(
+                f"the Ray cluster at {self._address} did not answer within {CONNECT_S:g} s: `ray status --address {self._address}` "
+                "shows whether it runs"
+            ) from None
+
+    async def nodes(self, role: Role) -> tuple[Node, ...]:
+        """Return the living nodes with the resource of a role."""
+        return tuple(node for node, resources in await self._alive() if resources.get(_resource(role), 0) >= 1)
+
+    async def launch(self, program: Program, *, node: str = "") -> RayProgram:
+        """Start a program, on a node with this id if one is named. Raises LaunchError if the cluster lacks what it needs."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        wanted = {"GPU": program.gpus} if program.gpus else {_resource(program.role): 1}
+        await self._check(program, wanted)
+        options: dict[str, Any] = {"num_cpus": 0, "num_gpus": program.gpus, "max_restarts": 0}
+        if not program.gpus:
+            options["resources"] = wanted
+        if node:
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+        actor = ray.remote(ProgramOfNode).options(**options).remote()
+        try:
+            async with asyncio.timeout(START_S):
+                place, host, port = await actor.start.remote(_plain(program))
+        except TimeoutError:
+            ray.kill(actor)
+            raise LaunchError(
+                f"no node of the Ray cluster at {self._address} started {program.name} within {START_S:g} s: {_listed(wanted)} may be "
+                "in use by others (`ray status` shows it)"
+            ) from None
+        except ray.exceptions.RayTaskError as error:
+            ray.kill(actor)
+            raise LaunchError(f"{program.name}: {_first_line(error)}") from None
+        except asyncio.CancelledError:
+            ray.kill(actor)
+            raise
+        except ray.exceptions.RayError as error:
+            raise LaunchError(f"{program.name} did not start: its node was lost ({type(error).__name__})") from None
+        running = RayProgram(actor, program, Node(id=place, host=host), port)
+        self._started.append(running)
+        self._claimed.update(wanted)
+        running.watching.add_done_callback(lambda _: self._claimed.subtract(wanted))
+        return running
+
+    async def close(self) -> None:
+        """End every program. The connection to Ray stays until this process ends. Safe to call twice."""
+        started, self._started = self._started, []
+        await asyncio.gather(*(each.end() for each in started))
+
+    async def _check(self, program: Program, wanted: Mapping[str, float]) -> None:
+        """Raise LaunchError if the cluster could not run a program even if nobody else used it."""
+        found = [resources for _, resources in await self._alive()]
+        for resource, amount in wanted.items():
+            total = sum(each.get(resource, 0) for each in found)
+            if any(each.get(resource, 0) >= amount for each in found) and self._claimed[resource] + amount <= total:
+                continue
+            most = max((each.get(resource, 0) for each in found), default=0)
+            raise LaunchError(
+                f"{program.name} needs {amount:g} {resource} of one node, and the Ray cluster at {self._address} has {total:g} on "
+                f"{len(found)} nodes, at most {most:g} on one; this run already takes {self._claimed[resource]:g}. "
+                f"{_remedy(resource, self._address)}"
+            )
+
+    async def _alive(self) -> list[tuple[Node, Mapping[str, float]]]:
+        import ray
+
+        try:
+            async with asyncio.timeout(ASK_S):
+                found = await asyncio.to_thread(ray.nodes)
+        except _unanswered() as error:
+            raise LaunchError(
+                f"the Ray cluster at {self._address} does not answer: {error or 'no answer in time'}"
+            ) from None
+        return [
+            (Node(id=each["NodeID"], host=each["NodeManagerAddress"]), each["Resources"])
+            for each in found
+            if each["Alive"]
+        ]
+
+
+def check_reachable(address: str) -> None:
+    """Raise LaunchError for what is no address of a cluster, or one where nobody listens: Ray itself would try for long."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in address:
+        raise LaunchError(
+            f'launch.ray = "{address}" is no address of a Ray cluster: give "host:port" of its head node, or "auto". A driver outside '
+            "of the cluster (ray://) cannot be used: `ray start --address=host:port` makes this machine a node of it"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise LaunchError(f"no Ray cluster answers at {address}: {error}") from None
+
+
+def _connect(address: str) -> str:
+    """Connect this process to the cluster, and return its address there. Raises LaunchError."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    try:
+        if not ray.is_initialized():
+            ray.init(
+                address=address, namespace="lzero", log_to_driver=False, configure_logging=False, logging_level="ERROR"
+            )
+        return str(ray.util.get_node_ip_address())
+    except (ConnectionError, ValueError, RuntimeError, AssertionError, ray.exceptions.RayError) as error:
+        raise LaunchError(f"cannot use the Ray cluster at {address}: {_first_line(error)}") from None
+
+
+def _unanswered() -> tuple[type[Exception], ...]:
+    """Return the errors of a question that a node does not answer."""
+    import ray
+
+    return (TimeoutError, ray.exceptions.RayError)
+
+
+def _resource(role: str) -> str:
+    return f"lzero_{role}"
+
+
+def _plain(program: Program) -> dict[str, Any]:
+    """Return a program as plain values."""
+    from lzero import __version__
+
+    return {
+        "name": program.name,
+        "role": program.role,
+        "command": list(program.command),
+        "variables": dict(program.variables),
+        "directory": str(program.directory) if program.directory else "",
+        "version": __version__,
+    }
+
+
+def _listed(wanted: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {resource}" for resource, amount in wanted.items())
+
+
+def _remedy(resource: str, address: str) -> str:
+    if resource == "GPU":
+        return "Add nodes with GPUs, or lower train.ranks, engine.replicas or engine.devices_per_replica"
+    head = "HOST:PORT" if address == "auto" else address
+    return f"Start a node with `ray start --address={head} --resources='{{\"{resource}\": 1}}'`"
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the message of an error; of one of a node, the message of its cause."""
+    cause = getattr(error, "cause", None) or error
+    return str(cause).strip().partition("\n")[0][:500]

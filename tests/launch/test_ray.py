@@ -1,0 +1,29 @@
+"""What is refused before Ray is asked for anything."""
+
+import socket
+
+import pytest
+
+from lzero.config import LaunchConfig
+from lzero.errors import ConfigError, LaunchError
+from lzero.launch import open_launcher
+from lzero.launch.ray import check_reachable
+
+
+@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "http://a:1", ":6379", "a:b"])
+def test_what_is_no_address_of_a_cluster_is_refused(address: str) -> None:
+    with pytest.raises(LaunchError, match=r'is no address of a Ray cluster: give "host:port"'):
+        check_reachable(address)
+
+
+async def test_an_address_where_nobody_answers_is_refused_before_ray_tries() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(LaunchError, match=f"no Ray cluster answers at 127.0.0.1:{port}: .*refused"):
+        await open_launcher(LaunchConfig(ray=f"127.0.0.1:{port}")).start()
+
+
+async def test_a_missing_ray_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs ray: pip install 'lzero\[ray\]'"):
+        await open_launcher(LaunchConfig(ray="auto")).start()
