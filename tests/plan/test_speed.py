@@ -55,9 +55,19 @@ def test_too_many_long_episodes_queue_for_keys_and_values() -> None:
 
 
 def test_with_a_lag_sampling_and_learning_overlap() -> None:
-    waiting, lagging = planned(), planned("rollout.max_lag=1")
+    even = replace(WORK, longest=1.0)
+    waiting, lagging = planned(work=even), planned("rollout.max_lag=1", work=even)
     assert waiting.update_s == waiting.sampling.rollout_s + waiting.learning.seconds
     assert lagging.update_s == max(lagging.sampling.rollout_s, lagging.learning.seconds)
+
+
+def test_with_a_lag_batches_still_wait_for_their_longest_episodes() -> None:
+    """Groups of a batch begin two waits and one learning before they are needed."""
+    uneven = replace(WORK, longest=50.0)
+    one, three = (planned(f"rollout.max_lag={lag}", "engine.replicas=7", work=uneven) for lag in (1, 3))
+    assert one.update_s == pytest.approx((one.sampling.longest_s + one.learning.seconds) / 2)
+    assert "longest episodes" in one.bottleneck
+    assert three.update_s < one.update_s
 
 
 def test_learning_takes_six_operations_a_weight_and_token_and_checkpointing_two_more() -> None:

@@ -6,6 +6,11 @@ from pathlib import Path
 import pytest
 
 from lzero.config import Config, load_config
+from lzero.plan import make_plan
+from lzero.plan.devices import device_named
+from lzero.plan.placement import configured
+from lzero.plan.shapes import shape_of
+from lzero.plan.workload import assumed
 from lzero.rewards import make_reward
 from lzero.rollout.deadline import lzero_s
 
@@ -14,6 +19,10 @@ SLOWEST_TOKENS_PER_S = 11
 """Of one request, on the machine that a recipe is for; the nano's engine makes more on two cores."""
 FILES = sorted(RECIPES.glob("*.toml"))
 REAL = ("qa-qwen3-0.6b", "l0-exact")
+STEPS = {"qa-qwen3-0.6b": 8, "l0-exact": 8, "qa-qwen3-4b": 15, "qa-qwen2.5-7b": 8, "qa-qwen2.5-32b": 20}
+"""Steps of an episode in L0's recipes, by the size of the model."""
+GPUS = {"qa-qwen3-0.6b": 1, "qa-qwen3-4b": 8, "qa-qwen2.5-7b": 8, "qa-qwen2.5-32b": 32}
+"""GPUs of 80 GB that a recipe is for."""
 
 
 def recipe(name: str) -> Config:
@@ -42,14 +51,14 @@ def test_the_world_recipe_spells_out_every_default_of_training() -> None:
             assert list(written[name]) == list(type(section).model_fields), name
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", STEPS)
 def test_recipes_for_real_models_hold_the_defaults_of_l0(name: str) -> None:
     config = recipe(name)
     assert (config.rollout.tasks_per_update, config.rollout.episodes_per_task) == (64, 4)
     assert config.rollout.drop_uniform == 0.5
     assert (config.train.lr, config.train.weight_decay, config.train.grad_clip) == (1e-6, 0.01, 1.0)
     assert (config.algo.estimator_options, config.algo.kl_coef) == ({"gamma": 0.95}, 0.001)
-    assert (config.agent.max_steps, config.agent.response_tokens) == (8, 3_072)
+    assert (config.agent.max_steps, config.agent.response_tokens) == (STEPS[name], 3_072)
     assert config.agent.max_tokens == 16_384 + 3_072
     assert (config.eval.sampled_episodes, config.eval.top_p) == (3, 0.9)
     assert (config.reward.qa, config.reward.format, config.reward.execution) == (0.8, 0.1, 0.1)
@@ -67,6 +76,15 @@ def test_an_episode_of_a_recipe_has_time_for_all_that_its_budgets_allow(file: Pa
 @pytest.mark.parametrize("name", REAL)
 def test_recipes_with_a_small_learning_rate_keep_their_weights_in_float32(name: str) -> None:
     assert recipe(name).model.dtype == "float32"
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_a_recipe_fits_into_its_gpus_by_its_plan(name: str) -> None:
+    config = recipe(name)
+    shape, device = shape_of(config.model.path), device_named("H100")
+    made = make_plan(config, shape, assumed(config), device, placement=configured(config), devices=GPUS[name])
+    assert made.placement.devices == GPUS[name]
+    assert not made.problems
 
 
 def test_only_the_exact_recipe_has_l0s_own_rules_of_reward() -> None:

@@ -56,8 +56,7 @@ def make_plan(
     learned = learning(shape, config, work, placement, device=device)
     if placement.shared:
         trainer, engine = [*trainer, *engine], []
-    apart = config.rollout.max_lag > 0 and not placement.shared
-    update_s = max(sampled.rollout_s, learned.seconds) if apart else sampled.rollout_s + learned.seconds
+    update_s, bottleneck = _update(config, placement, sampled, learned)
     return Plan(
         shape=shape,
         device=device,
@@ -69,7 +68,7 @@ def make_plan(
         sampling=sampled,
         learning=learned,
         update_s=update_s,
-        bottleneck=f"sampling, by {sampled.limit}" if sampled.rollout_s > learned.seconds else "learning",
+        bottleneck=bottleneck,
         problems=_problems(shape, config, placement, device, devices=devices, trainer=trainer, kv_bytes=kv_bytes),
     )
 
@@ -81,6 +80,29 @@ def fastest(config: Config, shape: Shape, work: Workload, device: Device, *, dev
         for placement in possible(devices, shape.heads)
     ]
     return min((plan for plan in plans if not plan.problems), key=lambda plan: plan.update_s, default=None)
+
+
+def _update(config: Config, placement: Placement, sampled: Sampling, learned: Learning) -> tuple[float, str]:
+    """Return the seconds of an update, and the part that takes longest.
+
+    A batch takes the oldest groups, and waits for the longest of them. With a lag of L updates, the groups of a batch begin when the L-th
+    update before it has been learned, so its longest episode has L times learning and L + 1 times waiting until it is needed.
+    """
+    sampling = f"sampling, by {sampled.limit}"
+    lag = config.rollout.max_lag
+    if not lag or placement.shared:
+        longer = sampling if sampled.rollout_s > learned.seconds else "learning"
+        return sampled.rollout_s + learned.seconds, longer
+    waiting_s = max(0.0, (sampled.longest_s - lag * learned.seconds) / (lag + 1))
+    seconds = {
+        sampling: sampled.rollout_s,
+        "learning": learned.seconds,
+        "the longest episodes, which batches wait for: a larger rollout.max_lag or shorter cells would help": (
+            learned.seconds + waiting_s if waiting_s else 0.0
+        ),
+    }
+    longest = max(seconds, key=lambda name: seconds[name])
+    return seconds[longest], longest
 
 
 def memory_lines(config: Config) -> list[str]:

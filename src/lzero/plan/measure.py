@@ -6,6 +6,7 @@ in seconds and within little memory. Passes are those of the local engine and of
 
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -38,12 +39,16 @@ def measured_device(config: Config, shape: Shape, work: Workload) -> Device:
     """Return the device that `model.device` names, with rates measured here. Takes some seconds. Raises ModelError for an unusable one."""
     place, kind = select_device(config.model.device), str(config.model.dtype)
     thin = [_model(shape, layers, kind=kind, device=place) for layers in DEPTHS]
-    length = max(SHORT, int(work.tokens))
+    is_tree = config.train.packing == "tree" or (config.train.packing == "auto" and place == "cpu")
+    together = config.rollout.episodes_per_task * (1 - work.shared) if is_tree else 1.0
+    length = max(SHORT, int(work.tokens * max(1.0, together)))
     rows = max(1, min(MOST_TOKENS, config.train.micro_batch_tokens) // length)
     acting = work.action_tokens / work.tokens
 
     def pass_s(rows: int, length: int, *, gradient: bool) -> float:
-        return _at_depth(shape.layers, [_pass(model, rows, length, acting, gradient=gradient) for model in thin])
+        return _at_depth(
+            shape.layers, [_pass(model, (rows, length), acting, gradient=gradient, is_tree=is_tree) for model in thin]
+        )
 
     def decoding_s(rows: int) -> float:
         return _at_depth(shape.layers, [_decoding(model, rows, int(work.context)) for model in thin])
@@ -98,12 +103,12 @@ def _model(shape: Shape, layers: int, *, kind: str, device: str) -> Any:
 
 def _at_depth(layers: int, passes: Sequence[Callable[[], object]]) -> float:
     """Return the seconds of a pass at a depth, from those of the thin models."""
-    shallow, deep = map(_shortest, passes)
+    shallow, deep = map(_median, passes)
     layer_s = max(0.0, (deep - shallow) / (DEPTHS[1] - DEPTHS[0]))
     return shallow + (layers - DEPTHS[0]) * layer_s
 
 
-def _shortest(run: Callable[[], object]) -> float:
+def _median(run: Callable[[], object]) -> float:
     run()
     seconds: list[float] = []
     while len(seconds) < REPEATS and sum(seconds) < ENOUGH_S:
@@ -112,7 +117,7 @@ def _shortest(run: Callable[[], object]) -> float:
         run()
         _wait()
         seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return statistics.median(seconds)
 
 
 def _wait() -> None:
@@ -120,15 +125,19 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _pass(model: Any, rows: int, length: int, acting: float, *, gradient: bool) -> Callable[[], object]:
-    """Return an update's pass over rows of this length, of whose tokens the share `acting` has log-probabilities."""
-    ids = torch.randint(0, model.config.vocab_size, (rows, length), device=model.device)
-    chosen = torch.arange(0, rows * length, max(1, round(1 / max(acting, 1e-3))), device=model.device)
+def _pass(model: Any, size: tuple[int, int], acting: float, *, gradient: bool, is_tree: bool) -> Callable[[], object]:
+    """Return an update's pass over (rows, tokens), of which the share `acting` has log-probabilities; rows of trees have a mask."""
+    rows, length = size
+    ids = torch.randint(0, model.config.vocab_size, size, device=model.device)
+    mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device=model.device).tril() if is_tree else None
+    chosen = (torch.arange(int(acting * rows * length), device=model.device) / max(acting, 1e-3)).long()
     targets, heat = ids.flatten()[chosen], torch.ones(len(chosen), device=model.device)
 
     def run() -> None:
         with torch.set_grad_enabled(gradient):
-            states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+            states = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.flatten(
+                0, 1
+            )
             found, _ = token_logprobs(states.index_select(0, chosen), model.get_output_embeddings(), targets, heat)
             if gradient:
                 torch.autograd.backward(found.sum())
@@ -154,7 +163,7 @@ def _bandwidth(device: str) -> float:
     size = 1 << 27
     source = torch.zeros(size // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * size / _shortest(lambda: target.copy_(source))
+    return 2 * size / _median(lambda: target.copy_(source))
 
 
 def _memory(device: str) -> float:

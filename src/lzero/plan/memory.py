@@ -52,7 +52,7 @@ def trained_parameters(shape: Shape, config: Config) -> int:
 
 def lora_rank(config: Config) -> int:
     """Return the rank of the adapters that learn; 0: the weights themselves learn."""
-    lora = getattr(config.train, "lora", None)
+    lora = getattr(config, "lora", None)
     return int(getattr(lora, "rank", 0))
 
 
@@ -81,7 +81,7 @@ def trainer_memory(shape: Shape, config: Config, placement: Placement) -> list[P
         parts.append(
             _part("critic", shape.parameters * learned / ranks, f"a model with gradients and moments{per_rank}")
         )
-    if getattr(config.train, "offload", False):
+    if config.train.offload:
         parts = [part for part in parts if part.name not in ("weights", "gradients", "moments")]
     if config.train.offload_optimizer:
         parts = [part for part in parts if part.name not in ("moments", "float32 copies")]

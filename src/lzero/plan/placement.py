@@ -31,7 +31,7 @@ class Placement:
 
 def configured(config: Config) -> Placement:
     """Return the placement that a configuration asks for."""
-    engine, ranks = config.engine, int(getattr(config.train, "ranks", 1))
+    engine, ranks = config.engine, config.train.ranks
     if isinstance(engine, VLLMEngineConfig):
         replicas = len(engine.urls) or engine.replicas
         return Placement(ranks=ranks, replicas=replicas, devices_per_replica=engine.devices_per_replica)

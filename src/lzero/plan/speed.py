@@ -47,6 +47,8 @@ class Sampling:
     steps_per_s: float
     tokens_per_s: float
     rollout_s: float
+    longest_s: float
+    """Seconds of the longest episode of a batch."""
     limit: str
     """What bounds the speed."""
 
@@ -83,7 +85,7 @@ def sampling(
     batch = min(engine.batch(in_flight), float(fitting))
     token_s = engine.token_s(batch)
     step_s = work.reply_tokens * token_s + work.cell_s
-    longest_s = work.longest * work.steps * (work.reply_tokens * engine.token_s(batch / 2) + work.cell_s)
+    longest_s = work.longest * work.steps * (work.reply_tokens * token_s + work.cell_s)
     rate = placement.replicas * batch / (work.reply_tokens * token_s)
     limit = _limit(rate, in_flight / step_s, is_in_engine=work.reply_tokens * token_s > work.cell_s)
     if device.shares_cores:
@@ -101,6 +103,7 @@ def sampling(
         step_s=step_s,
         steps_per_s=rate,
         tokens_per_s=rate * work.reply_tokens,
+        longest_s=longest_s,
         rollout_s=_rollout_s(config, work, wanted=wanted, in_flight=in_flight, rate=rate, longest_s=longest_s),
         limit=limit,
     )
@@ -154,12 +157,11 @@ class EngineTimes:
 def _rollout_s(config: Config, work: Workload, *, wanted: int, in_flight: int, rate: float, longest_s: float) -> float:
     """Return the seconds of an update's rollout. `rate`: steps a second.
 
-    Without a lag, each round of tasks waits for its longest episode. With one, a batch takes the oldest groups, which have had the time of
-    as many updates as may be under way.
+    Without a lag, each round of tasks waits for its longest episode. With one, episodes run all the time.
     """
     refilled = wanted * work.dropped / max(1e-9, 1 - work.dropped)
     if config.rollout.max_lag:
-        return max((wanted + refilled) * work.steps / rate, longest_s / (1 + config.rollout.max_lag))
+        return (wanted + refilled) * work.steps / rate
     rounds = [wanted, *([refilled] if refilled >= 1 else [])]
     return sum(
         max(size * work.steps / rate, max(0.0, size - in_flight) * work.steps / rate + longest_s) for size in rounds
