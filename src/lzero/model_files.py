@@ -40,7 +40,7 @@ def check_model(directory: Path) -> None:
             "and give the directory of the result"
         )
     config = read_json(directory, "config.json", needed_for="a model directory in Hugging Face format")
-    num_tensors = sum(_check_safetensors(file) for file in _weight_files(directory))
+    num_tensors = sum(_check_safetensors(file) for file in weight_files(directory))
     for key in _LAYERS:
         if isinstance(layers := config.get(key), int) and layers > num_tensors:
             raise ModelError(
@@ -129,7 +129,8 @@ def _check_size(file: Path, max_bytes: int) -> None:
         )
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
+    """Return the files of the weights. Raises ModelError if one is missing."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         shards = read_json(directory, index.name, needed_for="a sharded model").get("weight_map")

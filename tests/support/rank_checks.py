@@ -123,7 +123,7 @@ def result(trainer: Trainer, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor
     """Return the gradients of all steps, and the weights after them."""
     (optimizer,) = trainer.optimizers
     assert isinstance(optimizer, Recording)
-    return flat(optimizer.found), flat(weights.values())
+    return flat(optimizer.found), flat(weights[name] for name in sorted(weights))
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:
@@ -151,7 +151,7 @@ def on_ranks(case: Case, group: Group) -> tuple[tuple[Tensor, Tensor], dict[str,
 def alone(case: Case) -> tuple[tuple[Tensor, Tensor], dict[str, float]]:
     trainer = trainer_of(case)
     metrics = learned(trainer, case)
-    return result(trainer, dict(trainer.model.state_dict())), metrics
+    return result(trainer, dict(trainer.weights())), metrics
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def test_training_goes_on_from_a_checkpoint_bit_by_bit(tmp_path: Path) -> None:
     drawn = torch.rand(4)
     model = load_model(path, dtype="float32", device="cpu")
     optimizer = make_adamw(model, lr=1e-2, weight_decay=0.01)
-    restore_optimizers(path, [optimizer])
+    restore_optimizers(path, model, [optimizer])
     assert torch.equal(torch.rand(4), drawn)
     for number in (3, 4):
         step(model, optimizer, number)
@@ -86,7 +86,7 @@ def test_training_in_bfloat16_goes_on_bit_by_bit_too(tmp_path: Path) -> None:
     steps(model, optimizer, range(3, 30))
     resumed = load_model(path, dtype="bfloat16", device="cpu")
     other = make_adamw(resumed, lr=1e-4, weight_decay=0.01)
-    restore_optimizers(path, [other])
+    restore_optimizers(path, resumed, [other])
     steps(resumed, other, range(3, 30))
     assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in model.state_dict().items())
 
@@ -119,7 +119,7 @@ def test_training_by_other_optimizers_goes_on_bit_by_bit(tmp_path: Path, setting
     steps(model, optimizers, range(2, 4))
     resumed = load_model(path, dtype="float32", device="cpu")
     others = make_optimizers(resumed, settings)
-    restore_optimizers(path, others)
+    restore_optimizers(path, resumed, others)
     steps(resumed, others, range(2, 4))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
@@ -242,18 +242,46 @@ def test_moments_of_another_model_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     wider = new_model(Architecture(hidden_size=32, num_layers=1, num_heads=2, head_dim=8), TOKENIZER, seed=0)
     with pytest.raises(StoreError, match="has shape"):
-        restore_optimizers(path, [make_adamw(wider, lr=1e-2, weight_decay=0.0)])
+        restore_optimizers(path, wider, [make_adamw(wider, lr=1e-2, weight_decay=0.0)])
+
+
+def test_moments_are_named_and_those_of_a_weight_that_is_not_trained_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    assert "0.model.norm.weight.exp_avg" in safetensors.torch.load_file(path / "trainer.safetensors")
+    model, _ = trained(0)
+    model.model.norm.requires_grad_(False)
+    with pytest.raises(StoreError, match=r"moments of model\.norm\.weight, which this run does not train"):
+        restore_optimizers(path, model, [make_adamw(model, lr=1e-2, weight_decay=0.0)])
+
+
+def test_a_checkpoint_that_names_moments_by_their_place_resumes(tmp_path: Path) -> None:
+    path = save(tmp_path, 2)
+    model, optimizer = trained(2)
+    places = {id(weight): place for place, weight in enumerate(w for g in optimizer.param_groups for w in g["params"])}
+    names = {name: places[id(weight)] for name, weight in model.named_parameters()}
+    tensors = {}
+    for name, tensor in safetensors.torch.load_file(path / "trainer.safetensors").items():
+        parameter, _, slot = name.removeprefix("0.").rpartition(".")
+        tensors[f"0.{names[parameter]}.{slot}" if parameter else name] = tensor
+    safetensors.torch.save_file(tensors, path / "trainer.safetensors")
+    resumed, _ = trained(0)
+    other = make_adamw(resumed, lr=1e-2, weight_decay=0.01)
+    restore_optimizers(path, resumed, [other])
+    for place, slots in optimizer.state_dict()["state"].items():
+        for slot, tensor in slots.items():
+            assert torch.equal(other.state_dict()["state"][place][slot], tensor)
 
 
 def test_a_checkpoint_whose_tensors_are_garbage_is_one_clear_error(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
+    model, optimizer = trained(0)
     for name in ("model.safetensors", "trainer.safetensors"):
         file = path / name
         file.write_bytes(b"\xff" * file.stat().st_size)
     with pytest.raises(ModelError, match=r"model\.safetensors"):
         load_model(path, dtype="float32", device="cpu")
     with pytest.raises(LzeroError, match=r"trainer\.safetensors"):
-        restore_optimizers(path, [trained(0)[1]])
+        restore_optimizers(path, model, [optimizer])
 
 
 def test_the_best_by_held_out_score_stays_beside_the_newest(tmp_path: Path) -> None:
@@ -279,7 +307,7 @@ def test_training_that_goes_on_changes_nothing_of_a_snapshot(tmp_path: Path) -> 
     weights = load_model(late, dtype="float32", device="cpu").state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in other.state_dict().items())
     again = make_adamw(other, lr=1e-2, weight_decay=0.01)
-    restore_optimizers(late, [again])
+    restore_optimizers(late, other, [again])
     for index, slots in moments.state_dict()["state"].items():
         for slot, tensor in slots.items():
             assert torch.equal(again.state_dict()["state"][index][slot], tensor)

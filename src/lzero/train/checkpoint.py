@@ -2,7 +2,8 @@
 
     checkpoints/update-000010/
         config.json model.safetensors tokenizer.json …   a Hugging Face model directory like any other
-        trainer.safetensors                              optimizer moments, state of the random generators
+        trainer.safetensors                              optimizer moments, state of the random generators; if several ranks
+                                                         train, each writes its part to trainer/ (`lzero.train.ranks.checkpoint`)
         trainer.json                                     the manifest: progress, score, configuration, the size of every file
 
 A checkpoint is complete or absent: it is written under another name, the manifest last, and renamed. Nothing in it is a pickle.
@@ -10,16 +11,16 @@ A checkpoint is complete or absent: it is written under another name, the manife
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import torch
 from msgspec import Struct
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -28,19 +29,16 @@ from lzero.errors import ModelError, StoreError
 from lzero.models import files_below, flush, save_model
 from lzero.paths import is_within, read_bounded
 from lzero.store.writing import write_whole
-from lzero.train.optimizers import plain, rebuilt
+from lzero.train.state import restore_state, state_tensors
 from lzero.types import Json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
-STATE, MANIFEST = "trainer.safetensors", "trainer.json"
-RANDOM_CPU, RANDOM_CUDA = "random_cpu", "random_cuda"
-CRITIC = "critic."
-"""Beginning of the names of the critic's weights in STATE."""
-FORMAT = 2
-"""Format of a checkpoint's trainer files. A later version of lzero writes a larger number."""
+STATE, PARTS, MANIFEST = "trainer.safetensors", "trainer", "trainer.json"
+FORMAT, OLDEST = 3, 2
+"""Format of a checkpoint's trainer files, and the oldest that this version reads. A later version of lzero writes a larger number."""
 MAX_MANIFEST_BYTES = 64 << 20
 
 
@@ -67,6 +65,29 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The size in bytes of every other file."""
 
 
+class State(Protocol):
+    """The part of a snapshot that only a resumed run needs: moments, weights of the critic, and random generators."""
+
+    def write(self, directory: Path) -> None:
+        """Write its files to the directory of a new checkpoint. Raises OSError or SafetensorError; RankError if a rank fails."""
+
+    def forget(self) -> None:
+        """Release it, written or not."""
+
+
+@dataclass(frozen=True)
+class HeldState:
+    """State that this process holds completely, named as in `lzero.train.state`. Implements `State`."""
+
+    tensors: Mapping[str, Tensor]
+
+    def write(self, directory: Path) -> None:
+        save_file(dict(self.tensors), directory / STATE)
+        flush(directory / STATE)
+
+    def forget(self) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """The state of a run at one moment. Its tensors are copies on the CPU, which further training does not change."""
@@ -75,8 +96,8 @@ class Snapshot:
     """The model's configuration is used; the weights are `weights`."""
     tokenizer: "PreTrainedTokenizerFast"
     weights: Mapping[str, Tensor]
-    state: Mapping[str, Tensor]
-    """Moments, named `<optimizer>.<parameter>.<slot>` as in `0.12.exp_avg`; weights of the critic, `critic.<name>`; random generators."""
+    state: State
+    """Moments, weights of the critic, and random generators."""
     config: Config
     progress: Progress
     score: float | None = None
@@ -101,25 +122,15 @@ def take_snapshot(
             copies[place] = _copy(tensor)
         return copies[place]
 
-    state = random_state()
-    for number, optimizer in enumerate(optimizers):
-        for index, slots in optimizer.state_dict()["state"].items():
-            for slot, tensor in plain(slots).items():
-                state[f"{number}.{index}.{slot}"] = _copy(tensor)
-    if critic is not None:
-        state |= {CRITIC + name: _copy(tensor) for name, tensor in critic.state_dict().items()}
-    weights = {name: copy(tensor) for name, tensor in model.state_dict().items()}
     return Snapshot(
-        model=model, tokenizer=tokenizer, weights=weights, state=state, config=config, progress=progress, score=score
+        model=model,
+        tokenizer=tokenizer,
+        weights={name: copy(tensor) for name, tensor in model.state_dict().items()},
+        state=HeldState({name: _copy(tensor) for name, tensor in state_tensors(model, optimizers, critic=critic)}),
+        config=config,
+        progress=progress,
+        score=score,
     )
-
-
-def random_state() -> dict[str, Tensor]:
-    """Return the state of torch's random generators."""
-    state = {RANDOM_CPU: torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state[RANDOM_CUDA] = torch.cuda.get_rng_state()
-    return state
 
 
 def save_checkpoint(directory: Path, snapshot: Snapshot, *, keep: int, keep_best: bool = False) -> Path:
@@ -138,6 +149,8 @@ def save_checkpoint(directory: Path, snapshot: Snapshot, *, keep: int, keep_best
         remove_superfluous(directory, keep=keep, keep_best=keep_best)
     except (OSError, SafetensorError, ModelError) as error:
         raise StoreError(f"cannot write the checkpoint {final}: {error}; earlier checkpoints are intact") from error
+    finally:
+        snapshot.state.forget()
     return final
 
 
@@ -145,16 +158,21 @@ def _write(final: Path, snapshot: Snapshot) -> None:
     partial = final.with_name(f".{final.name}")
     try:
         save_model(snapshot.model, snapshot.tokenizer, partial, weights=snapshot.weights)
-        save_file(dict(snapshot.state), partial / STATE)
+        snapshot.state.write(partial)
         sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files_below(partial)}
         (partial / MANIFEST).write_bytes(_manifest(snapshot, sizes))
-        for path in (partial / STATE, partial / MANIFEST, partial):
+        for path in (partial / MANIFEST, partial):
             flush(path)
         shutil.rmtree(final, ignore_errors=True)  # it is broken
         partial.rename(final)
         flush(final.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def only_to_resume(file: str) -> bool:
+    """Return whether a file of a checkpoint is no part of its model."""
+    return file in (STATE, MANIFEST) or PurePosixPath(file).parts[0] == PARTS
 
 
 def _manifest(snapshot: Snapshot, files: dict[str, int]) -> bytes:
@@ -225,10 +243,10 @@ def read_manifest(checkpoint: Path) -> Manifest:
             raise LaterFormat(
                 f"{checkpoint} was written by a later version of lzero (this one reads format {FORMAT}): upgrade lzero"
             )
-        if written < FORMAT:
+        if written < OLDEST:
             raise StoreError(
-                f"{checkpoint} has format {written}, and this version of lzero resumes from format {FORMAT}: resume with the version that "
-                f"wrote it, or train a new run with model.path={checkpoint}"
+                f"{checkpoint} has format {written}, and this version of lzero resumes from format {OLDEST} on: resume with the version "
+                f"that wrote it, or train a new run with model.path={checkpoint}"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -277,73 +295,21 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def restore_optimizers(
-    checkpoint: Path, optimizers: Sequence[Optimizer], *, critic: torch.nn.Module | None = None
+    checkpoint: Path,
+    model: "PreTrainedModel",
+    optimizers: Sequence[Optimizer],
+    *,
+    critic: torch.nn.Module | None = None,
 ) -> None:
-    """Load the moments into `optimizers`, the critic's weights into `critic`, and the random state into torch. Learning rates stay those
-    of the configuration.
+    """Load the moments into the `optimizers` of model and critic, the critic's weights into `critic`, and the random state into torch.
 
-    Raises StoreError if they do not fit the model.
+    Any number of ranks may have written them; a rank loads its own part. Learning rates stay those of the configuration. Raises StoreError
+    if they do not fit the model.
     """
-    file = checkpoint / STATE
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{file} cannot be read: {error}") from None
-    random_cpu, random_cuda = tensors.pop(RANDOM_CPU), tensors.pop(RANDOM_CUDA, None)
-    weights = {name.removeprefix(CRITIC): tensors.pop(name) for name in list(tensors) if name.startswith(CRITIC)}
-    if critic is not None:
-        try:
-            critic.load_state_dict(weights)
-        except RuntimeError as error:
-            raise StoreError(f"{file} has no weights for this critic: {error}") from None
-    for number, optimizer in enumerate(optimizers):
-        state = _state_of(number, tensors)
-        parameters = list(_parameters(optimizer))
-        if state and max(state) >= len(parameters):
-            raise StoreError(
-                f"{file} belongs to another model: it has moments of parameter {max(state)}, and the model has {len(parameters)} parameters"
-            )
-        for index, parameter in enumerate(parameters):
-            for slot, tensor in state.get(index, {}).items():
-                if tensor.ndim and tensor.shape != parameter.shape:
-                    raise StoreError(
-                        f"{file}: {slot} of parameter {index} has shape {tuple(tensor.shape)}, "
-                        f"the model's has {tuple(parameter.shape)}"
-                    )
-        placed = {
-            index: {slot: _placed(tensor, parameters[index]) for slot, tensor in slots.items()}
-            for index, slots in state.items()
-        }
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": placed})
-    torch.set_rng_state(random_cpu)
-    if random_cuda is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random_cuda)
-
-
-def _placed(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return this rank's part of a moment, if the parameter is sharded over ranks."""
-    if not tensor.ndim or not hasattr(parameter, "placements"):
-        return tensor
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    assert isinstance(parameter, DTensor)
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    parts = checkpoint / PARTS
+    files = sorted(parts.glob("*.safetensors")) if parts.is_dir() else [checkpoint / STATE]
+    restore_state(checkpoint, files, model, optimizers, critic=critic)
 
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
-
-
-def _state_of(number: int, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Return the moments of one optimizer: parameter → slot → tensor."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        owner, parameter, slot = name.split(".")
-        if owner == str(number):
-            state.setdefault(int(parameter), {})[slot] = tensor
-    return {parameter: rebuilt(slots) for parameter, slots in state.items()}
-
-
-def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
-    for group in optimizer.param_groups:
-        yield from group["params"]

@@ -119,8 +119,12 @@ def value_loss(values: Tensor, micro: MicroBatch, *, clip: float) -> tuple[Tenso
 
 
 def load_trained(directory: Path, config: Config, *, dtype: str, device: str) -> "PreTrainedModel":
-    """Return a model that is trained as `train` says: with layers frozen and activations recomputed. Raises ModelError, ConfigError."""
-    model = load_model(directory, dtype=dtype, device=device)
+    """Return a model that is trained as `train` says. Raises ModelError, ConfigError."""
+    return made_trainable(load_model(directory, dtype=dtype, device=device), config)
+
+
+def made_trainable(model: "PreTrainedModel", config: Config) -> "PreTrainedModel":
+    """Freeze layers of a model, and let it recompute activations, as `train` says. Raises ConfigError."""
     if config.train.gradient_checkpointing:
         recompute_activations(model)
     freeze_layers(model, config.train.frozen_layers)

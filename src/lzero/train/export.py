@@ -9,7 +9,7 @@ from lzero.errors import StoreError
 from lzero.model_files import read_json
 from lzero.store import RunDirectory
 from lzero.store.writing import as_store_error, write_whole
-from lzero.train.checkpoint import MANIFEST, STATE, best_checkpoint, checkpoints, newest_checkpoint, read_manifest
+from lzero.train.checkpoint import best_checkpoint, checkpoints, newest_checkpoint, only_to_resume, read_manifest
 
 BEST = "best"
 
@@ -31,7 +31,7 @@ def export(run_dir: Path, target: Path, *, name: str = "") -> Path:
             new = Path(temporary) / "new"
             new.mkdir()
             for file in manifest.files:
-                if file not in (STATE, MANIFEST):
+                if not only_to_resume(file):
                     (new / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(checkpoint / file, new / file)
             _speak_to_earlier_versions(new)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 COPY = "float32"
 """Slot of an optimizer's state that holds the float32 copy of a weight."""
+_WEIGHT = "lzero_weight"
+"""Attribute of a copy: the weight."""
 EIGHT_BITS, PARTS = "OptimState8bit", ("codes", "scale", "qmap")
 """torchao's class of a moment of 8 bits, and its tensors: codes, the scale of each block, and the value of each code."""
 
@@ -166,6 +168,8 @@ class Float32Copies:
         for weight in weights:
             copied = weight.dtype.itemsize < torch.float32.itemsize or device is not None
             self.of[weight] = weight.detach().to(device=device, dtype=torch.float32, copy=True) if copied else weight
+            if copied:
+                setattr(self.of[weight], _WEIGHT, weight)
 
     def join(self, optimizer: Optimizer) -> None:
         """Let gradients reach the optimizer's copies, and its steps the weights."""
@@ -177,6 +181,12 @@ class Float32Copies:
         if copied:
             optimizer.register_step_post_hook(partial(_step_made, copied))
             optimizer.register_load_state_dict_post_hook(partial(_state_loaded, copied))
+
+
+def weight_of(trained: Tensor) -> Tensor:
+    """Return the model's weight that an optimizer trains by this tensor: itself, or the one that it is a copy of."""
+    weight: Tensor = getattr(trained, _WEIGHT, trained)
+    return weight
 
 
 def _hand_over(copy: Tensor, weight: Tensor) -> None:

@@ -17,7 +17,7 @@ from typing import Self
 
 import torch
 
-from lzero.errors import StoreError
+from lzero.errors import RankError, StoreError
 from lzero.train.checkpoint import (
     Snapshot,
     checkpoint_path,
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 
 class Saver:
-    """An asynchronous context manager, which ends when everything is written. If a checkpoint could not be written, its StoreError is
-    raised at the next `check` or `save`, or at the end."""
+    """An asynchronous context manager, which ends when everything is written. If a checkpoint could not be written, its StoreError (or the
+    RankError of a rank that failed meanwhile) is raised at the next `check` or `save`, or at the end."""
 
     def __init__(self, directory: Path, *, keep: int, keep_best: bool) -> None:
         self._directory = directory
@@ -61,7 +61,7 @@ class Saver:
     ) -> None:
         try:
             await self._written()
-        except StoreError as failure:
+        except (StoreError, RankError) as failure:
             if error is None:
                 raise
             logger.warning("%s", failure)  # for run.log only: the run ends with another error, which is reported

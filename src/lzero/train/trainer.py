@@ -5,8 +5,9 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch.optim import Optimizer
 
@@ -43,7 +44,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
-Shard = Callable[["PreTrainedModel"], "PreTrainedModel"]
+
+
+class Load(Protocol):
+    """Loads a model, or a rank's part of one, that learns or stays as it is."""
+
+    def __call__(self, directory: Path, *, learns: bool) -> "PreTrainedModel": ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,20 +82,18 @@ class Trainer:
 
     @classmethod
     def build(
-        cls, config: Config, *, checkpoint: Path | None = None, shard: Shard | None = None
+        cls, config: Config, *, checkpoint: Path | None = None, load: Load | None = None
     ) -> tuple["Trainer", Progress]:
         """Load everything. With a `checkpoint`, the policy, its optimizers and the random state come from it.
 
-        The reference is always the configuration's model. `shard` leaves this rank its part of a model that it is given whole, on the CPU;
-        the parameters of a sharded policy are float32. Raises ModelError or StoreError.
+        The reference is always the configuration's model. `load`: loads this rank's part; by default, models are loaded whole. Raises
+        ModelError or StoreError.
         """
         progress = read_manifest(checkpoint).progress if checkpoint else Progress()
         initial = resolve(config.model.path)
-        dtype, device = config.model.dtype, "cpu" if shard else config.model.device
-        model = load_trained(checkpoint or initial, config, dtype="float32" if shard else dtype, device=device)
-        reference = load_model(initial, dtype=dtype, device=device) if config.algo.kl_coef > 0 else None
-        if shard:
-            model, reference = shard(model), reference and shard(reference)
+        load = load or partial(_load_whole, config)
+        model = load(checkpoint or initial, learns=True)
+        reference = load(initial, learns=False) if config.algo.kl_coef > 0 else None
         optimizers = make_optimizers(model, config.train)
         tokenizer = load_tokenizer(checkpoint or initial)
         critic = make_critic(config, model, tokenizer)
@@ -108,7 +112,9 @@ class Trainer:
             critic=critic,
         )
         if checkpoint:
-            restore_optimizers(checkpoint, trainer.all_optimizers, critic=None if critic is None else critic.model)
+            restore_optimizers(
+                checkpoint, model, trainer.all_optimizers, critic=None if critic is None else critic.model
+            )
         return trainer, progress
 
     @property
@@ -295,6 +301,11 @@ def _targets(sample: Sample, credit: Credit) -> tuple[float, ...]:
     if credit.targets is None:
         return tuple(math.nan * on for on in sample.mask)
     return of_tokens(sample, credit.targets)
+
+
+def _load_whole(config: Config, directory: Path, *, learns: bool) -> "PreTrainedModel":
+    load = partial(load_trained, config=config) if learns else load_model
+    return load(directory, dtype=config.model.dtype, device=config.model.device)
 
 
 def split(scored: Sequence[Scored], num_parts: int, *, seed: int) -> list[list[Scored]]:

@@ -1,7 +1,8 @@
 """Rank 0 gives orders to all ranks; a worker obeys them. Both sides of the exchange."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import torch
@@ -35,7 +36,8 @@ class Crew:
     def __init__(self, group: Group, member: Member) -> None:
         self.group = group
         self._member = member
-        self._number = 0
+        self.number = 0
+        """Number of orders so far."""
         self._lock = threading.RLock()
         self._stopped = False
 
@@ -43,6 +45,16 @@ class Crew:
         """Let every rank obey `order` with its share of the arrays, and return each rank's answer.
 
         Raises RankError if a rank has failed or fails meanwhile, and the error of this rank.
+        """
+        with self.given(order, shares) as answers:
+            own = order.obey(self._member, shares[0] if shares else {})
+        return [own, *answers]
+
+    @contextmanager
+    def given(self, order: Order, shares: Sequence[Arrays] = ()) -> Iterator[list[Answer]]:
+        """Let the other ranks obey `order` while this rank does its part in the block, in one thread.
+
+        Yields a list that has their answers after the block. Raises RankError if a rank has failed or fails meanwhile.
         """
         group = self.group
         with self._lock:
@@ -53,13 +65,14 @@ class Crew:
             if group.device.type == "cuda":
                 torch.cuda.set_device(group.device)  # it differs between threads
             with blamed(group):
-                number, self._number = self._number, self._number + 1
+                number, self.number = self.number, self.number + 1
                 for rank in range(1, group.size):
                     shapes, data = to_bytes(shares[rank] if shares else {})
                     group.put(f"order/{rank}/{number}", msgspec.json.encode(_Sent(order=order, shapes=shapes)).decode())
                     group.send(data, rank)
-                own = order.obey(self._member, shares[0] if shares else {})
-                return [own, *(self._answer(rank, number) for rank in range(1, group.size))]
+                answers: list[Answer] = []
+                yield answers
+                answers += [self._answer(rank, number) for rank in range(1, group.size)]
 
     def stop(self) -> None:
         """Let the other ranks end. Does nothing if a rank has failed: they end by themselves."""

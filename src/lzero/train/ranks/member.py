@@ -1,10 +1,11 @@
 """A rank's part of the models and the optimizer; and the trainer of rank 0, whose passes all ranks make."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 
@@ -13,18 +14,25 @@ from lzero.algo.layout import Layout
 from lzero.algo.metrics import Metrics, combined
 from lzero.config import Config
 from lzero.errors import NotFinite
-from lzero.train.checkpoint import Progress, Snapshot, random_state
-from lzero.train.policy import placement
+from lzero.train.checkpoint import Progress, Snapshot
+from lzero.train.critic import made_trainable
 from lzero.train.ranks.balance import divide
+from lzero.train.ranks.checkpoint import ShardedState
 from lzero.train.ranks.crew import Crew
 from lzero.train.ranks.group import Group
-from lzero.train.ranks.orders import Gather, Member, Score, Step, batches_of, metrics_of
+from lzero.train.ranks.loading import load_parts, skeleton
+from lzero.train.ranks.orders import Keep, Member, Score, Send, Step, batches_of, metrics_of
 from lzero.train.ranks.sharding import Sharding, shard
+from lzero.train.ranks.stored import own_parts
+from lzero.train.ranks.weights import ShardedWeights
 from lzero.train.ranks.wire import from_scored
+from lzero.train.state import state_tensors
 from lzero.train.trainer import Trainer
-from lzero.train.transfer import HeldWeights, WeightSource
 from lzero.train.update import step_metrics
 from lzero.types import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def build_member(config: Config, group: Group, *, checkpoint: Path | None = None) -> tuple[Member, Progress]:
@@ -32,9 +40,16 @@ def build_member(config: Config, group: Group, *, checkpoint: Path | None = None
     sharding = Sharding(
         dtype=getattr(torch, config.model.dtype), offload=config.train.offload, reshard=config.train.reshard
     )
-    trainer, progress = Trainer.build(
-        config, checkpoint=checkpoint, shard=lambda model: shard(model, group.mesh, sharding)
-    )
+
+    def load(directory: Path, *, learns: bool) -> "PreTrainedModel":
+        return load_parts(
+            directory,
+            dtype="float32" if learns else config.model.dtype,
+            device="cpu" if config.train.offload else str(group.device),
+            prepare=lambda model: shard(made_trainable(model, config) if learns else model, group.mesh, sharding),
+        )
+
+    trainer, progress = Trainer.build(config, checkpoint=checkpoint, load=load)
     return Member(group=group, trainer=trainer), progress
 
 
@@ -68,21 +83,21 @@ class RankTrainer(Trainer):
                 found[index] = tuple(islice(values, len(samples[index].token_ids)))
         return found
 
-    def weights(self) -> WeightSource:
-        dtype = str(placement(self.model).dtype).removeprefix("torch.")
-        return HeldWeights(self.crew.run(Gather(dtype=dtype))[0][1].items())
+    def weights(self) -> ShardedWeights:
+        return ShardedWeights(self.model, lead=lambda: self.crew.given(Send()))
 
     def snapshot(self, progress: Progress, score: float | None) -> Snapshot:
-        dtype = str(self.model.dtype).removeprefix("torch.")
-        tensors = self.crew.run(Gather(dtype=dtype, moments=True))[0][1]
-        names = self.model.state_dict().keys()
-        weights = {name: tensor for name, tensor in tensors.items() if name in names}
-        state = {name: tensor for name, tensor in tensors.items() if name not in names}
+        """Return copies of all weights and of this rank's part of the rest, for a checkpoint. The other ranks copy their parts."""
+        group, number = self.crew.group, self.crew.number
+        with closing(iter(self.weights())) as tensors:
+            weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors}
+        with self.crew.given(Keep(number=number)):
+            parts = own_parts(state_tensors(self.model, self.optimizers), first=True)
         return Snapshot(
-            model=self.model,
+            model=skeleton(self.model, dtype=self.config.model.dtype),
             tokenizer=self.tokenizer,
             weights=weights,
-            state=state | random_state(),
+            state=ShardedState(parts, group, number=number, wait_s=group.start.timeout_s),
             config=self.config,
             progress=progress,
             score=score,

@@ -4,9 +4,9 @@ All ranks obey an order at the same time, each with arrays of its own, and make 
 facts and arrays, which rank 0 gets from all ranks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from msgspec import Struct
@@ -18,14 +18,15 @@ from lzero.algo.loss import make_loss_fn
 from lzero.algo.metrics import Metric, Metrics, summed
 from lzero.errors import NotFinite
 from lzero.train.optimizers import set_rate
+from lzero.train.ranks.checkpoint import write_when_told
 from lzero.train.ranks.group import Group
+from lzero.train.ranks.stored import own_parts
+from lzero.train.ranks.weights import ShardedWeights
 from lzero.train.ranks.wire import Arrays, to_scored
 from lzero.train.score import sample_logprobs
+from lzero.train.state import state_tensors
 from lzero.train.trainer import Trainer
 from lzero.train.update import accumulate, make_step
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -113,19 +114,24 @@ class Step(Struct, frozen=True, kw_only=True, tag=True):
         return facts, _numbers(found)
 
 
-class Gather(Struct, frozen=True, kw_only=True, tag=True):
-    """Return all weights and, on request, the optimizer's moments: on rank 0 alone, in the memory of its host."""
-
-    dtype: str
-    moments: bool = False
+class Send(Struct, frozen=True, kw_only=True, tag=True):
+    """Gather all weights, one after another, as rank 0 does to send or save them."""
 
     def obey(self, member: Member, arrays: Arrays) -> Answer:
-        trainer, own = member.trainer, member.group.rank == 0
-        dtype = None if self.moments else getattr(torch, self.dtype)
-        found = gathered(trainer.model.state_dict(keep_vars=True).items(), keep=own, dtype=dtype)
-        if self.moments:
-            found |= gathered(moments(trainer.optimizers), keep=own)
-        return NOTHING, found
+        ShardedWeights(member.trainer.model).follow()
+        return NOTHING, {}
+
+
+class Keep(Struct, frozen=True, kw_only=True, tag=True):
+    """Copy this rank's part of the optimizers' state for a checkpoint, and write it when rank 0 names the place."""
+
+    number: int
+
+    def obey(self, member: Member, arrays: Arrays) -> Answer:
+        trainer, group = member.trainer, member.group
+        parts = own_parts(state_tensors(trainer.model, trainer.optimizers), first=False)
+        write_when_told(parts, group, number=self.number)
+        return NOTHING, {}
 
 
 class Stop(Struct, frozen=True, kw_only=True, tag=True):
@@ -135,7 +141,7 @@ class Stop(Struct, frozen=True, kw_only=True, tag=True):
         return NOTHING, {}
 
 
-Order = Score | Step | Gather | Stop
+Order = Score | Step | Send | Keep | Stop
 
 
 def metrics_of(answers: Sequence[Answer]) -> list[Metrics]:
@@ -162,29 +168,3 @@ def _numbers(metrics: Metrics) -> dict[str, Tensor]:
         "values": torch.tensor([float(metric.value) for metric in metrics.values()], dtype=torch.float64),
         "weights": torch.tensor([float(metric.weight) for metric in metrics.values()], dtype=torch.float64),
     }
-
-
-def moments(optimizers: Sequence["Optimizer"]) -> Iterable[tuple[str, Tensor]]:
-    """Yield the slots of optimizers' states as checkpoints name them: `<optimizer>.<parameter>.<slot>`."""
-    for number, optimizer in enumerate(optimizers):
-        for index, slots in optimizer.state_dict()["state"].items():
-            for slot, tensor in slots.items():
-                yield f"{number}.{index}.{slot}", tensor
-
-
-def gathered(
-    tensors: Iterable[tuple[str, Tensor]], *, keep: bool, dtype: torch.dtype | None = None
-) -> dict[str, Tensor]:
-    """Return whole copies of sharded tensors, one after another, in the host's memory; nothing unless `keep`. Collective.
-
-    A tensor with several names, as tied weights have, is copied once.
-    """
-    found: dict[str, Tensor] = {}
-    copies: dict[int, Tensor] = {}
-    for name, tensor in tensors:
-        if id(tensor) not in copies:
-            whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-            copies[id(tensor)] = whole.detach().to("cpu", dtype, copy=True).contiguous() if keep else tensor
-        if keep:
-            found[name] = copies[id(tensor)]
-    return found
