@@ -1,6 +1,5 @@
 """Every kernel that runs on a CPU gives the gradient of the model's own attention, one sequence a row; and a wrong kernel is refused."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -101,17 +100,12 @@ def test_flex_attention_computes_what_a_mask_does() -> None:
     assert torch.allclose(found, right, atol=1e-5)
 
 
-def test_the_attention_that_is_wanted_is_used_and_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_attention_that_is_wanted_is_used_and_named() -> None:
     model, reference = make_nano(), make_nano()
-    with caplog.at_level(logging.INFO, logger="lzero"):
-        choose_attention(model, "auto")
-        assert kernel_of(model) is None
-        choose_attention(model, "paths", also=[reference])
+    assert choose_attention(model, "auto") == "sdpa, the model's own"
+    assert kernel_of(model) is None
+    assert choose_attention(model, "paths", also=[reference]) == "paths"
     assert kernel_of(model) == kernel_of(reference) == "paths"
-    assert caplog.messages[-2:] == [
-        "attention of the trained model: sdpa (its own)",
-        "attention of the trained model: paths",
-    ]
     assert "lzero" not in model.config.to_json_string()
     assert choose_packing(model, "auto") == "tree"
 
@@ -146,7 +140,7 @@ def test_a_model_that_looks_back_a_little_way_only_keeps_its_own_attention() -> 
 
 def test_a_run_trains_with_the_attention_of_its_configuration() -> None:
     trainer, _ = Trainer.build(make_config({"train": {"attention": "paths"}, "model": {"device": "cpu"}}))
-    assert kernel_of(trainer.model) == "paths"
+    assert kernel_of(trainer.model) == trainer.attention == "paths"
     assert not trainer.layout.square
     assert trainer.packing == "tree"
     if trainer.reference is not None:

@@ -129,6 +129,7 @@ async def run_training(
         with run.logged(), open_trackers(config, run.path, update=progress.update, history=history) as track:
             for note in notes:
                 logger.warning("%s", note)
+            logger.info("attention of the trained model: %s", trainer.attention)
             learner = make_learner(trainer, engine, run)
             stack.push_async_callback(learner.close)
             stack.push_async_callback(stream.close)

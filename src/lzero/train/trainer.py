@@ -76,6 +76,8 @@ class Trainer:
     optimizers: Sequence[Optimizer]
     packing: Packing
     """The way in which sequences share rows: `train.packing`, or the best for the model."""
+    attention: str = ""
+    """How the model attends, and why not faster."""
     skips: SkipCount = field(default_factory=SkipCount)
     critic: Critic | None = None
     """The critic, for estimators that need values."""
@@ -98,7 +100,7 @@ class Trainer:
         tokenizer = load_tokenizer(checkpoint or initial)
         critic = make_critic(config, model, tokenizer)
         others = [*([] if reference is None else [reference]), *([] if critic is None else [critic.model.trunk])]
-        choose_attention(model, config.train.attention, also=others, dtype=placement(model).dtype)
+        attention = choose_attention(model, config.train.attention, also=others, dtype=placement(model).dtype)
         if checkpoint:
             check_model(checkpoint, model, tokenizer, initial=initial)
         trainer = cls(
@@ -108,6 +110,7 @@ class Trainer:
             reference=reference,
             optimizers=optimizers,
             packing=choose_packing(model, config.train.packing),
+            attention=attention,
             skips=SkipCount(in_a_row=progress.skipped_in_a_row),
             critic=critic,
         )

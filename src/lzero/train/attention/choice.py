@@ -4,7 +4,6 @@ A kernel is tried twice before the model may use it: alone, by its outputs and g
 by the log-probabilities of sequences that share a beginning, against the model's own attention and a row for each.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from lzero.errors import ModelError
 from lzero.model_reach import shortest_reach
 from lzero.train.attention import flash
-from lzero.train.attention.interface import KERNELS, Kernel, kernel_of, use_kernel
+from lzero.train.attention.interface import KERNELS, Kernel, use_kernel
 from lzero.train.attention.segments import Segments, square_mask
 from lzero.train.packing import check_packing, separate_scores
 from lzero.train.policy import placement
@@ -30,8 +29,6 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2, tor
 STRETCHES = ((150, 260), (70, 220), (40, 260), (40, 300))
 """Tokens, and the place from which on they are not seen: a beginning, two branches of it, and a sequence of its own."""
 
-logger = logging.getLogger(__name__)
-
 
 def choose_attention(
     model: "PreTrainedModel",
@@ -39,15 +36,15 @@ def choose_attention(
     *,
     also: Sequence["PreTrainedModel"] = (),
     dtype: torch.dtype | None = None,
-) -> None:
-    """Let the model attend by the kernel that is wanted or, for "auto", by the fastest that is right. Logs which, and why not a faster one.
+) -> str:
+    """Let the model attend by the kernel that is wanted or, for "auto", by the fastest that is right.
 
-    On a CPU, "auto" is the model's own attention. `also`: other models, which get the same attention if they attend to all tokens.
+    Returns its name, and why faster ones cannot be used. On a CPU, "auto" is the model's own attention. `also`: other models, which get the same attention if they attend to all tokens.
     `dtype`: the type in which the model computes, if it is not that of its weights. Raises ModelError if the kernel
     that is wanted is not right here.
     """
     own = model.config._attn_implementation
-    apart = None
+    apart, refused = None, ""
     for kernel in candidates(model, wanted):
         try:
             refuse_what_no_kernel_computes(model)
@@ -61,13 +58,13 @@ def choose_attention(
                 flash.activate("FA2")
             if wanted != "auto":
                 raise ModelError(f'train.attention = "{wanted}" cannot be used here: {_line(error)}') from error
-            logger.info("attention %s cannot be used here: %s", kernel, _line(error))
+            refused += f"; {kernel} cannot be used here: {_line(error)}"
         else:
             for other in also:
                 if shortest_reach(other) is None:
                     use_kernel(other, kernel)
-            break
-    logger.info("attention of the trained model: %s", kernel_of(model) or f"{own} (its own)")
+            return kernel + refused
+    return f"{own}, the model's own{refused}"
 
 
 def candidates(model: "PreTrainedModel", wanted: Attention) -> Iterator[Kernel]:
