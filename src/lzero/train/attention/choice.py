@@ -39,9 +39,9 @@ def choose_attention(
 ) -> str:
     """Let the model attend by the kernel that is wanted or, for "auto", by the fastest that is right.
 
-    Returns its name, and why faster ones cannot be used. On a CPU, "auto" is the model's own attention. `also`: other models, which get the same attention if they attend to all tokens.
-    `dtype`: the type in which the model computes, if it is not that of its weights. Raises ModelError if the kernel
-    that is wanted is not right here.
+    Returns its name, and why faster ones cannot be used. On a CPU, "auto" is the model's own attention. `also`: other models, which get the
+    same attention if they attend to all tokens. `dtype`: the type in which the model computes, if it is not that of its weights. Raises
+    ModelError if the kernel that is wanted is not right here.
     """
     own = model.config._attn_implementation
     apart, refused = None, ""
