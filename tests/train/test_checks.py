@@ -28,6 +28,12 @@ RECIPES = [
         ("rollout.tasks_per_update=1 rollout.episodes_per_task=1", "a batch needs at least two episodes"),
         ("train.epochs=2", 'algo.loss = "policy_gradient" is correct only for'),
         ("train.minibatches=2", 'use "ppo"'),
+        (
+            "train.ranks=9 rollout.tasks_per_update=2",
+            "train.ranks = 9 is more than the 8 episodes of an optimiser step",
+        ),
+        ("train.ranks=2 train.offload_optimizer=true", "set it to false; train.offload = true keeps"),
+        ("train.ranks=2 algo.estimator=gae critic.kind=head", 'critic.kind = "head" learns in one process'),
         ("algo.loss=ppo train.minibatches=257", "train.minibatches = 257 is more than .* = 256 episodes"),
         ("algo.loss=ppo train.epochs=2 algo.loss_options.dual_clip=0.5", "dual_clip = 0.5 would clip bad actions"),
         ("algo.importance_cap=0.9", "algo.importance_cap = 0.9"),
