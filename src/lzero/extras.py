@@ -10,6 +10,7 @@ from lzero.errors import ConfigError
 EXTRAS = {
     "data": ("datasets", "datasketch", "duckdb"),
     "gguf": ("accelerate", "gguf"),
+    "lora": ("peft",),
     "low-bit": ("torchao",),
     "math": ("math_verify", "sympy"),
     "ray": ("ray",),

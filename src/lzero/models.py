@@ -108,7 +108,12 @@ def load_model(path: str | Path, *, dtype: str, device: str) -> "PreTrainedModel
 
 
 def parameter_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Return name → shape of the parameters of a model directory, from its config.json alone, without its weights. Raises ModelError."""
+    """Return name → shape of the parameters of a model directory. Raises ModelError."""
+    return {name: tuple(parameter.shape) for name, parameter in empty_model(path).named_parameters()}
+
+
+def empty_model(path: str | Path) -> "PreTrainedModel":
+    """Return the model of a directory without weights: on the meta device, from its config.json alone. Raises ModelError."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -116,8 +121,7 @@ def parameter_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     with read_by_library(directory, "the model cannot be loaded"):
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def new_model(architecture: Architecture, tokenizer: "PreTrainedTokenizerFast", *, seed: int) -> "PreTrainedModel":

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from builders import make_nano
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -111,7 +112,7 @@ async def test_a_completion_has_the_ids_the_log_probabilities_and_the_version_of
 async def test_new_weights_are_read_from_a_directory_while_nothing_is_sampled() -> None:
     answers = Answers()
     async with engine_on(answers) as engine:
-        transfer = open_transfer(engine)
+        transfer = open_transfer(engine, make_nano())
         assert isinstance(transfer, FileTransfer)
         answers.called.clear()
         await engine.pause()

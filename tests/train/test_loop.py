@@ -177,6 +177,16 @@ async def test_the_policy_learns_what_is_paid(tmp_path: Path) -> None:
     assert updates[-1].metrics["train/kl"] > 0.1
 
 
+async def test_an_adapter_learns_what_is_paid_and_its_reference_stays(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", shape=replace(TINY, init_std=0.5))  # an adapter needs features to work with
+    _, updates, _ = await run_bandit(config_of(tmp_path, "train.updates=16", "lora.rank=4"), tmp_path / "run")
+    scores = [update.metrics["rollout/score"] for update in updates]
+    assert scores[-1] > scores[0] + 0.3
+    assert all(update.metrics["train/logprob_gap_max"] < 1e-4 for update in updates)
+    assert updates[0].metrics["train/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert updates[-1].metrics["train/kl"] > 0.1
+
+
 async def test_recording_a_batch_holds_up_no_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads, write = [], RunDirectory.write_records
 
@@ -199,9 +209,10 @@ async def test_several_optimiser_steps_an_update_drift_from_the_sampler_and_are_
 
 
 CRITIC = ("algo.estimator=gae", "critic.kind=model", "critic.lr=0.01", "critic.warmup_updates=1")
+ADAPTER = ("lora.rank=4", "algo.estimator=gae", "critic.kind=head")
 
 
-@pytest.mark.parametrize("settings", [(), CRITIC], ids=["", "critic"])
+@pytest.mark.parametrize("settings", [(), CRITIC, ADAPTER], ids=["", "critic", "adapter"])
 async def test_a_stopped_run_resumes_as_if_it_had_never_stopped(settings: tuple[str, ...], tmp_path: Path) -> None:
     config = config_of(tmp_path, "train.updates=6", *settings)
     whole, all_updates, weights = await run_bandit(config, tmp_path / "whole")

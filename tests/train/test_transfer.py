@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 import torch
+from builders import make_nano
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -67,12 +68,13 @@ class Joining(Servers):
 
 def test_the_engine_chooses_the_transfer() -> None:
     joining = Joining()
-    assert isinstance(open_transfer(joining), NCCLTransfer)
+    model = make_nano()
+    assert isinstance(open_transfer(joining, model), NCCLTransfer)
     joining.trainer_address = ""
-    assert isinstance(open_transfer(joining), FileTransfer)
-    assert isinstance(open_transfer(Servers()), FileTransfer)
+    assert isinstance(open_transfer(joining, model), FileTransfer)
+    assert isinstance(open_transfer(Servers(), model), FileTransfer)
     with pytest.raises(TypeError, match="takes no weights"):
-        open_transfer(object())
+        open_transfer(object(), model)
 
 
 def test_the_trainer_has_rank_0_and_each_worker_of_each_server_a_rank_of_its_own() -> None:

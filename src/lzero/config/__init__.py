@@ -16,6 +16,7 @@ from lzero.config.engine import (
     VLLMEngineConfig,
 )
 from lzero.config.launch import LaunchConfig
+from lzero.config.lora import LoraConfig
 from lzero.config.reading import Config, keys, load_config, make_config, read_values
 from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig
@@ -46,6 +47,7 @@ __all__ = [
     "JudgeConfig",
     "LaunchConfig",
     "LocalEngineConfig",
+    "LoraConfig",
     "ModelConfig",
     "ReplConfig",
     "RewardConfig",

@@ -70,9 +70,9 @@ class SGLangEngineConfig(_Servers):
 
 class VLLMEngineConfig(_Servers):
     kind: Literal["vllm"] = "vllm"
-    transfer: Literal["file", "nccl"] = "file"
-    """How new weights reach the servers: "file" (a file, in memory or in shared_directory), or "nccl" (a broadcast from the trainer's GPU;
-    the trainer's environment must contain vLLM)."""
+    transfer: Literal["file", "nccl", "adapter"] = "file"
+    """How new weights reach the servers: "file" (a file, in memory or in shared_directory), "nccl" (a broadcast from the trainer's GPU; the
+    trainer's environment must contain vLLM), or "adapter" (only the LoRA adapter of lora.rank, as files; each version has its own name)."""
     program: str = ".servers/vllm/bin/vllm"
     """Command that starts vLLM, in vLLM's own Python environment (`make vllm` makes one for CPUs)."""
     replicas: Count = 1

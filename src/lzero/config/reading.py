@@ -14,6 +14,7 @@ from lzero.config.base import Section, wrong_value
 from lzero.config.critic import CriticConfig
 from lzero.config.engine import DEFAULT_ENGINE, EngineConfig
 from lzero.config.launch import LaunchConfig
+from lzero.config.lora import LoraConfig
 from lzero.config.repl import ReplConfig
 from lzero.config.run import ModelConfig, RunConfig
 from lzero.config.tasks import EnvironmentConfig, JudgeConfig, RewardConfig, TasksConfig
@@ -43,6 +44,7 @@ class Config(Section):
     algo: AlgoConfig = AlgoConfig()
     critic: CriticConfig = CriticConfig()
     train: TrainConfig = TrainConfig()
+    lora: LoraConfig = LoraConfig()
     eval: EvalConfig = EvalConfig()
     sft: SftConfig = SftConfig()
     launch: LaunchConfig = LaunchConfig()

@@ -39,7 +39,7 @@ class Part:
 
 def trained_parameters(shape: Shape, config: Config) -> int:
     """Return the number of weights that learn."""
-    rank = lora_rank(config)
+    rank = config.lora.rank
     if rank:
         widths = (shape.hidden + shape.width) * 2 + (shape.hidden + shape.kv_width) * 2 + 3 * (shape.hidden + shape.mlp)
         return shape.layers * rank * widths
@@ -50,18 +50,12 @@ def trained_parameters(shape: Shape, config: Config) -> int:
     return (shape.layers - frozen) * shape.layer_matrices + head
 
 
-def lora_rank(config: Config) -> int:
-    """Return the rank of the adapters that learn; 0: the weights themselves learn."""
-    lora = getattr(config, "lora", None)
-    return int(getattr(lora, "rank", 0))
-
-
 def trainer_memory(shape: Shape, config: Config, placement: Placement) -> list[Part]:
     """Return the memory of the learner on each of its devices."""
     value, ranks = VALUE_BYTES[config.model.dtype], placement.ranks
     held = value if ranks == 1 else 4  # shards are float32
     trained = trained_parameters(shape, config)
-    reference = config.algo.kl_coef > 0 and not lora_rank(config)
+    reference = config.algo.kl_coef > 0 and not config.lora.rank
     tokens = max(config.train.micro_batch_tokens, config.agent.max_tokens)
     per_rank = f" / {ranks} ranks" if ranks > 1 else ""
     parts = [

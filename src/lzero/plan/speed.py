@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lzero.config import Config
 from lzero.plan.devices import TENSOR_PARALLEL_S, VALUE_BYTES, Device
-from lzero.plan.memory import lora_rank, trained_parameters
+from lzero.plan.memory import trained_parameters
 from lzero.plan.placement import Placement
 from lzero.plan.shapes import Shape
 from lzero.plan.workload import Workload
@@ -214,5 +214,5 @@ def compute_type(config: Config, placement: Placement) -> str:
 def _passes(shape: Shape, config: Config) -> float:
     """Return the cost of an update of one token, in forward passes: forward, backward to states, backward to weights, recomputation."""
     learning = 1 - min(config.train.frozen_layers, shape.layers) / shape.layers
-    to_weights = 0.0 if lora_rank(config) else learning
+    to_weights = 0.0 if config.lora.rank else learning
     return 1 + learning + to_weights + (learning if config.train.gradient_checkpointing else 0.0)

@@ -2,6 +2,7 @@
 
     checkpoints/update-000010/
         config.json model.safetensors tokenizer.json …   a Hugging Face model directory like any other
+        adapter/                                         the LoRA adapter of PEFT's format; the model above has it merged
         trainer.safetensors                              optimizer moments, state of the random generators; if several ranks
                                                          train, each writes its part to trainer/ (`lzero.train.ranks.checkpoint`)
         trainer.json                                     the manifest: progress, score, configuration, the size of every file
@@ -29,6 +30,7 @@ from lzero.errors import ModelError, StoreError
 from lzero.models import files_below, flush, save_model
 from lzero.paths import is_within, read_bounded
 from lzero.store.writing import write_whole
+from lzero.train.lora import ADAPTER, adapted_layers, adapter_settings, adapter_weights, merged_weights, write_adapter
 from lzero.train.state import restore_state, state_tensors
 from lzero.types import Json
 
@@ -101,6 +103,8 @@ class Snapshot:
     config: Config
     progress: Progress
     score: float | None = None
+    adapter: Mapping[str, Tensor] | None = None
+    """Tensors of the LoRA adapter, which `weights` have merged, by PEFT's names; None if there is none."""
 
 
 def take_snapshot(
@@ -122,14 +126,22 @@ def take_snapshot(
             copies[place] = _copy(tensor)
         return copies[place]
 
+    adapter = None
+    own = model.state_dict()
+    if adapted_layers(model):  # merged weights are copies, and the others never change
+        weights = {name: tensor.detach().to("cpu") for name, tensor in merged_weights(own.items(), model)}
+        adapter = {name: _copy(tensor) for name, tensor in adapter_weights(own.items())}
+    else:
+        weights = {name: copy(tensor) for name, tensor in own.items()}
     return Snapshot(
         model=model,
         tokenizer=tokenizer,
-        weights={name: copy(tensor) for name, tensor in model.state_dict().items()},
+        weights=weights,
         state=HeldState({name: _copy(tensor) for name, tensor in state_tensors(model, optimizers, critic=critic)}),
         config=config,
         progress=progress,
         score=score,
+        adapter=adapter,
     )
 
 
@@ -159,6 +171,11 @@ def _write(final: Path, snapshot: Snapshot) -> None:
     try:
         save_model(snapshot.model, snapshot.tokenizer, partial, weights=snapshot.weights)
         snapshot.state.write(partial)
+        if snapshot.adapter is not None:
+            (partial / ADAPTER).mkdir()
+            write_adapter(snapshot.adapter, adapter_settings(snapshot.model), partial / ADAPTER)
+            for path in (*files_below(partial / ADAPTER), partial / ADAPTER):
+                flush(path)
         sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files_below(partial)}
         (partial / MANIFEST).write_bytes(_manifest(snapshot, sizes))
         for path in (partial / MANIFEST, partial):

@@ -6,17 +6,22 @@ from functools import partial
 from lzero.algo.algorithm import Algorithm, blamed
 from lzero.algo.credit import Estimator, make_estimator
 from lzero.algo.loss import make_loss
-from lzero.config import AlgoConfig, Config, CriticConfig, Section, SftConfig, names_world
+from lzero.config import NANO, AlgoConfig, Config, CriticConfig, Section, SftConfig, TrainConfig, names_world
 from lzero.engine.kinds import kind_of
 from lzero.errors import ConfigError
+from lzero.extras import need
 from lzero.models import select_device
 from lzero.rollout.deadline import lzero_s
+
+LEAST_LORA_RATE = 1e-5
+"""Learning rate below which an adapter hardly learns; L0 trains all weights at 1e-6."""
 
 
 def check_settings(config: Config) -> None:
     """Raise ConfigError with one line for each contradiction between settings."""
     complaints = list(_complaints(config))
     checks: tuple[Callable[[Config], object], ...] = (
+        _check_extras,
         partial(_check_algorithm, make_estimator, "estimator"),
         partial(_check_algorithm, make_loss, "loss"),
         lzero_s,
@@ -28,6 +33,14 @@ def check_settings(config: Config) -> None:
             complaints.append(str(error))
     if complaints:
         raise ConfigError("\n".join(complaints))
+
+
+def _check_extras(config: Config) -> None:
+    """Raise ConfigError for a setting whose libraries are missing."""
+    if config.lora.rank:
+        need("lora", what=f"lora.rank = {config.lora.rank}")
+    if config.train.optimizer == "adamw-8bit":
+        need("low-bit", what='train.optimizer = "adamw-8bit"')
 
 
 def _check_algorithm(make: Callable[[AlgoConfig], Algorithm], key: str, config: Config) -> None:
@@ -109,6 +122,11 @@ def _complaints(config: Config) -> Iterator[str]:
             "train.offload_optimizer = true is for one process that keeps its weights on the GPU: with train.ranks > 1 or train.offload, "
             "set it to false; train.offload = true keeps the optimizer's state on the host, too"
         )
+    if config.lora.rank and train.ranks > 1:
+        yield (
+            f"lora.rank = {config.lora.rank} with train.ranks = {train.ranks}: adapters are trained in one process. Set train.ranks to 1, or "
+            "lora.rank to 0"
+        )
     if 0 < algo.importance_cap < 1:
         yield (
             f"algo.importance_cap = {algo.importance_cap}: it would truncate tokens on which sampler and trainer agree, whose weight is 1: "
@@ -158,11 +176,22 @@ def _inert_parts(config: Config) -> Iterator[str]:
             'rollout.filter = "l0" takes back dropped groups that refills do not replace: with rollout.max_refills = 0 it takes all '
             'of them back, as rollout.filter = "none" does'
         )
+    if config.lora.rank:
+        yield from _rate_advice(config)
     if algo.kl_coef > 0 and algo.kl == "k1" and algo.kl_in == "loss":
         yield (
             'algo.kl = "k1" in the loss has no effect: its gradient is 0 on average over samples of the policy; use "k2" or "k3", or '
             'algo.kl_in = "reward"'
         )
+
+
+def _rate_advice(config: Config) -> Iterator[str]:
+    """Yield a sentence if the learning rate hardly moves an adapter, or is that of the demo's tiny model."""
+    lr, said = config.train.lr, f"train.lr = {config.train.lr:g} with lora.rank = {config.lora.rank}"
+    if lr < LEAST_LORA_RATE:
+        yield f"{said}: an adapter needs about ten times the rate of all weights, 1e-5 to 1e-4 for most models"
+    elif lr >= TrainConfig().lr and config.model.path != NANO:
+        yield f"{said} is a rate for a model as small as the nano: 1e-5 to 1e-4 is usual for the adapters of larger ones"
 
 
 def _inert_keys(config: Config) -> Iterator[str]:
@@ -187,6 +216,8 @@ def _inert_keys(config: Config) -> Iterator[str]:
         )
     elif config.critic.kind == "head":
         yield from _inert(config, "critic.path", why='with critic.kind = "head"')
+    if config.lora.rank == 0:
+        yield from _inert(config, "lora.alpha", "lora.targets", why="with lora.rank = 0")
     if algo.kl_coef == 0:
         yield from _inert(config, "algo.kl", "algo.kl_in", why="with algo.kl_coef = 0")
     if reward.qa == 0:

@@ -35,6 +35,7 @@ from lzero.models import (
 from lzero.seeds import derive_seed
 from lzero.store import RunDirectory
 from lzero.train.demonstrations import fresh_tokenizer, read_demonstrations
+from lzero.train.lora import adapt, check_lora, merged_weights
 from lzero.train.optimizers import weights_of, without
 from lzero.train.schedule import warmup_stable_decay
 from lzero.train.score import sample_logprobs
@@ -94,9 +95,16 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
         raise ConfigError(
             "sft.episodes is empty: name run directories to learn from, as in sft.episodes='[\"runs/a\"]'"
         )
+    if config.lora.rank:
+        if config.model.path == FRESH:
+            raise ConfigError(
+                f'lora.rank = {config.lora.rank} with model.path = "{FRESH}": a new model has nothing to adapt'
+            )
+        check_lora(config)
     with seeded(config.run):
         model, tokenizer = starting_model(config)
         freeze_layers(model, config.train.frozen_layers)
+        adapt(model, config)
         focus = _compiled(config.sft.focus)
         sources = [read_demonstrations(Path(run_dir), tokenizer, focus=focus) for run_dir in config.sft.episodes]
         mix = Mix(sources, config.sft.weights, seed=derive_seed(config.run.seed, "sft"))
@@ -106,7 +114,8 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
         for step in imitate(model, mix, config, run):
             on_step(step)
         assert step.held_out is not None
-        save_model(model, tokenizer, run.path / "model")
+        weights = dict(merged_weights(model.state_dict().items(), model))
+        save_model(model, tokenizer, run.path / "model", weights=weights)
     return FineTuned(
         run=run,
         model_dir=run.path / "model",

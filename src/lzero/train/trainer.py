@@ -4,6 +4,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from lzero.train.attention.choice import choose_attention
 from lzero.train.attention.interface import kernel_of
 from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
 from lzero.train.critic import Critic, load_trained, make_critic
+from lzero.train.lora import adapt, check_lora, restore_adapter, without_adapter
 from lzero.train.metrics import sampler_gap, value_metrics
 from lzero.train.optimizers import make_optimizers, set_rate
 from lzero.train.packing import choose_packing
@@ -72,7 +74,8 @@ class Trainer:
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerFast"
     reference: "PreTrainedModel | None"
-    """The initial policy, for the KL penalty; None if its coefficient is 0."""
+    """The initial policy, for the KL penalty; None if its coefficient is 0. With an adapter, the model itself, which computes as the
+    initial policy when the adapter is off."""
     optimizers: Sequence[Optimizer]
     packing: Packing
     """The way in which sequences share rows: `train.packing`, or the best for the model."""
@@ -91,18 +94,25 @@ class Trainer:
         The reference is always the configuration's model. `load`: loads this rank's part; by default, models are loaded whole. Raises
         ModelError or StoreError.
         """
+        if config.lora.rank:
+            check_lora(config)
         progress = read_manifest(checkpoint).progress if checkpoint else Progress()
         initial = resolve(config.model.path)
         load = load or partial(_load_whole, config)
-        model = load(checkpoint or initial, learns=True)
-        reference = load(initial, learns=False) if config.algo.kl_coef > 0 else None
-        optimizers = make_optimizers(model, config.train)
+        model = load(initial if config.lora.rank else checkpoint or initial, learns=True)
         tokenizer = load_tokenizer(checkpoint or initial)
+        if checkpoint:
+            check_model(checkpoint, model, tokenizer, initial=initial)
+        adapt(model, config)
+        if checkpoint and config.lora.rank:
+            restore_adapter(checkpoint, model)
+        reference = None
+        if config.algo.kl_coef > 0:
+            reference = model if config.lora.rank else load(initial, learns=False)
+        optimizers = make_optimizers(model, config.train)
         critic = make_critic(config, model, tokenizer)
         others = [*([] if reference is None else [reference]), *([] if critic is None else [critic.model.trunk])]
         attention = choose_attention(model, config.train.attention, also=others, dtype=placement(model).dtype)
-        if checkpoint:
-            check_model(checkpoint, model, tokenizer, initial=initial)
         trainer = cls(
             config=config,
             model=model,
@@ -162,7 +172,8 @@ class Trainer:
         """Return the log-probabilities of every sample's action tokens under the policy or its reference; 0 for other tokens."""
         model = self.model if of == "policy" else self.reference
         assert model is not None
-        return sample_logprobs(model, samples, layout)
+        with nullcontext() if of == "policy" else without_adapter(model):
+            return sample_logprobs(model, samples, layout)
 
     def weights(self) -> WeightSource:
         """Return the policy's weights, for a transfer."""

@@ -13,7 +13,7 @@ from lzero.errors import EngineError
 
 def sharing_problem(config: Config, settings: VLLMEngineConfig) -> str:
     """Return why new weights would not reach servers on a cluster; "" if they would."""
-    if not config.launch.ray or settings.urls or settings.transfer != "file" or settings.shared_directory:
+    if not config.launch.ray or settings.urls or settings.transfer == "nccl" or settings.shared_directory:
         return ""
     return (
         f'launch.ray = "{config.launch.ray}" starts servers on other machines: set engine.shared_directory to a directory that all of '
@@ -27,12 +27,13 @@ def delivery(settings: VLLMEngineConfig, fleet: Fleet) -> Delivery:
         shared_directory=Path(settings.shared_directory) if settings.shared_directory else None,
         trainer_address=_trainer_address(settings, fleet.members[0].server),
         step_s=settings.sync_s,
+        takes_adapters=settings.transfer == "adapter",
     )
 
 
 def _trainer_address(settings: VLLMEngineConfig, server: VLLMServer) -> str:
     """Return the address at which the servers reach the trainer; "" if they read a file. Raises EngineError."""
-    if settings.transfer == "file":
+    if settings.transfer != "nccl":
         return ""
     if not server.url:
         return "127.0.0.1"

@@ -44,6 +44,8 @@ class Delivery:
     """Address at which the servers reach the trainer, if it broadcasts new weights; "" if it writes a file."""
     step_s: float = 300.0
     """Seconds that each step of an update may take."""
+    takes_adapters: bool = False
+    """Whether the servers load LoRA adapters, and are to get nothing else."""
 
 
 class VLLMEngine:
@@ -79,6 +81,7 @@ class VLLMEngine:
         self.shared_directory = delivery.shared_directory
         self.trainer_address = delivery.trainer_address
         self.sync_s = delivery.step_s
+        self.takes_adapters = delivery.takes_adapters
         self._on_close = on_close
         self._version = 0
         self._original = True

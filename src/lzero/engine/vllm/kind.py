@@ -19,6 +19,7 @@ from lzero.engine.kinds import Finding, OpenedEngine
 from lzero.engine.model_path import context_tokens as context_tokens
 from lzero.engine.model_path import model_name as model_name
 from lzero.engine.model_path import open_tokenizer as open_tokenizer
+from lzero.engine.vllm.adapters import adapter_arguments, adapter_problems, rank_problem
 from lzero.engine.vllm.codec import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from lzero.engine.vllm.delivering import delivery, sharing_problem
 from lzero.engine.vllm.engine import VLLMEngine, check_unclaimed
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 TRAINS = True
 PLUGIN = Path(__file__).with_name("plugin")
-BACKENDS = {"file": "lzero-file", "nccl": "nccl"}
+BACKENDS = {"file": "lzero-file", "nccl": "nccl", "adapter": "lzero-file"}
 """engine.transfer → the backend of vLLM's weight transfer. The plug-in registers the first."""
 SOCKET = "socket"
 VLLM_SOCKET_CHARS = 36
@@ -137,6 +138,7 @@ def command(config: Config, socket: Path) -> tuple[str, ...]:
         *("--max-num-seqs", str(episodes_per_replica)),
         *("--tensor-parallel-size", str(settings.devices_per_replica), "--seed", str(config.run.seed)),
         *("--weight-transfer-config", f'{{"backend": "{BACKENDS[settings.transfer]}"}}'),
+        *(adapter_arguments(config) if settings.transfer == "adapter" else ()),
         *(_whole_prompts(config) if select_device(config.model.device) == "cpu" else ()),
         *settings.arguments,
     )
@@ -274,7 +276,9 @@ def check_server(name: str, found: Mapping[str, Any], config: Config) -> None:
             f"its max_model_len is {longest!r:.100}, less than agent.max_tokens = {config.agent.max_tokens}"
         )
     backend = BACKENDS[_settings(config).transfer]
-    if transfer.get("backend") != backend:
+    if _settings(config).transfer == "adapter":
+        problems += adapter_problems(_table(found.get("lora_config")), config)
+    elif transfer.get("backend") != backend:
         problems.append(f"its weight-transfer backend is {transfer.get('backend')!r:.100}, not {backend!r}")
     if problems:
         raise EngineError(
@@ -351,6 +355,8 @@ def _transfer_problem(config: Config) -> str:
     """Return why engine.transfer cannot be used; "" if it can."""
     from lzero.models import select_device
 
+    if _settings(config).transfer == "adapter":
+        return rank_problem(config.lora.rank)
     if _settings(config).transfer != "nccl":
         return ""
     lacks = []

@@ -66,7 +66,7 @@ class LocalLearner:
 
     def __init__(self, trainer: Trainer, engine: Engine, run: RunDirectory) -> None:
         self._trainer = trainer
-        self._transfer = open_transfer(engine)
+        self._transfer = open_transfer(engine, trainer.model)
         self._thread = engine if isinstance(engine, ComputingEngine) and not trainer.lags else LearnerThread()
         self._publisher = Publisher(
             trainer.model,

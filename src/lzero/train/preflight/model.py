@@ -10,6 +10,7 @@ from lzero.engine.kinds import Finding, kind_of
 from lzero.model_files import num_layers
 from lzero.models import resolve
 from lzero.text import counted
+from lzero.train.lora import check_lora
 from lzero.train.preflight.subject import SPLITS, Subject
 from lzero.types import Task
 
@@ -26,6 +27,9 @@ def check_model(subject: Subject) -> Iterator[Finding]:
         layers = num_layers(resolve(subject.config.model.path))
         problem = f"train.frozen_layers = {frozen}: the model has {layers} layers, and one at least must learn"
         yield Finding("train.frozen_layers", f"{frozen} of {layers}", [problem] if layers and frozen >= layers else [])
+    if subject.config.lora.rank:
+        names, share = check_lora(subject.config)
+        yield Finding("lora.rank", f"{subject.config.lora.rank} in {', '.join(names)}: {share:.2%} of the parameters")
 
 
 def check_prompts(subject: Subject) -> Iterator[Finding]:

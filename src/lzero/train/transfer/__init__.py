@@ -6,8 +6,9 @@ nccl.py         broadcasts from the trainer's GPU to those of vLLM servers
 adapter.py      writes a LoRA adapter, for servers that hold the base model
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lzero.errors import TrainError
+from lzero.train.lora import adapted_layers, adapter_settings, adapter_weights, merged_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,8 +100,51 @@ def _untied(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor
             yield name, tensor
 
 
-def open_transfer(engine: object) -> WeightTransfer:
-    """Return the transfer that fits this engine. Raises TypeError for an engine that loads no weights."""
+Convert = Callable[[Iterable[tuple[str, Tensor]]], Iterator[tuple[str, Tensor]]]
+
+
+class ConvertedWeights:
+    """What `convert` makes of other weights, one tensor at a time. Implements `WeightSource`."""
+
+    def __init__(self, source: WeightSource, convert: Convert) -> None:
+        self._source = source
+        self._convert = convert
+        self.device = source.device
+
+    def __iter__(self) -> Generator[tuple[str, Tensor], None, None]:
+        with closing(iter(self._source)) as weights:
+            yield from self._convert(weights)
+
+    @property
+    def outline(self) -> Sequence[tuple[str, Tensor]]:
+        return list(self._convert(self._source.outline))
+
+
+class ConvertingTransfer:
+    """Sends weights in another form. Implements `WeightTransfer`."""
+
+    def __init__(self, transfer: WeightTransfer, convert: Convert) -> None:
+        self._transfer = transfer
+        self._convert = convert
+        self.close = transfer.close
+
+    async def send(self, weights: WeightSource, *, version: int) -> None:
+        await self._transfer.send(ConvertedWeights(weights, self._convert), version=version)
+
+
+def open_transfer(engine: object, model: "PreTrainedModel") -> WeightTransfer:
+    """Return the transfer of a model's weights that fits this engine: of its adapter, if it has one and the engine takes adapters; else of
+    all weights, with the adapter merged. Raises TypeError for an engine that loads no weights."""
+    from lzero.train.transfer.adapter import AdaptedEngine, AdapterTransfer
+
+    if not adapted_layers(model):
+        return _whole_transfer(engine)
+    if isinstance(engine, AdaptedEngine) and engine.takes_adapters:
+        return ConvertingTransfer(AdapterTransfer(engine, adapter_settings(model)), adapter_weights)
+    return ConvertingTransfer(_whole_transfer(engine), partial(merged_weights, model=model))
+
+
+def _whole_transfer(engine: object) -> WeightTransfer:
     from lzero.train.transfer.file import FileTransfer, UpdatingEngine
     from lzero.train.transfer.in_process import InProcessTransfer, LoadingEngine
     from lzero.train.transfer.nccl import GroupedEngine, NCCLTransfer

@@ -1,7 +1,4 @@
-"""Transfer a LoRA adapter to servers that hold the base model, as a directory in the format of PEFT.
-
-No learner of lzero trains adapters yet: this is for a learner of your own.
-"""
+"""Transfer a LoRA adapter to servers that hold the base model, as a directory in the format of PEFT."""
 
 import asyncio
 import shutil
@@ -10,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import msgspec
-from safetensors.torch import save_file
-
+from lzero.train.lora import write_adapter
 from lzero.train.transfer import WeightSource, unwritable
 from lzero.types import Json
 
@@ -24,6 +19,10 @@ class AdaptedEngine(Protocol):
     @property
     def shared_directory(self) -> Path | None:
         """Directory that the servers see under the same path; None if they run on this machine, as the same user."""
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether the servers were started for adapters."""
 
     async def load_adapter(self, directory: Path, *, version: int) -> list[Path]:
         """Sample new requests from base and adapter, as policy `version`. Return directories of adapters that were unloaded. Raises
@@ -64,6 +63,4 @@ class AdapterTransfer:
 
 
 def _write(weights: WeightSource, config: Mapping[str, Json], home: Path) -> None:
-    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights}
-    save_file(tensors, home / "adapter_model.safetensors")
-    (home / "adapter_config.json").write_bytes(msgspec.json.encode(config))
+    write_adapter(dict(weights), config, home)
