@@ -114,6 +114,8 @@ def test_what_is_not_there_or_not_whole_is_told(run: Path, tmp_path: Path, capsy
     assert (code, "has no checkpoint update-000007; it has update-000003, update-000002" in errors) == (1, True)
     code, errors = export(tmp_path, target, capsys=capsys)
     assert (code, "is not a run directory" in errors) == (1, True)
+    code, errors = export(run, target, "--adapter", capsys=capsys)
+    assert (code, "has no adapter, because lora.rank was 0" in errors) == (1, True)
     broken = shutil.copytree(run, tmp_path / "broken")
     (broken / "checkpoints" / "update-000003" / "model.safetensors").write_bytes(b"")
     code, errors = export(broken, target, "--checkpoint", "update-000003", capsys=capsys)

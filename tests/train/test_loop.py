@@ -177,6 +177,7 @@ async def test_the_policy_learns_what_is_paid(tmp_path: Path) -> None:
     assert updates[-1].metrics["train/kl"] > 0.1
 
 
+@pytest.mark.timeout(400)  # the first adapter imports peft, which takes ten seconds of an idle core
 async def test_an_adapter_learns_what_is_paid_and_its_reference_stays(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model", shape=replace(TINY, init_std=0.5))  # an adapter needs features to work with
     _, updates, _ = await run_bandit(config_of(tmp_path, "train.updates=16", "lora.rank=4"), tmp_path / "run")
@@ -212,6 +213,7 @@ CRITIC = ("algo.estimator=gae", "critic.kind=model", "critic.lr=0.01", "critic.w
 ADAPTER = ("lora.rank=4", "algo.estimator=gae", "critic.kind=head")
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("settings", [(), CRITIC, ADAPTER], ids=["", "critic", "adapter"])
 async def test_a_stopped_run_resumes_as_if_it_had_never_stopped(settings: tuple[str, ...], tmp_path: Path) -> None:
     config = config_of(tmp_path, "train.updates=6", *settings)

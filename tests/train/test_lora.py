@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import TINY, make_sample, save_tiny
+from builders import TINY, make_run, make_sample, save_tiny
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -23,6 +23,7 @@ from lzero.errors import ConfigError, EngineError, StoreError
 from lzero.models import load_model
 from lzero.train.checkpoint import Progress, save_checkpoint, take_snapshot
 from lzero.train.checks import check_settings, inert_settings
+from lzero.train.export import export
 from lzero.train.lora import adapt, adapted_layers, check_lora, merged_weights, without_adapter
 from lzero.train.score import sample_logprobs
 from lzero.train.trainer import Trainer
@@ -196,6 +197,17 @@ def test_a_run_resumes_from_base_and_adapter_bit_by_bit_and_its_checkpoint_is_a_
     base = load_model(model_dir, dtype="float32", device="cpu")
     by_peft = PeftModel.from_pretrained(base, checkpoint / "adapter").base_model.model.eval()
     assert torch.equal(logprobs(by_peft), before)
+
+    run = make_run(tmp_path / "run")
+    checkpoint.rename(run.checkpoints / checkpoint.name)
+    checkpoint = run.checkpoints / checkpoint.name
+    export(run.path, tmp_path / "model")
+    export(run.path, tmp_path / "adapter", adapter=True)
+    assert not (tmp_path / "model" / "adapter").exists()
+    assert {file.name for file in (tmp_path / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
 
     narrow = config_of(f"model.path={model_dir}", "lora.rank=2")
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 lzero export runs/world-20260131-174501 my-model
 lzero export runs/world-20260131-174501 my-model --checkpoint best
+lzero export runs/world-20260131-174501 my-adapter --adapter
 """
 
 from pathlib import Path
@@ -19,6 +20,10 @@ def export(
             help='Name of a checkpoint, as "update-000010", or "best" for the best held-out score; default: the newest.'
         ),
     ] = "",
+    adapter: Annotated[
+        bool,
+        typer.Option("--adapter", help="Only the LoRA adapter, in PEFT's format; default: base and adapter merged."),
+    ] = False,
 ) -> None:
     """Write a trained model as a Hugging Face directory, for transformers, vLLM, SGLang.
 
@@ -26,5 +31,5 @@ def export(
     """
     from lzero.train.export import export as export_checkpoint
 
-    found = export_checkpoint(run, directory, name=checkpoint)
+    found = export_checkpoint(run, directory, name=checkpoint, adapter=adapter)
     print(f"exported {found} to {directory}")

@@ -124,8 +124,8 @@ def _complaints(config: Config) -> Iterator[str]:
         )
     if config.lora.rank and train.ranks > 1:
         yield (
-            f"lora.rank = {config.lora.rank} with train.ranks = {train.ranks}: adapters are trained in one process. Set train.ranks to 1, or "
-            "lora.rank to 0"
+            f"lora.rank = {config.lora.rank} with train.ranks = {train.ranks}: adapters are trained in one process. Set train.ranks to 1, "
+            "or lora.rank to 0"
         )
     if 0 < algo.importance_cap < 1:
         yield (

@@ -10,33 +10,46 @@ from lzero.model_files import read_json
 from lzero.store import RunDirectory
 from lzero.store.writing import as_store_error, write_whole
 from lzero.train.checkpoint import best_checkpoint, checkpoints, newest_checkpoint, only_to_resume, read_manifest
+from lzero.train.lora import ADAPTER
 
 BEST = "best"
 
 
-def export(run_dir: Path, target: Path, *, name: str = "") -> Path:
+def export(run_dir: Path, target: Path, *, name: str = "", adapter: bool = False) -> Path:
     """Copy the weights, configuration and tokenizer of a checkpoint to `target`, completely or not at all. Return the checkpoint.
 
-    `name`: that of a checkpoint, "best" (by held-out score), or "" for the newest. Raises StoreError if the run or checkpoint is missing or
-    incomplete, or `target` is not empty; ModelError if the checkpoint holds no model.
+    `name`: that of a checkpoint, "best" (by held-out score), or "" for the newest. `adapter`: copy the LoRA adapter alone, in PEFT's
+    format. Raises StoreError if the run or checkpoint is missing or incomplete, `target` is not empty, or there is no adapter; ModelError
+    if the checkpoint holds no model.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target} exists and is not an empty directory: name another one")
     checkpoint = find(RunDirectory.open(run_dir), name)
-    manifest = read_manifest(checkpoint)
+    copied = _copied(checkpoint, adapter=adapter)
     target = target.absolute()
     with as_store_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            for file in manifest.files:
-                if not only_to_resume(file):
-                    (new / file).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(checkpoint / file, new / file)
-            _speak_to_earlier_versions(new)
+            for file, copy in copied.items():
+                (new / copy).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(checkpoint / file, new / copy)
+            if not adapter:
+                _speak_to_earlier_versions(new)
             new.rename(target)
     return checkpoint
+
+
+def _copied(checkpoint: Path, *, adapter: bool) -> dict[str, str]:
+    """Return which files of a checkpoint are exported, and their names there. Raises StoreError."""
+    files, folder = read_manifest(checkpoint).files, f"{ADAPTER}/"
+    if not adapter:
+        return {file: file for file in files if not only_to_resume(file) and not file.startswith(folder)}
+    found = {file: file.removeprefix(folder) for file in files if file.startswith(folder)}
+    if not found:
+        raise StoreError(f"{checkpoint} has no adapter, because lora.rank was 0: export the model, without --adapter")
+    return found
 
 
 def find(run: RunDirectory, name: str) -> Path:
