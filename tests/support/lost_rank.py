@@ -22,7 +22,7 @@ def main(how: str) -> None:
     groups.DEAD_S = 5.0
     place = Place.from_environment(os.environ)
     assert place is not None
-    group = Group.join(place, start=None if place.rank else Start(device="cpu", timeout_s=60))
+    group = Group.join(place, start=None if place.rank else Start(device="cpu", timeout_s=300))
     victim = 0 if how == "rank 0 killed" else 1
 
     def obey(self: Score, member: Member, arrays: Any) -> Answer:

@@ -248,7 +248,7 @@ def main(file: Path) -> None:
     place = Place.from_environment(os.environ)
     assert place is not None
     torch.set_num_threads(1)
-    group = Group.join(place, start=None if place.rank else Start(device="cpu", timeout_s=30))
+    group = Group.join(place, start=None if place.rank else Start(device="cpu", timeout_s=300))
     found: dict[str, dict[str, float]] = {}
     for name, case in (CASES | BROKEN).items():
         start = time.monotonic()
