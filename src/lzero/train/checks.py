@@ -100,8 +100,6 @@ def _complaints(config: Config) -> Iterator[str]:
             f"train.minibatches = {train.minibatches} is more than the rollout.tasks_per_update × rollout.episodes_per_task = "
             f"{num_episodes} episodes of a batch: lower it"
         )
-    if train.offload_optimizer and select_device(config.model.device) == "cpu":
-        yield "train.offload_optimizer = true moves the optimizer from a GPU to the host, and the model is on the host: set it to false"
     if config.critic.warmup_updates >= train.updates:
         yield (
             f"critic.warmup_updates = {config.critic.warmup_updates} leaves none of the train.updates = {train.updates} updates to the "
@@ -122,6 +120,8 @@ def _complaints(config: Config) -> Iterator[str]:
             "train.offload_optimizer = true is for one process that keeps its weights on the GPU: with train.ranks > 1 or train.offload, "
             "set it to false; train.offload = true keeps the optimizer's state on the host, too"
         )
+    elif train.offload_optimizer and select_device(config.model.device) == "cpu":
+        yield "train.offload_optimizer = true moves the optimizer from a GPU to the host, and the model is on the host: set it to false"
     if config.lora.rank and train.ranks > 1:
         yield (
             f"lora.rank = {config.lora.rank} with train.ranks = {train.ranks}: adapters are trained in one process. Set train.ranks to 1, "
