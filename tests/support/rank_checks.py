@@ -16,11 +16,13 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 from plain_gradient import TOKENIZER, random_groups
 from rank_models import Kind, initial_of, rank_model
 from torch import Tensor
 
 from lzero.config import Config, make_config
+from lzero.train.attention.interface import use_kernel
 from lzero.train.ranks import member as members
 from lzero.train.ranks import orders
 from lzero.train.ranks.crew import obey_all
@@ -30,6 +32,7 @@ from lzero.train.ranks.orders import Member
 from lzero.train.ranks.place import Place
 from lzero.train.ranks.sharding import Sharding, shard
 from lzero.train.trainer import Trainer
+from lzero.train.ulysses import share_rows
 from lzero.train.update import recompute_activations
 from lzero.types import Group as Episodes
 
@@ -54,6 +57,7 @@ class Case:
     offload: bool = False
     reshard: bool = True
     checkpointing: bool = False
+    sequence_ranks: int = 1
     samples: int | None = None
     """How many samples the ranks share; None: all."""
     clip: float = 1e9
@@ -63,6 +67,7 @@ class Case:
     def config(self) -> Config:
         train = {
             "packing": self.packing, "micro_batch_tokens": self.tokens, "grad_clip": self.clip, "lr": 0.05, "minibatches": 2, "epochs": 2,
+            "sequence_ranks": self.sequence_ranks,
         }  # fmt: skip
         return make_config({"algo": self.algo, "train": train if self.num_groups > 1 else train | {"minibatches": 1}})
 
@@ -99,6 +104,10 @@ def trainer_of(case: Case, mesh: Any = None) -> Trainer:
     if mesh is not None:
         how = Sharding(dtype=case.dtype or model.dtype, offload=case.offload, reshard=case.reshard)
         model, reference = shard(model, mesh, how), shard(reference, mesh, how)
+        if case.sequence_ranks > 1:
+            for each in (model, reference):
+                use_kernel(each, "paths")
+                share_rows(each, dist.distributed_c10d._get_default_group())
     config = case.config
     assert config.train.packing != "auto"
     return Trainer(
@@ -237,6 +246,11 @@ CASES: dict[str, Case] = {
     "untied": Case(model="untied"),
     "tied, everything": Case(model="tied", packing="tree", checkpointing=True, offload=True),
     "bfloat16": Case(model="untied", dtype=torch.bfloat16),
+    "shared rows": Case(sequence_ranks=2),
+    "shared rows, packed": Case(sequence_ranks=2, packing="packed"),
+    "shared rows, untied, tree, everything": Case(
+        sequence_ranks=2, model="untied", packing="tree", checkpointing=True, offload=True
+    ),
 }
 BROKEN: dict[str, Case] = {
     name: Case(samples=1 if name == "anchors count" else None, broken=partial(changed, *place))

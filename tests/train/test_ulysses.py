@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lzero.config import make_config
 from lzero.errors import ConfigError
+from lzero.train.checks import check_settings
+from lzero.train.ranks.starting import opened_trainer
 from lzero.train.ulysses import check_heads
 
 pytestmark = pytest.mark.integration
@@ -26,6 +29,20 @@ def test_ranks_that_share_rows_give_the_gradient_of_one_process(ranks: int) -> N
             assert error > 1e-2, name
         else:
             assert error < (1e-9 if name.startswith("float64") else 1e-5), name
+
+
+async def test_a_run_whose_heads_ranks_cannot_divide_ends_before_anything_is_loaded() -> None:
+    config = make_config({"train": {"ranks": 2, "sequence_ranks": 2}})
+    with pytest.raises(ConfigError, match="3 heads and 3 key-value heads cannot be divided"):
+        async with opened_trainer(config, checkpoint=None):
+            raise AssertionError
+
+
+def test_ranks_that_cannot_share_rows_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.sequence_ranks = 2 does not divide train.ranks = 3"):
+        check_settings(make_config({"train": {"ranks": 3, "sequence_ranks": 2}}))
+    with pytest.raises(ConfigError, match=r'train.attention = "mask" needs whole rows'):
+        check_settings(make_config({"train": {"ranks": 2, "sequence_ranks": 2, "attention": "mask"}}))
 
 
 def test_heads_that_ranks_cannot_divide_are_refused() -> None:

@@ -120,6 +120,9 @@ class TrainConfig(Section):
     """Before the first rollout, make the passes of an update on the longest possible batch, and change nothing: "auto" on a GPU."""
     ranks: Count = 1
     """Processes that train together, each with a part of the weights (FSDP2). `lzero train` starts them, or torchrun (docs/scale.md)."""
+    sequence_ranks: Count = 1
+    """Ranks that share every row, each with a stretch of its tokens (Ulysses): for sequences too long for one. Divides train.ranks and the
+    model's heads."""
     offload: bool = False
     """Keep weights, gradients and moments in the host's memory, and the weights of one layer at a time on the GPU; slower."""
     reshard: bool = True

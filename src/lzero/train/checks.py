@@ -105,7 +105,11 @@ def _complaints(config: Config) -> Iterator[str]:
             f"critic.warmup_updates = {config.critic.warmup_updates} leaves none of the train.updates = {train.updates} updates to the "
             "policy: lower it"
         )
-    if train.ranks > max(1, num_episodes // train.minibatches):
+    if train.ranks % train.sequence_ranks:
+        yield f"train.sequence_ranks = {train.sequence_ranks} does not divide train.ranks = {train.ranks}: change one of them"
+    if train.sequence_ranks > 1 and train.attention == "mask":
+        yield 'train.attention = "mask" needs whole rows: with train.sequence_ranks > 1, set it to "auto" or to a kernel'
+    if train.ranks // train.sequence_ranks > max(1, num_episodes // train.minibatches):
         yield (
             f"train.ranks = {train.ranks} is more than the {num_episodes // train.minibatches} episodes of an optimiser step, so that some "
             "ranks would have nothing to train on: lower it"

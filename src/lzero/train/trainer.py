@@ -33,7 +33,6 @@ from lzero.train.lora import adapt, check_lora, restore_adapter, without_adapter
 from lzero.train.metrics import sampler_gap, value_metrics
 from lzero.train.optimizers import make_optimizers, set_rate
 from lzero.train.packing import choose_packing
-from lzero.train.policy import placement
 from lzero.train.resume import check_model
 from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
@@ -112,7 +111,7 @@ class Trainer:
         optimizers = make_optimizers(model, config.train)
         critic = make_critic(config, model, tokenizer)
         others = [*([] if reference is None else [reference]), *([] if critic is None else [critic.model.trunk])]
-        attention = choose_attention(model, config.train.attention, also=others, dtype=placement(model).dtype)
+        attention = choose_attention(model, config.train.attention, also=others)
         trainer = cls(
             config=config,
             model=model,

@@ -17,6 +17,7 @@ from lzero.train.attention.interface import KERNELS, Kernel, use_kernel
 from lzero.train.attention.segments import Segments, square_mask
 from lzero.train.packing import check_packing, separate_scores
 from lzero.train.policy import placement
+from lzero.train.ulysses import sharing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,25 +31,19 @@ STRETCHES = ((150, 260), (70, 220), (40, 260), (40, 300))
 """Tokens, and the place from which on they are not seen: a beginning, two branches of it, and a sequence of its own."""
 
 
-def choose_attention(
-    model: "PreTrainedModel",
-    wanted: Attention,
-    *,
-    also: Sequence["PreTrainedModel"] = (),
-    dtype: torch.dtype | None = None,
-) -> str:
+def choose_attention(model: "PreTrainedModel", wanted: Attention, *, also: Sequence["PreTrainedModel"] = ()) -> str:
     """Let the model attend by the kernel that is wanted or, for "auto", by the fastest that is right.
 
-    Returns its name, and why faster ones cannot be used. On a CPU, "auto" is the model's own attention. `also`: other models, which get the
-    same attention if they attend to all tokens. `dtype`: the type in which the model computes, if it is not that of its weights. Raises
-    ModelError if the kernel that is wanted is not right here.
+    Returns its name, and why faster ones cannot be used. On a CPU, "auto" is the model's own attention, unless ranks share its rows.
+    `also`: other models, which get the same attention if they attend to all tokens. Raises ModelError if the kernel that is wanted is not
+    right here, or no kernel is and ranks share the rows.
     """
     own = model.config._attn_implementation
     apart, refused = None, ""
     for kernel in candidates(model, wanted):
         try:
             refuse_what_no_kernel_computes(model)
-            check_kernel(model, kernel, dtype or model.dtype)
+            check_kernel(model, kernel)
             apart = apart or separate_scores(model)
             use_kernel(model, kernel)
             check_packing(model, "tree", apart=apart)
@@ -64,20 +59,23 @@ def choose_attention(
                 if shortest_reach(other) is None:
                     use_kernel(other, kernel)
             return kernel + refused
+    if sharing(model) is not None:
+        raise ModelError(f"train.sequence_ranks: no kernel can be used here{refused}")
     return f"{own}, the model's own{refused}"
 
 
 def candidates(model: "PreTrainedModel", wanted: Attention) -> Iterator[Kernel]:
     """Yield the kernels to try, the fastest first."""
-    if wanted == "auto":
-        device = placement(model).device
-        if device.type != "cuda":
-            return
+    device = placement(model).device
+    if wanted == "auto" and device.type == "cuda":
         newest = torch.cuda.get_device_capability(device)[0]
         of_its_own: dict[int, Kernel] = {9: "flash3", 10: "flash4"}
         if newest in of_its_own:
             yield of_its_own[newest]
         yield from ("flash2", "flex")
+    elif wanted == "auto":
+        if sharing(model) is not None:
+            yield "paths"
     elif wanted != "mask":
         yield wanted
 
@@ -88,20 +86,19 @@ def refuse_what_no_kernel_computes(model: "PreTrainedModel") -> None:
         raise ModelError(f"{type(model).__name__} has layers with a limited attention window")
 
 
-def check_kernel(model: "PreTrainedModel", kernel: Kernel, dtype: torch.dtype) -> None:
+def check_kernel(model: "PreTrainedModel", kernel: Kernel) -> None:
     """Compare a kernel's outputs and gradients with those in float32, for the model's heads.
 
     Raises ModelError if they differ, or what the kernel raises.
     """
     if kernel in GENERATIONS:
         flash.activate(GENERATIONS[kernel])
+    device, dtype = placement(model).device, placement(model).dtype
     heads, kv_heads, size = head_shape(model)
-    until = torch.cat([torch.full((count,), end) for count, end in STRETCHES]).unsqueeze(0).to(placement(model).device)
+    until = torch.cat([torch.full((count,), end) for count, end in STRETCHES]).unsqueeze(0).to(device)
     random = torch.Generator().manual_seed(0)
     shapes = (heads, kv_heads, kv_heads, heads)
-    drawn = [
-        torch.randn(1, number, until.shape[1], size, generator=random).to(until.device, dtype) for number in shapes
-    ]
+    drawn = [torch.randn(1, number, until.shape[1], size, generator=random).to(device, dtype) for number in shapes]
     found = _passes(
         drawn, lambda query, key, value: KERNELS[kernel](query, key, value, Segments(until, branching=True), None)
     )

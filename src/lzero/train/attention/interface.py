@@ -113,11 +113,12 @@ class Rows:
 def rows_of(model: "PreTrainedModel", micro: MicroBatch) -> Rows:
     """Return what this process computes of a micro-batch: all of it, or a stretch of each row if ranks share the rows of this model."""
     ranks = sharing(model)
-    if ranks is not None:
+    kernel = kernel_of(model)
+    if kernel is not None and ranks is not None:  # its own attention, with which a kernel is compared, needs whole rows
         own = stretch_of(micro, ranks)
         seen: dict[str, Any] = {"attention_mask": None, "segments": Segments.of(own.micro, ranks)}
         return Rows(own.inputs | seen, own.predictors, own.actions, ranks)
-    if kernel_of(model) is not None:
+    if kernel is not None:
         seen = {"attention_mask": None, "segments": Segments.of(micro)}
     else:  # without a mask, transformers recognises packed sequences by positions that restart
         seen = {"attention_mask": None if micro.seen_until is None else square_mask(micro.seen_until)}

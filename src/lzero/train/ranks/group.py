@@ -118,6 +118,12 @@ class Group:
             self._mesh = init_device_mesh(self.device.type, (self.size,), mesh_dim_names=("ranks",))
         return self._mesh
 
+    def neighbours(self, number: int) -> dist.ProcessGroup:
+        """Return the group of the ranks that share rows with this one: `number` in a row. Collective."""
+        limit = timedelta(seconds=self.start.timeout_s)
+        found: tuple[dist.ProcessGroup, object] = dist.new_subgroups(number, timeout=limit)  # type: ignore[no-untyped-call]
+        return found[0]
+
     @property
     def failure(self) -> str:
         """The first failure of a rank; "" if there is none."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -28,6 +29,7 @@ from lzero.train.ranks.weights import ShardedWeights
 from lzero.train.ranks.wire import from_scored
 from lzero.train.state import state_tensors
 from lzero.train.trainer import Trainer
+from lzero.train.ulysses import share_rows
 from lzero.train.update import step_metrics
 from lzero.types import Sample
 
@@ -40,13 +42,20 @@ def build_member(config: Config, group: Group, *, checkpoint: Path | None = None
     sharding = Sharding(
         dtype=getattr(torch, config.model.dtype), offload=config.train.offload, reshard=config.train.reshard
     )
+    neighbours = group.neighbours(config.train.sequence_ranks) if config.train.sequence_ranks > 1 else None
+
+    def divided(model: "PreTrainedModel", *, learns: bool) -> "PreTrainedModel":
+        sharded = shard(made_trainable(model, config) if learns else model, group.mesh, sharding)
+        if neighbours is not None:
+            share_rows(sharded, neighbours)
+        return sharded
 
     def load(directory: Path, *, learns: bool) -> "PreTrainedModel":
         return load_parts(
             directory,
             dtype="float32" if learns else config.model.dtype,
             device="cpu" if config.train.offload else str(group.device),
-            prepare=lambda model: shard(made_trainable(model, config) if learns else model, group.mesh, sharding),
+            prepare=partial(divided, learns=learns),
         )
 
     trainer, progress = Trainer.build(config, checkpoint=checkpoint, load=load)
@@ -68,9 +77,8 @@ class RankTrainer(Trainer):
     ) -> list[tuple[float, ...]]:
         shares = self._divided(samples, layout)
         rows = [unscored(sample) for sample in samples]
-        order = Score(of=of, **vars(layout))
         answers = self.crew.run(
-            order,
+            Score(of=of, **vars(layout)),
             [
                 from_scored([rows[index] for index in share], [rows[index].advantages for index in share])
                 for share in shares
@@ -112,10 +120,14 @@ class RankTrainer(Trainer):
             for share in self._divided(samples, self.layout)
         ]
         answers = self.crew.run(Step(lr=float(self.optimizers[0].param_groups[0]["lr"]), lags=lags), shares)
+        answers = answers[:: self.config.train.sequence_ranks]  # ranks that share rows report the same
         facts = answers[0][0]
         if facts.skipped:
             raise NotFinite(facts.skipped)
         return combined(metrics_of(answers)) | step_metrics(batches_of(answers), loss=facts.loss, norm=facts.norm)
 
     def _divided(self, samples: Sequence[Sample], layout: Layout) -> list[list[int]]:
-        return divide(samples, layout, parts=self.crew.group.size, width=self.model.config.hidden_size)
+        """Return the indices of the samples of each rank; neighbours that share rows have the same."""
+        each = self.config.train.sequence_ranks
+        shares = divide(samples, layout, parts=self.crew.group.size // each, width=self.model.config.hidden_size)
+        return [share for share in shares for _ in range(each)]

@@ -68,10 +68,7 @@ class Score(Struct, frozen=True, kw_only=True, tag=True):
         model = trainer.model if self.of == "policy" else trainer.reference
         assert model is not None
         layout = Layout(
-            max_tokens=self.max_tokens,
-            packing=self.packing,
-            whole_episodes=self.whole_episodes,
-            square=self.square,
+            max_tokens=self.max_tokens, packing=self.packing, whole_episodes=self.whole_episodes, square=self.square
         )
         samples = [row.sample for row in to_scored(arrays)[0]]
         scores = sample_logprobs(model, samples, layout, agreed=member.group.largest)
@@ -99,7 +96,8 @@ class Step(Struct, frozen=True, kw_only=True, tag=True):
             )
             for micro in passes
         ]
-        loss = group.sum(sum(loss.item() for loss, _ in done))
+        # Ranks that share rows have the same loss.
+        loss = group.sum(sum(loss.item() for loss, _ in done)) / trainer.config.train.sequence_ranks
         try:
             norm = make_step(trainer.optimizers, loss=loss, grad_clip=trainer.config.train.grad_clip)
         except NotFinite as error:

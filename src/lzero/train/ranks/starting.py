@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lzero.config import Config
 from lzero.errors import RankError
 from lzero.launch import PYTHON, Program, Running, open_launcher
+from lzero.plan.shapes import shape_of
 from lzero.threads import several, sharing
 from lzero.train.checkpoint import Progress
 from lzero.train.ranks.crew import blamed
@@ -20,6 +21,7 @@ from lzero.train.ranks.group import JOIN_S, Group, Start
 from lzero.train.ranks.member import RankTrainer, build_member
 from lzero.train.ranks.place import Place
 from lzero.train.trainer import Trainer
+from lzero.train.ulysses import check_heads
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -31,12 +33,16 @@ logger = logging.getLogger(__name__)
 async def opened_trainer(config: Config, *, checkpoint: Path | None) -> AsyncIterator[tuple[Trainer, Progress]]:
     """Yield the trainer of a run and its progress. In the end, all other ranks have ended, or are ending.
 
-    Raises RankError if a rank does not start, differs or fails, and what `Trainer.build` raises.
+    Raises ConfigError if ranks cannot share the model's heads, RankError if a rank does not start, differs or fails, and what
+    `Trainer.build` raises.
     """
     place = Place.from_environment(os.environ)
     if place is None and config.train.ranks == 1 and not config.train.offload:
         yield Trainer.build(config, checkpoint=checkpoint)
         return
+    if config.train.sequence_ranks > 1:
+        shape = shape_of(config.model.path)
+        check_heads(shape.heads, shape.kv_heads, config.train.sequence_ranks)
     async with AsyncExitStack() as stack:
         crowd = await stack.enter_async_context(_started(config)) if place is None else Crowd(place=place)
         start = Start(
