@@ -36,7 +36,8 @@ RECIPES = [
         ("train.ranks=2 algo.estimator=gae critic.kind=head", 'critic.kind = "head" learns in one process'),
         ("algo.loss=ppo train.minibatches=257", "train.minibatches = 257 is more than .* = 256 episodes"),
         ("algo.loss=ppo train.epochs=2 algo.loss_options.dual_clip=0.5", "dual_clip = 0.5 would clip bad actions"),
-        ("lora.rank=4 train.ranks=2", "lora.rank = 4 with train.ranks = 2: adapters are trained in one process"),
+        ("lora.rank=4 train.ranks=2", "lora.rank = 4: adapters are trained in one process"),
+        ("lora.rank=4 train.offload=true", "lora.rank = 4: adapters are trained in one process"),
         ("algo.importance_cap=0.9", "algo.importance_cap = 0.9"),
         ("reward.qa=0 reward.format=0 reward.execution=0", "every reward would be 0"),
         (

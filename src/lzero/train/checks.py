@@ -126,10 +126,10 @@ def _complaints(config: Config) -> Iterator[str]:
         )
     elif train.offload_optimizer and select_device(config.model.device) == "cpu":
         yield "train.offload_optimizer = true moves the optimizer from a GPU to the host, and the model is on the host: set it to false"
-    if config.lora.rank and train.ranks > 1:
+    if config.lora.rank and (train.ranks > 1 or train.offload):
         yield (
-            f"lora.rank = {config.lora.rank} with train.ranks = {train.ranks}: adapters are trained in one process. Set train.ranks to 1, "
-            "or lora.rank to 0"
+            f"lora.rank = {config.lora.rank}: adapters are trained in one process, on its device. Set train.ranks to 1 and train.offload "
+            "to false, or lora.rank to 0"
         )
     if 0 < algo.importance_cap < 1:
         yield (
