@@ -46,7 +46,9 @@ time.sleep(600)
 """
 
 
-def test_nothing_of_a_server_outlives_a_host_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("child_first", [False, True])
+def test_nothing_of_a_server_outlives_a_host_that_is_killed(child_first: bool, tmp_path: Path) -> None:
+    """Ray kills the children of a worker, too, before it notices that the worker is dead."""
     directory = tmp_path / "server"
     directory.mkdir()
     command = [sys.executable, "-c", HOST, str(directory), sys.executable, "-c", SERVER]
@@ -54,7 +56,9 @@ def test_nothing_of_a_server_outlives_a_host_that_is_killed(tmp_path: Path) -> N
         assert host.stdout is not None
         group = int(host.stdout.readline())
         wait_until(lambda: "both run" in (directory / "log").read_text("utf-8"))
-        assert len(members(group)) == 3  # the lifeline, the server, and what it started
+        assert len(members(group)) == 4  # the lifeline and its fork, the server, and what it started
+        if child_first:
+            os.kill(group, signal.SIGKILL)
         host.send_signal(signal.SIGKILL)
     wait_until(lambda: not members(group))
     assert not list(tmp_path.iterdir())
