@@ -1,13 +1,29 @@
-"""What is refused before Ray is asked for anything."""
+"""Programs on a Ray cluster, which is made of several nodes on this machine, and what is refused before Ray is asked."""
 
 import socket
+from pathlib import Path
 
 import pytest
+from ray_cluster import run_check
 
 from lzero.config import LaunchConfig
 from lzero.errors import ConfigError, LaunchError
 from lzero.launch import open_launcher
 from lzero.launch.ray import check_reachable
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+@pytest.mark.timeout(700)
+def test_programs_start_where_their_resource_is_and_a_lost_node_is_named(tmp_path: Path) -> None:
+    run_check("placement", tmp_path, seconds=600)
+
+
+@pytest.mark.slow
+@pytest.mark.sandbox
+@pytest.mark.timeout(700)
+def test_a_pool_node_that_is_lost_costs_its_repls_only_and_a_new_one_is_used(tmp_path: Path) -> None:
+    run_check("pools", tmp_path, seconds=600)
 
 
 @pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "http://a:1", ":6379", "a:b"])
