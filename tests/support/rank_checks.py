@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lzero.config import Config, make_config
 from lzero.train.attention.interface import use_kernel
+from lzero.train.checkpoint import Progress
 from lzero.train.ranks import member as members
 from lzero.train.ranks import orders
 from lzero.train.ranks.crew import obey_all
@@ -152,6 +153,11 @@ def on_ranks(case: Case, group: Group) -> tuple[tuple[Tensor, Tensor], dict[str,
         return None
     trainer = RankTrainer.of(member)
     metrics = learned(trainer, case)
+    if (
+        not case.reshard
+    ):  # after passes without backward ones, the parameters are parts again, whose moments can be named
+        trainer.score(trainer.samples(case.groups))
+        trainer.snapshot(Progress(), None).state.forget()
     weights = dict(trainer.weights())
     trainer.crew.stop()
     return result(trainer, weights), metrics

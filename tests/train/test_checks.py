@@ -78,6 +78,12 @@ def test_what_cannot_work_together_is_refused(settings: str, complaint: str) -> 
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("many", ["train.ranks=2", "train.offload=true"])
+def test_moments_of_8_bits_are_refused_on_ranks(many: str) -> None:
+    with pytest.raises(ConfigError, match="moments of 8 bits are for one process"):
+        check_settings(load_config(None, ["train.optimizer=adamw-8bit", many]))
+
+
 def test_all_that_cannot_work_is_told_at_once() -> None:
     config = load_config(None, ["algo.estimator=grpo", "rollout.episodes_per_task=1", "train.epochs=2"])
     with pytest.raises(ConfigError) as refused:

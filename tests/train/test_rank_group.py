@@ -13,6 +13,7 @@ from lzero.errors import ConfigError, RankError
 from lzero.train.ranks import group as groups
 from lzero.train.ranks.group import Group, Start
 from lzero.train.ranks.place import Place, placed
+from lzero.train.ranks.starting import is_alone
 
 CONFIG = load_config(None, ["train.lr=0.1"]).model_dump_json()
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
@@ -104,3 +105,12 @@ def test_torchrun_s_variables_give_a_place(monkeypatch: pytest.MonkeyPatch) -> N
 def test_variables_that_do_not_fit_are_refused(changes: dict[str, str], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         Place.from_environment(TORCHRUN | changes)
+
+
+def test_the_only_rank_of_torchrun_trains_as_one_process_which_may_have_a_critic_and_adapters() -> None:
+    only, first = (Place(rank=0, size=size, local_rank=0, host="127.0.0.1", port=1) for size in (1, 2))
+    default, offload = load_config(None), load_config(None, ["train.offload=true"])
+    assert is_alone(default, None)
+    assert is_alone(default, only)
+    assert not is_alone(default, first)
+    assert not is_alone(offload, only)

@@ -131,6 +131,11 @@ def _complaints(config: Config) -> Iterator[str]:
             f"lora.rank = {config.lora.rank}: adapters are trained in one process, on its device. Set train.ranks to 1 and train.offload "
             "to false, or lora.rank to 0"
         )
+    if (train.ranks > 1 or train.offload) and train.optimizer == "adamw-8bit":
+        yield (
+            'train.optimizer = "adamw-8bit": moments of 8 bits are for one process that computes on its device. Set train.ranks to 1 and '
+            'train.offload to false, or use "adamw" or "muon"'
+        )
     if 0 < algo.importance_cap < 1:
         yield (
             f"algo.importance_cap = {algo.importance_cap}: it would truncate tokens on which sampler and trainer agree, whose weight is 1: "

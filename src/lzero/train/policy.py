@@ -36,8 +36,21 @@ def through_root(
 ) -> T:
     """Return `compute(model, …)`, within the forward pass of the root module if the model is sharded."""
     root = getattr(model, _ROOT, None)
-    found: T = compute(model, *args, **kwargs) if root is None else root(compute, *args, **kwargs)
+    if root is None:
+        return compute(model, *args, **kwargs)
+    found: T = root(compute, *args, **kwargs)
+    if not torch.is_grad_enabled():
+        _free_gathered(model)
     return found
+
+
+def _free_gathered(model: "PreTrainedModel") -> None:
+    """Let a sharded model have its own parts as parameters again, as after a backward pass, which will not come. Involves no other rank."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def make_root(model: "PreTrainedModel", place: Placement) -> None:

@@ -37,7 +37,7 @@ async def opened_trainer(config: Config, *, checkpoint: Path | None) -> AsyncIte
     `Trainer.build` raises.
     """
     place = Place.from_environment(os.environ)
-    if place is None and config.train.ranks == 1 and not config.train.offload:
+    if is_alone(config, place):
         yield Trainer.build(config, checkpoint=checkpoint)
         return
     if config.train.sequence_ranks > 1:
@@ -59,6 +59,15 @@ async def opened_trainer(config: Config, *, checkpoint: Path | None) -> AsyncIte
         trainer = RankTrainer.of(member)
         stack.push_async_callback(_stop, trainer)
         yield trainer, progress
+
+
+def is_alone(config: Config, place: Place | None) -> bool:
+    """Return whether this process trains alone, and holds all weights: also as the only rank that torchrun has started.
+
+    A critic and adapters are only in such a process.
+    """
+    size = config.train.ranks if place is None else place.size
+    return size == 1 and not config.train.offload
 
 
 @dataclass(frozen=True, kw_only=True)
