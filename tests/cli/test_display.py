@@ -6,7 +6,7 @@ from builders import make_record, numbered_task
 from rich.console import Console
 
 from lzero.cli.display import COLUMNS, TrainingDisplay, cells, minutes, sparkline
-from lzero.cli.train import plan, score_table
+from lzero.cli.train import description, score_table
 from lzero.config import load_config
 from lzero.rollout.failures import kinds_in, listed
 from lzero.store import Record
@@ -83,8 +83,8 @@ def test_a_terminal_gets_a_live_table() -> None:
 
 
 def test_a_plan_names_what_is_trained_on() -> None:
-    assert "the built-in world" in plan(load_config(None, ["tasks.train=world/sft"]))
-    assert "on worldly.jsonl by" in plan(load_config(None, ["tasks.train=worldly.jsonl"]))
+    assert "the built-in world" in description(load_config(None, ["tasks.train=world/sft"]))
+    assert "on worldly.jsonl by" in description(load_config(None, ["tasks.train=worldly.jsonl"]))
 
 
 def test_hops_whose_episodes_all_failed_keep_their_line() -> None:

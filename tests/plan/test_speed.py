@@ -74,7 +74,7 @@ def test_learning_takes_six_operations_a_weight_and_token_and_checkpointing_two_
     config, device = load_config(None, [*SERVERS, "algo.kl_coef=0"]), GPUS["h100"]
     plain, again = planned("algo.kl_coef=0"), planned("algo.kl_coef=0", "train.gradient_checkpointing=true")
     tokens = config.rollout.tasks_per_update * config.rollout.episodes_per_task * WORK.tokens
-    matrices = 6 * tokens * SHAPE.linear_parameters / device.train["bfloat16"]
+    matrices = 6 * tokens * SHAPE.layers * SHAPE.layer_matrices / device.train["bfloat16"]
     assert matrices < plain.learning.optimise_s < 1.3 * matrices
     assert again.learning.optimise_s == pytest.approx(4 / 3 * plain.learning.optimise_s, rel=0.05)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 pool = typer.Typer(
     name="pool", help="Check the sandboxes of this machine, or serve them to others.", no_args_is_help=True
 )
-pool.command()(serve)
+pool.command(name="serve")(serve)
 
 
 @pool.command()

@@ -4,12 +4,13 @@ import asyncio
 import os
 import signal
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lzero.cli.arguments import Arguments, log_visibly, read_config
+from lzero.cli.arguments import Arguments, log_visibly, read_config, takes
 from lzero.cli.pool_cluster import serve_cluster
 from lzero.errors import ConfigError
 from lzero.launch.addresses import registered
@@ -24,32 +25,36 @@ if TYPE_CHECKING:
 _USUAL = Serving()
 
 
-def serve(
-    arguments: Arguments = None,
-    host: Annotated[str, typer.Option("--host", help="Address to serve at.")] = _USUAL.host,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 picks a free one.")] = _USUAL.port,
+@dataclass(frozen=True)
+class _Options:
+    arguments: Arguments = None
+    host: Annotated[str, typer.Option("--host", help="Address to serve at.")] = _USUAL.host
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 picks a free one.")] = _USUAL.port
     token_file: Annotated[
         str,
         typer.Option(
             help="File with the bearer token of clients; default: LZERO_POOL_TOKEN, else a new token that is printed."
         ),
-    ] = "",
-    certificate: Annotated[Path | None, typer.Option(help="Certificate for TLS (PEM, including the chain).")] = None,
-    key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
+    ] = ""
+    certificate: Annotated[Path | None, typer.Option(help="Certificate for TLS (PEM, including the chain).")] = None
+    key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None
     lease_s: Annotated[
         float, typer.Option(min=0.5, help="Seconds without a message after which a client loses its REPLs.")
-    ] = _USUAL.lease_s,
-    max_repls: Annotated[int, typer.Option(min=1, help="Maximum number of REPLs over all clients.")] = _USUAL.max_repls,
+    ] = _USUAL.lease_s
+    max_repls: Annotated[int, typer.Option(min=1, help="Maximum number of REPLs over all clients.")] = _USUAL.max_repls
     addresses: Annotated[
         Path | None, typer.Option(help="Address file: enter the server's address, and remove it at the end.")
-    ] = None,
+    ] = None
     ray: Annotated[
         str, typer.Option(help="Address of a Ray cluster, or auto: keep a server on each of its nodes with lzero_pool.")
-    ] = "",
+    ] = ""
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without TLS, on a trusted network.")
-    ] = _USUAL.insecure,
-) -> None:
+    ] = _USUAL.insecure
+
+
+@takes(_Options)
+def serve(options: _Options) -> None:
     """Serve the sandboxes of this machine to runs on other machines (repl.servers there) until Ctrl-C.
 
     Example: lzero pool serve --host 10.0.0.7 --certificate server.pem --key server.key repl.memory_mb=4096
@@ -59,29 +64,29 @@ def serve(
     from lzero.repl.remote.server import PoolServer
     from lzero.repl.remote.settings import VARIABLE, new_token, read_token
 
-    config = read_config(arguments).repl
+    config = read_config(options.arguments).repl
     check_local(config)
     serving = Serving(
-        host=host,
-        port=port,
-        certificate=certificate,
-        key=key,
-        lease_s=lease_s,
-        max_repls=max_repls,
-        insecure=insecure,
+        host=options.host,
+        port=options.port,
+        certificate=options.certificate,
+        key=options.key,
+        lease_s=options.lease_s,
+        max_repls=options.max_repls,
+        insecure=options.insecure,
     )
-    if ray:
-        serve_cluster(ray, config, serving, token_file=token_file, addresses=addresses)
+    if options.ray:
+        serve_cluster(options.ray, config, serving, token_file=options.token_file, addresses=options.addresses)
         return
-    if (certificate is None) != (key is None):
+    if (options.certificate is None) != (options.key is None):
         raise ConfigError("--certificate and --key must be given together")
-    given = read_token(token_file, option="--token-file")
+    given = read_token(options.token_file, option="--token-file")
     os.environ.pop(VARIABLE, None)  # nothing that is started from here needs it
     token = given or new_token()
     local = open_pool(config)
     server = PoolServer(local, serving, token=token, file_bytes=config.file_mb << 20, lifetime_s=config.lifetime_s)
     log_visibly("%(asctime)s %(message)s")
-    asyncio.run(_until_signalled(local, server, "" if given else token, addresses))
+    asyncio.run(_until_signalled(local, server, "" if given else token, options.addresses))
 
 
 async def _until_signalled(

@@ -3,7 +3,7 @@
 lzero train                                            the bundled nano model on the built-in world
 lzero train recipes/world.toml algo.kl_coef=0.01
 lzero train --resume runs/world-20260131-174501 train.updates=40
-torchrun --nproc-per-node 8 -m lzero train recipes/world.toml   started so, or with train.ranks=8, eight processes train together
+lzero train recipes/world.toml train.ranks=2           two processes train together (torchrun: docs/scale.md)
 """
 
 import asyncio
@@ -73,7 +73,7 @@ def train(
 
         raise typer.Exit(work(config))
     console, interruption = Console(), Interruption()
-    say(console, plan(config))
+    say(console, description(config))
     with TrainingDisplay(console, num_updates=config.train.updates) as display, _log_shown(display):
         report = asyncio.run(_train(config, run, display, interruption, accept_changes=accept_changes))
     if report.after is None:
@@ -88,7 +88,7 @@ def train(
         print(_as_json(report))
 
 
-def plan(config: "Config") -> str:
+def description(config: "Config") -> str:
     """Return a description of the run, in a few lines. Raises ConfigError for an episode without enough time."""
     from lzero.config import NANO, names_world
     from lzero.plan import memory_lines

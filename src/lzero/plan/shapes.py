@@ -57,11 +57,6 @@ class Shape:
         outer = self.head_matrix * (1 if self.tied else 2) + self.hidden
         return self.layers * (self.layer_matrices + small) + outer
 
-    @property
-    def linear_parameters(self) -> int:
-        """Weights of the linear layers of all blocks: those that LoRA adapts by default."""
-        return self.layers * self.layer_matrices
-
     def kv_bytes(self, value_bytes: int) -> int:
         """Return the bytes of one token's keys and values in all layers."""
         return 2 * self.layers * self.kv_width * value_bytes

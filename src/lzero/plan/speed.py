@@ -173,7 +173,7 @@ def learning(shape: Shape, config: Config, work: Workload, placement: Placement,
     train, ranks = config.train, placement.ranks
     episodes = config.rollout.tasks_per_update * config.rollout.episodes_per_task
     tokens = episodes * work.tokens * (1 - work.shared) / (1 - work.padding)
-    kind = compute_type(config, placement)
+    kind = config.model.dtype
     operations = tokens * shape.token_operations(context=work.tokens / 2, logits=work.action_tokens / work.tokens)
     passes = max(1, math.ceil(tokens / ranks / train.micro_batch_tokens))
     forward_s = operations / device.forward[kind] / ranks + passes * shape.layers * device.train_layer_s / 3
@@ -204,11 +204,6 @@ def num_scorings(config: Config) -> int:
     algo = config.algo
     old = algo.loss != "policy_gradient" or algo.importance_cap > 0 or (algo.kl_coef > 0 and algo.kl_in == "reward")
     return (algo.kl_coef > 0) + (old and config.rollout.max_lag == 0)
-
-
-def compute_type(config: Config, placement: Placement) -> str:
-    """Return the type of the learner's products."""
-    return config.model.dtype
 
 
 def _passes(shape: Shape, config: Config) -> float:

@@ -41,6 +41,7 @@ from lzero.errors import ConfigError, StoreError
 from lzero.paths import read_bounded
 from lzero.store.parquet import Wanted, read_tables
 from lzero.store.record import Phase, Record
+from lzero.store.resumable import RESUMABLE
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS
 from lzero.store.tables import to_episodes, to_records, to_table, to_tables
 from lzero.store.writing import append_whole, as_store_error, new_directory, write_whole
@@ -57,33 +58,6 @@ QUESTIONS = "questions"
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec", "pydantic")
 """Libraries whose versions a run records."""
-
-RESUMABLE = (
-    "train.",
-    "run.trackers",
-    "run.wandb",
-    "eval.every",
-    "rollout.concurrency",
-    "rollout.max_failure_rate",
-    "rollout.episode_timeout_s",
-    "rollout.lag_",
-    "launch.",
-    "repl.servers",
-    "repl.addresses",
-    "repl.token_file",
-    "critic.lr",
-    "critic.epochs",
-    "critic.value_clip",
-    "critic.warmup_updates",
-    "engine.urls",
-    "engine.key",
-    "engine.shared_directory",
-    "engine.program",
-    "engine.start_s",
-    "engine.hang_s",
-    "engine.sync_s",
-)
-"""Prefixes of the keys that a resumed run may change."""
 
 
 class RunDirectory:

@@ -8,7 +8,7 @@ from lzero.config import Config
 from lzero.errors import ConfigError, StoreError
 from lzero.models import load_tokenizer, parameter_shapes
 from lzero.store import RunDirectory
-from lzero.store.run_directory import RESUMABLE
+from lzero.store.resumable import RESUMABLE
 from lzero.text import counted
 from lzero.train.checkpoint import LaterFormat, checkpoints, newest_checkpoint, read_manifest
 from lzero.types import Json

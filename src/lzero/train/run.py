@@ -44,6 +44,7 @@ from lzero.train.ranks.starting import opened_trainer
 from lzero.train.resume import check_config, checkpoint_to_resume
 from lzero.train.seeding import seeded
 from lzero.train.trackers import Track, check_trackers, open_trackers
+from lzero.train.trainer import Trainer
 from lzero.types import Json, Update
 
 logger = logging.getLogger(__name__)
@@ -92,8 +93,6 @@ async def run_training(
     start = time.monotonic()
     scorer = _checked(config, run)
     training, held_out = _sources(config)
-    if complaint := kind_of(config).complaint(config, training.task(0)):
-        raise ConfigError(complaint)
     notes = inert_settings(config) + source_notes(config, training, held_out)
     async with AsyncExitStack() as stack:
         stack.enter_context(seeded(config.run))
@@ -114,10 +113,7 @@ async def run_training(
         opened = await stack.enter_async_context(build(config, scenes=scenes, scorer=scorer))
         engine = cast(Engine, opened.engine.engine)
         await scenes.rehearse(training.task(0))
-        if memory.is_wanted(config, placement(trainer.model).device.type):
-            watcher.say("testing the memory of an update on the longest possible batch")
-            notes.append(await computed(partial(memory.check_memory, trainer)))
-            watcher.note(notes[-1])
+        notes += await _memory_notes(trainer, watcher)
         if run is None:
             run = RunDirectory.create(config)
             stack.enter_context(run.claimed())
@@ -202,7 +198,19 @@ def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
             f"{len(shared)} held-out questions of {config.tasks.eval} are training questions of {config.tasks.train} too: "
             f"{examples} …; take them out of one of the two files (`lzero check` lists them)"
         )
+    if complaint := kind_of(config).complaint(config, training.task(0)):
+        raise ConfigError(complaint)
     return training, held_out
+
+
+async def _memory_notes(trainer: Trainer, watcher: Watcher) -> list[str]:
+    """Test the memory of an update if `train.memory_test` asks for it, and return what was found. Raises ConfigError."""
+    if not memory.is_wanted(trainer.config, placement(trainer.model).device.type):
+        return []
+    watcher.say("testing the memory of an update on the longest possible batch")
+    note = await computed(partial(memory.check_memory, trainer))
+    watcher.note(note)
+    return [note]
 
 
 def source_notes(config: Config, training: TaskSource, held_out: TaskSource) -> list[str]:
