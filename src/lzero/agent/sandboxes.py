@@ -1,4 +1,4 @@
-"""Where the sandboxes of a run are: as [repl] says, or on pool servers that are started on a cluster for it."""
+"""Open the sandboxes of a run as [repl] says, or on pool servers that lzero starts on a cluster for it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Where a run's programs are: what `--addresses` and `--ray` of a command change in its configuration."""
+"""Apply `--addresses` and `--ray`, which say where the programs of a run are, to a configuration."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

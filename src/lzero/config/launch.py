@@ -1,4 +1,4 @@
-"""Keys of where the programs of a run start."""
+"""Keys for the place where the programs of a run start."""
 
 from lzero.config.base import Section
 

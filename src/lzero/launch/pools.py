@@ -63,7 +63,7 @@ class PoolServers(Service):
             await self._look()
             if not self._keeping:
                 raise LaunchError(
-                    "no machine is for sandboxes: start nodes with the resource lzero_pool, as with "
+                    "no node has the resource lzero_pool, so none may run sandboxes: start one, as with "
                     "`ray start --address=HOST:PORT --resources='{\"lzero_pool\": 1}'`"
                 )
             while not self._urls:
@@ -117,7 +117,7 @@ class PoolServers(Service):
                 problem = f"the pool server {url} {cause}" + (f"; its log ends: {tail}" if tail else "")
                 await running.end()  # its place is free for the next one
             self._note(node.id, "", problem)
-            logger.warning("%s. It is started again in %g s, while its node is there", problem, delay_s)
+            logger.warning("%s. lzero starts it again in %g s, if its node is still there", problem, delay_s)
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, LAST_RETRY_S)
 

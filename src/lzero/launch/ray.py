@@ -219,7 +219,7 @@ class RayLauncher(Service):
 
 
 def check_reachable(address: str) -> None:
-    """Raise LaunchError for what is no address of a cluster, or one where nobody listens: Ray itself would try for long."""
+    """Raise LaunchError if `address` is no address of a cluster, or if nobody listens there. Ray itself would retry for minutes."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")

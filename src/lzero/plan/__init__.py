@@ -2,7 +2,15 @@
 
     config, workload, device ──▶ placement ──▶ memory, sampling, learning ──▶ Plan: seconds of an update, and the bottleneck
 
-Nothing is loaded or started. `lzero.plan.measure` replaces the stated constants by rates that it measures on this machine.
+Nothing is loaded or started.
+
+shapes.py      sizes of a model
+workload.py    sizes of episodes
+devices.py     rates of GPUs, by data sheets
+measure.py     rates of this machine, measured
+placement.py   how many devices learn, and how many sample
+memory.py      bytes of each part
+speed.py       seconds of sampling and learning
 """
 
 from collections.abc import Sequence

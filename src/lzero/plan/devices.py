@@ -1,4 +1,4 @@
-"""What a device can do: data sheets, and the shares of them that a plan assumes.
+"""Rates of devices: data sheets, and the shares of them that a plan assumes.
 
 No figure of a GPU was measured by lzero. `lzero.plan.measure` measures the machine that it runs on instead.
 """

@@ -1,4 +1,4 @@
-"""How many devices learn and how many sample."""
+"""Division of the devices between learning and sampling."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How new weights reach the servers: through a directory that they share with the trainer, or from the trainer's address."""
+"""Choose the way of new weights to the servers: through a directory that they share with the trainer, or from the trainer's address."""
 
 import socket
 from pathlib import Path

@@ -8,7 +8,18 @@
               ▼                                                  │
            replies ◀──── metrics or the error, arrays ───────────┘
 
-`group.py` joins the ranks and finds dead ones. `orders.py` holds what every rank does for an order; `crew.py` gives the orders and
-`worker.py` obeys. `wire.py` turns samples into arrays and back, and nothing that a rank receives is a pickle. `balance.py` divides samples
-over ranks. `sharding.py` shards the model.
+starting.py     starts the ranks of a run, and opens the trainer of rank 0
+place.py        reads this process's rank from torchrun's variables
+group.py        joins the ranks, compares them, and finds dead ones
+crew.py         gives orders, and obeys them
+orders.py       what every rank does for an order
+member.py       loads a rank's part of the models; the trainer of rank 0, whose passes all ranks make
+worker.py       the process of ranks 1 … N-1
+wire.py         samples as arrays and back; nothing that a rank receives is a pickle
+balance.py      divides samples over ranks
+sharding.py     shards a model (FSDP2)
+loading.py      loads a model, each rank its own part
+weights.py      gathers whole weights, one tensor at a time
+stored.py       reads and writes files that hold parts of tensors
+checkpoint.py   writes checkpoints, each rank its own part
 """

@@ -38,9 +38,8 @@ def balanced(costs: Sequence[int], parts: int) -> list[list[int]]:
         sets = [(cost, (number,)), *(((0, ()),) * (parts - 1))]
         heap.append((-cost, number, sets))
     heapq.heapify(heap)
-    while (
-        len(heap) > 1
-    ):  # join the two divisions with the largest differences, the large sets of one with the small ones of the other
+    while len(heap) > 1:
+        # Join the two divisions with the largest differences, the large sets of one with the small ones of the other.
         _, number, one = heapq.heappop(heap)
         _, _, other = heapq.heappop(heap)
         joined = [(a + b, (*own, *its)) for (a, own), (b, its) in zip(one, reversed(other), strict=True)]

@@ -168,7 +168,7 @@ class Group:
                 raise self.lost(error) from None
             waited = time.monotonic() - start
             if waited > timeout_s:
-                raise RankError(f"rank {self.rank} waited {timeout_s:g} s in vain for {key}")
+                raise RankError(f"rank {self.rank} waited {timeout_s:g} s for {key}, which did not come")
             time.sleep(min(SLOWEST_LOOK_S, waited / 20 + 0.0005))  # the store's own wait logs each timeout
 
     def largest(self, number: int) -> int:

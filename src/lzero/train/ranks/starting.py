@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 logger = logging.getLogger(__name__)
+END_S = 10.0
+"""Seconds that the other ranks have to end after the last order."""
 
 
 @asynccontextmanager
@@ -127,10 +129,6 @@ async def _all_ended(crowd: Crowd) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(END_S):
             await asyncio.gather(*(running.ended() for running in crowd.others))
-
-
-END_S = 10.0
-"""Seconds that the other ranks have to end after the last order."""
 
 
 async def _stop(trainer: RankTrainer) -> None:
