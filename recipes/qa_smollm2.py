@@ -27,12 +27,15 @@ from lzero.store.writing import as_store_error, write_whole
 from lzero.visible import clean
 
 PASSAGE_CHARS: Final = 160
-"""Characters of a passage that are kept: a token of context costs as much to train on as a token of a reply."""
+"""Characters of a passage that are kept, its start or those around the answer: a token of context costs as much to train on as a token of
+a reply."""
 ANSWER_CHARS: Final = 30
-PARTS: Final = {"heldout": 4, "demos": 6, "train": 10}
+PARTS: Final = {"heldout": 4, "demos": 11, "train": 5}
 """Part → its share of the rows, in twentieths."""
-LOOKS_UP: Final = 0.42
+WEAK: Final = 0.3
 """Share of the weak demonstrations that search before they answer."""
+UNDECIDED: Final = 0.42
+"""The same of the undecided ones."""
 DEMOS: Final = "QA_DEMOS"
 """Variable of the environment with the file of the oracle's questions and answers."""
 
@@ -42,7 +45,7 @@ _QUESTION: Final = re.compile(r"user\n(.+)\n\[\d+ steps? and ", re.MULTILINE)
 def prepare(source: Path, target: Path) -> dict[str, int]:
     """Write the parts of `source` to new files in `target`. Return the number of rows of each, and of the rows that were dropped.
 
-    A row is kept if a short answer is in the first PASSAGE_CHARS characters of its first passage. Raises DataError, for an existing file
+    A row is kept if a short answer is in its first passage. Raises DataError, for an existing file
     too.
     """
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
@@ -54,9 +57,7 @@ def prepare(source: Path, target: Path) -> dict[str, int]:
         else:
             parts[_part(str(task["question"]))].append(json.dumps(task, ensure_ascii=False))
     if empty := [part for part, lines in parts.items() if not lines]:
-        raise DataError(
-            f"{source}: no row for {empty[0]}; {dropped} rows have no short answer at the start of a passage"
-        )
+        raise DataError(f"{source}: no row for {empty[0]}; {dropped} rows have no short answer in a passage")
     files = {part: target / f"{part}.jsonl" for part in PARTS}
     if there := [file for file in files.values() if file.exists()]:
         raise DataError(f"{there[0]} exists: name another directory")
@@ -69,13 +70,22 @@ def prepare(source: Path, target: Path) -> dict[str, int]:
 
 def weak(transcript: str, seed: int) -> str:
     """Read well and decide badly: mostly give up at once; sometimes look the question up, and answer with the words of the passage."""
-    return _act(transcript, looks_up=random.Random(derive_seed(seed, "decision")).random() < LOOKS_UP)
+    return _act(transcript, looks_up=_decides(seed) < WEAK)
+
+
+def undecided(transcript: str, seed: int) -> str:
+    """Read well, and give up a little more often than look the question up."""
+    return _act(transcript, looks_up=_decides(seed) < UNDECIDED)
 
 
 def expert(transcript: str, seed: int) -> str:
     """Look the question up, and answer with the words of the passage."""
     del seed
     return _act(transcript, looks_up=True)
+
+
+def _decides(seed: int) -> float:
+    return random.Random(derive_seed(seed, "decision")).random()
 
 
 def _act(transcript: str, *, looks_up: bool) -> str:
@@ -104,18 +114,19 @@ def golds() -> dict[str, str]:
 
 
 def _short(fields: Fields) -> dict[str, object] | None:
-    """Return a task with the start of the row's passage; None if no short answer is in it."""
+    """Return a task with PASSAGE_CHARS characters of the row's passage; None if no short answer is in it."""
     passages, aliases = fields.get("paragraphs"), fields.get("aliases") or []
     question = " ".join(clean(str(fields.get("question", ""))).split())
     if not (isinstance(passages, list) and passages and isinstance(passages[0], dict) and isinstance(aliases, list)):
         return None
-    text = " ".join(str(passages[0].get("text", "")).split())
-    if len(text) > PASSAGE_CHARS:
-        text = text[:PASSAGE_CHARS].rpartition(" ")[0]
+    whole = " ".join(str(passages[0].get("text", "")).split())
     answers = [str(answer) for answer in (fields.get("answer"), *aliases) if answer]
-    found = [text[place : place + len(answer)] for answer in answers for place in _places(text, answer)]
-    spelled = min(found, key=len, default="")
-    if not spelled or any(mark in spelled + question for mark in '"\\'):
+    found = [(place, len(answer)) for answer in answers for place in _places(whole, answer)]
+    if not found:
+        return None
+    place, length = min(found, key=lambda one: (one[0] + one[1] > PASSAGE_CHARS, one[1], one[0]))
+    text, spelled = _window(whole, place, length), whole[place : place + length]
+    if any(mark in spelled + question for mark in '"\\'):
         return None
     passage = {"title": passages[0].get("title"), "text": text}
     return {
@@ -125,6 +136,20 @@ def _short(fields: Fields) -> dict[str, object] | None:
         "spelled": spelled,
         "paragraphs": [passage],
     }
+
+
+def _window(text: str, place: int, length: int) -> str:
+    """Return at most PASSAGE_CHARS characters of whole words: the start of a text if the answer is there, else some around the answer."""
+    if len(text) <= PASSAGE_CHARS:
+        return text
+    start = 0
+    if place + length > PASSAGE_CHARS:
+        before = derive_seed("window", text) % (PASSAGE_CHARS - length)
+        start = min(max(place - before, 0), len(text) - PASSAGE_CHARS)
+    end = start + PASSAGE_CHARS
+    first = start and max(text.find(" ", start - 1, place) + 1, start)
+    last = text.rfind(" ", place + length, end + 1)
+    return text[first : last if last >= 0 and end < len(text) else end]
 
 
 def _places(text: str, answer: str) -> Iterator[int]:

@@ -32,8 +32,8 @@ def write_rows(file: Path, number: int = 60) -> Path:
         }
         for place, town in ((place, TOWNS[place % len(TOWNS)]) for place in range(number))
     ]
-    rows.append({**rows[0], "id": "late", "paragraphs": [{"title": "", "text": "More. " * 60 + "Ilse Hafen"}]})
     rows.append({**rows[0], "id": "none", "paragraphs": []})
+    rows.append({**rows[0], "id": "other", "paragraphs": [{"title": "", "text": "Ilses Hafen"}]})
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return file
 
@@ -61,7 +61,7 @@ def test_rows_are_cut_split_by_their_questions_and_never_written_over(tmp_path: 
 
 def test_a_file_without_a_usable_row_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"question": "who", "answer": "Ada"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="no row for heldout; 1 rows have no short answer"):
+    with pytest.raises(DataError, match="no row for heldout; 1 rows have no short answer in a passage"):
         qa_smollm2.prepare(tmp_path / "rows.jsonl", tmp_path / "qa")
     assert not (tmp_path / "qa").exists()
 
@@ -73,6 +73,20 @@ def test_the_oracle_names_the_variable_that_it_needs(monkeypatch: pytest.MonkeyP
         qa_smollm2.expert("user\nwho founded town 1\n[1 step and 9 tokens left]<output>", 0)
     with pytest.raises(ValueError, match="no question in the transcript"):
         qa_smollm2.expert("user\nhello", 0)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 300), (140, 300), (151, 0), (400, 0), (400, 30), (400, 900)])
+def test_a_passage_is_cut_at_whole_words_around_its_answer(tmp_path: Path, before: int, after: int) -> None:
+    text = " ".join(f"w{place}" for place in range(before)) + " Ilse Hafen " + " ".join(["end"] * after)
+    row = {"question": "who", "answer": "Ilse Hafen", "paragraphs": [{"title": "t", "text": text}]}
+    others = write_rows(tmp_path / "rows.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n{others}", encoding="utf-8")
+    qa_smollm2.prepare(tmp_path / "rows.jsonl", tmp_path / "qa")
+    parts = (read(tmp_path / "qa" / f"{part}.jsonl") for part in qa_smollm2.PARTS)
+    (cut,) = [row["paragraphs"][0]["text"] for rows in parts for row in rows if row["question"] == "who"]
+    assert 100 < len(cut) <= qa_smollm2.PASSAGE_CHARS
+    assert f" {cut} " in f" {' '.join(text.split())} "
+    assert "Ilse Hafen" in cut
 
 
 @pytest.mark.sandbox
