@@ -50,7 +50,10 @@ def tables(run: Path) -> dict[str, Any]:
 
 
 def checkpoint_files(run: Path) -> dict[str, bytes]:
-    """Every file of every checkpoint, but for the manifest's copy of the configuration, which names the run's own directory."""
+    """Every file of every checkpoint, but for the manifest's copy of the configuration, which names the run's own directory.
+
+    The names in the head of a file with tensors are sorted, because safetensors writes some of them in any order.
+    """
     found = {}
     for file in sorted((run / "checkpoints").rglob("*")):
         if file.is_file():
@@ -59,5 +62,16 @@ def checkpoint_files(run: Path) -> dict[str, bytes]:
                 manifest = json.loads(content)
                 manifest.pop("config")
                 content = json.dumps(manifest).encode()
+            if file.suffix == ".safetensors":
+                content = in_order(content)
             found[str(file.relative_to(run))] = content
     return found
+
+
+def in_order(tensors: bytes) -> bytes:
+    """Return a file in the safetensors format with the names of its head sorted."""
+    start = 8 + int.from_bytes(tensors[:8], "little")
+    head = json.loads(tensors[8:start])
+    if shards := head.get("__metadata__", {}).get("DCP_SHARDING_INFO"):
+        head["__metadata__"]["DCP_SHARDING_INFO"] = json.loads(shards)
+    return json.dumps(head, sort_keys=True).encode() + tensors[start:]
