@@ -16,7 +16,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch.distributed as dist
 from plain_gradient import TOKENIZER, random_groups
 from rank_models import Kind, initial_of, rank_model
 from torch import Tensor
@@ -96,19 +95,19 @@ def whole(tensor: Any) -> Tensor:
     return found.detach()
 
 
-def trainer_of(case: Case, mesh: Any = None) -> Trainer:
+def trainer_of(case: Case, group: Group | None = None) -> Trainer:
     """Return the trainer of a case: whole, or this rank's part of it."""
     model = rank_model(case.model)
     reference = initial_of(model).requires_grad_(False)
     if case.checkpointing:
         recompute_activations(model)
-    if mesh is not None:
+    if group is not None:
         how = Sharding(dtype=case.dtype or model.dtype, offload=case.offload, reshard=case.reshard)
-        model, reference = shard(model, mesh, how), shard(reference, mesh, how)
+        model, reference = shard(model, group.mesh, how), shard(reference, group.mesh, how)
         if case.sequence_ranks > 1:
             for each in (model, reference):
                 use_kernel(each, "paths")
-                share_rows(each, dist.distributed_c10d._get_default_group())
+                share_rows(each, group.neighbours(case.sequence_ranks))
     config = case.config
     assert config.train.packing != "auto"
     return Trainer(
@@ -147,7 +146,7 @@ def distance(own: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
 
 def on_ranks(case: Case, group: Group) -> tuple[tuple[Tensor, Tensor], dict[str, float]] | None:
     """Return gradients and weights of a case, and its metrics; None on ranks that obey."""
-    member = Member(group=group, trainer=trainer_of(case, group.mesh))
+    member = Member(group=group, trainer=trainer_of(case, group))
     if group.rank:
         obey_all(group, member)
         return None

@@ -77,6 +77,7 @@ class Group:
         self._store = store
         self._watch = Watch(self, store)
         self._mesh: DeviceMesh | None = None
+        self._neighbours: dist.ProcessGroup | None = None
 
     @classmethod
     def join(
@@ -119,10 +120,18 @@ class Group:
         return self._mesh
 
     def neighbours(self, number: int) -> dist.ProcessGroup:
-        """Return the group of the ranks that share rows with this one: `number` in a row. Collective."""
-        limit = timedelta(seconds=self.start.timeout_s)
-        found: tuple[dist.ProcessGroup, object] = dist.new_subgroups(number, timeout=limit)  # type: ignore[no-untyped-call]
-        return found[0]
+        """Return the group of the ranks that share rows with this one: `number` in a row, the same in each call. Collective."""
+        if self._neighbours is None:
+            limit = timedelta(seconds=self.start.timeout_s)
+            self._neighbours, _ = dist.new_subgroups(number, timeout=limit)  # type: ignore[no-untyped-call]
+        return self._neighbours
+
+    def break_off(self) -> None:
+        """End collectives under way: they wait for a rank that will not come."""
+        for members in filter(None, (dist.group.WORLD, self._neighbours)):
+            for kind in {"cpu", self.device.type}:
+                with suppress(RuntimeError):
+                    members._get_backend(torch.device(kind)).abort()
 
     @property
     def failure(self) -> str:
@@ -296,18 +305,8 @@ class Watch:
                 self.failure = failure or self._group.fail(problem)
                 for tell in self.on_failure:
                     tell(self.failure)
-                _break_off(self._group.device)
+                self._group.break_off()
                 return
-
-
-def _break_off(device: torch.device) -> None:
-    """End collectives under way: they wait for a rank that will not come."""
-    group = dist.group.WORLD
-    if group is None:
-        return
-    for kind in {"cpu", device.type}:
-        with suppress(RuntimeError):
-            group._get_backend(torch.device(kind)).abort()
 
 
 def _meet(place: Place) -> Store:
