@@ -63,7 +63,7 @@ class PoolServers(Service):
             await self._look()
             if not self._keeping:
                 raise LaunchError(
-                    "no node has the resource lzero_pool, so none may run sandboxes: start one, as with "
+                    "no node may run sandboxes: start nodes with the resource lzero_pool, as with "
                     "`ray start --address=HOST:PORT --resources='{\"lzero_pool\": 1}'`"
                 )
             while not self._urls:
