@@ -50,6 +50,7 @@ from lzero.rollout.scoring import Scorer
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress, Snapshot, take_snapshot
 from lzero.train.loop import train
+from lzero.train.ranks.balance import operations
 from lzero.types import Completion, Execution, Group, Sampling, Stream
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
@@ -203,7 +204,7 @@ class Ranks:
     async def learn(self, groups: Sequence[Group], *, update: int) -> dict[str, float]:
         other = round(WORK.tokens - WORK.action_tokens)
         lengths = [other + self._fleet.tokens.pop(episode.id, 0) for group in groups for episode in group.episodes]
-        loads = divided([length * (6 * shape_of(MODEL).hidden + length) for length in lengths], self._ranks)
+        loads = divided([operations(length, shape_of(MODEL).hidden) for length in lengths], self._ranks)
         slowest = max(loads) * len(loads) / sum(loads)
         self._totals.rank_idle = max(self._totals.rank_idle, 1 - min(loads) / max(loads))
         seconds = self._seconds * slowest * sum(lengths) / (len(lengths) * WORK.tokens)
