@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -21,8 +21,10 @@ from rank_models import Kind, initial_of, rank_model
 from torch import Tensor
 
 from lzero.config import Config, make_config
+from lzero.train import critic as critics
 from lzero.train.attention.interface import use_kernel
 from lzero.train.checkpoint import Progress
+from lzero.train.critic import Critic, ValueModel
 from lzero.train.ranks import member as members
 from lzero.train.ranks import orders
 from lzero.train.ranks.crew import obey_all
@@ -30,7 +32,7 @@ from lzero.train.ranks.group import Group, Start
 from lzero.train.ranks.member import RankTrainer
 from lzero.train.ranks.orders import Member
 from lzero.train.ranks.place import Place
-from lzero.train.ranks.sharding import Sharding, shard
+from lzero.train.ranks.sharding import Sharding, shard, shard_head
 from lzero.train.trainer import Trainer
 from lzero.train.ulysses import share_rows
 from lzero.train.update import recompute_activations
@@ -61,6 +63,7 @@ class Case:
     samples: int | None = None
     """How many samples the ranks share; None: all."""
     clip: float = 1e9
+    critic: Literal["none", "model", "head"] = "none"
     broken: Callable[[], Any] = ExitStack
 
     @property
@@ -69,7 +72,10 @@ class Case:
             "packing": self.packing, "micro_batch_tokens": self.tokens, "grad_clip": self.clip, "lr": 0.05, "minibatches": 2, "epochs": 2,
             "sequence_ranks": self.sequence_ranks,
         }  # fmt: skip
-        return make_config({"algo": self.algo, "train": train if self.num_groups > 1 else train | {"minibatches": 1}})
+        train = train if self.num_groups > 1 else train | {"minibatches": 1}
+        algo = self.algo if self.critic == "none" else self.algo | {"estimator": "bilevel_gae"}
+        critic = {"kind": self.critic, "epochs": 2}
+        return make_config({"algo": algo, "train": train, "critic": critic})
 
     @property
     def groups(self) -> list[Episodes]:
@@ -101,16 +107,21 @@ def trainer_of(case: Case, group: Group | None = None) -> Trainer:
     reference = initial_of(model).requires_grad_(False)
     if case.checkpointing:
         recompute_activations(model)
+    config = case.config
+    trunk = rank_model(case.model)
     if group is not None:
         how = Sharding(dtype=case.dtype or model.dtype, offload=case.offload, reshard=case.reshard)
-        model, reference = shard(model, group.mesh, how), shard(reference, group.mesh, how)
+        model, reference, trunk = (shard(each, group.mesh, how) for each in (model, reference, trunk))
         if case.sequence_ranks > 1:
             for each in (model, reference):
                 use_kernel(each, "paths")
                 share_rows(each, group.neighbours(case.sequence_ranks))
-    config = case.config
+    critic = None if case.critic == "none" else critic_of(case, trunk if case.critic == "model" else model)
+    if critic is not None and group is not None:
+        shard_head(critic.head, group.mesh, how)
     assert config.train.packing != "auto"
     return Trainer(
+        critic=None if critic is None else trained(critic, case),
         config=config,
         model=model,
         tokenizer=TOKENIZER,
@@ -118,6 +129,18 @@ def trainer_of(case: Case, group: Group | None = None) -> Trainer:
         optimizers=[Recording(model)],
         packing=config.train.packing,
     )
+
+
+def trained(critic: ValueModel, case: Case) -> Critic:
+    return Critic(model=critic, optimizers=[Recording(critic)], settings=case.config.critic, grad_clip=case.clip)
+
+
+def critic_of(case: Case, trunk: Any) -> ValueModel:
+    """Return a critic with a random head, so that its trunk has a gradient from the first step on."""
+    critic = ValueModel(trunk, learns=case.critic == "model")
+    torch.manual_seed(3)
+    torch.nn.init.normal_(critic.head.weight)
+    return critic
 
 
 def learned(trainer: Trainer, case: Case) -> dict[str, float]:
@@ -128,23 +151,25 @@ def learned(trainer: Trainer, case: Case) -> dict[str, float]:
     return trainer.update(trainer.scored(samples, scores, advantages)[: case.samples], update=0)
 
 
-def result(trainer: Trainer, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the gradients of all steps, and the weights after them."""
-    (optimizer,) = trainer.optimizers
-    assert isinstance(optimizer, Recording)
-    return flat(optimizer.found), flat(weights[name] for name in sorted(weights))
+def result(trainer: Trainer, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of all steps, and the weights after them; with a critic, its gradients, too."""
+    found = []
+    for optimizer in trainer.all_optimizers:
+        assert isinstance(optimizer, Recording)
+        found.append(flat(optimizer.found))
+    return (*found, flat(weights[name] for name in sorted(weights)))
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.double().flatten() for tensor in tensors])
 
 
-def distance(own: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
-    """Return the larger relative error of the two."""
+def distance(own: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> float:
+    """Return the largest relative error."""
     return max(float((one - its).norm() / its.norm()) for one, its in zip(own, other, strict=True))
 
 
-def on_ranks(case: Case, group: Group) -> tuple[tuple[Tensor, Tensor], dict[str, float]] | None:
+def on_ranks(case: Case, group: Group) -> tuple[tuple[Tensor, ...], dict[str, float]] | None:
     """Return gradients and weights of a case, and its metrics; None on ranks that obey."""
     member = Member(group=group, trainer=trainer_of(case, group))
     if group.rank:
@@ -157,12 +182,12 @@ def on_ranks(case: Case, group: Group) -> tuple[tuple[Tensor, Tensor], dict[str,
     ):  # after passes without backward ones, the parameters are parts again, whose moments can be named
         trainer.score(trainer.samples(case.groups))
         trainer.snapshot(Progress(), None).state.forget()
-    weights = dict(trainer.weights())
+    found = result(trainer, dict(trainer.weights()))
     trainer.crew.stop()
-    return result(trainer, weights), metrics
+    return found, metrics
 
 
-def alone(case: Case) -> tuple[tuple[Tensor, Tensor], dict[str, float]]:
+def alone(case: Case) -> tuple[tuple[Tensor, ...], dict[str, float]]:
     trainer = trainer_of(case)
     metrics = learned(trainer, case)
     return result(trainer, dict(trainer.weights())), metrics
@@ -232,6 +257,7 @@ MUTATIONS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "a row is lost": (orders, "lay_out_all", one_row_lost),
     "weights are those of a rank": (orders, "lay_out_all", weights_of_the_rank),
     "anchors count": (orders, "anchor", anchors_that_count),
+    "the critic's anchors count": (critics, "anchor", anchors_that_count),
     "a rank has another rate": (orders, "set_rate", rates_of_their_own),
 }
 CASES: dict[str, Case] = {
@@ -250,6 +276,10 @@ CASES: dict[str, Case] = {
     "tied": Case(model="tied"),
     "untied": Case(model="untied"),
     "tied, everything": Case(model="tied", packing="tree", checkpointing=True, offload=True),
+    "critic": Case(critic="model", packing="tree", offload=True, checkpointing=True),
+    "critic, more ranks than rows": Case(critic="model", samples=1),
+    "critic, tied": Case(critic="model", model="tied"),
+    "critic on the policy's states": Case(critic="head", packing="packed"),
     "bfloat16": Case(model="untied", dtype=torch.bfloat16),
     "shared rows": Case(sequence_ranks=2),
     "shared rows, packed": Case(sequence_ranks=2, packing="packed"),
@@ -258,7 +288,11 @@ CASES: dict[str, Case] = {
     ),
 }
 BROKEN: dict[str, Case] = {
-    name: Case(samples=1 if name == "anchors count" else None, broken=partial(changed, *place))
+    name: Case(
+        samples=1 if "anchors" in name else None,
+        critic="model" if "critic" in name else "none",
+        broken=partial(changed, *place),
+    )
     for name, place in MUTATIONS.items()
 }
 

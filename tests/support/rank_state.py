@@ -7,27 +7,32 @@ DIRECTORY holds the models `tied` and `untied`, and `alone`, a checkpoint of the
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from plain_gradient import TOKENIZER
+from plain_gradient import TOKENIZER, random_groups
 from torch import Tensor
 
-from lzero.config import Config
+from lzero.config import Config, make_config
 from lzero.models import load_model
 from lzero.train.checkpoint import Progress, Snapshot, restore_optimizers, save_checkpoint
 from lzero.train.optimizers import make_adamw
+from lzero.train.preflight.memory import check_memory
 from lzero.train.ranks.checkpoint import ShardedState, write_when_told
+from lzero.train.ranks.crew import obey_all
 from lzero.train.ranks.group import Group, Start
 from lzero.train.ranks.loading import load_parts, skeleton
+from lzero.train.ranks.member import RankTrainer, build_member
+from lzero.train.ranks.orders import Member
 from lzero.train.ranks.place import Place
 from lzero.train.ranks.sharding import Sharding, shard
 from lzero.train.ranks.stored import own_parts
 from lzero.train.ranks.weights import ShardedWeights
 from lzero.train.state import state_tensors
+from lzero.train.trainer import Trainer
 
 UPDATES = 2
 RATE = 1e-3
@@ -50,9 +55,26 @@ def different(own: Mapping[str, Any], right: Mapping[str, Tensor], *, by: float 
     return ""
 
 
-def slots(model: Any, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Return the optimizers' tensors; the random state is a rank's own until it resumes with that of rank 0."""
-    return {name: tensor for name, tensor in state_tensors(model, optimizers) if not name.startswith("random")}
+def slots(model: Any, optimizers: Sequence[torch.optim.Optimizer], critic: Any = None) -> dict[str, Tensor]:
+    """Return the tensors of optimizers and critic; the random state is a rank's own until it resumes with that of rank 0."""
+    found = state_tensors(model, optimizers, critic=critic)
+    return {name: tensor for name, tensor in found if not name.startswith("random")}
+
+
+def everything(trainer: Trainer) -> dict[str, Tensor]:
+    """Return all that a trainer learns."""
+    state = slots(trainer.model, trainer.all_optimizers, trainer.critic_model)
+    return state | dict(trainer.model.named_parameters())
+
+
+def update(trainer: Trainer, number: int) -> None:
+    """Make an update from random episodes."""
+    groups = random_groups(number)
+    samples = trainer.samples(groups)
+    scores = trainer.score(samples)
+    trainer.update(
+        trainer.scored(samples, scores, trainer.credit(groups, samples, scores, update=number)), update=number
+    )
 
 
 def first(*problems: str) -> str:
@@ -151,6 +173,53 @@ class Checks:
             different(slots(model, optimizers), slots(alone, [own])),
         )
 
+    def resumes_with_critic(self, kind: Literal["model", "head"]) -> str:
+        """A run with a critic, saved while it warms up, goes on from its checkpoint on two ranks and in one process."""
+        config = make_config({
+            "model": {"path": str(self.directory / "tied"), "dtype": "float32", "device": "cpu"},
+            "agent": {"max_tokens": 64, "response_tokens": 16},
+            "algo": {"estimator": "gae"},
+            "critic": {"kind": kind, "epochs": 2, "lr": 1e-4, "warmup_updates": 1},
+            "train": {"ranks": 2, "lr": 1e-4, "micro_batch_tokens": 128, "reshard": kind == "model"},
+        })  # fmt: skip
+        directory = self.directory / f"with {kind}"
+
+        def first_update(trainer: RankTrainer) -> None:
+            check_memory(trainer)
+            update(trainer, 0)
+            save_checkpoint(directory, trainer.snapshot(Progress(update=1), None), keep=1)
+
+        def next_update(trainer: RankTrainer) -> None:
+            update(trainer, 1)
+
+        path = directory / "update-000001"
+        member, _ = build_member(config, self.group)
+        self.commanded(member, first_update)
+        saved = {name: whole(tensor).clone() for name, tensor in everything(member.trainer).items()}
+        again, _ = build_member(config, self.group, checkpoint=path)
+        alone, _ = Trainer.build(config, checkpoint=path)
+        problems = [different(everything(again.trainer), saved), different(everything(alone), saved)]
+        for each in (member, again):
+            self.commanded(each, next_update)
+        update(alone, 1)
+        later = {name: whole(tensor) for name, tensor in everything(member.trainer).items()}
+        unchanged = [name for name in later if name.startswith("critic.head") and torch.equal(later[name], saved[name])]
+        return first(
+            *problems,
+            different(everything(again.trainer), later),
+            different(everything(alone), later, by=1e-6),
+            f"{unchanged} did not learn" if unchanged else "",
+        )
+
+    def commanded(self, member: Member, work: Callable[[RankTrainer], None]) -> None:
+        """Let rank 0 do some work, for which the others obey it."""
+        if self.group.rank:
+            obey_all(self.group, member)
+            return
+        trainer = RankTrainer.of(member)
+        work(trainer)
+        trainer.crew.stop()
+
     def restored(self, path: Path, dtype: torch.dtype) -> tuple[Any, list[torch.optim.Optimizer]]:
         model = self.loaded(str(path), dtype)
         optimizers: list[torch.optim.Optimizer] = [make_adamw(model, lr=RATE, weight_decay=0.01)]
@@ -193,6 +262,8 @@ def main(directory: Path) -> None:
         "resumes": partial(checks.resumes, float32),
         "resumes in bfloat16": partial(checks.resumes, bfloat16),
         "takes over": checks.takes_over,
+        "resumes with a critic": partial(checks.resumes_with_critic, "model"),
+        "resumes with a head": partial(checks.resumes_with_critic, "head"),
     }
     found = {}
     for name, check in cases.items():

@@ -47,6 +47,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
         "resumes",
         "resumes in bfloat16",
         "takes over",
+        "resumes with a critic",
+        "resumes with a head",
     ],
 )
 def test_two_ranks_have_together_what_one_process_has(check: str, found: list[dict[str, str]]) -> None:

@@ -114,10 +114,10 @@ def _complaints(config: Config) -> Iterator[str]:
             f"train.ranks = {train.ranks} is more than the {num_episodes // train.minibatches} episodes of an optimiser step, so that some "
             "ranks would have nothing to train on: lower it"
         )
-    if (train.ranks > 1 or train.offload) and config.critic.kind != "none":
+    if train.sequence_ranks > 1 and config.critic.kind != "none":
         yield (
-            f'critic.kind = "{config.critic.kind}" learns in one process, on its device: set train.ranks to 1 and train.offload to false, '
-            'or critic.kind to "none"'
+            f'critic.kind = "{config.critic.kind}" reads whole rows, which train.sequence_ranks = {train.sequence_ranks} divides: set '
+            'train.sequence_ranks to 1, or critic.kind to "none"'
         )
     if train.offload_optimizer and (train.offload or train.ranks > 1):
         yield (

@@ -7,8 +7,8 @@ The layer begins at 0. The critic's loss carries the weights of the policy's (`M
 change its gradient.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lzero.algo.batches import Batch, MicroBatch
+from lzero.algo.batches import Batch, MicroBatch, anchor
 from lzero.algo.layout import Layout
-from lzero.algo.metrics import Metric, Metrics, combined
+from lzero.algo.metrics import Metric, Metrics, summed
 from lzero.config import Config, CriticConfig
 from lzero.errors import ModelError
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.train.optimizers import make_optimizers
-from lzero.train.score import per_token, predicting_states
+from lzero.train.policy import placement, through_root
+from lzero.train.score import Agreed, per_token, predicting_states
 from lzero.train.update import freeze_layers, make_step, recompute_activations
 from lzero.types import Sample
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class ValueModel(torch.nn.Module):
-    """Linear layer on the hidden states of `trunk`, which is a part of this module only if it `learns`."""
+    """Linear layer on the hidden states of `trunk`, whose decoder is a part of this module only if it `learns`."""
 
     def __init__(self, trunk: "PreTrainedModel", *, learns: bool) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class ValueModel(torch.nn.Module):
         self.decoder = trunk.get_decoder() if learns else None
         dtype = torch.promote_types(trunk.dtype, torch.float32)
         width = trunk.get_input_embeddings().weight.shape[1]
-        self.head = torch.nn.Linear(width, 1, dtype=dtype, device=trunk.device)
+        self.head = torch.nn.Linear(width, 1, dtype=dtype, device=placement(trunk).device)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
 
@@ -58,8 +59,9 @@ class ValueModel(torch.nn.Module):
     def forward(self, micro: MicroBatch) -> Tensor:
         """Return the value [N] of the state before each action token, in float32 or better."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.decoder is not None):
-            states = predicting_states(self.trunk, micro)
-        values: Tensor = self.head(states.to(self.head.weight.dtype)).squeeze(-1)
+            states = through_root(self.trunk, predicting_states, micro)
+        # A sum over the one column, because FSDP's hooks bear no view.
+        values: Tensor = self.head(states.to(self.head.weight.dtype)).sum(dim=-1)
         return values
 
 
@@ -72,33 +74,40 @@ class Critic:
     settings: CriticConfig
     grad_clip: float
 
-    def values(self, samples: Sequence[Sample], layout: Layout) -> list[tuple[float, ...]]:
+    def values(self, samples: Sequence[Sample], layout: Layout, *, agreed: Agreed = int) -> list[tuple[float, ...]]:
         """Return for each action token of each sample the value of the state before it; 0 for other tokens. No gradient."""
-        return per_token(self.model, samples, layout, device=self.model.head.weight.device)
+        return per_token(self.model, samples, layout, device=placement(self.model.trunk).device, agreed=agreed)
 
-    def learn(self, batch: Batch) -> Metrics:
-        """Make `critic.epochs` optimiser steps on the batch, and return means of their metrics.
+    def learn(self, batch: Batch, *, agreed: Agreed = int, total: Callable[[float], float] = float) -> Metrics:
+        """Make `critic.epochs` optimiser steps on the batch, and return their metrics, one part for `combined`.
 
-        Raises NotFinite, with weights and moments as the last step left them, if the loss or the gradient is not finite.
+        `agreed` and `total`: the largest number, and the sum of the numbers, that the ranks of a run give, each of which has a part of the
+        batch. Raises NotFinite, with weights and moments as the last step left them, if the loss or the gradient is not finite.
         """
-        return combined(self._step(batch) for _ in range(self.settings.epochs))
+        return summed([self._step(batch, agreed, total) for _ in range(self.settings.epochs)])
 
-    def _step(self, batch: Batch) -> Metrics:
+    def _step(self, batch: Batch, agreed: Agreed, total: Callable[[float], float]) -> Metrics:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        done = [self._accumulate(micro.to(self.model.head.weight.device)) for micro in batch.micro_batches]
-        loss = sum(loss.item() for loss, _ in done)
+        own = batch.micro_batches
+        done = [self._accumulate(micro) for micro in (*own, *_anchors(agreed(len(own)) - len(own)))]
+        loss = total(sum(loss.item() for loss, _ in done))
         norm = make_step(self.optimizers, loss=loss, grad_clip=self.grad_clip)
-        return combined(metrics for _, metrics in done) | {
-            "critic/loss": Metric(loss),
-            "critic/grad_norm": Metric(norm),
-        }
+        metrics = summed(metrics for _, metrics in done[: len(own)])
+        return metrics | {"critic/loss": Metric(loss), "critic/grad_norm": Metric(norm)}
 
     def _accumulate(self, micro: MicroBatch) -> tuple[Tensor, Metrics]:
         """Add the gradient of one micro-batch, and return its loss and metrics."""
+        micro = micro.to(placement(self.model.trunk).device)
         loss, metrics = value_loss(self.model(micro), micro, clip=self.settings.value_clip)
         torch.autograd.backward(loss)
         return loss.detach(), metrics
+
+
+def _anchors(number: int) -> list[MicroBatch]:
+    """Return passes of weight 0, for a rank that has fewer than the others."""
+    nothing = torch.zeros(1, dtype=torch.float64)
+    return [replace(anchor(), values=nothing, value_targets=nothing) for _ in range(number)]
 
 
 def value_loss(values: Tensor, micro: MicroBatch, *, clip: float) -> tuple[Tensor, Metrics]:
@@ -131,8 +140,16 @@ def made_trainable(model: "PreTrainedModel", config: Config) -> "PreTrainedModel
     return model
 
 
-def make_critic(config: Config, policy: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> Critic | None:
-    """Return the critic that `critic.kind` names; None for "none". Raises ModelError, ConfigError."""
+def make_critic(
+    config: Config,
+    policy: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerFast",
+    load: Callable[[Path], "PreTrainedModel"],
+    *,
+    shard_head: Callable[[torch.nn.Module], object] | None = None,
+) -> Critic | None:
+    """Return the critic that `critic.kind` names; None for "none". `load` loads a model of its own, or this rank's part of one, and
+    `shard_head` leaves this rank its part of the linear layer. Raises ModelError, ConfigError."""
     settings = config.critic
     if settings.kind == "none":
         return None
@@ -141,9 +158,9 @@ def make_critic(config: Config, policy: "PreTrainedModel", tokenizer: "PreTraine
         model = ValueModel(policy, learns=False)
         train = train.model_copy(update={"optimizer": "adamw"})
     else:
-        dtype, device = config.model.dtype, config.model.device
-        trunk = load_trained(_origin(config, tokenizer), config, dtype=dtype, device=device)
-        model = ValueModel(trunk, learns=True)
+        model = ValueModel(load(_origin(config, tokenizer)), learns=True)
+    if shard_head:
+        shard_head(model.head)
     return Critic(
         model=model, optimizers=make_optimizers(model, train), settings=settings, grad_clip=config.train.grad_clip
     )

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import torch
 from torch.optim import Optimizer
 
 from lzero.algo.attempts import attempts, penalised, penalties, values_by_step
@@ -86,12 +87,17 @@ class Trainer:
 
     @classmethod
     def build(
-        cls, config: Config, *, checkpoint: Path | None = None, load: Load | None = None
+        cls,
+        config: Config,
+        *,
+        checkpoint: Path | None = None,
+        load: Load | None = None,
+        shard_head: Callable[[torch.nn.Module], object] | None = None,
     ) -> tuple["Trainer", Progress]:
         """Load everything. With a `checkpoint`, the policy, its optimizers and the random state come from it.
 
-        The reference is always the configuration's model. `load`: loads this rank's part; by default, models are loaded whole. Raises
-        ModelError or StoreError.
+        The reference is always the configuration's model. `load` and `shard_head`, of the critic, load this rank's part; by default,
+        everything is whole. Raises ModelError or StoreError.
         """
         if config.lora.rank:
             check_lora(config)
@@ -109,7 +115,7 @@ class Trainer:
         if config.algo.kl_coef > 0:
             reference = model if config.lora.rank else load(initial, learns=False)
         optimizers = make_optimizers(model, config.train)
-        critic = make_critic(config, model, tokenizer)
+        critic = make_critic(config, model, tokenizer, partial(load, learns=True), shard_head=shard_head)
         others = [*([] if reference is None else [reference]), *([] if critic is None else [critic.model.trunk])]
         attention = choose_attention(model, config.train.attention, also=others)
         trainer = cls(
@@ -124,15 +130,17 @@ class Trainer:
             critic=critic,
         )
         if checkpoint:
-            restore_optimizers(
-                checkpoint, model, trainer.all_optimizers, critic=None if critic is None else critic.model
-            )
+            restore_optimizers(checkpoint, model, trainer.all_optimizers, critic=trainer.critic_model)
         return trainer, progress
 
     @property
     def all_optimizers(self) -> list[Optimizer]:
         """The policy's, then the critic's if there is one."""
         return [*self.optimizers, *(() if self.critic is None else self.critic.optimizers)]
+
+    @property
+    def critic_model(self) -> torch.nn.Module | None:
+        return None if self.critic is None else self.critic.model
 
     @property
     def layout(self) -> Layout:
@@ -162,7 +170,7 @@ class Trainer:
         return Scores(
             reference_logprobs=zeros if self.reference is None else self.logprobs(samples, layout, of="reference"),
             old_logprobs=old,
-            values=None if self.critic is None else self.critic.values(samples, layout),
+            values=None if self.critic is None else self.values(samples, layout),
         )
 
     def logprobs(
@@ -173,6 +181,11 @@ class Trainer:
         assert model is not None
         with nullcontext() if of == "policy" else without_adapter(model):
             return sample_logprobs(model, samples, layout)
+
+    def values(self, samples: Sequence[Sample], layout: Layout) -> list[tuple[float, ...]]:
+        """Return the critic's value before every action token; 0 for other tokens."""
+        assert self.critic is not None
+        return self.critic.values(samples, layout)
 
     def weights(self) -> WeightSource:
         """Return the policy's weights, for a transfer."""
@@ -187,7 +200,7 @@ class Trainer:
             config=self.config,
             progress=progress,
             score=score,
-            critic=None if self.critic is None else self.critic.model,
+            critic=self.critic_model,
         )
 
     @property
@@ -281,20 +294,28 @@ class Trainer:
 
     def _step(self, part: Sequence[Scored], *, update: int, lags: bool) -> Metrics:
         """Make one optimiser step. Raises NotFinite, with weights and moments unchanged."""
-        algo = self.config.algo
-        batch = collate(part, self.layout, average=algo.average, constant=self.constant)
-        learned = {} if self.critic is None else self.critic.learn(batch)
+        learned = {} if self.critic is None else self.learn_values(part)
         if self.critic is not None and update < self.config.critic.warmup_updates:
             return learned
-        return learned | update_policy(
+        return learned | self._learn(part, lags=lags)
+
+    def _learn(self, part: Sequence[Scored], *, lags: bool) -> Metrics:
+        """Make an optimiser step of the policy."""
+        algo = self.config.algo
+        return update_policy(
             self.model,
             self.optimizers,
-            batch,
+            collate(part, self.layout, average=algo.average, constant=self.constant),
             loss_fn=make_loss_fn(algo),
             grad_clip=self.config.train.grad_clip,
             entropies=algo.entropy_coef > 0,
             lags=lags,
         )
+
+    def learn_values(self, part: Sequence[Scored]) -> Metrics:
+        """Make the optimiser steps of the critic. Raises NotFinite."""
+        assert self.critic is not None
+        return self.critic.learn(collate(part, self.layout, average=self.config.algo.average, constant=self.constant))
 
     @property
     def constant(self) -> float:

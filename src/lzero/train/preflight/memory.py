@@ -10,7 +10,7 @@ from dataclasses import replace
 import psutil
 import torch
 
-from lzero.algo.batches import Scored, collate
+from lzero.algo.batches import Scored
 from lzero.config import Config
 from lzero.errors import ConfigError, ModelError, NotFinite
 from lzero.plan.memory import Part, advice, gigabytes, total, trainer_memory
@@ -90,7 +90,7 @@ def _make_passes(trainer: Trainer, samples: list[Sample]) -> None:
     if trainer.critic is not None:
         targets = [replace(row, values=(0.0,) * len(row.advantages), value_targets=row.advantages) for row in rows]
         with suppress(NotFinite):
-            trainer.critic.learn(collate(targets, trainer.layout))
+            trainer.learn_values(targets)
 
 
 @contextmanager

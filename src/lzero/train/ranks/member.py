@@ -22,11 +22,11 @@ from lzero.train.ranks.checkpoint import ShardedState
 from lzero.train.ranks.crew import Crew
 from lzero.train.ranks.group import Group
 from lzero.train.ranks.loading import load_parts, skeleton
-from lzero.train.ranks.orders import Keep, Member, Score, Send, Step, batches_of, metrics_of
-from lzero.train.ranks.sharding import Sharding, shard
+from lzero.train.ranks.orders import Keep, LearnValues, Member, Score, Send, Step, batches_of, metrics_of
+from lzero.train.ranks.sharding import Sharding, shard, shard_head
 from lzero.train.ranks.stored import own_parts
 from lzero.train.ranks.weights import ShardedWeights
-from lzero.train.ranks.wire import from_scored
+from lzero.train.ranks.wire import Arrays, from_scored
 from lzero.train.state import state_tensors
 from lzero.train.trainer import Trainer
 from lzero.train.ulysses import share_rows
@@ -58,7 +58,9 @@ def build_member(config: Config, group: Group, *, checkpoint: Path | None = None
             prepare=partial(divided, learns=learns),
         )
 
-    trainer, progress = Trainer.build(config, checkpoint=checkpoint, load=load)
+    trainer, progress = Trainer.build(
+        config, checkpoint=checkpoint, load=load, shard_head=lambda head: shard_head(head, group.mesh, sharding)
+    )
     return Member(group=group, trainer=trainer), progress
 
 
@@ -75,6 +77,14 @@ class RankTrainer(Trainer):
     def logprobs(
         self, samples: Sequence[Sample], layout: Layout, *, of: Literal["policy", "reference"] = "policy"
     ) -> list[tuple[float, ...]]:
+        return self._scores(samples, layout, of)
+
+    def values(self, samples: Sequence[Sample], layout: Layout) -> list[tuple[float, ...]]:
+        return self._scores(samples, layout, "critic")
+
+    def _scores(
+        self, samples: Sequence[Sample], layout: Layout, of: Literal["policy", "reference", "critic"]
+    ) -> list[tuple[float, ...]]:
         shares = self._divided(samples, layout)
         rows = [unscored(sample) for sample in samples]
         answers = self.crew.run(
@@ -86,7 +96,7 @@ class RankTrainer(Trainer):
         )
         found: list[tuple[float, ...]] = [()] * len(samples)
         for share, (_, arrays) in zip(shares, answers, strict=True):
-            values = iter(arrays["logprobs"].tolist())
+            values = iter(arrays["scores"].tolist())
             for index in share:
                 found[index] = tuple(islice(values, len(samples[index].token_ids)))
         return found
@@ -100,7 +110,7 @@ class RankTrainer(Trainer):
         with closing(iter(self.weights())) as tensors:
             weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors}
         with self.crew.given(Keep(number=number)):
-            parts = own_parts(state_tensors(self.model, self.optimizers), first=True)
+            parts = own_parts(state_tensors(self.model, self.all_optimizers, critic=self.critic_model), first=True)
         return Snapshot(
             model=skeleton(self.model, dtype=self.config.model.dtype),
             tokenizer=self.tokenizer,
@@ -111,20 +121,29 @@ class RankTrainer(Trainer):
             score=score,
         )
 
-    def _step(self, part: Sequence[Scored], *, update: int, lags: bool) -> Metrics:
-        algo = self.config.algo
-        samples = [row.sample for row in part]
-        weights = weigh(samples, average=algo.average, constant=self.constant)
-        shares = [
-            from_scored([part[index] for index in share], [weights[index] for index in share])
-            for share in self._divided(samples, self.layout)
-        ]
-        answers = self.crew.run(Step(lr=float(self.optimizers[0].param_groups[0]["lr"]), lags=lags), shares)
+    def _learn(self, part: Sequence[Scored], *, lags: bool) -> Metrics:
+        order = Step(lr=float(self.optimizers[0].param_groups[0]["lr"]), lags=lags)
+        answers = self.crew.run(order, self._shares(part))
         answers = answers[:: self.config.train.sequence_ranks]  # ranks that share rows report the same
         facts = answers[0][0]
         if facts.skipped:
             raise NotFinite(facts.skipped)
         return combined(metrics_of(answers)) | step_metrics(batches_of(answers), loss=facts.loss, norm=facts.norm)
+
+    def learn_values(self, part: Sequence[Scored]) -> Metrics:
+        answers = self.crew.run(LearnValues(), self._shares(part))
+        if answers[0][0].skipped:
+            raise NotFinite(answers[0][0].skipped)
+        return combined(metrics_of(answers))
+
+    def _shares(self, part: Sequence[Scored]) -> list[Arrays]:
+        """Return each rank's samples, with weights over the whole step."""
+        samples = [row.sample for row in part]
+        weights = weigh(samples, average=self.config.algo.average, constant=self.constant)
+        return [
+            from_scored([part[index] for index in share], [weights[index] for index in share])
+            for share in self._divided(samples, self.layout)
+        ]
 
     def _divided(self, samples: Sequence[Sample], layout: Layout) -> list[list[int]]:
         """Return the indices of the samples of each rank; neighbours that share rows have the same."""

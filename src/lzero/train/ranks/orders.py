@@ -55,9 +55,9 @@ class Member:
 
 
 class Score(Struct, frozen=True, kw_only=True, tag=True):
-    """Return the log-probabilities of samples under the policy or its reference."""
+    """Return the log-probabilities of samples under the policy or its reference, or the critic's values."""
 
-    of: Literal["policy", "reference"]
+    of: Literal["policy", "reference", "critic"]
     max_tokens: int
     packing: Packing
     whole_episodes: bool
@@ -65,14 +65,18 @@ class Score(Struct, frozen=True, kw_only=True, tag=True):
 
     def obey(self, member: Member, arrays: Arrays) -> Answer:
         trainer = member.trainer
-        model = trainer.model if self.of == "policy" else trainer.reference
-        assert model is not None
         layout = Layout(
             max_tokens=self.max_tokens, packing=self.packing, whole_episodes=self.whole_episodes, square=self.square
         )
         samples = [row.sample for row in to_scored(arrays)[0]]
-        scores = sample_logprobs(model, samples, layout, agreed=member.group.largest)
-        return NOTHING, {"logprobs": torch.tensor([value for row in scores for value in row], dtype=torch.float64)}
+        if self.of == "critic":
+            assert trainer.critic is not None
+            scores = trainer.critic.values(samples, layout, agreed=member.group.largest)
+        else:
+            model = trainer.model if self.of == "policy" else trainer.reference
+            assert model is not None
+            scores = sample_logprobs(model, samples, layout, agreed=member.group.largest)
+        return NOTHING, {"scores": torch.tensor([value for row in scores for value in row], dtype=torch.float64)}
 
 
 class Step(Struct, frozen=True, kw_only=True, tag=True):
@@ -106,10 +110,24 @@ class Step(Struct, frozen=True, kw_only=True, tag=True):
         facts = Facts(
             loss=loss,
             norm=norm,
-            metrics=tuple((name, metric.reduction) for name, metric in found.items()),
+            metrics=_reductions(found),
             sizes={name: number for name, number in vars(batch).items() if name != "micro_batches"},
         )
         return facts, _numbers(found)
+
+
+class LearnValues(Struct, frozen=True, kw_only=True, tag=True):
+    """Make the critic's optimiser steps, on the samples of all ranks."""
+
+    def obey(self, member: Member, arrays: Arrays) -> Answer:
+        critic, group = member.trainer.critic, member.group
+        assert critic is not None
+        batch = lay_out_all(*to_scored(arrays), member.trainer.layout)
+        try:
+            found = critic.learn(batch, agreed=group.largest, total=group.sum)
+        except NotFinite as error:
+            return Facts(skipped=str(error)), {}
+        return Facts(metrics=_reductions(found)), _numbers(found)
 
 
 class Send(Struct, frozen=True, kw_only=True, tag=True):
@@ -127,7 +145,9 @@ class Keep(Struct, frozen=True, kw_only=True, tag=True):
 
     def obey(self, member: Member, arrays: Arrays) -> Answer:
         trainer, group = member.trainer, member.group
-        parts = own_parts(state_tensors(trainer.model, trainer.optimizers), first=False)
+        parts = own_parts(
+            state_tensors(trainer.model, trainer.all_optimizers, critic=trainer.critic_model), first=False
+        )
         write_when_told(parts, group, number=self.number)
         return NOTHING, {}
 
@@ -139,7 +159,7 @@ class Stop(Struct, frozen=True, kw_only=True, tag=True):
         return NOTHING, {}
 
 
-Order = Score | Step | Send | Keep | Stop
+Order = Score | Step | LearnValues | Send | Keep | Stop
 
 
 def metrics_of(answers: Sequence[Answer]) -> list[Metrics]:
@@ -158,6 +178,10 @@ def metrics_of(answers: Sequence[Answer]) -> list[Metrics]:
 def batches_of(answers: Sequence[Answer]) -> list[Batch]:
     """Return the batch of each rank's `Step`, without its micro-batches."""
     return [Batch(micro_batches=(), **facts.sizes) for facts, _ in answers]
+
+
+def _reductions(metrics: Metrics) -> tuple[tuple[str, Literal["mean", "max"]], ...]:
+    return tuple((name, metric.reduction) for name, metric in metrics.items())
 
 
 def _numbers(metrics: Metrics) -> dict[str, Tensor]:

@@ -31,26 +31,35 @@ def shard(model: "PreTrainedModel", mesh: "DeviceMesh", sharding: Sharding) -> "
     Gradients are summed over the ranks, not averaged: the weights of a loss have the denominator of all ranks. Embeddings, norm and output
     layer stay in the root's group, because tied parameters have to be in one. Raises ConfigError for a model without layers that it names.
     """
-    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    device = _device(mesh)
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers:
         raise ConfigError(f"train.ranks: {type(model).__name__} names no layers to shard; train it in one process")
-    wide = torch.promote_types(sharding.dtype, torch.float32)
-    # Arguments are cast by the layers themselves; log-probabilities and temperatures would lose digits.
-    mixed = MixedPrecisionPolicy(param_dtype=sharding.dtype, reduce_dtype=wide, cast_forward_inputs=False)
-    offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if sharding.offload else OffloadPolicy()
     for module in (*layers, model):
-        sharded = fully_shard(
-            module, mesh=mesh, mp_policy=mixed, offload_policy=offload, reshard_after_forward=sharding.reshard
-        )
-        assert isinstance(sharded, FSDPModule)
-        sharded.set_gradient_divide_factor(1.0)
-        sharded.set_force_sum_reduction_for_comms(True)  # gloo, and NCCL in bfloat16, cannot scale while they sum
-    make_root(model, Placement(device, sharding.dtype))
+        _shard(module, mesh, sharding, dtype=sharding.dtype)
+    make_root(model, Placement(_device(mesh), sharding.dtype))
     return model
+
+
+def shard_head(head: torch.nn.Module, mesh: "DeviceMesh", sharding: Sharding) -> None:
+    """Shard the output layer of a critic, which computes in float32 or better, by itself."""
+    _shard(head, mesh, sharding, dtype=torch.promote_types(sharding.dtype, torch.float32))
+
+
+def _shard(module: torch.nn.Module, mesh: "DeviceMesh", sharding: Sharding, *, dtype: torch.dtype) -> None:
+    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    wide = torch.promote_types(dtype, torch.float32)
+    # Arguments are cast by the layers themselves; log-probabilities and temperatures would lose digits.
+    mixed = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=wide, cast_forward_inputs=False)
+    offload = CPUOffloadPolicy(pin_memory=_device(mesh).type == "cuda") if sharding.offload else OffloadPolicy()
+    sharded = fully_shard(
+        module, mesh=mesh, mp_policy=mixed, offload_policy=offload, reshard_after_forward=sharding.reshard
+    )
+    assert isinstance(sharded, FSDPModule)
+    sharded.set_gradient_divide_factor(1.0)
+    sharded.set_force_sum_reduction_for_comms(True)  # gloo, and NCCL in bfloat16, cannot scale while they sum
 
 
 def _device(mesh: "DeviceMesh") -> torch.device:

@@ -12,6 +12,8 @@ from lzero.types import Sample
 
 TYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float64, torch.float32, torch.int64, torch.int8)}
 Arrays = Mapping[str, Tensor]
+OF_CRITIC = ("values", "value_targets")
+"""Columns of `Scored` that are there only with a critic."""
 
 
 class Shape(Struct, frozen=True):
@@ -57,7 +59,12 @@ def from_scored(scored: Sequence[Scored], weights: Sequence[Sequence[float]]) ->
     def joined(columns: "Sequence[Sequence[float]]", dtype: torch.dtype) -> Tensor:
         return torch.tensor(list(chain.from_iterable(columns)), dtype=dtype)
 
-    return {
+    of_critic = {
+        name: joined([getattr(row, name) for row in scored], torch.float64)
+        for name in OF_CRITIC
+        if all(getattr(row, name) is not None for row in scored)
+    }
+    return of_critic | {
         "lengths": torch.tensor([len(sample.token_ids) for sample in samples], dtype=torch.int64),
         "episodes": torch.tensor(
             [numbers.setdefault(sample.episode_id, len(numbers)) for sample in samples], dtype=torch.int64
@@ -90,10 +97,9 @@ def to_scored(arrays: Arrays) -> tuple[list[Scored], list[tuple[float, ...]]]:
             arrays["episodes"].tolist(), arrays["temperatures"].tolist(), *map(divided, columns), strict=True
         )
     ]
+    names = ("advantages", "reference_logprobs", "old_logprobs", *(name for name in OF_CRITIC if name in arrays))
     scored = [
-        Scored(sample=sample, advantages=advantages, reference_logprobs=reference, old_logprobs=old)
-        for sample, advantages, reference, old in zip(
-            samples, *map(divided, ("advantages", "reference_logprobs", "old_logprobs")), strict=True
-        )
+        Scored(sample=sample, **dict(zip(names, values, strict=True)))
+        for sample, *values in zip(samples, *map(divided, names), strict=True)
     ]
     return scored, divided("weights")
