@@ -105,6 +105,20 @@ def _complaints(config: Config) -> Iterator[str]:
             f"critic.warmup_updates = {config.critic.warmup_updates} leaves none of the train.updates = {train.updates} updates to the "
             "policy: lower it"
         )
+    if 0 < algo.importance_cap < 1:
+        yield (
+            f"algo.importance_cap = {algo.importance_cap}: it would truncate tokens on which sampler and trainer agree, whose weight is 1: "
+            "set it to at least 1, or to 0 for no weights"
+        )
+    if not reward.function and reward.qa == reward.format == reward.execution == 0:
+        yield "reward.qa, reward.format and reward.execution are all 0, so every reward would be 0: set one of them"
+    yield from _complaints_of_ranks(config)
+
+
+def _complaints_of_ranks(config: Config) -> Iterator[str]:
+    """Yield a message for each setting that contradicts `train.ranks` or `train.offload`."""
+    train = config.train
+    num_episodes = config.rollout.tasks_per_update * config.rollout.episodes_per_task
     if train.ranks % train.sequence_ranks:
         yield f"train.sequence_ranks = {train.sequence_ranks} does not divide train.ranks = {train.ranks}: change one of them"
     if train.sequence_ranks > 1 and train.attention == "mask":
@@ -136,13 +150,6 @@ def _complaints(config: Config) -> Iterator[str]:
             'train.optimizer = "adamw-8bit": moments of 8 bits are for one process that computes on its device. Set train.ranks to 1 and '
             'train.offload to false, or use "adamw" or "muon"'
         )
-    if 0 < algo.importance_cap < 1:
-        yield (
-            f"algo.importance_cap = {algo.importance_cap}: it would truncate tokens on which sampler and trainer agree, whose weight is 1: "
-            "set it to at least 1, or to 0 for no weights"
-        )
-    if not reward.function and reward.qa == reward.format == reward.execution == 0:
-        yield "reward.qa, reward.format and reward.execution are all 0, so every reward would be 0: set one of them"
 
 
 def inert_settings(config: Config) -> list[str]:
