@@ -172,6 +172,20 @@ def test_a_cut_context_is_not_told_in_other_tokens() -> None:
         Translator(BYTES, WORDS).episode(broken)
 
 
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("train.ranks=2", "train.ranks = 2 has no effect in `lzero sft`"),
+        ("train.optimizer=muon", 'train.optimizer = "muon" has no effect in `lzero sft`, where sft.optimizer names it'),
+        ("train.offload_optimizer=true", "train.offload_optimizer = True has no effect"),
+        ("critic.kind=head", 'critic.kind = "head" has no effect'),
+    ],
+)
+def test_keys_that_only_reinforcement_learning_has_are_refused(setting: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        fine_tune(load_config(None, [setting]))
+
+
 def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = config_of(tmp_path, num_episodes=2)
     empty = make_run(tmp_path / "empty", *EXPERT)

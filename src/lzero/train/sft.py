@@ -56,6 +56,12 @@ NUM_EVALUATIONS = 10
 """Number of held-out losses, evenly spread over the tokens."""
 
 
+ONLY_IN_TRAIN = ("ranks", "sequence_ranks", "offload")
+"""Keys of `train` that divide an update over processes, or move it to the host."""
+OF_ITS_OWN = ("optimizer", "offload_optimizer")
+"""Keys of `train` in whose place `sft` has its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SftStep:
     """One optimiser step, for a display. `held_out` is None if it was not measured."""
@@ -87,10 +93,13 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
     start = time.monotonic()
     if config.run.trackers:
         raise ConfigError("run.trackers has no effect in `lzero sft`, which writes metrics.jsonl only: remove it")
-    if config.train.ranks > 1 or config.train.offload:
-        raise ConfigError(
-            "train.ranks and train.offload have no effect in `lzero sft`, which trains in one process: remove them"
-        )
+    unused = [
+        *config.train.inert("train", *ONLY_IN_TRAIN, why="in `lzero sft`, which trains in one process"),
+        *config.train.inert("train", *OF_ITS_OWN, why="in `lzero sft`, where sft.optimizer names it"),
+        *config.critic.inert("critic", "kind", why="in `lzero sft`, which has no rewards"),
+    ]
+    if unused:
+        raise ConfigError("; ".join(f"{sentence}: remove it" for sentence in unused))
     if not config.sft.episodes:
         raise ConfigError(
             "sft.episodes is empty: name run directories to learn from, as in sft.episodes='[\"runs/a\"]'"
