@@ -223,6 +223,22 @@ def test_sources_are_mixed_by_weight_and_held_out_episodes_are_never_drawn() -> 
     assert 0.22 < sum(name.startswith("b") for name in by_size) / 4000 < 0.28
 
 
+@pytest.mark.timeout(300)  # peft is imported, which takes ten seconds of an idle core
+def test_an_adapter_is_merged_into_the_model_that_is_written(tmp_path: Path) -> None:
+    done = fine_tune(config_of(tmp_path, "lora.rank=4", "sft.tokens=20000"))
+    assert done.held_out_after < done.held_out_before
+    base, tuned = (
+        load_model(directory, dtype="float32", device="cpu").state_dict()
+        for directory in (tmp_path / "model", done.model_dir)
+    )
+    assert base.keys() == tuned.keys()
+    changed = {name for name in base if not torch.equal(base[name], tuned[name])}
+    assert changed
+    assert all("proj" in name for name in changed)
+    with pytest.raises(ConfigError, match="a new model has nothing to adapt"):
+        fine_tune(config_of(tmp_path, "lora.rank=4", "model.path=fresh"))
+
+
 def test_an_epoch_shows_every_episode_once() -> None:
     mix = Mix([[sample(f"a{number}") for number in range(50)]], (), seed=1)
     size = 50 - len(mix.held_out)
