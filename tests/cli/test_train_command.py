@@ -257,6 +257,15 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(
     )
 
 
+def test_another_optimizer_is_refused_because_its_moments_are_others(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, errors = train("--resume", str(run), "train.optimizer=muon", capsys=capsys)
+    assert code == 1
+    assert "may change only train.*" in " ".join(errors.split())
+    assert "without train.optimizer" in " ".join(errors.split())
+
+
 def test_a_checkpoint_of_a_later_version_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run / "checkpoints" / "update-000002" / "trainer.json"
     manifest = json.loads(file.read_text())

@@ -26,3 +26,11 @@ RESUMABLE = (
     "engine.sync_s",
 )
 """Prefixes of the keys that a resumed run may change."""
+
+FIXED = ("train.optimizer",)
+"""Keys among them that it may not change: another optimizer has other moments."""
+
+
+def is_resumable(key: str) -> bool:
+    """Return whether a resumed run may change a key."""
+    return key.startswith(RESUMABLE) and key not in FIXED

@@ -41,7 +41,7 @@ from lzero.errors import ConfigError, StoreError
 from lzero.paths import read_bounded
 from lzero.store.parquet import Wanted, read_tables
 from lzero.store.record import Phase, Record
-from lzero.store.resumable import RESUMABLE
+from lzero.store.resumable import FIXED, RESUMABLE, is_resumable
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS
 from lzero.store.tables import to_episodes, to_records, to_table, to_tables
 from lzero.store.writing import append_whole, as_store_error, new_directory, write_whole
@@ -94,10 +94,11 @@ class RunDirectory:
         except ConfigError as error:
             raise StoreError(f"the configuration of the run in {path} is invalid: {error}") from None
         for override in overrides:
-            if not override.startswith(RESUMABLE):
+            if not is_resumable(override.partition("=")[0]):
                 allowed = ", ".join(f"{section}*" for section in RESUMABLE)
                 raise ConfigError(
-                    f"{override!r} would change what the run in {path} is; a resumed run may change only {allowed}"
+                    f"{override!r} would change what the run in {path} is; a resumed run may change only {allowed}, "
+                    f"without {', '.join(FIXED)}"
                 )
         return cls(path, load_config(file, overrides) if overrides else config)
 

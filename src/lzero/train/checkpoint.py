@@ -323,8 +323,10 @@ def restore_optimizers(
     Any number of ranks may have written them; a rank loads its own part. Learning rates stay those of the configuration. Raises StoreError
     if they do not fit the model.
     """
-    parts = checkpoint / PARTS
-    files = sorted(parts.glob("*.safetensors")) if parts.is_dir() else [checkpoint / STATE]
+    files = [checkpoint / STATE]
+    if (checkpoint / PARTS).is_dir():
+        # A rank of a run that was killed may write its file late, beside those of the run that resumed.
+        files = [checkpoint / name for name in sorted(read_manifest(checkpoint).files) if name.startswith(f"{PARTS}/")]
     restore_state(checkpoint, files, model, optimizers, critic=critic)
 
 

@@ -8,7 +8,7 @@ from lzero.config import Config
 from lzero.errors import ConfigError, StoreError
 from lzero.models import load_tokenizer, parameter_shapes
 from lzero.store import RunDirectory
-from lzero.store.resumable import RESUMABLE
+from lzero.store.resumable import is_resumable
 from lzero.text import counted
 from lzero.train.checkpoint import LaterFormat, checkpoints, newest_checkpoint, read_manifest
 from lzero.types import Json
@@ -56,7 +56,7 @@ def check_config(checkpoint: Path, config: Config) -> None:
     differences = [
         f"{key} is {_shown(there, key, defaults)} in the checkpoint and {_shown(here, key, defaults)} in this run"
         for key in sorted(there.keys() | here.keys())
-        if key != "run.dir" and not key.startswith(RESUMABLE)
+        if key != "run.dir" and not is_resumable(key)
         if _shown(there, key, defaults) != _shown(here, key, defaults)
     ]
     if differences:

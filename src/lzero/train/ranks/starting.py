@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -66,7 +67,7 @@ async def opened_trainer(config: Config, *, checkpoint: Path | None) -> AsyncIte
 def is_alone(config: Config, place: Place | None) -> bool:
     """Return whether this process trains alone, and holds all weights: also as the only rank that torchrun has started.
 
-    A critic and adapters are only in such a process.
+    Adapters are only in such a process.
     """
     size = config.train.ranks if place is None else place.size
     return size == 1 and not config.train.offload
@@ -96,7 +97,18 @@ async def _started(config: Config) -> AsyncIterator[Crowd]:
     on_gpus = config.model.device != "cpu" and torch.cuda.is_available()
     alone = bool(config.launch.ray) and on_gpus  # Ray shows a rank the GPU that it has, and no other
     async with open_launcher(config.launch) as launcher:
-        store = TCPStore(launcher.host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=JOIN_S))
+        listener = socket.create_server(
+            (launcher.host, 0)
+        )  # the store itself would listen to every network of this machine
+        port = listener.getsockname()[1]
+        store = TCPStore(
+            launcher.host,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=JOIN_S),
+            master_listen_fd=listener.detach(),
+        )
         place = Place(rank=0, size=size, local_rank=0, host=launcher.host, port=store.port)
         with sharing(size):
             threads = {"OMP_NUM_THREADS": str(several())}
