@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +57,9 @@ async def opened_trainer(config: Config, *, checkpoint: Path | None) -> AsyncIte
         )
         group = await asyncio.to_thread(Group.join, crowd.place, start=start, store=crowd.store, ended=crowd.ended)
         stack.callback(group.close)
+        loop = asyncio.get_running_loop()
+        # A rank that hangs keeps its connections, so the others would wait for it until the group's timeout.
+        group.on_failure(lambda _: loop.call_soon_threadsafe(crowd.kill))
         with blamed(group):
             member, progress = build_member(config, group, checkpoint=checkpoint)
         trainer = RankTrainer.of(member)
@@ -80,11 +83,19 @@ class Crowd:
     place: Place
     store: "Store | None" = None
     others: tuple[Running, ...] = ()
+    killing: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    """Ranks that are killed because another one has failed."""
 
     def ended(self) -> dict[int, str]:
         """Return how ranks have ended."""
         causes = {rank: running.end_cause() for rank, running in enumerate(self.others, start=1)}
         return {rank: cause for rank, cause in causes.items() if cause}
+
+    def kill(self) -> None:
+        """Begin to kill the ranks that run. Call it in the event loop."""
+        for rank, running in enumerate(self.others, start=1):
+            if not running.end_cause():
+                self.killing[rank] = asyncio.create_task(running.kill())
 
 
 @asynccontextmanager
@@ -128,7 +139,7 @@ async def _started(config: Config) -> AsyncIterator[Crowd]:
             try:
                 yield crowd
             except RankError:
-                for rank in crowd.ended():
+                for rank in crowd.ended().keys() - crowd.killing.keys():
                     logger.error("rank %d wrote last: %s", rank, await crowd.others[rank - 1].tail())
                 raise
             finally:
