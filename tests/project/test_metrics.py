@@ -11,6 +11,7 @@ pytestmark = pytest.mark.sandbox
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 ELSEWHERE = (
     "on CUDA",
+    "with a critic",
     "with a curriculum",
     "with `[judge]`",
     "with `rollout.max_lag`",

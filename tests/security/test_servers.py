@@ -23,6 +23,7 @@ from lzero.engine.vllm.server import VLLMServer
 from lzero.errors import LzeroError, ReplError
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.repl.remote import door, link, wire
+from lzero.repl.remote import pool as remote
 from lzero.repl.remote.pool import RemotePool
 from lzero.tools.keys import Secret
 from lzero.tools.mcp_servers.server import McpServer
@@ -357,8 +358,11 @@ async def test_an_answer_without_end_ends_in_time(
 
 @attack(99)
 @pytest.mark.parametrize("frames", ["pings", "pieces"])
-async def test_a_pool_server_that_floods_beneath_the_messages_is_lost(frames: str) -> None:
+async def test_a_pool_server_that_floods_beneath_the_messages_is_lost(
+    frames: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pings whose answers it does not take, or a message in pieces without end."""
+    monkeypatch.setattr(remote, "_OPEN_TIMEOUT_S", 2.0)
 
     async def flood(connection: ServerConnection) -> None:
         welcome = wire.Welcome(

@@ -293,7 +293,7 @@ class Trainer:
         return means | gap | known | {"train/lr": lr, "train/skipped": float(len(skipped))}
 
     def _step(self, part: Sequence[Scored], *, update: int, lags: bool) -> Metrics:
-        """Make one optimiser step. Raises NotFinite, with weights and moments unchanged."""
+        """Make one optimiser step. Raises NotFinite, with the policy unchanged; the critic, which learns first, may have made its step."""
         learned = {} if self.critic is None else self.learn_values(part)
         if self.critic is not None and update < self.config.critic.warmup_updates:
             return learned
