@@ -103,7 +103,8 @@ async def ask(engine: VLLMEngine, name: str, *, tokens: int = 60, deadline_s: fl
 def strike(engine: VLLMEngine, part: Part, by: signal.Signals, *, server: int = 0) -> None:
     own = engine._fleet.members[server].own
     assert own is not None
-    (main,) = psutil.Process(group_of(own)).children()
+    (fork,) = psutil.Process(group_of(own)).children()  # of the lifeline
+    (main,) = fork.children()
     (main if part == "server" else main.children()[0]).send_signal(by)
 
 

@@ -111,7 +111,8 @@ def strike(engine: VLLMEngine, part: str, by: signal.Signals) -> None:
     """Send a signal to the API server, or to the process that samples."""
     own = engine._fleet.members[0].own
     assert own is not None
-    (server,) = psutil.Process(group_of(own)).children()
+    (fork,) = psutil.Process(group_of(own)).children()  # of the lifeline
+    (server,) = fork.children()
     heaviest = max(server.children(recursive=True), key=lambda each: each.memory_info().rss)
     (server if part == "server" else heaviest).send_signal(by)
 
