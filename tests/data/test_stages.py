@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from builders import make_task
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from set_files import dropped_of, ids_of, make_set
 
@@ -180,6 +180,7 @@ def test_strata_give_equal_numbers_and_the_draw_depends_on_the_seed(tmp_path: Pa
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 20), max_size=5), st.integers(1, 60), st.booleans())
+@example({"": 0}, 1, True)
 @settings(max_examples=50)
 def test_quotas_sum_to_the_size_and_no_stratum_gives_more_than_it_has(
     sizes: dict[str, int], size: int, proportional: bool

@@ -92,7 +92,7 @@ def quotas(sizes: Mapping[str, int], size: int, *, proportional: bool) -> dict[s
     size = min(size, total)
     if not proportional:
         return _equal(sizes, size)
-    exact = {name: Fraction(own * size, total) for name, own in sizes.items()} if total else {}
+    exact = {name: Fraction(own * size, max(total, 1)) for name, own in sizes.items()}
     found = {name: int(share) for name, share in exact.items()}
     by_rest = sorted(exact, key=lambda name: (found[name] - exact[name], name))
     for name in by_rest[: size - sum(found.values())]:
