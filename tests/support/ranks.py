@@ -1,7 +1,6 @@
 """Start ranks as processes of their own, as torchrun does."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -32,21 +31,6 @@ def ranks(command: Sequence[str], directory: Path, *, size: int = 2) -> Iterator
         for process in started:
             process.kill()
             process.wait()
-
-
-def run_ranks(command: Sequence[str], directory: Path, *, timeout_s: float) -> list[int]:
-    """Run Python with these arguments as every rank; return their exit codes.
-
-    torch 2.13 corrupts its memory now and then as ranks exchange tensors ("malloc(): unaligned tcache chunk detected"): ranks that end so,
-    in native code, run again.
-    """
-    codes: list[int] = []
-    for _ in range(3):
-        with ranks(command, directory) as started:
-            codes = [process.wait(timeout=timeout_s) for process in started]
-        if not {-signal.SIGABRT, -signal.SIGSEGV} & set(codes):
-            break
-    return codes
 
 
 def logs(directory: Path) -> str:

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from rank_checks import BROKEN, CASES, Case
-from ranks import TESTS, logs, run_ranks
+from ranks import TESTS, logs, ranks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 Found = dict[str, dict[str, float]]
@@ -18,7 +18,8 @@ Found = dict[str, dict[str, float]]
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     directory = tmp_path_factory.mktemp("ranks")
     file = directory / "found.json"
-    codes = run_ranks([str(TESTS / "support" / "rank_checks.py"), str(file)], directory, timeout_s=400)
+    with ranks([str(TESTS / "support" / "rank_checks.py"), str(file)], directory) as started:
+        codes = [process.wait(timeout=800) for process in started]
     assert codes == [0, 0], logs(directory)
     found: Found = json.loads(file.read_text())
     return found
