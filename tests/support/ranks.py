@@ -16,7 +16,13 @@ def ranks(command: Sequence[str], directory: Path, *, size: int = 2) -> Iterator
     """Run Python with these arguments as every rank, and kill those that are left. `directory` gets a log of each."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    faults = {"PYTHONFAULTHANDLER": "1"}  # a rank that crashes in native code says where Python was
+    shared = faults | {
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
     path = os.pathsep.join(map(str, (TESTS, TESTS / "support")))
     started = []
     try:
