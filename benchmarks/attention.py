@@ -1,4 +1,4 @@
-"""What attention costs an update: `python benchmarks/attention.py [--json] [--shape small] [--tokens 2048] [--rounds 3]`.
+"""Measure the cost of attention in an update: `python benchmarks/attention.py [--json] [--shape small] [--tokens 2048] [--rounds 3]`.
 
 A model of random weights makes an update on one long sequence, and one on a group of 8 sequences that share three quarters of their tokens,
 by every attention that the machine has:
@@ -28,11 +28,13 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from lzero.algo.batches import Batch, collate, unscored
 from lzero.algo.layout import Layout, Packing
 from lzero.algo.loss import make_loss_fn
-from lzero.config import AlgoConfig
+from lzero.config import AlgoConfig, TrainConfig
 from lzero.errors import ModelError
+from lzero.plan.architecture import Architecture, architecture_of
 from lzero.train.attention.choice import Attention, choose_attention
-from lzero.train.optimizers import make_adamw
-from lzero.train.update import recompute_activations, update_policy
+from lzero.train.optimizers import make_optimizers
+from lzero.train.trainable import recompute_activations
+from lzero.train.update import update_policy
 from lzero.types import Sample
 
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
@@ -42,24 +44,19 @@ MFU = {16_384: 0.35, 65_536: 0.45}
 GROUP, SHARED = 8, 0.75
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a Qwen3 model."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    mlp: int
-    vocabulary: int
-
-
-SHAPES = {
-    "small": Shape(256, 4, 4, 2, 64, 768, 2000),
-    "0.6b": Shape(1024, 28, 16, 8, 128, 3072, 151_936),
-    "4b": Shape(2560, 36, 32, 8, 128, 9728, 151_936),
-}
+SMALL = Architecture(
+    name="small",
+    hidden=256,
+    layers=4,
+    heads=4,
+    kv_heads=2,
+    head_dim=64,
+    mlp=768,
+    vocabulary=2000,
+    tied=True,
+    norms_heads=True,
+)
+MODELS = {"small": SMALL, "0.6b": architecture_of("Qwen3-0.6B"), "4b": architecture_of("Qwen3-4B")}
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,13 @@ class Contender:
 class Bench:
     """A model and its optimizer, whose attention changes from turn to turn: several models would not fit on a GPU."""
 
-    def __init__(self, shape: Shape, *, checkpointing: bool) -> None:
+    def __init__(self, architecture: Architecture, *, checkpointing: bool) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(0)
         config = Qwen3Config(
-            vocab_size=shape.vocabulary, hidden_size=shape.hidden, num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head,
-            intermediate_size=shape.mlp, max_position_embeddings=1 << 17, tie_word_embeddings=True,
+            vocab_size=architecture.vocabulary, hidden_size=architecture.hidden, num_hidden_layers=architecture.layers,
+            num_attention_heads=architecture.heads, num_key_value_heads=architecture.kv_heads, head_dim=architecture.head_dim,
+            intermediate_size=architecture.mlp, max_position_embeddings=1 << 17, tie_word_embeddings=True,
             attn_implementation="sdpa",
         )  # fmt: skip
         with torch.device(device):
@@ -86,8 +83,8 @@ class Bench:
             self.model = self.model.to(torch.bfloat16)
         if checkpointing:
             recompute_activations(self.model)
-        self.shape = shape
-        self._optimizer = make_adamw(self.model, lr=1e-6, weight_decay=0.0)
+        self.architecture = architecture
+        self._optimizers = make_optimizers(self.model, TrainConfig(lr=1e-6, weight_decay=0.0))
         self.kinds = self._kinds()
 
     def attend(self, kind: Attention) -> None:
@@ -111,7 +108,7 @@ class Bench:
     def _seconds(self, batch: Batch) -> float:
         started = time.perf_counter()
         loss_fn = make_loss_fn(AlgoConfig(kl_coef=0.0))
-        update_policy(self.model, [self._optimizer], batch, loss_fn=loss_fn, grad_clip=1.0)
+        update_policy(self.model, self._optimizers, batch, loss_fn=loss_fn, grad_clip=1.0)
         if self.model.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - started
@@ -138,14 +135,14 @@ def sample(ids: tuple[int, ...], name: str) -> Sample:
     )  # fmt: skip
 
 
-def operations(shape: Shape, weights: int, tokens: int) -> float:
+def operations(architecture: Architecture, weights: int, tokens: int) -> float:
     """Return the operations of a forward and a backward pass over one sequence."""
-    return 6.0 * weights * tokens + 6.0 * shape.layers * shape.heads * shape.head * tokens**2
+    return 6.0 * weights * tokens + 6.0 * architecture.layers * architecture.heads * architecture.head_dim * tokens**2
 
 
 def long_sequences(bench: Bench, tokens: int, rounds: int) -> list[Figure]:
-    stream, shape = random.Random(0), bench.shape
-    drawn = [sample(random_ids(stream, tokens, shape), "long")]
+    stream, architecture = random.Random(0), bench.architecture
+    drawn = [sample(random_ids(stream, tokens, architecture), "long")]
     contenders = [Contender(kind, "padded") for kind in bench.kinds]
     taken = bench.turns({contender: bench.batch(drawn, contender) for contender in contenders}, rounds)
     peak = next((peak for name, peak in PEAKS.items() if name in device_name()), 0.0)
@@ -155,7 +152,7 @@ def long_sequences(bench: Bench, tokens: int, rounds: int) -> list[Figure]:
         seconds = statistics.median(turns)
         figures.append(Figure(f"one sequence of {tokens:,} tokens, {contender.attention}", tokens / seconds, "/s"))
         if peak:
-            share = operations(shape, weights, tokens) / seconds / peak
+            share = operations(architecture, weights, tokens) / seconds / peak
             name = f"the same, share of the peak ({contender.attention})"
             figures.append(at_least(name, share, "", MFU[tokens]) if tokens in MFU else Figure(name, share, ""))
     return figures
@@ -164,9 +161,10 @@ def long_sequences(bench: Bench, tokens: int, rounds: int) -> list[Figure]:
 def groups(bench: Bench, tokens: int, rounds: int) -> list[Figure]:
     """Return figures of a group in trees, against a row for each sequence."""
     stream = random.Random(1)
-    prefix = random_ids(stream, int(tokens * SHARED), bench.shape)
+    prefix = random_ids(stream, int(tokens * SHARED), bench.architecture)
     drawn = [
-        sample(prefix + random_ids(stream, tokens - len(prefix), bench.shape), str(number)) for number in range(GROUP)
+        sample(prefix + random_ids(stream, tokens - len(prefix), bench.architecture), str(number))
+        for number in range(GROUP)
     ]
     rows, trees = Contender("mask", "padded"), [Contender(kind, "tree") for kind in bench.kinds]
     batches = {contender: bench.batch(drawn, contender) for contender in (rows, *trees)}
@@ -182,8 +180,8 @@ def groups(bench: Bench, tokens: int, rounds: int) -> list[Figure]:
     return figures
 
 
-def random_ids(stream: random.Random, number: int, shape: Shape) -> tuple[int, ...]:
-    return tuple(stream.randrange(shape.vocabulary) for _ in range(number))
+def random_ids(stream: random.Random, number: int, architecture: Architecture) -> tuple[int, ...]:
+    return tuple(stream.randrange(architecture.vocabulary) for _ in range(number))
 
 
 def device_name() -> str:
@@ -193,13 +191,13 @@ def device_name() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the table")
-    parser.add_argument("--shape", choices=SHAPES, default="small", help="sizes of the model")
+    parser.add_argument("--shape", choices=MODELS, default="small", help="sizes of the model")
     parser.add_argument("--tokens", type=int, default=2048, help="tokens of a sequence")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
     parser.add_argument("--checkpointing", action="store_true", help="compute activations again in the backward pass")
     parser.add_argument("--part", choices=("long", "group", "all"), default="all", help="what to measure")
     arguments = parser.parse_args()
-    bench = Bench(SHAPES[arguments.shape], checkpointing=arguments.checkpointing)
+    bench = Bench(MODELS[arguments.shape], checkpointing=arguments.checkpointing)
     figures: list[Figure] = []
     if arguments.part != "group":
         figures += long_sequences(bench, arguments.tokens, arguments.rounds)

@@ -36,9 +36,9 @@ from lzero.config import Config, RewardConfig, load_config
 from lzero.environments.stateless import Nothing
 from lzero.models import build_tokenizer, load_model, load_tokenizer, resolve
 from lzero.plan import make_plan
+from lzero.plan.architecture import architecture_of
 from lzero.plan.devices import device_named
 from lzero.plan.placement import Placement
-from lzero.plan.shapes import shape_of
 from lzero.plan.speed import EngineTimes
 from lzero.plan.workload import Workload
 from lzero.protocols import OnCall, Repl, ToolSpec
@@ -50,7 +50,7 @@ from lzero.rollout.scoring import Scorer
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress, Snapshot, take_snapshot
 from lzero.train.loop import train
-from lzero.train.ranks.balance import operations
+from lzero.train.ranks.balance import balanced, operations
 from lzero.types import Completion, Execution, Group, Sampling, Stream
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
@@ -204,7 +204,8 @@ class Ranks:
     async def learn(self, groups: Sequence[Group], *, update: int) -> dict[str, float]:
         other = round(WORK.tokens - WORK.action_tokens)
         lengths = [other + self._fleet.tokens.pop(episode.id, 0) for group in groups for episode in group.episodes]
-        loads = divided([operations(length, shape_of(MODEL).hidden) for length in lengths], self._ranks)
+        costs = [operations(length, architecture_of(MODEL).hidden) for length in lengths]
+        loads = [sum(costs[number] for number in part) for part in balanced(costs, self._ranks)]
         slowest = max(loads) * len(loads) / sum(loads)
         self._totals.rank_idle = max(self._totals.rank_idle, 1 - min(loads) / max(loads))
         seconds = self._seconds * slowest * sum(lengths) / (len(lengths) * WORK.tokens)
@@ -233,14 +234,6 @@ def drawn(times: EngineTimes, *, batch: float, episodes: int) -> Workload:
     seconds = [sum(own) + token_s * sum(lognormal(dice, WORK.reply_tokens, REPLY_SPREAD) for _ in own) for own in cells]
     mean_cell_s = sum(map(sum, cells)) / (STEPS * episodes)
     return replace(WORK, cell_s=mean_cell_s, longest=max(seconds) * episodes / sum(seconds))
-
-
-def divided(costs: Sequence[float], ranks: int) -> list[float]:
-    """Return the cost of each rank, if each sample goes to the rank with the least so far, the most expensive sample first."""
-    loads = [0.0] * ranks
-    for cost in sorted(costs, reverse=True):
-        heapq.heapreplace(loads, loads[0] + cost)
-    return loads
 
 
 def lognormal(dice: random.Random, mean: float, spread: float) -> float:
@@ -275,11 +268,11 @@ def measure(repls: int, engines: int, ranks: int, updates: int) -> list[Figure]:
                 f"agent.max_steps={STEPS}",
             ]
         )
-        planned, shape, device = replace_model(config), shape_of(MODEL), device_named(GPU)
+        planned, model, device = replace_model(config), architecture_of(MODEL), device_named(GPU)
         placement = Placement(ranks=ranks, replicas=engines)
-        times = EngineTimes(shape, planned, WORK, placement, device)
+        times = EngineTimes(model, planned, WORK, placement, device)
         work = drawn(times, batch=repls / engines / 2, episodes=repls // 2)
-        plan = make_plan(planned, shape, work, device, placement=placement, devices=engines + ranks)
+        plan = make_plan(planned, model, work, device, placement=placement, devices=engines + ranks)
         totals = Totals()
         wall, used = time.perf_counter(), time.process_time()
         virtual_s = virtual_time.run(

@@ -1,4 +1,4 @@
-"""What several ranks cost: `python benchmarks/train_ranks.py [--json] [--rounds 5] [--ranks 2] [--rows 32]`.
+"""Measure the cost of several ranks: `python benchmarks/train_ranks.py [--json] [--rounds 3] [--ranks 2] [--rows 12]`.
 
 Updates of a Qwen3 with random weights on this machine's CPU: by one process, and by ranks that have as many threads together. They take
 turns on the same rows, and the ratio is the median over the turns.
@@ -97,9 +97,9 @@ async def measure(num_ranks: int, num_rows: int, rounds: int) -> list[Figure]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=12)
     options = parser.parse_args()
     found = asyncio.run(measure(options.ranks, options.rows, options.rounds))
     print(json.dumps([asdict(figure) for figure in found]) if options.json else table(found))

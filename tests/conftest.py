@@ -19,7 +19,7 @@ from lzero.models import build_tokenizer
 from lzero.repl import LocalPool, LocalRepl
 from lzero.tools.retry import Backoff
 
-pytest_plugins = ["neighbours"]
+pytest_plugins = ["neighbours", "tight_sessions"]
 
 # As `lzero` does, before torch is imported: threads that wait for work by spinning take the cores from the other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -67,14 +67,17 @@ def test_tools_and_a_reward_are_found_by_their_paths() -> None:
         ("web_serch", 'did you mean "web_search"'),
         (":good", "not an import path"),
         ("plugged:nothing", "has no 'nothing'"),
-        ("no_such_module:good", "cannot import 'no_such_module'"),
+        (
+            "no_such_module:good",
+            "cannot import 'no_such_module'.*modules are looked for in the working directory, PYTHONPATH",
+        ),
         ("plugged:hides", "called 'open', which would hide a name of Python"),
         ("plugged:word", r"parameters 'text': give a tuple of names"),
         ("plugged:twice", "two parameters of the same name: a, a"),
         ("plugged:mute", "has no description"),
         ("plugged:half", "no name, parameters, description, call"),
-        ("plugged:submits", "the name 'submit_final_answer', and so has another tool"),
-        ("plugged:good plugged:good", "the name 'good', and so has another tool"),
+        ("plugged:submits", "the name 'submit_final_answer', and so has another function"),
+        ("plugged:good plugged:good", "the name 'good', and so has another function"),
     ],
 )
 def test_what_is_no_tool_is_refused(value: str, message: str) -> None:

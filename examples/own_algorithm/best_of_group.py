@@ -8,9 +8,8 @@ from torch import Tensor
 
 from lzero import Config, Estimator, Loss
 from lzero.algo.batches import MicroBatch
-from lzero.algo.credit import Advantages, per_group
+from lzero.algo.credit import Advantages, Attempt, per_group
 from lzero.algo.metrics import Metric, Metrics
-from lzero.types import Attempt
 
 
 class Best(Estimator):

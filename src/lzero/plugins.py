@@ -5,7 +5,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -34,7 +34,9 @@ def load_object(spec: str, *, key: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module runs when it is imported, and its sys.exit() must not end lzero
-        raise ConfigError(f"{key}: cannot import {module_name!r} of {spec!r}: {described(error)}") from error
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        hint = "; modules are looked for in the working directory, PYTHONPATH and the environment" if is_missing else ""
+        raise ConfigError(f"{key}: cannot import {module_name!r} of {spec!r}: {described(error)}{hint}") from error
     if found is module:
         near = get_close_matches(name, vars(module), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -71,9 +73,9 @@ def valid_options(
     try:
         valid = model.model_validate(dict(options))
     except pydantic.ValidationError as error:
-        fields = ", ".join(model.model_fields)
-        has = f"{setting} has " + (f"the options {fields}" if fields else "no options")
-        raise ConfigError("\n".join(_explain(detail, key, has) for detail in error.errors())) from None
+        raise ConfigError(
+            "\n".join(_explain(detail, key, setting, tuple(model.model_fields)) for detail in error.errors())
+        ) from None
     names = model.model_fields if given or model is not factory else valid.model_fields_set
     return {name: getattr(valid, name) for name in names} | (valid.model_extra or {})
 
@@ -126,10 +128,12 @@ def called_function(called: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-def _explain(detail: Mapping[str, Any], key: str, has: str) -> str:
+def _explain(detail: Mapping[str, Any], key: str, setting: str, options: Sequence[str]) -> str:
     place = ".".join(map(str, (key, *detail["loc"])))
+    has = f"{setting} has " + (f"the options {', '.join(options)}" if options else "no options")
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {place!r}: {has}"
+        near = get_close_matches(str(detail["loc"][-1]), options, n=1)
+        return f"unknown key {place!r}: {has}" + (f"; did you mean {near[0]!r}?" if near else "")
     return f"missing key {place!r}: {has}" if detail["type"] == "missing" else wrong_value(detail, place)
 
 

@@ -33,7 +33,7 @@ def several() -> int:
 
 
 @contextmanager
-def sharing(processes: int) -> Iterator[None]:
+def dividing_threads(processes: int) -> Iterator[None]:
     """Divide `several` by a number of processes that compute on this machine in the block."""
     global _several
     outer = _several

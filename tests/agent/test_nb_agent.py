@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from chat_servers import ChatServer, choice, ended, streams, text
+from chat_servers import ChatServer, ended, streams, text
 from starlette.responses import JSONResponse
 
 from lzero.agent import NBAgent, make_task
@@ -22,7 +21,6 @@ from lzero.engine.scripted.engine import ScriptedChat
 from lzero.errors import ConfigError, ContextOverflow, DataError, EngineError, ToolError
 from lzero.protocols import ChatPolicy
 from lzero.repl import LocalPool
-from lzero.repl.environment import python_of_sessions
 from lzero.store import SavedEpisode, read_saved
 from lzero.tools import tool
 from lzero.types import Completion, Message, Sampling, Stream, ToolCall, Usage
@@ -267,7 +265,7 @@ async def test_what_is_left_of_a_run_tells_what_broke_it_off_and_keeps_its_answe
         ({"prompt": "none.jinja"}, "nor a readable file"),
         ({"template": "raw"}, "has no effect with an endpoint"),
         ({"config": Config(model=ModelConfig(dtype="bfloat16"))}, "model.dtype has no effect with an endpoint"),
-        ({"tools": [double, double]}, "the name 'double', and so has another tool"),
+        ({"tools": [double, double]}, "the name 'double', and so has another function"),
         ({"tools": [len]}, "is not a tool: it has no .*put @tool"),
     ],
 )
@@ -298,34 +296,6 @@ async def test_a_directory_is_the_name_of_a_model_where_there_is_an_endpoint(poo
     ):
         assert (await agent.run("Who?")).answer == "Kato"
     assert [body["model"] for body in server.bodies] == [str(tmp_path)]
-
-
-@pytest.mark.parametrize(
-    ("past_thoughts", "sent"),
-    [
-        ("dropped", {"content": "BODY"}),
-        ("field", {"content": "BODY", "reasoning": "so be it"}),
-        ("text", {"content": "<think>so be it</think>BODY"}),
-    ],
-)
-async def test_thoughts_that_an_endpoint_tells_apart_are_sent_again_as_asked(
-    pool: LocalPool, past_thoughts: str, sent: dict[str, str]
-) -> None:
-    first, last = "<code>\nprint(1)\n</code>", "<code>\nsubmit_final_answer('Kato')\n</code>"
-    replies = [streams(choice(reasoning="so be it"), *text(body), ended()) for body in (first, last)]
-    async with (
-        ChatServer(*replies, models=JSONResponse({"data": [{"id": "m"}]})) as server,
-        NBAgent("m", base_url=server.url, pool=pool, past_thoughts=past_thoughts) as agent,
-    ):
-        episode = await agent.run("Who?")
-    assert (episode.answer, episode.steps[0].parsed.think) == ("Kato", "so be it")
-    (said,) = [message for message in server.bodies[1]["messages"] if message["role"] == "assistant"]
-    assert said == {"role": "assistant"} | sent | {"content": sent["content"].replace("BODY", first)}
-
-
-async def test_thoughts_of_a_model_that_samples_here_are_its_own(pool: LocalPool) -> None:
-    with pytest.raises(ConfigError, match="has an effect with an endpoint only"):
-        await NBAgent("nano", pool=pool, past_thoughts="text").run("Who?")
 
 
 async def test_a_run_of_many_questions_keeps_no_session(pool: LocalPool) -> None:
@@ -390,42 +360,6 @@ async def test_what_a_tool_raises_by_itself_is_never_taken_for_the_end_of_its_se
         (step,) = episode.steps
         assert step.execution is not None
         assert step.execution.status == "ok"
-
-
-TABLES = """
-import sys
-sys.path.append(sys.argv[1])
-import math
-import pandas as pd
-from lzero.tools.values import as_json
-
-frame = pd.DataFrame({"city": ["Lyon", "Nice"], "size": [1.5, math.nan], "day": pd.to_datetime(["2026-01-31", None])})
-rows = [
-    {"city": "Lyon", "size": 1.5, "day": "2026-01-31T00:00:00"},
-    {"city": "Nice", "size": None, "day": None},
-]
-for value, plain in (
-    (frame, rows),
-    (frame.set_index("city")[["size"]], [{"city": "Lyon", "size": 1.5}, {"city": "Nice", "size": None}]),
-    (pd.Series([1, 2]), [1, 2]),
-    (pd.Series(["Lyon", "Lyon", "Nice"]).value_counts(), {"Lyon": 2, "Nice": 1}),
-    (pd.Series([1, 2], index=["a", "a"]), [["a", 1], ["a", 2]]),
-    (pd.Series([1, None], dtype="Int64"), [1, None]),
-    (pd.Timestamp("2026-01-31"), "2026-01-31T00:00:00"),
-    (pd.Timedelta(seconds=90), 90.0),
-    (pd.NaT, None),
-    (pd.Index(["a"]), ["a"]),
-):
-    found = as_json(value, tool="give")
-    assert found == plain, found
-"""
-
-
-async def test_tables_and_columns_of_pandas_become_rows_and_lists() -> None:
-    """pandas is in the environment of sessions only."""
-    environment = python_of_sessions(ReplConfig()).parents[1]
-    (packages,) = environment.glob("lib/python*/site-packages")
-    subprocess.run([sys.executable, "-c", TABLES, packages], check=True, timeout=60)
 
 
 async def test_an_address_in_the_configuration_is_that_of_the_named_model() -> None:

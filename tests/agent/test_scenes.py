@@ -182,7 +182,10 @@ async def test_an_environment_is_closed_when_its_episode_is_cancelled() -> None:
     ("outcome", "said"),
     [
         ("won", "the outcome is a str, not a mapping of names to JSON values"),
-        ({"world": object()}, "the outcome returned a value of type object, which is not JSON"),
+        (
+            {"a": {"b": 1}, "world": {"map": object()}},
+            "the outcome returned a value of type object under 'world.map', which is not JSON",
+        ),
         ({"log": "x" * MAX_OUTCOME_BYTES}, f"at most {MAX_OUTCOME_BYTES:,} fit"),
     ],
 )
@@ -216,7 +219,10 @@ def not_a_tool() -> None: ...
     ("scene", "said"),
     [
         (3, "opened a int, which has no tools and no observation and no outcome"),
-        (submit_final_answer, "has the name 'submit_final_answer', and so has another tool"),
+        (
+            submit_final_answer,
+            "the scene's tool 'submit_final_answer' has the name 'submit_final_answer', and so has another function",
+        ),
         (not_a_tool, "is not a tool"),
     ],
 )

@@ -16,12 +16,11 @@ import pytest
 from builders import make_sample
 
 from lzero.algo.batches import weigh
-from lzero.algo.credit import Advantages, Estimator, built_in_estimators, credit, mean, returns
+from lzero.algo.credit import Advantages, Attempt, Estimator, Tokens, built_in_estimators, credit, mean, returns
 from lzero.algo.estimators.bilevel_gae import BilevelGAE
 from lzero.algo.estimators.gae import GAE
 from lzero.algo.estimators.rloo import RLOO
 from lzero.algo.gae import credit_with_values
-from lzero.types import Attempt, Tokens
 
 GO_ON = (0.6, 0.3)
 """Probability of going on after the first step, and after the second."""

@@ -8,6 +8,7 @@ import pytest
 
 from lzero.algo.credit import (
     Advantages,
+    Attempt,
     Estimator,
     built_in_estimators,
     credit,
@@ -23,7 +24,6 @@ from lzero.algo.estimators.reinforce_pp_baseline import ReinforcePPBaseline
 from lzero.algo.estimators.rloo import RLOO
 from lzero.config import AlgoConfig
 from lzero.errors import ConfigError, CreditError
-from lzero.types import Attempt
 
 BUILT_IN = built_in_estimators()
 CRITICLESS = {name: estimator for name, estimator in BUILT_IN.items() if not estimator.needs_values}

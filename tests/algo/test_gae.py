@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lzero.algo.credit import returns_to_go
+from lzero.algo.credit import Attempt, Tokens, returns_to_go
 from lzero.algo.estimators.bilevel_gae import BilevelGAE
 from lzero.algo.estimators.gae import GAE
 from lzero.algo.gae import Credit, ValueEstimator, credit_with_values, explained_variance, gae
 from lzero.errors import CreditError
-from lzero.types import Attempt, Tokens
 
 RAW = {"standardise": False}
 

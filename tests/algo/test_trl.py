@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lzero.algo.attempts import penalties
 from lzero.algo.batches import Average, Scored, collate, step_advantages
-from lzero.algo.credit import credit, make_estimator
+from lzero.algo.credit import Attempt, credit, make_estimator
 from lzero.algo.layout import Layout
 from lzero.algo.logprobs import token_logprobs
 from lzero.algo.loss import LossInputs, make_loss_fn
@@ -25,7 +25,7 @@ from lzero.config import AlgoConfig
 from lzero.data.world import vocabulary
 from lzero.models import build_tokenizer
 from lzero.train.score import policy_logprobs, sample_logprobs
-from lzero.types import Attempt, Sample
+from lzero.types import Sample
 
 pytestmark = [
     pytest.mark.reference,

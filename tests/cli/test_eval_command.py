@@ -7,6 +7,9 @@ import pytest
 from commands import Ended, exit_code, lzero
 from whole_runs import tables, untimed_episodes, untimed_metrics
 
+from lzero.config import make_config
+from lzero.store import RunDirectory
+
 pytestmark = [pytest.mark.sandbox, pytest.mark.integration]
 
 POLICY = """
@@ -66,7 +69,22 @@ def test_what_cannot_be_resumed_is_named(
     assert "--accept-changes has an effect with --resume only" in capsys.readouterr().err
     assert exit_code("eval", "run.dir=trained", "--resume", "trained") == 1
     assert "trained" in capsys.readouterr().err
-    (tmp_path / "trained" / "checkpoints" / "update-000001").mkdir(parents=True)
-    (tmp_path / "trained" / "config.toml").write_text("")
-    assert exit_code("eval", "--resume", "trained") == 1
-    assert "trained is a training run: resume it with lzero train --resume trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("made_by", "resumed_by"), [("train", "eval"), ("eval", "train"), ("sft", "train")])
+def test_a_run_of_another_command_is_not_resumed(
+    tmp_path: Path, made_by: str, resumed_by: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory.create(make_config({"run": {"dir": str(tmp_path / "run")}}), command=f"lzero {made_by}").path
+    assert exit_code(resumed_by, "--resume", str(run)) == 1
+    assert f"{run} is a run of lzero {made_by}" in capsys.readouterr().err
+
+
+def test_a_run_that_has_trained_is_not_resumed_as_an_evaluation_when_its_record_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "episodes" / "steps").mkdir(parents=True)
+    (tmp_path / "episodes" / "steps" / "train-000000.parquet").touch()
+    (tmp_path / "config.toml").touch()
+    assert exit_code("eval", "--resume", str(tmp_path)) == 1
+    assert f"{tmp_path} is a run of lzero train: resume it with lzero train" in capsys.readouterr().err

@@ -23,11 +23,12 @@ def test_a_recipe_is_planned_by_the_name_of_its_model(capsys: pytest.CaptureFixt
     assert "Qwen3-0.6B, 596,049,920 parameters" in shown
     assert "not measured" in shown
     assert "bottleneck" in shown
+    assert "without effect on this plan: agent.question_prefix" in shown
 
 
 def test_a_run_that_does_not_fit_ends_with_code_1_and_the_fix(capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(capsys, RECIPE, "--gpu", "H100", "--gpu-memory", "40", code=1)
-    assert "rollout.concurrency = 4 saves" in str(found["problems"])
+    assert "rollout.concurrency = 9 saves" in str(found["problems"])
 
 
 def test_given_sizes_replace_the_assumed_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +58,7 @@ def test_sizes_come_from_a_recorded_run(capsys: pytest.CaptureFixture[str], tmp_
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["model.path=Unknown-1B", "--gpu", "H100"], "none of the known shapes"),
+        (["model.path=Unknown-1B", "--gpu", "H100"], "none of the known models"),
         ([RECIPE, "--gpu", "V100"], "lzero knows A100"),
         ([RECIPE, "--gpus", "4"], "need --gpu"),
         ([RECIPE, "--gpu", "H100", "--like", "nowhere"], "nowhere is not a run directory"),

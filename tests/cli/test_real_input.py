@@ -52,6 +52,7 @@ HELD_OUT = [
 ]
 SMALL = [
     "model.device=cpu",
+    "model.dtype=float32",
     "agent.max_steps=2",
     "agent.max_tokens=4096",
     "agent.response_tokens=12",

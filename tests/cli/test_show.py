@@ -137,6 +137,17 @@ def test_prompts_are_shown_as_the_model_saw_them(capsys: pytest.CaptureFixture[s
     assert "prompt of step 1\nStarting from Liri\n" in show(capsys, str(tmp_path / "tokens"), "--prompt")[1]
 
 
+def test_no_directory_is_opened_because_a_record_names_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tokens = msgspec.structs.replace(make_cell("1"), prompt=Prompt(keep=0, new_ids=(1,)))
+    here = str(resolve("nano"))
+    write_saved(tmp_path, msgspec.structs.replace(make_saved(tokens), model=here))
+    code, said = show(capsys, str(tmp_path), "--prompt")
+    assert code == 1
+    assert f"add --model {here}" in " ".join(said.split())
+    assert "prompt of step 1" in show(capsys, str(tmp_path), "--prompt", "--model", here)[1]
+    assert "--model has no effect without --prompt" in show(capsys, str(tmp_path), "--model", here)[1]
+
+
 def test_an_episode_that_was_not_trained_on_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     failures = (CUT_OFF, None, GONE)

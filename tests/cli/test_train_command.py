@@ -227,7 +227,14 @@ def test_a_checkpoint_cut_in_half_is_told_and_nothing_is_forgotten(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = run / "checkpoints" / "update-000002"
-    weights = broken / "model.safetensors"
+    state, weights = broken / "trainer.safetensors", broken / "model.safetensors"
+    written = state.read_bytes()
+    state.write_bytes(b"\xff" * 16 + written[16:])
+    code, _, errors = train("--resume", str(run), "train.updates=3", capsys=capsys)
+    assert code == 1
+    assert f"{state}: cannot be read" in errors
+    assert f"first run: rm -r {broken}" in errors
+    state.write_bytes(written)
     weights.write_bytes(weights.read_bytes()[:1000])
     code, _, errors = train("--resume", str(run), "train.updates=3", capsys=capsys)
     assert code == 1

@@ -82,7 +82,7 @@ async def test_a_scripted_reply_in_words_is_no_longer_than_asked_for() -> None:
     ("policy", "said"),
     [
         (lambda transcript, seed: 1 / 0, r"raised ZeroDivisionError: division by zero \(test_scripted.py, line \d+\)"),
-        (lambda transcript, seed: None, "returned a NoneType, not a text"),
+        (lambda transcript, seed: None, "returned NoneType, not a text"),
     ],
 )
 async def test_a_policy_that_fails_is_an_error_of_the_engine(policy: Policy, said: str) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Literal, cast
 import psutil
 import pytest
 import torch
+from broadcasts import Broadcasts
 from faulty_proxy import Fault, FaultyProxy
 from vllm_servers import group_of
 
@@ -29,7 +30,7 @@ from lzero.errors import EngineError
 from lzero.models import load_tokenizer, resolve
 from lzero.train.transfer import HeldWeights
 from lzero.train.transfer.nccl import NCCLTransfer
-from lzero.types import Completion, Json, Sampling
+from lzero.types import Completion, Sampling
 
 pytestmark = pytest.mark.integration
 CHILD = Path(__file__).parents[1] / "support" / "vllm_child.py"
@@ -269,25 +270,6 @@ async def test_an_engine_of_adapters_closes_while_its_server_is_lost(tmp_path: P
     async with asyncio.timeout(DEADLINE_S), engine_of() as engine:
         await engine.load_adapter(tmp_path, version=1)
         engine.restart("is asked to")
-
-
-class Broadcasts:
-    """Plays NCCL's part: groups of the trainer and its server. Implements `Collective`."""
-
-    device_type = "cpu"
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def open(self, info: Mapping[str, Json], device: torch.device) -> "Broadcasts":
-        self.events.append("open")
-        return self
-
-    def broadcast(self, tensors: Iterator[tuple[str, torch.Tensor]], group: object, device: torch.device) -> None:
-        self.events.append("broadcast")
-
-    def destroy(self) -> None:
-        self.events.append("destroy")
 
 
 async def test_a_restarted_server_joins_a_new_group_of_the_trainer(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from web_servers import response, serving
 
-from lzero.engine.vllm.bell import Bell
+from lzero.engine.vllm.places import Bell
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Supervisor
 

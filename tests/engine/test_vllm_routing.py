@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lzero.engine.vllm.adapters import Adapters
-from lzero.engine.vllm.bell import Bell
 from lzero.engine.vllm.codec import Codec
-from lzero.engine.vllm.places import Places
+from lzero.engine.vllm.places import Bell, Places
 from lzero.engine.vllm.replica import Replica
 from lzero.engine.vllm.routing import Router
 from lzero.engine.vllm.server import Load, VLLMServer

@@ -37,7 +37,16 @@ def test_without_values_there_is_no_interval() -> None:
 
 @pytest.mark.parametrize(
     ("gains", "losses", "p_value"),
-    [(0, 0, 1.0), (5, 5, 1.0), (6, 0, 0.03125), (0, 6, 0.03125), (9, 1, 0.021484375), (121, 59, 4.4e-6)],
+    [
+        (0, 0, 1.0),
+        (5, 5, 1.0),
+        (6, 0, 0.03125),
+        (0, 6, 0.03125),
+        (9, 1, 0.021484375),
+        (121, 59, 4.4e-6),
+        (7_010, 7_010, 1.0),  # by the normal distribution
+        (6_900, 7_120, 0.0643),
+    ],
 )
 def test_the_exact_sign_test(gains: int, losses: int, p_value: float) -> None:
     differences = [0.5] * gains + [-1.0] * losses + [0.0] * 100

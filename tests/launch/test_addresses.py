@@ -1,5 +1,7 @@
 """The address file: entered by several processes at once, read with a typed error, and followed while it changes."""
 
+import fcntl
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,7 +10,8 @@ import pytest
 
 from lzero.cli.placing import with_addresses
 from lzero.config import load_config
-from lzero.errors import ConfigError
+from lzero.errors import ConfigError, StoreError
+from lzero.launch import addresses
 from lzero.launch.addresses import MAX_BYTES, Addresses, Watched, read_addresses, registered, write_addresses
 
 URLS = [f"ws://10.0.0.{number}:7321" for number in range(24)]
@@ -41,6 +44,33 @@ def test_a_file_that_is_none_is_refused_with_the_reason(content: bytes | None, s
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=said):
         read_addresses(file)
+
+
+def test_a_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    """They could name a server of theirs, which clients would tell the token."""
+    file = tmp_path / "addresses.json"
+    write_addresses(file, Addresses(pool=(URLS[0],)))
+    file.chmod(0o666)
+    with pytest.raises(ConfigError, match=rf"other users can write the address file {file} \(mode 666\)"):
+        read_addresses(file)
+
+
+def test_a_lock_that_somebody_keeps_is_an_error_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "LOCK_S", 0.05)
+    file = tmp_path / "addresses.json"
+    with (tmp_path / "addresses.json.lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        with (
+            pytest.raises(StoreError, match=r"another process has held .*addresses.json.lock"),
+            registered(file, "pool", URLS[0]),
+        ):
+            pass
+    with registered(file, "pool", URLS[0]):
+        assert read_addresses(file).pool == (URLS[0],)
+    (tmp_path / "addresses.json.lock").unlink()
+    os.mkfifo(tmp_path / "addresses.json.lock")
+    with pytest.raises(StoreError, match="No such device"), registered(file, "pool", URLS[0]):
+        pass
 
 
 def test_a_watched_file_that_breaks_keeps_the_servers_that_it_named(

@@ -26,6 +26,20 @@ def test_a_pool_node_that_is_lost_costs_its_repls_only_and_a_new_one_is_used(tmp
     run_check("pools", tmp_path, seconds=600)
 
 
+@pytest.mark.slow
+@pytest.mark.sandbox
+@pytest.mark.timeout(1900)
+def test_a_run_that_loses_a_pool_node_loses_no_group_and_no_episode(tmp_path: Path) -> None:
+    run_check("world", tmp_path, seconds=1800)
+
+
+@pytest.mark.slow
+@pytest.mark.sandbox
+@pytest.mark.timeout(3700)
+def test_a_run_that_loses_the_node_of_a_rank_and_then_its_own_ends_as_if_it_had_not(tmp_path: Path) -> None:
+    run_check("lost_trainer", tmp_path, seconds=3600)
+
+
 @pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "http://a:1", ":6379", "a:b"])
 def test_what_is_no_address_of_a_cluster_is_refused(address: str) -> None:
     with pytest.raises(LaunchError, match=r'is no address of a Ray cluster: give "host:port"'):

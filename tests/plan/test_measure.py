@@ -6,13 +6,13 @@ import pytest
 
 from lzero.config import load_config
 from lzero.plan import make_plan
+from lzero.plan.architecture import Architecture
 from lzero.plan.placement import configured
-from lzero.plan.shapes import Shape
 from lzero.plan.workload import Workload
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.integration
-TINY = Shape(
+TINY = Architecture(
     name="tiny",
     hidden=16,
     layers=2,

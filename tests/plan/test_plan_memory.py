@@ -5,20 +5,20 @@ from typing import Any
 import pytest
 
 from lzero.config import load_config
-from lzero.plan.memory import activations, engine_memory, host_memory, total, trained_parameters, trainer_memory
+from lzero.plan.architecture import Architecture, architecture_of
+from lzero.plan.memory import activations, engine_memory, trained_parameters, trainer_memory
 from lzero.plan.placement import Placement, configured
-from lzero.plan.shapes import Shape, shape_of
 
-SHAPE = shape_of("Qwen3-0.6B")
+MODEL = architecture_of("Qwen3-0.6B")
 ALONE = Placement(ranks=1, replicas=1, shared=True)
 
 
 def sizes(*overrides: str, placement: Placement = ALONE) -> dict[str, float]:
-    return {part.name: part.size for part in trainer_memory(SHAPE, load_config(None, overrides), placement)}
+    return {part.name: part.size for part in trainer_memory(MODEL, load_config(None, overrides), placement)}
 
 
 def test_weights_gradients_and_moments_take_four_bytes_each_in_float32() -> None:
-    number = SHAPE.parameters
+    number = MODEL.parameters
     found = sizes("algo.kl_coef=0")
     assert (found["weights"], found["gradients"], found["moments"]) == (4 * number, 4 * number, 8 * number)
     assert "reference" not in found
@@ -26,7 +26,7 @@ def test_weights_gradients_and_moments_take_four_bytes_each_in_float32() -> None
 
 
 def test_bfloat16_weights_have_float32_copies_and_a_reference_of_their_own_size() -> None:
-    number = SHAPE.parameters
+    number = MODEL.parameters
     found = sizes("model.dtype=bfloat16")
     assert (found["weights"], found["float32 copies"], found["reference"]) == (2 * number, 4 * number, 2 * number)
 
@@ -43,21 +43,29 @@ def test_ranks_share_everything_but_their_activations() -> None:
     assert one["activations"] == four["activations"]
 
 
+def test_ranks_that_share_rows_keep_a_part_of_the_activations() -> None:
+    four, shared = (
+        sizes("train.ranks=4", *more, placement=Placement(ranks=4, replicas=1))
+        for more in ((), ("train.sequence_ranks=4",))
+    )
+    assert four["activations"] == 4 * shared["activations"]
+    assert four["weights"] == shared["weights"]
+
+
+def test_adapters_are_counted_by_their_targets_and_layers() -> None:
+    config = load_config(None, ["lora.rank=8", 'lora.targets=["q_proj", "down_proj"]', "train.frozen_layers=14"])
+    assert trained_parameters(MODEL, config) == 14 * 8 * ((1024 + 2048) + (1024 + 3072))
+
+
 def test_frozen_layers_have_neither_gradients_nor_moments() -> None:
     config = load_config(None, ["train.frozen_layers=14"])
-    assert trained_parameters(SHAPE, config) == 14 * SHAPE.layer_matrices
+    assert trained_parameters(MODEL, config) == 14 * MODEL.layer_matrices
 
 
 def test_the_local_engine_sets_aside_the_longest_context_for_each_episode() -> None:
     config = load_config(None, ["rollout.concurrency=8", "agent.max_tokens=19456"])
-    *_, cache = engine_memory(SHAPE, config, configured(config), device_bytes=80e9)
-    assert cache.size == 8 * 19_456 * SHAPE.kv_bytes(4)
-
-
-def test_a_repl_never_takes_more_than_its_limit() -> None:
-    small = host_memory(load_config(None, ["repl.memory_mb=64"]), open_repls=1000)
-    assert small[1].size <= 1000 * 64e6
-    assert total(small) > small[1].size
+    *_, cache = engine_memory(MODEL, config, configured(config), device_bytes=80e9)
+    assert cache.size == 8 * 19_456 * MODEL.kv_bytes(4)
 
 
 @pytest.mark.integration
@@ -66,12 +74,12 @@ def test_predicted_activations_are_those_that_torch_keeps(checkpointing: bool) -
     torch = pytest.importorskip("torch")
     from builders import TINY, make_nano
 
-    from lzero.train.update import recompute_activations
+    from lzero.train.trainable import recompute_activations
 
     model, tokens = make_nano(), 512
     if checkpointing:
         recompute_activations(model)
-    shape = Shape(
+    sizes_of_it = Architecture(
         name="tiny", hidden=TINY.hidden_size, layers=2, heads=TINY.num_heads, kv_heads=TINY.num_kv_heads, head_dim=TINY.head_dim,
         mlp=TINY.mlp_size, vocabulary=model.config.vocab_size, tied=True, norms_heads=True,
     )  # fmt: skip
@@ -87,8 +95,8 @@ def test_predicted_activations_are_those_that_torch_keeps(checkpointing: bool) -
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         states = model.get_decoder()(input_ids=torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
-    predicted = activations(shape, config, tokens).size
+    predicted = activations(sizes_of_it, config, tokens).size
     if checkpointing:  # the layer that the backward pass recomputes is not kept yet
-        predicted -= 4 * tokens * shape.activations()
+        predicted -= 4 * tokens * sizes_of_it.activations()
     assert predicted == pytest.approx(sum(kept.values()), rel=0.25)
     del states

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from lzero.config import Config, load_config
 from lzero.errors import ConfigError
 from lzero.plan import Plan, fastest, make_plan
+from lzero.plan.architecture import architecture_of
 from lzero.plan.devices import GPUS, device_named
 from lzero.plan.placement import Placement, configured
-from lzero.plan.shapes import shape_of
 from lzero.plan.workload import Workload, assumed
 
-SHAPE = shape_of("Qwen3-4B")
+MODEL = architecture_of("Qwen3-4B")
 WORK = Workload(steps=5, prompt_tokens=1500, reply_tokens=300, output_tokens=500, cell_s=1.0)
 SERVERS = ("engine.kind=vllm", "model.dtype=bfloat16", "rollout.concurrency=256", "agent.max_tokens=16384")
 
@@ -23,7 +23,7 @@ SERVERS = ("engine.kind=vllm", "model.dtype=bfloat16", "rollout.concurrency=256"
 def planned(*overrides: str, work: Workload = WORK, gpus: int = 8, placement: Placement | None = None) -> Plan:
     config = load_config(None, [*SERVERS, *overrides])
     chosen = placement or configured(config)
-    return make_plan(config, SHAPE, work, GPUS["h100"], placement=chosen, devices=gpus)
+    return make_plan(config, MODEL, work, GPUS["h100"], placement=chosen, devices=gpus)
 
 
 @settings(max_examples=25, deadline=None)
@@ -74,7 +74,7 @@ def test_learning_takes_six_operations_a_weight_and_token_and_checkpointing_two_
     config, device = load_config(None, [*SERVERS, "algo.kl_coef=0"]), GPUS["h100"]
     plain, again = planned("algo.kl_coef=0"), planned("algo.kl_coef=0", "train.gradient_checkpointing=true")
     tokens = config.rollout.tasks_per_update * config.rollout.episodes_per_task * WORK.tokens
-    matrices = 6 * tokens * SHAPE.layers * SHAPE.layer_matrices / device.train["bfloat16"]
+    matrices = 6 * tokens * MODEL.layers * MODEL.layer_matrices / device.train["bfloat16"]
     assert matrices < plain.learning.optimise_s < 1.3 * matrices
     assert again.learning.optimise_s == pytest.approx(4 / 3 * plain.learning.optimise_s, rel=0.05)
 
@@ -90,12 +90,12 @@ def test_a_run_that_does_not_fit_says_what_would_save_how_much() -> None:
 
 def test_the_fastest_placement_uses_all_devices_and_fits() -> None:
     config = load_config(None, [*SERVERS, "train.gradient_checkpointing=true"])
-    best = fastest(config, SHAPE, WORK, GPUS["h100"], devices=8)
+    best = fastest(config, MODEL, WORK, GPUS["h100"], devices=8)
     assert best is not None
     assert best.placement.devices == 8
     assert not best.problems
     assert best.update_s <= planned("train.gradient_checkpointing=true", "engine.replicas=7").update_s
-    assert fastest(config, shape_of("Qwen2.5-32B-Instruct"), WORK, GPUS["h100"], devices=2) is None
+    assert fastest(config, architecture_of("Qwen2.5-32B-Instruct"), WORK, GPUS["h100"], devices=2) is None
 
 
 def test_an_unknown_gpu_is_refused_with_those_that_are_known() -> None:

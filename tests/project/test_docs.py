@@ -6,9 +6,8 @@ from pathlib import Path
 import algorithm_tables
 import pytest
 
-from lzero.algo.credit import credit, make_estimator
+from lzero.algo.credit import Attempt, credit, make_estimator
 from lzero.config import AlgoConfig, make_config
-from lzero.types import Attempt
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

@@ -32,6 +32,7 @@ ROWS = {
     **dict.fromkeys(
         (
             "apart",
+            "blocking",
             "closing",
             "types",
             "protocols",
@@ -43,6 +44,7 @@ ROWS = {
             "text",
             "visible",
             "marking",
+            "json_values",
             "store",
             "models",
             "model_files",
@@ -61,7 +63,6 @@ MAY_IMPORT_TORCH = (
     "threads.py",
     "algo/attempts.py",
     "algo/batches.py",
-    "algo/kl.py",
     "algo/lag.py",
     "algo/logprobs.py",
     "algo/metrics.py",

@@ -182,7 +182,7 @@ CASES = tuple(
         (96, "Escape", "text that looks like lzero's frame or a control token", "cannot be mistaken for it"),
         # servers and clients, before anything is trusted
         (97, "HostDoS", "a request without end, before the token", "the connection ends at some kilobytes"),
-        (98, "HostDoS", "connections without number or without a word, before the token", "bounded; clients get in"),
+        (98, "HostDoS", "connections without number or without a word, before the token", "bounded in number and time"),
         (99, "HostDoS", "a server that answers its client without end", "a typed failure, within bounds"),
         (100, "PeerDoS", "texts that take the square of their length", "linear, or bounded"),
         (
@@ -204,6 +204,7 @@ CASES = tuple(
             "the host's disk: waiting until it has written, reading past the page cache, maps of its files",
             "answered without it, or refused",
         ),
+        (105, "Escape", "a stranger at the store of a run's ranks", "ranks obey none of its texts"),
     )
 )
 

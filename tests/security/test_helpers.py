@@ -7,11 +7,14 @@ import zipfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from anyio import create_memory_object_stream
 from builders import make_task
 from cases import attack
+from mcp.shared.message import SessionMessage
 from virtual_time import run
 
 from lzero.agent.broker import CALLS_PER_CELL, Broker
@@ -23,6 +26,7 @@ from lzero.tools.converter import Converter
 from lzero.tools.inspect_file import make_inspect_file
 from lzero.tools.mcp_servers.server import McpServer
 from lzero.tools.mcp_servers.specs import McpSpec
+from lzero.tools.mcp_servers.stdio import StdioServer
 from lzero.tools.retry import MAX_WAITING, PLACES, AskedTooOften, RateLimited, Retried, Throttled
 from lzero.turns import Turns
 from lzero.types import Json, ToolCall
@@ -187,3 +191,22 @@ def test_a_helper_that_serves_one_by_one_and_hangs_fails_the_call_it_hangs_in_al
         assert all(late in answer for answer in await asyncio.gather(*hanging))
 
     run(main())
+
+
+@attack(89)
+async def test_a_server_that_prints_lines_by_the_thousand_leaves_the_others_their_turns() -> None:
+    """They come in one piece, which is no message."""
+    server, stdout, others = StdioServer(("x",), {}, lambda: None), asyncio.StreamReader(), 0
+    message = b'{"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}\n'
+    stdout.feed_data(b"\n" * 3_000 + message)
+    sending, receiving = create_memory_object_stream[SessionMessage | Exception](1)
+    listening: Any = None
+    reading = asyncio.create_task(server._read(listening, stdout, sending, listening))
+    while not receiving.statistics().current_buffer_used:
+        await asyncio.sleep(0)
+        others += 1
+    assert others > 2_000
+    reading.cancel()
+    await asyncio.wait({reading})
+    sending.close()
+    receiving.close()

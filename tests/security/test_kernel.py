@@ -47,6 +47,17 @@ async def test_rare_system_calls_are_refused(repl: LocalRepl, open_repl: LocalRe
 
 
 @X86_64
+@attack(40)
+async def test_calls_that_are_newer_than_the_filter_are_refused(repl: LocalRepl, open_repl: LocalRepl) -> None:
+    """Linux 6.17 has file_getattr (468), which answers what an ioctl that is refused does."""
+    assert await errnos(open_repl, "468, -100, BAD, BAD, 0, 0") == [errno.EINVAL]
+    numbers = [*range(468, 500), 600, 1 << 20]
+    assert await errnos(repl, *(f"{number}, -100, BAD, BAD, 0, 0" for number in numbers)) == [errno.ENOSYS] * len(
+        numbers
+    )
+
+
+@X86_64
 @attack(54)
 async def test_what_others_do_with_shared_files_is_not_told(repl: LocalRepl, open_repl: LocalRepl) -> None:
     calls = ("253", "294, 0", "72, os.open('/usr', os.O_RDONLY), 1026, 1")  # inotify, and fcntl's F_NOTIFY

@@ -24,7 +24,7 @@ from lzero.engine.chat.reply import StopCut, cut_off_stop
 from lzero.engine.local.stops import Ending
 from lzero.errors import ToolError
 from lzero.models import build_tokenizer
-from lzero.rewards.answers import exact_match, f1
+from lzero.rewards.answers import contains, exact_match, f1
 from lzero.text import fold, one_line, unbroken, words
 from lzero.tools import tool
 from lzero.tools.corpus import split
@@ -105,6 +105,7 @@ READINGS: dict[str, Callable[[str], object]] = {
     "match by digits": lambda text: exact_match(text, ["5 km"], numbers="text"),
     "match in ASCII": lambda text: exact_match(text, ["5 km"], match="ascii"),
     "overlap": lambda text: f1(text, [text]),
+    "find a gold answer": lambda text: contains(text, [f"{text[: len(text) // 2]} b"]),
     "find a stop string": in_pieces,
     "find what was cut off": lambda text: cut_off_stop(text, ["</code>"]),
     "convert": lambda text: as_json({text: [text]}, tool="x"),

@@ -11,8 +11,8 @@ from lzero.agent.broker import Broker
 from lzero.agent.outputs import render_output
 from lzero.agent.replay import replay
 from lzero.errors import StoreError, ToolError
-from lzero.rollout import output_bounds
-from lzero.rollout.output_bounds import bounded
+from lzero.rollout import runner
+from lzero.rollout.runner import bounded
 from lzero.tools import tool
 from lzero.types import Display, Json, Result, Stream, ToolCall
 
@@ -58,7 +58,7 @@ async def test_arguments_without_number_are_recorded_within_bounds(monkeypatch: 
 @attack(103)
 def test_images_without_number_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the model has read stays as it is."""
-    monkeypatch.setattr(output_bounds, "RICH_CHARS", 2_500)
+    monkeypatch.setattr(runner, "RICH_CHARS", 2_500)
     image = Display(data={"text/plain": "<Figure>", "image/png": "A" * 1_000})
     unnamed = Result(data={"image/png": "A" * 1_000})
     episode = make_episode(*[make_cell("plot()", Stream(name="stdout", text="x" * 9_000), image, unnamed)] * 3)

@@ -25,6 +25,9 @@ from lzero.store import (
     parquet,
     read_episodes,
     read_records,
+    read_saved,
+    saved,
+    write_saved,
 )
 from lzero.types import Reward
 
@@ -137,6 +140,18 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a list without end": ("steps", lambda file: swap(file, "prompt", list_without_end())),
     "many rows": ("rewards", lambda file: swap(file, "episode_id", repeated("e", 10**6), rows=10**6)),
 }
+
+
+@attack(93)
+def test_a_saved_episode_that_decodes_to_much_is_a_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three bytes of JSON may take 64 of memory. Commas in a text cost nothing."""
+    file = write_saved(tmp_path, msgspec.structs.replace(make_strangers("','" * 20_000), config={"x": [{}] * 5_000}))
+    assert read_saved(file).config
+    monkeypatch.setattr(saved, "MAX_VALUES", 11_000)
+    assert read_saved(file).config
+    monkeypatch.setattr(saved, "MAX_VALUES", 9_000)
+    with pytest.raises(StoreError, match="has more than 9,000 values"):
+        read_saved(file)
 
 
 @attack(93)

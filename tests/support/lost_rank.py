@@ -8,9 +8,10 @@ from typing import Any
 
 from lzero.errors import RankError
 from lzero.train.ranks import group as groups
-from lzero.train.ranks.crew import Crew, obey_all
+from lzero.train.ranks.dispatch import Dispatcher, obey_all
 from lzero.train.ranks.group import Group, Start
-from lzero.train.ranks.orders import NOTHING, Answer, Member, Score
+from lzero.train.ranks.member import Member
+from lzero.train.ranks.orders import NOTHING, Answer, Score
 from lzero.train.ranks.place import Place
 from lzero.train.ranks.worker import end_with_the_others
 
@@ -22,7 +23,7 @@ def main(how: str) -> None:
     groups.DEAD_S = 5.0
     place = Place.from_environment(os.environ)
     assert place is not None
-    group = Group.join(place, start=None if place.rank else Start(device="cpu", timeout_s=300))
+    group = Group.join(place, start=None if place.rank else Start(device="cpu", timeout_s=3000))
     victim = 0 if how == "rank 0 killed" else 1
 
     def obey(self: Score, member: Member, arrays: Any) -> Answer:
@@ -47,7 +48,7 @@ def main(how: str) -> None:
             assert known.wait(60)
             print(group.failure)
         else:
-            Crew(group, member).run(ORDER)
+            Dispatcher(group, member).run(ORDER)
     except RankError as error:
         print(error)
         sys.stdout.flush()

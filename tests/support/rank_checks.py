@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,20 +22,25 @@ from torch import Tensor
 
 from lzero.config import Config, make_config
 from lzero.train import critic as critics
+from lzero.train import muon
+from lzero.train import trainer as own_trainers
 from lzero.train.attention.interface import use_kernel
 from lzero.train.checkpoint import Progress
 from lzero.train.critic import Critic, ValueModel
-from lzero.train.ranks import member as members
+from lzero.train.lora import adapt, adapted_layers, adapter_weights, merged_weights
+from lzero.train.optimizers import make_optimizers
 from lzero.train.ranks import orders
-from lzero.train.ranks.crew import obey_all
+from lzero.train.ranks import trainer as trainers
+from lzero.train.ranks.dispatch import obey_all
 from lzero.train.ranks.group import Group, Start
-from lzero.train.ranks.member import RankTrainer
-from lzero.train.ranks.orders import Member
+from lzero.train.ranks.member import Member
 from lzero.train.ranks.place import Place
 from lzero.train.ranks.sharding import Sharding, shard, shard_head
+from lzero.train.ranks.stored import own_share
+from lzero.train.ranks.trainer import RankTrainer
+from lzero.train.trainable import recompute_activations
 from lzero.train.trainer import Trainer
 from lzero.train.ulysses import share_rows
-from lzero.train.update import recompute_activations
 from lzero.types import Group as Episodes
 
 EVERYTHING: dict[str, Any] = {
@@ -60,6 +65,10 @@ class Case:
     reshard: bool = True
     checkpointing: bool = False
     sequence_ranks: int = 1
+    optimizer: Literal["muon"] | None = None
+    """None: plain gradient descent, which records its gradients. Muon rounds to bfloat16, so its gradients have to agree to 1e-9."""
+    lora: int = 0
+    """Rank of the adapters."""
     samples: int | None = None
     """How many samples the ranks share; None: all."""
     clip: float = 1e9
@@ -72,10 +81,11 @@ class Case:
             "packing": self.packing, "micro_batch_tokens": self.tokens, "grad_clip": self.clip, "lr": 0.05, "minibatches": 2, "epochs": 2,
             "sequence_ranks": self.sequence_ranks,
         }  # fmt: skip
+        train |= {"optimizer": self.optimizer} if self.optimizer else {}
         train = train if self.num_groups > 1 else train | {"minibatches": 1}
         algo = self.algo if self.critic == "none" else self.algo | {"estimator": "bilevel_gae"}
         critic = {"kind": self.critic, "epochs": 2}
-        return make_config({"algo": algo, "train": train, "critic": critic})
+        return make_config({"algo": algo, "train": train, "critic": critic, "lora": {"rank": self.lora, "alpha": 2}})
 
     @property
     def groups(self) -> list[Episodes]:
@@ -86,7 +96,7 @@ class Recording(torch.optim.SGD):
     """Plain gradient descent, which keeps its gradients."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__(list(model.parameters()), lr=0.1)
+        super().__init__([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
         self.found: list[Tensor] = []
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -109,11 +119,13 @@ def trainer_of(case: Case, group: Group | None = None) -> Trainer:
         recompute_activations(model)
     config = case.config
     trunk = rank_model(case.model)
+    if case.lora:
+        model = with_adapter(model if case.dtype is None else model.to(case.dtype), config)
     if group is not None:
         how = Sharding(dtype=case.dtype or model.dtype, offload=case.offload, reshard=case.reshard)
         model, reference, trunk = (shard(each, group.mesh, how) for each in (model, reference, trunk))
         if case.sequence_ranks > 1:
-            for each in (model, reference):
+            for each in (model, reference, trunk):
                 use_kernel(each, "paths")
                 share_rows(each, group.neighbours(case.sequence_ranks))
     critic = None if case.critic == "none" else critic_of(case, trunk if case.critic == "model" else model)
@@ -125,10 +137,25 @@ def trainer_of(case: Case, group: Group | None = None) -> Trainer:
         config=config,
         model=model,
         tokenizer=TOKENIZER,
-        reference=reference,
-        optimizers=[Recording(model)],
+        reference=model if case.lora else reference,
+        optimizers=make_optimizers(model, config.train) if case.optimizer else [Recording(model)],
         packing=config.train.packing,
     )
+
+
+def with_adapter(model: Any, config: Config) -> Any:
+    """Give a model an adapter that changes it, so that both of its factors have a gradient."""
+    adapt(model, config)
+    torch.manual_seed(4)
+    for layer in adapted_layers(model).values():
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.2)
+    return model
+
+
+def sent(trainer: Trainer) -> dict[str, Tensor]:
+    """Return what engines get: the weights, with an adapter merged, and the adapter alone."""
+    merged = dict(merged_weights(trainer.weights(), trainer.model))
+    return merged | (dict(adapter_weights(trainer.weights().adapter())) if trainer.config.lora.rank else {})
 
 
 def trained(critic: ValueModel, case: Case) -> Critic:
@@ -152,11 +179,11 @@ def learned(trainer: Trainer, case: Case) -> dict[str, float]:
 
 
 def result(trainer: Trainer, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    """Return the gradients of all steps, and the weights after them; with a critic, its gradients, too."""
+    """Return the recorded gradients of all steps, and the weights after them; with a critic, its gradients, too."""
     found = []
     for optimizer in trainer.all_optimizers:
-        assert isinstance(optimizer, Recording)
-        found.append(flat(optimizer.found))
+        if isinstance(optimizer, Recording):
+            found.append(flat(optimizer.found))
     return (*found, flat(weights[name] for name in sorted(weights)))
 
 
@@ -182,15 +209,15 @@ def on_ranks(case: Case, group: Group) -> tuple[tuple[Tensor, ...], dict[str, fl
     ):  # after passes without backward ones, the parameters are parts again, whose moments can be named
         trainer.score(trainer.samples(case.groups))
         trainer.snapshot(Progress(), None).state.forget()
-    found = result(trainer, dict(trainer.weights()))
-    trainer.crew.stop()
+    found = result(trainer, sent(trainer))
+    trainer.dispatcher.stop()
     return found, metrics
 
 
 def alone(case: Case) -> tuple[tuple[Tensor, ...], dict[str, float]]:
     trainer = trainer_of(case)
     metrics = learned(trainer, case)
-    return result(trainer, dict(trainer.weights())), metrics
+    return result(trainer, sent(trainer)), metrics
 
 
 @contextmanager
@@ -239,6 +266,22 @@ def rates_of_their_own(set_rate: Any) -> Any:
     return lambda optimizers, lr: set_rate(optimizers, lr if os.environ["RANK"] == "0" else 2 * lr)
 
 
+def own_part_alone(gathered: Any) -> Any:
+    """Let a rank orthogonalise its own part of a matrix, as if the rest were 0."""
+
+    def broken(part: Any) -> Tensor:
+        whole = torch.zeros(part.shape, dtype=part.dtype)
+        share = own_share(part, whole)[1]
+        share.copy_(part.to_local())
+        return whole
+
+    return broken
+
+
+def always_on(without_adapter: Any) -> Any:
+    return nullcontext
+
+
 def averaged(shard: Any) -> Any:
     def broken(model: Any, *given: Any) -> Any:
         sharded = shard(model, *given)
@@ -253,12 +296,14 @@ def averaged(shard: Any) -> Any:
 
 MUTATIONS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "gradients are averaged": (sys.modules[__name__], "shard", averaged),
-    "a row is on two ranks": (members, "divide", on_rank_one_twice),
+    "a row is on two ranks": (trainers, "divide", on_rank_one_twice),
     "a row is lost": (orders, "lay_out_all", one_row_lost),
     "weights are those of a rank": (orders, "lay_out_all", weights_of_the_rank),
     "anchors count": (orders, "anchor", anchors_that_count),
     "the critic's anchors count": (critics, "anchor", anchors_that_count),
     "a rank has another rate": (orders, "set_rate", rates_of_their_own),
+    "muon has a part of a matrix": (muon, "gathered", own_part_alone),
+    "the adapter's reference has it on": (own_trainers, "without_adapter", always_on),
 }
 CASES: dict[str, Case] = {
     "padded": Case(),
@@ -272,15 +317,23 @@ CASES: dict[str, Case] = {
     "checkpointing": Case(checkpointing=True),
     "offload": Case(offload=True),
     "kept weights": Case(reshard=False),
-    "ranks exchanged": Case(broken=lambda: changed(members, "divide", ranks_exchanged)),
+    "ranks exchanged": Case(broken=lambda: changed(trainers, "divide", ranks_exchanged)),
     "tied": Case(model="tied"),
     "untied": Case(model="untied"),
     "tied, everything": Case(model="tied", packing="tree", checkpointing=True, offload=True),
     "critic": Case(critic="model", packing="tree", offload=True, checkpointing=True),
     "critic, more ranks than rows": Case(critic="model", samples=1),
     "critic, tied": Case(critic="model", model="tied"),
-    "critic on the policy's states": Case(critic="head", packing="packed"),
+    "critic on the policy's states": Case(critic="head", packing="packed", reshard=False),
+    "critic, shared rows": Case(critic="model", sequence_ranks=2, packing="tree"),
+    "critic on the policy's states, shared rows": Case(critic="head", sequence_ranks=2, packing="packed"),
+    "muon": Case(optimizer="muon"),
     "bfloat16": Case(model="untied", dtype=torch.bfloat16),
+    "adapter": Case(lora=2, reshard=False),
+    "adapter, everything": Case(lora=2, packing="tree", checkpointing=True, offload=True),
+    "adapter, untied": Case(lora=2, model="untied"),
+    "adapter, shared rows": Case(lora=2, packing="packed", sequence_ranks=2),
+    "adapter on bfloat16": Case(lora=2, model="tied", dtype=torch.bfloat16),
     "shared rows": Case(sequence_ranks=2),
     "shared rows, packed": Case(sequence_ranks=2, packing="packed"),
     "shared rows, untied, tree, everything": Case(
@@ -291,6 +344,8 @@ BROKEN: dict[str, Case] = {
     name: Case(
         samples=1 if "anchors" in name else None,
         critic="model" if "critic" in name else "none",
+        lora=2 if "adapter" in name else 0,
+        optimizer="muon" if "muon" in name else None,
         broken=partial(changed, *place),
     )
     for name, place in MUTATIONS.items()

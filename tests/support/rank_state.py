@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from adamw import make_adamw
 from plain_gradient import TOKENIZER, random_groups
 from torch import Tensor
 
 from lzero.config import Config, make_config
 from lzero.models import load_model
 from lzero.train.checkpoint import Progress, Snapshot, restore_optimizers, save_checkpoint
-from lzero.train.optimizers import make_adamw
 from lzero.train.preflight.memory import check_memory
 from lzero.train.ranks.checkpoint import ShardedState, write_when_told
-from lzero.train.ranks.crew import obey_all
+from lzero.train.ranks.dispatch import obey_all
 from lzero.train.ranks.group import Group, Start
 from lzero.train.ranks.loading import load_parts, skeleton
-from lzero.train.ranks.member import RankTrainer, build_member
-from lzero.train.ranks.orders import Member
+from lzero.train.ranks.member import Member, build_member
 from lzero.train.ranks.place import Place
 from lzero.train.ranks.sharding import Sharding, shard
 from lzero.train.ranks.stored import own_parts
+from lzero.train.ranks.trainer import RankTrainer
 from lzero.train.ranks.weights import ShardedWeights
 from lzero.train.state import state_tensors
 from lzero.train.trainer import Trainer
@@ -61,10 +61,13 @@ def slots(model: Any, optimizers: Sequence[torch.optim.Optimizer], critic: Any =
     return {name: tensor for name, tensor in found if not name.startswith("random")}
 
 
+def held(trainer: Trainer) -> dict[str, Tensor]:
+    return dict(trainer.model.named_parameters())
+
+
 def everything(trainer: Trainer) -> dict[str, Tensor]:
     """Return all that a trainer learns."""
-    state = slots(trainer.model, trainer.all_optimizers, trainer.critic_model)
-    return state | dict(trainer.model.named_parameters())
+    return slots(trainer.model, trainer.all_optimizers, trainer.critic_model) | held(trainer)
 
 
 def update(trainer: Trainer, number: int) -> None:
@@ -175,14 +178,34 @@ class Checks:
 
     def resumes_with_critic(self, kind: Literal["model", "head"]) -> str:
         """A run with a critic, saved while it warms up, goes on from its checkpoint on two ranks and in one process."""
-        config = make_config({
-            "model": {"path": str(self.directory / "tied"), "dtype": "float32", "device": "cpu"},
-            "agent": {"max_tokens": 64, "response_tokens": 16},
+        return self.goes_on(f"with {kind}", learns="critic.head", settings={
             "algo": {"estimator": "gae"},
             "critic": {"kind": kind, "epochs": 2, "lr": 1e-4, "warmup_updates": 1},
-            "train": {"ranks": 2, "lr": 1e-4, "micro_batch_tokens": 128, "reshard": kind == "model"},
+            "train": {"lr": 1e-4, "reshard": kind == "model"},
         })  # fmt: skip
-        directory = self.directory / f"with {kind}"
+
+    def resumes_with_adapter(self, dtype: str, *, offload: bool) -> str:
+        """A run with an adapter begins on two ranks as in one process, and goes on from its checkpoint on both."""
+        rounding = 1e-6 if dtype == "float32" else 1.0
+        return self.goes_on(f"with adapter in {dtype}", learns="model.layers.0.mlp.up_proj.lora_", by=rounding, settings={
+            "model": {"dtype": dtype},
+            "algo": {"kl_coef": 0.1},
+            "lora": {"rank": 3},
+            "train": {"lr": 1e-4, "offload": offload},
+        })  # fmt: skip
+
+    def goes_on(self, name: str, *, learns: str, settings: dict[str, dict[str, Any]], by: float = 1e-6) -> str:
+        """A run is the same on two ranks and in one process: at its beginning, when it resumes, and, up to rounding, an update later.
+
+        `learns`: beginning of the names of weights that the last update changes. `by`: what rounding may change.
+        """
+        base: dict[str, dict[str, Any]] = {
+            "model": {"path": str(self.directory / "tied"), "dtype": "float32", "device": "cpu"},
+            "agent": {"max_tokens": 64, "response_tokens": 16},
+            "train": {"ranks": 2, "micro_batch_tokens": 128},
+        }
+        config = make_config({key: base.get(key, {}) | settings.get(key, {}) for key in base | settings})
+        directory = self.directory / name
 
         def first_update(trainer: RankTrainer) -> None:
             check_memory(trainer)
@@ -194,20 +217,22 @@ class Checks:
 
         path = directory / "update-000001"
         member, _ = build_member(config, self.group)
+        alone, _ = Trainer.build(config)
+        begun = different(held(member.trainer), held(alone))
         self.commanded(member, first_update)
         saved = {name: whole(tensor).clone() for name, tensor in everything(member.trainer).items()}
         again, _ = build_member(config, self.group, checkpoint=path)
         alone, _ = Trainer.build(config, checkpoint=path)
-        problems = [different(everything(again.trainer), saved), different(everything(alone), saved)]
+        problems = [begun, different(everything(again.trainer), saved), different(everything(alone), saved)]
         for each in (member, again):
             self.commanded(each, next_update)
         update(alone, 1)
         later = {name: whole(tensor) for name, tensor in everything(member.trainer).items()}
-        unchanged = [name for name in later if name.startswith("critic.head") and torch.equal(later[name], saved[name])]
+        unchanged = [name for name in later if name.startswith(learns) and torch.equal(later[name], saved[name])]
         return first(
             *problems,
             different(everything(again.trainer), later),
-            different(everything(alone), later, by=1e-6),
+            different(everything(alone), later, by=by),
             f"{unchanged} did not learn" if unchanged else "",
         )
 
@@ -218,7 +243,7 @@ class Checks:
             return
         trainer = RankTrainer.of(member)
         work(trainer)
-        trainer.crew.stop()
+        trainer.dispatcher.stop()
 
     def restored(self, path: Path, dtype: torch.dtype) -> tuple[Any, list[torch.optim.Optimizer]]:
         model = self.loaded(str(path), dtype)
@@ -264,6 +289,8 @@ def main(directory: Path) -> None:
         "takes over": checks.takes_over,
         "resumes with a critic": partial(checks.resumes_with_critic, "model"),
         "resumes with a head": partial(checks.resumes_with_critic, "head"),
+        "resumes with an adapter": partial(checks.resumes_with_adapter, "float32", offload=True),
+        "resumes with an adapter on bfloat16": partial(checks.resumes_with_adapter, "bfloat16", offload=False),
     }
     found = {}
     for name, check in cases.items():

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 STORE = 80_000_000
 """Bytes of a node's object store, nearly the least that Ray takes: nothing of lzero goes through it."""
 STARTS = 5
@@ -33,6 +35,16 @@ class Nodes:
     def lose(self, node: Any) -> None:
         """Kill a node with all its processes, as if its machine were lost."""
         self._cluster.remove_node(node, allow_graceful=False)
+
+    def processes(self, node: Any) -> list[psutil.Process]:
+        """Return the processes that run on a node."""
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        return raylet.children(recursive=True)
+
+    def lose_all(self) -> None:
+        """Kill every node, the head first."""
+        for node in self._cluster.list_all_nodes():
+            self.lose(node)
 
 
 def started(start: Callable[[], Any]) -> Any:

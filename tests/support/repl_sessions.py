@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lzero.protocols import Repl
-from lzero.types import Error, Execution, Json, Result
+from lzero.types import Error, Execution, Json, Result, Stream
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,14 @@ async def raised(repl: Repl, code: str) -> str:
 def error_of(execution: Execution) -> str:
     """Return names and messages of the errors of a cell."""
     return "".join(f"{output.ename}: {output.evalue}" for output in execution.outputs if isinstance(output, Error))
+
+
+def streams(execution: Execution) -> list[tuple[str, str]]:
+    """Return name and text of the streams of a cell."""
+    return [(output.name, output.text) for output in execution.outputs if isinstance(output, Stream)]
+
+
+def error(execution: Execution) -> Error:
+    """Return the only error of a cell."""
+    (found,) = [output for output in execution.outputs if isinstance(output, Error)]
+    return found

@@ -1,7 +1,6 @@
 """MCP servers as child processes and over HTTP on loopback: real ones, made with the SDK, and quick ones for tests of their processes."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from builders import CONTEXT
+from mcp_http import KEY, SCRIPT, HttpServer
 from repl_sessions import run, value
 
 from lzero.agent.broker import Broker
@@ -26,8 +26,6 @@ from lzero.tools.mcp_servers.server import McpServer
 from lzero.types import Error, Json
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
-SCRIPT = Path(__file__).parents[1] / "support" / "mcp_server.py"
-KEY = "kept-from-everyone"
 STDIO = McpSpec(name="tests", command=(sys.executable, str(SCRIPT)))
 QUICK_SCRIPT, ODD_SCRIPT = (SCRIPT.with_name(f"{name}_mcp_server.py") for name in ("quick", "odd"))
 QUICK = replace(STDIO, command=(sys.executable, str(QUICK_SCRIPT)))
@@ -63,25 +61,6 @@ async def until_gone(pid: int) -> None:
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, f"{pid} lives on"
         await asyncio.sleep(0.01)
-
-
-class HttpServer:
-    """A process that serves over HTTP, and can be started again on its port's successor."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), "http"],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TOKEN": KEY},
-        )
-        assert self.process.stdout is not None
-        self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}/mcp"
-        self.process.stdout.close()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,9 @@ from lzero.train.attention.choice import choose_attention
 from lzero.train.attention.interface import kernel_of, use_kernel
 from lzero.train.attention.segments import Segments, square_mask
 from lzero.train.packing import choose_packing
+from lzero.train.trainable import recompute_activations
 from lzero.train.trainer import Trainer
-from lzero.train.update import recompute_activations, update_policy
+from lzero.train.update import update_policy
 
 pytestmark = pytest.mark.integration
 

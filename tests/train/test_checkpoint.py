@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from adamw import make_adamw
 from builders import TINY
 
 from lzero.config import Config, TrainConfig
@@ -26,7 +27,7 @@ from lzero.train.checkpoint import (
     save_checkpoint,
     take_snapshot,
 )
-from lzero.train.optimizers import make_adamw, make_optimizers, set_rate
+from lzero.train.optimizers import make_optimizers, set_rate
 from lzero.train.saver import Saver
 
 pytestmark = pytest.mark.integration

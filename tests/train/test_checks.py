@@ -33,14 +33,8 @@ RECIPES = [
             "train.ranks = 9 is more than the 8 episodes of an optimiser step",
         ),
         ("train.ranks=2 train.offload_optimizer=true", "set it to false; train.offload = true keeps"),
-        (
-            "train.ranks=2 train.sequence_ranks=2 algo.estimator=gae critic.kind=head",
-            'critic.kind = "head" reads whole rows',
-        ),
         ("algo.loss=ppo train.minibatches=257", "train.minibatches = 257 is more than .* = 256 episodes"),
         ("algo.loss=ppo train.epochs=2 algo.loss_options.dual_clip=0.5", "dual_clip = 0.5 would clip bad actions"),
-        ("lora.rank=4 train.ranks=2", "lora.rank = 4: adapters are trained in one process"),
-        ("lora.rank=4 train.offload=true", "lora.rank = 4: adapters are trained in one process"),
         ("algo.importance_cap=0.9", "algo.importance_cap = 0.9"),
         ("reward.qa=0 reward.format=0 reward.execution=0", "every reward would be 0"),
         (

@@ -261,3 +261,19 @@ def test_a_value_that_is_no_number_skips_the_step_of_both_and_keeps_the_batch(mo
     (kept,) = read_skipped(run.path, update=0)
     assert [row.sample for row in kept.batch] == samples
     assert all(row.values is not None and row.value_targets is not None for row in kept.batch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_that_cannot_make_its_step_keeps_the_critic_from_its_own(kind: str, model_dir: Path) -> None:
+    trainer, _ = Trainer.build(config_of(model_dir, f"critic.kind={kind}"))
+    groups = random_groups(0)
+    samples = trainer.samples(groups)
+    scores = trainer.score(samples)
+    rows = trainer.scored(samples, scores, trainer.credit(groups, samples, scores, update=0))
+    policy, critic = weights_of(trainer.model), weights_of(critic_of(trainer).model)
+    lost = [replace(row, advantages=tuple(math.inf * on for on in row.sample.mask)) for row in rows]
+    assert trainer.update(lost, update=0)["train/skipped"] == 1.0
+    assert same(weights_of(trainer.model), policy)
+    assert same(weights_of(critic_of(trainer).model), critic)
+    assert trainer.update(rows, update=0).keys() >= {"train/loss", "critic/loss"}
+    assert not same(weights_of(critic_of(trainer).model), critic)

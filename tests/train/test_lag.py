@@ -11,13 +11,13 @@ from builders import make_completion, make_episode, make_run, make_step, make_ta
 from torch import Tensor
 
 from lzero.algo.gae import Credit
+from lzero.algo.lag import lag_problems
 from lzero.algo.samples import to_samples
 from lzero.config import RolloutConfig, load_config
 from lzero.errors import ConfigError, EngineError, TrainError
 from lzero.eval.evaluate import check_version
 from lzero.store import Record
 from lzero.train.checks import check_settings, inert_settings
-from lzero.train.lag import lag_problems
 from lzero.train.learner.local import LocalLearner
 from lzero.train.loop import _lower_the_lag
 from lzero.train.score import sample_logprobs

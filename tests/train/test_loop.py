@@ -15,7 +15,7 @@ from builders import TINY, make_episode, make_run, make_step, save_tiny
 from torch import Tensor
 from whole_runs import is_of_the_machine
 
-from lzero.algo.credit import Advantages, Estimator
+from lzero.algo.credit import Advantages, Attempt, Estimator
 from lzero.config import Config, load_config
 from lzero.engine.local.engine import LocalEngine
 from lzero.errors import CreditError, StoreError, TrainError
@@ -29,7 +29,7 @@ from lzero.train.loop import Outcome, train
 from lzero.train.seeding import seeded
 from lzero.train.skipped import read_skipped
 from lzero.train.trainer import Trainer
-from lzero.types import Attempt, Episode, Json, Reward, Sampling, Task, Update
+from lzero.types import Episode, Json, Reward, Sampling, Task, Update
 
 pytestmark = pytest.mark.integration
 PROMPT = (5, 6, 7)

@@ -25,10 +25,12 @@ from lzero.train.checkpoint import Progress, save_checkpoint, take_snapshot
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.export import export
 from lzero.train.lora import adapt, adapted_layers, check_lora, merged_weights, without_adapter
+from lzero.train.ranks.starting import opened_trainer
 from lzero.train.score import sample_logprobs
+from lzero.train.trainable import recompute_activations
 from lzero.train.trainer import Trainer
 from lzero.train.transfer import ModelWeights, open_transfer
-from lzero.train.update import recompute_activations, update_policy
+from lzero.train.update import update_policy
 from lzero.types import Sample
 
 pytestmark = pytest.mark.integration
@@ -217,6 +219,22 @@ def test_a_run_resumes_from_base_and_adapter_bit_by_bit_and_its_checkpoint_is_a_
     (checkpoint / "adapter" / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(StoreError, match=r"adapter_model.safetensors is truncated"):
         Trainer.build(config, checkpoint=checkpoint)
+
+
+async def test_an_adapter_learns_the_same_with_weights_on_the_host(model_dir: Path) -> None:
+    settings = (f"model.path={model_dir}", "train.lr=0.05", "algo.importance_cap=2")
+    alone, _ = Trainer.build(config_of(*settings))
+    async with opened_trainer(config_of(*settings, "train.offload=true"), checkpoint=None) as (trainer, _):
+        for each in (alone, trainer):
+            for number in range(2):
+                rows = [unscored(sample, advantage=0.7 - place) for place, sample in enumerate(SAMPLES)]
+                each.update(rows, update=number)
+        found, right = (dict(each.weights().adapter()) for each in (trainer, alone))
+        scores, expected = (vars(each.score(SAMPLES)) for each in (trainer, alone))
+    assert len(found) == 2 * 2 * 7
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-6)
+    for name in ("reference_logprobs", "old_logprobs"):
+        torch.testing.assert_close(torch.tensor(scores[name]), torch.tensor(expected[name]), rtol=0, atol=1e-5)
 
 
 class Servers:

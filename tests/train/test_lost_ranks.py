@@ -22,7 +22,7 @@ ENDS = {
 )
 def test_the_run_ends_with_the_rank_s_number(how: str, tmp_path: Path) -> None:
     with ranks([PROGRAM, how], tmp_path) as (first, second):
-        first.wait(timeout=300)
+        first.wait(timeout=300)  # a tenth of the group's timeout, for which gloo waits by itself
         if how != "stopped":
             second.wait(timeout=60)
     assert ENDS[how] in (tmp_path / "rank-0.log").read_text(), logs(tmp_path)

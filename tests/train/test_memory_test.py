@@ -7,7 +7,7 @@ import torch
 from builders import save_tiny
 
 from lzero.config import load_config
-from lzero.errors import ConfigError
+from lzero.errors import ConfigError, LzeroError, RankError
 from lzero.train.preflight.memory import check_memory, is_wanted, longest_samples
 from lzero.train.trainer import Trainer
 
@@ -62,14 +62,26 @@ def test_out_of_memory_becomes_advice_with_numbers(tmp_path: Path) -> None:
     assert "train.micro_batch_tokens = 96 saves" in message
 
 
-def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
+def test_out_of_memory_on_another_rank_becomes_the_same_advice(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+
+    def full_elsewhere(*_: object) -> None:
+        raise RankError("rank 1 failed: OutOfMemoryError: CUDA out of memory")
+
+    made.model.get_decoder().register_forward_pre_hook(full_elsewhere)
+    with pytest.raises(ConfigError, match=r"rank 1 failed: OutOfMemoryError.*train.micro_batch_tokens = 96 saves"):
+        check_memory(made)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), RankError("rank 1 was killed by SIGKILL")])
+def test_another_error_stays_what_it_is(tmp_path: Path, error: RuntimeError | LzeroError) -> None:
     made = trainer(tmp_path)
 
     def broken(*_: object) -> None:
-        raise RuntimeError("a bug")
+        raise error
 
     made.model.get_decoder().register_forward_pre_hook(broken)
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(type(error), match=str(error)):
         check_memory(made)
 
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import pytest
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
@@ -70,6 +71,19 @@ def test_a_rank_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert ours == theirs == "rank 2 of 3 did not join within 0.2 s (train.rank_timeout_s)"
 
 
+def test_an_early_rank_waits_for_late_ones_as_long_as_rank_0_does() -> None:
+    store = HashStore()
+    first, early, late = (Group(Place(rank=rank, size=3, local_rank=rank, host="", port=0), store) for rank in range(3))
+    with ThreadPoolExecutor(2) as pool:
+        starting = pool.submit(lambda: first.compare(Start(config=CONFIG, timeout_s=60), ""))
+        while not store.check(["patience/1"]):
+            pass
+        waiting = pool.submit(lambda: early.compare(None, "", timeout_s=0))
+        while store.check(["patience/1"]) or store.check(["hello/1"]):  # rank 0 has met it, and waits for rank 2
+            pass
+        assert late.compare(None, "", timeout_s=0) == waiting.result(60) == starting.result(60)
+
+
 def test_a_rank_that_ended_is_named_at_once() -> None:
     first = Group(Place(rank=0, size=2, local_rank=0, host="", port=0), HashStore())
     with pytest.raises(RankError, match="rank 1 ended with code 3 before it joined"):
@@ -82,11 +96,20 @@ def test_the_first_failure_is_the_one_that_all_ranks_report() -> None:
     assert first.fail("rank 0 lost the others") == "rank 1 failed: no memory"
 
 
+def test_a_failure_may_name_a_file_whose_name_is_no_text() -> None:
+    first = Group(Place(rank=0, size=2, local_rank=0, host="", port=0), HashStore())
+    assert first.fail("rank 1 failed: no /data/\udcff") == "rank 1 failed: no /data/\\udcff"
+
+
 def test_torchrun_s_variables_give_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place.from_environment(TORCHRUN)
     assert place == Place(rank=1, size=2, local_rank=1, host="10.0.0.1", port=29500)
     assert place.variables() == TORCHRUN
     assert Place.from_environment({}) is None
+    secret = Place.from_environment(TORCHRUN | {"LZERO_RANKS_KEY": "secret"})
+    assert secret is not None
+    assert secret.variables() == TORCHRUN | {"LZERO_RANKS_KEY": "secret"}
+    assert "secret" not in repr(secret)
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     assert placed(load_config())[0].train.ranks == 2
@@ -114,3 +137,13 @@ def test_the_only_rank_of_torchrun_trains_as_one_process_which_may_have_a_critic
     assert is_alone(default, only)
     assert not is_alone(default, first)
     assert not is_alone(offload, only)
+
+
+@pytest.mark.parametrize(
+    ("host", "there"), [("127.0.0.1", True), ("localhost", True), ("10.0.0.1", False), ("node0", False)]
+)
+def test_ranks_that_meet_on_loopback_stay_there(host: str, there: bool) -> None:
+    interface = Place(rank=0, size=2, local_rank=0, host=host, port=1).interface()
+    assert (interface is not None) == there
+    if interface is not None:
+        assert "127.0.0.1" in {address.address for address in psutil.net_if_addrs()[interface]}

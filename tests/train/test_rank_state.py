@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from adamw import make_adamw
 from plain_gradient import TOKENIZER
 from rank_models import rank_model
 from rank_state import RATE, UPDATES, learn
@@ -12,7 +13,6 @@ from ranks import logs, ranks
 from lzero.config import Config
 from lzero.models import save_model
 from lzero.train.checkpoint import Progress, save_checkpoint, take_snapshot
-from lzero.train.optimizers import make_adamw
 
 PROGRAM = Path(__file__).parents[1] / "support" / "rank_state.py"
 DEADLINE_S = 500.0
@@ -49,6 +49,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
         "takes over",
         "resumes with a critic",
         "resumes with a head",
+        "resumes with an adapter",
+        "resumes with an adapter on bfloat16",
     ],
 )
 def test_two_ranks_have_together_what_one_process_has(check: str, found: list[dict[str, str]]) -> None:

@@ -107,3 +107,31 @@ def test_a_missing_part_and_a_broken_file_are_named(tmp_path: Path) -> None:
     Parts({"far": torch.ones(2)}, {"far": (10**15,)}).write(first)
     with pytest.raises(ModelError, match="lacks a part of far"):
         stored([first])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {(0, 0): (2, 2), (1, 0): (1, 2), (3, 0): (1, 2)},  # row 1 twice, row 2 never
+        {(0, 0): (2, 1), (0, 1): (1, 1), (0, 0, 0): (1, 1)},
+        {(-1, 0): (2, 2), (2, 0): (1, 2)},
+        {(0, 0): (4, 1), (1, 0): (2, 2)},
+    ],
+)
+def test_parts_that_overlap_are_refused_though_their_sizes_add_up(
+    tmp_path: Path, parts: dict[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    files = []
+    for number, (offset, shape) in enumerate(parts.items()):
+        files.append(tmp_path / f"rank-{number:05d}.safetensors")
+        Parts({"matrix": torch.zeros(shape)}, {"matrix": offset}).write(files[-1])
+    with pytest.raises(ModelError, match="lacks a part of matrix, or parts overlap"):
+        stored(files)
+
+
+def test_the_same_part_in_two_files_is_refused(tmp_path: Path) -> None:
+    files = [tmp_path / f"rank-{number:05d}.safetensors" for number in range(2)]
+    for file in files:
+        Parts({"step": torch.tensor(5.0)}, {"step": ()}).write(file)
+    with pytest.raises(ModelError, match="or parts overlap"):
+        stored(files)

@@ -17,7 +17,7 @@ from lzero.errors import ConfigError, ModelError, StoreError
 from lzero.models import build_tokenizer, load_model, load_tokenizer, new_model
 from lzero.store import Record
 from lzero.train.demonstrations import Translator, read_demonstrations
-from lzero.train.sft import Mix, SftStep, fine_tune, make_optimizers, starting_model
+from lzero.train.sft import Mix, SftStep, fine_tune, make_optimizers, read_sources, starting_model
 from lzero.types import Episode, Prompt, Reward, Sample, Sampling, Step
 
 pytestmark = pytest.mark.integration
@@ -145,6 +145,20 @@ def test_with_a_focus_only_actions_that_match_bear_loss(tmp_path: Path) -> None:
     assert WORDS.decode([token for token, on in zip(sample.token_ids, sample.mask, strict=True) if on]) == "Kato"
 
 
+def test_each_source_can_have_a_focus_of_its_own(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run", num_episodes=1)
+
+    def shown(focus: str) -> list[str]:
+        config = load_config(overrides=[f'sft.episodes=["{run}", "{run}"]', f"sft.focus={focus}"])
+        return [
+            BYTES.decode([token for token, on in zip(sample.token_ids, sample.mask, strict=True) if on])
+            for (sample,) in read_sources(config.sft, BYTES)
+        ]
+
+    assert shown('["", "Kato"]') == ["".join(text for text, _ in TURNS), "Kato"]
+    assert shown("Kato") == ["Kato", "Kato"]
+
+
 def test_a_fresh_model_starts_from_its_seed_with_the_words_of_its_demonstrations(tmp_path: Path) -> None:
     def started(run: Path, *overrides: str) -> tuple[torch.Tensor, set[str]]:
         fresh = ("model.path=fresh", "model.device=cpu", f'sft.episodes=["{run}"]')
@@ -197,6 +211,7 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(tmp_p
         "no such directory": f"model.path={tmp_path}/nowhere",
         "not a regular expression": "sft.focus='('",
         "nothing-matches": "sft.focus=nothing-matches",
+        "one for each of the 1": 'sft.focus=["a", "b"]',
     }
     for reason, override in wrong.items():
         with pytest.raises((ConfigError, StoreError, ModelError), match=reason):

@@ -1,5 +1,7 @@
 """Weights for servers: in a file, or by a broadcast (as far as a machine without GPUs can make one)."""
 
+import fcntl
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from lzero.errors import TrainError
 from lzero.train.transfer import HeldWeights, open_transfer
+from lzero.train.transfer.adapter import AdapterTransfer
 from lzero.train.transfer.file import FileTransfer, _memory_directory
 from lzero.train.transfer.nccl import NCCLTransfer, described, group_infos
 from lzero.types import Json
@@ -95,3 +98,32 @@ def test_tensors_are_described_in_the_order_in_which_they_are_sent() -> None:
 async def test_weights_that_are_not_on_a_gpu_are_not_broadcast() -> None:
     with pytest.raises(TrainError, match="needs the trainer on a GPU, and it is on cpu"):
         await NCCLTransfer(Joining()).send(WEIGHTS, version=1)
+
+
+class Adapted(Servers):
+    """An engine whose servers load adapters, and keep them."""
+
+    takes_adapters = True
+
+    async def load_adapter(self, directory: Path, *, version: int) -> list[Path]:
+        self.home = directory
+        return []
+
+
+async def test_adapters_of_processes_that_were_killed_are_removed_and_those_in_use_stay(tmp_path: Path) -> None:
+    left, used, new = (tmp_path / f"lzero-adapter-{name}" for name in ("left", "used", "new"))
+    for directory in (left, used, new):
+        directory.mkdir()
+    lock = os.open(used, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    servers = Adapted(tmp_path), Adapted(tmp_path)
+    transfers = [AdapterTransfer(each, {}) for each in servers]
+    await transfers[0].send(WEIGHTS, version=1)
+    for directory in (left, used, servers[0].home):
+        os.utime(directory, (0, 0))
+    await transfers[1].send(WEIGHTS, version=1)
+    assert {*tmp_path.iterdir()} == {used, new, servers[0].home, servers[1].home}
+    for transfer in transfers:
+        await transfer.close()
+    assert {*tmp_path.iterdir()} == {used, new}
+    os.close(lock)

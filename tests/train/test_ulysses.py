@@ -33,7 +33,7 @@ def test_ranks_that_share_rows_give_the_gradient_of_one_process(ranks: int) -> N
 
 async def test_a_run_whose_heads_ranks_cannot_divide_ends_before_anything_is_loaded() -> None:
     config = make_config({"train": {"ranks": 2, "sequence_ranks": 2}})
-    with pytest.raises(ConfigError, match="3 heads and 3 key-value heads cannot be divided"):
+    with pytest.raises(ConfigError, match="3 heads and 3 key-value heads of the model cannot be divided"):
         async with opened_trainer(config, checkpoint=None):
             raise AssertionError
 
@@ -48,7 +48,7 @@ def test_ranks_that_cannot_share_rows_are_refused() -> None:
 def test_heads_that_ranks_cannot_divide_are_refused() -> None:
     for heads, kv_heads, ranks in ((3, 3, 3), (16, 8, 4), (16, 2, 4), (4, 1, 4)):
         check_heads(heads, kv_heads, ranks)
-    with pytest.raises(ConfigError, match=r"3 heads and 3 key-value heads cannot .* possible are 1, 3$"):
+    with pytest.raises(ConfigError, match=r"3 heads and 3 key-value heads of the model cannot .* possible are 1, 3$"):
         check_heads(3, 3, 2)
     with pytest.raises(ConfigError, match=r"possible are 1, 2, 4, 8, 16$"):
         check_heads(16, 4, 3)

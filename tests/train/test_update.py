@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from adamw import make_adamw
 from builders import make_completion, make_episode, make_nano, make_step
 from msgspec import structs
 from torch import Tensor
@@ -18,11 +19,11 @@ from lzero.algo.samples import to_samples
 from lzero.config import AlgoConfig
 from lzero.errors import ConfigError, ModelError, NotFinite
 from lzero.models import load_model, resolve
-from lzero.train.optimizers import make_adamw
 from lzero.train.packing import choose_packing
 from lzero.train.probe import PROBE_TOKENS, probe_ids
 from lzero.train.score import sample_logprobs
-from lzero.train.update import freeze_layers, recompute_activations, update_policy
+from lzero.train.trainable import freeze_layers, recompute_activations
+from lzero.train.update import update_policy
 from lzero.types import Episode, Sample, Sampling
 
 pytestmark = pytest.mark.integration

@@ -156,7 +156,8 @@ class Stage:
         taken = [*OWN, *(tool.name for tool in self._scenes.tools)]
         for tool in scene.tools:
             try:
-                check_tool(tool, taken=taken, said=f"the scene's tool {tool!r:.80}")
+                name = getattr(tool, "name", None)
+                check_tool(tool, taken=taken, said=f"the scene's tool {name if isinstance(name, str) else tool!r:.80}")
             except ConfigError as error:
                 raise SceneError(str(error)) from None
             taken.append(tool.name)

@@ -6,8 +6,9 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from lzero.algo.kl import kl_estimate
-from lzero.types import Attempt, Episode, Group, Sample, Tokens
+from lzero.algo.credit import Attempt, Tokens
+from lzero.algo.logprobs import kl_estimate
+from lzero.types import Episode, Group, Sample
 
 
 def attempts(groups: Sequence[Group], values: Mapping[tuple[str, int], Sequence[float]] | None = None) -> list[Attempt]:

@@ -13,8 +13,9 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from lzero.algo.credit import Tokens
 from lzero.algo.layout import Layout, Packing, Row, num_computed, paths, plan
-from lzero.types import Sample, Tokens
+from lzero.types import Sample
 
 Average = Literal["token", "step", "episode", "constant"]
 Value = TypeVar("Value")

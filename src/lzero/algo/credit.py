@@ -12,12 +12,13 @@ from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
+from msgspec import Struct
+
 from lzero.algo import estimators
 from lzero.algo.algorithm import Algorithm, blamed, built_in, find
 from lzero.config import AlgoConfig
 from lzero.config.base import Fraction
 from lzero.errors import CreditError
-from lzero.types import Attempt
 
 if TYPE_CHECKING:
     from lzero.config import Config
@@ -29,6 +30,32 @@ GROUP_STD_FLOOR = 1e-4
 
 Advantages = list[tuple[float, ...]]
 """One tuple per attempt, in the order of the batch, with one advantage per step."""
+
+Tokens = tuple[tuple[float, ...], ...]
+"""For each step of an episode, a number for each of its action tokens."""
+
+
+class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """An episode as the input of an estimator: `Attempt(group="world/7", rewards=(0.1, 0.9), states=("a9…", "04…"))`."""
+
+    group: str
+    """Attempts of one group are at the same task."""
+    rewards: tuple[float, ...]
+    """One number per step."""
+    states: tuple[str, ...]
+    """One hash per step, of what the policy had just read (the task, a cell's output); equal hashes mean equal input."""
+    values: Tokens | None = None
+    """The critic's values, each of the state before a token; None if the estimator does not need them."""
+
+    def __post_init__(self) -> None:
+        if not len(self.states) == len(self.rewards) == len(self.rewards if self.values is None else self.values):
+            raise ValueError(
+                f"Attempt at {self.group}: {len(self.rewards)} rewards, {len(self.states)} states, values {self.values!r:.100}"
+            )
+
+    def paid(self, rewards: tuple[float, ...]) -> "Attempt":
+        """Return a copy with other rewards."""
+        return Attempt(group=self.group, rewards=rewards, states=self.states, values=self.values)
 
 
 class Estimator(Algorithm):

@@ -14,10 +14,18 @@ from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 from lzero.algo.algorithm import blamed
-from lzero.algo.credit import Advantages, Estimator, credit, mean, returns_to_go, standardised_over_batch
+from lzero.algo.credit import (
+    Advantages,
+    Attempt,
+    Estimator,
+    Tokens,
+    credit,
+    mean,
+    returns_to_go,
+    standardised_over_batch,
+)
 from lzero.config.base import Fraction
 from lzero.errors import CreditError
-from lzero.types import Attempt, Tokens
 
 if TYPE_CHECKING:
     from lzero.config import Config

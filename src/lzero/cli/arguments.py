@@ -57,14 +57,18 @@ def read_config(arguments: list[str] | None, *, policy: str = "", suites: bool =
     return fit_budgets(config)
 
 
-def resumed(path: Path, arguments: list[str] | None) -> "tuple[RunDirectory, Config]":
-    """Return the run to resume, and its configuration with the requested changes. Raises ConfigError or StoreError."""
+def resumed(path: Path, arguments: list[str] | None, *, command: str) -> "tuple[RunDirectory, Config]":
+    """Return the run to resume, and its configuration with the requested changes.
+
+    Raises StoreError if there is none, ConfigError for a run of another `command` and for a change that it may not make.
+    """
     from lzero.store import RunDirectory
 
     overrides = arguments or []
     if any("=" not in argument for argument in overrides):
         raise ConfigError("--resume uses the run's own configuration: give section.key=value changes, and no file")
     run = RunDirectory.open(path, overrides)
+    run.check_command(command)
     return run, run.config
 
 

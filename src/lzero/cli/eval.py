@@ -61,7 +61,9 @@ def evaluate(
     """
     if accept_changes and not resume:
         raise ConfigError("--accept-changes has an effect with --resume only")
-    run, config = _resumed(resume, arguments) if resume else (None, read_config(arguments, suites=True))
+    run, config = (
+        resumed(resume, arguments, command="lzero eval") if resume else (None, read_config(arguments, suites=True))
+    )
     from rich.console import Console
 
     from lzero.rollout.deadline import budgets_line
@@ -79,14 +81,6 @@ def evaluate(
     say(console, f"{seconds:.1f} s; episodes and metrics: {run.path}")
     if json:
         print(_as_json(evaluations, run, seconds))
-
-
-def _resumed(path: Path, arguments: list[str] | None) -> "tuple[RunDirectory, Config]":
-    """Return the evaluation to resume, and its configuration with the requested changes. Raises ConfigError, StoreError."""
-    run, config = resumed(path, arguments)
-    if any(run.checkpoints.glob("*")) or any((path / "episodes").glob("*/train-*.parquet")):
-        raise ConfigError(f"{path} is a training run: resume it with lzero train --resume {path}")
-    return run, config
 
 
 async def _evaluate(
@@ -128,7 +122,7 @@ async def _evaluate(
         await scenes.rehearse(source.task(0))
         if run is None:
             named = config.run.model_copy(update={"name": f"{config.run.name}-eval"})
-            run = RunDirectory.create(config.model_copy(update={"run": named}))
+            run = RunDirectory.create(config.model_copy(update={"run": named}), command="lzero eval")
             stack.enter_context(run.claimed())
         run.keep_changes()
         write_inputs(run.path, inputs)

@@ -43,7 +43,7 @@ class _Options:
 
 @takes(_Options)
 def plan(options: _Options) -> None:
-    """Predict memory, speed and the bottleneck of a training run from shapes and stated constants.
+    """Predict memory, speed and the bottleneck of a training run from the model's sizes and stated constants.
 
     Nothing is loaded: `model.path` may be a name such as Qwen3-4B. Figures of GPUs follow from data sheets; none was measured.
 
@@ -53,21 +53,24 @@ def plan(options: _Options) -> None:
     """
     from rich.console import Console
 
-    from lzero.plan import fastest, make_plan
+    from lzero.plan import fastest, make_plan, uncounted
+    from lzero.plan.architecture import architecture_of
     from lzero.plan.devices import device_named
     from lzero.plan.placement import configured
-    from lzero.plan.shapes import shape_of
 
     config = read_config(options.arguments)
-    shape, work = shape_of(config.model.path), _workload(options, config)
+    model, work = architecture_of(config.model.path), _workload(options, config)
     gpu = options.gpu
     device = device_named(gpu, memory_gb=options.gpu_memory) if gpu else _measured(options, config, work)
-    made = make_plan(config, shape, work, device, placement=configured(config), devices=options.gpus)
-    best = fastest(config, shape, work, device, devices=options.gpus) if options.gpus > 1 else None
+    made = make_plan(config, model, work, device, placement=configured(config), devices=options.gpus)
+    best = fastest(config, model, work, device, devices=options.gpus) if options.gpus > 1 else None
+    unused = list(uncounted(config, model))
     if options.json:
-        print_json(_as_json(made, best))
+        print_json(_as_json(made, best) | {"uncounted": unused})
     else:
         _show(Console(), config, made, best)
+        if unused:
+            say(Console(), f"Set, but without effect on this plan: {', '.join(unused)}.")
     if made.problems:
         raise typer.Exit(1)
 
@@ -92,14 +95,14 @@ def _workload(options: _Options, config: "Config") -> "Workload":
 def _measured(options: _Options, config: "Config", work: "Workload") -> "Device":
     """Return this machine's device. Raises ConfigError for options that speak of other machines."""
     from lzero.extras import need
-    from lzero.plan.shapes import shape_of
+    from lzero.plan.architecture import architecture_of
 
     if options.gpus > 1 or options.gpu_memory is not None:
         raise ConfigError("--gpus and --gpu-memory need --gpu: without it, this machine is measured, with one device")
     need("train", what="measuring this machine")
     from lzero.plan.measure import measured_device
 
-    return measured_device(config, shape_of(config.model.path), work)
+    return measured_device(config, architecture_of(config.model.path), work)
 
 
 def _show(console: "Console", config: "Config", made: "Plan", best: "Plan | None") -> None:
@@ -107,7 +110,12 @@ def _show(console: "Console", config: "Config", made: "Plan", best: "Plan | None
 
     work, sampled, learned = made.work, made.sampling, made.learning
     whose = "measured on this machine" if made.device.is_measured else "from data sheets; not measured"
-    say(console, f"{made.shape.name}, {made.shape.parameters:,} parameters, {config.model.dtype}; {made.placement}")
+    say(console, f"{made.model.name}, {made.model.parameters:,} parameters, {config.model.dtype}; {made.placement}")
+    if not made.device.is_measured:
+        seen = (
+            "by a mask, over whole rows" if config.train.attention == "mask" else "by a kernel, over what a token sees"
+        )
+        say(console, f"Attention of the learner: {seen} (train.attention = {config.train.attention}).")
     say(console, f"Rates of {made.device.name}: {whose}. Sizes of episodes: {work.source}.")
     where = "the device" if made.placement.shared else "each device that learns"
     _table(console, f"memory of {where}, of {gigabytes(made.device.memory)}", made.trainer)
@@ -136,7 +144,7 @@ def _show(console: "Console", config: "Config", made: "Plan", best: "Plan | None
         ),
         (
             "the run",
-            f"{made.update_s * config.train.updates / 3600:,.1f} hours for {config.train.updates} updates, evaluations left out",
+            f"{made.run_s / 3600:,.1f} hours for {config.train.updates} updates, evaluations left out",
         ),
         ("bottleneck", made.bottleneck),
     ]
@@ -162,8 +170,8 @@ def _as_json(made: "Plan", best: "Plan | None") -> dict[str, Any]:
     from lzero.plan.memory import total
 
     return {
-        "model": made.shape.name,
-        "parameters": made.shape.parameters,
+        "model": made.model.name,
+        "parameters": made.model.parameters,
         "work": asdict(made.work),
         "device": made.device.name,
         "is_measured": made.device.is_measured,

@@ -1,4 +1,4 @@
-"""`lzero pool serve`: serve the sandboxes of this machine to runs on others."""
+"""`lzero pool serve`: serve the sandboxes of this machine to runs on others, or keep servers on the nodes of a Ray cluster (--ray)."""
 
 import asyncio
 import os
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lzero.cli.arguments import Arguments, log_visibly, read_config, takes
-from lzero.cli.pool_cluster import serve_cluster
 from lzero.errors import ConfigError
 from lzero.launch.addresses import registered
 from lzero.serving import Serving
@@ -19,6 +18,7 @@ from lzero.serving import Serving
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from lzero.config import ReplConfig
     from lzero.protocols import ReplPool
     from lzero.repl.remote.server import PoolServer
 
@@ -127,3 +127,46 @@ def welcome(url: str, new_token: str) -> str:
     lines += [f"  export LZERO_POOL_TOKEN={new_token}"] if new_token else []
     lines += [f"  lzero train repl.servers='[\"{url}\"]'"]
     return "\n".join(lines)
+
+
+def serve_cluster(ray: str, config: "ReplConfig", serving: Serving, *, token_file: str, addresses: Path | None) -> None:
+    """Keep the servers, with the keys of [repl], until Ctrl-C. `addresses`: the address file to write.
+
+    Raises ConfigError for a missing file, or for an option without effect on the servers of nodes; LaunchError if no server serves.
+    """
+    from lzero.repl.remote.settings import VARIABLE, new_token, read_token
+
+    for name in ("host", "port", "certificate", "key", "insecure"):
+        if getattr(serving, name) != getattr(_USUAL, name):
+            raise ConfigError(
+                f"--{name} has no effect with --ray: servers listen at their nodes' addresses, without TLS"
+            )
+    if addresses is None:
+        raise ConfigError(
+            "--ray needs --addresses FILE: the servers' addresses are written there, for lzero train --addresses FILE"
+        )
+    given = read_token(token_file, option="--token-file")
+    os.environ.pop(VARIABLE, None)
+    log_visibly("%(asctime)s %(message)s")
+    asyncio.run(_keep(ray, config, serving, given=given, token=given or new_token(), addresses=addresses.absolute()))
+
+
+async def _keep(ray: str, config: "ReplConfig", serving: Serving, *, given: str, token: str, addresses: Path) -> None:
+    from lzero.agent.sandboxes import server_arguments
+    from lzero.config import LaunchConfig
+    from lzero.launch import open_launcher
+    from lzero.launch.pools import PoolServers
+
+    arguments = (f"--lease-s={serving.lease_s:g}", f"--max-repls={serving.max_repls}", *server_arguments(config))
+    async with (
+        open_launcher(LaunchConfig(ray=ray)) as launcher,
+        PoolServers(launcher, token=token, arguments=arguments, addresses=addresses),
+    ):
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        print(f"keeping pool servers on the Ray cluster at {ray} until Ctrl-C. On the machine that runs lzero:")
+        if not given:
+            print(f"  export LZERO_POOL_TOKEN={token}")
+        print(f"  lzero train --addresses {addresses}", flush=True)
+        await stop.wait()

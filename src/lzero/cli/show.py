@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +30,9 @@ class Shown:
     ] = ""
     step: Annotated[int | None, Option("--step", min=1, help="Print only this step, from 1.")] = None
     prompt: Annotated[bool, Option("--prompt", help="Print each step's prompt, too, as the model saw it.")] = False
+    model: Annotated[
+        Path | None, Option("--model", help="With --prompt: directory of the local model whose tokens the prompts are.")
+    ] = None
     failed: Annotated[bool, Option("--failed", help="List episodes that failed.")] = False
     wrong: Annotated[bool, Option("--wrong", help="List episodes that score less than 1.")] = False
     task: Annotated[str, Option("--task", help="List episodes of the task with this id.")] = ""
@@ -55,6 +59,8 @@ def show(wanted: Shown) -> None:
             raise ConfigError(f"{'--step' if step else '--prompt'} needs an episode: lzero show {path} EPISODE")
         list_run(wanted)
         return
+    if wanted.model is not None and not wanted.prompt:
+        raise ConfigError("--model has no effect without --prompt")
     opened = open_saved(path, wanted.episode)
     for name in ("failed", "wrong", "task", "limit", "page"):
         if getattr(wanted, name):
@@ -70,7 +76,13 @@ def show(wanted: Shown) -> None:
     from rich.console import Console
 
     numbers = range(step, step + 1) if step else range(1, len(steps) + 1)
-    _print(Console(), opened, numbers, whole=step is None, prompts=_prompts(opened.saved) if wanted.prompt else [])
+    _print(
+        Console(),
+        opened,
+        numbers,
+        whole=step is None,
+        prompts=_prompts(opened.saved, wanted.model) if wanted.prompt else [],
+    )
 
 
 def _write_json(opened: OpenedEpisode, step: int | None) -> None:
@@ -110,7 +122,7 @@ def _print(console: "Console", opened: OpenedEpisode, numbers: range, *, whole: 
             console.print(Text(line, style="dim"), soft_wrap=True)
 
 
-def _prompts(saved: "SavedEpisode") -> list[str]:
+def _prompts(saved: "SavedEpisode", model: Path | None) -> list[str]:
     """Return the new part of each step's prompt, as the model saw it: decoded tokens, or turns in words."""
     decode = None
     found = []
@@ -120,22 +132,31 @@ def _prompts(saved: "SavedEpisode") -> list[str]:
         if new.new_messages:
             text = "\n".join(f"[{message.role}]\n{message.content}" for message in new.new_messages)
         else:
-            decode = decode or _decoder(saved.model)
+            decode = decode or _decoder(saved.model, model)
             text = decode(new.new_ids)
         found.append(kept + text)
     return found
 
 
-def _decoder(model: str) -> "Callable[[Sequence[int]], str]":
-    """Return the decoder of the model's tokens. Raises ModelError if its tokenizer is gone."""
-    from lzero.config import make_config
+def _decoder(recorded: str, given: Path | None) -> "Callable[[Sequence[int]], str]":
+    """Return the decoder of a model's tokens: of the directory that is given, or of the recorded name if that is no directory.
+
+    The record may come from a stranger, so no directory is opened because it names one. Raises ConfigError in that case, and ModelError for
+    a tokenizer that cannot be used.
+    """
+    from lzero.config import NANO, make_config
     from lzero.engine.kinds import kind_of
     from lzero.engine.scripted.kind import SCRIPTED
     from lzero.models import decode
 
-    policy = model.removeprefix(SCRIPTED)
+    policy = recorded.removeprefix(SCRIPTED)
+    if policy == recorded != NANO and given is None:
+        raise ConfigError(
+            f"the record's prompts are tokens of {recorded}, and no directory is opened because a record names it: add --model {recorded}"
+        )
     engine = {"engine": {"kind": "scripted", "policy": policy}}
-    config = make_config({"model": {"path": model}} if policy == model else engine)
+    path = {"model": {"path": str(given or recorded)}}
+    config = make_config(path if policy == recorded or given is not None else engine)
     tokenizer = kind_of(config).open_tokenizer(config)
     assert tokenizer is not None
     return lambda ids: decode(ids, tokenizer)

@@ -66,7 +66,7 @@ def train(
 
     if accept_changes and not resume:
         raise ConfigError("--accept-changes has an effect with --resume only")
-    run, config = resumed(resume, arguments) if resume else (None, read_config(arguments))
+    run, config = resumed(resume, arguments, command="lzero train") if resume else (None, read_config(arguments))
     config, place = placed(with_addresses(with_ray(config, ray), addresses))
     if place is not None and place.rank > 0:
         from lzero.train.ranks.worker import work

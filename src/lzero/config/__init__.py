@@ -6,7 +6,6 @@ changed by a TOML file, changed by dotted overrides (`algo.kl_coef=0.01`). Impor
 
 from lzero.config.agent import AgentConfig
 from lzero.config.base import NANO, ROW_FILES, Section
-from lzero.config.critic import CriticConfig
 from lzero.config.engine import (
     ChatEngineConfig,
     EngineConfig,
@@ -15,11 +14,9 @@ from lzero.config.engine import (
     SGLangEngineConfig,
     VLLMEngineConfig,
 )
-from lzero.config.launch import LaunchConfig
-from lzero.config.lora import LoraConfig
 from lzero.config.reading import Config, keys, load_config, make_config, read_values
 from lzero.config.repl import ReplConfig
-from lzero.config.run import ModelConfig, RunConfig
+from lzero.config.run import LaunchConfig, ModelConfig, RunConfig
 from lzero.config.tasks import (
     HUB,
     EnvironmentConfig,
@@ -30,7 +27,15 @@ from lzero.config.tasks import (
     names_world,
 )
 from lzero.config.tools import ToolsConfig
-from lzero.config.training import AlgoConfig, EvalConfig, RolloutConfig, SftConfig, TrainConfig
+from lzero.config.training import (
+    AlgoConfig,
+    CriticConfig,
+    EvalConfig,
+    LoraConfig,
+    RolloutConfig,
+    SftConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "HUB",

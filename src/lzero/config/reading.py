@@ -11,15 +11,21 @@ import pydantic
 
 from lzero.config.agent import AgentConfig
 from lzero.config.base import Section, wrong_value
-from lzero.config.critic import CriticConfig
 from lzero.config.engine import DEFAULT_ENGINE, EngineConfig
-from lzero.config.launch import LaunchConfig
-from lzero.config.lora import LoraConfig
 from lzero.config.repl import ReplConfig
-from lzero.config.run import ModelConfig, RunConfig
+from lzero.config.run import LaunchConfig, ModelConfig, RunConfig
 from lzero.config.tasks import EnvironmentConfig, JudgeConfig, RewardConfig, TasksConfig
 from lzero.config.tools import ToolsConfig
-from lzero.config.training import LOSS_WITH_LAG, AlgoConfig, EvalConfig, RolloutConfig, SftConfig, TrainConfig
+from lzero.config.training import (
+    LOSS_WITH_LAG,
+    AlgoConfig,
+    CriticConfig,
+    EvalConfig,
+    LoraConfig,
+    RolloutConfig,
+    SftConfig,
+    TrainConfig,
+)
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
 

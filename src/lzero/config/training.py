@@ -108,7 +108,7 @@ class TrainConfig(Section):
     """Tokens (padding included) of one forward and backward pass; does not change the gradient."""
     packing: Literal["auto", "packed", "padded", "tree"] = "auto"
     """Layout of sequences in a pass: one row without padding ("packed"), one row per sequence ("padded"), one row per common prefix,
-    computed once ("tree"), or the fastest on the device ("auto"; CUDA: packed, CPU: tree)."""
+    computed once ("tree"), or the fastest ("auto": tree; packed on CUDA without a kernel of `attention`)."""
     attention: Literal["auto", "flash4", "flash3", "flash2", "flex", "paths", "mask"] = "auto"
     """Attention of the trained model: flash attention (by generation), flex attention, torch's scaled dot products for each path of a tree
     ("paths"), the model's own with a mask ("mask"), or the fastest that the machine has and that a probe finds right (CPU: mask)."""
@@ -149,8 +149,9 @@ class SftConfig(Section):
     """Run directories whose recorded episodes are the training data."""
     weights: tuple[float, ...] = ()
     """Share of each of `episodes` in the mix; empty: in proportion to their sizes."""
-    focus: str = ""
-    """Regular expression: only action tokens that overlap a match have loss; empty: all action tokens."""
+    focus: str | tuple[str, ...] = ""
+    """Regular expression: only action tokens that overlap a match have loss; empty: all action tokens. A list has one for each of
+    `episodes`, such as demonstrations that teach everything but the first decision."""
     tokens: Count = 1_000_000
     """Tokens to train on."""
     batch_size: Count = 32
@@ -176,3 +177,28 @@ class EvalConfig(Section):
     """Episodes per task sampled at rollout.temperature, for sampled exact match and pass@k in addition to the greedy score; 0: none."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Sample from the likeliest tokens whose total probability is this (sampled episodes only); 1: from all."""
+
+
+class CriticConfig(Section):
+    kind: Literal["none", "model", "head"] = "none"
+    """Critic that predicts returns: none, a model of its own ("model"), or a linear layer on the policy's last hidden states, whose
+    gradient does not reach the policy ("head")."""
+    path: str = ""
+    """Model directory that a critic of kind "model" begins from; empty: model.path."""
+    lr: Positive = 1e-5
+    """Learning rate of the critic, constant."""
+    epochs: Count = 1
+    """Optimiser steps of the critic for each of the policy's, on the same episodes."""
+    value_clip: Annotated[float, Field(ge=0.0)] = 0.5
+    """No gradient where a value has moved further than this towards its target in one update; 0: no limit."""
+    warmup_updates: Annotated[int, Field(ge=0)] = 0
+    """First updates that train the critic alone, while the policy stays as it is."""
+
+
+class LoraConfig(Section):
+    rank: int = Field(0, ge=0)
+    """Rank of the LoRA adapters that are trained in place of the weights (extra `lora`); 0: none, and all weights are trained."""
+    alpha: Count = 32
+    """The adapters' changes are scaled by alpha / rank, so that the best learning rate hardly depends on the rank."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that get an adapter, as ["q_proj", "v_proj"]; empty: all inside the model's layers."""

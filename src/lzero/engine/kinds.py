@@ -80,3 +80,19 @@ def open_endpoint(model: str, *, url: str, key: str, env_file: str) -> ChatEngin
 def kind_of(config: Config) -> EngineKind:
     """Return the kind that `engine.kind` names."""
     return cast(EngineKind, import_module(f"lzero.engine.{config.engine.kind}.kind"))
+
+
+def model_name(config: Config) -> str:
+    """Return model.path. Kinds that sample from this model share this function and the two below."""
+    return config.model.path
+
+
+def context_tokens(config: Config) -> None:
+    """Return None: an episode may use the context of the model."""
+
+
+def open_tokenizer(config: Config) -> "PreTrainedTokenizerFast":
+    """Return the tokenizer of the model. Raises ModelError."""
+    from lzero.models import load_tokenizer, resolve
+
+    return load_tokenizer(resolve(config.model.path))

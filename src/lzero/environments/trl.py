@@ -19,12 +19,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from lzero.blocking import in_thread
 from lzero.errors import ConfigError, LzeroError, RewardError, SceneError, ToolError
 from lzero.plugins import load_object
 from lzero.protocols import Tool, ToolContext
 from lzero.rewards.validation import real_number
 from lzero.tools import tool
-from lzero.tools.threads import in_thread
 from lzero.tools.wrapper import Wrapper
 from lzero.types import Json, Task
 

@@ -9,6 +9,8 @@ RESAMPLES = 2_000
 """Resamples of the bootstrap."""
 MOST_RESAMPLED = 1_000
 """Most values that are resampled. For more, the interval is that of the normal distribution, to which the bootstrap's converges."""
+MOST_EXACT = 10_000
+"""Most differences of an exact sign test, whose time grows with their square."""
 LEVEL = 0.95
 
 
@@ -41,11 +43,14 @@ def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
 def sign_test(differences: Sequence[float]) -> float:
     """Return the two-sided p-value of "a task is as likely to gain as to lose", by the exact sign test.
 
-    It ignores tasks without a difference. For scores of 0 and 1 it is McNemar's exact test.
+    It ignores tasks without a difference. For scores of 0 and 1 it is McNemar's exact test. For more than MOST_EXACT differences
+    it uses the normal distribution, with a correction for continuity.
     """
     gains = sum(each > 0 for each in differences)
     losses = sum(each < 0 for each in differences)
     fewer, number = min(gains, losses), gains + losses
+    if number > MOST_EXACT:
+        return min(1.0, math.erfc((number - 2 * fewer - 1) / math.sqrt(2 * number)))
     tail = ways = 1  # of `number` tasks, none gains
     for count in range(fewer):
         ways = ways * (number - count) // (count + 1)

@@ -11,7 +11,7 @@ pools.py      keeps a pool server on every node for sandboxes
 addresses.py  the file that says where servers are
 """
 
-from lzero.config.launch import HERE, LaunchConfig
+from lzero.config.run import HERE, LaunchConfig
 from lzero.launch.local import LocalLauncher
 from lzero.launch.protocol import HOST, PORT, PYTHON, Launcher, Node, Program, Running
 

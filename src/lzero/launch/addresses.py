@@ -8,21 +8,30 @@ retries it, and uses the others.
 
 import fcntl
 import logging
+import os
+import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from lzero.errors import ConfigError
+from lzero.errors import ConfigError, StoreError
 from lzero.paths import read_bounded
 from lzero.store.writing import as_store_error, write_whole
 
 logger = logging.getLogger(__name__)
 MAX_BYTES = 1 << 20
 """Largest address file: some ten thousand addresses."""
+LOCK_S = 10.0
+"""Seconds that a server waits for its turn to change the file."""
+_LOOK_S = 0.02
+"""Seconds between two attempts to lock it."""
+_OPEN = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""Opens the lock's file. Others may write its directory: no link is followed, and no pipe waits for a reader."""
 _Url = Annotated[str, Meta(max_length=2_000)]
 
 
@@ -34,8 +43,11 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def read_addresses(file: Path) -> Addresses:
-    """Return the addresses in `file`. Raises ConfigError if it cannot be read, or is no address file."""
+    """Return the addresses in `file`. Raises ConfigError if it cannot be read, is no address file, or others may write it: clients send
+    their token to the addresses in it."""
     try:
+        if (mode := stat.S_IMODE(file.stat().st_mode)) & stat.S_IWOTH:
+            raise ConfigError(f"other users can write the address file {file} (mode {mode:o}): chmod o-w {file}")
         return msgspec.json.decode(read_bounded(file, max_bytes=MAX_BYTES) or b"{}", type=Addresses)
     except OSError as error:
         raise ConfigError(f"cannot read the address file {file}: {error.strerror}") from None
@@ -62,11 +74,26 @@ def write_addresses(file: Path, addresses: Addresses) -> None:
 
 def _change(file: Path, role: Literal["pool", "engine"], *, add: str = "", remove: str = "") -> None:
     lock = file.with_name(f"{file.name}.lock")
-    with as_store_error(lock), lock.open("ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with as_store_error(lock), os.fdopen(os.open(lock, _OPEN, 0o644), "wb") as held:
+        _take(held, lock)
         before = read_addresses(file) if file.exists() else Addresses()
         kept: Sequence[str] = [url for url in getattr(before, role) if url not in (add, remove)]
         write_addresses(file, msgspec.structs.replace(before, **{role: (*kept, *([add] if add else []))}))
+
+
+def _take(held: IO[bytes], lock: Path) -> None:
+    """Lock a file. Raises StoreError if another process holds it for LOCK_S seconds: every user who may read the file may lock it."""
+    end = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise StoreError(
+                    f"another process has held {lock} for {LOCK_S:g} s: end it (`lsof {lock}` names it), or use another address file"
+                ) from None
+            time.sleep(_LOOK_S)
 
 
 class Watched:

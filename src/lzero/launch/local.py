@@ -41,7 +41,7 @@ class LocalProcess:
     def __init__(
         self, command: Sequence[str], *, environment: Mapping[str, str], directory: Path, port: int = 0
     ) -> None:
-        """Start `command`; its output goes to `log` in `directory`. `port`: the one that its command has for PORT, for its users.
+        """Start `command`; its output goes to `log` in `directory`. `port`: the port that the command listens on; 0 for none.
 
         Raises LaunchError if it cannot be run.
         """
@@ -170,6 +170,9 @@ class LocalLauncher(Service):
     async def nodes(self, role: Role) -> tuple[Node, ...]:
         """Return this machine."""
         return (Node(id="", host=LOOPBACK),)
+
+    async def check(self, programs: Sequence[Program]) -> None:
+        """Do nothing: what this machine lacks is known when a program starts."""
 
     async def launch(self, program: Program, *, node: str = "") -> LocalProcess:
         """Start a program. Raises LaunchError if it cannot be run."""

@@ -1,4 +1,4 @@
-"""The interface of launchers: what they start, and how they show it."""
+"""Interface of launchers, and of the programs that they start."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +83,9 @@ class Launcher(Protocol):
 
     async def nodes(self, role: Role) -> Sequence[Node]:
         """Return the machines that are there now for programs of this role. Raises LaunchError if that cannot be known."""
+
+    async def check(self, programs: Sequence[Program]) -> None:
+        """Raise LaunchError if the machines could not run all of these programs at once, even if nobody else used them. Starts nothing."""
 
     async def launch(self, program: Program, *, node: str = "") -> Running:
         """Start a program, on the machine with the id `node` if that is given.

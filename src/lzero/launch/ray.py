@@ -12,14 +12,16 @@ import asyncio
 import os
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lzero.blocking import in_thread
 from lzero.closing import Service
 from lzero.errors import LaunchError
 from lzero.extras import need
 from lzero.launch.protocol import Node, Program, Role
 from lzero.launch.ray_node import ProgramOfNode
+from lzero.text import counted
 
 CONNECT_S = 60.0
 """Seconds in which a cluster must answer."""
@@ -135,7 +137,7 @@ class RayLauncher(Service):
         await asyncio.to_thread(check_reachable, self._address)
         try:
             async with asyncio.timeout(CONNECT_S):
-                self.host = await asyncio.to_thread(_connect, self._address)
+                self.host = await in_thread(_connect, self._address)
         except TimeoutError:
             raise LaunchError(
                 f"the Ray cluster at {self._address} did not answer within {CONNECT_S:g} s: `ray status --address {self._address}` "
@@ -146,13 +148,20 @@ class RayLauncher(Service):
         """Return the living nodes with the resource of a role."""
         return tuple(node for node, resources in await self._alive() if resources.get(_resource(role), 0) >= 1)
 
+    async def check(self, programs: Sequence[Program]) -> None:
+        """Raise LaunchError if the cluster could not run all of these programs at once, even if nobody else used it."""
+        found, claimed = [resources for _, resources in await self._alive()], self._claimed.copy()
+        for program in programs:
+            self._check_room(program, found, claimed)
+            claimed.update(_wanted(program))
+
     async def launch(self, program: Program, *, node: str = "") -> RayProgram:
         """Start a program, on a node with this id if one is named. Raises LaunchError if the cluster lacks what it needs."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        wanted = {"GPU": program.gpus} if program.gpus else {_resource(program.role): 1}
-        await self._check(program, wanted)
+        await self.check([program])
+        wanted = _wanted(program)
         options: dict[str, Any] = {"num_cpus": 0, "num_gpus": program.gpus, "max_restarts": 0}
         if not program.gpus:
             options["resources"] = wanted
@@ -187,26 +196,24 @@ class RayLauncher(Service):
         started, self._started = self._started, []
         await asyncio.gather(*(each.end() for each in started))
 
-    async def _check(self, program: Program, wanted: Mapping[str, float]) -> None:
-        """Raise LaunchError if the cluster could not run a program even if nobody else used it."""
-        found = [resources for _, resources in await self._alive()]
-        for resource, amount in wanted.items():
+    def _check_room(self, program: Program, found: Sequence[Mapping[str, float]], claimed: Mapping[str, int]) -> None:
+        """Raise LaunchError if a program has no room on nodes with the resources `found`, of which this run claims some."""
+        for resource, amount in _wanted(program).items():
             total = sum(each.get(resource, 0) for each in found)
-            if any(each.get(resource, 0) >= amount for each in found) and self._claimed[resource] + amount <= total:
-                continue
             most = max((each.get(resource, 0) for each in found), default=0)
-            raise LaunchError(
-                f"{program.name} needs {amount:g} {resource} of one node, and the Ray cluster at {self._address} has {total:g} on "
-                f"{len(found)} nodes, at most {most:g} on one; this run already takes {self._claimed[resource]:g}. "
-                f"{_remedy(resource, self._address)}"
-            )
+            if most < amount or claimed[resource] + amount > total:
+                taken = f"; this run already takes {claimed[resource]:g}" if claimed[resource] else ""
+                raise LaunchError(
+                    f"{program.name} needs {amount:g} {resource} of one node, and the Ray cluster at {self._address} has {total:g} on "
+                    f"{counted(len(found), 'node')}, at most {most:g} on one{taken}. {_remedy(resource, self._address)}"
+                )
 
     async def _alive(self) -> list[tuple[Node, Mapping[str, float]]]:
         import ray
 
         try:
             async with asyncio.timeout(ASK_S):
-                found = await asyncio.to_thread(ray.nodes)
+                found = await in_thread(ray.nodes)
         except _unanswered() as error:
             raise LaunchError(
                 f"the Ray cluster at {self._address} does not answer: {error or 'no answer in time'}"
@@ -258,6 +265,11 @@ def _unanswered() -> tuple[type[Exception], ...]:
 
 def _resource(role: str) -> str:
     return f"lzero_{role}"
+
+
+def _wanted(program: Program) -> dict[str, int]:
+    """Return the amounts of resources that a program takes."""
+    return {"GPU": program.gpus} if program.gpus else {_resource(program.role): 1}
 
 
 def _plain(program: Program) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Measure the rates of this machine on thin models of the planned shape: one and three layers, real widths, random weights.
+"""Measure the rates of this machine on thin models of the planned architecture: one and three layers, real widths, random weights.
 
-What more layers add is the time of a layer; what one layer takes besides is the time outside of them. So a model of any depth is measured
-in seconds and within little memory. Passes are those of the local engine and of an update, without their bookkeeping.
+The difference between the two depths is the time of the added layers; the rest is the time outside the layers. So a model of any depth is
+measured in seconds, within little memory. Passes are those of the local engine and of an update, without their bookkeeping.
 """
 
 import math
@@ -19,9 +19,10 @@ from lzero.algo.logprobs import token_logprobs
 from lzero.config import Config
 from lzero.engine.local.cache import Forward
 from lzero.engine.local.sampling import draw
+from lzero.errors import ModelError
 from lzero.models import no_progress_bars, select_device
+from lzero.plan.architecture import Architecture
 from lzero.plan.devices import Device
-from lzero.plan.shapes import Shape
 from lzero.plan.workload import Workload
 
 DEPTHS = (1, 3)
@@ -35,10 +36,15 @@ SHORT = 8
 """Tokens of a pass that computes next to nothing."""
 
 
-def measured_device(config: Config, shape: Shape, work: Workload) -> Device:
-    """Return the device that `model.device` names, with rates measured here. Takes some seconds. Raises ModelError for an unusable one."""
+def measured_device(config: Config, architecture: Architecture, work: Workload) -> Device:
+    """Return the device that `model.device` names, with rates measured here. Takes some seconds.
+
+    Raises ModelError for a device that cannot be used, or a model with experts.
+    """
+    if architecture.experts:
+        raise ModelError(f"{architecture.name} has experts, and only dense models are measured: name a GPU (--gpu)")
     place, kind = select_device(config.model.device), str(config.model.dtype)
-    thin = [_model(shape, layers, kind=kind, device=place) for layers in DEPTHS]
+    thin = [_model(architecture, layers, kind=kind, device=place) for layers in DEPTHS]
     is_tree = config.train.packing == "tree" or (config.train.packing == "auto" and place == "cpu")
     together = config.rollout.episodes_per_task * (1 - work.shared) if is_tree else 1.0
     length = max(SHORT, int(work.tokens * max(1.0, together)))
@@ -47,18 +53,19 @@ def measured_device(config: Config, shape: Shape, work: Workload) -> Device:
 
     def pass_s(rows: int, length: int, *, gradient: bool) -> float:
         return _at_depth(
-            shape.layers, [_pass(model, (rows, length), acting, gradient=gradient, is_tree=is_tree) for model in thin]
+            architecture.layers,
+            [_pass(model, (rows, length), acting, gradient=gradient, is_tree=is_tree) for model in thin],
         )
 
     def decoding_s(rows: int) -> float:
-        return _at_depth(shape.layers, [_decoding(model, rows, int(work.context)) for model in thin])
+        return _at_depth(architecture.layers, [_decoding(model, rows, int(work.context)) for model in thin])
 
     with no_progress_bars():
         short_s = pass_s(1, SHORT, gradient=True)
         train_s, forward_s = (pass_s(rows, length, gradient=gradient) for gradient in (True, False))
         many = max(2, min(MOST_ROWS, config.rollout.concurrency))
         one_s, many_s = decoding_s(1), decoding_s(many)
-    operations = rows * length * shape.token_operations(context=work.tokens / 2, logits=acting)
+    operations = rows * length * architecture.token_operations(context=work.tokens / 2, logits=acting)
     row_s = max(0.0, (many_s - one_s) / (many - 1))
     bandwidth = _bandwidth(place)
     return Device(
@@ -72,30 +79,30 @@ def measured_device(config: Config, shape: Shape, work: Workload) -> Device:
         layer_s=0.0,
         pass_s=max(0.0, one_s - row_s),
         row_s=row_s,
-        train_layer_s=short_s / shape.layers,
+        train_layer_s=short_s / architecture.layers,
         shares_cores=len(os.sched_getaffinity(0)) if place == "cpu" else 0,
         is_measured=True,
     )
 
 
-def _model(shape: Shape, layers: int, *, kind: str, device: str) -> Any:
-    """Return a model of this shape and depth with random weights."""
+def _model(architecture: Architecture, layers: int, *, kind: str, device: str) -> Any:
+    """Return a model of this architecture and depth with random weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings: Mapping[str, Any] = {
-        "hidden_size": shape.hidden,
+        "hidden_size": architecture.hidden,
         "num_hidden_layers": layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "intermediate_size": shape.mlp,
-        "vocab_size": shape.vocabulary,
-        "tie_word_embeddings": shape.tied,
-        "attention_bias": shape.biases,
+        "num_attention_heads": architecture.heads,
+        "num_key_value_heads": architecture.kv_heads,
+        "head_dim": architecture.head_dim,
+        "intermediate_size": architecture.mlp,
+        "vocab_size": architecture.vocabulary,
+        "tie_word_embeddings": architecture.tied,
+        "attention_bias": architecture.biases,
         "max_position_embeddings": 1 << 17,
         "attn_implementation": "sdpa",
     }
-    config = AutoConfig.for_model("qwen3" if shape.norms_heads else "llama", **settings)
+    config = AutoConfig.for_model("qwen3" if architecture.norms_heads else "llama", **settings)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, kind)).eval()
@@ -126,7 +133,7 @@ def _wait() -> None:
 
 
 def _pass(model: Any, size: tuple[int, int], acting: float, *, gradient: bool, is_tree: bool) -> Callable[[], object]:
-    """Return an update's pass over (rows, tokens), of which the share `acting` has log-probabilities; rows of trees have a mask."""
+    """Return a function that makes an update's pass over (rows, tokens); `acting`: the share with log-probabilities. Trees have a mask."""
     rows, length = size
     ids = torch.randint(0, model.config.vocab_size, size, device=model.device)
     mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device=model.device).tril() if is_tree else None
@@ -146,7 +153,7 @@ def _pass(model: Any, size: tuple[int, int], acting: float, *, gradient: bool, i
 
 
 def _decoding(model: Any, rows: int, context: int) -> Callable[[], object]:
-    """Return what decodes one token of each of `rows` sequences with a context, as the local engine does."""
+    """Return a function that decodes one token of each of `rows` sequences with a context, as the local engine does."""
     forward = Forward(model, num_slots=rows, max_tokens=context + 1)
     tokens, positions = np.zeros((rows, 1), np.int64), np.full((rows, 1), context, np.int64)
     ones, noise = np.ones(rows), np.full(rows, 0.5)

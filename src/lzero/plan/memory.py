@@ -1,12 +1,12 @@
-"""Memory that a run needs, part by part, computed from shapes."""
+"""Memory that a run needs, part by part, computed from its sizes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lzero.config import Config
+from lzero.plan.architecture import Architecture
 from lzero.plan.devices import VALUE_BYTES
 from lzero.plan.placement import Placement
-from lzero.plan.shapes import Shape
 
 LOGITS_AT_ONCE = 1 << 26
 """Logits that an update computes in one piece (`lzero.algo.logprobs`)."""
@@ -37,88 +37,98 @@ class Part:
     why: str
 
 
-def trained_parameters(shape: Shape, config: Config) -> int:
+def trained_parameters(model: Architecture, config: Config) -> int:
     """Return the number of weights that learn."""
-    rank = config.lora.rank
-    if rank:
-        widths = (shape.hidden + shape.width) * 2 + (shape.hidden + shape.kv_width) * 2 + 3 * (shape.hidden + shape.mlp)
-        return shape.layers * rank * widths
-    frozen = min(config.train.frozen_layers, shape.layers)
-    if not frozen:
-        return shape.parameters
-    head = 0 if shape.tied else shape.head_matrix
-    return (shape.layers - frozen) * shape.layer_matrices + head
+    lora, layers = config.lora, max(0, model.layers - config.train.frozen_layers)
+    if lora.rank:
+        known = model.linear_layers
+        return layers * lora.rank * sum(sum(known[name]) for name in lora.targets or known if name in known)
+    if layers == model.layers:
+        return model.parameters
+    return layers * model.layer_weights + (0 if model.tied else model.head_matrix)
 
 
-def trainer_memory(shape: Shape, config: Config, placement: Placement) -> list[Part]:
+def trainer_memory(model: Architecture, config: Config, placement: Placement) -> list[Part]:
     """Return the memory of the learner on each of its devices."""
     value, ranks = VALUE_BYTES[config.model.dtype], placement.ranks
-    held = value if ranks == 1 else 4  # shards are float32
-    trained = trained_parameters(shape, config)
+    held = value if ranks == 1 or config.lora.rank else 4  # shards that learn are float32
+    trained = trained_parameters(model, config)
     reference = config.algo.kl_coef > 0 and not config.lora.rank
-    tokens = max(config.train.micro_batch_tokens, config.agent.max_tokens)
+    tokens = computed_tokens(config)
     per_rank = f" / {ranks} ranks" if ranks > 1 else ""
     parts = [
-        _part("weights", shape.parameters * held / ranks, f"{_millions(shape.parameters)} × {held} bytes{per_rank}"),
+        _part("weights", model.parameters * held / ranks, f"{_millions(model.parameters)} × {held} bytes{per_rank}"),
         _part("gradients", trained * 4 / ranks, f"{_millions(trained)} trained × 4 bytes{per_rank}"),
         _part("moments", trained * MOMENTS[config.train.optimizer] / ranks, f"{config.train.optimizer}{per_rank}"),
     ]
-    if value < 4 and ranks == 1:
-        parts.append(_part("float32 copies", trained * 4 / ranks, f"{_millions(trained)} × 4 bytes{per_rank}"))
+    if config.lora.rank:
+        parts.append(_part("adapters", trained * 4 / ranks, f"{_millions(trained)} × 4 bytes{per_rank}"))
+    elif value < 4 and ranks == 1:
+        parts.append(_part("float32 copies", trained * 4, f"{_millions(trained)} × 4 bytes"))
     if ranks > 1:
-        layers = 2 * shape.layer_matrices + shape.head_matrix
-        parts.append(_part("gathered layers", layers * value, "two layers and the output layer, whole"))
+        layers = 2 * model.layer_weights + model.head_matrix if config.train.reshard else model.parameters
+        what = "two layers and the output layer, whole" if config.train.reshard else "all, until the backward pass"
+        parts.append(_part("gathered layers", layers * value, what))
     if reference:
-        parts.append(_part("reference", shape.parameters * value / ranks, f"the initial policy{per_rank}"))
+        parts.append(_part("reference", model.parameters * value / ranks, f"the initial policy{per_rank}"))
     if config.critic.kind == "model":
         learned = value + 4 + (0 if config.train.offload_optimizer else MOMENTS[config.train.optimizer])
         parts.append(
-            _part("critic", shape.parameters * learned / ranks, f"a model with gradients and moments{per_rank}")
+            _part("critic", model.parameters * learned / ranks, f"a model with gradients and moments{per_rank}")
         )
     if config.train.offload:
-        parts = [part for part in parts if part.name not in ("weights", "gradients", "moments")]
+        on_host = ("weights", "gradients", "moments", "adapters", "float32 copies")
+        parts = [part for part in parts if part.name not in on_host]
     if config.train.offload_optimizer:
         parts = [part for part in parts if part.name not in ("moments", "float32 copies")]
-    parts.append(activations(shape, config, tokens))
-    logits = min(LOGITS_AT_ONCE, tokens * shape.vocabulary)
+    parts.append(activations(model, config, tokens))
+    if config.train.attention == "mask" and config.train.packing != "padded":
+        row = tokens * config.train.sequence_ranks
+        parts.append(_part("attention mask", row * row * (1 + value), f"{row:,}² tokens × {1 + value} bytes"))
+    logits = min(LOGITS_AT_ONCE, tokens * model.vocabulary)
     parts.append(_part("logits", LOGIT_COPIES * 4 * logits, f"{_millions(logits)} at once × {LOGIT_COPIES} × 4 bytes"))
     return parts
 
 
-def activations(shape: Shape, config: Config, tokens: int) -> Part:
+def computed_tokens(config: Config) -> int:
+    """Return the tokens that a rank computes in one pass: its part of each row, if ranks share rows."""
+    return -(-max(config.train.micro_batch_tokens, config.agent.max_tokens) // config.train.sequence_ranks)
+
+
+def activations(model: Architecture, config: Config, tokens: int) -> Part:
     """Return the memory of the activations of one pass over `tokens`."""
     value = VALUE_BYTES[config.model.dtype]
-    learning = max(1, shape.layers - config.train.frozen_layers)
+    learning = max(1, model.layers - config.train.frozen_layers)
     if config.train.gradient_checkpointing:
-        size = tokens * value * ((learning + 2) * shape.hidden + shape.activations())
+        size = tokens * value * ((learning + 2) * model.hidden + model.activations())
         return _part("activations", size, f"{tokens:,} tokens, one state a layer, one layer recomputed")
-    size = tokens * value * learning * shape.activations()
+    size = tokens * value * learning * model.activations()
     return _part("activations", size, f"{tokens:,} tokens × {learning} layers")
 
 
-def engine_memory(shape: Shape, config: Config, placement: Placement, *, device_bytes: float) -> list[Part]:
+def engine_memory(model: Architecture, config: Config, placement: Placement, *, device_bytes: float) -> list[Part]:
     """Return the memory of one engine on each of its devices. A server takes all that its device has for keys and values."""
     value, width = VALUE_BYTES[config.model.dtype], placement.devices_per_replica
-    weights = shape.parameters * value / width
+    weights = model.parameters * value / width
     each = f" / {width} devices" if width > 1 else ""
-    parts = [_part("sampler's weights", weights, f"{_millions(shape.parameters)} × {value} bytes{each}")]
-    per_episode = config.agent.max_tokens * shape.kv_bytes(value)
+    parts = [_part("sampler's weights", weights, f"{_millions(model.parameters)} × {value} bytes{each}")]
+    per_episode = config.agent.max_tokens * model.kv_bytes(value)
     if placement.shared:
         size = float(config.rollout.concurrency * per_episode)
         why = f"rollout.concurrency = {config.rollout.concurrency:,} × {config.agent.max_tokens:,} tokens"
     else:
         size = max(0.0, KV_SHARE * device_bytes - weights - DEVICE_BASE)
         why = f"{KV_SHARE:.0%} of the device less weights"
-    parts.append(_part("keys and values", size, f"{why}, {shape.kv_bytes(value) / 1024:,.0f} KiB a token"))
+    parts.append(_part("keys and values", size, f"{why}, {model.kv_bytes(value) / 1024:,.0f} KiB a token"))
     return parts
 
 
-def host_memory(config: Config, *, open_repls: int) -> list[Part]:
+def host_memory(*, open_repls: int) -> list[Part]:
     """Return the memory of controller and REPLs, on the machines that run them."""
-    working = min(REPL_MB + REPL_WORK_MB, float(config.repl.memory_mb))
+    each = REPL_MB + REPL_WORK_MB
     return [
         _part("controller", 1e6 * EPISODE_MB * open_repls + PROCESS_BASE, f"{open_repls:,} episodes × {EPISODE_MB} MB"),
-        _part("REPLs", 1e6 * working * open_repls, f"{open_repls:,} × {working:.0f} MB ({REPL_MB:.0f} when idle)"),
+        _part("REPLs", 1e6 * each * open_repls, f"{open_repls:,} × {each:.0f} MB ({REPL_MB:.0f} when idle)"),
     ]
 
 
@@ -126,24 +136,24 @@ def total(parts: Sequence[Part]) -> float:
     return sum(part.size for part in parts)
 
 
-def advice(shape: Shape, config: Config, placement: Placement, *, over: float) -> Iterator[str]:
+def advice(model: Architecture, config: Config, placement: Placement, *, over: float) -> Iterator[str]:
     """Yield settings that would save memory of the trainer, with the bytes that each saves. `over`: bytes that are missing."""
     train = config.train
-    tokens = max(train.micro_batch_tokens, config.agent.max_tokens)
-    own = activations(shape, config, tokens).size
+    tokens = computed_tokens(config)
+    own = activations(model, config, tokens).size
     if not train.gradient_checkpointing:
         changed = config.model_copy(update={"train": train.model_copy(update={"gradient_checkpointing": True})})
-        saved = own - activations(shape, changed, tokens).size
+        saved = own - activations(model, changed, tokens).size
         yield f"train.gradient_checkpointing = true saves {gigabytes(saved)}"
     if train.micro_batch_tokens > config.agent.max_tokens:
-        saved = own - activations(shape, config, config.agent.max_tokens).size
+        saved = own - activations(model, config, config.agent.max_tokens // train.sequence_ranks).size
         yield f"train.micro_batch_tokens = {config.agent.max_tokens} saves {gigabytes(saved)}"
     if placement.shared and config.rollout.concurrency > 1:
-        per_episode = config.agent.max_tokens * shape.kv_bytes(VALUE_BYTES[config.model.dtype])
+        per_episode = config.agent.max_tokens * model.kv_bytes(VALUE_BYTES[config.model.dtype])
         fitting = max(1, config.rollout.concurrency - int(-(-over // per_episode)))
         yield f"rollout.concurrency = {fitting} saves {gigabytes((config.rollout.concurrency - fitting) * per_episode)}"
     if not placement.shared:
-        sharded = total(trainer_memory(shape, config, placement)[:-2]) / 2
+        sharded = total(trainer_memory(model, config, placement)[:-2]) / 2
         yield f"train.ranks = {2 * placement.ranks} saves {gigabytes(sharded)} on each"
 
 

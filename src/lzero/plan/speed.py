@@ -12,10 +12,10 @@ import math
 from dataclasses import dataclass
 
 from lzero.config import Config
+from lzero.plan.architecture import Architecture
 from lzero.plan.devices import TENSOR_PARALLEL_S, VALUE_BYTES, Device
 from lzero.plan.memory import trained_parameters
 from lzero.plan.placement import Placement
-from lzero.plan.shapes import Shape
 from lzero.plan.workload import Workload
 
 OPEN_CPU_S, STEP_CPU_S = 0.028, 0.006
@@ -23,7 +23,7 @@ OPEN_CPU_S, STEP_CPU_S = 0.028, 0.006
 CONTROLLER_CPU_S = 0.0005
 """Processor seconds of one step in the controller alone, which runs on one core (docs/benchmarks.md)."""
 PER_RANK_PASSES = 3
-"""Times that each pass sends a rank's share of the weights: gathered forward and backward, gradients reduced."""
+"""Times that each pass sends a rank's share of the weights: gathered forward and backward (unless it keeps them), gradients reduced."""
 ADAMW_BYTES = 28
 """Bytes that a step of AdamW reads and writes for each weight: weight, gradient and moments in float32."""
 RECORD_S = 0.001
@@ -50,7 +50,7 @@ class Sampling:
     longest_s: float
     """Seconds of the longest episode of a batch."""
     limit: str
-    """What bounds the speed."""
+    """The part that limits the speed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +71,13 @@ class Learning:
 
 
 def sampling(
-    shape: Shape, config: Config, work: Workload, placement: Placement, *, device: Device, kv_bytes: float
+    model: Architecture, config: Config, work: Workload, placement: Placement, *, device: Device, kv_bytes: float
 ) -> Sampling:
     """Return the speed of sampling the episodes of one update. `kv_bytes`: memory of one engine's device for keys and values."""
-    engine = EngineTimes(shape, config, work, placement, device)
+    engine = EngineTimes(model, config, work, placement, device)
     reserved = config.agent.max_tokens if placement.shared else work.tokens
     room = kv_bytes * placement.devices_per_replica
-    fitting = max(1, int(room / (reserved * shape.kv_bytes(VALUE_BYTES[config.model.dtype]))))
+    fitting = max(1, int(room / (reserved * model.kv_bytes(VALUE_BYTES[config.model.dtype]))))
     wanted = config.rollout.tasks_per_update * config.rollout.episodes_per_task
     in_flight = min(config.rollout.concurrency, wanted * (1 + config.rollout.max_lag))
     if placement.shared:
@@ -119,7 +119,7 @@ def _limit(engine_rate: float, waiting_rate: float, *, is_in_engine: bool) -> st
 class EngineTimes:
     """One engine's time for a token, by the number of sequences that it decodes at once."""
 
-    shape: Shape
+    model: Architecture
     config: Config
     work: Workload
     placement: Placement
@@ -127,17 +127,19 @@ class EngineTimes:
 
     def token_s(self, batch: float) -> float:
         """Return the seconds between two tokens of a sequence, with prefills in between."""
-        shape, work, device, width = self.shape, self.work, self.device, self.placement.devices_per_replica
+        model, work, device, width = self.model, self.work, self.device, self.placement.devices_per_replica
         kind = self.config.model.dtype
-        read = shape.parameters * VALUE_BYTES[kind] + batch * work.context * shape.kv_bytes(VALUE_BYTES[kind])
-        computed = batch * shape.token_operations(context=work.context)
+        read = model.read_parameters(batch) * VALUE_BYTES[kind] + batch * work.context * model.kv_bytes(
+            VALUE_BYTES[kind]
+        )
+        computed = batch * model.token_operations(context=work.context)
         pass_s = max(read / device.bandwidth, computed / device.decode[kind]) / width
-        pass_s += device.pass_s + shape.layers * device.layer_s + batch * device.row_s
+        pass_s += device.pass_s + model.layers * device.layer_s + batch * device.row_s
         if width > 1:
-            pass_s += shape.layers * TENSOR_PARALLEL_S
+            pass_s += model.layers * TENSOR_PARALLEL_S
         first = work.prompt_tokens / self.config.rollout.episodes_per_task
         new = (first + max(0.0, work.steps - 1) * work.output_tokens) / work.action_tokens
-        prefill_s = shape.token_operations(context=work.context, logits=0.0) / device.forward[kind] / width
+        prefill_s = model.token_operations(context=work.context, logits=0.0) / device.forward[kind] / width
         return pass_s + batch * new * prefill_s
 
     def batch(self, in_flight: int) -> float:
@@ -168,25 +170,31 @@ def _rollout_s(config: Config, work: Workload, *, wanted: int, in_flight: int, r
     )
 
 
-def learning(shape: Shape, config: Config, work: Workload, placement: Placement, *, device: Device) -> Learning:
+def learning(model: Architecture, config: Config, work: Workload, placement: Placement, *, device: Device) -> Learning:
     """Return the speed of learning from the episodes of one update."""
-    train, ranks = config.train, placement.ranks
+    train, critic, ranks = config.train, config.critic, placement.ranks
     episodes = config.rollout.tasks_per_update * config.rollout.episodes_per_task
     tokens = episodes * work.tokens * (1 - work.shared) / (1 - work.padding)
     kind = config.model.dtype
-    operations = tokens * shape.token_operations(context=work.tokens / 2, logits=work.action_tokens / work.tokens)
-    passes = max(1, math.ceil(tokens / ranks / train.micro_batch_tokens))
-    forward_s = operations / device.forward[kind] / ranks + passes * shape.layers * device.train_layer_s / 3
-    optimise_s = operations * _passes(shape, config) / device.train[kind] / ranks
-    optimise_s += passes * shape.layers * device.train_layer_s
+    operations = tokens * model.token_operations(
+        context=_attended(config, work, device), logits=work.action_tokens / work.tokens
+    )
+    passes = max(1, math.ceil(tokens * train.sequence_ranks / ranks / train.micro_batch_tokens))
+    exchanged_s = _exchanged_bytes(model, config) * tokens / ranks / device.link
+    layers_s = passes * model.layers * device.train_layer_s
+    forward_s = operations / device.forward[kind] / ranks + layers_s / 3 + exchanged_s
+    optimise_s = operations * _passes(model, config) / device.train[kind] / ranks + layers_s
+    optimise_s += exchanged_s * (3 if train.gradient_checkpointing else 2)
     if ranks > 1:
-        sent = PER_RANK_PASSES * shape.parameters * VALUE_BYTES[kind]
+        sent = (PER_RANK_PASSES - (not train.reshard)) * model.parameters * VALUE_BYTES[kind]
         optimise_s = max(optimise_s, passes * sent / device.link)
-    trained = trained_parameters(shape, config)
+    trained = trained_parameters(model, config)
     stepping_s = train.minibatches * ADAMW_BYTES * trained / ranks / device.bandwidth
-    optimise_s = train.epochs * (optimise_s + stepping_s)
-    score_s = forward_s * num_scorings(config)
-    moved = shape.parameters * VALUE_BYTES[config.model.dtype]
+    critic_passes = 3 + train.gradient_checkpointing if critic.kind == "model" else 1
+    critic_s = critic.epochs * operations * critic_passes / device.train[kind] / ranks if critic.kind != "none" else 0.0
+    optimise_s = train.epochs * (optimise_s + stepping_s + critic_s)
+    score_s = forward_s * (num_scorings(config) + (critic.kind != "none"))
+    moved = model.parameters * VALUE_BYTES[kind]
     transfer_s = 2 * moved / (device.bandwidth if placement.shared else device.link)
     record_s = RECORD_S * episodes
     return Learning(
@@ -199,6 +207,24 @@ def learning(shape: Shape, config: Config, work: Workload, placement: Placement,
     )
 
 
+def _attended(config: Config, work: Workload, device: Device) -> float:
+    """Return the mean number of tokens with which a token's attention computes.
+
+    A kernel leaves out what a token does not see; a mask costs the square of the row. A measured device has its own attention in its rates.
+    """
+    train, own = config.train, work.tokens / 2
+    if train.attention != "mask" or train.packing == "padded" or device.is_measured:
+        return own
+    tree = config.rollout.episodes_per_task * work.tokens * (1 - work.shared)
+    return min(tree, train.micro_batch_tokens) if train.packing == "tree" else float(train.micro_batch_tokens)
+
+
+def _exchanged_bytes(model: Architecture, config: Config) -> float:
+    """Return the bytes that ranks which share rows send for each token of a pass: queries, keys, values and outputs of all layers."""
+    others = 1 - 1 / config.train.sequence_ranks
+    return others * 2 * model.layers * (model.width + model.kv_width) * VALUE_BYTES[config.model.dtype]
+
+
 def num_scorings(config: Config) -> int:
     """Return the passes without a gradient that an update makes over its tokens: of the reference, and of the policy before it."""
     algo = config.algo
@@ -206,8 +232,8 @@ def num_scorings(config: Config) -> int:
     return (algo.kl_coef > 0) + (old and config.rollout.max_lag == 0)
 
 
-def _passes(shape: Shape, config: Config) -> float:
+def _passes(model: Architecture, config: Config) -> float:
     """Return the cost of an update of one token, in forward passes: forward, backward to states, backward to weights, recomputation."""
-    learning = 1 - min(config.train.frozen_layers, shape.layers) / shape.layers
+    learning = 1 - min(config.train.frozen_layers, model.layers) / model.layers
     to_weights = 0.0 if config.lora.rank else learning
     return 1 + learning + to_weights + (learning if config.train.gradient_checkpointing else 0.0)

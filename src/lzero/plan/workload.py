@@ -15,7 +15,7 @@ CHARS_PER_TOKEN = 4.0
 PROMPTS = {"brief": 120, "full": 1800}
 """Assumed tokens of the first prompt, by agent.prompt: template, tools and question."""
 CELL_S, WEB_S = 0.1, 1.0
-"""Assumed seconds of a cell with its tool calls, of which none or some go to a service."""
+"""Assumed seconds of a cell with its tool calls, without and with calls of a service."""
 SERVICES = {"web_search", "read_page", "look"}
 DROPPED = 0.3
 """Assumed share of episodes whose groups are dropped, if the filter drops any."""
@@ -69,6 +69,8 @@ def assumed(config: Config) -> Workload:
     reply = REPLY_SHARE * agent.response_tokens
     room = agent.max_tokens - prompt
     shrunk = min(1.0, room / max(1.0, steps * (reply + output)))
+    train = config.train
+    is_tree = train.packing == "tree" or (train.packing == "auto" and train.attention != "mask")
     drops = rollout.filter != "none" and rollout.episodes_per_task > 1
     tokens = prompt + shrunk * (steps * reply + (steps - 1) * output)
     return Workload(
@@ -78,7 +80,7 @@ def assumed(config: Config) -> Workload:
         output_tokens=output * shrunk,
         cell_s=min(WEB_S if SERVICES & set(agent.tools) else CELL_S, agent.cell_s),
         dropped=DROPPED * (rollout.drop_uniform if rollout.filter == "l0" else 1.0) if drops else 0.0,
-        shared=(1 - 1 / rollout.episodes_per_task) * prompt / tokens if config.train.packing == "tree" else 0.0,
+        shared=(1 - 1 / rollout.episodes_per_task) * prompt / tokens if is_tree else 0.0,
         longest=max(1.0, min(LONGEST, agent.max_steps / steps)),
     )
 

@@ -11,6 +11,7 @@ import re
 from typing import Literal, get_args
 
 from lzero.errors import RewardError
+from lzero.marking import marked
 from lzero.rewards.context import RewardContext, needs_judge
 from lzero.rewards.validation import on_last_step
 from lzero.types import Episode, Reward, Task
@@ -21,7 +22,7 @@ GRADES: tuple[Grade, ...] = get_args(Grade)
 MALFORMED = "malformed"
 MAX_CHARS = 2_000
 """The most characters of an answer that the judge reads."""
-_MARKS = re.compile("<<<+|>>>+")
+_MARKS = re.compile("<(?=<<)|>(?=>>)")
 _GRADE = re.compile(r"\W*(?:grade\W+)?(correct|incorrect|not[ _]attempted)\W*", re.IGNORECASE)
 
 QUESTION = """Grade an answer to a question by comparing it with the gold answer.
@@ -54,7 +55,7 @@ async def graded(task: Task, episode: Episode, context: RewardContext) -> Reward
     grade: str = "not_attempted"
     if answer:
         gold = " or ".join(clean(gold) for gold in task.answers)
-        quoted = _MARKS.sub(" ", answer[:MAX_CHARS])
+        quoted = marked(answer[:MAX_CHARS], _MARKS)
         asked = QUESTION.format(question=clean(task.question), gold=gold, answer=quoted)
         grade = await context.judge.ask(asked, read=read_grade) or MALFORMED
     marks = {name: on_last_step(float(name == grade), len(episode.steps)) for name in (*GRADES, MALFORMED)}

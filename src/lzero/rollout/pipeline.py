@@ -31,9 +31,8 @@ from lzero.errors import StoreError, TrainError
 from lzero.protocols import TaskSource
 from lzero.rollout.batch import Collected, make_batch
 from lzero.rollout.curriculum import TaskOrder
-from lzero.rollout.groups import GroupMaker
 from lzero.rollout.runner import Runner
-from lzero.rollout.stream import read_state
+from lzero.rollout.stream import GroupMaker, read_state
 from lzero.store import Record
 from lzero.store.finished import FinishedGroup, FinishedGroups
 from lzero.types import Json

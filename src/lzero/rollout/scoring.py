@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lzero.agent.user_code import Bugs, Late, Raised, outcome_in_time
+from lzero.blocking import in_thread
 from lzero.errors import RewardError
 from lzero.plugins import described
 from lzero.rewards.context import RewardContext, RewardFn, takes_context
@@ -26,7 +27,6 @@ from lzero.rewards.judge import Judge
 from lzero.rewards.validation import as_reward
 from lzero.seeds import derive_seed
 from lzero.text import one_line
-from lzero.tools.threads import in_thread
 from lzero.turns import CLOCK, CallClock
 from lzero.types import Episode, Reward, Task
 

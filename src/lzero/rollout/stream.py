@@ -10,6 +10,7 @@ not wait for their slowest episodes.
 """
 
 import math
+import random
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -24,11 +25,31 @@ from lzero.protocols import TaskSource
 from lzero.rollout.batch import Collected, make_batch
 from lzero.rollout.concurrency import run_all
 from lzero.rollout.curriculum import TaskOrder
-from lzero.rollout.filters import tasks_to_try
-from lzero.rollout.groups import GroupMaker
+from lzero.rollout.filters import drop_reason, tasks_to_try
 from lzero.rollout.runner import Runner
+from lzero.seeds import derive_seed
 from lzero.store import Record
-from lzero.types import Json
+from lzero.types import Json, Sampling
+
+
+class GroupMaker:
+    """Makes the group of a task. A group depends on the task, its position in the order of training, the run's seed and the policy."""
+
+    def __init__(self, runner: Runner, source: TaskSource, *, config: RolloutConfig, seed: int) -> None:
+        self._runner, self._source, self._config, self._seed = runner, source, config, seed
+
+    async def make(self, position: int, index: int, *, cutoff: Cutoff | None = None) -> Record:
+        """Return the judged record of the source's task `index`, at a position. Raises TrainError if too many episodes failed."""
+        record = await self._runner.record(
+            self._source.task(index),
+            name=f"train/{position}",
+            num_episodes=self._config.episodes_per_task,
+            sampling=Sampling(temperature=self._config.temperature),
+            seed=derive_seed(self._seed, "train", position),
+            cutoff=cutoff,
+        )
+        chance = random.Random(derive_seed(self._seed, "drop", position)).random()
+        return msgspec.structs.replace(record, dropped=drop_reason(record, chance, self._config))
 
 
 class StreamState(Struct, frozen=True, forbid_unknown_fields=True):

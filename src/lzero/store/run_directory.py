@@ -2,7 +2,7 @@
 
     config.toml       the resolved configuration; `lzero train RUN/config.toml run.dir=` repeats the run in a new directory
     inputs.json       fingerprints of what the run reads from paths: tasks, corpus, prompt, model, code (`lzero.store.inputs`)
-    versions.json     versions of Python, the platform and the libraries that results depend on
+    versions.json     the command that made the run; versions of Python, the platform and the libraries that results depend on
     engine.jsonl      version and settings of the servers that sample, a line for each start of the run
     vllm-0.log …      logs of the vLLM servers that lzero started
     sandbox.jsonl     the isolation of the REPLs, a line for each start of the run: tier, kernel, control groups, limits, what is unbounded
@@ -53,6 +53,12 @@ logger = logging.getLogger(__name__)
 MAX_METRICS_BYTES = 1 << 30
 """Bytes of the largest metrics.jsonl that is read: that of some hundred thousand updates."""
 
+MAX_VERSIONS_BYTES = 1 << 20
+"""Bytes of the largest versions.json that is read."""
+
+RESUMING = ("lzero train", "lzero eval")
+"""Commands that resume their runs."""
+
 QUESTIONS = "questions"
 """Directory of the finished questions of evaluations under way."""
 
@@ -69,13 +75,16 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def create(cls, config: Config) -> Self:
-        """Make a new directory at `run.dir`, or at a default path that no other run has. Raises StoreError if it exists."""
+    def create(cls, config: Config, *, command: str = "lzero train") -> Self:
+        """Make a new directory at `run.dir`, or at a default path that no other run has. Raises StoreError if it exists.
+
+        `command` is the one that can resume the run.
+        """
         path = _make_directory(config)
         run = cls(path, config.model_copy(update={"run": config.run.model_copy(update={"dir": str(path)})}))
         # First, because on a full disk only an empty directory remains, which `create` accepts.
         run.keep_changes()
-        run._make_parts()
+        run._make_parts(command)
         return run
 
     @classmethod
@@ -168,6 +177,18 @@ class RunDirectory:
                 return score
         return None
 
+    def check_command(self, command: str) -> None:
+        """Raise ConfigError if another command made the run. Without a record of it, a run that has trained is one of `lzero train`."""
+        try:
+            text = read_bounded(self.path / "versions.json", max_bytes=MAX_VERSIONS_BYTES)
+            made_by = msgspec.json.decode(text, type=dict[str, str])
+        except (OSError, msgspec.MsgspecError):
+            made_by = {}
+        has_trained = any(self.checkpoints.glob("*")) or any((self.path / "episodes").glob("*/train-*.parquet"))
+        if (maker := made_by.get("command", "lzero train" if has_trained else command)) != command:
+            fix = f"resume it with {maker} --resume {self.path}" if maker in RESUMING else "it cannot be resumed"
+            raise ConfigError(f"{self.path} is a run of {maker}: {fix}")
+
     def rewind(self, update: int) -> None:
         """Prepare to resume from policy version `update`: remove everything that the run will repeat. Raises StoreError.
 
@@ -247,13 +268,14 @@ class RunDirectory:
             warned.removeHandler(handler)
             log.close()
 
-    def _make_parts(self) -> None:
+    def _make_parts(self, command: str = "") -> None:
         """Make the parts that are missing; a run may have been killed while it was made."""
         with as_store_error(self.path):
             self.checkpoints.mkdir(exist_ok=True)
             (self.path / "episodes").mkdir(exist_ok=True)
         if not (self.path / "versions.json").exists():
-            write_whole(self.path / "versions.json", msgspec.json.format(msgspec.json.encode(versions())))
+            made_by = {"command": command} if command else {}
+            write_whole(self.path / "versions.json", msgspec.json.format(msgspec.json.encode(made_by | versions())))
 
     def _write_table(self, name: str, table: pa.Table, *, phase: Phase, update: int) -> None:
         file = self.path / "episodes" / name / f"{phase}-{update:06d}.parquet"

@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 
 from lzero import __version__
 from lzero.errors import StoreError
+from lzero.json_values import has_too_many
 from lzero.paths import read_bounded
 from lzero.protocols import ToolStub
 from lzero.store.writing import as_store_error, write_whole
@@ -22,6 +23,8 @@ from lzero.types import Episode, Json, Task
 EPISODE_FILE: Final = "episode.jsonl"
 MAX_BYTES: Final = 1 << 30
 """Bytes of the largest file that is read: hundreds of steps with outputs of the maximum size."""
+MAX_VALUES: Final = 10_000_000
+"""The most values of a saved episode, some gigabytes in memory. One of a hundred steps has hundreds of thousands, most of them tokens."""
 VERSION: Final = 2
 """Version of the format. It increases with every change of a saved episode, the fields of `Episode` included."""
 
@@ -74,7 +77,7 @@ def write_saved(directory: Path, saved: SavedEpisode) -> Path:
 def read_saved(path: Path) -> SavedEpisode:
     """Read the saved episode in a directory, or in a file of any name.
 
-    Raises StoreError if there is none, or if the file has another format or version, is truncated or was changed.
+    Raises StoreError if there is none, or if the file has another format or version, too many values, is truncated or was changed.
     """
     file = path / EPISODE_FILE if path.is_dir() else path
     if path.is_dir() and file.is_symlink():
@@ -83,6 +86,10 @@ def read_saved(path: Path) -> SavedEpisode:
         lines = read_bounded(file, max_bytes=MAX_BYTES).split(b"\n")
     except OSError as error:
         raise StoreError(f"there is no saved episode at {file}: {error.strerror}") from None
+    if any(has_too_many(line, MAX_VALUES) for line in lines):
+        raise StoreError(
+            f"{file} has more than {MAX_VALUES:,} values, and no episode has so many: it was not saved by lzero"
+        )
     _check_kind(file, lines[0])
     if len(lines) < 3:
         raise StoreError(f"{file} is truncated: it ends in line {len(lines)}, and an episode has two complete lines")

@@ -10,9 +10,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from lzero.blocking import in_thread
 from lzero.errors import DataError
 from lzero.protocols import Tool, ToolContext
-from lzero.tools.threads import in_thread
 from lzero.tools.wrapper import Wrapper, canonical
 from lzero.types import Json
 

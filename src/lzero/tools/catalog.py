@@ -53,4 +53,4 @@ def check_tool(tool: object, *, taken: Container[str], said: str) -> None:
     if not isinstance(tool.description, str) or not tool.description.strip():
         raise ConfigError(f"{said} has no description: write one for the model")
     if tool.name in taken:
-        raise ConfigError(f"{said} has the name {tool.name!r}, and so has another tool: rename one")
+        raise ConfigError(f"{said} has the name {tool.name!r}, and so has another function of the session: rename it")

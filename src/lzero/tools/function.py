@@ -19,12 +19,12 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import pydantic
 
+from lzero.blocking import in_thread
 from lzero.errors import ToolError
 from lzero.plugins import called_function
 from lzero.protocols import ToolContext
 from lzero.tools.names import name_problem
 from lzero.tools.signatures import read_signature, refusal
-from lzero.tools.threads import in_thread
 from lzero.tools.values import as_json
 from lzero.types import Json
 

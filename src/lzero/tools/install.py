@@ -25,13 +25,13 @@ import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from lzero.blocking import in_thread
 from lzero.config import Config
 from lzero.errors import ConfigError, ToolError
 from lzero.paths import cache_directory
 from lzero.protocols import Tool, ToolContext
 from lzero.tools.catalog import KernelPython
 from lzero.tools.program import Ended, output_of
-from lzero.tools.threads import in_thread
 from lzero.turns import Turns, call_clock
 from lzero.types import Json
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
+from lzero.blocking import in_thread
 from lzero.config import Config, ToolsConfig
 from lzero.errors import ToolError
 from lzero.protocols import Tool
@@ -21,7 +22,6 @@ from lzero.tools.function import tool
 from lzero.tools.keys import find_key
 from lzero.tools.retry import Backoff, ServiceError, retrying
 from lzero.tools.service import Service, host_of, with_rate_and_cache
-from lzero.tools.threads import in_thread
 from lzero.tools.web import WebClient, WebResponse
 
 JINA_URL = "https://r.jina.ai/"

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
+from lzero import blocking
 from lzero.errors import DataError, ToolError
 from lzero.paths import cache_directory
 from lzero.protocols import SearchIndex, ToolContext
 from lzero.text import words
-from lzero.tools import threads
 from lzero.turns import Turns
 from lzero.types import Json, Passage
 
@@ -138,7 +138,7 @@ class Search:
         try:
             if self._turns is not None:
                 async with self._turns.turn():
-                    passages = await threads.in_thread(self._index.search, query, limit=self._num_results)
+                    passages = await blocking.in_thread(self._index.search, query, limit=self._num_results)
             else:
                 passages = self._index.search(query, limit=self._num_results)
         except sqlite3.Error as error:

@@ -54,6 +54,8 @@ class _Walk:
     def __init__(self, tool: str) -> None:
         self._tool = tool
         self._room = MAX_BYTES
+        self._keys: list[str] = []
+        """Keys of the tables around the value that is converted now."""
 
     def convert(self, value: Any, depth: int) -> Json:
         if depth < 0:
@@ -124,7 +126,9 @@ class _Walk:
             if name in found:
                 raise self._refused(f"a dict with two keys that both become {name[:100]!r}")
             self._take(4)
+            self._keys.append(name)
             found[name] = self.convert(item, depth - 1)
+            self._keys.pop()
         return found
 
     def _key(self, key: Any, depth: int) -> str:
@@ -169,7 +173,8 @@ class _Walk:
     def _refused(
         self, what: str, *, hint: str = "return text, numbers, lists, dicts, dataclasses or arrays of these"
     ) -> ToolError:
-        return ToolError(f"{self._tool} returned {what}, which is not JSON: {hint}", fault="tool")
+        place = f" under {'.'.join(self._keys)[:100]!r}" if self._keys else ""
+        return ToolError(f"{self._tool} returned {what}{place}, which is not JSON: {hint}", fault="tool")
 
 
 def _number(value: float) -> Json:

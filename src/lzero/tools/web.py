@@ -23,9 +23,9 @@ import httpcore2
 import httpx2
 
 from lzero import __version__
+from lzero.blocking import in_thread
 from lzero.errors import ConfigError, ToolError
 from lzero.tools.retry import ServiceError, retry_after
-from lzero.tools.threads import in_thread
 from lzero.tools.web_transport import PoolTransport, Progress
 from lzero.types import Json
 

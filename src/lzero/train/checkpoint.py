@@ -30,7 +30,7 @@ from lzero.errors import ModelError, StoreError
 from lzero.models import files_below, flush, save_model
 from lzero.paths import is_within, read_bounded
 from lzero.store.writing import write_whole
-from lzero.train.lora import ADAPTER, adapted_layers, adapter_settings, adapter_weights, merged_weights, write_adapter
+from lzero.train.lora import ADAPTER, Adapter, adapted_copies, adapted_layers
 from lzero.train.state import restore_state, state_tensors
 from lzero.types import Json
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
-STATE, PARTS, MANIFEST = "trainer.safetensors", "trainer", "trainer.json"
+STATE, STATE_DIR, MANIFEST = "trainer.safetensors", "trainer", "trainer.json"
 FORMAT, OLDEST = 3, 2
 """Format of a checkpoint's trainer files, and the oldest that this version reads. A later version of lzero writes a larger number."""
 MAX_MANIFEST_BYTES = 64 << 20
@@ -103,8 +103,8 @@ class Snapshot:
     config: Config
     progress: Progress
     score: float | None = None
-    adapter: Mapping[str, Tensor] | None = None
-    """Tensors of the LoRA adapter, which `weights` have merged, by PEFT's names; None if there is none."""
+    adapter: Adapter | None = None
+    """The LoRA adapter, which `weights` have merged; None if there is none."""
 
 
 def take_snapshot(
@@ -128,9 +128,8 @@ def take_snapshot(
 
     adapter = None
     own = model.state_dict()
-    if adapted_layers(model):  # merged weights are copies, and the others never change
-        weights = {name: tensor.detach().to("cpu") for name, tensor in merged_weights(own.items(), model)}
-        adapter = {name: _copy(tensor) for name, tensor in adapter_weights(own.items())}
+    if adapted_layers(model):
+        weights, adapter = adapted_copies(own.items(), model)
     else:
         weights = {name: copy(tensor) for name, tensor in own.items()}
     return Snapshot(
@@ -173,7 +172,7 @@ def _write(final: Path, snapshot: Snapshot) -> None:
         snapshot.state.write(partial)
         if snapshot.adapter is not None:
             (partial / ADAPTER).mkdir()
-            write_adapter(snapshot.adapter, adapter_settings(snapshot.model), partial / ADAPTER)
+            snapshot.adapter.write(partial / ADAPTER)
             for path in (*files_below(partial / ADAPTER), partial / ADAPTER):
                 flush(path)
         sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files_below(partial)}
@@ -189,7 +188,7 @@ def _write(final: Path, snapshot: Snapshot) -> None:
 
 def only_to_resume(file: str) -> bool:
     """Return whether a file of a checkpoint is no part of its model."""
-    return file in (STATE, MANIFEST) or PurePosixPath(file).parts[0] == PARTS
+    return file in (STATE, MANIFEST) or PurePosixPath(file).parts[0] == STATE_DIR
 
 
 def _manifest(snapshot: Snapshot, files: dict[str, int]) -> bytes:
@@ -323,11 +322,15 @@ def restore_optimizers(
     Any number of ranks may have written them; a rank loads its own part. Learning rates stay those of the configuration. Raises StoreError
     if they do not fit the model.
     """
-    files = [checkpoint / STATE]
-    if (checkpoint / PARTS).is_dir():
-        # A rank of a run that was killed may write its file late, beside those of the run that resumed.
-        files = [checkpoint / name for name in sorted(read_manifest(checkpoint).files) if name.startswith(f"{PARTS}/")]
-    restore_state(checkpoint, files, model, optimizers, critic=critic)
+    restore_state(checkpoint, state_files(checkpoint), model, optimizers, critic=critic)
+
+
+def state_files(checkpoint: Path) -> list[Path]:
+    """Return the files of the optimizers' state: one of a single process, or one of each rank."""
+    if not (checkpoint / STATE_DIR).is_dir():
+        return [checkpoint / STATE]
+    # A rank of a run that was killed may write its file late, beside those of the run that resumed.
+    return [checkpoint / name for name in sorted(read_manifest(checkpoint).files) if name.startswith(f"{STATE_DIR}/")]
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -128,11 +128,6 @@ def _complaints_of_ranks(config: Config) -> Iterator[str]:
             f"train.ranks = {train.ranks} is more than the {num_episodes // train.minibatches} episodes of an optimiser step, so that some "
             "ranks would have nothing to train on: lower it"
         )
-    if train.sequence_ranks > 1 and config.critic.kind != "none":
-        yield (
-            f'critic.kind = "{config.critic.kind}" reads whole rows, which train.sequence_ranks = {train.sequence_ranks} divides: set '
-            'train.sequence_ranks to 1, or critic.kind to "none"'
-        )
     if train.offload_optimizer and (train.offload or train.ranks > 1):
         yield (
             "train.offload_optimizer = true is for one process that keeps its weights on the GPU: with train.ranks > 1 or train.offload, "
@@ -140,11 +135,6 @@ def _complaints_of_ranks(config: Config) -> Iterator[str]:
         )
     elif train.offload_optimizer and select_device(config.model.device) == "cpu":
         yield "train.offload_optimizer = true moves the optimizer from a GPU to the host, and the model is on the host: set it to false"
-    if config.lora.rank and (train.ranks > 1 or train.offload):
-        yield (
-            f"lora.rank = {config.lora.rank}: adapters are trained in one process, on its device. Set train.ranks to 1 and train.offload "
-            "to false, or lora.rank to 0"
-        )
     if (train.ranks > 1 or train.offload) and train.optimizer == "adamw-8bit":
         yield (
             'train.optimizer = "adamw-8bit": moments of 8 bits are for one process that computes on its device. Set train.ranks to 1 and '

@@ -21,11 +21,12 @@ from lzero.algo.layout import Layout
 from lzero.algo.metrics import Metric, Metrics, summed
 from lzero.config import Config, CriticConfig
 from lzero.errors import ModelError
-from lzero.models import load_model, load_tokenizer, resolve
+from lzero.models import load_tokenizer, resolve
+from lzero.train.attention.interface import rows_of
 from lzero.train.optimizers import make_optimizers
-from lzero.train.policy import placement, through_root
+from lzero.train.policy import compute_spec, through_root
 from lzero.train.score import Agreed, per_token, predicting_states
-from lzero.train.update import freeze_layers, make_step, recompute_activations
+from lzero.train.update import make_step
 from lzero.types import Sample
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class ValueModel(torch.nn.Module):
         self.decoder = trunk.get_decoder() if learns else None
         dtype = torch.promote_types(trunk.dtype, torch.float32)
         width = trunk.get_input_embeddings().weight.shape[1]
-        self.head = torch.nn.Linear(width, 1, dtype=dtype, device=placement(trunk).device)
+        self.head = torch.nn.Linear(width, 1, dtype=dtype, device=compute_spec(trunk).device)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
 
@@ -58,11 +59,12 @@ class ValueModel(torch.nn.Module):
 
     def forward(self, micro: MicroBatch) -> Tensor:
         """Return the value [N] of the state before each action token, in float32 or better."""
+        rows = rows_of(self.trunk, micro)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.decoder is not None):
-            states = through_root(self.trunk, predicting_states, micro)
+            states = through_root(self.trunk, predicting_states, rows)
         # A sum over the one column, because FSDP's hooks bear no view.
-        values: Tensor = self.head(states.to(self.head.weight.dtype)).sum(dim=-1)
-        return values
+        own: Tensor = self.head(states.to(self.head.weight.dtype)).sum(dim=-1)
+        return rows.joined(own, len(micro.targets))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ class Critic:
 
     def values(self, samples: Sequence[Sample], layout: Layout, *, agreed: Agreed = int) -> list[tuple[float, ...]]:
         """Return for each action token of each sample the value of the state before it; 0 for other tokens. No gradient."""
-        return per_token(self.model, samples, layout, device=placement(self.model.trunk).device, agreed=agreed)
+        return per_token(self.model, samples, layout, device=compute_spec(self.model.trunk).device, agreed=agreed)
 
     def learn(self, batch: Batch, *, agreed: Agreed = int, total: Callable[[float], float] = float) -> Metrics:
         """Make `critic.epochs` optimiser steps on the batch, and return their metrics, one part for `combined`.
@@ -98,7 +100,7 @@ class Critic:
 
     def _accumulate(self, micro: MicroBatch) -> tuple[Tensor, Metrics]:
         """Add the gradient of one micro-batch, and return its loss and metrics."""
-        micro = micro.to(placement(self.model.trunk).device)
+        micro = micro.to(compute_spec(self.model.trunk).device)
         loss, metrics = value_loss(self.model(micro), micro, clip=self.settings.value_clip)
         torch.autograd.backward(loss)
         return loss.detach(), metrics
@@ -125,19 +127,6 @@ def value_loss(values: Tensor, micro: MicroBatch, *, clip: float) -> tuple[Tenso
     clipped = (old + (values - old).clamp(-clip, clip) - targets).square()
     loss = (weights * torch.maximum(errors, clipped)).sum() / 2
     return loss, {"critic/clipped": Metric.mean(clipped > errors, weights)}
-
-
-def load_trained(directory: Path, config: Config, *, dtype: str, device: str) -> "PreTrainedModel":
-    """Return a model that is trained as `train` says. Raises ModelError, ConfigError."""
-    return made_trainable(load_model(directory, dtype=dtype, device=device), config)
-
-
-def made_trainable(model: "PreTrainedModel", config: Config) -> "PreTrainedModel":
-    """Freeze layers of a model, and let it recompute activations, as `train` says. Raises ConfigError."""
-    if config.train.gradient_checkpointing:
-        recompute_activations(model)
-    freeze_layers(model, config.train.frozen_layers)
-    return model
 
 
 def make_critic(

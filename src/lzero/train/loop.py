@@ -22,13 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from lzero.algo.lag import lag_problems
 from lzero.config import Config
 from lzero.errors import CreditError
 from lzero.rollout.batch import Collected
 from lzero.rollout.concurrency import unless
 from lzero.store import RunDirectory
 from lzero.train.checkpoint import Progress
-from lzero.train.lag import lag_problems
 from lzero.train.learner import Learner
 from lzero.train.metrics import Stopwatch, memory_metrics
 from lzero.train.saver import Saver

@@ -10,20 +10,21 @@ peft puts the adapters in. Names and tensors of the adapted model pass through o
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lzero.config import Config, LoraConfig
-from lzero.errors import ConfigError, StoreError
+from lzero.errors import ConfigError, ModelError, StoreError
 from lzero.extras import need
 from lzero.models import empty_model, resolve
 from lzero.seeds import derive_seed
+from lzero.train.ranks.stored import fill, read_into, stored
 from lzero.types import Json
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ LINEAR = ("Linear", "Conv1D")
 def adapt(model: "PreTrainedModel", config: Config) -> None:
     """Put an adapter into each target of the model, which changes nothing yet, and freeze everything else.
 
-    The first `train.frozen_layers` layers get none. Does nothing if lora.rank is 0. Raises ConfigError for a target that the model lacks.
+    The first `train.frozen_layers` layers get none. Does nothing if lora.rank is 0. An adapter on the meta device needs `draw_adapter` when
+    it has memory. Raises ConfigError for a target that the model lacks.
     """
     settings, frozen = config.lora, config.train.frozen_layers
     if not settings.rank:
@@ -65,11 +67,27 @@ def adapt(model: "PreTrainedModel", config: Config) -> None:
         base_model_name_or_path=model.config.name_or_path or None,
     )
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(config.run.seed, "lora"))
         inject_adapter_in_model(peft_config, model, adapter_name=NAME)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype.itemsize < 4:  # small steps would be rounded away
             parameter.data = parameter.data.float()
+    draw_adapter(model, seed=config.run.seed)
+
+
+@torch.no_grad()
+def draw_adapter(model: torch.nn.Module, *, seed: int) -> None:
+    """Give an adapter, or this rank's part of it, its first values: B is 0, and A is drawn by the seed and the layer's name.
+
+    Device and number of ranks do not matter. Does nothing if the model has no adapter.
+    Source: He et al. 2015, "Delving Deep into Rectifiers", with a = √5, as in PEFT.
+    """
+    for name, tensor in model.named_parameters():
+        if DOWN in name:
+            random = torch.Generator().manual_seed(derive_seed(seed, "lora", name))
+            bound = tensor.shape[1] ** -0.5
+            fill(tensor, torch.empty(tensor.shape, dtype=tensor.dtype).uniform_(-bound, bound, generator=random))
+        elif UP in name:
+            fill(tensor, torch.zeros(tensor.shape, dtype=tensor.dtype))
 
 
 def target_names(model: "PreTrainedModel", settings: LoraConfig) -> dict[str, str]:
@@ -117,6 +135,16 @@ def adapted_layers(model: torch.nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
+def is_adapter(name: str) -> bool:
+    """Return whether a tensor of an adapted model is an adapter's."""
+    return DOWN in name or UP in name
+
+
+def base_name(name: str) -> str:
+    """Return the name of a weight without the adapter around its layer."""
+    return name.replace(BASE, ".")
+
+
 @contextmanager
 def without_adapter(model: torch.nn.Module) -> Iterator[None]:
     """Let the model compute as its base model does. A model without adapter always does."""
@@ -147,13 +175,13 @@ def merged_weights(weights: Iterable[tuple[str, Tensor]], model: torch.nn.Module
             layer = name.partition(UP)[0]
             yield f"{layer}.weight", _merged(base, down, tensor, layers[layer])
         else:
-            yield name.replace(BASE, "."), tensor
+            yield base_name(name), tensor
 
 
 def adapter_weights(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Yield A and B of all adapters among the weights of a model, named as in PEFT's files."""
     for name, tensor in weights:
-        if DOWN in name or UP in name:
+        if is_adapter(name):
             yield PREFIX + name.replace(f".{NAME}.", "."), tensor
 
 
@@ -170,24 +198,54 @@ def adapter_settings(model: "PreTrainedModel") -> dict[str, Json]:
     return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
 
 
-def write_adapter(tensors: Mapping[str, Tensor], settings: Mapping[str, Json], directory: Path) -> None:
-    """Write an adapter to an existing directory, in PEFT's format."""
-    save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, directory / TENSORS)
-    (directory / SETTINGS).write_bytes(msgspec.json.format(msgspec.json.encode(settings)))
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as PEFT's files hold it."""
+
+    tensors: Mapping[str, Tensor]
+    settings: Mapping[str, Json]
+    """Content of adapter_config.json."""
+
+    def write(self, directory: Path) -> None:
+        """Write its files to an existing directory. Raises OSError or SafetensorError."""
+        tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in self.tensors.items()}
+        save_file(tensors, directory / TENSORS)
+        (directory / SETTINGS).write_bytes(msgspec.json.format(msgspec.json.encode(self.settings)))
+
+
+def adapted_copies(
+    weights: Iterable[tuple[str, Tensor]], model: "PreTrainedModel"
+) -> tuple[dict[str, Tensor], Adapter]:
+    """Return the weights of an adapted model with its adapter merged, and the adapter, both on the CPU. Further training changes neither.
+
+    Iterates once over `weights`, those of `merged_weights`.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def noted() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in weights:
+            if is_adapter(name):
+                kept[name] = tensor.detach().to("cpu", copy=True)
+            yield name, tensor
+
+    # Merged weights are new tensors, and the others never change.
+    merged = {name: tensor.detach().to("cpu") for name, tensor in merged_weights(noted(), model)}
+    return merged, Adapter(dict(adapter_weights(kept.items())), adapter_settings(model))
 
 
 def restore_adapter(checkpoint: Path, model: "PreTrainedModel") -> None:
-    """Load the adapter of a checkpoint into an adapted model. Raises StoreError if it does not fit."""
+    """Load the adapter of a checkpoint, or this rank's part of it, into an adapted model. Raises StoreError if it does not fit."""
     file = checkpoint / ADAPTER / TENSORS
+    own = dict(adapter_weights(model.named_parameters()))
     try:
-        found = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{file} cannot be read: {error}") from None
-    own = dict(adapter_weights(model.state_dict().items()))
-    for name in sorted(found.keys() | own.keys()):
-        there, here = (tuple(each[name].shape) if name in each else "none" for each in (found, own))
-        if there != here:
-            raise StoreError(f"{file} belongs to another model: {name} has shape {there} there and {here} in the model")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(found[name])
+        found = stored([file])
+        kinds = {name: entry.kind for name, entry in found.items()}
+        for name in sorted(kinds.keys() | own.keys()):
+            there, here = (tuple(each[name].shape) if name in each else "none" for each in (kinds, own))
+            if there != here:
+                raise StoreError(
+                    f"{file} belongs to another model: {name} has shape {there} there and {here} in the model"
+                )
+        read_into(own, found)
+    except ModelError as error:
+        raise StoreError(str(error)) from None

@@ -15,6 +15,7 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from lzero.config import TrainConfig
 from lzero.extras import need
+from lzero.train.muon import SCALED, ShardedMuon
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 COPY = "float32"
 """Slot of an optimizer's state that holds the float32 copy of a weight."""
+MOMENTUM = 0.95
+"""Momentum of Muon."""
 _WEIGHT = "lzero_weight"
 """Attribute of a copy: the weight."""
-EIGHT_BITS, PARTS = "OptimState8bit", ("codes", "scale", "qmap")
+EIGHT_BITS, EIGHT_BIT_PARTS = "OptimState8bit", ("codes", "scale", "qmap")
 """torchao's class of a moment of 8 bits, and its tensors: codes, the scale of each block, and the value of each code."""
 
 
@@ -71,12 +74,6 @@ def make_optimizers(model: "PreTrainedModel | ValueModel", settings: TrainConfig
     return optimizers
 
 
-def make_adamw(model: "PreTrainedModel", *, lr: float, weight_decay: float) -> Optimizer:
-    """Return AdamW over all weights of the model that require a gradient."""
-    (optimizer,) = make_optimizers(model, TrainConfig(lr=lr, weight_decay=weight_decay))
-    return optimizer
-
-
 def set_rate(optimizers: Iterable[Optimizer], lr: float) -> None:
     """Set the learning rate of all groups. Optimizers with compiled steps keep it in a tensor."""
     for optimizer in optimizers:
@@ -105,7 +102,11 @@ def _muon(weights: Weights, lr: float, weight_decay: float) -> list[Optimizer]:
 
     Source: Liu et al. 2025, "Muon is Scalable for LLM Training" (arXiv 2502.16982), section 2.2.
     """
-    muon = Muon(weights.inner, lr=lr, momentum=0.95, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    muon: Optimizer
+    if any(hasattr(weight, "placements") for weight in weights.inner):
+        muon = ShardedMuon(weights.inner, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay)
+    else:
+        muon = Muon(weights.inner, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay, adjust_lr_fn=SCALED)
     rest = _decayed(without(weights.all, weights.inner), weight_decay)
     return [muon, *([AdamW(rest, lr=lr, fused=True)] if rest else ())]
 
@@ -134,7 +135,7 @@ def plain(slots: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for slot, tensor in slots.items():
         if type(tensor).__name__ == EIGHT_BITS:
-            found |= {f"{slot}/{part}": getattr(tensor, part) for part in PARTS}
+            found |= {f"{slot}/{part}": getattr(tensor, part) for part in EIGHT_BIT_PARTS}
         else:
             found[slot] = tensor
     return found
@@ -147,7 +148,7 @@ def rebuilt(slots: Mapping[str, Tensor]) -> dict[str, Tensor]:
         need("low-bit", what="a checkpoint with moments of 8 bits")
         from torchao.optim.subclass_8bit import OptimState8bit
 
-        codes, scale, values = (slots[f"{slot}/{part}"] for part in PARTS)
+        codes, scale, values = (slots[f"{slot}/{part}"] for part in EIGHT_BIT_PARTS)
         found[slot] = OptimState8bit(codes, scale, values, bool(values.min() < 0), dtype=torch.float32)
     return found
 

@@ -10,7 +10,7 @@ from lzero.algo.layout import Layout, Packing
 from lzero.errors import ModelError
 from lzero.model_reach import shortest_reach
 from lzero.train.attention.interface import kernel_of
-from lzero.train.policy import placement
+from lzero.train.policy import compute_spec
 from lzero.train.probe import PROBE_TOKENS, TOLERANCE, probe_ids, sample_of
 from lzero.train.score import sample_logprobs
 from lzero.types import Sample
@@ -30,7 +30,7 @@ def choose_packing(model: "PreTrainedModel", wanted: Packing | Literal["auto"]) 
         check_packing(model, wanted)
         return wanted
     # A mask costs the square of the row, which CUDA's matrix products do not outweigh.
-    fastest: Packing = "packed" if placement(model).device.type == "cuda" and kernel_of(model) is None else "tree"
+    fastest: Packing = "packed" if compute_spec(model).device.type == "cuda" and kernel_of(model) is None else "tree"
     try:
         check_packing(model, fastest)
     except ModelError as error:
@@ -69,7 +69,7 @@ def check_packing(model: "PreTrainedModel", packing: Packing, *, apart: list[tup
         for own, theirs in zip(apart, together, strict=True)
         for one, other in zip(own, theirs, strict=True)
     ]
-    if not all(gap <= TOLERANCE[placement(model).dtype] for gap in gaps):
+    if not all(gap <= TOLERANCE[compute_spec(model).dtype] for gap in gaps):
         raise ModelError(
             f"{type(model).__name__} does not keep {packing} sequences apart: a log-probability differs by {max(gaps):.3f} from that of a "
             'row of its own; set train.packing = "padded"'

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_PLACEMENT, _ROOT = "lzero_placement", "lzero_root"
+_SPEC, _ROOT = "lzero_compute_spec", "lzero_root"
 
 
 @dataclass(frozen=True)
-class Placement:
+class ComputeSpec:
     """Where and in which type a model computes. Its parameters may rest elsewhere, and in another type."""
 
     device: torch.device
     dtype: torch.dtype
 
 
-def placement(model: "PreTrainedModel") -> Placement:
+def compute_spec(model: "PreTrainedModel") -> ComputeSpec:
     """Return where a model computes."""
-    return getattr(model, _PLACEMENT, None) or Placement(model.device, model.dtype)
+    return getattr(model, _SPEC, None) or ComputeSpec(model.device, model.dtype)
 
 
 def through_root(
@@ -53,11 +53,11 @@ def _free_gathered(model: "PreTrainedModel") -> None:
             module.reshard()
 
 
-def make_root(model: "PreTrainedModel", place: Placement) -> None:
-    """Let `through_root` run the hooks of this sharded model, which computes at `place`."""
+def make_root(model: "PreTrainedModel", spec: ComputeSpec) -> None:
+    """Let `through_root` run the hooks of this sharded model, which computes as `spec` says."""
     from torch.distributed.fsdp import register_fsdp_forward_method
 
-    setattr(model, _PLACEMENT, place)
+    setattr(model, _SPEC, spec)
     setattr(model, _ROOT, partial(_within, model))
     register_fsdp_forward_method(model, _ROOT)
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 from lzero.algo.layout import Layout
 from lzero.errors import EngineError, TrainError
 from lzero.train.metrics import Stopwatch
-from lzero.train.policy import placement
+from lzero.train.policy import compute_spec
 from lzero.train.probe import STILL, TEMPERATURE, TOLERANCE, Probe, sample_after, sample_of
 from lzero.train.score import sample_logprobs
 from lzero.train.transfer import ModelWeights, WeightSource, WeightTransfer
@@ -161,7 +161,7 @@ class Publisher:
         request_s: float = PROBE_S,
     ) -> None:
         self.probe = Probe(model.config.vocab_size, max_tokens=max_tokens)
-        self._dtype = placement(model).dtype
+        self._dtype = compute_spec(model).dtype
         self._policy = policy or WholePolicy(model)
         self._engine = engine
         self._replicas: Sequence[Replica] = (

@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lzero.config import Config
-from lzero.errors import ConfigError, StoreError
+from lzero.errors import ConfigError, ModelError, StoreError
 from lzero.models import load_tokenizer, parameter_shapes
 from lzero.store import RunDirectory
 from lzero.store.resumable import is_resumable
 from lzero.text import counted
-from lzero.train.checkpoint import LaterFormat, checkpoints, newest_checkpoint, read_manifest
+from lzero.train.checkpoint import LaterFormat, checkpoints, newest_checkpoint, read_manifest, state_files
+from lzero.train.ranks.stored import stored
 from lzero.types import Json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 SHOWN = 5
 """The most differences that an error names."""
@@ -37,6 +38,10 @@ def checkpoint_to_resume(run: RunDirectory) -> Path | None:
         assert whole is not None
         broken = " ".join(map(str, found[: found.index(whole)]))
         raise StoreError(f"{error}. To resume from {whole.name} instead, first run: rm -r {broken}") from None
+    try:
+        stored(state_files(found[0]))  # reads only their headers
+    except ModelError as error:
+        raise StoreError(f"{error}. To resume from the checkpoint before it, first run: rm -r {found[0]}") from None
     return found[0]
 
 
@@ -63,15 +68,12 @@ def check_config(checkpoint: Path, config: Config) -> None:
         raise StoreError(f"{checkpoint} has another configuration than this run: {'; '.join(differences)}")
 
 
-def check_model(
-    checkpoint: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", *, initial: Path
-) -> None:
+def check_model(checkpoint: Path, tokenizer: "PreTrainedTokenizerFast", *, initial: Path) -> None:
     """Raise StoreError if the shapes or the vocabulary of a checkpoint differ from those of the model in `initial`.
 
-    `model` and `tokenizer` are the checkpoint's. The model in `initial` samples, and is the reference.
+    `tokenizer` is the checkpoint's. The model in `initial` samples, and is the reference.
     """
-    there = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    here = parameter_shapes(initial)
+    there, here = parameter_shapes(checkpoint), parameter_shapes(initial)
     differences = [
         f"{name} has shape {there.get(name, 'none')} in the checkpoint and {here.get(name, 'none')} in the model"
         for name in sorted(there.keys() | here.keys())

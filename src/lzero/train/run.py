@@ -35,12 +35,14 @@ from lzero.threads import computing_alone
 from lzero.train.checkpoint import Progress
 from lzero.train.checks import check_settings, inert_settings
 from lzero.train.collapse import collapse_warnings
-from lzero.train.learner.local import computed
-from lzero.train.learner.ranks import make_learner
+from lzero.train.learner.local import LocalLearner, computed
+from lzero.train.learner.ranks import RankLearner
 from lzero.train.loop import Outcome, train
-from lzero.train.policy import placement
+from lzero.train.policy import compute_spec
 from lzero.train.preflight import memory
+from lzero.train.preflight.cluster import check_cluster
 from lzero.train.ranks.starting import opened_trainer
+from lzero.train.ranks.trainer import RankTrainer
 from lzero.train.resume import check_config, checkpoint_to_resume
 from lzero.train.seeding import seeded
 from lzero.train.trackers import Track, check_trackers, open_trackers
@@ -86,9 +88,8 @@ async def run_training(
 ) -> Report:
     """Train as `config` says, in a new run directory or, with `run`, from the newest checkpoint of that run.
 
-    `accept_changes`: resume even if the inputs (tasks, corpus, prompt, model) have changed. `stop` ends the run at the next point from
-    which it can resume. Raises an LzeroError before a run directory is made if the configuration, the tasks, the model or this machine's
-    sandbox cannot be used.
+    `accept_changes`: resume even if the inputs (tasks, corpus, prompt, model) have changed. `stop` ends the run where it can resume next.
+    Raises an LzeroError before a run directory is made if the configuration, the tasks, the model or the sandbox cannot be used.
     """
     start = time.monotonic()
     scorer = _checked(config, run)
@@ -102,6 +103,7 @@ async def run_training(
         checkpoint = checkpoint_to_resume(run) if run else None
         if checkpoint:
             check_config(checkpoint, config)
+        await check_cluster(config)
         scenes = await stack.enter_async_context(opened_scenes(config))  # before a large model is loaded
         inputs = run_inputs(config, training, held_out, scenes.environment)
         if run is not None:
@@ -126,7 +128,7 @@ async def run_training(
             for note in notes:
                 logger.warning("%s", note)
             logger.info("attention of the trained model: %s", trainer.attention)
-            learner = make_learner(trainer, engine, run)
+            learner = _learner(trainer, engine, run)
             stack.push_async_callback(learner.close)
             stack.push_async_callback(stream.close)
             updates = train(
@@ -203,9 +205,14 @@ def _sources(config: Config) -> tuple[TaskSource, TaskSource]:
     return training, held_out
 
 
+def _learner(trainer: Trainer, engine: Engine, run: RunDirectory) -> LocalLearner:
+    """Return the learner for this trainer."""
+    return RankLearner(trainer, engine, run) if isinstance(trainer, RankTrainer) else LocalLearner(trainer, engine, run)
+
+
 async def _memory_notes(trainer: Trainer, watcher: Watcher) -> list[str]:
     """Test the memory of an update if `train.memory_test` asks for it, and return what was found. Raises ConfigError."""
-    if not memory.is_wanted(trainer.config, placement(trainer.model).device.type):
+    if not memory.is_wanted(trainer.config, compute_spec(trainer.model).device.type):
         return []
     watcher.say("testing the memory of an update on the longest possible batch")
     note = await computed(partial(memory.check_memory, trainer))

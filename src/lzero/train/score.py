@@ -10,7 +10,7 @@ from lzero.algo.batches import MicroBatch, anchor, lay_out, unscored
 from lzero.algo.layout import Layout, plan
 from lzero.algo.logprobs import token_logprobs
 from lzero.train.attention.interface import Rows, rows_of
-from lzero.train.policy import placement, through_root
+from lzero.train.policy import compute_spec, through_root
 from lzero.types import Sample
 
 if TYPE_CHECKING:
@@ -20,14 +20,8 @@ Agreed = Callable[[int], int]
 """Takes a rank's number of passes, and returns how many it makes: as many as the others of a sharded model."""
 
 
-def predicting_states(model: "PreTrainedModel", micro: MicroBatch) -> Tensor:
-    """Return the hidden states [N, H] that predict the action tokens of a micro-batch: those of the tokens before them."""
-    rows = rows_of(model, micro)
-    assert rows.sharing is None, "this rank has a part of the states"
-    return _states(model, rows)
-
-
-def _states(model: "PreTrainedModel", rows: Rows) -> Tensor:
+def predicting_states(model: "PreTrainedModel", rows: Rows) -> Tensor:
+    """Return the hidden states [N, H] that predict this process's action tokens: those of the tokens before them."""
     hidden: Tensor = model.get_decoder()(**rows.inputs, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, rows.predictors)
 
@@ -45,16 +39,11 @@ def policy_logprobs(
 
 def _action_logprobs(model: "PreTrainedModel", micro: MicroBatch, *, entropies: bool) -> tuple[Tensor, Tensor | None]:
     rows = rows_of(model, micro)
-    states, head = _states(model, rows), model.get_output_embeddings()
-    if rows.sharing is None or rows.actions is None:
-        return token_logprobs(states, head, micro.targets, micro.temperatures, entropies=entropies)
-    targets, temperatures = micro.targets[rows.actions], micro.temperatures[rows.actions]
-    own, own_entropies = token_logprobs(states, head, targets, temperatures, entropies=entropies)
+    states, head, own = predicting_states(model, rows), model.get_output_embeddings(), rows.actions
+    targets, temperatures = (each if own is None else each[own] for each in (micro.targets, micro.temperatures))
+    logprobs, found = token_logprobs(states, head, targets, temperatures, entropies=entropies)
     number = len(micro.targets)
-    return (
-        rows.sharing.joined(own, rows.actions, number),
-        None if own_entropies is None else rows.sharing.joined(own_entropies, rows.actions, number),
-    )
+    return rows.joined(logprobs, number), None if found is None else rows.joined(found, number)
 
 
 def sample_logprobs(
@@ -66,7 +55,7 @@ def sample_logprobs(
     def compute(micro: MicroBatch) -> Tensor:
         return policy_logprobs(model, micro)[0]
 
-    return per_token(compute, samples, layout, device=placement(model).device, agreed=agreed)
+    return per_token(compute, samples, layout, device=compute_spec(model).device, agreed=agreed)
 
 
 def per_token(

@@ -40,7 +40,8 @@ from lzero.train.optimizers import weights_of, without
 from lzero.train.schedule import warmup_stable_decay
 from lzero.train.score import sample_logprobs
 from lzero.train.seeding import seeded
-from lzero.train.update import freeze_layers, update_policy
+from lzero.train.trainable import freeze_layers
+from lzero.train.update import update_policy
 from lzero.types import Sample
 
 if TYPE_CHECKING:
@@ -114,10 +115,8 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
         model, tokenizer = starting_model(config)
         freeze_layers(model, config.train.frozen_layers)
         adapt(model, config)
-        focus = _compiled(config.sft.focus)
-        sources = [read_demonstrations(Path(run_dir), tokenizer, focus=focus) for run_dir in config.sft.episodes]
-        mix = Mix(sources, config.sft.weights, seed=derive_seed(config.run.seed, "sft"))
-        run = RunDirectory.create(_renamed(config))
+        mix = Mix(read_sources(config.sft, tokenizer), config.sft.weights, seed=derive_seed(config.run.seed, "sft"))
+        run = RunDirectory.create(_renamed(config), command="lzero sft")
         before = held_out_loss(model, mix.held_out, max_tokens=config.train.micro_batch_tokens)
         step = SftStep(step=0, tokens=0, loss=math.nan, held_out=before)
         for step in imitate(model, mix, config, run):
@@ -134,6 +133,23 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
         held_out_after=step.held_out,
         seconds=time.monotonic() - start,
     )
+
+
+def read_sources(sft: SftConfig, tokenizer: "PreTrainedTokenizerFast") -> list[list[Sample]]:
+    """Return the samples of each of `sft.episodes`, with loss where its focus matches.
+
+    Raises ConfigError for a wrong `sft.focus`; StoreError, ModelError as `read_demonstrations` does.
+    """
+    focuses = [sft.focus] * len(sft.episodes) if isinstance(sft.focus, str) else list(sft.focus)
+    if len(focuses) != len(sft.episodes):
+        raise ConfigError(
+            f"sft.focus = {focuses}: give one regular expression for all, or one for each of the "
+            f"{len(sft.episodes)} sft.episodes"
+        )
+    return [
+        read_demonstrations(Path(run_dir), tokenizer, focus=_compiled(focus))
+        for run_dir, focus in zip(sft.episodes, focuses, strict=True)
+    ]
 
 
 def starting_model(config: Config) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":

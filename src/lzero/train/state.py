@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from lzero.errors import ModelError, StoreError
 from lzero.model_files import read_by_library
 from lzero.train.optimizers import COPY, plain, rebuilt, weight_of
-from lzero.train.policy import placement
+from lzero.train.policy import compute_spec
 from lzero.train.ranks.stored import Stored, read_into, stored
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def state_tensors(
             own = f"{number}.{names[id(weight)]}"
             for slot, tensor in plain(optimizer.state.get(trained, {})).items():
                 yield f"{own}.{slot}", tensor
-            if weight is trained and weight.dtype != placement(model).dtype:
+            if weight is trained and weight.dtype != compute_spec(model).dtype:
                 yield f"{own}.{COPY}", weight
     if critic is not None:
         yield from ((CRITIC + name, tensor) for name, tensor in critic.state_dict().items())

@@ -4,7 +4,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,8 @@ from lzero.seeds import derive_seed
 from lzero.train.attention.choice import choose_attention
 from lzero.train.attention.interface import kernel_of
 from lzero.train.checkpoint import Progress, Snapshot, read_manifest, restore_optimizers, take_snapshot
-from lzero.train.critic import Critic, load_trained, make_critic
-from lzero.train.lora import adapt, check_lora, restore_adapter, without_adapter
+from lzero.train.critic import Critic, make_critic
+from lzero.train.lora import check_lora, restore_adapter, without_adapter
 from lzero.train.metrics import sampler_gap, value_metrics
 from lzero.train.optimizers import make_optimizers, set_rate
 from lzero.train.packing import choose_packing
@@ -38,6 +38,7 @@ from lzero.train.resume import check_model
 from lzero.train.schedule import learning_rate
 from lzero.train.score import sample_logprobs
 from lzero.train.skipped import SkipCount, SkippedStep
+from lzero.train.trainable import Role, in_role
 from lzero.train.transfer import ModelWeights, WeightSource
 from lzero.train.update import update_policy
 from lzero.types import Group, Sample
@@ -49,9 +50,9 @@ logger = logging.getLogger(__name__)
 
 
 class Load(Protocol):
-    """Loads a model, or a rank's part of one, that learns or stays as it is."""
+    """Loads a model, or a rank's part of one, as `in_role` prepares it."""
 
-    def __call__(self, directory: Path, *, learns: bool) -> "PreTrainedModel": ...
+    def __call__(self, directory: Path, *, role: Role) -> "PreTrainedModel": ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,18 +105,17 @@ class Trainer:
         progress = read_manifest(checkpoint).progress if checkpoint else Progress()
         initial = resolve(config.model.path)
         load = load or partial(_load_whole, config)
-        model = load(initial if config.lora.rank else checkpoint or initial, learns=True)
         tokenizer = load_tokenizer(checkpoint or initial)
         if checkpoint:
-            check_model(checkpoint, model, tokenizer, initial=initial)
-        adapt(model, config)
+            check_model(checkpoint, tokenizer, initial=initial)
+        model = load(initial if config.lora.rank else checkpoint or initial, role="policy")
         if checkpoint and config.lora.rank:
             restore_adapter(checkpoint, model)
         reference = None
         if config.algo.kl_coef > 0:
-            reference = model if config.lora.rank else load(initial, learns=False)
+            reference = model if config.lora.rank else load(initial, role="reference")
         optimizers = make_optimizers(model, config.train)
-        critic = make_critic(config, model, tokenizer, partial(load, learns=True), shard_head=shard_head)
+        critic = make_critic(config, model, tokenizer, partial(load, role="critic"), shard_head=shard_head)
         others = [*([] if reference is None else [reference]), *([] if critic is None else [critic.model.trunk])]
         attention = choose_attention(model, config.train.attention, also=others)
         trainer = cls(
@@ -177,10 +177,16 @@ class Trainer:
         self, samples: Sequence[Sample], layout: Layout, *, of: Literal["policy", "reference"] = "policy"
     ) -> list[tuple[float, ...]]:
         """Return the log-probabilities of every sample's action tokens under the policy or its reference; 0 for other tokens."""
+        with self.acting(of) as model:
+            return sample_logprobs(model, samples, layout)
+
+    @contextmanager
+    def acting(self, of: Literal["policy", "reference"]) -> Iterator["PreTrainedModel"]:
+        """Yield the model that computes as the policy, or as its reference, within the block."""
         model = self.model if of == "policy" else self.reference
         assert model is not None
         with nullcontext() if of == "policy" else without_adapter(model):
-            return sample_logprobs(model, samples, layout)
+            yield model
 
     def values(self, samples: Sequence[Sample], layout: Layout) -> list[tuple[float, ...]]:
         """Return the critic's value before every action token; 0 for other tokens."""
@@ -293,24 +299,31 @@ class Trainer:
         return means | gap | known | {"train/lr": lr, "train/skipped": float(len(skipped))}
 
     def _step(self, part: Sequence[Scored], *, update: int, lags: bool) -> Metrics:
-        """Make one optimiser step. Raises NotFinite, with the policy unchanged; the critic, which learns first, may have made its step."""
-        learned = {} if self.critic is None else self.learn_values(part)
+        """Make one optimiser step of policy and critic.
+
+        Raises NotFinite if a loss or gradient is not finite. Then policy and critic are unchanged: neither learns from a batch from which
+        one of them cannot. The exception: if a later epoch of the critic fails, its earlier epochs remain.
+        """
         if self.critic is not None and update < self.config.critic.warmup_updates:
-            return learned
-        return learned | self._learn(part, lags=lags)
+            return self.learn_values(part)
+        return self._learn(part, lags=lags)
 
     def _learn(self, part: Sequence[Scored], *, lags: bool) -> Metrics:
-        """Make an optimiser step of the policy."""
+        """Make an optimiser step of the policy. The critic learns when the policy's gradient is known to be finite."""
         algo = self.config.algo
-        return update_policy(
+        batch = collate(part, self.layout, average=algo.average, constant=self.constant)
+        of_critic: Metrics = {}
+        own = update_policy(
             self.model,
             self.optimizers,
-            collate(part, self.layout, average=algo.average, constant=self.constant),
+            batch,
             loss_fn=make_loss_fn(algo),
             grad_clip=self.config.train.grad_clip,
             entropies=algo.entropy_coef > 0,
             lags=lags,
+            before=lambda: of_critic.update({} if self.critic is None else self.critic.learn(batch)),
         )
+        return of_critic | own
 
     def learn_values(self, part: Sequence[Scored]) -> Metrics:
         """Make the optimiser steps of the critic. Raises NotFinite."""
@@ -337,9 +350,8 @@ def _targets(sample: Sample, credit: Credit) -> tuple[float, ...]:
     return of_tokens(sample, credit.targets)
 
 
-def _load_whole(config: Config, directory: Path, *, learns: bool) -> "PreTrainedModel":
-    load = partial(load_trained, config=config) if learns else load_model
-    return load(directory, dtype=config.model.dtype, device=config.model.device)
+def _load_whole(config: Config, directory: Path, *, role: Role) -> "PreTrainedModel":
+    return in_role(load_model(directory, dtype=config.model.dtype, device=config.model.device), config, role)
 
 
 def split(scored: Sequence[Scored], num_parts: int, *, seed: int) -> list[list[Scored]]:

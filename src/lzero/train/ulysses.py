@@ -27,7 +27,7 @@ _SEQUENCE = "lzero_sequence"
 
 
 @dataclass(frozen=True)
-class Sharing:
+class SequenceRanks:
     """The ranks that share rows, as one of them sees them."""
 
     group: dist.ProcessGroup
@@ -35,7 +35,7 @@ class Sharing:
     size: int
 
     @classmethod
-    def of(cls, group: dist.ProcessGroup) -> "Sharing":
+    def of(cls, group: dist.ProcessGroup) -> "SequenceRanks":
         return cls(group, dist.get_rank(group), dist.get_world_size(group))
 
     def whole_rows(self, states: Tensor) -> Tensor:
@@ -102,21 +102,21 @@ def _exchange(parts: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 def share_rows(model: "PreTrainedModel", group: dist.ProcessGroup) -> None:
     """Let the model compute a stretch of every row, and the other ranks of `group` the rest. It must attend by a kernel of lzero's."""
-    setattr(model, _SEQUENCE, Sharing.of(group))
+    setattr(model, _SEQUENCE, SequenceRanks.of(group))
 
 
-def sharing(model: "PreTrainedModel") -> Sharing | None:
-    """Return with whom a model shares its rows; None if it computes them alone."""
-    found: Sharing | None = getattr(model, _SEQUENCE, None)
+def sequence_ranks(model: "PreTrainedModel") -> SequenceRanks | None:
+    """Return the ranks that share the rows of a model; None if it computes them alone."""
+    found: SequenceRanks | None = getattr(model, _SEQUENCE, None)
     return found
 
 
-def check_heads(heads: int, kv_heads: int, ranks: int) -> None:
+def check_heads(heads: int, kv_heads: int, ranks: int, *, of: str = "the model") -> None:
     """Raise ConfigError if attention heads cannot be divided over so many ranks."""
     if heads % ranks or (kv_heads % ranks and ranks % kv_heads):
         fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
         raise ConfigError(
-            f"train.sequence_ranks = {ranks}: the model's {heads} heads and {kv_heads} key-value heads cannot be divided over so many "
+            f"train.sequence_ranks = {ranks}: the {heads} heads and {kv_heads} key-value heads of {of} cannot be divided over so many "
             f"ranks; possible are {', '.join(map(str, fitting))}"
         )
 
@@ -135,7 +135,7 @@ class Stretch:
     """Where, in the flattened stretch."""
 
 
-def stretch_of(micro: MicroBatch, shared: Sharing) -> Stretch:
+def stretch_of(micro: MicroBatch, shared: SequenceRanks) -> Stretch:
     """Return this rank's stretch of every row. A target may lie in the next one: its predictor decides."""
     rows, width = micro.token_ids.shape
     more = -width % shared.size

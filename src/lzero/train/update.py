@@ -1,7 +1,7 @@
 """Make one optimiser step: from a batch to new weights and metrics."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,44 +13,12 @@ from lzero.algo.batches import Batch, MicroBatch
 from lzero.algo.lag import lag_metrics
 from lzero.algo.loss import LossFn, LossInputs
 from lzero.algo.metrics import Metric, Metrics, combined
-from lzero.errors import ConfigError, NotFinite
-from lzero.train.policy import placement
+from lzero.errors import NotFinite
+from lzero.train.policy import compute_spec
 from lzero.train.score import policy_logprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-def recompute_activations(model: "PreTrainedModel") -> None:
-    """Turn on gradient checkpointing: the backward pass recomputes a layer's activations instead of keeping them.
-
-    Raises ConfigError for a model that does not support it.
-    """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    if not model.supports_gradient_checkpointing:
-        raise ConfigError(f"train.gradient_checkpointing: {type(model).__name__} does not support it: set it to false")
-    newer = getattr(model, "activation_checkpointing_enable", None)  # its name in later releases of transformers
-    (newer or model.gradient_checkpointing_enable)()
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.training = True  # transformers checks this flag of the layer; modules inside stay without dropout
-
-
-def freeze_layers(model: "PreTrainedModel", number: int) -> None:
-    """Keep the embeddings and the first `number` layers as they are. A pass then computes no gradient for them, and keeps no activation.
-
-    An output layer that is tied to the embeddings stays as it is, too. 0 freezes nothing. Raises ConfigError if no layer would be left.
-    """
-    if not number:
-        return
-    layers = getattr(model.get_decoder(), "layers", ())
-    if number >= len(layers):
-        raise ConfigError(
-            f"train.frozen_layers = {number}: {type(model).__name__} has {len(layers)} layers, and one at least must learn"
-        )
-    for part in (model.get_input_embeddings(), *layers[:number]):
-        part.requires_grad_(False)
 
 
 def update_policy(
@@ -62,6 +30,7 @@ def update_policy(
     grad_clip: float,
     entropies: bool = False,
     lags: bool = False,
+    before: Callable[[], object] = lambda: None,
 ) -> Metrics:
     """Make one optimiser step on the whole batch: accumulate gradients over micro-batches, clip them together, apply them once.
 
@@ -69,13 +38,13 @@ def update_policy(
     is the mean over action tokens of |log π_trainer − log π_sampler|.
     On-policy and in one precision it is rounding error; a larger value means that the two are not the same policy.
 
-    Raises NotFinite, with weights and moments unchanged, if the loss or the gradient is not finite.
+    Raises NotFinite, with weights and moments unchanged, if the loss or the gradient is not finite, or `before` does (see `make_step`).
     """
     for optimizer in optimizers:
         optimizer.zero_grad()
     done = [accumulate(model, micro, loss_fn=loss_fn, entropies=entropies, lags=lags) for micro in batch.micro_batches]
     loss = sum(loss.item() for loss, _ in done)
-    norm = make_step(optimizers, loss=loss, grad_clip=grad_clip)
+    norm = make_step(optimizers, loss=loss, grad_clip=grad_clip, before=before)
     return combined(metrics for _, metrics in done) | step_metrics([batch], loss=loss, norm=norm)
 
 
@@ -94,19 +63,26 @@ def step_metrics(batches: Sequence[Batch], *, loss: float, norm: float) -> Metri
     }
 
 
-def make_step(optimizers: Sequence[Optimizer], *, loss: float, grad_clip: float) -> float:
+def make_step(
+    optimizers: Sequence[Optimizer], *, loss: float, grad_clip: float, before: Callable[[], object] = lambda: None
+) -> float:
     """Clip the accumulated gradients together, and apply them once. Return their norm before clipping.
 
-    Raises NotFinite, with weights and moments unchanged, if the loss or the gradient is not finite. `loss` and norm are those of all ranks,
-    so ranks that hold parts of the gradient do the same.
+    `before` is called when loss and gradient are known to be finite, before they are applied. Raises NotFinite, with weights and moments
+    unchanged, if they are not, or if `before` raises it. `loss` and norm are those of all ranks, so ranks that hold parts of the gradient
+    do the same.
     """
     trained = [weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]]
     total = clip_grad_norm_(trained, grad_clip)
     norm: float = getattr(total, "full_tensor", lambda: total)().item()  # a sharded model's is a DTensor
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+    try:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NotFinite(f"the optimiser step was skipped: loss {loss}, gradient norm {norm}")
+        before()
+    except NotFinite:
         for optimizer in optimizers:
             optimizer.zero_grad()
-        raise NotFinite(f"the optimiser step was skipped: loss {loss}, gradient norm {norm}")
+        raise
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
@@ -117,7 +93,7 @@ def accumulate(
     model: "PreTrainedModel", micro: MicroBatch, *, loss_fn: LossFn, entropies: bool, lags: bool
 ) -> tuple[Tensor, Metrics]:
     """Add the gradient of one micro-batch, and return its loss and metrics."""
-    micro = micro.to(placement(model).device)
+    micro = micro.to(compute_spec(model).device)
     logprobs, own_entropies = policy_logprobs(model, micro, entropies=entropies)
     loss, metrics = loss_fn(LossInputs(policy_logprobs=logprobs, micro_batch=micro, entropies=own_entropies))
     torch.autograd.backward(loss)

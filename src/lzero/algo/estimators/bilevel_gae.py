@@ -12,10 +12,9 @@
 from collections.abc import Sequence
 from itertools import chain, islice
 
-from lzero.algo.credit import mean
+from lzero.algo.credit import Attempt, Tokens, mean
 from lzero.algo.gae import Credit, ValueEstimator, gae, sums
 from lzero.config.base import Fraction
-from lzero.types import Attempt, Tokens
 
 
 class BilevelGAE(ValueEstimator):

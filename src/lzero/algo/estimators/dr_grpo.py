@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Estimator, mean, per_group
-from lzero.types import Attempt
+from lzero.algo.credit import Advantages, Attempt, Estimator, mean, per_group
 
 
 class DrGRPO(Estimator):

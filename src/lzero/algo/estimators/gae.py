@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from lzero.algo.credit import Attempt
 from lzero.algo.gae import Credit, ValueEstimator, gae, sums
-from lzero.types import Attempt
 
 
 class GAE(ValueEstimator):

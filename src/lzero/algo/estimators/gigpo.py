@@ -5,8 +5,7 @@ from itertools import chain
 
 from pydantic import Field
 
-from lzero.algo.credit import Advantages, DiscountedEstimator, per_group, per_key, returns, standardised
-from lzero.types import Attempt
+from lzero.algo.credit import Advantages, Attempt, DiscountedEstimator, per_group, per_key, returns, standardised
 
 
 class GiGPO(DiscountedEstimator):

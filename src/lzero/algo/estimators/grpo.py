@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Estimator, per_group, standardised
-from lzero.types import Attempt
+from lzero.algo.credit import Advantages, Attempt, Estimator, per_group, standardised
 
 
 class GRPO(Estimator):

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, DiscountedEstimator, returns, standardised_over_batch
-from lzero.types import Attempt
+from lzero.algo.credit import Advantages, Attempt, DiscountedEstimator, returns, standardised_over_batch
 
 
 class ReinforcePP(DiscountedEstimator):

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Estimator, per_group
-from lzero.types import Attempt
+from lzero.algo.credit import Advantages, Attempt, Estimator, per_group
 
 
 class RLOO(Estimator):

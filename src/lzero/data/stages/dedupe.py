@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lzero.data.normal import normal_column
-from lzero.data.stages import Decision, Keep, Part, Rows
+from lzero.data.stages import Rows
 from lzero.data.stages.measures import first_answers
-from lzero.data.stages.spilling import Marks, database, fill
+from lzero.data.stages.spilling import DropMarked, Marks, database, fill
 from lzero.types import Json
 
 BY: Final = ("answers", "passages", "ability", "source", "split")
@@ -30,7 +30,7 @@ WHERE number > 1 ORDER BY row_index
 """
 
 
-class Exact(Keep):
+class Exact(DropMarked):
     """Keeps the first row of each question, compared in its normal form. Rows with other files are other rows."""
 
     name = "dedupe"
@@ -38,7 +38,6 @@ class Exact(Keep):
     def __init__(self, *, by: Sequence[str] = ()) -> None:
         """`by`: further columns, of BY, in which duplicates are equal."""
         self._by = tuple(by)
-        self._marks: Marks | None = None
 
     def options(self) -> Mapping[str, Json]:
         return {"near": False, "by": list(self._by)}
@@ -47,11 +46,6 @@ class Exact(Keep):
         with database(scratch) as connection:
             fill(connection, "keys", _KEYS, self._keys(rows), select=_HASHED)
             self._marks = Marks.found(connection, _LATER, scratch / "later.arrow")
-
-    def decide(self, part: Part) -> Decision:
-        assert self._marks is not None
-        found = self._marks.take(start=part.start, rows=part.batch.num_rows)
-        return Decision(part.batch, found["reason"], found["detail"])
 
     def _keys(self, rows: Rows) -> Iterator[pa.RecordBatch]:
         columns = list(dict.fromkeys(["id", "question", "answers", "files", *self._by]))

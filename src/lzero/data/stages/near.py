@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from lzero.data.normal import normal_column
-from lzero.data.stages import Decision, Keep, Part, Rows
+from lzero.data.stages import Part, Rows
 from lzero.data.stages.dedupe import others
-from lzero.data.stages.spilling import ROWS_AT_ONCE, Marks, database, fill
+from lzero.data.stages.spilling import ROWS_AT_ONCE, DropMarked, Marks, database, fill
 from lzero.types import Json
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ ORDER BY later.row_index, earlier.row_index
 _NUMBERS = re.compile(r"\d+|\|.*")
 
 
-class Near(Keep):
+class Near(DropMarked):
     """Keeps the rows that are not near any kept row before them. Questions with other numbers or signs are never near."""
 
     name = "dedupe"
@@ -52,7 +52,6 @@ class Near(Keep):
         """`threshold`: the similarity, above 0 and at most 1, from which on two questions are near. `by`: as for `Exact`."""
         self._threshold = threshold
         self._by = tuple(by)
-        self._marks: Marks | None = None
 
     def options(self) -> Mapping[str, Json]:
         return {"near": True, "threshold": self._threshold, "by": list(self._by)}
@@ -67,11 +66,6 @@ class Near(Keep):
                 connection, "bands", _BANDS, bands, select="SELECT row_index, hash(band, hashes) AS bucket FROM batches"
             )
             self._marks = Marks.stored(_MARKS, self._found(connection), scratch / "near.arrow")
-
-    def decide(self, part: Part) -> Decision:
-        assert self._marks is not None
-        found = self._marks.take(start=part.start, rows=part.batch.num_rows)
-        return Decision(part.batch, found["reason"], found["detail"])
 
     def _bands(self, rows: Rows) -> Iterator[pa.RecordBatch]:
         """Yield the bands of each row's signature."""

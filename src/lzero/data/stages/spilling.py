@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lzero.data.stages import Decision, Keep, Part
 from lzero.errors import DataError
 
 if TYPE_CHECKING:
@@ -112,3 +113,13 @@ def _spread(values: pa.ChunkedArray, row_indices: list[int], start: int, rows: i
     for row_index, value in zip(row_indices, values.to_pylist(), strict=True):
         spread[row_index - start] = value
     return pa.array(spread, values.type)
+
+
+class DropMarked(Keep):
+    """Drops the rows for which `prepare` has found marks with a reason and a detail."""
+
+    _marks: Marks
+
+    def decide(self, part: Part) -> Decision:
+        found = self._marks.take(start=part.start, rows=part.batch.num_rows)
+        return Decision(part.batch, found["reason"], found["detail"])

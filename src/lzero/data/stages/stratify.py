@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lzero.data.stages import Decision, Keep, Part, Rows
+from lzero.data.stages import Rows
 from lzero.data.stages.measures import check_known, text_column
-from lzero.data.stages.spilling import Marks, database, fill
+from lzero.data.stages.spilling import DropMarked, Marks, database, fill
 from lzero.errors import DataError
 from lzero.seeds import derive_seed
 from lzero.types import Json
@@ -29,7 +29,7 @@ WHERE number > quota ORDER BY row_index
 """
 
 
-class Stratify(Keep):
+class Stratify(DropMarked):
     """Keeps `size` rows, drawn by `seed` and their ids, and their order."""
 
     name = "stratify"
@@ -41,7 +41,6 @@ class Stratify(Keep):
         self._seed = seed
         self._proportional = proportional
         self._quotas: dict[str, int] = {}
-        self._marks: Marks | None = None
 
     def options(self) -> Mapping[str, Json]:
         return {"by": list(self._by), "size": self._size, "seed": self._seed, "proportional": self._proportional}
@@ -65,11 +64,6 @@ class Stratify(Keep):
             batch = pa.record_batch([list(self._quotas), list(self._quotas.values())], schema=_QUOTAS)
             fill(connection, "quotas", _QUOTAS, [batch], select="SELECT * FROM batches")
             self._marks = Marks.found(connection, _LEFT_OUT, scratch / "left-out.arrow")
-
-    def decide(self, part: Part) -> Decision:
-        assert self._marks is not None
-        found = self._marks.take(start=part.start, rows=part.batch.num_rows)
-        return Decision(part.batch, found["reason"], found["detail"])
 
     def counts(self) -> Mapping[str, int]:
         return self._quotas

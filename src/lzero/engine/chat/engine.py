@@ -21,7 +21,7 @@ from openai import AsyncStream
 from lzero.engine.chat.failures import OptionRefused, TryAgain
 from lzero.engine.chat.reply import Gathering, Telling
 from lzero.engine.chat.server import ChatServer, events
-from lzero.errors import EngineError
+from lzero.errors import ConfigError, EngineError
 from lzero.protocols import OnText
 from lzero.tools.keys import Secret
 from lzero.tools.retry import Backoff
@@ -61,6 +61,10 @@ class OpenAIChat:
         `stall_s`: seconds that a reply may pause once it has begun.
         """
         url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+        if url == OPENAI_URL and model.startswith((".", "/", "~")):
+            raise ConfigError(
+                f"model {model!r}: no such directory. If it is the name of a model at an endpoint, give its base URL, too"
+            )
         self._server = ChatServer(model, url=url, key=key, key_variable=key_variable)
         self._stall_s = stall_s
         self._max_tries = max_tries

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from lzero.config import Config
 from lzero.engine.kinds import Finding, OpenedEngine
-from lzero.engine.model_path import context_tokens as context_tokens
-from lzero.engine.model_path import model_name as model_name
-from lzero.engine.model_path import open_tokenizer as open_tokenizer
+from lzero.engine.kinds import context_tokens as context_tokens
+from lzero.engine.kinds import model_name as model_name
+from lzero.engine.kinds import open_tokenizer as open_tokenizer
 from lzero.types import Task
 
 if TYPE_CHECKING:

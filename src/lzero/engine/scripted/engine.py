@@ -38,11 +38,15 @@ class WithoutModel:
 
 
 class ScriptedEngine(WithoutModel):
-    """Samples from `policy`, which reads the whole decoded transcript and the request's seed, and returns a reply."""
+    """Samples from `policy`, which reads the whole decoded transcript and the request's seed, and returns a reply.
 
-    def __init__(self, policy: Policy, tokenizer: "PreTrainedTokenizerFast") -> None:
+    `name`: the policy's, for messages.
+    """
+
+    def __init__(self, policy: Policy, tokenizer: "PreTrainedTokenizerFast", *, name: str = "") -> None:
         self._policy = policy
         self._tokenizer = tokenizer
+        self._said = f"the scripted policy {name}".rstrip()
 
     async def sample(
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
@@ -51,9 +55,9 @@ class ScriptedEngine(WithoutModel):
         try:
             reply = self._policy(decode(ids, self._tokenizer), sampling.seed)
         except Exception as error:
-            raise EngineError(f"the scripted policy raised {described(error)}") from error
+            raise EngineError(f"{self._said} raised {described(error)}") from error
         if not isinstance(reply, str):
-            raise EngineError(f"the scripted policy returned a {type(reply).__name__}, not a text")
+            raise EngineError(f"{self._said} returned {type(reply).__name__}, not a text")
         return complete(reply, sampling, self._tokenizer)
 
 

@@ -52,7 +52,7 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
         raise ConfigError(f"model.{loading[0]} has no effect with a scripted policy: remove it")
     policy = find_policy(_name(config), key="engine.policy")
     return OpenedEngine(
-        engine=ScriptedEngine(policy, tokenizer),
+        engine=ScriptedEngine(policy, tokenizer, name=_name(config)),
         tokenizer=tokenizer,
         concurrency=config.rollout.concurrency,
     )

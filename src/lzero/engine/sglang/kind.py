@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from lzero.closing import closed_on_error
 from lzero.config import Config, SGLangEngineConfig
 from lzero.engine.kinds import Finding, OpenedEngine
-from lzero.engine.model_path import context_tokens as context_tokens
-from lzero.engine.model_path import model_name as model_name
-from lzero.engine.model_path import open_tokenizer as open_tokenizer
+from lzero.engine.kinds import context_tokens as context_tokens
+from lzero.engine.kinds import model_name as model_name
+from lzero.engine.kinds import open_tokenizer as open_tokenizer
 from lzero.engine.sglang.server import SGLangServer
 from lzero.engine.vllm.engine import Delivery, VLLMEngine
 from lzero.engine.vllm.kind import stop_ids, temperature_problem, vocab_size

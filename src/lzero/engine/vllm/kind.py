@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from lzero.closing import closed_on_error
 from lzero.config import Config, VLLMEngineConfig
 from lzero.engine.kinds import Finding, OpenedEngine
-from lzero.engine.model_path import context_tokens as context_tokens
-from lzero.engine.model_path import model_name as model_name
-from lzero.engine.model_path import open_tokenizer as open_tokenizer
+from lzero.engine.kinds import context_tokens as context_tokens
+from lzero.engine.kinds import model_name as model_name
+from lzero.engine.kinds import open_tokenizer as open_tokenizer
 from lzero.engine.vllm.adapters import adapter_arguments, adapter_problems, rank_problem
 from lzero.engine.vllm.codec import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from lzero.engine.vllm.delivering import delivery, sharing_problem

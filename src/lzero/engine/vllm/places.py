@@ -1,20 +1,36 @@
-"""Bound the requests of one server by its own load figures.
+"""Bound the requests of one server by its own load figures, and wake the tasks that wait for a change.
 
 A server takes as many requests as it samples at once. When its memory for keys and values is full, vLLM preempts requests and computes
 their tokens again later. So the bound falls to the number of requests that run then, and rises again in small steps.
 """
 
+import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lzero.engine.vllm.bell import Bell
 from lzero.engine.vllm.server import Load
 
 FULL = 0.9
 """Share of the memory for keys and values from which on a server gets no further request."""
 STEP = 8
 """A bound rises by this fraction of itself, 1/8, at each look at the server's load."""
+
+
+class Bell:
+    """Wakes all waiting tasks, each time it rings."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until `is_so` returns true. Asks it at once, and after each ring."""
+        while not is_so():
+            await self._event.wait()
 
 
 class Places:

@@ -17,8 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
-from lzero.engine.vllm.bell import Bell
-from lzero.engine.vllm.places import Places
+from lzero.engine.vllm.places import Bell, Places
 from lzero.engine.vllm.server import VLLMServer
 from lzero.errors import EngineError, NoAnswer
 from lzero.launch import Running

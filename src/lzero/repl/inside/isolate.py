@@ -201,6 +201,8 @@ def furnish(limits: Limits, user: int) -> None:
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
     # A session does not see processes that it may not inspect, such as its init.
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=2")
+    # The kernel's command line may hold secrets of the machine.
+    _mount("/dev/null", "/proc/cmdline", "", _MS_BIND, "")
     _mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, f"mode=600,ptmxmode=666,max={_TERMINALS}")
     options = f"mode=755,size={limits.disk_bytes},nr_inodes={limits.files}"
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)

@@ -22,6 +22,8 @@ _X32 = 0x40000000
 _TABLE = (Path(__file__).parent / "refused_calls.txt").read_text(encoding="ascii")
 _REFUSED = [line.split()[1:] for line in _TABLE.splitlines() if line and not line.startswith("#")]
 """Numbers of each refused call on x86-64 and on arm64, as text; "-" where there is none."""
+_NEWER = 468
+"""The first call that is newer than these tables (Linux 6.17). It and all after it fail with ENOSYS, as on an older kernel."""
 _UNREADABLE = ((435, 435), (437, 437))
 """clone3 and openat2, whose flags lie in memory."""
 _SETNS, _STEPS = (308, 268), (0x10000000, 0x7C020000)
@@ -144,6 +146,8 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
     yield _LOAD, 0, 0, _NUMBER
     yield _AT_LEAST, 0, 1, _X32
     yield _RETURN, 0, 0, _KILL_PROCESS
+    yield _AT_LEAST, 0, 1, _NEWER
+    yield _RETURN, 0, 0, _ERRNO | errno.ENOSYS
     for refused in _REFUSED:
         if refused[column] != "-":
             yield _EQUAL, 0, 1, int(refused[column])

@@ -43,6 +43,7 @@ _GOING_AWAY = 1001
 """WebSocket's code for a server that ends."""
 REQUEST_BYTES = 16 << 10
 """Bytes that a connection may send before it has shown the token. An honest request has a few hundred."""
+_REQUEST_END = b"\r\n\r\n"
 _UNSENT_BYTES = 1 << 16
 """The most unsent bytes in the kernel for one client. The kernel's own bound is some megabytes. A client that reads nothing would take a
 while to fill these with short answers, and would seem to read meanwhile.
@@ -212,7 +213,7 @@ class PoolServer(Service):
 
 
 class _Connection(Bounded, ServerConnection):
-    """A connection that sends at most `REQUEST_BYTES` before it has shown the token."""
+    """A connection that sends one request, of at most `REQUEST_BYTES`, before it has shown the token."""
 
     def __init__(
         self, server: PoolServer, guest: Guest, refusals: Refusals, begin: Callable[["_Connection"], None]
@@ -224,19 +225,29 @@ class _Connection(Bounded, ServerConnection):
         self._refusals = refusals
         self._begin = begin
         self._read = 0
+        self._end = b""
+        """The last bytes that were read."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         Connection.connection_made(self, transport)  # ServerConnection's would start a task of websockets' own server
         self._begin(self)
 
     def data_received(self, data: bytes) -> None:
+        if self.guest.admitted:
+            super().data_received(data)
+            return
         self._read += len(data)
-        if self.guest.admitted or self._read <= REQUEST_BYTES:
+        self._end += data
+        if self._read > REQUEST_BYTES:
+            self._refuse(f"it sent more than {REQUEST_BYTES:,} bytes of a request")
+        elif 0 <= self._end.find(_REQUEST_END) < len(self._end) - len(_REQUEST_END):
+            # websockets would read it as frames, fail, and log a traceback when it answers the request.
+            self._refuse("it sent more than a request before it had an answer")
+        else:
+            self._end = self._end[-len(_REQUEST_END) :]
             super().data_received(data)
             if self.request is None and self.protocol.handshake_exc is not None:
                 self._refuse("it did not send a request of HTTP/1.1")
-        else:
-            self._refuse(f"it sent more than {REQUEST_BYTES:,} bytes of a request")
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

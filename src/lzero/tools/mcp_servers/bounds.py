@@ -1,4 +1,4 @@
-"""Bound what an MCP server writes: the length of a line, and the number of values of a message before it is decoded.
+"""Bound the length of the lines that an MCP server writes. `lzero.json_values` counts the values of a message before it is decoded.
 
 An unreadable answer fails only its own call, because the call's number is at the beginning or at the end of the line.
 """
@@ -15,8 +15,6 @@ MAX_VALUES = 30_000
 MAX_SKIPPED = 8 * MAX_MESSAGE
 """The most bytes of one line that are read and dropped; a server that exceeds it writes endlessly."""
 _PIECE_BYTES = 1 << 16
-_STRING = re.compile(rb'"[^"\n\r]*+["\n\r]')
-"""A JSON string without escaped quotes. It ends at a line break, as a comment of an event stream may hold a single quote."""
 _ENDS = 200
 """Bytes that are kept of the beginning and of the end of an overlong line."""
 _PIECES = re.compile(rb"[^\n]*\n|[^\n]+")
@@ -57,28 +55,3 @@ async def lines(stream: asyncio.StreamReader) -> AsyncIterator[Line]:
                 kept, skipped = bytearray(), 0
     if kept:
         yield Line(bytes(kept), is_cut=bool(skipped))
-
-
-class ValueCounter:
-    """Counts objects, lists and commas outside of strings. It keeps no text, only whether a string is still open."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._open = b""
-        """A quote if the last piece ended inside a string, and a backslash if that was its last character."""
-
-    def add(self, piece: bytes) -> None:
-        text = (self._open + piece).replace(b"\\\\", b"").replace(b'\\"', b"")
-        outside, quote, inside = _STRING.sub(b"", text).partition(b'"')
-        self.count += sum(map(outside.count, (b"{", b"[", b",")))
-        self._open = quote + (b"\\" if inside.endswith(b"\\") else b"")
-
-
-def has_too_many(text: bytes) -> bool:
-    """Return whether a message has more than MAX_VALUES values. Stops counting there."""
-    counter = ValueCounter()
-    for start in range(0, len(text), _PIECE_BYTES):
-        counter.add(text[start : start + _PIECE_BYTES])
-        if counter.count > MAX_VALUES:
-            return True
-    return False

@@ -16,7 +16,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
-from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, Line, has_too_many, lines
+from lzero.json_values import has_too_many
+from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES, Line, lines
 from lzero.tools.mcp_servers.errors import MALFORMED, TOO_LARGE, TOO_MANY, failed_answer
 from lzero.tools.program import close_pipes, signal_group
 from lzero.tools.shapes import one_line
@@ -93,6 +94,8 @@ class StdioServer:
                     raise ValueError("too long")
                 elif (printed := printed + max(len(line.text), _LINE_BYTES)) >= MAX_PRINTED:
                     break
+                else:
+                    await asyncio.sleep(0)  # a piece that was read may have 65,536 lines, which would hold up the loop
             self.problem = "is gone" if printed < MAX_PRINTED else "prints without end what is no message"
         except ValueError:
             self.problem = f"sent a line of more than {MAX_MESSAGE:,} bytes"
@@ -145,7 +148,7 @@ class StdioServer:
 
 def _message(line: Line) -> SessionMessage | None:
     """Return the message of a line, or an error in place of an unreadable answer; None if it is not a message."""
-    is_too_much = has_too_many(line.text)
+    is_too_much = has_too_many(line.text, MAX_VALUES)
     if not (line.is_cut or is_too_much):
         with suppress(ValueError):
             return SessionMessage(jsonrpc_message_adapter.validate_json(line.text, by_name=False))

@@ -1,4 +1,4 @@
-"""Choose the attention of the trained model: the fastest that this machine has and that computes what the model's own does.
+"""Choose the attention of the trained model: the fastest kernel of this machine whose results match the model's own attention.
 
 A kernel is tried twice before the model may use it: alone, by its outputs and gradients on a small tree, against float32; and in the model,
 by the log-probabilities of sequences that share a beginning, against the model's own attention and a row for each.
@@ -16,8 +16,8 @@ from lzero.train.attention import flash
 from lzero.train.attention.interface import KERNELS, Kernel, use_kernel
 from lzero.train.attention.segments import Segments, square_mask
 from lzero.train.packing import check_packing, separate_scores
-from lzero.train.policy import placement
-from lzero.train.ulysses import sharing
+from lzero.train.policy import compute_spec
+from lzero.train.ulysses import sequence_ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,8 +27,8 @@ Attention = Literal["auto", "flash4", "flash3", "flash2", "flex", "paths", "mask
 GENERATIONS: dict[Kernel, flash.Generation] = {"flash4": "FA4", "flash3": "FA3", "flash2": "FA2"}
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2, torch.float64: 1e-9}
 """Type → the largest error of a kernel's outputs and gradients that rounding explains, relative to the largest of them."""
-STRETCHES = ((150, 260), (70, 220), (40, 260), (40, 300))
-"""Tokens, and the place from which on they are not seen: a beginning, two branches of it, and a sequence of its own."""
+SEGMENTS = ((150, 260), (70, 220), (40, 260), (40, 300))
+"""(number of tokens, position from which on no token sees them) of a common prefix, two branches, and a separate sequence."""
 
 
 def choose_attention(model: "PreTrainedModel", wanted: Attention, *, also: Sequence["PreTrainedModel"] = ()) -> str:
@@ -58,15 +58,19 @@ def choose_attention(model: "PreTrainedModel", wanted: Attention, *, also: Seque
             for other in also:
                 if shortest_reach(other) is None:
                     use_kernel(other, kernel)
+                elif sequence_ranks(other) is not None:
+                    raise ModelError(
+                        f"train.sequence_ranks: {type(other).__name__} has layers with a limited attention window, which no kernel computes"
+                    )
             return kernel + refused
-    if sharing(model) is not None:
+    if sequence_ranks(model) is not None:
         raise ModelError(f"train.sequence_ranks: no kernel can be used here{refused}")
     return f"{own}, the model's own{refused}"
 
 
 def candidates(model: "PreTrainedModel", wanted: Attention) -> Iterator[Kernel]:
     """Yield the kernels to try, the fastest first."""
-    device = placement(model).device
+    device = compute_spec(model).device
     if wanted == "auto" and device.type == "cuda":
         newest = torch.cuda.get_device_capability(device)[0]
         of_its_own: dict[int, Kernel] = {9: "flash3", 10: "flash4"}
@@ -74,7 +78,7 @@ def candidates(model: "PreTrainedModel", wanted: Attention) -> Iterator[Kernel]:
             yield of_its_own[newest]
         yield from ("flash2", "flex")
     elif wanted == "auto":
-        if sharing(model) is not None:
+        if sequence_ranks(model) is not None:
             yield "paths"
     elif wanted != "mask":
         yield wanted
@@ -93,9 +97,9 @@ def check_kernel(model: "PreTrainedModel", kernel: Kernel) -> None:
     """
     if kernel in GENERATIONS:
         flash.activate(GENERATIONS[kernel])
-    device, dtype = placement(model).device, placement(model).dtype
+    device, dtype = compute_spec(model).device, compute_spec(model).dtype
     heads, kv_heads, size = head_shape(model)
-    until = torch.cat([torch.full((count,), end) for count, end in STRETCHES]).unsqueeze(0).to(device)
+    until = torch.cat([torch.full((count,), end) for count, end in SEGMENTS]).unsqueeze(0).to(device)
     random = torch.Generator().manual_seed(0)
     shapes = (heads, kv_heads, kv_heads, heads)
     drawn = [torch.randn(1, number, until.shape[1], size, generator=random).to(device, dtype) for number in shapes]

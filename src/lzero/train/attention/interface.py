@@ -15,7 +15,7 @@ from lzero.algo.batches import MicroBatch
 from lzero.errors import ModelError
 from lzero.train.attention import flash, flex, paths
 from lzero.train.attention.segments import Segments, square_mask
-from lzero.train.ulysses import Sharing, sharing, stretch_of
+from lzero.train.ulysses import SequenceRanks, sequence_ranks, stretch_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -106,13 +106,19 @@ class Rows:
     """Where, in the flattened rows, are the states that predict this process's action tokens."""
     actions: Tensor | None = None
     """Which of the micro-batch's action tokens are this process's; None for all of them."""
-    sharing: Sharing | None = None
+    ranks: SequenceRanks | None = None
     """The ranks that have the others."""
+
+    def joined(self, own: Tensor, number: int) -> Tensor:
+        """Return the values of all action tokens of the micro-batch, for those of this process. `number`: how many there are in all."""
+        if self.ranks is None or self.actions is None:
+            return own
+        return self.ranks.joined(own, self.actions, number)
 
 
 def rows_of(model: "PreTrainedModel", micro: MicroBatch) -> Rows:
     """Return what this process computes of a micro-batch: all of it, or a stretch of each row if ranks share the rows of this model."""
-    ranks = sharing(model)
+    ranks = sequence_ranks(model)
     kernel = kernel_of(model)
     if kernel is not None and ranks is not None:  # its own attention, with which a kernel is compared, needs whole rows
         own = stretch_of(micro, ranks)
@@ -143,7 +149,7 @@ def _attention(attend: Attend) -> Callable[..., tuple[Tensor, None]]:
                 f"{type(module).__name__} attends with {', '.join(others) or 'a mask, dropout, or without its arguments'}, which "
                 'lzero\'s attention does not compute: set train.attention = "mask"'
             )
-        ranks = segments.sharing
+        ranks = segments.ranks
         if ranks is not None:
             query, key, value = (ranks.whole_rows(part) for part in (query, key, value))
         found = attend(query, key, value, segments, settings.get("scaling"))

@@ -1,7 +1,7 @@
-"""Tell attention kernels which tokens of a micro-batch see each other, in place of a mask of the square of its rows.
+"""Describe which tokens of a micro-batch see each other, for attention kernels that take no mask.
 
-One number for each token says it all: the place in the row from which on no token sees it (`seen_until`). A token sees those before it that
-are still seen at its place. A *segment* is a stretch of a row whose tokens see the same tokens before the stretch, and each other causally:
+One number for each token suffices: the position in the row from which on no token sees it (`seen_until`). A token sees those before it that
+are still seen at its position. A *segment* is a part of a row whose tokens see the same tokens before it, and each other causally:
 
     tree         a b c d e f        f sees a b c
     seen_until   6 6 6 5 5 6
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lzero.algo.batches import MicroBatch
-from lzero.train.ulysses import Sharing
+from lzero.train.ulysses import SequenceRanks
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -49,12 +49,12 @@ class Segments:
     """`seen_until` of the micro-batch."""
     branching: bool
     """Whether a segment may see tokens before it."""
-    sharing: Sharing | None = None
+    ranks: SequenceRanks | None = None
     """The ranks that share the rows, if there are any."""
 
     @classmethod
-    def of(cls, micro: MicroBatch, sharing: Sharing | None = None) -> "Segments":
-        return cls(seen_until(micro), branching=micro.seen_until is not None, sharing=sharing)
+    def of(cls, micro: MicroBatch, ranks: SequenceRanks | None = None) -> "Segments":
+        return cls(seen_until(micro), branching=micro.seen_until is not None, ranks=ranks)
 
     @cached_property
     def flat(self) -> Tensor:

@@ -8,8 +8,7 @@ from lzero.errors import RankError
 from lzero.protocols import Engine
 from lzero.store import RunDirectory
 from lzero.train.learner.local import LocalLearner
-from lzero.train.ranks.member import RankTrainer
-from lzero.train.trainer import Trainer
+from lzero.train.ranks.trainer import RankTrainer
 
 T = TypeVar("T")
 
@@ -21,7 +20,7 @@ class RankLearner(LocalLearner):
         super().__init__(trainer, engine, run)
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
-        trainer.crew.group.on_failure(lambda problem: loop.call_soon_threadsafe(self._note, problem))
+        trainer.dispatcher.group.on_failure(lambda problem: loop.call_soon_threadsafe(self._note, problem))
 
     async def unless_lost(self, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of `work`. If a rank fails, cancel it, and raise RankError: episodes would run on in vain."""
@@ -38,8 +37,3 @@ class RankLearner(LocalLearner):
     def _note(self, problem: str) -> None:
         if not self._lost.done():
             self._lost.set_result(problem)
-
-
-def make_learner(trainer: Trainer, engine: Engine, run: RunDirectory) -> LocalLearner:
-    """Return the learner for this trainer."""
-    return RankLearner(trainer, engine, run) if isinstance(trainer, RankTrainer) else LocalLearner(trainer, engine, run)

@@ -12,15 +12,18 @@ import torch
 
 from lzero.algo.batches import Scored
 from lzero.config import Config
-from lzero.errors import ConfigError, ModelError, NotFinite
+from lzero.errors import ConfigError, ModelError, NotFinite, RankError
+from lzero.plan.architecture import architecture_of
 from lzero.plan.memory import Part, advice, gigabytes, total, trainer_memory
 from lzero.plan.placement import configured
-from lzero.plan.shapes import shape_of
-from lzero.train.policy import placement
+from lzero.train.policy import compute_spec
 from lzero.train.probe import sample_of
 from lzero.train.skipped import SkipCount
 from lzero.train.trainer import Trainer
 from lzero.types import Sample
+
+OUT_OF_MEMORY = ("allocate", "OutOfMemoryError", "MemoryError")
+"""Words in messages of errors that mean that memory has ended, on this rank or another."""
 
 
 def is_wanted(config: Config, device: str) -> bool:
@@ -33,9 +36,9 @@ def check_memory(trainer: Trainer) -> str:
     """Make the passes of an update on the longest possible batch, and return a sentence with its peak of memory.
 
     The advantages are NaN, so the optimiser step is skipped: weights, moments and random state stay as they are. Meanwhile memory of the
-    moments' size is held. Raises ConfigError, with the settings that would save memory, if there is not enough.
+    moments' size is held. Raises ConfigError, with the settings that would save memory, if there is not enough, on this rank or another.
     """
-    samples, device = longest_samples(trainer), placement(trainer.model).device
+    samples, device = longest_samples(trainer), compute_spec(trainer.model).device
     free = _free(device)
     parts = _predicted(trainer.config)
     moments = sum(part.size for part in parts if part.name == "moments")
@@ -44,10 +47,12 @@ def check_memory(trainer: Trainer) -> str:
         held = torch.empty(int(moments), dtype=torch.uint8, device=device)
         _make_passes(trainer, samples)
         del held
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+    except (torch.OutOfMemoryError, RuntimeError, RankError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(word in str(error) for word in OUT_OF_MEMORY):
             raise
-        raise ConfigError(_too_much(trainer.config, samples, device, free=free)) from error
+        where = f"{device}, of which {gigabytes(free)} were free beside weights and engine"
+        where = f"the memory of every rank ({error})" if isinstance(error, RankError) else where
+        raise ConfigError(_too_much(trainer.config, samples, where)) from error
     tokens = sum(len(sample.token_ids) for sample in samples)
     predicted = f"; {gigabytes(total(parts))} predicted for the learner alone" if parts else ""
     return f"memory test: an update on {tokens:,} tokens peaks at {_peak(device, moments)} on {device}{predicted}"
@@ -72,7 +77,7 @@ def _make_passes(trainer: Trainer, samples: list[Sample]) -> None:
     alone = replace(
         trainer,
         config=trainer.config.model_copy(update={"train": once}),
-        critic=None,  # the step of one that is skipped would end the test of the policy
+        critic=None,  # a skipped step does not reach it
         skips=SkipCount(),
     )
     scores = trainer.score(samples)
@@ -88,9 +93,13 @@ def _make_passes(trainer: Trainer, samples: list[Sample]) -> None:
     with _quiet():
         alone.update(rows, update=0)
     if trainer.critic is not None:
+        # It learns while the policy's gradient waits to be applied.
+        weights = [] if trainer.config.train.offload_optimizer else trainer.model.parameters()
+        gradient = [torch.empty_like(weight) for weight in weights if weight.requires_grad]
         targets = [replace(row, values=(0.0,) * len(row.advantages), value_targets=row.advantages) for row in rows]
         with suppress(NotFinite):
             trainer.learn_values(targets)
+        del gradient
 
 
 @contextmanager
@@ -107,19 +116,18 @@ def _quiet() -> Iterator[None]:
 def _predicted(config: Config) -> list[Part]:
     """Return the memory that a plan computes for the trainer; nothing for an architecture that it does not know."""
     try:
-        return trainer_memory(shape_of(config.model.path), config, configured(config))
+        return trainer_memory(architecture_of(config.model.path), config, configured(config))
     except ModelError:
         return []
 
 
-def _too_much(config: Config, samples: list[Sample], device: torch.device, *, free: float) -> str:
+def _too_much(config: Config, samples: list[Sample], where: str) -> str:
     length = len(samples[0].token_ids)
-    text = (
-        f"memory test: an update on {len(samples)} × {length:,} tokens does not fit into {device}, of which {gigabytes(free)} were free "
-        "beside weights and engine"
-    )
+    text = f"memory test: an update on {len(samples)} × {length:,} tokens does not fit into {where}"
     parts = _predicted(config)
-    fixes = list(advice(shape_of(config.model.path), config, configured(config), over=total(parts))) if parts else []
+    fixes = (
+        list(advice(architecture_of(config.model.path), config, configured(config), over=total(parts))) if parts else []
+    )
     return f"{text}. {'; '.join(fixes) or 'Lower agent.max_tokens, or train on more ranks'}"
 
 

@@ -22,18 +22,18 @@ from safetensors import SafetensorError
 
 from lzero.errors import RankError
 from lzero.models import flush
-from lzero.train.checkpoint import PARTS
+from lzero.train.checkpoint import STATE_DIR
 from lzero.train.ranks.stored import Parts
 
 logger = logging.getLogger(__name__)
 SLOWEST_BYTES_PER_S = 16 << 20
 """Speed of a disk below which a rank that writes counts as one that hangs."""
 FORGET = ""
-"""What rank 0 says instead of a directory, if it writes no checkpoint."""
+"""Text that rank 0 sends instead of a directory if it writes no checkpoint."""
 
 
 class Board(Protocol):
-    """Where ranks leave texts for each other (`lzero.train.ranks.group.Group`)."""
+    """Store of short texts that ranks send each other (`lzero.train.ranks.group.Group`)."""
 
     rank: int
     size: int
@@ -62,7 +62,7 @@ class ShardedState:
 
         Raises OSError or SafetensorError if a rank cannot write, with its reason, and RankError if one fails.
         """
-        (directory / PARTS).mkdir()
+        (directory / STATE_DIR).mkdir()
         self._tell(str(directory.absolute()))
         _write(self._own, directory, rank=0)
         board = self._board
@@ -70,7 +70,7 @@ class ShardedState:
         answers = [board.get(_written(rank, self._number), timeout_s=timeout_s) for rank in range(1, board.size)]
         if problems := [answer for answer in answers if answer]:
             raise OSError("; ".join(problems))
-        flush(directory / PARTS)
+        flush(directory / STATE_DIR)
 
     def forget(self) -> None:
         """Let the other ranks forget their parts, unless they have written them."""
@@ -109,7 +109,7 @@ def _obey(parts: Parts, board: Board, number: int) -> None:
 
 
 def _write(parts: Parts, directory: Path, *, rank: int) -> None:
-    file = directory / PARTS / f"rank-{rank:05d}.safetensors"
+    file = directory / STATE_DIR / f"rank-{rank:05d}.safetensors"
     parts.write(file)
     flush(file)
 

@@ -4,10 +4,15 @@ A rank finds the others through torchrun's variables: RANK, LOCAL_RANK, WORLD_SI
 holds a few small texts: what each rank runs, orders and replies, and the first failure. Tensors move through a process group: gloo on CPUs,
 NCCL on GPUs.
 
+The store has no token: anyone who reaches its port can write to it. So the ranks sign their texts with the run's secret (`Place.key`). A
+text without a valid signature is an error. Signs of life are not signed.
+
 A thread of each rank writes a sign of life every BEAT_S seconds and looks for failures. Rank 0 looks for the signs of the others, which
 notice the end of rank 0 by that of the store. A rank that sees a failure ends, or raises RankError from whatever it waits for.
 """
 
+import hashlib
+import hmac
 import importlib.metadata
 import json
 import platform
@@ -27,7 +32,8 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 from lzero.errors import ConfigError, RankError
-from lzero.train.ranks.place import Place
+from lzero.train.ranks.place import KEY_VARIABLE, Place
+from lzero.train.ranks.sockets import Sockets
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -36,14 +42,16 @@ BEAT_S = 1.0
 DEAD_S = 55.0
 """Seconds without a sign of life after which a rank counts as dead. A busy machine may delay one for many seconds."""
 JOIN_S = 300.0
-"""Seconds for which a rank waits until it can speak with rank 0, which then says how long the others wait for one."""
+"""Least seconds for which a rank tries to reach rank 0. Rank 0 then sends the time for which it waits for the others."""
 SLOWEST_LOOK_S = 0.05
 FAILED = "failed"
+_SIGNATURE = 64
+"""Characters of a signature."""
 LIBRARIES = ("lzero", "torch", "transformers")
 
 
 class Start(Struct, frozen=True, kw_only=True):
-    """What rank 0 tells the others before anything is loaded."""
+    """Message of rank 0 to the others before anything is loaded."""
 
     config: str = "{}"
     """The configuration, as JSON."""
@@ -55,11 +63,11 @@ class Start(Struct, frozen=True, kw_only=True):
 
 
 Ended = Callable[[], Mapping[int, str]]
-"""Returns, for the ranks that this process has started and that have ended, how they ended."""
+"""Returns rank → how it ended, for the ranks that this process has started and that have ended."""
 
 
 def versions() -> dict[str, str]:
-    """Return what has to be the same on all ranks: Python's version, and those of the libraries that compute."""
+    """Return the versions that all ranks must share: Python's, and those of the libraries that compute."""
     found = {"Python": ".".join(platform.python_version_tuple()[:2])}
     for name in LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -74,8 +82,10 @@ class Group:
         self.rank, self.size = place.rank, place.size
         self.device = torch.device("cpu")
         self.start = Start()
+        self._key = place.key.encode()
         self._store = store
         self._watch = Watch(self, store)
+        self._sockets = Sockets(place.interface())
         self._mesh: DeviceMesh | None = None
         self._neighbours: dist.ProcessGroup | None = None
 
@@ -86,25 +96,29 @@ class Group:
         *,
         start: Start | None = None,
         config: str = "",
+        timeout_s: float = JOIN_S,
         store: Store | None = None,
         ended: Ended = dict,
     ) -> Self:
         """Meet the other ranks, compare versions and configurations, and open the process group. Blocks.
 
-        `start`: given by rank 0. `config`: the configuration that this rank has read itself, as JSON; "" if it has none. `store`: where the
-        ranks meet, if this process has opened it. Raises RankError if a rank does not come in time, or differs.
+        `start`: given by rank 0. `config`: the configuration that this rank has read itself, as JSON; "" if it has none. `timeout_s`: how
+        long a rank tries to reach rank 0; at least JOIN_S. `store`: where the ranks meet, if this process has opened it. Raises RankError
+        if a rank does not come in time, or differs.
         """
-        group = cls(place, PrefixStore("lzero", store or _meet(place)))
-        group.start = group.compare(start, config, ended)
+        timeout_s = max(JOIN_S, start.timeout_s if start else timeout_s)
+        group = cls(place, PrefixStore("lzero", store or _meet(place, timeout_s)))
+        group.start = group.compare(start, config, ended, timeout_s=timeout_s)
         group.device = _own_device(group.start.device, place)
         try:
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if group.device.type == "cuda" else "gloo",
-                store=PrefixStore("group", group._store),
-                rank=place.rank,
-                world_size=place.size,
-                timeout=timedelta(seconds=group.start.timeout_s),
-            )
+            with group._sockets.opened():
+                dist.init_process_group(
+                    "cpu:gloo,cuda:nccl" if group.device.type == "cuda" else "gloo",
+                    store=PrefixStore("group", group._store),
+                    rank=place.rank,
+                    world_size=place.size,
+                    timeout=timedelta(seconds=group.start.timeout_s),
+                )
         except RuntimeError as error:
             raise RankError(group.fail(f"rank {place.rank} cannot open the process group: {error}")) from None
         group._watch.start(ended)
@@ -116,18 +130,24 @@ class Group:
         if self._mesh is None:
             from torch.distributed.device_mesh import init_device_mesh
 
-            self._mesh = init_device_mesh(self.device.type, (self.size,), mesh_dim_names=("ranks",))
+            with self._sockets.opened():
+                self._mesh = init_device_mesh(self.device.type, (self.size,), mesh_dim_names=("ranks",))
         return self._mesh
 
     def neighbours(self, number: int) -> dist.ProcessGroup:
         """Return the group of the ranks that share rows with this one: `number` in a row, the same in each call. Collective."""
         if self._neighbours is None:
             limit = timedelta(seconds=self.start.timeout_s)
-            self._neighbours, _ = dist.new_subgroups(number, timeout=limit)  # type: ignore[no-untyped-call]
+            with self._sockets.opened():
+                self._neighbours, _ = dist.new_subgroups(number, timeout=limit)  # type: ignore[no-untyped-call]
         return self._neighbours
 
     def break_off(self) -> None:
-        """End collectives under way: they wait for a rank that will not come."""
+        """End collectives under way: they wait for a rank that will not come.
+
+        NCCL is aborted. gloo cannot be; it gives up when its connections end.
+        """
+        self._sockets.shut()
         for members in filter(None, (dist.group.WORLD, self._neighbours)):
             for kind in {"cpu", self.device.type}:
                 with suppress(RuntimeError):
@@ -148,9 +168,17 @@ class Group:
 
     def fail(self, problem: str) -> str:
         """Tell all ranks that the run cannot continue, and why. Return the reason that came first, which may be another rank's."""
+        problem = problem.encode(errors="backslashreplace").decode()  # it may name a file whose name is no UTF-8
         with suppress(RuntimeError):  # the store has ended with rank 0
-            return self._store.compare_set(FAILED, "", problem).decode()
+            return self.first_failure(self._store.compare_set(FAILED, "", self._signed(FAILED, problem)))
         return problem
+
+    def first_failure(self, found: bytes) -> str:
+        """Return the failure that the store has; "" if it has none."""
+        try:
+            return self._read(FAILED, found) if found else ""
+        except RankError as error:
+            return str(error)
 
     def lost(self, error: Exception) -> RankError:
         """Return the error for a wait that ended because another rank has failed; its cause may become known a moment later."""
@@ -160,25 +188,39 @@ class Group:
         return RankError(self.failure or f"rank {self.rank} lost the other ranks: {error}")
 
     def put(self, key: str, text: str) -> None:
-        self._store.set(key, text)
+        self._store.set(key, self._signed(key, text))
 
     def get(self, key: str, *, timeout_s: float = float("inf")) -> str:
-        """Wait for a text, and remove it. Raises RankError if a rank fails meanwhile, or it does not come in time."""
+        """Wait for a text, and remove it. Raises RankError if a rank fails meanwhile, it does not come in time, or no rank wrote it."""
         start = time.monotonic()
         while True:
             if self.failure:
                 raise RankError(self.failure)
             try:
                 if self._store.check([key]):
-                    text = self._store.get(key).decode()
+                    found = self._store.get(key)
                     self._store.delete_key(key)
-                    return text
+                    return self._read(key, found)
             except RuntimeError as error:
                 raise self.lost(error) from None
             waited = time.monotonic() - start
             if waited > timeout_s:
                 raise RankError(f"rank {self.rank} waited {timeout_s:g} s for {key}, which did not come")
             time.sleep(min(SLOWEST_LOOK_S, waited / 20 + 0.0005))  # the store's own wait logs each timeout
+
+    def _signed(self, key: str, text: str) -> str:
+        """Return a text as the store holds it under `key`: behind its signature."""
+        return hmac.new(self._key, f"{key}\0{text}".encode(), hashlib.sha256).hexdigest() + text
+
+    def _read(self, key: str, found: bytes) -> str:
+        """Return a text without its signature. Raises RankError if no rank of this run has signed it."""
+        text = found[_SIGNATURE:].decode(errors="replace")
+        if not hmac.compare_digest(found, self._signed(key, text).encode()):
+            raise RankError(
+                f"{key} was not written by a rank of this run: somebody else reaches the ranks' store, or {KEY_VARIABLE} differs "
+                "between the ranks"
+            )
+        return text
 
     def largest(self, number: int) -> int:
         """Return the largest of the ranks' numbers. Collective."""
@@ -209,17 +251,24 @@ class Group:
             with suppress(RuntimeError):  # it was broken off
                 dist.destroy_process_group()
 
-    def compare(self, start: Start | None, config: str, ended: Ended = dict) -> Start:
-        """Compare versions and configurations on rank 0, and wait for the result on the others. Raises RankError."""
+    def compare(self, start: Start | None, config: str, ended: Ended = dict, *, timeout_s: float = JOIN_S) -> Start:
+        """Compare versions and configurations on rank 0, and wait for the result on the others. Raises RankError.
+
+        `timeout_s`: how long the others wait until rank 0 says how long it waits for all of them.
+        """
         own = _Hello(versions=versions(), config=config, host=socket.gethostname())
         if start is None:
             self.put(f"hello/{self.rank}", msgspec.json.encode(own).decode())
-            welcome = msgspec.json.decode(self.get(f"welcome/{self.rank}", timeout_s=JOIN_S), type=_Welcome)
+            patience_s = float(self.get(f"patience/{self.rank}", timeout_s=timeout_s))
+            welcome = msgspec.json.decode(self.get(f"welcome/{self.rank}", timeout_s=patience_s), type=_Welcome)
             if welcome.problem:
                 raise RankError(welcome.problem)
             return welcome.start
         own = msgspec.structs.replace(own, config=start.config)
-        problems = (self._difference(rank, own, start.timeout_s, ended) for rank in range(1, self.size))
+        end = time.monotonic() + start.timeout_s
+        for rank in range(1, self.size):
+            self.put(f"patience/{rank}", str(start.timeout_s + DEAD_S))
+        problems = (self._difference(rank, own, ended, start.timeout_s, end=end) for rank in range(1, self.size))
         welcome = _Welcome(start=start, problem=next(filter(None, problems), ""))
         for rank in range(1, self.size):
             self.put(f"welcome/{rank}", msgspec.json.encode(welcome).decode())
@@ -227,9 +276,8 @@ class Group:
             raise RankError(welcome.problem)
         return start
 
-    def _difference(self, rank: int, own: "_Hello", timeout_s: float, ended: Ended) -> str:
-        """Wait for a rank, and return in what it differs from this one; "" for nothing."""
-        end = time.monotonic() + timeout_s
+    def _difference(self, rank: int, own: "_Hello", ended: Ended, timeout_s: float, *, end: float) -> str:
+        """Wait for a rank until `end`, and return in what it differs from this one; "" for nothing."""
         while not self._store.check([f"hello/{rank}"]):
             if how := ended().get(rank):
                 return f"rank {rank} {how} before it joined the others"
@@ -291,7 +339,7 @@ class Watch:
         while not self._stopped.wait(BEAT_S):
             try:
                 store.set(f"beat/{self._group.rank}", str(time.monotonic()))
-                failure = store.compare_set(FAILED, "", "").decode()
+                failure = self._group.first_failure(store.compare_set(FAILED, "", ""))
                 for rank in watched:
                     beat = store.compare_set(f"beat/{rank}", "", "").decode()
                     if beat != seen[rank][0]:
@@ -309,13 +357,13 @@ class Watch:
                 return
 
 
-def _meet(place: Place) -> Store:
+def _meet(place: Place, timeout_s: float) -> Store:
     """Return the store of all ranks, which rank 0 or torchrun opens. Raises RankError if it cannot be reached."""
     from torch.distributed.rendezvous import rendezvous
 
     where = f"{place.host}:{place.port}"
     try:
-        store, _, _ = next(rendezvous(f"tcp://{where}", place.rank, place.size, timeout=timedelta(seconds=JOIN_S)))
+        store, _, _ = next(rendezvous(f"tcp://{where}", place.rank, place.size, timeout=timedelta(seconds=timeout_s)))
     except (RuntimeError, ValueError, OSError) as error:
         raise RankError(f"rank {place.rank} cannot meet the other ranks at {where}: {error}") from None
     found: Store = store

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lzero.errors import ModelError
 from lzero.model_files import read_by_library, weight_files
 from lzero.models import load_model, resolve
-from lzero.train.policy import placement
+from lzero.train.lora import base_name
+from lzero.train.policy import compute_spec
 from lzero.train.ranks.stored import Stored, read_into, stored
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Prepare = Callable[["PreTrainedModel"], "PreTrainedModel"]
-"""Freezes and shards a model, which may be on the meta device."""
+"""Freezes, adapts and shards a model, which may be on the meta device."""
 
 
 def load_parts(directory: Path, *, dtype: str, device: str, prepare: Prepare) -> "PreTrainedModel":
     """Return the prepared model of a checked directory, with this rank's part of the weights on `device`, in evaluation mode.
 
     A model that only transformers can read, because it converts names of weights or computes buffers, is loaded whole by every rank, in the
-    memory of its host. Raises ModelError.
+    memory of its host. An adapter gets memory, and no values. Raises ModelError.
     """
     directory = resolve(str(directory))
     with read_by_library(directory, "the model cannot be loaded"):
@@ -47,8 +48,8 @@ def load_parts(directory: Path, *, dtype: str, device: str, prepare: Prepare) ->
             setattr(*_owner(model, name), model.get_parameter(first))
         for name, buffer in model.named_buffers():
             module, attribute = _owner(model, name)
-            setattr(module, attribute, buffers.get(name, buffer).to(placement(model).device))
-        weights = dict(own_weights(model))
+            setattr(module, attribute, buffers.get(name, buffer).to(compute_spec(model).device))
+        weights = {base_name(name): weight for name, weight in own_weights(model)}
         read_into({stored_name: weights[name] for name, stored_name in names.items()}, found)
     return model.eval()
 

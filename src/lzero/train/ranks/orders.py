@@ -5,7 +5,6 @@ facts and arrays, which rank 0 gets from all ranks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,23 +18,22 @@ from lzero.algo.metrics import Metric, Metrics, summed
 from lzero.errors import NotFinite
 from lzero.train.optimizers import set_rate
 from lzero.train.ranks.checkpoint import write_when_told
-from lzero.train.ranks.group import Group
+from lzero.train.ranks.member import Member
 from lzero.train.ranks.stored import own_parts
 from lzero.train.ranks.weights import ShardedWeights
 from lzero.train.ranks.wire import Arrays, to_scored
 from lzero.train.score import sample_logprobs
 from lzero.train.state import state_tensors
-from lzero.train.trainer import Trainer
 from lzero.train.update import accumulate, make_step
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """What a rank reports of an optimiser step, besides the numbers of its metrics; empty for other orders."""
+    """Report of a rank on an optimiser step, without the values of its metrics. Empty for other orders."""
 
     skipped: str = ""
     """Why the step was skipped; "" if it was made."""
     loss: float = 0.0
-    """Of all ranks together, as the norm."""
+    """Loss of the step over all ranks; `norm` is that of the gradient over all ranks."""
     norm: float = 0.0
     metrics: tuple[tuple[str, Literal["mean", "max"]], ...] = ()
     sizes: dict[str, int] = {}
@@ -44,14 +42,6 @@ class Facts(Struct, frozen=True, kw_only=True):
 
 Answer = tuple[Facts, Arrays]
 NOTHING = Facts()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """One rank of the run, with its part of the models and the optimizer."""
-
-    group: Group
-    trainer: Trainer
 
 
 class Score(Struct, frozen=True, kw_only=True, tag=True):
@@ -73,20 +63,22 @@ class Score(Struct, frozen=True, kw_only=True, tag=True):
             assert trainer.critic is not None
             scores = trainer.critic.values(samples, layout, agreed=member.group.largest)
         else:
-            model = trainer.model if self.of == "policy" else trainer.reference
-            assert model is not None
-            scores = sample_logprobs(model, samples, layout, agreed=member.group.largest)
+            with trainer.acting(self.of) as model:
+                scores = sample_logprobs(model, samples, layout, agreed=member.group.largest)
         return NOTHING, {"scores": torch.tensor([value for row in scores for value in row], dtype=torch.float64)}
 
 
-class Step(Struct, frozen=True, kw_only=True, tag=True):
-    """Make one optimiser step, on the samples of all ranks. The weights of their tokens are over the whole step."""
+class LearnPolicy(Struct, frozen=True, kw_only=True, tag=True):
+    """Make one optimiser step of the policy and of its critic, if it has one, on the samples of all ranks, as one process does.
+
+    The weights of their tokens are over the whole step.
+    """
 
     lr: float
     lags: bool
 
     def obey(self, member: Member, arrays: Arrays) -> Answer:
-        trainer, group = member.trainer, member.group
+        trainer, group, critic = member.trainer, member.group, member.trainer.critic
         algo = trainer.config.algo
         set_rate(trainer.optimizers, self.lr)
         batch = lay_out_all(*to_scored(arrays), trainer.layout)
@@ -100,13 +92,19 @@ class Step(Struct, frozen=True, kw_only=True, tag=True):
             )
             for micro in passes
         ]
-        # Ranks that share rows have the same loss.
-        loss = group.sum(sum(loss.item() for loss, _ in done)) / trainer.config.train.sequence_ranks
+        loss = member.total(sum(loss.item() for loss, _ in done))
+        of_critic: Metrics = {}
+
+        def learn_values() -> None:
+            of_critic.update({} if critic is None else critic.learn(batch, agreed=group.largest, total=member.total))
+
         try:
-            norm = make_step(trainer.optimizers, loss=loss, grad_clip=trainer.config.train.grad_clip)
+            norm = make_step(
+                trainer.optimizers, loss=loss, grad_clip=trainer.config.train.grad_clip, before=learn_values
+            )
         except NotFinite as error:
             return Facts(skipped=str(error)), {}
-        found = summed(metrics for _, metrics in done[: len(batch.micro_batches)])
+        found = summed(metrics for _, metrics in done[: len(batch.micro_batches)]) | of_critic
         facts = Facts(
             loss=loss,
             norm=norm,
@@ -117,24 +115,26 @@ class Step(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class LearnValues(Struct, frozen=True, kw_only=True, tag=True):
-    """Make the critic's optimiser steps, on the samples of all ranks."""
+    """Make the critic's optimiser steps alone, on the samples of all ranks."""
 
     def obey(self, member: Member, arrays: Arrays) -> Answer:
         critic, group = member.trainer.critic, member.group
         assert critic is not None
         batch = lay_out_all(*to_scored(arrays), member.trainer.layout)
         try:
-            found = critic.learn(batch, agreed=group.largest, total=group.sum)
+            found = critic.learn(batch, agreed=group.largest, total=member.total)
         except NotFinite as error:
             return Facts(skipped=str(error)), {}
         return Facts(metrics=_reductions(found)), _numbers(found)
 
 
 class Send(Struct, frozen=True, kw_only=True, tag=True):
-    """Gather all weights, one after another, as rank 0 does to send or save them."""
+    """Gather all weights, or those of the adapter, one after another, as rank 0 does to send or save them."""
+
+    only_adapter: bool
 
     def obey(self, member: Member, arrays: Arrays) -> Answer:
-        ShardedWeights(member.trainer.model).follow()
+        ShardedWeights(member.trainer.model, only_adapter=self.only_adapter).follow()
         return NOTHING, {}
 
 
@@ -153,17 +153,17 @@ class Keep(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Stop(Struct, frozen=True, kw_only=True, tag=True):
-    """End."""
+    """End the worker."""
 
     def obey(self, member: Member, arrays: Arrays) -> Answer:
         return NOTHING, {}
 
 
-Order = Score | Step | LearnValues | Send | Keep | Stop
+Order = Score | LearnPolicy | LearnValues | Send | Keep | Stop
 
 
 def metrics_of(answers: Sequence[Answer]) -> list[Metrics]:
-    """Return the metrics of each rank's `Step`."""
+    """Return the metrics of each rank's `LearnPolicy`."""
     return [
         {
             name: Metric(value, weight, reduction)
@@ -176,7 +176,7 @@ def metrics_of(answers: Sequence[Answer]) -> list[Metrics]:
 
 
 def batches_of(answers: Sequence[Answer]) -> list[Batch]:
-    """Return the batch of each rank's `Step`, without its micro-batches."""
+    """Return the batch of each rank's `LearnPolicy`, without its micro-batches."""
     return [Batch(micro_batches=(), **facts.sizes) for facts, _ in answers]
 
 

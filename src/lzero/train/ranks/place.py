@@ -1,12 +1,19 @@
 """Find out whether this process is one of several ranks, from torchrun's variables. Imports no torch."""
 
+import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Self
+
+import psutil
 
 from lzero.config import Config
 from lzero.errors import ConfigError
+
+KEY_VARIABLE = "LZERO_RANKS_KEY"
+"""Environment variable with the secret of a run's ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +26,8 @@ class Place:
     """The rank's number on its machine: its GPU."""
     host: str
     port: int
+    key: str = field(default="", repr=False)
+    """Secret of the run's ranks, which signs what they write to their store; "" if it has none."""
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> Self | None:
@@ -37,17 +46,31 @@ class Place:
             raise ConfigError(f"{', '.join(names)} have to be whole numbers: {error}") from None
         if not 0 <= rank < size:
             raise ConfigError(f"RANK = {rank} does not fit WORLD_SIZE = {size}: ranks are numbered from 0")
-        return cls(rank=rank, size=size, local_rank=local_rank, host=variables["MASTER_ADDR"], port=port)
+        key = variables.get(KEY_VARIABLE, "")
+        return cls(rank=rank, size=size, local_rank=local_rank, host=variables["MASTER_ADDR"], port=port, key=key)
 
     def variables(self) -> dict[str, str]:
-        """Return torchrun's variables for this place."""
+        """Return torchrun's variables for this place, and that of the ranks' secret."""
         return {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.size),
             "LOCAL_RANK": str(self.local_rank),
             "MASTER_ADDR": self.host,
             "MASTER_PORT": str(self.port),
+            **({KEY_VARIABLE: self.key} if self.key else {}),
         }
+
+    def interface(self) -> str | None:
+        """Return the loopback interface, if the ranks meet at a loopback address: then all of them are on this machine.
+
+        None for a name other than localhost, which may be a loopback address on its own machine only.
+        """
+        with suppress(ValueError):
+            if self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback:
+                for name, addresses in psutil.net_if_addrs().items():
+                    if any(address.address == "127.0.0.1" for address in addresses):
+                        return name
+        return None
 
 
 def placed(config: Config) -> tuple[Config, Place | None]:

@@ -1,12 +1,13 @@
 """Shard a model over ranks with PyTorch's FSDP2 (`fully_shard`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from lzero.errors import ConfigError
-from lzero.train.policy import Placement, make_root
+from lzero.train.lora import adapted_layers
+from lzero.train.policy import ComputeSpec, make_root
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -18,7 +19,8 @@ class Sharding:
     """How a model is sharded."""
 
     dtype: torch.dtype
-    """Type of the computation. Parameters keep theirs, and gradients are summed in float32."""
+    """Type of the computation. Parameters keep theirs, and gradients are summed in float32. The parameters of a model with an adapter have
+    the types in which they compute: the adapter's are float32."""
     offload: bool = False
     """Keep shards, gradients and optimizer state in the memory of the host."""
     reshard: bool = True
@@ -36,21 +38,27 @@ def shard(model: "PreTrainedModel", mesh: "DeviceMesh", sharding: Sharding) -> "
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers:
         raise ConfigError(f"train.ranks: {type(model).__name__} names no layers to shard; train it in one process")
+    dtype = None if adapted_layers(model) else sharding.dtype
     for module in (*layers, model):
-        _shard(module, mesh, sharding, dtype=sharding.dtype)
-    make_root(model, Placement(_device(mesh), sharding.dtype))
+        _shard(module, mesh, sharding, dtype=dtype)
+    make_root(model, ComputeSpec(_device(mesh), sharding.dtype))
     return model
 
 
 def shard_head(head: torch.nn.Module, mesh: "DeviceMesh", sharding: Sharding) -> None:
-    """Shard the output layer of a critic, which computes in float32 or better, by itself."""
-    _shard(head, mesh, sharding, dtype=torch.promote_types(sharding.dtype, torch.float32))
+    """Shard the output layer of a critic, which computes in float32 or better, by itself.
+
+    It is small, and freed after each forward pass: no backward one follows if a value is all that was wanted, or the step is skipped.
+    """
+    own = replace(sharding, reshard=True)
+    _shard(head, mesh, own, dtype=torch.promote_types(sharding.dtype, torch.float32))
 
 
-def _shard(module: torch.nn.Module, mesh: "DeviceMesh", sharding: Sharding, *, dtype: torch.dtype) -> None:
+def _shard(module: torch.nn.Module, mesh: "DeviceMesh", sharding: Sharding, *, dtype: torch.dtype | None) -> None:
+    """Shard a module whose parameters compute in this type; None for their own."""
     from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-    wide = torch.promote_types(dtype, torch.float32)
+    wide = torch.promote_types(sharding.dtype, torch.float32)
     # Arguments are cast by the layers themselves; log-probabilities and temperatures would lose digits.
     mixed = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=wide, cast_forward_inputs=False)
     offload = CPUOffloadPolicy(pin_memory=_device(mesh).type == "cuda") if sharding.offload else OffloadPolicy()

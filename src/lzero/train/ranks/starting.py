@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING
 from lzero.config import Config
 from lzero.errors import RankError
 from lzero.launch import PYTHON, Program, Running, open_launcher
-from lzero.plan.shapes import shape_of
-from lzero.threads import several, sharing
+from lzero.plan.architecture import architecture_of
+from lzero.threads import dividing_threads, several
 from lzero.train.checkpoint import Progress
-from lzero.train.ranks.crew import blamed
+from lzero.train.ranks.dispatch import failures_reported
 from lzero.train.ranks.group import JOIN_S, Group, Start
-from lzero.train.ranks.member import RankTrainer, build_member
+from lzero.train.ranks.member import build_member
 from lzero.train.ranks.place import Place
+from lzero.train.ranks.trainer import RankTrainer
 from lzero.train.trainer import Trainer
 from lzero.train.ulysses import check_heads
 
@@ -44,10 +46,12 @@ async def opened_trainer(config: Config, *, checkpoint: Path | None) -> AsyncIte
         yield Trainer.build(config, checkpoint=checkpoint)
         return
     if config.train.sequence_ranks > 1:
-        shape = shape_of(config.model.path)
-        check_heads(shape.heads, shape.kv_heads, config.train.sequence_ranks)
+        of_critic = {"the critic": config.critic.path} if config.critic.kind == "model" and config.critic.path else {}
+        for name, path in ({"the model": config.model.path} | of_critic).items():
+            architecture = architecture_of(path)
+            check_heads(architecture.heads, architecture.kv_heads, config.train.sequence_ranks, of=name)
     async with AsyncExitStack() as stack:
-        crowd = await stack.enter_async_context(_started(config)) if place is None else Crowd(place=place)
+        rendezvous = await stack.enter_async_context(_started(config)) if place is None else Rendezvous(place=place)
         start = Start(
             config=config.model_dump_json(),
             checkpoint=str(checkpoint.absolute()) if checkpoint else None,
@@ -55,12 +59,14 @@ async def opened_trainer(config: Config, *, checkpoint: Path | None) -> AsyncIte
             timeout_s=config.train.rank_timeout_s,
             device=config.model.device,
         )
-        group = await asyncio.to_thread(Group.join, crowd.place, start=start, store=crowd.store, ended=crowd.ended)
+        group = await asyncio.to_thread(
+            Group.join, rendezvous.place, start=start, store=rendezvous.store, ended=rendezvous.ended
+        )
         stack.callback(group.close)
         loop = asyncio.get_running_loop()
         # A rank that hangs keeps its connections, so the others would wait for it until the group's timeout.
-        group.on_failure(lambda _: loop.call_soon_threadsafe(crowd.kill))
-        with blamed(group):
+        group.on_failure(lambda _: loop.call_soon_threadsafe(rendezvous.kill))
+        with failures_reported(group):
             member, progress = build_member(config, group, checkpoint=checkpoint)
         trainer = RankTrainer.of(member)
         stack.push_async_callback(_stop, trainer)
@@ -68,17 +74,14 @@ async def opened_trainer(config: Config, *, checkpoint: Path | None) -> AsyncIte
 
 
 def is_alone(config: Config, place: Place | None) -> bool:
-    """Return whether this process trains alone, and holds all weights: also as the only rank that torchrun has started.
-
-    Adapters are only in such a process.
-    """
+    """Return whether this process trains alone and holds all weights. The only rank that torchrun has started does, too."""
     size = config.train.ranks if place is None else place.size
     return size == 1 and not config.train.offload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crowd:
-    """Where the ranks meet, and those that this process has started."""
+class Rendezvous:
+    """Where the ranks of a run meet, and the ranks that this process has started."""
 
     place: Place
     store: "Store | None" = None
@@ -99,8 +102,8 @@ class Crowd:
 
 
 @asynccontextmanager
-async def _started(config: Config) -> AsyncIterator[Crowd]:
-    """Start the other ranks, and yield where they meet. End them afterwards, and log what those wrote last that ended by themselves."""
+async def _started(config: Config) -> AsyncIterator[Rendezvous]:
+    """Start the other ranks, and yield where they meet. End them afterwards; log the last lines of those that ended by themselves."""
     import torch
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -120,8 +123,10 @@ async def _started(config: Config) -> AsyncIterator[Crowd]:
             timeout=timedelta(seconds=JOIN_S),
             master_listen_fd=listener.detach(),
         )
-        place = Place(rank=0, size=size, local_rank=0, host=launcher.host, port=store.port)
-        with sharing(size):
+        place = Place(
+            rank=0, size=size, local_rank=0, host=launcher.host, port=store.port, key=secrets.token_urlsafe(32)
+        )
+        with dividing_threads(size):
             threads = {"OMP_NUM_THREADS": str(several())}
             programs = [
                 Program(
@@ -133,27 +138,27 @@ async def _started(config: Config) -> AsyncIterator[Crowd]:
                 )
                 for rank in range(1, size)
             ]
-            crowd = Crowd(
+            rendezvous = Rendezvous(
                 place=place, store=store, others=tuple([await launcher.launch(program) for program in programs])
             )
             try:
-                yield crowd
+                yield rendezvous
             except RankError:
-                for rank in crowd.ended().keys() - crowd.killing.keys():
-                    logger.error("rank %d wrote last: %s", rank, await crowd.others[rank - 1].tail())
+                for rank in rendezvous.ended().keys() - rendezvous.killing.keys():
+                    logger.error("rank %d wrote last: %s", rank, await rendezvous.others[rank - 1].tail())
                 raise
             finally:
-                if not crowd.ended():
-                    await _all_ended(crowd)
+                if not rendezvous.ended():
+                    await _all_ended(rendezvous)
 
 
-async def _all_ended(crowd: Crowd) -> None:
+async def _all_ended(rendezvous: Rendezvous) -> None:
     """Wait for ranks that were stopped; those that do not end in time are killed when the launcher closes."""
     with suppress(TimeoutError):
         async with asyncio.timeout(END_S):
-            await asyncio.gather(*(running.ended() for running in crowd.others))
+            await asyncio.gather(*(running.ended() for running in rendezvous.others))
 
 
 async def _stop(trainer: RankTrainer) -> None:
     with suppress(RankError):
-        await asyncio.to_thread(trainer.crew.stop)
+        await asyncio.to_thread(trainer.dispatcher.stop)

@@ -1,4 +1,4 @@
-"""Tensors in files of which each holds a part: safetensors with offsets, the format of torch.distributed.checkpoint (DCP).
+"""Files that each hold parts of tensors: safetensors with offsets, the format of torch.distributed.checkpoint (DCP).
 
 Each rank writes one file, and reads only the bytes of its own part, whatever the number of ranks that wrote them. A file of whole tensors,
 such as the weights of a model directory, is the same without offsets. Nothing is a pickle.
@@ -18,8 +18,18 @@ from torch import Tensor
 
 from lzero.errors import ModelError
 from lzero.model_files import read_by_library
-from lzero.train.transfer.file import TYPES
 
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Types of tensors → their names in a safetensors file."""
 SHARDING, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
 """Names in a file's metadata under which DCP keeps the offsets of parts in their tensors."""
 NAMED_TYPES = {name: kind for kind, name in TYPES.items()}
@@ -83,7 +93,7 @@ class Stored:
 
 def stored(files: Iterable[Path]) -> dict[str, Stored]:
     """Return name → tensor of safetensors files. Raises ModelError if a file is broken, or the parts of a tensor are not the whole."""
-    pieces: dict[str, dict[tuple[int, ...], Piece]] = {}
+    pieces: dict[str, list[Piece]] = {}
     types: dict[str, torch.dtype] = {}
     for file in files:
         with _opened(file) as opened:
@@ -92,18 +102,39 @@ def stored(files: Iterable[Path]) -> dict[str, Stored]:
                 entry = opened.get_slice(name)
                 shape = tuple(entry.get_shape())
                 offset = tuple(map(int, sharding[name][OFFSETS])) if sharding else (0,) * len(shape)
-                pieces.setdefault(name, {})[offset] = Piece(file, offset, shape)
+                pieces.setdefault(name, []).append(Piece(file, offset, shape))
                 types[name] = NAMED_TYPES[entry.get_dtype()]
-    return {name: _joined(name, tuple(own.values()), types[name]) for name, own in pieces.items()}
+    return {name: _joined(name, own, types[name]) for name, own in pieces.items()}
 
 
 def _joined(name: str, pieces: Sequence[Piece], dtype: torch.dtype) -> Stored:
-    kind = torch.empty(_extent(pieces), dtype=dtype, device="meta")
-    if sum(math.prod(piece.shape) for piece in pieces) != kind.numel():
+    """Return the tensor of these pieces. Parts that do not overlap, and have as many elements as the whole, are the whole."""
+    alike = len({len(numbers) for piece in pieces for numbers in (piece.offset, piece.shape)}) == 1
+    extent = _extent(pieces) if alike and all(min(piece.offset, default=0) >= 0 for piece in pieces) else None
+    held = sum(math.prod(piece.shape) for piece in pieces)
+    if extent is None or held != math.prod(extent) or _overlap(pieces):
         raise ModelError(
             f"{pieces[0].file.parent} lacks a part of {name}, or parts overlap: a file is missing, or is another checkpoint's"
         )
-    return Stored(kind, pieces)
+    return Stored(torch.empty(extent, dtype=dtype, device="meta"), pieces)
+
+
+def _overlap(pieces: Sequence[Piece]) -> bool:
+    """Return whether two pieces have an element in common. Compares each only with those that begin before its rows end."""
+    ordered = sorted((piece for piece in pieces if math.prod(piece.shape)), key=lambda piece: piece.offset)
+    for number, one in enumerate(ordered):
+        for other in ordered[number + 1 :]:
+            shared = [
+                min(start + size, its_start + its_size) > max(start, its_start)
+                for start, size, its_start, its_size in zip(
+                    one.offset, one.shape, other.offset, other.shape, strict=True
+                )
+            ]
+            if all(shared):
+                return True
+            if not shared[0]:
+                break  # further ones begin later
+    return False
 
 
 def _extent(pieces: Sequence[Piece]) -> tuple[int, ...]:
@@ -125,6 +156,19 @@ def read_into(targets: Mapping[str, Tensor], found: Mapping[str, Stored]) -> Non
         with _opened(file) as opened:
             for name, piece in entries:
                 _copy_overlap(opened, name, piece, *_own(targets[name]))
+
+
+@torch.no_grad()
+def fill(target: Tensor, whole: Tensor) -> None:
+    """Copy a tensor, or this rank's part of it, into `target`. Involves no other rank."""
+    own, share = own_share(target, whole)
+    own.copy_(share)
+
+
+def own_share(target: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
+    """Return this rank's part of a sharded `target`, and the same part of a whole tensor of its shape."""
+    own, offset = _own(target)
+    return own, whole[tuple(slice(start, start + size) for start, size in zip(offset, own.shape, strict=True))]
 
 
 def _own(target: Any) -> tuple[Tensor, tuple[int, ...]]:

@@ -16,7 +16,7 @@ OF_CRITIC = ("values", "value_targets")
 """Columns of `Scored` that are there only with a critic."""
 
 
-class Shape(Struct, frozen=True):
+class ArrayHeader(Struct, frozen=True):
     """Description of one array of a message."""
 
     name: str
@@ -31,23 +31,23 @@ class Shape(Struct, frozen=True):
         return number
 
 
-def to_bytes(arrays: Arrays) -> tuple[tuple[Shape, ...], Tensor]:
+def to_bytes(arrays: Arrays) -> tuple[tuple[ArrayHeader, ...], Tensor]:
     """Return the description of some CPU arrays, and all of their bytes as one uint8 tensor."""
-    shapes = tuple(
-        Shape(name, str(array.dtype).removeprefix("torch."), tuple(array.shape)) for name, array in arrays.items()
+    headers = tuple(
+        ArrayHeader(name, str(array.dtype).removeprefix("torch."), tuple(array.shape)) for name, array in arrays.items()
     )
     parts = [array.contiguous().flatten().view(torch.uint8) for array in arrays.values()]
-    return shapes, torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8)
+    return headers, torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8)
 
 
-def from_bytes(shapes: Sequence[Shape], data: Tensor) -> dict[str, Tensor]:
+def from_bytes(headers: Sequence[ArrayHeader], data: Tensor) -> dict[str, Tensor]:
     """Return the arrays of a message. Raises ValueError if the bytes do not fit their description."""
-    ends = list(accumulate((shape.num_bytes for shape in shapes), initial=0))
+    ends = list(accumulate((header.num_bytes for header in headers), initial=0))
     if ends[-1] != len(data):
         raise ValueError(f"a message of {len(data)} bytes has arrays of {ends[-1]}")
     return {
-        shape.name: data[start:end].clone().view(TYPES[shape.dtype]).view(shape.shape)
-        for shape, (start, end) in zip(shapes, pairwise(ends), strict=True)
+        header.name: data[start:end].clone().view(TYPES[header.dtype]).view(header.shape)
+        for header, (start, end) in zip(headers, pairwise(ends), strict=True)
     }
 
 

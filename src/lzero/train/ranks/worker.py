@@ -11,8 +11,8 @@ import msgspec
 from lzero.config import Config, make_config
 from lzero.errors import ConfigError, LzeroError
 from lzero.threads import several
-from lzero.train.ranks.crew import blamed, obey_all
-from lzero.train.ranks.group import Group
+from lzero.train.ranks.dispatch import failures_reported, obey_all
+from lzero.train.ranks.group import JOIN_S, Group
 from lzero.train.ranks.member import build_member
 from lzero.train.ranks.place import Place
 from lzero.train.seeding import seeded
@@ -42,10 +42,14 @@ def _work(config: Config | None) -> None:
         raise ConfigError(
             "this program is a rank from 1 on: `lzero train` with train.ranks starts it, or torchrun does"
         )
-    group = Group.join(place, config=config.model_dump_json() if config else "")
+    group = Group.join(
+        place,
+        config=config.model_dump_json() if config else "",
+        timeout_s=config.train.rank_timeout_s if config else JOIN_S,
+    )
     end_with_the_others(group)
     start = group.start
-    with blamed(group):
+    with failures_reported(group):
         if start.directory:
             os.chdir(start.directory)
         settings = make_config(msgspec.json.decode(start.config))

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lzero.errors import TrainError
-from lzero.train.lora import adapted_layers, adapter_settings, adapter_weights, merged_weights
+from lzero.train.lora import adapted_layers, adapter_settings, adapter_weights, is_adapter, merged_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +41,9 @@ class WeightSource(Protocol):
     def device(self) -> torch.device:
         """Device of the tensors."""
 
+    def adapter(self) -> "WeightSource":
+        """Return the weights of the LoRA adapter alone. Others are not gathered."""
+
 
 class HeldWeights:
     """Weights that this process holds completely. Implements `WeightSource`."""
@@ -58,6 +61,9 @@ class HeldWeights:
     @property
     def device(self) -> torch.device:
         return self._tensors[0][1].device
+
+    def adapter(self) -> "HeldWeights":
+        return HeldWeights((name, tensor) for name, tensor in self._tensors if is_adapter(name))
 
 
 class ModelWeights(HeldWeights):
@@ -100,16 +106,16 @@ def _untied(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor
             yield name, tensor
 
 
-Convert = Callable[[Iterable[tuple[str, Tensor]]], Iterator[tuple[str, Tensor]]]
-
-
 class ConvertedWeights:
-    """What `convert` makes of other weights, one tensor at a time. Implements `WeightSource`."""
+    """Weights of another source, converted one tensor at a time. Implements `WeightSource`."""
 
-    def __init__(self, source: WeightSource, convert: Convert) -> None:
+    def __init__(
+        self, source: WeightSource, convert: Callable[[Iterable[tuple[str, Tensor]]], Iterator[tuple[str, Tensor]]]
+    ) -> None:
         self._source = source
         self._convert = convert
         self.device = source.device
+        self.adapter = source.adapter
 
     def __iter__(self) -> Generator[tuple[str, Tensor], None, None]:
         with closing(iter(self._source)) as weights:
@@ -123,13 +129,13 @@ class ConvertedWeights:
 class ConvertingTransfer:
     """Sends weights in another form. Implements `WeightTransfer`."""
 
-    def __init__(self, transfer: WeightTransfer, convert: Convert) -> None:
+    def __init__(self, transfer: WeightTransfer, convert: Callable[[WeightSource], WeightSource]) -> None:
         self._transfer = transfer
         self._convert = convert
         self.close = transfer.close
 
     async def send(self, weights: WeightSource, *, version: int) -> None:
-        await self._transfer.send(ConvertedWeights(weights, self._convert), version=version)
+        await self._transfer.send(self._convert(weights), version=version)
 
 
 def open_transfer(engine: object, model: "PreTrainedModel") -> WeightTransfer:
@@ -140,8 +146,10 @@ def open_transfer(engine: object, model: "PreTrainedModel") -> WeightTransfer:
     if not adapted_layers(model):
         return _whole_transfer(engine)
     if isinstance(engine, AdaptedEngine) and engine.takes_adapters:
-        return ConvertingTransfer(AdapterTransfer(engine, adapter_settings(model)), adapter_weights)
-    return ConvertingTransfer(_whole_transfer(engine), partial(merged_weights, model=model))
+        transfer = AdapterTransfer(engine, adapter_settings(model))
+        return ConvertingTransfer(transfer, lambda source: ConvertedWeights(source.adapter(), adapter_weights))
+    merged = partial(merged_weights, model=model)
+    return ConvertingTransfer(_whole_transfer(engine), lambda source: ConvertedWeights(source, merged))
 
 
 def _whole_transfer(engine: object) -> WeightTransfer:

@@ -12,22 +12,12 @@ from typing import IO, Protocol, runtime_checkable
 
 import torch
 
+from lzero.train.ranks.stored import TYPES
 from lzero.train.transfer import WeightSource, unwritable
 from lzero.types import Json
 
 _HEADER_BYTES = 1 << 20
 """Bytes for names and shapes; a model needs fewer."""
-TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""Types of tensors → their names in a safetensors file."""
 
 
 @runtime_checkable

@@ -20,8 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lzero.blocking import in_thread
 from lzero.errors import EngineError, TrainError
-from lzero.tools.threads import in_thread
 from lzero.train.transfer import WeightSource
 from lzero.types import Json
 

@@ -1,4 +1,4 @@
-"""Shapes: parameters, keys and values, and activations, as models have them."""
+"""Sizes of models: parameters, keys and values, and activations, as models have them."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import pytest
 
 from lzero.errors import ModelError
 from lzero.models import ASSETS
-from lzero.plan.shapes import KNOWN, shape_of
+from lzero.plan.architecture import KNOWN, architecture_of
 
 PUBLISHED = {
     "Qwen3-0.6B": 596_049_920,
@@ -19,31 +19,31 @@ PUBLISHED = {
 }
 
 
-def test_known_shapes_have_the_published_number_of_parameters() -> None:
-    assert {name: shape_of(f"models/{name}").parameters for name in PUBLISHED} == PUBLISHED
+def test_known_models_have_the_published_number_of_parameters() -> None:
+    assert {name: architecture_of(f"models/{name}").parameters for name in PUBLISHED} == PUBLISHED
 
 
-def test_the_shape_of_a_directory_counts_every_weight_of_its_files() -> None:
+def test_the_sizes_of_a_directory_count_every_weight_of_its_files() -> None:
     with (ASSETS / "nano" / "model.safetensors").open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     header.pop("__metadata__", None)
-    assert shape_of("nano").parameters == sum(math.prod(tensor["shape"]) for tensor in header.values())
+    assert architecture_of("nano").parameters == sum(math.prod(tensor["shape"]) for tensor in header.values())
 
 
 def test_keys_and_values_of_qwen3_take_112_kib_a_token() -> None:
     assert KNOWN["qwen3-0.6b"].kv_bytes(2) == 2 * 28 * 8 * 128 * 2 == 112 * 1024
 
 
-def test_a_shape_that_a_plan_does_not_know_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_model_that_a_plan_does_not_know_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no directory with a config.json.*Qwen3-4B"):
-        shape_of("somewhere/Unknown-1B")
+        architecture_of("somewhere/Unknown-1B")
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 128}
     for settings, why in (
-        ({**sizes, "num_experts": 8, "vocab_size": 100}, "8 experts"),
+        ({**sizes, "n_routed_experts": 8, "vocab_size": 100}, "n_routed_experts"),
         (sizes, "vocab_size = None"),
         ({**sizes, "vocab_size": "many"}, "vocab_size = 'many'"),
         ({**sizes, "vocab_size": 100, "num_hidden_layers": 0}, "num_hidden_layers = 0"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
         with pytest.raises(ModelError, match=why):
-            shape_of(str(tmp_path))
+            architecture_of(str(tmp_path))

@@ -11,26 +11,27 @@ from msgspec import Struct
 
 from lzero.errors import LzeroError, RankError
 from lzero.train.ranks.group import Group
-from lzero.train.ranks.orders import Answer, Facts, Member, Order, Stop
-from lzero.train.ranks.wire import Arrays, Shape, from_bytes, to_bytes
+from lzero.train.ranks.member import Member
+from lzero.train.ranks.orders import Answer, Facts, Order, Stop
+from lzero.train.ranks.wire import ArrayHeader, Arrays, from_bytes, to_bytes
 
-OF_THE_GROUP = ("gloo", "nccl", "closed by peer", "reset by peer", "broken pipe", "timed out", "aborted")
-"""Words in messages of errors of the process group itself."""
+GROUP_ERROR_WORDS = ("gloo", "nccl", "closed by peer", "reset by peer", "broken pipe", "timed out", "aborted")
+"""Words in messages of errors of the process group itself. They have no type of their own: gloo raises plain RuntimeErrors."""
 
 
 class _Sent(Struct, frozen=True, kw_only=True):
     """An order as it is sent, and the description of the arrays that follow."""
 
     order: Order
-    shapes: tuple[Shape, ...]
+    headers: tuple[ArrayHeader, ...]
 
 
 class _Answered(Struct, frozen=True, kw_only=True):
     facts: Facts
-    shapes: tuple[Shape, ...]
+    headers: tuple[ArrayHeader, ...]
 
 
-class Crew:
+class Dispatcher:
     """All ranks, as rank 0 commands them. Thread-safe: one order at a time."""
 
     def __init__(self, group: Group, member: Member) -> None:
@@ -64,11 +65,13 @@ class Crew:
                 raise RankError(group.failure)
             if group.device.type == "cuda":
                 torch.cuda.set_device(group.device)  # it differs between threads
-            with blamed(group):
+            with failures_reported(group):
                 number, self.number = self.number, self.number + 1
                 for rank in range(1, group.size):
-                    shapes, data = to_bytes(shares[rank] if shares else {})
-                    group.put(f"order/{rank}/{number}", msgspec.json.encode(_Sent(order=order, shapes=shapes)).decode())
+                    headers, data = to_bytes(shares[rank] if shares else {})
+                    group.put(
+                        f"order/{rank}/{number}", msgspec.json.encode(_Sent(order=order, headers=headers)).decode()
+                    )
                     group.send(data, rank)
                 answers: list[Answer] = []
                 yield answers
@@ -85,8 +88,8 @@ class Crew:
     def _answer(self, rank: int, number: int) -> Answer:
         text = self.group.get(f"answer/{rank}/{number}", timeout_s=self.group.start.timeout_s)
         answered = msgspec.json.decode(text, type=_Answered)
-        data = self.group.receive(sum(shape.num_bytes for shape in answered.shapes), rank)
-        return answered.facts, from_bytes(answered.shapes, data)
+        data = self.group.receive(sum(header.num_bytes for header in answered.headers), rank)
+        return answered.facts, from_bytes(answered.headers, data)
 
 
 def obey_all(group: Group, member: Member) -> None:
@@ -94,11 +97,11 @@ def obey_all(group: Group, member: Member) -> None:
     number = 0
     while True:
         sent = msgspec.json.decode(group.get(f"order/{group.rank}/{number}"), type=_Sent)
-        with blamed(group):
-            data = group.receive(sum(shape.num_bytes for shape in sent.shapes), 0)
-            facts, arrays = sent.order.obey(member, from_bytes(sent.shapes, data))
-            shapes, data = to_bytes(arrays)
-            answered = _Answered(facts=facts, shapes=shapes)
+        with failures_reported(group):
+            data = group.receive(sum(header.num_bytes for header in sent.headers), 0)
+            facts, arrays = sent.order.obey(member, from_bytes(sent.headers, data))
+            headers, data = to_bytes(arrays)
+            answered = _Answered(facts=facts, headers=headers)
             group.put(f"answer/{group.rank}/{number}", msgspec.json.encode(answered).decode())
             group.send(data, 0)
         if isinstance(sent.order, Stop):
@@ -106,26 +109,23 @@ def obey_all(group: Group, member: Member) -> None:
         number += 1
 
 
-class blamed:  # noqa: N801 - reads as a verb
+@contextmanager
+def failures_reported(group: Group) -> Iterator[None]:
     """Tell all ranks of an error in the block. If another rank has caused it, raise that rank's RankError instead."""
-
-    def __init__(self, group: Group) -> None:
-        self._group = group
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, RankError):
-            return
-        group = self._group
+    try:
+        yield
+    except RankError:
+        raise
+    except BaseException as error:
         if isinstance(error, RuntimeError) and _is_of_the_group(error):
             raise group.lost(error) from error
         what = str(error) if isinstance(error, LzeroError) else f"{type(error).__name__}: {error}"
         first = group.fail(f"rank {group.rank} failed: {what}")
         if not first.startswith(f"rank {group.rank} "):
             raise RankError(first) from error
+        raise
 
 
 def _is_of_the_group(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(word in text for word in OF_THE_GROUP)
+    return isinstance(error, dist.DistError) or any(word in text for word in GROUP_ERROR_WORDS)
