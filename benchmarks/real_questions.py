@@ -1,16 +1,25 @@
-"""Baselines without a model on real questions: `python benchmarks/real_questions.py TASKS CORPUS [--json]`.
+"""Baselines on real questions: `python benchmarks/real_questions.py TASKS CORPUS [--model DIRECTORY] [--json]`.
 
 closed book    agent.use = "direct", readers:closed_book: what the question alone gives away
 reader         agent.use = "rag", five passages, readers:extractive
 oracle search  agent.use = "nb": a script that searches the gold titles, and submits the gold answer once an output holds it. What an agent
                could reach with this search and perfect decisions
 
+With --model, that model takes the place of the scripts, on a sample of the tasks:
+
+direct         agent.use = "direct"
+agent          agent.use = "nb", at most four steps
+
 Each row is what `lzero eval` computes with the same keys.
 """
 
 import argparse
 import asyncio
+import gzip
 import json
+import random
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,39 +43,61 @@ ROWS: dict[str, dict[str, Any]] = {
         "rollout": {"concurrency": 16},
     },
 }
+MODEL_ROWS: dict[str, dict[str, Any]] = {
+    "direct": {"agent": {"use": "direct", "max_tokens": 1_024, "response_tokens": 48}},
+    "agent": {"agent": {"prompt": "brief", "max_steps": 4, "max_tokens": 3_072, "response_tokens": 160}},
+}
+SAMPLE = 200
 ALL = "all"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", help="a file of tasks that name their gold passages")
+    parser.add_argument("tasks", type=Path, help="a file of tasks that name their gold passages")
     parser.add_argument("corpus", help="a file of passages")
-    parser.add_argument("--num-tasks", type=int, default=10**6, help="only the first tasks")
+    parser.add_argument("--model", help="directory of a model that answers, instead of the scripts")
+    parser.add_argument("--num-tasks", type=int, help=f"only as many tasks, drawn with seed 0; with --model {SAMPLE}")
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the table")
     arguments = parser.parse_args()
+    rows = ROWS
+    if arguments.model:
+        rows = {name: {**row, "model": {"path": arguments.model}} for name, row in MODEL_ROWS.items()}
     found = {}
-    for name, row in ROWS.items():
-        config = make_config(row, arguments.tasks, arguments.corpus, arguments.num_tasks)
-        found[name] = by_source(asyncio.run(evaluation(config)))
-        if not arguments.json:
-            shown = "; ".join(
-                f"{source} {score:.3f} ({low:.3f} to {high:.3f})" for source, (score, low, high) in found[name].items()
-            )
-            print(f"{name}: {shown}", flush=True)
+    with tempfile.TemporaryDirectory() as directory:
+        number = arguments.num_tasks or (SAMPLE if arguments.model else None)
+        tasks = sample(arguments.tasks, number, Path(directory) / "tasks.jsonl") if number else arguments.tasks
+        for name, row in rows.items():
+            start = time.monotonic()
+            evaluated = asyncio.run(evaluation(make_config(row, tasks, arguments.corpus)))
+            found[name] = by_source(evaluated)
+            if not arguments.json:
+                shown = "; ".join(
+                    f"{source} {score:.3f} ({low:.3f} to {high:.3f})"
+                    for source, (score, low, high) in found[name].items()
+                )
+                print(f"{name}: {shown}; {evaluated.num_failed} failed, {time.monotonic() - start:.0f} s", flush=True)
     if arguments.json:
         print(json.dumps(found))
 
 
-def make_config(row: dict[str, Any], tasks: str, corpus: str, num_tasks: int) -> Config:
+def sample(tasks: Path, number: int, path: Path) -> Path:
+    """Write `number` of the rows to a file of their own, in their order."""
+    lines = (gzip.open if tasks.suffix == ".gz" else open)(tasks, "rt").read().splitlines()
+    kept = sorted(random.Random(0).sample(range(len(lines)), min(number, len(lines))))
+    path.write_text("".join(f"{lines[index]}\n" for index in kept))
+    return path
+
+
+def make_config(row: dict[str, Any], tasks: Path, corpus: str) -> Config:
     """Return the configuration of a row."""
     options = {"corpus": corpus, "results": PASSAGES, "snippet_chars": 4_000}
     budgets = {"max_tokens": 1_000_000, "response_tokens": 4_000}
     values = {
         **row,
         "agent": {**budgets, **row["agent"]},
-        "tasks": {"eval": str(Path(tasks).absolute())},
+        "tasks": {"eval": str(tasks.absolute())},
         "environment": {"options": options},
-        "eval": {"num_tasks": num_tasks},
+        "eval": {"num_tasks": 10**6},
     }
     return Config.model_validate(values)
 
