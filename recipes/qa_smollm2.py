@@ -44,7 +44,7 @@ _QUESTION: Final = re.compile(r"user\n(.+)\n\[\d+ steps? and ", re.MULTILINE)
 def prepare(source: Path, target: Path) -> dict[str, int]:
     """Write the parts of `source` to new files in `target`. Return the number of rows of each, and of the rows that were dropped.
 
-    A row is kept if a short answer is in its first passage. Raises DataError, for an existing file
+    A row is kept if a short answer is in one of its passages. Raises DataError, for an existing file
     too.
     """
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
@@ -110,27 +110,36 @@ def golds() -> dict[str, str]:
 
 
 def _short(fields: Fields) -> dict[str, object] | None:
-    """Return a task with PASSAGE_CHARS characters of the row's passage; None if no short answer is in it."""
+    """Return a task with PASSAGE_CHARS characters of each of the row's passages; None if no short answer is in one of them."""
     passages, aliases = fields.get("paragraphs"), fields.get("aliases") or []
     question = " ".join(clean(str(fields.get("question", ""))).split())
-    if not (isinstance(passages, list) and passages and isinstance(passages[0], dict) and isinstance(aliases, list)):
+    if not (
+        isinstance(passages, list) and isinstance(aliases, list) and all(isinstance(each, dict) for each in passages)
+    ):
         return None
-    whole = " ".join(str(passages[0].get("text", "")).split())
+    texts = [" ".join(str(passage.get("text", "")).split()) for passage in passages]
     answers = [str(answer) for answer in (fields.get("answer"), *aliases) if answer]
-    found = [(place, len(answer)) for answer in answers for place in _places(whole, answer)]
+    found = [
+        (number, place, len(answer))
+        for number, text in enumerate(texts)
+        for answer in answers
+        for place in _places(text, answer)
+    ]
     if not found:
         return None
-    place, length = min(found, key=lambda one: (one[0] + one[1] > PASSAGE_CHARS, one[1], one[0]))
-    text, spelled = _window(whole, place, length), whole[place : place + length]
+    holds, place, length = min(found, key=lambda one: (one[0], one[1] + one[2] > PASSAGE_CHARS, one[2], one[1]))
+    spelled = texts[holds][place : place + length]
     if any(mark in spelled + question for mark in '"\\'):
         return None
-    passage = {"title": passages[0].get("title"), "text": text}
+    windows = [_window(text, *((place, length) if number == holds else (0, 0))) for number, text in enumerate(texts)]
     return {
         "id": fields.get("id"),
         "question": question,
         "answers": answers,
         "spelled": spelled,
-        "paragraphs": [passage],
+        "paragraphs": [
+            {"title": passage.get("title"), "text": text} for passage, text in zip(passages, windows, strict=True)
+        ],
     }
 
 

@@ -59,6 +59,21 @@ def test_rows_are_cut_split_by_their_questions_and_never_written_over(tmp_path: 
         qa_smollm2.prepare(tmp_path / "rows.jsonl", tmp_path / "qa")
 
 
+def test_all_passages_of_a_row_are_kept_and_the_one_with_the_answer_is_cut_around_it(tmp_path: Path) -> None:
+    text = "Its mayor lives there. " * 20 + "Ilse Hafen founded it. " + "More. " * 60
+    rows = read(write_rows(tmp_path / "rows.jsonl"))[:60]
+    for row in rows:
+        row["answer"], row["aliases"] = "Ilse Hafen", []
+        row["paragraphs"] = [{"title": None, "text": "The river is long. " * 20}, {"title": "Town", "text": text}]
+    (tmp_path / "two.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    assert qa_smollm2.prepare(tmp_path / "two.jsonl", tmp_path / "qa")["dropped"] == 0
+    for row in read(tmp_path / "qa" / "heldout.jsonl"):
+        other, holder = row["paragraphs"]
+        assert other["text"].startswith("The river is long. The")
+        assert "Ilse Hafen" in holder["text"]
+        assert max(len(passage["text"]) for passage in row["paragraphs"]) <= qa_smollm2.PASSAGE_CHARS
+
+
 def test_a_file_without_a_usable_row_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"question": "who", "answer": "Ada"}\n', encoding="utf-8")
     with pytest.raises(DataError, match="no row for heldout; 1 rows have no short answer in a passage"):
