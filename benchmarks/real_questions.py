@@ -43,7 +43,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "rollout": {"concurrency": 16},
     },
 }
-PATIENT = {"rollout": {"request_timeout_s": 1000.0}}
+PATIENT = {"rollout": {"concurrency": 16, "request_timeout_s": 1000.0}}
 MODEL_ROWS: dict[str, dict[str, Any]] = {
     "direct": {"agent": {"use": "direct", "max_tokens": 1_024, "response_tokens": 48}, **PATIENT},
     "agent": {"agent": {"prompt": "brief", "max_steps": 4, "max_tokens": 3_072, "response_tokens": 160}, **PATIENT},

@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from tiny_engine import (
@@ -349,3 +350,8 @@ def test_as_many_slots_as_fit_into_memory() -> None:
     fewer = fitting_slots(model, num_slots=1_000_000, max_tokens=100_000)
     assert 1 <= fewer < 1_000_000
     assert fitting_slots(model, num_slots=8, max_tokens=10**12) == 1
+
+
+def test_slots_leave_memory_for_passes_and_training() -> None:
+    tenth = psutil.virtual_memory().available // 10 // 256
+    assert 1 <= fitting_slots(tiny_model(), num_slots=8, max_tokens=tenth) <= 6

@@ -17,7 +17,7 @@ class RolloutConfig(Section):
     episodes_per_task: Count = 4
     """Episodes per group."""
     concurrency: Count = 128
-    """Maximum number of concurrent episodes; fewer if their keys and values do not fit into memory."""
+    """Maximum number of concurrent episodes; fewer if their keys and values exceed half of the free memory."""
     temperature: Positive = 1.0
     """Sampling temperature of training episodes."""
     max_lag: Annotated[int, Field(ge=0)] = 0

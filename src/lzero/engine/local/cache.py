@@ -22,7 +22,7 @@ ALIGNED_POSITIONS = 16
 """The number of positions of a slot is a multiple of this. Then every row of keys, values and attention weights (in float32) begins at a
 multiple of 64 bytes. Matrix kernels may round differently with the alignment of their input."""
 SHARE = 0.5
-"""Share of the free memory that a reduced cache takes; passes and training need the rest."""
+"""Largest share of the free memory for keys and values; passes and training need the rest."""
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
@@ -173,11 +173,10 @@ def _cache_shapes(model: Any) -> list[tuple[torch.Size, torch.Size]]:
 
 
 def fitting_slots(model: Any, *, num_slots: int, max_tokens: int) -> int:
-    """Return `num_slots` or, if their cache exceeds the free memory, the number that fits into half of it. Raises ModelError."""
+    """Return `num_slots`, or the smaller number whose keys and values fit into SHARE of the free memory. Raises ModelError."""
     with torch.inference_mode(), computing_alone():
         per_slot = _token_bytes(model, _cache_shapes(model)) * (max_tokens + 1)
-    free = _free_bytes(model.device)
-    return num_slots if per_slot * num_slots <= free else max(1, int(free * SHARE / per_slot))
+    return min(num_slots, max(1, int(_free_bytes(model.device) * SHARE / per_slot)))
 
 
 def _token_bytes(model: Any, shapes: list[tuple[torch.Size, torch.Size]]) -> int:

@@ -27,7 +27,7 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
     wanted, slots = config.rollout.concurrency, _slots(config, model)
     if slots < wanted:
         logger.warning(
-            "keys and values of rollout.concurrency = %d episodes of agent.max_tokens = %d do not fit into memory: %d run at once",
+            "keys and values of rollout.concurrency = %d episodes of agent.max_tokens = %d exceed half of the free memory: %d run at once",
             wanted,
             config.agent.max_tokens,
             slots,
@@ -75,7 +75,7 @@ def _load(config: Config) -> "PreTrainedModel":
 
 
 def _slots(config: Config, model: "PreTrainedModel") -> int:
-    """Return `rollout.concurrency`, or the smaller number of episodes whose keys and values fit into memory. Raises ModelError."""
+    """Return `rollout.concurrency`, or the smaller number whose keys and values leave memory for the rest. Raises ModelError."""
     from lzero.engine.local.cache import fitting_slots
 
     return fitting_slots(model, num_slots=config.rollout.concurrency, max_tokens=config.agent.max_tokens)
