@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 _REASONS = {errno.ENOENT: "there is no such file", errno.ENOTDIR: "part of its path is a file, not a directory"}
@@ -36,8 +37,8 @@ def is_within(file: Path, directory: Path) -> bool:
         return False
 
 
-def read_bounded(path: Path, *, max_bytes: int) -> bytes:
-    """Read a regular file of at most `max_bytes` bytes. Never waits for a pipe.
+def read_bounded(path: Path, *, max_bytes: int, check: Callable[[os.stat_result], None] | None = None) -> bytes:
+    """Read a regular file of at most `max_bytes` bytes. Never waits for a pipe. `check` gets the status of the file that is open.
 
     Raises OSError; its `strerror` gives the reason, also if the file is too large or not regular.
     """
@@ -50,6 +51,8 @@ def read_bounded(path: Path, *, max_bytes: int) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
+        if check is not None:
+            check(status)
         data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
     if status.st_size > max_bytes or len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes")

@@ -46,13 +46,42 @@ def test_a_file_that_is_none_is_refused_with_the_reason(content: bytes | None, s
         read_addresses(file)
 
 
-def test_a_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o602, 0o620])
+def test_a_file_that_others_may_write_is_refused(mode: int, tmp_path: Path) -> None:
     """They could name a server of theirs, which clients would tell the token."""
     file = tmp_path / "addresses.json"
     write_addresses(file, Addresses(pool=(URLS[0],)))
-    file.chmod(0o666)
-    with pytest.raises(ConfigError, match=rf"other users can write the address file {file} \(mode 666\)"):
+    assert read_addresses(file).pool == (URLS[0],)
+    file.chmod(mode)
+    said = rf"can write the address file {file} \(owner {os.geteuid()}, mode {mode:o}\): chmod go-w {file}"
+    with pytest.raises(ConfigError, match=said):
         read_addresses(file)
+
+
+def test_a_file_of_another_user_is_refused_and_one_of_root_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "addresses.json"
+    write_addresses(file, Addresses(pool=(URLS[0],)))
+    owner = file.stat().st_uid
+    monkeypatch.setattr("os.geteuid", lambda: owner + 1)
+    if owner == 0:
+        assert read_addresses(file).pool == (URLS[0],)
+        os.chown(file, 4321, -1)
+        owner = 4321
+    with pytest.raises(ConfigError, match=rf"{file} belongs to the user {owner}, and this process is of the user"):
+        read_addresses(file)
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@10.0.0.8:8000", "ws://10.0.0.7:7321?token=secret", "me@10.0.0.8"])
+@pytest.mark.parametrize("role", ["pool", "engine"])
+def test_a_key_in_an_address_is_refused_and_not_shown(role: str, url: str, tmp_path: Path) -> None:
+    file = tmp_path / "addresses.json"
+    write_addresses(file, Addresses(**{role: (url,)}))
+    with pytest.raises(ConfigError, match=r"would record: remove it, and name the servers' secrets by") as caught:
+        read_addresses(file)
+    assert "secret@" not in str(caught.value)
+    assert "token=secret" not in str(caught.value)
 
 
 def test_a_lock_that_somebody_keeps_is_an_error_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

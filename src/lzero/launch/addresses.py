@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
@@ -43,23 +44,45 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def read_addresses(file: Path) -> Addresses:
-    """Return the addresses in `file`. Raises ConfigError if it cannot be read, is no address file, or others may write it: clients send
-    their token to the addresses in it."""
+    """Return the addresses in `file`. Raises ConfigError if it cannot be read, is no address file, is another user's (other than root), may
+    be written by another user, or holds a key: clients send their token to the addresses in it.
+    """
     try:
-        if (mode := stat.S_IMODE(file.stat().st_mode)) & stat.S_IWOTH:
-            raise ConfigError(f"other users can write the address file {file} (mode {mode:o}): chmod o-w {file}")
-        return msgspec.json.decode(read_bounded(file, max_bytes=MAX_BYTES) or b"{}", type=Addresses)
+        data = read_bounded(file, max_bytes=MAX_BYTES, check=partial(_check_owner, file))
+        found = msgspec.json.decode(data or b"{}", type=Addresses)
     except OSError as error:
         raise ConfigError(f"cannot read the address file {file}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f'{file} is no address file, as {{"pool": ["ws://10.0.0.7:7321"]}}, or "engine" with http:// addresses: {error}'
         ) from None
+    if any("@" in url or "?" in url for url in (*found.pool, *found.engine)):
+        raise ConfigError(
+            f"an address in {file} holds a user name, a password or a query, which runs would record: remove it, and name the servers' "
+            "secrets by engine.key and repl.token_file"
+        )
+    return found
+
+
+def _check_owner(file: Path, status: os.stat_result) -> None:
+    """Raise ConfigError unless only this user and root may write the file."""
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"the address file {file} belongs to the user {status.st_uid}, and this process is of the user {os.geteuid()}: its owner could "
+            "direct the servers' token to other machines. Use a file of your own, or of root"
+        )
+    if (mode := stat.S_IMODE(status.st_mode)) & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"other users can write the address file {file} (owner {status.st_uid}, mode {mode:o}): chmod go-w {file}"
+        )
 
 
 @contextmanager
 def registered(file: Path, role: Literal["pool", "engine"], url: str) -> Iterator[None]:
-    """Enter an address in `file` during the block. Several processes, on several machines, may do so at once. Raises StoreError."""
+    """Enter an address in `file` during the block. Several processes, on several machines, may do so at once.
+
+    Raises StoreError if it cannot be written, and ConfigError as `read_addresses` does.
+    """
     _change(file, role, add=url)
     try:
         yield
