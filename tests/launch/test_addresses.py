@@ -1,10 +1,11 @@
 """The address file: entered by several processes at once, read with a typed error, and followed while it changes."""
 
+import asyncio
 import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -18,11 +19,17 @@ URLS = [f"ws://10.0.0.{number}:7321" for number in range(24)]
 
 
 def test_servers_that_enter_and_leave_at_once_lose_no_address(tmp_path: Path) -> None:
-    file = tmp_path / "addresses.json"
+    file, entered = tmp_path / "addresses.json", Barrier(len(URLS))
+
+    async def serve(url: str) -> None:
+        async with registered(file, "pool", url):
+            await asyncio.to_thread(entered.wait, 60)
+            assert sorted(read_addresses(file).pool) == sorted(URLS)
+            await asyncio.to_thread(entered.wait, 60)
+
     write_addresses(file, Addresses(engine=("http://10.0.0.8:8000",)))
-    with ThreadPoolExecutor(8) as threads, ExitStack() as stack:
-        list(threads.map(lambda url: stack.enter_context(registered(file, "pool", url)), URLS))
-        assert sorted(read_addresses(file).pool) == sorted(URLS)
+    with ThreadPoolExecutor(len(URLS)) as threads:
+        list(threads.map(lambda url: asyncio.run(serve(url)), URLS))
     assert read_addresses(file) == Addresses(engine=("http://10.0.0.8:8000",))
 
 
@@ -84,22 +91,34 @@ def test_a_key_in_an_address_is_refused_and_not_shown(role: str, url: str, tmp_p
     assert "token=secret" not in str(caught.value)
 
 
-def test_a_lock_that_somebody_keeps_is_an_error_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lock_that_somebody_keeps_is_an_error_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "LOCK_S", 0.05)
     file = tmp_path / "addresses.json"
     with (tmp_path / "addresses.json.lock").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_SH)
-        with (
-            pytest.raises(StoreError, match=r"another process has held .*addresses.json.lock"),
-            registered(file, "pool", URLS[0]),
-        ):
-            pass
-    with registered(file, "pool", URLS[0]):
+        with pytest.raises(StoreError, match=r"another process has held .*addresses.json.lock"):
+            async with registered(file, "pool", URLS[0]):
+                pass
+    async with registered(file, "pool", URLS[0]):
         assert read_addresses(file).pool == (URLS[0],)
     (tmp_path / "addresses.json.lock").unlink()
     os.mkfifo(tmp_path / "addresses.json.lock")
-    with pytest.raises(StoreError, match="No such device"), registered(file, "pool", URLS[0]):
-        pass
+    with pytest.raises(StoreError, match="No such device"):
+        async with registered(file, "pool", URLS[0]):
+            pass
+
+
+async def test_a_server_that_waits_for_the_lock_serves_meanwhile_and_can_be_stopped(tmp_path: Path) -> None:
+    file = tmp_path / "addresses.json"
+    with (tmp_path / "addresses.json.lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        entering = asyncio.create_task(registered(file, "pool", URLS[0]).__aenter__())
+        await asyncio.sleep(0)
+        assert not entering.done()
+        entering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await entering
+    assert not file.exists()
 
 
 def test_a_watched_file_that_breaks_keeps_the_servers_that_it_named(

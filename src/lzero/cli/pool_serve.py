@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -94,7 +94,7 @@ async def _until_signalled(
 ) -> None:
     """Serve until SIGINT or SIGTERM, and leave nothing. A second signal ends the process at once; the sandboxes die with it anyway."""
     loop, task, signals = asyncio.get_running_loop(), asyncio.current_task(), (signal.SIGINT, signal.SIGTERM)
-    ending, entered = False, ExitStack()
+    ending, entered = False, AsyncExitStack()
 
     def end() -> None:
         nonlocal ending
@@ -110,15 +110,17 @@ async def _until_signalled(
         await server.bind()  # before the sandbox, which takes longer to start
         async with local, server:
             if addresses is not None:
-                entered.enter_context(registered(addresses, "pool", server.url))
+                await entered.enter_async_context(registered(addresses, "pool", server.url))
             print(welcome(server.url, new_token), flush=True)
             await server.ended()
     except asyncio.CancelledError:
         if not ending:
             raise
     finally:
-        entered.close()
-        await server.close()
+        try:
+            await entered.aclose()
+        finally:
+            await server.close()
 
 
 def welcome(url: str, new_token: str) -> str:

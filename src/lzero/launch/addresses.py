@@ -6,13 +6,14 @@
 retries it, and uses the others.
 """
 
+import asyncio
 import fcntl
 import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Annotated, Literal
@@ -77,17 +78,17 @@ def _check_owner(file: Path, status: os.stat_result) -> None:
         )
 
 
-@contextmanager
-def registered(file: Path, role: Literal["pool", "engine"], url: str) -> Iterator[None]:
+@asynccontextmanager
+async def registered(file: Path, role: Literal["pool", "engine"], url: str) -> AsyncIterator[None]:
     """Enter an address in `file` during the block. Several processes, on several machines, may do so at once.
 
     Raises StoreError if it cannot be written, and ConfigError as `read_addresses` does.
     """
-    _change(file, role, add=url)
+    await _change(file, role, add=url)
     try:
         yield
     finally:
-        _change(file, role, remove=url)
+        await _change(file, role, remove=url)
 
 
 def write_addresses(file: Path, addresses: Addresses) -> None:
@@ -95,17 +96,20 @@ def write_addresses(file: Path, addresses: Addresses) -> None:
     write_whole(file, msgspec.json.format(msgspec.json.encode(addresses), indent=2) + b"\n")
 
 
-def _change(file: Path, role: Literal["pool", "engine"], *, add: str = "", remove: str = "") -> None:
+async def _change(file: Path, role: Literal["pool", "engine"], *, add: str = "", remove: str = "") -> None:
     lock = file.with_name(f"{file.name}.lock")
     with as_store_error(lock), os.fdopen(os.open(lock, _OPEN, 0o644), "wb") as held:
-        _take(held, lock)
+        await _take(held, lock)
         before = read_addresses(file) if file.exists() else Addresses()
         kept: Sequence[str] = [url for url in getattr(before, role) if url not in (add, remove)]
         write_addresses(file, msgspec.structs.replace(before, **{role: (*kept, *([add] if add else []))}))
 
 
-def _take(held: IO[bytes], lock: Path) -> None:
-    """Lock a file. Raises StoreError if another process holds it for LOCK_S seconds: every user who may read the file may lock it."""
+async def _take(held: IO[bytes], lock: Path) -> None:
+    """Lock a file, without holding up the event loop.
+
+    Raises StoreError if another process holds it for LOCK_S seconds: every user who may read the file may lock it.
+    """
     end = time.monotonic() + LOCK_S
     while True:
         try:
@@ -116,7 +120,7 @@ def _take(held: IO[bytes], lock: Path) -> None:
                 raise StoreError(
                     f"another process has held {lock} for {LOCK_S:g} s: end it (`lsof {lock}` names it), or use another address file"
                 ) from None
-            time.sleep(_LOOK_S)
+            await asyncio.sleep(_LOOK_S)
 
 
 class Watched:
