@@ -15,6 +15,7 @@ Names and offsets say what a part belongs to, so any number of ranks, or a singl
 import logging
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -106,6 +107,8 @@ def _obey(parts: Parts, board: Board, number: int) -> None:
         board.put(_written(rank, number), answer)
     except RankError as error:  # the run ends, and rank 0 reports why
         logger.debug("checkpoint %d: %s", number, error)
+        with suppress(RuntimeError):  # the store has ended with rank 0
+            board.put(_written(rank, number), f"rank {rank} wrote no part: {error}")
 
 
 def _write(parts: Parts, directory: Path, *, rank: int) -> None:

@@ -1,6 +1,7 @@
 """Rank 0 gives orders to all ranks; a worker obeys them. Both sides of the exchange."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,6 +18,8 @@ from lzero.train.ranks.wire import ArrayHeader, Arrays, from_bytes, to_bytes
 
 GROUP_ERROR_WORDS = ("gloo", "nccl", "closed by peer", "reset by peer", "broken pipe", "timed out", "aborted")
 """Words in messages of errors of the process group itself. They have no type of their own: gloo raises plain RuntimeErrors."""
+STOP_S = 55.0
+"""Seconds in which all ranks must answer the last order. Nobody watches them meanwhile: a rank that has answered ends."""
 
 
 class _Sent(Struct, frozen=True, kw_only=True):
@@ -75,18 +78,22 @@ class Dispatcher:
                     group.send(data, rank)
                 answers: list[Answer] = []
                 yield answers
-                answers += [self._answer(rank, number) for rank in range(1, group.size)]
+                end = time.monotonic() + (STOP_S if isinstance(order, Stop) else float("inf"))
+                answers += [self._answer(rank, number, end=end) for rank in range(1, group.size)]
 
     def stop(self) -> None:
-        """Let the other ranks end. Does nothing if a rank has failed: they end by themselves."""
+        """Let the other ranks end. Does nothing if a rank has failed: they end by themselves. Raises RankError if one does not answer."""
         with self._lock:
-            if not self._stopped and not self.group.failure:
-                self.group.stop_watching()
-                self.run(Stop())
-            self._stopped = True
+            try:
+                if not self._stopped and not self.group.failure:
+                    self.group.stop_watching()
+                    self.run(Stop())
+            finally:
+                self._stopped = True
 
-    def _answer(self, rank: int, number: int) -> Answer:
-        text = self.group.get(f"answer/{rank}/{number}", timeout_s=self.group.start.timeout_s)
+    def _answer(self, rank: int, number: int, *, end: float) -> Answer:
+        left_s = min(self.group.start.timeout_s, max(0.0, end - time.monotonic()))
+        text = self.group.get(f"answer/{rank}/{number}", timeout_s=left_s)
         answered = msgspec.json.decode(text, type=_Answered)
         data = self.group.receive(sum(header.num_bytes for header in answered.headers), rank)
         return answered.facts, from_bytes(answered.headers, data)
@@ -96,8 +103,8 @@ def obey_all(group: Group, member: Member) -> None:
     """Obey the orders of rank 0 until it says stop. Raises RankError if another rank fails, and the error of this rank."""
     number = 0
     while True:
-        sent = msgspec.json.decode(group.get(f"order/{group.rank}/{number}"), type=_Sent)
         with failures_reported(group):
+            sent = msgspec.json.decode(group.get(f"order/{group.rank}/{number}"), type=_Sent)
             data = group.receive(sum(header.num_bytes for header in sent.headers), 0)
             facts, arrays = sent.order.obey(member, from_bytes(sent.headers, data))
             headers, data = to_bytes(arrays)
@@ -114,7 +121,10 @@ def failures_reported(group: Group) -> Iterator[None]:
     """Tell all ranks of an error in the block. If another rank has caused it, raise that rank's RankError instead."""
     try:
         yield
-    except RankError:
+    except RankError as error:
+        if not group.failure:  # this rank has found it: the others know nothing of it
+            first = group.fail(str(error) if str(error).startswith("rank ") else f"rank {group.rank} failed: {error}")
+            raise RankError(first) from error
         raise
     except BaseException as error:
         if isinstance(error, RuntimeError) and _is_of_the_group(error):

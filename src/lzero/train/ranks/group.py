@@ -4,15 +4,13 @@ A rank finds the others through torchrun's variables: RANK, LOCAL_RANK, WORLD_SI
 holds a few small texts: what each rank runs, orders and replies, and the first failure. Tensors move through a process group: gloo on CPUs,
 NCCL on GPUs.
 
-The store has no token: anyone who reaches its port can write to it. So the ranks sign their texts with the run's secret (`Place.key`). A
-text without a valid signature is an error. Signs of life are not signed.
+The store has no token: anyone who reaches its port can write to it. So the ranks sign their texts with the run's secret (`Place.key`),
+each for its run and its place (`signing`). A text without a valid signature is an error. Signs of life are not signed.
 
 A thread of each rank writes a sign of life every BEAT_S seconds and looks for failures. Rank 0 looks for the signs of the others, which
 notice the end of rank 0 by that of the store. A rank that sees a failure ends, or raises RankError from whatever it waits for.
 """
 
-import hashlib
-import hmac
 import importlib.metadata
 import json
 import platform
@@ -32,7 +30,8 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
 from lzero.errors import ConfigError, RankError
-from lzero.train.ranks.place import KEY_VARIABLE, Place
+from lzero.train.ranks.place import Place
+from lzero.train.ranks.signing import Signing, new_nonce
 from lzero.train.ranks.sockets import Sockets
 
 if TYPE_CHECKING:
@@ -45,8 +44,6 @@ JOIN_S = 300.0
 """Least seconds for which a rank tries to reach rank 0. Rank 0 then sends the time for which it waits for the others."""
 SLOWEST_LOOK_S = 0.05
 FAILED = "failed"
-_SIGNATURE = 64
-"""Characters of a signature."""
 LIBRARIES = ("lzero", "torch", "transformers")
 
 
@@ -82,7 +79,7 @@ class Group:
         self.rank, self.size = place.rank, place.size
         self.device = torch.device("cpu")
         self.start = Start()
-        self._key = place.key.encode()
+        self._signing = Signing(place.key)
         self._store = store
         self._watch = Watch(self, store)
         self._sockets = Sockets(place.interface())
@@ -170,13 +167,13 @@ class Group:
         """Tell all ranks that the run cannot continue, and why. Return the reason that came first, which may be another rank's."""
         problem = problem.encode(errors="backslashreplace").decode()  # it may name a file whose name is no UTF-8
         with suppress(RuntimeError):  # the store has ended with rank 0
-            return self.first_failure(self._store.compare_set(FAILED, "", self._signed(FAILED, problem)))
+            return self.first_failure(self._store.compare_set(FAILED, "", self._signing.signed(FAILED, problem)))
         return problem
 
     def first_failure(self, found: bytes) -> str:
         """Return the failure that the store has; "" if it has none."""
         try:
-            return self._read(FAILED, found) if found else ""
+            return self._signing.read(FAILED, found) if found else ""
         except RankError as error:
             return str(error)
 
@@ -187,11 +184,13 @@ class Group:
             time.sleep(SLOWEST_LOOK_S)
         return RankError(self.failure or f"rank {self.rank} lost the other ranks: {error}")
 
-    def put(self, key: str, text: str) -> None:
-        self._store.set(key, self._signed(key, text))
+    def put(self, key: str, text: str, *, answers: str | None = None) -> None:
+        self._store.set(key, self._signing.signed(key, text, answers=answers))
 
-    def get(self, key: str, *, timeout_s: float = float("inf")) -> str:
-        """Wait for a text, and remove it. Raises RankError if a rank fails meanwhile, it does not come in time, or no rank wrote it."""
+    def get(self, key: str, *, timeout_s: float = float("inf"), answers: str | None = None) -> str:
+        """Wait for a text, and remove it. Raises RankError if a rank fails meanwhile, it does not come in time, or no rank wrote it for
+        this run, or as the answer to `answers`.
+        """
         start = time.monotonic()
         while True:
             if self.failure:
@@ -200,27 +199,13 @@ class Group:
                 if self._store.check([key]):
                     found = self._store.get(key)
                     self._store.delete_key(key)
-                    return self._read(key, found)
+                    return self._signing.read(key, found, answers=answers)
             except RuntimeError as error:
                 raise self.lost(error) from None
             waited = time.monotonic() - start
             if waited > timeout_s:
                 raise RankError(f"rank {self.rank} waited {timeout_s:g} s for {key}, which did not come")
             time.sleep(min(SLOWEST_LOOK_S, waited / 20 + 0.0005))  # the store's own wait logs each timeout
-
-    def _signed(self, key: str, text: str) -> str:
-        """Return a text as the store holds it under `key`: behind its signature."""
-        return hmac.new(self._key, f"{key}\0{text}".encode(), hashlib.sha256).hexdigest() + text
-
-    def _read(self, key: str, found: bytes) -> str:
-        """Return a text without its signature. Raises RankError if no rank of this run has signed it."""
-        text = found[_SIGNATURE:].decode(errors="replace")
-        if not hmac.compare_digest(found, self._signed(key, text).encode()):
-            raise RankError(
-                f"{key} was not written by a rank of this run: somebody else reaches the ranks' store, or {KEY_VARIABLE} differs "
-                "between the ranks"
-            )
-        return text
 
     def largest(self, number: int) -> int:
         """Return the largest of the ranks' numbers. Collective."""
@@ -256,54 +241,57 @@ class Group:
 
         `timeout_s`: how long the others wait until rank 0 says how long it waits for all of them.
         """
-        own = _Hello(versions=versions(), config=config, host=socket.gethostname())
+        own = _Hello(versions=versions(), config=config, host=socket.gethostname(), nonce=new_nonce())
         if start is None:
             self.put(f"hello/{self.rank}", msgspec.json.encode(own).decode())
             patience_s = float(self.get(f"patience/{self.rank}", timeout_s=timeout_s))
-            welcome = msgspec.json.decode(self.get(f"welcome/{self.rank}", timeout_s=patience_s), type=_Welcome)
+            text = self.get(f"welcome/{self.rank}", timeout_s=patience_s, answers=own.nonce)
+            welcome = msgspec.json.decode(text, type=_Welcome)
             if welcome.problem:
                 raise RankError(welcome.problem)
+            self._signing.run = welcome.run
             return welcome.start
         own = msgspec.structs.replace(own, config=start.config)
         end = time.monotonic() + start.timeout_s
         for rank in range(1, self.size):
             self.put(f"patience/{rank}", str(start.timeout_s + DEAD_S))
-        problems = (self._difference(rank, own, ended, start.timeout_s, end=end) for rank in range(1, self.size))
-        welcome = _Welcome(start=start, problem=next(filter(None, problems), ""))
+        met, problem = dict[int, _Hello](), ""
         for rank in range(1, self.size):
-            self.put(f"welcome/{rank}", msgspec.json.encode(welcome).decode())
+            its = self._met(rank, ended, start.timeout_s, end=0.0 if problem else end)
+            if isinstance(its, _Hello):
+                met[rank], its = its, _difference(rank, own, its)
+            problem = problem or its
+        welcome = _Welcome(start=start, problem=problem, run=own.nonce)
+        for rank, its in met.items():
+            self.put(f"welcome/{rank}", msgspec.json.encode(welcome).decode(), answers=its.nonce)
         if welcome.problem:
             raise RankError(welcome.problem)
+        self._signing.run = welcome.run
         return start
 
-    def _difference(self, rank: int, own: "_Hello", ended: Ended, timeout_s: float, *, end: float) -> str:
-        """Wait for a rank until `end`, and return in what it differs from this one; "" for nothing."""
+    def _met(self, rank: int, ended: Ended, timeout_s: float, *, end: float) -> "_Hello | str":
+        """Wait for a rank until `end`; return what it says of itself, or why it did not come."""
         while not self._store.check([f"hello/{rank}"]):
             if how := ended().get(rank):
                 return f"rank {rank} {how} before it joined the others"
             if time.monotonic() > end:
                 return f"rank {rank} of {self.size} did not join within {timeout_s:g} s (train.rank_timeout_s)"
             time.sleep(SLOWEST_LOOK_S)
-        its = msgspec.json.decode(self.get(f"hello/{rank}"), type=_Hello)
-        differences = [
-            f"{name} {its.versions.get(name, 'none')} instead of {own.versions.get(name, 'none')}"
-            for name in sorted(own.versions.keys() | its.versions.keys())
-            if own.versions.get(name) != its.versions.get(name)
-        ]
-        if its.config and its.config != own.config:
-            differences.append(_difference_of_configs(own.config, its.config))
-        return f"rank {rank} on {its.host} has {'; '.join(differences)}" if differences else ""
+        return msgspec.json.decode(self.get(f"hello/{rank}"), type=_Hello)
 
 
 class _Hello(Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     config: str
     host: str
+    nonce: str
+    """Random text; that of rank 0 names the run."""
 
 
 class _Welcome(Struct, frozen=True, kw_only=True):
     start: Start
     problem: str
+    run: str
 
 
 class Watch:
@@ -382,6 +370,18 @@ def _own_device(device: str, place: Place) -> torch.device:
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
+
+
+def _difference(rank: int, own: _Hello, its: _Hello) -> str:
+    """Return in what a rank differs from this one; "" for nothing."""
+    differences = [
+        f"{name} {its.versions.get(name, 'none')} instead of {own.versions.get(name, 'none')}"
+        for name in sorted(own.versions.keys() | its.versions.keys())
+        if own.versions.get(name) != its.versions.get(name)
+    ]
+    if its.config and its.config != own.config:
+        differences.append(_difference_of_configs(own.config, its.config))
+    return f"rank {rank} on {its.host} has {'; '.join(differences)}" if differences else ""
 
 
 def _difference_of_configs(here: str, there: str) -> str:

@@ -160,5 +160,7 @@ async def _all_ended(rendezvous: Rendezvous) -> None:
 
 
 async def _stop(trainer: RankTrainer) -> None:
-    with suppress(RankError):
+    try:
         await asyncio.to_thread(trainer.dispatcher.stop)
+    except RankError as error:
+        logger.warning("the ranks were not stopped in order: %s", error)
