@@ -16,7 +16,7 @@ def test_a_stranger_at_the_store_tells_a_rank_nothing() -> None:
     ranks = [Group(Place(rank=rank, size=2, local_rank=rank, host="", port=0, key=key), store) for rank in range(2)]
     stranger = Group(Place(rank=0, size=2, local_rank=0, host="", port=0), store)
     for key in ("welcome/1", "order/1/0"):
-        for text in ("{}", stranger._signed(key, "{}"), ranks[0]._signed("other", "{}")):
+        for text in ("{}", stranger._signing.signed(key, "{}"), ranks[0]._signing.signed("other", "{}")):
             store.set(key, text)
             with pytest.raises(RankError, match=rf"^{key} was not written by a rank of this run"):
                 ranks[1].get(key, timeout_s=0.0)
